@@ -1,0 +1,6 @@
+//! ELIDA, the session border controller for AI agents.
+
+pub mod clock;
+pub mod error;
+pub mod ids;
+pub mod settings;

@@ -1,0 +1,143 @@
+//! Written forms of quantities: `30s`, `24h`, `16KiB`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, de};
+
+/// A length of time as it is written: `300ms`, `30s`, `1h 30m`; a bare `0` is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// A span of whole seconds.
+    pub const fn secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// The duration, or `None` when it is written as zero, which means "no limit".
+    pub fn limit(self) -> Option<Duration> {
+        (!self.0.is_zero()).then_some(self.0)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Span;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a length of time with its unit, like 300ms, 30s, 5m or 24h")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                if text.trim() == "0" {
+                    return Ok(Span(Duration::ZERO));
+                }
+                humantime::parse_duration(text)
+                    .map(Span)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Span, E> {
+                match number {
+                    0 => Ok(Span(Duration::ZERO)),
+                    _ => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A number of bytes as it is written: `16KiB`, `10MB`, `512`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl Size {
+    /// So many KiB (1,024 bytes).
+    pub const fn kib(count: u64) -> Self {
+        Self(count << 10)
+    }
+
+    /// So many MiB (1,048,576 bytes).
+    pub const fn mib(count: u64) -> Self {
+        Self(count << 20)
+    }
+
+    /// As a length in memory; more than the machine can address is cut there.
+    pub fn as_len(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        bytesize::ByteSize(self.0).display().iec().fmt(f)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Size;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes, like 8192, 16KiB or 10MB")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+                text.parse::<bytesize::ByteSize>()
+                    .map(|size| Size(size.0))
+                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Size, E> {
+                Ok(Size(number))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_units_and_zero() {
+        let read = |text: &str| serde_yaml::from_str::<Span>(text);
+        assert_eq!(read("30s").unwrap(), Span::secs(30));
+        assert_eq!(read("1h 30m").unwrap(), Span::secs(5400));
+        assert_eq!(read("0").unwrap().limit(), None);
+        assert_eq!(read("0s").unwrap().limit(), None);
+        let fault = read("30").unwrap_err().to_string();
+        assert!(fault.contains("with its unit"), "{fault}");
+        assert!(read("soon").is_err());
+        assert!(read("-5s").is_err());
+    }
+
+    #[test]
+    fn sizes_read_units_and_numbers() {
+        let read = |text: &str| serde_yaml::from_str::<Size>(text);
+        assert_eq!(read("16KiB").unwrap(), Size::kib(16));
+        assert_eq!(read("8192").unwrap(), Size(8192));
+        assert_eq!(read("10MB").unwrap(), Size(10_000_000));
+        assert!(read("lots").is_err());
+        assert!(read("-1").is_err());
+    }
+}
