@@ -1,0 +1,60 @@
+//! What the proxy's listener answers by itself: the probe of Claude Code and the health checks.
+//! They never reach a backend, whatever `routing` says.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::arrive::Arrival;
+use super::exchange::Exchange;
+
+/// An answer of our own.
+pub(crate) struct LocalAnswer {
+    status: StatusCode,
+    body: &'static str,
+}
+
+/// The local answer to this request, if it is one of ours. `ready` is false while draining.
+pub(crate) fn answer_to(arrival: &Arrival, ready: bool) -> Option<LocalAnswer> {
+    let is_read = matches!(arrival.method, Method::GET | Method::HEAD);
+    match arrival.uri.path() {
+        // Claude Code asks this at its start, to see that somebody is there.
+        "/" if arrival.method == Method::HEAD => Some(LocalAnswer { status: StatusCode::OK, body: "" }),
+        "/health/liveness" | "/health/startup" if is_read => Some(health(true)),
+        "/health" | "/health/readiness" if is_read => Some(health(ready)),
+        _ => None,
+    }
+}
+
+fn health(ok: bool) -> LocalAnswer {
+    if ok {
+        LocalAnswer { status: StatusCode::OK, body: "{\"status\":\"ok\"}" }
+    } else {
+        LocalAnswer { status: StatusCode::SERVICE_UNAVAILABLE, body: "{\"status\":\"draining\"}" }
+    }
+}
+
+/// Writes the local answer.
+///
+/// # Errors
+/// The client cannot be written to.
+pub(crate) async fn write(session: &mut Session, exchange: &mut Exchange, answer: LocalAnswer) -> Result<()> {
+    exchange.answer.status = Some(answer.status.as_u16());
+    exchange.answer.whole = true;
+    let mut head = ResponseHeader::build(answer.status, Some(4))?;
+    head.insert_header(CONTENT_LENGTH, answer.body.len())?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    if !answer.body.is_empty() {
+        head.insert_header(CONTENT_TYPE, "application/json")?;
+    }
+    let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
+    session.write_response_header(Box::new(head), !has_body).await?;
+    if has_body {
+        exchange.answer.sent = answer.body.len() as u64;
+        session.write_response_body(Some(Bytes::from_static(answer.body.as_bytes())), true).await?;
+    }
+    session.as_mut().finish_body().await
+}
