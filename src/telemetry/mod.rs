@@ -1,0 +1,3 @@
+//! Signals: what ELIDA tells about itself.
+
+pub mod settings;
