@@ -1,7 +1,11 @@
 //! ELIDA, the session border controller for AI agents.
 
 pub mod clock;
+pub mod control;
 pub mod error;
 pub mod ids;
+pub mod proxy;
+pub mod routing;
 pub mod settings;
 pub mod telemetry;
+pub mod upstream;

@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
@@ -20,81 +20,40 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use super::access::{AccessLine, CLIPPED, FIELD_MAX, MESSAGE};
+use super::settings::{Format, Level, Settings};
 use super::text;
 
 /// More lines than this waiting to be written are dropped.
 const QUEUE_LINES: usize = 16 << 10;
 
-/// Crates whose own diagnostics are of use only as warnings; `trace` shows all of them.
+/// Crates whose own diagnostics are of use as warnings only.
 const NOISY: [&str; 8] = ["pingora", "h2", "hyper", "rustls", "mio", "tokio", "ureq", "axum"];
 
-/// How important a line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum Level {
-    /// Something failed and somebody must look.
-    Error,
-    /// Something is off but handled.
-    Warn,
-    /// What happens in the life of the program.
-    Info,
-    /// What helps to find a fault.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-impl Level {
-    const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
-
-    /// The upper-case word in a line.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Error => "ERROR",
-            Self::Warn => "WARN",
-            Self::Info => "INFO",
-            Self::Debug => "DEBUG",
-            Self::Trace => "TRACE",
-        }
-    }
-
-    fn of(level: tracing::Level) -> Self {
-        match level {
-            tracing::Level::ERROR => Self::Error,
-            tracing::Level::WARN => Self::Warn,
-            tracing::Level::INFO => Self::Info,
-            tracing::Level::DEBUG => Self::Debug,
-            tracing::Level::TRACE => Self::Trace,
-        }
-    }
-
-    fn filter(self) -> LevelFilter {
-        match self {
-            Self::Error => LevelFilter::ERROR,
-            Self::Warn => LevelFilter::WARN,
-            Self::Info => LevelFilter::INFO,
-            Self::Debug => LevelFilter::DEBUG,
-            Self::Trace => LevelFilter::TRACE,
-        }
+/// The upper-case word in a line.
+pub(super) fn label(level: Level) -> &'static str {
+    match level {
+        Level::Error => "ERROR",
+        Level::Warn => "WARN",
+        Level::Info => "INFO",
+        Level::Debug => "DEBUG",
     }
 }
 
-/// How a line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// One JSON object per line.
-    Json,
-    /// `time LEVEL message key=value …`, for eyes.
-    Text,
+fn level_of(level: tracing::Level) -> Option<Level> {
+    match level {
+        tracing::Level::ERROR => Some(Level::Error),
+        tracing::Level::WARN => Some(Level::Warn),
+        tracing::Level::INFO => Some(Level::Info),
+        tracing::Level::DEBUG => Some(Level::Debug),
+        tracing::Level::TRACE => None,
+    }
 }
 
 /// The log of one process.
 pub struct Log {
     sink: NonBlocking,
     dropped: ErrorCounter,
-    format: Format,
+    format: AtomicU8,
     level: AtomicU8,
     access: AtomicBool,
 }
@@ -107,17 +66,12 @@ pub struct LogGuard {
 
 impl Log {
     /// A log on stdout.
-    pub fn stdout(format: Format, level: Level, access: bool) -> (Arc<Self>, LogGuard) {
-        Self::to(std::io::stdout(), format, level, access)
+    pub fn stdout(settings: &Settings) -> (Arc<Self>, LogGuard) {
+        Self::to(std::io::stdout(), settings)
     }
 
-    /// A log that goes to `writer`; `access` says whether requests leave a line.
-    pub fn to(
-        writer: impl Write + Send + 'static,
-        format: Format,
-        level: Level,
-        access: bool,
-    ) -> (Arc<Self>, LogGuard) {
+    /// A log that goes to `writer`.
+    pub fn to(writer: impl Write + Send + 'static, settings: &Settings) -> (Arc<Self>, LogGuard) {
         // The worker flushes whenever its queue is empty, so the buffer only joins writes under load.
         let (sink, worker) = NonBlockingBuilder::default()
             .buffered_lines_limit(QUEUE_LINES)
@@ -127,9 +81,9 @@ impl Log {
         let log = Self {
             dropped: sink.error_counter(),
             sink,
-            format,
-            level: AtomicU8::new(level as u8),
-            access: AtomicBool::new(access),
+            format: AtomicU8::new(settings.format() as u8),
+            level: AtomicU8::new(settings.level() as u8),
+            access: AtomicBool::new(settings.access_log()),
         };
         (Arc::new(log), LogGuard { _worker: worker })
     }
@@ -141,10 +95,11 @@ impl Log {
         Ok(())
     }
 
-    /// Changes the level of diagnostics and whether requests leave a line.
-    pub fn reconfigure(&self, level: Level, access: bool) {
-        self.access.store(access, Ordering::Relaxed);
-        self.level.store(level as u8, Ordering::Relaxed);
+    /// Changes level, format and whether requests leave a line, from the next line on.
+    pub fn reconfigure(&self, settings: &Settings) {
+        self.access.store(settings.access_log(), Ordering::Relaxed);
+        self.format.store(settings.format() as u8, Ordering::Relaxed);
+        self.level.store(settings.level() as u8, Ordering::Relaxed);
         self.announce_level();
     }
 
@@ -156,13 +111,12 @@ impl Log {
             Level::Warn => log::LevelFilter::Warn,
             Level::Info => log::LevelFilter::Info,
             Level::Debug => log::LevelFilter::Debug,
-            Level::Trace => log::LevelFilter::Trace,
         });
     }
 
     /// Writes a record: timestamp, level, message, then `fields` (a struct or a map), flat.
     pub fn line(&self, level: Level, message: &str, fields: &impl Serialize) {
-        self.write(&text::line(self.format, level, None, message, fields));
+        self.write(&text::line(self.format(), level, None, message, fields));
     }
 
     /// Writes a request's access line, if requests leave one.
@@ -183,14 +137,22 @@ impl Log {
     }
 
     fn level(&self) -> Level {
-        let level = usize::from(self.level.load(Ordering::Relaxed));
-        Level::ALL.get(level).copied().unwrap_or(Level::Info)
+        let level = self.level.load(Ordering::Relaxed);
+        let known = [Level::Debug, Level::Info, Level::Warn, Level::Error];
+        known.into_iter().find(|known| *known as u8 == level).unwrap_or(Level::Info)
     }
 
-    fn wants(&self, level: Level, target: &str) -> bool {
-        let most = self.level();
-        let noisy = most != Level::Trace && NOISY.iter().any(|name| target.starts_with(name));
-        level <= if noisy { most.min(Level::Warn) } else { most }
+    fn format(&self) -> Format {
+        match self.format.load(Ordering::Relaxed) == Format::Text as u8 {
+            true => Format::Text,
+            false => Format::Json,
+        }
+    }
+
+    fn wants(&self, level: tracing::Level, target: &str) -> bool {
+        let noisy = NOISY.iter().any(|name| target.starts_with(name));
+        let least = if noisy { self.level().max(Level::Warn) } else { self.level() };
+        level_of(level).is_some_and(|level| level >= least)
     }
 }
 
@@ -199,27 +161,32 @@ struct Diagnostics(Arc<Log>);
 
 impl<S: Subscriber> Layer<S> for Diagnostics {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // Never "always" or "never": the answer changes with the level.
-        match Level::of(*metadata.level()) <= self.0.level() {
+        // Asked again after each change of the level; the target of a `log` record is known only then.
+        match level_of(*metadata.level()).is_some_and(|level| level >= self.0.level()) {
             true => Interest::sometimes(),
             false => Interest::never(),
         }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        self.0.wants(Level::of(*metadata.level()), metadata.target())
+        self.0.wants(*metadata.level(), metadata.target())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.0.level().filter())
+        Some(match self.0.level() {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+        })
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let target = fields.target.as_deref().unwrap_or(event.metadata().target());
-        let level = Level::of(*event.metadata().level());
-        let line = text::line(self.0.format, level, Some(target), &fields.message, &fields);
+        let level = level_of(*event.metadata().level()).unwrap_or(Level::Debug);
+        let line = text::line(self.0.format(), level, Some(target), &fields.message, &fields);
         self.0.write(&line);
     }
 }
@@ -304,6 +271,8 @@ impl fmt::Write for Clipping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::fault::Faults;
+    use crate::telemetry::settings::Written;
     use std::sync::Mutex;
 
     /// A place to write to that the test can read.
@@ -349,12 +318,17 @@ mod tests {
         }
     }
 
+    fn settings(level: Level, access_log: bool) -> Settings {
+        let written = Written { level, access_log, ..Written::default() };
+        written.compile(&mut Faults::default()).unwrap()
+    }
+
     #[test]
     fn an_access_line_is_one_flat_json_line_without_secrets() {
         let page = Page::default();
-        let (log, guard) = Log::to(page.clone(), Format::Json, Level::Error, true);
+        let (log, guard) = Log::to(page.clone(), &settings(Level::Error, true));
         log.access(&access());
-        log.reconfigure(Level::Error, false);
+        log.reconfigure(&settings(Level::Error, false));
         log.access(&access());
         drop(guard);
         let lines = page.lines();
@@ -373,14 +347,14 @@ mod tests {
     #[test]
     fn diagnostics_follow_the_level_and_noisy_crates_only_warn() {
         let page = Page::default();
-        let (log, guard) = Log::to(page.clone(), Format::Json, Level::Info, true);
+        let (log, guard) = Log::to(page.clone(), &settings(Level::Info, true));
         let subscriber = tracing_subscriber::registry().with(Diagnostics(Arc::clone(&log)));
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!("not yet");
             tracing::info!(count = 3, place = "a\nb", level = "mine", "told");
             tracing::info!(target: "pingora_core::server", "noise");
             tracing::warn!(target: "pingora_core::server", "warning");
-            log.reconfigure(Level::Debug, true);
+            log.reconfigure(&settings(Level::Debug, true));
             tracing::debug!(long = ?"x".repeat(9000), "now");
         });
         drop(guard);
@@ -407,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_stops_nobody() {
-        let (log, guard) = Log::to(Closed, Format::Json, Level::Info, true);
+        let (log, guard) = Log::to(Closed, &settings(Level::Info, true));
         for _ in 0..1000 {
             log.access(&access());
         }
@@ -431,7 +405,7 @@ mod tests {
     #[test]
     fn a_stuck_reader_costs_lines_and_they_are_counted() {
         let (hold, stuck) = std::sync::mpsc::channel();
-        let (log, guard) = Log::to(Stuck(stuck), Format::Json, Level::Info, true);
+        let (log, guard) = Log::to(Stuck(stuck), &settings(Level::Info, true));
         let metrics = crate::telemetry::metrics::Metrics::new().unwrap();
         metrics.watch_log(&log);
         let line = serde_json::json!({"filler": "x".repeat(900)});

@@ -9,5 +9,6 @@
 pub mod access;
 pub mod log;
 pub mod metrics;
+pub mod settings;
 mod table;
 mod text;

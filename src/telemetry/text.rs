@@ -9,7 +9,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::log::{Format, Level};
+use super::log::label;
+use super::settings::{Format, Level};
 
 /// A record: its own fields stand after those every line has.
 #[derive(Serialize)]
@@ -32,7 +33,7 @@ pub(super) fn line(
     fields: &impl Serialize,
 ) -> Vec<u8> {
     let timestamp = format!("{:.6}", Timestamp::now());
-    let (timestamp, level) = (timestamp.as_str(), level.label());
+    let (timestamp, level) = (timestamp.as_str(), label(level));
     let written = serde_json::to_vec(&Record { timestamp, level, target, message, fields });
     // Only fields that are no struct or map fail; the line then still says what happened.
     let mut line = written.unwrap_or_else(|fault| {

@@ -1,0 +1,3 @@
+//! The operator's door.
+
+pub mod settings;
