@@ -3,6 +3,7 @@
 pub mod app;
 pub mod clock;
 pub mod control;
+pub mod demo;
 pub mod error;
 pub mod ids;
 pub mod protocol;
