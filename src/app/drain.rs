@@ -15,6 +15,7 @@ use super::signals::{Signals, Wish};
 use crate::proxy::snapshot::Live;
 use crate::session::manager::Manager;
 use crate::telemetry::metrics::Gauge;
+use crate::telemetry::readiness::Readiness;
 
 /// How often it is looked whether the last leg has ended.
 const LOOK: Duration = Duration::from_millis(20);
@@ -27,6 +28,7 @@ pub(super) struct Drain {
     pub(super) signals: Signals,
     pub(super) reload: Arc<Reload>,
     pub(super) draining: watch::Sender<bool>,
+    pub(super) readiness: Arc<Readiness>,
     pub(super) sessions: Arc<Manager>,
     pub(super) open_legs: Gauge,
     pub(super) live: Live,
@@ -56,6 +58,7 @@ impl Drain {
     async fn drain(&self) {
         let grace = self.live.load().timeouts.shutdown_grace;
         info!(open_legs = self.open_legs.get(), grace_ms = grace.as_millis(), "draining");
+        self.readiness.not_ready("draining");
         self.draining.send_replace(true);
         tokio::select! {
             () = self.legs_ended(grace) => {}

@@ -12,6 +12,7 @@ use crate::ids::SessionId;
 use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
 use crate::session::manager::Leg;
+use crate::telemetry::metrics::Inside;
 
 /// Pingora's context of one request. A step that was not reached has left nothing.
 pub(crate) struct Exchange {
@@ -27,6 +28,8 @@ pub(crate) struct Exchange {
     pub(crate) call: Call,
     /// Left by `admit`; the leg ends with the exchange.
     pub(crate) leg: Option<Leg>,
+    /// Counts the leg as open.
+    pub(crate) open: Option<Inside>,
     /// Left by `dispatch`.
     pub(crate) route: Option<Route>,
     /// Left by `inbound` and `stream`, or by `refuse`.
@@ -46,6 +49,7 @@ impl Exchange {
             named: None,
             call: Call::default(),
             leg: None,
+            open: None,
             route: None,
             answer: Answer::default(),
             refusal: None,

@@ -1,7 +1,7 @@
 //! The gateway: Pingora's phases, each handed to the step whose name it bears.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +9,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use tokio::sync::watch;
 use tracing::debug;
 
 use super::arrive::{self, Arrival};
@@ -22,7 +21,8 @@ use crate::error::{ErrorKind, Refusal};
 use crate::identity::principal::PrincipalKey;
 use crate::session::manager::Manager;
 use crate::telemetry::log::Log;
-use crate::telemetry::metrics::{BackendMetrics, Metrics};
+use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
+use crate::telemetry::readiness::Readiness;
 
 /// What every request needs, whatever the settings.
 pub(crate) struct House {
@@ -34,12 +34,14 @@ pub(crate) struct House {
     pub(crate) metrics: Arc<Metrics>,
     /// The numbers of requests that reach no backend.
     pub(crate) unrouted: BackendMetrics,
+    /// Counts the legs that are open.
+    pub(crate) open_legs: Gauge,
     /// The log.
     pub(crate) log: Arc<Log>,
     /// The time.
     pub(crate) clock: Clock,
-    /// True once this instance is going away.
-    pub(crate) draining: watch::Receiver<bool>,
+    /// Whether this instance should be sent work.
+    pub(crate) readiness: Arc<Readiness>,
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -59,7 +61,7 @@ impl Gateway {
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
         let arrival = &*exchange.arrival.insert(arrival);
         arrive::check(arrival, session.req_header())?;
-        if let Some(answer) = local::answer_to(arrival, !*house.draining.borrow()) {
+        if let Some(answer) = local::answer_to(arrival, &house.readiness) {
             local::write(session, exchange, answer).await?;
             return Ok(false);
         }
@@ -69,8 +71,11 @@ impl Gateway {
         if let Some(found) = found {
             exchange.named = Some(found.id.clone());
             exchange.leg = Some(admit::admit(&house.sessions, arrival, caller, found).await?);
+            exchange.open = Some(house.open_legs.enter());
         }
+        let reading = Instant::now();
         exchange.call = read::read(session, arrival).await?;
+        let waited = reading.elapsed();
         let head = session.req_header();
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
@@ -88,6 +93,8 @@ impl Gateway {
         leg.routed(&backend, model);
         leg.session().add_bytes_in(arrival.ticket.received());
         exchange.leg = Some(leg);
+        exchange.open.get_or_insert_with(|| house.open_legs.enter());
+        house.metrics.overhead(arrival.ticket.arrived.elapsed().saturating_sub(waited));
         Ok(true)
     }
 

@@ -10,30 +10,35 @@ use pingora_proxy::Session;
 
 use super::arrive::Arrival;
 use super::exchange::Exchange;
+use crate::telemetry::readiness::Readiness;
 
 /// An answer of our own.
 pub(crate) struct LocalAnswer {
     status: StatusCode,
-    body: &'static str,
+    body: Bytes,
 }
 
-/// The local answer to this request, if it is one of ours. `ready` is false while draining.
-pub(crate) fn answer_to(arrival: &Arrival, ready: bool) -> Option<LocalAnswer> {
+/// The local answer to this request, if it is one of ours.
+pub(crate) fn answer_to(arrival: &Arrival, readiness: &Readiness) -> Option<LocalAnswer> {
     let is_read = matches!(arrival.method, Method::GET | Method::HEAD);
     match arrival.uri.path() {
         // Claude Code asks this at its start, to see that somebody is there.
-        "/" if arrival.method == Method::HEAD => Some(LocalAnswer { status: StatusCode::OK, body: "" }),
-        "/health/liveness" | "/health/startup" if is_read => Some(health(true)),
-        "/health" | "/health/readiness" if is_read => Some(health(ready)),
+        "/" if arrival.method == Method::HEAD => {
+            Some(LocalAnswer { status: StatusCode::OK, body: Bytes::new() })
+        }
+        "/health/liveness" | "/health/startup" if is_read => Some(health(Ok(()))),
+        "/health" | "/health/readiness" if is_read => Some(health(readiness.check())),
         _ => None,
     }
 }
 
-fn health(ok: bool) -> LocalAnswer {
-    if ok {
-        LocalAnswer { status: StatusCode::OK, body: "{\"status\":\"ok\"}" }
-    } else {
-        LocalAnswer { status: StatusCode::SERVICE_UNAVAILABLE, body: "{\"status\":\"draining\"}" }
+fn health(state: Result<(), String>) -> LocalAnswer {
+    match state {
+        Ok(()) => LocalAnswer { status: StatusCode::OK, body: Bytes::from_static(b"{\"status\":\"ok\"}") },
+        Err(reason) => LocalAnswer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            body: serde_json::json!({"status": "unavailable", "reason": reason}).to_string().into(),
+        },
     }
 }
 
@@ -54,7 +59,7 @@ pub(crate) async fn write(session: &mut Session, exchange: &mut Exchange, answer
     session.write_response_header(Box::new(head), !has_body).await?;
     if has_body {
         exchange.answer.sent = answer.body.len() as u64;
-        session.write_response_body(Some(Bytes::from_static(answer.body.as_bytes())), true).await?;
+        session.write_response_body(Some(answer.body), true).await?;
     }
     session.as_mut().finish_body().await
 }

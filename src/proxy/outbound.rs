@@ -15,7 +15,7 @@ use super::dispatch::Route;
 /// A header of ours cannot be set; that would be a fault of ours.
 pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Route) -> Result<()> {
     head.remove_header(arrival.ticket.snapshot.routes.header());
-    head.insert_header(HOST, route.backend.settings().host_header())?;
+    head.insert_header(HOST, route.backend.settings().authority())?;
     head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
     if route.dialect.is_llm() {
         // The usage in the answer is read on its way; a compressed one could not be.

@@ -27,6 +27,4 @@ pub(crate) struct Snapshot {
     pub(crate) timeouts: Timeouts,
     /// Sizes and counts.
     pub(crate) limits: Limits,
-    /// Whether each request leaves a line in the log.
-    pub(crate) access_log: bool,
 }

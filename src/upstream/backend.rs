@@ -40,11 +40,14 @@ struct Known {
 
 impl Backend {
     /// A backend as configured; connections are shared only with backends configured alike.
-    pub fn new(settings: Settings, metrics: BackendMetrics) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with its `tls.ca_file`.
+    pub fn new(settings: Settings, metrics: BackendMetrics) -> Result<Arc<Self>, String> {
         let mut hasher = DefaultHasher::new();
         settings.hash(&mut hasher);
-        let ca = super::peer::custom_ca(&settings);
-        Arc::new(Self { pool_key: hasher.finish(), settings, metrics, names: Names::default(), ca })
+        let ca = super::peer::custom_ca(&settings)?;
+        Ok(Arc::new(Self { pool_key: hasher.finish(), settings, metrics, names: Names::default(), ca }))
     }
 
     /// What the file says of it.
@@ -70,7 +73,7 @@ impl Backend {
     /// # Errors
     /// The resolver's error when the name cannot be resolved and never could.
     pub async fn address(&self, attempt: usize) -> std::io::Result<Option<SocketAddr>> {
-        if let Ok(ip) = self.settings.host().trim_matches(['[', ']']).parse::<IpAddr>() {
+        if let Ok(ip) = self.settings.host().parse::<IpAddr>() {
             return Ok((attempt == 0).then(|| SocketAddr::new(ip, self.settings.port())));
         }
         let known = self.resolve().await?;

@@ -19,6 +19,7 @@ use super::ticket::Ticket;
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::refuse;
 use crate::proxy::snapshot::Live;
+use crate::telemetry::metrics::Gauge;
 
 /// After a cut the proxy has this long to write its last words; then its future is dropped.
 const HARD_CUT: Duration = Duration::from_millis(25);
@@ -32,7 +33,7 @@ pub(crate) struct Door<P> {
     proxy: Arc<HttpProxy<P>>,
     live: Live,
     open: Arc<AtomicUsize>,
-    opened: Box<dyn Fn(i64) + Send + Sync>,
+    connections: Gauge,
 }
 
 /// A place among the `server.limits.max_connections`; dropping it gives it back.
@@ -51,13 +52,9 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync + 'static,
 {
-    /// A door before `proxy`; `opened` is told +1 and -1 as connections come and go.
-    pub(crate) fn new(
-        proxy: HttpProxy<P>,
-        live: Live,
-        opened: impl Fn(i64) + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        Arc::new(Self { proxy: Arc::new(proxy), live, open: Arc::default(), opened: Box::new(opened) })
+    /// A door before `proxy`; open connections are counted in `connections`.
+    pub(crate) fn new(proxy: HttpProxy<P>, live: Live, connections: Gauge) -> Arc<Self> {
+        Arc::new(Self { proxy: Arc::new(proxy), live, open: Arc::default(), connections })
     }
 
     /// A place for one more connection, or `None` when the configured number is reached.
@@ -76,7 +73,7 @@ where
         client: SocketAddr,
         mut draining: watch::Receiver<bool>,
     ) {
-        (self.opened)(1);
+        let _counted = self.connections.enter();
         let mut session = ServerSession::new_http1(stream);
         // Time limits between requests are ours, below; Pingora's would restart with each byte.
         session.set_keepalive(Some(0));
@@ -93,7 +90,6 @@ where
             }
             head_limit = self.live.load().timeouts.idle;
         }
-        (self.opened)(-1);
     }
 
     /// Reads a request head within `limit`; `None` when the client is gone, silent, slow or makes no
