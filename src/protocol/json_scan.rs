@@ -311,7 +311,7 @@ impl Scanner {
     /// The place of the quote that closes the string under way; `None` when it is not in `bytes`.
     fn closing_quote(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = usize::from(std::mem::take(&mut self.escaped));
-        while let Some(found) = memchr2(b'"', b'\\', bytes.get(at..)?) {
+        while let Some(found) = memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
             at += found;
             if bytes[at] == b'"' {
                 return Some(at);
@@ -319,6 +319,7 @@ impl Scanner {
             self.has_escapes = true;
             at += 2;
         }
+        // The escaped byte itself comes with the next chunk.
         self.escaped = at > bytes.len();
         None
     }

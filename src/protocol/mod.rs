@@ -31,6 +31,9 @@ mod ollama;
 mod openai;
 mod responses;
 
+#[cfg(test)]
+mod chunks;
+
 pub use call::{Call, CallPaths, CallScan};
 pub use dialect::{BackendKind, Dialect};
 pub use framing::Framing;
