@@ -26,6 +26,8 @@ pub mod tap;
 pub mod usage;
 
 mod anthropic;
+mod json_paths;
+mod json_text;
 mod mistral;
 mod ollama;
 mod openai;

@@ -194,7 +194,7 @@ fn write(tree: &Tree, dice: &mut impl Iterator<Item = u8>, out: &mut String) {
 fn write_text(text: &str, dice: &mut impl Iterator<Item = u8>, out: &mut String) {
     out.push('"');
     for letter in text.chars() {
-        if letter < ' ' || dice.next().unwrap_or(0) % 4 == 0 {
+        if letter < ' ' || dice.next().unwrap_or(0).is_multiple_of(4) {
             for unit in letter.encode_utf16(&mut [0; 2]) {
                 write!(out, "\\u{unit:04x}").unwrap();
             }

@@ -18,7 +18,7 @@ const DIALECTS: [Dialect; 7] = [
     Dialect::Plain,
 ];
 
-fn notice<'a>(message: &'a str) -> Notice<'a> {
+fn notice(message: &str) -> Notice<'_> {
     Notice {
         code: "session_killed",
         kind: NoticeKind::Permission,
@@ -85,6 +85,13 @@ fn the_body_is_written_as_the_surface_page_shows_it() {
         String::from_utf8(body(Dialect::Anthropic, &notice("Session killed by operator: runaway"))).unwrap(),
         r#"{"type":"error","error":{"type":"permission_error","code":"session_killed","message":"Session killed by operator: runaway","param":null},"session_id":"s-1","request_id":"r-1"}"#
     );
+}
+
+#[test]
+fn without_a_session_the_field_is_null() {
+    let bytes = body(Dialect::Plain, &Notice { session_id: None, ..notice("x") });
+    let parsed: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(parsed.get("session_id"), Some(&Value::Null));
 }
 
 #[test]
