@@ -1,8 +1,8 @@
 //! ELIDA, the session border controller for AI agents.
 
-pub mod app;
+
 pub mod clock;
-pub mod control;
+
 pub mod demo;
 pub mod error;
 pub mod ids;
@@ -12,3 +12,5 @@ pub mod routing;
 pub mod settings;
 pub mod telemetry;
 pub mod upstream;
+pub mod identity;
+pub mod session;

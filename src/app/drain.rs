@@ -13,7 +13,7 @@ use tracing::info;
 use super::reload::Reload;
 use super::signals::{Signals, Wish};
 use crate::proxy::snapshot::Live;
-use crate::session::manager::Manager;
+use crate::session::Manager;
 use crate::telemetry::metrics::Gauge;
 use crate::telemetry::readiness::Readiness;
 

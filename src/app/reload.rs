@@ -11,7 +11,7 @@ use crate::config::{Config, Sources, changed_restart_keys};
 use crate::control;
 use crate::control::service::ReloadReport;
 use crate::proxy::snapshot::Live;
-use crate::session::manager::Manager;
+use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;

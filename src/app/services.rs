@@ -26,7 +26,7 @@ use crate::protocol::call::CallPaths;
 use crate::proxy::door::{self, Door};
 use crate::proxy::gateway::{Gateway, House};
 use crate::proxy::snapshot::{Live, Snapshot};
-use crate::session::manager::Manager;
+use crate::session::Manager;
 use crate::session::store::memory::MemoryStore;
 use crate::settings::fault::Faults;
 use crate::telemetry::log::Log;

@@ -1,9 +1,11 @@
 //! Step 4: a leg is opened in the session, atomically against kills, or the request ends here.
 
+use std::sync::Arc;
+
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::chain::Found;
 use crate::ids::SessionKey;
-use crate::session::manager::{self, Denied, Identity, Leg, LegKind, LegStart, Manager};
+use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart, Manager};
 
 use super::arrive::Arrival;
 use super::identify::Caller;
@@ -13,13 +15,13 @@ use super::identify::Caller;
 /// # Errors
 /// The session was killed, or there is no room for another one.
 pub(crate) async fn admit(
-    sessions: &Manager,
+    sessions: &Arc<Manager>,
     arrival: &Arrival,
     caller: &Caller,
     found: Found,
 ) -> Result<Leg, Refusal> {
     let identity = &arrival.ticket.snapshot.identity;
-    let who = manager::Arrival {
+    let who = session::Arrival {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
             source: found.source,
@@ -46,6 +48,7 @@ fn denied(denied: Denied) -> Refusal {
     let kind = match &denied {
         Denied::Killed { .. } => ErrorKind::SessionKilled,
         Denied::Capacity { .. } => ErrorKind::SessionCapacity,
+        Denied::ShuttingDown => ErrorKind::ShuttingDown,
         Denied::Store(_) => ErrorKind::Internal,
     };
     Refusal::new(kind, denied.to_string())

@@ -12,7 +12,7 @@ use super::refuse::Stop;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
-use crate::routing::decision::{Method, RouteError};
+use crate::routing::{Method, RouteError};
 use crate::upstream::backend::Backend;
 use crate::upstream::peer;
 

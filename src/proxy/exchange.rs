@@ -11,7 +11,7 @@ use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
-use crate::session::manager::Leg;
+use crate::session::Leg;
 use crate::telemetry::metrics::Inside;
 
 /// Pingora's context of one request. A step that was not reached has left nothing.

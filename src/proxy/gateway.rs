@@ -19,7 +19,7 @@ use super::{admit, dispatch, identify, local, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::principal::PrincipalKey;
-use crate::session::manager::Manager;
+use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
 use crate::telemetry::readiness::Readiness;

@@ -10,7 +10,7 @@ use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
 use crate::protocol::framing::Framing;
 use crate::protocol::tap::ResponseTap;
-use crate::session::manager::Leg;
+use crate::session::Leg;
 
 /// The answer so far.
 #[derive(Default)]

@@ -17,14 +17,13 @@ use crate::protocol::call::{Call, CallScan};
 /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
 pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<Call, Stop> {
     let limit = body_limit(arrival);
-    let headers = &session.req_header().headers;
-    if declared_length(headers).is_some_and(|length| length > limit as u64) {
+    if declared_length(&session.req_header().headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit).into());
     }
-    if !is_held(arrival, headers) || session.as_mut().is_body_empty() {
+    if !is_held(arrival, &session.req_header().headers) || session.as_mut().is_body_empty() {
         return Ok(Call::default());
     }
-    if headers.contains_key(EXPECT) {
+    if session.req_header().headers.contains_key(EXPECT) {
         // The client waits for leave to send (RFC 9110, 10.1.1), and it is us it waits for.
         session.write_continue_response().await?;
         session.req_header_mut().remove_header(&EXPECT);

@@ -125,10 +125,10 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
 fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
     match reason {
         CutReason::Killed => {
-            let why = exchange.leg.as_ref().and_then(|leg| leg.session().kill_message());
+            let why = exchange.leg.as_ref().and_then(|leg| leg.session().kill_order());
             Refusal::new(
                 ErrorKind::SessionKilled,
-                why.unwrap_or_else(|| "Session killed by operator".to_owned()),
+                why.map_or_else(|| "Session killed".to_owned(), |order| order.notice()),
             )
         }
         CutReason::TimedOut => Refusal::new(

@@ -7,9 +7,9 @@ use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::framing::Framing;
 use crate::protocol::usage::Usage;
-use crate::routing::decision::Method;
+use crate::routing::Method;
 use crate::session::cut::CutReason;
-use crate::session::manager::LegReport;
+use crate::session::LegReport;
 use crate::telemetry::access::AccessLine;
 use crate::telemetry::metrics::{Route, TokenKind};
 
@@ -25,6 +25,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     let failure = failure(exchange);
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
     count(exchange, duration, failure, usage);
+    let stream = is_stream(exchange);
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
@@ -36,7 +37,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             duration,
             bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
             bytes_out: exchange.answer.sent,
-            stream: is_stream(exchange),
+            stream,
             outcome: failure.map_or("ok", ErrorKind::code),
         });
     }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::settings::{Limits, Timeouts};
 use crate::identity;
 use crate::protocol::call::CallPaths;
-use crate::routing::table::Table;
+use crate::routing::Table;
 use crate::upstream::backend::Backend;
 
 /// The settings in force; a reload swaps them as a whole.

@@ -133,7 +133,7 @@ where
             session.set_keepalive(None);
         }
         let ticket = Ticket::new(client, snapshot);
-        session.req_header_mut().extensions.insert(Arc::clone(&ticket));
+        session.req_header_mut().extensions_mut().insert(Arc::clone(&ticket));
         let held = DoorSession::new(Box::new(session), Arc::clone(&ticket));
         tokio::select! {
             biased;
