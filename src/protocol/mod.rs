@@ -1,0 +1,3 @@
+//! What agents and providers speak: sans-IO, pure.
+
+pub mod usage;
