@@ -4,6 +4,7 @@ pub mod clock;
 pub mod control;
 pub mod error;
 pub mod ids;
+pub mod protocol;
 pub mod proxy;
 pub mod routing;
 pub mod settings;
