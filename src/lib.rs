@@ -1,5 +1,6 @@
 //! ELIDA, the session border controller for AI agents.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
