@@ -1,6 +1,6 @@
 //! The `logging:` section.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::settings::fault::Faults;
 
@@ -23,21 +23,31 @@ impl Default for Written {
 }
 
 /// How important a log line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// For those who look for a fault.
-    #[serde(alias = "DEBUG")]
     Debug,
     /// What happens: one line per request and session.
-    #[serde(alias = "INFO")]
     Info,
     /// Something is not as it should be, and work goes on.
-    #[serde(alias = "WARN", alias = "warning", alias = "WARNING")]
     Warn,
     /// Work failed.
-    #[serde(alias = "ERROR")]
     Error,
+}
+
+/// In any case, since the variable `LOG_LEVEL` is written in all of them.
+impl<'de> Deserialize<'de> for Level {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        match word.to_ascii_lowercase().as_str() {
+            "debug" => Ok(Self::Debug),
+            "info" => Ok(Self::Info),
+            "warn" | "warning" => Ok(Self::Warn),
+            "error" => Ok(Self::Error),
+            _ => Err(de::Error::unknown_variant(&word, &["debug", "info", "warn", "error"])),
+        }
+    }
 }
 
 impl Level {
@@ -57,10 +67,8 @@ impl Level {
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object per line.
-    #[serde(alias = "JSON")]
     Json,
     /// For eyes.
-    #[serde(alias = "TEXT")]
     Text,
 }
 
