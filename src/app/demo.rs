@@ -11,31 +11,22 @@ use pingora_core::services::background::{BackgroundService, background_service};
 
 use super::services::{self, Extra};
 use super::signals::Signals;
-use crate::config::{Environment, Flags, Sources};
+use crate::config::{Flags, Sources};
 use crate::demo::Provider;
 
 /// A pace at which a person can watch an answer, and kill it.
 const PACE: Duration = Duration::from_millis(40);
 
-/// What `elida demo` was told.
-#[derive(Clone, Debug)]
-pub struct DemoOptions {
-    /// Where the proxy listens.
-    pub listen: String,
-    /// Where the control API listens.
-    pub control_listen: String,
-}
-
 /// Runs the gateway before the bundled provider until it is told to end.
 ///
 /// # Errors
 /// A port cannot be had.
-pub fn demo(options: DemoOptions) -> anyhow::Result<()> {
+pub fn demo(listen: String, control_listen: String) -> anyhow::Result<()> {
     let signals = Signals::install().context("cannot handle signals")?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port for the demo provider")?;
     listener.set_nonblocking(true)?;
     let provider = listener.local_addr()?;
-    let sources = sources(&options, provider)?;
+    let sources = sources(listen, control_listen, provider);
     let config = sources.load()?;
     println!("{}", welcome(config.listen, config.control.listen()));
     let service = Demo(Mutex::new(Some(listener)));
@@ -45,9 +36,20 @@ pub fn demo(options: DemoOptions) -> anyhow::Result<()> {
     services::serve(sources, config, signals, vec![extra])
 }
 
-/// The configuration of the demo: one backend per dialect, all of them the bundled provider.
-fn sources(options: &DemoOptions, provider: SocketAddr) -> anyhow::Result<Sources> {
-    todo!()
+/// The configuration of the demo: one backend per dialect, all of them the bundled provider. The
+/// environment does not count, so that the demo is the same everywhere.
+fn sources(listen: String, control_listen: String, provider: SocketAddr) -> Sources {
+    let data_dir = std::env::temp_dir().join("elida-demo");
+    let text = format!(
+        "data_dir: {data_dir:?}\n\
+         backends:\n\
+         \x20 ollama: {{ url: 'http://{provider}', type: ollama, default: true }}\n\
+         \x20 openai: {{ url: 'http://{provider}', type: openai, models: ['gpt-*', 'o[0-9]*'] }}\n\
+         \x20 anthropic: {{ url: 'http://{provider}', type: anthropic, models: ['claude-*'] }}\n\
+         \x20 mistral: {{ url: 'http://{provider}', type: mistral, models: ['mistral-*', 'codestral-*'] }}\n"
+    );
+    let flags = Flags { listen: Some(listen), control_listen: Some(control_listen), ..Flags::default() };
+    Sources::of_text(text, flags)
 }
 
 fn welcome(listen: SocketAddr, control: SocketAddr) -> String {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tracing::info;
 
 use crate::session::event::Event;
-use crate::telemetry::log::{Level, Log};
+use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::settings::Level;
 
 /// The `message` of a line that holds a call detail record.
 const RECORD: &str = "session_record";
@@ -21,8 +22,8 @@ pub(super) fn listener(log: Arc<Log>, metrics: Arc<Metrics>) -> Arc<dyn Fn(&Even
         }
         Event::Killed { order, legs_cut } => {
             metrics.session_killed("control");
-            info!(session_id = %order.key.id, by = %order.by, legs_cut, "session killed");
+            info!(session_id = %order.session_id, by = %order.by, legs_cut, "session killed");
         }
-        Event::Resumed { key, .. } => info!(session_id = %key.id, "session resumed"),
+        Event::Resumed { order, by } => info!(session_id = %order.session_id, by, "session resumed"),
     })
 }

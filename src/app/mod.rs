@@ -13,5 +13,5 @@ mod reload;
 mod services;
 mod signals;
 
-pub use demo::{DemoOptions, demo};
+pub use demo::demo;
 pub use services::run;

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tracing::{error, info};
 
-use super::services::snapshot;
+use super::services::{addresses, snapshot};
 use crate::config::{Config, Sources, changed_restart_keys};
 use crate::control;
 use crate::control::service::ReloadReport;
@@ -63,7 +63,8 @@ impl Reload {
         self.live.store(Arc::new(snapshot));
         self.control.store(Arc::new(config.control.clone()));
         self.sessions.reconfigure(config.session.clone());
-        self.log.reconfigure(config.logging.level(), config.logging.access_log());
+        self.sessions.show_backends(addresses(&config));
+        self.log.reconfigure(&config.logging);
         self.current.store(Arc::new(config));
         Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })
     }

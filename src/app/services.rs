@@ -1,5 +1,6 @@
 //! The parts, built in order and run as Pingora services: the proxy, the control door, housekeeping.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,13 +22,14 @@ use super::signals::Signals;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts};
-use crate::identity::principal::PrincipalKey;
+use crate::identity::Key;
+use crate::ids::BackendName;
 use crate::protocol::call::CallPaths;
 use crate::proxy::door::{self, Door};
 use crate::proxy::gateway::{Gateway, House};
 use crate::proxy::snapshot::{Live, Snapshot};
 use crate::session::Manager;
-use crate::session::store::memory::MemoryStore;
+use crate::session::store::MemoryStore;
 use crate::settings::fault::Faults;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
@@ -60,8 +62,7 @@ pub(super) fn serve(
     signals: Signals,
     extras: Vec<Extra>,
 ) -> anyhow::Result<()> {
-    let (log, log_guard) =
-        Log::stdout(config.logging.format(), config.logging.level(), config.logging.access_log());
+    let (log, log_guard) = Log::stdout(&config.logging);
     log.install().context("cannot install the log")?;
     let metrics = Metrics::new().context("cannot register the metrics")?;
     metrics.watch_log(&log);
@@ -70,6 +71,7 @@ pub(super) fn serve(
     let listener = ledger::listener(Arc::clone(&log), Arc::clone(&metrics));
     let sessions =
         Manager::new(config.session.clone(), clock.clone(), Arc::new(MemoryStore::default()), listener);
+    sessions.show_backends(addresses(&config));
     let (draining, drained) = watch::channel(false);
     let readiness = Arc::new(Readiness::default());
     let house = Arc::new(House {
@@ -144,16 +146,21 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
     })
 }
 
+/// How records name the backends: by address.
+pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
+    config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into())).collect()
+}
+
 /// The key that makes principals of credentials: kept in the data directory, so that a principal has
 /// the same name after a restart.
-fn principals(config: &Config) -> PrincipalKey {
-    PrincipalKey::load_or_make(&config.data_dir).unwrap_or_else(|error| {
+fn principals(config: &Config) -> Key {
+    Key::load_or_make(&config.data_dir).unwrap_or_else(|error| {
         warn!(
             %error,
             data_dir = %config.data_dir.display(),
             "no principal key can be kept there: principals get new names at the next start (data_dir)"
         );
-        PrincipalKey::ephemeral()
+        Key::ephemeral()
     })
 }
 

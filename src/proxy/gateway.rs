@@ -18,7 +18,7 @@ use super::refuse::{self, REFUSED, Stop};
 use super::{admit, dispatch, identify, local, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
-use crate::identity::principal::PrincipalKey;
+use crate::identity::Key;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
@@ -29,7 +29,7 @@ pub(crate) struct House {
     /// The sessions.
     pub(crate) sessions: Arc<Manager>,
     /// Makes principals of credentials.
-    pub(crate) principals: PrincipalKey,
+    pub(crate) principals: Key,
     /// The numbers.
     pub(crate) metrics: Arc<Metrics>,
     /// The numbers of requests that reach no backend.

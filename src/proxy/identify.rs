@@ -8,7 +8,7 @@ use super::arrive::Arrival;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::chain::Found;
 use crate::identity::client::Client;
-use crate::identity::principal::PrincipalKey;
+use crate::identity::Key;
 use crate::ids::PrincipalId;
 use crate::protocol::call::Call;
 
@@ -21,7 +21,7 @@ pub(crate) struct Caller {
 }
 
 /// Reads who calls from the head.
-pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &PrincipalKey) -> Caller {
+pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Caller {
     let address = arrival.ticket.client.ip().to_canonical();
     Caller { principal: key.principal(headers, address), client: Client::recognise(headers), address }
 }
@@ -54,7 +54,7 @@ pub(crate) fn by_body(
     let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
     identity
         .by_body(&|index| call.hint(index))
-        .or_else(|| identity.fallback(&caller.principal, caller.address, agent, Some(backend)))
+        .or_else(|| identity.fallback(&caller.principal, caller.address, Some(agent), Some(backend)))
         .ok_or_else(|| {
             let message =
                 format!("the request names no session; send the header {}", identity.header().as_str());
