@@ -93,9 +93,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(arguments) => run(arguments),
         Command::Check(file) => return check(&sources(file, Flags::default())),
-        Command::Demo(arguments) => {
-            app::demo(arguments.listen, arguments.control_listen).map_err(explain)
-        }
+        Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
         Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
         Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),

@@ -140,7 +140,7 @@ fn arrows_point_down() {
 #[test]
 fn framework_crates_stay_in_their_rooms() {
     let mut faults = Vec::new();
-    for source in sources() {
+    for source in sources().into_iter().filter(|source| !is_test(&source.path)) {
         for (number, line) in source.code.lines().enumerate() {
             let line = line.trim_start();
             if line.starts_with("//") {
@@ -151,10 +151,16 @@ fn framework_crates_stay_in_their_rooms() {
                     let before = line[..at].chars().next_back();
                     let after = &line[at + name.len()..];
                     !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '"')
-                        && after.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_').starts_with("::")
+                        && after
+                            .trim_start_matches(|c: char| c.is_alphanumeric() || c == '_')
+                            .starts_with("::")
                 });
                 if named && !rooms.iter().any(|room| source.path.starts_with(room)) {
-                    faults.push(format!("src/{}:{}: {name} is named outside {rooms:?}", source.path, number + 1));
+                    faults.push(format!(
+                        "src/{}:{}: {name} is named outside {rooms:?}",
+                        source.path,
+                        number + 1
+                    ));
                 }
             }
         }
@@ -193,7 +199,12 @@ fn functions_stay_small() {
                 && (text == "}" || (*start == number && text.ends_with('}')))
             {
                 if number - start >= MAX_FUNCTION {
-                    faults.push(format!("src/{}:{}: {} lines: {head}", source.path, start + 1, number - start + 1));
+                    faults.push(format!(
+                        "src/{}:{}: {} lines: {head}",
+                        source.path,
+                        start + 1,
+                        number - start + 1
+                    ));
                 }
                 begun = None;
             }
@@ -214,7 +225,8 @@ fn front_pages_hold_no_logic() {
     let mut faults = Vec::new();
     for source in sources().into_iter().filter(|source| source.path.ends_with("/mod.rs")) {
         for (number, line) in source.code.lines().enumerate() {
-            if is_function(line.trim_start()) {
+            // A trait's signature is a word, not logic.
+            if is_function(line.trim_start()) && !line.ends_with(';') {
                 faults.push(format!("src/{}:{}: a front page has no functions", source.path, number + 1));
             }
         }
@@ -228,7 +240,10 @@ fn no_file_is_named_for_leftovers() {
         .into_iter()
         .filter(|source| {
             source.path.split('/').any(|part| {
-                matches!(part.trim_end_matches(".rs"), "util" | "utils" | "common" | "helpers" | "types" | "misc")
+                matches!(
+                    part.trim_end_matches(".rs"),
+                    "util" | "utils" | "common" | "helpers" | "types" | "misc"
+                )
             })
         })
         .map(|source| format!("src/{}: a helper lives with its owner", source.path))

@@ -90,7 +90,15 @@ pub(super) fn serve(
     let mut server = server(config.server.threads());
     let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(Arc::clone(&house)));
     let door = Door::new(gateway, Arc::clone(&live), metrics.connections());
-    let mut proxy = background_service("proxy", Proxy { listener: Mutex::new(Some(proxy)), door, draining: drained, readiness: Arc::clone(&readiness) });
+    let mut proxy = background_service(
+        "proxy",
+        Proxy {
+            listener: Mutex::new(Some(proxy)),
+            door,
+            draining: drained,
+            readiness: Arc::clone(&readiness),
+        },
+    );
     proxy.threads = Some(config.server.threads());
     server.add_service(proxy);
     server.add_service(background_service("housekeeping", Housekeeping { sessions: Arc::clone(&sessions) }));
@@ -108,7 +116,15 @@ pub(super) fn serve(
     for extra in extras {
         extra(&mut server);
     }
-    let drain = Drain { signals, reload, draining, readiness, sessions, open_legs: metrics.open_legs("request"), live };
+    let drain = Drain {
+        signals,
+        reload,
+        draining,
+        readiness,
+        sessions,
+        open_legs: metrics.open_legs("request"),
+        live,
+    };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     // The last lines are written when the guard goes.
     drop(log_guard);

@@ -51,13 +51,14 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
     }
     let snapshot = &arrival.ticket.snapshot;
     let wanted = head.headers.get(snapshot.routes.header()).map(|value| value.to_str().unwrap_or("?"));
-    let decision = snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
-        let kind = match error {
-            RouteError::UnknownBackend(_) => ErrorKind::UnknownBackend,
-            _ => ErrorKind::NoRoute,
-        };
-        Refusal::new(kind, error.to_string())
-    })?;
+    let decision =
+        snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
+            let kind = match error {
+                RouteError::UnknownBackend(_) => ErrorKind::UnknownBackend,
+                _ => ErrorKind::NoRoute,
+            };
+            Refusal::new(kind, error.to_string())
+        })?;
     let backend = Arc::clone(&snapshot.backends[decision.backend]);
     let dialect = arrival.dialect.on(backend.settings().kind());
     Ok(Route { backend, strip: decision.strip, dialect, via: decision.via, attempt: 0 })

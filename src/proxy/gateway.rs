@@ -225,10 +225,10 @@ impl ProxyHttp for Gateway {
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {
             refuse::break_off(session, exchange, &refusal).await;
-        } else if refusal.kind != ErrorKind::ClientGone {
-            if let Err(error) = refuse::answer(session, exchange, &refusal).await {
-                debug!(%error, "the client is gone before its refusal");
-            }
+        } else if refusal.kind != ErrorKind::ClientGone
+            && let Err(error) = refuse::answer(session, exchange, &refusal).await
+        {
+            debug!(%error, "the client is gone before its refusal");
         }
         let error_code = exchange.answer.status.unwrap_or(0);
         self.report(exchange, error, &refusal);

@@ -6,9 +6,9 @@ use http::HeaderMap;
 
 use super::arrive::Arrival;
 use crate::error::{ErrorKind, Refusal};
+use crate::identity::Key;
 use crate::identity::chain::Found;
 use crate::identity::client::Client;
-use crate::identity::Key;
 use crate::ids::PrincipalId;
 use crate::protocol::call::Call;
 

@@ -2,8 +2,8 @@
 //! They never reach a backend, whatever `routing` says.
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{Method, StatusCode};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;

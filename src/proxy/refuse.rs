@@ -211,7 +211,8 @@ fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHe
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    let ending = exchange.arrival.as_ref().and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal));
+    let ending =
+        exchange.arrival.as_ref().and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal));
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
@@ -235,7 +236,8 @@ fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option
         return None;
     }
     ticket.close_after();
-    let framing = exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
+    let framing =
+        exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
     let leg = exchange.leg.as_ref()?;
     let notice = Notice {
         code: refusal.kind.code(),

@@ -8,8 +8,8 @@ use crate::error::ErrorKind;
 use crate::protocol::framing::Framing;
 use crate::protocol::usage::Usage;
 use crate::routing::Method;
-use crate::session::cut::CutReason;
 use crate::session::LegReport;
+use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
 use crate::telemetry::metrics::{Route, TokenKind};
 

@@ -7,13 +7,11 @@
 //! back to the connection. Two faults of Pingora 0.9.1 are cured on the way (its issues 935, 946).
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::Stream;
 use http::HeaderMap;
 use pingora_core::protocols::Digest;
@@ -23,8 +21,10 @@ use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::sleep;
 
+use super::held::Held;
+use super::silence::Silence;
 use super::ticket::Ticket;
 use crate::session::cut::Cut;
 
@@ -51,66 +51,6 @@ pub(super) struct DoorSession {
     broken: bool,
     /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
     pump_starts: bool,
-}
-
-/// The body bytes kept for replay. A body of one chunk, the usual case, is never copied.
-#[derive(Default)]
-struct Held {
-    whole: Option<Bytes>,
-    parts: BytesMut,
-    released: bool,
-}
-
-impl Held {
-    fn keep(&mut self, chunk: &Bytes) {
-        if self.released {
-            return;
-        }
-        if self.parts.is_empty() && self.whole.is_none() {
-            self.whole = Some(chunk.clone());
-            return;
-        }
-        if let Some(first) = self.whole.take() {
-            self.parts.extend_from_slice(&first);
-        }
-        self.parts.extend_from_slice(chunk);
-    }
-
-    /// The body has ended: from here on it is handed out without copying.
-    fn seal(&mut self) {
-        if !self.parts.is_empty() {
-            self.whole = Some(std::mem::take(&mut self.parts).freeze());
-        }
-    }
-
-    /// Nothing will be sent again: the memory is free.
-    fn release(&mut self) {
-        *self = Self { released: true, ..Self::default() };
-    }
-}
-
-/// The timer of the backend's silence. It is not set anew with each chunk: when it rings, it looks
-/// whether bytes have moved meanwhile, and if so sleeps on.
-#[derive(Default)]
-struct Silence(Option<Pin<Box<Sleep>>>);
-
-impl Silence {
-    fn poll_exceeded(&mut self, ticket: &Ticket, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Some(until) = ticket.silent_until() else {
-                return Poll::Pending;
-            };
-            let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(until)));
-            if until < timer.deadline() {
-                timer.as_mut().reset(until);
-            }
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= until {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(until);
-        }
-    }
 }
 
 fn cut<T>() -> Result<T> {
@@ -217,7 +157,8 @@ impl DoorSession {
 impl Drop for DoorSession {
     fn drop(&mut self) {
         // A finished session goes back for the next request, or to be lingered on.
-        if self.finished && !self.broken
+        if self.finished
+            && !self.broken
             && let Some(inner) = self.inner.take()
         {
             self.ticket.give_back(inner);
@@ -378,11 +319,11 @@ impl Session for DoorSession {
 
     fn retry_buffer_truncated(&self) -> bool {
         // What was not held cannot be sent again.
-        self.held.released || (self.held.whole.is_none() && self.ticket.received() > 0)
+        self.held.is_released() || (self.held.whole().is_none() && self.ticket.received() > 0)
     }
 
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.held.whole.clone()
+        self.held.whole().cloned()
     }
 
     async fn finish_custom(&mut self) -> Result<()> {
