@@ -63,7 +63,10 @@ routing:
 session:
   idle_timout: 5m
   id_patern: x
-  identity: 5
+  identity:
+    - { source: hedder, name: x }
+    - { source: header }
+    - { source: header, name: x, nam: y }
 logging:
   level: loud
 ";
@@ -88,8 +91,10 @@ line 17: routing.blocked_models: 'gpt-[' is not a pattern: unclosed character cl
 line 18: routing.default_backend: no backend is called 'opnai' (did you mean openai?)
 line 20: session.idle_timout: no key is called 'idle_timout' (did you mean idle_timeout?)
 line 21: session.id_patern: no key is called 'id_patern' (did you mean id_pattern?)
-line 22: session.identity: the number 5 does not fit (write a list such as [a, b])
-line 24: logging.level: 'loud' is not known here (known are debug, info, warn, error)";
+line 23: session.identity[0].source: 'hedder' is not known here (did you mean header?)
+line 24: session.identity[1]: 'name' is missing (add name:)
+line 25: session.identity[2].nam: no key is called 'nam' (did you mean name?)
+line 27: logging.level: 'loud' is not known here (known are debug, info, warn, error)";
     assert_eq!(faults(text), expected);
 }
 
