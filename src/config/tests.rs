@@ -330,6 +330,38 @@ fn the_shipped_file_names_every_key() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
+#[test]
+fn the_page_about_configuration_tells_every_key_and_its_default() {
+    let page = include_str!("../../docs/configuration.md");
+    let mut missing = Vec::new();
+    let defaults = serde_yaml::to_value(Written::default()).unwrap();
+    keys("", &defaults, &mut |path| {
+        let value = path.split('.').try_fold(&defaults, |value, key| value.get(key)).unwrap();
+        let path = path.replace(written::IDENTITY_PART, "session");
+        let told = match value {
+            serde_yaml::Value::Mapping(_) => return,
+            _ if path == "session.identity" => "see `conf/elida.yaml`".to_owned(),
+            value => format!("`{}`", shown(value)),
+        };
+        let row = format!("| `{path}` | {told} |");
+        if !page.contains(&row) {
+            missing.push(row);
+        }
+    });
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+fn shown(value: &serde_yaml::Value) -> String {
+    match value {
+        serde_yaml::Value::String(text) if text.is_empty() => "\"\"".into(),
+        serde_yaml::Value::String(text) => text.clone(),
+        serde_yaml::Value::Sequence(items) => {
+            format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", "))
+        }
+        other => serde_json::to_string(other).unwrap(),
+    }
+}
+
 fn keys(path: &str, value: &serde_yaml::Value, each: &mut dyn FnMut(String)) {
     let serde_yaml::Value::Mapping(mapping) = value else { return };
     for (key, value) in mapping {
