@@ -184,18 +184,17 @@ impl Census {
 
     /// Takes a place for one session of this principal.
     pub(super) fn reserve(&self, principal: &PrincipalId, settings: &Settings) -> Result<(), Denied> {
-        let full = |what, limit| Denied::Capacity { what, limit };
+        let theirs = self.by_principal.entry(principal.clone());
+        let max = settings.max_active_per_principal;
+        if matches!(&theirs, Entry::Occupied(theirs) if *theirs.get() >= max) {
+            return Err(Denied::Capacity { what: Limit::ActivePerPrincipal, limit: max });
+        }
         let max = settings.max_active;
         let below = |active| (active < max).then_some(active + 1);
         self.active
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, below)
-            .map_err(|_| full(Limit::Active, max))?;
-        let mut theirs = self.by_principal.entry(principal.clone()).or_insert(0);
-        if *theirs >= settings.max_active_per_principal {
-            self.active.fetch_sub(1, Ordering::AcqRel);
-            return Err(full(Limit::ActivePerPrincipal, settings.max_active_per_principal));
-        }
-        *theirs += 1;
+            .map_err(|_| Denied::Capacity { what: Limit::Active, limit: max })?;
+        *theirs.or_insert(0) += 1;
         Ok(())
     }
 

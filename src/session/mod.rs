@@ -32,6 +32,8 @@ pub mod snapshot;
 pub mod stats;
 pub mod store;
 mod tally;
+#[cfg(test)]
+mod testing;
 
 pub use book::{BlockMode, KillOrder};
 pub use cut::{Cut, CutReason};

@@ -13,7 +13,7 @@ use super::live::{Inner, Live};
 use super::manager::{Manager, SETTLE};
 use super::model::EndReason;
 use super::settings::Settings;
-use crate::clock::Moment;
+use crate::clock::{Moment, millis};
 
 /// Looks at the legs that still settle this often at shutdown.
 const STEP: Duration = Duration::from_millis(10);
@@ -40,7 +40,7 @@ impl Manager {
             }
         }
         self.book.forget_expired(now);
-        if let Some(horizon) = now.as_millis().checked_sub(crate::clock::millis(settings.retention)) {
+        if let Some(horizon) = now.as_millis().checked_sub(millis(settings.retention)) {
             let horizon = self.clock.wall(Moment::from_millis(horizon));
             if let Err(fault) = self.store.purge(horizon).await {
                 tracing::warn!(%fault, "ended sessions were not purged");

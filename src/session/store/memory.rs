@@ -126,3 +126,23 @@ impl SessionStore for MemoryStore {
         Ok(gone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::store::contract;
+
+    contract::suite!(MemoryStore::default());
+
+    #[tokio::test]
+    async fn a_full_store_forgets_the_longest_ended() {
+        let store = MemoryStore::new(3);
+        contract::store_purge(&store).await;
+        for _ in 0..5 {
+            contract::fill(&store).await;
+        }
+        assert_eq!(store.count(&Filter::default()).await.unwrap(), 3);
+        assert_eq!(store.read().by_id.values().map(Vec::len).sum::<usize>(), 3);
+        assert_eq!(store.read().by_end.len(), 3);
+    }
+}
