@@ -1,5 +1,4 @@
 //! Every file in `conf/` and `conf/examples/` is a valid configuration.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 

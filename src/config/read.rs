@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_path_to_error::{Path, Segment};
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Value;
 
 use super::tree::{Tree, push};
 use super::written::{IDENTITY_PART, Written, split_session};
@@ -19,12 +19,13 @@ const MAX_FAULTS: usize = 100;
 
 /// Reads the tree; values that do not fit become faults and their defaults stand in for them.
 pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<Written> {
-    let mut root = tree.root.clone();
-    if drop_odd_keys("", &mut root, faults) {
+    let mut root = Value::Mapping(tree.root.clone());
+    if has_odd_keys("", &root, faults) {
         return None;
     }
-    split_session(&mut root);
-    let mut root = Value::Mapping(root);
+    if let Value::Mapping(root) = &mut root {
+        split_session(root);
+    }
     let mut removed = Removed::default();
     for _ in 0..MAX_FAULTS {
         let error = match serde_path_to_error::deserialize(&root) {
@@ -32,35 +33,43 @@ pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<Written> {
             Err(error) => error,
         };
         let steps = steps(error.path());
-        let path = removed.dotted(&steps);
-        let message = error.inner().to_string();
-        let wrong = at(&mut root, &steps);
-        let unknown = message.starts_with("unknown field");
-        // A section of which every key is commented out reads as null: it means its defaults.
-        let empty_section = matches!(wrong, Some(Value::Null)) && !unknown;
-        if !empty_section {
-            if retry_as_text(tree, &path, wrong) {
-                continue;
-            }
-            let missing =
-                message.strip_prefix("missing field ").and_then(|rest| quoted(rest).first().copied());
-            if let Some(key) = missing {
-                if !stand_in(&mut root, &steps, key) {
-                    return None;
-                }
-                let key_path = format!("{path}.{key}");
-                if !faults.iter().any(|fault| fault.path == key_path) {
-                    faults.add(path, format!("'{key}' is missing"), format!("add {key}:"));
-                }
-                continue;
-            }
-            note(tree, path, &message, faults);
-        }
-        if !removed.remove(&mut root, &steps) {
-            return None;
+        if !mend(tree, &mut root, &steps, &error.inner().to_string(), &mut removed, faults) {
+            break;
         }
     }
+    faults.add("", "there may be more faults", "mend these and check again");
     None
+}
+
+/// Notes one error and changes the values so that the next reading gets further; false when nothing
+/// can be changed.
+fn mend(
+    tree: &Tree,
+    root: &mut Value,
+    steps: &[Step],
+    message: &str,
+    removed: &mut Removed,
+    faults: &mut Faults,
+) -> bool {
+    let path = removed.dotted(steps);
+    let wrong = at(root, steps);
+    // A section of which every key is commented out reads as null: it means its defaults.
+    if matches!(wrong, Some(Value::Null)) && !message.starts_with("unknown field") {
+        return removed.remove(root, steps);
+    }
+    if retry_as_text(tree, &path, wrong) {
+        return true;
+    }
+    let missing = message.strip_prefix("missing field ").and_then(|rest| quoted(rest).first().copied());
+    let Some(key) = missing else {
+        note(tree, path, message, faults);
+        return removed.remove(root, steps);
+    };
+    // The key may be there with a value that was taken out; that is noted already.
+    if !faults.iter().any(|fault| fault.path == format!("{path}.{key}")) {
+        faults.add(path, format!("'{key}' is missing"), format!("add {key}:"));
+    }
+    stand_in(root, steps, key) || removed.remove(root, steps)
 }
 
 /// One step of a path.
@@ -149,7 +158,7 @@ fn note(tree: &Tree, path: String, message: &str, faults: &mut Faults) {
         let words = quoted(rest);
         let key = words.first().copied().unwrap_or_default();
         let in_session = path.strip_prefix("session.") == Some(key);
-        let also = if in_session { &identity::KEYS[..] } else { &[] };
+        let also = if in_session { &identity::settings::KEYS[..] } else { &[] };
         let known = words.iter().copied().skip(1).filter(|key| *key != IDENTITY_PART);
         let hint = did_you_mean(key, known.chain(also.iter().copied()));
         match tree.origin(&path) {
@@ -214,21 +223,28 @@ fn stand_in(root: &mut Value, steps: &[Step], key: &str) -> bool {
     }
 }
 
-/// Takes out keys that are not text, such as `8080:`; true when there were any.
-fn drop_odd_keys(path: &str, mapping: &mut Mapping, faults: &mut Faults) -> bool {
+/// Notes keys that are not text, such as `8080:`; serde would take a number for the place of a key.
+fn has_odd_keys(path: &str, value: &Value, faults: &mut Faults) -> bool {
     let mut odd = false;
-    for (key, value) in mapping {
-        let Some(key) = key.as_str() else {
-            let hint = "put the key in quotes if it is meant";
-            faults.add(path, "a key here is not a text", hint);
-            odd = true;
-            continue;
-        };
-        if let Value::Mapping(below) = value {
-            let mut path = path.to_owned();
-            push(&mut path, key);
-            odd |= drop_odd_keys(&path, below, faults);
+    match value {
+        Value::Mapping(mapping) => {
+            for (key, value) in mapping {
+                if let Some(key) = key.as_str() {
+                    let mut path = path.to_owned();
+                    push(&mut path, key);
+                    odd |= has_odd_keys(&path, value, faults);
+                } else {
+                    odd = true;
+                    faults.add(path, "a key here is not a text", "put the key in quotes if it is meant");
+                }
+            }
         }
+        Value::Sequence(items) => {
+            for (i, item) in items.iter().enumerate() {
+                odd |= has_odd_keys(&format!("{path}[{i}]"), item, faults);
+            }
+        }
+        _ => {}
     }
     odd
 }

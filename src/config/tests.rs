@@ -63,7 +63,10 @@ routing:
 session:
   idle_timout: 5m
   id_patern: x
-  identity: 5
+  identity:
+    - { source: hedder, name: x }
+    - { source: header }
+    - { source: header, name: x, nam: y }
 logging:
   level: loud
 ";
@@ -88,8 +91,10 @@ line 17: routing.blocked_models: 'gpt-[' is not a pattern: unclosed character cl
 line 18: routing.default_backend: no backend is called 'opnai' (did you mean openai?)
 line 20: session.idle_timout: no key is called 'idle_timout' (did you mean idle_timeout?)
 line 21: session.id_patern: no key is called 'id_patern' (did you mean id_pattern?)
-line 22: session.identity: the number 5 does not fit (write a list such as [a, b])
-line 24: logging.level: 'loud' is not known here (known are debug, info, warn, error)";
+line 23: session.identity[0].source: 'hedder' is not known here (did you mean header?)
+line 24: session.identity[1]: 'name' is missing (add name:)
+line 25: session.identity[2].nam: no key is called 'nam' (did you mean name?)
+line 27: logging.level: 'loud' is not known here (known are debug, info, warn, error)";
     assert_eq!(faults(text), expected);
 }
 
@@ -323,6 +328,38 @@ fn the_shipped_file_names_every_key() {
     let shown = |path: &String| path.starts_with("backends.") && !path.starts_with("backends.custom");
     missing.retain(|path| !shown(path));
     assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn the_page_about_configuration_tells_every_key_and_its_default() {
+    let page = include_str!("../../docs/configuration.md");
+    let mut missing = Vec::new();
+    let defaults = serde_yaml::to_value(Written::default()).unwrap();
+    keys("", &defaults, &mut |path| {
+        let value = path.split('.').try_fold(&defaults, |value, key| value.get(key)).unwrap();
+        let path = path.replace(written::IDENTITY_PART, "session");
+        let told = match value {
+            serde_yaml::Value::Mapping(_) => return,
+            _ if path == "session.identity" => "see `conf/elida.yaml`".to_owned(),
+            value => format!("`{}`", shown(value)),
+        };
+        let row = format!("| `{path}` | {told} |");
+        if !page.contains(&row) {
+            missing.push(row);
+        }
+    });
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+fn shown(value: &serde_yaml::Value) -> String {
+    match value {
+        serde_yaml::Value::String(text) if text.is_empty() => "\"\"".into(),
+        serde_yaml::Value::String(text) => text.clone(),
+        serde_yaml::Value::Sequence(items) => {
+            format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", "))
+        }
+        other => serde_json::to_string(other).unwrap(),
+    }
 }
 
 fn keys(path: &str, value: &serde_yaml::Value, each: &mut dyn FnMut(String)) {

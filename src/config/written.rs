@@ -89,7 +89,7 @@ pub(super) fn split_session(root: &mut Mapping) {
         return;
     };
     let mut part = Mapping::new();
-    for key in identity::KEYS {
+    for key in identity::settings::KEYS {
         if let Some(value) = session.shift_remove(key) {
             part.insert(key.into(), value);
         }
