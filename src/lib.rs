@@ -6,6 +6,7 @@ pub mod error;
 pub mod ids;
 pub mod proxy;
 pub mod routing;
+pub mod protocol;
 pub mod settings;
 pub mod telemetry;
 pub mod upstream;
