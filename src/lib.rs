@@ -3,10 +3,12 @@
 pub mod clock;
 pub mod control;
 pub mod error;
+pub mod identity;
 pub mod ids;
+pub mod protocol;
 pub mod proxy;
 pub mod routing;
-pub mod protocol;
+pub mod session;
 pub mod settings;
 pub mod telemetry;
 pub mod upstream;
