@@ -88,7 +88,7 @@ impl BackgroundService for ControlService {
 }
 
 /// Serves until `shutdown` becomes true, or its sender is gone.
-pub async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
+async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let door = Door { parts, stopping: shutdown.clone(), opened: Instant::now() };

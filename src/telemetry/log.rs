@@ -56,6 +56,7 @@ pub struct Log {
     format: AtomicU8,
     level: AtomicU8,
     access: AtomicBool,
+    installed: AtomicBool,
 }
 
 /// Writes what is still queued when it is dropped; keep it until the end of `main`.
@@ -84,6 +85,7 @@ impl Log {
             format: AtomicU8::new(settings.format() as u8),
             level: AtomicU8::new(settings.level() as u8),
             access: AtomicBool::new(settings.access_log()),
+            installed: AtomicBool::new(false),
         };
         (Arc::new(log), LogGuard { _worker: worker })
     }
@@ -91,6 +93,7 @@ impl Log {
     /// Makes this the log of the process' diagnostics (`tracing` and `log`); once per process.
     pub fn install(self: &Arc<Self>) -> Result<(), TryInitError> {
         tracing_subscriber::registry().with(Diagnostics(Arc::clone(self))).try_init()?;
+        self.installed.store(true, Ordering::Release);
         self.announce_level();
         Ok(())
     }
@@ -106,6 +109,9 @@ impl Log {
     /// Both macro crates keep their own idea of the highest level anybody wants.
     fn announce_level(&self) {
         tracing::callsite::rebuild_interest_cache();
+        if !self.installed.load(Ordering::Acquire) {
+            return;
+        }
         log::set_max_level(match self.level() {
             Level::Error => log::LevelFilter::Error,
             Level::Warn => log::LevelFilter::Warn,

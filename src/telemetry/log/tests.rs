@@ -149,3 +149,47 @@ fn a_stuck_reader_costs_lines_and_they_are_counted() {
     drop(hold);
     drop(guard);
 }
+
+/// The only test that makes its log that of the process; lines of other tests may stand between its own.
+#[test]
+fn what_pingora_logs_comes_out_here_too() {
+    let page = Page::default();
+    let (log, guard) = Log::to(page.clone(), &settings(Level::Info, true));
+    log.install().unwrap();
+    assert!(log.install().is_err(), "once per process");
+    log::warn!(target: "pingora_proxy::probe", "a warning\nof theirs");
+    log::info!(target: "pingora_proxy::probe", "their noise");
+    log::info!(target: "probe", "of some crate");
+    log::debug!(target: "probe", "not yet");
+    log.reconfigure(&settings(Level::Debug, true));
+    log::debug!(target: "probe", "now");
+    tracing::debug!(target: "probe", "now too");
+    log.reconfigure(&settings(Level::Error, true));
+    tracing::warn!(target: "probe", "no more");
+    drop(guard);
+    let lines = page.lines();
+    let told: Vec<_> = lines
+        .iter()
+        .filter(|line| line["target"].as_str().is_some_and(|target| target.contains("probe")))
+        .map(|line| (line["level"].as_str().unwrap(), line["message"].as_str().unwrap()))
+        .collect();
+    let expected =
+        [("WARN", "a warning\nof theirs"), ("INFO", "of some crate"), ("DEBUG", "now"), ("DEBUG", "now too")];
+    assert_eq!(told, expected);
+    let ours = lines.iter().find(|line| line["message"] == "a warning\nof theirs").unwrap();
+    assert_eq!(ours["target"], "pingora_proxy::probe");
+    assert!(ours.get("log.target").is_none(), "{ours}");
+}
+
+#[test]
+fn text_is_for_eyes() {
+    let page = Page::default();
+    let written = Written { format: Format::Text, ..Written::default() };
+    let (log, guard) = Log::to(page.clone(), &written.compile(&mut Faults::default()).unwrap());
+    log.access(&access());
+    drop(guard);
+    let bytes = page.0.lock().unwrap().clone();
+    let line = String::from_utf8(bytes).unwrap();
+    assert!(line.contains(" INFO request_completed client_ip=10.0.0.5 method=POST url="), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
