@@ -74,16 +74,21 @@ impl ControlService {
     pub fn new(listener: TcpListener, parts: Parts) -> Self {
         Self { begin: Mutex::new(Some((listener, parts))) }
     }
-}
 
-#[async_trait]
-impl BackgroundService for ControlService {
-    async fn start(&self, shutdown: ShutdownWatch) {
+    /// Serves until `shutdown` becomes true; a second call returns at once.
+    pub async fn run(&self, shutdown: ShutdownWatch) {
         let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((listener, parts)) = begin else { return };
         if let Err(fault) = serve(listener, parts, shutdown).await {
             tracing::error!(%fault, "the control API stopped");
         }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for ControlService {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        self.run(shutdown).await;
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use pingora_core::services::background::BackgroundService;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -116,7 +115,7 @@ impl Desk {
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = watch::channel(false);
         let service = ControlService::new(listener, parts);
-        let served = Some(runtime.spawn(async move { service.start(stopping).await }));
+        let served = Some(runtime.spawn(async move { service.run(stopping).await }));
         Self { runtime, address, manager, readiness, settings, stop, served }
     }
 
