@@ -104,7 +104,8 @@ fn check_host(allowed: &[String], headers: &HeaderMap, uri: &Uri, is_probe: bool
         let name = without_port(host);
         let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         let is_ours = allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name));
-        if !is_ours && !(is_probe && address.is_ok()) {
+        let is_ours = is_ours || (is_probe && address.is_ok());
+        if !is_ours {
             return refuse(format!("'{name}' is not in control.allowed_hosts"));
         }
         named += 1;

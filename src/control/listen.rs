@@ -113,3 +113,41 @@ impl AsyncWrite for Patient {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_millis(200);
+
+    async fn connection() -> (Patient, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut listener = Patience::new(listener, IDLE);
+        let (accepted, peer) = tokio::join!(listener.accept(), TcpStream::connect(address));
+        (accepted.0, peer.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_is_closed() {
+        let (mut here, _there) = connection().await;
+        let fault = here.read_u8().await.unwrap_err();
+        assert_eq!(fault.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_byte_in_either_direction_starts_the_wait_anew() {
+        let (mut here, mut there) = connection().await;
+        let begun = Instant::now();
+        for _ in 0..3 {
+            tokio::time::sleep(IDLE * 2 / 3).await;
+            there.write_u8(1).await.unwrap();
+            assert_eq!(here.read_u8().await.unwrap(), 1);
+            tokio::time::sleep(IDLE * 2 / 3).await;
+            here.write_u8(2).await.unwrap();
+        }
+        assert!(begun.elapsed() > IDLE * 3);
+    }
+}

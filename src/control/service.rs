@@ -74,11 +74,9 @@ impl ControlService {
     pub fn new(listener: TcpListener, parts: Parts) -> Self {
         Self { begin: Mutex::new(Some((listener, parts))) }
     }
-}
 
-#[async_trait]
-impl BackgroundService for ControlService {
-    async fn start(&self, shutdown: ShutdownWatch) {
+    /// Serves until `shutdown` becomes true; a second call returns at once.
+    pub async fn run(&self, shutdown: ShutdownWatch) {
         let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((listener, parts)) = begin else { return };
         if let Err(fault) = serve(listener, parts, shutdown).await {
@@ -87,8 +85,15 @@ impl BackgroundService for ControlService {
     }
 }
 
+#[async_trait]
+impl BackgroundService for ControlService {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        self.run(shutdown).await;
+    }
+}
+
 /// Serves until `shutdown` becomes true, or its sender is gone.
-pub async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
+async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let door = Door { parts, stopping: shutdown.clone(), opened: Instant::now() };

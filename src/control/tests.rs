@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::service::{Parts, ReloadReport, serve};
+use super::service::{ControlService, Parts, ReloadReport};
 use super::settings::{Settings, Written, WrittenAuth, WrittenCors};
 use crate::clock::Clock;
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
@@ -31,7 +31,7 @@ struct Desk {
     readiness: Arc<Readiness>,
     settings: Arc<ArcSwap<Settings>>,
     stop: watch::Sender<bool>,
-    served: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    served: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// One answer.
@@ -114,7 +114,8 @@ impl Desk {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = watch::channel(false);
-        let served = Some(runtime.spawn(serve(listener, parts, stopping)));
+        let service = ControlService::new(listener, parts);
+        let served = Some(runtime.spawn(async move { service.run(stopping).await }));
         Self { runtime, address, manager, readiness, settings, stop, served }
     }
 
@@ -397,7 +398,7 @@ fn control_events_do_not_hold_the_shutdown() {
     read_until(&mut feed, ": connected");
     let begun = Instant::now();
     desk.stop.send(true).unwrap();
-    desk.runtime.block_on(desk.served.take().unwrap()).unwrap().unwrap();
+    desk.runtime.block_on(desk.served.take().unwrap()).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let mut rest = String::new();
     feed.read_to_string(&mut rest).unwrap();

@@ -18,7 +18,7 @@ use crate::session::{Block, KillError, KillRequest, Killed, ResumeError};
 /// A reason is shown to the client; more bytes than this are refused.
 const REASON_MAX: usize = 1024;
 /// The reason of a kill that names none.
-const NO_REASON: &str = "killed by an operator";
+const NO_REASON: &str = "no reason given";
 /// Instances that learn of an order: this one.
 const INSTANCES: u32 = 1;
 
@@ -94,6 +94,10 @@ struct KillReply {
 fn kill_request(body: &[u8], by: String) -> Result<KillRequest, Problem> {
     let body: KillBody = match body.trim_ascii() {
         b"" => KillBody::default(),
+        // serde would also take an array for a struct, member by member.
+        json if json.first() != Some(&b'{') => {
+            return Err(Problem::bad_request("the body cannot be read: it is no JSON object"));
+        }
         json => serde_json::from_slice(json)
             .map_err(|fault| Problem::bad_request(format!("the body cannot be read: {fault}")))?,
     };
@@ -165,6 +169,8 @@ mod tests {
             (r#"{"scope":"principal"}"#, "principal"),
             ("nonsense", "cannot be read"),
             ("[]", "cannot be read"),
+            (r#"["x"]"#, "cannot be read"),
+            (r#"{"reason":"a","reason":"b"}"#, "duplicate"),
         ] {
             let fault = read(body).unwrap_err();
             assert!(fault.contains(part), "{body}: {fault}");
