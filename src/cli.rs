@@ -1,7 +1,7 @@
 //! The command line: `elida run`, `check`, `demo`, and the commands that talk to a running ELIDA.
 //!
 //! Duty: flags to [`Sources`], results to text, errors to exit codes: 0 done, 1 failed, 2 wrong usage
-//! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for (as [`Actions`]);
+//! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
 //! the talking commands know the control API only through its JSON (`cli/client.rs`).
 
 mod client;
@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::app;
 use crate::config::{Environment, Flags, Sources};
 use crate::settings::fault::Faults;
 
@@ -22,16 +23,6 @@ use crate::settings::fault::Faults;
 const FAILED: u8 = 1;
 /// Exit code: wrong usage or an invalid configuration.
 const INVALID: u8 = 2;
-
-/// What the long-running commands do.
-#[derive(Clone, Copy, Debug)]
-pub struct Actions {
-    /// Runs the gateway until it is told to end.
-    pub run: fn(Sources) -> anyhow::Result<()>,
-    /// Runs the gateway with the bundled demo provider; takes the proxy's and the control API's
-    /// listen addresses.
-    pub demo: fn(listen: String, control_listen: String) -> anyhow::Result<()>,
-}
 
 #[derive(Debug, Parser)]
 #[command(name = "elida", version, about = "Session border controller for AI agents", max_term_width = 100)]
@@ -96,15 +87,13 @@ struct DemoArgs {
 }
 
 /// Reads the arguments of this process, does what they say and gives the exit code.
-pub fn main(actions: Actions) -> ExitCode {
+pub fn main() -> ExitCode {
     // Wrong usage ends the process here, with exit code 2.
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Command::Run(arguments) => run(actions, arguments),
+        Command::Run(arguments) => run(arguments),
         Command::Check(file) => return check(&sources(file, Flags::default())),
-        Command::Demo(arguments) => {
-            (actions.demo)(arguments.listen, arguments.control_listen).map_err(explain)
-        }
+        Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
         Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
         Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
@@ -142,11 +131,11 @@ fn sources(file: FileArgs, flags: Flags) -> Sources {
     Sources::new(file.config, Environment::of_process(), flags)
 }
 
-fn run(actions: Actions, arguments: RunArgs) -> Result<(), Failure> {
+fn run(arguments: RunArgs) -> Result<(), Failure> {
     let RunArgs { file, listen, backend, control_listen, log_level } = arguments;
     let sources = sources(file, Flags { listen, backend, control_listen, log_level });
     let file = sources.file().map(Path::to_owned);
-    (actions.run)(sources).map_err(|error| match error.downcast_ref::<Faults>() {
+    app::run(sources).map_err(|error| match error.downcast_ref::<Faults>() {
         Some(faults) => Failure { code: INVALID, text: fault_lines(faults, file.as_deref()) },
         None => failed(error),
     })

@@ -1,9 +1,11 @@
 //! ELIDA, the session border controller for AI agents.
 
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod error;
 pub mod identity;
 pub mod ids;

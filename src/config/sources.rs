@@ -87,6 +87,8 @@ pub struct Flags {
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     file: Option<PathBuf>,
+    /// Stands for the file when there is none.
+    text: String,
     environment: Environment,
     flags: Flags,
 }
@@ -95,7 +97,12 @@ impl Sources {
     /// Names the sources. Without a `file` the one that `ELIDA_CONFIG` names is read, if any.
     pub fn new(file: Option<PathBuf>, environment: Environment, flags: Flags) -> Self {
         let file = file.or_else(|| environment.filled(FILE).map(PathBuf::from));
-        Self { file, environment, flags }
+        Self { file, text: String::new(), environment, flags }
+    }
+
+    /// A text in place of a file, and no environment.
+    pub fn of_text(text: String, flags: Flags) -> Self {
+        Self { file: None, text, environment: Environment::default(), flags }
     }
 
     /// The file, if there is one.
@@ -107,7 +114,7 @@ impl Sources {
     pub fn load(&self) -> Result<Config, Faults> {
         let text = match &self.file {
             Some(file) => read_file(file).map_err(only)?,
-            None => String::new(),
+            None => self.text.clone(),
         };
         self.load_text(&text)
     }

@@ -94,3 +94,6 @@ impl CallScan {
         Call { malformed: !self.scanner.is_done(), ..self.call }
     }
 }
+
+#[cfg(test)]
+mod tests;

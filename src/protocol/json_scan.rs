@@ -5,102 +5,19 @@
 //! values, it does not judge: what is skipped may be bad JSON; where an object that is followed makes
 //! no sense, the scanner stops and says so ([`Scanner::is_broken`]).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use memchr::memchr2;
 
+pub use super::json_paths::PathSet;
+use super::json_paths::ROOT;
+pub use super::json_text::Value;
+use super::json_text::{is_bare, unescape, word};
+
 /// Bytes as written of a key or value that is kept; longer ones are dropped and match nothing.
 const KEPT_MAX: usize = 4096;
 
-/// The root in [`PathSet::nodes`].
-const ROOT: u32 = 0;
-
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-
-/// A set of dotted paths (`usage.input_tokens`), each known by its position.
-#[derive(Debug)]
-pub struct PathSet {
-    nodes: Vec<Node>,
-    /// Keys are compared without regard to ASCII case.
-    fold: bool,
-}
-
-/// One key on the way to a path.
-#[derive(Debug, Default)]
-struct Node {
-    children: Vec<(Box<[u8]>, u32)>,
-    /// Positions of the paths that end here.
-    ids: Vec<usize>,
-}
-
-impl PathSet {
-    /// The longest path, in keys; a longer one is taken but never matches.
-    pub const MAX_DEPTH: usize = 4;
-
-    /// The set of these paths. A path's index is its position; equal paths are each reported.
-    pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        Self::build(paths, false)
-    }
-
-    /// The same, but `Model` matches `model`: servers in Go read keys so.
-    pub fn ignoring_case(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        Self::build(paths, true)
-    }
-
-    fn build(paths: impl IntoIterator<Item = impl AsRef<str>>, fold: bool) -> Self {
-        let mut set = Self { nodes: vec![Node::default()], fold };
-        for (id, path) in paths.into_iter().enumerate() {
-            let path = path.as_ref();
-            if path.split('.').count() <= Self::MAX_DEPTH {
-                set.insert(path, id);
-            }
-        }
-        set
-    }
-
-    fn insert(&mut self, path: &str, id: usize) {
-        let mut at = ROOT;
-        for key in path.split('.') {
-            at = match self.child(at, key.as_bytes()) {
-                Some(next) => next,
-                None => {
-                    let next = self.nodes.len() as u32;
-                    self.nodes.push(Node::default());
-                    self.nodes[at as usize].children.push((key.as_bytes().into(), next));
-                    next
-                }
-            };
-        }
-        self.nodes[at as usize].ids.push(id);
-    }
-
-    fn child(&self, node: u32, key: &[u8]) -> Option<u32> {
-        let same = |name: &[u8]| if self.fold { name.eq_ignore_ascii_case(key) } else { name == key };
-        self.nodes[node as usize].children.iter().find(|(name, _)| same(name)).map(|(_, next)| *next)
-    }
-
-    fn has_children(&self, node: u32) -> bool {
-        !self.nodes[node as usize].children.is_empty()
-    }
-
-    fn ids(&self, node: u32) -> &[usize] {
-        &self.nodes[node as usize].ids
-    }
-}
-
-/// A scalar found at a path.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value<'a> {
-    /// A string, unescaped; what is not Unicode in it is replaced by U+FFFD.
-    Str(Cow<'a, str>),
-    /// A number as written.
-    Number(&'a str),
-    /// `true` or `false`.
-    Bool(bool),
-    /// `null`.
-    Null,
-}
 
 /// Where the scanner stands. "Followed" are the objects on the way to a wanted path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,7 +228,7 @@ impl Scanner {
     /// The place of the quote that closes the string under way; `None` when it is not in `bytes`.
     fn closing_quote(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = usize::from(std::mem::take(&mut self.escaped));
-        while let Some(found) = memchr2(b'"', b'\\', bytes.get(at..)?) {
+        while let Some(found) = memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
             at += found;
             if bytes[at] == b'"' {
                 return Some(at);
@@ -319,6 +236,7 @@ impl Scanner {
             self.has_escapes = true;
             at += 2;
         }
+        // The escaped byte itself comes with the next chunk.
         self.escaped = at > bytes.len();
         None
     }
@@ -423,77 +341,6 @@ impl Scanner {
         }
         &[]
     }
-}
-
-/// True for a byte that may go on a number or word.
-fn is_bare(byte: u8) -> bool {
-    !matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n' | b'"' | b'{' | b'[' | b':')
-}
-
-fn word(raw: &[u8]) -> Option<Value<'_>> {
-    match raw {
-        b"true" => Some(Value::Bool(true)),
-        b"false" => Some(Value::Bool(false)),
-        b"null" => Some(Value::Null),
-        [b'-' | b'0'..=b'9', tail @ ..] if tail.iter().all(is_number) => {
-            std::str::from_utf8(raw).ok().map(Value::Number)
-        }
-        _ => None,
-    }
-}
-
-fn is_number(byte: &u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')
-}
-
-/// The text that an escaped string means (RFC 8259 section 7). Half a surrogate pair becomes U+FFFD;
-/// an escape that does not exist stands for its letter.
-fn unescape(raw: &[u8]) -> String {
-    let mut text = Vec::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some(at) = memchr::memchr(b'\\', rest) {
-        text.extend_from_slice(&rest[..at]);
-        let escape = rest.get(at + 1).copied();
-        rest = rest.get(at + 2..).unwrap_or_default();
-        match escape {
-            Some(b'u') => {
-                let (letter, after) = unicode(rest);
-                text.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
-                rest = after;
-            }
-            Some(b'b') => text.push(8),
-            Some(b'f') => text.push(12),
-            Some(b'n') => text.push(b'\n'),
-            Some(b'r') => text.push(b'\r'),
-            Some(b't') => text.push(b'\t'),
-            Some(other) => text.push(other),
-            None => {}
-        }
-    }
-    text.extend_from_slice(rest);
-    String::from_utf8(text).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())
-}
-
-/// The character behind a `\u`, and what comes after it.
-fn unicode(rest: &[u8]) -> (char, &[u8]) {
-    let Some((first, after)) = hex4(rest) else { return (char::REPLACEMENT_CHARACTER, rest) };
-    if let Some(letter) = char::from_u32(first) {
-        return (letter, after);
-    }
-    if let 0xD800..=0xDBFF = first
-        && let Some(low) = after.strip_prefix(b"\\u")
-        && let Some((second @ 0xDC00..=0xDFFF, end)) = hex4(low)
-        && let Some(letter) = char::from_u32(0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00))
-    {
-        return (letter, end);
-    }
-    (char::REPLACEMENT_CHARACTER, after)
-}
-
-fn hex4(bytes: &[u8]) -> Option<(u32, &[u8])> {
-    let (digits, rest) = bytes.split_at_checked(4)?;
-    let value = digits.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?))?;
-    Some((value, rest))
 }
 
 #[cfg(test)]

@@ -26,10 +26,15 @@ pub mod tap;
 pub mod usage;
 
 mod anthropic;
+mod json_paths;
+mod json_text;
 mod mistral;
 mod ollama;
 mod openai;
 mod responses;
+
+#[cfg(test)]
+mod chunks;
 
 pub use call::{Call, CallPaths, CallScan};
 pub use dialect::{BackendKind, Dialect};

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The lines of a text cut at every `step` bytes, and the boundary flag after each chunk.
+    /// The lines of a text cut at every `step` bytes.
     fn lines(bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
         let (mut lines, mut line) = (Vec::new(), Vec::new());
         let mut take = |piece: Piece<'_>| match piece {

@@ -148,8 +148,8 @@ pub fn body(dialect: Dialect, notice: &Notice<'_>) -> Vec<u8> {
 }
 
 /// The native last event of a stream that is cut; `None` when dialect and framing have none, and the
-/// connection must be cut instead. `at_boundary` is [`super::tap::ResponseTap::at_boundary`]: when it is false, the piece
-/// that is under way is ended first, so that the client reads ours by itself.
+/// connection must be cut instead. `at_boundary` is [`super::tap::ResponseTap::at_boundary`]: when it is
+/// false, the piece that is under way is ended first, so that the client reads ours by itself.
 pub fn stream_end(
     dialect: Dialect,
     framing: Framing,
@@ -181,3 +181,6 @@ pub fn stream_end(
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

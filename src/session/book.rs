@@ -48,6 +48,14 @@ pub struct KillOrder {
 }
 
 impl KillOrder {
+    /// What the client is told: the reason, not the person.
+    pub fn notice(&self) -> String {
+        match self.reason.as_str() {
+            "" => "Session killed by operator".to_owned(),
+            reason => format!("Session killed by operator: {reason}"),
+        }
+    }
+
     /// True while new legs are refused.
     pub fn in_force(&self, now: Moment) -> bool {
         self.expires.is_none_or(|expires| now < expires)

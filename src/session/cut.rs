@@ -1,9 +1,10 @@
 //! The slot through which one leg is cut: set once by the session's end, awaited by the leg.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 
@@ -24,6 +25,7 @@ pub enum CutReason {
 #[derive(Debug, Default)]
 pub struct Cut {
     reason: AtomicU8,
+    at: OnceLock<Instant>,
     soft: AtomicWaker,
     hard: AtomicWaker,
 }
@@ -41,6 +43,7 @@ impl Cut {
             CutReason::TimedOut => 2,
             CutReason::Shutdown => 3,
         };
+        self.at.get_or_init(Instant::now);
         if self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.soft.wake();
             self.hard.wake();
@@ -55,6 +58,11 @@ impl Cut {
             2 => Some(CutReason::TimedOut),
             _ => Some(CutReason::Shutdown),
         }
+    }
+
+    /// How long ago it was cut; `None` when it was not.
+    pub fn since(&self) -> Option<Duration> {
+        self.at.get().map(Instant::elapsed)
     }
 
     /// Waits for the cut on the client's side. One waiter at a time: a second one replaces the first.

@@ -108,7 +108,7 @@ impl Limit {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Denied {
     /// A kill order stands against the session.
-    #[error("session killed by {}: {}", .order.by, .order.reason)]
+    #[error("{}", .order.notice())]
     Killed {
         /// The order.
         order: Arc<KillOrder>,

@@ -147,6 +147,11 @@ impl Live {
         self.inner().state
     }
 
+    /// The order that killed it, if one did.
+    pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
+        self.inner().end.as_ref().and_then(|end| end.order.clone())
+    }
+
     /// Counts bytes from the client.
     pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);

@@ -1,7 +1,10 @@
 //! Backends: where they are, how they are reached and checked.
 //!
-//! Duty: the `backends:` section, and (in `peer.rs`) the connection to a backend. Neighbours:
-//! `proxy` asks for a peer; `routing` knows backends only by position. Invariant: a compiled backend
-//! has an address that can be dialled and trust that could be read.
+//! `settings` is the `backends:` section, `backend` a backend at work with its resolved addresses,
+//! `peer` the same in Pingora's words. Neighbours: `proxy` asks for a peer; `routing` knows backends
+//! only by position. Invariants: a compiled backend has an address that can be dialled and trust that
+//! could be read; no name is ever resolved on a thread that serves requests.
 
+pub mod backend;
+pub mod peer;
 pub mod settings;

@@ -50,7 +50,7 @@ pub struct WrittenTls {
 }
 
 /// A compiled backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     name: BackendName,
     kind: BackendKind,
@@ -62,7 +62,7 @@ pub struct Settings {
 }
 
 /// How a backend's certificate is checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
     /// The name sent (SNI) and expected in the certificate.
     pub server_name: String,

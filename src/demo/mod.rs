@@ -1,0 +1,37 @@
+//! The bundled fake provider: what the quickstart, the docs, the tests and the benches talk to.
+//!
+//! It speaks OpenAI (chat completions, completions, responses, embeddings, models), Anthropic
+//! (messages, token counting, models), Mistral (OpenAI's path, told apart by the model's name) and
+//! Ollama (chat, generate, embed, tags, show, ps, version), streamed and whole, with tools. A path
+//! is matched by its tail, so a base path (`/some/base/v1/chat/completions`) is served as well.
+//! `/echo` gives the request's body back, `HEAD /` and `GET /` answer 200.
+//!
+//! An answer is a pure function of the request: it echoes the last user text, one stream event per
+//! word, and counts usage in words. Directives in that text steer it and are not echoed:
+//!
+//! | Directive | Effect |
+//! |---|---|
+//! | `[[words N]]` | answer N words (`word1 word2 …`) instead of the echo |
+//! | `[[pace 20ms]]` | wait so long before each further word (whole answers: once for all words) |
+//! | `[[stall]]` | send the head and everything up to the first word, then be silent for ever |
+//! | `[[mute]]` | read the request and never answer, not even a head |
+//! | `[[error 529]]` | answer with that status and the vendor's error body |
+//! | `[[cut]]` | break the connection after the second word (whole answers: in mid-body) |
+//! | `[[tool NAME {json}]]` | call that tool, if it was offered and has not answered since that text |
+//!
+//! Neighbours: nobody below knows it; the command `elida demo` and the tests start it.
+//! Invariant: no state but the [`Ledger`], which only counts and never steers.
+
+mod anthropic;
+mod body;
+mod ledger;
+mod mistral;
+mod ollama;
+mod openai;
+mod provider;
+mod responses;
+mod script;
+mod turn;
+
+pub use ledger::{Ledger, Seen};
+pub use provider::{Provider, serve};

@@ -1,0 +1,257 @@
+//! The provider itself: listens, reads a request whole, finds its dialect and gives the answer.
+
+use std::convert::Infallible;
+use std::future::{self, Future};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::serve::ListenerExt;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use super::body::{halved, streamed};
+use super::ledger::{Ledger, Open};
+use super::script::Twist;
+use super::turn::{Dialect, Reply};
+use super::{anthropic, mistral, ollama, openai, responses};
+
+/// How many requests the log holds.
+const KEPT_REQUESTS: usize = 1024;
+
+/// The fake provider: give it a listener with [`Provider::serve`], ask it what it saw with
+/// [`Provider::ledger`].
+pub struct Provider {
+    pace: Duration,
+    ledger: Arc<Ledger>,
+}
+
+impl Provider {
+    /// A provider that answers as fast as it can.
+    #[expect(clippy::new_ret_no_self, reason = "it is shared between the server and whoever asks it")]
+    pub fn new() -> Arc<Self> {
+        Self::with(Duration::ZERO, KEPT_REQUESTS)
+    }
+
+    /// A provider that waits so long before each further word, unless a directive says otherwise.
+    pub fn paced(pace: Duration) -> Arc<Self> {
+        Self::with(pace, KEPT_REQUESTS)
+    }
+
+    /// A provider that counts but neither logs nor digests, for benches.
+    pub fn quiet() -> Arc<Self> {
+        Self::with(Duration::ZERO, 0)
+    }
+
+    fn with(pace: Duration, keep: usize) -> Arc<Self> {
+        Arc::new(Self { pace, ledger: Arc::new(Ledger::new(keep)) })
+    }
+
+    /// What was seen so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Serves until `shutdown` is ready; open streams are left to the runtime, which ends them
+    /// with itself.
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        // Words are small writes: with Nagle's algorithm they would wait for each other.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        let router = Router::new().fallback(handle).with_state(self);
+        let serving = axum::serve(listener, router).into_future();
+        tokio::select! {
+            ended = serving => ended,
+            () = shutdown => Ok(()),
+        }
+    }
+}
+
+/// Serves a fresh provider on `listener` until `shutdown` is ready.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    Provider::new().serve(listener, shutdown).await
+}
+
+/// What a path asks for.
+enum Route {
+    Converse(&'static Dialect),
+    Compute(fn(&Value) -> Result<Value, String>, fn(u16, &str) -> Value),
+    Fixed(Value),
+    Hello,
+    Echo,
+    Unknown,
+}
+
+fn route(head: &Parts, body: &Value) -> Route {
+    let path = head.uri.path();
+    let tail = ["/v1/", "/api/"].iter().find_map(|root| path.find(root)).map_or(path, |at| &path[at..]);
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    match (is_read, tail) {
+        (false, "/v1/messages") => Route::Converse(&anthropic::MESSAGES),
+        (false, "/v1/messages/count_tokens") => Route::Compute(anthropic::count_tokens, anthropic::fault),
+        (false, "/v1/chat/completions") if mistral::is_mistral(body) => Route::Converse(&mistral::CHAT),
+        (false, "/v1/chat/completions") => Route::Converse(&openai::CHAT),
+        (false, "/v1/completions") => Route::Converse(&openai::COMPLETIONS),
+        (false, "/v1/responses") => Route::Converse(&responses::RESPONSES),
+        (false, "/v1/embeddings") => Route::Compute(openai::embeddings, openai::fault),
+        (true, "/v1/models") if head.headers.contains_key("anthropic-version") => {
+            Route::Fixed(anthropic::models())
+        }
+        (true, "/v1/models") => Route::Fixed(openai::models()),
+        (false, "/api/chat") => Route::Converse(&ollama::CHAT),
+        (false, "/api/generate") => Route::Converse(&ollama::GENERATE),
+        (false, "/api/embed") => Route::Compute(ollama::embed, ollama::fault),
+        (false, "/api/show") => Route::Compute(ollama::show, ollama::fault),
+        (true, "/api/tags") => Route::Fixed(ollama::tags()),
+        (true, "/api/ps") => Route::Fixed(ollama::running()),
+        (true, "/api/version") => Route::Fixed(ollama::version()),
+        (_, path) if path.ends_with("/echo") => Route::Echo,
+        (true, "/" | "/api/hello") => Route::Hello,
+        _ => Route::Unknown,
+    }
+}
+
+async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Response {
+    let ledger = &provider.ledger;
+    ledger.arrive();
+    let mut open = Open::new(ledger);
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, usize::MAX).await else {
+        return json_answer(400, &openai::fault(400, "the request's body broke off"));
+    };
+    ledger.enter(head.clone(), &body);
+    let parsed: Result<Value, _> = serde_json::from_slice(&body);
+    let answer = match route(&head, parsed.as_ref().unwrap_or(&Value::Null)) {
+        Route::Converse(dialect) => match parsed {
+            Ok(asked) => return converse(provider.pace, dialect, &asked, &body, open).await,
+            Err(error) => json_answer(400, &(dialect.fault)(400, &not_json(&error))),
+        },
+        Route::Compute(compute, fault) => {
+            let computed = parsed.map_err(|error| not_json(&error)).and_then(|asked| compute(&asked));
+            match computed {
+                Ok(value) => json_answer(200, &value),
+                Err(message) => json_answer(400, &fault(400, &message)),
+            }
+        }
+        Route::Fixed(value) => json_answer(200, &value),
+        Route::Hello => answer(StatusCode::OK, "text/plain", Body::from("The demo provider is running")),
+        Route::Echo => {
+            let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+            answer(StatusCode::OK, kind.unwrap_or("application/octet-stream"), Body::from(body))
+        }
+        Route::Unknown => {
+            json_answer(404, &openai::fault(404, &format!("no such path: {}", head.uri.path())))
+        }
+    };
+    open.finish();
+    answer
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    format!("We could not parse the JSON body of your request: {error}")
+}
+
+async fn converse(
+    pace: Duration,
+    dialect: &Dialect,
+    asked: &Value,
+    body: &Bytes,
+    mut open: Open,
+) -> Response {
+    let ask = match (dialect.ask)(asked) {
+        Ok(ask) => ask,
+        Err(message) => {
+            open.finish();
+            return json_answer(400, &(dialect.fault)(400, &message));
+        }
+    };
+    let (reply, script) = Reply::to(&ask, digest(body));
+    let pace = script.pace.unwrap_or(pace);
+    match script.twist {
+        Some(Twist::Error(status)) => {
+            open.finish();
+            json_answer(status, &(dialect.fault)(status, error_message(status)))
+        }
+        Some(Twist::Mute) => {
+            // `open` is dropped, and the abort noted, when the client goes away.
+            future::pending::<Infallible>().await;
+            unreachable!("the future above never ends")
+        }
+        twist if ask.stream => {
+            let events = (dialect.events)(Arc::new(reply));
+            answer(StatusCode::OK, dialect.stream_type, streamed(events, pace, twist, open))
+        }
+        twist => {
+            let words = u32::try_from(reply.word_count()).unwrap_or(u32::MAX);
+            tokio::time::sleep(pace.saturating_mul(words)).await;
+            let whole = Bytes::from((dialect.whole)(&reply).to_string());
+            whole_answer(whole, twist, open)
+        }
+    }
+}
+
+fn whole_answer(whole: Bytes, twist: Option<Twist>, mut open: Open) -> Response {
+    let length = HeaderValue::from(whole.len());
+    let body = match twist {
+        Some(twist) => halved(&whole, twist, open),
+        None => {
+            open.finish();
+            Body::from(whole)
+        }
+    };
+    let mut response = answer(StatusCode::OK, "application/json", body);
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    response
+}
+
+/// Sixteen hex digits that are the same for the same bytes.
+fn digest(body: &Bytes) -> String {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn error_message(status: u16) -> &'static str {
+    match status {
+        429 => "Rate limited by the demo provider",
+        529 => "Overloaded",
+        _ => "An error the request asked for",
+    }
+}
+
+fn json_answer(status: u16, value: &Value) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer(status, "application/json", Body::from(value.to_string()))
+}
+
+fn answer(status: StatusCode, content_type: &str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if let Ok(content_type) = HeaderValue::from_str(content_type) {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-demo-provider", HeaderValue::from_static("elida"));
+    response
+}

@@ -1,0 +1,20 @@
+//! End to end: the real binary between real clients and backends. This is the table of contents;
+//! `support/` holds the harness.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(missing_docs, unreachable_pub, reason = "nobody outside this binary reads it")]
+
+/// The tests that the seed project names (requirement E147).
+mod basic;
+/// What comes out is what went in, byte for byte.
+mod bytes;
+/// Official SDKs and Claude Code, served and killed.
+mod clients;
+/// The demo provider and the harness themselves, without a gateway.
+mod demo;
+/// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
+mod kill;
+/// Too large, too slow, gone away.
+mod limits;
+
+mod support;

@@ -1,0 +1,222 @@
+//! A backend that does what the test says, one connection at a time, and notes what it saw.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::wire::{Head, Message, Unframed, Wire};
+use super::{Backend, within};
+
+#[derive(Default)]
+struct Notes {
+    connections: usize,
+    heads: Vec<Head>,
+    requests: Vec<Message>,
+    closed: Vec<Instant>,
+}
+
+/// What a backend saw; waiting for more is without sleeps.
+pub struct Record {
+    notes: Mutex<Notes>,
+    changes: watch::Sender<()>,
+}
+
+impl Record {
+    fn note(&self, edit: impl FnOnce(&mut Notes)) {
+        edit(&mut self.notes.lock().expect("the notes"));
+        self.changes.send_replace(());
+    }
+
+    fn look<T>(&self, read: impl FnOnce(&Notes) -> T) -> T {
+        read(&self.notes.lock().expect("the notes"))
+    }
+}
+
+/// One accepted connection.
+pub struct Connection {
+    wire: Wire,
+    record: Arc<Record>,
+}
+
+impl Connection {
+    /// The next request with its body; `None` when the peer goes away before its head.
+    pub async fn request(&mut self) -> Option<Message> {
+        let head = self.request_head().await?;
+        let request = self.wire.body(head, Unframed::Empty).await;
+        self.record.note(|notes| notes.requests.push(request.clone()));
+        Some(request)
+    }
+
+    /// The next request's head; the body stays unread.
+    pub async fn request_head(&mut self) -> Option<Head> {
+        let head = self.wire.head().await;
+        match &head {
+            Some(head) => self.record.note(|notes| notes.heads.push(head.clone())),
+            None => self.record.note(|notes| notes.closed.push(Instant::now())),
+        }
+        head
+    }
+
+    /// Sends all of it.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.wire.send(bytes.as_ref()).await
+    }
+
+    /// Sends nothing more and waits for the peer to close; notes when it did.
+    pub async fn stay_silent(mut self) {
+        let ending = self.wire.end().await;
+        self.record.note(|notes| notes.closed.push(ending.at()));
+    }
+
+    /// Sends until the peer is gone; notes when that was seen.
+    pub async fn send_for_ever(mut self, piece: &[u8], pause: std::time::Duration) {
+        loop {
+            tokio::select! {
+                ending = self.wire.end() => {
+                    self.record.note(|notes| notes.closed.push(ending.at()));
+                    return;
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+            if self.wire.send(piece).await.is_err() {
+                self.record.note(|notes| notes.closed.push(Instant::now()));
+                return;
+            }
+        }
+    }
+
+    /// Keeps the connection and neither reads nor sends.
+    pub async fn freeze(self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The backend.
+pub struct RawBackend {
+    address: SocketAddr,
+    record: Arc<Record>,
+    accepting: JoinHandle<()>,
+    /// Connections that fill the accept queue of a backend that does not accept.
+    _fillers: Vec<TcpStream>,
+}
+
+impl RawBackend {
+    /// Runs `handle` for each connection.
+    pub async fn start<F, Fut>(handle: F) -> Self
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::on(listener, handle)
+    }
+
+    fn on<F, Fut>(listener: TcpListener, handle: F) -> Self
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let record = Arc::new(Record { notes: Mutex::default(), changes: watch::Sender::new(()) });
+        let address = listener.local_addr().expect("an address");
+        let notes = Arc::clone(&record);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                notes.note(|notes| notes.connections += 1);
+                tokio::spawn(handle(Connection { wire: Wire::new(stream), record: Arc::clone(&notes) }));
+            }
+        });
+        Self { address, record, accepting, _fillers: Vec::new() }
+    }
+
+    /// Gives each request of each connection the same answer.
+    pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        let answer: Arc<[u8]> = answer.into().into();
+        Self::start(move |mut connection| {
+            let answer = Arc::clone(&answer);
+            async move {
+                while connection.request().await.is_some() {
+                    if connection.send(&answer).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Accepts connections and never reads from them; its receive buffer is small.
+    pub async fn not_reading() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        Self::on(socket.listen(1024).expect("listen"), Connection::freeze)
+    }
+
+    /// A listener whose accept queue is full: connecting to it neither succeeds nor fails.
+    pub async fn not_accepting() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let listener = socket.listen(1).expect("listen");
+        let address = listener.local_addr().expect("an address");
+        let mut fillers = Vec::new();
+        // The queue is full when a connection is not made at once.
+        while let Ok(Ok(filler)) =
+            tokio::time::timeout(std::time::Duration::from_millis(200), TcpStream::connect(address)).await
+        {
+            fillers.push(filler);
+        }
+        let record = Arc::new(Record { notes: Mutex::default(), changes: watch::Sender::new(()) });
+        let accepting = tokio::spawn(async move {
+            let _held = listener;
+            std::future::pending::<()>().await;
+        });
+        Self { address, record, accepting, _fillers: fillers }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.record.look(|notes| notes.connections)
+    }
+
+    /// Requests whose head arrived.
+    pub fn heads(&self) -> Vec<Head> {
+        self.record.look(|notes| notes.heads.clone())
+    }
+
+    /// Requests that arrived with their body.
+    pub fn requests(&self) -> Vec<Message> {
+        self.record.look(|notes| notes.requests.clone())
+    }
+
+    /// When peers closed connections.
+    pub fn closed(&self) -> Vec<Instant> {
+        self.record.look(|notes| notes.closed.clone())
+    }
+
+    /// Waits until `done` holds.
+    pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
+        let mut changes = self.record.changes.subscribe();
+        within(what, async {
+            while !done(self) {
+                changes.changed().await.expect("the record lives as long as the backend");
+            }
+        })
+        .await;
+    }
+}
+
+impl Backend for RawBackend {
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl Drop for RawBackend {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}

@@ -1,0 +1,48 @@
+//! The harness: a real gateway, backends that do what a test says, clients that time each byte.
+
+pub mod backend;
+pub mod call;
+pub mod control;
+pub mod demo;
+pub mod gateway;
+pub mod program;
+pub mod quiet;
+pub mod recording;
+pub mod timing;
+pub mod wire;
+
+use std::time::Duration;
+
+pub use backend::{Connection, RawBackend};
+pub use call::{Call, RawClient};
+pub use demo::Demo;
+pub use gateway::Gateway;
+
+/// No wait of the harness is longer: a test that needs more has failed.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Something a gateway can send requests to.
+pub trait Backend {
+    /// Its URL, without a path.
+    fn url(&self) -> String;
+}
+
+/// Waits for `future`, or fails the test saying what was waited for.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {DEADLINE:?} in vain for {what}"),
+    }
+}
+
+/// The first JSON value in `text`; panics with the text when there is none.
+pub fn json(text: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(text)
+        .unwrap_or_else(|error| panic!("not JSON ({error}): {}", String::from_utf8_lossy(text)))
+}
+
+/// SHA-256 in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
