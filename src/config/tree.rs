@@ -50,6 +50,7 @@ impl Tree {
                 let text = error.to_string();
                 return Err(match text.split_once("duplicate entry with key ") {
                     Some((_, key)) => {
+                        let key = key.split_once(" at line ").map_or(key, |(key, _)| key);
                         let message =
                             format!("the key {} stands twice in this section", key.replace('"', "'"));
                         top_fault(line, message, "remove one of the two")
