@@ -264,7 +264,7 @@ impl Live {
         if tally::failed(&report) {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
-        inner.tally.add(*leg.line, report);
+        inner.tally.add(leg.line, report);
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
 

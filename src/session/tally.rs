@@ -88,7 +88,8 @@ enum Failure {
 /// The sums of one session.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    lines: VecDeque<RequestLine>,
+    /// Boxed: most sessions have few, and the leg's own box moves in.
+    lines: VecDeque<Box<RequestLine>>,
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
     agents: Vec<Box<str>>,
@@ -107,7 +108,7 @@ impl Tally {
     }
 
     /// Adds a leg that is done. `line` is the part that was known when it started.
-    pub(super) fn add(&mut self, mut line: RequestLine, mut report: LegReport) {
+    pub(super) fn add(&mut self, mut line: Box<RequestLine>, mut report: LegReport) {
         if let Some(name) = report.backend.take().or(line.backend.take()) {
             self.backend(&name);
             line.backend = Some(name);
@@ -173,7 +174,7 @@ impl Tally {
 
     /// The last requests, newest first.
     pub(super) fn lines(&self) -> Vec<RequestLine> {
-        self.lines.iter().rev().cloned().collect()
+        self.lines.iter().rev().map(|line| RequestLine::clone(line)).collect()
     }
 
     /// The backends, most used first.
