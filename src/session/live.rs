@@ -227,7 +227,7 @@ impl Live {
         self.touch(now);
         self.requests.fetch_add(1, Ordering::Relaxed);
         inner.tally.agent(agent);
-        inner.legs.push(OpenLeg {
+        let leg = OpenLeg {
             id,
             started: now,
             cut: start.cut,
@@ -238,7 +238,8 @@ impl Live {
                 start.request_id,
                 started_at,
             )),
-        });
+        };
+        tally::push_lean(&mut inner.legs, leg);
         Ok(())
     }
 

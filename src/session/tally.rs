@@ -103,7 +103,7 @@ impl Tally {
     pub(super) fn agent(&mut self, agent: Option<&str>) {
         let agent = clipped(agent.unwrap_or(MAIN_AGENT));
         if self.agents.len() < DISTINCT && !self.agents.iter().any(|known| **known == *agent) {
-            self.agents.push(agent.into());
+            push_lean(&mut self.agents, agent.into());
         }
     }
 
@@ -141,7 +141,7 @@ impl Tally {
     fn backend(&mut self, name: &BackendName) {
         match self.backends.iter_mut().find(|used| used.name == *name) {
             Some(used) => used.requests += 1,
-            None => self.backends.push(BackendUse { name: name.clone(), requests: 1 }),
+            None => push_lean(&mut self.backends, BackendUse { name: name.clone(), requests: 1 }),
         }
     }
 
@@ -155,7 +155,7 @@ impl Tally {
         }
         let at = at.unwrap_or_else(|| {
             let name: Arc<str> = if full { OTHER } else { model }.into();
-            self.models.push(ModelUse { model: name, requests: 0, usage: Usage::default() });
+            push_lean(&mut self.models, ModelUse { model: name, requests: 0, usage: Usage::default() });
             self.models.len() - 1
         });
         let used = &mut self.models[at];
@@ -233,6 +233,14 @@ fn failure(report: &LegReport) -> Option<Failure> {
         (_, Some(kind)) => Some(Failure::Code(kind)),
         _ => None,
     }
+}
+
+/// Adds to a list that mostly stays at one element: without this it would begin with room for four.
+pub(super) fn push_lean<T>(list: &mut Vec<T>, element: T) {
+    if list.capacity() == 0 {
+        list.reserve_exact(1);
+    }
+    list.push(element);
 }
 
 /// The first bytes of a name a client chose, on a character's border.
