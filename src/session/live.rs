@@ -232,7 +232,7 @@ impl Live {
         self.touch(now);
         self.requests.fetch_add(1, Ordering::Relaxed);
         inner.tally.agent(agent);
-        inner.legs.push(OpenLeg {
+        let leg = OpenLeg {
             id,
             started: now,
             cut: start.cut,
@@ -243,7 +243,8 @@ impl Live {
                 start.request_id,
                 started_at,
             )),
-        });
+        };
+        tally::push_lean(&mut inner.legs, leg);
         Ok(())
     }
 
@@ -269,7 +270,7 @@ impl Live {
         if tally::failed(&report) {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
-        inner.tally.add(*leg.line, report);
+        inner.tally.add(leg.line, report);
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
 
