@@ -250,9 +250,9 @@ impl Live {
 
     /// Notes where an open leg goes.
     pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
-        if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
-            leg.line.backend = Some(backend.clone());
-            leg.line.model = model.map(|model| tally::clipped(model).into());
+        let Inner { legs, tally, .. } = &mut *self.inner();
+        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
+            tally.routed(&mut leg.line, backend, model);
         }
     }
 

@@ -107,16 +107,29 @@ impl Tally {
         }
     }
 
+    /// Counts where an open leg goes, so that its session shows it while the answer is still coming.
+    pub(super) fn routed(&mut self, line: &mut RequestLine, backend: &BackendName, model: Option<&str>) {
+        if line.backend.is_none() {
+            self.backend(backend);
+            line.backend = Some(backend.clone());
+        }
+        if let (None, Some(model)) = (&line.model, model) {
+            let used = self.model(model);
+            used.requests += 1;
+            line.model = Some(used.model.clone());
+        }
+    }
+
     /// Adds a leg that is done. `line` is the part that was known when it started.
     pub(super) fn add(&mut self, mut line: Box<RequestLine>, mut report: LegReport) {
-        if let Some(name) = report.backend.take().or(line.backend.take()) {
-            self.backend(&name);
-            line.backend = Some(name);
+        if let Some(backend) = report.backend.take() {
+            self.routed(&mut line, &backend, report.model.as_deref());
         }
-        let named = report.model.as_deref().or(line.model.as_deref());
-        line.model = named.map(|model| self.model(model, report.usage.unwrap_or_default()));
         if let Some(usage) = report.usage {
             self.usage += usage;
+            if let Some(model) = &line.model {
+                self.model(model).usage += usage;
+            }
         }
         if let Some(ttfb) = report.ttfb {
             self.ttfb.add(millis(ttfb));
@@ -145,8 +158,8 @@ impl Tally {
         }
     }
 
-    /// Counts a model and gives the name it is counted under.
-    fn model(&mut self, model: &str, usage: Usage) -> Arc<str> {
+    /// The counts of a model, under its own name or [`OTHER`].
+    fn model(&mut self, model: &str) -> &mut ModelUse {
         let model = clipped(model);
         let mut at = self.models.iter().position(|used| *used.model == *model);
         let full = self.models.len() >= DISTINCT;
@@ -158,10 +171,7 @@ impl Tally {
             push_lean(&mut self.models, ModelUse { model: name, requests: 0, usage: Usage::default() });
             self.models.len() - 1
         });
-        let used = &mut self.models[at];
-        used.requests += 1;
-        used.usage += usage;
-        used.model.clone()
+        &mut self.models[at]
     }
 
     fn failure(&mut self, failure: Failure) {
