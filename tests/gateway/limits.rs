@@ -186,6 +186,19 @@ async fn a_slow_reader_holds_the_backend_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_to_a_backend_are_used_again() {
+    let backend = RawBackend::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await;
+    let gateway = Gateway::start(&backend).await;
+    let mut client = RawClient::connect(gateway.proxy()).await;
+    for _ in 0..20 {
+        let answer = Call::chat("hello").send_over(&mut client, gateway.proxy()).await;
+        assert_eq!((answer.status(), answer.is_whole), (200, true));
+    }
+    assert_eq!((backend.heads().len(), backend.requests().len()), (20, 20));
+    assert_eq!(backend.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_over_the_capacity_are_refused() {
     let demo = Demo::start().await;
     let gateway = Gateway::with(format!("backend: {:?}\nsession: {{ max_active: 2 }}\n", demo.url())).await;

@@ -15,5 +15,7 @@ mod demo;
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// A configuration read again while the gateway runs.
+mod reload;
 
 mod support;

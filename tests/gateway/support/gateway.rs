@@ -130,11 +130,6 @@ impl Gateway {
         format!("http://{}", self.proxy)
     }
 
-    /// The control service's address.
-    pub fn control(&self) -> SocketAddr {
-        self.control
-    }
-
     /// A connection to the control service.
     pub async fn operator(&self) -> Control {
         Control::connect(self.control).await
