@@ -5,6 +5,8 @@
 //! Neighbours: `config` gathers the written forms; nobody else sees the whole file.
 //! Invariant: a compiled settings value is always valid.
 
+pub mod address;
 pub mod fault;
+pub mod nearest;
 pub mod secret;
 pub mod units;

@@ -83,7 +83,12 @@ impl Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        bytesize::ByteSize(self.0).display().iec().fmt(f)
+        // Exact, and as it is written in the file: this is what a dump of the configuration shows.
+        const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match UNITS.iter().find(|(bits, _)| self.0.trailing_zeros() >= *bits && self.0 > 0) {
+            Some((bits, unit)) => write!(f, "{}{unit}", self.0 >> bits),
+            None => self.0.fmt(f),
+        }
     }
 }
 
@@ -139,5 +144,8 @@ mod tests {
         assert_eq!(read("10MB").unwrap(), Size(10_000_000));
         assert!(read("lots").is_err());
         assert!(read("-1").is_err());
+        for text in ["16KiB", "32MiB", "3GiB", "8193", "0"] {
+            assert_eq!(read(text).unwrap().to_string(), text);
+        }
     }
 }

@@ -1,0 +1,86 @@
+//! `elida demo`: the gateway with a provider of its own, so that everything can be tried without a key.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use pingora_core::server::{Server, ShutdownWatch};
+use pingora_core::services::background::{BackgroundService, background_service};
+
+use super::services::{self, Extra};
+use super::signals::Signals;
+use crate::config::{Flags, Sources};
+use crate::demo::Provider;
+
+/// A pace at which a person can watch an answer, and kill it.
+const PACE: Duration = Duration::from_millis(40);
+
+/// Runs the gateway before the bundled provider until it is told to end.
+///
+/// # Errors
+/// A port cannot be had.
+pub fn demo(listen: String, control_listen: String) -> anyhow::Result<()> {
+    let signals = Signals::install().context("cannot handle signals")?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port for the demo provider")?;
+    listener.set_nonblocking(true)?;
+    let provider = listener.local_addr()?;
+    let sources = sources(listen, control_listen, provider);
+    let config = sources.load()?;
+    println!("{}", welcome(config.listen, config.control.listen()));
+    let service = Demo(Mutex::new(Some(listener)));
+    let extra: Extra = Box::new(move |server: &mut Server| {
+        server.add_service(background_service("demo provider", service));
+    });
+    services::serve(sources, config, signals, vec![extra])
+}
+
+/// The configuration of the demo: one backend per dialect, all of them the bundled provider. The
+/// environment does not count, so that the demo is the same everywhere.
+fn sources(listen: String, control_listen: String, provider: SocketAddr) -> Sources {
+    let data_dir = std::env::temp_dir().join("elida-demo");
+    let text = format!(
+        "data_dir: {data_dir:?}\n\
+         backends:\n\
+         \x20 ollama: {{ url: 'http://{provider}', type: ollama, default: true }}\n\
+         \x20 openai: {{ url: 'http://{provider}', type: openai, models: ['gpt-*', 'o[0-9]*'] }}\n\
+         \x20 anthropic: {{ url: 'http://{provider}', type: anthropic, models: ['claude-*'] }}\n\
+         \x20 mistral: {{ url: 'http://{provider}', type: mistral, models: ['mistral-*', 'codestral-*'] }}\n"
+    );
+    let flags = Flags { listen: Some(listen), control_listen: Some(control_listen), ..Flags::default() };
+    Sources::of_text(text, flags)
+}
+
+fn welcome(listen: SocketAddr, control: SocketAddr) -> String {
+    let port = listen.port();
+    format!(
+        "ELIDA demo: proxy on {listen}, control on {control}, a demo provider behind it. Try:\n\n\
+         \x20 curl -N http://localhost:{port}/v1/messages -H 'X-Session-ID: my-first' \\\n\
+         \x20   -d '{{\"model\":\"claude-demo\",\"max_tokens\":99,\"stream\":true,\"messages\":\
+         [{{\"role\":\"user\",\"content\":\"[[words 500]]\"}}]}}'\n\n\
+         and while it streams, in another terminal:\n\n\
+         \x20 curl http://{control}/control/sessions\n\
+         \x20 curl -X POST http://{control}/control/sessions/my-first/kill\n\n\
+         Claude Code: ANTHROPIC_BASE_URL=http://localhost:{port} ANTHROPIC_API_KEY=demo claude -p 'hello'\n\
+         End with Ctrl-C. The log follows.\n"
+    )
+}
+
+struct Demo(Mutex<Option<TcpListener>>);
+
+#[async_trait]
+impl BackgroundService for Demo {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let listener = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) else {
+            return;
+        };
+        let ended = async move {
+            let _ = shutdown.wait_for(|ended| *ended).await;
+        };
+        if let Err(error) = Provider::paced(PACE).serve(listener, ended).await {
+            tracing::error!(%error, "the demo provider ended");
+        }
+    }
+}

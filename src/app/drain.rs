@@ -1,0 +1,85 @@
+//! The end, in order: no new connections, streams finish within the grace time, the rest is cut, every
+//! session has its record. Also the place where signals are heeded until then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::reload::Reload;
+use super::signals::{Signals, Wish};
+use crate::proxy::snapshot::Live;
+use crate::session::Manager;
+use crate::telemetry::metrics::Gauge;
+use crate::telemetry::readiness::Readiness;
+
+/// How often it is looked whether the last leg has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// After cutting, legs have this long to say their last words.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// Heeds signals; tells Pingora when to end.
+pub(super) struct Drain {
+    pub(super) signals: Signals,
+    pub(super) reload: Arc<Reload>,
+    pub(super) draining: watch::Sender<bool>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) sessions: Arc<Manager>,
+    pub(super) open_legs: Gauge,
+    pub(super) live: Live,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Drain {
+    /// Returns when everything is in order, so Pingora need not wait any more.
+    async fn recv(&self) -> ShutdownSignal {
+        while let Some(wish) = self.signals.next().await {
+            match wish {
+                Wish::Reload => self.reload.by_signal().await,
+                Wish::Drain => {
+                    self.drain().await;
+                    break;
+                }
+                Wish::Stop => break,
+            }
+        }
+        self.stop().await;
+        ShutdownSignal::FastShutdown
+    }
+}
+
+impl Drain {
+    /// Waits for open legs, at most for the grace time; a second signal ends the patience.
+    async fn drain(&self) {
+        let grace = self.live.load().timeouts.shutdown_grace;
+        info!(open_legs = self.open_legs.get(), grace_ms = grace.as_millis(), "draining");
+        self.readiness.not_ready("draining");
+        self.draining.send_replace(true);
+        tokio::select! {
+            () = self.legs_ended(grace) => {}
+            () = async {
+                while let Some(Wish::Reload) = self.signals.next().await {}
+            } => info!("a second signal: not waiting any longer"),
+        }
+    }
+
+    /// Cuts what is left and writes the records.
+    async fn stop(&self) {
+        self.draining.send_replace(true);
+        self.sessions.shutdown().await;
+        self.legs_ended(LAST_WORDS).await;
+        info!("stopped");
+    }
+
+    async fn legs_ended(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.open_legs.get() > 0 && Instant::now() < deadline {
+            sleep(LOOK).await;
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What sessions publish, written down: a record in the log for each that ends, and the numbers.
+
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::session::event::Event;
+use crate::telemetry::log::Log;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::settings::Level;
+
+/// The `message` of a line that holds a call detail record.
+const RECORD: &str = "session_record";
+
+/// A listener for the session manager.
+pub(super) fn listener(log: Arc<Log>, metrics: Arc<Metrics>) -> Arc<dyn Fn(&Event) + Send + Sync> {
+    Arc::new(move |event| match event {
+        Event::Started(session) => metrics.session_started(session.kind.name()),
+        Event::Ended(record) => {
+            metrics.session_ended(record.state.name(), record.kind.name());
+            log.line(Level::Info, RECORD, record.as_ref());
+        }
+        Event::Killed { order, legs_cut } => {
+            metrics.session_killed("control");
+            info!(session_id = %order.session_id, by = %order.by, legs_cut, "session killed");
+        }
+        Event::Resumed { order, by } => info!(session_id = %order.session_id, by, "session resumed"),
+    })
+}

@@ -1,0 +1,79 @@
+//! New settings under running streams: read, compile, compare, swap; a faulty file changes nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use tracing::{error, info};
+
+use super::services::{addresses, snapshot};
+use crate::config::{Config, Sources, changed_restart_keys};
+use crate::control;
+use crate::control::service::ReloadReport;
+use crate::proxy::snapshot::Live;
+use crate::session::Manager;
+use crate::settings::fault::Faults;
+use crate::telemetry::log::Log;
+use crate::telemetry::metrics::Metrics;
+
+/// Reads the configuration again, when told to.
+pub(super) struct Reload {
+    pub(super) sources: Sources,
+    /// The configuration in force.
+    pub(super) current: ArcSwap<Config>,
+    pub(super) live: Live,
+    /// Who may use the control API.
+    pub(super) control: Arc<ArcSwap<control::settings::Settings>>,
+    pub(super) sessions: Arc<Manager>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) log: Arc<Log>,
+    /// One reload at a time.
+    pub(super) turn: Mutex<()>,
+}
+
+impl Reload {
+    /// SIGHUP: the outcome is in the log.
+    pub(super) async fn by_signal(self: &Arc<Self>) {
+        let reload = Arc::clone(self);
+        // Reading files blocks, and this is a thread that others need.
+        if let Err(error) = tokio::task::spawn_blocking(move || reload.now()).await {
+            error!(%error, "the reload failed");
+        }
+    }
+
+    /// Reads, compiles, compares and swaps. Returns the changed keys that need a restart.
+    ///
+    /// # Errors
+    /// All faults of the new configuration; the old one stays in force.
+    pub(super) fn now(&self) -> Result<ReloadReport, Faults> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.swap();
+        self.metrics.config_reloaded(outcome.is_ok());
+        match &outcome {
+            Ok(report) => info!(restart_required = ?report.restart_required, "configuration reloaded"),
+            Err(faults) => error!(%faults, "the new configuration is faulty, the old one stays in force"),
+        }
+        outcome
+    }
+
+    fn swap(&self) -> Result<ReloadReport, Faults> {
+        let config = self.sources.load()?;
+        let snapshot = snapshot(&config, &self.metrics)?;
+        let restart = changed_restart_keys(&self.current.load(), &config);
+        self.live.store(Arc::new(snapshot));
+        self.control.store(Arc::new(config.control.clone()));
+        self.sessions.reconfigure(config.session.clone());
+        self.sessions.show_backends(addresses(&config));
+        self.log.reconfigure(&config.logging);
+        self.current.store(Arc::new(config));
+        Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })
+    }
+
+    /// The backends as the health summary shows them.
+    pub(super) fn describe_backends(&self) -> Value {
+        let describe = |settings: &crate::upstream::settings::Settings| {
+            (settings.name().to_string(), json!({"type": settings.kind().name(), "url": settings.url()}))
+        };
+        Value::Object(self.current.load().backends.iter().map(describe).collect())
+    }
+}

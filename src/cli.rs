@@ -1,0 +1,232 @@
+//! The command line: `elida run`, `check`, `demo`, and the commands that talk to a running ELIDA.
+//!
+//! Duty: flags to [`Sources`], results to text, errors to exit codes: 0 done, 1 failed, 2 wrong usage
+//! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
+//! the talking commands know the control API only through its JSON (`cli/client.rs`).
+
+mod client;
+mod report;
+mod table;
+mod talk;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::app;
+use crate::config::{Environment, Flags, Sources};
+use crate::settings::fault::Faults;
+
+/// Exit code: it was tried and failed.
+const FAILED: u8 = 1;
+/// Exit code: wrong usage or an invalid configuration.
+const INVALID: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "elida", version, about = "Session border controller for AI agents", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run(RunArgs),
+    /// Check a configuration and tell every fault
+    Check(FileArgs),
+    /// Run the gateway with a bundled demo provider: no key, no configuration
+    Demo(DemoArgs),
+    /// List sessions
+    Sessions(talk::SessionsArgs),
+    /// Show totals
+    Stats(talk::PlainArgs),
+    /// Kill a session: cut what is open and refuse what follows
+    Kill(talk::KillArgs),
+    /// Lift the block of a killed session
+    Resume(talk::ResumeArgs),
+    /// List kill orders in force
+    Kills(talk::PlainArgs),
+}
+
+#[derive(Args, Debug)]
+struct FileArgs {
+    /// Configuration file; every key has a default [env: ELIDA_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Address of the proxy, such as :8080 [env: ELIDA_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// URL of the only backend [env: ELIDA_BACKEND]
+    #[arg(long, value_name = "URL")]
+    backend: Option<String>,
+    /// Address of the control API [env: ELIDA_CONTROL_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    control_listen: Option<String>,
+    /// debug, info, warn or error [env: ELIDA_LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct DemoArgs {
+    /// Address of the proxy
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: String,
+    /// Address of the control API
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    control_listen: String,
+}
+
+/// Reads the arguments of this process, does what they say and gives the exit code.
+pub fn main() -> ExitCode {
+    // Wrong usage ends the process here, with exit code 2.
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(arguments) => run(arguments),
+        Command::Check(file) => return check(&sources(file, Flags::default())),
+        Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
+        Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
+        Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
+        Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
+        Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
+        Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            complain(&text);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// What is told on the way out.
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+fn failed(error: anyhow::Error) -> Failure {
+    Failure { code: FAILED, text: format!("elida: {error:#}") }
+}
+
+/// An invalid configuration is told apart from other failures.
+fn explain(error: anyhow::Error) -> Failure {
+    match error.downcast_ref::<Faults>() {
+        Some(faults) => Failure { code: INVALID, text: fault_lines(faults, None) },
+        None => failed(error),
+    }
+}
+
+fn sources(file: FileArgs, flags: Flags) -> Sources {
+    Sources::new(file.config, Environment::of_process(), flags)
+}
+
+fn run(arguments: RunArgs) -> Result<(), Failure> {
+    let RunArgs { file, listen, backend, control_listen, log_level } = arguments;
+    let sources = sources(file, Flags { listen, backend, control_listen, log_level });
+    let file = sources.file().map(Path::to_owned);
+    app::run(sources).map_err(|error| match error.downcast_ref::<Faults>() {
+        Some(faults) => Failure { code: INVALID, text: fault_lines(faults, file.as_deref()) },
+        None => failed(error),
+    })
+}
+
+fn check(sources: &Sources) -> ExitCode {
+    match sources.load() {
+        Ok(_) => {
+            let name =
+                sources.file().map_or("the defaults and the environment".into(), Path::to_string_lossy);
+            print(&format!("{name}: ok\n"));
+            ExitCode::SUCCESS
+        }
+        Err(faults) => {
+            complain(&fault_lines(&faults, sources.file()));
+            ExitCode::from(INVALID)
+        }
+    }
+}
+
+/// One fault per line, `FILE:LINE: key: message (hint)` as compilers write it, and their number.
+fn fault_lines(faults: &Faults, file: Option<&Path>) -> String {
+    let mut text = String::new();
+    for fault in faults.iter() {
+        match (file, fault.line) {
+            (Some(file), Some(line)) => {
+                let mut placeless = fault.clone();
+                placeless.line = None;
+                text.push_str(&format!("{}:{line}: {placeless}\n", file.display()));
+            }
+            _ => text.push_str(&format!("{fault}\n")),
+        }
+    }
+    let count = faults.iter().count();
+    text.push_str(&format!(
+        "elida: the configuration has {count} fault{}",
+        if count == 1 { "" } else { "s" }
+    ));
+    text
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) is no failure.
+fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn faults_are_told_as_compilers_do() {
+        let text = "listen: nowhere\nbackend: x\n";
+        let sources = Sources::new(None, Environment::default(), Flags::default());
+        let faults = sources.load_text(text).unwrap_err();
+        assert_eq!(
+            fault_lines(&faults, Some(Path::new("conf/my.yaml"))),
+            "conf/my.yaml:1: listen: 'nowhere' is not an address to listen on \
+             (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)\n\
+             conf/my.yaml:2: backend: 'x' is not an http:// or https:// URL \
+             (write it like http://localhost:11434 or https://api.openai.com)\n\
+             elida: the configuration has 2 faults"
+        );
+    }
+
+    #[test]
+    fn an_invalid_configuration_has_its_own_exit_code() {
+        let sources = Sources::new(None, Environment::default(), Flags::default());
+        let faults = sources.load_text("version: 2").unwrap_err();
+        assert_eq!(explain(faults.into()).code, INVALID);
+        assert_eq!(explain(anyhow::anyhow!("no port")).code, FAILED);
+    }
+
+    #[test]
+    fn flags_are_read() {
+        let cli = Cli::try_parse_from(["elida", "run", "-c", "x.yaml", "--control-listen", ":1"]).unwrap();
+        let Command::Run(arguments) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(arguments.file.config.as_deref(), Some(Path::new("x.yaml")));
+        assert_eq!(arguments.control_listen.as_deref(), Some(":1"));
+        let two_blocks = ["elida", "kill", "a", "--permanent", "--for", "1h"];
+        assert!(Cli::try_parse_from(two_blocks).is_err());
+        assert!(Cli::try_parse_from(["elida", "kill", "a", "--for", "soon"]).is_err());
+        assert!(Cli::try_parse_from(["elida"]).is_err());
+    }
+}

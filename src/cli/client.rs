@@ -1,0 +1,231 @@
+//! Talks to the control API.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use serde_json::Value;
+use ureq::{Agent, Error};
+use url::Url;
+
+/// A control API that has not answered by then never will.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The largest answer that is read: a list of 100,000 sessions fits.
+const MAX_ANSWER: u64 = 256 << 20;
+
+/// How to reach the control API.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ControlArgs {
+    /// Address of the control API
+    #[arg(long, value_name = "URL", env = "ELIDA_CONTROL", default_value = "http://127.0.0.1:9090")]
+    control: String,
+    /// File with the control token [env: ELIDA_CONTROL_TOKEN_FILE, or ELIDA_CONTROL_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// A client of one control API.
+pub(super) struct Client {
+    agent: Agent,
+    base: Url,
+    authorization: Option<String>,
+}
+
+impl Client {
+    /// Reads the token and checks the address; connects to nothing yet.
+    pub(super) fn new(arguments: &ControlArgs) -> anyhow::Result<Self> {
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let token = match &arguments.token_file {
+            Some(file) => Some(read_token(file)?),
+            None => match variable("ELIDA_CONTROL_TOKEN") {
+                Some(token) => Some(token),
+                None => variable("ELIDA_CONTROL_TOKEN_FILE")
+                    .map(|file| read_token(Path::new(&file)))
+                    .transpose()?,
+            },
+        };
+        Self::with_token(&arguments.control, token.as_deref())
+    }
+
+    fn with_token(address: &str, token: Option<&str>) -> anyhow::Result<Self> {
+        let base = Url::parse(address).ok().filter(|url| url.scheme() == "http" && url.has_host());
+        let Some(base) = base else {
+            bail!("'{address}' is not an http:// URL; write --control http://HOST:PORT");
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(TIMEOUT))
+            // The token is for ELIDA, not for a proxy that stands in HTTP_PROXY, nor for a redirect.
+            .proxy(None)
+            .max_redirects(0)
+            .build()
+            .new_agent();
+        Ok(Self { agent, base, authorization: token.map(|token| format!("Bearer {token}")) })
+    }
+
+    /// `GET` of a path made of segments, with a query.
+    pub(super) fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
+        let url = self.url(path, query)?;
+        let request = self.agent.get(url.as_str());
+        let request = match &self.authorization {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        };
+        self.answer(request.call())
+    }
+
+    /// `POST` of a JSON body.
+    pub(super) fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Value> {
+        let url = self.url(path, &[])?;
+        let request = self.agent.post(url.as_str()).header("content-type", "application/json");
+        let request = match &self.authorization {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        };
+        self.answer(request.send(body.to_string()))
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Url> {
+        let mut url = self.base.clone();
+        // Segment by segment, so that an id with a slash stays one segment.
+        url.path_segments_mut()
+            .map_err(|()| anyhow!("the control URL has no path"))?
+            .pop_if_empty()
+            .extend(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(url)
+    }
+
+    fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, Error>) -> anyhow::Result<Value> {
+        let mut response = result.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string();
+        let text = text.map_err(|error| self.unreachable(error))?;
+        let body: Option<Value> = serde_json::from_str(&text).ok();
+        if status.is_success() {
+            return body.with_context(|| {
+                format!("{} did not answer in JSON; is it the control API of ELIDA?", self.address())
+            });
+        }
+        let detail = body.as_ref().and_then(|body| body.get("detail").or(body.get("title"))?.as_str());
+        let detail = detail.map(super::table::plain);
+        match (status.as_u16(), detail) {
+            (401 | 403, detail) if self.authorization.is_none() => bail!(
+                "{} refused: {}; give --token-file FILE or set ELIDA_CONTROL_TOKEN",
+                self.address(),
+                detail.unwrap_or_else(|| status.to_string())
+            ),
+            (_, Some(detail)) => bail!("{detail}{}", uids(body.as_ref())),
+            (_, None) => bail!("{} answered {status}; is it the control API of ELIDA?", self.address()),
+        }
+    }
+
+    fn unreachable(&self, error: Error) -> anyhow::Error {
+        anyhow!(
+            "no answer from the control API at {}: {error}; is ELIDA running there? \
+             Another address: --control URL or ELIDA_CONTROL",
+            self.address()
+        )
+    }
+
+    fn address(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+}
+
+/// The uids to choose from, when an id was not enough.
+fn uids(body: Option<&Value>) -> String {
+    let uids = body.and_then(|body| body["uids"].as_array()).into_iter().flatten();
+    let uids: Vec<String> = uids.filter_map(Value::as_str).map(super::table::plain).collect();
+    if uids.is_empty() { String::new() } else { format!(": {}", uids.join(", ")) }
+}
+
+fn read_token(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("cannot read the control token in {}", file.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    use super::*;
+
+    /// Answers one request and gives what it got.
+    fn server(answer: &'static str) -> (String, JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !String::from_utf8_lossy(&request).contains("\r\n\r\n") {
+                let length = stream.read(&mut buffer).unwrap();
+                request.extend_from_slice(&buffer[..length]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&request).into_owned()
+        });
+        (address, thread)
+    }
+
+    #[test]
+    fn a_request_carries_token_and_query_and_keeps_an_id_whole() {
+        let (address, thread) = server("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{\"a\": 1}");
+        let client = Client::with_token(&address, Some("secret-token")).unwrap();
+        let answer = client.get(&["control", "sessions", "a/b c"], &[("q", "x&y".into())]).unwrap();
+        assert_eq!(answer["a"], 1);
+        let request = thread.join().unwrap();
+        assert!(request.starts_with("GET /control/sessions/a%2Fb%20c?q=x%26y HTTP/1.1\r\n"), "{request}");
+        assert!(request.to_lowercase().contains("authorization: bearer secret-token"), "{request}");
+    }
+
+    #[test]
+    fn problems_are_told_in_the_words_of_the_api() {
+        let (address, thread) = server("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnope");
+        let error = Client::with_token(&address, None).unwrap().get(&["x"], &[]).unwrap_err();
+        thread.join().unwrap();
+        let expected = format!("{address} answered 404 Not Found; is it the control API of ELIDA?");
+        assert_eq!(error.to_string(), expected);
+
+        let (address, thread) = server(
+            "HTTP/1.1 409 Conflict\r\ncontent-length: 37\r\n\r\n{\"detail\":\"two\",\"uids\":[\"s_1\",\"s_2\"]}",
+        );
+        let client = Client::with_token(&address, None).unwrap();
+        assert_eq!(client.post(&["x"], &Value::Null).unwrap_err().to_string(), "two: s_1, s_2");
+        thread.join().unwrap();
+
+        let (address, thread) = server("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
+        let error = Client::with_token(&address, None).unwrap().get(&["x"], &[]).unwrap_err();
+        thread.join().unwrap();
+        assert_eq!(
+            error.to_string(),
+            format!("{address} refused: 401 Unauthorized; give --token-file FILE or set ELIDA_CONTROL_TOKEN")
+        );
+    }
+
+    #[test]
+    fn an_address_where_nobody_is_is_named_with_the_remedy() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let client = Client::with_token(&format!("http://127.0.0.1:{port}"), None).unwrap();
+        let error = client.get(&["control", "stats"], &[]).unwrap_err().to_string();
+        let start = format!("no answer from the control API at http://127.0.0.1:{port}: ");
+        assert!(error.starts_with(&start), "{error}");
+        assert!(
+            error.ends_with("is ELIDA running there? Another address: --control URL or ELIDA_CONTROL"),
+            "{error}"
+        );
+        let error = Client::with_token("localhost:9090", None).map(drop).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "'localhost:9090' is not an http:// URL; write --control http://HOST:PORT"
+        );
+    }
+}

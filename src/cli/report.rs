@@ -1,0 +1,170 @@
+//! Answers of the control API as text for people.
+
+use serde_json::Value;
+
+use super::table::{bytes, plain, span, table};
+
+/// A table of sessions (`GET /control/sessions`).
+pub(super) fn sessions(answer: &Value) -> String {
+    let list = items(answer, "sessions");
+    if list.is_empty() {
+        return "no sessions\n".into();
+    }
+    let heading =
+        ["ID", "STATE", "CLIENT", "BACKEND", "MODEL", "REQUESTS", "OPEN", "IN", "OUT", "IDLE", "AGE"];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    rows.extend(list.iter().map(session));
+    let mut text = table(&rows, &[5, 6, 7, 8, 9, 10]);
+    let total = answer["total"].as_u64().unwrap_or_default();
+    let shown = list.len() as u64;
+    if total > shown {
+        text.push_str(&format!("{shown} of {total} sessions; more with --limit\n"));
+    }
+    text
+}
+
+fn session(session: &Value) -> Vec<String> {
+    let identity = &session["identity"];
+    let client = match (identity["client"].as_str(), identity["client_version"].as_str()) {
+        (Some(name), Some(version)) => format!("{name}/{version}"),
+        (name, _) => name.unwrap_or("-").to_owned(),
+    };
+    let number = |key: &str| session[key].as_u64().unwrap_or_default();
+    vec![
+        word(&session["id"]),
+        word(&session["state"]),
+        plain(&client),
+        names(&session["backends"]),
+        names(&session["models"]),
+        number("request_count").to_string(),
+        number("open_legs").to_string(),
+        bytes(number("bytes_in")),
+        bytes(number("bytes_out")),
+        span(number("idle_ms")),
+        span(number("duration_ms")),
+    ]
+}
+
+/// A table of kill orders (`GET /control/kills`).
+pub(super) fn kills(answer: &Value) -> String {
+    let list = items(answer, "kills");
+    if list.is_empty() {
+        return "no kill orders in force\n".into();
+    }
+    let mut rows = vec![["SESSION", "SCOPE", "REASON", "BY", "AT", "UNTIL"].map(String::from).to_vec()];
+    for kill in list {
+        let until = match kill["mode"].as_str() {
+            Some("permanent") => "for ever".into(),
+            Some("until_resumed") => "resumed".into(),
+            _ => word(&kill["until"]),
+        };
+        let cells = ["session_id", "scope", "reason", "by", "at"].iter().map(|key| word(&kill[*key]));
+        rows.push(cells.chain([until]).collect());
+    }
+    table(&rows, &[])
+}
+
+/// Every number of the totals with the path to it (`GET /control/stats`).
+pub(super) fn stats(answer: &Value) -> String {
+    let mut rows = Vec::new();
+    flatten(String::new(), answer, &mut rows);
+    table(&rows, &[1])
+}
+
+/// What a kill did.
+pub(super) fn killed(answer: &Value) -> String {
+    let legs = answer["legs_cut"].as_u64().unwrap_or_default();
+    let plural = if legs == 1 { "" } else { "s" };
+    format!("{} {}: {legs} open request{plural} cut\n", word(&answer["session_id"]), word(&answer["state"]))
+}
+
+/// What a resume did.
+pub(super) fn resumed(target: &str, answer: &Value) -> String {
+    let id = answer["session_id"].as_str().unwrap_or(target);
+    format!("{} resumed: its next request is let in\n", plain(id))
+}
+
+fn items<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+    answer[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// A text, or `-` for none.
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() => plain(text),
+        Value::Null | Value::String(_) => "-".into(),
+        other => plain(&other.to_string()),
+    }
+}
+
+/// The names in a map of names and counts.
+fn names(value: &Value) -> String {
+    let names: Vec<&str> = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    if names.is_empty() { "-".into() } else { plain(&names.join(",")) }
+}
+
+fn flatten(path: String, value: &Value, rows: &mut Vec<Vec<String>>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(path, value, rows);
+            }
+        }
+        other => rows.push(vec![plain(&path), word(other)]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sessions_are_one_line_each() {
+        let answer = json!({"sessions": [
+            {"id": "bd060396", "state": "active",
+             "identity": {"client": "claude-code", "client_version": "2.1.197"},
+             "backends": {"anthropic": 12}, "models": {"claude-sonnet-4-6": 12}, "request_count": 12,
+             "open_legs": 1, "bytes_in": 4500, "bytes_out": 128000, "idle_ms": 120, "duration_ms": 45000},
+            {"id": "x\u{1b}", "state": "killed", "identity": {"client": null}, "backends": {}, "models": {},
+             "request_count": 0, "open_legs": 0, "bytes_in": 0, "bytes_out": 0, "idle_ms": 3_600_000,
+             "duration_ms": 7_200_000}
+        ], "next_cursor": "n", "total": 7});
+        assert_eq!(
+            sessions(&answer),
+            "ID        STATE   CLIENT               BACKEND    MODEL              REQUESTS  OPEN       IN        OUT   IDLE    AGE\n\
+             bd060396  active  claude-code/2.1.197  anthropic  claude-sonnet-4-6        12     1  4.4 KiB  125.0 KiB     0s    45s\n\
+             x\u{fffd}        killed  -                    -          -                         0     0      0 B        0 B  1h 0m  2h 0m\n\
+             2 of 7 sessions; more with --limit\n"
+        );
+        assert_eq!(sessions(&json!({"sessions": [], "total": 0})), "no sessions\n");
+    }
+
+    #[test]
+    fn kill_orders_and_totals_are_told() {
+        let answer = json!({"kills": [
+            {"session_id": "a", "scope": "", "reason": "runaway", "by": "cli", "at": "2026-11-20T08:00:00Z",
+             "mode": "duration", "until": "2026-11-21T08:00:00Z"},
+            {"session_id": "b", "scope": "s", "reason": "", "by": "cli", "at": "2026-11-20T08:00:00Z",
+             "mode": "permanent", "until": null}
+        ]});
+        assert_eq!(
+            kills(&answer),
+            "SESSION  SCOPE  REASON   BY   AT                    UNTIL\n\
+             a        -      runaway  cli  2026-11-20T08:00:00Z  2026-11-21T08:00:00Z\n\
+             b        s      -        cli  2026-11-20T08:00:00Z  for ever\n"
+        );
+        assert_eq!(kills(&json!({"kills": []})), "no kill orders in force\n");
+        assert_eq!(
+            stats(&json!({"sessions": {"active": 3, "killed": 12}, "uptime_s": 9})),
+            "sessions.active   3\nsessions.killed  12\nuptime_s          9\n"
+        );
+        assert_eq!(
+            killed(&json!({"session_id": "a", "state": "killed", "legs_cut": 1})),
+            "a killed: 1 open request cut\n"
+        );
+        assert_eq!(resumed("a", &json!({})), "a resumed: its next request is let in\n");
+    }
+}

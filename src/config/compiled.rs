@@ -1,0 +1,195 @@
+//! The one compiled configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::tree::Tree;
+use super::written::{Backends, IDENTITY_PART, VERSION, Written};
+use crate::protocol::BackendKind;
+use crate::routing::{BackendRule, Table};
+use crate::settings::address::listen_address;
+use crate::settings::fault::{Fault, Faults};
+use crate::settings::secret::Secret;
+use crate::{control, identity, proxy, session, telemetry, upstream};
+
+/// The name of the backend that `backend:` stands for.
+const ONLY_BACKEND: &str = "default";
+
+/// Everything the file, the environment and the flags say, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the proxy listens. Needs a restart.
+    pub listen: SocketAddr,
+    /// Where keys and other state are kept. Needs a restart.
+    pub data_dir: PathBuf,
+    /// Threads, timeouts and limits of the proxy listener.
+    pub server: proxy::settings::Settings,
+    /// The control API.
+    pub control: control::settings::Settings,
+    /// The life of sessions.
+    pub session: session::Settings,
+    /// How the session of a request is found.
+    pub identity: identity::Settings,
+    /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
+    pub backends: Vec<upstream::settings::Settings>,
+    /// Which backend a request goes to.
+    pub routing: Table,
+    /// What is logged.
+    pub logging: telemetry::settings::Settings,
+    printable: Value,
+}
+
+impl Config {
+    /// The effective values under the keys of the file, for people to look at. Holds no secret:
+    /// tokens are masked, and a value that refers to the environment or a file is shown as the
+    /// reference.
+    pub fn printable(&self) -> Value {
+        self.printable.clone()
+    }
+}
+
+/// Compiles all shares; after a fault the others are still compiled, to find all faults.
+pub(super) fn compile(
+    mut written: Written,
+    token: Option<Secret>,
+    tree: &Tree,
+    faults: &mut Faults,
+) -> Option<Config> {
+    check_version(written.version, faults);
+    check_backend(&written, tree, faults);
+    let printable = printable(&written, token.is_some(), tree);
+    written.control.auth.token = token;
+    let shorthand = written.backends.0.is_empty();
+    if shorthand {
+        written.backends = only_backend(written.backend);
+    }
+    let listen = listen_address("listen", &written.listen, faults);
+    let server = written.server.compile(faults);
+    let control = written.control.compile(faults);
+    let session = written.session.compile(faults);
+    let identity = written.identity.compile(faults);
+    let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
+    let backends = compile_backends(written.backends, shorthand, faults);
+    let routing = Table::compile(written.routing, &rules, faults);
+    let logging = written.logging.compile(faults);
+    if written.data_dir.is_empty() {
+        faults.add("data_dir", "the path is empty", "name a folder ELIDA may write to");
+    }
+    Some(Config {
+        listen: listen?,
+        data_dir: PathBuf::from(written.data_dir),
+        server: server?,
+        control: control?,
+        session: session?,
+        identity: identity?,
+        backends: backends?,
+        routing: routing?,
+        logging: logging?,
+        printable,
+    })
+}
+
+fn check_version(version: u32, faults: &mut Faults) {
+    if version != VERSION {
+        faults.add("version", format!("version {version} is not known"), format!("write version: {VERSION}"));
+    }
+}
+
+/// `backend` from a variable or flag is meant; it must not be passed over for `backends:`.
+fn check_backend(written: &Written, tree: &Tree, faults: &mut Faults) {
+    if !written.backends.0.is_empty() && tree.origins.contains_key("backend") {
+        faults.add(
+            "backend",
+            "it is only used when there are no backends, but there are some",
+            "leave it out, or remove backends",
+        );
+    }
+}
+
+fn only_backend(url: String) -> Backends {
+    let backend = upstream::settings::Written {
+        url,
+        kind: BackendKind::Ollama,
+        models: Vec::new(),
+        default: true,
+        tls: Default::default(),
+    };
+    Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
+}
+
+/// Compiles every backend, also after a fault; those of the shorthand are faults of `backend`.
+fn compile_backends(
+    backends: Backends,
+    shorthand: bool,
+    faults: &mut Faults,
+) -> Option<Vec<upstream::settings::Settings>> {
+    let mut found = Faults::default();
+    let compiled: Vec<Option<_>> =
+        backends.0.into_iter().map(|(name, backend)| backend.compile(&name, &mut found)).collect();
+    for fault in found.iter() {
+        let path = if shorthand { "backend".into() } else { fault.path.clone() };
+        faults.push(Fault { path, ..fault.clone() });
+    }
+    compiled.into_iter().collect()
+}
+
+fn rule((name, backend): &(String, upstream::settings::Written)) -> BackendRule {
+    BackendRule { name: name.clone(), models: backend.models.clone(), default: backend.default }
+}
+
+fn printable(written: &Written, has_token: bool, tree: &Tree) -> Value {
+    // Only a map with keys that are not texts can fail here, and there is none.
+    let mut printable = serde_json::to_value(written).unwrap_or_default();
+    for (path, expanded) in &tree.expanded {
+        hide(&mut printable, path, &expanded.reference);
+    }
+    let Value::Object(root) = &mut printable else {
+        return printable;
+    };
+    let identity = root.remove(IDENTITY_PART);
+    if let (Some(Value::Object(session)), Some(Value::Object(identity))) = (root.get_mut("session"), identity)
+    {
+        session.extend(identity);
+    }
+    if has_token && let Some(auth) = root.get_mut("control").and_then(|control| control.get_mut("auth")) {
+        auth["token"] = Value::from("***");
+    }
+    printable
+}
+
+/// Puts the reference back in the place of what it was expanded to.
+fn hide(root: &mut Value, path: &str, reference: &str) {
+    for section in ["session", IDENTITY_PART] {
+        let below = match path.strip_prefix("session.") {
+            Some(rest) => root.get_mut(section).and_then(|value| step_down(value, rest)),
+            None => step_down(root, path),
+        };
+        if let Some(value) = below {
+            *value = Value::from(reference);
+        }
+    }
+}
+
+/// The value at a dotted path; keys may hold dots themselves.
+fn step_down<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
+    if path.is_empty() {
+        return Some(value);
+    }
+    match value {
+        Value::Object(map) => {
+            let whole = |key: &str| {
+                let rest = path.strip_prefix(key)?;
+                rest.strip_prefix('.').or_else(|| (rest.is_empty() || rest.starts_with('[')).then_some(rest))
+            };
+            let (key, rest) = map.keys().find_map(|key| Some((key.clone(), whole(key)?)))?;
+            step_down(map.get_mut(&key)?, rest)
+        }
+        Value::Array(items) => {
+            let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
+            step_down(items.get_mut(index.parse::<usize>().ok()?)?, rest.strip_prefix('.').unwrap_or(rest))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,20 @@
+//! What a reload may change.
+
+use super::compiled::Config;
+
+/// Tells whether a key differs.
+type Differs = fn(&Config, &Config) -> bool;
+
+/// The keys that take effect only at a start; all others apply at once.
+const RESTART_KEYS: [(&str, Differs); 4] = [
+    ("listen", |old, new| old.listen != new.listen),
+    ("control.listen", |old, new| old.control.listen() != new.control.listen()),
+    ("server.threads", |old, new| old.server.threads() != new.server.threads()),
+    ("data_dir", |old, new| old.data_dir != new.data_dir),
+];
+
+/// The changed keys that a running process cannot follow.
+pub fn changed_restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = RESTART_KEYS.iter().filter(|(_, differs)| differs(old, new));
+    changed.map(|(key, _)| *key).collect()
+}

@@ -1,0 +1,250 @@
+//! From the tree to the written form, with every fault serde can find.
+//!
+//! Serde stops at its first error. So a value that does not fit is noted, taken out of the tree, and
+//! the tree is read again, until the rest fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_path_to_error::{Path, Segment};
+use serde_yaml::Value;
+
+use super::tree::{Tree, push};
+use super::written::{IDENTITY_PART, Written, split_session};
+use crate::identity;
+use crate::settings::fault::Faults;
+use crate::settings::nearest::did_you_mean;
+
+/// More faults than anybody reads; the reading ends there.
+const MAX_FAULTS: usize = 100;
+
+/// Reads the tree; values that do not fit become faults and their defaults stand in for them.
+pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<Written> {
+    let mut root = Value::Mapping(tree.root.clone());
+    if has_odd_keys("", &root, faults) {
+        return None;
+    }
+    if let Value::Mapping(root) = &mut root {
+        split_session(root);
+    }
+    let mut removed = Removed::default();
+    for _ in 0..MAX_FAULTS {
+        let error = match serde_path_to_error::deserialize(&root) {
+            Ok(written) => return Some(written),
+            Err(error) => error,
+        };
+        let steps = steps(error.path());
+        if !mend(tree, &mut root, &steps, &error.inner().to_string(), &mut removed, faults) {
+            break;
+        }
+    }
+    faults.add("", "there may be more faults", "mend these and check again");
+    None
+}
+
+/// Notes one error and changes the values so that the next reading gets further; false when nothing
+/// can be changed.
+fn mend(
+    tree: &Tree,
+    root: &mut Value,
+    steps: &[Step],
+    message: &str,
+    removed: &mut Removed,
+    faults: &mut Faults,
+) -> bool {
+    let path = removed.dotted(steps);
+    let wrong = at(root, steps);
+    // A section of which every key is commented out reads as null: it means its defaults.
+    if matches!(wrong, Some(Value::Null)) && !message.starts_with("unknown field") {
+        return removed.remove(root, steps);
+    }
+    if retry_as_text(tree, &path, wrong) {
+        return true;
+    }
+    let missing = message.strip_prefix("missing field ").and_then(|rest| quoted(rest).first().copied());
+    let Some(key) = missing else {
+        note(tree, path, message, faults);
+        return removed.remove(root, steps);
+    };
+    // The key may be there with a value that was taken out; that is noted already.
+    if !faults.iter().any(|fault| fault.path == format!("{path}.{key}")) {
+        faults.add(path, format!("'{key}' is missing"), format!("add {key}:"));
+    }
+    stand_in(root, steps, key) || removed.remove(root, steps)
+}
+
+/// One step of a path.
+#[derive(Debug)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+fn steps(path: &Path) -> Vec<Step> {
+    let steps = path.iter().map_while(|segment| match segment {
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    steps.collect()
+}
+
+fn at<'a>(root: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
+    steps.iter().try_fold(root, |value, step| match (value, step) {
+        (Value::Mapping(mapping), Step::Key(key)) => mapping.get_mut(key.as_str()),
+        (Value::Sequence(items), Step::Index(index)) => items.get_mut(*index),
+        _ => None,
+    })
+}
+
+/// The items taken out of lists, so that the ones behind them are still named by their old places.
+#[derive(Default)]
+struct Removed(BTreeMap<String, BTreeSet<usize>>);
+
+impl Removed {
+    /// The path as it is written in the file.
+    fn dotted(&self, steps: &[Step]) -> String {
+        let mut path = String::new();
+        for step in steps {
+            match step {
+                Step::Key(key) if key == IDENTITY_PART => push(&mut path, "session"),
+                Step::Key(key) => push(&mut path, key),
+                Step::Index(index) => {
+                    let gone = self.0.get(&path).into_iter().flatten();
+                    let index = gone.fold(*index, |index, gone| index + usize::from(*gone <= index));
+                    path.push_str(&format!("[{index}]"));
+                }
+            }
+        }
+        path
+    }
+
+    /// Takes a value out; false when there is none. A list that gets empty is taken out with it: its
+    /// default is no further fault.
+    fn remove(&mut self, root: &mut Value, steps: &[Step]) -> bool {
+        let Some((last, above)) = steps.split_last() else {
+            return false;
+        };
+        match (at(root, above), last) {
+            (Some(Value::Mapping(mapping)), Step::Key(key)) => mapping.shift_remove(key.as_str()).is_some(),
+            (Some(Value::Sequence(items)), Step::Index(_)) if items.len() == 1 => self.remove(root, above),
+            (Some(Value::Sequence(items)), Step::Index(index)) if *index < items.len() => {
+                items.remove(*index);
+                let path = self.dotted(steps);
+                let (list, place) = path.rsplit_once('[').unwrap_or((&path, ""));
+                let place = place.trim_end_matches(']').parse().unwrap_or(*index);
+                self.0.entry(list.to_owned()).or_default().insert(place);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A variable such as `ELIDA__SESSION__HEADER=123` reads as a number; where that does not fit, its
+/// text may.
+fn retry_as_text(tree: &Tree, path: &str, wrong: Option<&mut Value>) -> bool {
+    match (wrong, tree.origins.get(path)) {
+        (Some(wrong), Some(origin)) if wrong.is_number() || wrong.is_bool() => {
+            *wrong = Value::String(origin.text.clone());
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Notes what serde found wrong, in words for people.
+fn note(tree: &Tree, path: String, message: &str, faults: &mut Faults) {
+    if let Some(rest) = message.strip_prefix("unknown field ") {
+        let words = quoted(rest);
+        let key = words.first().copied().unwrap_or_default();
+        let in_session = path.strip_prefix("session.") == Some(key);
+        let also = if in_session { &identity::settings::KEYS[..] } else { &[] };
+        let known = words.iter().copied().skip(1).filter(|key| *key != IDENTITY_PART);
+        let hint = did_you_mean(key, known.chain(also.iter().copied()));
+        match tree.origin(&path) {
+            Some(origin) => {
+                faults.add(origin.name.as_str(), format!("no key is called '{path}'"), hint);
+            }
+            None => faults.add(path, format!("no key is called '{key}'"), hint),
+        }
+    } else if let Some(rest) = message.strip_prefix("unknown variant ") {
+        let words = quoted(rest);
+        let word = words.first().copied().unwrap_or_default();
+        let hint = did_you_mean(word, words.into_iter().skip(1));
+        faults.add(path, format!("'{word}' is not known here"), hint);
+    } else {
+        let text = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
+        match text.and_then(|text| text.rsplit_once(", expected ")) {
+            Some((found, expected)) => {
+                let hint = format!("write {}", plain_words(expected));
+                faults.add(path, format!("{} does not fit", plain_words(found)), hint);
+            }
+            None => faults.add(path, message, ""),
+        }
+    }
+}
+
+/// The words between backticks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// Serde's words as people say them.
+fn plain_words(text: &str) -> String {
+    match text {
+        "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number".into(),
+        "a boolean" => "true or false".into(),
+        "a string" => "a text, in quotes if need be".into(),
+        "a sequence" => "a list such as [a, b]".into(),
+        "sequence" => "a list".into(),
+        "map" | "a map" | "backends by name" => "a section of keys".into(),
+        "unit value" => "an empty value".into(),
+        _ if text.starts_with("struct ") => "a section of keys".into(),
+        _ => {
+            let number = text.strip_prefix("integer ").or(text.strip_prefix("floating point "));
+            let number = number.map(|number| format!("the number {}", number.replace('`', "")));
+            let other = || text.strip_prefix("string ").unwrap_or(text).replace(['`', '"'], "'");
+            number.unwrap_or_else(other)
+        }
+    }
+}
+
+/// Puts a valid value in the place of a key that must be there, so that the rest is read with it;
+/// false for a key that has none. Only backends have such keys.
+fn stand_in(root: &mut Value, steps: &[Step], key: &str) -> bool {
+    let value = match key {
+        "url" => "http://stand-in.invalid",
+        "type" => "http",
+        _ => return false,
+    };
+    match at(root, steps) {
+        Some(Value::Mapping(mapping)) => mapping.insert(key.into(), value.into()).is_none(),
+        _ => false,
+    }
+}
+
+/// Notes keys that are not text, such as `8080:`; serde would take a number for the place of a key.
+fn has_odd_keys(path: &str, value: &Value, faults: &mut Faults) -> bool {
+    let mut odd = false;
+    match value {
+        Value::Mapping(mapping) => {
+            for (key, value) in mapping {
+                if let Some(key) = key.as_str() {
+                    let mut path = path.to_owned();
+                    push(&mut path, key);
+                    odd |= has_odd_keys(&path, value, faults);
+                } else {
+                    odd = true;
+                    faults.add(path, "a key here is not a text", "put the key in quotes if it is meant");
+                }
+            }
+        }
+        Value::Sequence(items) => {
+            for (i, item) in items.iter().enumerate() {
+                odd |= has_odd_keys(&format!("{path}[{i}]"), item, faults);
+            }
+        }
+        _ => {}
+    }
+    odd
+}

@@ -1,0 +1,253 @@
+//! Where values come from: built-in defaults < file < environment < flags.
+//!
+//! A variable named `ELIDA__SECTION__KEY` sets any key. The important keys also have a name of their
+//! own, and some a common name that others use (an alias); the more specific name wins. An unknown
+//! `ELIDA__` name is a fault. Other unknown `ELIDA_` names are not: Kubernetes itself sets
+//! `ELIDA_PORT` and the like for a service of that name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_yaml::Value;
+
+use super::compiled::{Config, compile};
+use super::expand::expand;
+use super::lines::line_of;
+use super::read::read;
+use super::tree::{Origin, Tree, is_within, top_fault};
+use crate::settings::fault::{Fault, Faults};
+use crate::settings::secret::Secret;
+
+/// Variables with a name of their own, and their keys.
+const NAMED: [(&str, &[&str]); 8] = [
+    ("ELIDA_LISTEN", &["listen"]),
+    ("ELIDA_BACKEND", &["backend"]),
+    ("ELIDA_CONTROL_LISTEN", &["control", "listen"]),
+    ("ELIDA_CONTROL_TOKEN_FILE", &["control", "auth", "token_file"]),
+    ("ELIDA_LOG_LEVEL", &["logging", "level"]),
+    ("ELIDA_LOG_FORMAT", &["logging", "format"]),
+    ("ELIDA_DATA_DIR", &["data_dir"]),
+    ("ELIDA_SESSION_IDLE_TIMEOUT", &["session", "idle_timeout"]),
+];
+
+/// The variable that holds the token itself; the file has no key for it.
+const TOKEN: &str = "ELIDA_CONTROL_TOKEN";
+
+/// The variable that names the file.
+const FILE: &str = "ELIDA_CONFIG";
+
+/// The start of variables that set any key.
+const ANY_KEY: &str = "ELIDA__";
+
+/// The variables of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The variables of this process; those that are not UTF-8 are left out.
+    pub fn of_process() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// The value of a variable, also when it is empty.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value of a variable that is not empty: `ELIDA_LISTEN=` in a compose file means "not set".
+    fn filled(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|value| !value.is_empty())
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// The flags of the command line that set keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--backend`
+    pub backend: Option<String>,
+    /// `--control-listen`
+    pub control_listen: Option<String>,
+    /// `--log-level`
+    pub log_level: Option<String>,
+}
+
+/// All sources of one process; a reload loads them again.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    file: Option<PathBuf>,
+    /// Stands for the file when there is none.
+    text: String,
+    environment: Environment,
+    flags: Flags,
+}
+
+impl Sources {
+    /// Names the sources. Without a `file` the one that `ELIDA_CONFIG` names is read, if any.
+    pub fn new(file: Option<PathBuf>, environment: Environment, flags: Flags) -> Self {
+        let file = file.or_else(|| environment.filled(FILE).map(PathBuf::from));
+        Self { file, text: String::new(), environment, flags }
+    }
+
+    /// A text in place of a file, and no environment.
+    pub fn of_text(text: String, flags: Flags) -> Self {
+        Self { file: None, text, environment: Environment::default(), flags }
+    }
+
+    /// The file, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads, checks and compiles everything; either a valid configuration or every fault.
+    pub fn load(&self) -> Result<Config, Faults> {
+        let text = match &self.file {
+            Some(file) => read_file(file).map_err(only)?,
+            None => self.text.clone(),
+        };
+        self.load_text(&text)
+    }
+
+    /// As [`Sources::load`], with the text of the file given.
+    pub fn load_text(&self, text: &str) -> Result<Config, Faults> {
+        let mut faults = Faults::default();
+        let mut tree = Tree::parse(text).map_err(only)?;
+        self.overlay(&mut tree);
+        expand(&mut tree, &self.environment, &mut faults);
+        let config = read(&tree, &mut faults)
+            .and_then(|written| compile(written, self.token(&tree, &mut faults), &tree, &mut faults));
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(place(&faults, text, &tree)),
+        }
+    }
+
+    /// Lays variables and flags over the file, the weakest first.
+    fn overlay(&self, tree: &mut Tree) {
+        self.aliases(tree);
+        for (name, text) in &self.environment.0 {
+            let Some(key) = name.strip_prefix(ANY_KEY) else { continue };
+            let keys: Vec<&str> = key.split("__").collect();
+            let value = match serde_yaml::from_str(text) {
+                Ok(Value::Null) | Err(_) => Value::String(text.clone()),
+                Ok(value) => value,
+            };
+            tree.set(&keys, value, origin(name, text));
+        }
+        for (name, keys) in NAMED {
+            if let Some(text) = self.environment.filled(name) {
+                tree.set(keys, Value::String(text.into()), origin(name, text));
+            }
+        }
+        let flags = &self.flags;
+        let flags: [(&str, &[&str], &Option<String>); 4] = [
+            ("--listen", &["listen"], &flags.listen),
+            ("--backend", &["backend"], &flags.backend),
+            ("--control-listen", &["control", "listen"], &flags.control_listen),
+            ("--log-level", &["logging", "level"], &flags.log_level),
+        ];
+        for (name, keys, text) in flags {
+            if let Some(text) = text {
+                tree.set(keys, Value::String(text.clone()), origin(name, text));
+            }
+        }
+    }
+
+    /// Names that other programs use too.
+    fn aliases(&self, tree: &mut Tree) {
+        let filled = |name| self.environment.filled(name);
+        let mut set = |keys: &[&str], name: &str, text: &str| {
+            tree.set(keys, Value::String(text.into()), origin(name, text));
+        };
+        if let Some(level) = filled("LOG_LEVEL") {
+            set(&["logging", "level"], "LOG_LEVEL", level);
+        }
+        if let Some(format) = filled("LOG_FORMAT") {
+            set(&["logging", "format"], "LOG_FORMAT", format);
+        }
+        // A URL is a backend; a name is one of those in the file.
+        if let Some(backend) = filled("DEFAULT_BACKEND") {
+            let keys: &[&str] =
+                if backend.contains("://") { &["backend"] } else { &["routing", "default_backend"] };
+            set(keys, "DEFAULT_BACKEND", backend);
+        }
+        if let (Some(host), Some(port)) = (filled("PROXY_HOST"), filled("PROXY_PORT")) {
+            let bare_v6 = host.contains(':') && !host.starts_with('[');
+            let address = if bare_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+            set(&["listen"], "PROXY_HOST and PROXY_PORT", &address);
+        } else if let Some(port) = filled("PROXY_PORT") {
+            set(&["listen"], "PROXY_PORT", &format!("0.0.0.0:{port}"));
+        }
+    }
+
+    /// The control token, when the environment holds it.
+    fn token(&self, tree: &Tree, faults: &mut Faults) -> Option<Secret> {
+        let token = self.environment.filled(TOKEN)?;
+        if let Some(file) = tree.origins.get("control.auth.token_file") {
+            faults.add(
+                "control.auth",
+                format!("{TOKEN} and {} are both set", file.name),
+                "set one of the two",
+            );
+        }
+        Some(Secret::new(token))
+    }
+}
+
+fn origin(name: &str, text: &str) -> Origin {
+    Origin { name: name.to_owned(), text: text.to_owned() }
+}
+
+fn only(fault: Fault) -> Faults {
+    let mut faults = Faults::default();
+    faults.push(fault);
+    faults
+}
+
+fn read_file(file: &Path) -> Result<String, Fault> {
+    let bytes = std::fs::read(file).map_err(|error| {
+        let message = format!("{} cannot be read: {error}", file.display());
+        top_fault(None, message, "check the path and its permissions")
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        top_fault(Some(line), "this is not UTF-8 text", "save the file as UTF-8")
+    })
+}
+
+/// Gives each fault its place: the line in the file, or the variable or flag; and hides what a
+/// reference was expanded to.
+fn place(faults: &Faults, text: &str, tree: &Tree) -> Faults {
+    let mut places = Vec::new();
+    for fault in faults.iter() {
+        let mut fault = fault.clone();
+        for (path, expanded) in &tree.expanded {
+            let concerned = is_within(path, &fault.path) || is_within(&fault.path, path);
+            if concerned && !expanded.text.is_empty() {
+                fault.message = fault.message.replace(&expanded.text, &expanded.reference);
+            }
+        }
+        match tree.origin(&fault.path) {
+            Some(origin) => fault.message = format!("{}; set by {}", fault.message, origin.name),
+            None => fault.line = fault.line.or_else(|| line_of(text, &fault.path)),
+        }
+        places.push(fault);
+    }
+    // As one reads the file; faults of variables and flags come last.
+    places.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
+    let mut placed = Faults::default();
+    places.into_iter().for_each(|fault| placed.push(fault));
+    placed
+}

@@ -1,0 +1,435 @@
+//! Whole files: precedence, every fault at once, what is shown.
+
+use proptest::prelude::*;
+
+use super::written::Written;
+use super::*;
+use crate::settings::fault::Faults;
+
+const NO_VARIABLES: [(&str, &str); 0] = [];
+
+fn load<const N: usize>(text: &str, variables: [(&str, &str); N]) -> Result<Config, String> {
+    let sources = Sources::new(None, variables.into_iter().collect(), Flags::default());
+    sources.load_text(text).map_err(|faults| faults.to_string())
+}
+
+fn config(text: &str) -> Config {
+    load(text, NO_VARIABLES).unwrap()
+}
+
+fn faults(text: &str) -> String {
+    load(text, NO_VARIABLES).unwrap_err()
+}
+
+const TWO: &str = "\
+backends:
+  local: { url: \"http://localhost:11434\", type: ollama }
+  cloud: { url: \"https://api.openai.com\", type: openai, models: [\"gpt-*\"] }
+";
+
+#[test]
+fn no_file_at_all_is_a_valid_configuration() {
+    let config = config("");
+    assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.control.listen().to_string(), "127.0.0.1:9090");
+    assert_eq!(config.backends.len(), 1);
+    assert_eq!(config.backends[0].name().as_str(), "default");
+    assert_eq!(config.backends[0].url(), "http://localhost:11434");
+    assert_eq!(config.backends[0].kind().name(), "ollama");
+    assert_eq!(config.routing.decide(None, "/", None).unwrap().backend, 0);
+}
+
+#[test]
+fn every_fault_is_found_at_once_with_its_line_and_a_remedy() {
+    let text = "\
+version: 2
+lisen: ':8080'
+listen: 8080
+server:
+  threads: many
+  timeouts: { read: 30, write: 0s }
+  limits:
+    max_body: lots
+backends:
+  openai:
+    url: api.openai.com
+    type: opnai
+  local:
+    type: ollama
+routing:
+  methods: [header, rule, model, rules]
+  blocked_models: ['gpt-[']
+  default_backend: opnai
+session:
+  idle_timout: 5m
+  id_patern: x
+  identity:
+    - { source: hedder, name: x }
+    - { source: header }
+    - { source: header, name: x, nam: y }
+logging:
+  level: loud
+";
+    let expected = "\
+line 1: version: version 2 is not known (write version: 1)
+line 2: lisen: no key is called 'lisen' (did you mean listen?)
+line 3: listen: the number 8080 does not fit (write a text, in quotes if need be)
+line 5: server.threads: 'many' does not fit (write a whole number)
+line 6: server.timeouts.read: the number 30 does not fit \
+(write a length of time with its unit, like 300ms, 30s, 5m or 24h)
+line 6: server.timeouts.write: zero would cut every request \
+(write a time such as 30s; a silent peer must go away at some time)
+line 8: server.limits.max_body: 'lots' does not fit (write a number of bytes, like 8192, 16KiB or 10MB)
+line 11: backends.openai.url: 'api.openai.com' is not an http:// or https:// URL \
+(write it like http://localhost:11434 or https://api.openai.com)
+line 12: backends.openai.type: 'opnai' is not known here (did you mean openai?)
+line 13: backends.local: 'url' is missing (add url:)
+line 16: routing.methods[1]: 'rule' is not known here (known are header, model, path, default)
+line 16: routing.methods[3]: 'rules' is not known here (known are header, model, path, default)
+line 17: routing.blocked_models: 'gpt-[' is not a pattern: unclosed character class; missing ']' \
+(use * for any text, ? for one character, [a-z] for a set, {a,b} for a choice)
+line 18: routing.default_backend: no backend is called 'opnai' (did you mean openai?)
+line 20: session.idle_timout: no key is called 'idle_timout' (did you mean idle_timeout?)
+line 21: session.id_patern: no key is called 'id_patern' (did you mean id_pattern?)
+line 23: session.identity[0].source: 'hedder' is not known here (did you mean header?)
+line 24: session.identity[1]: 'name' is missing (add name:)
+line 25: session.identity[2].nam: no key is called 'nam' (did you mean name?)
+line 27: logging.level: 'loud' is not known here (known are debug, info, warn, error)";
+    assert_eq!(faults(text), expected);
+}
+
+#[test]
+fn sections_without_keys_mean_their_defaults() {
+    let config =
+        config("server:\n  timeouts:\nbackends:\nrouting:\n  blocked_models:\nsession:\n  header:\n");
+    assert_eq!(config.server.limits().max_uri, 8192);
+    assert_eq!(faults("sesion:\n"), "line 1: sesion: no key is called 'sesion' (did you mean session?)");
+}
+
+#[test]
+fn later_sources_win() {
+    let text = "listen: 127.0.0.1:1\nlogging: { level: error }\n";
+    assert_eq!(config(text).listen.port(), 1);
+    let port = |variables: &[(&str, &str)], flag: Option<&str>| {
+        let flags = Flags { listen: flag.map(String::from), ..Flags::default() };
+        let environment = variables.iter().copied().collect();
+        Sources::new(None, environment, flags).load_text(text).unwrap().listen.port()
+    };
+    let mut variables = vec![("PROXY_PORT", "2")];
+    assert_eq!(port(&variables, None), 2);
+    variables.push(("ELIDA__LISTEN", "127.0.0.1:3"));
+    assert_eq!(port(&variables, None), 3);
+    variables.push(("ELIDA_LISTEN", "127.0.0.1:4"));
+    assert_eq!(port(&variables, None), 4);
+    assert_eq!(port(&variables, Some("127.0.0.1:5")), 5);
+    assert_eq!(port(&[("ELIDA_LISTEN", "")], None), 1, "an empty variable is not set");
+    assert_eq!(port(&[("PROXY_HOST", "127.0.0.1")], None), 1, "a host alone is no address");
+    assert_eq!(port(&[("PROXY_HOST", "::1"), ("PROXY_PORT", "6")], None), 6);
+}
+
+#[test]
+fn variables_reach_every_key() {
+    let config = load(
+        TWO,
+        [
+            ("ELIDA_CONTROL_LISTEN", "127.0.0.1:7"),
+            ("ELIDA_LOG_LEVEL", "DEBUG"),
+            ("ELIDA_LOG_FORMAT", "text"),
+            ("ELIDA_DATA_DIR", "/tmp/elida"),
+            ("ELIDA_SESSION_IDLE_TIMEOUT", "5m"),
+            ("ELIDA__SERVER__THREADS", "3"),
+            ("ELIDA__SERVER__LIMITS__MAX_BODY", "1MiB"),
+            ("ELIDA__ROUTING__METHODS", "[path, default]"),
+            ("ELIDA__SESSION__HEADER", "123"),
+            ("ELIDA__BACKENDS__CLOUD__URL", "https://proxy.example/openai"),
+            ("ELIDA_PORT", "tcp://10.0.0.1:8080"),
+            ("DEFAULT_BACKEND", "cloud"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.control.listen().port(), 7);
+    assert_eq!(config.logging.level().name(), "debug");
+    assert_eq!(config.data_dir.to_str(), Some("/tmp/elida"));
+    assert_eq!(config.server.threads(), 3);
+    assert_eq!(config.server.limits().max_body, 1 << 20);
+    assert_eq!(config.backends[1].base_path(), "/openai");
+    assert_eq!(config.routing.decide(None, "/", None).unwrap().backend, 1);
+    let shown = config.printable();
+    assert_eq!(shown["session"]["header"], "123");
+    assert_eq!(shown["session"]["idle_timeout"], "5m");
+    assert_eq!(shown["routing"]["methods"], serde_json::json!(["path", "default"]));
+}
+
+#[test]
+fn faults_of_variables_and_flags_name_them() {
+    let found = load(
+        "listen: 127.0.0.1:1",
+        [
+            ("ELIDA__SERVER__TREADS", "3"),
+            ("ELIDA__SERVER__THREADS", "[1]"),
+            ("ELIDA_LISTEN", "here"),
+            ("LOG_LEVEL", "loud"),
+        ],
+    );
+    assert_eq!(
+        found.unwrap_err(),
+        "logging.level: 'loud' is not known here; set by LOG_LEVEL (known are debug, info, warn, error)\n\
+         server.threads: a list does not fit; set by ELIDA__SERVER__THREADS (write a whole number)\n\
+         ELIDA__SERVER__TREADS: no key is called 'server.treads' (did you mean threads?)\n\
+         listen: 'here' is not an address to listen on; set by ELIDA_LISTEN \
+         (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)"
+    );
+    let flags = Flags { backend: Some("http://x".into()), ..Flags::default() };
+    let found = Sources::new(None, Environment::default(), flags).load_text(TWO).unwrap_err();
+    assert_eq!(
+        found.to_string(),
+        "backend: it is only used when there are no backends, but there are some; set by --backend \
+         (leave it out, or remove backends)"
+    );
+}
+
+#[test]
+fn references_are_expanded_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("url");
+    std::fs::write(&file, "http://hidden.example\n").unwrap();
+    let text = format!("backend: '${{file:{}}}'\nsession: {{ header: 'X-${{env:NAME}}' }}", file.display());
+    let config = load(&text, [("NAME", "Run")]).unwrap();
+    assert_eq!(config.backends[0].host(), "hidden.example");
+    let shown = config.printable();
+    assert_eq!(shown["session"]["header"], "X-${env:NAME}");
+    assert!(!shown.to_string().contains("hidden"), "{shown}");
+
+    let found = load("listen: '${env:ADDRESS}'", [("ADDRESS", "s3cret")]).unwrap_err();
+    assert_eq!(
+        found,
+        "line 1: listen: '${env:ADDRESS}' is not an address to listen on \
+         (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)"
+    );
+    let text = "\
+listen: '${env:NOWHERE}'
+backend: '${file:/nowhere}'
+data_dir: '${HOME}'
+session: { header: 'X-${env:Y' }
+routing: { header: 'a${1,2}$b' }
+";
+    assert_eq!(
+        faults(text),
+        "line 1: listen: the variable NOWHERE is not set (set NOWHERE)\n\
+         line 2: backend: '/nowhere' cannot be read: No such file or directory (os error 2) \
+         (check the path and its permissions)\n\
+         line 3: data_dir: '${HOME}' does not say where to look (write ${env:HOME} or ${file:/path})\n\
+         line 4: session.header: '${env:Y' is not closed (write } at its end)\n\
+         line 5: routing.header: 'a${1,2}$b' is not a header name (use letters, digits and -)"
+    );
+}
+
+#[test]
+fn the_control_token_comes_from_the_environment_and_is_masked() {
+    let token = "0123456789abcdef0123";
+    let config = load("control: { listen: ':9090' }", [("ELIDA_CONTROL_TOKEN", token)]).unwrap();
+    assert_eq!(config.control.token().unwrap().reveal(), token);
+    assert_eq!(config.printable()["control"]["auth"]["token"], "***");
+    assert!(!format!("{config:?}{}", config.printable()).contains(token));
+    let both = [("ELIDA_CONTROL_TOKEN", token), ("ELIDA_CONTROL_TOKEN_FILE", "/x")];
+    assert_eq!(
+        load("", both).unwrap_err(),
+        "control.auth: ELIDA_CONTROL_TOKEN and ELIDA_CONTROL_TOKEN_FILE are both set (set one of the two)"
+    );
+}
+
+#[test]
+fn text_that_is_no_configuration_is_refused_with_its_line() {
+    assert_eq!(
+        faults("- a\n- b\n"),
+        "line 1: the file is not a list of keys and values (write keys such as listen: 0.0.0.0:8080)"
+    );
+    assert!(faults("listen: [\n").starts_with("line 2: this is not YAML: "), "{}", faults("listen: [\n"));
+    assert!(faults("backend: ollama").starts_with("line 1: backend: 'ollama' is not an http://"));
+    let twice = faults("listen: ':1'\nlisten: ':2'\n");
+    assert!(twice.contains("duplicate entry with key \"listen\""), "{twice}");
+    assert_eq!(
+        faults("server:\n  8080: x\n"),
+        "line 1: server: a key here is not a text (put the key in quotes if it is meant)"
+    );
+}
+
+#[test]
+fn a_file_is_read_from_the_flag_or_the_variable() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "listen: ':1'\n").unwrap();
+    let variables = [("ELIDA_CONFIG", file.path().display().to_string())];
+    let sources = Sources::new(None, variables.into_iter().collect(), Flags::default());
+    assert_eq!(sources.file(), Some(file.path()));
+    assert_eq!(sources.load().unwrap().listen.port(), 1);
+    std::fs::write(file.path(), b"# one\nlisten: \xff\n").unwrap();
+    let found = sources.load().unwrap_err().to_string();
+    assert_eq!(found, "line 2: this is not UTF-8 text (save the file as UTF-8)");
+    let missing = Sources::new(Some("/nowhere.yaml".into()), Environment::default(), Flags::default());
+    assert_eq!(
+        missing.load().unwrap_err().to_string(),
+        "/nowhere.yaml cannot be read: No such file or directory (os error 2) \
+         (check the path and its permissions)"
+    );
+}
+
+#[test]
+fn a_reload_reports_what_needs_a_restart() {
+    let old = config("");
+    let new =
+        config("listen: ':1'\ncontrol: { listen: '127.0.0.1:2' }\ndata_dir: /tmp\nserver: { threads: 77 }");
+    assert_eq!(changed_restart_keys(&old, &new), ["listen", "control.listen", "server.threads", "data_dir"]);
+    let live = config(&format!("logging: {{ level: debug }}\n{TWO}"));
+    assert_eq!(changed_restart_keys(&old, &live), [""; 0]);
+}
+
+/// The file that is shipped, and the same with its examples (lines that begin with `#:`) in force.
+fn shipped() -> (String, String) {
+    let text = include_str!("../../conf/elida.yaml").to_owned();
+    let examples = text.lines().map(|line| match line.split_once("#:") {
+        Some((before, example)) if before.trim().is_empty() => format!("{before}{example}\n"),
+        _ => format!("{line}\n"),
+    });
+    let with_examples = examples.collect();
+    (text, with_examples)
+}
+
+fn read(text: &str) -> Written {
+    let mut faults = Faults::default();
+    let tree = tree::Tree::parse(text).unwrap();
+    let written = read::read(&tree, &mut faults).unwrap();
+    assert!(faults.is_empty(), "{faults}");
+    written
+}
+
+#[test]
+fn the_shipped_file_holds_exactly_the_defaults() {
+    let (text, _) = shipped();
+    assert_eq!(read(&text), Written::default());
+    config(&text);
+}
+
+#[test]
+fn the_shipped_file_names_every_key() {
+    let (_, with_examples) = shipped();
+    config(&with_examples);
+    let written = read(&with_examples);
+    let effective = serde_yaml::to_value(&written).unwrap();
+    let mut missing = Vec::new();
+    keys("", &effective, &mut |path| {
+        let path = path.replace(written::IDENTITY_PART, "session");
+        let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent).to_owned();
+        let line = lines::line_of(&with_examples, &path);
+        if line.is_none() || (!parent.is_empty() && line == lines::line_of(&with_examples, &parent)) {
+            missing.push(path);
+        }
+    });
+    // An example of one backend shows the keys of all.
+    let shown = |path: &String| path.starts_with("backends.") && !path.starts_with("backends.custom");
+    missing.retain(|path| !shown(path));
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn the_page_about_configuration_tells_every_key_and_its_default() {
+    let page = include_str!("../../docs/configuration.md");
+    let mut missing = Vec::new();
+    let defaults = serde_yaml::to_value(Written::default()).unwrap();
+    keys("", &defaults, &mut |path| {
+        let value = path.split('.').try_fold(&defaults, |value, key| value.get(key)).unwrap();
+        let path = path.replace(written::IDENTITY_PART, "session");
+        let told = match value {
+            serde_yaml::Value::Mapping(_) => return,
+            _ if path == "session.identity" => "see `conf/elida.yaml`".to_owned(),
+            value => format!("`{}`", shown(value)),
+        };
+        let row = format!("| `{path}` | {told} |");
+        if !page.contains(&row) {
+            missing.push(row);
+        }
+    });
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+fn shown(value: &serde_yaml::Value) -> String {
+    match value {
+        serde_yaml::Value::String(text) if text.is_empty() => "\"\"".into(),
+        serde_yaml::Value::String(text) => text.clone(),
+        serde_yaml::Value::Sequence(items) => {
+            format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", "))
+        }
+        other => serde_json::to_string(other).unwrap(),
+    }
+}
+
+fn keys(path: &str, value: &serde_yaml::Value, each: &mut dyn FnMut(String)) {
+    let serde_yaml::Value::Mapping(mapping) = value else { return };
+    for (key, value) in mapping {
+        let mut path = path.to_owned();
+        tree::push(&mut path, key.as_str().unwrap());
+        keys(&path, value, each);
+        each(path);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = load(&String::from_utf8_lossy(&bytes), [("A", "b")]);
+    }
+
+    #[test]
+    fn no_tree_of_known_keys_panics(text in tree_text()) {
+        let _ = load(&text, [("ELIDA__SERVER__THREADS", "3"), ("A", "b")]);
+    }
+
+    #[test]
+    fn no_variable_panics(key in "[A-Z_]{0,20}", value in "\\PC{0,40}") {
+        let _ = load(TWO, [(format!("ELIDA__{key}").as_str(), value.as_str())]);
+    }
+}
+
+/// YAML of known and unknown keys with values of every type in the wrong places.
+fn tree_text() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        Just("server"),
+        Just("limits"),
+        Just("timeouts"),
+        Just("read"),
+        Just("session"),
+        Just("identity"),
+        Just("derive"),
+        Just("backends"),
+        Just("url"),
+        Just("type"),
+        Just("tls"),
+        Just("routing"),
+        Just("methods"),
+        Just("version"),
+        Just("listen"),
+        Just("nonsense"),
+        Just("a.b"),
+        Just("\"${env:A}\""),
+    ];
+    let scalar = prop_oneof![
+        Just("1"),
+        Just("x"),
+        Just("~"),
+        Just("true"),
+        Just("-1.5"),
+        Just("30s"),
+        Just("\"${env:A}\"")
+    ];
+    let leaf = scalar.prop_map(String::from);
+    let word = word.boxed();
+    leaf.prop_recursive(4, 40, 5, move |inner| {
+        let pairs = proptest::collection::vec((word.clone(), inner.clone()), 0..5);
+        prop_oneof![
+            proptest::collection::vec(inner, 0..5).prop_map(|items| format!("[{}]", items.join(", "))),
+            pairs.prop_map(|pairs| {
+                let pairs: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+                format!("{{{}}}", pairs.join(", "))
+            }),
+        ]
+    })
+}

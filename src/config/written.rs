@@ -1,0 +1,98 @@
+//! The whole file as serde reads it.
+//!
+//! The `session:` section belongs to two modules, which do not know each other: [`split_session`]
+//! hands each its keys before serde sees them.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_yaml::{Mapping, Value};
+
+use crate::{control, identity, proxy, routing, session, telemetry, upstream};
+
+/// The only `version:` there is.
+pub(super) const VERSION: u32 = 1;
+
+/// The key that stands for the part of `session:` that is `identity`'s. The space keeps it apart
+/// from every key a person writes.
+pub(super) const IDENTITY_PART: &str = "session identity";
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Written {
+    pub(super) version: u32,
+    pub(super) listen: String,
+    pub(super) backend: String,
+    pub(super) server: proxy::settings::Written,
+    pub(super) control: control::settings::Written,
+    pub(super) session: session::Written,
+    #[serde(rename = "session identity")]
+    pub(super) identity: identity::Written,
+    pub(super) backends: Backends,
+    pub(super) routing: routing::Written,
+    pub(super) logging: telemetry::settings::Written,
+    pub(super) data_dir: String,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            listen: "0.0.0.0:8080".into(),
+            backend: "http://localhost:11434".into(),
+            server: Default::default(),
+            control: Default::default(),
+            session: Default::default(),
+            identity: Default::default(),
+            backends: Backends::default(),
+            routing: Default::default(),
+            logging: Default::default(),
+            data_dir: "/var/lib/elida".into(),
+        }
+    }
+}
+
+/// `backends:` in the order in which it is written, since that order breaks ties in routing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Backends(pub(super) Vec<(String, upstream::settings::Written)>);
+
+impl Serialize for Backends {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, backend)| (name, backend)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Backends {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Backends;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("backends by name")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Backends, A::Error> {
+                let mut backends = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    backends.push(entry);
+                }
+                Ok(Backends(backends))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// Moves the keys of `session:` that are `identity`'s to [`IDENTITY_PART`].
+pub(super) fn split_session(root: &mut Mapping) {
+    let Some(Value::Mapping(session)) = root.get_mut("session") else {
+        return;
+    };
+    let mut part = Mapping::new();
+    for key in identity::settings::KEYS {
+        if let Some(value) = session.shift_remove(key) {
+            part.insert(key.into(), value);
+        }
+    }
+    root.insert(IDENTITY_PART.into(), Value::Mapping(part));
+}

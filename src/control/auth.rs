@@ -1,0 +1,197 @@
+//! Who may come in: decided before any route is looked at.
+//!
+//! In this order: `Host` must be one of ours (against DNS rebinding), `Origin` must be one we allow (a web
+//! page elsewhere must not kill, nor read), then the token. Preflights of allowed origins are answered
+//! before the token, since browsers send none with them; probes need no token.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::listen::Peer;
+use super::problem::{Problem, finish};
+use super::service::Door;
+use super::settings::Settings;
+use crate::ids::RequestId;
+
+/// Methods a page of an allowed origin may use.
+const CORS_METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
+/// Headers a page of an allowed origin may send.
+const CORS_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
+/// Seconds for which a browser may keep a preflight's answer.
+const CORS_MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// Whether the caller showed the token, or there is none to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trusted(pub(super) bool);
+
+/// The outermost layer: lets the request in or refuses it, and dresses the answer.
+pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let request_id = RequestId::fresh();
+    let settings = door.parts.settings.load_full();
+    let mut origin = None;
+    let mut response = match enter(&settings, &request, &mut origin) {
+        Ok(Entry::Preflight) => preflight(),
+        Ok(Entry::Caller(trusted)) => {
+            request.extensions_mut().insert(trusted);
+            next.run(request).await
+        }
+        Err(problem) => {
+            let peer =
+                request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| peer.ip());
+            let (method, path) = (request.method(), request.uri().path());
+            tracing::warn!(?peer, %method, path, %problem, "control_refused");
+            problem.into_response()
+        }
+    };
+    let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
+    let headers = response.headers_mut();
+    if is_unauthorized {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"elida\""));
+    }
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id"));
+    }
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    finish(response, &request_id)
+}
+
+/// Who came in.
+enum Entry {
+    Preflight,
+    Caller(Trusted),
+}
+
+/// Checks a request; `origin` becomes the allowed origin it came from, if it came from one.
+fn enter(settings: &Settings, request: &Request, origin: &mut Option<HeaderValue>) -> Result<Entry, Problem> {
+    let (headers, path) = (request.headers(), request.uri().path());
+    let is_probe = path == "/health" || path.starts_with("/health/");
+    check_host(settings.allowed_hosts(), headers, request.uri(), is_probe)?;
+    *origin = check_origin(settings.allow_origins(), headers)?;
+    if request.method() == Method::OPTIONS
+        && origin.is_some()
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    {
+        return Ok(Entry::Preflight);
+    }
+    let trusted = Trusted(check_token(settings, headers));
+    if trusted.0 || is_probe || path == "/control/health" {
+        return Ok(Entry::Caller(trusted));
+    }
+    Err(Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "send the control token: Authorization: Bearer …",
+    ))
+}
+
+/// Every name the request gives for us must be one of ours. A probe may name any address: an orchestrator
+/// knows no name, and a rebound DNS name is never an address.
+fn check_host(allowed: &[String], headers: &HeaderMap, uri: &Uri, is_probe: bool) -> Result<(), Problem> {
+    let refuse = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", detail));
+    let mut named = 0;
+    let written = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    for host in written.chain(uri.authority().map(|authority| authority.as_str())) {
+        let name = without_port(host);
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let is_ours = allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name));
+        let is_ours = is_ours || (is_probe && address.is_ok());
+        if !is_ours {
+            return refuse(format!("'{name}' is not in control.allowed_hosts"));
+        }
+        named += 1;
+    }
+    match named {
+        0 => refuse("the request has no Host header".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// `localhost:9090` and `[::1]:9090` without their ports.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// A web page's request comes with its origin, on every method that could change or read something.
+fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
+    let mut found = None;
+    for origin in headers.get_all(header::ORIGIN) {
+        if !allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+            let detail = "the page's origin is not in control.cors.allow_origins";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail));
+        }
+        found = Some(origin.clone());
+    }
+    Ok(found)
+}
+
+/// True when the request shows the token, or none is configured.
+fn check_token(settings: &Settings, headers: &HeaderMap) -> bool {
+    let Some(token) = settings.token() else { return true };
+    let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (shown.next(), shown.next()) else { return false };
+    let value = value.as_bytes();
+    let Some((scheme, credential)) = value.split_at_checked(b"Bearer ".len()) else { return false };
+    // Digests are of one length, so the comparison tells nothing about the token's.
+    let (shown, ours) = (Sha256::digest(credential.trim_ascii()), Sha256::digest(token.reveal()));
+    let same = shown.as_slice().ct_eq(ours.as_slice());
+    scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(same)
+}
+
+fn preflight() -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, CORS_METHODS);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, CORS_HEADERS);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, CORS_MAX_AGE);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_not_part_of_a_host() {
+        for (host, name) in [
+            ("localhost:9090", "localhost"),
+            ("localhost", "localhost"),
+            ("[::1]:9090", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("evil:80:80", "evil:80"),
+            ("localhost:evil", "localhost:evil"),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
+
+    #[test]
+    fn only_our_own_names_are_answered() {
+        let allowed = ["localhost", "[::1]"].map(String::from);
+        let check = |host: &str, uri: &str, is_probe: bool| {
+            let mut headers = HeaderMap::new();
+            if !host.is_empty() {
+                headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+            }
+            check_host(&allowed, &headers, &uri.parse().unwrap(), is_probe).is_ok()
+        };
+        assert!(check("LocalHost:9090", "/", false) && check("[::1]", "/", false));
+        assert!(!check("", "/", false) && !check("", "/", true));
+        assert!(!check("evil.example", "/", false) && !check("evil.example", "/", true));
+        assert!(!check("10.0.0.7:9090", "/", false) && check("10.0.0.7:9090", "/", true));
+        assert!(!check("localhost", "http://evil.example/", false));
+        assert!(!check("localhost.evil.example", "/", false) && !check("localhost@evil", "/", false));
+    }
+}

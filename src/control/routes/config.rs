@@ -1,0 +1,45 @@
+//! The configuration in force, and reading it again.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{ConnectInfo, State};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::control::listen::Peer;
+use crate::control::problem::Problem;
+use crate::control::service::Door;
+use crate::settings::fault::{Fault, Faults};
+
+/// The configuration in force; secrets are masked.
+pub(super) async fn show(State(door): State<Arc<Door>>) -> Json<Value> {
+    Json((door.parts.config)())
+}
+
+/// Reads the configuration again. A faulty one changes nothing and is answered with all its faults.
+pub(super) async fn reload(
+    State(door): State<Arc<Door>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+) -> Result<Json<Value>, Problem> {
+    tracing::info!(by = %peer.ip(), "control_reload");
+    let reload = Arc::clone(&door.parts.reload);
+    // It reads files, and this runtime must stay free for a kill.
+    let done = tokio::task::spawn_blocking(move || reload()).await;
+    match done.map_err(|_| Problem::internal("the reload broke off; the log says why"))? {
+        Ok(report) => Ok(Json(json!({"applied": true, "restart_required": report.restart_required}))),
+        Err(faults) => Err(rejected(&faults)),
+    }
+}
+
+fn rejected(faults: &Faults) -> Problem {
+    let list: Vec<Value> = faults.iter().map(fault).collect();
+    let detail = format!("the configuration is faulty, the running one stays: {faults}");
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "config_invalid", detail)
+        .with("applied", false)
+        .with("faults", list)
+}
+
+fn fault(fault: &Fault) -> Value {
+    json!({"path": fault.path, "line": fault.line, "message": fault.message, "hint": fault.hint})
+}

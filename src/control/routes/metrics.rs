@@ -1,0 +1,15 @@
+//! The numbers, for Prometheus.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use http::header;
+
+use crate::control::service::Door;
+use crate::telemetry::metrics::Metrics;
+
+/// Everything in the text format.
+pub(super) async fn text(State(door): State<Arc<Door>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], door.parts.metrics.encode())
+}

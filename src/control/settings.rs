@@ -1,0 +1,262 @@
+//! The `control:` section: where the control API listens and whom it lets in.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::settings::address::listen_address;
+use crate::settings::fault::Faults;
+use crate::settings::secret::Secret;
+
+/// The `control:` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Written {
+    /// Address to listen on; `:9090` means every address. Needs a restart.
+    pub listen: String,
+    /// Who may come in.
+    pub auth: WrittenAuth,
+    /// Values of `Host` that are answered, without the port.
+    pub allowed_hosts: Vec<String>,
+    /// Which web pages may call.
+    pub cors: WrittenCors,
+}
+
+/// `control.auth`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenAuth {
+    /// A file that holds the token; empty for none.
+    pub token_file: String,
+    /// The token itself; from `ELIDA_CONTROL_TOKEN`, never from the file. It wins over the file.
+    #[serde(skip)]
+    pub token: Option<Secret>,
+}
+
+/// `control.cors`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenCors {
+    /// Origins whose pages may call, such as `https://ops.example.com`.
+    pub allow_origins: Vec<String>,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9090".into(),
+            auth: WrittenAuth::default(),
+            allowed_hosts: ["localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
+            cors: WrittenCors::default(),
+        }
+    }
+}
+
+/// The compiled section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    listen: SocketAddr,
+    token: Option<Secret>,
+    allowed_hosts: Vec<String>,
+    allow_origins: Vec<String>,
+}
+
+/// A token can be guessed when it is shorter than this many bytes.
+const MIN_TOKEN: usize = 16;
+
+impl Settings {
+    /// Address to listen on.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The token every call must show; `None` on loopback only.
+    pub fn token(&self) -> Option<&Secret> {
+        self.token.as_ref()
+    }
+
+    /// Hosts that are answered: lower case, without a port, IPv6 addresses in brackets.
+    pub fn allowed_hosts(&self) -> &[String] {
+        &self.allowed_hosts
+    }
+
+    /// Origins whose pages may call: scheme, host and port exactly as browsers send them.
+    pub fn allow_origins(&self) -> &[String] {
+        &self.allow_origins
+    }
+}
+
+impl Written {
+    /// Compiles the section; reads the token file.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let listen = listen_address("control.listen", &self.listen, faults);
+        let token = match self.auth.token {
+            Some(token) => check_token("control.auth", "ELIDA_CONTROL_TOKEN", token, faults).map(Some),
+            None => read_token(&self.auth.token_file, faults),
+        };
+        let hosts = compile_hosts(&self.allowed_hosts, faults);
+        let origins = compile_origins(self.cors.allow_origins, faults);
+        let (listen, token) = (listen?, token?);
+        if !listen.ip().is_loopback() && token.is_none() {
+            faults.add(
+                "control.listen",
+                format!("{listen} can be reached from other machines, but there is no token"),
+                "set ELIDA_CONTROL_TOKEN or control.auth.token_file, or listen on 127.0.0.1",
+            );
+            return None;
+        }
+        Some(Settings { listen, token, allowed_hosts: hosts?, allow_origins: origins? })
+    }
+}
+
+/// Reads the token: `Some(None)` when no file is named, `None` after a fault.
+fn read_token(file: &str, faults: &mut Faults) -> Option<Option<Secret>> {
+    if file.is_empty() {
+        return Some(None);
+    }
+    let path = "control.auth.token_file";
+    match std::fs::read_to_string(file) {
+        Ok(text) => check_token(path, file, Secret::new(text.trim()), faults).map(Some),
+        Err(error) => {
+            faults.add(
+                path,
+                format!("'{file}' cannot be read: {error}"),
+                "check the path and its permissions",
+            );
+            None
+        }
+    }
+}
+
+fn check_token(path: &str, source: &str, token: Secret, faults: &mut Faults) -> Option<Secret> {
+    let text = token.reveal();
+    let hint = "make one with: openssl rand -hex 32";
+    if text.len() < MIN_TOKEN {
+        let length = text.len();
+        faults.add(
+            path,
+            format!("the token in {source} has {length} characters of at least {MIN_TOKEN}"),
+            hint,
+        );
+        return None;
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = format!("the token in {source} holds spaces or characters a header cannot carry");
+        faults.add(path, message, hint);
+        return None;
+    }
+    Some(token)
+}
+
+fn compile_hosts(hosts: &[String], faults: &mut Faults) -> Option<Vec<String>> {
+    let mut compiled = Vec::with_capacity(hosts.len());
+    for host in hosts {
+        let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+        let host = if bare_v6 { format!("[{host}]") } else { host.to_ascii_lowercase() };
+        let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let good = match inner {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && !host.contains([':', '/', '*', ' ', '@']),
+        };
+        if good {
+            compiled.push(host);
+        } else {
+            let hint = "write names without scheme and port, such as elida.example.com";
+            faults.add("control.allowed_hosts", format!("'{host}' is not a host name"), hint);
+        }
+    }
+    (compiled.len() == hosts.len()).then_some(compiled)
+}
+
+fn compile_origins(origins: Vec<String>, faults: &mut Faults) -> Option<Vec<String>> {
+    let mut good = true;
+    for origin in &origins {
+        // An origin is what a browser sends: no path, lower case, no default port (RFC 6454 6.2).
+        let same = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+        if !same {
+            good = false;
+            let hint = "write scheme, host and port as a browser sends them: https://ops.example.com";
+            faults.add("control.cors.allow_origins", format!("'{origin}' is not an origin"), hint);
+        }
+    }
+    good.then_some(origins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(written: Written) -> Result<Settings, String> {
+        let mut faults = Faults::default();
+        let settings = written.compile(&mut faults);
+        settings.ok_or_else(|| faults.to_string())
+    }
+
+    fn with_token(listen: &str, token: &str) -> Written {
+        let auth = WrittenAuth { token: Some(Secret::new(token)), ..WrittenAuth::default() };
+        Written { listen: listen.into(), auth, ..Written::default() }
+    }
+
+    #[test]
+    fn loopback_needs_no_token_and_every_other_address_does() {
+        assert_eq!(compiled(Written::default()).unwrap().token(), None);
+        let open = Written { listen: ":9090".into(), ..Written::default() };
+        assert_eq!(
+            compiled(open).unwrap_err(),
+            "control.listen: 0.0.0.0:9090 can be reached from other machines, but there is no token \
+             (set ELIDA_CONTROL_TOKEN or control.auth.token_file, or listen on 127.0.0.1)"
+        );
+        let open = compiled(with_token(":9090", "0123456789abcdef")).unwrap();
+        assert_eq!(open.listen().to_string(), "0.0.0.0:9090");
+        assert!(open.token().is_some());
+    }
+
+    #[test]
+    fn a_token_is_long_and_fits_a_header() {
+        assert_eq!(
+            compiled(with_token("127.0.0.1:0", "short")).unwrap_err(),
+            "control.auth: the token in ELIDA_CONTROL_TOKEN has 5 characters of at least 16 \
+             (make one with: openssl rand -hex 32)"
+        );
+        let fault = compiled(with_token("127.0.0.1:0", "with spaces inside of it")).unwrap_err();
+        assert!(fault.contains("holds spaces") && !fault.contains("inside of it"), "{fault}");
+    }
+
+    #[test]
+    fn a_token_file_is_read_without_its_last_newline() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
+        let token_file = file.path().display().to_string();
+        let auth = WrittenAuth { token_file, token: None };
+        let settings = compiled(Written { auth, ..Written::default() }).unwrap();
+        assert_eq!(settings.token().unwrap().reveal(), "0123456789abcdef");
+        let auth = WrittenAuth { token_file: "/nowhere/token".into(), token: None };
+        assert_eq!(
+            compiled(Written { auth, ..Written::default() }).unwrap_err(),
+            "control.auth.token_file: '/nowhere/token' cannot be read: No such file or directory \
+             (os error 2) (check the path and its permissions)"
+        );
+    }
+
+    #[test]
+    fn hosts_and_origins_are_written_as_they_are_compared() {
+        let hosts = ["Elida.Example", "::1", "http://x", "x:80"].map(String::from).to_vec();
+        let allow_origins = ["https://ops.example", "https://ops.example/"].map(String::from).to_vec();
+        let cors = WrittenCors { allow_origins };
+        assert_eq!(
+            compiled(Written { allowed_hosts: hosts[..2].to_vec(), ..Written::default() })
+                .unwrap()
+                .allowed_hosts(),
+            ["elida.example", "[::1]"]
+        );
+        assert_eq!(
+            compiled(Written { allowed_hosts: hosts, cors, ..Written::default() }).unwrap_err(),
+            "control.allowed_hosts: 'http://x' is not a host name \
+             (write names without scheme and port, such as elida.example.com)\n\
+             control.allowed_hosts: 'x:80' is not a host name \
+             (write names without scheme and port, such as elida.example.com)\n\
+             control.cors.allow_origins: 'https://ops.example/' is not an origin \
+             (write scheme, host and port as a browser sends them: https://ops.example.com)"
+        );
+    }
+}

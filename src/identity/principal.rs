@@ -1,0 +1,206 @@
+//! The principal of a request: a keyed digest of the credential it carries, else its address.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::path::Path;
+
+use hmac::{Hmac, KeyInit, Mac};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::ids::PrincipalId;
+
+/// Where credentials are looked for, first one first. `authorization` loses its scheme, so that one key
+/// is one principal, whichever header an SDK puts it in.
+const CREDENTIALS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+const KEY_FILE: &str = "principal.key";
+const KEY_BYTES: usize = 32;
+/// SHA-256's block.
+const BLOCK_BYTES: usize = 64;
+/// Bytes of the digest in a principal's id; 16 hex digits.
+const SHOWN: usize = 8;
+/// Keeps digests of other uses of the same key apart.
+const USE: &[u8] = b"elida principal 1\0";
+
+/// The key of the digests. Without it a principal's id cannot be tied to a credential, and with another
+/// one the same credential is another principal.
+#[derive(Clone)]
+pub struct Key(Hmac<Sha256>);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(***)")
+    }
+}
+
+impl Key {
+    /// The key in `data_dir`; made there (readable by the owner only) when there is none.
+    pub fn load_or_make(data_dir: &Path) -> io::Result<Self> {
+        let path = data_dir.join(KEY_FILE);
+        match File::open(&path) {
+            Ok(mut file) => Self::read(&mut file),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(data_dir)?;
+                Self::make(data_dir, &path)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// A key for this process only.
+    pub fn ephemeral() -> Self {
+        Self::from_bytes(&random())
+    }
+
+    /// Writes a new key beside its place and links it there, so that nobody ever reads half a key and of
+    /// two processes that start together both take the same one.
+    fn make(data_dir: &Path, path: &Path) -> io::Result<Self> {
+        let draft = data_dir.join(format!("{KEY_FILE}.{}", Uuid::now_v7().simple()));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&draft)?;
+        let placed = file
+            .write_all(&random())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::hard_link(&draft, path));
+        std::fs::remove_file(&draft)?;
+        match placed {
+            Err(taken) if taken.kind() != io::ErrorKind::AlreadyExists => Err(taken),
+            _ => Self::read(&mut File::open(path)?),
+        }
+    }
+
+    fn read(file: &mut File) -> io::Result<Self> {
+        let mut bytes = [0; KEY_BYTES];
+        file.read_exact(&mut bytes).map_err(|fault| {
+            io::Error::new(fault.kind(), format!("{KEY_FILE} holds no whole key: {fault}"))
+        })?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
+        // HMAC itself fills a short key up to its block with zeros.
+        let mut block = [0; BLOCK_BYTES];
+        block[..KEY_BYTES].copy_from_slice(bytes);
+        let mut mac = Hmac::new(&block.into());
+        mac.update(USE);
+        Self(mac)
+    }
+
+    /// Who calls: `cred:<digest>` of the first credential in the head, else `anon:<address>`.
+    pub fn principal(&self, headers: &HeaderMap, client: IpAddr) -> PrincipalId {
+        let credential = CREDENTIALS.iter().find_map(|name| {
+            let value = headers.get(name)?.as_bytes().trim_ascii();
+            let value = if name == AUTHORIZATION { without_scheme(value) } else { value };
+            (!value.is_empty()).then_some(value)
+        });
+        match credential {
+            Some(credential) => {
+                let digest = self.0.clone().chain_update(credential).finalize().into_bytes();
+                PrincipalId::new(format!("cred:{}", hex(&digest[..SHOWN])))
+            }
+            // One host is one principal, whether it came by IPv4 or by IPv4 mapped into IPv6.
+            None => PrincipalId::new(format!("anon:{}", client.to_canonical())),
+        }
+    }
+}
+
+/// What follows `Bearer`, `Basic` or another scheme; the whole value when there is no scheme.
+fn without_scheme(value: &[u8]) -> &[u8] {
+    match value.iter().position(|byte| *byte == b' ') {
+        Some(space) => value[space..].trim_ascii_start(),
+        None => value,
+    }
+}
+
+/// 32 bytes of the operating system's randomness, by way of the generator of uuids: each uuid holds at
+/// least 32 fresh random bits, and their digest holds 512 of them.
+fn random() -> [u8; KEY_BYTES] {
+    let mut pool = Sha256::new();
+    for _ in 0..16 {
+        pool.update(Uuid::now_v7().as_bytes());
+    }
+    pool.finalize().into()
+}
+
+/// Lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(DIGITS[usize::from(byte >> 4)].into());
+        text.push(DIGITS[usize::from(byte & 15)].into());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn home() -> IpAddr {
+        "::ffff:10.0.0.5".parse().unwrap()
+    }
+
+    #[test]
+    fn one_credential_is_one_principal_in_every_header() {
+        let key = Key::ephemeral();
+        let who = |pairs: &[(&'static str, &str)]| key.principal(&headers(pairs), home());
+        let bearer = who(&[("authorization", "Bearer sk-1")]);
+        assert_eq!(bearer, who(&[("authorization", "bearer  sk-1")]));
+        assert_eq!(bearer, who(&[("x-api-key", "sk-1")]));
+        assert_eq!(bearer, who(&[("x-api-key", "sk-1"), ("api-key", "other")]));
+        assert_ne!(bearer, who(&[("x-goog-api-key", "sk-2")]));
+        assert_eq!(bearer.as_str().len(), "cred:".len() + 16);
+        assert!(!bearer.as_str().contains("sk-1"));
+    }
+
+    #[test]
+    fn nothing_to_show_is_the_address() {
+        let key = Key::ephemeral();
+        assert_eq!(key.principal(&HeaderMap::new(), home()).as_str(), "anon:10.0.0.5");
+        let empty = headers(&[("authorization", "Bearer "), ("x-api-key", "")]);
+        assert_ne!(key.principal(&empty, home()).as_str().get(..5), Some("cred:x"));
+        let blank = headers(&[("x-api-key", " ")]);
+        assert_eq!(key.principal(&blank, home()).as_str(), "anon:10.0.0.5");
+    }
+
+    #[test]
+    fn the_key_is_kept_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("state");
+        let made = Key::load_or_make(&place).unwrap();
+        let read = Key::load_or_make(&place).unwrap();
+        let sent = headers(&[("x-api-key", "sk-1")]);
+        assert_eq!(made.principal(&sent, home()), read.principal(&sent, home()));
+        assert_ne!(made.principal(&sent, home()), Key::ephemeral().principal(&sent, home()));
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(place.join(KEY_FILE)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn half_a_key_is_a_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(KEY_FILE), b"short").unwrap();
+        assert!(Key::load_or_make(dir.path()).unwrap_err().to_string().contains(KEY_FILE));
+    }
+}

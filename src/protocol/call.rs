@@ -1,0 +1,99 @@
+//! What a request's body says about the call: its model, whether it streams, who may be calling.
+
+use std::sync::Arc;
+
+use super::json_scan::{PathSet, Scanner, Value};
+
+const MODEL: usize = 0;
+const STREAM: usize = 1;
+/// The paths that [`CallPaths::new`] puts before the caller's.
+const OWN: [&str; 2] = ["model", "stream"];
+
+/// The paths that are looked up in each request body.
+#[derive(Debug)]
+pub struct CallPaths {
+    set: Arc<PathSet>,
+    hints: usize,
+}
+
+impl CallPaths {
+    /// `model`, `stream`, and these paths of identity hints (dotted, at most
+    /// [`PathSet::MAX_DEPTH`] keys).
+    ///
+    /// Keys match whatever their ASCII case: Ollama, written in Go, obeys `Model` too, and a model
+    /// that it would obey must be the one that is routed and checked.
+    pub fn new(extra: &[String]) -> Self {
+        let paths = OWN.into_iter().chain(extra.iter().map(String::as_str));
+        Self { set: Arc::new(PathSet::ignoring_case(paths)), hints: extra.len() }
+    }
+}
+
+/// What a body said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// The model; of a doubled one the last, as most servers read it.
+    pub model: Option<String>,
+    /// Whether a streamed answer is asked for.
+    pub stream: Option<bool>,
+    /// The body names two different models, so servers may differ in which they obey.
+    pub model_doubled: bool,
+    /// The body is not a JSON value, as far as it was followed: cut short, another encoding, a form.
+    pub malformed: bool,
+    hints: Vec<Option<Box<str>>>,
+}
+
+impl Call {
+    /// The text at the caller's path number `index`; numbers as written.
+    pub fn hint(&self, index: usize) -> Option<&str> {
+        self.hints.get(index)?.as_deref()
+    }
+
+    fn take(&mut self, path: usize, value: Value<'_>) {
+        match (path, value) {
+            (MODEL, Value::Str(name)) => {
+                self.model_doubled |= self.model.as_ref().is_some_and(|known| *known != name);
+                self.model = Some(name.into_owned());
+            }
+            (STREAM, Value::Bool(stream)) => self.stream = Some(stream),
+            (MODEL | STREAM, _) => {}
+            (hint, value) => {
+                if let Some(place) = self.hints.get_mut(hint - OWN.len()) {
+                    *place = match value {
+                        Value::Str(text) => Some(text.into()),
+                        Value::Number(number) => Some(number.into()),
+                        Value::Bool(_) | Value::Null => None,
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Reads a request's body, chunk by chunk, once.
+#[derive(Debug)]
+pub struct CallScan {
+    scanner: Scanner,
+    call: Call,
+}
+
+impl CallScan {
+    /// At the beginning of a body.
+    pub fn new(paths: Arc<CallPaths>) -> Self {
+        let call = Call { hints: vec![None; paths.hints], ..Call::default() };
+        Self { scanner: Scanner::new(paths.set.clone()), call }
+    }
+
+    /// The body's next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let call = &mut self.call;
+        self.scanner.feed(bytes, &mut |path, value| call.take(path, value));
+    }
+
+    /// What was found, once the body has ended.
+    pub fn finish(self) -> Call {
+        Call { malformed: !self.scanner.is_done(), ..self.call }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! The languages agents and backends speak: what a path means, what a body says, how to refuse.
+//!
+//! Sans-IO and pure: bytes go in by chunks as they come, facts come out; nothing here waits, logs or
+//! knows a status code. Neighbours: `proxy` feeds it, `routing` asks it for the model of a call,
+//! `session` adds up its [`Usage`].
+//!
+//! - [`dialect`]: which API a path belongs to.
+//! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
+//! - [`call`]: a request's body: model, stream, identity hints.
+//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
+//! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
+//!   `openai`, `responses`, `anthropic`, `mistral` and `ollama`.
+//! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
+//!
+//! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
+//! in bytes; memory does not grow with the body; no input panics.
+
+pub mod call;
+pub mod dialect;
+pub mod framing;
+pub mod json_scan;
+pub mod ndjson;
+pub mod refusal;
+pub mod sse;
+pub mod tap;
+pub mod usage;
+
+mod anthropic;
+mod json_paths;
+mod json_text;
+mod mistral;
+mod ollama;
+mod openai;
+mod responses;
+
+#[cfg(test)]
+mod chunks;
+
+pub use call::{Call, CallPaths, CallScan};
+pub use dialect::{BackendKind, Dialect};
+pub use framing::Framing;
+pub use refusal::{Notice, NoticeKind};
+pub use tap::ResponseTap;
+pub use usage::Usage;

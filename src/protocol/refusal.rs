@@ -1,0 +1,186 @@
+//! The words in which a caller is refused, and the last event of a stream that is cut.
+//!
+//! One JSON body serves both vendors' clients: `error.type` and `error.message` are read by
+//! Anthropic's, `error.code` and `error.param` beside them by OpenAI's. The end of a stream never
+//! looks like a whole answer: no `[DONE]`, no `message_stop`, no `response.completed`.
+
+use serde::Serialize;
+
+use super::dialect::Dialect;
+use super::framing::Framing;
+
+/// The class of a refusal, which gives the vendors' `type` word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// The caller may not do this (a killed session, a policy).
+    Permission,
+    /// The request makes no sense.
+    InvalidRequest,
+    /// The request is too large.
+    TooLarge,
+    /// No such route or backend.
+    NotFound,
+    /// Too many requests.
+    RateLimit,
+    /// No capacity now.
+    Overloaded,
+    /// Something took too long.
+    Timeout,
+    /// A fault of the gateway or the backend.
+    Api,
+}
+
+impl NoticeKind {
+    /// The `type` word; both vendors' clients treat it as an open set.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Permission => "permission_error",
+            Self::InvalidRequest => "invalid_request_error",
+            Self::TooLarge => "request_too_large",
+            Self::NotFound => "not_found_error",
+            Self::RateLimit => "rate_limit_error",
+            Self::Overloaded => "overloaded_error",
+            Self::Timeout => "timeout_error",
+            Self::Api => "api_error",
+        }
+    }
+}
+
+/// A refusal to be worded.
+#[derive(Clone, Copy, Debug)]
+pub struct Notice<'a> {
+    /// The stable code, `session_killed`.
+    pub code: &'a str,
+    /// Its class.
+    pub kind: NoticeKind,
+    /// The sentence the user sees.
+    pub message: &'a str,
+    /// The session, when one is known.
+    pub session_id: Option<&'a str>,
+    /// The request.
+    pub request_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    r#type: &'static str,
+    code: &'a str,
+    message: &'a str,
+    param: Option<()>,
+}
+
+#[derive(Serialize)]
+struct Both<'a> {
+    r#type: &'static str,
+    error: Detail<'a>,
+    session_id: Option<&'a str>,
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct OllamaForm<'a> {
+    error: &'a str,
+    r#type: &'static str,
+    code: &'a str,
+    session_id: Option<&'a str>,
+    request_id: &'a str,
+}
+
+/// `error` event of the responses API. The `error` member beside its own fields is what makes the
+/// Python SDK raise.
+#[derive(Serialize)]
+struct ResponsesEvent<'a> {
+    r#type: &'static str,
+    code: &'a str,
+    message: &'a str,
+    param: Option<()>,
+    /// Clients with a schema want a number; where the stream stood is not known here.
+    sequence_number: u64,
+    error: Detail<'a>,
+    session_id: Option<&'a str>,
+    request_id: &'a str,
+}
+
+impl<'a> Notice<'a> {
+    fn detail(&self) -> Detail<'a> {
+        Detail { r#type: self.kind.word(), code: self.code, message: self.message, param: None }
+    }
+
+    fn both(&self) -> Both<'a> {
+        Both {
+            r#type: "error",
+            error: self.detail(),
+            session_id: self.session_id,
+            request_id: self.request_id,
+        }
+    }
+
+    fn ollama(&self) -> OllamaForm<'a> {
+        OllamaForm {
+            error: self.message,
+            r#type: self.kind.word(),
+            code: self.code,
+            session_id: self.session_id,
+            request_id: self.request_id,
+        }
+    }
+
+    fn responses(&self) -> ResponsesEvent<'a> {
+        ResponsesEvent {
+            r#type: "error",
+            code: self.code,
+            message: self.message,
+            param: None,
+            sequence_number: 0,
+            error: self.detail(),
+            session_id: self.session_id,
+            request_id: self.request_id,
+        }
+    }
+}
+
+/// The JSON body of a refusal before the answer's head is sent.
+pub fn body(dialect: Dialect, notice: &Notice<'_>) -> Vec<u8> {
+    match dialect {
+        Dialect::Ollama => json(&notice.ollama()),
+        _ => json(&notice.both()),
+    }
+}
+
+/// The native last event of a stream that is cut; `None` when dialect and framing have none, and the
+/// connection must be cut instead. `at_boundary` is [`super::tap::ResponseTap::at_boundary`]: when it is
+/// false, the piece that is under way is ended first, so that the client reads ours by itself.
+pub fn stream_end(
+    dialect: Dialect,
+    framing: Framing,
+    at_boundary: bool,
+    notice: &Notice<'_>,
+) -> Option<Vec<u8>> {
+    let (line_end, head, data) = match (dialect, framing) {
+        (Dialect::Anthropic, Framing::Sse) => ("\n\n", "event: error\ndata: ", json(&notice.both())),
+        (Dialect::OpenAiResponses, Framing::Sse) => {
+            ("\n\n", "event: error\ndata: ", json(&notice.responses()))
+        }
+        (Dialect::OpenAiChat | Dialect::OpenAiOther | Dialect::Mistral, Framing::Sse) => {
+            ("\n\n", "data: ", json(&notice.both()))
+        }
+        (Dialect::Ollama, Framing::Ndjson) => ("\n", "", json(&notice.ollama())),
+        _ => return None,
+    };
+    let mut end = Vec::with_capacity(data.len() + head.len() + 2 * line_end.len());
+    if !at_boundary {
+        end.extend_from_slice(line_end.as_bytes());
+    }
+    end.extend_from_slice(head.as_bytes());
+    end.extend_from_slice(&data);
+    end.extend_from_slice(line_end.as_bytes());
+    Some(end)
+}
+
+/// Writing plain structs of texts to memory cannot fail.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! Server-sent events, read as the WHATWG standard says (HTML, section 9.2), without holding them.
+//!
+//! Lines end with CR, LF or CRLF; a byte order mark may come first; lines that begin with a colon are
+//! comments; several `data` lines make one text with line feeds between them.
+
+use memchr::memchr2;
+
+/// Bytes of an event's name that are kept; a longer one is cut there.
+const NAME_MAX: usize = 128;
+
+const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// A part of an event stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Bytes of the event's data.
+    Data(&'a [u8]),
+    /// The event is complete; events without data have no end piece.
+    End {
+        /// What `event:` said; empty when it said nothing.
+        name: &'a [u8],
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before the first byte that is not of the byte order mark, of which that many are read.
+    Bom(usize),
+    LineStart,
+    /// In a field's name.
+    Field,
+    /// Behind the colon, where one space is not part of the value.
+    Space(Kind),
+    Value(Kind),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Name,
+    /// Comments, `id`, `retry` and unknown fields.
+    Other,
+}
+
+/// Reads an event stream, chunk by chunk.
+#[derive(Debug)]
+pub struct SseReader {
+    state: State,
+    /// The last byte was a CR: an LF now is the same line end.
+    after_cr: bool,
+    /// The field's name as far as it fits.
+    field: [u8; 6],
+    field_len: usize,
+    /// The event's name so far.
+    name: Vec<u8>,
+    /// The event under way has a `data` line.
+    has_data: bool,
+    /// The event under way has a line that is no comment.
+    has_lines: bool,
+}
+
+impl Default for SseReader {
+    fn default() -> Self {
+        Self {
+            state: State::Bom(0),
+            after_cr: false,
+            field: [0; 6],
+            field_len: 0,
+            name: Vec::new(),
+            has_data: false,
+            has_lines: false,
+        }
+    }
+}
+
+impl SseReader {
+    /// True between two events: what is written now is read as an event by itself.
+    pub fn at_boundary(&self) -> bool {
+        matches!(self.state, State::Bom(0 | 3) | State::LineStart) && !self.has_lines
+    }
+
+    /// Reads the next bytes and hands out their pieces.
+    pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) {
+        let mut rest = bytes;
+        while let Some(&byte) = rest.first() {
+            if std::mem::take(&mut self.after_cr) && byte == b'\n' {
+                rest = &rest[1..];
+                continue;
+            }
+            rest = match self.state {
+                State::Bom(read) => self.bom(read, byte, rest),
+                State::LineStart => {
+                    self.field_len = 0;
+                    self.state = State::Field;
+                    rest
+                }
+                State::Field => {
+                    self.in_field(byte, &mut on);
+                    &rest[1..]
+                }
+                State::Space(kind) => {
+                    self.state = State::Value(kind);
+                    if byte == b' ' { &rest[1..] } else { rest }
+                }
+                State::Value(kind) => self.in_value(kind, rest, &mut on),
+            };
+        }
+    }
+
+    fn bom<'b>(&mut self, read: usize, byte: u8, rest: &'b [u8]) -> &'b [u8] {
+        if BOM.get(read) == Some(&byte) {
+            self.state = State::Bom(read + 1);
+            return &rest[1..];
+        }
+        if matches!(read, 1 | 2) {
+            // Not a mark: these bytes began a field that nobody knows.
+            self.has_lines = true;
+            self.state = State::Value(Kind::Other);
+        } else {
+            self.state = State::LineStart;
+        }
+        rest
+    }
+
+    fn in_field(&mut self, byte: u8, on: &mut impl FnMut(Piece<'_>)) {
+        match byte {
+            b':' if self.field_len == 0 => self.state = State::Value(Kind::Other),
+            b':' => {
+                let kind = self.begin_field(on);
+                self.state = State::Space(kind);
+            }
+            b'\n' | b'\r' => {
+                if self.field_len == 0 {
+                    self.dispatch(on);
+                } else {
+                    self.begin_field(on);
+                }
+                self.end_line(byte);
+            }
+            _ => {
+                if let Some(place) = self.field.get_mut(self.field_len) {
+                    *place = byte;
+                    self.field_len += 1;
+                }
+                self.has_lines = true;
+            }
+        }
+    }
+
+    /// The field's name is read.
+    fn begin_field(&mut self, on: &mut impl FnMut(Piece<'_>)) -> Kind {
+        match &self.field[..self.field_len] {
+            b"data" => {
+                if std::mem::replace(&mut self.has_data, true) {
+                    on(Piece::Data(b"\n"));
+                }
+                Kind::Data
+            }
+            b"event" => {
+                self.name.clear();
+                Kind::Name
+            }
+            _ => Kind::Other,
+        }
+    }
+
+    fn in_value<'b>(&mut self, kind: Kind, rest: &'b [u8], on: &mut impl FnMut(Piece<'_>)) -> &'b [u8] {
+        let end = memchr2(b'\n', b'\r', rest);
+        let part = &rest[..end.unwrap_or(rest.len())];
+        match kind {
+            Kind::Data if !part.is_empty() => on(Piece::Data(part)),
+            Kind::Name => {
+                let room = NAME_MAX - self.name.len();
+                self.name.extend_from_slice(&part[..part.len().min(room)]);
+            }
+            _ => {}
+        }
+        match end {
+            Some(end) => {
+                self.end_line(rest[end]);
+                &rest[end + 1..]
+            }
+            None => &[],
+        }
+    }
+
+    fn end_line(&mut self, byte: u8) {
+        self.after_cr = byte == b'\r';
+        self.state = State::LineStart;
+    }
+
+    fn dispatch(&mut self, on: &mut impl FnMut(Piece<'_>)) {
+        if std::mem::take(&mut self.has_data) {
+            on(Piece::End { name: &self.name });
+        }
+        self.has_lines = false;
+        self.name.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

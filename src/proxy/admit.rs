@@ -1,0 +1,55 @@
+//! Step 4: a leg is opened in the session, atomically against kills, or the request ends here.
+
+use std::sync::Arc;
+
+use crate::error::{ErrorKind, Refusal};
+use crate::identity::chain::Found;
+use crate::ids::SessionKey;
+use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart, Manager};
+
+use super::arrive::Arrival;
+use super::identify::Caller;
+
+/// Opens a leg for this request in the session `found`.
+///
+/// # Errors
+/// The session was killed, or there is no room for another one.
+pub(crate) async fn admit(
+    sessions: &Arc<Manager>,
+    arrival: &Arrival,
+    caller: &Caller,
+    found: Found,
+) -> Result<Leg, Refusal> {
+    let identity = &arrival.ticket.snapshot.identity;
+    let who = session::Arrival {
+        key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
+        identity: Identity {
+            source: found.source,
+            client: found.client.or_else(|| caller.client.name.clone()),
+            client_version: caller.client.version.clone(),
+            agent_id: found.agent_id,
+            parent_agent_id: found.parent_agent_id,
+        },
+        principal: caller.principal.clone(),
+        client_addr: caller.address,
+        idle_gap: found.idle_gap,
+    };
+    let leg = LegStart {
+        kind: LegKind::Request,
+        method: arrival.method.to_string(),
+        path: arrival.uri.path().to_owned(),
+        request_id: arrival.request_id.clone(),
+        cut: arrival.ticket.cut.clone(),
+    };
+    sessions.admit(who, leg).await.map_err(denied)
+}
+
+fn denied(denied: Denied) -> Refusal {
+    let kind = match &denied {
+        Denied::Killed { .. } => ErrorKind::SessionKilled,
+        Denied::Capacity { .. } => ErrorKind::SessionCapacity,
+        Denied::ShuttingDown => ErrorKind::ShuttingDown,
+        Denied::Store(_) => ErrorKind::Internal,
+    };
+    Refusal::new(kind, denied.to_string())
+}

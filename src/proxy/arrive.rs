@@ -1,0 +1,93 @@
+//! Step 1: a request is here. Its head is measured before anything is believed.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Uri, Version, header};
+use pingora_http::RequestHeader;
+
+use super::door::Ticket;
+use crate::error::{ErrorKind, Refusal};
+use crate::ids::RequestId;
+use crate::protocol::dialect::Dialect;
+
+/// The header that carries a request's id, in from the client and out to backend and client.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+/// A request id of the client's is kept when it is no longer than this and printable.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What the head says before anything is looked up.
+pub(crate) struct Arrival {
+    pub(crate) ticket: Arc<Ticket>,
+    pub(crate) request_id: RequestId,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    /// As the path tells; the backend may narrow it down.
+    pub(crate) dialect: Dialect,
+}
+
+impl Arrival {
+    /// Notes an arrival; `None` when the request did not come through our door.
+    pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
+        Some(Self {
+            ticket: Arc::clone(head.extensions.get::<Arc<Ticket>>()?),
+            request_id: request_id(&head.headers),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            dialect: Dialect::detect(head.uri.path()),
+        })
+    }
+}
+
+/// The client's own id when it is harmless in a log line, else a fresh one.
+fn request_id(headers: &HeaderMap) -> RequestId {
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic()))
+        .map_or_else(RequestId::fresh, RequestId::new)
+}
+
+/// Refuses heads that are too large, or that ask for what a reverse proxy does not do.
+pub(crate) fn check(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refusal> {
+    let limits = &arrival.ticket.snapshot.limits;
+    let target = head.raw_path();
+    if target.len() > limits.max_uri {
+        let message = format!(
+            "the request target has {} bytes, the limit is {} (server.limits.max_uri)",
+            target.len(),
+            limits.max_uri
+        );
+        return Err(Refusal::new(ErrorKind::UriTooLong, message));
+    }
+    if head.headers.len() > limits.max_header_count {
+        let message = format!(
+            "the request has {} header fields, the limit is {} (server.limits.max_header_count)",
+            head.headers.len(),
+            limits.max_header_count
+        );
+        return Err(Refusal::new(ErrorKind::HeadersTooLarge, message));
+    }
+    let size = head_size(head);
+    if size > limits.max_header_bytes {
+        let message = format!(
+            "the request head has {size} bytes, the limit is {} (server.limits.max_header_bytes)",
+            limits.max_header_bytes
+        );
+        return Err(Refusal::new(ErrorKind::HeadersTooLarge, message));
+    }
+    if head.method == Method::CONNECT || !target.starts_with(b"/") {
+        let message = "this listener is a reverse proxy: send a path as the request target, \
+                       not CONNECT, an absolute URI or an asterisk";
+        return Err(Refusal::new(ErrorKind::NotSupported, message));
+    }
+    if head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST) {
+        return Err(Refusal::new(ErrorKind::BadRequest, "the Host header is missing (RFC 9112, 3.2)"));
+    }
+    Ok(())
+}
+
+/// The size of a head on the wire: names, values, and `: ` and CRLF for each field.
+fn head_size(head: &RequestHeader) -> usize {
+    head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}

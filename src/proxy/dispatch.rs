@@ -1,0 +1,86 @@
+//! Step 5: the backend is chosen, by `X-Backend`, model, path or default.
+
+use std::sync::Arc;
+
+use pingora_core::Result;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
+
+use super::arrive::Arrival;
+use super::door::CUT;
+use super::refuse::Stop;
+use crate::error::{ErrorKind, Refusal};
+use crate::protocol::call::Call;
+use crate::protocol::dialect::Dialect;
+use crate::routing::{Method, RouteError};
+use crate::upstream::backend::Backend;
+use crate::upstream::peer;
+
+/// Where a request goes.
+pub(crate) struct Route {
+    pub(crate) backend: Arc<Backend>,
+    /// How many bytes of the path named the backend and are not sent on.
+    pub(crate) strip: usize,
+    /// The dialect spoken there.
+    pub(crate) dialect: Dialect,
+    /// What decided.
+    pub(crate) via: Method,
+    /// Connection attempts so far.
+    pub(crate) attempt: usize,
+}
+
+impl Route {
+    /// Goes on to the next address of the backend after `peer` refused; false when there is none.
+    pub(crate) fn next_address(&mut self, peer: &HttpPeer) -> bool {
+        if let Some(address) = peer._address.as_inet() {
+            self.backend.avoid(*address);
+        }
+        self.attempt += 1;
+        self.backend.has_address(self.attempt)
+    }
+}
+
+/// Chooses the backend.
+///
+/// # Errors
+/// Nothing in `routing` and `backends` fits.
+pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Result<Route, Refusal> {
+    if call.model_doubled {
+        let message = "the body names two different models; send one";
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
+    let snapshot = &arrival.ticket.snapshot;
+    let wanted = head.headers.get(snapshot.routes.header()).map(|value| value.to_str().unwrap_or("?"));
+    let decision =
+        snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
+            let kind = match error {
+                RouteError::UnknownBackend(_) => ErrorKind::UnknownBackend,
+                _ => ErrorKind::NoRoute,
+            };
+            Refusal::new(kind, error.to_string())
+        })?;
+    let backend = Arc::clone(&snapshot.backends[decision.backend]);
+    let dialect = arrival.dialect.on(backend.settings().kind());
+    Ok(Route { backend, strip: decision.strip, dialect, via: decision.via, attempt: 0 })
+}
+
+/// The peer for the next attempt. The wait for the name server is cut like any other.
+///
+/// # Errors
+/// The leg was cut, the name cannot be resolved, or no address is left to try.
+pub(crate) async fn peer(arrival: &Arrival, route: &Route) -> Result<Box<HttpPeer>, Stop> {
+    let limit = arrival.ticket.snapshot.timeouts.upstream_connect;
+    let name = route.backend.settings().name();
+    let address = tokio::select! {
+        biased;
+        _ = arrival.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        address = tokio::time::timeout(limit, route.backend.address(route.attempt)) => address,
+    };
+    let (kind, fault) = match address {
+        Ok(Ok(Some(address))) => return Ok(Box::new(peer::peer(&route.backend, address, limit))),
+        Ok(Ok(None)) => (ErrorKind::BackendUnavailable, "none of its addresses accepts connections"),
+        Ok(Err(_)) => (ErrorKind::BackendUnavailable, "its name cannot be resolved"),
+        Err(_) => (ErrorKind::BackendTimeout, "its name was not resolved in time"),
+    };
+    Err(Refusal::new(kind, format!("the backend {name} cannot be reached: {fault}")).into())
+}

@@ -1,0 +1,356 @@
+//! The downstream session that Pingora sees: the real one, with a hold on the body and a hand on the
+//! switch.
+//!
+//! It wraps the real session and adds four things: request bodies are kept for replay when the ticket
+//! says so (Pingora's own buffer ends at 64 KiB, its issues 349 and 575), every wait for the client
+//! also waits for the cut, silence of the backend is measured, and the real session finds its way
+//! back to the connection. Two faults of Pingora 0.9.1 are cured on the way (its issues 935, 946).
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+use http::HeaderMap;
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
+use pingora_core::protocols::http::custom::server::Session;
+use pingora_core::protocols::http::{HttpTask, ServerSession};
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::sleep;
+
+use super::held::Held;
+use super::silence::Silence;
+use super::ticket::Ticket;
+use crate::session::cut::Cut;
+
+/// The error with which every wait ends when the leg is cut.
+pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
+/// The error with which a wait ends when the backend was silent for too long.
+pub(crate) const SILENT: ErrorType = ErrorType::Custom("backend_silent");
+
+/// A write that is still stuck this long after the cut is given up; shorter than the hard cut, so
+/// that the proxy can still do its accounts.
+const STUCK_WRITE: Duration = Duration::from_millis(20);
+
+type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+
+pub(super) struct DoorSession {
+    /// The real session; gone only in `drop`.
+    inner: Option<Box<ServerSession>>,
+    ticket: Arc<Ticket>,
+    held: Held,
+    silence: Silence,
+    /// `finish` was the last thing the proxy did.
+    finished: bool,
+    /// A write was given up in the middle: nothing sensible can follow it.
+    broken: bool,
+    /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
+    pump_starts: bool,
+}
+
+fn cut<T>() -> Result<T> {
+    Error::e_explain(CUT, "the leg was cut")
+}
+
+/// Runs a write. It is not refused after a cut, since the last words are written then; but it may
+/// not be stuck.
+async fn write<T>(leg: &Cut, broken: &mut bool, write: impl Future<Output = Result<T>>) -> Result<T> {
+    if *broken {
+        return cut();
+    }
+    let stuck = async {
+        leg.soft().await;
+        sleep(STUCK_WRITE).await;
+    };
+    tokio::select! {
+        biased;
+        written = write => written,
+        () = stuck => {
+            *broken = true;
+            cut()
+        }
+    }
+}
+
+impl DoorSession {
+    pub(super) fn new(inner: Box<ServerSession>, ticket: Arc<Ticket>) -> Self {
+        Self {
+            inner: Some(inner),
+            ticket,
+            held: Held::default(),
+            silence: Silence::default(),
+            finished: false,
+            broken: false,
+            pump_starts: false,
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    fn inner(&self) -> &ServerSession {
+        self.inner.as_deref().expect("the session is here until it is dropped")
+    }
+
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    fn inner_mut(&mut self) -> &mut ServerSession {
+        self.inner.as_deref_mut().expect("the session is here until it is dropped")
+    }
+
+    /// The real session and the switch, to be borrowed side by side.
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    fn writer(&mut self) -> (&mut ServerSession, &Cut, &mut bool) {
+        let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
+        (inner, &self.ticket.cut, &mut self.broken)
+    }
+
+    /// Reads body bytes; with `idle`, waits for the client to leave once the body has ended.
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
+        let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
+        let (ticket, silence) = (&*self.ticket, &mut self.silence);
+        let chunk = tokio::select! {
+            biased;
+            _ = ticket.cut.soft() => return cut(),
+            () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
+                return Error::e_explain(SILENT, "the backend was silent for too long"),
+            chunk = async {
+                match idle {
+                    Some(no_body) => inner.read_body_or_idle(no_body).await,
+                    None => inner.read_request_body().await,
+                }
+            } => chunk?,
+        };
+        let done = inner.is_body_done();
+        let Some(chunk) = chunk else {
+            self.held.seal();
+            return Ok(None);
+        };
+        self.ticket.add_received(chunk.len());
+        if self.ticket.is_held() {
+            self.held.keep(&chunk);
+            if done {
+                self.held.seal();
+            }
+        }
+        // Pingora issue 935: an empty last chunk would end an HTTP/1.1 upstream body twice.
+        if chunk.is_empty() && done {
+            return Ok(None);
+        }
+        Ok(Some(chunk))
+    }
+
+    /// A final answer goes out: nothing will be replayed, and the connection's fate is known.
+    fn answering(&mut self, response: &ResponseHeader) {
+        if !response.status.is_informational() || response.status == 101 {
+            self.held.release();
+            if !self.ticket.is_reusable() {
+                self.inner_mut().set_keepalive(None);
+            }
+        }
+    }
+}
+
+impl Drop for DoorSession {
+    fn drop(&mut self) {
+        // A finished session goes back for the next request, or to be lingered on.
+        if self.finished
+            && !self.broken
+            && let Some(inner) = self.inner.take()
+        {
+            self.ticket.give_back(inner);
+        }
+    }
+}
+
+#[async_trait]
+impl Session for DoorSession {
+    fn req_header(&self) -> &RequestHeader {
+        self.inner().req_header()
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        self.inner_mut().req_header_mut()
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        self.read(None).await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        self.inner_mut().drain_request_body().await
+    }
+
+    async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
+        self.answering(&response);
+        let (inner, leg, broken) = self.writer();
+        write(leg, broken, inner.write_response_header(response)).await
+    }
+
+    async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
+        self.answering(response);
+        let (inner, leg, broken) = self.writer();
+        write(leg, broken, inner.write_response_header_ref(response)).await
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        let (inner, leg, broken) = self.writer();
+        write(leg, broken, inner.write_response_body(data, end)).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        let (inner, leg, broken) = self.writer();
+        write(leg, broken, inner.write_response_trailers(trailers)).await
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        if self.ticket.cut.reason().is_some() {
+            return cut();
+        }
+        for task in &tasks {
+            if let HttpTask::Header(response, _) = task {
+                self.answering(response);
+            }
+        }
+        let (inner, leg, broken) = self.writer();
+        let end = write(leg, broken, inner.response_duplex_vec(tasks)).await?;
+        // A slow reader is not a silent backend.
+        self.ticket.moved();
+        Ok(end)
+    }
+
+    fn set_read_timeout(&mut self, limit: Option<Duration>) {
+        self.inner_mut().set_read_timeout(limit);
+    }
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        self.inner().get_read_timeout()
+    }
+
+    fn set_write_timeout(&mut self, limit: Option<Duration>) {
+        self.inner_mut().set_write_timeout(limit);
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.inner().get_write_timeout()
+    }
+
+    fn set_total_drain_timeout(&mut self, limit: Option<Duration>) {
+        self.inner_mut().set_total_drain_timeout(limit);
+    }
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        self.inner().get_total_drain_timeout()
+    }
+
+    fn request_summary(&self) -> String {
+        self.inner().request_summary()
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.inner().response_written()
+    }
+
+    async fn shutdown(&mut self, _code: u32, _context: &str) {
+        self.broken = true;
+        self.inner_mut().shutdown().await;
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        self.inner_mut().is_body_done()
+    }
+
+    /// Called to end the body and again to end the session.
+    async fn finish(&mut self) -> Result<()> {
+        let (inner, leg, broken) = self.writer();
+        let ended = write(leg, broken, inner.finish_body()).await;
+        self.finished = ended.is_ok();
+        ended
+    }
+
+    /// Pingora issue 946: the empty body of an upgrade request is sent when the pump starts, and
+    /// closes the tunnel if the 101 is there first. So in that one place (right after
+    /// `enable_retry_buffering`) an upgrade request is said to have a body.
+    fn is_body_empty(&mut self) -> bool {
+        if std::mem::take(&mut self.pump_starts) && self.is_upgrade_req() && !self.was_upgraded() {
+            return false;
+        }
+        self.inner_mut().is_body_empty()
+    }
+
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        self.read(Some(no_body_expected)).await
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.inner().body_bytes_sent()
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.inner().body_bytes_read()
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        self.inner().digest()
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        self.inner_mut().digest_mut()
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.inner().client_addr()
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.inner().server_addr()
+    }
+
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        self.inner().to_h1_raw()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        self.pump_starts = true;
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        // What was not held cannot be sent again.
+        self.held.is_released() || (self.held.whole().is_none() && self.ticket.received() > 0)
+    }
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        self.held.whole().cloned()
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
+        None
+    }
+
+    fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_upgrade_req(&self) -> bool {
+        self.inner().is_upgrade_req()
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.inner().was_upgraded()
+    }
+}

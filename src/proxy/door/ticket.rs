@@ -1,0 +1,111 @@
+//! What door, gateway and downstream session share of one request.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pingora_core::protocols::http::ServerSession;
+use tokio::time::Instant;
+
+use crate::clock::millis;
+use crate::proxy::snapshot::Snapshot;
+use crate::session::cut::Cut;
+
+/// No limit of silence is set.
+const NO_LIMIT: u64 = u64::MAX;
+
+/// One request's ticket: made when its head has been read, gone when its answer has ended.
+pub(crate) struct Ticket {
+    /// Cuts this leg; the session it is admitted to keeps a copy.
+    pub(crate) cut: Arc<Cut>,
+    /// The other end of the client's connection.
+    pub(crate) client: SocketAddr,
+    /// The settings in force when the request arrived; it keeps them to its end.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// When the head was complete.
+    pub(crate) arrived: Instant,
+    /// Whether the connection may carry another request after this answer.
+    reusable: AtomicBool,
+    /// Whether body bytes are kept for replay.
+    holding: AtomicBool,
+    /// Body bytes that came from the client.
+    received: AtomicU64,
+    /// Milliseconds after `arrived` at which bytes last moved.
+    last_move: AtomicU64,
+    /// How many milliseconds of silence are borne; [`NO_LIMIT`] for any.
+    silence_limit: AtomicU64,
+    /// The real session on its way back from the proxy to the connection.
+    returned: Mutex<Option<Box<ServerSession>>>,
+}
+
+impl Ticket {
+    pub(super) fn new(client: SocketAddr, snapshot: Arc<Snapshot>) -> Arc<Self> {
+        Arc::new(Self {
+            cut: Cut::new(),
+            client,
+            snapshot,
+            arrived: Instant::now(),
+            reusable: AtomicBool::new(true),
+            holding: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            last_move: AtomicU64::new(0),
+            silence_limit: AtomicU64::new(NO_LIMIT),
+            returned: Mutex::default(),
+        })
+    }
+
+    /// From now on body bytes are kept, so that they can be sent (again) after they were looked at.
+    pub(crate) fn hold_body(&self) {
+        self.holding.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.holding.load(Relaxed)
+    }
+
+    /// The connection carries no further request.
+    pub(crate) fn close_after(&self) {
+        self.reusable.store(false, Relaxed);
+    }
+
+    pub(super) fn is_reusable(&self) -> bool {
+        self.reusable.load(Relaxed)
+    }
+
+    /// Body bytes that came from the client so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    pub(super) fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Relaxed);
+        self.moved();
+    }
+
+    /// Bytes moved: silence is counted from now.
+    pub(crate) fn moved(&self) {
+        self.last_move.store(millis(self.arrived.elapsed()), Relaxed);
+    }
+
+    /// Silence of the backend for longer than `limit` from now on ends the leg.
+    pub(crate) fn bear_silence(&self, limit: Duration) {
+        self.moved();
+        self.silence_limit.store(millis(limit), Relaxed);
+    }
+
+    /// When the present silence becomes too long.
+    pub(super) fn silent_until(&self) -> Option<Instant> {
+        let limit = self.silence_limit.load(Relaxed);
+        (limit != NO_LIMIT)
+            .then(|| self.arrived + Duration::from_millis(self.last_move.load(Relaxed).saturating_add(limit)))
+    }
+
+    pub(super) fn give_back(&self, session: Box<ServerSession>) {
+        *self.returned.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    }
+
+    pub(super) fn take_back(&self) -> Option<Box<ServerSession>> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,75 @@
+//! What is known of one request so far: the result of each step, in the order of the steps.
+
+use std::sync::Arc;
+
+use super::arrive::Arrival;
+use super::dispatch::Route;
+use super::gateway::House;
+use super::identify::Caller;
+use super::inbound::Answer;
+use crate::error::Refusal;
+use crate::ids::SessionId;
+use crate::protocol::call::Call;
+use crate::protocol::dialect::Dialect;
+use crate::session::Leg;
+use crate::telemetry::metrics::Inside;
+
+/// Pingora's context of one request. A step that was not reached has left nothing.
+pub(crate) struct Exchange {
+    /// What every request needs.
+    pub(crate) house: Arc<House>,
+    /// Left by `arrive`.
+    pub(crate) arrival: Option<Arrival>,
+    /// Left by `identify`.
+    pub(crate) caller: Option<Caller>,
+    /// The session the request named, also when it was not let in.
+    pub(crate) named: Option<SessionId>,
+    /// Left by `read`.
+    pub(crate) call: Call,
+    /// Left by `admit`; the leg ends with the exchange.
+    pub(crate) leg: Option<Leg>,
+    /// Counts the leg as open.
+    pub(crate) open: Option<Inside>,
+    /// Left by `dispatch`.
+    pub(crate) route: Option<Route>,
+    /// Left by `inbound` and `stream`, or by `refuse`.
+    pub(crate) answer: Answer,
+    /// Why the request is being stopped, on its way through Pingora to `refuse`.
+    pub(crate) refusal: Option<Refusal>,
+    /// How it failed, for the books.
+    pub(crate) failure: Option<Refusal>,
+}
+
+impl Exchange {
+    pub(crate) fn new(house: Arc<House>) -> Self {
+        Self {
+            house,
+            arrival: None,
+            caller: None,
+            named: None,
+            call: Call::default(),
+            leg: None,
+            open: None,
+            route: None,
+            answer: Answer::default(),
+            refusal: None,
+            failure: None,
+        }
+    }
+
+    /// The dialect in which the caller is answered.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match (&self.route, &self.arrival) {
+            (Some(route), _) => route.dialect,
+            (None, Some(arrival)) => arrival.dialect,
+            (None, None) => Dialect::Plain,
+        }
+    }
+}
+
+impl Drop for Exchange {
+    /// The books are closed here and not in a phase of Pingora's, since a hard cut skips those.
+    fn drop(&mut self) {
+        super::settle::settle(self);
+    }
+}

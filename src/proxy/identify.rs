@@ -1,0 +1,63 @@
+//! Step 2: who calls, with which program, in which session.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+
+use super::arrive::Arrival;
+use crate::error::{ErrorKind, Refusal};
+use crate::identity::Key;
+use crate::identity::chain::Found;
+use crate::identity::client::Client;
+use crate::ids::PrincipalId;
+use crate::protocol::call::Call;
+
+/// The one at the other end.
+pub(crate) struct Caller {
+    pub(crate) principal: PrincipalId,
+    /// The program; a label, never authority.
+    pub(crate) client: Client,
+    pub(crate) address: IpAddr,
+}
+
+/// Reads who calls from the head.
+pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Caller {
+    let address = arrival.ticket.client.ip().to_canonical();
+    Caller { principal: key.principal(headers, address), client: Client::recognise(headers), address }
+}
+
+/// The session as the head names it. Then the leg can be opened, and cut, before the body is here.
+///
+/// # Errors
+/// The head names two different sessions.
+pub(crate) fn by_head(arrival: &Arrival, headers: &HeaderMap) -> Result<Option<Found>, Refusal> {
+    arrival
+        .ticket
+        .snapshot
+        .identity
+        .by_header(headers)
+        .map_err(|conflict| Refusal::new(ErrorKind::BadRequest, conflict.to_string()))
+}
+
+/// The session as the body names it, else one made up by `session.missing`.
+///
+/// # Errors
+/// `session.missing: reject`, and nothing names a session.
+pub(crate) fn by_body(
+    arrival: &Arrival,
+    caller: &Caller,
+    call: &Call,
+    headers: &HeaderMap,
+    backend: &str,
+) -> Result<Found, Refusal> {
+    let identity = &arrival.ticket.snapshot.identity;
+    let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    identity
+        .by_body(&|index| call.hint(index))
+        .or_else(|| identity.fallback(&caller.principal, caller.address, Some(agent), Some(backend)))
+        .ok_or_else(|| {
+            let message =
+                format!("the request names no session; send the header {}", identity.header().as_str());
+            Refusal::new(ErrorKind::SessionRequired, message)
+        })
+}

@@ -1,0 +1,65 @@
+//! What the proxy's listener answers by itself: the probe of Claude Code and the health checks.
+//! They never reach a backend, whatever `routing` says.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{Method, StatusCode};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::arrive::Arrival;
+use super::exchange::Exchange;
+use crate::telemetry::readiness::Readiness;
+
+/// An answer of our own.
+pub(crate) struct LocalAnswer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+/// The local answer to this request, if it is one of ours.
+pub(crate) fn answer_to(arrival: &Arrival, readiness: &Readiness) -> Option<LocalAnswer> {
+    let is_read = matches!(arrival.method, Method::GET | Method::HEAD);
+    match arrival.uri.path() {
+        // Claude Code asks this at its start, to see that somebody is there.
+        "/" if arrival.method == Method::HEAD => {
+            Some(LocalAnswer { status: StatusCode::OK, body: Bytes::new() })
+        }
+        "/health/liveness" | "/health/startup" if is_read => Some(health(Ok(()))),
+        "/health" | "/health/readiness" if is_read => Some(health(readiness.check())),
+        _ => None,
+    }
+}
+
+fn health(state: Result<(), String>) -> LocalAnswer {
+    match state {
+        Ok(()) => LocalAnswer { status: StatusCode::OK, body: Bytes::from_static(b"{\"status\":\"ok\"}") },
+        Err(reason) => LocalAnswer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            body: serde_json::json!({"status": "unavailable", "reason": reason}).to_string().into(),
+        },
+    }
+}
+
+/// Writes the local answer.
+///
+/// # Errors
+/// The client cannot be written to.
+pub(crate) async fn write(session: &mut Session, exchange: &mut Exchange, answer: LocalAnswer) -> Result<()> {
+    exchange.answer.status = Some(answer.status.as_u16());
+    exchange.answer.whole = true;
+    let mut head = ResponseHeader::build(answer.status, Some(4))?;
+    head.insert_header(CONTENT_LENGTH, answer.body.len())?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    if !answer.body.is_empty() {
+        head.insert_header(CONTENT_TYPE, "application/json")?;
+    }
+    let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
+    session.write_response_header(Box::new(head), !has_body).await?;
+    if has_body {
+        exchange.answer.sent = answer.body.len() as u64;
+        session.write_response_body(Some(answer.body), true).await?;
+    }
+    session.as_mut().finish_body().await
+}

@@ -1,0 +1,28 @@
+//! The way of a request, one file per step, in order.
+//!
+//! `door` lets it in · `gateway` is Pingora's `ProxyHttp`, every phase a few lines · `exchange` is what
+//! is known of it so far · `arrive` checks its head · `local` answers what is ours · `identify` says who
+//! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
+//! `dispatch` chooses the backend · `outbound` writes the head for it · `inbound` reads the answer's
+//! head · `stream` lets the answer through, counts and cuts · `settle` closes the books, always ·
+//! `refuse` turns a fault into an answer in the caller's dialect.
+//! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
+//! them, they do not know each other.
+//! Invariants: a byte of a body is never changed; whatever happens, a leg is settled once.
+
+pub(crate) mod admit;
+pub(crate) mod arrive;
+pub(crate) mod dispatch;
+pub(crate) mod door;
+pub(crate) mod exchange;
+pub(crate) mod gateway;
+pub(crate) mod identify;
+pub(crate) mod inbound;
+pub(crate) mod local;
+pub(crate) mod outbound;
+pub(crate) mod read;
+pub(crate) mod refuse;
+pub mod settings;
+pub(crate) mod settle;
+pub(crate) mod snapshot;
+pub(crate) mod stream;

@@ -1,0 +1,71 @@
+//! Step 3: the body of a model call is held whole, because SDKs write `model` last; then it goes on
+//! byte for byte. Other bodies are not held: they stream through.
+
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use pingora_core::Error;
+use pingora_proxy::Session;
+
+use super::arrive::Arrival;
+use super::refuse::Stop;
+use crate::error::{ErrorKind, Refusal};
+use crate::protocol::call::{Call, CallScan};
+
+/// Reads the call out of the body, holding the body for the backend.
+///
+/// # Errors
+/// The body is too large, the client stalled or left, or the leg was cut meanwhile.
+pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<Call, Stop> {
+    let limit = body_limit(arrival);
+    if declared_length(&session.req_header().headers).is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit).into());
+    }
+    if !is_held(arrival, &session.req_header().headers) || session.as_mut().is_body_empty() {
+        return Ok(Call::default());
+    }
+    if session.req_header().headers.contains_key(EXPECT) {
+        // The client waits for leave to send (RFC 9110, 10.1.1), and it is us it waits for.
+        session.write_continue_response().await?;
+        session.req_header_mut().remove_header(&EXPECT);
+    }
+    arrival.ticket.hold_body();
+    let mut scan = CallScan::new(arrival.ticket.snapshot.call_paths.clone());
+    let mut length = 0;
+    while let Some(chunk) = session.as_mut().read_request_body().await.map_err(Error::into_down)? {
+        length += chunk.len();
+        if length > limit {
+            return Err(too_large(limit).into());
+        }
+        scan.feed(&chunk);
+    }
+    Ok(scan.finish())
+}
+
+/// Whether the body must be seen before the request can go on: model calls, and any JSON, since a
+/// model may be named in it. `curl -d` calls its JSON a form, so a known path is enough.
+fn is_held(arrival: &Arrival, headers: &HeaderMap) -> bool {
+    arrival.dialect.is_llm()
+        || headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.to_ascii_lowercase().contains("json"))
+}
+
+/// How many bytes this request's body may have.
+pub(crate) fn body_limit(arrival: &Arrival) -> usize {
+    let limits = &arrival.ticket.snapshot.limits;
+    if arrival.dialect.is_llm() { limits.max_body_llm } else { limits.max_body }
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The refusal of a body over `limit`.
+pub(crate) fn too_large(limit: usize) -> Refusal {
+    let message = format!(
+        "the request body is larger than {limit} bytes \
+         (server.limits.max_body_llm for model calls, max_body for others)"
+    );
+    Refusal::new(ErrorKind::BodyTooLarge, message)
+}

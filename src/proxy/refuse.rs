@@ -1,0 +1,251 @@
+//! The one place where a fault becomes an answer: its status, its words in the caller's dialect, and
+//! how an answer that has begun is broken off so that nobody takes it for a whole one.
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use tracing::debug;
+
+use super::arrive::REQUEST_ID;
+use super::door::{CUT, SILENT, Ticket};
+use super::exchange::Exchange;
+use crate::error::{ErrorKind, Refusal};
+use crate::protocol::dialect::Dialect;
+use crate::protocol::framing::Framing;
+use crate::protocol::refusal::{self, Notice, NoticeKind};
+use crate::session::cut::CutReason;
+
+/// The error with which a step stops Pingora after it has left its refusal in the exchange.
+pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
+
+/// Why a step does not go on.
+pub(crate) enum Stop {
+    /// The request is refused.
+    Refused(Refusal),
+    /// Something broke, or the leg was cut.
+    Broken(Box<Error>),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Box<Error>> for Stop {
+    fn from(error: Box<Error>) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// The status of a refusal (surface.md, section 5). A kill is 403: SDKs repeat 408, 409, 429 and 5xx.
+fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::BadRequest | ErrorKind::UnknownBackend | ErrorKind::SessionRequired => {
+            StatusCode::BAD_REQUEST
+        }
+        ErrorKind::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
+        ErrorKind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::RequestTimeout | ErrorKind::ClientGone | ErrorKind::ClientStalled => {
+            StatusCode::REQUEST_TIMEOUT
+        }
+        ErrorKind::NoRoute => StatusCode::NOT_FOUND,
+        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut => StatusCode::FORBIDDEN,
+        ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
+        ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn notice_kind(kind: ErrorKind) -> NoticeKind {
+    match kind {
+        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut => NoticeKind::Permission,
+        ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
+        ErrorKind::NoRoute => NoticeKind::NotFound,
+        ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
+        ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => NoticeKind::Timeout,
+        ErrorKind::BackendUnavailable | ErrorKind::Internal => NoticeKind::Api,
+        _ => NoticeKind::InvalidRequest,
+    }
+}
+
+/// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
+fn is_final(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut)
+}
+
+/// What went wrong, from Pingora's error and what we know of the leg; `None` when nobody is left who
+/// could be told.
+pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
+    if let Some(refusal) = exchange.refusal.take() {
+        return refusal;
+    }
+    let cut = exchange.arrival.as_ref().and_then(|arrival| arrival.ticket.cut.reason());
+    if let Some(reason) = cut {
+        return cut_refusal(reason, exchange);
+    }
+    let upstream = exchange.route.as_ref().map_or("", |route| route.backend.settings().name().as_str());
+    match (error.etype(), error.esource()) {
+        (etype, _) if *etype == SILENT => Refusal::new(
+            ErrorKind::BackendTimeout,
+            format!("the backend {upstream} was silent for longer than the configured time"),
+        ),
+        (ErrorType::WriteTimedout, ErrorSource::Downstream) => {
+            Refusal::new(ErrorKind::ClientStalled, "the client does not read its answer")
+        }
+        (ErrorType::ReadTimedout, ErrorSource::Downstream) => {
+            Refusal::new(ErrorKind::RequestTimeout, "the request body did not arrive in time")
+        }
+        (
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError,
+            ErrorSource::Downstream,
+        ) => Refusal::new(ErrorKind::ClientGone, "the client has gone"),
+        (_, ErrorSource::Downstream) => {
+            Refusal::new(ErrorKind::BadRequest, "the request is not valid HTTP/1.1 (RFC 9112)")
+        }
+        (ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout, _) => Refusal::new(
+            ErrorKind::BackendTimeout,
+            format!("the backend {upstream} did not accept the connection in time"),
+        ),
+        (etype, ErrorSource::Upstream) => Refusal::new(
+            ErrorKind::BackendUnavailable,
+            format!("the backend {upstream} cannot be reached or broke off: {}", etype.as_str()),
+        ),
+        _ => Refusal::new(ErrorKind::Internal, "the gateway failed; its log says why"),
+    }
+}
+
+fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
+    match reason {
+        CutReason::Killed => {
+            let why = exchange.leg.as_ref().and_then(|leg| leg.session().kill_order());
+            Refusal::new(
+                ErrorKind::SessionKilled,
+                why.map_or_else(|| "Session killed".to_owned(), |order| order.notice()),
+            )
+        }
+        CutReason::TimedOut => Refusal::new(
+            ErrorKind::SessionTimedOut,
+            "the session has reached its longest duration (session.max_duration)",
+        ),
+        CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
+    }
+}
+
+/// Answers with a refusal: the head is not sent yet.
+///
+/// # Errors
+/// The client cannot be written to.
+pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) -> Result<()> {
+    let status = status(refusal.kind);
+    exchange.answer.status = Some(status.as_u16());
+    let dialect = exchange.dialect();
+    let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
+    let session_id = session_id.or_else(|| exchange.named.clone());
+    let request_id = exchange.arrival.as_ref().map_or("", |arrival| arrival.request_id.as_str());
+    let notice = Notice {
+        code: refusal.kind.code(),
+        kind: notice_kind(refusal.kind),
+        message: &refusal.message,
+        session_id: session_id.as_ref().map(|id| id.as_str()),
+        request_id,
+    };
+    let body = Bytes::from(refusal::body(dialect, &notice));
+    let mut head = head(status, body.len(), refusal.kind)?;
+    head.insert_header(REQUEST_ID, request_id)?;
+    if let (Some(arrival), Some(id)) = (&exchange.arrival, &session_id) {
+        head.insert_header(arrival.ticket.snapshot.identity.header().clone(), id.as_str())?;
+    }
+    if let Some(arrival) = &exchange.arrival
+        && !session.as_mut().is_body_done()
+    {
+        arrival.ticket.close_after();
+    }
+    exchange.answer.sent = body.len() as u64;
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(body), true).await?;
+    session.as_mut().finish_body().await
+}
+
+/// Answers on a connection whose request could not even be read.
+pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
+    let request_id = crate::ids::RequestId::fresh();
+    let notice = Notice {
+        code: refusal.kind.code(),
+        kind: notice_kind(refusal.kind),
+        message: &refusal.message,
+        session_id: None,
+        request_id: request_id.as_str(),
+    };
+    let body = Bytes::from(refusal::body(Dialect::Plain, &notice));
+    let written = async {
+        let mut head = head(status(refusal.kind), body.len(), refusal.kind)?;
+        head.insert_header(REQUEST_ID, request_id.as_str())?;
+        session.set_keepalive(None);
+        session.write_response_header(Box::new(head)).await?;
+        session.write_response_body(body, true).await
+    };
+    if let Err(error) = written.await {
+        debug!(%error, "the client of a broken request is gone");
+    }
+}
+
+fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(8))?;
+    head.insert_header(CONTENT_TYPE, "application/json")?;
+    head.insert_header(CONTENT_LENGTH, length)?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    if is_final(kind) {
+        head.insert_header("x-should-retry", "false")?;
+    }
+    Ok(head)
+}
+
+/// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
+/// others end in the middle of their framing. Neither looks whole.
+pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
+    let ending =
+        exchange.arrival.as_ref().and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal));
+    let ended = match ending {
+        Some(event) => {
+            exchange.answer.sent += event.len() as u64;
+            session.write_response_body(Some(event), true).await
+        }
+        None => Error::e_explain(CUT, "no native end"),
+    };
+    match ended {
+        // The last event is out; the connection goes with it, in its order.
+        Ok(()) => {
+            let _ = session.as_mut().finish_body().await;
+        }
+        Err(_) => session.as_mut().shutdown().await,
+    }
+}
+
+/// The native last event; none when the client is gone, the length of the answer is fixed, or the
+/// body is not a stream of events.
+fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option<Bytes> {
+    if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
+        return None;
+    }
+    ticket.close_after();
+    let framing =
+        exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
+    let leg = exchange.leg.as_ref()?;
+    let notice = Notice {
+        code: refusal.kind.code(),
+        kind: notice_kind(refusal.kind),
+        message: &refusal.message,
+        session_id: Some(leg.session().key().id.as_str()),
+        request_id: exchange.arrival.as_ref()?.request_id.as_str(),
+    };
+    let at_boundary = exchange.answer.tap.as_ref().is_none_or(|tap| tap.at_boundary());
+    refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
+}

@@ -1,0 +1,253 @@
+//! The `server:` section: threads, timeouts and limits of the proxy listener.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::settings::fault::Faults;
+use crate::settings::units::{Size, Span};
+
+/// The `server:` section.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Written {
+    /// Worker threads; 0 for one per core. Needs a restart.
+    pub threads: usize,
+    /// How long each party may be silent.
+    pub timeouts: WrittenTimeouts,
+    /// How large a request may be, and how many clients.
+    pub limits: WrittenLimits,
+}
+
+/// `server.timeouts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenTimeouts {
+    /// See [`Timeouts::read`].
+    pub read: Span,
+    /// See [`Timeouts::write`].
+    pub write: Span,
+    /// See [`Timeouts::idle`].
+    pub idle: Span,
+    /// See [`Timeouts::upstream_connect`].
+    pub upstream_connect: Span,
+    /// See [`Timeouts::upstream_first_byte`].
+    pub upstream_first_byte: Span,
+    /// See [`Timeouts::stream_idle`].
+    pub stream_idle: Span,
+    /// See [`Timeouts::shutdown_grace`].
+    pub shutdown_grace: Span,
+}
+
+impl Default for WrittenTimeouts {
+    fn default() -> Self {
+        Self {
+            read: Span::secs(30),
+            write: Span::secs(30),
+            idle: Span::secs(120),
+            upstream_connect: Span::secs(5),
+            upstream_first_byte: Span::secs(600),
+            stream_idle: Span::secs(300),
+            shutdown_grace: Span::secs(30),
+        }
+    }
+}
+
+/// `server.limits`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenLimits {
+    /// See [`Limits::max_uri`].
+    pub max_uri: Size,
+    /// See [`Limits::max_header_bytes`].
+    pub max_header_bytes: Size,
+    /// See [`Limits::max_header_count`].
+    pub max_header_count: usize,
+    /// See [`Limits::max_body`].
+    pub max_body: Size,
+    /// See [`Limits::max_body_llm`].
+    pub max_body_llm: Size,
+    /// See [`Limits::max_connections`].
+    pub max_connections: usize,
+}
+
+impl Default for WrittenLimits {
+    fn default() -> Self {
+        Self {
+            max_uri: Size(8192),
+            max_header_bytes: Size::kib(16),
+            max_header_count: 128,
+            max_body: Size::mib(10),
+            max_body_llm: Size::mib(32),
+            max_connections: 20_000,
+        }
+    }
+}
+
+/// The compiled section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    threads: usize,
+    timeouts: Timeouts,
+    limits: Limits,
+}
+
+/// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a client to send the whole request head, and between two pieces of its body.
+    pub read: Duration,
+    /// For a client to take one piece of the answer.
+    pub write: Duration,
+    /// For a client's connection between two requests.
+    pub idle: Duration,
+    /// For the TCP and TLS handshake with a backend.
+    pub upstream_connect: Duration,
+    /// From the whole request at the backend to the first byte of its answer.
+    pub upstream_first_byte: Duration,
+    /// Between two pieces of a backend's answer.
+    pub stream_idle: Duration,
+    /// From SIGTERM until open requests are cut.
+    pub shutdown_grace: Duration,
+}
+
+/// How large a request may be, and how many clients; all of them larger than zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the request target; 414 above.
+    pub max_uri: usize,
+    /// Bytes of all header lines together; 431 above.
+    pub max_header_bytes: usize,
+    /// Number of header lines; 431 above.
+    pub max_header_count: usize,
+    /// Bytes of a request body; 413 above.
+    pub max_body: usize,
+    /// Bytes of a request body on the path of a model API; 413 above.
+    pub max_body_llm: usize,
+    /// Connections of clients at a time; further ones wait in the listener's queue.
+    pub max_connections: usize,
+}
+
+impl Settings {
+    /// Worker threads, at least one.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// How long each party may be silent.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// How large a request may be, and how many clients.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+impl Written {
+    /// Compiles the section.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let timeouts = self.timeouts.compile(faults);
+        let limits = self.limits.compile(faults);
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if self.threads == 0 { cores() } else { self.threads };
+        if threads > MAX_THREADS {
+            let hint = "0 means one per core";
+            faults.add("server.threads", format!("{threads} threads are more than {MAX_THREADS}"), hint);
+            return None;
+        }
+        Some(Settings { threads, timeouts: timeouts?, limits: limits? })
+    }
+}
+
+/// More worker threads than any machine has cores: a mistyped number.
+const MAX_THREADS: usize = 4096;
+
+impl WrittenTimeouts {
+    fn compile(self, faults: &mut Faults) -> Option<Timeouts> {
+        let must_be_positive = [
+            ("read", self.read),
+            ("write", self.write),
+            ("idle", self.idle),
+            ("upstream_connect", self.upstream_connect),
+            ("upstream_first_byte", self.upstream_first_byte),
+            ("stream_idle", self.stream_idle),
+        ];
+        let mut good = true;
+        for (key, _) in must_be_positive.iter().filter(|(_, span)| span.limit().is_none()) {
+            good = false;
+            let hint = "write a time such as 30s; a silent peer must go away at some time";
+            faults.add(format!("server.timeouts.{key}"), "zero would cut every request", hint);
+        }
+        good.then_some(Timeouts {
+            read: self.read.0,
+            write: self.write.0,
+            idle: self.idle.0,
+            upstream_connect: self.upstream_connect.0,
+            upstream_first_byte: self.upstream_first_byte.0,
+            stream_idle: self.stream_idle.0,
+            shutdown_grace: self.shutdown_grace.0,
+        })
+    }
+}
+
+impl WrittenLimits {
+    fn compile(self, faults: &mut Faults) -> Option<Limits> {
+        let limits = Limits {
+            max_uri: self.max_uri.as_len(),
+            max_header_bytes: self.max_header_bytes.as_len(),
+            max_header_count: self.max_header_count,
+            max_body: self.max_body.as_len(),
+            max_body_llm: self.max_body_llm.as_len(),
+            max_connections: self.max_connections,
+        };
+        let must_be_positive = [
+            ("max_uri", limits.max_uri),
+            ("max_header_bytes", limits.max_header_bytes),
+            ("max_header_count", limits.max_header_count),
+            ("max_body", limits.max_body),
+            ("max_body_llm", limits.max_body_llm),
+            ("max_connections", limits.max_connections),
+        ];
+        let mut good = true;
+        for (key, _) in must_be_positive.iter().filter(|(_, limit)| *limit == 0) {
+            good = false;
+            let hint = "write a number above zero";
+            faults.add(format!("server.limits.{key}"), "zero would refuse every request", hint);
+        }
+        good.then_some(limits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_compile() {
+        let mut faults = Faults::default();
+        let settings = Written::default().compile(&mut faults).unwrap();
+        assert!(faults.is_empty(), "{faults}");
+        assert!(settings.threads() >= 1);
+        assert_eq!(settings.limits().max_body_llm, 32 << 20);
+        assert_eq!(settings.timeouts().upstream_first_byte, Duration::from_secs(600));
+    }
+
+    #[test]
+    fn zeros_are_refused_all_at_once() {
+        let mut written = Written { threads: 5000, ..Written::default() };
+        written.timeouts.read = Span::secs(0);
+        written.timeouts.shutdown_grace = Span::secs(0);
+        written.limits.max_uri = Size(0);
+        let mut faults = Faults::default();
+        assert_eq!(written.compile(&mut faults), None);
+        assert_eq!(
+            faults.to_string(),
+            "server.timeouts.read: zero would cut every request \
+             (write a time such as 30s; a silent peer must go away at some time)\n\
+             server.limits.max_uri: zero would refuse every request (write a number above zero)\n\
+             server.threads: 5000 threads are more than 4096 (0 means one per core)"
+        );
+    }
+}

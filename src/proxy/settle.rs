@@ -1,0 +1,145 @@
+//! Step 9: the books of a request are closed, once, however it ended.
+
+use std::time::Duration;
+
+use super::exchange::Exchange;
+use crate::clock::millis;
+use crate::error::ErrorKind;
+use crate::protocol::framing::Framing;
+use crate::protocol::usage::Usage;
+use crate::routing::Method;
+use crate::session::LegReport;
+use crate::session::cut::CutReason;
+use crate::telemetry::access::AccessLine;
+use crate::telemetry::metrics::{Route, TokenKind};
+
+/// Closes the books: metrics, the session's tally, the line in the log.
+pub(crate) fn settle(exchange: &mut Exchange) {
+    let Some(arrival) = &exchange.arrival else {
+        return;
+    };
+    let duration = arrival.ticket.arrived.elapsed();
+    if let Some(tap) = &mut exchange.answer.tap {
+        tap.end();
+    }
+    let failure = failure(exchange);
+    let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
+    count(exchange, duration, failure, usage);
+    let stream = is_stream(exchange);
+    if let Some(leg) = &mut exchange.leg {
+        leg.settle(LegReport {
+            backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
+            model: exchange.call.model.clone(),
+            status: exchange.answer.status,
+            error: failure,
+            usage,
+            ttfb: exchange.answer.first_byte,
+            duration,
+            bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
+            bytes_out: exchange.answer.sent,
+            stream,
+            outcome: failure.map_or("ok", ErrorKind::code),
+        });
+    }
+    log(exchange, duration, failure);
+}
+
+/// What went wrong, if anything. After a hard cut no phase has said so, but the leg knows; and a
+/// client that hangs up after the dialect's last event has its whole answer.
+fn failure(exchange: &Exchange) -> Option<ErrorKind> {
+    let told = exchange.failure.as_ref().map(|refusal| refusal.kind);
+    let complete = exchange.answer.tap.as_ref().is_some_and(|tap| tap.is_complete());
+    if told == Some(ErrorKind::ClientGone) && complete {
+        return None;
+    }
+    if told.is_some() || exchange.answer.whole || exchange.answer.status == Some(101) {
+        return told;
+    }
+    let arrival = exchange.arrival.as_ref()?;
+    Some(match arrival.ticket.cut.reason() {
+        Some(CutReason::Killed) => ErrorKind::SessionKilled,
+        Some(CutReason::TimedOut) => ErrorKind::SessionTimedOut,
+        Some(CutReason::Shutdown) => ErrorKind::ShuttingDown,
+        None => return None,
+    })
+}
+
+fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, usage: Option<Usage>) {
+    let Some(arrival) = &exchange.arrival else {
+        return;
+    };
+    let house = &exchange.house;
+    let metrics = exchange.route.as_ref().map_or(&house.unrouted, |route| route.backend.metrics());
+    let code = exchange.answer.status.unwrap_or(0);
+    metrics.finished(route_label(exchange), arrival.method.as_str(), code, duration);
+    metrics.bytes_in(arrival.ticket.received());
+    metrics.bytes_out(exchange.answer.sent);
+    if let Some(after) = exchange.answer.first_byte {
+        metrics.first_byte(after);
+    }
+    if let Some(kind @ (ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout)) = failure {
+        metrics.error(kind.code());
+    }
+    if let (Some(usage), Some(model)) = (usage, model(exchange)) {
+        metrics.tokens(
+            model,
+            &[
+                (TokenKind::Input, usage.input_tokens),
+                (TokenKind::Output, usage.output_tokens),
+                (TokenKind::CacheRead, usage.cache_read_tokens),
+                (TokenKind::CacheWrite, usage.cache_write_tokens),
+                (TokenKind::Reasoning, usage.reasoning_tokens),
+            ],
+        );
+    }
+    if let Some(since) = arrival.ticket.cut.since().filter(|_| failure == Some(ErrorKind::SessionKilled)) {
+        house.metrics.kill_latency(since);
+    }
+}
+
+fn route_label(exchange: &Exchange) -> Route {
+    match exchange.route.as_ref().map(|route| route.via) {
+        Some(Method::Header) => Route::Header,
+        Some(Method::Model) => Route::Model,
+        Some(Method::Path) => Route::Path,
+        Some(Method::Default) => Route::Default,
+        None if exchange.failure.is_some() => Route::Refused,
+        None => Route::Local,
+    }
+}
+
+/// The model as asked for, else as answered.
+fn model(exchange: &Exchange) -> Option<&str> {
+    let answered = || exchange.answer.tap.as_ref().and_then(|tap| tap.model());
+    exchange.call.model.as_deref().or_else(answered)
+}
+
+fn is_stream(exchange: &Exchange) -> bool {
+    matches!(exchange.answer.framing, Some(Framing::Sse | Framing::Ndjson))
+}
+
+fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
+    let Some(arrival) = &exchange.arrival else {
+        return;
+    };
+    let url = arrival.uri.path_and_query().map_or("", |target| target.as_str());
+    let session = exchange.leg.as_ref().map(|leg| leg.session().key().id.as_str());
+    exchange.house.log.access(&AccessLine {
+        client_ip: arrival.ticket.client.ip().to_canonical(),
+        method: arrival.method.as_str(),
+        url,
+        status: exchange.answer.status,
+        duration_ms: millis(duration),
+        session_id: session.or(exchange.named.as_ref().map(|id| id.as_str())),
+        request_id: arrival.request_id.as_str(),
+        principal: exchange.caller.as_ref().map(|caller| caller.principal.as_str()),
+        backend: exchange.route.as_ref().map(|route| route.backend.settings().name().as_str()),
+        model: model(exchange),
+        bytes_in: arrival.ticket.received(),
+        bytes_out: exchange.answer.sent,
+        ttfb_ms: exchange.answer.first_byte.map(millis),
+        stream: is_stream(exchange),
+        client: exchange.caller.as_ref().and_then(|caller| caller.client.name.as_deref()),
+        outcome: failure.map_or("ok", ErrorKind::code),
+    });
+}

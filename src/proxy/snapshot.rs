@@ -1,0 +1,30 @@
+//! All settings a request lives by, taken once on its arrival: a reload never changes them under it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::settings::{Limits, Timeouts};
+use crate::identity;
+use crate::protocol::call::CallPaths;
+use crate::routing::Table;
+use crate::upstream::backend::Backend;
+
+/// The settings in force; a reload swaps them as a whole.
+pub(crate) type Live = Arc<ArcSwap<Snapshot>>;
+
+/// One consistent set of settings.
+pub(crate) struct Snapshot {
+    /// Which backend serves what.
+    pub(crate) routes: Table,
+    /// The backends, in the order in which `routes` counts them.
+    pub(crate) backends: Vec<Arc<Backend>>,
+    /// How sessions are told apart.
+    pub(crate) identity: identity::Settings,
+    /// The body fields to look for: the model, and what `identity` wants to see.
+    pub(crate) call_paths: Arc<CallPaths>,
+    /// Clocks.
+    pub(crate) timeouts: Timeouts,
+    /// Sizes and counts.
+    pub(crate) limits: Limits,
+}

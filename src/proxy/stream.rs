@@ -1,0 +1,57 @@
+//! Step 8: bytes pass. Each chunk is counted and looked at in passing, and none passes after a cut.
+
+use bytes::Bytes;
+use pingora_core::{Error, Result};
+
+use super::door::CUT;
+use super::exchange::Exchange;
+use super::read;
+use super::refuse::REFUSED;
+
+/// A chunk of the request's body, on its way to the backend.
+///
+/// # Errors
+/// The leg was cut, or a body that is not held grew over its limit.
+pub(crate) fn upload(exchange: &mut Exchange, chunk: &Option<Bytes>) -> Result<()> {
+    let (Some(arrival), Some(leg), Some(chunk)) = (&exchange.arrival, &exchange.leg, chunk) else {
+        return Ok(());
+    };
+    if arrival.ticket.cut.reason().is_some() {
+        return Error::e_explain(CUT, "the leg was cut");
+    }
+    leg.session().touch(exchange.house.clock.now());
+    // Each attempt sends a held body again; it was counted and limited while it was read.
+    if !arrival.ticket.is_held() {
+        leg.session().add_bytes_in(chunk.len() as u64);
+        let limit = read::body_limit(arrival);
+        if arrival.ticket.received() > limit as u64 {
+            exchange.refusal = Some(read::too_large(limit));
+            return Error::e_explain(REFUSED, "the body is too large");
+        }
+    }
+    Ok(())
+}
+
+/// A chunk of the answer's body, on its way to the client.
+///
+/// # Errors
+/// The leg was cut.
+pub(crate) fn download(exchange: &mut Exchange, chunk: &Option<Bytes>, end: bool) -> Result<()> {
+    let (Some(arrival), Some(leg)) = (&exchange.arrival, &exchange.leg) else {
+        return Ok(());
+    };
+    if arrival.ticket.cut.reason().is_some() {
+        return Error::e_explain(CUT, "the leg was cut");
+    }
+    if let Some(chunk) = chunk {
+        arrival.ticket.moved();
+        leg.session().touch(exchange.house.clock.now());
+        leg.session().add_bytes_out(chunk.len() as u64);
+        exchange.answer.sent += chunk.len() as u64;
+        if let Some(tap) = &mut exchange.answer.tap {
+            tap.feed(chunk);
+        }
+    }
+    exchange.answer.whole |= end;
+    Ok(())
+}

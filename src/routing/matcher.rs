@@ -1,0 +1,129 @@
+//! Model patterns: `gpt-*`, `o[0-9]*`, `claude-sonnet-4-6`.
+//!
+//! Case is ignored: providers differ in it, and a blocked model must not slip through in capitals.
+//! `*` also matches `/`, so that `meta-llama/*` and `*` do what they say.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::settings::fault::Faults;
+
+/// One pattern, the thing it stands for, and the key it was written under (for faults).
+pub(super) struct Pattern<'a> {
+    pub(super) text: &'a str,
+    pub(super) target: usize,
+    pub(super) path: String,
+}
+
+/// Finds the target of the most specific pattern that matches a model.
+#[derive(Clone, Debug)]
+pub(super) struct Matcher {
+    set: GlobSet,
+    /// The target of each pattern of `set`, the most specific pattern first.
+    targets: Vec<usize>,
+}
+
+impl Matcher {
+    /// Compiles the patterns; each bad one is a fault.
+    ///
+    /// The most specific pattern comes first: one without wildcards before all others, then the
+    /// longer text, then the one written earlier.
+    pub(super) fn compile(mut patterns: Vec<Pattern<'_>>, faults: &mut Faults) -> Option<Self> {
+        // The sort is stable, so equals stay in the order in which they were written.
+        patterns.sort_by_key(|pattern| (is_wild(pattern.text), usize::MAX - pattern.text.len()));
+        let mut set = GlobSetBuilder::new();
+        let mut targets = Vec::with_capacity(patterns.len());
+        for Pattern { text, target, path } in patterns {
+            if text.is_empty() {
+                faults.add(path, "the pattern is empty", "write a model name or a pattern such as gpt-*");
+                continue;
+            }
+            match GlobBuilder::new(text).case_insensitive(true).build() {
+                Ok(glob) => {
+                    set.add(glob);
+                    targets.push(target);
+                }
+                Err(error) => faults.add(
+                    path,
+                    format!("'{text}' is not a pattern: {}", error.kind()),
+                    "use * for any text, ? for one character, [a-z] for a set, {a,b} for a choice",
+                ),
+            }
+        }
+        match set.build() {
+            Ok(set) => Some(Self { set, targets }),
+            Err(error) => {
+                faults.add("", format!("the model patterns are too large: {error}"), "use fewer patterns");
+                None
+            }
+        }
+    }
+
+    /// The target of the most specific pattern that matches.
+    pub(super) fn find(&self, model: &str) -> Option<usize> {
+        self.set.matches(model).first().and_then(|&first| self.targets.get(first).copied())
+    }
+
+    /// Whether any pattern matches.
+    pub(super) fn matches(&self, model: &str) -> bool {
+        self.set.is_match(model)
+    }
+}
+
+fn is_wild(text: &str) -> bool {
+    text.contains(['*', '?', '[', '{', '\\'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matcher(texts: &[&str]) -> Matcher {
+        let mut faults = Faults::default();
+        let patterns =
+            texts.iter().enumerate().map(|(target, text)| Pattern { text, target, path: String::new() });
+        let matcher = Matcher::compile(patterns.collect(), &mut faults).unwrap();
+        assert!(faults.is_empty(), "{faults}");
+        matcher
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins_wherever_it_stands() {
+        let matcher = matcher(&["*", "gpt-*", "gpt-4*", "gpt-4o", "gpt-4o-mini*"]);
+        assert_eq!(matcher.find("llama3"), Some(0));
+        assert_eq!(matcher.find("gpt-5"), Some(1));
+        assert_eq!(matcher.find("gpt-4.1"), Some(2));
+        assert_eq!(matcher.find("gpt-4o"), Some(3), "a name without wildcards beats any pattern");
+        assert_eq!(matcher.find("gpt-4o-mini-2024"), Some(4));
+    }
+
+    #[test]
+    fn equals_go_to_the_one_written_first() {
+        assert_eq!(matcher(&["a*b", "a?b", "axb"]).find("axb"), Some(2));
+        assert_eq!(matcher(&["a*b", "a?b"]).find("axb"), Some(0));
+        assert_eq!(matcher(&["same", "same"]).find("same"), Some(0));
+    }
+
+    #[test]
+    fn case_is_ignored_and_a_star_crosses_slashes() {
+        let matcher = matcher(&["meta-llama/*", "o[0-9]*"]);
+        assert_eq!(matcher.find("Meta-Llama/Llama-3/70B"), Some(0));
+        assert_eq!(matcher.find("O3-mini"), Some(1));
+        assert_eq!(matcher.find("omni"), None);
+    }
+
+    #[test]
+    fn a_bad_pattern_is_a_fault_that_names_it() {
+        let mut faults = Faults::default();
+        let patterns = vec![
+            Pattern { text: "gpt-[", target: 0, path: "backends.openai.models".into() },
+            Pattern { text: "", target: 0, path: "backends.openai.models".into() },
+        ];
+        assert!(Matcher::compile(patterns, &mut faults).is_some());
+        assert_eq!(
+            faults.to_string(),
+            "backends.openai.models: the pattern is empty (write a model name or a pattern such as gpt-*)\n\
+             backends.openai.models: 'gpt-[' is not a pattern: unclosed character class; missing ']' \
+             (use * for any text, ? for one character, [a-z] for a set, {a,b} for a choice)"
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! Admission: a leg joins its session, or opens a new incarnation, or is refused.
+//!
+//! A known session costs one map hit, one short mutex and no await that yields. A new one is made
+//! while its shard of the registry is held, so that neither a kill nor a limit can slip in between
+//! the look and the making.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::event::Event;
+use super::leg::{Arrival, Denied, Leg, LegStart};
+use super::live::{Live, Previous};
+use super::manager::Manager;
+use super::model::EndReason;
+use crate::clock::Moment;
+
+impl Manager {
+    /// Admits a leg to its session. After `kill` has returned no leg of that session is admitted until
+    /// the order no longer stands.
+    pub async fn admit(self: &Arc<Self>, arrival: Arrival, start: LegStart) -> Result<Leg, Denied> {
+        let now = self.clock.now();
+        let mut start = start;
+        if let Some(live) = self.live.find(&arrival.key)
+            && !self.ended_by_gap(&live, &arrival, now)
+        {
+            match self.join(live, &arrival, start, now) {
+                Ok(leg) => return Ok(leg),
+                Err(again) => start = again,
+            }
+        }
+        // A killed client that goes on knocking costs no more than this.
+        if let Some(order) = self.book.in_force(&arrival.key, now) {
+            return Err(Denied::Killed { order });
+        }
+        let stored = self.store.latest(&arrival.key).await?;
+        let stored = stored.map(|old| Previous { uid: old.uid, incarnation: old.incarnation });
+        self.join_or_open(arrival, start, stored)
+    }
+
+    /// Joins an active session; gives the leg back when it has ended.
+    fn join(
+        self: &Arc<Self>,
+        live: Arc<Live>,
+        arrival: &Arrival,
+        start: LegStart,
+        now: Moment,
+    ) -> Result<Leg, LegStart> {
+        let id = self.next_leg();
+        live.open(id, arrival.identity.agent_id.as_deref(), start, now, &self.clock)?;
+        Ok(Leg::new(live, self.clone(), id))
+    }
+
+    /// A derived id that was silent for too long is another piece of work: ends the old incarnation.
+    fn ended_by_gap(&self, live: &Arc<Live>, arrival: &Arrival, now: Moment) -> bool {
+        let Some(gap) = arrival.idle_gap else { return false };
+        live.idle(now) > gap
+            && self
+                .end(live, EndReason::IdleGap, None, |live, inner| {
+                    inner.legs.is_empty() && live.idle(now) > gap
+                })
+                .is_some()
+    }
+
+    /// The slow way: while the id's slot is held, look again, check the book and the limits, and make
+    /// the session with its first leg.
+    fn join_or_open(
+        self: &Arc<Self>,
+        arrival: Arrival,
+        start: LegStart,
+        stored: Option<Previous>,
+    ) -> Result<Leg, Denied> {
+        let now = self.clock.now();
+        let id = arrival.key.id.clone();
+        let (leg, is_new) = self.live.with_slot(&id, |slot| {
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(Denied::ShuttingDown);
+            }
+            if let Some(order) = self.book.in_force(&arrival.key, now) {
+                return Err(Denied::Killed { order });
+            }
+            let mut start = start;
+            let mut previous = stored;
+            if let Some(at) = slot.iter().position(|live| live.key().scope == arrival.key.scope) {
+                match self.join(slot[at].clone(), &arrival, start, now) {
+                    Ok(leg) => return Ok((leg, false)),
+                    Err(again) => start = again,
+                }
+                // It has ended and is about to be taken out.
+                previous = newer(previous, Some(slot.swap_remove(at).as_previous()));
+            }
+            let closing = self.closing.find(&arrival.key).map(|live| live.as_previous());
+            previous = newer(previous, closing);
+            self.census.reserve(&arrival.principal, &self.settings.load())?;
+            let agent = arrival.identity.agent_id.clone();
+            let live = Arc::new(Live::new(arrival, previous, now));
+            let leg_id = self.next_leg();
+            if live.open(leg_id, agent.as_deref(), start, now, &self.clock).is_err() {
+                unreachable!("nobody else knows a session that was made just now");
+            }
+            slot.push(live.clone());
+            Ok((Leg::new(live, self.clone(), leg_id), true))
+        })?;
+        if is_new {
+            let started = leg.session().snapshot(&self.clock, false);
+            self.publish(Event::Started(Box::new(started)));
+        }
+        Ok(leg)
+    }
+}
+
+/// The later one of two former incarnations.
+fn newer(a: Option<Previous>, b: Option<Previous>) -> Option<Previous> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.uid > a.uid { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,142 @@
+//! The book of kill orders: which ids are refused, since when, by whom and until when.
+//!
+//! An order stands here before the first leg is cut, because real clients retry within
+//! milliseconds; whoever opens a session asks here while it holds the registry's shard.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Moment;
+use crate::ids::{Scope, SessionId, SessionKey, Uid};
+
+/// What ends the block of a kill order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockMode {
+    /// The clock, or an operator.
+    Duration,
+    /// Nothing; also not an operator.
+    Permanent,
+    /// An operator.
+    UntilResumed,
+}
+
+/// One order: this id in this scope is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KillOrder {
+    /// The id that is refused.
+    pub session_id: SessionId,
+    /// The namespace of the id; empty with `session.scope: global`.
+    pub scope: Scope,
+    /// The incarnation the order was made against.
+    pub uid: Uid,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Who gave the order.
+    pub by: String,
+    /// When it was given.
+    pub at: Timestamp,
+    /// What ends it.
+    pub mode: BlockMode,
+    /// When the clock ends it; `None` when the clock does not.
+    pub until: Option<Timestamp>,
+    #[serde(skip)]
+    pub(super) expires: Option<Moment>,
+}
+
+impl KillOrder {
+    /// What the client is told: the reason, not the person.
+    pub fn notice(&self) -> String {
+        match self.reason.as_str() {
+            "" => "Session killed by operator".to_owned(),
+            reason => format!("Session killed by operator: {reason}"),
+        }
+    }
+
+    /// True while new legs are refused.
+    pub fn in_force(&self, now: Moment) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
+/// All orders of this instance, at most one for each id in a scope.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    orders: DashMap<SessionId, Vec<Arc<KillOrder>>>,
+}
+
+impl Book {
+    /// Writes an order; it takes the place of an older one for the same id and scope.
+    pub(super) fn write(&self, order: Arc<KillOrder>) {
+        let mut orders = self.orders.entry(order.session_id.clone()).or_default();
+        orders.retain(|old| old.scope != order.scope);
+        orders.push(order);
+    }
+
+    /// The order that refuses this session now.
+    pub(super) fn in_force(&self, key: &SessionKey, now: Moment) -> Option<Arc<KillOrder>> {
+        let orders = self.orders.get(key.id.as_str())?;
+        orders.iter().find(|order| order.scope == key.scope && order.in_force(now)).cloned()
+    }
+
+    /// The orders in force, newest first.
+    pub(super) fn all(&self, now: Moment) -> Vec<Arc<KillOrder>> {
+        let mut all: Vec<_> = self
+            .orders
+            .iter()
+            .flat_map(|entry| entry.value().clone())
+            .filter(|order| order.in_force(now))
+            .collect();
+        all.sort_by(|a, b| b.at.cmp(&a.at).then(b.uid.cmp(&a.uid)));
+        all
+    }
+
+    /// How many orders are in force.
+    pub(super) fn count(&self, now: Moment) -> usize {
+        self.orders.iter().map(|entry| entry.value().iter().filter(|o| o.in_force(now)).count()).sum()
+    }
+
+    /// The orders in force that `target` names: a session id, or the uid an order was made against.
+    pub(super) fn named(&self, target: &str, now: Moment) -> Vec<Arc<KillOrder>> {
+        let mut named: Vec<_> =
+            self.orders.get(target).map(|orders| orders.value().clone()).unwrap_or_default();
+        if named.is_empty()
+            && let Some(uid) = Uid::parse(target)
+        {
+            named = self.all(now).into_iter().filter(|order| order.uid == uid).collect();
+        }
+        named.retain(|order| order.in_force(now));
+        named
+    }
+
+    /// Strikes this very order out; false when it is no longer there.
+    pub(super) fn strike(&self, order: &Arc<KillOrder>) -> bool {
+        let mut found = false;
+        self.keep(&order.session_id, |other| {
+            let keep = !Arc::ptr_eq(other, order);
+            found |= !keep;
+            keep
+        });
+        found
+    }
+
+    /// Forgets what the clock has ended.
+    pub(super) fn forget_expired(&self, now: Moment) {
+        self.orders.retain(|_, orders| {
+            orders.retain(|order| order.in_force(now));
+            !orders.is_empty()
+        });
+    }
+
+    fn keep(&self, id: &SessionId, keep: impl FnMut(&Arc<KillOrder>) -> bool) {
+        if let dashmap::Entry::Occupied(mut orders) = self.orders.entry(id.clone()) {
+            orders.get_mut().retain(keep);
+            if orders.get().is_empty() {
+                orders.remove();
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What happens to sessions, as typed events for listeners (log, metrics, history) and the live feed.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::book::KillOrder;
+use super::record::Record;
+use super::snapshot::Snapshot;
+
+/// One happening. Events of one session may overtake each other when they happen at the same time.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// A new incarnation.
+    Started(Box<Snapshot>),
+    /// An incarnation ended; its record. Published exactly once for each incarnation.
+    Ended(Arc<Record>),
+    /// A kill order was written and legs were cut.
+    Killed {
+        /// The order.
+        order: Arc<KillOrder>,
+        /// Legs that were open.
+        legs_cut: usize,
+    },
+    /// An operator lifted a kill order.
+    Resumed {
+        /// The order that no longer stands.
+        order: Arc<KillOrder>,
+        /// Who lifted it.
+        by: String,
+    },
+}
+
+impl Event {
+    /// The name in logs and in the feed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started(_) => "session_started",
+            Self::Ended(_) => "session_ended",
+            Self::Killed { .. } => "session_killed",
+            Self::Resumed { .. } => "session_resumed",
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! One leg: how it arrives, the guard that counts it, and what it reports when it is done.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::book::KillOrder;
+use super::cut::Cut;
+use super::live::Live;
+use super::manager::Manager;
+use super::model::Identity;
+use super::store::StoreError;
+use crate::error::ErrorKind;
+use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
+use crate::protocol::usage::Usage;
+
+/// What a leg is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LegKind {
+    /// A request and its answer, streamed or not.
+    #[default]
+    Request,
+    /// An upgraded connection.
+    Socket,
+}
+
+/// Who comes with which session id.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The session.
+    pub key: SessionKey,
+    /// How it was recognised.
+    pub identity: Identity,
+    /// Who calls.
+    pub principal: PrincipalId,
+    /// Where from.
+    pub client_addr: IpAddr,
+    /// A derived id: after so long a silence the same id is a new incarnation.
+    pub idle_gap: Option<Duration>,
+}
+
+/// What the leg is going to do.
+#[derive(Clone, Debug)]
+pub struct LegStart {
+    /// What it is.
+    pub kind: LegKind,
+    /// The request's method.
+    pub method: String,
+    /// The request's path; a query is dropped and 256 bytes are kept.
+    pub path: String,
+    /// The request's id.
+    pub request_id: RequestId,
+    /// What a kill cuts.
+    pub cut: Arc<Cut>,
+}
+
+/// What the leg did. Bytes of the session's totals are counted as they pass
+/// ([`Live::add_bytes_in`], [`Live::add_bytes_out`]); those here are for the request's own line.
+#[derive(Clone, Debug, Default)]
+pub struct LegReport {
+    /// The backend that served it, when one was reached.
+    pub backend: Option<BackendName>,
+    /// The model, as the request or the answer names it.
+    pub model: Option<String>,
+    /// The status sent to the client.
+    pub status: Option<u16>,
+    /// Why it was refused or failed.
+    pub error: Option<ErrorKind>,
+    /// The provider's own token counts.
+    pub usage: Option<Usage>,
+    /// From the request to the first byte of the backend's answer.
+    pub ttfb: Option<Duration>,
+    /// From the request to the end.
+    pub duration: Duration,
+    /// Bytes received from the client by this leg.
+    pub bytes_in: u64,
+    /// Bytes sent to the client by this leg.
+    pub bytes_out: u64,
+    /// True when the answer was a stream.
+    pub stream: bool,
+    /// How it ended, in a word: `completed`, `killed`, `client_gone`.
+    pub outcome: &'static str,
+}
+
+/// Which limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `session.max_active`.
+    Active,
+    /// `session.max_active_per_principal`.
+    ActivePerPrincipal,
+}
+
+impl Limit {
+    /// The configuration key that sets it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Active => "session.max_active",
+            Self::ActivePerPrincipal => "session.max_active_per_principal",
+        }
+    }
+}
+
+/// Why a leg was not admitted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Denied {
+    /// A kill order stands against the session.
+    #[error("{}", .order.notice())]
+    Killed {
+        /// The order.
+        order: Arc<KillOrder>,
+    },
+    /// A new session would be one too many.
+    #[error("{} is reached: {limit}", .what.key())]
+    Capacity {
+        /// Which limit.
+        what: Limit,
+        /// How many sessions it allows.
+        limit: usize,
+    },
+    /// The instance goes away.
+    #[error("this instance is shutting down")]
+    ShuttingDown,
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An open leg. It counts until it is settled or dropped, whichever comes first; a future that is
+/// dropped in mid-air therefore still leaves its session in order.
+#[derive(Debug)]
+pub struct Leg {
+    session: Arc<Live>,
+    manager: Arc<Manager>,
+    id: LegId,
+    open: bool,
+}
+
+impl Leg {
+    pub(super) fn new(session: Arc<Live>, manager: Arc<Manager>, id: LegId) -> Self {
+        Self { session, manager, id, open: true }
+    }
+
+    /// The session it belongs to.
+    pub fn session(&self) -> &Arc<Live> {
+        &self.session
+    }
+
+    /// Its id in this process.
+    pub fn id(&self) -> LegId {
+        self.id
+    }
+
+    /// Notes where the leg goes, for whoever looks at it while it is open.
+    pub fn routed(&self, backend: &BackendName, model: Option<&str>) {
+        self.session.routed(self.id, backend, model);
+    }
+
+    /// Closes the leg with its report; a second report changes nothing.
+    pub fn settle(&mut self, report: LegReport) {
+        self.close(Some(report));
+    }
+
+    fn close(&mut self, report: Option<LegReport>) {
+        if std::mem::take(&mut self.open) {
+            self.manager.close(&self.session, self.id, report);
+        }
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        self.close(None);
+    }
+}

@@ -1,0 +1,347 @@
+//! The handle of a session that is active here: counters for the data path, legs behind a mutex.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::book::KillOrder;
+use super::cut::Cut;
+use super::leg::{Arrival, LegKind, LegReport, LegStart};
+use super::model::{EndReason, Identity, Kind, State};
+use super::tally::{self, RequestLine, Tally};
+use crate::clock::{Clock, Moment};
+use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
+
+/// One incarnation of a session. What the data path calls for each chunk is atomics only.
+#[derive(Debug)]
+pub struct Live {
+    key: SessionKey,
+    uid: Uid,
+    kind: Kind,
+    incarnation: u32,
+    previous: Option<Uid>,
+    principal: PrincipalId,
+    identity: Identity,
+    client_addr: IpAddr,
+    started: Moment,
+    last_activity: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+/// What changes together: the state, the open legs and the sums.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) state: State,
+    pub(super) legs: Vec<OpenLeg>,
+    pub(super) tally: Tally,
+    pub(super) end: Option<Box<End>>,
+    recorded: bool,
+}
+
+/// A leg that is open now.
+#[derive(Debug)]
+pub(super) struct OpenLeg {
+    pub(super) id: LegId,
+    pub(super) started: Moment,
+    pub(super) line: Box<RequestLine>,
+    cut: Arc<Cut>,
+}
+
+/// How the session ended.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) at: Moment,
+    pub(super) reason: EndReason,
+    pub(super) order: Option<Arc<KillOrder>>,
+}
+
+/// What came before this incarnation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Previous {
+    pub(super) uid: Uid,
+    pub(super) incarnation: u32,
+}
+
+impl Live {
+    /// A new incarnation, active and without a leg.
+    pub(super) fn new(arrival: Arrival, previous: Option<Previous>, now: Moment) -> Self {
+        Self {
+            key: arrival.key,
+            uid: Uid::fresh(),
+            kind: Kind::Traffic,
+            incarnation: previous.map_or(1, |previous| previous.incarnation.saturating_add(1)),
+            previous: previous.map(|previous| previous.uid),
+            principal: arrival.principal,
+            identity: arrival.identity,
+            client_addr: arrival.client_addr,
+            started: now,
+            last_activity: AtomicU64::new(now.as_millis()),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            inner: Mutex::new(Inner {
+                state: State::Active,
+                legs: Vec::new(),
+                tally: Tally::default(),
+                end: None,
+                recorded: false,
+            }),
+        }
+    }
+
+    /// Which session.
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// Which incarnation.
+    pub fn uid(&self) -> Uid {
+        self.uid
+    }
+
+    /// What runs in it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// 1 for the first incarnation of its id.
+    pub fn incarnation(&self) -> u32 {
+        self.incarnation
+    }
+
+    /// The incarnation before this one.
+    pub fn previous(&self) -> Option<Uid> {
+        self.previous
+    }
+
+    /// Whose it is: who opened it.
+    pub fn principal(&self) -> &PrincipalId {
+        &self.principal
+    }
+
+    /// How it was recognised when it was opened.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where it was opened from.
+    pub fn client_addr(&self) -> IpAddr {
+        self.client_addr
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Moment {
+        self.started
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> State {
+        self.inner().state
+    }
+
+    /// The order that killed it, if one did.
+    pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
+        self.inner().end.as_ref().and_then(|end| end.order.clone())
+    }
+
+    /// Counts bytes from the client.
+    pub fn add_bytes_in(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes to the client.
+    pub fn add_bytes_out(&self, bytes: u64) {
+        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that something moved; an earlier moment than the last one changes nothing.
+    pub fn touch(&self, now: Moment) {
+        // Most chunks of a fast stream fall into a millisecond already noted: no write then.
+        if self.last_activity.load(Ordering::Relaxed) < now.as_millis() {
+            self.last_activity.fetch_max(now.as_millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes from the client.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed)
+    }
+
+    /// Bytes to the client.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// Legs admitted so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Legs that failed so far.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Legs open now.
+    pub fn open_legs(&self) -> usize {
+        self.inner().legs.len()
+    }
+
+    /// When something moved last.
+    pub fn last_activity(&self) -> Moment {
+        Moment::from_millis(self.last_activity.load(Ordering::Relaxed))
+    }
+
+    /// How long nothing has moved.
+    pub fn idle(&self, now: Moment) -> Duration {
+        now.since(self.last_activity())
+    }
+
+    /// How long it has lived; after its end, how long it lived.
+    pub fn duration(&self, now: Moment) -> Duration {
+        self.inner().end.as_ref().map_or(now, |end| end.at).since(self.started)
+    }
+
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere must not take the session with it: its parts stay consistent by themselves.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a leg, or gives it back when the session has ended.
+    pub(super) fn open(
+        &self,
+        id: LegId,
+        agent: Option<&str>,
+        start: LegStart,
+        now: Moment,
+        clock: &Clock,
+    ) -> Result<(), LegStart> {
+        let started_at = clock.wall(now);
+        let mut inner = self.inner();
+        if inner.state != State::Active {
+            return Err(start);
+        }
+        self.touch(now);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        inner.tally.agent(agent);
+        inner.legs.push(OpenLeg {
+            id,
+            started: now,
+            cut: start.cut,
+            line: Box::new(RequestLine::begun(
+                start.kind,
+                start.method,
+                start.path,
+                start.request_id,
+                started_at,
+            )),
+        });
+        Ok(())
+    }
+
+    /// Notes where an open leg goes.
+    pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
+        if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
+            leg.line.backend = Some(backend.clone());
+            leg.line.model = model.map(|model| tally::clipped(model).into());
+        }
+    }
+
+    /// Closes a leg; true when the session had ended and waited for this leg only.
+    pub(super) fn close(&self, id: LegId, report: Option<LegReport>, now: Moment) -> bool {
+        let mut inner = self.inner();
+        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
+        let leg = inner.legs.swap_remove(at);
+        self.touch(now);
+        let report = report.unwrap_or_else(|| LegReport {
+            duration: now.since(leg.started),
+            outcome: "dropped",
+            ..LegReport::default()
+        });
+        if tally::failed(&report) {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        inner.tally.add(*leg.line, report);
+        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
+    }
+
+    /// Ends the session if `only_if` holds at the moment of ending. Gives the open legs' slots, still to
+    /// be cut, or `None` when it had ended before or may not end.
+    pub(super) fn end(&self, end: End, only_if: impl FnOnce(&Live, &Inner) -> bool) -> Option<Vec<Arc<Cut>>> {
+        let mut inner = self.inner();
+        if !inner.state.may_become(end.reason.state()) || !only_if(self, &inner) {
+            return None;
+        }
+        inner.state = end.reason.state();
+        inner.end = Some(Box::new(end));
+        Some(inner.legs.iter().map(|leg| leg.cut.clone()).collect())
+    }
+
+    /// Calls `build` once in the life of an ended session; `None` ever after, and before its end.
+    pub(super) fn record_once<T>(&self, build: impl FnOnce(&Inner, &End) -> T) -> Option<T> {
+        let mut inner = self.inner();
+        if inner.recorded {
+            return None;
+        }
+        let made = inner.end.as_deref().map(|end| build(&inner, end));
+        inner.recorded = made.is_some();
+        made
+    }
+
+    /// True when the record was written.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.inner().recorded
+    }
+
+    /// When it ended.
+    pub(super) fn ended(&self) -> Option<Moment> {
+        self.inner().end.as_ref().map(|end| end.at)
+    }
+
+    /// What it is to the incarnation after it.
+    pub(super) fn as_previous(&self) -> Previous {
+        Previous { uid: self.uid, incarnation: self.incarnation }
+    }
+}
+
+impl RequestLine {
+    /// The line of a request that has just come.
+    fn begun(
+        kind: LegKind,
+        method: String,
+        mut path: String,
+        request_id: RequestId,
+        started_at: Timestamp,
+    ) -> Self {
+        let end = path.find('?').unwrap_or(path.len());
+        path.truncate(tally::clipped(&path[..end]).len());
+        Self {
+            request_id,
+            kind,
+            method: method.into(),
+            path: path.into(),
+            started_at,
+            backend: None,
+            model: None,
+            status: None,
+            error: None,
+            outcome: "open",
+            stream: false,
+            duration_ms: 0,
+            ttfb_ms: None,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

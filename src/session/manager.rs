@@ -1,0 +1,214 @@
+//! The manager: the only writer of sessions. This file holds its parts and what all its duties share;
+//! the duties are `admit.rs`, `kill.rs`, `reaper.rs` and `query.rs`.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dashmap::{DashMap, Entry};
+use tokio::sync::broadcast;
+
+use super::book::{Book, KillOrder};
+use super::cut::CutReason;
+use super::event::Event;
+use super::leg::{Denied, LegReport, Limit};
+use super::live::{End, Inner, Live};
+use super::model::EndReason;
+use super::registry::Registry;
+use super::settings::Settings;
+use super::stats::Stats;
+use super::store::SessionStore;
+use crate::clock::Clock;
+use crate::ids::{BackendName, LegId, PrincipalId};
+
+/// Events a slow reader of the feed may lag behind before it loses some.
+const FEED: usize = 1024;
+/// The record of an ended session waits so long for its last leg to settle.
+pub(super) const SETTLE: Duration = Duration::from_millis(250);
+
+/// Called with each event, on the thread where it happens: it must be quick and must not block.
+pub type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// All sessions of this instance.
+pub struct Manager {
+    pub(super) settings: ArcSwap<Settings>,
+    pub(super) clock: Clock,
+    pub(super) store: Arc<dyn SessionStore>,
+    listener: Listener,
+    feed: broadcast::Sender<Arc<Event>>,
+    /// Active sessions.
+    pub(super) live: Registry,
+    /// Ended sessions whose last snapshot is not yet in the store.
+    pub(super) closing: Registry,
+    pub(super) book: Book,
+    pub(super) census: Census,
+    pub(super) totals: Mutex<Stats>,
+    pub(super) kills: AtomicU64,
+    pub(super) closed: AtomicBool,
+    legs: AtomicU64,
+    shown_as: ArcSwap<HashMap<BackendName, Arc<str>>>,
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manager").field("active", &self.census.active()).finish_non_exhaustive()
+    }
+}
+
+impl Manager {
+    /// A manager without sessions.
+    pub fn new(
+        settings: Settings,
+        clock: Clock,
+        store: Arc<dyn SessionStore>,
+        listener: Listener,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings),
+            clock,
+            store,
+            listener,
+            feed: broadcast::Sender::new(FEED),
+            live: Registry::new(),
+            closing: Registry::new(),
+            book: Book::default(),
+            census: Census::default(),
+            totals: Mutex::default(),
+            kills: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            legs: AtomicU64::new(0),
+            shown_as: ArcSwap::default(),
+        })
+    }
+
+    /// Takes new settings; they hold from the next admission and the next reaping on.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Tells what a record shows for a backend (its URL); an unknown one is shown by its name.
+    pub fn show_backends(&self, shown_as: HashMap<BackendName, Arc<str>>) {
+        self.shown_as.store(Arc::new(shown_as));
+    }
+
+    /// The live feed. A reader that falls behind loses the oldest events and is told how many
+    /// (`RecvError::Lagged`).
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.feed.subscribe()
+    }
+
+    /// The clock sessions live by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(super) fn next_leg(&self) -> LegId {
+        LegId(self.legs.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub(super) fn publish(&self, event: Event) {
+        (self.listener)(&event);
+        if self.feed.receiver_count() > 0 {
+            // The last reader may have left just now; nobody misses the event then.
+            let _unread = self.feed.send(Arc::new(event));
+        }
+    }
+
+    /// Ends a session if `only_if` holds at that moment: no leg joins it any more, its open legs are
+    /// cut, and its record follows when the last of them has settled. Gives how many were cut; `None`
+    /// when it had ended before or may not end.
+    pub(super) fn end(
+        &self,
+        live: &Arc<Live>,
+        reason: EndReason,
+        order: Option<Arc<KillOrder>>,
+        only_if: impl FnOnce(&Live, &Inner) -> bool,
+    ) -> Option<usize> {
+        let cuts = live.end(End { at: self.clock.now(), reason, order }, only_if)?;
+        self.census.release(live.principal());
+        // In this order, so that it can be found at every moment.
+        self.closing.insert(live.clone());
+        self.live.remove(live);
+        let why = match reason {
+            EndReason::Killed => CutReason::Killed,
+            EndReason::Shutdown => CutReason::Shutdown,
+            _ => CutReason::TimedOut,
+        };
+        for cut in &cuts {
+            cut.cut(why);
+        }
+        if cuts.is_empty() {
+            self.finish(live);
+        }
+        Some(cuts.len())
+    }
+
+    /// Closes a leg, and writes the record when an ended session waited for it.
+    pub(super) fn close(&self, live: &Arc<Live>, leg: LegId, report: Option<LegReport>) {
+        if live.close(leg, report, self.clock.now()) {
+            self.finish(live);
+        }
+    }
+
+    /// Writes the record of an ended session, unless it was written before.
+    pub(super) fn finish(&self, live: &Live) {
+        let shown_as = self.shown_as.load();
+        let shown =
+            |name: &BackendName| shown_as.get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()));
+        if let Some(record) = live.record(&self.clock, shown) {
+            self.totals().add_ended(&record, live.identity().client.as_deref());
+            self.publish(Event::Ended(Arc::new(record)));
+        }
+    }
+
+    pub(super) fn totals(&self) -> std::sync::MutexGuard<'_, Stats> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many sessions are active, in all and by principal. Places are taken before a session is made,
+/// so the limits are exact.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    active: AtomicUsize,
+    by_principal: DashMap<PrincipalId, usize>,
+}
+
+impl Census {
+    /// Sessions active now.
+    pub(super) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for one session of this principal.
+    pub(super) fn reserve(&self, principal: &PrincipalId, settings: &Settings) -> Result<(), Denied> {
+        let theirs = self.by_principal.entry(principal.clone());
+        let max = settings.max_active_per_principal;
+        if matches!(&theirs, Entry::Occupied(theirs) if *theirs.get() >= max) {
+            return Err(Denied::Capacity { what: Limit::ActivePerPrincipal, limit: max });
+        }
+        let max = settings.max_active;
+        let below = |active| (active < max).then_some(active + 1);
+        self.active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, below)
+            .map_err(|_| Denied::Capacity { what: Limit::Active, limit: max })?;
+        *theirs.or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// Gives a place back.
+    pub(super) fn release(&self, principal: &PrincipalId) {
+        self.active.fetch_sub(1, Ordering::AcqRel);
+        if let Entry::Occupied(mut theirs) = self.by_principal.entry(principal.clone()) {
+            *theirs.get_mut() = theirs.get().saturating_sub(1);
+            if *theirs.get() == 0 {
+                theirs.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! Sessions: what an agent's run is here, who may still add to it, and how it ends.
+//!
+//! The [`manager`](manager::Manager) is the only writer. A live session is a handle of atomics
+//! ([`live::Live`]) whose open legs can be cut ([`cut::Cut`]); its end is a durable order
+//! ([`book::KillOrder`]) or a clock; its memory is a snapshot in a [`store::SessionStore`] and one
+//! record ([`record::Record`]).
+//!
+//! Neighbours: `proxy` admits and settles legs, `control` lists and kills, `app` calls the reaper
+//! each second and wires listeners to [`event::Event`]. Nothing here knows HTTP.
+//!
+//! Invariants: a kill order is in the book before a leg is cut; no leg is admitted to a killed
+//! session after `kill` has returned; each incarnation has exactly one record, ever; locks are
+//! taken in the order registry shard, then closing shard, book, principals or the session's own
+//! mutex, and none is held across an await.
+
+mod admit;
+pub mod book;
+pub mod cut;
+pub mod event;
+mod kill;
+mod latency;
+pub mod leg;
+pub mod live;
+pub mod manager;
+pub mod model;
+mod query;
+mod reaper;
+pub mod record;
+mod registry;
+pub mod settings;
+pub mod snapshot;
+pub mod stats;
+pub mod store;
+mod tally;
+#[cfg(test)]
+mod testing;
+
+pub use book::{BlockMode, KillOrder};
+pub use cut::{Cut, CutReason};
+pub use event::Event;
+pub use kill::{KillError, KillRequest, Killed, ResumeError, Resumed};
+pub use leg::{Arrival, Denied, Leg, LegKind, LegReport, LegStart, Limit};
+pub use live::Live;
+pub use manager::Manager;
+pub use model::{EndReason, Identity, Kind, State};
+pub use record::Record;
+pub use settings::{Block, Settings, Written};
+pub use snapshot::{Filter, Page, Snapshot};
+pub use stats::Stats;

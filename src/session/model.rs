@@ -1,0 +1,151 @@
+//! What a session can be and become: states, the table of legal transitions, kinds, ends.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The state of one incarnation. All but `Active` are final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Legs may be opened.
+    Active,
+    /// It ended by itself: nothing more was expected, or this instance went away.
+    Completed,
+    /// A kill order ended it; the id stays refused while the order stands.
+    Killed,
+    /// It was idle or alive for too long; the id may start a new incarnation.
+    TimedOut,
+}
+
+/// Every legal transition; what is not here cannot happen.
+const TRANSITIONS: [(State, State); 3] =
+    [(State::Active, State::Completed), (State::Active, State::Killed), (State::Active, State::TimedOut)];
+
+impl State {
+    /// All states, in the order in which they are counted.
+    pub const ALL: [State; 4] = [State::Active, State::Completed, State::Killed, State::TimedOut];
+
+    /// True when the table of transitions has this step.
+    pub fn may_become(self, next: State) -> bool {
+        TRANSITIONS.contains(&(self, next))
+    }
+
+    /// True when no transition leads out of this state.
+    pub fn is_final(self) -> bool {
+        !TRANSITIONS.iter().any(|(from, _)| *from == self)
+    }
+
+    /// The name in JSON, logs and metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Completed => "completed",
+            Self::Killed => "killed",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What runs inside the session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Seen only as requests passing through.
+    #[default]
+    Traffic,
+    /// A conversation the runner drives.
+    Agent,
+    /// A relayed terminal.
+    Terminal,
+    /// One command.
+    Job,
+}
+
+impl Kind {
+    /// The name in JSON, logs and metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Traffic => "traffic",
+            Self::Agent => "agent",
+            Self::Terminal => "terminal",
+            Self::Job => "job",
+        }
+    }
+}
+
+/// Why an incarnation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// No byte moved for `session.idle_timeout`.
+    IdleTimeout,
+    /// It lived for `session.max_duration`.
+    MaxDuration,
+    /// `session.completed_after` passed since its last request ended.
+    CompletedAfter,
+    /// A derived id came back after more than `session.derive.idle_gap`.
+    IdleGap,
+    /// A kill order.
+    Killed,
+    /// This instance went away.
+    Shutdown,
+}
+
+impl EndReason {
+    /// The state this end leads to.
+    pub fn state(self) -> State {
+        match self {
+            Self::IdleTimeout | Self::MaxDuration => State::TimedOut,
+            Self::CompletedAfter | Self::IdleGap | Self::Shutdown => State::Completed,
+            Self::Killed => State::Killed,
+        }
+    }
+}
+
+/// How the session was recognised and which program it says it is: labels, never authority.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// Where the id came from: `header:x-claude-code-session-id`, `derived`, `generated`.
+    pub source: Arc<str>,
+    /// The program: `claude-code`, `codex`.
+    pub client: Option<Cow<'static, str>>,
+    /// Its version.
+    pub client_version: Option<String>,
+    /// The subagent that sent the request; `None` is the main agent.
+    pub agent_id: Option<String>,
+    /// The agent that started the subagent.
+    pub parent_agent_id: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_active_session_ends_and_only_once() {
+        for from in State::ALL {
+            for to in State::ALL {
+                assert_eq!(from.may_become(to), from == State::Active && to != State::Active);
+            }
+            assert_eq!(from.is_final(), from != State::Active);
+        }
+    }
+
+    #[test]
+    fn names_agree_with_json() {
+        for state in State::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        assert_eq!(serde_json::to_value(Kind::Traffic).unwrap(), Kind::Traffic.name());
+        assert_eq!(serde_json::to_value(EndReason::IdleTimeout).unwrap(), "idle_timeout");
+    }
+}

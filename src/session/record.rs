@@ -1,0 +1,148 @@
+//! The call detail record (CDR): written once, when an incarnation has ended.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::book::KillOrder;
+use super::latency::Quantiles;
+use super::live::{End, Inner, Live};
+use super::model::{EndReason, Kind, State};
+use super::tally::{BackendUse, ModelUse};
+use crate::clock::{Clock, millis};
+use crate::ids::{BackendName, PrincipalId, SessionId, Uid};
+use crate::protocol::usage::Usage;
+
+/// The version of the record's form.
+pub const SCHEMA: &str = "elida.cdr/1";
+
+/// One record. The first eight keys are the seed's, in its order; later ones are only ever added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// The external id.
+    pub session_id: SessionId,
+    /// The final state.
+    pub state: State,
+    /// Milliseconds it lived.
+    pub duration_ms: u64,
+    /// Legs admitted.
+    pub request_count: u64,
+    /// Bytes from the client.
+    pub bytes_in: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+    /// The backend that served most requests, by its address when that is known; empty when none did.
+    pub backend: Arc<str>,
+    /// Where it was opened from.
+    pub client_addr: IpAddr,
+    /// Always [`SCHEMA`].
+    pub schema: &'static str,
+    /// The incarnation.
+    pub uid: Uid,
+    /// 1 for the first incarnation of its id.
+    pub incarnation: u32,
+    /// The incarnation before this one.
+    pub previous_id: Option<Uid>,
+    /// What ran in it.
+    pub kind: Kind,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// Why it ended.
+    pub end_reason: EndReason,
+    /// Who ended it; `None` when a clock did.
+    pub ended_by: Option<String>,
+    /// Whose it was.
+    pub principal: PrincipalId,
+    /// The program and its version: `claude-code/2.1.197`.
+    pub client: Option<String>,
+    /// How it was recognised.
+    pub identity_source: Arc<str>,
+    /// The agents inside the client, in the order in which they came; `main` has no id of its own.
+    pub agents: Vec<Box<str>>,
+    /// Requests by backend, most used first.
+    pub backends: Vec<BackendUse>,
+    /// The provider's own token counts.
+    pub usage: UsageRecord,
+    /// Legs that failed.
+    pub error_count: u64,
+    /// Failed answers by status, or by our code when there was no status.
+    pub errors: BTreeMap<String, u64>,
+    /// Time to the first byte of the answers; `None` when there was none.
+    pub ttfb_ms: Option<Quantiles>,
+    /// Findings of policies; none are made yet.
+    pub flags: Vec<String>,
+    /// The order that killed it.
+    pub kill: Option<Arc<KillOrder>>,
+}
+
+/// Token counts: in total and by model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UsageRecord {
+    /// By model.
+    pub models: Vec<ModelUse>,
+    /// In total, also of answers that named no model.
+    #[serde(flatten)]
+    pub total: Usage,
+}
+
+impl Live {
+    /// The record of this session, the first time it is asked for after its end. `shown_as` gives the
+    /// address a backend is shown as.
+    pub(super) fn record(
+        &self,
+        clock: &Clock,
+        shown_as: impl FnOnce(&BackendName) -> Arc<str>,
+    ) -> Option<Record> {
+        self.record_once(|inner, end| self.describe(inner, end, clock, shown_as))
+    }
+
+    fn describe(
+        &self,
+        inner: &Inner,
+        end: &End,
+        clock: &Clock,
+        shown_as: impl FnOnce(&BackendName) -> Arc<str>,
+    ) -> Record {
+        let backends = inner.tally.backends();
+        let identity = self.identity();
+        let client = identity.client.as_ref().map(|name| match &identity.client_version {
+            Some(version) => format!("{name}/{version}"),
+            None => name.to_string(),
+        });
+        Record {
+            session_id: self.key().id.clone(),
+            state: inner.state,
+            duration_ms: millis(end.at.since(self.started())),
+            request_count: self.requests(),
+            bytes_in: self.bytes_in(),
+            bytes_out: self.bytes_out(),
+            backend: backends.first().map(|used| shown_as(&used.name)).unwrap_or_default(),
+            client_addr: self.client_addr(),
+            schema: SCHEMA,
+            uid: self.uid(),
+            incarnation: self.incarnation(),
+            previous_id: self.previous(),
+            kind: self.kind(),
+            started_at: clock.wall(self.started()),
+            ended_at: clock.wall(end.at),
+            end_reason: end.reason,
+            ended_by: end.order.as_ref().map(|order| order.by.clone()),
+            principal: self.principal().clone(),
+            client,
+            identity_source: identity.source.clone(),
+            agents: inner.tally.agents(),
+            backends,
+            usage: UsageRecord { models: inner.tally.models().to_vec(), total: inner.tally.usage() },
+            error_count: self.errors(),
+            errors: inner.tally.errors(),
+            ttfb_ms: inner.tally.ttfb(),
+            flags: Vec::new(),
+            kill: end.order.clone(),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The `session:` share of the configuration that concerns life, limits and kills.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::book::BlockMode;
+use crate::settings::fault::Faults;
+use crate::settings::units::Span;
+
+/// How long a killed id stays refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Block {
+    /// What ends the block.
+    pub mode: BlockMode,
+    /// With mode `duration`: for how long.
+    pub duration: Span,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { mode: BlockMode::Duration, duration: Span::secs(24 * 3600) }
+    }
+}
+
+/// The keys as they are written under `session:` (the identity chain reads its own).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Written {
+    /// Active to timed out after this long without a byte.
+    pub idle_timeout: Span,
+    /// Active to timed out after this long, busy or not; 0 is no limit.
+    pub max_duration: Span,
+    /// Active to completed this long after the last request ended; 0 is never.
+    pub completed_after: Span,
+    /// Ended sessions stay listed this long.
+    pub retention: Span,
+    /// Active sessions of all principals together.
+    pub max_active: usize,
+    /// Active sessions of one principal.
+    pub max_active_per_principal: usize,
+    /// The block of a kill order that names none.
+    pub kill_block: Block,
+}
+
+/// The keys of [`Written`], for a reader that shares the section with others.
+pub const KEYS: [&str; 7] = [
+    "idle_timeout",
+    "max_duration",
+    "completed_after",
+    "retention",
+    "max_active",
+    "max_active_per_principal",
+    "kill_block",
+];
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Span::secs(30 * 60),
+            max_duration: Span::secs(24 * 3600),
+            completed_after: Span::secs(0),
+            retention: Span::secs(24 * 3600),
+            max_active: 100_000,
+            max_active_per_principal: 200,
+            kill_block: Block::default(),
+        }
+    }
+}
+
+/// The compiled share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub(super) idle_timeout: Duration,
+    pub(super) max_duration: Option<Duration>,
+    pub(super) completed_after: Option<Duration>,
+    pub(super) retention: Duration,
+    pub(super) max_active: usize,
+    pub(super) max_active_per_principal: usize,
+    pub(super) kill_block: Block,
+}
+
+impl Written {
+    /// Compiles the keys; every fault is noted, and with one there are no settings.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let mut whole = true;
+        let mut demand = |holds: bool, key: &str, message: &str, hint: &str| {
+            if !holds {
+                whole = false;
+                faults.add(format!("session.{key}"), message, hint);
+            }
+        };
+        demand(
+            self.idle_timeout.limit().is_some(),
+            "idle_timeout",
+            "is 0: no session would ever time out",
+            "write a length of time, like 30m",
+        );
+        for (key, count) in
+            [("max_active", self.max_active), ("max_active_per_principal", self.max_active_per_principal)]
+        {
+            demand(count > 0, key, "is 0: every request would be refused", "write 1 or more");
+        }
+        demand(
+            self.kill_block.is_whole(),
+            "kill_block.duration",
+            "is 0 with mode duration: a kill would block nothing",
+            "write a length of time, like 24h, or mode: until_resumed",
+        );
+        whole.then_some(Settings {
+            idle_timeout: self.idle_timeout.0,
+            max_duration: self.max_duration.limit(),
+            completed_after: self.completed_after.limit(),
+            retention: self.retention.0,
+            max_active: self.max_active,
+            max_active_per_principal: self.max_active_per_principal,
+            kill_block: self.kill_block,
+        })
+    }
+}
+
+impl Block {
+    /// False for a block that would end the moment it begins.
+    pub fn is_whole(&self) -> bool {
+        self.mode != BlockMode::Duration || self.duration.limit().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_written_is_the_default() {
+        let written: Written = serde_yaml::from_str("{}").unwrap();
+        assert_eq!(written, Written::default());
+        let mut faults = Faults::default();
+        let settings = written.compile(&mut faults).unwrap();
+        assert!(faults.is_empty());
+        assert_eq!(settings.max_duration, Some(Duration::from_secs(86_400)));
+        assert_eq!(settings.completed_after, None);
+    }
+
+    #[test]
+    fn the_keys_are_all_there() {
+        let written = serde_json::to_value(Written::default()).unwrap();
+        let keys: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys.len(), KEYS.len());
+        assert!(KEYS.iter().all(|key| keys.contains(key)));
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let written: Written = serde_yaml::from_str(
+            "{idle_timeout: 0, max_active: 0, kill_block: {mode: duration, duration: 0}}",
+        )
+        .unwrap();
+        let mut faults = Faults::default();
+        assert_eq!(written.compile(&mut faults), None);
+        let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
+        assert_eq!(paths, ["session.idle_timeout", "session.max_active", "session.kill_block.duration"]);
+        assert!(serde_yaml::from_str::<Written>("idle: 3m").is_err());
+    }
+}

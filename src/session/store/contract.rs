@@ -1,0 +1,175 @@
+//! The suite every store passes: `suite!(make)` in the store's own tests runs it whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SessionStore;
+use crate::clock::Clock;
+use crate::ids::Uid;
+use crate::session::live::{End, Live};
+use crate::session::model::{EndReason, State};
+use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::testing::arrival_of;
+
+/// Makes one test of each part of the contract, over the store that `$make` gives.
+macro_rules! suite {
+    ($make:expr) => {
+        $crate::session::store::contract::suite!(
+            $make,
+            store_put,
+            store_get,
+            store_delete,
+            store_list,
+            store_count,
+            store_active_filter,
+            store_pages,
+            store_by_id_and_latest,
+            store_purge
+        );
+    };
+    ($make:expr, $($part:ident),+) => {
+        $(#[tokio::test]
+        async fn $part() {
+            $crate::session::store::contract::$part(&$make).await;
+        })+
+    };
+}
+pub(crate) use suite;
+
+/// Snapshots of one clock: each is of a new incarnation.
+struct Maker {
+    clock: Clock,
+}
+
+impl Maker {
+    fn new() -> Self {
+        Self { clock: Clock::manual() }
+    }
+
+    fn live(&self, principal: &str, id: &str) -> Live {
+        Live::new(arrival_of(principal, id), None, self.clock.now())
+    }
+
+    fn active(&self, id: &str) -> Arc<Snapshot> {
+        Arc::new(self.live("cred:ada", id).snapshot(&self.clock, true))
+    }
+
+    fn ended(&self, principal: &str, id: &str, reason: EndReason) -> Arc<Snapshot> {
+        let live = self.live(principal, id);
+        live.end(End { at: self.clock.now(), reason, order: None }, |_, _| true).unwrap();
+        Arc::new(live.snapshot(&self.clock, true))
+    }
+}
+
+fn uids(sessions: &[Arc<Snapshot>]) -> Vec<Uid> {
+    sessions.iter().map(|session| session.uid).collect()
+}
+
+pub(crate) async fn store_put(store: &impl SessionStore) {
+    let maker = Maker::new();
+    let live = maker.live("cred:ada", "s-1");
+    store.put(Arc::new(live.snapshot(&maker.clock, true))).await.unwrap();
+    live.add_bytes_in(9);
+    let later = Arc::new(live.snapshot(&maker.clock, true));
+    store.put(later.clone()).await.unwrap();
+    assert_eq!(store.get(live.uid()).await.unwrap(), Some(later));
+    assert_eq!(store.count(&Filter::default()).await.unwrap(), 1);
+}
+
+pub(crate) async fn store_get(store: &impl SessionStore) {
+    let session = Maker::new().active("s-1");
+    store.put(session.clone()).await.unwrap();
+    assert_eq!(store.get(session.uid).await.unwrap(), Some(session));
+    assert_eq!(store.get(Uid::fresh()).await.unwrap(), None);
+}
+
+pub(crate) async fn store_delete(store: &impl SessionStore) {
+    let session = Maker::new().active("s-1");
+    store.put(session.clone()).await.unwrap();
+    assert!(store.delete(session.uid).await.unwrap());
+    assert!(!store.delete(session.uid).await.unwrap());
+    assert_eq!(store.get(session.uid).await.unwrap(), None);
+    assert!(store.by_id("s-1").await.unwrap().is_empty());
+}
+
+pub(crate) async fn store_list(store: &impl SessionStore) {
+    let maker = Maker::new();
+    let a = maker.ended("cred:ada", "Alpha", EndReason::Killed);
+    let b = maker.ended("cred:bob", "beta", EndReason::IdleTimeout);
+    store.put(b.clone()).await.unwrap();
+    store.put(a.clone()).await.unwrap();
+    let list = async |filter: Filter| uids(&store.list(&filter).await.unwrap());
+    assert_eq!(list(Filter::default()).await, [b.uid, a.uid]);
+    let of = |principal: &str| Filter { principal: Some(principal.to_owned()), ..Filter::default() };
+    assert_eq!(list(of("cred:bob")).await, [b.uid]);
+    let with = |text: &str| Filter { q: Some(text.to_owned()), ..Filter::default() };
+    assert_eq!(list(with("ALPH")).await, [a.uid]);
+    assert!(list(with("gamma")).await.is_empty());
+    assert!(list(Filter { backend: Some("x".to_owned()), ..Filter::default() }).await.is_empty());
+}
+
+pub(crate) async fn store_count(store: &impl SessionStore) {
+    let maker = Maker::new();
+    for i in 0..3 {
+        store.put(maker.ended("cred:ada", &format!("s-{i}"), EndReason::Killed)).await.unwrap();
+    }
+    assert_eq!(store.count(&Filter { limit: 1, ..Filter::default() }).await.unwrap(), 3);
+    assert_eq!(store.count(&Filter::in_state(State::TimedOut)).await.unwrap(), 0);
+}
+
+pub(crate) async fn store_active_filter(store: &impl SessionStore) {
+    let maker = Maker::new();
+    let active = maker.active("s-1");
+    store.put(active.clone()).await.unwrap();
+    for reason in [EndReason::Killed, EndReason::IdleTimeout, EndReason::CompletedAfter] {
+        store.put(maker.ended("cred:ada", "s-2", reason)).await.unwrap();
+    }
+    let filter = Filter::in_state(State::Active);
+    assert_eq!(store.list(&filter).await.unwrap(), [active]);
+    assert_eq!(store.count(&filter).await.unwrap(), 1);
+}
+
+pub(crate) async fn store_pages(store: &impl SessionStore) {
+    let maker = Maker::new();
+    let mut all = Vec::new();
+    for i in 0..5 {
+        let session = maker.ended("cred:ada", &format!("s-{i}"), EndReason::Killed);
+        all.insert(0, session.uid);
+        store.put(session).await.unwrap();
+    }
+    let page = Filter { limit: 2, ..Filter::default() };
+    assert_eq!(uids(&store.list(&page).await.unwrap()), all[..3]);
+    let next = Filter { cursor: Some(all[1].to_string()), ..page };
+    assert_eq!(uids(&store.list(&next).await.unwrap()), all[2..]);
+}
+
+pub(crate) async fn store_by_id_and_latest(store: &impl SessionStore) {
+    let maker = Maker::new();
+    let first = maker.ended("cred:ada", "s-1", EndReason::IdleTimeout);
+    let second = maker.ended("cred:ada", "s-1", EndReason::IdleTimeout);
+    let other = maker.ended("cred:bob", "s-1", EndReason::IdleTimeout);
+    for session in [&second, &other, &first] {
+        store.put(session.clone()).await.unwrap();
+    }
+    assert_eq!(uids(&store.by_id("s-1").await.unwrap()), [other.uid, second.uid, first.uid]);
+    assert_eq!(store.latest(first.key()).await.unwrap(), Some(second));
+    assert!(store.by_id("s").await.unwrap().is_empty());
+}
+
+pub(crate) async fn store_purge(store: &impl SessionStore) {
+    let maker = Maker::new();
+    let old = maker.ended("cred:ada", "old", EndReason::Killed);
+    maker.clock.advance(Duration::from_secs(10));
+    let new = maker.ended("cred:ada", "new", EndReason::Killed);
+    store.put(new.clone()).await.unwrap();
+    store.put(old.clone()).await.unwrap();
+    assert_eq!(store.purge(old.ended_at.unwrap()).await.unwrap(), 0);
+    assert_eq!(store.purge(new.ended_at.unwrap()).await.unwrap(), 1);
+    assert_eq!(store.list(&Filter::default()).await.unwrap(), [new]);
+}
+
+/// Puts one more ended session.
+pub(crate) async fn fill(store: &impl SessionStore) {
+    let session = Maker::new().ended("cred:ada", "one more", EndReason::Killed);
+    store.put(session).await.unwrap();
+}

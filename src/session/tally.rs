@@ -1,0 +1,240 @@
+//! What the legs of a session added up to. Everything a client can vary is bounded here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::latency::{Latencies, Quantiles};
+use super::leg::{LegKind, LegReport};
+use crate::clock::millis;
+use crate::error::ErrorKind;
+use crate::ids::{BackendName, RequestId};
+use crate::protocol::usage::Usage;
+
+/// Requests that stay visible one by one.
+const LAST_REQUESTS: usize = 20;
+/// Distinct models, agents or errors that are counted apart; later models count as [`OTHER`].
+const DISTINCT: usize = 32;
+/// Bytes that are kept of a path, model or agent name.
+const NAME_BYTES: usize = 256;
+const OTHER: &str = "other";
+const MAIN_AGENT: &str = "main";
+
+/// One request that has ended, for the detail view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RequestLine {
+    /// The request's id.
+    pub request_id: RequestId,
+    /// What it was.
+    pub kind: LegKind,
+    /// Its method.
+    pub method: Box<str>,
+    /// Its path, without a query.
+    pub path: Box<str>,
+    /// When it came.
+    pub started_at: Timestamp,
+    /// The backend that served it.
+    pub backend: Option<BackendName>,
+    /// The model.
+    pub model: Option<Arc<str>>,
+    /// The status sent to the client.
+    pub status: Option<u16>,
+    /// The code of its failure.
+    pub error: Option<&'static str>,
+    /// How it ended, in a word.
+    pub outcome: &'static str,
+    /// True when the answer was a stream.
+    pub stream: bool,
+    /// Milliseconds from the request to the end.
+    pub duration_ms: u64,
+    /// Milliseconds from the request to the first byte of the answer.
+    pub ttfb_ms: Option<u64>,
+    /// Bytes received from the client.
+    pub bytes_in: u64,
+    /// Bytes sent to the client.
+    pub bytes_out: u64,
+}
+
+/// The requests a backend served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackendUse {
+    /// The backend.
+    pub name: BackendName,
+    /// How many requests.
+    pub requests: u64,
+}
+
+/// The requests and tokens of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelUse {
+    /// The model.
+    pub model: Arc<str>,
+    /// How many requests named it.
+    pub requests: u64,
+    /// The provider's own token counts, summed.
+    #[serde(flatten)]
+    pub usage: Usage,
+}
+
+/// A failed answer: by its status, or by our own code when there was none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Status(u16),
+    Code(ErrorKind),
+}
+
+/// The sums of one session.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    lines: VecDeque<RequestLine>,
+    backends: Vec<BackendUse>,
+    models: Vec<ModelUse>,
+    agents: Vec<Box<str>>,
+    failures: Vec<(Failure, u64)>,
+    ttfb: Latencies,
+    usage: Usage,
+}
+
+impl Tally {
+    /// Notes which agent of the client sends a request.
+    pub(super) fn agent(&mut self, agent: Option<&str>) {
+        let agent = clipped(agent.unwrap_or(MAIN_AGENT));
+        if self.agents.len() < DISTINCT && !self.agents.iter().any(|known| **known == *agent) {
+            self.agents.push(agent.into());
+        }
+    }
+
+    /// Adds a leg that is done. `line` is the part that was known when it started.
+    pub(super) fn add(&mut self, mut line: RequestLine, mut report: LegReport) {
+        if let Some(name) = report.backend.take().or(line.backend.take()) {
+            self.backend(&name);
+            line.backend = Some(name);
+        }
+        let named = report.model.as_deref().or(line.model.as_deref());
+        line.model = named.map(|model| self.model(model, report.usage.unwrap_or_default()));
+        if let Some(usage) = report.usage {
+            self.usage += usage;
+        }
+        if let Some(ttfb) = report.ttfb {
+            self.ttfb.add(millis(ttfb));
+        }
+        if let Some(failure) = failure(&report) {
+            self.failure(failure);
+        }
+        line.status = report.status;
+        line.error = report.error.map(ErrorKind::code);
+        line.outcome = report.outcome;
+        line.stream = report.stream;
+        line.duration_ms = millis(report.duration);
+        line.ttfb_ms = report.ttfb.map(millis);
+        line.bytes_in = report.bytes_in;
+        line.bytes_out = report.bytes_out;
+        if self.lines.len() == LAST_REQUESTS {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    fn backend(&mut self, name: &BackendName) {
+        match self.backends.iter_mut().find(|used| used.name == *name) {
+            Some(used) => used.requests += 1,
+            None => self.backends.push(BackendUse { name: name.clone(), requests: 1 }),
+        }
+    }
+
+    /// Counts a model and gives the name it is counted under.
+    fn model(&mut self, model: &str, usage: Usage) -> Arc<str> {
+        let model = clipped(model);
+        let mut at = self.models.iter().position(|used| *used.model == *model);
+        let full = self.models.len() >= DISTINCT;
+        if at.is_none() && full {
+            at = self.models.iter().position(|used| *used.model == *OTHER);
+        }
+        let at = at.unwrap_or_else(|| {
+            let name: Arc<str> = if full { OTHER } else { model }.into();
+            self.models.push(ModelUse { model: name, requests: 0, usage: Usage::default() });
+            self.models.len() - 1
+        });
+        let used = &mut self.models[at];
+        used.requests += 1;
+        used.usage += usage;
+        used.model.clone()
+    }
+
+    fn failure(&mut self, failure: Failure) {
+        match self.failures.iter().position(|(known, _)| *known == failure) {
+            Some(at) => self.failures[at].1 += 1,
+            None if self.failures.len() < DISTINCT => self.failures.push((failure, 1)),
+            None => {}
+        }
+    }
+
+    /// The last requests, newest first.
+    pub(super) fn lines(&self) -> Vec<RequestLine> {
+        self.lines.iter().rev().cloned().collect()
+    }
+
+    /// The backends, most used first.
+    pub(super) fn backends(&self) -> Vec<BackendUse> {
+        let mut backends = self.backends.clone();
+        backends.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
+        backends
+    }
+
+    /// True when this backend served a request.
+    pub(super) fn used(&self, backend: &str) -> bool {
+        self.backends.iter().any(|used| used.name.as_str() == backend)
+    }
+
+    /// The models in the order in which they came.
+    pub(super) fn models(&self) -> &[ModelUse] {
+        &self.models
+    }
+
+    /// The agents in the order in which they came.
+    pub(super) fn agents(&self) -> Vec<Box<str>> {
+        self.agents.clone()
+    }
+
+    /// Failed answers by status or code.
+    pub(super) fn errors(&self) -> BTreeMap<String, u64> {
+        self.failures
+            .iter()
+            .map(|(failure, count)| match failure {
+                Failure::Status(status) => (status.to_string(), *count),
+                Failure::Code(kind) => (kind.code().to_owned(), *count),
+            })
+            .collect()
+    }
+
+    /// All tokens.
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Time to the first byte.
+    pub(super) fn ttfb(&self) -> Option<Quantiles> {
+        self.ttfb.quantiles()
+    }
+}
+
+/// True when the leg counts as an error of its session.
+pub(super) fn failed(report: &LegReport) -> bool {
+    failure(report).is_some()
+}
+
+/// A status below 400 with an error is an answer that broke off: the code tells more.
+fn failure(report: &LegReport) -> Option<Failure> {
+    match (report.status, report.error) {
+        (Some(status), _) if status >= 400 => Some(Failure::Status(status)),
+        (_, Some(kind)) => Some(Failure::Code(kind)),
+        _ => None,
+    }
+}
+
+/// The first bytes of a name a client chose, on a character's border.
+pub(super) fn clipped(name: &str) -> &str {
+    &name[..name.floor_char_boundary(NAME_BYTES)]
+}

@@ -1,0 +1,80 @@
+//! What the tests of sessions start from (tests only).
+
+use std::sync::{Arc, Mutex};
+
+use super::settings::Written;
+use super::store::MemoryStore;
+use super::{Arrival, Cut, Event, Identity, LegKind, LegStart, Manager, Record, Settings};
+use crate::clock::Clock;
+use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+use crate::settings::fault::Faults;
+
+/// A principal's request for a session.
+pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
+    Arrival {
+        key: SessionKey { scope: Scope::new(principal), id: SessionId::new(id) },
+        identity: Identity {
+            source: "header:x-session-id".into(),
+            client: Some("curl".into()),
+            client_version: Some("8.5.0".to_owned()),
+            ..Identity::default()
+        },
+        principal: PrincipalId::new(principal),
+        client_addr: [10, 0, 0, 5].into(),
+        idle_gap: None,
+    }
+}
+
+/// Ada's request for a session.
+pub(crate) fn arrival(id: &str) -> Arrival {
+    arrival_of("cred:ada", id)
+}
+
+/// A leg about to start.
+pub(crate) fn leg_start() -> LegStart {
+    LegStart {
+        kind: LegKind::Request,
+        method: "POST".to_owned(),
+        path: "/v1/messages".to_owned(),
+        request_id: RequestId::new("r-1"),
+        cut: Cut::new(),
+    }
+}
+
+/// Settings with some keys written.
+pub(crate) fn settings(yaml: &str) -> Settings {
+    let written: Written = serde_yaml::from_str(yaml).unwrap();
+    written.compile(&mut Faults::default()).unwrap()
+}
+
+/// A manager with its clock and all it has published.
+pub(crate) struct House {
+    pub(crate) manager: Arc<Manager>,
+    pub(crate) clock: Clock,
+    pub(crate) events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl House {
+    pub(crate) fn new(yaml: &str) -> Self {
+        let (clock, events) = (Clock::manual(), Arc::<Mutex<Vec<Event>>>::default());
+        let heard = events.clone();
+        let listener = Arc::new(move |event: &Event| heard.lock().unwrap().push(event.clone()));
+        let store = Arc::new(MemoryStore::default());
+        Self { manager: Manager::new(settings(yaml), clock.clone(), store, listener), clock, events }
+    }
+
+    /// The records published so far.
+    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+        let events = self.events.lock().unwrap();
+        let record = |event: &Event| match event {
+            Event::Ended(record) => Some(record.clone()),
+            _ => None,
+        };
+        events.iter().filter_map(record).collect()
+    }
+
+    /// The names of the events published so far.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.events.lock().unwrap().iter().map(Event::name).collect()
+    }
+}

@@ -1,0 +1,381 @@
+//! The numbers: counters, gauges and histograms in Prometheus' format.
+//!
+//! Handles are resolved once ([`Metrics::backend`], [`Metrics::open_legs`]); on the path of a request there
+//! is no lookup per chunk and one per finished request. Values of labels that a peer chooses (method, model,
+//! status code) are bounded here, whatever the caller gives.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use tracing_appender::non_blocking::ErrorCounter;
+
+use super::log::Log;
+use super::table::{self, Spec};
+
+/// More distinct models than this are counted under `other`.
+const MODELS_MAX: usize = 200;
+/// A longer model name is counted under `other`.
+const MODEL_NAME_MAX: usize = 128;
+/// The value of a label whose own value is out of bounds.
+const OTHER: &str = "other";
+/// The backend label of a request for which no backend was chosen.
+const NO_BACKEND: &str = "none";
+
+/// Seconds from half a millisecond to a second: a kill.
+const KILL_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+/// Seconds from 50 microseconds to a tenth: our own share of a request.
+const OVERHEAD_BUCKETS: &[f64] = &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
+/// Seconds from 5 milliseconds to ten minutes: an answer of a model.
+const ANSWER_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// How a request found its backend; the `route` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By the `X-Backend` header.
+    Header,
+    /// By the model in its body.
+    Model,
+    /// By a path prefix.
+    Path,
+    /// By the default backend.
+    Default,
+    /// It was answered here (health, `HEAD /`).
+    Local,
+    /// It was refused before a backend was chosen.
+    Refused,
+}
+
+impl Route {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Header => "header",
+            Self::Model => "model",
+            Self::Path => "path",
+            Self::Default => "default",
+            Self::Local => "local",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What a counted token was; the `type` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Read by the model, not from a cache.
+    Input,
+    /// Written by the model.
+    Output,
+    /// Read from the provider's prompt cache.
+    CacheRead,
+    /// Written to the provider's prompt cache.
+    CacheWrite,
+    /// Spent on reasoning.
+    Reasoning,
+}
+
+impl TokenKind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+            Self::CacheRead => "cache_read",
+            Self::CacheWrite => "cache_write",
+            Self::Reasoning => "reasoning",
+        }
+    }
+}
+
+/// All metrics of one process, in a registry of their own.
+pub struct Metrics {
+    registry: Registry,
+    sessions_active: IntGaugeVec,
+    sessions_total: IntCounterVec,
+    kills: IntCounterVec,
+    kill_latency: Histogram,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    overhead: Histogram,
+    first_byte: HistogramVec,
+    bytes: IntCounterVec,
+    open_legs: IntGaugeVec,
+    backend_errors: IntCounterVec,
+    tokens: IntCounterVec,
+    config_reloads: IntCounterVec,
+    connections: IntGauge,
+    log_lines_dropped: IntCounter,
+    log: OnceLock<Mutex<ErrorCounter>>,
+    models: Arc<Models>,
+}
+
+impl Metrics {
+    /// Registers every metric of the table, and the collector of the process (`process_*`, Linux only).
+    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+        let registry = Registry::new();
+        let in_registry = &registry;
+        let build = gauges(in_registry, &table::BUILD_INFO)?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let metrics = Self {
+            sessions_active: gauges(in_registry, &table::SESSIONS_ACTIVE)?,
+            sessions_total: counters(in_registry, &table::SESSIONS_TOTAL)?,
+            kills: counters(in_registry, &table::SESSION_KILLS)?,
+            kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
+            requests: counters(in_registry, &table::REQUESTS)?,
+            request_duration: histograms(in_registry, &table::REQUEST_DURATION, ANSWER_BUCKETS)?,
+            overhead: histogram(in_registry, &table::PROXY_OVERHEAD, OVERHEAD_BUCKETS)?,
+            first_byte: histograms(in_registry, &table::FIRST_BYTE, ANSWER_BUCKETS)?,
+            bytes: counters(in_registry, &table::BYTES)?,
+            open_legs: gauges(in_registry, &table::OPEN_LEGS)?,
+            backend_errors: counters(in_registry, &table::BACKEND_ERRORS)?,
+            tokens: counters(in_registry, &table::TOKENS)?,
+            config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
+            connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
+            log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
+            log: OnceLock::new(),
+            models: Arc::default(),
+            registry,
+        };
+        for result in ["applied", "rejected"] {
+            metrics.config_reloads.with_label_values(&[result]);
+        }
+        Ok(Arc::new(metrics))
+    }
+
+    /// The handles of one backend, resolved; make them once per backend and configuration.
+    pub fn backend(&self, name: &str) -> BackendMetrics {
+        BackendMetrics {
+            name: Arc::from(name),
+            bytes_in: self.bytes.with_label_values(&["in", name]),
+            bytes_out: self.bytes.with_label_values(&["out", name]),
+            first_byte: self.first_byte.with_label_values(&[name]),
+            requests: self.requests.clone(),
+            request_duration: self.request_duration.clone(),
+            errors: self.backend_errors.clone(),
+            tokens: self.tokens.clone(),
+            models: Arc::clone(&self.models),
+        }
+    }
+
+    /// The handles for requests that no backend sees (backend `none`).
+    pub fn unrouted(&self) -> BackendMetrics {
+        self.backend(NO_BACKEND)
+    }
+
+    /// The gauge of open legs of one kind (`request`, `stream`, `socket`), resolved.
+    pub fn open_legs(&self, kind: &str) -> Gauge {
+        Gauge(self.open_legs.with_label_values(&[kind]))
+    }
+
+    /// The gauge of open client connections.
+    pub fn connections(&self) -> Gauge {
+        Gauge(self.connections.clone())
+    }
+
+    /// A session of this kind became active.
+    pub fn session_started(&self, kind: &str) {
+        self.sessions_active.with_label_values(&[kind]).inc();
+    }
+
+    /// A session of this kind ended in this state (`completed`, `killed`, `timed_out`).
+    pub fn session_ended(&self, state: &str, kind: &str) {
+        self.sessions_active.with_label_values(&[kind]).dec();
+        self.sessions_total.with_label_values(&[state, kind]).inc();
+    }
+
+    /// A kill order was carried out; `source` is who gave it: `control`, `policy`, `budget`.
+    pub fn session_killed(&self, source: &str) {
+        self.kills.with_label_values(&[source]).inc();
+    }
+
+    /// A leg ended this long after the kill order that cut it.
+    pub fn kill_latency(&self, since_order: Duration) {
+        self.kill_latency.observe(since_order.as_secs_f64());
+    }
+
+    /// A request was sent on, and this much of its time was our own.
+    pub fn overhead(&self, own_time: Duration) {
+        self.overhead.observe(own_time.as_secs_f64());
+    }
+
+    /// A reload of the configuration was applied, or rejected as faulty.
+    pub fn config_reloaded(&self, applied: bool) {
+        let result = if applied { "applied" } else { "rejected" };
+        self.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Counts the lines that this log has to drop; the first log given is the one.
+    pub fn watch_log(&self, log: &Log) {
+        let _ = self.log.set(Mutex::new(log.dropped()));
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn encode(&self) -> String {
+        if let Some(dropped) = self.log.get() {
+            // Locked, so that two readers at once do not count the same lines twice.
+            let dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
+            let total = u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
+            self.log_lines_dropped.inc_by(total.saturating_sub(self.log_lines_dropped.get()));
+        }
+        let mut text = Vec::with_capacity(16 << 10);
+        // Writing to memory fails only for a metric without a name, and the table has none.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The media type of [`Metrics::encode`].
+    pub const CONTENT_TYPE: &'static str = prometheus::TEXT_FORMAT;
+}
+
+/// The handles of one backend; cheap to use, cloned by reference counts only.
+#[derive(Clone)]
+pub struct BackendMetrics {
+    name: Arc<str>,
+    bytes_in: IntCounter,
+    bytes_out: IntCounter,
+    first_byte: Histogram,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    errors: IntCounterVec,
+    tokens: IntCounterVec,
+    models: Arc<Models>,
+}
+
+impl BackendMetrics {
+    /// Body bytes came from the client.
+    pub fn bytes_in(&self, count: u64) {
+        self.bytes_in.inc_by(count);
+    }
+
+    /// Body bytes went to the client.
+    pub fn bytes_out(&self, count: u64) {
+        self.bytes_out.inc_by(count);
+    }
+
+    /// The first byte of an answer came this long after its request was sent on.
+    pub fn first_byte(&self, after: Duration) {
+        self.first_byte.observe(after.as_secs_f64());
+    }
+
+    /// A request is over. `code` is the status the client saw; 0 when it saw none.
+    pub fn finished(&self, route: Route, method: &str, code: u16, duration: Duration) {
+        let mut digits = [0; 3];
+        let labels = [route.label(), &self.name, method_label(method), code_label(code, &mut digits)];
+        self.requests.with_label_values(&labels).inc();
+        self.request_duration.with_label_values(&[route.label(), &self.name]).observe(duration.as_secs_f64());
+    }
+
+    /// A request failed at this backend; `reason` is an [`crate::error::ErrorKind`]'s code or another word
+    /// of a closed set.
+    pub fn error(&self, reason: &'static str) {
+        self.errors.with_label_values(&[&self.name, reason]).inc();
+    }
+
+    /// The provider counted these tokens for an answer of this model.
+    pub fn tokens(&self, model: &str, counts: &[(TokenKind, u64)]) {
+        let model = if self.models.admit(model) { model } else { OTHER };
+        for (kind, count) in counts.iter().filter(|(_, count)| *count > 0) {
+            self.tokens.with_label_values(&[&self.name, model, kind.label()]).inc_by(*count);
+        }
+    }
+}
+
+/// A number of things that are there now.
+#[derive(Clone)]
+pub struct Gauge(IntGauge);
+
+impl Gauge {
+    /// One more is there, until the returned guard is dropped.
+    pub fn enter(&self) -> Inside {
+        self.0.inc();
+        Inside(self.0.clone())
+    }
+
+    /// How many are there now.
+    pub fn get(&self) -> i64 {
+        self.0.get()
+    }
+}
+
+/// One thing that a [`Gauge`] counts.
+#[must_use = "the thing is counted as gone when this is dropped"]
+pub struct Inside(IntGauge);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The models that have a label value of their own.
+#[derive(Default)]
+struct Models(RwLock<HashSet<Box<str>>>);
+
+impl Models {
+    fn admit(&self, model: &str) -> bool {
+        if model.is_empty() || model.len() > MODEL_NAME_MAX {
+            return false;
+        }
+        if self.0.read().unwrap_or_else(PoisonError::into_inner).contains(model) {
+            return true;
+        }
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.contains(model) || (known.len() < MODELS_MAX && known.insert(model.into()))
+    }
+}
+
+fn method_label(method: &str) -> &'static str {
+    const KNOWN: [&str; 9] = ["POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"];
+    KNOWN.into_iter().find(|known| *known == method).unwrap_or("OTHER")
+}
+
+fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
+    match code {
+        0 => "none",
+        100..=599 => {
+            for (digit, unit) in digits.iter_mut().zip([100, 10, 1]) {
+                *digit = b'0' + u8::try_from(code / unit % 10).unwrap_or_default();
+            }
+            std::str::from_utf8(digits).unwrap_or(OTHER)
+        }
+        _ => OTHER,
+    }
+}
+
+fn options(spec: &Spec) -> Opts {
+    Opts::new(spec.name, spec.help)
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(registry: &Registry, spec: &Spec) -> Result<IntCounterVec, prometheus::Error> {
+    add(registry, IntCounterVec::new(options(spec), spec.labels)?)
+}
+
+fn gauges(registry: &Registry, spec: &Spec) -> Result<IntGaugeVec, prometheus::Error> {
+    add(registry, IntGaugeVec::new(options(spec), spec.labels)?)
+}
+
+fn histogram(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
+    add(registry, Histogram::with_opts(options)?)
+}
+
+fn histograms(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<HistogramVec, prometheus::Error> {
+    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
+    add(registry, HistogramVec::new(options, spec.labels)?)
+}
+
+#[cfg(test)]
+mod tests;

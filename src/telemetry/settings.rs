@@ -1,0 +1,119 @@
+//! The `logging:` section.
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::settings::fault::Faults;
+
+/// The `logging:` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Written {
+    /// The least important lines that are written.
+    pub level: Level,
+    /// How lines look.
+    pub format: Format,
+    /// True: one line per request.
+    pub access_log: bool,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self { level: Level::Info, format: Format::Json, access_log: true }
+    }
+}
+
+/// How important a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// For those who look for a fault.
+    Debug,
+    /// What happens: one line per request and session.
+    Info,
+    /// Something is not as it should be, and work goes on.
+    Warn,
+    /// Work failed.
+    Error,
+}
+
+/// In any case, since the variable `LOG_LEVEL` is written in all of them.
+impl<'de> Deserialize<'de> for Level {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        match word.to_ascii_lowercase().as_str() {
+            "debug" => Ok(Self::Debug),
+            "info" => Ok(Self::Info),
+            "warn" | "warning" => Ok(Self::Warn),
+            "error" => Ok(Self::Error),
+            _ => Err(de::Error::unknown_variant(&word, &["debug", "info", "warn", "error"])),
+        }
+    }
+}
+
+impl Level {
+    /// The word used in the file and in log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One JSON object per line.
+    Json,
+    /// For eyes.
+    Text,
+}
+
+/// The compiled section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    level: Level,
+    format: Format,
+    access_log: bool,
+}
+
+impl Settings {
+    /// The least important lines that are written.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// How lines look.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether each request gets a line.
+    pub fn access_log(&self) -> bool {
+        self.access_log
+    }
+}
+
+impl Written {
+    /// Compiles the section; whatever could be read is valid.
+    pub fn compile(self, _faults: &mut Faults) -> Option<Settings> {
+        Some(Settings { level: self.level, format: self.format, access_log: self.access_log })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_read_in_the_cases_people_write() {
+        for (text, level) in [("debug", Level::Debug), ("INFO", Level::Info), ("warning", Level::Warn)] {
+            assert_eq!(serde_yaml::from_str::<Level>(text).unwrap(), level);
+        }
+        assert!(serde_yaml::from_str::<Level>("loud").is_err());
+        assert!(Level::Debug < Level::Error);
+    }
+}

@@ -1,0 +1,55 @@
+//! Every metric there is: its name, its meaning, its labels. `docs/metrics.md` says the same to operators.
+
+/// One metric's description.
+pub(super) struct Spec {
+    /// The exposed name.
+    pub(super) name: &'static str,
+    /// What it counts, in one sentence with its unit.
+    pub(super) help: &'static str,
+    /// Its labels, in the order in which values are given.
+    pub(super) labels: &'static [&'static str],
+}
+
+macro_rules! table {
+    ($($id:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub(super) const $id: Spec = Spec { name: $name, help: $help, labels: &[$($label),*] };)*
+        /// The whole table, for the test that compares it with the documentation.
+        #[cfg(test)]
+        pub(super) const ALL: &[Spec] = &[$($id),*];
+    };
+}
+
+table! {
+    SESSIONS_ACTIVE = "elida_sessions_active" ["kind"]
+        "Sessions that are active now.";
+    SESSIONS_TOTAL = "elida_sessions_total" ["state", "kind"]
+        "Sessions that ended, by their last state.";
+    SESSION_KILLS = "elida_session_kills_total" ["source"]
+        "Kill orders carried out, by who gave them.";
+    KILL_LATENCY = "elida_kill_latency_seconds" []
+        "Time from a kill order to the end of a leg it cut.";
+    REQUESTS = "elida_http_requests_total" ["route", "backend", "method", "code"]
+        "Requests answered; backend is none when no backend was chosen.";
+    REQUEST_DURATION = "elida_http_request_duration_seconds" ["route", "backend"]
+        "Time from a request's head to the last byte of its answer.";
+    PROXY_OVERHEAD = "elida_proxy_overhead_seconds" []
+        "Time a request spent in ELIDA itself before it was sent on.";
+    FIRST_BYTE = "elida_time_to_first_byte_seconds" ["backend"]
+        "Time from a request sent on to the first byte of its answer.";
+    BYTES = "elida_bytes_total" ["direction", "backend"]
+        "Body bytes; in is from the client, out is to the client.";
+    OPEN_LEGS = "elida_open_legs" ["kind"]
+        "Requests, streams and sockets that are open now.";
+    BACKEND_ERRORS = "elida_backend_errors_total" ["backend", "reason"]
+        "Requests that failed at or on the way to a backend.";
+    TOKENS = "elida_tokens_total" ["backend", "model", "type"]
+        "Tokens by the provider's own count.";
+    CONFIG_RELOADS = "elida_config_reloads_total" ["result"]
+        "Reloads of the configuration: applied or rejected.";
+    CONNECTIONS = "elida_connections" []
+        "Client connections open at the proxy now.";
+    LOG_LINES_DROPPED = "elida_log_lines_dropped_total" []
+        "Log lines dropped because the reader of the log was too slow.";
+    BUILD_INFO = "elida_build_info" ["version"]
+        "Always 1; the label says which version runs.";
+}

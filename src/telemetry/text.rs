@@ -1,0 +1,166 @@
+//! One record becomes one line, as JSON or as `key=value` text.
+//!
+//! Invariant: the result holds exactly one newline, its last byte, whatever the fields hold.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use super::log::label;
+use super::settings::{Format, Level};
+
+/// A record: its own fields stand after those every line has.
+#[derive(Serialize)]
+struct Record<'a, T> {
+    timestamp: &'a str,
+    level: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
+    message: &'a str,
+    #[serde(flatten)]
+    fields: &'a T,
+}
+
+/// Writes a record as a line, its newline included. `fields` serializes as a struct or a map.
+pub(super) fn line(
+    format: Format,
+    level: Level,
+    target: Option<&str>,
+    message: &str,
+    fields: &impl Serialize,
+) -> Vec<u8> {
+    let timestamp = format!("{:.6}", Timestamp::now());
+    let (timestamp, level) = (timestamp.as_str(), label(level));
+    let written = serde_json::to_vec(&Record { timestamp, level, target, message, fields });
+    // Only fields that are no struct or map fail; the line then still says what happened.
+    let mut line = written.unwrap_or_else(|fault| {
+        let fields = &serde_json::json!({"log_fault": fault.to_string()});
+        serde_json::to_vec(&Record { timestamp, level, target, message, fields }).unwrap_or_default()
+    });
+    if format == Format::Text {
+        line = text(&line);
+    }
+    line.push(b'\n');
+    line
+}
+
+/// Turns a line of JSON into `2026-11-20T09:00:00Z INFO the message key=value …`.
+fn text(json: &[u8]) -> Vec<u8> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    reader.deserialize_map(Pairs(String::with_capacity(json.len()))).unwrap_or_default().into_bytes()
+}
+
+/// Appends each pair of a map as it is read.
+struct Pairs(String);
+
+impl<'de> Visitor<'de> for Pairs {
+    type Value = String;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a record")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<String, A::Error> {
+        while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
+            let head = matches!(key.as_str(), "timestamp" | "level" | "message");
+            if !self.0.is_empty() {
+                self.0.push(' ');
+            }
+            if !head {
+                key.chars().for_each(|c| self.0.push(if is_bare(c) { c } else { '_' }));
+                self.0.push('=');
+            }
+            // Only the message is a sentence; elsewhere a space would end the value.
+            push_value(&mut self.0, value.get(), key == "message");
+        }
+        Ok(self.0)
+    }
+}
+
+/// A string without special characters stands without quotes; all else stands as its JSON.
+fn push_value(line: &mut String, json: &str, is_sentence: bool) {
+    let inside = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match inside {
+        Some(inside)
+            if !inside.is_empty() && inside.chars().all(|c| is_bare(c) || (is_sentence && c == ' ')) =>
+        {
+            line.push_str(inside);
+        }
+        _ => {
+            for c in json.chars() {
+                match c {
+                    // JSON leaves DEL, C1 and the separators as they are; a terminal would act on them.
+                    c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                        let _ = write!(line, "\\u{:04x}", u32::from(c));
+                    }
+                    c => line.push(c),
+                }
+            }
+        }
+    }
+}
+
+fn is_bare(c: char) -> bool {
+    !c.is_control() && !c.is_whitespace() && !matches!(c, '"' | '\\' | '=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(format: Format, message: &str, fields: &impl Serialize) -> String {
+        let line = line(format, Level::Info, None, message, fields);
+        let line = String::from_utf8(line).unwrap();
+        assert_eq!(line.find('\n'), Some(line.len() - 1), "{line:?}");
+        line
+    }
+
+    #[test]
+    fn json_lines_begin_with_the_head_and_are_flat() {
+        let line = written(Format::Json, "hello", &serde_json::json!({"a": 1, "b": null}));
+        assert!(line.starts_with(r#"{"timestamp":"20"#), "{line}");
+        assert!(line.ends_with("\"level\":\"INFO\",\"message\":\"hello\",\"a\":1,\"b\":null}\n"), "{line}");
+    }
+
+    #[test]
+    fn text_lines_quote_what_needs_it() {
+        let fields = serde_json::json!({
+            "a": "plain", "b": "two words", "c": "", "d": {"x": [1]}, "e f": true, "g": "\u{9b}2J",
+            "h": "x level=ERROR"
+        });
+        let line = written(Format::Text, "session killed", &fields);
+        let tail = line.split_once("Z ").unwrap().1;
+        assert_eq!(
+            tail,
+            concat!(
+                r#"INFO session killed a=plain b="two words" c="" d={"x":[1]} e_f=true g="\u009b2J" "#,
+                "h=\"x level=ERROR\"\n"
+            )
+        );
+    }
+
+    #[test]
+    fn fields_that_are_no_record_do_not_lose_the_line() {
+        let line = written(Format::Json, "odd", &7);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["message"], "odd");
+        assert!(value["log_fault"].is_string(), "{line}");
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_writes_a_line_of_their_own(message in ".*", key in ".*", value in "(?s).*") {
+            let fields = std::collections::BTreeMap::from([(format!("k{key}"), value.clone())]);
+            let json = written(Format::Json, &message, &fields);
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read["message"].as_str().unwrap(), message.as_str());
+            prop_assert_eq!(read[format!("k{key}")].as_str().unwrap(), value.as_str());
+            let text = written(Format::Text, &message, &fields);
+            prop_assert!(text.trim_end_matches('\n').chars().all(|c| !c.is_control()));
+        }
+    }
+}

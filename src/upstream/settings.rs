@@ -1,0 +1,336 @@
+//! `backends.NAME`: the address of a backend, what it speaks and how its certificate is checked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use crate::ids::BackendName;
+use crate::protocol::BackendKind;
+use crate::settings::fault::Faults;
+
+/// First segments of paths that belong to the providers' own APIs or to the gateway: a backend of
+/// such a name would take them all by path routing (`/api/tags` is Ollama's).
+const RESERVED_NAMES: [&str; 5] = ["api", "health", "v1", "v1beta", "v2"];
+
+/// Longest name of a backend, in bytes: it is a metric label and a path segment.
+const MAX_NAME: usize = 64;
+
+/// One entry under `backends:`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// `http` or `https`, a host, optionally a port and a base path that is put before every path.
+    pub url: String,
+    /// What it speaks.
+    #[serde(rename = "type")]
+    pub kind: BackendKind,
+    /// Patterns of the models it serves, for `routing.methods: [model]`.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// True: it takes what nothing else matched.
+    #[serde(default)]
+    pub default: bool,
+    /// How its certificate is checked; with an `https` URL only.
+    #[serde(default)]
+    pub tls: WrittenTls,
+}
+
+/// `backends.NAME.tls`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenTls {
+    /// A PEM file of the authorities to trust in place of the built-in ones; empty for the built-in.
+    pub ca_file: String,
+    /// The name to ask for and to check, when it is not the host of the URL; empty for the host.
+    pub server_name: String,
+    /// True: the certificate is not checked at all. For tests.
+    pub insecure_skip_verify: bool,
+}
+
+/// A compiled backend.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
+    name: BackendName,
+    kind: BackendKind,
+    host: String,
+    port: u16,
+    authority: String,
+    base_path: String,
+    tls: Option<Tls>,
+}
+
+/// How a backend's certificate is checked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tls {
+    /// The name sent (SNI) and expected in the certificate.
+    pub server_name: String,
+    /// PEM text of the authorities to trust; `None` for the built-in ones.
+    pub ca_pem: Option<Arc<[u8]>>,
+    /// False: any certificate is taken.
+    pub verify: bool,
+}
+
+impl Settings {
+    /// The key under `backends:`.
+    pub fn name(&self) -> &BackendName {
+        &self.name
+    }
+
+    /// What it speaks.
+    pub fn kind(&self) -> BackendKind {
+        self.kind
+    }
+
+    /// Host name or address to dial; an IPv6 address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Port to dial.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The value of the `Host` header: with the port when it is not the scheme's own (RFC 9110 7.2).
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Put before every forwarded path; empty or `/…` without a slash at its end.
+    pub fn base_path(&self) -> &str {
+        &self.base_path
+    }
+
+    /// How the certificate is checked; `None` for a plain connection.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// The address as people write it: scheme, authority and base path.
+    pub fn url(&self) -> String {
+        format!("{}://{}{}", self.scheme(), self.authority, self.base_path)
+    }
+}
+
+impl Written {
+    /// Compiles the entry called `name`; reads its `ca_file`.
+    pub fn compile(self, name: &str, faults: &mut Faults) -> Option<Settings> {
+        let at = |key: &str| format!("backends.{name}.{key}");
+        let name_is_good = check_name(name, faults);
+        let url = read_url(&at("url"), &self.url, faults);
+        let ca_pem = read_ca(&at("tls.ca_file"), &self.tls.ca_file, faults);
+        let url = url?;
+        let secure = url.scheme() == "https";
+        if !secure && self.tls != WrittenTls::default() {
+            let hint = "write https:// in the URL, or remove the tls keys";
+            faults.add(at("tls"), "the URL is http://, so nothing here would be used", hint);
+            return None;
+        }
+        let host = dial_host(&url)?;
+        let server_name =
+            if self.tls.server_name.is_empty() { host.clone() } else { self.tls.server_name.clone() };
+        let tls = Tls { server_name, ca_pem: ca_pem?, verify: !self.tls.insecure_skip_verify };
+        name_is_good.then(|| Settings {
+            name: BackendName::new(name),
+            kind: self.kind,
+            port: url.port_or_known_default().unwrap_or(80),
+            authority: authority(&url),
+            base_path: url.path().trim_end_matches('/').to_owned(),
+            host,
+            tls: secure.then_some(tls),
+        })
+    }
+}
+
+fn check_name(name: &str, faults: &mut Faults) -> bool {
+    let path = format!("backends.{name}");
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !starts_well || !name.chars().all(plain) || name.len() > MAX_NAME {
+        let hint = "use up to 64 letters, digits, '-', '_' and '.', a letter or digit first";
+        faults.add(path, format!("'{name}' is not a name for a backend"), hint);
+        return false;
+    }
+    if RESERVED_NAMES.contains(&name) {
+        let hint = format!("choose another name: /{name}/ is a path of the providers' own APIs");
+        faults.add(path, format!("'{name}' is reserved"), hint);
+        return false;
+    }
+    true
+}
+
+/// Reads the URL of a backend; what would be dropped silently (user, query, fragment) is a fault.
+fn read_url(path: &str, text: &str, faults: &mut Faults) -> Option<Url> {
+    let example = "write it like http://localhost:11434 or https://api.openai.com";
+    let url = match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+        // The text may hold a password, so it is not repeated.
+        _ if text.contains('@') => {
+            faults.add(path, "this is not an http:// or https:// URL", example);
+            return None;
+        }
+        _ => {
+            faults.add(path, format!("'{text}' is not an http:// or https:// URL"), example);
+            return None;
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        let hint = "remove it: clients send their own credentials";
+        faults.add(path, "the URL holds a user name or password", hint);
+        return None;
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        let hint = "remove it: only scheme, host, port and base path are used";
+        faults.add(path, format!("'{text}' holds a query or fragment"), hint);
+        return None;
+    }
+    if url.port() == Some(0) {
+        faults.add(path, format!("'{text}' names port 0"), "write the port the backend listens on");
+        return None;
+    }
+    Some(url)
+}
+
+fn dial_host(url: &Url) -> Option<String> {
+    Some(match url.host()? {
+        Host::Domain(name) => name.to_owned(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    })
+}
+
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Reads the authorities: `Some(None)` for the built-in ones, `None` after a fault.
+fn read_ca(path: &str, file: &str, faults: &mut Faults) -> Option<Option<Arc<[u8]>>> {
+    if file.is_empty() {
+        return Some(None);
+    }
+    match std::fs::read(PathBuf::from(file)) {
+        Ok(pem) if memchr::memmem::find(&pem, b"-----BEGIN CERTIFICATE-----").is_some() => {
+            Some(Some(pem.into()))
+        }
+        Ok(_) => {
+            faults.add(path, format!("'{file}' holds no certificate"), "give a PEM file of certificates");
+            None
+        }
+        Err(error) => {
+            faults.add(
+                path,
+                format!("'{file}' cannot be read: {error}"),
+                "check the path and its permissions",
+            );
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(url: &str) -> Written {
+        let tls = WrittenTls::default();
+        Written { url: url.into(), kind: BackendKind::Openai, models: vec![], default: false, tls }
+    }
+
+    fn compiled(url: &str) -> Settings {
+        let mut faults = Faults::default();
+        let settings = written(url).compile("b", &mut faults);
+        assert!(faults.is_empty(), "{faults}");
+        settings.unwrap()
+    }
+
+    fn faults_of(name: &str, written: Written) -> String {
+        let mut faults = Faults::default();
+        assert_eq!(written.compile(name, &mut faults), None);
+        faults.to_string()
+    }
+
+    #[test]
+    fn a_url_gives_what_is_dialled_and_what_is_sent() {
+        let plain = compiled("http://localhost:11434");
+        assert_eq!((plain.host(), plain.port(), plain.authority()), ("localhost", 11434, "localhost:11434"));
+        assert_eq!((plain.base_path(), plain.tls()), ("", None));
+        let secure = compiled("https://Gateway.example/openai/v1/");
+        assert_eq!((secure.host(), secure.port()), ("gateway.example", 443));
+        assert_eq!((secure.authority(), secure.base_path()), ("gateway.example", "/openai/v1"));
+        let tls = Tls { server_name: "gateway.example".into(), ca_pem: None, verify: true };
+        assert_eq!(secure.tls(), Some(&tls));
+        assert_eq!(secure.url(), "https://gateway.example/openai/v1");
+        let six = compiled("http://[::1]:8000");
+        assert_eq!((six.host(), six.authority()), ("::1", "[::1]:8000"));
+        assert_eq!(compiled("https://h:443/").authority(), "h", "the scheme's own port is not sent");
+    }
+
+    #[test]
+    fn what_would_be_dropped_is_refused() {
+        assert_eq!(
+            faults_of("b", written("localhost:11434")),
+            "backends.b.url: 'localhost:11434' is not an http:// or https:// URL \
+             (write it like http://localhost:11434 or https://api.openai.com)"
+        );
+        assert_eq!(
+            faults_of("b", written("https://user:hunter2@h/")),
+            "backends.b.url: the URL holds a user name or password \
+             (remove it: clients send their own credentials)"
+        );
+        assert_eq!(
+            faults_of("b", written("https://h/?key=1")),
+            "backends.b.url: 'https://h/?key=1' holds a query or fragment \
+             (remove it: only scheme, host, port and base path are used)"
+        );
+        assert!(!faults_of("b", written("ftp://u:hunter2@h")).contains("hunter2"));
+        let tls = WrittenTls { insecure_skip_verify: true, ..WrittenTls::default() };
+        assert_eq!(
+            faults_of("b", Written { tls, ..written("http://h") }),
+            "backends.b.tls: the URL is http://, so nothing here would be used \
+             (write https:// in the URL, or remove the tls keys)"
+        );
+    }
+
+    #[test]
+    fn names_that_would_take_the_providers_paths_are_refused() {
+        assert_eq!(
+            faults_of("api", written("http://h")),
+            "backends.api: 'api' is reserved \
+             (choose another name: /api/ is a path of the providers' own APIs)"
+        );
+        assert_eq!(
+            faults_of("my backend", written("http://h")),
+            "backends.my backend: 'my backend' is not a name for a backend \
+             (use up to 64 letters, digits, '-', '_' and '.', a letter or digit first)"
+        );
+    }
+
+    #[test]
+    fn a_ca_file_is_read_and_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let with_ca = || {
+            let ca_file = file.display().to_string();
+            Written { tls: WrittenTls { ca_file, ..WrittenTls::default() }, ..written("https://h") }
+        };
+        assert!(faults_of("b", with_ca()).contains("cannot be read: No such file"));
+        std::fs::write(&file, "not a certificate").unwrap();
+        assert!(
+            faults_of("b", with_ca()).ends_with("holds no certificate (give a PEM file of certificates)")
+        );
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        let settings = with_ca().compile("b", &mut Faults::default()).unwrap();
+        assert!(settings.tls().unwrap().ca_pem.is_some());
+    }
+}

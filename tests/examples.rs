@@ -1,0 +1,81 @@
+//! Every file in `conf/` and `conf/examples/` is a valid configuration.
+
+use std::path::{Path, PathBuf};
+
+use elida::config::{Config, Environment, Flags, Sources};
+
+fn load(file: &Path, variables: &[(&str, &str)]) -> Config {
+    let environment: Environment = variables.iter().copied().collect();
+    let sources = Sources::new(Some(file.to_owned()), environment, Flags::default());
+    sources.load().unwrap_or_else(|faults| panic!("{}:\n{faults}", file.display()))
+}
+
+fn conf(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name)
+}
+
+#[test]
+fn the_full_file_is_valid() {
+    load(&conf("elida.yaml"), &[]);
+}
+
+#[test]
+fn every_example_is_valid_and_tested_here() {
+    let mut names: Vec<String> = std::fs::read_dir(conf("examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["custom-ca.yaml", "ollama.yaml", "providers.yaml", "tight-limits.yaml"]);
+}
+
+#[test]
+fn ollama() {
+    let config = load(&conf("examples/ollama.yaml"), &[]);
+    assert_eq!(config.backends[0].url(), "http://localhost:11434");
+}
+
+#[test]
+fn providers() {
+    let config = load(&conf("examples/providers.yaml"), &[]);
+    let backend = |header, path: &str, model| {
+        let decision = config.routing.decide(header, path, model).unwrap();
+        let backend = config.backends[decision.backend].name().as_str();
+        (backend.to_owned(), decision.forwarded(path).into_owned())
+    };
+    let expect = |name: &str, path: &str| (name.to_owned(), path.to_owned());
+    let chat = "/v1/chat/completions";
+    assert_eq!(backend(Some("mistral"), chat, Some("gpt-5")), expect("mistral", chat));
+    assert_eq!(backend(None, "/v1/messages", Some("claude-sonnet-4-6")), expect("anthropic", "/v1/messages"));
+    let prefixed = backend(None, "/anthropic/v1/messages", Some("claude-sonnet-4-6"));
+    assert_eq!(prefixed, expect("anthropic", "/v1/messages"));
+    assert_eq!(backend(None, "/openai/v1/models", None), expect("openai", "/v1/models"));
+    assert_eq!(backend(None, "/api/chat", Some("llama3.2")), expect("ollama", "/api/chat"));
+    assert!(config.routing.decide(Some("openai"), chat, Some("gpt-3.5-turbo")).is_err());
+}
+
+#[test]
+fn custom_ca() {
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    let issued = rcgen::generate_simple_self_signed(["models.house.example".to_owned()]).unwrap();
+    std::fs::write(ca.path(), issued.cert.pem()).unwrap();
+    let ca_file = ca.path().display().to_string();
+    let config = load(&conf("examples/custom-ca.yaml"), &[("MODEL_CA", &ca_file)]);
+    let tls = config.backends[0].tls().unwrap();
+    assert_eq!(tls.server_name, "models.house.example");
+    assert_eq!(tls.ca_pem.as_deref(), Some(issued.cert.pem().as_bytes()));
+    assert_eq!(config.printable()["backends"]["house"]["tls"]["ca_file"], "${env:MODEL_CA}");
+}
+
+#[test]
+fn tight_limits() {
+    let token = [("ELIDA_CONTROL_TOKEN", "0123456789abcdef0123456789abcdef")];
+    let config = load(&conf("examples/tight-limits.yaml"), &token);
+    assert_eq!(config.server.limits().max_body, 64 << 10);
+    assert!(config.routing.decide(None, "/anthropic/v1/messages", Some("llama3.2")).is_err());
+    assert!(config.control.token().is_some());
+    let open =
+        Sources::new(Some(conf("examples/tight-limits.yaml")), Environment::default(), Flags::default());
+    let faults = open.load().unwrap_err().to_string();
+    assert!(faults.contains("there is no token"), "{faults}");
+}
