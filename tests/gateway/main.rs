@@ -1,8 +1,7 @@
 //! End to end: the real binary between real clients and backends. This is the table of contents;
 //! `support/` holds the harness.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(missing_docs, unreachable_pub, reason = "nobody outside this binary reads it")]
+#![expect(unreachable_pub, reason = "modules of a test binary are seen by each other only")]
 
 /// The tests that the seed project names (requirement E147).
 mod basic;
@@ -16,5 +15,7 @@ mod demo;
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// A configuration read again while the gateway runs.
+mod reload;
 
 mod support;

@@ -18,6 +18,7 @@ struct Notes {
     heads: Vec<Head>,
     requests: Vec<Message>,
     closed: Vec<Instant>,
+    sent: usize,
 }
 
 /// What a backend saw; waiting for more is without sleeps.
@@ -64,6 +65,7 @@ impl Connection {
 
     /// Sends all of it.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.record.note(|notes| notes.sent += bytes.as_ref().len());
         self.wire.send(bytes.as_ref()).await
     }
 
@@ -83,7 +85,7 @@ impl Connection {
                 }
                 () = tokio::time::sleep(pause) => {}
             }
-            if self.wire.send(piece).await.is_err() {
+            if self.send(piece).await.is_err() {
                 self.record.note(|notes| notes.closed.push(Instant::now()));
                 return;
             }
@@ -190,6 +192,11 @@ impl RawBackend {
     /// Requests that arrived with their body.
     pub fn requests(&self) -> Vec<Message> {
         self.record.look(|notes| notes.requests.clone())
+    }
+
+    /// Bytes that handlers sent, or tried to.
+    pub fn sent(&self) -> usize {
+        self.record.look(|notes| notes.sent)
     }
 
     /// When peers closed connections.

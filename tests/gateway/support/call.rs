@@ -43,7 +43,8 @@ impl Call {
     /// A whole OpenAI chat with this user text.
     pub fn chat(text: &str) -> Self {
         let messages = serde_json::json!([{"role": "user", "content": text}]);
-        Self::post("/v1/chat/completions").json(&serde_json::json!({"messages": messages, "model": "gpt-demo"}))
+        Self::post("/v1/chat/completions")
+            .json(&serde_json::json!({"messages": messages, "model": "gpt-demo"}))
     }
 
     /// A streamed Anthropic message with this user text.

@@ -90,7 +90,11 @@ impl Gateway {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the gateway's binary");
-        let log = Arc::new(Log { lines: Mutex::default(), noise: Mutex::default(), changes: watch::Sender::new(()) });
+        let log = Arc::new(Log {
+            lines: Mutex::default(),
+            noise: Mutex::default(),
+            changes: watch::Sender::new(()),
+        });
         log.read(child.stdout.take().expect("stdout"));
         log.read(child.stderr.take().expect("stderr"));
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -124,11 +128,6 @@ impl Gateway {
     /// The proxy's URL, for programs.
     pub fn url(&self) -> String {
         format!("http://{}", self.proxy)
-    }
-
-    /// The control service's address.
-    pub fn control(&self) -> SocketAddr {
-        self.control
     }
 
     /// A connection to the control service.

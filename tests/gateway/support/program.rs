@@ -23,7 +23,11 @@ pub struct Outcome {
 impl Outcome {
     /// The lines that are JSON objects.
     pub fn values(&self) -> Vec<Value> {
-        self.lines.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(Value::is_object).collect()
+        self.lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(Value::is_object)
+            .collect()
     }
 
     /// The last JSON object it printed.

@@ -46,11 +46,6 @@ impl Head {
         self.line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
-    /// The method of a request.
-    pub fn method(&self) -> &str {
-        self.line.split(' ').next().unwrap_or_default()
-    }
-
     /// The target of a request.
     pub fn target(&self) -> &str {
         self.line.split(' ').nth(1).unwrap_or_default()
@@ -132,11 +127,6 @@ impl Wire {
         self.writer.write_all(bytes).await
     }
 
-    /// Says that nothing more will be sent.
-    pub async fn finish(&mut self) {
-        let _ = self.writer.shutdown().await;
-    }
-
     /// Sends and reads at once; the peer may answer before it has read everything.
     pub async fn exchange(&mut self, bytes: &[u8], unframed: Unframed) -> Message {
         let Self { reader, writer, received, taken, last_byte, ending } = self;
@@ -215,14 +205,11 @@ impl Reading<'_> {
         if self.ending.is_some() {
             return false;
         }
-        let mut piece = [0; 64 * 1024];
-        match self.reader.read(&mut piece).await {
+        self.received.reserve(64 * 1024);
+        match self.reader.read_buf(self.received).await {
             Ok(0) => *self.ending = Some(Ending::Closed(Instant::now())),
             Err(_) => *self.ending = Some(Ending::Reset(Instant::now())),
-            Ok(length) => {
-                *self.last_byte = Instant::now();
-                self.received.extend_from_slice(&piece[..length]);
-            }
+            Ok(_) => *self.last_byte = Instant::now(),
         }
         self.ending.is_none()
     }

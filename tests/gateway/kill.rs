@@ -1,0 +1,399 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::control::{Control, Killed};
+use crate::support::timing::{Times, after};
+use crate::support::wire::{Message, Unframed};
+use crate::support::{Call, Demo, Gateway, RawBackend, RawClient, within};
+
+/// Kills measured for each state.
+const KILLS: usize = 200;
+/// Where the proxy's own wait is woken.
+const SOFT: Duration = Duration::from_millis(5);
+/// Where the request's future must be dropped.
+const HARD: Duration = Duration::from_millis(50);
+
+/// Times of one state: from the question and from the answer of the kill to the last byte.
+#[derive(Default)]
+struct Latency {
+    asked: Times,
+    answered: Times,
+}
+
+impl Latency {
+    fn push(&mut self, killed: &Killed, end: Instant) {
+        assert_eq!(killed.status, 200, "{killed:?}");
+        assert_eq!(killed.body["legs_cut"], 1, "{killed:?}");
+        self.asked.push(after(killed.asked, end));
+        self.answered.push(after(killed.answered, end));
+    }
+
+    fn must_be_under(&self, state: &str, bound: Duration) {
+        eprintln!("kill, {state}: from the answer {}; from the question {}", self.answered, self.asked);
+        assert_eq!(self.answered.len(), KILLS);
+        assert!(self.answered.percentile(99) < bound, "{state}: {}", self.answered);
+    }
+}
+
+/// Kills `id` while its answer is read to the end.
+async fn kill_and_read(operator: &mut Control, id: &str, client: &mut RawClient) -> (Killed, Message) {
+    let reading = async { client.message(Unframed::UntilEnd).await.expect("an answer") };
+    tokio::join!(operator.kill(id), reading)
+}
+
+async fn streaming_latency(state: &str, directive: &str) {
+    let demo = Demo::start().await;
+    let gateway = Gateway::alone(&demo).await;
+    let mut operator = gateway.operator().await;
+    let mut latency = Latency::default();
+    for number in 0..KILLS {
+        let id = format!("s-{number}");
+        let mut client = Call::chat_stream(directive).session(&id).open(gateway.proxy()).await;
+        client.until("\"delta\":{\"content\":\"").await;
+        let (killed, answer) = kill_and_read(&mut operator, &id, &mut client).await;
+        assert!(answer.text().contains("session_killed"), "{state}: {}", answer.text());
+        assert!(!answer.text().contains("[DONE]"), "{state}: {}", answer.text());
+        latency.push(&killed, answer.ended);
+    }
+    latency.must_be_under(state, SOFT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flowing_stream_ends_within_5_ms() {
+    streaming_latency("flowing", "[[words 1000000]] [[pace 1ms]]").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_ends_within_5_ms() {
+    streaming_latency("silent", "[[stall]]").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waiting_for_its_head_ends_within_5_ms() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::alone(&demo).await;
+    let mut operator = gateway.operator().await;
+    let mut latency = Latency::default();
+    for number in 0..KILLS {
+        let id = format!("s-{number}");
+        let mut client = Call::chat_stream("[[mute]]").session(&id).open(gateway.proxy()).await;
+        demo.until("the request", |ledger| ledger.count("/v1/chat/completions") == number as u64 + 1).await;
+        let (killed, answer) = kill_and_read(&mut operator, &id, &mut client).await;
+        assert_eq!(answer.status(), 403, "{}", answer.text());
+        assert_eq!(answer.json()["error"]["code"], "session_killed");
+        latency.push(&killed, answer.ended);
+    }
+    latency.must_be_under("waiting for the head", SOFT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_upload_ends_within_5_ms() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::alone(&demo).await;
+    let mut operator = gateway.operator().await;
+    let mut latency = Latency::default();
+    for number in 0..KILLS {
+        let id = format!("s-{number}");
+        // On `/echo` nothing has to be read before it can be forwarded, on the chat the model has.
+        let path = if number % 2 == 0 { "/v1/chat/completions" } else { "/echo" };
+        let call = Call::post(path).session(&id).header("content-length", "1000000").body("x".repeat(2000));
+        let mut client = call.open(gateway.proxy()).await;
+        gateway.session_until(&id, |session| session["open_legs"] == 1).await;
+        let (killed, answer) = kill_and_read(&mut operator, &id, &mut client).await;
+        assert_eq!(answer.status(), 403, "{}", answer.text());
+        latency.push(&killed, answer.ended);
+    }
+    latency.must_be_under("stalled upload", SOFT);
+}
+
+/// Kills a request that nothing answers; its client sees a refusal or the connection's end.
+async fn hard_latency(state: &str, backend: &RawBackend, call: impl Fn(&str) -> Call, settle: Duration) {
+    let gateway = Gateway::alone(backend).await;
+    let mut operator = gateway.operator().await;
+    let mut latency = Latency::default();
+    for number in 0..KILLS {
+        let id = format!("s-{number}");
+        let address = gateway.proxy();
+        let mut client = RawClient::connect(address).await;
+        let _ =
+            tokio::time::timeout(Duration::from_secs(5), client.send(&call(&id).bytes(&address.to_string())))
+                .await;
+        gateway.session_until(&id, |session| session["open_legs"] == 1).await;
+        // Full pipes cannot be seen from here.
+        tokio::time::sleep(settle).await;
+        let reading = async {
+            match client.message(Unframed::UntilEnd).await {
+                Some(answer) => (answer.status(), answer.ended),
+                None => (0, client.ending().expect("an ended connection").at()),
+            }
+        };
+        let (killed, (status, end)) = tokio::join!(operator.kill(&id), reading);
+        assert!(matches!(status, 0 | 403), "{state}: status {status}");
+        latency.push(&killed, end);
+    }
+    latency.must_be_under(state, HARD);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connecting_request_ends_within_50_ms() {
+    let backend = RawBackend::not_accepting().await;
+    hard_latency("connecting", &backend, |id| Call::chat("hello").session(id), Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_ends_within_50_ms_while_the_backend_does_not_read() {
+    let backend = RawBackend::not_reading().await;
+    let body = json!({"messages": [{"role": "user", "content": "x".repeat(8 << 20)}], "model": "gpt-demo"});
+    let call = Call::post("/v1/chat/completions").json(&body);
+    hard_latency("backend not reading", &backend, |id| call.clone().session(id), Duration::from_millis(20))
+        .await;
+}
+
+/// Sends events without an end, as fast as they are taken.
+async fn flooding() -> RawBackend {
+    RawBackend::start(async |mut connection| {
+        let Some(_) = connection.request().await else { return };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let _ = connection.send(head).await;
+        let event = format!("data: {}\n\n", "x".repeat(16 * 1024));
+        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        connection.send_for_ever(chunk.as_bytes(), Duration::ZERO).await;
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_within_50_ms_while_the_client_does_not_read() {
+    let backend = flooding().await;
+    let gateway = Gateway::alone(&backend).await;
+    let mut operator = gateway.operator().await;
+    let mut latency = Latency::default();
+    for number in 0..KILLS {
+        let id = format!("s-{number}");
+        let address = gateway.proxy();
+        let mut client = RawClient::connect_narrow(address).await;
+        let call = Call::chat_stream("hello").session(&id);
+        client.send(&call.bytes(&address.to_string())).await.expect("send");
+        client.until("data: ").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let killed = operator.kill(&id).await;
+        // A client that does not read sees nothing; the backend sees the connection go.
+        backend
+            .until("the backend's connection to close", |backend| backend.closed().len() == number + 1)
+            .await;
+        latency.push(&killed, backend.closed()[number]);
+        client.end().await;
+    }
+    latency.must_be_under("client not reading", HARD);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_hundred_requests_racing_a_kill_none_is_served_after_its_answer() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let address = gateway.proxy();
+    for round in 0..5 {
+        let id = format!("raced-{round}");
+        assert_eq!(Call::chat("first").session(&id).send(address).await.status(), 200);
+        let stop = Arc::new(AtomicBool::new(false));
+        let racers: Vec<_> = (0..100)
+            .map(|racer| {
+                tokio::spawn(race(address, id.clone(), format!("{round}-{racer}"), Arc::clone(&stop)))
+            })
+            .collect();
+        let killed = gateway.kill(&id).await;
+        assert_eq!(killed.status, 200, "{killed:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.store(true, Ordering::Relaxed);
+        let mut late = 0;
+        for racer in racers {
+            for run in racer.await.expect("a racer") {
+                if run.sent > killed.answered {
+                    late += 1;
+                    assert_eq!(run.status, 403, "{run:?} was sent after the kill's answer");
+                    let mark = format!("mark={}", run.mark);
+                    let reached =
+                        demo.ledger().requests().iter().any(|seen| seen.query.as_deref() == Some(&mark));
+                    assert!(!reached, "{run:?} reached the backend");
+                }
+                let was_served_late =
+                    run.status == 200 && after(killed.answered, run.ended) > Duration::from_millis(20);
+                assert!(
+                    !was_served_late,
+                    "{run:?} was served after the kill's answer at {:?}",
+                    killed.answered
+                );
+            }
+        }
+        assert!(late > 50, "the racers went on after the kill");
+    }
+}
+
+#[derive(Debug)]
+struct Run {
+    mark: String,
+    sent: Instant,
+    ended: Instant,
+    status: u16,
+}
+
+async fn race(address: std::net::SocketAddr, id: String, racer: String, stop: Arc<AtomicBool>) -> Vec<Run> {
+    let body = json!({"messages": [{"role": "user", "content": "race"}], "model": "gpt-demo"});
+    let mut runs = Vec::new();
+    while !stop.load(Ordering::Relaxed) && runs.len() < 50 {
+        let mark = format!("{racer}-{}", runs.len());
+        let call = Call::post(&format!("/v1/chat/completions?mark={mark}")).session(&id).json(&body);
+        let mut client = RawClient::connect(address).await;
+        let sent = Instant::now();
+        if client.send(&call.bytes(&address.to_string())).await.is_err() {
+            continue;
+        }
+        let answer = client.message(Unframed::UntilEnd).await;
+        let status = answer.as_ref().filter(|answer| answer.is_whole).map_or(0, Message::status);
+        runs.push(Run { mark, sent, ended: Instant::now(), status });
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    runs
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backends_connection_closes_at_once() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let directives = ["[[stall]]", "[[mute]]", "[[words 1000000]] [[pace 5ms]]"];
+    for (number, directive) in directives.iter().enumerate() {
+        let id = format!("s-{number}");
+        let client = Call::messages_stream(directive).session(&id).open(gateway.proxy()).await;
+        demo.until("the request", |ledger| ledger.count("/v1/messages") == number as u64 + 1).await;
+        let killed = gateway.kill(&id).await;
+        demo.until("the abort", |ledger| ledger.aborts().len() == number + 1).await;
+        let late = after(killed.answered, demo.ledger().aborts()[number]);
+        assert!(late < Duration::from_millis(100), "{directive}: {late:?}");
+        drop(client);
+    }
+}
+
+/// What a client reads of a stream that was killed after its first word.
+async fn killed_stream(gateway: &Gateway, id: &str, call: Call, first: &str) -> Message {
+    let mut client = call.session(id).open(gateway.proxy()).await;
+    client.until(first).await;
+    let mut operator = gateway.operator().await;
+    kill_and_read(&mut operator, id, &mut client).await.1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_dialect_ends_in_its_own_words_and_never_cleanly() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let user = json!([{"role": "user", "content": "first second [[stall]]"}]);
+    let stream = json!({"messages": user, "stream": true, "model": "m"});
+    let mistral = json!({"messages": user, "stream": true, "model": "mistral-small"});
+    let responses = json!({"input": "first second [[stall]]", "stream": true, "model": "m"});
+    let generate = json!({"prompt": "first second [[stall]]", "model": "m"});
+    let cases = [
+        ("/v1/messages", &stream, "event: error\ndata: {", "message_stop"),
+        ("/v1/chat/completions", &stream, "data: {\"error\":{", "[DONE]"),
+        ("/v1/chat/completions", &mistral, "data: {\"error\":{", "[DONE]"),
+        ("/v1/responses", &responses, "event: error\ndata: {", "response.completed"),
+        ("/api/chat", &stream, "{\"error\":", "\"done\":true"),
+        ("/api/generate", &generate, "{\"error\":", "\"done\":true"),
+    ];
+    for (number, (path, body, end, clean)) in cases.into_iter().enumerate() {
+        let call = Call::post(path).json(body);
+        let answer = killed_stream(&gateway, &format!("d-{number}"), call, "first").await;
+        let text = answer.text();
+        assert!(text.contains("first") && text.contains("runaway"), "{path}: {text}");
+        assert!(text.rfind(end).is_some_and(|at| at > text.find("first").unwrap_or(0)), "{path}: {text}");
+        assert!(!text.contains(clean), "{path}: {text}");
+        assert!(text.ends_with('\n'), "{path}: a whole last line: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_cut_inside_an_event_still_ends_in_one_of_its_own() {
+    let backend = RawBackend::start(async |mut connection| {
+        let Some(_) = connection.request().await else { return };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let _ = connection.send(head).await;
+        let _ = connection.send("1b\r\nevent: content_block_delta\r\n10\r\n\ndata: {\"half\": \"\r\n").await;
+        connection.stay_silent().await;
+    })
+    .await;
+    let gateway = Gateway::start(&backend).await;
+    let answer = killed_stream(&gateway, "half", Call::messages_stream("hello"), "half").await;
+    let text = answer.text();
+    let at = text.find("\n\nevent: error\ndata: {").unwrap_or_else(|| panic!("no error event: {text:?}"));
+    assert_eq!(&text[..at], "event: content_block_delta\ndata: {\"half\": \"");
+    assert!(text.ends_with("}\n\n"), "{text:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_and_unknown_answers_are_cut_without_an_end() {
+    let framings = [
+        "Content-Type: application/json\r\nContent-Length: 1000",
+        "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked",
+    ];
+    for framing in framings {
+        let backend = RawBackend::start(move |mut connection| async move {
+            let Some(_) = connection.request().await else { return };
+            let body = if framing.contains("chunked") { "5\r\nhello\r\n" } else { "hello" };
+            let _ = connection.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{body}")).await;
+            connection.stay_silent().await;
+        })
+        .await;
+        let gateway = Gateway::start(&backend).await;
+        let answer = killed_stream(&gateway, "whole", Call::chat("hello"), "hello").await;
+        assert!(!answer.is_whole, "{framing}: {}", answer.text());
+        backend.until("the backend's connection to close", |backend| backend.closed().len() == 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_session_is_recorded_once() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    killed_stream(&gateway, "recorded", Call::chat_stream("first [[stall]]"), "first").await;
+    let record = gateway
+        .log_until(|line| line["message"] == "session_record" && line["session_id"] == "recorded")
+        .await;
+    assert_eq!((&record["state"], &record["request_count"]), (&json!("killed"), &json!(1)), "{record}");
+    assert!(record["bytes_out"].as_u64().is_some_and(|bytes| bytes > 0), "{record}");
+    let line = gateway.access_line("/v1/chat/completions").await;
+    assert_eq!(line["session_id"], "recorded");
+    assert_eq!(Call::chat("again").session("recorded").send(gateway.proxy()).await.status(), 403);
+    let records = gateway.log_lines();
+    let count = records.iter().filter(|line| line["message"] == "session_record").count();
+    assert_eq!(count, 1, "a refused request starts nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_session_cannot_be_killed() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    assert_eq!(gateway.kill("nobody").await.status, 404);
+    assert_eq!(Call::chat("hello").session("once").send(gateway.proxy()).await.status(), 200);
+    assert_eq!(gateway.kill("once").await.status, 200);
+    assert_eq!(gateway.kill("once").await.status, 409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_hundred_streams_of_a_session_end_together() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = Call::chat_stream("first [[stall]]").session("many").open(gateway.proxy()).await;
+        client.until("first").await;
+        clients.push(client);
+    }
+    let killed = gateway.kill("many").await;
+    assert_eq!(killed.body["legs_cut"], 100, "{killed:?}");
+    for client in &mut clients {
+        let answer = within("an end", client.message(Unframed::UntilEnd)).await.expect("an answer");
+        assert!(answer.text().contains("session_killed"));
+    }
+    demo.until("the aborts", |ledger| ledger.aborts().len() == 100).await;
+}
