@@ -4,6 +4,7 @@
 //! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
 //! the talking commands know the control API only through its JSON (`cli/client.rs`).
 
+mod check;
 mod client;
 mod report;
 mod table;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app;
-use crate::config::{Environment, Flags, Sources};
+use crate::config::{Environment, Flags, Sources, schema};
 use crate::settings::fault::Faults;
 
 /// Exit code: it was tried and failed.
@@ -36,7 +37,9 @@ enum Command {
     /// Run the gateway
     Run(RunArgs),
     /// Check a configuration and tell every fault
-    Check(FileArgs),
+    Check(check::CheckArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
     /// Run the gateway with a bundled demo provider: no key, no configuration
     Demo(DemoArgs),
     /// List sessions
@@ -92,7 +95,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(arguments) => run(arguments),
-        Command::Check(file) => return check(&sources(file, Flags::default())),
+        Command::Check(arguments) => {
+            return check::check(&sources(arguments.file, Flags::default()), arguments.json);
+        }
+        Command::Schema => {
+            print(&format!("{:#}\n", schema()));
+            Ok(())
+        }
         Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
         Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
         Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
@@ -122,7 +131,7 @@ fn failed(error: anyhow::Error) -> Failure {
 /// An invalid configuration is told apart from other failures.
 fn explain(error: anyhow::Error) -> Failure {
     match error.downcast_ref::<Faults>() {
-        Some(faults) => Failure { code: INVALID, text: fault_lines(faults, None) },
+        Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, None) },
         None => failed(error),
     }
 }
@@ -136,45 +145,9 @@ fn run(arguments: RunArgs) -> Result<(), Failure> {
     let sources = sources(file, Flags { listen, backend, control_listen, log_level });
     let file = sources.file().map(Path::to_owned);
     app::run(sources).map_err(|error| match error.downcast_ref::<Faults>() {
-        Some(faults) => Failure { code: INVALID, text: fault_lines(faults, file.as_deref()) },
+        Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, file.as_deref()) },
         None => failed(error),
     })
-}
-
-fn check(sources: &Sources) -> ExitCode {
-    match sources.load() {
-        Ok(_) => {
-            let name =
-                sources.file().map_or("the defaults and the environment".into(), Path::to_string_lossy);
-            print(&format!("{name}: ok\n"));
-            ExitCode::SUCCESS
-        }
-        Err(faults) => {
-            complain(&fault_lines(&faults, sources.file()));
-            ExitCode::from(INVALID)
-        }
-    }
-}
-
-/// One fault per line, `FILE:LINE: key: message (hint)` as compilers write it, and their number.
-fn fault_lines(faults: &Faults, file: Option<&Path>) -> String {
-    let mut text = String::new();
-    for fault in faults.iter() {
-        match (file, fault.line) {
-            (Some(file), Some(line)) => {
-                let mut placeless = fault.clone();
-                placeless.line = None;
-                text.push_str(&format!("{}:{line}: {placeless}\n", file.display()));
-            }
-            _ => text.push_str(&format!("{fault}\n")),
-        }
-    }
-    let count = faults.iter().count();
-    text.push_str(&format!(
-        "elida: the configuration has {count} fault{}",
-        if count == 1 { "" } else { "s" }
-    ));
-    text
 }
 
 /// Writes to standard output; a reader that has gone away (`| head`) is no failure.
@@ -193,21 +166,6 @@ mod tests {
     #[test]
     fn the_commands_are_well_formed() {
         <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn faults_are_told_as_compilers_do() {
-        let text = "listen: nowhere\nbackend: x\n";
-        let sources = Sources::new(None, Environment::default(), Flags::default());
-        let faults = sources.load_text(text).unwrap_err();
-        assert_eq!(
-            fault_lines(&faults, Some(Path::new("conf/my.yaml"))),
-            "conf/my.yaml:1: listen: 'nowhere' is not an address to listen on \
-             (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)\n\
-             conf/my.yaml:2: backend: 'x' is not an http:// or https:// URL \
-             (write it like http://localhost:11434 or https://api.openai.com)\n\
-             elida: the configuration has 2 faults"
-        );
     }
 
     #[test]
