@@ -1,4 +1,4 @@
-//! The command line: `elida run`, `check`, `demo`, and the commands that talk to a running ELIDA.
+//! The command line: `elida run`, `check`, `doctor`, `demo`, and the commands that talk to a running ELIDA.
 //!
 //! Duty: flags to [`Sources`], results to text, errors to exit codes: 0 done, 1 failed, 2 wrong usage
 //! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
@@ -6,15 +6,19 @@
 
 mod check;
 mod client;
+mod doctor;
+mod health;
 mod report;
 mod table;
 mod talk;
+mod top;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::app;
 use crate::config::{Environment, Flags, Sources, schema};
@@ -26,22 +30,45 @@ const FAILED: u8 = 1;
 const INVALID: u8 = 2;
 
 #[derive(Debug, Parser)]
-#[command(name = "elida", version, about = "Session border controller for AI agents", max_term_width = 100)]
+#[command(
+    name = "elida",
+    version,
+    about = "Session border controller for AI agents",
+    after_help = AFTER_HELP,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// What most people look for.
+const AFTER_HELP: &str = "\
+Examples:
+  elida demo                          everything at once, without key or configuration
+  elida check -c conf/elida.yaml      every fault and warning of a file
+  elida run -c conf/elida.yaml        the gateway
+  elida top                           who runs now; k kills
+  elida kill ID --reason runaway      cut a session and refuse what follows
+  elida completions bash              completions for the shell
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
+Variables: NO_COLOR, ELIDA_CONFIG, ELIDA_CONTROL, ELIDA_CONTROL_TOKEN_FILE; any key of the file as
+ELIDA__SECTION__KEY.";
+
+// In the order in which one needs them: to run, to watch, to stop, and the rest.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway
     Run(RunArgs),
-    /// Check a configuration and tell every fault
-    Check(check::CheckArgs),
-    /// Print the JSON Schema of the configuration, for editors
-    Schema,
     /// Run the gateway with a bundled demo provider: no key, no configuration
     Demo(DemoArgs),
+    /// Check a configuration and tell every fault and warning
+    Check(check::CheckArgs),
+    /// Look whether the gateway can work here: backends, ports, folders, limits
+    Doctor(doctor::DoctorArgs),
+    /// Show live sessions in the terminal; kill one with k
+    Top(talk::PlainArgs),
     /// List sessions
     Sessions(talk::SessionsArgs),
     /// Show totals
@@ -52,6 +79,16 @@ enum Command {
     Resume(talk::ResumeArgs),
     /// List kill orders in force
     Kills(talk::PlainArgs),
+    /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
+    Healthcheck(health::HealthArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -95,19 +132,28 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(arguments) => run(arguments),
+        Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
         Command::Check(arguments) => {
             return check::check(&sources(arguments.file, Flags::default()), arguments.json);
         }
-        Command::Schema => {
-            print(&format!("{:#}\n", schema()));
-            Ok(())
+        Command::Doctor(arguments) => {
+            return doctor::doctor(&sources(arguments.file, Flags::default()), arguments.json);
         }
-        Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
+        Command::Top(arguments) => top::top(&arguments).map_err(failed),
         Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
         Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
         Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
+        Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
+        Command::Schema => {
+            print(&format!("{:#}\n", schema()));
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            complete(&shell);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -136,6 +182,18 @@ fn explain(error: anyhow::Error) -> Failure {
     }
 }
 
+/// Completions made from the same definitions as the flags.
+fn complete(shell: &str) {
+    let shell = match shell {
+        "zsh" => Shell::Zsh,
+        "fish" => Shell::Fish,
+        _ => Shell::Bash,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "elida", &mut script);
+    print(&String::from_utf8_lossy(&script));
+}
+
 fn sources(file: FileArgs, flags: Flags) -> Sources {
     Sources::new(file.config, Environment::of_process(), flags)
 }
@@ -155,6 +213,17 @@ fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
+/// True when nothing may be coloured here, or nobody sees it (<https://no-color.org>).
+fn is_plain() -> bool {
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    no_colour || is_dumb() || !io::stdout().is_terminal()
+}
+
+/// True for a terminal that knows no sequences.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
 fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -165,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_commands_are_well_formed() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]
