@@ -230,10 +230,10 @@ impl Gateway {
         .await
     }
 
-    /// Memory that the process holds now, in bytes (`VmRSS` of proc(5)).
+    /// Memory of its own that the process holds now, in bytes (`RssAnon` of proc(5)).
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
         let kilobytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
         kilobytes.expect("a number") * 1024
     }
