@@ -66,9 +66,7 @@ impl Clock {
 
     /// The wall time of a moment, as the wall clock stood when this clock was made.
     pub fn wall(&self, moment: Moment) -> Timestamp {
-        self.origin_wall
-            .checked_add(Duration::from_millis(moment.0))
-            .unwrap_or(Timestamp::MAX)
+        self.origin_wall.checked_add(Duration::from_millis(moment.0)).unwrap_or(Timestamp::MAX)
     }
 }
 

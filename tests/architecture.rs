@@ -83,7 +83,10 @@ fn read(root: &Path, path: &PathBuf) -> Source {
 }
 
 fn is_test(path: &str) -> bool {
-    path.ends_with("tests.rs") || path.contains("/tests/") || path.ends_with("contract.rs")
+    path.ends_with("tests.rs")
+        || path.ends_with("testing.rs")
+        || path.contains("/tests/")
+        || path.ends_with("contract.rs")
 }
 
 fn module(path: &str) -> &str {

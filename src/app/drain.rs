@@ -11,11 +11,8 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::reload::Reload;
+use super::shared::Shared;
 use super::signals::{Signals, Wish};
-use crate::proxy::snapshot::Live;
-use crate::session::Manager;
-use crate::telemetry::metrics::Gauge;
-use crate::telemetry::readiness::Readiness;
 
 /// How often it is looked whether the last leg has ended.
 const LOOK: Duration = Duration::from_millis(20);
@@ -28,10 +25,7 @@ pub(super) struct Drain {
     pub(super) signals: Signals,
     pub(super) reload: Arc<Reload>,
     pub(super) draining: watch::Sender<bool>,
-    pub(super) readiness: Arc<Readiness>,
-    pub(super) sessions: Arc<Manager>,
-    pub(super) open_legs: Gauge,
-    pub(super) live: Live,
+    pub(super) shared: Shared,
 }
 
 #[async_trait]
@@ -56,9 +50,9 @@ impl ShutdownSignalWatch for Drain {
 impl Drain {
     /// Waits for open legs, at most for the grace time; a second signal ends the patience.
     async fn drain(&self) {
-        let grace = self.live.load().timeouts.shutdown_grace;
-        info!(open_legs = self.open_legs.get(), grace_ms = grace.as_millis(), "draining");
-        self.readiness.not_ready("draining");
+        let grace = self.shared.live.load().timeouts.shutdown_grace;
+        info!(open_legs = self.shared.open_legs().get(), grace_ms = grace.as_millis(), "draining");
+        self.shared.readiness.not_ready("draining");
         self.draining.send_replace(true);
         tokio::select! {
             () = self.legs_ended(grace) => {}
@@ -71,14 +65,15 @@ impl Drain {
     /// Cuts what is left and writes the records.
     async fn stop(&self) {
         self.draining.send_replace(true);
-        self.sessions.shutdown().await;
+        self.shared.sessions.shutdown().await;
         self.legs_ended(LAST_WORDS).await;
         info!("stopped");
     }
 
     async fn legs_ended(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        while self.open_legs.get() > 0 && Instant::now() < deadline {
+        let open = self.shared.open_legs();
+        while open.get() > 0 && Instant::now() < deadline {
             sleep(LOOK).await;
         }
     }

@@ -1,6 +1,6 @@
 //! The composition root: the only place that knows everyone.
 //!
-//! `services` builds the parts and runs them · `signals` hears SIGHUP, SIGTERM and SIGINT from the first
+//! `shared` builds the parts · `services` runs them · `signals` hears SIGHUP, SIGTERM and SIGINT from the first
 //! moment on · `reload` swaps settings under running streams · `drain` ends the program in order ·
 //! `ledger` takes what sessions publish to log and metrics · `demo` is all of it with a provider of its own.
 //! Neighbours: `cli` calls it, `config` feeds it.
@@ -11,6 +11,7 @@ mod drain;
 mod ledger;
 mod reload;
 mod services;
+mod shared;
 mod signals;
 
 pub use demo::demo;

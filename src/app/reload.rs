@@ -6,32 +6,30 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tracing::{error, info};
 
-use super::services::{addresses, snapshot};
+use super::shared::{Shared, addresses, snapshot};
 use crate::config::{Config, Sources, changed_restart_keys};
 use crate::control;
 use crate::control::service::ReloadReport;
-use crate::proxy::snapshot::Live;
-use crate::session::Manager;
 use crate::settings::fault::Faults;
-use crate::telemetry::log::Log;
-use crate::telemetry::metrics::Metrics;
 
 /// Reads the configuration again, when told to.
 pub(super) struct Reload {
-    pub(super) sources: Sources,
+    sources: Sources,
     /// The configuration in force.
     pub(super) current: ArcSwap<Config>,
-    pub(super) live: Live,
     /// Who may use the control API.
     pub(super) control: Arc<ArcSwap<control::settings::Settings>>,
-    pub(super) sessions: Arc<Manager>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) log: Arc<Log>,
+    shared: Shared,
     /// One reload at a time.
-    pub(super) turn: Mutex<()>,
+    turn: Mutex<()>,
 }
 
 impl Reload {
+    pub(super) fn new(sources: Sources, config: Config, shared: Shared) -> Self {
+        let control = Arc::new(ArcSwap::from_pointee(config.control.clone()));
+        Self { sources, current: ArcSwap::from_pointee(config), control, shared, turn: Mutex::default() }
+    }
+
     /// SIGHUP: the outcome is in the log.
     pub(super) async fn by_signal(self: &Arc<Self>) {
         let reload = Arc::clone(self);
@@ -48,7 +46,7 @@ impl Reload {
     pub(super) fn now(&self) -> Result<ReloadReport, Faults> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.swap();
-        self.metrics.config_reloaded(outcome.is_ok());
+        self.shared.metrics.config_reloaded(outcome.is_ok());
         match &outcome {
             Ok(report) => info!(restart_required = ?report.restart_required, "configuration reloaded"),
             Err(faults) => error!(%faults, "the new configuration is faulty, the old one stays in force"),
@@ -58,13 +56,13 @@ impl Reload {
 
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
-        let snapshot = snapshot(&config, &self.metrics)?;
+        let snapshot = snapshot(&config, &self.shared.metrics)?;
         let restart = changed_restart_keys(&self.current.load(), &config);
-        self.live.store(Arc::new(snapshot));
+        self.shared.live.store(Arc::new(snapshot));
         self.control.store(Arc::new(config.control.clone()));
-        self.sessions.reconfigure(config.session.clone());
-        self.sessions.show_backends(addresses(&config));
-        self.log.reconfigure(&config.logging);
+        self.shared.sessions.reconfigure(config.session.clone());
+        self.shared.sessions.show_backends(addresses(&config));
+        self.shared.log.reconfigure(&config.logging);
         self.current.store(Arc::new(config));
         Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })
     }

@@ -56,10 +56,10 @@ pub(super) fn kills(answer: &Value) -> String {
         let until = match kill["mode"].as_str() {
             Some("permanent") => "for ever".into(),
             Some("until_resumed") => "resumed".into(),
-            _ => word(&kill["until"]),
+            _ => time(&kill["until"]),
         };
-        let cells = ["session_id", "scope", "reason", "by", "at"].iter().map(|key| word(&kill[*key]));
-        rows.push(cells.chain([until]).collect());
+        let cells = ["session_id", "scope", "reason", "by"].iter().map(|key| word(&kill[*key]));
+        rows.push(cells.chain([time(&kill["at"]), until]).collect());
     }
     table(&rows, &[])
 }
@@ -94,6 +94,15 @@ fn word(value: &Value) -> String {
         Value::String(text) if !text.is_empty() => plain(text),
         Value::Null | Value::String(_) => "-".into(),
         other => plain(&other.to_string()),
+    }
+}
+
+/// A point in time to the second: `2026-11-20T08:00:00Z`.
+fn time(value: &Value) -> String {
+    let text = word(value);
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text,
     }
 }
 
@@ -145,7 +154,7 @@ mod tests {
     #[test]
     fn kill_orders_and_totals_are_told() {
         let answer = json!({"kills": [
-            {"session_id": "a", "scope": "", "reason": "runaway", "by": "cli", "at": "2026-11-20T08:00:00Z",
+            {"session_id": "a", "scope": "", "reason": "runaway", "by": "cli", "at": "2026-11-20T08:00:00.11177356Z",
              "mode": "duration", "until": "2026-11-21T08:00:00Z"},
             {"session_id": "b", "scope": "s", "reason": "", "by": "cli", "at": "2026-11-20T08:00:00Z",
              "mode": "permanent", "until": null}

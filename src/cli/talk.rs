@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use anyhow::anyhow;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -143,7 +144,10 @@ pub(super) fn kills(arguments: &PlainArgs) -> anyhow::Result<()> {
 /// `elida kill ID`
 pub(super) fn kill(arguments: &KillArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
-    let answer = client.post(&["control", "sessions", &arguments.id, "kill"], &kill_request(arguments))?;
+    let answer = client
+        .post(&["control", "sessions", &arguments.id, "kill"], &kill_request(arguments))
+        // The API names its own remedy; here it is a flag.
+        .map_err(|error| anyhow!(error.to_string().replace("\"force\": true", "--force")))?;
     show(&arguments.plain, &answer, report::killed)
 }
 

@@ -179,6 +179,12 @@ fn faults_of_variables_and_flags_name_them() {
          listen: 'here' is not an address to listen on; set by ELIDA_LISTEN \
          (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)"
     );
+    let found = load("", [("ELIDA__SERVER", "{threads: 1, limits: x}"), ("ELIDA__SERVER__THREADS", "y")]);
+    assert_eq!(
+        found.unwrap_err(),
+        "server.threads: 'y' does not fit; set by ELIDA__SERVER__THREADS (write a whole number)\n\
+         server.limits: 'x' does not fit; set by ELIDA__SERVER (write a section of keys)"
+    );
     let flags = Flags { backend: Some("http://x".into()), ..Flags::default() };
     let found = Sources::new(None, Environment::default(), flags).load_text(TWO).unwrap_err();
     assert_eq!(
@@ -246,8 +252,10 @@ fn text_that_is_no_configuration_is_refused_with_its_line() {
     );
     assert!(faults("listen: [\n").starts_with("line 2: this is not YAML: "), "{}", faults("listen: [\n"));
     assert!(faults("backend: ollama").starts_with("line 1: backend: 'ollama' is not an http://"));
-    let twice = faults("listen: ':1'\nlisten: ':2'\n");
-    assert!(twice.contains("duplicate entry with key \"listen\""), "{twice}");
+    assert_eq!(
+        faults("listen: ':1'\nserver:\n  threads: 1\n  threads: 2\n"),
+        "line 3: the key 'threads' stands twice in this section (remove one of the two)"
+    );
     assert_eq!(
         faults("server:\n  8080: x\n"),
         "line 1: server: a key here is not a text (put the key in quotes if it is meant)"
@@ -334,6 +342,16 @@ fn the_shipped_file_names_every_key() {
 fn the_page_about_configuration_tells_every_key_and_its_default() {
     let page = include_str!("../../docs/configuration.md");
     let mut missing = Vec::new();
+    let rows: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let one = "{url: 'http://h', type: ollama}";
+    let backend = serde_yaml::from_str::<crate::upstream::settings::Written>(one).unwrap();
+    keys("", &serde_yaml::to_value(backend).unwrap(), &mut |path| {
+        let row = format!("backends.NAME.{path}");
+        if path != "tls" && !rows.contains(&row.as_str()) {
+            missing.push(row);
+        }
+    });
     let defaults = serde_yaml::to_value(Written::default()).unwrap();
     keys("", &defaults, &mut |path| {
         let value = path.split('.').try_fold(&defaults, |value, key| value.get(key)).unwrap();

@@ -47,7 +47,16 @@ impl Tree {
             }
             Err(error) => {
                 let line = error.location().map(|location| location.line());
-                return Err(top_fault(line, format!("this is not YAML: {error}"), ""));
+                let text = error.to_string();
+                return Err(match text.split_once("duplicate entry with key ") {
+                    Some((_, key)) => {
+                        let key = key.split_once(" at line ").map_or(key, |(key, _)| key);
+                        let message =
+                            format!("the key {} stands twice in this section", key.replace('"', "'"));
+                        top_fault(line, message, "remove one of the two")
+                    }
+                    None => top_fault(line, format!("this is not YAML: {text}"), ""),
+                });
             }
         };
         Ok(Self { root, ..Self::default() })
@@ -78,9 +87,10 @@ impl Tree {
         self.origins.insert(path, origin);
     }
 
-    /// The origin of the value at a path, or of a value that contains it.
+    /// The origin of the value at a path, or of the nearest value that contains it.
     pub(super) fn origin(&self, path: &str) -> Option<&Origin> {
-        self.origins.iter().find(|(key, _)| is_within(path, key)).map(|(_, origin)| origin)
+        let containing = self.origins.iter().filter(|(key, _)| is_within(path, key));
+        containing.max_by_key(|(key, _)| key.len()).map(|(_, origin)| origin)
     }
 }
 

@@ -352,7 +352,7 @@ fn pattern(written: &str, faults: &mut Faults) -> Option<Regex> {
 fn header_pattern(written: &str, path: &str, faults: &mut Faults) -> Option<Place> {
     let written = written.to_ascii_lowercase();
     match written.split_once('*') {
-        Some((before, after)) if !after.contains('*') && !(before.is_empty() && after.is_empty()) => {
+        Some((before, after)) if !after.contains('*') && before.len() + after.len() > 0 => {
             Some(Place::Pattern { before: before.to_owned(), after: after.to_owned() })
         }
         _ => {

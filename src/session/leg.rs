@@ -61,9 +61,9 @@ pub struct LegStart {
 /// ([`Live::add_bytes_in`], [`Live::add_bytes_out`]); those here are for the request's own line.
 #[derive(Clone, Debug, Default)]
 pub struct LegReport {
-    /// The backend that served it, when one was reached.
+    /// The backend that served it; `None` is the one of [`Leg::routed`], if any.
     pub backend: Option<BackendName>,
-    /// The model, as the request or the answer names it.
+    /// The model, as the request or the answer names it; `None` is the one of [`Leg::routed`], if any.
     pub model: Option<String>,
     /// The status sent to the client.
     pub status: Option<u16>,

@@ -232,7 +232,7 @@ impl Live {
         self.touch(now);
         self.requests.fetch_add(1, Ordering::Relaxed);
         inner.tally.agent(agent);
-        inner.legs.push(OpenLeg {
+        let leg = OpenLeg {
             id,
             started: now,
             cut: start.cut,
@@ -243,15 +243,16 @@ impl Live {
                 start.request_id,
                 started_at,
             )),
-        });
+        };
+        tally::push_lean(&mut inner.legs, leg);
         Ok(())
     }
 
     /// Notes where an open leg goes.
     pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
-        if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
-            leg.line.backend = Some(backend.clone());
-            leg.line.model = model.map(|model| tally::clipped(model).into());
+        let Inner { legs, tally, .. } = &mut *self.inner();
+        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
+            tally.routed(&mut leg.line, Some(backend), model);
         }
     }
 
@@ -269,7 +270,7 @@ impl Live {
         if tally::failed(&report) {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
-        inner.tally.add(*leg.line, report);
+        inner.tally.add(leg.line, report);
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
 

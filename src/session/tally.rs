@@ -88,7 +88,8 @@ enum Failure {
 /// The sums of one session.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    lines: VecDeque<RequestLine>,
+    /// Boxed: most sessions have few, and the leg's own box moves in.
+    lines: VecDeque<Box<RequestLine>>,
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
     agents: Vec<Box<str>>,
@@ -102,20 +103,36 @@ impl Tally {
     pub(super) fn agent(&mut self, agent: Option<&str>) {
         let agent = clipped(agent.unwrap_or(MAIN_AGENT));
         if self.agents.len() < DISTINCT && !self.agents.iter().any(|known| **known == *agent) {
-            self.agents.push(agent.into());
+            push_lean(&mut self.agents, agent.into());
+        }
+    }
+
+    /// Counts where an open leg goes, so that its session shows it while the answer is still coming.
+    pub(super) fn routed(
+        &mut self,
+        line: &mut RequestLine,
+        backend: Option<&BackendName>,
+        model: Option<&str>,
+    ) {
+        if let (None, Some(backend)) = (&line.backend, backend) {
+            self.backend(backend);
+            line.backend = Some(backend.clone());
+        }
+        if let (None, Some(model)) = (&line.model, model) {
+            let used = self.model(model);
+            used.requests += 1;
+            line.model = Some(used.model.clone());
         }
     }
 
     /// Adds a leg that is done. `line` is the part that was known when it started.
-    pub(super) fn add(&mut self, mut line: RequestLine, mut report: LegReport) {
-        if let Some(name) = report.backend.take().or(line.backend.take()) {
-            self.backend(&name);
-            line.backend = Some(name);
-        }
-        let named = report.model.as_deref().or(line.model.as_deref());
-        line.model = named.map(|model| self.model(model, report.usage.unwrap_or_default()));
+    pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
+        self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
             self.usage += usage;
+            if let Some(model) = &line.model {
+                self.model(model).usage += usage;
+            }
         }
         if let Some(ttfb) = report.ttfb {
             self.ttfb.add(millis(ttfb));
@@ -140,12 +157,12 @@ impl Tally {
     fn backend(&mut self, name: &BackendName) {
         match self.backends.iter_mut().find(|used| used.name == *name) {
             Some(used) => used.requests += 1,
-            None => self.backends.push(BackendUse { name: name.clone(), requests: 1 }),
+            None => push_lean(&mut self.backends, BackendUse { name: name.clone(), requests: 1 }),
         }
     }
 
-    /// Counts a model and gives the name it is counted under.
-    fn model(&mut self, model: &str, usage: Usage) -> Arc<str> {
+    /// The counts of a model, under its own name or [`OTHER`].
+    fn model(&mut self, model: &str) -> &mut ModelUse {
         let model = clipped(model);
         let mut at = self.models.iter().position(|used| *used.model == *model);
         let full = self.models.len() >= DISTINCT;
@@ -154,13 +171,10 @@ impl Tally {
         }
         let at = at.unwrap_or_else(|| {
             let name: Arc<str> = if full { OTHER } else { model }.into();
-            self.models.push(ModelUse { model: name, requests: 0, usage: Usage::default() });
+            push_lean(&mut self.models, ModelUse { model: name, requests: 0, usage: Usage::default() });
             self.models.len() - 1
         });
-        let used = &mut self.models[at];
-        used.requests += 1;
-        used.usage += usage;
-        used.model.clone()
+        &mut self.models[at]
     }
 
     fn failure(&mut self, failure: Failure) {
@@ -173,7 +187,7 @@ impl Tally {
 
     /// The last requests, newest first.
     pub(super) fn lines(&self) -> Vec<RequestLine> {
-        self.lines.iter().rev().cloned().collect()
+        self.lines.iter().rev().map(|line| RequestLine::clone(line)).collect()
     }
 
     /// The backends, most used first.
@@ -232,6 +246,14 @@ fn failure(report: &LegReport) -> Option<Failure> {
         (_, Some(kind)) => Some(Failure::Code(kind)),
         _ => None,
     }
+}
+
+/// Adds to a list that mostly stays at one element: without this it would begin with room for four.
+pub(super) fn push_lean<T>(list: &mut Vec<T>, element: T) {
+    if list.capacity() == 0 {
+        list.reserve_exact(1);
+    }
+    list.push(element);
 }
 
 /// The first bytes of a name a client chose, on a character's border.

@@ -1,3 +1,5 @@
+//! How sessions are recognised.
+
 use super::*;
 use crate::identity::settings::Written;
 use crate::settings::fault::Faults;

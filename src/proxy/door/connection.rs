@@ -141,7 +141,7 @@ where
             () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => {}
         }
         let mut session = *ticket.take_back()?;
-        if !session.is_body_done() {
+        if !ticket.is_reusable() || !session.is_body_done() {
             linger(session).await;
             return None;
         }

@@ -1,3 +1,5 @@
+//! What a manager promises to the proxy and to operators.
+
 use std::time::Duration;
 
 use futures::FutureExt;

@@ -10,7 +10,7 @@ use super::*;
 
 #[test]
 fn nobody_is_admitted_after_kill_has_returned() {
-    for round in 0..100 {
+    for round in 0..400 {
         let house = House::new("{}");
         if round % 2 == 0 {
             block_on(house.visit("s-1"));

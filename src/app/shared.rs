@@ -1,0 +1,123 @@
+//! The parts that several services share, built from a compiled configuration.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use tracing::warn;
+
+use super::ledger;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::identity::Key;
+use crate::ids::BackendName;
+use crate::protocol::call::CallPaths;
+use crate::proxy::gateway::House;
+use crate::proxy::snapshot::{Live, Snapshot};
+use crate::session::Manager;
+use crate::session::store::MemoryStore;
+use crate::settings::fault::Faults;
+use crate::telemetry::log::{Log, LogGuard};
+use crate::telemetry::metrics::{Gauge, Metrics};
+use crate::telemetry::readiness::Readiness;
+use crate::upstream::backend::Backend;
+
+/// What proxy, control API, reload and drain have in common.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) log: Arc<Log>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) live: Live,
+    pub(super) sessions: Arc<Manager>,
+    pub(super) readiness: Arc<Readiness>,
+    clock: Clock,
+}
+
+impl Shared {
+    /// Builds the parts and installs the log.
+    ///
+    /// # Errors
+    /// A backend's CA file holds no usable certificate.
+    pub(super) fn build(config: &Config) -> anyhow::Result<(Self, LogGuard)> {
+        let (log, guard) = Log::stdout(&config.logging);
+        log.install().context("cannot install the log")?;
+        let metrics = Metrics::new().context("cannot register the metrics")?;
+        metrics.watch_log(&log);
+        let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics)?));
+        let clock = Clock::system();
+        let listener = ledger::listener(Arc::clone(&log), Arc::clone(&metrics));
+        let store = Arc::new(MemoryStore::default());
+        let sessions = Manager::new(config.session.clone(), clock.clone(), store, listener);
+        sessions.show_backends(addresses(config));
+        Ok((Self { log, metrics, live, sessions, readiness: Arc::default(), clock }, guard))
+    }
+
+    /// What every request needs.
+    pub(super) fn house(&self, config: &Config) -> Arc<House> {
+        Arc::new(House {
+            sessions: Arc::clone(&self.sessions),
+            principals: principals(config),
+            unrouted: self.metrics.unrouted(),
+            open_legs: self.open_legs(),
+            metrics: Arc::clone(&self.metrics),
+            log: Arc::clone(&self.log),
+            clock: self.clock.clone(),
+            readiness: Arc::clone(&self.readiness),
+        })
+    }
+
+    /// The number of open legs.
+    pub(super) fn open_legs(&self) -> Gauge {
+        self.metrics.open_legs("request")
+    }
+}
+
+/// The settings a request lives by, out of a compiled configuration.
+///
+/// # Errors
+/// A backend's CA file holds no usable certificate.
+pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, Faults> {
+    let mut faults = Faults::default();
+    let mut backends = Vec::with_capacity(config.backends.len());
+    for settings in &config.backends {
+        let name = settings.name().clone();
+        match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
+            Ok(backend) => backends.push(backend),
+            Err(why) => faults.add(
+                format!("backends.{name}.tls.ca_file"),
+                why,
+                "give a PEM file with the authorities to trust",
+            ),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Ok(Snapshot {
+        routes: config.routing.clone(),
+        backends,
+        call_paths: Arc::new(CallPaths::new(&config.identity.body_paths())),
+        identity: config.identity.clone(),
+        timeouts: *config.server.timeouts(),
+        limits: *config.server.limits(),
+    })
+}
+
+/// How records name the backends: by address.
+pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
+    config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into())).collect()
+}
+
+/// The key that makes principals of credentials: kept in the data directory, so that a principal has
+/// the same name after a restart.
+fn principals(config: &Config) -> Key {
+    Key::load_or_make(&config.data_dir).unwrap_or_else(|error| {
+        warn!(
+            %error,
+            data_dir = %config.data_dir.display(),
+            "no principal key can be kept there: principals get new names at the next start (data_dir)"
+        );
+        Key::ephemeral()
+    })
+}

@@ -1,0 +1,34 @@
+//! Which path leads where.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+
+use super::super::service::Door;
+use super::{config, events, health, kills, metrics, sessions, stats};
+
+/// No request here needs a larger body, in bytes.
+const BODY_MAX: usize = 64 << 10;
+
+/// Every endpoint.
+pub(in crate::control) fn all() -> Router<Arc<Door>> {
+    Router::new()
+        .route("/health", get(health::readiness))
+        .route("/health/liveness", get(health::liveness))
+        .route("/health/readiness", get(health::readiness))
+        .route("/health/startup", get(health::startup))
+        .route("/metrics", get(metrics::text))
+        .route("/control/health", get(health::control))
+        .route("/control/stats", get(stats::stats))
+        .route("/control/sessions", get(sessions::list))
+        .route("/control/sessions/{id}", get(sessions::one))
+        .route("/control/sessions/{id}/kill", post(kills::kill))
+        .route("/control/sessions/{id}/resume", post(kills::resume))
+        .route("/control/kills", get(kills::list))
+        .route("/control/events", get(events::feed))
+        .route("/control/config", get(config::show))
+        .route("/control/config/reload", post(config::reload))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+}
