@@ -48,7 +48,7 @@ impl Log {
     }
 }
 
-/// A running gateway; killed when dropped.
+/// A running gateway; killed when dropped. A panic inside it fails the test, whatever else it shows.
 pub struct Gateway {
     child: Child,
     folder: TempDir,
@@ -128,6 +128,11 @@ impl Gateway {
     /// The proxy's URL, for programs.
     pub fn url(&self) -> String {
         format!("http://{}", self.proxy)
+    }
+
+    /// The control service's address.
+    pub fn control(&self) -> SocketAddr {
+        self.control
     }
 
     /// A connection to the control service.
@@ -243,8 +248,12 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let has_panicked = self.log.noise.lock().expect("the log").contains("panicked at");
         if thread::panicking() {
             self.log.print();
+        } else if has_panicked {
+            self.log.print();
+            panic!("the gateway panicked while it ran");
         }
     }
 }
