@@ -11,6 +11,8 @@ mod bytes;
 mod clients;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// What attackers send (attacks seen in the field).
+mod hostile;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
 /// Too large, too slow, gone away.
