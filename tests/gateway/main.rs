@@ -17,6 +17,8 @@ mod commands;
 mod control_api;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// What attackers send (attacks seen in the field).
+mod hostile;
 /// Whose session a request belongs to.
 mod identity;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.

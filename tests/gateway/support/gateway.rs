@@ -48,7 +48,7 @@ impl Log {
     }
 }
 
-/// A running gateway; killed when dropped.
+/// A running gateway; killed when dropped. A panic inside it fails the test, whatever else it shows.
 pub struct Gateway {
     child: Child,
     folder: TempDir,
@@ -128,6 +128,11 @@ impl Gateway {
     /// The proxy's URL, for programs.
     pub fn url(&self) -> String {
         format!("http://{}", self.proxy)
+    }
+
+    /// The control service's address.
+    pub fn control(&self) -> SocketAddr {
+        self.control
     }
 
     /// A connection to the control service.
@@ -230,10 +235,10 @@ impl Gateway {
         .await
     }
 
-    /// Memory that the process holds now, in bytes (`VmRSS` of proc(5)).
+    /// Memory of its own that the process holds now, in bytes (`RssAnon` of proc(5)).
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
         let kilobytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
         kilobytes.expect("a number") * 1024
     }
@@ -243,8 +248,12 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let has_panicked = self.log.noise.lock().expect("the log").contains("panicked at");
         if thread::panicking() {
             self.log.print();
+        } else if has_panicked {
+            self.log.print();
+            panic!("the gateway panicked while it ran");
         }
     }
 }
