@@ -17,6 +17,8 @@ mod hostile;
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// The README's own commands.
+mod readme;
 /// A configuration read again while the gateway runs.
 mod reload;
 
