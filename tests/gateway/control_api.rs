@@ -11,14 +11,6 @@ use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Where the control service listens.
-fn control(gateway: &Gateway) -> SocketAddr {
-    let lines = gateway.log_lines();
-    let is_it = |line: &&Value| line["message"] == "listening" && line["service"] == "control";
-    let line = lines.iter().find(is_it).expect("the control service listens");
-    line["address"].as_str().expect("text").parse().expect("an address")
-}
-
 /// The shell commands of a page of `docs/`.
 fn commands(page: &str) -> Vec<String> {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
@@ -43,7 +35,7 @@ async fn shell(command: &str, control: SocketAddr) -> String {
 async fn the_commands_of_the_documentation_do_what_it_says() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
-    let control = control(&gateway);
+    let control = gateway.control();
     let send = async || Call::chat("hello").session("my-session").send(gateway.proxy()).await.status();
     assert_eq!(send().await, 200);
     let commands: Vec<_> = commands("control-api.md")
@@ -100,7 +92,7 @@ async fn the_feed_tells_of_sessions_and_kills() {
     let gateway = Gateway::start(&demo).await;
     let command = commands("control-api.md").into_iter().find(|command| command.contains("/control/events"));
     let command = command.expect("the feed is documented");
-    let command = format!("exec {}", command.replace("localhost:9090", &control(&gateway).to_string()));
+    let command = format!("exec {}", command.replace("localhost:9090", &gateway.control().to_string()));
     let mut curl = Command::new("sh").args(["-c", &command]).stdout(Stdio::piped()).spawn().expect("sh");
     let mut lines = BufReader::new(curl.stdout.take().expect("stdout")).lines();
     assert_eq!(lines.next().expect("a line").expect("text"), ": connected");
@@ -157,7 +149,7 @@ async fn strange_hosts_and_origins_are_refused() {
         format!("  cors: {{ allow_origins: [\"https://ops.example.com\"] }}\nbackend: {:?}\n", demo.url());
     let gateway = Gateway::with(yaml).await;
     assert_eq!(Call::chat("hello").session("safe").send(gateway.proxy()).await.status(), 200);
-    let address = control(&gateway);
+    let address = gateway.control();
     let list = || Call::get("/control/sessions");
     let kill = || Call::post("/control/sessions/safe/kill");
     for host in ["evil.example", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", ""]

@@ -25,12 +25,16 @@ mod identity;
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// The README's own commands.
+mod readme;
 /// What is left behind: access lines, records, an orderly end.
 mod records;
 /// A configuration read again while the gateway runs.
 mod reload;
 /// Which backend a request goes to, and what of its target.
 mod routing;
+/// What the environment says at the start, and the recipes that talk to a running gateway.
+mod start;
 /// Backends behind TLS.
 mod tls;
 /// Tokens, as the provider counts them.

@@ -238,10 +238,10 @@ async fn an_orderly_end_lets_the_stream_finish_and_nobody_in() {
     let go = Arc::new(Notify::new());
     let backend = waiting(&go).await;
     let mut gateway = Gateway::with(with_grace(&backend, "60s")).await;
-    let mut operator = gateway.operator().await;
-    assert_eq!(operator.get("/health/readiness").await.status(), 200);
     let mut kept = RawClient::connect(gateway.proxy()).await;
     assert_eq!(Call::get("/health").send_over(&mut kept, gateway.proxy()).await.status(), 200);
+    let mut operator = gateway.operator().await;
+    assert_eq!(operator.get("/health/readiness").await.status(), 200);
     let mut client = Call::chat_stream("hello").session("last").open(gateway.proxy()).await;
     client.until("data: first").await;
     gateway.terminate();

@@ -1,5 +1,6 @@
 //! The real binary with a configuration of its own, its log read as it is written.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -78,9 +79,19 @@ impl Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("elida.yaml");
         std::fs::write(&file, Self::written(&folder, yaml)).expect("the configuration");
+        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet).await
+    }
+
+    /// `elida demo`, on ports of its own.
+    pub async fn demo() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let arguments = ["demo", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"];
+        Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await).await
+    }
+
+    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_elida"))
-            .args(["run", "-c"])
-            .arg(&file)
+            .args(arguments)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", folder.path())
