@@ -208,3 +208,32 @@ async fn ended_sessions_are_forgotten_after_the_retention() {
     assert_eq!(gateway.resume("ended").await, 200);
     is_served(&gateway, "ended").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_over_the_limit_are_closed_at_once() {
+    let demo = Demo::start().await;
+    let limit = "server: { limits: { max_connections: 2 } }";
+    let gateway = Gateway::with(format!("backend: {:?}\n{limit}\n", demo.url())).await;
+    let address = gateway.proxy();
+    let mut two = [RawClient::connect(address).await, RawClient::connect(address).await];
+    for client in &mut two {
+        assert_eq!(Call::chat("hello").send_over(client, address).await.status(), 200);
+    }
+    // Well before the time that a silent connection is given (`server.timeouts.read`).
+    let third = async { RawClient::connect(address).await.end().await };
+    tokio::time::timeout(Duration::from_secs(10), third).await.expect("the third is closed");
+    let metrics = gateway.operator().await.get("/metrics").await.text();
+    assert!(metrics.contains("\nelida_connections 2\n"), "{metrics}");
+    let [mut stays, leaves] = two;
+    drop(leaves);
+    crate::support::within("a place", async {
+        loop {
+            let mut client = Call::chat("hello").open(address).await;
+            if client.message(Unframed::UntilEnd).await.is_some_and(|answer| answer.status() == 200) {
+                return;
+            }
+        }
+    })
+    .await;
+    assert_eq!(Call::chat("hello").send_over(&mut stays, address).await.status(), 200);
+}

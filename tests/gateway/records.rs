@@ -280,7 +280,11 @@ async fn a_stream_that_outlasts_the_grace_time_ends_with_an_error_of_its_dialect
     let mut gateway = Gateway::with(with_grace(&demo, "300ms")).await;
     let mut client = Call::messages_stream("first [[stall]]").session("late").open(gateway.proxy()).await;
     client.until("first").await;
+    let mut waiting = Call::chat("[[mute]]").session("waiting").open(gateway.proxy()).await;
+    demo.until("the second request", |ledger| ledger.count("/v1/chat/completions") == 1).await;
     gateway.terminate();
+    let refused = waiting.message(Unframed::UntilEnd).await.expect("an answer");
+    assert_eq!((refused.status(), &refused.json()["error"]["code"]), (503, &json!("shutting_down")));
     let answer = client.message(Unframed::UntilEnd).await.expect("an answer");
     let text = answer.text();
     assert!(text.contains("event: error\ndata: ") && text.contains("shutting_down"), "{text}");
