@@ -27,7 +27,7 @@ pub enum ErrorKind {
     SessionRequired,
     /// The session was killed and its block stands.
     SessionKilled,
-    /// `session.max_duration` has passed while the leg was open.
+    /// `session.max_duration` or `session.idle_timeout` has passed while the leg was open.
     SessionTimedOut,
     /// `session.max_active` or `max_active_per_principal` is reached.
     SessionCapacity,

@@ -17,6 +17,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
 use crate::protocol::refusal::{self, Notice, NoticeKind};
+use crate::session::EndReason;
 use crate::session::cut::CutReason;
 
 /// The error with which a step stops Pingora after it has left its refusal in the exchange.
@@ -131,10 +132,16 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
                 why.map_or_else(|| "Session killed".to_owned(), |order| order.notice()),
             )
         }
-        CutReason::TimedOut => Refusal::new(
-            ErrorKind::SessionTimedOut,
-            "the session has reached its longest duration (session.max_duration)",
-        ),
+        CutReason::TimedOut => {
+            let why = exchange.leg.as_ref().and_then(|leg| leg.session().end_reason());
+            let message = match why {
+                Some(EndReason::IdleTimeout) => {
+                    "nothing has moved in the session for too long (session.idle_timeout)"
+                }
+                _ => "the session has reached its longest duration (session.max_duration)",
+            };
+            Refusal::new(ErrorKind::SessionTimedOut, message)
+        }
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
 }

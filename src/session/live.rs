@@ -152,6 +152,11 @@ impl Live {
         self.inner().end.as_ref().and_then(|end| end.order.clone())
     }
 
+    /// Why it ended, if it has.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.inner().end.as_ref().map(|end| end.reason)
+    }
+
     /// Counts bytes from the client.
     pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
@@ -252,7 +257,7 @@ impl Live {
     pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.routed(&mut leg.line, backend, model);
+            tally.routed(&mut leg.line, Some(backend), model);
         }
     }
 
