@@ -85,3 +85,38 @@ fn a_control_api_that_is_not_there_is_named() {
     assert_eq!(code, 1);
     assert!(error.starts_with("elida: cannot read the control token in /nowhere: "), "{error}");
 }
+
+#[test]
+fn completions_are_valid_bash_and_know_every_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("elida.bash");
+    let (code, out, _) = told(&elida(&["completions", "bash"], &[]));
+    std::fs::write(&script, &out).expect("a file");
+    let check = Command::new("bash").arg("-n").arg(&script).output().expect("bash runs");
+    assert!(code == 0 && check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    let typed = format!(
+        ". {}; COMP_WORDS=(elida do); COMP_CWORD=1; _elida elida do elida; echo \"${{COMPREPLY[*]}}\"",
+        script.display()
+    );
+    let completed = Command::new("bash").args(["-c", &typed]).output().expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&completed.stdout), "doctor\n");
+    assert!(told(&elida(&["completions", "zsh"], &[])).1.starts_with("#compdef elida\n"));
+    assert!(told(&elida(&["completions", "fish"], &[])).1.contains("complete -c elida"));
+    assert_eq!(elida(&["completions", "tcsh"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn the_schema_is_the_shipped_file() {
+    let (code, out, _) = told(&elida(&["schema"], &[]));
+    assert!(code == 0 && out == include_str!("../conf/schema.json"), "run: just schema");
+}
+
+#[test]
+fn the_help_tells_examples_and_exit_codes() {
+    let (code, out, _) = told(&elida(&["--help"], &[]));
+    assert_eq!(code, 0);
+    for text in ["  elida demo ", "  doctor  ", "Exit codes: 0 done, 1 failed, 2 wrong usage"] {
+        assert!(out.contains(text), "{out}");
+    }
+    assert!(!out.contains('\u{1b}'), "no colours without a terminal");
+}

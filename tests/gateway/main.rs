@@ -17,6 +17,8 @@ mod commands;
 mod control_api;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// `elida doctor` and `healthcheck`, before a running gateway and without one.
+mod doctor;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// Whose session a request belongs to.
@@ -37,6 +39,8 @@ mod routing;
 mod start;
 /// Backends behind TLS.
 mod tls;
+/// `elida top` in a pseudo-terminal and without one.
+mod top;
 /// Tokens, as the provider counts them.
 mod usage;
 

@@ -5,7 +5,7 @@ use std::io::{self, Stdout, Write};
 use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use crossterm::style::{Attribute, Color, SetAttribute, SetForegroundColor};
+use crossterm::style::{Attribute, SetAttribute};
 use crossterm::terminal::{
     Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
 };
@@ -13,6 +13,10 @@ use crossterm::{cursor, queue};
 
 use super::view::{Input, Line, Look};
 use crate::cli::is_plain;
+
+// The terminal's own colours (ECMA-48 SGR), which its user chose to be read well on its background.
+const GREEN: &[u8] = b"\x1b[32m";
+const YELLOW: &[u8] = b"\x1b[33m";
 
 /// The terminal while it is ours; given back when dropped.
 pub(super) struct Screen<W: Write> {
@@ -69,8 +73,8 @@ impl<W: Write> Screen<W> {
                 Look::Plain => {}
                 Look::Bold => queue!(frame, SetAttribute(Attribute::Bold))?,
                 Look::Chosen => queue!(frame, SetAttribute(Attribute::Reverse))?,
-                Look::Busy if self.has_colours => queue!(frame, SetForegroundColor(Color::Green))?,
-                Look::Loud if self.has_colours => queue!(frame, SetForegroundColor(Color::Yellow))?,
+                Look::Busy if self.has_colours => frame.extend_from_slice(GREEN),
+                Look::Loud if self.has_colours => frame.extend_from_slice(YELLOW),
                 Look::Busy | Look::Loud => {}
             }
             frame.extend_from_slice(line.text.as_bytes());
@@ -156,8 +160,8 @@ mod tests {
             Screen::on(paper.clone(), has_colours).unwrap().paint(&lines).unwrap();
             paper.text()
         };
-        assert!(painted(true).contains("\u{1b}[38;5;10mx"), "{:?}", painted(true));
-        assert!(!painted(false).contains("\u{1b}[3"), "{:?}", painted(false));
+        assert!(painted(true).contains("\u{1b}[32mx"), "{:?}", painted(true));
+        assert!(!["\u{1b}[32m", "\u{1b}[33m"].iter().any(|colour| painted(false).contains(colour)));
         assert!(painted(false).contains("\u{1b}[7mx"), "the chosen one is still seen");
     }
 }
