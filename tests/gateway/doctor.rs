@@ -2,7 +2,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Backend, Demo, Gateway};
+use crate::support::{Backend, Call, Demo, Gateway};
 
 /// Runs `elida` with this configuration; gives its exit code and what it printed.
 async fn elida(words: &[&str], yaml: Option<String>) -> (i32, String) {
@@ -85,6 +85,8 @@ async fn a_health_check_follows_readiness() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
     let control = format!("http://{}", gateway.control());
+    // Bound ports are told of before the gateway is ready; who is served knows that it is.
+    assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     assert_eq!(elida(&["healthcheck", "--control", &control], None).await, (0, "ready\n".into()));
     let (code, out) = elida(&["healthcheck", "--json", "--control", &demo.url()], None).await;
     assert_eq!(code, 1, "the demo provider is no gateway: {out}");

@@ -164,11 +164,14 @@ impl View {
     fn title(&self) -> String {
         let number = |key: &str| self.news.stats[key].as_u64().unwrap_or_default();
         let (active, open, kills) = (number("active"), number("open_legs"), number("kills_in_force"));
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
         let shown = self.news.sessions.len() as u64;
         let newest = if active > shown { format!(", the newest {shown} here") } else { String::new() };
         format!(
-            "elida top  {}  {active} active{newest}, {open} requests open, {kills} kills in force",
-            self.address
+            "elida top  {}  {active} active{newest}, {open} open request{}, {kills} kill{} in force",
+            self.address,
+            plural(open),
+            plural(kills)
         )
     }
 
@@ -217,7 +220,7 @@ mod tests {
         view.take(news(&["busy", "b\u{1b}[2J"]));
         let lines = view.lines(200, 6);
         assert_eq!(lines.len(), 6);
-        assert_eq!(lines[0].text, "elida top  http://h:1  2 active, 1 requests open, 2 kills in force");
+        assert_eq!(lines[0].text, "elida top  http://h:1  2 active, 1 open request, 2 kills in force");
         assert!(lines[1].text.starts_with("  ID"), "{lines:?}");
         assert!(lines[2].text.starts_with("> busy") && lines[2].look == Look::Chosen, "{lines:?}");
         assert!(lines[3].text.starts_with("  b\u{fffd}[2J") && lines[3].look == Look::Plain, "{lines:?}");
