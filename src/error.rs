@@ -23,6 +23,8 @@ pub enum ErrorKind {
     UnknownBackend,
     /// `routing` has no backend for this request.
     NoRoute,
+    /// `routing.blocked_models` names the model.
+    PolicyBlocked,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and its block stands.
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::RequestTimeout => "request_timeout",
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
+            Self::PolicyBlocked => "policy_blocked",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::SessionTimedOut => "session_timed_out",

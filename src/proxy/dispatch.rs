@@ -60,7 +60,8 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
                     let message = format!("{error}; name a configured one in {header} or leave it out");
                     Refusal::new(ErrorKind::UnknownBackend, message)
                 }
-                _ => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+                RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
+                RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
             }
         })?;
     let backend = Arc::clone(&snapshot.backends[decision.backend]);
