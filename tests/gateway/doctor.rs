@@ -94,3 +94,12 @@ async fn a_health_check_follows_readiness() {
     let (code, out) = elida(&["healthcheck", "--control", "http://127.0.0.1:1"], None).await;
     assert_eq!((code, out.as_str()), (1, ""));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_gateway_logs_what_check_warns_of() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::with(format!("backend: {:?}\nsession: {{ scope: global }}\n", demo.url())).await;
+    let line = gateway.log_until(|line| line["path"] == "session.scope").await;
+    assert_eq!((&line["level"], &line["line"]), (&"WARN".into(), &6.into()), "{line}");
+    assert!(line["message"].as_str().is_some_and(|text| text.starts_with("global: ")), "{line}");
+}
