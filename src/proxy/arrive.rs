@@ -1,8 +1,9 @@
 //! Step 1: a request is here. Its head is measured before anything is believed.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Uri, Version, header};
+use http::{HeaderMap, Method, Uri, Version};
 use pingora_http::RequestHeader;
 
 use super::door::Ticket;
@@ -19,9 +20,13 @@ const MAX_REQUEST_ID: usize = 128;
 /// What the head says before anything is looked up.
 pub(crate) struct Arrival {
     pub(crate) ticket: Arc<Ticket>,
+    /// The client's address, also behind trusted proxies.
+    pub(crate) client: IpAddr,
     pub(crate) request_id: RequestId,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    /// HTTP/1.0 clients know no chunks.
+    pub(crate) version: Version,
     /// As the path tells; the backend may narrow it down.
     pub(crate) dialect: Dialect,
 }
@@ -29,11 +34,14 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// Notes an arrival; `None` when the request did not come through our door.
     pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
+        let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
         Some(Self {
-            ticket: Arc::clone(head.extensions.get::<Arc<Ticket>>()?),
+            client: ticket.snapshot.forwarding.client(ticket.client.ip(), &head.headers),
+            ticket,
             request_id: request_id(&head.headers),
             method: head.method.clone(),
             uri: head.uri.clone(),
+            version: head.version,
             dialect: Dialect::detect(head.uri.path()),
         })
     }
@@ -80,9 +88,6 @@ pub(crate) fn check(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refus
         let message = "this listener is a reverse proxy: send a path as the request target, \
                        not CONNECT, an absolute URI or an asterisk";
         return Err(Refusal::new(ErrorKind::NotSupported, message));
-    }
-    if head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST) {
-        return Err(Refusal::new(ErrorKind::BadRequest, "the Host header is missing (RFC 9112, 3.2)"));
     }
     Ok(())
 }

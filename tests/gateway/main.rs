@@ -3,6 +3,8 @@
 
 #![expect(unreachable_pub, reason = "modules of a test binary are seen by each other only")]
 
+/// Peers that wait, stall, crowd or do not read.
+mod abuse;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -11,6 +13,10 @@ mod bytes;
 mod clients;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// What could be read in two ways, over raw sockets.
+mod framing;
+/// Which header fields pass, and what they do to the log.
+mod headers;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
 /// Too large, too slow, gone away.

@@ -110,7 +110,8 @@ where
             Ok(Ok(false)) | Err(_) => None,
             Ok(Err(error)) => {
                 if let Some(refusal) = head_refusal(&error) {
-                    refuse::bare(&mut session, &refusal).await;
+                    let limit = self.live.load().timeouts.write;
+                    let _ = timeout(limit, refuse::bare(&mut session, &refusal)).await;
                     linger(session).await;
                 }
                 None
@@ -127,7 +128,6 @@ where
     ) -> Option<ReusedHttpStream> {
         let snapshot = self.live.load_full();
         session.set_read_timeout(Some(snapshot.timeouts.read));
-        session.set_write_timeout(Some(snapshot.timeouts.write));
         session.set_pipelining_enabled(true);
         if *draining.borrow() {
             session.set_keepalive(None);
@@ -168,6 +168,9 @@ fn head_refusal(error: &Error) -> Option<Refusal> {
 /// Ends our side of the connection and reads on for a moment, so that the client gets the answer.
 async fn linger(mut session: ServerSession) {
     session.set_keepalive(None);
-    session.shutdown().await;
-    let _ = timeout(LINGER, session.drain_request_body()).await;
+    let ending = async {
+        session.shutdown().await;
+        let _ = session.drain_request_body().await;
+    };
+    let _ = timeout(LINGER, ending).await;
 }

@@ -92,6 +92,11 @@ impl Connection {
         }
     }
 
+    /// Notes that the peer is gone.
+    pub fn gone(self) {
+        self.record.note(|notes| notes.closed.push(Instant::now()));
+    }
+
     /// Keeps the connection and neither reads nor sends.
     pub async fn freeze(self) {
         std::future::pending::<()>().await;
