@@ -28,7 +28,7 @@ pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     }
     check_lengths(raw, &head.headers)?;
     check_host(head)?;
-    check_target(head)?;
+    check_target(target(raw))?;
     check_expectation(head)
 }
 
@@ -100,10 +100,18 @@ fn check_host(head: &RequestHeader) -> Result<(), Refusal> {
     }
 }
 
+/// The target as it came: `head` has lost its fragment already. Empty lines before the first are borne.
+fn target(raw: &[u8]) -> &[u8] {
+    let line = raw.trim_ascii_start();
+    let line = &line[..memchr::memchr(b'\r', line).unwrap_or(line.len())];
+    let first = memchr::memchr(b' ', line).map_or(line.len(), |at| at + 1);
+    let last = memchr::memrchr(b' ', line).unwrap_or(line.len());
+    line.get(first..last).unwrap_or_default()
+}
+
 /// The target is ASCII without a fragment, and no segment of its path climbs up, in no spelling that a
 /// backend may decode: the backend's base path would be left.
-fn check_target(head: &RequestHeader) -> Result<(), Refusal> {
-    let target = head.raw_path();
+fn check_target(target: &[u8]) -> Result<(), Refusal> {
     if target.iter().any(|byte| !byte.is_ascii_graphic() || *byte == b'#') {
         return refuse("the request target holds `#` or bytes that must be percent-encoded (RFC 3986)");
     }
@@ -198,6 +206,14 @@ mod tests {
         for good in ["/", "/a..b", "/...", "/.;/a", "/./a", "/a;..", "/%2e", "/a%252e%252e", "/a%", "/%2"] {
             assert!(!climbs(good.as_bytes()), "{good}");
         }
+    }
+
+    #[test]
+    fn the_target_is_what_came() {
+        assert_eq!(target(b"GET /a#b?c HTTP/1.1\r\nHost: a b\r\n\r\n"), b"/a#b?c");
+        assert_eq!(target(b"\r\nGET / HTTP/1.1\r\n\r\n"), b"/");
+        assert_eq!(target(b"GET"), b"");
+        assert_eq!(target(b"GET \r\n"), b"");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tracing::debug;
@@ -228,6 +228,12 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> FailToProxy {
         let refusal = refuse::refusal_of(error, exchange);
+        if let Some(arrival) = &exchange.arrival
+            && *error.esource() == ErrorSource::Downstream
+        {
+            // Where this request ends is not known, so nothing behind it is one.
+            arrival.ticket.close_after();
+        }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {
             refuse::break_off(session, exchange, &refusal).await;

@@ -79,9 +79,10 @@ pub(crate) fn inbound(head: &mut ResponseHeader, arrival: &Arrival, leg: &Leg) -
     if head.status != 101 {
         remove_hop_by_hop(head);
     }
-    if arrival.version < Version::HTTP_11 {
+    if arrival.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
         // Such a client knows no chunks; its answer ends with the connection (RFC 9112, 6.1).
         head.remove_header(&TRANSFER_ENCODING);
+        arrival.ticket.close_after();
     }
     let header = arrival.ticket.snapshot.identity.header().clone();
     head.insert_header(header, leg.session().key().id.as_str())?;

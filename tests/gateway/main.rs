@@ -17,10 +17,14 @@ mod demo;
 mod framing;
 /// Which header fields pass, and what they do to the log.
 mod headers;
+/// What attackers send (attacks seen in the field).
+mod hostile;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// The README's own commands.
+mod readme;
 /// A configuration read again while the gateway runs.
 mod reload;
 

@@ -11,6 +11,7 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp};
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +28,9 @@ const HARD_CUT: Duration = Duration::from_millis(25);
 /// How long what the client still sends is read and thrown away after an early answer. Closing with
 /// unread bytes would make the kernel reset the connection and the answer be lost (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How much is thrown away at a time.
+const WASTE: usize = 16 << 10;
 
 /// The door: takes connections and lets their requests through to the proxy behind it.
 pub(crate) struct Door<P> {
@@ -165,12 +169,16 @@ fn head_refusal(error: &Error) -> Option<Refusal> {
     Some(Refusal::new(ErrorKind::BadRequest, "the request head is not valid HTTP/1.1 (RFC 9112)"))
 }
 
-/// Ends our side of the connection and reads on for a moment, so that the client gets the answer.
+/// Ends our side of the connection and reads on for a moment, so that the client gets the answer. What is
+/// read is thrown away, whatever it is: there may not even be a head that says where a body ends.
 async fn linger(mut session: ServerSession) {
     session.set_keepalive(None);
     let ending = async {
         session.shutdown().await;
-        let _ = session.drain_request_body().await;
+        let ServerSession::H1(session) = session else { return };
+        let mut stream = session.into_inner();
+        let mut waste = vec![0; WASTE];
+        while stream.read(&mut waste).await.is_ok_and(|length| length > 0) {}
     };
     let _ = timeout(LINGER, ending).await;
 }
