@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, Uri, Version};
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 
 use super::door::Ticket;
+use super::framing;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
 use crate::protocol::dialect::Dialect;
@@ -56,8 +58,23 @@ fn request_id(headers: &HeaderMap) -> RequestId {
         .map_or_else(RequestId::fresh, RequestId::new)
 }
 
-/// Refuses heads that are too large, or that ask for what a reverse proxy does not do.
-pub(crate) fn check(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refusal> {
+/// Refuses heads that are too large, that ask for what a reverse proxy does not do, or that can be read in
+/// two ways. The connection then carries no further request.
+///
+/// # Errors
+/// One of these it is.
+pub(crate) fn check(arrival: &Arrival, session: &mut Session) -> Result<(), Refusal> {
+    let raw = session.as_ref().to_h1_raw();
+    let head = session.req_header_mut();
+    let checked = measure(arrival, head).and_then(|()| framing::check(&raw, head));
+    if checked.is_err() {
+        arrival.ticket.close_after();
+    }
+    framing::tidy(head);
+    checked
+}
+
+fn measure(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refusal> {
     let limits = &arrival.ticket.snapshot.limits;
     let target = head.raw_path();
     if target.len() > limits.max_uri {

@@ -15,7 +15,7 @@ use super::arrive::{self, Arrival};
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
-use super::{admit, dispatch, framing, identify, local, outbound, read, stream};
+use super::{admit, dispatch, identify, local, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
@@ -60,13 +60,7 @@ impl Gateway {
         let arrival = Arrival::of(session.req_header())
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
         let arrival = &*exchange.arrival.insert(arrival);
-        arrive::check(arrival, session.req_header())?;
-        let raw = session.as_ref().to_h1_raw();
-        if let Err(refusal) = framing::check(&raw, session.req_header()) {
-            arrival.ticket.close_after();
-            return Err(refusal.into());
-        }
-        framing::tidy(session.req_header_mut());
+        arrive::check(arrival, session)?;
         if let Some(answer) = local::answer_to(arrival, &house.readiness) {
             local::write(session, exchange, answer).await?;
             return Ok(false);

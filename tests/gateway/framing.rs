@@ -133,8 +133,7 @@ async fn a_head_with_broken_lines_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_none_is_refused() {
-    let head =
-        |hosts: &str| format!("GET /v1/models HTTP/1.1\r\n{hosts}Accept: */*\r\n\r\n").into_bytes();
+    let head = |hosts: &str| format!("GET /v1/models HTTP/1.1\r\n{hosts}Accept: */*\r\n\r\n").into_bytes();
     all_refused(
         400,
         vec![
@@ -177,10 +176,17 @@ async fn a_reverse_proxy_takes_no_other_form_of_target() {
         vec![
             ("absolute", get("http://a/v1/models", "")),
             ("asterisk", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
-            ("authority", b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".to_vec()),
         ],
     )
     .await;
+    let backend = RawBackend::answering(OK).await;
+    let gateway = Gateway::start(&backend).await;
+    let connect = format!("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n{HIDDEN}");
+    let mut client = RawClient::connect(gateway.proxy()).await;
+    client.send(connect.as_bytes()).await.expect("send");
+    assert_eq!(client.message(Unframed::UntilEnd).await.expect("an answer").status(), 405);
+    assert!(client.message(Unframed::UntilEnd).await.is_none(), "what follows is no request");
+    assert_eq!(backend.heads().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -403,7 +409,9 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
         let Some(request) = connection.request().await else { return };
         match request.head.target() {
             "/refuse" => {
-                let _ = connection.send("HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\n{}").await;
+                let _ = connection
+                    .send("HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\n{}")
+                    .await;
                 while connection.request().await.is_some() {
                     let _ = connection.send(OK).await;
                 }
@@ -414,7 +422,9 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
     .await;
     let gateway = Gateway::start(&backend).await;
     let upgrade = |target: &str, method: &str, fields: &str| {
-        format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n{fields}\r\n")
+        format!(
+            "{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n{fields}\r\n"
+        )
     };
     // The backend says nothing: not a byte behind the handshake may reach it.
     let mut client = RawClient::connect(gateway.proxy()).await;
@@ -426,7 +436,8 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
     drop(client);
     // A 200 is no upgrade: what follows is a request like any other, with checks and books of its own.
     let mut client = RawClient::connect(gateway.proxy()).await;
-    let bytes = upgrade("/refuse", "GET", "Upgrade: websocket\r\n") + &HIDDEN.replace("Host: a", "Host: a\r\nX-Backend: x");
+    let bytes = upgrade("/refuse", "GET", "Upgrade: websocket\r\n")
+        + &HIDDEN.replace("Host: a", "Host: a\r\nX-Backend: x");
     client.send(bytes.as_bytes()).await.expect("send");
     assert_eq!(client.message(Unframed::UntilEnd).await.expect("an answer").status(), 200);
     if let Some(second) = client.message(Unframed::UntilEnd).await {
@@ -481,7 +492,12 @@ async fn a_path_names_a_backend_by_its_first_segment_to_the_letter() {
         assert_eq!(other.heads()[before].target(), path);
     }
     assert_eq!(one.heads().len(), 0);
-    for (path, seen) in [("/one/v1", "/base/v1"), ("/one", "/base/"), ("/one?a=/other/", "/base/?a=/other/"), ("/one/./other;x", "/base/./other;x")] {
+    for (path, seen) in [
+        ("/one/v1", "/base/v1"),
+        ("/one", "/base/"),
+        ("/one?a=/other/", "/base/?a=/other/"),
+        ("/one/./other;x", "/base/./other;x"),
+    ] {
         assert_eq!(Call::get(path).send(gateway.proxy()).await.status(), 200, "{path}");
         assert_eq!(one.heads().last().expect("a request").target(), seen);
     }
