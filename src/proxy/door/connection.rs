@@ -139,9 +139,10 @@ where
         let ticket = Ticket::new(client, snapshot);
         session.req_header_mut().extensions_mut().insert(Arc::clone(&ticket));
         let held = DoorSession::new(Box::new(session), Arc::clone(&ticket));
+        let proxied = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining);
         tokio::select! {
             biased;
-            _ = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining) => {}
+            _ = ticket.pace.run(proxied) => {}
             () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => {}
         }
         let mut session = *ticket.take_back()?;

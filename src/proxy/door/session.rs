@@ -78,17 +78,20 @@ async fn write<T>(ticket: &Ticket, broken: &mut bool, write: impl Future<Output 
         ticket.cut.soft().await;
         sleep(STUCK_WRITE).await;
     };
-    tokio::select! {
-        biased;
-        written = timeout(ticket.snapshot.timeouts.write, write) => written.unwrap_or_else(|_| {
-            *broken = true;
-            Err(Error::explain(ErrorType::WriteTimedout, "the client does not read").into_down())
-        }),
-        () = stuck => {
-            *broken = true;
-            cut()
+    let ended = async {
+        tokio::select! {
+            biased;
+            written = timeout(ticket.snapshot.timeouts.write, write) => written.unwrap_or_else(|_| {
+                *broken = true;
+                Err(Error::explain(ErrorType::WriteTimedout, "the client does not read").into_down())
+            }),
+            () = stuck => {
+                *broken = true;
+                cut()
+            }
         }
-    }
+    };
+    ticket.pace.hold(ended).await
 }
 
 impl DoorSession {
@@ -233,6 +236,9 @@ impl Session for DoorSession {
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.next() {
             let mut weight = body_length(&first);
+            if weight > BATCH {
+                self.ticket.pace.expect_large();
+            }
             let mut batch = vec![first];
             while let Some(task) = tasks.next_if(|task| weight + body_length(task) <= BATCH) {
                 weight += body_length(&task);
