@@ -50,7 +50,12 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let snapshot = &arrival.ticket.snapshot;
-    let wanted = head.headers.get(snapshot.routes.header()).map(|value| value.to_str().unwrap_or("?"));
+    let mut wishes = head.headers.get_all(snapshot.routes.header()).iter();
+    let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
+    if wishes.any(|other| Some(other.as_bytes()) != wanted.map(str::as_bytes)) {
+        let message = format!("two different backends are named; send {} once", snapshot.routes.header());
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
     let decision =
         snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
             let kind = match error {

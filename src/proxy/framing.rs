@@ -15,6 +15,9 @@ use pingora_http::RequestHeader;
 
 use crate::error::{ErrorKind, Refusal};
 
+/// Fields of which the gateway believes one and a backend may obey another: who pays, and what the body is.
+const SINGLE: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "content-type"];
+
 /// Names that a backend which maps `-` to `_` (CGI, WSGI) would take for the field that frames the body.
 const TWINS: [&str; 2] = ["content_length", "transfer_encoding"];
 
@@ -25,6 +28,9 @@ const TWINS: [&str; 2] = ["content_length", "transfer_encoding"];
 pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     if !lines_end_well(raw) {
         return refuse("a line of the head ends in a bare CR or LF (RFC 9112, 2.2)");
+    }
+    if let Some(name) = SINGLE.iter().find(|name| head.headers.get_all(**name).iter().nth(1).is_some()) {
+        return refuse(&format!("the field {name} is sent twice; send one"));
     }
     check_lengths(raw, &head.headers)?;
     check_host(head)?;

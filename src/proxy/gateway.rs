@@ -181,10 +181,11 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        inbound::check(head, session.as_ref().is_upgrade_req())?;
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && is_final(head)
         {
@@ -195,10 +196,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        if head.status == 101 {
+            // A tunnel is idle when neither side speaks: `stream_idle`, not `read`, is its limit.
+            session.set_read_timeout(None);
+        }
         match (&exchange.arrival, &exchange.leg) {
             (Some(arrival), Some(leg)) if is_final(head) => inbound::inbound(head, arrival, leg),
             _ => Ok(()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, Version};
-use pingora_core::Result;
+use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
@@ -48,6 +48,26 @@ impl Answer {
             whole: false,
         }
     }
+}
+
+/// Refuses an answer that can be read in two ways, or a switch of protocols that nobody asked for: Pingora
+/// would pass both on. Answers with two lengths it refuses itself.
+///
+/// # Errors
+/// The backend's answer is one of these.
+pub(crate) fn check(head: &ResponseHeader, upgrade_was_asked: bool) -> Result<()> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let is_plain = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    };
+    let why = match (is_plain, head.status == 101 && !upgrade_was_asked) {
+        (false, _) => "a transfer coding but chunked",
+        (_, true) => "a 101 that nobody asked for",
+        _ => return Ok(()),
+    };
+    Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up())
 }
 
 /// Fields of an answer that belong to the backend's connection (RFC 9110, 7.6.1). `Connection` itself and

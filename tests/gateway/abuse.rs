@@ -92,6 +92,30 @@ async fn a_silent_stream_ends_with_the_dialects_own_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_may_be_idle_for_as_long_as_a_stream() {
+    let backend = RawBackend::start(async |mut connection| {
+        let Some(_) = connection.request().await else { return };
+        let _ = connection.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n").await;
+        connection.until("late").await;
+        let _ = connection.send("heard").await;
+        connection.stay_silent().await;
+    })
+    .await;
+    let gateway = with_server(&backend, "timeouts: { read: 200ms, stream_idle: 2s }").await;
+    let call = Call::get("/socket").header("Connection", "Upgrade").header("Upgrade", "websocket");
+    let mut client = call.open(gateway.proxy()).await;
+    assert_eq!(client.head().await.expect("an answer").status(), 101);
+    // Three times what a request may take between two pieces of its body.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    client.send(b"late").await.expect("send");
+    client.until("heard").await;
+    let silent = Instant::now();
+    let ending = client.end().await;
+    let after = after(silent, ending.at());
+    assert!((Duration::from_secs(1)..Duration::from_secs(6)).contains(&after), "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_is_cut() {
     let backend = endless(64 << 20).await;
     let gateway = with_server(&backend, "timeouts: { write: 300ms }").await;

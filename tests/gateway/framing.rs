@@ -395,12 +395,17 @@ async fn a_backends_answer_with_two_lengths_is_not_passed_on() {
         "Content-Length:-2",
         "Content-Length:2,3",
         "Transfer-Encoding:chunked/Content-Length:2",
+        "Transfer-Encoding:chunked,chunked",
+        "Transfer-Encoding:chunked/Transfer-Encoding:chunked",
+        "Transfer-Encoding:identity",
+        "Transfer-Encoding:gzip,chunked",
+        "Transfer-Encoding:xchunked",
     ] {
         let answer = Call::get(&format!("/{fields}")).send(gateway.proxy()).await;
         assert!(answer.status() == 502 || !answer.is_whole, "{fields}: {answer:?}");
     }
     let connections = backend.connections();
-    assert_eq!(connections, 5, "none of these connections is used again");
+    assert_eq!(connections, 10, "none of these connections is used again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,6 +420,12 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
                 while connection.request().await.is_some() {
                     let _ = connection.send(OK).await;
                 }
+            }
+            "/unasked" => {
+                let _ = connection
+                    .send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nraw")
+                    .await;
+                connection.stay_silent().await;
             }
             _ => connection.stay_silent().await,
         }
@@ -434,6 +445,9 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
     let _ = tokio::time::timeout(Duration::from_millis(300), client.head()).await;
     assert_eq!(backend.heads().len(), 1, "{:?}", backend.heads());
     drop(client);
+    // Nor is a 101 believed that nobody asked for.
+    let answer = Call::get("/unasked").send(gateway.proxy()).await;
+    assert_eq!(answer.status(), 502, "{}", answer.text());
     // A 200 is no upgrade: what follows is a request like any other, with checks and books of its own.
     let mut client = RawClient::connect(gateway.proxy()).await;
     let bytes = upgrade("/refuse", "GET", "Upgrade: websocket\r\n")
@@ -443,7 +457,7 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
     if let Some(second) = client.message(Unframed::UntilEnd).await {
         assert_eq!(second.status(), 400, "{}", second.text());
     }
-    assert_eq!(backend.heads().len(), 2, "{:?}", backend.heads());
+    assert_eq!(backend.heads().len(), 3, "{:?}", backend.heads());
     // Upgrades to anything else are not asked for, and a body stays a body.
     for (method, fields, rest) in [
         ("GET", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n", ""),
@@ -459,6 +473,30 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
         assert_eq!(seen.head.field("upgrade"), None, "{fields}");
         assert_eq!(seen.head.field("http2-settings"), None, "{fields}");
         assert_eq!(String::from_utf8_lossy(&seen.body), rest, "{fields}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_carries_each_byte_once_and_in_order() {
+    let backend = RawBackend::start(async |mut connection| {
+        let Some(_) = connection.request().await else { return };
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let _ = connection.send(head).await;
+        connection.until("first second third").await;
+        let _ = connection.send("all of it").await;
+        connection.stay_silent().await;
+    })
+    .await;
+    let gateway = Gateway::start(&backend).await;
+    // Impatient clients send frames behind the handshake, before the 101.
+    for early in ["", "f", "first s"] {
+        let mut client = RawClient::connect(gateway.proxy()).await;
+        let head =
+            get("/socket", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+        client.send(&[&head, early.as_bytes()].concat()).await.expect("send");
+        assert_eq!(client.head().await.expect("an answer").status(), 101, "{early:?}");
+        client.send(&b"first second third"[early.len()..]).await.expect("send");
+        client.until("all of it").await;
     }
 }
 
@@ -501,6 +539,21 @@ async fn a_path_names_a_backend_by_its_first_segment_to_the_letter() {
         assert_eq!(Call::get(path).send(gateway.proxy()).await.status(), 200, "{path}");
         assert_eq!(one.heads().last().expect("a request").target(), seen);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_obeyed_is_sent_once() {
+    let twice = |name: &str| post(&format!("Content-Length: 2\r\n{name}: one\r\n{name}: two\r\n"), "{}");
+    let names = ["Authorization", "x-api-key", "api-key", "X-Goog-Api-Key", "Content-Type"];
+    all_refused(400, names.map(|name| (name, twice(name))).into()).await;
+    let backend = RawBackend::answering(OK).await;
+    let gateway = Gateway::start(&backend).await;
+    let call = Call::chat("hello").header("X-Backend", "default");
+    let refused = call.clone().header("X-Backend", "other").send(gateway.proxy()).await;
+    assert_eq!(refused.status(), 400, "{}", refused.text());
+    assert_eq!(backend.heads().len(), 0);
+    let same = call.header("X-Backend", "default").send(gateway.proxy()).await;
+    assert_eq!(same.status(), 200, "{}", same.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,6 +70,11 @@ impl Connection {
         request
     }
 
+    /// Reads until what follows the last head holds `text`.
+    pub async fn until(&mut self, text: &str) {
+        self.wire.until(text).await;
+    }
+
     /// Sends all of it.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.record.note(|notes| notes.sent += bytes.as_ref().len());
