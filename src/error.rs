@@ -25,11 +25,13 @@ pub enum ErrorKind {
     UnknownBackend,
     /// `routing` has no backend for this request.
     NoRoute,
+    /// `routing.blocked_models` names the model.
+    PolicyBlocked,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and its block stands.
     SessionKilled,
-    /// `session.max_duration` has passed while the leg was open.
+    /// `session.max_duration` or `session.idle_timeout` has passed while the leg was open.
     SessionTimedOut,
     /// `session.max_active` or `max_active_per_principal` is reached.
     SessionCapacity,
@@ -60,6 +62,7 @@ impl ErrorKind {
             Self::RequestTimeout => "request_timeout",
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
+            Self::PolicyBlocked => "policy_blocked",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::SessionTimedOut => "session_timed_out",

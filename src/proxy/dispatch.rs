@@ -58,11 +58,16 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
     }
     let decision =
         snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
-            let kind = match error {
-                RouteError::UnknownBackend(_) => ErrorKind::UnknownBackend,
-                _ => ErrorKind::NoRoute,
-            };
-            Refusal::new(kind, error.to_string())
+            match error {
+                // The names of the others are not told: whoever may call need not know them.
+                RouteError::UnknownBackend(_) => {
+                    let header = snapshot.routes.header();
+                    let message = format!("{error}; name a configured one in {header} or leave it out");
+                    Refusal::new(ErrorKind::UnknownBackend, message)
+                }
+                RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
+                RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+            }
         })?;
     let backend = Arc::clone(&snapshot.backends[decision.backend]);
     let dialect = arrival.dialect.on(backend.settings().kind());

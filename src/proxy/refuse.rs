@@ -17,6 +17,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
 use crate::protocol::refusal::{self, Notice, NoticeKind};
+use crate::session::EndReason;
 use crate::session::cut::CutReason;
 
 /// The error with which a step stops Pingora after it has left its refusal in the exchange.
@@ -57,7 +58,9 @@ fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut => StatusCode::FORBIDDEN,
+        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
+            StatusCode::FORBIDDEN
+        }
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -67,7 +70,9 @@ fn status(kind: ErrorKind) -> StatusCode {
 
 fn notice_kind(kind: ErrorKind) -> NoticeKind {
     match kind {
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut => NoticeKind::Permission,
+        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
+            NoticeKind::Permission
+        }
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -79,7 +84,7 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut)
+    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked)
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg; `None` when nobody is left who
@@ -132,10 +137,16 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
                 why.map_or_else(|| "Session killed".to_owned(), |order| order.notice()),
             )
         }
-        CutReason::TimedOut => Refusal::new(
-            ErrorKind::SessionTimedOut,
-            "the session has reached its longest duration (session.max_duration)",
-        ),
+        CutReason::TimedOut => {
+            let why = exchange.leg.as_ref().and_then(|leg| leg.session().end_reason());
+            let message = match why {
+                Some(EndReason::IdleTimeout) => {
+                    "nothing has moved in the session for too long (session.idle_timeout)"
+                }
+                _ => "the session has reached its longest duration (session.max_duration)",
+            };
+            Refusal::new(ErrorKind::SessionTimedOut, message)
+        }
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
 }
