@@ -8,6 +8,7 @@ use pingora_http::RequestHeader;
 
 use super::arrive::Arrival;
 use super::door::CUT;
+use super::framing;
 use super::refuse::Stop;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::call::Call;
@@ -69,6 +70,11 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
                 RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
             }
         })?;
+    let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
+    if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
+        let message = "the path leads out of its backend by `..` segments; send the path it leads to";
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
     let backend = Arc::clone(&snapshot.backends[decision.backend]);
     let dialect = arrival.dialect.on(backend.settings().kind());
     Ok(Route { backend, strip: decision.strip, dialect, via: decision.via, attempt: 0 })

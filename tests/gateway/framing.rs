@@ -152,21 +152,8 @@ async fn a_host_that_is_none_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_can_be_read_twice_is_refused() {
-    let mut cases = Vec::new();
-    for target in [
-        "/v1/models#/../hidden",
-        "/v1/\u{fc}",
-        "/..",
-        "/one/../two/v1/models",
-        "/one/..;/two",
-        "/one/%2e%2e/two",
-        "/one/.%2E;x/two",
-        "/one%2f..%2ftwo",
-        "/one\\..\\two",
-    ] {
-        cases.push((target, get(target, "")));
-    }
-    all_refused(400, cases).await;
+    let targets = ["/v1/models#/../hidden", "/#", "/v1/\u{fc}"];
+    all_refused(400, targets.map(|target| (target, get(target, ""))).into()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -530,7 +517,26 @@ async fn a_path_names_a_backend_by_its_first_segment_to_the_letter() {
         assert_eq!(other.heads()[before].target(), path);
     }
     assert_eq!(one.heads().len(), 0);
+    for path in [
+        "/one/../other",
+        "/one/..;/other",
+        "/one/%2e%2e/other",
+        "/one%2f..",
+        "/..",
+        "/one/v1/../..",
+        "/one/.%2E/one",
+    ] {
+        let before = one.heads().len() + other.heads().len();
+        let answer = Call::get(path).send(gateway.proxy()).await;
+        let reached = one.heads().len() + other.heads().len() - before;
+        match path {
+            // No backend's prefix: to the default one, which sees what was sent.
+            "/one%2f.." => assert_eq!((answer.status(), reached), (200, 1), "{path}"),
+            _ => assert_eq!((answer.status(), reached), (400, 0), "{path}: {}", answer.text()),
+        }
+    }
     for (path, seen) in [
+        ("/one/v1/../v2", "/base/v1/../v2"),
         ("/one/v1", "/base/v1"),
         ("/one", "/base/"),
         ("/one?a=/other/", "/base/?a=/other/"),

@@ -65,10 +65,12 @@ impl Pace {
     pub(super) async fn run<T>(&self, proxy: impl Future<Output = T>) -> T {
         let mut proxy = pin!(proxy);
         poll_fn(|cx| {
-            // In this order, so that a wake-up in between is seen or heard.
-            self.task.register(cx.waker());
-            if self.waiting.load(SeqCst) && !self.woken.load(SeqCst) {
-                return Poll::Pending;
+            if self.waiting.load(SeqCst) {
+                // In this order, so that a wake-up in between is heard or seen.
+                self.task.register(cx.waker());
+                if !self.woken.load(SeqCst) {
+                    return Poll::Pending;
+                }
             }
             if self.large.load(Relaxed) {
                 leave(LARGE_BUDGET, cx);
@@ -84,6 +86,7 @@ impl Pace {
         let _waiting = Waiting(self);
         let mut waker = None;
         poll_fn(|cx| {
+            self.task.register(cx.waker());
             self.woken.store(false, SeqCst);
             let waker = waker.get_or_insert_with(|| Waker::from(Arc::clone(self)));
             let polled = write.as_mut().poll(&mut Context::from_waker(waker));
