@@ -9,8 +9,10 @@ use std::fmt;
 pub enum ErrorKind {
     /// The request's head, framing or target makes no sense.
     BadRequest,
-    /// A feature the caller asks for is not offered here (CONNECT, an unknown expectation).
+    /// A feature the caller asks for is not offered here (CONNECT).
     NotSupported,
+    /// The request expects something else than `100-continue`.
+    ExpectationFailed,
     /// The request target is longer than `server.limits.max_uri`.
     UriTooLong,
     /// The head is larger than `server.limits.max_header_bytes` or `max_header_count`.
@@ -53,6 +55,7 @@ impl ErrorKind {
         match self {
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
+            Self::ExpectationFailed => "expectation_failed",
             Self::UriTooLong => "uri_too_long",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",

@@ -101,6 +101,7 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
         identity: config.identity.clone(),
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
+        forwarding: config.server.forwarding().clone(),
     })
 }
 

@@ -50,6 +50,7 @@ fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::BAD_REQUEST
         }
         ErrorKind::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
         ErrorKind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -1,10 +1,11 @@
-//! The `server:` section: threads, timeouts and limits of the proxy listener.
+//! The `server:` section: threads, timeouts and limits of the proxy listener, and the proxies before it.
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::forwarded::Forwarding;
 use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 
@@ -19,6 +20,10 @@ pub struct Written {
     pub timeouts: WrittenTimeouts,
     /// How large a request may be, and how many clients.
     pub limits: WrittenLimits,
+    /// Proxies before this gateway, as networks; only they are believed when they say who the client is.
+    pub trusted_proxies: Vec<String>,
+    /// True: backends are told the client's address and the host it asked for.
+    pub forwarded_headers: bool,
 }
 
 /// `server.timeouts`.
@@ -94,6 +99,7 @@ pub struct Settings {
     threads: usize,
     timeouts: Timeouts,
     limits: Limits,
+    forwarding: Forwarding,
 }
 
 /// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
@@ -147,6 +153,11 @@ impl Settings {
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
+
+    /// Which proxies are believed, and what backends are told.
+    pub fn forwarding(&self) -> &Forwarding {
+        &self.forwarding
+    }
 }
 
 impl Written {
@@ -154,6 +165,7 @@ impl Written {
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let timeouts = self.timeouts.compile(faults);
         let limits = self.limits.compile(faults);
+        let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
         if threads > MAX_THREADS {
@@ -161,7 +173,7 @@ impl Written {
             faults.add("server.threads", format!("{threads} threads are more than {MAX_THREADS}"), hint);
             return None;
         }
-        Some(Settings { threads, timeouts: timeouts?, limits: limits? })
+        Some(Settings { threads, timeouts: timeouts?, limits: limits?, forwarding: forwarding? })
     }
 }
 

@@ -125,7 +125,7 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
     let url = arrival.uri.path_and_query().map_or("", |target| target.as_str());
     let session = exchange.leg.as_ref().map(|leg| leg.session().key().id.as_str());
     exchange.house.log.access(&AccessLine {
-        client_ip: arrival.ticket.client.ip().to_canonical(),
+        client_ip: arrival.client,
         method: arrival.method.as_str(),
         url,
         status: exchange.answer.status,

@@ -3,6 +3,8 @@
 
 #![expect(unreachable_pub, reason = "modules of a test binary are seen by each other only")]
 
+/// Peers that wait, stall, crowd or do not read.
+mod abuse;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -19,6 +21,10 @@ mod control_api;
 mod demo;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// What could be read in two ways, over raw sockets.
+mod framing;
+/// Which header fields pass, and what they do to the log.
+mod headers;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// Whose session a request belongs to.

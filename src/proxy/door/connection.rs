@@ -11,6 +11,7 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp};
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +28,9 @@ const HARD_CUT: Duration = Duration::from_millis(25);
 /// How long what the client still sends is read and thrown away after an early answer. Closing with
 /// unread bytes would make the kernel reset the connection and the answer be lost (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How much is thrown away at a time.
+const WASTE: usize = 16 << 10;
 
 /// The door: takes connections and lets their requests through to the proxy behind it.
 pub(crate) struct Door<P> {
@@ -110,10 +114,9 @@ where
             Ok(Ok(false)) | Err(_) => None,
             Ok(Err(error)) => {
                 if let Some(refusal) = head_refusal(&error) {
-                    refuse::bare(&mut session, &refusal).await;
-                    // No head, no body: draining one would panic in Pingora.
-                    session.set_keepalive(None);
-                    session.shutdown().await;
+                    let limit = self.live.load().timeouts.write;
+                    let _ = timeout(limit, refuse::bare(&mut session, &refusal)).await;
+                    linger(session).await;
                 }
                 None
             }
@@ -129,7 +132,6 @@ where
     ) -> Option<ReusedHttpStream> {
         let snapshot = self.live.load_full();
         session.set_read_timeout(Some(snapshot.timeouts.read));
-        session.set_write_timeout(Some(snapshot.timeouts.write));
         session.set_pipelining_enabled(true);
         if *draining.borrow() {
             session.set_keepalive(None);
@@ -137,9 +139,10 @@ where
         let ticket = Ticket::new(client, snapshot);
         session.req_header_mut().extensions_mut().insert(Arc::clone(&ticket));
         let held = DoorSession::new(Box::new(session), Arc::clone(&ticket));
+        let proxied = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining);
         tokio::select! {
             biased;
-            _ = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining) => {}
+            _ = ticket.pace.run(proxied) => {}
             () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => {}
         }
         let mut session = *ticket.take_back()?;
@@ -167,9 +170,16 @@ fn head_refusal(error: &Error) -> Option<Refusal> {
     Some(Refusal::new(ErrorKind::BadRequest, "the request head is not valid HTTP/1.1 (RFC 9112)"))
 }
 
-/// Ends our side of the connection and reads on for a moment, so that the client gets the answer.
+/// Ends our side of the connection and reads on for a moment, so that the client gets the answer. What is
+/// read is thrown away, whatever it is: there may not even be a head that says where a body ends.
 async fn linger(mut session: ServerSession) {
     session.set_keepalive(None);
-    session.shutdown().await;
-    let _ = timeout(LINGER, session.drain_request_body()).await;
+    let ending = async {
+        session.shutdown().await;
+        let ServerSession::H1(session) = session else { return };
+        let mut stream = session.into_inner();
+        let mut waste = vec![0; WASTE];
+        while stream.read(&mut waste).await.is_ok_and(|length| length > 0) {}
+    };
+    let _ = timeout(LINGER, ending).await;
 }

@@ -1,7 +1,8 @@
 //! The accept loop: our own, so that ports can be 0, connections are counted, and draining stops it.
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as TcpStream;
@@ -15,12 +16,35 @@ use super::Door;
 /// How long accepting rests when the machine has no descriptor or memory left for a connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// While accepting fails, it is told this often, not each time.
+const TROUBLE_TOLD: Duration = Duration::from_secs(10);
+
+/// Accepting fails: too many open files, no memory.
+#[derive(Default)]
+struct Trouble {
+    told: Option<Instant>,
+    failures: u64,
+}
+
+impl Trouble {
+    fn tell(&mut self, error: &io::Error) {
+        self.failures += 1;
+        if self.told.is_some_and(|told| told.elapsed() < TROUBLE_TOLD) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        let failures = std::mem::take(&mut self.failures);
+        warn!(%error, failures, "cannot accept connections, trying again (ulimit -n, server.limits.max_connections)");
+    }
+}
+
 /// Serves `listener` until `draining` becomes true. Connections then still open live on by themselves.
 pub(crate) async fn serve<P>(listener: TcpListener, door: Arc<Door<P>>, mut draining: watch::Receiver<bool>)
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync + 'static,
 {
+    let mut trouble = Trouble::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -29,7 +53,7 @@ where
         let (tcp, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection, trying again");
+                trouble.tell(&error);
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 continue;
             }

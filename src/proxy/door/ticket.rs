@@ -8,6 +8,7 @@ use std::time::Duration;
 use pingora_core::protocols::http::ServerSession;
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::clock::millis;
 use crate::proxy::snapshot::Snapshot;
 use crate::session::cut::Cut;
@@ -35,6 +36,8 @@ pub(crate) struct Ticket {
     last_move: AtomicU64,
     /// How many milliseconds of silence are borne; [`NO_LIMIT`] for any.
     silence_limit: AtomicU64,
+    /// Keeps the backend waiting while the client does not read.
+    pub(super) pace: Arc<Pace>,
     /// The real session on its way back from the proxy to the connection.
     returned: Mutex<Option<Box<ServerSession>>>,
 }
@@ -51,6 +54,7 @@ impl Ticket {
             received: AtomicU64::new(0),
             last_move: AtomicU64::new(0),
             silence_limit: AtomicU64::new(NO_LIMIT),
+            pace: Arc::default(),
             returned: Mutex::default(),
         })
     }

@@ -67,30 +67,40 @@ impl Gateway {
 
     /// A gateway with these keys beside its listeners and its data folder.
     pub async fn with(yaml: impl AsRef<str>) -> Self {
-        Self::launch(yaml.as_ref(), Quiet::shared().await).await
+        Self::launch(yaml.as_ref(), Quiet::shared().await, None).await
+    }
+
+    /// As [`Gateway::with`], but the process may have no more than this many open files.
+    pub async fn with_files(yaml: &str, files: usize) -> Self {
+        Self::launch(yaml, Quiet::shared().await, Some(files)).await
     }
 
     /// As [`Gateway::start`], while no other test runs: for measuring.
     pub async fn alone(backend: &impl Backend) -> Self {
-        Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await).await
+        Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await, None).await
     }
 
-    async fn launch(yaml: &str, quiet: Quiet) -> Self {
+    async fn launch(yaml: &str, quiet: Quiet, files: Option<usize>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("elida.yaml");
         std::fs::write(&file, Self::written(&folder, yaml)).expect("the configuration");
-        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet).await
+        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet, files).await
     }
 
     /// `elida demo`, on ports of its own.
     pub async fn demo() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = ["demo", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"];
-        Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await).await
+        Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await, None).await
     }
 
-    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_elida"))
+    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet, files: Option<usize>) -> Self {
+        let binary = env!("CARGO_BIN_EXE_elida");
+        let mut command = Command::new(if files.is_some() { "sh" } else { binary });
+        if let Some(files) = files {
+            command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), binary]);
+        }
+        let mut child = command
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
@@ -160,6 +170,11 @@ impl Gateway {
     pub fn log_text(&self) -> String {
         let lines: String = self.log_lines().iter().map(|line| format!("{line}\n")).collect();
         lines + &self.log.noise.lock().expect("the log")
+    }
+
+    /// What the gateway wrote that is no JSON object.
+    pub fn noise(&self) -> String {
+        self.log.noise.lock().expect("the log").clone()
     }
 
     /// Waits for a log line.
