@@ -35,9 +35,15 @@ mod reload;
 mod routing;
 /// What the environment says at the start, and the recipes that talk to a running gateway.
 mod start;
+/// The end: what SIGTERM waits for, and what it does not.
+mod stop;
 /// Backends behind TLS.
 mod tls;
+/// A new process takes over the ports.
+mod upgrade;
 /// Tokens, as the provider counts them.
 mod usage;
+/// Dead peers are noticed.
+mod vanished;
 
 mod support;
