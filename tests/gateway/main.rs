@@ -31,6 +31,8 @@ mod readme;
 mod records;
 /// A configuration read again while the gateway runs.
 mod reload;
+/// The same twenty times under load, and before the first request.
+mod reload_under_load;
 /// Which backend a request goes to, and what of its target.
 mod routing;
 /// What the environment says at the start, and the recipes that talk to a running gateway.
