@@ -15,6 +15,8 @@ mod clients;
 mod commands;
 /// The operator's door: the documentation's own commands, the feed, who may come in.
 mod control_api;
+/// kill -9: clients see that an answer was cut; after a restart all is well.
+mod crash;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
 /// What attackers send (attacks seen in the field).
