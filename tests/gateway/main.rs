@@ -37,6 +37,8 @@ mod reload;
 mod reload_under_load;
 /// Which backend a request goes to, and what of its target.
 mod routing;
+/// An hour of everything at once, or half a minute.
+mod soak;
 /// What the environment says at the start, and the recipes that talk to a running gateway.
 mod start;
 /// The end: what SIGTERM waits for, and what it does not.
