@@ -182,3 +182,62 @@ impl BackgroundService for Housekeeping {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Flags;
+    use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+    use crate::session::cut::Cut;
+    use crate::session::event::Event;
+    use crate::session::store::MemoryStore;
+    use crate::session::{Arrival, Identity, LegKind, LegStart};
+
+    async fn visit(sessions: &Arc<Manager>, id: &str) {
+        let arrival = Arrival {
+            key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
+            identity: Identity::default(),
+            principal: PrincipalId::new("ada"),
+            client_addr: [127, 0, 0, 1].into(),
+            idle_gap: None,
+        };
+        let start = LegStart {
+            kind: LegKind::Request,
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            request_id: RequestId::new("r"),
+            cut: Cut::new(),
+        };
+        drop(sessions.admit(arrival, start).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_in_one_round_of_housekeeping_is_not_the_last_round() {
+        let text = "session: { idle_timeout: 1s }".to_owned();
+        let config = Sources::of_text(text, Flags::default()).load().unwrap();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let heard = Arc::clone(&ended);
+        let listener = Arc::new(move |event: &Event| {
+            if matches!(event, Event::Ended(_)) && heard.fetch_add(1, Ordering::Relaxed) == 0 {
+                panic!("a listener with a fault");
+            }
+        });
+        let clock = Clock::manual();
+        let sessions =
+            Manager::new(config.session, clock.clone(), Arc::new(MemoryStore::default()), listener);
+        visit(&sessions, "one").await;
+        visit(&sessions, "two").await;
+        clock.advance(Duration::from_secs(5));
+        let (_never, shutdown) = watch::channel(false);
+        tokio::spawn(async move { Housekeeping { sessions }.start(shutdown).await });
+        let both = async {
+            while ended.load(Ordering::Relaxed) < 2 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), both).await.unwrap();
+    }
+}
