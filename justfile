@@ -51,6 +51,10 @@ sessions:
 stats:
     cargo run --quiet -- stats --control {{control}}
 
+# SECONDS of mixed load on loopback; memory, descriptors and legs must stay where they are.
+soak SECONDS="3600":
+    ELIDA_SOAK={{SECONDS}} cargo test --release --test gateway -- --exact soak::memory_and_descriptors_stay_where_they_are_under_mixed_load --nocapture
+
 # Format the code.
 fmt:
     cargo fmt

@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry/"]),
     ("tracing_appender", &["telemetry/"]),
     ("serde_yaml", &["config/", "settings/"]),
+    ("rustix", &["app/"]),
     ("ureq", &["cli/", "cli.rs"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
     ("crossterm", &["cli/top/screen.rs"]),

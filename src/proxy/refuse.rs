@@ -23,6 +23,9 @@ use crate::session::cut::CutReason;
 /// The error with which a step stops Pingora after it has left its refusal in the exchange.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
 
+/// The words for a fault of ours.
+pub(crate) const OUR_FAULT: &str = "the gateway failed; its log says why";
+
 /// Why a step does not go on.
 pub(crate) enum Stop {
     /// The request is refused.
@@ -44,7 +47,7 @@ impl From<Box<Error>> for Stop {
 }
 
 /// The status of a refusal (surface.md, section 5). A kill is 403: SDKs repeat 408, 409, 429 and 5xx.
-fn status(kind: ErrorKind) -> StatusCode {
+pub(crate) fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::BadRequest | ErrorKind::UnknownBackend | ErrorKind::SessionRequired => {
             StatusCode::BAD_REQUEST
@@ -124,7 +127,7 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
             ErrorKind::BackendUnavailable,
             format!("the backend {upstream} cannot be reached or broke off: {}", etype.as_str()),
         ),
-        _ => Refusal::new(ErrorKind::Internal, "the gateway failed; its log says why"),
+        _ => Refusal::new(ErrorKind::Internal, OUR_FAULT),
     }
 }
 

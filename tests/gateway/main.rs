@@ -17,6 +17,8 @@ mod clients;
 mod commands;
 /// The operator's door: the documentation's own commands, the feed, who may come in.
 mod control_api;
+/// kill -9: clients see that an answer was cut; after a restart all is well.
+mod crash;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
@@ -39,15 +41,25 @@ mod readme;
 mod records;
 /// A configuration read again while the gateway runs.
 mod reload;
+/// The same twenty times under load, and before the first request.
+mod reload_under_load;
 /// Which backend a request goes to, and what of its target.
 mod routing;
+/// An hour of everything at once, or half a minute.
+mod soak;
 /// What the environment says at the start, and the recipes that talk to a running gateway.
 mod start;
+/// The end: what SIGTERM waits for, and what it does not.
+mod stop;
 /// Backends behind TLS.
 mod tls;
 /// `elida top` in a pseudo-terminal and without one.
 mod top;
+/// A new process takes over the ports.
+mod upgrade;
 /// Tokens, as the provider counts them.
 mod usage;
+/// Dead peers are noticed.
+mod vanished;
 
 mod support;

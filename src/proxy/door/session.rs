@@ -8,6 +8,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -177,9 +178,11 @@ impl DoorSession {
 
 impl Drop for DoorSession {
     fn drop(&mut self) {
-        // A finished session goes back for the next request, or to be lingered on.
-        if self.finished
-            && !self.broken
+        // A finished session goes back for the next request, or to be lingered on; after a panic, an
+        // unanswered one for its answer.
+        let unanswered = || self.inner().response_written().is_none();
+        if !self.broken
+            && (self.finished || (thread::panicking() && unanswered()))
             && let Some(inner) = self.inner.take()
         {
             self.ticket.give_back(inner);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pingora_core::protocols::http::ServerSession;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pace::Pace;
@@ -28,6 +29,8 @@ pub(crate) struct Ticket {
     pub(crate) arrived: Instant,
     /// Whether the connection may carry another request after this answer.
     reusable: AtomicBool,
+    /// This instance goes away, and every connection after its present answer.
+    draining: watch::Receiver<bool>,
     /// Whether body bytes are kept for replay.
     holding: AtomicBool,
     /// Body bytes that came from the client.
@@ -43,13 +46,18 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(client: SocketAddr, snapshot: Arc<Snapshot>) -> Arc<Self> {
+    pub(super) fn new(
+        client: SocketAddr,
+        snapshot: Arc<Snapshot>,
+        draining: watch::Receiver<bool>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             cut: Cut::new(),
             client,
             snapshot,
             arrived: Instant::now(),
             reusable: AtomicBool::new(true),
+            draining,
             holding: AtomicBool::new(false),
             received: AtomicU64::new(0),
             last_move: AtomicU64::new(0),
@@ -74,7 +82,7 @@ impl Ticket {
     }
 
     pub(super) fn is_reusable(&self) -> bool {
-        self.reusable.load(Relaxed)
+        self.reusable.load(Relaxed) && !*self.draining.borrow()
     }
 
     /// Body bytes that came from the client so far.
