@@ -12,6 +12,9 @@ use serde_json::value::RawValue;
 use super::log::label;
 use super::settings::{Format, Level};
 
+/// Bytes that most lines fit into: their buffer never grows.
+const USUAL: usize = 768;
+
 /// A record: its own fields stand after those every line has.
 #[derive(Serialize)]
 struct Record<'a, T> {
@@ -34,12 +37,13 @@ pub(super) fn line(
 ) -> Vec<u8> {
     let timestamp = format!("{:.6}", Timestamp::now());
     let (timestamp, level) = (timestamp.as_str(), label(level));
-    let written = serde_json::to_vec(&Record { timestamp, level, target, message, fields });
+    let mut line = Vec::with_capacity(USUAL);
+    let written = serde_json::to_writer(&mut line, &Record { timestamp, level, target, message, fields });
     // Only fields that are no struct or map fail; the line then still says what happened.
-    let mut line = written.unwrap_or_else(|fault| {
+    if let Err(fault) = written {
         let fields = &serde_json::json!({"log_fault": fault.to_string()});
-        serde_json::to_vec(&Record { timestamp, level, target, message, fields }).unwrap_or_default()
-    });
+        line = serde_json::to_vec(&Record { timestamp, level, target, message, fields }).unwrap_or_default();
+    }
     if format == Format::Text {
         line = text(&line);
     }
