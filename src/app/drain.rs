@@ -51,9 +51,9 @@ impl Drain {
     /// Waits for open legs, at most for the grace time; a second signal ends the patience.
     async fn drain(&self) {
         let grace = self.shared.live.load().timeouts.shutdown_grace;
-        info!(open_legs = self.shared.open_legs().get(), grace_ms = grace.as_millis(), "draining");
         self.shared.readiness.not_ready("draining");
         self.draining.send_replace(true);
+        info!(open_legs = self.shared.open_legs().get(), grace_ms = grace.as_millis(), "draining");
         tokio::select! {
             () = self.legs_ended(grace) => {}
             () = async {

@@ -114,7 +114,11 @@ impl Client {
         let detail = body.as_ref().and_then(|body| body.get("detail").or(body.get("title"))?.as_str());
         let detail = detail.map(super::table::plain);
         match (status.as_u16(), detail) {
-            (401 | 403, detail) if self.authorization.is_none() => bail!(
+            (401, _) if self.authorization.is_some() => bail!(
+                "{} refused the token; give its own with --token-file FILE or ELIDA_CONTROL_TOKEN",
+                self.address()
+            ),
+            (401, detail) => bail!(
                 "{} refused: {}; give --token-file FILE or set ELIDA_CONTROL_TOKEN",
                 self.address(),
                 detail.unwrap_or_else(|| status.to_string())

@@ -37,7 +37,6 @@ pub struct Provider {
 
 impl Provider {
     /// A provider that answers as fast as it can.
-    #[expect(clippy::new_ret_no_self, reason = "it is shared between the server and whoever asks it")]
     pub fn new() -> Arc<Self> {
         Self::with(Duration::ZERO, KEPT_REQUESTS)
     }

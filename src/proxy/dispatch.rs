@@ -53,11 +53,15 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
     let wanted = head.headers.get(snapshot.routes.header()).map(|value| value.to_str().unwrap_or("?"));
     let decision =
         snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
-            let kind = match error {
-                RouteError::UnknownBackend(_) => ErrorKind::UnknownBackend,
-                _ => ErrorKind::NoRoute,
-            };
-            Refusal::new(kind, error.to_string())
+            match error {
+                // The names of the others are not told: whoever may call need not know them.
+                RouteError::UnknownBackend(_) => {
+                    let header = snapshot.routes.header();
+                    let message = format!("{error}; name a configured one in {header} or leave it out");
+                    Refusal::new(ErrorKind::UnknownBackend, message)
+                }
+                _ => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+            }
         })?;
     let backend = Arc::clone(&snapshot.backends[decision.backend]);
     let dialect = arrival.dialect.on(backend.settings().kind());

@@ -124,7 +124,7 @@ pub struct Limits {
     pub max_body: usize,
     /// Bytes of a request body on the path of a model API; 413 above.
     pub max_body_llm: usize,
-    /// Connections of clients at a time; further ones wait in the listener's queue.
+    /// Connections of clients at a time; further ones are closed at once.
     pub max_connections: usize,
 }
 

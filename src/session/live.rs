@@ -252,7 +252,7 @@ impl Live {
     pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.routed(&mut leg.line, backend, model);
+            tally.routed(&mut leg.line, Some(backend), model);
         }
     }
 

@@ -108,8 +108,13 @@ impl Tally {
     }
 
     /// Counts where an open leg goes, so that its session shows it while the answer is still coming.
-    pub(super) fn routed(&mut self, line: &mut RequestLine, backend: &BackendName, model: Option<&str>) {
-        if line.backend.is_none() {
+    pub(super) fn routed(
+        &mut self,
+        line: &mut RequestLine,
+        backend: Option<&BackendName>,
+        model: Option<&str>,
+    ) {
+        if let (None, Some(backend)) = (&line.backend, backend) {
             self.backend(backend);
             line.backend = Some(backend.clone());
         }
@@ -121,10 +126,8 @@ impl Tally {
     }
 
     /// Adds a leg that is done. `line` is the part that was known when it started.
-    pub(super) fn add(&mut self, mut line: Box<RequestLine>, mut report: LegReport) {
-        if let Some(backend) = report.backend.take() {
-            self.routed(&mut line, &backend, report.model.as_deref());
-        }
+    pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
+        self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
             self.usage += usage;
             if let Some(model) = &line.model {

@@ -7,15 +7,37 @@
 mod basic;
 /// What comes out is what went in, byte for byte.
 mod bytes;
+/// How many sessions there may be, and what time does to them.
+mod capacity;
 /// Official SDKs and Claude Code, served and killed.
 mod clients;
+/// `elida sessions`, `stats`, `kill`, `resume`, `kills`.
+mod commands;
+/// The operator's door: the documentation's own commands, the feed, who may come in.
+mod control_api;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// What attackers send (attacks seen in the field).
+mod hostile;
+/// Whose session a request belongs to.
+mod identity;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// The README's own commands.
+mod readme;
+/// What is left behind: access lines, records, an orderly end.
+mod records;
 /// A configuration read again while the gateway runs.
 mod reload;
+/// Which backend a request goes to, and what of its target.
+mod routing;
+/// What the environment says at the start, and the recipes that talk to a running gateway.
+mod start;
+/// Backends behind TLS.
+mod tls;
+/// Tokens, as the provider counts them.
+mod usage;
 
 mod support;

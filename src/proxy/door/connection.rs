@@ -111,7 +111,9 @@ where
             Ok(Err(error)) => {
                 if let Some(refusal) = head_refusal(&error) {
                     refuse::bare(&mut session, &refusal).await;
-                    linger(session).await;
+                    // No head, no body: draining one would panic in Pingora.
+                    session.set_keepalive(None);
+                    session.shutdown().await;
                 }
                 None
             }

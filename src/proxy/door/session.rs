@@ -150,6 +150,10 @@ impl DoorSession {
             if !self.ticket.is_reusable() {
                 self.inner_mut().set_keepalive(None);
             }
+            if response.status == 101 {
+                // A socket may rest for longer than a body; its silence is measured by the ticket.
+                self.inner_mut().set_read_timeout(None);
+            }
         }
     }
 }

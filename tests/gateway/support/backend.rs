@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -76,7 +76,7 @@ impl Connection {
     }
 
     /// Sends until the peer is gone; notes when that was seen.
-    pub async fn send_for_ever(mut self, piece: &[u8], pause: std::time::Duration) {
+    pub async fn send_for_ever(mut self, piece: &[u8], pause: Duration) {
         loop {
             tokio::select! {
                 ending = self.wire.end() => {
@@ -168,7 +168,7 @@ impl RawBackend {
         let mut fillers = Vec::new();
         // The queue is full when a connection is not made at once.
         while let Ok(Ok(filler)) =
-            tokio::time::timeout(std::time::Duration::from_millis(200), TcpStream::connect(address)).await
+            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
         {
             fillers.push(filler);
         }
@@ -197,6 +197,22 @@ impl RawBackend {
     /// Bytes that handlers sent, or tried to.
     pub fn sent(&self) -> usize {
         self.record.look(|notes| notes.sent)
+    }
+
+    /// Waits until its handlers could send nothing for so long: all buffers after them are full.
+    /// Gives back how much they sent.
+    pub async fn held_back(&self, quiet: Duration) -> usize {
+        within("full buffers", async {
+            loop {
+                let sent = self.sent();
+                tokio::time::sleep(quiet).await;
+                if self.sent() == sent {
+                    return sent;
+                }
+                assert!(sent < 4 << 30, "the backend was never held back: {sent} bytes");
+            }
+        })
+        .await
     }
 
     /// When peers closed connections.

@@ -1,5 +1,6 @@
 //! The real binary with a configuration of its own, its log read as it is written.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -48,7 +49,7 @@ impl Log {
     }
 }
 
-/// A running gateway; killed when dropped.
+/// A running gateway; killed when dropped. A panic inside it fails the test, whatever else it shows.
 pub struct Gateway {
     child: Child,
     folder: TempDir,
@@ -78,9 +79,19 @@ impl Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("elida.yaml");
         std::fs::write(&file, Self::written(&folder, yaml)).expect("the configuration");
+        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet).await
+    }
+
+    /// `elida demo`, on ports of its own.
+    pub async fn demo() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let arguments = ["demo", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"];
+        Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await).await
+    }
+
+    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_elida"))
-            .args(["run", "-c"])
-            .arg(&file)
+            .args(arguments)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", folder.path())
@@ -128,6 +139,11 @@ impl Gateway {
     /// The proxy's URL, for programs.
     pub fn url(&self) -> String {
         format!("http://{}", self.proxy)
+    }
+
+    /// The control service's address.
+    pub fn control(&self) -> SocketAddr {
+        self.control
     }
 
     /// A connection to the control service.
@@ -230,10 +246,10 @@ impl Gateway {
         .await
     }
 
-    /// Memory that the process holds now, in bytes (`VmRSS` of proc(5)).
+    /// Memory of its own that the process holds now, in bytes (`RssAnon` of proc(5)).
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
         let kilobytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
         kilobytes.expect("a number") * 1024
     }
@@ -243,8 +259,12 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let has_panicked = self.log.noise.lock().expect("the log").contains("panicked at");
         if thread::panicking() {
             self.log.print();
+        } else if has_panicked {
+            self.log.print();
+            panic!("the gateway panicked while it ran");
         }
     }
 }

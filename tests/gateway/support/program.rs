@@ -62,7 +62,7 @@ impl Program {
 
     /// Claude Code with one prompt.
     pub fn claude(url: &str, prompt: &str, arguments: &[&str]) -> Self {
-        let binary = "node_modules/@anthropic-ai/claude-code-linux-x64/claude";
+        let binary = "tests/clients/node_modules/@anthropic-ai/claude-code-linux-x64/claude";
         let mut command = Command::new(installed("ELIDA_TEST_CLAUDE", binary));
         command.args(["-p", prompt, "--output-format", "stream-json", "--verbose"]);
         command.args(["--model", "claude-sonnet-4-5"]).args(arguments);
