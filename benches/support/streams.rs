@@ -27,6 +27,9 @@ pub(crate) struct Stream {
     buffer: Vec<u8>,
 }
 
+/// The length of an event's time with its field's name.
+const TIME: usize = TIME_FIELD.len() + 19;
+
 /// The end of a chunked body.
 const END: &[u8] = b"data: [DONE]\n\n\r\n0\r\n\r\n";
 
@@ -43,7 +46,7 @@ pub(crate) async fn open(address: SocketAddr, index: usize, pace: Pace) -> io::R
     stream.set_nodelay(true)?;
     stream.write_all(&request).await?;
     let mut buffer = Vec::with_capacity(4 << 10);
-    while memchr::memmem::find(&buffer, TIME_FIELD.as_bytes()).is_none() {
+    while memchr::memmem::find(&buffer, TIME_FIELD.as_bytes()).is_none_or(|at| buffer.len() < at + TIME) {
         if stream.read_buf(&mut buffer).await? == 0 {
             return Err(io::Error::other("a stream ended before its first event"));
         }
@@ -51,41 +54,42 @@ pub(crate) async fn open(address: SocketAddr, index: usize, pace: Pace) -> io::R
     if !buffer.starts_with(b"HTTP/1.1 200") {
         return Err(io::Error::other(String::from_utf8_lossy(&buffer).into_owned()));
     }
-    buffer.clear();
     Ok(Stream { stream, buffer })
 }
 
 impl Stream {
-    /// Reads to the end; gives the microseconds each event took.
+    /// Reads to the end; gives the microseconds each event took that was sent after `since`. What is older
+    /// waited here, until all streams were open.
     ///
     /// # Errors
     /// The connection broke, or the stream ended before its end or without all of its events.
-    pub(crate) async fn finish(mut self, pace: Pace) -> io::Result<Vec<f64>> {
-        let mut times = Vec::with_capacity(pace.events);
+    async fn finish(mut self, pace: Pace, since: u64) -> io::Result<Vec<f64>> {
+        let (mut times, mut events) = (Vec::with_capacity(pace.events), 0);
         loop {
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(io::Error::other("a stream broke off"));
-            }
             let now = now_nanos();
             let mut done = 0;
             for at in memchr::memmem::find_iter(&self.buffer, TIME_FIELD) {
-                let digits = at + TIME_FIELD.len();
-                let Some(sent) = self.buffer.get(digits..digits + 19) else { break };
+                let Some(digits) = self.buffer.get(at + TIME_FIELD.len()..at + TIME) else { break };
                 let sent: u64 =
-                    std::str::from_utf8(sent).ok().and_then(|sent| sent.parse().ok()).unwrap_or(now);
-                times.push(now.saturating_sub(sent) as f64 / 1e3);
-                done = digits + 19;
+                    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
+                if sent > since {
+                    times.push(now.saturating_sub(sent) as f64 / 1e3);
+                }
+                (done, events) = (at + TIME, events + 1);
             }
             if self.buffer.ends_with(END) {
-                // The first event was seen by `open`, and the last one has no time.
-                return match times.len() + 2 == pace.events {
+                // The last event has no time.
+                return match events + 1 == pace.events {
                     true => Ok(times),
-                    false => Err(io::Error::other(format!("{} events of {}", times.len() + 2, pace.events))),
+                    false => Err(io::Error::other(format!("{} events of {}", events + 1, pace.events))),
                 };
             }
             // What may be the beginning of a time, or of the end, stays.
-            let keep = self.buffer.len().saturating_sub(TIME_FIELD.len() + 19 + END.len()).max(done);
+            let keep = self.buffer.len().saturating_sub(TIME + END.len()).max(done);
             self.buffer.drain(..keep);
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::Error::other("a stream broke off"));
+            }
         }
     }
 }
@@ -116,12 +120,13 @@ pub(crate) async fn open_all(
     Ok(streams)
 }
 
-/// Reads all streams to their end.
+/// Reads all streams to their end; gives the microseconds of each event from now on.
 ///
 /// # Errors
 /// One of them failed.
 pub(crate) async fn finish_all(streams: Vec<Stream>, pace: Pace) -> io::Result<Vec<f64>> {
-    let mut tasks: JoinSet<_> = streams.into_iter().map(|stream| stream.finish(pace)).collect();
+    let since = now_nanos();
+    let mut tasks: JoinSet<_> = streams.into_iter().map(|stream| stream.finish(pace, since)).collect();
     let mut times = Vec::new();
     while let Some(done) = tasks.join_next().await {
         times.extend(done.map_err(io::Error::other)??);

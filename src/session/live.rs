@@ -317,7 +317,7 @@ impl RequestLine {
     /// The line of a request that has just come.
     fn begun(
         kind: LegKind,
-        method: String,
+        method: Box<str>,
         mut path: String,
         request_id: RequestId,
         started_at: Timestamp,
@@ -327,7 +327,7 @@ impl RequestLine {
         Self {
             request_id,
             kind,
-            method: method.into(),
+            method,
             path: path.into(),
             started_at,
             backend: None,
