@@ -72,3 +72,22 @@ lint:
 # Build the container image.
 image:
     docker build -f docker/Dockerfile -t elida .
+
+# What ELIDA costs beside bare Pingora; writes docs/benchmarks.md. About 6 minutes on a quiet machine.
+bench *ARGS:
+    cargo bench --quiet --bench gateway -- --write docs/benchmarks.md {{ARGS}}
+
+# Ten thousand streams at once, 100,000 sessions; writes docs/scale.md.
+scale *ARGS:
+    bash -c 'ulimit -n "$(ulimit -H -n)" && cargo bench --quiet --bench gateway -- --scale --write docs/scale.md {{ARGS}}'
+
+# Single parts: protocol and sessions (criterion).
+bench-micro *ARGS:
+    cargo bench --quiet --bench protocol --bench session -- {{ARGS}}
+
+# Each fuzz target for so many seconds (needs the nightly toolchain; no sanitizer: there is no unsafe code here).
+fuzz SECONDS="60":
+    cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+    cd fuzz && for target in $(cargo +nightly fuzz list); do \
+        cargo +nightly fuzz run --sanitizer none "$target" -- -max_total_time={{SECONDS}} -timeout=10 || exit 1; \
+    done

@@ -61,10 +61,18 @@ shared_name! {
     RequestId
 }
 
+impl Scope {
+    /// The namespace of a principal's own ids; it shares the principal's text.
+    pub fn of(principal: &PrincipalId) -> Self {
+        Self(Arc::clone(&principal.0))
+    }
+}
+
 impl RequestId {
     /// A fresh id (UUID version 7, RFC 9562: sortable by time).
     pub fn fresh() -> Self {
-        Self::new(Uuid::now_v7().to_string())
+        let mut text = Uuid::encode_buffer();
+        Self::new(&*Uuid::now_v7().hyphenated().encode_lower(&mut text))
     }
 }
 

@@ -34,7 +34,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("axum", &["control/", "demo/"]),
     ("prometheus", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
-    ("tracing_appender", &["telemetry/"]),
     ("serde_yaml", &["config/", "settings/"]),
     ("rustix", &["app/"]),
     ("ureq", &["cli/", "cli.rs"]),

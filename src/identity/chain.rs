@@ -115,7 +115,7 @@ impl Settings {
     /// The namespace of this principal's ids.
     pub fn scope(&self, principal: &PrincipalId) -> Scope {
         match self.scope {
-            ScopeMode::Principal => Scope::new(principal.as_str()),
+            ScopeMode::Principal => Scope::of(principal),
             ScopeMode::Global => Scope::new(""),
         }
     }

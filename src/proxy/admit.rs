@@ -36,7 +36,7 @@ pub(crate) async fn admit(
     };
     let leg = LegStart {
         kind: LegKind::Request,
-        method: arrival.method.to_string(),
+        method: arrival.method.as_str().into(),
         path: arrival.uri.path().to_owned(),
         request_id: arrival.request_id.clone(),
         cut: arrival.ticket.cut.clone(),

@@ -48,7 +48,7 @@ pub struct LegStart {
     /// What it is.
     pub kind: LegKind,
     /// The request's method.
-    pub method: String,
+    pub method: Box<str>,
     /// The request's path; a query is dropped and 256 bytes are kept.
     pub path: String,
     /// The request's id.

@@ -322,7 +322,7 @@ impl RequestLine {
     /// The line of a request that has just come.
     fn begun(
         kind: LegKind,
-        method: String,
+        method: Box<str>,
         mut path: String,
         request_id: RequestId,
         started_at: Timestamp,
@@ -332,7 +332,7 @@ impl RequestLine {
         Self {
             request_id,
             kind,
-            method: method.into(),
+            method,
             path: path.into(),
             started_at,
             backend: None,

@@ -34,7 +34,7 @@ pub(crate) fn arrival(id: &str) -> Arrival {
 pub(crate) fn leg_start() -> LegStart {
     LegStart {
         kind: LegKind::Request,
-        method: "POST".to_owned(),
+        method: "POST".into(),
         path: "/v1/messages".to_owned(),
         request_id: RequestId::new("r-1"),
         cut: Cut::new(),

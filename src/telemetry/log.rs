@@ -6,7 +6,7 @@
 //! dropped and counted; a closed pipe is borne in silence.
 
 use std::fmt::{self, Write as _};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -14,13 +14,13 @@ use serde::{Serialize, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use super::access::{AccessLine, CLIPPED, FIELD_MAX, MESSAGE};
 use super::settings::{Format, Level, Settings};
+use super::sink::{Sink, SinkGuard};
 use super::text;
 
 /// More lines than this waiting to be written are dropped.
@@ -51,8 +51,7 @@ fn level_of(level: tracing::Level) -> Option<Level> {
 
 /// The log of one process.
 pub struct Log {
-    sink: NonBlocking,
-    dropped: ErrorCounter,
+    sink: Sink,
     format: AtomicU8,
     level: AtomicU8,
     access: AtomicBool,
@@ -62,7 +61,7 @@ pub struct Log {
 /// Writes what is still queued when it is dropped; keep it until the end of `main`.
 #[must_use = "the log stops when this is dropped"]
 pub struct LogGuard {
-    _worker: WorkerGuard,
+    _sink: SinkGuard,
 }
 
 impl Log {
@@ -73,21 +72,15 @@ impl Log {
 
     /// A log that goes to `writer`.
     pub fn to(writer: impl Write + Send + 'static, settings: &Settings) -> (Arc<Self>, LogGuard) {
-        // The worker flushes whenever its queue is empty, so the buffer only joins writes under load.
-        let (sink, worker) = NonBlockingBuilder::default()
-            .buffered_lines_limit(QUEUE_LINES)
-            .lossy(true)
-            .thread_name("elida-log")
-            .finish(BufWriter::with_capacity(64 << 10, writer));
+        let (sink, guard) = Sink::new(writer, QUEUE_LINES);
         let log = Self {
-            dropped: sink.error_counter(),
             sink,
             format: AtomicU8::new(settings.format() as u8),
             level: AtomicU8::new(settings.level() as u8),
             access: AtomicBool::new(settings.access_log()),
             installed: AtomicBool::new(false),
         };
-        (Arc::new(log), LogGuard { _worker: worker })
+        (Arc::new(log), LogGuard { _sink: guard })
     }
 
     /// Makes this the log of the process' diagnostics (`tracing` and `log`); once per process.
@@ -132,14 +125,13 @@ impl Log {
         }
     }
 
-    /// The counter of lines that were dropped.
-    pub(super) fn dropped(&self) -> ErrorCounter {
-        self.dropped.clone()
+    /// The queue, which counts the lines it had to drop.
+    pub(super) fn sink(&self) -> Sink {
+        self.sink.clone()
     }
 
     fn write(&self, line: &[u8]) {
-        // A clone is two reference counts; the queue takes the line or counts it as dropped.
-        let _ = self.sink.clone().write_all(line);
+        self.sink.push(line);
     }
 
     fn level(&self) -> Level {

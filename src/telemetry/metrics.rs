@@ -4,8 +4,7 @@
 //! is no lookup per chunk and one per finished request. Values of labels that a peer chooses (method, model,
 //! status code) are bounded here, whatever the caller gives.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -14,17 +13,13 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use tracing_appender::non_blocking::ErrorCounter;
-
 use super::log::Log;
+use super::models::{ByModel, Models};
+use super::sink::Sink;
 use super::table::{self, Spec};
 
-/// More distinct models than this are counted under `other`.
-const MODELS_MAX: usize = 200;
-/// A longer model name is counted under `other`.
-const MODEL_NAME_MAX: usize = 128;
 /// The value of a label whose own value is out of bounds.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 /// The backend label of a request for which no backend was chosen.
 const NO_BACKEND: &str = "none";
 
@@ -54,6 +49,9 @@ pub enum Route {
 }
 
 impl Route {
+    /// How many there are.
+    const COUNT: usize = 6;
+
     fn label(self) -> &'static str {
         match self {
             Self::Header => "header",
@@ -82,7 +80,10 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    fn label(self) -> &'static str {
+    /// How many there are.
+    pub(super) const COUNT: usize = 5;
+
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Input => "input",
             Self::Output => "output",
@@ -112,7 +113,7 @@ pub struct Metrics {
     connections: IntGauge,
     panics: IntCounter,
     log_lines_dropped: IntCounter,
-    log: OnceLock<Mutex<ErrorCounter>>,
+    log: OnceLock<Mutex<Sink>>,
     models: Arc<Models>,
 }
 
@@ -162,8 +163,8 @@ impl Metrics {
             requests: self.requests.clone(),
             request_duration: self.request_duration.clone(),
             errors: self.backend_errors.clone(),
-            tokens: self.tokens.clone(),
-            models: Arc::clone(&self.models),
+            resolved: Arc::default(),
+            tokens: Arc::new(ByModel::new(name, self.tokens.clone(), Arc::clone(&self.models))),
         }
     }
 
@@ -221,7 +222,7 @@ impl Metrics {
 
     /// Counts the lines that this log has to drop; the first log given is the one.
     pub fn watch_log(&self, log: &Log) {
-        let _ = self.log.set(Mutex::new(log.dropped()));
+        let _ = self.log.set(Mutex::new(log.sink()));
     }
 
     /// Everything in Prometheus' text format.
@@ -229,7 +230,7 @@ impl Metrics {
         if let Some(dropped) = self.log.get() {
             // Locked, so that two readers at once do not count the same lines twice.
             let dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
-            let total = u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
+            let total = dropped.dropped();
             self.log_lines_dropped.inc_by(total.saturating_sub(self.log_lines_dropped.get()));
         }
         let mut text = Vec::with_capacity(16 << 10);
@@ -252,8 +253,17 @@ pub struct BackendMetrics {
     requests: IntCounterVec,
     request_duration: HistogramVec,
     errors: IntCounterVec,
-    tokens: IntCounterVec,
-    models: Arc<Models>,
+    resolved: Arc<Resolved>,
+    tokens: Arc<ByModel>,
+}
+
+/// Handles of the usual case, resolved when they are first used: a look-up by labels hashes them all.
+#[derive(Default)]
+struct Resolved {
+    /// The time requests took, by route.
+    durations: [OnceLock<Histogram>; Route::COUNT],
+    /// Answers with status 200, by route and method.
+    ok: [[OnceLock<IntCounter>; METHODS.len()]; Route::COUNT],
 }
 
 impl BackendMetrics {
@@ -274,10 +284,19 @@ impl BackendMetrics {
 
     /// A request is over. `code` is the status the client saw; 0 when it saw none.
     pub fn finished(&self, route: Route, method: &str, code: u16, duration: Duration) {
-        let mut digits = [0; 3];
-        let labels = [route.label(), &self.name, method_label(method), code_label(code, &mut digits)];
-        self.requests.with_label_values(&labels).inc();
-        self.request_duration.with_label_values(&[route.label(), &self.name]).observe(duration.as_secs_f64());
+        let method = method_index(method);
+        let count = |code: u16| {
+            let mut digits = [0; 3];
+            let labels = [route.label(), &self.name, METHODS[method], code_label(code, &mut digits)];
+            self.requests.with_label_values(&labels)
+        };
+        match code {
+            200 => self.resolved.ok[route as usize][method].get_or_init(|| count(code)).inc(),
+            _ => count(code).inc(),
+        }
+        self.resolved.durations[route as usize]
+            .get_or_init(|| self.request_duration.with_label_values(&[route.label(), &self.name]))
+            .observe(duration.as_secs_f64());
     }
 
     /// A request failed at this backend; `reason` is an [`crate::error::ErrorKind`]'s code or another word
@@ -288,10 +307,7 @@ impl BackendMetrics {
 
     /// The provider counted these tokens for an answer of this model.
     pub fn tokens(&self, model: &str, counts: &[(TokenKind, u64)]) {
-        let model = if self.models.admit(model) { model } else { OTHER };
-        for (kind, count) in counts.iter().filter(|(_, count)| *count > 0) {
-            self.tokens.with_label_values(&[&self.name, model, kind.label()]).inc_by(*count);
-        }
+        self.tokens.count(model, counts);
     }
 }
 
@@ -322,26 +338,12 @@ impl Drop for Inside {
     }
 }
 
-/// The models that have a label value of their own.
-#[derive(Default)]
-struct Models(RwLock<HashSet<Box<str>>>);
+/// The values of the method label; the last one stands for all others.
+const METHODS: [&str; 10] =
+    ["POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE", "OTHER"];
 
-impl Models {
-    fn admit(&self, model: &str) -> bool {
-        if model.is_empty() || model.len() > MODEL_NAME_MAX {
-            return false;
-        }
-        if self.0.read().unwrap_or_else(PoisonError::into_inner).contains(model) {
-            return true;
-        }
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.contains(model) || (known.len() < MODELS_MAX && known.insert(model.into()))
-    }
-}
-
-fn method_label(method: &str) -> &'static str {
-    const KNOWN: [&str; 9] = ["POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"];
-    KNOWN.into_iter().find(|known| *known == method).unwrap_or("OTHER")
+fn method_index(method: &str) -> usize {
+    METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
 }
 
 fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {

@@ -1,15 +1,19 @@
 //! Signals: what the program tells its operators about itself.
 //!
-//! `metrics` counts (the table of every metric is `table`), `log` writes lines, `access` is the shape of
-//! the line each request leaves, `readiness` is what the probes answer from. Neighbours: everyone may emit; this module knows only the words of row 0
-//! and takes plain values, so no type of a higher row ever stands in it.
+//! `metrics` counts (every metric stands in `table`; `models` bounds the model label), `log` makes lines and
+//! `sink` writes them, `access` is the shape of the line each request leaves, `readiness` is what the probes
+//! answer from.
+//! Neighbours: everyone may emit; this module knows only the words of row 0 and takes plain values, so no
+//! type of a higher row ever stands in it.
 //! Invariants: nothing here blocks its caller or fails it; label sets are bounded; a session id is never a
 //! label; whatever bytes a peer sends, a log line stays one valid line.
 
 pub mod access;
 pub mod log;
 pub mod metrics;
+mod models;
 pub mod readiness;
 pub mod settings;
+mod sink;
 mod table;
 mod text;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::Door;
+use super::buffered::Buffered;
 
 /// How long accepting rests when the machine has no descriptor or memory left for a connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -87,7 +88,7 @@ where
     let _ = tcp.set_nodelay(true);
     let (door, draining) = (Arc::clone(door), draining.clone());
     tokio::spawn(async move {
-        let stream: Stream = Box::new(L4Stream::from(tcp));
+        let stream: Stream = Box::new(Buffered::new(L4Stream::from(tcp)));
         door.converse(stream, client, draining).await;
         drop(place);
     });

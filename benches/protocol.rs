@@ -1,0 +1,100 @@
+//! The languages, byte by byte: scanning a request's body, reading usage off a stream, wording a refusal.
+#![expect(missing_docs, reason = "criterion's macro makes functions without them")]
+
+use std::fs;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use elida::protocol::call::{CallPaths, CallScan};
+use elida::protocol::dialect::Dialect;
+use elida::protocol::framing::Framing;
+use elida::protocol::refusal::{self, Notice, NoticeKind};
+use elida::protocol::tap::ResponseTap;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What one read from a socket brings.
+const CHUNK: usize = 16 << 10;
+
+/// The hints of the default configuration that are in bodies.
+const HINTS: [&str; 6] = [
+    "metadata.user_id",
+    "metadata.session_id",
+    "litellm_session_id",
+    "conversation",
+    "prompt_cache_key",
+    "message.contextId",
+];
+
+/// A chat of about `bytes`, its model last, as SDKs write it.
+fn chat(bytes: usize) -> String {
+    let turn =
+        r#"{"role":"user","content":"Look at \"src/main.rs\":\n\tfn main() { println!(\"hello\"); }"}"#;
+    let turns = vec![turn; bytes / turn.len() + 1].join(",");
+    format!(r#"{{"messages":[{turns}],"metadata":{{"user_id":"u_1"}},"stream":true,"model":"gpt-demo"}}"#)
+}
+
+/// A recorded stream, many times over.
+fn recorded(name: &str) -> Vec<u8> {
+    let path = format!("{}/tests/recordings/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")).repeat(50)
+}
+
+fn scanner(criterion: &mut Criterion) {
+    let paths = Arc::new(CallPaths::new(&HINTS.map(str::to_owned)));
+    let mut group = criterion.benchmark_group("request body scan");
+    for bytes in [300, 76 << 10, 1 << 20] {
+        let body = chat(bytes);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("{} bytes", body.len()), |bencher| {
+            bencher.iter(|| {
+                let mut scan = CallScan::new(Arc::clone(&paths));
+                body.as_bytes().chunks(CHUNK).for_each(|chunk| scan.feed(black_box(chunk)));
+                scan.finish()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn tap(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("usage tap");
+    for (name, dialect, framing) in [
+        ("openai_chat_usage.sse", Dialect::OpenAiChat, Framing::Sse),
+        ("anthropic_thinking_tool.sse", Dialect::Anthropic, Framing::Sse),
+        ("responses_reasoning_tool.sse", Dialect::OpenAiResponses, Framing::Sse),
+        ("ollama_chat_thinking.ndjson", Dialect::Ollama, Framing::Ndjson),
+    ] {
+        let stream = recorded(name);
+        group.throughput(Throughput::Bytes(stream.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched_ref(
+                || ResponseTap::new(dialect, framing),
+                |tap| stream.chunks(256).for_each(|chunk| tap.feed(black_box(chunk))),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn refusals(criterion: &mut Criterion) {
+    let notice = Notice {
+        code: "session_killed",
+        kind: NoticeKind::Permission,
+        message: "this session was killed by an operator: it looped",
+        session_id: Some("bd060396-fe08-454b-8ed9-b937c9a41123"),
+        request_id: "0198f1de-7e2a-7000-8000-000000000000",
+    };
+    criterion.bench_function("refusal, before the head", |bencher| {
+        bencher.iter(|| refusal::body(Dialect::Anthropic, black_box(&notice)));
+    });
+    criterion.bench_function("refusal, in a stream", |bencher| {
+        bencher.iter(|| refusal::stream_end(Dialect::Anthropic, Framing::Sse, true, black_box(&notice)));
+    });
+}
+
+criterion_group!(benches, scanner, tap, refusals);
+criterion_main!(benches);

@@ -1,0 +1,151 @@
+//! The processes that are measured, and the backends behind them. Each is killed when it is dropped.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::roles::{self, PACED};
+
+/// How long a process may take to listen.
+const START: Duration = Duration::from_secs(20);
+
+/// The backends' addresses.
+#[derive(Clone, Copy)]
+pub(crate) struct Backends {
+    /// The demo provider.
+    pub(crate) demo: SocketAddr,
+    /// The paced source.
+    pub(crate) paced: SocketAddr,
+}
+
+/// A process that is measured.
+pub(crate) struct Proxy {
+    /// As the report calls it.
+    pub(crate) name: String,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    child: Running,
+    _folder: Option<TempDir>,
+}
+
+/// A child that ends with its owner.
+pub(crate) struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Proxy {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// A program that is to listen on `address`; waits until it does.
+    pub(crate) fn start(
+        name: impl Into<String>,
+        address: SocketAddr,
+        command: &mut Command,
+        folder: Option<TempDir>,
+    ) -> Self {
+        let child = Running(command.stdin(Stdio::piped()).spawn().expect("the program starts"));
+        let proxy = Self { name: name.into(), address, child, _folder: folder };
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(begun.elapsed() < START, "{} does not listen on {address}", proxy.name);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        proxy
+    }
+}
+
+/// A port nobody listens on. Programs that cannot tell which port they took are given one.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+/// Ourselves, in another role.
+fn ourselves(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("our own path"));
+    command.args(["--role", role]);
+    command
+}
+
+/// Starts the backends.
+pub(crate) fn backends() -> (Running, Backends) {
+    let mut command = ourselves(roles::BACKENDS);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the backends start");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut address = || {
+        let line = lines.next().expect("a line").expect("text");
+        line.parse().expect("an address")
+    };
+    let backends = Backends { demo: address(), paced: address() };
+    (Running(child), backends)
+}
+
+/// Starts the bare Pingora proxy.
+pub(crate) fn bare(backends: Backends) -> Proxy {
+    let address = free_address();
+    let addresses = [address, backends.demo, backends.paced].map(|address| address.to_string());
+    Proxy::start("bare Pingora", address, ourselves(roles::BARE).args(addresses), None)
+}
+
+/// ELIDA's configuration: everything on that is on by default, and room for `sessions` of them.
+/// `session.max_active` and `max_active_per_principal` are raised because the bench is one machine with
+/// few principals; all other limits are the defaults.
+fn configuration(backends: Backends, sessions: usize, folder: &Path) -> String {
+    let Backends { demo, paced } = backends;
+    let name = PACED.trim_start_matches('/');
+    format!(
+        "listen: 127.0.0.1:0\ndata_dir: {folder:?}\ncontrol:\n  listen: 127.0.0.1:0\n\
+         backends:\n\
+         \x20 demo: {{ url: 'http://{demo}', type: openai, default: true }}\n\
+         \x20 {name}: {{ url: 'http://{paced}', type: openai }}\n\
+         routing:\n  methods: [header, path, model, default]\n\
+         session:\n  max_active: {sessions}\n  max_active_per_principal: {sessions}\n\
+         logging: {{ level: info, format: json, access_log: true }}\n"
+    )
+}
+
+/// Starts the real program, its log read from a pipe and thrown away.
+pub(crate) fn elida(program: &Path, backends: Backends, sessions: usize) -> Proxy {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("elida.yaml");
+    fs::write(&file, configuration(backends, sessions, folder.path())).expect("the configuration");
+    let mut command = Command::new(program);
+    command.arg("run").arg("--config").arg(file).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = Running(command.spawn().expect("elida starts"));
+    let mut output = BufReader::new(child.0.stdout.take().expect("a pipe"));
+    let address = listening(&mut output);
+    std::thread::spawn(move || drain(output));
+    Proxy { name: "ELIDA".to_owned(), address, child, _folder: Some(folder) }
+}
+
+/// The proxy's address, from the line in which ELIDA tells it.
+fn listening(output: &mut BufReader<ChildStdout>) -> SocketAddr {
+    for line in output.lines() {
+        let line = line.expect("text");
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if told["message"] == "listening" && told["service"] == "proxy" {
+            return told["address"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        }
+    }
+    panic!("elida ended before it listened");
+}
+
+/// Reads the log as its collector would, and forgets it.
+fn drain(mut output: BufReader<ChildStdout>) {
+    let mut piece = vec![0; 64 << 10];
+    while matches!(output.read(&mut piece), Ok(read) if read > 0) {}
+}

@@ -1,0 +1,31 @@
+//! The scanner of request bodies: any chunking of the same bytes gives the same call, and for a whole
+//! JSON text the model is the one serde_json reads.
+#![no_main]
+
+use std::sync::Arc;
+
+use elida::protocol::call::{Call, CallPaths, CallScan};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+fn scan<'a>(paths: &Arc<CallPaths>, chunks: impl Iterator<Item = &'a [u8]>) -> Call {
+    let mut scan = CallScan::new(Arc::clone(paths));
+    chunks.for_each(|chunk| scan.feed(chunk));
+    scan.finish()
+}
+
+fuzz_target!(|input: (u8, &[u8])| {
+    let (size, body) = input;
+    let paths = Arc::new(CallPaths::new(&["metadata.user_id".to_owned(), "a.b.c".to_owned()]));
+    let whole = scan(&paths, std::iter::once(body));
+    assert_eq!(whole, scan(&paths, body.chunks(usize::from(size).max(1))));
+    let Ok(Value::Object(parsed)) = serde_json::from_slice(body) else { return };
+    assert!(!whole.malformed, "valid JSON is not malformed");
+    // Keys match in any case, and the last of several wins: only the plain case is compared.
+    let same = |key: &&String| key.eq_ignore_ascii_case("model");
+    let plain = parsed.keys().filter(same).count() == 1 && !whole.model_doubled;
+    if let (true, Some(Value::String(model))) = (plain, parsed.get("model")) {
+        // A model that is longer than the scanner keeps is none.
+        assert!(whole.model.as_ref() == Some(model) || body.len() > 4096);
+    }
+});

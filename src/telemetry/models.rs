@@ -1,0 +1,67 @@
+//! Token counters by model: the model is a label that clients choose, so it is bounded here, and its
+//! handles are found with one look-up per answer.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use prometheus::{IntCounter, IntCounterVec};
+
+use super::metrics::{OTHER, TokenKind};
+
+/// More distinct models than this are counted under `other`.
+const MODELS_MAX: usize = 200;
+/// A longer model name is counted under `other`.
+const MODEL_NAME_MAX: usize = 128;
+
+/// The models that have a label value of their own, of all backends together.
+#[derive(Default)]
+pub(super) struct Models(Mutex<HashSet<Box<str>>>);
+
+impl Models {
+    fn admit(&self, model: &str) -> bool {
+        if model.is_empty() || model.len() > MODEL_NAME_MAX {
+            return false;
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(model) || (known.len() < MODELS_MAX && known.insert(model.into()))
+    }
+}
+
+/// The handles of one model.
+type Handles = [OnceLock<IntCounter>; TokenKind::COUNT];
+
+/// The token counters of one backend.
+pub(super) struct ByModel {
+    backend: Box<str>,
+    tokens: IntCounterVec,
+    models: Arc<Models>,
+    known: RwLock<HashMap<Box<str>, Arc<Handles>>>,
+    other: Arc<Handles>,
+}
+
+impl ByModel {
+    pub(super) fn new(backend: &str, tokens: IntCounterVec, models: Arc<Models>) -> Self {
+        let (known, other) = (RwLock::default(), Arc::default());
+        Self { backend: backend.into(), tokens, models, known, other }
+    }
+
+    /// Adds counts under the model, or under `other` when there are too many models.
+    pub(super) fn count(&self, model: &str, counts: &[(TokenKind, u64)]) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(model).cloned();
+        let (handles, label) = match known {
+            Some(handles) => (handles, model),
+            None if self.models.admit(model) => (self.remember(model), model),
+            None => (Arc::clone(&self.other), OTHER),
+        };
+        for (kind, count) in counts.iter().filter(|(_, count)| *count > 0) {
+            handles[*kind as usize]
+                .get_or_init(|| self.tokens.with_label_values(&[&self.backend, label, kind.label()]))
+                .inc_by(*count);
+        }
+    }
+
+    fn remember(&self, model: &str) -> Arc<Handles> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(model.into()).or_default())
+    }
+}
