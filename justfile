@@ -55,6 +55,11 @@ stats:
 fmt:
     cargo fmt
 
+# Make conf/schema.json again, after a key of the configuration has changed.
+schema:
+    cargo run --quiet -- schema > target/schema.json
+    mv target/schema.json conf/schema.json
+
 # Formatting and lints, warnings are errors.
 lint:
     cargo fmt --check

@@ -38,6 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("serde_yaml", &["config/", "settings/"]),
     ("ureq", &["cli/", "cli.rs"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
+    ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["routing/"]),
     ("mimalloc", &["main.rs"]),
 ];

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
 use super::drain::Drain;
-use super::reload::Reload;
+use super::reload::{Reload, tell_warnings};
 use super::shared::Shared;
 use super::signals::Signals;
 use crate::config::{Config, Sources};
@@ -52,6 +52,7 @@ pub(super) fn serve(
     extras: Vec<Extra>,
 ) -> anyhow::Result<()> {
     let (shared, log_guard) = Shared::build(&config)?;
+    tell_warnings(&config);
     let proxy = bind("proxy", "listen", config.listen)?;
     let control = bind("control", "control.listen", config.control.listen())?;
     let (draining, drained) = watch::channel(false);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::forwarded::Forwarding;
@@ -9,8 +10,9 @@ use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 
 /// The `server:` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Server")]
 pub struct Written {
     /// Worker threads; 0 for one per core. Needs a restart.
     pub threads: usize,
@@ -25,22 +27,23 @@ pub struct Written {
 }
 
 /// `server.timeouts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ServerTimeouts")]
 pub struct WrittenTimeouts {
-    /// See [`Timeouts::read`].
+    /// For a client to send the whole request head, and between two pieces of its body.
     pub read: Span,
-    /// See [`Timeouts::write`].
+    /// For a client to take one piece of the answer.
     pub write: Span,
-    /// See [`Timeouts::idle`].
+    /// For a client's connection between two requests.
     pub idle: Span,
-    /// See [`Timeouts::upstream_connect`].
+    /// For the TCP and TLS handshake with a backend.
     pub upstream_connect: Span,
-    /// See [`Timeouts::upstream_first_byte`].
+    /// From the whole request at the backend to the first byte of its answer.
     pub upstream_first_byte: Span,
-    /// See [`Timeouts::stream_idle`].
+    /// Between two pieces of a backend's answer.
     pub stream_idle: Span,
-    /// See [`Timeouts::shutdown_grace`].
+    /// From SIGTERM until open requests are cut.
     pub shutdown_grace: Span,
 }
 
@@ -59,20 +62,21 @@ impl Default for WrittenTimeouts {
 }
 
 /// `server.limits`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ServerLimits")]
 pub struct WrittenLimits {
-    /// See [`Limits::max_uri`].
+    /// Bytes of the request target; 414 above.
     pub max_uri: Size,
-    /// See [`Limits::max_header_bytes`].
+    /// Bytes of all header lines together; 431 above.
     pub max_header_bytes: Size,
-    /// See [`Limits::max_header_count`].
+    /// Number of header lines; 431 above.
     pub max_header_count: usize,
-    /// See [`Limits::max_body`].
+    /// Bytes of a request body; 413 above.
     pub max_body: Size,
-    /// See [`Limits::max_body_llm`].
+    /// Bytes of a request body on the path of a model API; 413 above.
     pub max_body_llm: Size,
-    /// See [`Limits::max_connections`].
+    /// Connections of clients at a time; further ones wait in the listener's queue.
     pub max_connections: usize,
 }
 

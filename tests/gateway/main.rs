@@ -19,6 +19,8 @@ mod commands;
 mod control_api;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// `elida doctor` and `healthcheck`, before a running gateway and without one.
+mod doctor;
 /// What could be read in two ways, over raw sockets.
 mod framing;
 /// Which header fields pass, and what they do to the log.
@@ -43,6 +45,8 @@ mod routing;
 mod start;
 /// Backends behind TLS.
 mod tls;
+/// `elida top` in a pseudo-terminal and without one.
+mod top;
 /// Tokens, as the provider counts them.
 mod usage;
 
