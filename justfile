@@ -51,9 +51,18 @@ sessions:
 stats:
     cargo run --quiet -- stats --control {{control}}
 
+# SECONDS of mixed load on loopback; memory, descriptors and legs must stay where they are.
+soak SECONDS="3600":
+    ELIDA_SOAK={{SECONDS}} cargo test --release --test gateway -- --exact soak::memory_and_descriptors_stay_where_they_are_under_mixed_load --nocapture
+
 # Format the code.
 fmt:
     cargo fmt
+
+# Make conf/schema.json again, after a key of the configuration has changed.
+schema:
+    cargo run --quiet -- schema > target/schema.json
+    mv target/schema.json conf/schema.json
 
 # Formatting and lints, warnings are errors.
 lint:

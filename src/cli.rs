@@ -1,22 +1,27 @@
-//! The command line: `elida run`, `check`, `demo`, and the commands that talk to a running ELIDA.
+//! The command line: `elida run`, `check`, `doctor`, `demo`, and the commands that talk to a running ELIDA.
 //!
 //! Duty: flags to [`Sources`], results to text, errors to exit codes: 0 done, 1 failed, 2 wrong usage
 //! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
 //! the talking commands know the control API only through its JSON (`cli/client.rs`).
 
+mod check;
 mod client;
+mod doctor;
+mod health;
 mod report;
 mod table;
 mod talk;
+mod top;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::app;
-use crate::config::{Environment, Flags, Sources};
+use crate::config::{Environment, Flags, Sources, schema};
 use crate::settings::fault::Faults;
 
 /// Exit code: it was tried and failed.
@@ -25,20 +30,45 @@ const FAILED: u8 = 1;
 const INVALID: u8 = 2;
 
 #[derive(Debug, Parser)]
-#[command(name = "elida", version, about = "Session border controller for AI agents", max_term_width = 100)]
+#[command(
+    name = "elida",
+    version,
+    about = "Session border controller for AI agents",
+    after_help = AFTER_HELP,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// What most people look for.
+const AFTER_HELP: &str = "\
+Examples:
+  elida demo                          everything at once, without key or configuration
+  elida check -c conf/elida.yaml      every fault and warning of a file
+  elida run -c conf/elida.yaml        the gateway
+  elida top                           who runs now; k kills
+  elida kill ID --reason runaway      cut a session and refuse what follows
+  elida completions bash              completions for the shell
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
+Variables: NO_COLOR, ELIDA_CONFIG, ELIDA_CONTROL, ELIDA_CONTROL_TOKEN_FILE; any key of the file as
+ELIDA__SECTION__KEY.";
+
+// In the order in which one needs them: to run, to watch, to stop, and the rest.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway
     Run(RunArgs),
-    /// Check a configuration and tell every fault
-    Check(FileArgs),
     /// Run the gateway with a bundled demo provider: no key, no configuration
     Demo(DemoArgs),
+    /// Check a configuration and tell every fault and warning
+    Check(check::CheckArgs),
+    /// Look whether the gateway can work here: backends, ports, folders, limits
+    Doctor(doctor::DoctorArgs),
+    /// Show live sessions in the terminal; kill one with k
+    Top(talk::PlainArgs),
     /// List sessions
     Sessions(talk::SessionsArgs),
     /// Show totals
@@ -49,6 +79,16 @@ enum Command {
     Resume(talk::ResumeArgs),
     /// List kill orders in force
     Kills(talk::PlainArgs),
+    /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
+    Healthcheck(health::HealthArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -92,13 +132,28 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(arguments) => run(arguments),
-        Command::Check(file) => return check(&sources(file, Flags::default())),
         Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
+        Command::Check(arguments) => {
+            return check::check(&sources(arguments.file, Flags::default()), arguments.json);
+        }
+        Command::Doctor(arguments) => {
+            return doctor::doctor(&sources(arguments.file, Flags::default()), arguments.json);
+        }
+        Command::Top(arguments) => top::top(&arguments).map_err(failed),
         Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
         Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
         Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
+        Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
+        Command::Schema => {
+            print(&format!("{:#}\n", schema()));
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            complete(&shell);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -122,9 +177,21 @@ fn failed(error: anyhow::Error) -> Failure {
 /// An invalid configuration is told apart from other failures.
 fn explain(error: anyhow::Error) -> Failure {
     match error.downcast_ref::<Faults>() {
-        Some(faults) => Failure { code: INVALID, text: fault_lines(faults, None) },
+        Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, None) },
         None => failed(error),
     }
+}
+
+/// Completions made from the same definitions as the flags.
+fn complete(shell: &str) {
+    let shell = match shell {
+        "zsh" => Shell::Zsh,
+        "fish" => Shell::Fish,
+        _ => Shell::Bash,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "elida", &mut script);
+    print(&String::from_utf8_lossy(&script));
 }
 
 fn sources(file: FileArgs, flags: Flags) -> Sources {
@@ -136,50 +203,25 @@ fn run(arguments: RunArgs) -> Result<(), Failure> {
     let sources = sources(file, Flags { listen, backend, control_listen, log_level });
     let file = sources.file().map(Path::to_owned);
     app::run(sources).map_err(|error| match error.downcast_ref::<Faults>() {
-        Some(faults) => Failure { code: INVALID, text: fault_lines(faults, file.as_deref()) },
+        Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, file.as_deref()) },
         None => failed(error),
     })
-}
-
-fn check(sources: &Sources) -> ExitCode {
-    match sources.load() {
-        Ok(_) => {
-            let name =
-                sources.file().map_or("the defaults and the environment".into(), Path::to_string_lossy);
-            print(&format!("{name}: ok\n"));
-            ExitCode::SUCCESS
-        }
-        Err(faults) => {
-            complain(&fault_lines(&faults, sources.file()));
-            ExitCode::from(INVALID)
-        }
-    }
-}
-
-/// One fault per line, `FILE:LINE: key: message (hint)` as compilers write it, and their number.
-fn fault_lines(faults: &Faults, file: Option<&Path>) -> String {
-    let mut text = String::new();
-    for fault in faults.iter() {
-        match (file, fault.line) {
-            (Some(file), Some(line)) => {
-                let mut placeless = fault.clone();
-                placeless.line = None;
-                text.push_str(&format!("{}:{line}: {placeless}\n", file.display()));
-            }
-            _ => text.push_str(&format!("{fault}\n")),
-        }
-    }
-    let count = faults.iter().count();
-    text.push_str(&format!(
-        "elida: the configuration has {count} fault{}",
-        if count == 1 { "" } else { "s" }
-    ));
-    text
 }
 
 /// Writes to standard output; a reader that has gone away (`| head`) is no failure.
 fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// True when nothing may be coloured here, or nobody sees it (<https://no-color.org>).
+fn is_plain() -> bool {
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    no_colour || is_dumb() || !io::stdout().is_terminal()
+}
+
+/// True for a terminal that knows no sequences.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 fn complain(text: &str) {
@@ -192,22 +234,7 @@ mod tests {
 
     #[test]
     fn the_commands_are_well_formed() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn faults_are_told_as_compilers_do() {
-        let text = "listen: nowhere\nbackend: x\n";
-        let sources = Sources::new(None, Environment::default(), Flags::default());
-        let faults = sources.load_text(text).unwrap_err();
-        assert_eq!(
-            fault_lines(&faults, Some(Path::new("conf/my.yaml"))),
-            "conf/my.yaml:1: listen: 'nowhere' is not an address to listen on \
-             (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)\n\
-             conf/my.yaml:2: backend: 'x' is not an http:// or https:// URL \
-             (write it like http://localhost:11434 or https://api.openai.com)\n\
-             elida: the configuration has 2 faults"
-        );
+        Cli::command().debug_assert();
     }
 
     #[test]

@@ -9,8 +9,10 @@ use std::fmt;
 pub enum ErrorKind {
     /// The request's head, framing or target makes no sense.
     BadRequest,
-    /// A feature the caller asks for is not offered here (CONNECT, an unknown expectation).
+    /// A feature the caller asks for is not offered here (CONNECT).
     NotSupported,
+    /// The request expects something else than `100-continue`.
+    ExpectationFailed,
     /// The request target is longer than `server.limits.max_uri`.
     UriTooLong,
     /// The head is larger than `server.limits.max_header_bytes` or `max_header_count`.
@@ -23,11 +25,13 @@ pub enum ErrorKind {
     UnknownBackend,
     /// `routing` has no backend for this request.
     NoRoute,
+    /// `routing.blocked_models` names the model.
+    PolicyBlocked,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and its block stands.
     SessionKilled,
-    /// `session.max_duration` has passed while the leg was open.
+    /// `session.max_duration` or `session.idle_timeout` has passed while the leg was open.
     SessionTimedOut,
     /// `session.max_active` or `max_active_per_principal` is reached.
     SessionCapacity,
@@ -51,12 +55,14 @@ impl ErrorKind {
         match self {
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
+            Self::ExpectationFailed => "expectation_failed",
             Self::UriTooLong => "uri_too_long",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
+            Self::PolicyBlocked => "policy_blocked",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::SessionTimedOut => "session_timed_out",

@@ -35,8 +35,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("prometheus", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("serde_yaml", &["config/", "settings/"]),
+    ("rustix", &["app/"]),
     ("ureq", &["cli/", "cli.rs"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
+    ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["routing/"]),
     ("mimalloc", &["main.rs"]),
 ];

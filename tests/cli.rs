@@ -18,23 +18,53 @@ fn told(output: &Output) -> (i32, String, String) {
 
 #[test]
 fn check_says_ok_or_every_fault() {
-    let good = elida(&["check", "-c", "conf/elida.yaml"], &[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().display().to_string();
+    let good = elida(&["check", "-c", "conf/elida.yaml"], &[("ELIDA_DATA_DIR", &data)]);
     assert_eq!(told(&good), (0, "conf/elida.yaml: ok\n".into(), String::new()));
 
-    let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("bad.yaml");
     std::fs::write(&file, "lisen: ':1'\nbackends:\n  a: { url: b, type: http }\n").expect("a file");
     let file = file.display().to_string();
     let expected = format!(
-        "{file}:1: lisen: no key is called 'lisen' (did you mean listen?)\n\
-         {file}:3: backends.a.url: 'b' is not an http:// or https:// URL \
+        "{file}:1:1: lisen: no key is called 'lisen' (did you mean listen?)\n\
+         {file}:3:8: backends.a.url: 'b' is not an http:// or https:// URL \
          (write it like http://localhost:11434 or https://api.openai.com)\n\
          server.threads: 'x' does not fit; set by ELIDA__SERVER__THREADS (write a whole number)\n\
          elida: the configuration has 3 faults\n"
     );
-    let variables = [("ELIDA_CONFIG", file.as_str()), ("ELIDA__SERVER__THREADS", "x")];
+    let variables =
+        [("ELIDA_CONFIG", file.as_str()), ("ELIDA__SERVER__THREADS", "x"), ("ELIDA_DATA_DIR", &data)];
     assert_eq!(told(&elida(&["check"], &variables)), (2, String::new(), expected.clone()));
     assert_eq!(told(&elida(&["run"], &variables)), (2, String::new(), expected));
+}
+
+#[test]
+fn check_tells_warnings_apart_and_json_to_machines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("odd.yaml");
+    let text = format!("data_dir: {:?}\nsession:\n  scope: global\n", folder.path());
+    std::fs::write(&file, &text).expect("a file");
+    let file = file.display().to_string();
+    let (code, out, error) = told(&elida(&["check", "-c", &file], &[]));
+    assert_eq!((code, out), (0, format!("{file}: ok, 1 warning\n")));
+    assert!(error.starts_with(&format!("{file}:3:3: warning: session.scope: global: ")), "{error}");
+
+    let json = |output: Output| -> serde_json::Value {
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let report = json(elida(&["check", "--json", "-c", &file], &[]));
+    assert_eq!((&report["ok"], report["faults"].as_array().map(Vec::len)), (&true.into(), Some(0)));
+    assert_eq!(report["warnings"][0]["path"], "session.scope");
+    std::fs::write(&file, text + "  idle_timeout: soon\nlisten: [\nlisten: x\n").expect("a file");
+    let bad = elida(&["check", "--json", "-c", &file], &[]);
+    assert_eq!(bad.status.code(), Some(2));
+    let report = json(bad);
+    let places: Vec<_> = report["faults"].as_array().expect("faults").iter().collect();
+    assert_eq!(report["ok"], false);
+    assert_eq!((&places[0]["line"], &places[0]["column"]), (&4.into(), &3.into()), "{report}");
+    assert_eq!(places[0]["path"], "session.idle_timeout");
+    assert!(places.iter().any(|fault| fault["message"].as_str().unwrap_or("").contains("not YAML")));
 }
 
 #[test]
@@ -54,4 +84,39 @@ fn a_control_api_that_is_not_there_is_named() {
     let (code, _, error) = told(&elida(&["kills", "--token-file", "/nowhere"], &[]));
     assert_eq!(code, 1);
     assert!(error.starts_with("elida: cannot read the control token in /nowhere: "), "{error}");
+}
+
+#[test]
+fn completions_are_valid_bash_and_know_every_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("elida.bash");
+    let (code, out, _) = told(&elida(&["completions", "bash"], &[]));
+    std::fs::write(&script, &out).expect("a file");
+    let check = Command::new("bash").arg("-n").arg(&script).output().expect("bash runs");
+    assert!(code == 0 && check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    let typed = format!(
+        ". {}; COMP_WORDS=(elida do); COMP_CWORD=1; _elida elida do elida; echo \"${{COMPREPLY[*]}}\"",
+        script.display()
+    );
+    let completed = Command::new("bash").args(["-c", &typed]).output().expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&completed.stdout), "doctor\n");
+    assert!(told(&elida(&["completions", "zsh"], &[])).1.starts_with("#compdef elida\n"));
+    assert!(told(&elida(&["completions", "fish"], &[])).1.contains("complete -c elida"));
+    assert_eq!(elida(&["completions", "tcsh"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn the_schema_is_the_shipped_file() {
+    let (code, out, _) = told(&elida(&["schema"], &[]));
+    assert!(code == 0 && out == include_str!("../conf/schema.json"), "run: just schema");
+}
+
+#[test]
+fn the_help_tells_examples_and_exit_codes() {
+    let (code, out, _) = told(&elida(&["--help"], &[]));
+    assert_eq!(code, 0);
+    for text in ["  elida demo ", "  doctor  ", "Exit codes: 0 done, 1 failed, 2 wrong usage"] {
+        assert!(out.contains(text), "{out}");
+    }
+    assert!(!out.contains('\u{1b}'), "no colours without a terminal");
 }

@@ -7,24 +7,28 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 use tracing::info;
 
+use super::notify;
 use super::reload::Reload;
 use super::shared::Shared;
 use super::signals::{Signals, Wish};
+use super::upgrade::Upgrade;
 
-/// How often it is looked whether the last leg has ended.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// After cutting, legs have this long to say their last words.
+/// After cutting, legs have this long to say their last words, and then the control API to give its last
+/// answers.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Heeds signals; tells Pingora when to end.
 pub(super) struct Drain {
     pub(super) signals: Signals,
     pub(super) reload: Arc<Reload>,
+    pub(super) upgrade: Arc<Upgrade>,
+    /// Tells the proxy to take nothing new.
     pub(super) draining: watch::Sender<bool>,
+    /// Tells the control API to end.
+    pub(super) closing: watch::Sender<bool>,
     pub(super) shared: Shared,
 }
 
@@ -35,11 +39,22 @@ impl ShutdownSignalWatch for Drain {
         while let Some(wish) = self.signals.next().await {
             match wish {
                 Wish::Reload => self.reload.by_signal().await,
-                Wish::Drain => {
+                Wish::Upgrade => self.upgrade.begin(),
+                Wish::Leave => {
+                    // Operators are to meet the new process only.
+                    self.closing.send_replace(true);
                     self.drain().await;
                     break;
                 }
-                Wish::Stop => break,
+                Wish::Drain => {
+                    notify::stopping();
+                    self.drain().await;
+                    break;
+                }
+                Wish::Stop => {
+                    notify::stopping();
+                    break;
+                }
             }
         }
         self.stop().await;
@@ -48,33 +63,38 @@ impl ShutdownSignalWatch for Drain {
 }
 
 impl Drain {
-    /// Waits for open legs, at most for the grace time; a second signal ends the patience.
+    /// Waits for open connections, at most for the grace time; a second signal to end ends the patience.
     async fn drain(&self) {
+        self.upgrade.abandon();
         let grace = self.shared.live.load().timeouts.shutdown_grace;
         self.shared.readiness.not_ready("draining");
         self.draining.send_replace(true);
-        info!(open_legs = self.shared.open_legs().get(), grace_ms = grace.as_millis(), "draining");
+        let (legs, connections) = (self.shared.open_legs().get(), self.shared.metrics.connections().get());
+        info!(open_legs = legs, connections, grace_ms = grace.as_millis(), "draining");
         tokio::select! {
-            () = self.legs_ended(grace) => {}
+            () = self.connections_ended(grace) => {}
             () = async {
-                while let Some(Wish::Reload) = self.signals.next().await {}
+                while !matches!(self.signals.next().await, None | Some(Wish::Drain | Wish::Stop)) {}
             } => info!("a second signal: not waiting any longer"),
         }
     }
 
     /// Cuts what is left and writes the records.
     async fn stop(&self) {
+        self.upgrade.abandon();
         self.draining.send_replace(true);
         self.shared.sessions.shutdown().await;
-        self.legs_ended(LAST_WORDS).await;
+        self.connections_ended(LAST_WORDS).await;
+        self.closing.send_replace(true);
+        // Its service gives the receiver back when it has ended.
+        let _ = timeout(LAST_WORDS, self.closing.closed()).await;
         info!("stopped");
     }
 
-    async fn legs_ended(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        let open = self.shared.open_legs();
-        while open.get() > 0 && Instant::now() < deadline {
-            sleep(LOOK).await;
-        }
+    /// Waits for the end of all connections, not only of legs: one whose request is on its way has none yet,
+    /// and one whose answer has been written may still be sending it. Each holds a receiver, as does the
+    /// accept loop.
+    async fn connections_ended(&self, limit: Duration) {
+        let _ = timeout(limit, self.draining.closed()).await;
     }
 }

@@ -1,18 +1,28 @@
 //! The composition root: the only place that knows everyone.
 //!
-//! `shared` builds the parts · `services` runs them · `signals` hears SIGHUP, SIGTERM and SIGINT from the first
-//! moment on · `reload` swaps settings under running streams · `drain` ends the program in order ·
-//! `ledger` takes what sessions publish to log and metrics · `demo` is all of it with a provider of its own.
+//! `shared` builds the parts · `services` runs them · `listeners` takes the ports · `signals` hears SIGHUP,
+//! SIGTERM, SIGINT and SIGQUIT from the first moment on · `reload` swaps settings under running streams ·
+//! `drain` ends the program in order · `upgrade` lets a new process take its place, to which `handover` gives
+//! the ports · `notify` tells the service manager · `panics` counts and logs our own faults · `ledger` takes
+//! what sessions publish to log and metrics · `demo` is all of it with a provider of its own · `reach` tries
+//! the backends without running anything.
 //! Neighbours: `cli` calls it, `config` feeds it.
 //! Invariant: nothing is decided here that one of the parts could decide.
 
 mod demo;
 mod drain;
+mod handover;
 mod ledger;
+mod listeners;
+mod notify;
+mod panics;
+mod reach;
 mod reload;
 mod services;
 mod shared;
 mod signals;
+mod upgrade;
 
 pub use demo::demo;
+pub use reach::{Reach, Unreachable, reach};
 pub use services::run;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::shared::{Shared, addresses, snapshot};
 use crate::config::{Config, Sources, changed_restart_keys};
@@ -57,6 +57,7 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let snapshot = snapshot(&config, &self.shared.metrics)?;
+        tell_warnings(&config);
         let restart = changed_restart_keys(&self.current.load(), &config);
         self.shared.live.store(Arc::new(snapshot));
         self.control.store(Arc::new(config.control.clone()));
@@ -73,5 +74,12 @@ impl Reload {
             (settings.name().to_string(), json!({"type": settings.kind().name(), "url": settings.url()}))
         };
         Value::Object(self.current.load().backends.iter().map(describe).collect())
+    }
+}
+
+/// What is allowed and rarely meant, in the log.
+pub(super) fn tell_warnings(config: &Config) {
+    for warning in config.warnings() {
+        warn!(path = warning.path, line = warning.line, hint = warning.hint, "{}", warning.message);
     }
 }

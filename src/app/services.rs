@@ -1,6 +1,6 @@
 //! The parts, built in order and run as Pingora services: the proxy, the control door, housekeeping.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +11,16 @@ use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::info;
+use tracing::error;
 
 use super::drain::Drain;
-use super::reload::Reload;
+use super::handover::ReadySign;
+use super::listeners::Listeners;
+use super::notify;
+use super::reload::{Reload, tell_warnings};
 use super::shared::Shared;
 use super::signals::Signals;
+use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts};
 use crate::proxy::door::{self, Door};
@@ -52,16 +56,18 @@ pub(super) fn serve(
     extras: Vec<Extra>,
 ) -> anyhow::Result<()> {
     let (shared, log_guard) = Shared::build(&config)?;
-    let proxy = bind("proxy", "listen", config.listen)?;
-    let control = bind("control", "control.listen", config.control.listen())?;
+    tell_warnings(&config);
+    let Listeners { proxy, control, ready, copies } = Listeners::take(&config)?;
+    let upgrade = Upgrade::new(copies, signals.sender());
     let (draining, drained) = watch::channel(false);
+    let (closing, closed) = watch::channel(false);
     let threads = config.server.threads();
     let mut server = server(threads);
 
     let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house(&config)));
     let door = Door::new(gateway, Arc::clone(&shared.live), shared.metrics.connections());
     let readiness = Arc::clone(&shared.readiness);
-    let proxy = Proxy { listener: Mutex::new(Some(proxy)), door, draining: drained, readiness };
+    let proxy = Proxy { begin: Mutex::new(Some((proxy, drained))), door, readiness, ready };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
@@ -70,7 +76,9 @@ pub(super) fn serve(
     server.add_service(background_service("housekeeping", Housekeeping { sessions }));
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
-    let mut control = background_service("control", control_service(control, &reload, &shared));
+    let control = control_service(control, &reload, &shared);
+    let control = Control { service: control, closing: Mutex::new(Some(closed)) };
+    let mut control = background_service("control", control);
     // Two, so that a long list of sessions does not hold up a kill.
     control.threads = Some(2);
     server.add_service(control);
@@ -78,19 +86,11 @@ pub(super) fn serve(
     for extra in extras {
         extra(&mut server);
     }
-    server.run(RunArgs { shutdown_signal: Box::new(Drain { signals, reload, draining, shared }) });
+    let drain = Drain { signals, reload, upgrade, draining, closing, shared };
+    server.run(RunArgs { shutdown_signal: Box::new(drain) });
     // The last lines are written when the guard goes.
     drop(log_guard);
     Ok(())
-}
-
-/// Takes the port now, so that a fault is told before anything runs.
-fn bind(service: &str, key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address)
-        .with_context(|| format!("{key}: cannot listen on {address}; is another program there?"))?;
-    listener.set_nonblocking(true)?;
-    info!(service, address = %listener.local_addr()?, "listening");
-    Ok(listener)
 }
 
 /// Pingora's server: it only gives runtimes and runs our services.
@@ -123,24 +123,44 @@ fn control_service(listener: TcpListener, reload: &Arc<Reload>, shared: &Shared)
 }
 
 struct Proxy {
-    listener: Mutex<Option<TcpListener>>,
+    /// Taken once, by `start`: the drain waits for all receivers to be gone.
+    begin: Mutex<Option<(TcpListener, watch::Receiver<bool>)>>,
     door: Arc<Door<Gateway>>,
-    draining: watch::Receiver<bool>,
     readiness: Arc<Readiness>,
+    ready: ReadySign,
 }
 
 #[async_trait]
 impl BackgroundService for Proxy {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match listener.map(tokio::net::TcpListener::from_std) {
-            Some(Ok(listener)) => {
+        let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((listener, draining)) = begin else { return };
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => {
                 self.readiness.ready();
-                door::serve(listener, Arc::clone(&self.door), self.draining.clone()).await;
+                // The old process tells the service manager who the main one is now.
+                if !self.ready.give() {
+                    notify::ready();
+                }
+                door::serve(listener, Arc::clone(&self.door), draining).await;
             }
-            Some(Err(error)) => tracing::error!(%error, "the proxy's listener cannot be used"),
-            None => {}
+            Err(error) => error!(%error, "the proxy's listener cannot be used"),
         }
+    }
+}
+
+/// The control API, which ends when the drain says so: Pingora's own word comes when the runtime ends.
+struct Control {
+    service: ControlService,
+    /// Given back when the service has ended.
+    closing: Mutex<Option<watch::Receiver<bool>>>,
+}
+
+#[async_trait]
+impl BackgroundService for Control {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.service.run(closing.unwrap_or(shutdown)).await;
     }
 }
 
@@ -155,7 +175,70 @@ impl BackgroundService for Housekeeping {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.sessions.reap().await;
+            let sessions = Arc::clone(&self.sessions);
+            // A task of its own: after a panic in one round the next one must come.
+            if let Err(error) = tokio::spawn(async move { sessions.reap().await }).await {
+                error!(%error, "a round of housekeeping broke off");
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Flags;
+    use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+    use crate::session::cut::Cut;
+    use crate::session::event::Event;
+    use crate::session::store::MemoryStore;
+    use crate::session::{Arrival, Identity, LegKind, LegStart};
+
+    async fn visit(sessions: &Arc<Manager>, id: &str) {
+        let arrival = Arrival {
+            key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
+            identity: Identity::default(),
+            principal: PrincipalId::new("ada"),
+            client_addr: [127, 0, 0, 1].into(),
+            idle_gap: None,
+        };
+        let start = LegStart {
+            kind: LegKind::Request,
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            request_id: RequestId::new("r"),
+            cut: Cut::new(),
+        };
+        drop(sessions.admit(arrival, start).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_in_one_round_of_housekeeping_is_not_the_last_round() {
+        let text = "session: { idle_timeout: 1s }".to_owned();
+        let config = Sources::of_text(text, Flags::default()).load().unwrap();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let heard = Arc::clone(&ended);
+        let listener = Arc::new(move |event: &Event| {
+            if matches!(event, Event::Ended(_)) && heard.fetch_add(1, Ordering::Relaxed) == 0 {
+                panic!("a listener with a fault");
+            }
+        });
+        let clock = Clock::manual();
+        let sessions =
+            Manager::new(config.session, clock.clone(), Arc::new(MemoryStore::default()), listener);
+        visit(&sessions, "one").await;
+        visit(&sessions, "two").await;
+        clock.advance(Duration::from_secs(5));
+        let (_never, shutdown) = watch::channel(false);
+        tokio::spawn(async move { Housekeeping { sessions }.start(shutdown).await });
+        let both = async {
+            while ended.load(Ordering::Relaxed) < 2 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), both).await.unwrap();
     }
 }

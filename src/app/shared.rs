@@ -44,6 +44,7 @@ impl Shared {
         log.install().context("cannot install the log")?;
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
+        super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics)?));
         let clock = Clock::system();
         let listener = ledger::listener(Arc::clone(&log), Arc::clone(&metrics));
@@ -101,6 +102,7 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
         identity: config.identity.clone(),
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
+        forwarding: config.server.forwarding().clone(),
     })
 }
 

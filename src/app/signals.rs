@@ -17,10 +17,17 @@ pub(super) enum Wish {
     Drain,
     /// SIGINT: end now.
     Stop,
+    /// SIGQUIT: let a new process of the program take this one's place.
+    Upgrade,
+    /// The new process serves: drain, as it has the ports now. No signal; `upgrade` wishes it.
+    Leave,
 }
 
 /// The signals that have come and were not yet heeded.
-pub(super) struct Signals(Mutex<UnboundedReceiver<Wish>>);
+pub(super) struct Signals {
+    wishes: Mutex<UnboundedReceiver<Wish>>,
+    heard: UnboundedSender<Wish>,
+}
 
 impl Signals {
     /// Takes over the signals; when this returns, they are heard.
@@ -30,17 +37,23 @@ impl Signals {
     pub(super) fn install() -> io::Result<Self> {
         let (heard, wishes) = unbounded_channel();
         let (ready, installed) = mpsc::channel();
+        let sender = heard.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         thread::Builder::new().name("signals".into()).spawn(move || {
-            runtime.block_on(listen(&heard, &ready));
+            runtime.block_on(listen(&sender, &ready));
         })?;
         installed.recv().map_err(io::Error::other)??;
-        Ok(Self(Mutex::new(wishes)))
+        Ok(Self { wishes: Mutex::new(wishes), heard })
+    }
+
+    /// For wishes that do not come as signals.
+    pub(super) fn sender(&self) -> UnboundedSender<Wish> {
+        self.heard.clone()
     }
 
     /// The next wish; waits for one. `None` cannot be while the program runs.
     pub(super) async fn next(&self) -> Option<Wish> {
-        self.0.lock().await.recv().await
+        self.wishes.lock().await.recv().await
     }
 }
 
@@ -50,9 +63,10 @@ async fn listen(heard: &UnboundedSender<Wish>, ready: &mpsc::Sender<io::Result<(
             signal(SignalKind::hangup())?,
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
+            signal(SignalKind::quit())?,
         ))
     })();
-    let (mut hangup, mut terminate, mut interrupt) = match handlers {
+    let (mut hangup, mut terminate, mut interrupt, mut quit) = match handlers {
         Ok(handlers) => handlers,
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -65,6 +79,7 @@ async fn listen(heard: &UnboundedSender<Wish>, ready: &mpsc::Sender<io::Result<(
             _ = hangup.recv() => Wish::Reload,
             _ = terminate.recv() => Wish::Drain,
             _ = interrupt.recv() => Wish::Stop,
+            _ = quit.recv() => Wish::Upgrade,
         };
         if heard.send(wish).is_err() {
             return;

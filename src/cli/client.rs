@@ -49,7 +49,8 @@ impl Client {
         Self::with_token(&arguments.control, token.as_deref())
     }
 
-    fn with_token(address: &str, token: Option<&str>) -> anyhow::Result<Self> {
+    /// With the token itself.
+    pub(super) fn with_token(address: &str, token: Option<&str>) -> anyhow::Result<Self> {
         let base = Url::parse(address).ok().filter(|url| url.scheme() == "http" && url.has_host());
         let Some(base) = base else {
             bail!("'{address}' is not an http:// URL; write --control http://HOST:PORT");
@@ -85,6 +86,14 @@ impl Client {
             None => request,
         };
         self.answer(request.send(body.to_string()))
+    }
+
+    /// `GET` of a path whatever the status: the status, and the body when it is JSON.
+    pub(super) fn probe(&self, path: &[&str]) -> anyhow::Result<(u16, Option<Value>)> {
+        let url = self.url(path, &[])?;
+        let mut response = self.agent.get(url.as_str()).call().map_err(|error| self.unreachable(error))?;
+        let status = response.status().as_u16();
+        Ok((status, response.body_mut().read_json().ok()))
     }
 
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Url> {
@@ -136,7 +145,8 @@ impl Client {
         )
     }
 
-    fn address(&self) -> &str {
+    /// The address of the control API.
+    pub(super) fn address(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
     }
 }

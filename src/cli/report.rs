@@ -10,17 +10,25 @@ pub(super) fn sessions(answer: &Value) -> String {
     if list.is_empty() {
         return "no sessions\n".into();
     }
-    let heading =
-        ["ID", "STATE", "CLIENT", "BACKEND", "MODEL", "REQUESTS", "OPEN", "IN", "OUT", "IDLE", "AGE"];
-    let mut rows = vec![heading.map(String::from).to_vec()];
-    rows.extend(list.iter().map(session));
-    let mut text = table(&rows, &[5, 6, 7, 8, 9, 10]);
+    let mut text = table(&session_rows(list), &NUMBERS);
     let total = answer["total"].as_u64().unwrap_or_default();
     let shown = list.len() as u64;
     if total > shown {
         text.push_str(&format!("{shown} of {total} sessions; more with --limit\n"));
     }
     text
+}
+
+/// The columns of [`session_rows`] that are aligned right.
+pub(super) const NUMBERS: [usize; 6] = [5, 6, 7, 8, 9, 10];
+
+/// A heading and one row for each session.
+pub(super) fn session_rows(list: &[Value]) -> Vec<Vec<String>> {
+    let heading =
+        ["ID", "STATE", "CLIENT", "BACKEND", "MODEL", "REQUESTS", "OPEN", "IN", "OUT", "IDLE", "AGE"];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    rows.extend(list.iter().map(session));
+    rows
 }
 
 fn session(session: &Value) -> Vec<String> {

@@ -17,10 +17,10 @@ const PAGE: usize = 500;
 #[derive(Args, Debug)]
 pub(super) struct PlainArgs {
     #[command(flatten)]
-    control: ControlArgs,
+    pub(super) control: ControlArgs,
     /// Print the JSON of the control API
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Arguments of `elida sessions`.

@@ -1,7 +1,7 @@
 //! The one compiled configuration.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -11,6 +11,7 @@ use crate::protocol::BackendKind;
 use crate::routing::{BackendRule, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
+use crate::settings::folder::why_not_writable;
 use crate::settings::secret::Secret;
 use crate::{control, identity, proxy, session, telemetry, upstream};
 
@@ -39,9 +40,20 @@ pub struct Config {
     /// What is logged.
     pub logging: telemetry::settings::Settings,
     printable: Value,
+    warnings: Vec<Fault>,
 }
 
 impl Config {
+    /// What is allowed and rarely meant, as one reads the file.
+    pub fn warnings(&self) -> &[Fault] {
+        &self.warnings
+    }
+
+    /// The same with these warnings.
+    pub(super) fn with_warnings(self, warnings: &[Fault]) -> Self {
+        Self { warnings: warnings.to_vec(), ..self }
+    }
+
     /// The effective values under the keys of the file, for people to look at. Holds no secret:
     /// tokens are masked, and a value that refers to the environment or a file is shown as the
     /// reference.
@@ -72,11 +84,11 @@ pub(super) fn compile(
     let identity = written.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let backends = compile_backends(written.backends, shorthand, faults);
-    let routing = Table::compile(written.routing, &rules, faults);
+    let mut of_routing = Faults::default();
+    let routing = Table::compile(written.routing, &rules, &mut of_routing);
+    faults.absorb(of_routing, |path| as_written(path, shorthand));
     let logging = written.logging.compile(faults);
-    if written.data_dir.is_empty() {
-        faults.add("data_dir", "the path is empty", "name a folder ELIDA may write to");
-    }
+    check_data_dir(&written.data_dir, faults);
     Some(Config {
         listen: listen?,
         data_dir: PathBuf::from(written.data_dir),
@@ -88,6 +100,7 @@ pub(super) fn compile(
         routing: routing?,
         logging: logging?,
         printable,
+        warnings: Vec::new(),
     })
 }
 
@@ -108,6 +121,16 @@ fn check_backend(written: &Written, tree: &Tree, faults: &mut Faults) {
     }
 }
 
+/// State is kept in memory when it cannot be written, so only an empty path is a fault.
+fn check_data_dir(folder: &str, faults: &mut Faults) {
+    let hint = "name a folder ELIDA may write to";
+    if folder.is_empty() {
+        faults.add("data_dir", "the path is empty", hint);
+    } else if let Some(why) = why_not_writable(Path::new(folder)) {
+        faults.warn("data_dir", format!("nothing can be kept in {folder}: {why}"), hint);
+    }
+}
+
 fn only_backend(url: String) -> Backends {
     let backend = upstream::settings::Written {
         url,
@@ -119,6 +142,11 @@ fn only_backend(url: String) -> Backends {
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }
 
+/// The path of a fault as the file has it: the shorthand has only one key.
+fn as_written(path: String, shorthand: bool) -> String {
+    if shorthand && path.starts_with("backends.") { "backend".into() } else { path }
+}
+
 /// Compiles every backend, also after a fault; those of the shorthand are faults of `backend`.
 fn compile_backends(
     backends: Backends,
@@ -128,10 +156,7 @@ fn compile_backends(
     let mut found = Faults::default();
     let compiled: Vec<Option<_>> =
         backends.0.into_iter().map(|(name, backend)| backend.compile(&name, &mut found)).collect();
-    for fault in found.iter() {
-        let path = if shorthand { "backend".into() } else { fault.path.clone() };
-        faults.push(Fault { path, ..fault.clone() });
-    }
+    faults.absorb(found, |path| as_written(path, shorthand));
     compiled.into_iter().collect()
 }
 

@@ -1,4 +1,4 @@
-//! On which line of the file a key stands.
+//! On which line of the file, and in which column, a key stands.
 //!
 //! The YAML reader tells a place only in its errors. So the text is read once more along the path,
 //! and the reader is stopped with an error where the key is found.
@@ -8,37 +8,60 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, IgnoredAny};
 
-/// The line of the key at a dotted path (1 is the first); when the key is not written, the line of
-/// the nearest key above it that is.
-pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
+/// Line and column; 1 is the first of each.
+pub(super) type Place = (usize, usize);
+
+/// The place of the key at a dotted path; when the key is not written, the place of the nearest key
+/// above it that is.
+pub(super) fn place_of(text: &str, path: &str) -> Option<Place> {
     let mut path = path;
     while !path.is_empty() {
-        let found = Cell::new(false);
-        let deserializer = serde_yaml::Deserializer::from_str(text);
-        let outcome = Seek { rest: path, found: &found }.deserialize(deserializer);
-        if let Err(error) = outcome
-            && found.get()
-        {
-            return error.location().map(|location| location.line());
+        if let Some(place) = nth_place_of(text, path, 0) {
+            return Some(place);
         }
         path = &path[..path.rfind(['.', '['])?];
     }
     None
 }
 
+/// The place of a key that is written several times, after passing over the first `nth` of them.
+pub(super) fn nth_place_of(text: &str, path: &str, nth: usize) -> Option<Place> {
+    let search = Search { found: Cell::new(false), pass: Cell::new(nth) };
+    let deserializer = serde_yaml::Deserializer::from_str(text);
+    let error = Seek { rest: path, search: &search }.deserialize(deserializer).err()?;
+    let location = error.location().filter(|_| search.found.get())?;
+    Some((location.line(), location.column()))
+}
+
+/// What is known while the text is read.
+struct Search {
+    found: Cell<bool>,
+    /// How many more finds are passed over.
+    pass: Cell<usize>,
+}
+
+impl Search {
+    /// Whether this find is the one.
+    fn is_it(&self) -> bool {
+        let left = self.pass.get();
+        self.pass.set(left.saturating_sub(1));
+        self.found.set(left == 0);
+        left == 0
+    }
+}
+
 /// Goes down the values along what is left of the path.
 struct Seek<'a> {
     rest: &'a str,
-    found: &'a Cell<bool>,
+    search: &'a Search,
 }
 
 impl Seek<'_> {
     /// At the end of the path: stops the reader here.
     fn stop_at_end<E: de::Error>(&self) -> Result<(), E> {
-        if !self.rest.is_empty() {
+        if !self.rest.is_empty() || !self.search.is_it() {
             return Ok(());
         }
-        self.found.set(true);
         Err(E::custom("found"))
     }
 }
@@ -59,9 +82,9 @@ impl<'de> de::Visitor<'de> for Seek<'_> {
 
     fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         self.stop_at_end()?;
-        while let Some(below) = map.next_key_seed(SeekKey { rest: self.rest, found: self.found })? {
+        while let Some(below) = map.next_key_seed(SeekKey { rest: self.rest, search: self.search })? {
             match below {
-                Some(rest) => map.next_value_seed(Seek { rest, found: self.found })?,
+                Some(rest) => map.next_value_seed(Seek { rest, search: self.search })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -76,7 +99,7 @@ impl<'de> de::Visitor<'de> for Seek<'_> {
             let more = match index {
                 Some((wanted, rest)) if wanted == i => {
                     let rest = rest.strip_prefix('.').unwrap_or(rest);
-                    items.next_element_seed(Seek { rest, found: self.found })?.is_some()
+                    items.next_element_seed(Seek { rest, search: self.search })?.is_some()
                 }
                 _ => items.next_element::<IgnoredAny>()?.is_some(),
             };
@@ -115,7 +138,7 @@ impl<'de> de::Visitor<'de> for Seek<'_> {
 /// Reads a key: stops the reader when it is the last of the path, else gives what is left after it.
 struct SeekKey<'a> {
     rest: &'a str,
-    found: &'a Cell<bool>,
+    search: &'a Search,
 }
 
 impl<'de, 'a> DeserializeSeed<'de> for SeekKey<'a> {
@@ -137,8 +160,7 @@ impl<'a> de::Visitor<'_> for SeekKey<'a> {
             return Ok(None);
         };
         if rest.is_empty() {
-            self.found.set(true);
-            return Err(E::custom("found"));
+            return if self.search.is_it() { Err(E::custom("found")) } else { Ok(None) };
         }
         // The key of a backend may itself hold a dot: only a whole key goes on.
         Ok(rest.strip_prefix('.').or_else(|| rest.starts_with('[').then_some(rest)))
@@ -166,7 +188,7 @@ list:
 
     #[test]
     fn keys_are_found_in_block_and_flow_form() {
-        let line = |path| line_of(TEXT, path);
+        let line = |path| place_of(TEXT, path).map(|(line, _)| line);
         assert_eq!(line("listen"), Some(2));
         assert_eq!(line("backends"), Some(3));
         assert_eq!(line("backends.my.own"), Some(4));
@@ -178,11 +200,23 @@ list:
     }
 
     #[test]
+    fn columns_are_those_of_the_key() {
+        assert_eq!(place_of(TEXT, "listen"), Some((2, 1)));
+        assert_eq!(place_of(TEXT, "backends.my.own.url"), Some((5, 5)));
+        assert_eq!(place_of(TEXT, "backends.other.url"), Some((8, 12)));
+        assert_eq!(place_of(TEXT, "list[1].two"), Some((12, 7)));
+        let twice = "a: { b: 1 }\nc: 1\na:\n  b: 2\n";
+        assert_eq!(nth_place_of(twice, "a", 1), Some((3, 1)));
+        assert_eq!(nth_place_of(twice, "a.b", 1), Some((4, 3)));
+        assert_eq!(nth_place_of(twice, "a", 2), None);
+    }
+
+    #[test]
     fn a_key_that_is_not_written_is_placed_at_the_one_above_it() {
-        assert_eq!(line_of(TEXT, "backends.other.tls.ca_file"), Some(8));
-        assert_eq!(line_of(TEXT, "list[7]"), Some(10));
-        assert_eq!(line_of(TEXT, "server.threads"), None);
-        assert_eq!(line_of("", "listen"), None);
-        assert_eq!(line_of("[", "listen"), None);
+        assert_eq!(place_of(TEXT, "backends.other.tls.ca_file"), Some((8, 3)));
+        assert_eq!(place_of(TEXT, "list[7]"), Some((10, 1)));
+        assert_eq!(place_of(TEXT, "server.threads"), None);
+        assert_eq!(place_of("", "listen"), None);
+        assert_eq!(place_of("[", "listen"), None);
     }
 }

@@ -10,13 +10,16 @@ mod compiled;
 mod diff;
 mod expand;
 mod lines;
+mod parse;
 mod read;
+mod schema;
 mod sources;
 mod tree;
 mod written;
 
 pub use compiled::Config;
 pub use diff::changed_restart_keys;
+pub use schema::schema;
 pub use sources::{Environment, Flags, Sources};
 
 #[cfg(test)]

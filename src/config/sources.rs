@@ -12,9 +12,10 @@ use serde_yaml::Value;
 
 use super::compiled::{Config, compile};
 use super::expand::expand;
-use super::lines::line_of;
+use super::lines::place_of;
+use super::parse::{parse, top_fault};
 use super::read::read;
-use super::tree::{Origin, Tree, is_within, top_fault};
+use super::tree::{Origin, Tree, is_within};
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 
@@ -122,14 +123,18 @@ impl Sources {
     /// As [`Sources::load`], with the text of the file given.
     pub fn load_text(&self, text: &str) -> Result<Config, Faults> {
         let mut faults = Faults::default();
-        let mut tree = Tree::parse(text).map_err(only)?;
-        self.overlay(&mut tree);
+        let parsed = parse(text, &mut faults);
+        let mut tree = Tree::new(parsed.root);
+        if parsed.is_whole {
+            self.overlay(&mut tree);
+        }
         expand(&mut tree, &self.environment, &mut faults);
         let config = read(&tree, &mut faults)
             .and_then(|written| compile(written, self.token(&tree, &mut faults), &tree, &mut faults));
+        faults.arrange(|fault| place(fault, &parsed.readable, &tree));
         match config {
-            Some(config) if faults.is_empty() => Ok(config),
-            _ => Err(place(&faults, text, &tree)),
+            Some(config) if faults.is_empty() => Ok(config.with_warnings(faults.warnings())),
+            _ => Err(faults),
         }
     }
 
@@ -218,36 +223,29 @@ fn only(fault: Fault) -> Faults {
 fn read_file(file: &Path) -> Result<String, Fault> {
     let bytes = std::fs::read(file).map_err(|error| {
         let message = format!("{} cannot be read: {error}", file.display());
-        top_fault(None, message, "check the path and its permissions")
+        top_fault(None, None, message, "check the path and its permissions")
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        top_fault(Some(line), "this is not UTF-8 text", "save the file as UTF-8")
+        top_fault(Some(line), None, "this is not UTF-8 text", "save the file as UTF-8")
     })
 }
 
-/// Gives each fault its place: the line in the file, or the variable or flag; and hides what a
+/// Gives a fault its place: line and column in the file, or the variable or flag; and hides what a
 /// reference was expanded to.
-fn place(faults: &Faults, text: &str, tree: &Tree) -> Faults {
-    let mut places = Vec::new();
-    for fault in faults.iter() {
-        let mut fault = fault.clone();
-        for (path, expanded) in &tree.expanded {
-            let concerned = is_within(path, &fault.path) || is_within(&fault.path, path);
-            if concerned && !expanded.text.is_empty() {
-                fault.message = fault.message.replace(&expanded.text, &expanded.reference);
-            }
+fn place(fault: &mut Fault, text: &str, tree: &Tree) {
+    for (path, expanded) in &tree.expanded {
+        let concerned = is_within(path, &fault.path) || is_within(&fault.path, path);
+        if concerned && !expanded.text.is_empty() {
+            fault.message = fault.message.replace(&expanded.text, &expanded.reference);
         }
-        match tree.origin(&fault.path) {
-            Some(origin) => fault.message = format!("{}; set by {}", fault.message, origin.name),
-            None => fault.line = fault.line.or_else(|| line_of(text, &fault.path)),
-        }
-        places.push(fault);
     }
-    // As one reads the file; faults of variables and flags come last.
-    places.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
-    let mut placed = Faults::default();
-    places.into_iter().for_each(|fault| placed.push(fault));
-    placed
+    if let Some(origin) = tree.origin(&fault.path) {
+        fault.message = format!("{}; set by {}", fault.message, origin.name);
+    } else if fault.line.is_none()
+        && let Some((line, column)) = place_of(text, &fault.path)
+    {
+        (fault.line, fault.column) = (Some(line), Some(column));
+    }
 }

@@ -86,7 +86,7 @@ line 12: backends.openai.type: 'opnai' is not known here (did you mean openai?)
 line 13: backends.local: 'url' is missing (add url:)
 line 16: routing.methods[1]: 'rule' is not known here (known are header, model, path, default)
 line 16: routing.methods[3]: 'rules' is not known here (known are header, model, path, default)
-line 17: routing.blocked_models: 'gpt-[' is not a pattern: unclosed character class; missing ']' \
+line 17: routing.blocked_models[0]: 'gpt-[' is not a pattern: unclosed character class; missing ']' \
 (use * for any text, ? for one character, [a-z] for a set, {a,b} for a choice)
 line 18: routing.default_backend: no backend is called 'opnai' (did you mean openai?)
 line 20: session.idle_timout: no key is called 'idle_timout' (did you mean idle_timeout?)
@@ -254,12 +254,71 @@ fn text_that_is_no_configuration_is_refused_with_its_line() {
     assert!(faults("backend: ollama").starts_with("line 1: backend: 'ollama' is not an http://"));
     assert_eq!(
         faults("listen: ':1'\nserver:\n  threads: 1\n  threads: 2\n"),
-        "line 3: the key 'threads' stands twice in this section (remove one of the two)"
+        "line 4: server.threads: stands twice in its section, first on line 3 (remove one of the two)"
     );
     assert_eq!(
         faults("server:\n  8080: x\n"),
         "line 1: server: a key here is not a text (put the key in quotes if it is meant)"
     );
+}
+
+#[test]
+fn one_unreadable_section_hides_no_fault_of_another() {
+    let text = "\
+listen: nowhere
+backends:
+  a: { url: http://h, type: http
+server:
+  threads: many
+routing: { default_backend: a }
+data_dir: ''
+";
+    let found = faults(text);
+    let lines: Vec<&str> = found.lines().collect();
+    assert_eq!(lines.len(), 4, "{found}");
+    assert!(lines[0].starts_with("line 1: listen: 'nowhere' is not an address"), "{found}");
+    assert!(lines[1].contains("this is not YAML: "), "{found}");
+    assert!(lines[2].starts_with("line 5: server.threads: 'many' does not fit"), "{found}");
+    assert!(lines[3].starts_with("line 7: data_dir: the path is empty"), "{found}");
+}
+
+#[test]
+fn what_is_allowed_and_rarely_meant_is_warned_of() {
+    let text = "\
+data_dir: /proc/1/elida
+backends:
+  a: { url: 'https://h', type: http, models: ['x-*', y], tls: { insecure_skip_verify: true } }
+  b: { url: 'http://h', type: http, models: ['X-*'] }
+  c: { url: 'http://h', type: http }
+routing: { methods: [model], blocked_models: [y] }
+session:
+  scope: global
+  idle_timeout: 2h
+  max_duration: 1h
+";
+    let variables = [("ELIDA_CONTROL_TOKEN", "0123456789abcdef")];
+    let config = load(text, variables).unwrap();
+    let told: Vec<String> = config.warnings().iter().map(ToString::to_string).collect();
+    let starts = [
+        "line 1: data_dir: nothing can be kept in /proc/1/elida: ",
+        "line 3: backends.a.models[1]: 'y' is never used: routing.blocked_models blocks it",
+        "line 3: backends.a.tls.insecure_skip_verify: whoever answers",
+        "line 4: backends.b.models[0]: 'X-*' is never used: backends.a.models[0] says the same",
+        "line 5: backends.c: nothing routes to this backend",
+        "line 8: session.scope: global: ",
+        "line 9: session.idle_timeout: 2h is longer than max_duration",
+        "control.auth: the token in ELIDA_CONTROL_TOKEN is shorter than 32 characters",
+    ];
+    assert_eq!(told.len(), starts.len(), "{told:#?}");
+    for (told, start) in told.iter().zip(starts) {
+        assert!(told.starts_with(start), "{told} is not {start}");
+    }
+    let place = |i: usize| (config.warnings()[i].line, config.warnings()[i].column);
+    assert_eq!(place(5), (Some(8), Some(3)));
+    let tidy = load("data_dir: /tmp", [("ELIDA_CONTROL_TOKEN", "0123456789abcdef0123456789abcdef")]).unwrap();
+    assert_eq!(tidy.warnings(), []);
+    let alone = load("data_dir: /tmp\nrouting: { methods: [model] }", NO_VARIABLES).unwrap();
+    assert_eq!(alone.warnings()[0].path, "backend");
 }
 
 #[test]
@@ -304,7 +363,7 @@ fn shipped() -> (String, String) {
 
 fn read(text: &str) -> Written {
     let mut faults = Faults::default();
-    let tree = tree::Tree::parse(text).unwrap();
+    let tree = tree::Tree::new(parse::parse(text, &mut faults).root);
     let written = read::read(&tree, &mut faults).unwrap();
     assert!(faults.is_empty(), "{faults}");
     written
@@ -327,8 +386,8 @@ fn the_shipped_file_names_every_key() {
     keys("", &effective, &mut |path| {
         let path = path.replace(written::IDENTITY_PART, "session");
         let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent).to_owned();
-        let line = lines::line_of(&with_examples, &path);
-        if line.is_none() || (!parent.is_empty() && line == lines::line_of(&with_examples, &parent)) {
+        let place = lines::place_of(&with_examples, &path);
+        if place.is_none() || (!parent.is_empty() && place == lines::place_of(&with_examples, &parent)) {
             missing.push(path);
         }
     });

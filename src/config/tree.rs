@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_yaml::{Mapping, Value};
 
-use crate::settings::fault::Fault;
-
 /// All sources laid over each other.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
@@ -36,30 +34,9 @@ pub(super) struct Expanded {
 }
 
 impl Tree {
-    /// Reads the text of a file; an empty one is an empty tree.
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
-        let root = match serde_yaml::from_str(text) {
-            Ok(Value::Mapping(root)) => root,
-            Ok(Value::Null) => Mapping::new(),
-            Ok(_) => {
-                let hint = "write keys such as listen: 0.0.0.0:8080";
-                return Err(top_fault(Some(1), "the file is not a list of keys and values", hint));
-            }
-            Err(error) => {
-                let line = error.location().map(|location| location.line());
-                let text = error.to_string();
-                return Err(match text.split_once("duplicate entry with key ") {
-                    Some((_, key)) => {
-                        let key = key.split_once(" at line ").map_or(key, |(key, _)| key);
-                        let message =
-                            format!("the key {} stands twice in this section", key.replace('"', "'"));
-                        top_fault(line, message, "remove one of the two")
-                    }
-                    None => top_fault(line, format!("this is not YAML: {text}"), ""),
-                });
-            }
-        };
-        Ok(Self { root, ..Self::default() })
+    /// The values of a file.
+    pub(super) fn new(root: Mapping) -> Self {
+        Self { root, ..Self::default() }
     }
 
     /// Sets a value from outside the file.
@@ -92,11 +69,6 @@ impl Tree {
         let containing = self.origins.iter().filter(|(key, _)| is_within(path, key));
         containing.max_by_key(|(key, _)| key.len()).map(|(_, origin)| origin)
     }
-}
-
-/// A fault of the whole file.
-pub(super) fn top_fault(line: Option<usize>, message: impl Into<String>, hint: &str) -> Fault {
-    Fault { path: String::new(), line, message: message.into(), hint: hint.into() }
 }
 
 /// Whether `path` is `outer` or a part of it.

@@ -3,8 +3,10 @@
 //! The `session:` section belongs to two modules, which do not know each other: [`split_session`]
 //! hands each its keys before serde sees them.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_yaml::{Mapping, Value};
 
@@ -18,20 +20,31 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const IDENTITY_PART: &str = "session identity";
 
 /// The whole file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Elida")]
 pub(super) struct Written {
+    /// Format of the file; 1 is the only one.
     pub(super) version: u32,
+    /// Address of the proxy; `:8080` means every address. Needs a restart.
     pub(super) listen: String,
+    /// URL of the one backend (an Ollama), used while `backends` is empty.
     pub(super) backend: String,
+    /// Threads, timeouts and limits of the proxy listener.
     pub(super) server: proxy::settings::Written,
+    /// The control API.
     pub(super) control: control::settings::Written,
+    /// The life of sessions, and how the session of a request is found.
     pub(super) session: session::Written,
     #[serde(rename = "session identity")]
     pub(super) identity: identity::Written,
+    /// The backends by name.
     pub(super) backends: Backends,
+    /// Which backend a request goes to.
     pub(super) routing: routing::Written,
+    /// What is logged.
     pub(super) logging: telemetry::settings::Written,
+    /// Folder for keys and other state. Needs a restart.
     pub(super) data_dir: String,
 }
 
@@ -50,6 +63,17 @@ impl Default for Written {
             logging: Default::default(),
             data_dir: "/var/lib/elida".into(),
         }
+    }
+}
+
+impl JsonSchema for Backends {
+    fn schema_name() -> Cow<'static, str> {
+        "Backends".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let backend = generator.subschema_for::<upstream::settings::Written>();
+        json_schema!({"type": "object", "additionalProperties": backend})
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::address::listen_address;
@@ -9,8 +10,9 @@ use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 
 /// The `control:` section.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Control")]
 pub struct Written {
     /// Address to listen on; `:9090` means every address. Needs a restart.
     pub listen: String,
@@ -23,8 +25,9 @@ pub struct Written {
 }
 
 /// `control.auth`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ControlAuth")]
 pub struct WrittenAuth {
     /// A file that holds the token; empty for none.
     pub token_file: String,
@@ -34,8 +37,9 @@ pub struct WrittenAuth {
 }
 
 /// `control.cors`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ControlCors")]
 pub struct WrittenCors {
     /// Origins whose pages may call, such as `https://ops.example.com`.
     pub allow_origins: Vec<String>,
@@ -63,6 +67,9 @@ pub struct Settings {
 
 /// A token can be guessed when it is shorter than this many bytes.
 const MIN_TOKEN: usize = 16;
+
+/// A token of this many bytes holds 128 bits of chance even when it is written in hex.
+const GOOD_TOKEN: usize = 32;
 
 impl Settings {
     /// Address to listen on.
@@ -144,6 +151,10 @@ fn check_token(path: &str, source: &str, token: Secret, faults: &mut Faults) -> 
         let message = format!("the token in {source} holds spaces or characters a header cannot carry");
         faults.add(path, message, hint);
         return None;
+    }
+    if text.len() < GOOD_TOKEN {
+        let message = format!("the token in {source} is shorter than {GOOD_TOKEN} characters");
+        faults.warn(path, message, hint);
     }
     Some(token)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use regex::bytes::{Regex, RegexBuilder};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::client;
@@ -16,7 +17,7 @@ use crate::settings::units::Span;
 const MAX_DEPTH: usize = 4;
 
 /// Whose a session id is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScopeMode {
     /// The principal's that sent it: nobody else joins by sending the same id.
@@ -27,7 +28,7 @@ pub enum ScopeMode {
 }
 
 /// What to do with a request that names no session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// Take a fingerprint of the caller for the id.
@@ -40,7 +41,7 @@ pub enum Missing {
 }
 
 /// A part of the fingerprint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// Who calls.
@@ -54,7 +55,7 @@ pub enum Part {
 }
 
 /// How an id is derived.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Derive {
     /// The parts of the fingerprint.
@@ -73,7 +74,7 @@ impl Default for Derive {
 }
 
 /// Where a hint is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// A request header.
@@ -87,7 +88,7 @@ pub enum Source {
 }
 
 /// How the value holds the id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Parse {
     /// It is the id.
@@ -100,7 +101,7 @@ pub enum Parse {
 }
 
 /// One hint as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hint {
     /// Where it is.
@@ -126,8 +127,9 @@ fn is_plain(parse: &Parse) -> bool {
 }
 
 /// The keys as they are written under `session:` (life and limits are read elsewhere).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "SessionIdentity")]
 pub struct Written {
     /// The header with an explicit id, both ways.
     pub header: String,
@@ -260,6 +262,10 @@ impl Written {
         if self.missing == Missing::Derive && self.derive.from.is_empty() {
             let hint = "name principal, client_ip, user_agent or backend, or write missing: generate";
             faults.add("session.derive.from", "is empty: all callers would share one session", hint);
+        }
+        if self.scope == ScopeMode::Global {
+            let message = "global: whoever sends a session's id joins it, and a kill meets all of them";
+            faults.warn("session.scope", message, "write principal, unless all callers trust each other");
         }
         let mut whole = self.missing != Missing::Derive || !self.derive.from.is_empty();
         let (mut head, mut body) = (Vec::new(), Vec::new());

@@ -39,6 +39,8 @@ pub struct Call {
     pub model_doubled: bool,
     /// The body is not a JSON value, as far as it was followed: cut short, another encoding, a form.
     pub malformed: bool,
+    /// `model` was there with a number, true, false or null.
+    model_is_no_text: bool,
     hints: Vec<Option<Box<str>>>,
 }
 
@@ -51,11 +53,16 @@ impl Call {
     fn take(&mut self, path: usize, value: Value<'_>) {
         match (path, value) {
             (MODEL, Value::Str(name)) => {
+                self.model_doubled |= self.model_is_no_text;
                 self.model_doubled |= self.model.as_ref().is_some_and(|known| *known != name);
                 self.model = Some(name.into_owned());
             }
             (STREAM, Value::Bool(stream)) => self.stream = Some(stream),
-            (MODEL | STREAM, _) => {}
+            (MODEL, _) => {
+                self.model_doubled |= self.model.is_some();
+                self.model_is_no_text = true;
+            }
+            (STREAM, _) => {}
             (hint, value) => {
                 if let Some(place) = self.hints.get_mut(hint - OWN.len()) {
                     *place = match value {

@@ -1,9 +1,10 @@
 //! Which API a request speaks, told by its path alone.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a configured backend is (`backends.NAME.type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendKind {
     /// Ollama: its own API, and the OpenAI one beside it.

@@ -1,11 +1,14 @@
 //! Step 1: a request is here. Its head is measured before anything is believed.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Uri, Version, header};
+use http::{HeaderMap, Method, Uri, Version};
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 
 use super::door::Ticket;
+use super::framing;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
 use crate::protocol::dialect::Dialect;
@@ -19,9 +22,13 @@ const MAX_REQUEST_ID: usize = 128;
 /// What the head says before anything is looked up.
 pub(crate) struct Arrival {
     pub(crate) ticket: Arc<Ticket>,
+    /// The client's address, also behind trusted proxies.
+    pub(crate) client: IpAddr,
     pub(crate) request_id: RequestId,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    /// HTTP/1.0 clients know no chunks.
+    pub(crate) version: Version,
     /// As the path tells; the backend may narrow it down.
     pub(crate) dialect: Dialect,
 }
@@ -29,11 +36,14 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// Notes an arrival; `None` when the request did not come through our door.
     pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
+        let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
         Some(Self {
-            ticket: Arc::clone(head.extensions.get::<Arc<Ticket>>()?),
+            client: ticket.snapshot.forwarding.client(ticket.client.ip(), &head.headers),
+            ticket,
             request_id: request_id(&head.headers),
             method: head.method.clone(),
             uri: head.uri.clone(),
+            version: head.version,
             dialect: Dialect::detect(head.uri.path()),
         })
     }
@@ -48,8 +58,23 @@ fn request_id(headers: &HeaderMap) -> RequestId {
         .map_or_else(RequestId::fresh, RequestId::new)
 }
 
-/// Refuses heads that are too large, or that ask for what a reverse proxy does not do.
-pub(crate) fn check(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refusal> {
+/// Refuses heads that are too large, that ask for what a reverse proxy does not do, or that can be read in
+/// two ways. The connection then carries no further request.
+///
+/// # Errors
+/// One of these it is.
+pub(crate) fn check(arrival: &Arrival, session: &mut Session) -> Result<(), Refusal> {
+    let raw = session.as_ref().to_h1_raw();
+    let head = session.req_header_mut();
+    let checked = measure(arrival, head).and_then(|()| framing::check(&raw, head));
+    if checked.is_err() {
+        arrival.ticket.close_after();
+    }
+    framing::tidy(head);
+    checked
+}
+
+fn measure(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refusal> {
     let limits = &arrival.ticket.snapshot.limits;
     let target = head.raw_path();
     if target.len() > limits.max_uri {
@@ -80,9 +105,6 @@ pub(crate) fn check(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refus
         let message = "this listener is a reverse proxy: send a path as the request target, \
                        not CONNECT, an absolute URI or an asterisk";
         return Err(Refusal::new(ErrorKind::NotSupported, message));
-    }
-    if head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST) {
-        return Err(Refusal::new(ErrorKind::BadRequest, "the Host header is missing (RFC 9112, 3.2)"));
     }
     Ok(())
 }

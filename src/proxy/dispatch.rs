@@ -8,6 +8,7 @@ use pingora_http::RequestHeader;
 
 use super::arrive::Arrival;
 use super::door::CUT;
+use super::framing;
 use super::refuse::Stop;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::call::Call;
@@ -50,7 +51,12 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let snapshot = &arrival.ticket.snapshot;
-    let wanted = head.headers.get(snapshot.routes.header()).map(|value| value.to_str().unwrap_or("?"));
+    let mut wishes = head.headers.get_all(snapshot.routes.header()).iter();
+    let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
+    if wishes.any(|other| Some(other.as_bytes()) != wanted.map(str::as_bytes)) {
+        let message = format!("two different backends are named; send {} once", snapshot.routes.header());
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
     let decision =
         snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
             match error {
@@ -60,9 +66,15 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
                     let message = format!("{error}; name a configured one in {header} or leave it out");
                     Refusal::new(ErrorKind::UnknownBackend, message)
                 }
-                _ => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+                RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
+                RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
             }
         })?;
+    let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
+    if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
+        let message = "the path leads out of its backend by `..` segments; send the path it leads to";
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
     let backend = Arc::clone(&snapshot.backends[decision.backend]);
     let dialect = arrival.dialect.on(backend.settings().kind());
     Ok(Route { backend, strip: decision.strip, dialect, via: decision.via, attempt: 0 })

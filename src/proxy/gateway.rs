@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tracing::debug;
@@ -60,7 +60,7 @@ impl Gateway {
         let arrival = Arrival::of(session.req_header())
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
         let arrival = &*exchange.arrival.insert(arrival);
-        arrive::check(arrival, session.req_header())?;
+        arrive::check(arrival, session)?;
         if let Some(answer) = local::answer_to(arrival, &house.readiness) {
             local::write(session, exchange, answer).await?;
             return Ok(false);
@@ -181,10 +181,11 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        inbound::check(head, session.as_ref().is_upgrade_req())?;
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && is_final(head)
         {
@@ -195,10 +196,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        if head.status == 101 {
+            // A tunnel is idle when neither side speaks: `stream_idle`, not `read`, is its limit.
+            session.set_read_timeout(None);
+        }
         match (&exchange.arrival, &exchange.leg) {
             (Some(arrival), Some(leg)) if is_final(head) => inbound::inbound(head, arrival, leg),
             _ => Ok(()),
@@ -222,6 +227,12 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> FailToProxy {
         let refusal = refuse::refusal_of(error, exchange);
+        if let Some(arrival) = &exchange.arrival
+            && *error.esource() == ErrorSource::Downstream
+        {
+            // Where this request ends is not known, so nothing behind it is one.
+            arrival.ticket.close_after();
+        }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {
             refuse::break_off(session, exchange, &refusal).await;

@@ -22,8 +22,11 @@ pub(crate) struct Caller {
 
 /// Reads who calls from the head.
 pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Caller {
-    let address = arrival.ticket.client.ip().to_canonical();
-    Caller { principal: key.principal(headers, address), client: Client::recognise(headers), address }
+    Caller {
+        principal: key.principal(headers, arrival.client),
+        client: Client::recognise(headers),
+        address: arrival.client,
+    }
 }
 
 /// The session as the head names it. Then the leg can be opened, and cut, before the body is here.

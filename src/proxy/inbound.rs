@@ -1,9 +1,11 @@
-//! Step 7: the head of the answer. Nothing of it is changed; the session's and request's ids are added.
+//! Step 7: the head of the answer. Nothing of it is changed but what belongs to the
+//! backend's connection; the session's and request's ids are added.
 
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use pingora_core::Result;
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderName, Version};
+use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
@@ -48,11 +50,58 @@ impl Answer {
     }
 }
 
+/// Refuses an answer that can be read in two ways, or a switch of protocols that nobody asked for: Pingora
+/// would pass both on. Answers with two lengths it refuses itself.
+///
+/// # Errors
+/// The backend's answer is one of these.
+pub(crate) fn check(head: &ResponseHeader, upgrade_was_asked: bool) -> Result<()> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let is_plain = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    };
+    let why = match (is_plain, head.status == 101 && !upgrade_was_asked) {
+        (false, _) => "a transfer coding but chunked",
+        (_, true) => "a 101 that nobody asked for",
+        _ => return Ok(()),
+    };
+    Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up())
+}
+
+/// Fields of an answer that belong to the backend's connection (RFC 9110, 7.6.1). `Connection` itself and
+/// the framing are written anew by Pingora.
+const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authenticate"];
+
+/// Takes out what belongs to the backend's connection, and what its `Connection` field names.
+fn remove_hop_by_hop(head: &mut ResponseHeader) {
+    for name in HOP_BY_HOP {
+        head.remove_header(name);
+    }
+    let told = head.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named = told.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
+    // A backend may not take the framing out with it.
+    let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, UPGRADE];
+    let named: Vec<HeaderName> = named.filter(|name| !framing.contains(name)).collect();
+    for name in &named {
+        head.remove_header(name);
+    }
+}
+
 /// Adds the ids to the answer's head. A backend's own request id is left as it is: SDKs show it.
 ///
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
 pub(crate) fn inbound(head: &mut ResponseHeader, arrival: &Arrival, leg: &Leg) -> Result<()> {
+    if head.status != 101 {
+        remove_hop_by_hop(head);
+    }
+    if arrival.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
+        // Such a client knows no chunks; its answer ends with the connection (RFC 9112, 6.1).
+        head.remove_header(&TRANSFER_ENCODING);
+        arrival.ticket.close_after();
+    }
     let header = arrival.ticket.snapshot.identity.header().clone();
     head.insert_header(header, leg.session().key().id.as_str())?;
     if !head.headers.contains_key(REQUEST_ID) {

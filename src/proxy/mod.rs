@@ -1,7 +1,8 @@
 //! The way of a request, one file per step, in order.
 //!
 //! `door` lets it in · `gateway` is Pingora's `ProxyHttp`, every phase a few lines · `exchange` is what
-//! is known of it so far · `arrive` checks its head · `local` answers what is ours · `identify` says who
+//! is known of it so far · `arrive` measures its head · `framing` refuses heads that can be read in two
+//! ways · `local` answers what is ours · `identify` says who
 //! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
 //! `dispatch` chooses the backend · `outbound` writes the head for it · `inbound` reads the answer's
 //! head · `stream` lets the answer through, counts and cuts · `settle` closes the books, always ·
@@ -15,6 +16,8 @@ pub(crate) mod arrive;
 pub(crate) mod dispatch;
 pub(crate) mod door;
 pub(crate) mod exchange;
+pub mod forwarded;
+pub(crate) mod framing;
 pub(crate) mod gateway;
 pub(crate) mod identify;
 pub(crate) mod inbound;

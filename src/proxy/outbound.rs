@@ -1,8 +1,8 @@
 //! Step 6: the head as the backend gets it. What the client said is kept; what was meant for us, and
 //! what belongs to one connection only, is taken out (Pingora has removed the hop-by-hop fields).
 
-use http::HeaderValue;
 use http::header::{ACCEPT_ENCODING, HOST};
+use http::{HeaderName, HeaderValue};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
@@ -14,7 +14,10 @@ use super::dispatch::Route;
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
 pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Route) -> Result<()> {
-    head.remove_header(arrival.ticket.snapshot.routes.header());
+    let snapshot = &arrival.ticket.snapshot;
+    head.remove_header(snapshot.routes.header());
+    remove_ours(head);
+    snapshot.forwarding.write(head, arrival)?;
     head.insert_header(HOST, route.backend.settings().authority())?;
     head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
     if route.dialect.is_llm() {
@@ -30,6 +33,20 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
         return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
     }
     Ok(())
+}
+
+/// Takes out every field that is for a gateway of this kind, `-` or `_` in its name: a backend that is one
+/// itself must not take a client's words for ours.
+fn remove_ours(head: &mut RequestHeader) {
+    let is_ours = |name: &HeaderName| {
+        let name = name.as_str();
+        let name = name.strip_prefix("x-").or_else(|| name.strip_prefix("x_")).unwrap_or(name);
+        name.strip_prefix("elida").is_some_and(|rest| rest.starts_with(['-', '_']))
+    };
+    let ours: Vec<HeaderName> = head.headers.keys().filter(|name| is_ours(name)).cloned().collect();
+    for name in &ours {
+        head.remove_header(name);
+    }
 }
 
 /// The base path of the backend's URL, then what is left of the client's target.

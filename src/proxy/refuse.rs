@@ -17,10 +17,14 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
 use crate::protocol::refusal::{self, Notice, NoticeKind};
+use crate::session::EndReason;
 use crate::session::cut::CutReason;
 
 /// The error with which a step stops Pingora after it has left its refusal in the exchange.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
+
+/// The words for a fault of ours.
+pub(crate) const OUR_FAULT: &str = "the gateway failed; its log says why";
 
 /// Why a step does not go on.
 pub(crate) enum Stop {
@@ -43,12 +47,13 @@ impl From<Box<Error>> for Stop {
 }
 
 /// The status of a refusal (surface.md, section 5). A kill is 403: SDKs repeat 408, 409, 429 and 5xx.
-fn status(kind: ErrorKind) -> StatusCode {
+pub(crate) fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::BadRequest | ErrorKind::UnknownBackend | ErrorKind::SessionRequired => {
             StatusCode::BAD_REQUEST
         }
         ErrorKind::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
         ErrorKind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -56,7 +61,9 @@ fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut => StatusCode::FORBIDDEN,
+        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
+            StatusCode::FORBIDDEN
+        }
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -66,7 +73,9 @@ fn status(kind: ErrorKind) -> StatusCode {
 
 fn notice_kind(kind: ErrorKind) -> NoticeKind {
     match kind {
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut => NoticeKind::Permission,
+        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
+            NoticeKind::Permission
+        }
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -78,7 +87,7 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut)
+    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked)
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg; `None` when nobody is left who
@@ -118,7 +127,7 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
             ErrorKind::BackendUnavailable,
             format!("the backend {upstream} cannot be reached or broke off: {}", etype.as_str()),
         ),
-        _ => Refusal::new(ErrorKind::Internal, "the gateway failed; its log says why"),
+        _ => Refusal::new(ErrorKind::Internal, OUR_FAULT),
     }
 }
 
@@ -131,10 +140,16 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
                 why.map_or_else(|| "Session killed".to_owned(), |order| order.notice()),
             )
         }
-        CutReason::TimedOut => Refusal::new(
-            ErrorKind::SessionTimedOut,
-            "the session has reached its longest duration (session.max_duration)",
-        ),
+        CutReason::TimedOut => {
+            let why = exchange.leg.as_ref().and_then(|leg| leg.session().end_reason());
+            let message = match why {
+                Some(EndReason::IdleTimeout) => {
+                    "nothing has moved in the session for too long (session.idle_timeout)"
+                }
+                _ => "the session has reached its longest duration (session.max_duration)",
+            };
+            Refusal::new(ErrorKind::SessionTimedOut, message)
+        }
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
 }

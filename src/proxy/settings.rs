@@ -1,15 +1,18 @@
-//! The `server:` section: threads, timeouts and limits of the proxy listener.
+//! The `server:` section: threads, timeouts and limits of the proxy listener, and the proxies before it.
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::forwarded::Forwarding;
 use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 
 /// The `server:` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Server")]
 pub struct Written {
     /// Worker threads; 0 for one per core. Needs a restart.
     pub threads: usize,
@@ -17,25 +20,30 @@ pub struct Written {
     pub timeouts: WrittenTimeouts,
     /// How large a request may be, and how many clients.
     pub limits: WrittenLimits,
+    /// Proxies before this gateway, as networks; only they are believed when they say who the client is.
+    pub trusted_proxies: Vec<String>,
+    /// True: backends are told the client's address and the host it asked for.
+    pub forwarded_headers: bool,
 }
 
 /// `server.timeouts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ServerTimeouts")]
 pub struct WrittenTimeouts {
-    /// See [`Timeouts::read`].
+    /// For a client to send the whole request head, and between two pieces of its body.
     pub read: Span,
-    /// See [`Timeouts::write`].
+    /// For a client to take one piece of the answer.
     pub write: Span,
-    /// See [`Timeouts::idle`].
+    /// For a client's connection between two requests.
     pub idle: Span,
-    /// See [`Timeouts::upstream_connect`].
+    /// For the TCP and TLS handshake with a backend.
     pub upstream_connect: Span,
-    /// See [`Timeouts::upstream_first_byte`].
+    /// From the whole request at the backend to the first byte of its answer.
     pub upstream_first_byte: Span,
-    /// See [`Timeouts::stream_idle`].
+    /// Between two pieces of a backend's answer.
     pub stream_idle: Span,
-    /// See [`Timeouts::shutdown_grace`].
+    /// From SIGTERM until open requests are cut.
     pub shutdown_grace: Span,
 }
 
@@ -54,20 +62,21 @@ impl Default for WrittenTimeouts {
 }
 
 /// `server.limits`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ServerLimits")]
 pub struct WrittenLimits {
-    /// See [`Limits::max_uri`].
+    /// Bytes of the request target; 414 above.
     pub max_uri: Size,
-    /// See [`Limits::max_header_bytes`].
+    /// Bytes of all header lines together; 431 above.
     pub max_header_bytes: Size,
-    /// See [`Limits::max_header_count`].
+    /// Number of header lines; 431 above.
     pub max_header_count: usize,
-    /// See [`Limits::max_body`].
+    /// Bytes of a request body; 413 above.
     pub max_body: Size,
-    /// See [`Limits::max_body_llm`].
+    /// Bytes of a request body on the path of a model API; 413 above.
     pub max_body_llm: Size,
-    /// See [`Limits::max_connections`].
+    /// Connections of clients at a time; further ones wait in the listener's queue.
     pub max_connections: usize,
 }
 
@@ -90,6 +99,7 @@ pub struct Settings {
     threads: usize,
     timeouts: Timeouts,
     limits: Limits,
+    forwarding: Forwarding,
 }
 
 /// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
@@ -143,6 +153,11 @@ impl Settings {
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
+
+    /// Which proxies are believed, and what backends are told.
+    pub fn forwarding(&self) -> &Forwarding {
+        &self.forwarding
+    }
 }
 
 impl Written {
@@ -150,6 +165,7 @@ impl Written {
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let timeouts = self.timeouts.compile(faults);
         let limits = self.limits.compile(faults);
+        let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
         if threads > MAX_THREADS {
@@ -157,7 +173,7 @@ impl Written {
             faults.add("server.threads", format!("{threads} threads are more than {MAX_THREADS}"), hint);
             return None;
         }
-        Some(Settings { threads, timeouts: timeouts?, limits: limits? })
+        Some(Settings { threads, timeouts: timeouts?, limits: limits?, forwarding: forwarding? })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Step 9: the books of a request are closed, once, however it ended.
 
+use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
+use super::refuse;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::framing::Framing;
@@ -23,6 +25,10 @@ pub(crate) fn settle(exchange: &mut Exchange) {
         tap.end();
     }
     let failure = failure(exchange);
+    if failure == Some(ErrorKind::Internal) && exchange.answer.status.is_none() {
+        // After a panic it is the connection that answers.
+        exchange.answer.status = Some(refuse::status(ErrorKind::Internal).as_u16());
+    }
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
     count(exchange, duration, failure, usage);
     let stream = is_stream(exchange);
@@ -47,6 +53,9 @@ pub(crate) fn settle(exchange: &mut Exchange) {
 /// What went wrong, if anything. After a hard cut no phase has said so, but the leg knows; and a
 /// client that hangs up after the dialect's last event has its whole answer.
 fn failure(exchange: &Exchange) -> Option<ErrorKind> {
+    if thread::panicking() {
+        return Some(ErrorKind::Internal);
+    }
     let told = exchange.failure.as_ref().map(|refusal| refusal.kind);
     let complete = exchange.answer.tap.as_ref().is_some_and(|tap| tap.is_complete());
     if told == Some(ErrorKind::ClientGone) && complete {
@@ -125,7 +134,7 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
     let url = arrival.uri.path_and_query().map_or("", |target| target.as_str());
     let session = exchange.leg.as_ref().map(|leg| leg.session().key().id.as_str());
     exchange.house.log.access(&AccessLine {
-        client_ip: arrival.ticket.client.ip().to_canonical(),
+        client_ip: arrival.client,
         method: arrival.method.as_str(),
         url,
         status: exchange.answer.status,

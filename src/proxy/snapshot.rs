@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::forwarded::Forwarding;
 use super::settings::{Limits, Timeouts};
 use crate::identity;
 use crate::protocol::call::CallPaths;
@@ -27,4 +28,6 @@ pub(crate) struct Snapshot {
     pub(crate) timeouts: Timeouts,
     /// Sizes and counts.
     pub(crate) limits: Limits,
+    /// Who is believed when he says who the client is.
+    pub(crate) forwarding: Forwarding,
 }

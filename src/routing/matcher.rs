@@ -3,6 +3,8 @@
 //! Case is ignored: providers differ in it, and a blocked model must not slip through in capitals.
 //! `*` also matches `/`, so that `meta-llama/*` and `*` do what they say.
 
+use std::collections::HashMap;
+
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::settings::fault::Faults;
@@ -32,6 +34,7 @@ impl Matcher {
         patterns.sort_by_key(|pattern| (is_wild(pattern.text), usize::MAX - pattern.text.len()));
         let mut set = GlobSetBuilder::new();
         let mut targets = Vec::with_capacity(patterns.len());
+        let mut seen: HashMap<String, String> = HashMap::new();
         for Pattern { text, target, path } in patterns {
             if text.is_empty() {
                 faults.add(path, "the pattern is empty", "write a model name or a pattern such as gpt-*");
@@ -39,6 +42,12 @@ impl Matcher {
             }
             match GlobBuilder::new(text).case_insensitive(true).build() {
                 Ok(glob) => {
+                    if let Some(first) = seen.get(&text.to_lowercase()) {
+                        let message = format!("'{text}' is never used: {first} says the same");
+                        faults.warn(path, message, "remove one of the two");
+                    } else {
+                        seen.insert(text.to_lowercase(), path);
+                    }
                     set.add(glob);
                     targets.push(target);
                 }

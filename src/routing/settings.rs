@@ -1,12 +1,14 @@
 //! The `routing:` section as it is written.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::decision::Method;
 
 /// The `routing:` section; the patterns themselves stand with the backends (`backends.NAME.models`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Routing")]
 pub struct Written {
     /// The ways to find a backend, tried in this order.
     pub methods: Vec<Method>,

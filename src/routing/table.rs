@@ -55,14 +55,16 @@ impl Table {
             );
         }
         let blocked = written.blocked_models.iter();
-        let blocked = blocked.map(|text| pattern(text, 0, "routing.blocked_models".into()));
+        let blocked =
+            blocked.enumerate().map(|(i, text)| pattern(text, 0, format!("routing.blocked_models[{i}]")));
         let blocked = Matcher::compile(blocked.collect(), faults);
         let models = backends.iter().enumerate().flat_map(|(target, backend)| {
-            let path = format!("backends.{}.models", backend.name);
-            backend.models.iter().map(move |text| pattern(text, target, path.clone()))
+            let path = move |i| format!("backends.{}.models[{i}]", backend.name);
+            backend.models.iter().enumerate().map(move |(i, text)| pattern(text, target, path(i)))
         });
         let models = Matcher::compile(models.collect(), faults);
         let default = default_backend(&written.default_backend, backends, faults);
+        warn_of_idle(&written, backends, default, faults);
         Some(Self {
             methods: written.methods,
             header: header?,
@@ -140,6 +142,25 @@ fn check_methods(methods: &[Method], faults: &mut Faults) {
     for (i, method) in methods.iter().enumerate() {
         if methods[..i].contains(method) {
             faults.add("routing.methods", format!("'{method}' stands twice"), "name each method once");
+        }
+    }
+}
+
+/// Warns of backends and models that no request can reach.
+fn warn_of_idle(written: &Written, backends: &[BackendRule], default: Option<usize>, faults: &mut Faults) {
+    let has = |method| written.methods.contains(&method);
+    let blocked = |model: &str| written.blocked_models.iter().any(|text| text.eq_ignore_ascii_case(model));
+    for (i, backend) in backends.iter().enumerate() {
+        let path = format!("backends.{}", backend.name);
+        let by_model = has(Method::Model) && !backend.models.is_empty();
+        let by_default = has(Method::Default) && default == Some(i);
+        if !(has(Method::Header) || has(Method::Path) || by_model || by_default) {
+            let hint = "give it models, make it the default, or add header or path to routing.methods";
+            faults.warn(&path, "nothing routes to this backend", hint);
+        }
+        for (i, model) in backend.models.iter().enumerate().filter(|(_, model)| blocked(model)) {
+            let message = format!("'{model}' is never used: routing.blocked_models blocks it");
+            faults.warn(format!("{path}.models[{i}]"), message, "remove one of the two");
         }
     }
 }

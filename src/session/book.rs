@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
 use crate::ids::{Scope, SessionId, SessionKey, Uid};
 
 /// What ends the block of a kill order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockMode {
     /// The clock, or an operator.

@@ -152,6 +152,11 @@ impl Live {
         self.inner().end.as_ref().and_then(|end| end.order.clone())
     }
 
+    /// Why it ended, if it has.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.inner().end.as_ref().map(|end| end.reason)
+    }
+
     /// Counts bytes from the client.
     pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::book::BlockMode;
@@ -9,7 +10,7 @@ use crate::settings::fault::Faults;
 use crate::settings::units::Span;
 
 /// How long a killed id stays refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Block {
     /// What ends the block.
@@ -25,8 +26,9 @@ impl Default for Block {
 }
 
 /// The keys as they are written under `session:` (the identity chain reads its own).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Session")]
 pub struct Written {
     /// Active to timed out after this long without a byte.
     pub idle_timeout: Span,
@@ -108,6 +110,10 @@ impl Written {
             "is 0 with mode duration: a kill would block nothing",
             "write a length of time, like 24h, or mode: until_resumed",
         );
+        if self.max_duration.limit().is_some_and(|limit| self.idle_timeout.0 > limit) {
+            let message = format!("{} is longer than max_duration, so it never counts", self.idle_timeout);
+            faults.warn("session.idle_timeout", message, format!("write less than {}", self.max_duration));
+        }
         whole.then_some(Settings {
             idle_timeout: self.idle_timeout.0,
             max_duration: self.max_duration.limit(),

@@ -2,13 +2,17 @@
 
 use std::fmt;
 
-/// One fault of the written configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use serde::Serialize;
+
+/// One fault of the written configuration, or one thing to be warned of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// The key, dotted from the top: `backends.openai.url`.
     pub path: String,
     /// Line in the file (1 is the first); `None` when the value does not come from the file.
     pub line: Option<usize>,
+    /// Column of the key in that line (1 is the first).
+    pub column: Option<usize>,
     /// What is wrong, naming the value.
     pub message: String,
     /// What to do about it.
@@ -31,42 +35,69 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The faults found so far; compiling goes on after the first one.
+/// The faults found so far; compiling goes on after the first one. Warnings are kept apart: a
+/// configuration that has nothing worse is valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    faults: Vec<Fault>,
+    warnings: Vec<Fault>,
+}
 
 impl Faults {
     /// Notes a fault at the key `path`.
     pub fn add(&mut self, path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) {
-        self.0.push(Fault { path: path.into(), line: None, message: message.into(), hint: hint.into() });
+        self.faults.push(placeless(path, message, hint));
+    }
+
+    /// Notes what is allowed and rarely meant.
+    pub fn warn(&mut self, path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) {
+        self.warnings.push(placeless(path, message, hint));
     }
 
     /// Notes a fault that already knows its place.
     pub fn push(&mut self, fault: Fault) {
-        self.0.push(fault);
+        self.faults.push(fault);
     }
 
-    /// True while nothing is wrong.
+    /// True while nothing is wrong; warnings do not count.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.faults.is_empty()
     }
 
     /// The faults in the order in which they were found.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
-        self.0.iter()
+        self.faults.iter()
     }
 
-    /// Gives faults without a line the line on which `locate` finds their key.
-    pub fn locate(&mut self, locate: impl Fn(&str) -> Option<usize>) {
-        for fault in &mut self.0 {
-            fault.line = fault.line.or_else(|| locate(&fault.path));
+    /// The warnings in the order in which they were found.
+    pub fn warnings(&self) -> &[Fault] {
+        &self.warnings
+    }
+
+    /// Takes over what another list holds, with the paths that `rename` gives them.
+    pub fn absorb(&mut self, other: Self, rename: impl Fn(String) -> String) {
+        let renamed = |fault: Fault| Fault { path: rename(fault.path), ..fault };
+        self.faults.extend(other.faults.into_iter().map(&renamed));
+        self.warnings.extend(other.warnings.into_iter().map(&renamed));
+    }
+
+    /// Lets `place` complete every fault and warning, and orders them as one reads the file: those
+    /// without a line come last.
+    pub fn arrange(&mut self, place: impl Fn(&mut Fault)) {
+        for list in [&mut self.faults, &mut self.warnings] {
+            list.iter_mut().for_each(&place);
+            list.sort_by_key(|fault| (fault.line.unwrap_or(usize::MAX), fault.column));
         }
     }
 }
 
+fn placeless(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Fault {
+    Fault { path: path.into(), line: None, column: None, message: message.into(), hint: hint.into() }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.0.iter().enumerate() {
+        for (i, fault) in self.faults.iter().enumerate() {
             if i > 0 {
                 f.write_str("\n")?;
             }

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod fault;
+pub mod folder;
 pub mod nearest;
 pub mod secret;
 pub mod units;

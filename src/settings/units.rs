@@ -1,8 +1,10 @@
 //! Written forms of quantities: `30s`, `24h`, `16KiB`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de};
 
 /// A length of time as it is written: `300ms`, `30s`, `1h 30m`; a bare `0` is zero.
@@ -57,6 +59,20 @@ impl<'de> Deserialize<'de> for Span {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A length of time with its unit, like 300ms, 30s, 5m, 1h 30m; 0 is zero.",
+            "type": ["string", "integer"],
+            "maximum": 0,
+        })
     }
 }
 
@@ -116,6 +132,20 @@ impl<'de> Deserialize<'de> for Size {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of bytes, like 8192, 16KiB, 10MB.",
+            "type": ["string", "integer"],
+            "minimum": 0,
+        })
     }
 }
 

@@ -111,6 +111,7 @@ pub struct Metrics {
     tokens: IntCounterVec,
     config_reloads: IntCounterVec,
     connections: IntGauge,
+    panics: IntCounter,
     log_lines_dropped: IntCounter,
     log: OnceLock<Mutex<Sink>>,
     models: Arc<Models>,
@@ -140,6 +141,7 @@ impl Metrics {
             tokens: counters(in_registry, &table::TOKENS)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
+            panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
             log: OnceLock::new(),
             models: Arc::default(),
@@ -211,6 +213,11 @@ impl Metrics {
     pub fn config_reloaded(&self, applied: bool) {
         let result = if applied { "applied" } else { "rejected" };
         self.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Something panicked.
+    pub fn panicked(&self) {
+        self.panics.inc();
     }
 
     /// Counts the lines that this log has to drop; the first log given is the one.

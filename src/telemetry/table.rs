@@ -48,6 +48,8 @@ table! {
         "Reloads of the configuration: applied or rejected.";
     CONNECTIONS = "elida_connections" []
         "Client connections open at the proxy now.";
+    PANICS = "elida_panics_total" []
+        "Panics: each ended one request, and is a fault of ELIDA.";
     LOG_LINES_DROPPED = "elida_log_lines_dropped_total" []
         "Log lines dropped because the reader of the log was too slow.";
     BUILD_INFO = "elida_build_info" ["version"]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::ALPN;
+use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
@@ -19,6 +20,17 @@ pub(super) type CustomCa = Arc<CaType>;
 
 /// How long an unused connection to a backend is kept.
 const POOL_IDLE: Duration = Duration::from_secs(90);
+
+/// How a backend that vanished without a word is noticed: asked after a minute without a byte, given up a
+/// minute later. Unacknowledged bytes have no limit of their own (0 is the kernel's, about 15 minutes): a
+/// backend that is slow to read a large body is not dead, and one that answers nothing is silent.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(15),
+    count: 4,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::ZERO,
+};
 
 /// The parsed `tls.ca_file` of a backend; `None` when it trusts the machine's authorities.
 ///
@@ -58,6 +70,7 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     options.read_timeout = None;
     options.write_timeout = None;
     options.idle_timeout = Some(POOL_IDLE);
+    options.tcp_keepalive = Some(KEEPALIVE);
     options.verify_cert = verify;
     options.verify_hostname = verify;
     options.ca = backend.custom_ca().cloned();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -18,8 +19,9 @@ const RESERVED_NAMES: [&str; 5] = ["api", "health", "v1", "v1beta", "v2"];
 const MAX_NAME: usize = 64;
 
 /// One entry under `backends:`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Backend")]
 pub struct Written {
     /// `http` or `https`, a host, optionally a port and a base path that is put before every path.
     pub url: String,
@@ -38,8 +40,9 @@ pub struct Written {
 }
 
 /// `backends.NAME.tls`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "BackendTls")]
 pub struct WrittenTls {
     /// A PEM file of the authorities to trust in place of the built-in ones; empty for the built-in.
     pub ca_file: String,
@@ -132,6 +135,10 @@ impl Written {
             let hint = "write https:// in the URL, or remove the tls keys";
             faults.add(at("tls"), "the URL is http://, so nothing here would be used", hint);
             return None;
+        }
+        if self.tls.insecure_skip_verify {
+            let message = "whoever answers at that address is taken for the backend, and gets the keys";
+            faults.warn(at("tls.insecure_skip_verify"), message, "name its authority in tls.ca_file instead");
         }
         let host = dial_host(&url)?;
         let server_name =

@@ -164,6 +164,19 @@ async fn the_longest_duration_cuts_an_open_stream_with_an_error_of_its_dialect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_ends_with_its_idle_session_and_says_so() {
+    let demo = Demo::start().await;
+    let gateway = gateway(&demo, "idle_timeout: 300ms").await;
+    let mut client = Call::chat_stream("first [[stall]]").session("silent").open(gateway.proxy()).await;
+    client.until("first").await;
+    let answer = client.message(Unframed::UntilEnd).await.expect("an answer");
+    assert!(answer.text().contains("session_timed_out"), "{}", answer.text());
+    assert!(answer.text().contains("session.idle_timeout"), "the key to change is named: {}", answer.text());
+    let ended = record(&gateway, "silent", 1).await;
+    assert_eq!((&ended["end_reason"], &ended["error_count"]), (&json!("idle_timeout"), &json!(1)), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_completed_after_its_last_request() {
     let demo = Demo::start().await;
     let gateway = gateway(&demo, "completed_after: 200ms").await;

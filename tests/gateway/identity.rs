@@ -136,6 +136,21 @@ async fn the_explicit_header_goes_before_all_hints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_header_can_have_another_name() {
+    let demo = Demo::start().await;
+    let gateway = gateway(&demo, "header: X-Agent-Run, id_pattern: \"^run-[0-9]+$\"").await;
+    let call = Call::chat("hello").header("X-Agent-Run", "run-7");
+    let answer = call.send(gateway.proxy()).await;
+    assert_eq!(answer.head.field("x-agent-run"), Some("run-7"), "{:?}", answer.head);
+    assert_eq!(answer.head.field("x-session-id"), None, "{:?}", answer.head);
+    let session = gateway.session_until("run-7", |session| session["request_count"] == 1).await;
+    assert_eq!(session["identity"]["source"], "header:x-agent-run", "{session}");
+    let other = Call::chat("hello").header("X-Agent-Run", "walk-7").send(gateway.proxy()).await;
+    let id = other.head.field("x-agent-run").unwrap_or_default().to_owned();
+    assert_eq!(id, format!("h-{}", &crate::support::sha256(b"walk-7")[..32]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_different_session_headers_are_refused() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;

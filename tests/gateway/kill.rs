@@ -359,7 +359,7 @@ async fn a_stream_cut_inside_an_event_still_ends_in_one_of_its_own() {
     })
     .await;
     let gateway = Gateway::start(&backend).await;
-    let answer = killed_stream(&gateway, "half", Call::messages_stream("hello"), "half").await;
+    let answer = killed_stream(&gateway, "inside", Call::messages_stream("hello"), "half").await;
     let text = answer.text();
     let at = text.find("\n\nevent: error\ndata: {").unwrap_or_else(|| panic!("no error event: {text:?}"));
     assert_eq!(&text[..at], "event: content_block_delta\ndata: {\"half\": \"");

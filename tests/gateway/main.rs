@@ -3,6 +3,8 @@
 
 #![expect(unreachable_pub, reason = "modules of a test binary are seen by each other only")]
 
+/// Peers that wait, stall, crowd or do not read.
+mod abuse;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -15,8 +17,16 @@ mod clients;
 mod commands;
 /// The operator's door: the documentation's own commands, the feed, who may come in.
 mod control_api;
+/// kill -9: clients see that an answer was cut; after a restart all is well.
+mod crash;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// `elida doctor` and `healthcheck`, before a running gateway and without one.
+mod doctor;
+/// What could be read in two ways, over raw sockets.
+mod framing;
+/// Which header fields pass, and what they do to the log.
+mod headers;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// Whose session a request belongs to.
@@ -31,13 +41,25 @@ mod readme;
 mod records;
 /// A configuration read again while the gateway runs.
 mod reload;
+/// The same twenty times under load, and before the first request.
+mod reload_under_load;
 /// Which backend a request goes to, and what of its target.
 mod routing;
+/// An hour of everything at once, or half a minute.
+mod soak;
 /// What the environment says at the start, and the recipes that talk to a running gateway.
 mod start;
+/// The end: what SIGTERM waits for, and what it does not.
+mod stop;
 /// Backends behind TLS.
 mod tls;
+/// `elida top` in a pseudo-terminal and without one.
+mod top;
+/// A new process takes over the ports.
+mod upgrade;
 /// Tokens, as the provider counts them.
 mod usage;
+/// Dead peers are noticed.
+mod vanished;
 
 mod support;

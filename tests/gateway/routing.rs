@@ -146,7 +146,8 @@ async fn blocked_models_are_refused_whoever_is_asked() {
     let two = Two::start("blocked_models: [\"*-preview\"]").await;
     for call in [chat("gpt-preview"), chat("Mistral-Preview").header("X-Backend", "two")] {
         let refused = two.send(&call).await;
-        assert_eq!(refused.status(), 404, "{}", refused.text());
+        assert_eq!(refused.status(), 403, "{}", refused.text());
+        assert_eq!(refused.json()["error"]["code"], "policy_blocked");
         let message = refused.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
         assert!(message.to_lowercase().contains("-preview' is blocked"), "{message}");
     }

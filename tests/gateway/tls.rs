@@ -142,6 +142,38 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_checks_certificates_and_sends_nothing() {
+    let backend = Secure::start("models.example").await;
+    let port = backend.address.port();
+    let doctor = async |tls: &str| {
+        let file = backend.folder.path().join("elida.yaml");
+        let yaml = format!(
+            "listen: '127.0.0.1:0'\ncontrol: {{ listen: '127.0.0.1:0' }}\ndata_dir: {:?}\nbackends:\n\
+             \x20 secure: {{ url: 'https://localhost:{port}', type: openai, tls: {{ {tls} }} }}\n",
+            backend.folder.path()
+        );
+        std::fs::write(&file, yaml).expect("a file");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_elida"));
+        command.arg("doctor").arg("-c").arg(&file).env_clear();
+        let output = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
+        let output = output.await.expect("a run");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let ca = ca_file(&backend.ca());
+    let (code, out) = doctor(&format!("{ca}, server_name: models.example")).await;
+    assert!(code == Some(0) && out.contains("certificate checked"), "{out}");
+    for wrong in [ca.as_str(), "server_name: models.example"] {
+        let (code, out) = doctor(wrong).await;
+        assert!(
+            code == Some(1) && out.contains("FAIL  backends.secure: no TLS with https://localhost"),
+            "{out}"
+        );
+        assert!(out.contains("invalid peer certificate"), "it says why: {out}");
+    }
+    assert_eq!(backend.received(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verification_can_be_turned_off() {
     let backend = Secure::start("models.example").await;
     backend.is_served("localhost", "insecure_skip_verify: true").await;

@@ -33,13 +33,9 @@ pub(super) async fn reload(
 }
 
 fn rejected(faults: &Faults) -> Problem {
-    let list: Vec<Value> = faults.iter().map(fault).collect();
+    let list: Vec<&Fault> = faults.iter().collect();
     let detail = format!("the configuration is faulty, the running one stays: {faults}");
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "config_invalid", detail)
         .with("applied", false)
-        .with("faults", list)
-}
-
-fn fault(fault: &Fault) -> Value {
-    json!({"path": fault.path, "line": fault.line, "message": fault.message, "hint": fault.hint})
+        .with("faults", json!(list))
 }

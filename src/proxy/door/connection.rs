@@ -2,15 +2,18 @@
 //! dropped if it does not end soon after its leg was cut.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures::FutureExt;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp};
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -19,7 +22,7 @@ use super::ticket::Ticket;
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::refuse;
 use crate::proxy::snapshot::Live;
-use crate::telemetry::metrics::Gauge;
+use crate::telemetry::metrics::{Gauge, Inside};
 
 /// After a cut the proxy has this long to write its last words; then its future is dropped.
 const HARD_CUT: Duration = Duration::from_millis(25);
@@ -27,6 +30,14 @@ const HARD_CUT: Duration = Duration::from_millis(25);
 /// How long what the client still sends is read and thrown away after an early answer. Closing with
 /// unread bytes would make the kernel reset the connection and the answer be lost (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How much is thrown away at a time.
+const WASTE: usize = 16 << 10;
+
+/// A connection that was accepted and has not brought its first request when draining begins is given this
+/// long: its client has seen it accepted, and may not ask again. Later requests are not waited for, since
+/// clients know that an idle connection may be closed (RFC 9112, 9.5).
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// The door: takes connections and lets their requests through to the proxy behind it.
 pub(crate) struct Door<P> {
@@ -39,6 +50,7 @@ pub(crate) struct Door<P> {
 /// A place among the `server.limits.max_connections`; dropping it gives it back.
 pub(super) struct Place {
     open: Arc<AtomicUsize>,
+    _counted: Inside,
 }
 
 impl Drop for Place {
@@ -63,7 +75,7 @@ where
         self.open
             .fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1))
             .is_ok()
-            .then(|| Place { open: Arc::clone(&self.open) })
+            .then(|| Place { open: Arc::clone(&self.open), _counted: self.connections.enter() })
     }
 
     /// Serves one connection to its end.
@@ -73,12 +85,12 @@ where
         client: SocketAddr,
         mut draining: watch::Receiver<bool>,
     ) {
-        let _counted = self.connections.enter();
         let mut session = ServerSession::new_http1(stream);
         // Time limits between requests are ours, below; Pingora's would restart with each byte.
         session.set_keepalive(Some(0));
         let mut head_limit = self.live.load().timeouts.read;
-        while let Some(read) = self.next_request(session, head_limit, &mut draining).await {
+        let mut after_drain = FIRST_REQUEST;
+        while let Some(read) = self.next_request(session, head_limit, after_drain, &mut draining).await {
             let Some((stream, settings)) =
                 self.serve_request(read, client, &draining).await.map(ReusedHttpStream::consume)
             else {
@@ -89,31 +101,35 @@ where
                 settings.apply_to_session(&mut session);
             }
             head_limit = self.live.load().timeouts.idle;
+            after_drain = Duration::ZERO;
         }
     }
 
     /// Reads a request head within `limit`; `None` when the client is gone, silent, slow or makes no
-    /// sense (then it has its answer), or when this instance is draining.
+    /// sense (then it has its answer), or when this instance has been draining for `after_drain`.
     async fn next_request(
         &self,
         mut session: ServerSession,
         limit: Duration,
+        after_drain: Duration,
         draining: &mut watch::Receiver<bool>,
     ) -> Option<ServerSession> {
         let read = tokio::select! {
             biased;
             read = timeout(limit, session.read_request()) => read,
-            _ = draining.wait_for(|draining| *draining) => return None,
+            () = async {
+                let _ = draining.wait_for(|draining| *draining).await;
+                sleep(after_drain).await;
+            } => return None,
         };
         match read {
             Ok(Ok(true)) => Some(session),
             Ok(Ok(false)) | Err(_) => None,
             Ok(Err(error)) => {
                 if let Some(refusal) = head_refusal(&error) {
-                    refuse::bare(&mut session, &refusal).await;
-                    // No head, no body: draining one would panic in Pingora.
-                    session.set_keepalive(None);
-                    session.shutdown().await;
+                    let limit = self.live.load().timeouts.write;
+                    let _ = timeout(limit, refuse::bare(&mut session, &refusal)).await;
+                    linger(session).await;
                 }
                 None
             }
@@ -129,20 +145,23 @@ where
     ) -> Option<ReusedHttpStream> {
         let snapshot = self.live.load_full();
         session.set_read_timeout(Some(snapshot.timeouts.read));
-        session.set_write_timeout(Some(snapshot.timeouts.write));
         session.set_pipelining_enabled(true);
-        if *draining.borrow() {
-            session.set_keepalive(None);
-        }
-        let ticket = Ticket::new(client, snapshot);
+        let ticket = Ticket::new(client, snapshot, draining.clone());
         session.req_header_mut().extensions_mut().insert(Arc::clone(&ticket));
         let held = DoorSession::new(Box::new(session), Arc::clone(&ticket));
-        tokio::select! {
+        let serving = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining);
+        let has_panicked = tokio::select! {
             biased;
-            _ = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining) => {}
-            () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => {}
-        }
+            // Nothing of the request is used after a panic but its connection, which no answer was written to.
+            served = AssertUnwindSafe(ticket.pace.run(serving)).catch_unwind() => served.is_err(),
+            () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => false,
+        };
         let mut session = *ticket.take_back()?;
+        if has_panicked {
+            refuse::bare(&mut session, &Refusal::new(ErrorKind::Internal, refuse::OUR_FAULT)).await;
+            linger(session).await;
+            return None;
+        }
         if !ticket.is_reusable() || !session.is_body_done() {
             linger(session).await;
             return None;
@@ -167,9 +186,16 @@ fn head_refusal(error: &Error) -> Option<Refusal> {
     Some(Refusal::new(ErrorKind::BadRequest, "the request head is not valid HTTP/1.1 (RFC 9112)"))
 }
 
-/// Ends our side of the connection and reads on for a moment, so that the client gets the answer.
+/// Ends our side of the connection and reads on for a moment, so that the client gets the answer. What is
+/// read is thrown away, whatever it is: there may not even be a head that says where a body ends.
 async fn linger(mut session: ServerSession) {
     session.set_keepalive(None);
-    session.shutdown().await;
-    let _ = timeout(LINGER, session.drain_request_body()).await;
+    let ending = async {
+        session.shutdown().await;
+        let ServerSession::H1(session) = session else { return };
+        let mut stream = session.into_inner();
+        let mut waste = vec![0; WASTE];
+        while stream.read(&mut waste).await.is_ok_and(|length| length > 0) {}
+    };
+    let _ = timeout(LINGER, ending).await;
 }

@@ -8,6 +8,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,12 +22,11 @@ use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::held::Held;
 use super::silence::Silence;
 use super::ticket::Ticket;
-use crate::session::cut::Cut;
 
 /// The error with which every wait ends when the leg is cut.
 pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
@@ -36,6 +36,10 @@ pub(crate) const SILENT: ErrorType = ErrorType::Custom("backend_silent");
 /// A write that is still stuck this long after the cut is given up; shorter than the hard cut, so
 /// that the proxy can still do its accounts.
 const STUCK_WRITE: Duration = Duration::from_millis(20);
+
+/// Events of the proxy's are written together up to this many bytes of body. Pingora would join all that
+/// wait (four chunks of 64 KiB) in a buffer that it never gives back.
+const BATCH: usize = 16 << 10;
 
 type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
@@ -57,24 +61,38 @@ fn cut<T>() -> Result<T> {
     Error::e_explain(CUT, "the leg was cut")
 }
 
-/// Runs a write. It is not refused after a cut, since the last words are written then; but it may
-/// not be stuck.
-async fn write<T>(leg: &Cut, broken: &mut bool, write: impl Future<Output = Result<T>>) -> Result<T> {
+/// How many bytes of body an event of the proxy's carries.
+fn body_length(task: &HttpTask) -> usize {
+    match task {
+        HttpTask::Body(Some(body), _) | HttpTask::UpgradedBody(Some(body), _) => body.len(),
+        _ => 0,
+    }
+}
+
+/// Runs a write; the client has `server.timeouts.write` for it. It is not refused after a cut, since the
+/// last words are written then; but it may not be stuck.
+async fn write<T>(ticket: &Ticket, broken: &mut bool, write: impl Future<Output = Result<T>>) -> Result<T> {
     if *broken {
         return cut();
     }
     let stuck = async {
-        leg.soft().await;
+        ticket.cut.soft().await;
         sleep(STUCK_WRITE).await;
     };
-    tokio::select! {
-        biased;
-        written = write => written,
-        () = stuck => {
-            *broken = true;
-            cut()
+    let ended = async {
+        tokio::select! {
+            biased;
+            written = timeout(ticket.snapshot.timeouts.write, write) => written.unwrap_or_else(|_| {
+                *broken = true;
+                Err(Error::explain(ErrorType::WriteTimedout, "the client does not read").into_down())
+            }),
+            () = stuck => {
+                *broken = true;
+                cut()
+            }
         }
-    }
+    };
+    ticket.pace.hold(ended).await
 }
 
 impl DoorSession {
@@ -100,11 +118,11 @@ impl DoorSession {
         self.inner.as_deref_mut().expect("the session is here until it is dropped")
     }
 
-    /// The real session and the switch, to be borrowed side by side.
+    /// The real session and the ticket, to be borrowed side by side.
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
-    fn writer(&mut self) -> (&mut ServerSession, &Cut, &mut bool) {
+    fn writer(&mut self) -> (&mut ServerSession, &Ticket, &mut bool) {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
-        (inner, &self.ticket.cut, &mut self.broken)
+        (inner, &self.ticket, &mut self.broken)
     }
 
     /// Reads body bytes; with `idle`, waits for the client to leave once the body has ended.
@@ -160,9 +178,11 @@ impl DoorSession {
 
 impl Drop for DoorSession {
     fn drop(&mut self) {
-        // A finished session goes back for the next request, or to be lingered on.
-        if self.finished
-            && !self.broken
+        // A finished session goes back for the next request, or to be lingered on; after a panic, an
+        // unanswered one for its answer.
+        let unanswered = || self.inner().response_written().is_none();
+        if !self.broken
+            && (self.finished || (thread::panicking() && unanswered()))
             && let Some(inner) = self.inner.take()
         {
             self.ticket.give_back(inner);
@@ -190,39 +210,53 @@ impl Session for DoorSession {
 
     async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
         self.answering(&response);
-        let (inner, leg, broken) = self.writer();
-        write(leg, broken, inner.write_response_header(response)).await
+        let (inner, ticket, broken) = self.writer();
+        write(ticket, broken, inner.write_response_header(response)).await
     }
 
     async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
         self.answering(response);
-        let (inner, leg, broken) = self.writer();
-        write(leg, broken, inner.write_response_header_ref(response)).await
+        let (inner, ticket, broken) = self.writer();
+        write(ticket, broken, inner.write_response_header_ref(response)).await
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        let (inner, leg, broken) = self.writer();
-        write(leg, broken, inner.write_response_body(data, end)).await
+        let (inner, ticket, broken) = self.writer();
+        write(ticket, broken, inner.write_response_body(data, end)).await
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        let (inner, leg, broken) = self.writer();
-        write(leg, broken, inner.write_response_trailers(trailers)).await
+        let (inner, ticket, broken) = self.writer();
+        write(ticket, broken, inner.write_response_trailers(trailers)).await
     }
 
+    /// Written in batches, see [`BATCH`].
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
         if self.ticket.cut.reason().is_some() {
             return cut();
         }
-        for task in &tasks {
-            if let HttpTask::Header(response, _) = task {
-                self.answering(response);
+        let mut end = false;
+        let mut tasks = tasks.into_iter().peekable();
+        while let Some(first) = tasks.next() {
+            let mut weight = body_length(&first);
+            if weight > BATCH {
+                self.ticket.pace.expect_large();
             }
+            let mut batch = vec![first];
+            while let Some(task) = tasks.next_if(|task| weight + body_length(task) <= BATCH) {
+                weight += body_length(&task);
+                batch.push(task);
+            }
+            for task in &batch {
+                if let HttpTask::Header(response, _) = task {
+                    self.answering(response);
+                }
+            }
+            let (inner, ticket, broken) = self.writer();
+            end = write(ticket, broken, inner.response_duplex_vec(batch)).await?;
+            // A slow reader is not a silent backend.
+            self.ticket.moved();
         }
-        let (inner, leg, broken) = self.writer();
-        let end = write(leg, broken, inner.response_duplex_vec(tasks)).await?;
-        // A slow reader is not a silent backend.
-        self.ticket.moved();
         Ok(end)
     }
 
@@ -260,7 +294,8 @@ impl Session for DoorSession {
 
     async fn shutdown(&mut self, _code: u32, _context: &str) {
         self.broken = true;
-        self.inner_mut().shutdown().await;
+        // What is still buffered is sent first, which a client that does not read would hold up for ever.
+        let _ = timeout(STUCK_WRITE, self.inner_mut().shutdown()).await;
     }
 
     fn is_body_done(&mut self) -> bool {
@@ -269,8 +304,8 @@ impl Session for DoorSession {
 
     /// Called to end the body and again to end the session.
     async fn finish(&mut self) -> Result<()> {
-        let (inner, leg, broken) = self.writer();
-        let ended = write(leg, broken, inner.finish_body()).await;
+        let (inner, ticket, broken) = self.writer();
+        let ended = write(ticket, broken, inner.finish_body()).await;
         self.finished = ended.is_ok();
         ended
     }

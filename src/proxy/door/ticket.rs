@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pingora_core::protocols::http::ServerSession;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::clock::millis;
 use crate::proxy::snapshot::Snapshot;
 use crate::session::cut::Cut;
@@ -27,6 +29,8 @@ pub(crate) struct Ticket {
     pub(crate) arrived: Instant,
     /// Whether the connection may carry another request after this answer.
     reusable: AtomicBool,
+    /// This instance goes away, and every connection after its present answer.
+    draining: watch::Receiver<bool>,
     /// Whether body bytes are kept for replay.
     holding: AtomicBool,
     /// Body bytes that came from the client.
@@ -35,22 +39,30 @@ pub(crate) struct Ticket {
     last_move: AtomicU64,
     /// How many milliseconds of silence are borne; [`NO_LIMIT`] for any.
     silence_limit: AtomicU64,
+    /// Keeps the backend waiting while the client does not read.
+    pub(super) pace: Arc<Pace>,
     /// The real session on its way back from the proxy to the connection.
     returned: Mutex<Option<Box<ServerSession>>>,
 }
 
 impl Ticket {
-    pub(super) fn new(client: SocketAddr, snapshot: Arc<Snapshot>) -> Arc<Self> {
+    pub(super) fn new(
+        client: SocketAddr,
+        snapshot: Arc<Snapshot>,
+        draining: watch::Receiver<bool>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             cut: Cut::new(),
             client,
             snapshot,
             arrived: Instant::now(),
             reusable: AtomicBool::new(true),
+            draining,
             holding: AtomicBool::new(false),
             received: AtomicU64::new(0),
             last_move: AtomicU64::new(0),
             silence_limit: AtomicU64::new(NO_LIMIT),
+            pace: Arc::default(),
             returned: Mutex::default(),
         })
     }
@@ -70,7 +82,7 @@ impl Ticket {
     }
 
     pub(super) fn is_reusable(&self) -> bool {
-        self.reusable.load(Relaxed)
+        self.reusable.load(Relaxed) && !*self.draining.borrow()
     }
 
     /// Body bytes that came from the client so far.

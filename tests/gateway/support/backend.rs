@@ -63,6 +63,18 @@ impl Connection {
         head
     }
 
+    /// The body of the request whose head was read before.
+    pub async fn rest_of(&mut self, head: Head) -> Message {
+        let request = self.wire.body(head, Unframed::Empty).await;
+        self.record.note(|notes| notes.requests.push(request.clone()));
+        request
+    }
+
+    /// Reads until what follows the last head holds `text`.
+    pub async fn until(&mut self, text: &str) {
+        self.wire.until(text).await;
+    }
+
     /// Sends all of it.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.record.note(|notes| notes.sent += bytes.as_ref().len());
@@ -90,6 +102,11 @@ impl Connection {
                 return;
             }
         }
+    }
+
+    /// Notes that the peer is gone.
+    pub fn gone(self) {
+        self.record.note(|notes| notes.closed.push(Instant::now()));
     }
 
     /// Keeps the connection and neither reads nor sends.

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -67,35 +69,68 @@ impl Gateway {
 
     /// A gateway with these keys beside its listeners and its data folder.
     pub async fn with(yaml: impl AsRef<str>) -> Self {
-        Self::launch(yaml.as_ref(), Quiet::shared().await).await
+        Self::launch(yaml.as_ref(), Quiet::shared().await, None).await
+    }
+
+    /// As [`Gateway::with`], but the process may have no more than this many open files.
+    pub async fn with_files(yaml: &str, files: usize) -> Self {
+        Self::launch(yaml, Quiet::shared().await, Some(files)).await
     }
 
     /// As [`Gateway::start`], while no other test runs: for measuring.
     pub async fn alone(backend: &impl Backend) -> Self {
-        Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await).await
+        Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await, None).await
     }
 
-    async fn launch(yaml: &str, quiet: Quiet) -> Self {
+    async fn launch(yaml: &str, quiet: Quiet, files: Option<usize>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("elida.yaml");
         std::fs::write(&file, Self::written(&folder, yaml)).expect("the configuration");
-        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet).await
+        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet, files).await
     }
 
     /// `elida demo`, on ports of its own.
     pub async fn demo() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = ["demo", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"];
-        Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await).await
+        Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await, None).await
     }
 
-    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_elida"))
+    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet, files: Option<usize>) -> Self {
+        Self::run_with(folder, arguments, &[], quiet, files).await
+    }
+
+    /// A gateway before this backend, with these variables in its environment.
+    pub async fn in_environment(backend: &impl Backend, variables: &[(&str, &OsStr)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("elida.yaml");
+        let yaml = Self::written(&folder, &format!("backend: {:?}\n", backend.url()));
+        std::fs::write(&file, yaml).expect("the configuration");
+        let arguments = ["run".as_ref(), "-c".as_ref(), file.as_os_str()];
+        Self::run_with(folder, &arguments, variables, Quiet::shared().await, None).await
+    }
+
+    async fn run_with(
+        folder: TempDir,
+        arguments: &[&OsStr],
+        variables: &[(&str, &OsStr)],
+        quiet: Quiet,
+        files: Option<usize>,
+    ) -> Self {
+        // A link, so that a test can replace the program.
+        let program = folder.path().join("elida");
+        symlink(env!("CARGO_BIN_EXE_elida"), &program).expect("a link");
+        let mut command = Command::new(if files.is_some() { "sh".as_ref() } else { program.as_os_str() });
+        if let Some(files) = files {
+            command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]).arg(&program);
+        }
+        let mut child = command
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", folder.path())
             .env("RUST_BACKTRACE", "1")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -160,6 +195,11 @@ impl Gateway {
     pub fn log_text(&self) -> String {
         let lines: String = self.log_lines().iter().map(|line| format!("{line}\n")).collect();
         lines + &self.log.noise.lock().expect("the log")
+    }
+
+    /// What the gateway wrote that is no JSON object.
+    pub fn noise(&self) -> String {
+        self.log.noise.lock().expect("the log").clone()
     }
 
     /// Waits for a log line.
@@ -227,10 +267,52 @@ impl Gateway {
         self.signal("HUP");
     }
 
-    fn signal(&self, name: &str) {
-        let script = format!("kill -{name} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &script]).status().expect("sh");
-        assert!(sent.success(), "the gateway runs and can be signalled");
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        assert!(signal(self.child.id(), name), "the gateway runs and can be signalled");
+    }
+
+    /// The process that the harness started.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The link through which the program was started.
+    pub fn program(&self) -> PathBuf {
+        self.folder.path().join("elida")
+    }
+
+    /// Processes that this one started to take its place.
+    fn heirs(&self) -> Vec<u32> {
+        let started =
+            self.log_lines().into_iter().filter(|line| line["message"] == "starting the new process");
+        started.filter_map(|line| line["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())).collect()
+    }
+
+    /// Ends the process without a chance to do anything, and starts another one with the same
+    /// configuration on the same ports.
+    pub async fn crash_and_restart(&mut self, yaml: &str) {
+        self.child.kill().expect("kill -9");
+        self.child.wait().expect("the child");
+        let text = Self::written(&self.folder, yaml)
+            .replacen("127.0.0.1:0", &self.proxy.to_string(), 1)
+            .replacen("127.0.0.1:0", &self.control.to_string(), 1);
+        let file = self.folder.path().join("elida.yaml");
+        std::fs::write(&file, text).expect("the configuration");
+        self.log.lines.lock().expect("the log").clear();
+        self.child = Command::new(self.program())
+            .args(["run", "-c"])
+            .arg(&file)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the gateway's binary");
+        self.log.read(self.child.stdout.take().expect("stdout"));
+        self.log.read(self.child.stderr.take().expect("stderr"));
+        assert_eq!(self.address_of("proxy").await, self.proxy);
+        assert_eq!(self.address_of("control").await, self.control);
     }
 
     /// Waits for the process to end.
@@ -246,6 +328,25 @@ impl Gateway {
         .await
     }
 
+    /// Descriptors that the process has open now.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("proc").count()
+    }
+
+    /// The metrics in text.
+    pub async fn metrics(&self) -> String {
+        self.operator().await.get("/metrics").await.text()
+    }
+
+    /// The value of one series of the metrics.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.metrics().await;
+        let line =
+            text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
+        value.unwrap_or_else(|| panic!("no {series} in {text}"))
+    }
+
     /// Memory of its own that the process holds now, in bytes (`RssAnon` of proc(5)).
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
@@ -255,11 +356,25 @@ impl Gateway {
     }
 }
 
+/// Sends a signal; false when there is no such process.
+pub fn signal(pid: u32, name: &str) -> bool {
+    let script = format!("kill -{name} {pid}");
+    Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status().expect("sh").success()
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let has_panicked = self.log.noise.lock().expect("the log").contains("panicked at");
+        for heir in self.heirs() {
+            // Its number may be another's by now.
+            let command = std::fs::read(format!("/proc/{heir}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).contains(&*self.folder.path().to_string_lossy()) {
+                signal(heir, "KILL");
+            }
+        }
+        let has_panicked = self.log.noise.lock().expect("the log").contains("panicked at")
+            || self.log.find(&|line| line["message"] == "panic").is_some();
         if thread::panicking() {
             self.log.print();
         } else if has_panicked {

@@ -1,0 +1,92 @@
+//! The listening sockets: taken over from the process before this one, or bound.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::net::sockopt;
+use tracing::info;
+
+use super::handover::{Inherited, Name, ReadySign};
+use crate::config::Config;
+
+/// A connection on which nothing came for so long is asked whether its peer is still there...
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// ... again after so long ...
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// ... and closed after so many questions without an answer: a dead peer is gone after two minutes.
+const PROBES: u32 = 4;
+/// Bytes that a peer does not acknowledge for so long end its connection, too (TCP_USER_TIMEOUT, tcp(7)).
+/// This also bounds a peer that does not read, so a longer `server.timeouts.write` counts instead.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
+/// The ports of the gateway.
+pub(super) struct Listeners {
+    pub(super) proxy: TcpListener,
+    pub(super) control: TcpListener,
+    /// To be told when this process serves.
+    pub(super) ready: ReadySign,
+    /// Copies, for the process that takes this one's place.
+    pub(super) copies: Vec<(Name, TcpListener)>,
+}
+
+impl Listeners {
+    /// Takes the ports, so that a fault is told before anything runs.
+    ///
+    /// # Errors
+    /// A port cannot be had, or the old process gave something else.
+    pub(super) fn take(config: &Config) -> anyhow::Result<Self> {
+        let mut inherited = Inherited::take().context("cannot take over from the old process")?;
+        let patience = UNACKNOWLEDGED.max(config.server.timeouts().write);
+        let mut copies = Vec::with_capacity(2);
+        let mut take = |service: &str, key: &str, address: SocketAddr| -> anyhow::Result<TcpListener> {
+            let name = Name { service: service.to_owned(), address };
+            let old = inherited.listener(&name);
+            let is_inherited = old.is_some();
+            let listener = match old {
+                Some(listener) => listener,
+                None => TcpListener::bind(address).with_context(|| {
+                    format!("{key}: cannot listen on {address}; is another program there?")
+                })?,
+            };
+            listener.set_nonblocking(true)?;
+            notice_dead_peers(&listener, patience).context("cannot set the options of a socket")?;
+            info!(service, address = %listener.local_addr()?, inherited = is_inherited, "listening");
+            copies.push((name, listener.try_clone()?));
+            Ok(listener)
+        };
+        let proxy = take("proxy", "listen", config.listen)?;
+        let control = take("control", "control.listen", config.control.listen())?;
+        Ok(Self { proxy, control, ready: inherited.into_sign(), copies })
+    }
+}
+
+/// Makes the kernel notice peers that vanished without a word. Accepted sockets have these options from
+/// their listener (Linux), so none has to be set per connection.
+fn notice_dead_peers(listener: &TcpListener, patience: Duration) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(listener, true)?;
+    sockopt::set_tcp_keepidle(listener, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(listener, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(listener, PROBES)?;
+    sockopt::set_tcp_user_timeout(listener, u32::try_from(patience.as_millis()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_notice_dead_peers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        notice_dead_peers(&listener, Duration::from_secs(120)).unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(sockopt::socket_keepalive(&accepted).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), PROBE_AFTER);
+        assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), PROBE_EVERY);
+        assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), PROBES);
+        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 120_000);
+    }
+}

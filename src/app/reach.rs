@@ -1,0 +1,119 @@
+//! Whether the backends can be reached, tried as the proxy does it: name, connection, TLS handshake.
+//! No request is sent.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use pingora_core::connectors::TransportConnector;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::backend::Backend;
+use crate::upstream::peer::peer;
+use crate::upstream::settings::Settings;
+
+/// What became of one backend.
+#[derive(Debug)]
+pub struct Reach {
+    /// Its name.
+    pub backend: String,
+    /// Where it answered, or why it did not.
+    pub outcome: Result<String, Unreachable>,
+}
+
+/// Why a backend cannot be reached.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// Tries all backends at once; each step may take `server.timeouts.upstream_connect`.
+///
+/// # Errors
+/// This process cannot start what it needs to try.
+pub fn reach(config: &Config) -> anyhow::Result<Vec<Reach>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let metrics = Metrics::new().context("cannot register the metrics")?;
+    let connector = Arc::new(TransportConnector::new(None));
+    let limit = config.server.timeouts().upstream_connect;
+    let tries: Vec<_> = config
+        .backends
+        .iter()
+        .map(|settings| {
+            let (settings, connector) = (settings.clone(), Arc::clone(&connector));
+            let backend = Backend::new(settings.clone(), metrics.backend(settings.name().as_str()));
+            let name = settings.name().to_string();
+            (name, runtime.spawn(async move { try_one(&settings, backend, &connector, limit).await }))
+        })
+        .collect();
+    tries.into_iter().map(|(backend, task)| Ok(Reach { backend, outcome: runtime.block_on(task)? })).collect()
+}
+
+async fn try_one(
+    settings: &Settings,
+    backend: Result<Arc<Backend>, String>,
+    connector: &TransportConnector,
+    limit: Duration,
+) -> Result<String, Unreachable> {
+    let name = settings.name();
+    let backend = backend.map_err(|why| {
+        let remedy = format!("give a PEM file with the authorities to trust in backends.{name}.tls.ca_file");
+        Unreachable { message: why, remedy }
+    })?;
+    let begun = Instant::now();
+    let address = connect(settings, limit).await?;
+    let Some(tls) = settings.tls() else {
+        return Ok(format!("{} answers at {address} in {} ms", settings.url(), begun.elapsed().as_millis()));
+    };
+    let peer = peer(&backend, address, limit);
+    match timeout(limit, connector.new_stream(&peer)).await {
+        Ok(Ok(_)) => {
+            let checked = if tls.verify { "certificate checked" } else { "certificate not checked" };
+            let took = begun.elapsed().as_millis();
+            Ok(format!("{} answers at {address} in {took} ms, {checked}", settings.url()))
+        }
+        Ok(Err(error)) => Err(handshake(settings, &error.to_string())),
+        Err(_) => Err(handshake(settings, &format!("no answer in {limit:?}"))),
+    }
+}
+
+/// Resolves the name and connects to the first address that answers.
+async fn connect(settings: &Settings, limit: Duration) -> Result<SocketAddr, Unreachable> {
+    let (host, port, name) = (settings.host(), settings.port(), settings.name());
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?}"));
+    let found = timeout(limit, lookup_host((host, port))).await.map_err(late).and_then(|found| found);
+    let found = found.map_err(|error| Unreachable {
+        message: format!("the name {host} cannot be resolved: {error}"),
+        remedy: format!("correct backends.{name}.url, or the name server of this machine"),
+    })?;
+    let mut faults = Vec::new();
+    for address in found {
+        match timeout(limit, TcpStream::connect(address)).await.map_err(late).and_then(|stream| stream) {
+            Ok(_) => return Ok(address),
+            Err(error) => faults.push(format!("{address}: {error}")),
+        }
+    }
+    Err(Unreachable {
+        message: format!("no connection to {host} ({})", faults.join("; ")),
+        remedy: format!("start the backend, correct backends.{name}.url, or let this machine through to it"),
+    })
+}
+
+fn handshake(settings: &Settings, why: &str) -> Unreachable {
+    let name = settings.name();
+    Unreachable {
+        message: format!("no TLS with {}: {why}", settings.url()),
+        remedy: format!(
+            "name the certificate's authority in backends.{name}.tls.ca_file, or the name it holds in \
+             tls.server_name"
+        ),
+    }
+}

@@ -1,0 +1,94 @@
+//! `elida check`: everything that is wrong with a configuration, for eyes or for machines.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{FileArgs, INVALID, complain, print};
+use crate::config::Sources;
+use crate::settings::fault::{Fault, Faults};
+
+/// Arguments of `elida check`.
+#[derive(Args, Debug)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    pub(super) file: FileArgs,
+    /// Print one JSON object: ok, faults, warnings
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Reads and compiles; 0 when it is valid, with warnings or without, else 2.
+pub(super) fn check(sources: &Sources, json: bool) -> ExitCode {
+    let file = sources.file();
+    let outcome = sources.load();
+    let (faults, warnings): (Vec<&Fault>, &[Fault]) = match &outcome {
+        Ok(config) => (Vec::new(), config.warnings()),
+        Err(faults) => (faults.iter().collect(), faults.warnings()),
+    };
+    if json {
+        let report = json!({"ok": outcome.is_ok(), "file": file, "faults": faults, "warnings": warnings});
+        print(&format!("{report}\n"));
+    } else {
+        let told: Vec<String> = warnings.iter().map(|warning| line(file, "warning: ", warning)).collect();
+        if !told.is_empty() {
+            complain(&told.join("\n"));
+        }
+        match &outcome {
+            Ok(_) => {
+                let name = file.map_or("the defaults and the environment".into(), Path::to_string_lossy);
+                print(&format!("{name}: ok{}\n", counted(warnings.len(), ", ", "warning")));
+            }
+            Err(faults) => complain(&fault_lines(faults, file)),
+        }
+    }
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(INVALID) }
+}
+
+/// One fault per line, `FILE:LINE:COLUMN: key: message (hint)` as compilers write it, and their number.
+pub(super) fn fault_lines(faults: &Faults, file: Option<&Path>) -> String {
+    let mut lines: Vec<String> = faults.iter().map(|fault| line(file, "", fault)).collect();
+    lines.push(format!("elida: the configuration has {}", counted(lines.len(), "", "fault")));
+    lines.join("\n")
+}
+
+fn line(file: Option<&Path>, word: &str, fault: &Fault) -> String {
+    let (Some(file), Some(line)) = (file, fault.line) else {
+        return format!("{word}{fault}");
+    };
+    let column = fault.column.map(|column| format!("{column}:")).unwrap_or_default();
+    let placeless = Fault { line: None, ..fault.clone() };
+    format!("{}:{line}:{column} {word}{placeless}", file.display())
+}
+
+/// `3 faults` after a separator; nothing for none.
+fn counted(count: usize, before: &str, word: &str) -> String {
+    match count {
+        0 => String::new(),
+        1 => format!("{before}1 {word}"),
+        _ => format!("{before}{count} {word}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Flags};
+
+    #[test]
+    fn faults_are_told_as_compilers_do() {
+        let text = "listen: nowhere\nbackend: x\n";
+        let sources = Sources::new(None, Environment::default(), Flags::default());
+        let faults = sources.load_text(text).unwrap_err();
+        assert_eq!(
+            fault_lines(&faults, Some(Path::new("conf/my.yaml"))),
+            "conf/my.yaml:1:1: listen: 'nowhere' is not an address to listen on \
+             (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)\n\
+             conf/my.yaml:2:1: backend: 'x' is not an http:// or https:// URL \
+             (write it like http://localhost:11434 or https://api.openai.com)\n\
+             elida: the configuration has 2 faults"
+        );
+    }
+}

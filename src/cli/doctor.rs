@@ -1,0 +1,157 @@
+//! `elida doctor`: can the gateway work here? Backends, ports, folder, limits, clock; each line says ok,
+//! warn or fail, and what to do about it.
+
+mod machine;
+mod ports;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use super::check::fault_lines;
+use super::{FAILED, FileArgs, INVALID, complain, is_plain, print};
+use crate::app;
+use crate::config::{Config, Sources};
+
+/// Arguments of `elida doctor`.
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) file: FileArgs,
+    /// Print one JSON object: ok, findings
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// How it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Health {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: String,
+    status: Health,
+    message: String,
+    /// What to do; empty when all is well.
+    remedy: String,
+}
+
+impl Finding {
+    fn ok(check: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Health::Ok, check, message, "")
+    }
+
+    fn new(
+        status: Health,
+        check: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { check: check.into(), status, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+/// Looks at everything; 0 when nothing fails, 1 when something does, 2 when there is no valid
+/// configuration to look with.
+pub(super) fn doctor(sources: &Sources, json: bool) -> ExitCode {
+    let config = match sources.load() {
+        Ok(config) => config,
+        Err(faults) => {
+            let told = fault_lines(&faults, sources.file());
+            if json {
+                let remedy = "see: elida check";
+                show(&[Finding::new(Health::Fail, "configuration", told, remedy)], true);
+            } else {
+                complain(&told);
+            }
+            return ExitCode::from(INVALID);
+        }
+    };
+    let findings = examine(&config);
+    show(&findings, json);
+    let fails = findings.iter().any(|finding| finding.status == Health::Fail);
+    if fails { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
+}
+
+fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![configuration(config)];
+    findings.extend(backends(config));
+    findings.extend(ports::examine(config));
+    findings.push(machine::folder(&config.data_dir));
+    findings.push(machine::open_files(config.server.limits().max_connections));
+    findings.push(machine::clock());
+    findings
+}
+
+fn configuration(config: &Config) -> Finding {
+    match config.warnings() {
+        [] => Finding::ok("configuration", "valid"),
+        warnings => {
+            let told: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            Finding::new(Health::Warn, "configuration", told.join("; "), "see: elida check")
+        }
+    }
+}
+
+fn backends(config: &Config) -> Vec<Finding> {
+    let reached = match app::reach(config) {
+        Ok(reached) => reached,
+        Err(error) => {
+            return vec![Finding::new(Health::Fail, "backends", format!("{error:#}"), "try again")];
+        }
+    };
+    let finding = |reach: app::Reach| {
+        let check = format!("backends.{}", reach.backend);
+        match reach.outcome {
+            Ok(told) => Finding::ok(check, told),
+            Err(fault) => Finding::new(Health::Fail, check, fault.message, fault.remedy),
+        }
+    };
+    reached.into_iter().map(finding).collect()
+}
+
+fn show(findings: &[Finding], json: bool) {
+    if json {
+        let ok = findings.iter().all(|finding| finding.status != Health::Fail);
+        print(&format!("{}\n", json!({"ok": ok, "findings": findings})));
+    } else {
+        print(&lines(findings, !is_plain()));
+    }
+}
+
+fn lines(findings: &[Finding], coloured: bool) -> String {
+    let mut text = String::new();
+    for Finding { check, status, message, remedy } in findings {
+        let (word, colour) = match status {
+            Health::Ok => ("ok  ", 32),
+            Health::Warn => ("warn", 33),
+            Health::Fail => ("FAIL", 31),
+        };
+        let word = if coloured { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word.to_owned() };
+        text.push_str(&format!("{word}  {check}: {message}\n"));
+        if !remedy.is_empty() {
+            text.push_str(&format!("      -> {remedy}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_has_its_remedy() {
+        let findings = [Finding::ok("a", "well"), Finding::new(Health::Fail, "b", "ill", "rest")];
+        assert_eq!(lines(&findings, false), "ok    a: well\nFAIL  b: ill\n      -> rest\n");
+        assert!(lines(&findings, true).starts_with("\u{1b}[32mok  \u{1b}[0m  a: well\n"));
+    }
+}

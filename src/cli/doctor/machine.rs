@@ -1,0 +1,101 @@
+//! What the machine gives: a folder, open files, the time.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::{Finding, Health};
+use crate::settings::folder::why_not_writable;
+
+/// Open files beside those of requests: listeners, log, the control API and its callers.
+const OTHER_FILES: u64 = 64;
+
+/// Exists while systemd-timesyncd holds the clock right.
+const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+
+/// Can state be kept?
+pub(super) fn folder(folder: &Path) -> Finding {
+    let shown = folder.display();
+    match why_not_writable(folder) {
+        None => Finding::ok("data_dir", format!("{shown} can be written to")),
+        Some(why) => {
+            let message =
+                format!("{shown} cannot be written to ({why}): principals get new names at each start");
+            let remedy =
+                format!("name another folder in data_dir, or: mkdir -p {shown} && chown $USER {shown}");
+            Finding::new(Health::Warn, "data_dir", message, remedy)
+        }
+    }
+}
+
+/// Does the limit of open files allow `server.limits.max_connections`?
+pub(super) fn open_files(connections: usize) -> Finding {
+    judge_files(getrlimit(Resource::Nofile).current, connections as u64)
+}
+
+fn judge_files(limit: Option<u64>, connections: u64) -> Finding {
+    let check = "open files";
+    // One for the client, one for the backend.
+    let needed = connections.saturating_mul(2).saturating_add(OTHER_FILES);
+    match limit {
+        None => Finding::ok(check, "without limit"),
+        Some(limit) if limit >= needed => {
+            Finding::ok(check, format!("{limit} are enough for {connections} connections"))
+        }
+        Some(limit) => {
+            let enough = limit.saturating_sub(OTHER_FILES) / 2;
+            let message = format!(
+                "this shell allows {limit}: enough for {enough} connections, not for the {connections} of \
+                 server.limits.max_connections"
+            );
+            let remedy =
+                format!("ulimit -n {needed} (LimitNOFILE={needed} in a systemd unit), or fewer connections");
+            Finding::new(Health::Warn, check, message, remedy)
+        }
+    }
+}
+
+/// Can the time be right? Timeouts do not depend on it, but certificates and records do.
+pub(super) fn clock() -> Finding {
+    let built = std::env::current_exe().and_then(std::fs::metadata).and_then(|file| file.modified());
+    judge_clock(SystemTime::now(), built.ok(), Path::new(SYNCHRONISED).exists())
+}
+
+fn judge_clock(now: SystemTime, built: Option<SystemTime>, is_synchronised: bool) -> Finding {
+    let shown = jiff::Timestamp::try_from(now)
+        .map_or_else(|_| "an impossible time".into(), |now| format!("{now:.0}"));
+    if built.is_some_and(|built| now < built) {
+        let message = format!("it is {shown} here, which is before this program was installed");
+        let remedy = "set the clock: certificates are judged by it (timedatectl set-ntp true)";
+        return Finding::new(Health::Fail, "clock", message, remedy);
+    }
+    let source = if is_synchronised { ", synchronised by systemd-timesyncd" } else { "" };
+    Finding::ok("clock", format!("it is {shown}{source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn open_files_are_counted_twice_per_connection() {
+        assert_eq!(judge_files(None, 20_000).status, Health::Ok);
+        assert_eq!(judge_files(Some(40_064), 20_000).status, Health::Ok);
+        let few = judge_files(Some(1024), 20_000);
+        assert_eq!(few.status, Health::Warn);
+        assert!(few.message.contains("enough for 480 connections"), "{few:?}");
+        assert!(few.remedy.starts_with("ulimit -n 40064 "), "{few:?}");
+    }
+
+    #[test]
+    fn a_clock_before_the_program_is_wrong() {
+        let built = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+        let early = judge_clock(SystemTime::UNIX_EPOCH, Some(built), true);
+        assert_eq!(early.status, Health::Fail);
+        assert!(early.message.contains("1970-01-01T00:00:00Z"), "{early:?}");
+        assert_eq!(judge_clock(built, Some(built), false).message, "it is 2026-09-21T14:13:20Z");
+    }
+}

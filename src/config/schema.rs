@@ -1,0 +1,165 @@
+//! The written configuration as a JSON Schema, for editors that complete and check while one writes.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::written::{IDENTITY_PART, Written};
+
+/// The schema of the whole file (JSON Schema 2020-12), made from the types that read it.
+pub fn schema() -> Value {
+    let mut schema =
+        SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Written>().to_value();
+    schema["title"] = json!("ELIDA configuration");
+    join_session(&mut schema);
+    for definition in schema["$defs"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        soften(definition);
+    }
+    soften(&mut schema);
+    schema
+}
+
+/// Puts the two halves of `session:` together, which two modules read.
+fn join_session(schema: &mut Value) {
+    let take =
+        |map: &mut Value, key: &str| map.as_object_mut().and_then(|map| map.remove(key)).unwrap_or_default();
+    take(&mut schema["properties"], IDENTITY_PART);
+    take(&mut schema["default"], IDENTITY_PART);
+    let mut identity = take(&mut schema["$defs"], "SessionIdentity");
+    if let (Some(session), Value::Object(more)) =
+        (schema["$defs"]["Session"]["properties"].as_object_mut(), identity["properties"].take())
+    {
+        session.extend(more);
+    }
+    // The defaults of whole sections repeat those of their keys.
+    take(schema, "default");
+}
+
+/// Allows what the reader allows beside the types: an empty section means its defaults, and a
+/// reference such as `${env:NAME}` may stand for a word.
+fn soften(definition: &mut Value) {
+    for property in definition["properties"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        if property["default"].is_object()
+            && let Value::Object(property) = property
+        {
+            // The keys of the section have their own.
+            property.remove("default");
+        }
+        if property.get("$ref").is_some()
+            && let Value::Object(property) = property
+        {
+            let reference = json!({"$ref": property.remove("$ref")});
+            let reference_to_text = json!({"type": "string", "pattern": "\\$\\{(env|file):"});
+            property.insert("anyOf".into(), json!([reference, {"type": "null"}, reference_to_text]));
+        } else if property["type"] == "array" {
+            property["type"] = json!(["array", "null"]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn written() -> String {
+        format!("{:#}\n", schema())
+    }
+
+    #[test]
+    fn the_file_is_fresh() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/schema.json");
+        let file = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(file == written(), "conf/schema.json is old; run: just schema");
+    }
+
+    /// As much of JSON Schema as the file uses.
+    fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+        if let Some(reference) = schema["$ref"].as_str() {
+            let at = reference.strip_prefix('#').and_then(|path| root.pointer(path)).expect(reference);
+            return fits(root, at, value);
+        }
+        if let Some(any) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
+            let faults: Vec<String> = any.iter().filter_map(|one| fits(root, one, value).err()).collect();
+            return if faults.len() < any.len() { Ok(()) } else { Err(faults.join(" | ")) };
+        }
+        let words = schema["enum"].as_array().map(Vec::as_slice);
+        let words = words.or(schema.get("const").map(std::slice::from_ref));
+        if words.is_some_and(|words| !words.contains(value)) {
+            return Err(format!("{value} is not a known word"));
+        }
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        let kinds = &schema["type"];
+        let is_kind = kinds == kind || kinds.as_array().is_some_and(|kinds| kinds.contains(&json!(kind)));
+        if !kinds.is_null() && !is_kind {
+            return Err(format!("{value} is not {kinds}"));
+        }
+        if let Some(limit) = schema["maximum"].as_u64().filter(|limit| value.as_u64() > Some(*limit)) {
+            return Err(format!("{value} is above {limit}"));
+        }
+        if schema["pattern"].is_string() && !value.as_str().is_some_and(|text| text.contains("${")) {
+            return Err(format!("{value} is no reference"));
+        }
+        for item in value.as_array().into_iter().flatten() {
+            fits(root, &schema["items"], item)?;
+        }
+        for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            value.get(key).ok_or_else(|| format!("{key} is missing"))?;
+        }
+        for (key, below) in value.as_object().into_iter().flatten() {
+            let known = schema["properties"].get(key).or(Some(&schema["additionalProperties"]));
+            match known.filter(|known| **known != json!(false)) {
+                Some(known) => fits(root, known, below).map_err(|fault| format!("{key}: {fault}"))?,
+                None => return Err(format!("no key is called {key}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn check(text: &str) -> Result<(), String> {
+        let schema = schema();
+        fits(&schema, &schema, &serde_yaml::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn the_shipped_files_fit_and_faults_do_not() {
+        let conf = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+        let examples = std::fs::read_dir(conf.join("examples")).unwrap();
+        let mut files: Vec<_> = examples.map(|file| file.unwrap().path()).collect();
+        files.push(conf.join("elida.yaml"));
+        for file in files {
+            check(&std::fs::read_to_string(&file).unwrap())
+                .unwrap_or_else(|fault| panic!("{}: {fault}", file.display()));
+        }
+        let faulty = [
+            ("lisen: x", "no key is called lisen"),
+            ("listen: 1", "is not"),
+            ("server: { timeouts: { read: 30 } }", "above 0"),
+            ("session: { scope: all }", "not a known word"),
+            ("backends: { a: { url: http://x } }", "type is missing"),
+            ("session: { identity: [{ source: hedder, name: x }] }", "not a known word"),
+        ];
+        for (text, expected) in faulty {
+            let fault = check(text).expect_err(text);
+            assert!(fault.contains(expected), "{text}: {fault}");
+        }
+        check("server:\nbackends:\nlogging: { level: '${env:LEVEL}' }\nsession: { idle_timeout: 0 }")
+            .unwrap();
+    }
+
+    #[test]
+    fn every_key_is_described() {
+        let schema = schema();
+        let definitions = schema["$defs"].as_object().unwrap().values().chain([&schema]);
+        for (key, property) in definitions.filter_map(|one| one["properties"].as_object()).flatten() {
+            assert!(property["description"].is_string(), "{key} has no description");
+        }
+    }
+}

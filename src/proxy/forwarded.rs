@@ -1,0 +1,226 @@
+//! Who stands between client and backend: which address is the client's when proxies are before us, and
+//! what backends are told of it.
+//!
+//! A field that says where a request came from is believed from a peer in `server.trusted_proxies` only. All
+//! others may write what they like: it changes nothing here, and no backend sees it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{FORWARDED, HOST, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use ipnet::IpNet;
+use pingora_core::Result;
+use pingora_http::RequestHeader;
+
+use super::arrive::Arrival;
+use crate::settings::fault::Faults;
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// All fields that say where a request came from; none passes as the client wrote it.
+const ORIGIN_FIELDS: [HeaderName; 8] = [
+    FOR,
+    PROTO,
+    FORWARDED_HOST,
+    FORWARDED,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("true-client-ip"),
+];
+
+/// How this gateway is called in `Via` (a pseudonym, RFC 9110, 7.6.3).
+const PSEUDONYM: &str = "elida";
+
+/// `server.trusted_proxies` and `server.forwarded_headers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    trusted: Vec<IpNet>,
+    tells: bool,
+}
+
+impl Forwarding {
+    /// Compiles the two keys; a single address is a network of one.
+    pub(super) fn compile(trusted: &[String], tells: bool, faults: &mut Faults) -> Option<Self> {
+        let network =
+            |text: &String| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
+        let networks: Vec<IpNet> = trusted.iter().filter_map(network).collect();
+        for text in trusted.iter().filter(|text| network(text).is_none()) {
+            let hint = "write a network such as 10.0.0.0/8 or 2001:db8::/32, or an address";
+            faults.add("server.trusted_proxies", format!("'{text}' is neither network nor address"), hint);
+        }
+        (networks.len() == trusted.len()).then_some(Self { trusted: networks, tells })
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+
+    /// The client's address: the peer's, unless that is a trusted proxy. Then it is the last hop that is
+    /// not one, by `X-Forwarded-For`, or by `Forwarded` when that is all there is.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let peer = peer.to_canonical();
+        if !self.trusts(peer) {
+            return peer;
+        }
+        let mut client = peer;
+        for hop in hops(headers).iter().rev() {
+            // What is behind a hop without an address (`unknown`, `_hidden`) cannot be known.
+            let Some(address) = address(hop) else { break };
+            client = address;
+            if !self.trusts(address) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Writes the fields for the backend: `Via` always, the others with `server.forwarded_headers`. `head`
+    /// still has the client's `Host`.
+    ///
+    /// # Errors
+    /// A header of ours cannot be set; that would be a fault of ours.
+    pub(super) fn write(&self, head: &mut RequestHeader, arrival: &Arrival) -> Result<()> {
+        let peer = arrival.ticket.client.ip().to_canonical();
+        let told = if self.tells { Some(self.told(&head.headers, peer)) } else { None };
+        for name in &ORIGIN_FIELDS {
+            head.remove_header(name);
+        }
+        if let Some(told) = told {
+            head.insert_header(FOR, told.hops.join(", "))?;
+            head.insert_header(PROTO, told.proto)?;
+            head.insert_header(FORWARDED, told.forwarded)?;
+            if let Some(host) = told.host {
+                head.insert_header(FORWARDED_HOST, host)?;
+            }
+        }
+        let version = if arrival.version < Version::HTTP_11 { "1.0" } else { "1.1" };
+        head.append_header(VIA, format!("{version} {PSEUDONYM}"))?;
+        Ok(())
+    }
+
+    /// What the backend is told: what a trusted proxy has told us, and our own peer.
+    fn told(&self, headers: &HeaderMap, peer: IpAddr) -> Told {
+        let is_trusted = self.trusts(peer);
+        let believed = |name| headers.get(name).filter(|_| is_trusted).cloned();
+        let mut hops = if is_trusted { hops(headers) } else { Vec::new() };
+        hops.push(peer.to_string());
+        let host = believed(FORWARDED_HOST).or_else(|| headers.get(HOST).cloned());
+        let proto = believed(PROTO).unwrap_or_else(|| HeaderValue::from_static("http"));
+        let mut forwarded: Vec<String> = hops.iter().map(|hop| format!("for={}", node(hop))).collect();
+        if let (Some(last), Some(Ok(host))) = (forwarded.last_mut(), host.as_ref().map(HeaderValue::to_str)) {
+            *last += &format!(";host=\"{}\"", host.replace(['"', '\\'], ""));
+        }
+        Told { hops, proto, host, forwarded: forwarded.join(", ") }
+    }
+}
+
+struct Told {
+    hops: Vec<String>,
+    proto: HeaderValue,
+    host: Option<HeaderValue>,
+    forwarded: String,
+}
+
+/// The hops that the head tells of, the client's first. Of both fields `X-Forwarded-For` is taken: proxies
+/// that write only one of them write this one, and pass the other on as the client sent it.
+fn hops(headers: &HeaderMap) -> Vec<String> {
+    let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("unknown"));
+    if headers.contains_key(FOR) {
+        return texts(FOR).flat_map(|text| text.split(',')).map(|hop| hop.trim().to_owned()).collect();
+    }
+    texts(FORWARDED)
+        .flat_map(|text| text.split(','))
+        .map(|element| by_forwarded(element).to_owned())
+        .collect()
+}
+
+/// The `for` of one element of `Forwarded` (RFC 7239, 4), without quotes.
+fn by_forwarded(element: &str) -> &str {
+    element
+        .split(';')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))
+        .map_or("unknown", |(_, value)| value.trim().trim_matches('"'))
+}
+
+/// The address in a hop, which may have a port and, with IPv6, brackets.
+fn address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let address = bare.parse::<IpAddr>().ok();
+    address
+        .or_else(|| hop.parse::<SocketAddr>().ok().map(|hop| hop.ip()))
+        .map(|address| address.to_canonical())
+}
+
+/// A hop as RFC 7239 (6) writes it.
+fn node(hop: &str) -> String {
+    match address(hop) {
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
+        None => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forwarding(trusted: &[&str]) -> Forwarding {
+        let trusted: Vec<String> = trusted.iter().map(|&text| text.to_owned()).collect();
+        Forwarding::compile(&trusted, true, &mut Faults::default()).unwrap()
+    }
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_client_is_the_last_hop_that_is_no_proxy_of_ours() {
+        let ours = forwarding(&["10.0.0.0/8", "2001:db8::1", "127.0.0.1"]);
+        let client = |peer: &str, pairs: &[(HeaderName, &str)]| {
+            ours.client(peer.parse().unwrap(), &headers(pairs)).to_string()
+        };
+        assert_eq!(client("192.0.2.1", &[(FOR, "203.0.113.9")]), "192.0.2.1", "not a proxy of ours");
+        assert_eq!(client("::ffff:10.0.0.1", &[(FOR, "203.0.113.9")]), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &[(FOR, "6.6.6.6, 203.0.113.9, 10.1.1.1")]), "203.0.113.9");
+        assert_eq!(
+            client("10.0.0.1", &[(FOR, "6.6.6.6"), (FOR, "203.0.113.9:555 , 10.1.1.1")]),
+            "203.0.113.9"
+        );
+        assert_eq!(client("10.0.0.1", &[(FOR, "10.9.9.9, 10.1.1.1")]), "10.9.9.9", "all are ours");
+        for junk in ["unknown", "", "203.0.113.9, _hidden", "1.2.3", "a\tb", "203.0.113.9,,"] {
+            assert_eq!(client("10.0.0.1", &[(FOR, junk)]), "10.0.0.1", "{junk:?}");
+        }
+        assert_eq!(client("10.0.0.1", &[(FOR, "[2001:db8::9]:80, 2001:db8::1")]), "2001:db8::9");
+        let rfc7239 = "for=6.6.6.6, For=\"[2001:db8:cafe::17]:4711\";proto=https, by=10.1.1.1;for=10.2.2.2";
+        assert_eq!(client("127.0.0.1", &[(FORWARDED, rfc7239)]), "2001:db8:cafe::17");
+        assert_eq!(client("10.0.0.1", &[(FORWARDED, "for=6.6.6.6"), (FOR, "203.0.113.9")]), "203.0.113.9");
+    }
+
+    #[test]
+    fn what_is_no_network_is_a_fault() {
+        let mut faults = Faults::default();
+        let trusted = ["10.0.0.0/8".to_owned(), "10.0.0.0/33".to_owned(), "proxy.example".to_owned()];
+        assert_eq!(Forwarding::compile(&trusted, false, &mut faults), None);
+        let told = faults.to_string();
+        assert!(told.contains("'10.0.0.0/33' is neither") && told.contains("'proxy.example'"), "{told}");
+        assert!(!told.contains("/8'"), "{told}");
+    }
+
+    #[test]
+    fn a_trusted_proxys_words_are_passed_on_with_the_peer_behind_them() {
+        let ours = forwarding(&["10.0.0.0/8"]);
+        let said = headers(&[(FOR, "203.0.113.9, 2001:db8::9"), (PROTO, "https"), (HOST, "gw:80")]);
+        let told = ours.told(&said, "10.0.0.1".parse().unwrap());
+        assert_eq!(told.hops.join(", "), "203.0.113.9, 2001:db8::9, 10.0.0.1");
+        assert_eq!((told.proto.as_bytes(), told.host.unwrap().as_bytes()), (&b"https"[..], &b"gw:80"[..]));
+        assert_eq!(told.forwarded, "for=203.0.113.9, for=\"[2001:db8::9]\", for=10.0.0.1;host=\"gw:80\"");
+        let told = ours.told(&said, "192.0.2.1".parse().unwrap());
+        assert_eq!((told.hops.join(", ").as_str(), told.proto.as_bytes()), ("192.0.2.1", &b"http"[..]));
+        assert_eq!(told.forwarded, "for=192.0.2.1;host=\"gw:80\"");
+    }
+}

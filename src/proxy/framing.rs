@@ -1,0 +1,239 @@
+//! Step 1, the form of the head: what two parsers could read in two ways is refused, never repaired.
+//!
+//! Pingora has parsed the head, leniently where RFC 9112 lets it be: a bare LF ends a line, of
+//! `Content-Length` and `Transfer-Encoding` the first is dropped, `gzip, chunked` is chunked. Each of these is
+//! harmless alone and a smuggled request as soon as a proxy before us reads it otherwise. So this step looks
+//! at the bytes as they came. What Pingora itself refuses (white space before a colon, folded lines, an empty
+//! name, NUL, lengths that differ or are no numbers) is not checked again; tests/gateway/framing.rs holds it
+//! to that.
+
+use std::borrow::Cow;
+
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use pingora_http::RequestHeader;
+
+use crate::error::{ErrorKind, Refusal};
+
+/// Fields of which the gateway believes one and a backend may obey another: who pays, and what the body is.
+const SINGLE: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "content-type"];
+
+/// Names that a backend which maps `-` to `_` (CGI, WSGI) would take for the field that frames the body.
+const TWINS: [&str; 2] = ["content_length", "transfer_encoding"];
+
+/// Refuses a head that can be read in two ways. `raw` is the head as it came, `head` what Pingora made of it.
+///
+/// # Errors
+/// 400, or 417 for an expectation that nobody here fulfils. The connection must carry no further request.
+pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
+    if !lines_end_well(raw) {
+        return refuse("a line of the head ends in a bare CR or LF (RFC 9112, 2.2)");
+    }
+    if let Some(name) = SINGLE.iter().find(|name| head.headers.get_all(**name).iter().nth(1).is_some()) {
+        return refuse(&format!("the field {name} is sent twice; send one"));
+    }
+    check_lengths(raw, &head.headers)?;
+    check_host(head)?;
+    check_target(target(raw))?;
+    check_expectation(head)
+}
+
+/// Takes out what asks for nothing that is done here: upgrades to anything but a WebSocket, and expectations
+/// of an HTTP/1.0 client (RFC 9110, 10.1.1). Afterwards `Upgrade` means a WebSocket handshake without a body.
+pub(crate) fn tidy(head: &mut RequestHeader) {
+    if head.headers.contains_key(UPGRADE) && !is_websocket(head) {
+        head.remove_header(&UPGRADE);
+    }
+    if head.version < Version::HTTP_11 {
+        head.remove_header(&EXPECT);
+    }
+}
+
+fn refuse(message: &str) -> Result<(), Refusal> {
+    Err(Refusal::new(ErrorKind::BadRequest, message))
+}
+
+/// Every CR is followed by LF, and every LF follows a CR.
+fn lines_end_well(raw: &[u8]) -> bool {
+    memchr::memchr2_iter(b'\r', b'\n', raw).all(|at| match raw[at] {
+        b'\r' => raw.get(at + 1) == Some(&b'\n'),
+        _ => at > 0 && raw[at - 1] == b'\r',
+    })
+}
+
+/// The body has one length, told in one way.
+fn check_lengths(raw: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
+    if TWINS.iter().any(|name| headers.contains_key(*name)) {
+        return refuse("content_length and transfer_encoding are no fields: write them with a hyphen");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return refuse("Transfer-Encoding may be `chunked`, once, and nothing else (RFC 9112, 6.1)");
+        }
+        // Pingora has taken the length out of `headers`, so the bytes are asked.
+        if names_field(raw, &CONTENT_LENGTH) {
+            return refuse("Content-Length and Transfer-Encoding must not be sent together (RFC 9112, 6.1)");
+        }
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let is_number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
+    match (lengths.next(), lengths.next()) {
+        (Some(length), None) if !is_number(length) => refuse("Content-Length must be one number"),
+        (Some(_), Some(_)) => refuse("Content-Length must be sent once (RFC 9112, 6.3)"),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a line of the raw head is a field of this name.
+fn names_field(raw: &[u8], wanted: &HeaderName) -> bool {
+    raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
+        memchr::memchr(b':', line)
+            .is_some_and(|colon| line[..colon].eq_ignore_ascii_case(wanted.as_str().as_bytes()))
+    })
+}
+
+/// `Host` is there (HTTP/1.0 may leave it out), and it is a host: nothing that a backend which glues it to
+/// the path would read as more. Pingora refuses a second one and one with `@`.
+fn check_host(head: &RequestHeader) -> Result<(), Refusal> {
+    let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
+    match head.headers.get(HOST).map(HeaderValue::as_bytes) {
+        None if head.version >= Version::HTTP_11 => refuse("the Host header is missing (RFC 9112, 3.2)"),
+        Some(host) if host.is_empty() || !host.iter().all(is_host) => {
+            refuse("the Host header is not a host (RFC 9110, 7.2)")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The target as it came: `head` has lost its fragment already. Empty lines before the first are borne.
+fn target(raw: &[u8]) -> &[u8] {
+    let line = raw.trim_ascii_start();
+    let line = &line[..memchr::memchr(b'\r', line).unwrap_or(line.len())];
+    let first = memchr::memchr(b' ', line).map_or(line.len(), |at| at + 1);
+    let last = memchr::memrchr(b' ', line).unwrap_or(line.len());
+    line.get(first..last).unwrap_or_default()
+}
+
+/// The target is ASCII without a fragment.
+fn check_target(target: &[u8]) -> Result<(), Refusal> {
+    if target.iter().any(|byte| !byte.is_ascii_graphic() || *byte == b'#') {
+        return refuse("the request target holds `#` or bytes that must be percent-encoded (RFC 3986)");
+    }
+    Ok(())
+}
+
+/// Whether `..` segments lead out of this path's root, in plain or percent-encoded letters, with or without
+/// `;parameters`. A backend that follows them would leave its base path, or what the path's prefix grants.
+pub(crate) fn climbs_out(path: &[u8]) -> bool {
+    let path = spelled_out(path);
+    let mut depth = 0_usize;
+    for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
+        match segment.split(|byte| *byte == b';').next().unwrap_or_default() {
+            b".." if depth == 0 => return true,
+            b".." => depth -= 1,
+            b"." | b"" => {}
+            _ => depth += 1,
+        }
+    }
+    false
+}
+
+/// The path with the encoded forms of `.`, `/` and `\` written out.
+fn spelled_out(path: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'%', path).is_none() {
+        return Cow::Borrowed(path);
+    }
+    let mut spelled = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, length) = match rest {
+            [b'%', b'2', b'e' | b'E', ..] => (b'.', 3),
+            [b'%', b'2', b'f' | b'F', ..] | [b'%', b'5', b'c' | b'C', ..] => (b'/', 3),
+            _ => (*first, 1),
+        };
+        spelled.push(byte);
+        rest = after.get(length - 1..).unwrap_or_default();
+    }
+    Cow::Owned(spelled)
+}
+
+/// `100-continue`, once, is the only expectation that is met (RFC 9110, 10.1.1). Anything near it, such as
+/// `y 100-continue`, is refused: one that waits and one that does not would disagree where the body is.
+fn check_expectation(head: &RequestHeader) -> Result<(), Refusal> {
+    let mut expectations = head.headers.get_all(EXPECT).iter();
+    let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    match (expectations.next(), expectations.next()) {
+        (None, _) => Ok(()),
+        (Some(value), None) if is_known(value) => Ok(()),
+        _ if head.version < Version::HTTP_11 => Ok(()),
+        _ => {
+            let message = "the only expectation met here is `Expect: 100-continue` (RFC 9110, 10.1.1)";
+            Err(Refusal::new(ErrorKind::ExpectationFailed, message))
+        }
+    }
+}
+
+/// A WebSocket handshake (RFC 6455, 4.1): such a request has no body.
+fn is_websocket(head: &RequestHeader) -> bool {
+    let mut wanted = head.headers.get_all(UPGRADE).iter();
+    let has_body = head.headers.contains_key(TRANSFER_ENCODING)
+        || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    let one = (wanted.next(), wanted.next());
+    let is_one = matches!(one, (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    is_one && head.method == Method::GET && head.version == Version::HTTP_11 && !has_body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_crlf_ends_a_line() {
+        for good in ["", "GET / HTTP/1.1\r\n\r\n", "\r\nGET / HTTP/1.1\r\nA: b\r\n\r\n"] {
+            assert!(lines_end_well(good.as_bytes()), "{good:?}");
+        }
+        for bad in ["\n", "\r", "a\n\r\n", "a\rb\r\n", "a\r\r\n", "a\r\n\n"] {
+            assert!(!lines_end_well(bad.as_bytes()), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_dots_climb_in_every_spelling() {
+        for bad in [
+            "/..",
+            "/a/../../b",
+            "/a/..;x/../b",
+            "/%2e./b",
+            "/a/%2E%2e/../c",
+            "/a%2f..%2f..%2fb",
+            "/a\\..\\..\\b",
+            "/a/%2e%2e%5c%2e%2e",
+            "/.%2e;v=1",
+            "//a/.;/./../..",
+            "/;/..",
+        ] {
+            assert!(climbs_out(bad.as_bytes()), "{bad}");
+        }
+        for good in
+            ["/", "", "/a..b", "/...", "/a/../b", "/a/b/../..", "/a;..", "/%2e", "/%252e%252e", "/a%", "/%2"]
+        {
+            assert!(!climbs_out(good.as_bytes()), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_target_is_what_came() {
+        assert_eq!(target(b"GET /a#b?c HTTP/1.1\r\nHost: a b\r\n\r\n"), b"/a#b?c");
+        assert_eq!(target(b"\r\nGET / HTTP/1.1\r\n\r\n"), b"/");
+        assert_eq!(target(b"GET"), b"");
+        assert_eq!(target(b"GET \r\n"), b"");
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_line_only() {
+        let raw = b"GET /content-length: HTTP/1.1\r\nX: content-length: 1\r\nCONTENT-length: 5\r\n\r\n";
+        assert!(names_field(raw, &CONTENT_LENGTH));
+        assert!(!names_field(&raw[..raw.len() - 21], &CONTENT_LENGTH));
+    }
+}
