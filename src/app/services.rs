@@ -207,7 +207,7 @@ mod tests {
         };
         let start = LegStart {
             kind: LegKind::Request,
-            method: "GET".to_owned(),
+            method: "GET".into(),
             path: "/".to_owned(),
             request_id: RequestId::new("r"),
             cut: Cut::new(),
