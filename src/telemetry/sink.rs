@@ -1,8 +1,8 @@
 //! Where lines wait for the one thread that writes them.
 //!
-//! A thread that is woken for each line costs more than the line itself (a futex, a context switch and a
-//! `write` per request: measured at a fifth of a request's CPU), so the writer lets lines gather for
-//! [`GATHER`] and writes them together. Whoever has a line only appends it under a short lock.
+//! A thread that is woken for each line costs a futex, a context switch and a `write` each time (under full
+//! load still half a `write` per request, counted with perf), so the writer lets lines gather for [`GATHER`]
+//! and writes them together. Whoever has a line only appends it under a short lock.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
