@@ -2,7 +2,8 @@
 //!
 //! Pingora gives the streams of its own listeners a write buffer, by a function that others cannot call;
 //! a stream from our accept loop has none, so that head and body of an answer, and the size, data and end
-//! of each chunk, would be a system call and a segment each. Pingora flushes where something must leave.
+//! of each chunk, would be a system call and a segment each. What waits leaves when Pingora flushes, or when
+//! there is nothing more to write and the client is waited for.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -91,11 +92,16 @@ impl AsyncWrite for Buffered {
 }
 
 impl AsyncRead for Buffered {
+    /// Who waits for the client first lets go what waits for it. Pingora flushes events and ends, but not
+    /// the middle of other bodies; and between two chunks of a backend it always waits for the client too.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut self.inner).poll_read(cx, into)
     }
 }
