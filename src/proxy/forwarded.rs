@@ -166,6 +166,8 @@ fn node(hop: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn forwarding(trusted: &[&str]) -> Forwarding {
@@ -199,6 +201,22 @@ mod tests {
         let rfc7239 = "for=6.6.6.6, For=\"[2001:db8:cafe::17]:4711\";proto=https, by=10.1.1.1;for=10.2.2.2";
         assert_eq!(client("127.0.0.1", &[(FORWARDED, rfc7239)]), "2001:db8:cafe::17");
         assert_eq!(client("10.0.0.1", &[(FORWARDED, "for=6.6.6.6"), (FOR, "203.0.113.9")]), "203.0.113.9");
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_becomes_a_proxy_or_believed_by_what_he_writes(text in "[ -~]{0,60}", hop in any::<[u8; 4]>()) {
+            let ours = forwarding(&["10.0.0.0/8"]);
+            let [stranger, proxy]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [10, 0, 0, 1].into()];
+            let hop = IpAddr::from(hop);
+            prop_assume!(!ours.trusts(hop));
+            for name in [FOR, FORWARDED] {
+                prop_assert_eq!(ours.client(stranger, &headers(&[(name, text.as_str())])), stranger);
+            }
+            // Whatever came before, the hop that our proxy has appended is the client.
+            let told = format!("{text}, {hop}");
+            prop_assert_eq!(ours.client(proxy, &headers(&[(FOR, told.as_str())])), hop);
+        }
     }
 
     #[test]

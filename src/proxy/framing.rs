@@ -29,8 +29,8 @@ pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     if !lines_end_well(raw) {
         return refuse("a line of the head ends in a bare CR or LF (RFC 9112, 2.2)");
     }
-    if let Some(name) = SINGLE.iter().find(|name| head.headers.get_all(**name).iter().nth(1).is_some()) {
-        return refuse(&format!("the field {name} is sent twice; send one"));
+    if let Some(name) = SINGLE.iter().find(|name| differs(&head.headers, name)) {
+        return refuse(&format!("the field {name} is sent with two values; send one"));
     }
     check_lengths(raw, &head.headers)?;
     check_host(head)?;
@@ -51,6 +51,13 @@ pub(crate) fn tidy(head: &mut RequestHeader) {
 
 fn refuse(message: &str) -> Result<(), Refusal> {
     Err(Refusal::new(ErrorKind::BadRequest, message))
+}
+
+/// Whether this field is sent with two values.
+fn differs(headers: &HeaderMap, name: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    values.any(|other| Some(other) != first)
 }
 
 /// Every CR is followed by LF, and every LF follows a CR.
@@ -186,7 +193,31 @@ fn is_websocket(head: &RequestHeader) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_path_climbs_out_when_its_plain_spelling_does(segments in prop::collection::vec(0..6_usize, 0..8)) {
+            let plain: Vec<&str> = segments.iter().map(|kind| ["a", "..", "b..", "", ".", ".."][*kind]).collect();
+            let other: Vec<&str> =
+                segments.iter().map(|kind| ["%61", "%2e.", "b%2E.", "", "%2e;x", "..;y=.."][*kind]).collect();
+            let mut depth = 0_i32;
+            let climbs = plain.iter().any(|segment| {
+                depth += match *segment { ".." => -1, "." | "" => 0, _ => 1 };
+                depth < 0
+            });
+            for path in [format!("/{}", plain.join("/")), format!("%2f{}", other.join("%5C"))] {
+                prop_assert_eq!(climbs_out(path.as_bytes()), climbs, "{}", path);
+            }
+        }
+
+        #[test]
+        fn nothing_in_a_head_panics(raw in prop::collection::vec(prop::sample::select(b"\r\n: %2e/.#aGT\0".as_slice()), 0..60)) {
+            let _ = (lines_end_well(&raw), target(&raw), names_field(&raw, &CONTENT_LENGTH), climbs_out(&raw));
+        }
+    }
 
     #[test]
     fn only_crlf_ends_a_line() {

@@ -366,6 +366,21 @@ async fn an_answer_that_ends_with_its_connection_is_framed_for_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_length_that_is_reset_is_not_whole() {
+    let backend = RawBackend::start(async |mut connection| {
+        let Some(_) = connection.request().await else { return };
+        let _ = connection.send("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nhalf of").await;
+        connection.reset();
+    })
+    .await;
+    let gateway = Gateway::start(&backend).await;
+    let answer = Call::get("/half").send(gateway.proxy()).await;
+    assert!(answer.status() == 502 || !answer.is_whole, "{answer:?}");
+    let line = gateway.access_line("/half").await;
+    assert_ne!(line["outcome"], "ok", "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backends_answer_with_two_lengths_is_not_passed_on() {
     let backend = RawBackend::start(async |mut connection| {
         while let Some(request) = connection.request().await {

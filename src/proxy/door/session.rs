@@ -232,12 +232,12 @@ impl Session for DoorSession {
 
     /// Written in batches, see [`BATCH`].
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        if self.ticket.cut.reason().is_some() {
-            return cut();
-        }
         let mut end = false;
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.next() {
+            if self.ticket.cut.reason().is_some() {
+                return cut();
+            }
             let mut weight = body_length(&first);
             if weight > BATCH {
                 self.ticket.pace.expect_large();

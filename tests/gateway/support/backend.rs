@@ -104,6 +104,11 @@ impl Connection {
         }
     }
 
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        self.wire.reset();
+    }
+
     /// Notes that the peer is gone.
     pub fn gone(self) {
         self.record.note(|notes| notes.closed.push(Instant::now()));

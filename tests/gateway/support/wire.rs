@@ -127,6 +127,12 @@ impl Wire {
         self.writer.write_all(bytes).await
     }
 
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        let stream = self.reader.reunite(self.writer).expect("two halves of one stream");
+        stream.set_zero_linger().expect("SO_LINGER");
+    }
+
     /// Sends and reads at once; the peer may answer before it has read everything.
     pub async fn exchange(&mut self, bytes: &[u8], unframed: Unframed) -> Message {
         let Self { reader, writer, received, taken, last_byte, ending } = self;
