@@ -35,7 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("prometheus", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("serde_yaml", &["config/", "settings/"]),
-    ("rustix", &["app/"]),
+    ("rustix", &["app/", "settings/folder.rs", "cli/doctor/"]),
     ("ureq", &["cli/", "cli.rs"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
     ("crossterm", &["cli/top/screen.rs"]),
