@@ -35,11 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("prometheus", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("serde_yaml", &["config/", "settings/"]),
-<<<<<<< .merge_file_UbevQ5
     ("rustix", &["app/", "cli/doctor/", "settings/folder.rs"]),
-=======
-    ("rustix", &["app/", "settings/folder.rs", "cli/doctor/"]),
->>>>>>> .merge_file_qCx39b
     ("ureq", &["cli/", "cli.rs"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
     ("crossterm", &["cli/top/screen.rs"]),
