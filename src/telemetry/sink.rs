@@ -12,6 +12,10 @@ use std::time::Duration;
 /// How long the first line of a batch waits for others; nobody who reads a log notices.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// A pipe takes so many bytes whole or not at all (`PIPE_BUF`, POSIX `write`). During an upgrade two
+/// processes write to one pipe, and their lines must not be mixed.
+const WHOLE: usize = 4096;
+
 /// How long the end of the program waits for a reader that does not read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -115,7 +119,8 @@ impl Sink {
                 taken = queue.lines;
             }
             // A reader that is gone is borne in silence.
-            let _ = writer.write_all(&batch).and_then(|()| writer.flush());
+            let _ =
+                pieces(&batch).try_for_each(|lines| writer.write_all(lines)).and_then(|()| writer.flush());
             batch.clear();
             batch.shrink_to(KEPT);
         }
@@ -126,6 +131,17 @@ impl Sink {
         let gathered = self.0.filled.wait_timeout_while(queue, GATHER, |queue| !queue.closed);
         gathered.unwrap_or_else(PoisonError::into_inner).0
     }
+}
+
+/// Whole lines, as many at a time as a pipe takes at once; a longer line by itself.
+fn pieces(mut batch: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let room = &batch[..batch.len().min(WHOLE)];
+        let end = memchr::memrchr(b'\n', room).or_else(|| memchr::memchr(b'\n', batch));
+        let (lines, rest) = batch.split_at(end.map_or(batch.len(), |end| end + 1));
+        batch = rest;
+        (!lines.is_empty()).then_some(lines)
+    })
 }
 
 impl Drop for SinkGuard {
@@ -189,5 +205,17 @@ mod tests {
         assert_eq!(pieces.recv().unwrap(), b"more\n".repeat(100));
         drop(leave);
         drop(guard);
+    }
+
+    #[test]
+    fn pieces_are_whole_lines_that_a_pipe_takes_at_once() {
+        let line = |length: usize| "x".repeat(length - 1) + "\n";
+        let text: String = [1, 4095, 4096, 1, 5000, 10, 4080, 7, 1].map(line).concat();
+        let found: Vec<&[u8]> = pieces(text.as_bytes()).collect();
+        assert_eq!(found.concat(), text.as_bytes());
+        assert!(found.iter().all(|piece| piece.ends_with(b"\n")));
+        let long: Vec<usize> = found.iter().map(|piece| piece.len()).filter(|len| *len > WHOLE).collect();
+        assert_eq!(long, [5000], "only a line that is longer by itself");
+        assert_eq!(pieces(b"no end").collect::<Vec<_>>(), [b"no end"]);
     }
 }
