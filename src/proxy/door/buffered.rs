@@ -2,7 +2,8 @@
 //!
 //! Pingora gives the streams of its own listeners a write buffer, by a function that others cannot call;
 //! a stream from our accept loop has none, so that head and body of an answer, and the size, data and end
-//! of each chunk, would be a system call and a segment each. Pingora flushes where something must leave.
+//! of each chunk, would be a system call and a segment each. What waits leaves when Pingora flushes, or when
+//! it next waits for the client, whichever comes first: nothing is held back.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -96,6 +97,11 @@ impl AsyncRead for Buffered {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Who waits for the client has written what there is for now: an answer of known length that
+        // trickles is not flushed by Pingora before its end.
+        if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut self.inner).poll_read(cx, into)
     }
 }
@@ -185,6 +191,18 @@ mod tests {
         theirs.readable().await.unwrap();
         assert_eq!(theirs.try_read(&mut seen).unwrap(), 8);
         assert_eq!(&seen[..8], b"3\r\nabc\r\n");
+    }
+
+    #[tokio::test]
+    async fn what_waits_leaves_before_a_wait_for_the_client() {
+        let (mut ours, mut theirs) = pair().await;
+        ours.write_all(b"half an answer").await.unwrap();
+        let reading = tokio::spawn(async move { ours.read(&mut [0]).await });
+        let mut seen = [0; 14];
+        theirs.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"half an answer");
+        drop(theirs);
+        assert_eq!(reading.await.unwrap().unwrap(), 0);
     }
 
     #[tokio::test]
