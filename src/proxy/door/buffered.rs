@@ -22,7 +22,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// More bytes than this are not copied: they go out at once, together with what was waiting.
-const COPIED: usize = 16 << 10;
+const COPIED: usize = 4 << 10;
 
 /// An empty buffer keeps this much memory, for the next head or event.
 const KEPT: usize = 2 << 10;
