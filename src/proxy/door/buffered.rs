@@ -3,7 +3,7 @@
 //! Pingora gives the streams of its own listeners a write buffer, by a function that others cannot call;
 //! a stream from our accept loop has none, so that head and body of an answer, and the size, data and end
 //! of each chunk, would be a system call and a segment each. What waits leaves when Pingora flushes, or when
-//! there is nothing more to write and the client is waited for.
+//! it next waits for the client, whichever comes first: nothing is held back.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -22,7 +22,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// More bytes than this are not copied: they go out at once, together with what was waiting.
-const COPIED: usize = 16 << 10;
+const COPIED: usize = 4 << 10;
 
 /// An empty buffer keeps this much memory, for the next head or event.
 const KEPT: usize = 2 << 10;
@@ -92,13 +92,13 @@ impl AsyncWrite for Buffered {
 }
 
 impl AsyncRead for Buffered {
-    /// Who waits for the client first lets go what waits for it. Pingora flushes events and ends, but not
-    /// the middle of other bodies; and between two chunks of a backend it always waits for the client too.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Who waits for the client has written what there is for now: an answer of known length that
+        // trickles is not flushed by Pingora before its end.
         if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
             return Poll::Ready(Err(error));
         }
@@ -191,6 +191,18 @@ mod tests {
         theirs.readable().await.unwrap();
         assert_eq!(theirs.try_read(&mut seen).unwrap(), 8);
         assert_eq!(&seen[..8], b"3\r\nabc\r\n");
+    }
+
+    #[tokio::test]
+    async fn what_waits_leaves_before_a_wait_for_the_client() {
+        let (mut ours, mut theirs) = pair().await;
+        ours.write_all(b"half an answer").await.unwrap();
+        let reading = tokio::spawn(async move { ours.read(&mut [0]).await });
+        let mut seen = [0; 14];
+        theirs.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"half an answer");
+        drop(theirs);
+        assert_eq!(reading.await.unwrap().unwrap(), 0);
     }
 
     #[tokio::test]
