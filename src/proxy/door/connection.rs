@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::FutureExt;
+use pingora::time::timeout;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -15,7 +16,7 @@ use pingora_core::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::session::DoorSession;
 use super::ticket::Ticket;
