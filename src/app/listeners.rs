@@ -20,6 +20,10 @@ const PROBES: u32 = 4;
 /// This also bounds a peer that does not read, so a longer `server.timeouts.write` counts instead.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
+/// Connections that may wait to be accepted; Linux' own default limit. With the 128 of the standard library,
+/// the rest of a fleet that connects at once would be asked to try again after a second (listen(2)).
+const QUEUE: i32 = 4096;
+
 /// The ports of the gateway.
 pub(super) struct Listeners {
     pub(super) proxy: TcpListener,
@@ -50,6 +54,7 @@ impl Listeners {
                 })?,
             };
             listener.set_nonblocking(true)?;
+            rustix::net::listen(&listener, QUEUE).context("cannot lengthen the queue of a socket")?;
             notice_dead_peers(&listener, patience).context("cannot set the options of a socket")?;
             info!(service, address = %listener.local_addr()?, inherited = is_inherited, "listening");
             copies.push((name, listener.try_clone()?));
@@ -88,5 +93,16 @@ mod tests {
         assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), PROBE_EVERY);
         assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), PROBES);
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 120_000);
+    }
+
+    #[test]
+    fn a_crowd_that_connects_at_once_need_not_try_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, QUEUE).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts; without the longer queue the kernel drops the 130th and later.
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(900));
+        let crowd: Result<Vec<TcpStream>, _> = (0..400).map(connect).collect();
+        assert_eq!(crowd.unwrap().len(), 400);
     }
 }
