@@ -4,22 +4,25 @@
 //! a stream from our accept loop has none, so that head and body of an answer, and the size, data and end
 //! of each chunk, would be a system call and a segment each. What waits leaves when Pingora flushes, or when
 //! it next waits for the client, whichever comes first: nothing is held back.
+//!
+//! It stands on the bare socket: Pingora's own stream has a read buffer of 64 KiB for each connection, which its
+//! HTTP/1 reader does not need, since that reads into buffers of its own.
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 /// More bytes than this are not copied: they go out at once, together with what was waiting.
 const COPIED: usize = 4 << 10;
@@ -29,12 +32,12 @@ const KEPT: usize = 2 << 10;
 
 /// A TCP stream with a write buffer.
 pub(super) struct Buffered {
-    inner: Stream,
+    inner: TcpStream,
     waiting: Vec<u8>,
 }
 
 impl Buffered {
-    pub(super) fn new(inner: Stream) -> Self {
+    pub(super) fn new(inner: TcpStream) -> Self {
         Self { inner, waiting: Vec::new() }
     }
 
@@ -122,7 +125,7 @@ impl Shutdown for Buffered {
 
 impl UniqueID for Buffered {
     fn id(&self) -> UniqueIDType {
-        self.inner.id()
+        self.inner.as_raw_fd()
     }
 }
 
@@ -131,44 +134,29 @@ impl Ssl for Buffered {}
 #[async_trait]
 impl Peek for Buffered {}
 
+// Pingora's digests are for its own access logs; ours tells what it needs by itself.
 impl GetTimingDigest for Buffered {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.inner.get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.inner.get_write_pending_time()
+        Vec::new()
     }
 }
 
 impl GetProxyDigest for Buffered {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
-    }
-
-    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.inner.set_proxy_digest(digest);
+        None
     }
 }
 
 impl GetSocketDigest for Buffered {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
-    }
-
-    fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.inner.set_socket_digest(digest);
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -176,7 +164,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (accepted, client) = tokio::join!(listener.accept(), client);
-        (Buffered::new(Stream::from(accepted.unwrap().0)), client.unwrap())
+        (Buffered::new(accepted.unwrap().0), client.unwrap())
     }
 
     #[tokio::test]

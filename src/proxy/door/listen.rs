@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_proxy::ProxyHttp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -88,7 +87,7 @@ where
     let _ = tcp.set_nodelay(true);
     let (door, draining) = (Arc::clone(door), draining.clone());
     tokio::spawn(async move {
-        let stream: Stream = Box::new(Buffered::new(L4Stream::from(tcp)));
+        let stream: Stream = Box::new(Buffered::new(tcp));
         door.converse(stream, client, draining).await;
         drop(place);
     });
