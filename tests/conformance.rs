@@ -20,7 +20,8 @@ fn root() -> &'static Path {
 
 fn rows() -> Vec<Row> {
     let page = fs::read_to_string(root().join("docs/conformance.md")).unwrap();
-    let lines = page.lines().filter(|line| line.starts_with("| E") || line.starts_with("| K"));
+    let is_row = |line: &&str| ["| E", "| K", "| I3"].iter().any(|start| line.starts_with(start));
+    let lines = page.lines().filter(is_row);
     lines
         .map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
@@ -54,7 +55,7 @@ fn every_requirement_has_its_row() {
         .iter()
         .flat_map(|(letter, first, last)| (*first..=*last).map(move |number| format!("{letter}{number:03}")))
         .collect();
-    let found: Vec<String> = rows().into_iter().map(|row| row.id).collect();
+    let found: Vec<String> = rows().into_iter().map(|row| row.id).filter(|id| !id.starts_with('I')).collect();
     assert_eq!(found, expected);
 }
 
