@@ -51,6 +51,12 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let snapshot = &arrival.ticket.snapshot;
+    if call.malformed && arrival.dialect.is_llm() && snapshot.routes.blocks_models() {
+        // A compressed body, say: the backend may read a blocked model in it where nobody here can.
+        let message = "the body is not plain JSON, so its model cannot be held against routing.blocked_models; \
+                       send it uncompressed";
+        return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
+    }
     let mut wishes = head.headers.get_all(snapshot.routes.header()).iter();
     let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
     if wishes.any(|other| Some(other.as_bytes()) != wanted.map(str::as_bytes)) {

@@ -25,6 +25,11 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
+    /// Whether there is no pattern at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// Compiles the patterns; each bad one is a fault.
     ///
     /// The most specific pattern comes first: one without wildcards before all others, then the

@@ -76,6 +76,11 @@ impl Table {
         })
     }
 
+    /// Whether any model is blocked, so that a model that cannot be read matters.
+    pub fn blocks_models(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
     /// The header that names a backend; it is read and never forwarded.
     pub fn header(&self) -> &HeaderName {
         &self.header

@@ -156,6 +156,20 @@ async fn blocked_models_are_refused_whoever_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_cannot_be_read_does_not_slip_past_the_blocked_models() {
+    let packed = Call::post("/v1/chat/completions")
+        .header("Content-Encoding", "gzip")
+        .body(b"\x1f\x8b\x08\x00\x00\x00\x00\x00".to_vec());
+    let two = Two::start("blocked_models: [\"*-preview\"]").await;
+    let refused = two.send(&packed).await;
+    assert_eq!((refused.status(), &refused.json()["error"]["code"]), (403, &json!("policy_blocked")));
+    assert_eq!((two.one.ledger().arrived(), two.two.ledger().arrived()), (0, 0));
+    let free = Two::start("").await;
+    assert_ne!(free.send(&packed).await.status(), 403, "where nothing is blocked it passes as it is");
+    assert_eq!(free.one.ledger().arrived(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_configured_order_decides() {
     // The model says `two`, the path says `one`.
     let call = |target: &str| {
