@@ -80,6 +80,10 @@ impl Gateway {
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
         let backend = route.backend.settings().name().clone();
+        if !route.dialect.is_llm() {
+            // Models answer in words; all else may be a download.
+            arrival.ticket.expect_large();
+        }
         exchange.route = Some(route);
         let leg = match exchange.leg.take() {
             Some(leg) => leg,

@@ -67,6 +67,11 @@ impl Ticket {
         })
     }
 
+    /// The answer may come in large chunks: they are taken one by one from the first on.
+    pub(crate) fn expect_large(&self) {
+        self.pace.expect_large();
+    }
+
     /// From now on body bytes are kept, so that they can be sent (again) after they were looked at.
     pub(crate) fn hold_body(&self) {
         self.holding.store(true, Relaxed);
