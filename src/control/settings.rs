@@ -125,11 +125,7 @@ fn read_token(file: &str, faults: &mut Faults) -> Option<Option<Secret>> {
     match std::fs::read_to_string(file) {
         Ok(text) => check_token(path, file, Secret::new(text.trim()), faults).map(Some),
         Err(error) => {
-            faults.add(
-                path,
-                format!("'{file}' cannot be read: {error}"),
-                "check the path and its permissions",
-            );
+            faults.unreadable(path, file, &error);
             None
         }
     }

@@ -90,8 +90,7 @@ fn is_final(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked)
 }
 
-/// What went wrong, from Pingora's error and what we know of the leg; `None` when nobody is left who
-/// could be told.
+/// What went wrong, from Pingora's error and what we know of the leg.
 pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
     if let Some(refusal) = exchange.refusal.take() {
         return refusal;
@@ -154,6 +153,12 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
     }
 }
 
+/// The refusal in the words of its kind, to be put into a dialect.
+fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> Notice<'a> {
+    let kind = notice_kind(refusal.kind);
+    Notice { code: refusal.kind.code(), kind, message: &refusal.message, session_id, request_id }
+}
+
 /// Answers with a refusal: the head is not sent yet.
 ///
 /// # Errors
@@ -165,13 +170,7 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
     let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
     let session_id = session_id.or_else(|| exchange.named.clone());
     let request_id = exchange.arrival.as_ref().map_or("", |arrival| arrival.request_id.as_str());
-    let notice = Notice {
-        code: refusal.kind.code(),
-        kind: notice_kind(refusal.kind),
-        message: &refusal.message,
-        session_id: session_id.as_ref().map(|id| id.as_str()),
-        request_id,
-    };
+    let notice = notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id);
     let body = Bytes::from(refusal::body(dialect, &notice));
     let mut head = head(status, body.len(), refusal.kind)?;
     head.insert_header(REQUEST_ID, request_id)?;
@@ -192,13 +191,7 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
 /// Answers on a connection whose request could not even be read.
 pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
     let request_id = crate::ids::RequestId::fresh();
-    let notice = Notice {
-        code: refusal.kind.code(),
-        kind: notice_kind(refusal.kind),
-        message: &refusal.message,
-        session_id: None,
-        request_id: request_id.as_str(),
-    };
+    let notice = notice(refusal, None, request_id.as_str());
     let body = Bytes::from(refusal::body(Dialect::Plain, &notice));
     let written = async {
         let mut head = head(status(refusal.kind), body.len(), refusal.kind)?;
@@ -254,13 +247,11 @@ fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option
     let framing =
         exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
     let leg = exchange.leg.as_ref()?;
-    let notice = Notice {
-        code: refusal.kind.code(),
-        kind: notice_kind(refusal.kind),
-        message: &refusal.message,
-        session_id: Some(leg.session().key().id.as_str()),
-        request_id: exchange.arrival.as_ref()?.request_id.as_str(),
-    };
+    let notice = notice(
+        refusal,
+        Some(leg.session().key().id.as_str()),
+        exchange.arrival.as_ref()?.request_id.as_str(),
+    );
     let at_boundary = exchange.answer.tap.as_ref().is_none_or(|tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
 }

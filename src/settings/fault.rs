@@ -54,6 +54,11 @@ impl Faults {
         self.warnings.push(placeless(path, message, hint));
     }
 
+    /// Notes that the file named at the key `path` cannot be read.
+    pub fn unreadable(&mut self, path: impl Into<String>, file: &str, error: &std::io::Error) {
+        self.add(path, format!("'{file}' cannot be read: {error}"), "check the path and its permissions");
+    }
+
     /// Notes a fault that already knows its place.
     pub fn push(&mut self, fault: Fault) {
         self.faults.push(fault);

@@ -235,11 +235,7 @@ fn read_ca(path: &str, file: &str, faults: &mut Faults) -> Option<Option<Arc<[u8
             None
         }
         Err(error) => {
-            faults.add(
-                path,
-                format!("'{file}' cannot be read: {error}"),
-                "check the path and its permissions",
-            );
+            faults.unreadable(path, file, &error);
             None
         }
     }
