@@ -113,6 +113,7 @@ pub struct Metrics {
     connections: IntGauge,
     panics: IntCounter,
     log_lines_dropped: IntCounter,
+    history: HistoryMetrics,
     log: OnceLock<Mutex<Sink>>,
     models: Arc<Models>,
 }
@@ -143,6 +144,10 @@ impl Metrics {
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
+            history: HistoryMetrics {
+                up: add(in_registry, IntGauge::with_opts(options(&table::HISTORY_UP))?)?,
+                dropped: add(in_registry, IntCounter::with_opts(options(&table::HISTORY_DROPPED))?)?,
+            },
             log: OnceLock::new(),
             models: Arc::default(),
             registry,
@@ -176,6 +181,11 @@ impl Metrics {
     /// The gauge of open legs of one kind (`request`, `stream`, `socket`), resolved.
     pub fn open_legs(&self, kind: &str) -> Gauge {
         Gauge(self.open_legs.with_label_values(&[kind]))
+    }
+
+    /// The handles of the history.
+    pub fn history(&self) -> HistoryMetrics {
+        self.history.clone()
     }
 
     /// The gauge of open client connections.
@@ -308,6 +318,25 @@ impl BackendMetrics {
     /// The provider counted these tokens for an answer of this model.
     pub fn tokens(&self, model: &str, counts: &[(TokenKind, u64)]) {
         self.tokens.count(model, counts);
+    }
+}
+
+/// The handles of the history.
+#[derive(Clone)]
+pub struct HistoryMetrics {
+    up: IntGauge,
+    dropped: IntCounter,
+}
+
+impl HistoryMetrics {
+    /// Whether it can be written.
+    pub fn up(&self, is_up: bool) {
+        self.up.set(is_up.into());
+    }
+
+    /// So many entries could not be taken.
+    pub fn dropped(&self, entries: u64) {
+        self.dropped.inc_by(entries);
     }
 }
 
