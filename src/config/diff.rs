@@ -11,8 +11,8 @@ const RESTART_KEYS: [(&str, Differs); 5] = [
     ("control.listen", |old, new| old.control.listen() != new.control.listen()),
     ("server.threads", |old, new| old.server.threads() != new.server.threads()),
     ("data_dir", |old, new| old.data_dir != new.data_dir),
-    // One name for both keys: either changes which file is written.
-    ("history.file", |old, new| old.history.file(&old.data_dir) != new.history.file(&old.data_dir)),
+    // One name for both of its keys: either changes which file is written.
+    ("history.file", |old, new| old.history.file(&new.data_dir) != new.history.file(&new.data_dir)),
 ];
 
 /// The changed keys that a running process cannot follow.

@@ -16,7 +16,7 @@ use super::seal::Signer;
 use super::settings::Settings;
 use super::writer::{Message, Writer};
 use crate::session::Event;
-use crate::telemetry::metrics::HistoryMetrics;
+use crate::telemetry::history::HistoryMetrics;
 
 /// Entries that wait at most; a record is about 2 KB.
 const QUEUE: usize = 16 << 10;

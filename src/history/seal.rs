@@ -140,7 +140,7 @@ impl Head {
 /// Reads lower-case hexadecimal digits.
 fn bytes(digits: &str) -> Option<Vec<u8>> {
     let plain = digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    if !plain || digits.len() % 2 != 0 {
+    if !plain || !digits.len().is_multiple_of(2) {
         return None;
     }
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()).collect()

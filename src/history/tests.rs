@@ -1,3 +1,5 @@
+//! The history as its users see it: what is noted is found, proves itself, and goes in its time.
+
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;

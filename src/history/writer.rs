@@ -17,7 +17,7 @@ use super::entries::{self, Entry};
 use super::schema::{self, SchemaError};
 use super::seal::Signer;
 use super::settings::Settings;
-use crate::telemetry::metrics::HistoryMetrics;
+use crate::telemetry::history::HistoryMetrics;
 
 /// Entries of one transaction at most.
 const BATCH: usize = 512;
@@ -99,6 +99,10 @@ impl Writer {
     pub(super) fn run(mut self, queue: &Receiver<Message>) {
         let mut is_last = false;
         while !is_last {
+            if self.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_TIME) {
+                self.pruned_at = Some(Instant::now());
+                self.report("forgot what is past history.retention", Self::prune_old);
+            }
             let mut seals = Vec::new();
             match queue.recv_timeout(PATIENCE) {
                 Ok(message) => is_last = self.sort(message, &mut seals),
@@ -115,10 +119,6 @@ impl Writer {
             for seal in seals {
                 // Whoever waited may have gone.
                 let _ = seal.try_send(written);
-            }
-            if self.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_TIME) {
-                self.pruned_at = Some(Instant::now());
-                self.report("forgot what is past history.retention", Self::prune_old);
             }
         }
         self.write_all(true);
