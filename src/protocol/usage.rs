@@ -40,6 +40,29 @@ impl AddAssign for Usage {
     }
 }
 
+/// An amount of money, in picodollars (10^-12 US dollars): sums are exact. Shown in dollars.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cost(pub u64);
+
+impl Cost {
+    /// In US dollars.
+    pub fn as_usd(self) -> f64 {
+        self.0 as f64 / 1e12
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.0 = self.0.saturating_add(other.0);
+    }
+}
+
+impl Serialize for Cost {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.as_usd())
+    }
+}
+
 /// What the value at a path of an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {

@@ -10,15 +10,15 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use crate::settings::fault::Faults;
 
 /// One pattern, the thing it stands for, and the key it was written under (for faults).
-pub(super) struct Pattern<'a> {
-    pub(super) text: &'a str,
-    pub(super) target: usize,
-    pub(super) path: String,
+pub(crate) struct Pattern<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) target: usize,
+    pub(crate) path: String,
 }
 
 /// Finds the target of the most specific pattern that matches a model.
 #[derive(Clone, Debug)]
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     set: GlobSet,
     /// The target of each pattern of `set`, the most specific pattern first.
     targets: Vec<usize>,
@@ -26,7 +26,7 @@ pub(super) struct Matcher {
 
 impl Matcher {
     /// Whether there is no pattern at all.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
 
@@ -34,7 +34,7 @@ impl Matcher {
     ///
     /// The most specific pattern comes first: one without wildcards before all others, then the
     /// longer text, then the one written earlier.
-    pub(super) fn compile(mut patterns: Vec<Pattern<'_>>, faults: &mut Faults) -> Option<Self> {
+    pub(crate) fn compile(mut patterns: Vec<Pattern<'_>>, faults: &mut Faults) -> Option<Self> {
         // The sort is stable, so equals stay in the order in which they were written.
         patterns.sort_by_key(|pattern| (is_wild(pattern.text), usize::MAX - pattern.text.len()));
         let mut set = GlobSetBuilder::new();
@@ -73,12 +73,12 @@ impl Matcher {
     }
 
     /// The target of the most specific pattern that matches.
-    pub(super) fn find(&self, model: &str) -> Option<usize> {
+    pub(crate) fn find(&self, model: &str) -> Option<usize> {
         self.set.matches(model).first().and_then(|&first| self.targets.get(first).copied())
     }
 
     /// Whether any pattern matches.
-    pub(super) fn matches(&self, model: &str) -> bool {
+    pub(crate) fn matches(&self, model: &str) -> bool {
         self.set.is_match(model)
     }
 }
