@@ -142,7 +142,7 @@ impl Manager {
     /// Lifts the kill order against the session that `target` names (its id, or the uid the order was
     /// made against); the id may then start a new incarnation.
     pub async fn resume(&self, target: &str, by: &str) -> Result<Resumed, ResumeError> {
-        let orders = self.book.named(target, self.clock.now());
+        let orders = self.book.named(target, None, self.clock.now());
         let order = match orders.as_slice() {
             [] => return Err(ResumeError::NotKilled),
             [order] => order.clone(),
@@ -169,6 +169,8 @@ impl Manager {
         KillOrder {
             session_id: target.key.id.clone(),
             scope: target.key.scope.clone(),
+            agent: None,
+            descendants: Vec::new(),
             uid: target.uid,
             reason: request.reason,
             by: request.by,
