@@ -17,8 +17,8 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
 use crate::protocol::refusal::{self, Notice, NoticeKind};
-use crate::session::EndReason;
 use crate::session::cut::CutReason;
+use crate::session::{EndReason, Leg};
 
 /// The error with which a step stops Pingora after it has left its refusal in the exchange.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
@@ -61,9 +61,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            StatusCode::FORBIDDEN
-        }
+        ErrorKind::SessionKilled
+        | ErrorKind::AgentKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked => StatusCode::FORBIDDEN,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -73,9 +74,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
 
 fn notice_kind(kind: ErrorKind) -> NoticeKind {
     match kind {
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            NoticeKind::Permission
-        }
+        kind if is_final(kind) => NoticeKind::Permission,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -87,7 +86,13 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked)
+    matches!(
+        kind,
+        ErrorKind::SessionKilled
+            | ErrorKind::AgentKilled
+            | ErrorKind::SessionTimedOut
+            | ErrorKind::PolicyBlocked
+    )
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg.
@@ -132,13 +137,8 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
 
 fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
     match reason {
-        CutReason::Killed => {
-            let why = exchange.leg.as_ref().and_then(|leg| leg.session().kill_order());
-            Refusal::new(
-                ErrorKind::SessionKilled,
-                why.map_or_else(|| "Session killed".to_owned(), |order| order.notice()),
-            )
-        }
+        CutReason::Killed => Refusal::new(ErrorKind::SessionKilled, kill_notice(exchange, "Session killed")),
+        CutReason::AgentKilled => Refusal::new(ErrorKind::AgentKilled, kill_notice(exchange, "Agent killed")),
         CutReason::TimedOut => {
             let why = exchange.leg.as_ref().and_then(|leg| leg.session().end_reason());
             let message = match why {
@@ -151,6 +151,12 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
         }
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
+}
+
+/// What the order says that cut the leg; `lifted` when it no longer stands.
+fn kill_notice(exchange: &Exchange, lifted: &str) -> String {
+    let order = exchange.leg.as_ref().and_then(Leg::kill_order);
+    order.map_or_else(|| lifted.to_owned(), |order| order.notice())
 }
 
 /// The refusal in the words of its kind, to be put into a dialect.

@@ -65,6 +65,11 @@ impl KillOrder {
         }
     }
 
+    /// True for the agent it names and those known below it.
+    pub(super) fn covers(&self, agent: &AgentId) -> bool {
+        self.agent.as_ref() == Some(agent) || self.descendants.contains(agent)
+    }
+
     /// True while new legs are refused.
     pub fn in_force(&self, now: Moment) -> bool {
         self.expires.is_none_or(|expires| now < expires)
@@ -92,6 +97,13 @@ impl Book {
         orders.iter().filter(whole).find(|order| order.in_force(now)).cloned()
     }
 
+    /// The orders that refuse single agents of this session now.
+    pub(super) fn against_agents(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
+        let Some(orders) = self.orders.get(key.id.as_str()) else { return Vec::new() };
+        let theirs = |order: &&Arc<KillOrder>| order.agent.is_some() && order.scope == key.scope;
+        orders.iter().filter(theirs).filter(|order| order.in_force(now)).cloned().collect()
+    }
+
     /// The orders in force, newest first.
     pub(super) fn all(&self, now: Moment) -> Vec<Arc<KillOrder>> {
         let mut all: Vec<_> = self
@@ -109,9 +121,9 @@ impl Book {
         self.orders.iter().map(|entry| entry.value().iter().filter(|o| o.in_force(now)).count()).sum()
     }
 
-    /// The orders in force that `target` names (a session id, or the uid an order was made against), against
-    /// this agent, or against the whole session.
-    pub(super) fn named(&self, target: &str, agent: Option<&str>, now: Moment) -> Vec<Arc<KillOrder>> {
+    /// The orders in force that `target` names (a session id, or the uid an order was made against), those
+    /// against single agents too.
+    pub(super) fn named(&self, target: &str, now: Moment) -> Vec<Arc<KillOrder>> {
         let mut named: Vec<_> =
             self.orders.get(target).map(|orders| orders.value().clone()).unwrap_or_default();
         if named.is_empty()
@@ -119,7 +131,7 @@ impl Book {
         {
             named = self.all(now).into_iter().filter(|order| order.uid == uid).collect();
         }
-        named.retain(|order| order.agent.as_ref().map(AgentId::as_str) == agent && order.in_force(now));
+        named.retain(|order| order.in_force(now));
         named
     }
 
