@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use tracing::debug;
 
 use super::arrive::REQUEST_ID;
-use super::door::{CUT, SILENT, Ticket};
+use super::door::{CUT, SILENT};
 use super::exchange::Exchange;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
@@ -74,7 +74,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
 
 fn notice_kind(kind: ErrorKind) -> NoticeKind {
     match kind {
-        kind if is_final(kind) => NoticeKind::Permission,
+        ErrorKind::SessionKilled
+        | ErrorKind::AgentKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked => NoticeKind::Permission,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -86,13 +89,18 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::SessionKilled
-            | ErrorKind::AgentKilled
-            | ErrorKind::SessionTimedOut
-            | ErrorKind::PolicyBlocked
-    )
+    notice_kind(kind) == NoticeKind::Permission
+}
+
+/// The status on which a program stops at once, where that is known (attacks.md, "What clients do"): on each
+/// other one it asks again. The kinds that this is for are final.
+const STOPS_ON: [(&str, StatusCode); 2] =
+    [("claude-code", StatusCode::FORBIDDEN), ("codex", StatusCode::BAD_REQUEST)];
+
+/// The status of a refusal for this program.
+fn status_for(kind: ErrorKind, client: Option<&str>) -> StatusCode {
+    let stops_on = STOPS_ON.iter().find(|(name, _)| is_final(kind) && client == Some(*name));
+    stops_on.map_or_else(|| status(kind), |(_, stop)| *stop)
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg.
@@ -170,7 +178,8 @@ fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a
 /// # Errors
 /// The client cannot be written to.
 pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) -> Result<()> {
-    let status = status(refusal.kind);
+    let client = exchange.caller.as_ref().and_then(|caller| caller.client.name.as_deref());
+    let status = status_for(refusal.kind, client);
     exchange.answer.status = Some(status.as_u16());
     let dialect = exchange.dialect();
     let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
@@ -225,8 +234,10 @@ fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHe
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    let ending =
-        exchange.arrival.as_ref().and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal));
+    if let Some(arrival) = &exchange.arrival {
+        arrival.ticket.close_after();
+    }
+    let ending = stream_end(exchange, refusal);
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
@@ -245,11 +256,10 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
 
 /// The native last event; none when the client is gone, the length of the answer is fixed, or the
 /// body is not a stream of events.
-fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option<Bytes> {
+fn stream_end(exchange: &Exchange, refusal: &Refusal) -> Option<Bytes> {
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
     }
-    ticket.close_after();
     let framing =
         exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
     let leg = exchange.leg.as_ref()?;
@@ -260,4 +270,27 @@ fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option
     );
     let at_boundary = exchange.answer.tap.as_ref().is_none_or(|tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_programs_are_refused_with_the_status_on_which_they_stop() {
+        let final_kinds = [
+            ErrorKind::SessionKilled,
+            ErrorKind::AgentKilled,
+            ErrorKind::SessionTimedOut,
+            ErrorKind::PolicyBlocked,
+        ];
+        for kind in final_kinds {
+            let of = |client| status_for(kind, client).as_u16();
+            assert_eq!((of(Some("codex")), of(Some("claude-code"))), (400, 403), "{kind}");
+            assert_eq!((of(Some("opencode")), of(Some("")), of(None)), (403, 403, 403), "{kind}");
+        }
+        for kind in [ErrorKind::SessionCapacity, ErrorKind::BackendUnavailable, ErrorKind::NoRoute] {
+            assert_eq!(status_for(kind, Some("codex")), status(kind), "{kind} may end by itself");
+        }
+    }
 }
