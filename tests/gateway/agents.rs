@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -186,22 +186,28 @@ async fn codex_tells_its_threads() {
     assert_eq!(thread(SESSION, "").send(gateway.proxy()).await.status(), 200);
 }
 
-/// Asks for an agent until it is told to stop; gives when each request was sent, its mark and its status.
+/// What an agent asks after the kill, at least.
+const LATE: usize = 3;
+
+/// Asks for an agent until it has done so a few times after the kill; gives when each request was sent, its mark and
+/// its status.
 async fn ask_on(
     address: SocketAddr,
-    agent: (String, &'static str),
-    stop: Arc<AtomicBool>,
+    agent: String,
+    parent: &'static str,
+    killed: Arc<AtomicBool>,
 ) -> Vec<(Instant, String, u16)> {
     let mut runs = Vec::new();
-    while !stop.load(Ordering::Relaxed) && runs.len() < 40 {
-        let mark = format!("{}-{}", agent.0, runs.len());
+    let mut late = 0;
+    while late < LATE {
+        late += usize::from(killed.load(Ordering::SeqCst));
+        let mark = format!("{agent}-{}", runs.len());
         let body =
             json!({"model": "claude-demo", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]});
-        let call = by(&agent.0, agent.1, Call::post(&format!("/v1/messages?mark={mark}")).json(&body));
+        let call = by(&agent, parent, Call::post(&format!("/v1/messages?mark={mark}")).json(&body));
         let sent = Instant::now();
         let status = call.send(address).await.status();
         runs.push((sent, mark, status));
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     runs
 }
@@ -211,35 +217,30 @@ async fn of_a_subtree_racing_its_kill_nobody_is_served_after_the_answer() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
     assert_eq!(spoke(&gateway, "one", "").await, 200);
-    let stop = Arc::new(AtomicBool::new(false));
+    let killed = Arc::new(AtomicBool::new(false));
     let start =
-        |agent: String, parent| tokio::spawn(ask_on(gateway.proxy(), (agent, parent), Arc::clone(&stop)));
-    let mut racers: Vec<_> = (0..20).map(|number| start(format!("child-{number}"), "one")).collect();
-    racers.extend((0..20).map(|_| start("one".to_owned(), "")));
+        |agent: String, parent| tokio::spawn(ask_on(gateway.proxy(), agent, parent, Arc::clone(&killed)));
+    let racers: Vec<_> = (0..40).map(|number| start(format!("child-{number}"), "one")).collect();
     let others: Vec<_> = (0..5).map(|number| start(format!("free-{number}"), "")).collect();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    demo.until("some requests", |ledger| ledger.arrived() > 20).await;
     let mut operator = gateway.operator().await;
     let answer = operator.post(&format!("/control/sessions/{SESSION}/kill"), &json!({"agent": "one"})).await;
     assert_eq!(answer.status(), 200, "{}", answer.text());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut late = 0;
+    killed.store(true, Ordering::SeqCst);
     for racer in racers {
-        for (sent, mark, status) in within("a racer", racer).await.expect("a racer") {
-            if sent > answer.ended {
-                late += 1;
-                assert_eq!(status, 403, "{mark}");
-                let mark = format!("mark={mark}");
-                let reached =
-                    demo.ledger().requests().iter().any(|seen| seen.query.as_deref() == Some(&mark));
-                assert!(!reached, "{mark} reached the backend");
-            }
+        let runs = within("a racer", racer).await.expect("a racer");
+        let late: Vec<_> = runs.iter().filter(|(sent, ..)| *sent > answer.ended).collect();
+        assert!(late.len() >= LATE, "{runs:?}");
+        for (_, mark, status) in late {
+            assert_eq!(*status, 403, "{mark}");
+            let mark = format!("mark={mark}");
+            let reached = demo.ledger().requests().iter().any(|seen| seen.query.as_deref() == Some(&mark));
+            assert!(!reached, "{mark} reached the backend");
         }
     }
-    assert!(late > 20, "the racers went on after the kill");
     for other in others {
         let runs = within("another", other).await.expect("another");
-        assert!(!runs.is_empty() && runs.iter().all(|(_, _, status)| *status == 200), "{runs:?}");
+        assert!(runs.iter().all(|(_, _, status)| *status == 200), "{runs:?}");
     }
 }
 
