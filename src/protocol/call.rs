@@ -68,7 +68,7 @@ impl Call {
                     *place = match value {
                         Value::Str(text) => Some(text.into()),
                         Value::Number(number) => Some(number.into()),
-                        Value::Bool(_) | Value::Null => None,
+                        Value::Bool(_) | Value::Null | Value::Part(_) | Value::End => None,
                     };
                 }
             }

@@ -14,6 +14,7 @@ use super::model::Identity;
 use super::store::StoreError;
 use crate::error::ErrorKind;
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// What a leg is.
@@ -71,6 +72,10 @@ pub struct LegReport {
     pub error: Option<ErrorKind>,
     /// The provider's own token counts.
     pub usage: Option<Usage>,
+    /// Why the model stopped, in the provider's word.
+    pub stop_reason: Option<Box<str>>,
+    /// The tools it called.
+    pub tools: ToolCounts,
     /// From the request to the first byte of the backend's answer.
     pub ttfb: Option<Duration>,
     /// From the request to the end.

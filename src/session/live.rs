@@ -14,6 +14,7 @@ use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{self, RequestLine, Tally};
 use crate::clock::{Clock, Moment};
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
+use crate::protocol::tools::ToolCounts;
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -340,6 +341,8 @@ impl RequestLine {
             status: None,
             error: None,
             outcome: "open",
+            stop_reason: None,
+            tools: ToolCounts::default(),
             stream: false,
             duration_ms: 0,
             ttfb_ms: None,

@@ -14,6 +14,7 @@ use super::model::{EndReason, Identity, Kind, State};
 use super::tally::RequestLine;
 use crate::clock::{Clock, Moment, millis};
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionId, SessionKey, Uid};
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Who calls, as far as it is known.
@@ -102,6 +103,8 @@ pub struct Snapshot {
     pub models: BTreeMap<Arc<str>, u64>,
     /// The provider's own token counts, summed.
     pub usage: Usage,
+    /// Calls by tool.
+    pub tools: ToolCounts,
     /// Findings of policies; none are made yet.
     pub flags: Vec<String>,
     /// Where it was opened from.
@@ -164,6 +167,7 @@ impl Live {
             backends: inner.tally.backends().into_iter().map(|used| (used.name, used.requests)).collect(),
             models: inner.tally.models().iter().map(|used| (used.model.clone(), used.requests)).collect(),
             usage: inner.tally.usage(),
+            tools: inner.tally.tools().clone(),
             flags: Vec::new(),
             client_addr: self.client_addr(),
             legs: detail.then(|| inner.legs.iter().map(|leg| leg.view(now)).collect()),
