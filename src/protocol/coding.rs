@@ -186,7 +186,14 @@ impl Engine {
                 let (mut left, mut read, mut room, mut written, mut total) =
                     (bytes.len(), 0, out.len(), 0, 0);
                 let result = BrotliDecompressStream(
-                    &mut left, &mut read, bytes, &mut room, &mut written, out, &mut total, state,
+                    &mut left,
+                    &mut read,
+                    bytes,
+                    &mut room,
+                    &mut written,
+                    out,
+                    &mut total,
+                    state,
                 );
                 let ended = matches!(result, BrotliResult::ResultSuccess);
                 let failed = matches!(result, BrotliResult::ResultFailure);

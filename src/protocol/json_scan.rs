@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use memchr::memchr;
 
-pub use super::json_paths::{PathSet, Want};
 use super::json_paths::ROOT;
+pub use super::json_paths::{PathSet, Want};
 pub use super::json_text::Value;
 use super::json_text::{is_bare, quote_or_backslash, settled, unescape, unescape_bytes, word};
 

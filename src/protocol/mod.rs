@@ -6,7 +6,7 @@
 //!
 //! - [`dialect`]: which API a path belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
-//! - [`call`]: a request's body: model, stream, identity hints.
+//! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer).
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
 //! - [`coding`]: compressed answers, decoded on the side.
 //! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
@@ -24,6 +24,7 @@ pub mod events;
 pub mod framing;
 pub mod json_scan;
 pub mod ndjson;
+pub mod offer;
 pub mod refusal;
 pub mod sse;
 pub mod tap;

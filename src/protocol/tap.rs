@@ -377,4 +377,6 @@ fn tokens(number: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+mod calls_tests;
+#[cfg(test)]
 mod tests;

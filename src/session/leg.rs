@@ -14,6 +14,7 @@ use super::model::Identity;
 use super::store::StoreError;
 use crate::error::ErrorKind;
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
+use crate::protocol::offer::Offer;
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
@@ -162,6 +163,11 @@ impl Leg {
     /// Notes where the leg goes, for whoever looks at it while it is open.
     pub fn routed(&self, backend: &BackendName, model: Option<&str>) {
         self.session.routed(self.id, backend, model);
+    }
+
+    /// Notes what the request of the leg offers the model.
+    pub fn offers(&self, offer: &Offer) {
+        self.session.offers(self.id, offer);
     }
 
     /// Closes the leg with its report; a second report changes nothing.

@@ -43,6 +43,10 @@ pub struct LegView {
     pub backend: Option<BackendName>,
     /// The model, when it is known already.
     pub model: Option<Arc<str>>,
+    /// The tools its request offers, the first 128.
+    pub tools_offered: Box<[Box<str>]>,
+    /// About how many tokens its request has: the bytes of its body by four.
+    pub input_tokens_estimate: u64,
     /// When it came.
     pub started_at: Timestamp,
     /// Milliseconds it has been open.
@@ -187,6 +191,8 @@ impl OpenLeg {
             path: line.path.clone(),
             backend: line.backend.clone(),
             model: line.model.clone(),
+            tools_offered: self.offered.clone(),
+            input_tokens_estimate: line.input_tokens_estimate,
             started_at: line.started_at,
             duration_ms: millis(now.since(self.started)),
         }

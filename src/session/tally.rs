@@ -46,6 +46,10 @@ pub struct RequestLine {
     pub error: Option<&'static str>,
     /// How it ended, in a word.
     pub outcome: &'static str,
+    /// How many tools the request offered.
+    pub tools_offered: u32,
+    /// About how many tokens the request had: the bytes of its body by four.
+    pub input_tokens_estimate: u64,
     /// Why the model stopped, in the provider's word.
     pub stop_reason: Option<Box<str>>,
     /// The tools it called.
