@@ -416,7 +416,7 @@ async fn the_record_begins_with_the_seeds_keys() {
     assert_eq!((&record["ended_by"], &record["end_reason"]), (&"user:sec".into(), &"killed".into()));
     assert_eq!(record["kill"]["reason"], "runaway");
     assert!(record["ttfb_ms"]["p50"].as_u64().unwrap().abs_diff(420) < 53);
-    assert!(record.get("cost_usd").is_none() && record.get("tools").is_none());
+    assert_eq!((record.get("cost_usd"), &record["tools"]), (None, &serde_json::json!({"Bash": 1})));
     let event = serde_json::to_value(Event::Ended(house.records()[0].clone())).unwrap();
     assert_eq!((&event["type"], &event["session_id"]), (&"ended".into(), &"s-1".into()));
 }
