@@ -2,9 +2,7 @@
 
 use memchr::memchr;
 
-use super::super::json_text::{
-    is_bare, quote_or_backslash, settled, unescape, unescape_bytes, word,
-};
+use super::super::json_text::{is_bare, quote_or_backslash, settled, unescape, unescape_bytes, word};
 use super::{KEPT_MAX, Scanner, State, Value};
 
 impl Scanner {

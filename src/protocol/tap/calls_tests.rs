@@ -20,7 +20,10 @@ struct Heard {
     tools: Vec<(String, u64)>,
 }
 
-fn shown(tap: &ResponseTap) -> (Vec<(String, u64)>, Option<String>, Option<Usage>, Option<String>, bool) {
+/// Tools, stop reason, counts, model, and whether the last event was seen.
+type Shown = (Vec<(String, u64)>, Option<String>, Option<Usage>, Option<String>, bool);
+
+fn shown(tap: &ResponseTap) -> Shown {
     let tools = tap.tools().map(|tools| tools.iter().map(|(name, calls)| (name.to_owned(), calls)).collect());
     let (stop, model) = (tap.stop_reason().map(str::to_owned), tap.model().map(str::to_owned));
     (tools.unwrap_or_default(), stop, tap.usage(), model, tap.is_complete())

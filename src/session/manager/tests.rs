@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use crate::ids::{BackendName, Scope};
+use crate::protocol::tools::ToolCounts;
 use crate::session::testing::{House, arrival, arrival_of, leg_start, settings};
 use crate::session::*;
 
@@ -385,10 +386,13 @@ async fn the_record_begins_with_the_seeds_keys() {
     let shown = [(BackendName::new("mistral"), "https://api.mistral.ai".into())];
     house.manager.show_backends(shown.into_iter().collect());
     let mut leg = house.admit("s-1").await.unwrap();
+    let mut tools = ToolCounts::default();
+    tools.add("Bash", 1);
     leg.settle(LegReport {
         backend: Some(BackendName::new("mistral")),
         model: Some("m-1".to_owned()),
         status: Some(429),
+        tools,
         ttfb: Some(Duration::from_millis(420)),
         ..LegReport::default()
     });
