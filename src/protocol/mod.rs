@@ -7,7 +7,7 @@
 //! - [`dialect`]: which API a path belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
 //! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer).
-//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
+//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`coding`]: compressed answers, decoded on the side.
 //! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
 //!   them as [`events`] to whoever listens; one table of rules per dialect in `openai`, `responses`,
@@ -20,6 +20,7 @@
 pub mod call;
 pub mod coding;
 pub mod dialect;
+pub mod event_tail;
 pub mod events;
 pub mod framing;
 pub mod json_scan;
