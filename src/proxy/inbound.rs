@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderName, Version};
+use http::{HeaderName, Method, Version};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
+use crate::protocol::coding::Coding;
+use crate::protocol::event_tail::EventTail;
 use crate::protocol::framing::Framing;
 use crate::protocol::tap::ResponseTap;
 use crate::session::Leg;
@@ -21,10 +23,14 @@ pub(crate) struct Answer {
     pub(crate) status: Option<u16>,
     /// From the arrival to the head of the answer.
     pub(crate) first_byte: Option<Duration>,
-    /// How its body is divided.
+    /// How its body is divided, as the client sees it.
     pub(crate) framing: Option<Framing>,
-    /// Reads the usage as the body passes.
+    /// It is a stream, compressed or not.
+    pub(crate) is_stream: bool,
+    /// Reads usage, calls and the reason for the stop as the body passes.
     pub(crate) tap: Option<ResponseTap>,
+    /// Where its last event ends, if it is a stream into which comments may be written.
+    pub(crate) tail: Option<EventTail>,
     /// Body bytes passed on to the client.
     pub(crate) sent: u64,
     /// The body was passed on to its end.
@@ -37,17 +43,33 @@ impl Answer {
         let ticket = &arrival.ticket;
         ticket.bear_silence(ticket.snapshot.timeouts.stream_idle);
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let framing = Framing::of(text(CONTENT_TYPE), text(CONTENT_ENCODING));
+        let encoding = text(CONTENT_ENCODING);
+        let framing = Framing::of(text(CONTENT_TYPE), encoding);
+        let inside = Framing::of(text(CONTENT_TYPE), None);
         let reads_usage = route.dialect.is_llm() && head.status.is_success();
         Self {
             status: Some(head.status.as_u16()),
             first_byte: Some(ticket.arrived.elapsed()),
             framing: Some(framing),
-            tap: reads_usage.then(|| ResponseTap::new(route.dialect, framing)),
+            is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
+            tap: reads_usage.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
+            tail: bears_comments(arrival, framing, head).then(EventTail::default),
             sent: 0,
             whole: false,
         }
     }
+}
+
+/// Whether comments may be written into the answer while it is silent, and are wanted. In a body of known length
+/// there is no room for them.
+fn bears_comments(arrival: &Arrival, framing: Framing, head: &ResponseHeader) -> bool {
+    let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
+    let is_open = || head.status.is_success() && !head.headers.contains_key(CONTENT_LENGTH);
+    let bears = silence.is_some() && framing == Framing::Sse && arrival.method != Method::HEAD && is_open();
+    if bears {
+        arrival.ticket.comment_after(silence);
+    }
+    bears
 }
 
 /// Refuses an answer that can be read in two ways, or a switch of protocols that nobody asked for: Pingora

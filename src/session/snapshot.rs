@@ -7,13 +7,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::agents::AgentView;
 use super::book::KillOrder;
 use super::leg::LegKind;
 use super::live::{Live, OpenLeg};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::RequestLine;
 use crate::clock::{Clock, Moment, millis};
-use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionId, SessionKey, Uid};
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Who calls, as far as it is known.
@@ -38,10 +40,16 @@ pub struct LegView {
     pub method: Box<str>,
     /// The request's path.
     pub path: Box<str>,
+    /// The agent that sent it; `None` is the main one.
+    pub agent: Option<AgentId>,
     /// Where it goes.
     pub backend: Option<BackendName>,
     /// The model, when it is known already.
     pub model: Option<Arc<str>>,
+    /// The tools its request offers, the first 128.
+    pub tools_offered: Box<[Box<str>]>,
+    /// About how many tokens its request has: the bytes of its body by four.
+    pub input_tokens_estimate: u64,
     /// When it came.
     pub started_at: Timestamp,
     /// Milliseconds it has been open.
@@ -102,10 +110,15 @@ pub struct Snapshot {
     pub models: BTreeMap<Arc<str>, u64>,
     /// The provider's own token counts, summed.
     pub usage: Usage,
+    /// Calls by tool.
+    pub tools: ToolCounts,
     /// Findings of policies; none are made yet.
     pub flags: Vec<String>,
     /// Where it was opened from.
     pub client_addr: IpAddr,
+    /// The agents, each before those it started, the main one first; in the detail view only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Vec<AgentView>>,
     /// The open legs; in the detail view only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub legs: Option<Vec<LegView>>,
@@ -122,7 +135,7 @@ impl Snapshot {
 
     /// The same without the detail view's lists.
     pub fn brief(&self) -> Self {
-        Self { legs: None, requests: None, ..self.clone() }
+        Self { agents: None, legs: None, requests: None, ..self.clone() }
     }
 
     /// When it counts as gone for the retention: its end.
@@ -164,8 +177,10 @@ impl Live {
             backends: inner.tally.backends().into_iter().map(|used| (used.name, used.requests)).collect(),
             models: inner.tally.models().iter().map(|used| (used.model.clone(), used.requests)).collect(),
             usage: inner.tally.usage(),
+            tools: inner.tally.tools().clone(),
             flags: Vec::new(),
             client_addr: self.client_addr(),
+            agents: detail.then(|| inner.agent_views(self, clock, now)),
             legs: detail.then(|| inner.legs.iter().map(|leg| leg.view(now)).collect()),
             requests: detail.then(|| inner.tally.lines()),
         }
@@ -181,8 +196,11 @@ impl OpenLeg {
             request_id: line.request_id.clone(),
             method: line.method.clone(),
             path: line.path.clone(),
+            agent: line.agent.clone(),
             backend: line.backend.clone(),
             model: line.model.clone(),
+            tools_offered: self.offered.clone(),
+            input_tokens_estimate: line.input_tokens_estimate,
             started_at: line.started_at,
             duration_ms: millis(now.since(self.started)),
         }

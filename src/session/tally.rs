@@ -10,17 +10,17 @@ use super::latency::{Latencies, Quantiles};
 use super::leg::{LegKind, LegReport};
 use crate::clock::millis;
 use crate::error::ErrorKind;
-use crate::ids::{BackendName, RequestId};
+use crate::ids::{AgentId, BackendName, RequestId};
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Requests that stay visible one by one.
 const LAST_REQUESTS: usize = 20;
-/// Distinct models, agents or errors that are counted apart; later models count as [`OTHER`].
+/// Distinct models or errors that are counted apart; later models count as [`OTHER`].
 const DISTINCT: usize = 32;
-/// Bytes that are kept of a path, model or agent name.
+/// Bytes that are kept of a path or a model.
 const NAME_BYTES: usize = 256;
 const OTHER: &str = "other";
-const MAIN_AGENT: &str = "main";
 
 /// One request that has ended, for the detail view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +33,8 @@ pub struct RequestLine {
     pub method: Box<str>,
     /// Its path, without a query.
     pub path: Box<str>,
+    /// The agent that sent it; `None` is the main one.
+    pub agent: Option<AgentId>,
     /// When it came.
     pub started_at: Timestamp,
     /// The backend that served it.
@@ -45,6 +47,14 @@ pub struct RequestLine {
     pub error: Option<&'static str>,
     /// How it ended, in a word.
     pub outcome: &'static str,
+    /// How many tools the request offered.
+    pub tools_offered: u32,
+    /// About how many tokens the request had: the bytes of its body by four.
+    pub input_tokens_estimate: u64,
+    /// Why the model stopped, in the provider's word.
+    pub stop_reason: Option<Box<str>>,
+    /// The tools it called.
+    pub tools: ToolCounts,
     /// True when the answer was a stream.
     pub stream: bool,
     /// Milliseconds from the request to the end.
@@ -92,21 +102,13 @@ pub(super) struct Tally {
     lines: VecDeque<Box<RequestLine>>,
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
-    agents: Vec<Box<str>>,
     failures: Vec<(Failure, u64)>,
     ttfb: Latencies,
     usage: Usage,
+    tools: ToolCounts,
 }
 
 impl Tally {
-    /// Notes which agent of the client sends a request.
-    pub(super) fn agent(&mut self, agent: Option<&str>) {
-        let agent = clipped(agent.unwrap_or(MAIN_AGENT));
-        if self.agents.len() < DISTINCT && !self.agents.iter().any(|known| **known == *agent) {
-            push_lean(&mut self.agents, agent.into());
-        }
-    }
-
     /// Counts where an open leg goes, so that its session shows it while the answer is still coming.
     pub(super) fn routed(
         &mut self,
@@ -143,6 +145,9 @@ impl Tally {
         line.status = report.status;
         line.error = report.error.map(ErrorKind::code);
         line.outcome = report.outcome;
+        self.tools.add_all(&report.tools);
+        line.stop_reason = report.stop_reason;
+        line.tools = report.tools;
         line.stream = report.stream;
         line.duration_ms = millis(report.duration);
         line.ttfb_ms = report.ttfb.map(millis);
@@ -207,11 +212,6 @@ impl Tally {
         &self.models
     }
 
-    /// The agents in the order in which they came.
-    pub(super) fn agents(&self) -> Vec<Box<str>> {
-        self.agents.clone()
-    }
-
     /// Failed answers by status or code.
     pub(super) fn errors(&self) -> BTreeMap<String, u64> {
         self.failures
@@ -226,6 +226,11 @@ impl Tally {
     /// All tokens.
     pub(super) fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// The tools called.
+    pub(super) fn tools(&self) -> &ToolCounts {
+        &self.tools
     }
 
     /// Time to the first byte.

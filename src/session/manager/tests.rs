@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use crate::ids::{BackendName, Scope};
+use crate::protocol::tools::ToolCounts;
 use crate::session::testing::{House, arrival, arrival_of, leg_start, settings};
 use crate::session::*;
 
@@ -73,10 +74,10 @@ async fn manager_keeps_principals_apart() {
     let scoped = KillRequest { scope: Some(Scope::new("cred:ada")), ..order() };
     assert!(matches!(house.manager.kill("s-1", scoped).await, Err(KillError::AlreadyEnded { .. })));
     assert_eq!(house.kill("s-1").await.unwrap().uid, bob.session().uid());
-    let Err(ResumeError::Ambiguous(uids)) = house.manager.resume("s-1", "user:sec").await else {
+    let Err(ResumeError::Ambiguous(uids)) = house.manager.resume("s-1", None, "user:sec").await else {
         panic!("must be ambiguous")
     };
-    house.manager.resume(&uids[0].to_string(), "user:sec").await.unwrap();
+    house.manager.resume(&uids[0].to_string(), None, "user:sec").await.unwrap();
     assert_eq!(house.manager.kills().len(), 1);
 }
 
@@ -188,13 +189,16 @@ async fn a_resume_lifts_all_but_permanent_blocks() {
     house.clock.advance(10_000 * HOUR);
     house.manager.reap().await;
     assert!(matches!(house.admit("s-1").await, Err(Denied::Killed { .. })));
-    house.manager.resume("s-1", "user:sec").await.unwrap();
-    assert_eq!(house.manager.resume("s-1", "user:sec").await.unwrap_err(), ResumeError::NotKilled);
+    house.manager.resume("s-1", None, "user:sec").await.unwrap();
+    assert_eq!(
+        house.manager.resume("s-1", None, "user:sec").await.unwrap_err(),
+        ResumeError::NotKilled { agents: Vec::new() }
+    );
     assert!(house.admit("s-1").await.is_ok());
     let block = |mode, duration| Some(Block { mode, duration: crate::settings::units::Span::secs(duration) });
     let request = KillRequest { block: block(BlockMode::Permanent, 0), ..order() };
     house.manager.kill("s-1", request).await.unwrap();
-    assert_eq!(house.manager.resume("s-1", "user:sec").await.unwrap_err(), ResumeError::Permanent);
+    assert_eq!(house.manager.resume("s-1", None, "user:sec").await.unwrap_err(), ResumeError::Permanent);
     let request = KillRequest { block: block(BlockMode::Duration, 0), ..order() };
     assert_eq!(house.manager.kill("s-1", request).await.unwrap_err(), KillError::EmptyBlock);
 }
@@ -385,10 +389,13 @@ async fn the_record_begins_with_the_seeds_keys() {
     let shown = [(BackendName::new("mistral"), "https://api.mistral.ai".into())];
     house.manager.show_backends(shown.into_iter().collect());
     let mut leg = house.admit("s-1").await.unwrap();
+    let mut tools = ToolCounts::default();
+    tools.add("Bash", 1);
     leg.settle(LegReport {
         backend: Some(BackendName::new("mistral")),
         model: Some("m-1".to_owned()),
         status: Some(429),
+        tools,
         ttfb: Some(Duration::from_millis(420)),
         ..LegReport::default()
     });
@@ -416,7 +423,7 @@ async fn the_record_begins_with_the_seeds_keys() {
     assert_eq!((&record["ended_by"], &record["end_reason"]), (&"user:sec".into(), &"killed".into()));
     assert_eq!(record["kill"]["reason"], "runaway");
     assert!(record["ttfb_ms"]["p50"].as_u64().unwrap().abs_diff(420) < 53);
-    assert!(record.get("cost_usd").is_none() && record.get("tools").is_none());
+    assert_eq!((record.get("cost_usd"), &record["tools"]), (None, &serde_json::json!({"Bash": 1})));
     let event = serde_json::to_value(Event::Ended(house.records()[0].clone())).unwrap();
     assert_eq!((&event["type"], &event["session_id"]), (&"ended".into(), &"s-1".into()));
 }
