@@ -9,6 +9,10 @@ use std::fmt;
 pub enum ErrorKind {
     /// The request's head, framing or target makes no sense.
     BadRequest,
+    /// The header fields of an MCP request do not say what its body says.
+    HeaderMismatch,
+    /// A web page elsewhere asks for what only programs may (`server.cors.allow_origins`).
+    ForeignOrigin,
     /// A feature the caller asks for is not offered here (CONNECT).
     NotSupported,
     /// The request expects something else than `100-continue`.
@@ -54,6 +58,8 @@ impl ErrorKind {
     pub fn code(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::HeaderMismatch => "header_mismatch",
+            Self::ForeignOrigin => "foreign_origin",
             Self::NotSupported => "not_supported",
             Self::ExpectationFailed => "expectation_failed",
             Self::UriTooLong => "uri_too_long",

@@ -15,10 +15,11 @@ use super::arrive::{self, Arrival};
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
-use super::{admit, dispatch, identify, local, outbound, read, stream};
+use super::{admit, dispatch, identify, local, mcp, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
+use crate::protocol::dialect::Dialect;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
@@ -84,7 +85,11 @@ impl Gateway {
             // Models answer in words; all else may be a download.
             arrival.ticket.expect_large();
         }
+        let dialect = route.dialect;
         exchange.route = Some(route);
+        if dialect == Dialect::Mcp {
+            mcp::check(arrival, &head.headers, &exchange.call)?;
+        }
         let leg = match exchange.leg.take() {
             Some(leg) => leg,
             None => {
@@ -193,7 +198,11 @@ impl ProxyHttp for Gateway {
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && is_final(head)
         {
-            exchange.answer = Answer::begin(arrival, route, head);
+            let is_mcp = route.dialect == Dialect::Mcp;
+            exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
+            if is_mcp && let Err(stop) = mcp::follow(session, head, exchange).await {
+                return Err(Self::stop(exchange, stop));
+            }
         }
         Ok(())
     }

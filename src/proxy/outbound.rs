@@ -20,8 +20,8 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
     snapshot.forwarding.write(head, arrival)?;
     head.insert_header(HOST, route.backend.settings().authority())?;
     head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
-    if route.dialect.is_llm() {
-        // The usage in the answer is read on its way; a compressed one could not be.
+    if route.dialect.is_read() {
+        // The answer is read on its way; a compressed one could not be.
         head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
     }
     let base = route.backend.settings().base_path();

@@ -49,9 +49,10 @@ impl From<Box<Error>> for Stop {
 /// The status of a refusal (surface.md, section 5). A kill is 403: SDKs repeat 408, 409, 429 and 5xx.
 pub(crate) fn status(kind: ErrorKind) -> StatusCode {
     match kind {
-        ErrorKind::BadRequest | ErrorKind::UnknownBackend | ErrorKind::SessionRequired => {
-            StatusCode::BAD_REQUEST
-        }
+        ErrorKind::BadRequest
+        | ErrorKind::HeaderMismatch
+        | ErrorKind::UnknownBackend
+        | ErrorKind::SessionRequired => StatusCode::BAD_REQUEST,
         ErrorKind::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -61,9 +62,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            StatusCode::FORBIDDEN
-        }
+        ErrorKind::SessionKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked
+        | ErrorKind::ForeignOrigin => StatusCode::FORBIDDEN,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -73,9 +75,11 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
 
 fn notice_kind(kind: ErrorKind) -> NoticeKind {
     match kind {
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            NoticeKind::Permission
-        }
+        ErrorKind::SessionKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked
+        | ErrorKind::ForeignOrigin => NoticeKind::Permission,
+        ErrorKind::HeaderMismatch => NoticeKind::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -87,7 +91,7 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked)
+    notice_kind(kind) == NoticeKind::Permission
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg.
@@ -155,8 +159,20 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
 
 /// The refusal in the words of its kind, to be put into a dialect.
 fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> Notice<'a> {
-    let kind = notice_kind(refusal.kind);
-    Notice { code: refusal.kind.code(), kind, message: &refusal.message, session_id, request_id }
+    Notice {
+        code: refusal.kind.code(),
+        kind: notice_kind(refusal.kind),
+        status: status(refusal.kind).as_u16(),
+        message: &refusal.message,
+        session_id,
+        request_id,
+        rpc_id: None,
+    }
+}
+
+/// The id of the JSON-RPC request that is answered, once its body was read.
+fn rpc_id(exchange: &Exchange) -> Option<&str> {
+    exchange.call.rpc.as_ref()?.id.as_deref()
 }
 
 /// Answers with a refusal: the head is not sent yet.
@@ -170,7 +186,10 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
     let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
     let session_id = session_id.or_else(|| exchange.named.clone());
     let request_id = exchange.arrival.as_ref().map_or("", |arrival| arrival.request_id.as_str());
-    let notice = notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id);
+    let notice = Notice {
+        rpc_id: rpc_id(exchange),
+        ..notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
+    };
     let body = Bytes::from(refusal::body(dialect, &notice));
     let mut head = head(status, body.len(), refusal.kind)?;
     head.insert_header(REQUEST_ID, request_id)?;
@@ -219,8 +238,12 @@ fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHe
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    let ending =
-        exchange.arrival.as_ref().and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal));
+    let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
+    let ending = exchange
+        .arrival
+        .as_ref()
+        .and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal))
+        .filter(|_| !has_length);
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
@@ -244,14 +267,13 @@ fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option
         return None;
     }
     ticket.close_after();
-    let framing =
-        exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
+    let framing = exchange.answer.framing?;
     let leg = exchange.leg.as_ref()?;
-    let notice = notice(
-        refusal,
-        Some(leg.session().key().id.as_str()),
-        exchange.arrival.as_ref()?.request_id.as_str(),
-    );
-    let at_boundary = exchange.answer.tap.as_ref().is_none_or(|tap| tap.at_boundary());
+    let session_id = Some(leg.session().key().id.as_str());
+    let request_id = exchange.arrival.as_ref()?.request_id.as_str();
+    let notice = Notice { rpc_id: rpc_id(exchange), ..notice(refusal, session_id, request_id) };
+    // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
+    let at_boundary =
+        exchange.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
 }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::forwarded::Forwarding;
+use crate::settings::address::origins;
 use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 
@@ -24,6 +25,18 @@ pub struct Written {
     pub trusted_proxies: Vec<String>,
     /// True: backends are told the client's address and the host it asked for.
     pub forwarded_headers: bool,
+    /// Which web pages may call.
+    pub cors: WrittenCors,
+}
+
+/// `server.cors`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ServerCors")]
+pub struct WrittenCors {
+    /// Origins whose pages may call MCP servers, such as `https://tools.example.com`; those of the machine
+    /// that calls (`http://localhost:6274`) always may.
+    pub allow_origins: Vec<String>,
 }
 
 /// `server.timeouts`.
@@ -100,6 +113,7 @@ pub struct Settings {
     timeouts: Timeouts,
     limits: Limits,
     forwarding: Forwarding,
+    allow_origins: Vec<String>,
 }
 
 /// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
@@ -158,6 +172,11 @@ impl Settings {
     pub fn forwarding(&self) -> &Forwarding {
         &self.forwarding
     }
+
+    /// Origins whose pages may call MCP servers.
+    pub fn allow_origins(&self) -> &[String] {
+        &self.allow_origins
+    }
 }
 
 impl Written {
@@ -166,6 +185,7 @@ impl Written {
         let timeouts = self.timeouts.compile(faults);
         let limits = self.limits.compile(faults);
         let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
+        let allow_origins = origins("server.cors.allow_origins", self.cors.allow_origins, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
         if threads > MAX_THREADS {
@@ -173,7 +193,13 @@ impl Written {
             faults.add("server.threads", format!("{threads} threads are more than {MAX_THREADS}"), hint);
             return None;
         }
-        Some(Settings { threads, timeouts: timeouts?, limits: limits?, forwarding: forwarding? })
+        Some(Settings {
+            threads,
+            timeouts: timeouts?,
+            limits: limits?,
+            forwarding: forwarding?,
+            allow_origins: allow_origins?,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use super::exchange::Exchange;
 use super::refuse;
 use crate::clock::millis;
 use crate::error::ErrorKind;
+use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
 use crate::protocol::usage::Usage;
 use crate::routing::Method;
@@ -32,10 +33,12 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
     count(exchange, duration, failure, usage);
     let stream = is_stream(exchange);
+    let operation = operation(exchange);
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
             model: exchange.call.model.clone(),
+            operation: operation.clone(),
             status: exchange.answer.status,
             error: failure,
             usage,
@@ -47,7 +50,13 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             outcome: failure.map_or("ok", ErrorKind::code),
         });
     }
-    log(exchange, duration, failure);
+    log(exchange, duration, failure, operation.as_deref());
+}
+
+/// What an MCP or A2A request asked for.
+fn operation(exchange: &Exchange) -> Option<String> {
+    let speaks_rpc = matches!(exchange.dialect(), Dialect::Mcp | Dialect::A2a);
+    exchange.call.rpc.as_ref().filter(|_| speaks_rpc)?.summary()
 }
 
 /// What went wrong, if anything. After a hard cut no phase has said so, but the leg knows; and a
@@ -127,7 +136,7 @@ fn is_stream(exchange: &Exchange) -> bool {
     matches!(exchange.answer.framing, Some(Framing::Sse | Framing::Ndjson))
 }
 
-fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
+fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, operation: Option<&str>) {
     let Some(arrival) = &exchange.arrival else {
         return;
     };
@@ -144,6 +153,7 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
         principal: exchange.caller.as_ref().map(|caller| caller.principal.as_str()),
         backend: exchange.route.as_ref().map(|route| route.backend.settings().name().as_str()),
         model: model(exchange),
+        operation,
         bytes_in: arrival.ticket.received(),
         bytes_out: exchange.answer.sent,
         ttfb_ms: exchange.answer.first_byte.map(millis),

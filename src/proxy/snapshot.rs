@@ -30,4 +30,6 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Limits,
     /// Who is believed when he says who the client is.
     pub(crate) forwarding: Forwarding,
+    /// Origins whose pages may call MCP servers, beside those of the caller's own machine.
+    pub(crate) allow_origins: Vec<String>,
 }
