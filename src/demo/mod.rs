@@ -22,9 +22,12 @@
 //! Neighbours: nobody below knows it; the command `elida demo` and the tests start it.
 //! Invariant: no state but the [`Ledger`], which only counts and never steers.
 
+mod a2a;
 mod anthropic;
 mod body;
+mod gemini;
 mod ledger;
+mod mcp;
 mod mistral;
 mod ollama;
 mod openai;
