@@ -11,8 +11,6 @@ pub enum ErrorKind {
     BadRequest,
     /// The header fields of an MCP request do not say what its body says.
     HeaderMismatch,
-    /// A web page elsewhere asks for what only programs may (`server.cors.allow_origins`).
-    ForeignOrigin,
     /// A feature the caller asks for is not offered here (CONNECT).
     NotSupported,
     /// The request expects something else than `100-continue`.
@@ -31,6 +29,8 @@ pub enum ErrorKind {
     NoRoute,
     /// `routing.blocked_models` names the model.
     PolicyBlocked,
+    /// A web page may not connect here.
+    OriginRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and its block stands.
@@ -59,7 +59,6 @@ impl ErrorKind {
         match self {
             Self::BadRequest => "bad_request",
             Self::HeaderMismatch => "header_mismatch",
-            Self::ForeignOrigin => "foreign_origin",
             Self::NotSupported => "not_supported",
             Self::ExpectationFailed => "expectation_failed",
             Self::UriTooLong => "uri_too_long",
@@ -69,6 +68,7 @@ impl ErrorKind {
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
             Self::PolicyBlocked => "policy_blocked",
+            Self::OriginRefused => "origin_refused",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::SessionTimedOut => "session_timed_out",

@@ -42,6 +42,8 @@ pub(super) struct Written {
     pub(super) backends: Backends,
     /// Which backend a request goes to.
     pub(super) routing: routing::Written,
+    /// Lists of models.
+    pub(super) models: proxy::models::Written,
     /// What is logged.
     pub(super) logging: telemetry::settings::Written,
     /// Folder for keys and other state. Needs a restart.
@@ -60,6 +62,7 @@ impl Default for Written {
             identity: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),
+            models: Default::default(),
             logging: Default::default(),
             data_dir: "/var/lib/elida".into(),
         }

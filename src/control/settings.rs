@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::address::{listen_address, origins};
+use crate::settings::address::listen_address;
 use crate::settings::fault::Faults;
+use crate::settings::origin::origins;
 use crate::settings::secret::Secret;
 
 /// The `control:` section.
@@ -102,7 +103,7 @@ impl Written {
             None => read_token(&self.auth.token_file, faults),
         };
         let hosts = compile_hosts(&self.allowed_hosts, faults);
-        let allow_origins = origins("control.cors.allow_origins", self.cors.allow_origins, faults);
+        let origins = origins("control.cors.allow_origins", self.cors.allow_origins, faults);
         let (listen, token) = (listen?, token?);
         if !listen.ip().is_loopback() && token.is_none() {
             faults.add(
@@ -112,7 +113,7 @@ impl Written {
             );
             return None;
         }
-        Some(Settings { listen, token, allowed_hosts: hosts?, allow_origins: allow_origins? })
+        Some(Settings { listen, token, allowed_hosts: hosts?, allow_origins: origins? })
     }
 }
 

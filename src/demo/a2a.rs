@@ -32,8 +32,10 @@ pub(super) fn ask(path: &str, body: &Value) -> Result<(Ask, Manner), String> {
             Box::new(words(&reply, move |word| sse(&say(&shape, word))).chain([end]))
         }),
         whole: Box::new(move |reply| whole(reply, &reply.text())),
-        fault: Box::new(|status, message| json!({"jsonrpc": "2.0", "id": null,
-            "error": {"code": status, "message": message}})),
+        fault: Box::new(|status, message| {
+            json!({"jsonrpc": "2.0", "id": null,
+            "error": {"code": status, "message": message}})
+        }),
     };
     Ok((ask, manner))
 }

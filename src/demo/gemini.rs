@@ -111,7 +111,9 @@ fn events(reply: Arc<Reply>) -> Events {
 /// `[` with the first element, then each with a comma before it.
 fn elements(reply: Arc<Reply>) -> Events {
     let end = [Event::frame(format!("{}\n", last(&reply))), Event::frame("]")];
-    Box::new([Event::frame("[")].into_iter().chain(spoken(&reply, |piece| format!("{piece}\n,\r\n"))).chain(end))
+    Box::new(
+        [Event::frame("[")].into_iter().chain(spoken(&reply, |piece| format!("{piece}\n,\r\n"))).chain(end),
+    )
 }
 
 /// `:countTokens`.

@@ -21,8 +21,8 @@ use tokio::net::TcpListener;
 
 use super::body::{halved, line, streamed};
 use super::ledger::{Ledger, Open};
-use super::script::Twist;
 use super::mcp::{Said, Sessions};
+use super::script::Twist;
 use super::turn::{Ask, Dialect, Manner, Reply};
 use super::{a2a, anthropic, gemini, mistral, ollama, openai, responses};
 
@@ -112,7 +112,8 @@ enum Route {
 
 fn route(head: &Parts, body: &Value) -> Route {
     let path = head.uri.path();
-    let tail = ["/v1/", "/v1beta/", "/api/"].iter().find_map(|root| path.find(root)).map_or(path, |at| &path[at..]);
+    let tail =
+        ["/v1/", "/v1beta/", "/api/"].iter().find_map(|root| path.find(root)).map_or(path, |at| &path[at..]);
     let is_read = matches!(head.method, Method::GET | Method::HEAD);
     if path.ends_with("/mcp") {
         return Route::Mcp;
@@ -192,7 +193,8 @@ async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Resp
             }
             _ => json_answer(400, &gemini::fault(400, "Invalid JSON payload received.")),
         },
-        Route::A2a => match parsed.map_err(|error| not_json(&error)).and_then(|asked| a2a::ask(path, &asked)) {
+        Route::A2a => match parsed.map_err(|error| not_json(&error)).and_then(|asked| a2a::ask(path, &asked))
+        {
             Ok((ask, manner)) => return speak(provider.pace, &ask, manner, &body, open).await,
             Err(message) => json_answer(400, &openai::fault(400, &message)),
         },

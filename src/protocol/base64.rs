@@ -21,9 +21,14 @@ mod tests {
 
     #[test]
     fn the_rfcs_own_examples() {
-        for (text, encoded) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
-        {
+        for (text, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(encode(text.as_bytes()), encoded);
         }
         assert_eq!(encode(&[0xFB, 0xFF, 0xFE]), "+//+");

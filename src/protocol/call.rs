@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::dialect::Dialect;
+use super::gemini;
 use super::json_rpc::{self, Rpc};
 use super::json_scan::{PathSet, Scanner, Value};
-use super::gemini;
 
 const MODEL: usize = 0;
 const STREAM: usize = 1;

@@ -169,7 +169,9 @@ mod tests {
 
     fn read(path: &str, body: Option<&str>) -> Call {
         let mut call = Call::default();
-        call.model = body.map(str::to_owned);
+        if let Some(model) = body {
+            call.model = Some(model.to_owned());
+        }
         read_path(path, &mut call);
         call
     }

@@ -48,7 +48,9 @@ impl Rpc {
     pub(super) fn take(&mut self, path: usize, value: &Value<'_>) {
         let text = match (path, value) {
             (1, Value::Str(id)) => serde_json::to_string(id).ok(),
-            (1, Value::Number(id)) => serde_json::from_str::<&RawValue>(id).ok().map(|id| id.get().to_owned()),
+            (1, Value::Number(id)) => {
+                serde_json::from_str::<&RawValue>(id).ok().map(|id| id.get().to_owned())
+            }
             (_, Value::Str(text)) => Some(text.as_ref().to_owned()),
             _ => None,
         };

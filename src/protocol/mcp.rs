@@ -23,7 +23,6 @@ pub const NAME: &str = "mcp-name";
 /// From this version on the header fields are required. Versions are dates, so their texts can be compared.
 const REPEATS_SINCE: &[u8] = b"2026-07-28";
 
-
 /// What is wrong with the header fields of a POST, when they and the body do not say the same.
 pub fn disagreement(headers: &HeaderMap, call: &Call) -> Option<String> {
     let nothing = Rpc::default();

@@ -178,9 +178,7 @@ pub fn stream_end(
         (Dialect::Gemini, Framing::Sse) => ("\n\n", "data: ", json(&gemini::refusal(notice))),
         (Dialect::Mcp | Dialect::A2a, Framing::Sse) => ("\n\n", "data: ", json(&json_rpc::refusal(notice))),
         // The last element of the streamed array. Inside another one nothing can be said.
-        (Dialect::Gemini, Framing::Json) if at_boundary => {
-            ("]", ",\n", json(&gemini::refusal(notice)))
-        }
+        (Dialect::Gemini, Framing::Json) if at_boundary => ("]", ",\n", json(&gemini::refusal(notice))),
         _ => return None,
     };
     let mut end = Vec::with_capacity(data.len() + head.len() + 2 * line_end.len());

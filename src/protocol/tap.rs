@@ -104,7 +104,9 @@ impl ResponseTap {
         match self.0.as_ref().map(|inner| &inner.framing) {
             Some(Pieces::Sse(reader)) => reader.at_boundary(),
             Some(Pieces::Ndjson(reader)) => reader.at_boundary(),
-            Some(Pieces::Whole) => self.0.as_ref().is_some_and(|inner| inner.reading.scanner.is_after_element()),
+            Some(Pieces::Whole) => {
+                self.0.as_ref().is_some_and(|inner| inner.reading.scanner.is_after_element())
+            }
             None => false,
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -15,7 +16,7 @@ use super::arrive::{self, Arrival};
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
-use super::{admit, dispatch, identify, local, mcp, outbound, read, stream};
+use super::{admit, dispatch, identify, local, mcp, models, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
@@ -43,6 +44,8 @@ pub(crate) struct House {
     pub(crate) clock: Clock,
     /// Whether this instance should be sent work.
     pub(crate) readiness: Arc<Readiness>,
+    /// Connects to backends for what the gateway asks of them itself.
+    pub(crate) connector: Connector,
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -77,6 +80,10 @@ impl Gateway {
         let reading = Instant::now();
         exchange.call = read::read(session, arrival).await?;
         let waited = reading.elapsed();
+        if models::is_asked(arrival, &session.req_header().headers) {
+            models::answer(session, exchange).await?;
+            return Ok(false);
+        }
         let head = session.req_header();
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;

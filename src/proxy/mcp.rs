@@ -25,7 +25,7 @@ pub(crate) fn check(arrival: &Arrival, headers: &HeaderMap, call: &Call) -> Resu
     let mut origins = headers.get_all(ORIGIN).iter();
     if origins.any(|origin| origin.to_str().map_or(true, |origin| is_foreign(origin, allowed))) {
         let message = "web pages of this origin may not call MCP servers (server.cors.allow_origins)";
-        return Err(Refusal::new(ErrorKind::ForeignOrigin, message));
+        return Err(Refusal::new(ErrorKind::OriginRefused, message));
     }
     match disagreement(headers, call).filter(|_| arrival.method == Method::POST) {
         Some(wrong) => Err(Refusal::new(ErrorKind::HeaderMismatch, format!("Header mismatch: {wrong}"))),
@@ -70,7 +70,8 @@ pub(crate) async fn follow(
     let (Some(named), false) = (head.headers.get(SESSION_ID), headers.contains_key(SESSION_ID)) else {
         return Ok(());
     };
-    let (Some(arrival), Some(caller), Some(leg)) = (&exchange.arrival, &exchange.caller, &exchange.leg) else {
+    let (Some(arrival), Some(caller), Some(leg)) = (&exchange.arrival, &exchange.caller, &exchange.leg)
+    else {
         return Ok(());
     };
     let mut next = headers.clone();

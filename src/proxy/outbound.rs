@@ -50,7 +50,7 @@ fn remove_ours(head: &mut RequestHeader) {
 }
 
 /// The base path of the backend's URL, then what is left of the client's target.
-fn target(base: &str, raw: &[u8], strip: usize) -> Vec<u8> {
+pub(super) fn target(base: &str, raw: &[u8], strip: usize) -> Vec<u8> {
     let rest = raw.get(strip..).unwrap_or_default();
     let mut path = Vec::with_capacity(base.len() + rest.len() + 1);
     path.extend_from_slice(base.trim_end_matches('/').as_bytes());

@@ -65,7 +65,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::SessionKilled
         | ErrorKind::SessionTimedOut
         | ErrorKind::PolicyBlocked
-        | ErrorKind::ForeignOrigin => StatusCode::FORBIDDEN,
+        | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -78,7 +78,7 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
         ErrorKind::SessionKilled
         | ErrorKind::SessionTimedOut
         | ErrorKind::PolicyBlocked
-        | ErrorKind::ForeignOrigin => NoticeKind::Permission,
+        | ErrorKind::OriginRefused => NoticeKind::Permission,
         ErrorKind::HeaderMismatch => NoticeKind::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
@@ -273,7 +273,6 @@ fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option
     let request_id = exchange.arrival.as_ref()?.request_id.as_str();
     let notice = Notice { rpc_id: rpc_id(exchange), ..notice(refusal, session_id, request_id) };
     // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
-    let at_boundary =
-        exchange.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
+    let at_boundary = exchange.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
 }

@@ -1,13 +1,14 @@
 //! The `server:` section: threads, timeouts and limits of the proxy listener, and the proxies before it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::forwarded::Forwarding;
-use crate::settings::address::origins;
 use crate::settings::fault::Faults;
+use crate::settings::origin::origins;
 use crate::settings::units::{Size, Span};
 
 /// The `server:` section.
@@ -25,7 +26,7 @@ pub struct Written {
     pub trusted_proxies: Vec<String>,
     /// True: backends are told the client's address and the host it asked for.
     pub forwarded_headers: bool,
-    /// Which web pages may call.
+    /// Which web pages may connect.
     pub cors: WrittenCors,
 }
 
@@ -34,8 +35,8 @@ pub struct Written {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerCors")]
 pub struct WrittenCors {
-    /// Origins whose pages may call MCP servers, such as `https://tools.example.com`; those of the machine
-    /// that calls (`http://localhost:6274`) always may.
+    /// Origins whose pages may open WebSockets and call MCP servers, such as `https://app.example.com`, beside
+    /// those of the very host that is asked (WebSockets) or of the caller's own machine (MCP).
     pub allow_origins: Vec<String>,
 }
 
@@ -113,7 +114,7 @@ pub struct Settings {
     timeouts: Timeouts,
     limits: Limits,
     forwarding: Forwarding,
-    allow_origins: Vec<String>,
+    allow_origins: Arc<Vec<String>>,
 }
 
 /// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
@@ -173,8 +174,8 @@ impl Settings {
         &self.forwarding
     }
 
-    /// Origins whose pages may call MCP servers.
-    pub fn allow_origins(&self) -> &[String] {
+    /// The origins whose pages may open WebSockets, exactly as browsers send them.
+    pub fn allow_origins(&self) -> &Arc<Vec<String>> {
         &self.allow_origins
     }
 }
@@ -185,7 +186,7 @@ impl Written {
         let timeouts = self.timeouts.compile(faults);
         let limits = self.limits.compile(faults);
         let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
-        let allow_origins = origins("server.cors.allow_origins", self.cors.allow_origins, faults);
+        let origins = origins("server.cors.allow_origins", self.cors.allow_origins, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
         if threads > MAX_THREADS {
@@ -198,7 +199,7 @@ impl Written {
             timeouts: timeouts?,
             limits: limits?,
             forwarding: forwarding?,
-            allow_origins: allow_origins?,
+            allow_origins: Arc::new(origins?),
         })
     }
 }

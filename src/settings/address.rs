@@ -30,21 +30,6 @@ fn parse(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
-/// Checks a list of web origins; each that is none is a fault of the key `path`.
-pub fn origins(path: &str, origins: Vec<String>, faults: &mut Faults) -> Option<Vec<String>> {
-    let mut good = true;
-    for origin in &origins {
-        // An origin is what a browser sends: no path, lower case, no default port (RFC 6454 6.2).
-        let same = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
-        if !same {
-            good = false;
-            let hint = "write scheme, host and port as a browser sends them: https://ops.example.com";
-            faults.add(path, format!("'{origin}' is not an origin"), hint);
-        }
-    }
-    good.then_some(origins)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

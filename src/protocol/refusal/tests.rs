@@ -129,7 +129,10 @@ fn a_stream_ends_with_its_own_dialects_error() {
             continue;
         }
         if matches!(dialect, Dialect::Gemini | Dialect::Mcp | Dialect::A2a) {
-            assert_eq!((&event["error"]["message"], &event["error"]["code"]), (&json!("cut\nhere"), &json!(403)));
+            assert_eq!(
+                (&event["error"]["message"], &event["error"]["code"]),
+                (&json!("cut\nhere"), &json!(403))
+            );
             continue;
         }
         assert_eq!(event["type"], "error");
@@ -150,7 +153,8 @@ fn a_streamed_array_ends_with_an_error_as_its_last_element() {
         let mut tap = ResponseTap::new(Dialect::Gemini, Framing::Json);
         tap.feed(stream);
         let end = stream_end(Dialect::Gemini, Framing::Json, tap.at_boundary(), &notice("cut"));
-        let behind = matches!(&whole[..at], text if text.trim_end().ends_with(['}']) && !text.ends_with("{}"));
+        let behind =
+            matches!(&whole[..at], text if text.trim_end().ends_with(['}']) && !text.ends_with("{}"));
         assert_eq!(end.is_some(), behind, "{:?}", &whole[..at]);
         if let Some(end) = end {
             let elements: Vec<Value> = serde_json::from_slice(&[stream, &end].concat()).unwrap();
