@@ -33,7 +33,17 @@ pub(super) fn fault(status: u16, message: &str) -> Value {
     json!({"error": {"code": status, "message": message, "status": word}})
 }
 
-/// `model` and `stream` are put into the body by the provider: this API has them in the path.
+/// The body with what this API says in the path.
+pub(super) fn with_path(path: &str, asked: Result<Value, String>) -> Result<Value, String> {
+    let mut asked = asked?;
+    let body = asked.as_object_mut().ok_or("Invalid JSON payload received.")?;
+    let (model, verb) = call(path).unwrap_or_default();
+    body.insert("model".to_owned(), model.rsplit('/').next().into());
+    body.insert("stream".to_owned(), (verb == "streamGenerateContent").into());
+    Ok(asked)
+}
+
+/// With `model` and `stream` from the path ([`with_path`]).
 fn ask(body: &Value) -> Result<Ask, String> {
     let contents = body["contents"].as_array().ok_or("contents is not specified")?;
     let user = contents.iter().rposition(|content| is_of_user(content) && words_in(content).is_some());

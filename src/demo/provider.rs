@@ -19,7 +19,7 @@ use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::body::{halved, line, streamed};
+use super::body::{Event, halved, line, streamed};
 use super::ledger::{Ledger, Open};
 use super::mcp::{Said, Sessions};
 use super::script::Twist;
@@ -171,87 +171,85 @@ fn gemini_route(uri: &Uri) -> Option<Route> {
 async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Response {
     let ledger = &provider.ledger;
     ledger.arrive();
-    let mut open = Open::new(ledger);
+    let open = Open::new(ledger);
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return json_answer(400, &openai::fault(400, "the request's body broke off"));
     };
     ledger.enter(head.clone(), &body);
-    let path = head.uri.path();
-    let parsed: Result<Value, _> = serde_json::from_slice(&body);
-    let answer = match route(&head, parsed.as_ref().unwrap_or(&Value::Null)) {
-        Route::Converse(dialect) => match parsed {
-            Ok(asked) => return converse(provider.pace, dialect, &asked, &body, open).await,
-            Err(error) => json_answer(400, &(dialect.fault)(400, &not_json(&error))),
-        },
-        Route::Gemini(dialect) => match parsed {
-            Ok(mut asked @ Value::Object(_)) => {
-                let (model, verb) = gemini::call(head.uri.path()).unwrap_or_default();
-                asked["model"] = model.into();
-                asked["stream"] = (verb == "streamGenerateContent").into();
-                return converse(provider.pace, dialect, &asked, &body, open).await;
-            }
-            _ => json_answer(400, &gemini::fault(400, "Invalid JSON payload received.")),
-        },
-        Route::A2a => match parsed.map_err(|error| not_json(&error)).and_then(|asked| a2a::ask(path, &asked))
-        {
-            Ok((ask, manner)) => return speak(provider.pace, &ask, manner, &body, open).await,
-            Err(message) => json_answer(400, &openai::fault(400, &message)),
-        },
-        Route::Mcp => match provider.mcp.answer(&head, &body) {
-            Said::Speak(ask, manner) => return speak(provider.pace, &ask, manner, &body, open).await,
-            Said::Listen(event) => {
-                let events = Box::new(std::iter::once(event));
-                let body = streamed(events, provider.pace, Some(Twist::Stall), open);
-                return answer(StatusCode::OK, "text/event-stream", body);
-            }
-            Said::Now(status, value, session) => mcp_answer(status, &value, session),
-        },
-        Route::Lines(lines) => {
-            let lines: String = lines(&parsed.unwrap_or_default()).iter().map(line).collect();
-            answer(StatusCode::OK, "application/x-ndjson", Body::from(lines))
+    match provider.begin(&head, &body) {
+        Begun::Done(answer) => {
+            let mut open = open;
+            open.finish();
+            answer
         }
-        Route::Done => answer(StatusCode::OK, "text/plain", Body::empty()),
-        Route::Compute(compute, fault) => {
-            let computed = parsed.map_err(|error| not_json(&error)).and_then(|asked| compute(&asked));
-            match computed {
+        Begun::Speaking(ask, manner) => speak(provider.pace, &ask, manner, &body, open).await,
+        Begun::Listening(event) => {
+            let events = Box::new(std::iter::once(event));
+            let body = streamed(events, provider.pace, Some(Twist::Stall), open);
+            answer(StatusCode::OK, "text/event-stream", body)
+        }
+    }
+}
+
+/// How an answer begins.
+enum Begun {
+    /// It is there.
+    Done(Response),
+    /// Word by word, or whole after a while.
+    Speaking(Ask, Manner),
+    /// One event, then silence.
+    Listening(Event),
+}
+
+impl Provider {
+    fn begin(&self, head: &Parts, body: &Bytes) -> Begun {
+        let parsed: Result<Value, _> = serde_json::from_slice(body);
+        let route = route(head, parsed.as_ref().unwrap_or(&Value::Null));
+        let parsed = parsed.map_err(|error| not_json(&error));
+        let path = head.uri.path();
+        Begun::Done(match route {
+            Route::Converse(dialect) => return converse(dialect, parsed),
+            Route::Gemini(dialect) => return converse(dialect, gemini::with_path(path, parsed)),
+            Route::A2a => match parsed.and_then(|asked| a2a::ask(path, &asked)) {
+                Ok((ask, manner)) => return Begun::Speaking(ask, manner),
+                Err(message) => json_answer(400, &openai::fault(400, &message)),
+            },
+            Route::Mcp => match self.mcp.answer(head, body) {
+                Said::Speak(ask, manner) => return Begun::Speaking(ask, manner),
+                Said::Listen(event) => return Begun::Listening(event),
+                Said::Now(status, value, session) => mcp_answer(status, &value, session),
+            },
+            Route::Compute(compute, fault) => match parsed.and_then(|asked| compute(&asked)) {
                 Ok(value) => json_answer(200, &value),
                 Err(message) => json_answer(400, &fault(400, &message)),
+            },
+            Route::Lines(lines) => {
+                let lines: String = lines(&parsed.unwrap_or_default()).iter().map(line).collect();
+                answer(StatusCode::OK, "application/x-ndjson", Body::from(lines))
             }
-        }
-        Route::Fixed(value) => json_answer(200, &value),
-        Route::Hello => answer(StatusCode::OK, "text/plain", Body::from("The demo provider is running")),
-        Route::Echo => {
-            let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-            answer(StatusCode::OK, kind.unwrap_or("application/octet-stream"), Body::from(body))
-        }
-        Route::Unknown => {
-            json_answer(404, &openai::fault(404, &format!("no such path: {}", head.uri.path())))
-        }
-    };
-    open.finish();
-    answer
+            Route::Done => answer(StatusCode::OK, "text/plain", Body::empty()),
+            Route::Fixed(value) => json_answer(200, &value),
+            Route::Hello => answer(StatusCode::OK, "text/plain", Body::from("The demo provider is running")),
+            Route::Echo => {
+                let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+                answer(StatusCode::OK, kind.unwrap_or("application/octet-stream"), Body::from(body.clone()))
+            }
+            Route::Unknown => json_answer(404, &openai::fault(404, &format!("no such path: {path}"))),
+        })
+    }
+}
+
+/// Takes up a conversation in this dialect, unless the request makes no sense.
+fn converse(dialect: &Dialect, asked: Result<Value, String>) -> Begun {
+    match asked.and_then(|asked| (dialect.ask)(&asked)) {
+        Ok(ask) => Begun::Speaking(ask, dialect.manner()),
+        Err(message) => Begun::Done(json_answer(400, &(dialect.fault)(400, &message))),
+    }
 }
 
 fn not_json(error: &serde_json::Error) -> String {
     format!("We could not parse the JSON body of your request: {error}")
-}
-
-async fn converse(
-    pace: Duration,
-    dialect: &Dialect,
-    asked: &Value,
-    body: &Bytes,
-    mut open: Open,
-) -> Response {
-    let ask = match (dialect.ask)(asked) {
-        Ok(ask) => ask,
-        Err(message) => {
-            open.finish();
-            return json_answer(400, &(dialect.fault)(400, &message));
-        }
-    };
-    speak(pace, &ask, dialect.manner(), body, open).await
 }
 
 /// Answers what is asked in this manner, as the directives in it say.

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
-use super::refuse;
+use super::{mcp, refuse};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
@@ -60,14 +60,14 @@ fn operation(exchange: &Exchange) -> Option<String> {
 }
 
 /// What went wrong, if anything. After a hard cut no phase has said so, but the leg knows; and a
-/// client that hangs up after the dialect's last event has its whole answer.
+/// client that hangs up after the dialect's last event has its whole answer, as has one that has listened.
 fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     if thread::panicking() {
         return Some(ErrorKind::Internal);
     }
     let told = exchange.failure.as_ref().map(|refusal| refusal.kind);
     let complete = exchange.answer.tap.as_ref().is_some_and(|tap| tap.is_complete());
-    if told == Some(ErrorKind::ClientGone) && complete {
+    if told == Some(ErrorKind::ClientGone) && (complete || listens(exchange)) {
         return None;
     }
     if told.is_some() || exchange.answer.whole || exchange.answer.status == Some(101) {
@@ -80,6 +80,14 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
         Some(CutReason::Shutdown) => ErrorKind::ShuttingDown,
         None => return None,
     })
+}
+
+/// Whether the answer has no end but the client's leaving.
+fn listens(exchange: &Exchange) -> bool {
+    match (&exchange.arrival, &exchange.route) {
+        (Some(arrival), Some(route)) => mcp::is_server_stream(arrival, route, &exchange.call),
+        _ => false,
+    }
 }
 
 fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, usage: Option<Usage>) {

@@ -36,7 +36,7 @@ async def failure(call):
 
 async def killed():
     async def heard(params):
-        print(json.dumps({"word": params.data}), flush=True)
+        print("word", params.data, flush=True)
 
     async with Client(URL, mode="legacy", logging_callback=heard) as client:
         stopped_by = await failure(client.call_tool("echo", {"text": "[[words 5000]] [[pace 20ms]]"}))

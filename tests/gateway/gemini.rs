@@ -35,7 +35,7 @@ async fn whole_answers_events_and_arrays_are_counted() {
         );
         assert_eq!(state["models"]["gemini-2.5-pro"], 1, "{state}");
         assert_eq!(state["error_count"], 0, "{state}");
-        assert_eq!(state["last_requests"][0]["stream"], stream, "{state}");
+        assert_eq!(state["requests"][0]["stream"], stream, "{state}");
     }
 }
 

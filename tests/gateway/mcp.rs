@@ -51,12 +51,8 @@ async fn the_session_that_the_server_names_begins_with_the_request_that_made_it(
     assert_eq!(session["backends"], json!({"default": 3}), "{session}");
     assert_eq!(session["identity"]["client"], "mcp", "{session}");
     assert_eq!(session["error_count"], 0, "{session}");
-    let operations: Vec<&Value> = session["last_requests"]
-        .as_array()
-        .expect("requests")
-        .iter()
-        .map(|line| &line["operation"])
-        .collect();
+    let operations: Vec<&Value> =
+        session["requests"].as_array().expect("requests").iter().map(|line| &line["operation"]).collect();
     assert_eq!(operations, ["tools/call echo", "notifications/initialized", "initialize"]);
     gateway.log_until(|line| line["operation"] == "tools/call echo").await;
     // What the first request was in before has nothing of it.
