@@ -29,6 +29,9 @@ pub(super) struct Dialect {
     pub(super) fault: fn(u16, &str) -> Value,
 }
 
+/// Makes an error body of a status and a message.
+type Fault = Box<dyn Fn(u16, &str) -> Value + Send>;
+
 /// How one request is answered, whatever its words.
 pub(super) struct Manner {
     /// The content type of a streamed answer.
@@ -38,7 +41,7 @@ pub(super) struct Manner {
     /// A whole answer.
     pub(super) whole: Box<dyn FnOnce(&Reply) -> Value + Send>,
     /// An error body.
-    pub(super) fault: Box<dyn Fn(u16, &str) -> Value + Send>,
+    pub(super) fault: Fault,
 }
 
 impl Dialect {

@@ -27,10 +27,7 @@ const REPEATS_SINCE: &[u8] = b"2026-07-28";
 pub fn disagreement(headers: &HeaderMap, call: &Call) -> Option<String> {
     let nothing = Rpc::default();
     let rpc = call.rpc.as_deref().unwrap_or(&nothing);
-    match check(headers, rpc, call.malformed) {
-        Ok(()) => None,
-        Err(wrong) => Some(wrong),
-    }
+    check(headers, rpc, call.malformed).err()
 }
 
 fn check(headers: &HeaderMap, rpc: &Rpc, malformed: bool) -> Result<(), String> {
@@ -113,7 +110,9 @@ mod tests {
         )
     }
 
-    const NEW: (&str, &str) = (PROTOCOL_VERSION, "2026-07-28");
+    type Field = (&'static str, &'static str);
+
+    const NEW: Field = (PROTOCOL_VERSION, "2026-07-28");
 
     #[test]
     fn a_request_that_repeats_its_body_passes() {
@@ -140,7 +139,7 @@ mod tests {
     fn a_disagreement_is_told() {
         let body = call_of("\"search\"");
         let all = [NEW, (METHOD, "tools/call"), (NAME, "search")];
-        let cases: [(&[(&'static str, &str)], &str, &str); 12] = [
+        let cases: [(&[Field], &str, &str); 12] = [
             (&all[..2], &body, "mcp-name is missing"),
             (&[all[0], all[2]], &body, "mcp-method is missing"),
             (&all[1..], &body, "mcp-protocol-version is missing"),
