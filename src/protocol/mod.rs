@@ -8,7 +8,7 @@
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
 //! - [`call`]: a request's body: model, stream, identity hints; [`json_rpc`]: its envelope in MCP and A2A.
 //! - [`mcp`]: what header fields of MCP must agree with.
-//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
+//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
 //!   `openai`, `responses`, `anthropic`, `mistral`, `ollama`, `gemini` and `json_rpc` (MCP, A2A).
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
@@ -19,6 +19,7 @@
 pub mod base64;
 pub mod call;
 pub mod dialect;
+pub mod event_tail;
 pub mod framing;
 pub mod json_rpc;
 pub mod json_scan;

@@ -154,7 +154,7 @@ impl Manager {
 
     /// Takes a leg out of its session uncounted, and writes the record when an ended session waited for it.
     pub(super) fn withdraw(&self, live: &Live, leg: LegId, bytes_in: u64) {
-        if live.withdraw(leg, bytes_in) {
+        if live.withdraw(leg, bytes_in, self.clock.now()) {
             self.finish(live);
         }
     }
