@@ -1,8 +1,9 @@
 //! Our side of Pingora's door: who comes in, what is held for him, and how he is cut off.
 //!
 //! Pingora's `HttpSession::Custom` lets us stand between client and proxy (docs/adr/0001). In order:
-//! `listen` accepts, `buffered` joins small writes, `connection` reads one request head after another and gives each a
-//! `ticket`, `session` is the downstream session that the proxy sees: it holds request bodies of any
+//! `listen` accepts, `greet` makes the TLS handshake or sees which HTTP is spoken, `buffered` joins small writes,
+//! `connection` reads one request head after another and gives each a `ticket`, `multiplex` does so for the streams
+//! of an HTTP/2 connection, for which `toll` sees that a client does not only make work; `session` is the downstream session that the proxy sees: it holds request bodies of any
 //! size for replay (`held`), wakes every wait on the client's side when the leg is cut, and measures the
 //! backend's `silence`; `pace` keeps the backend waiting while the client does not read.
 //! Neighbours: `gateway` (the `ProxyHttp` that runs behind this door) and `session::Cut`.
@@ -10,12 +11,15 @@
 
 mod buffered;
 mod connection;
+mod greet;
 mod held;
 mod listen;
+mod multiplex;
 mod pace;
 mod session;
 mod silence;
 mod ticket;
+mod toll;
 
 pub(crate) use connection::Door;
 pub(crate) use listen::serve;

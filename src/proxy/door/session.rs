@@ -27,6 +27,7 @@ use tokio::time::{sleep, timeout};
 use super::held::Held;
 use super::silence::Silence;
 use super::ticket::Ticket;
+use super::toll::Toll;
 
 /// The error with which every wait ends when the leg is cut.
 pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
@@ -55,6 +56,29 @@ pub(super) struct DoorSession {
     broken: bool,
     /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
     pump_starts: bool,
+    /// A stream of an HTTP/2 connection; what Pingora does for HTTP/1.1 is done here.
+    stream: Option<MultiplexedStream>,
+}
+
+/// What an HTTP/2 stream needs beside its session.
+struct MultiplexedStream {
+    /// How long the client may leave between two pieces of its body.
+    read_limit: Option<Duration>,
+    /// Told of what moves, and once when the stream breaks.
+    toll: Arc<Toll>,
+    has_failed: bool,
+}
+
+impl MultiplexedStream {
+    fn moved(&mut self, bytes: usize) {
+        self.toll.useful(bytes);
+    }
+
+    fn failed(&mut self) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            self.toll.given_up();
+        }
+    }
 }
 
 fn cut<T>() -> Result<T> {
@@ -95,6 +119,34 @@ async fn write<T>(ticket: &Ticket, broken: &mut bool, write: impl Future<Output 
     ticket.pace.hold(ended).await
 }
 
+/// The next piece of the body; with `idle`, waits for the client to leave once the body has ended. With a `limit`,
+/// which Pingora knows for HTTP/1.1 only, a piece must come in time.
+async fn next_chunk(
+    inner: &mut ServerSession,
+    idle: Option<bool>,
+    limit: Option<Duration>,
+) -> Result<Option<Bytes>> {
+    let is_awaited = idle != Some(true) && !inner.is_body_done();
+    loop {
+        let next = async {
+            match idle {
+                Some(no_body) => inner.read_body_or_idle(no_body).await,
+                None => inner.read_request_body().await,
+            }
+        };
+        let chunk = match limit.filter(|_| is_awaited) {
+            None => next.await,
+            Some(limit) => timeout(limit, next).await.unwrap_or_else(|_| {
+                Err(Error::explain(ErrorType::ReadTimedout, "the body does not come").into_down())
+            }),
+        }?;
+        // An empty piece that is not the last one is no end: HTTP/1.1 would take it for one.
+        if !chunk.as_ref().is_some_and(Bytes::is_empty) || inner.is_body_done() {
+            return Ok(chunk);
+        }
+    }
+}
+
 impl DoorSession {
     pub(super) fn new(inner: Box<ServerSession>, ticket: Arc<Ticket>) -> Self {
         Self {
@@ -105,7 +157,17 @@ impl DoorSession {
             finished: false,
             broken: false,
             pump_starts: false,
+            stream: None,
         }
+    }
+
+    /// The same for a stream of an HTTP/2 connection.
+    pub(super) fn of_stream(inner: Box<ServerSession>, ticket: Arc<Ticket>, toll: Arc<Toll>) -> Self {
+        let read_limit = Some(ticket.snapshot.timeouts.read);
+        let stream = MultiplexedStream { read_limit, toll, has_failed: false };
+        let mut session = Self::new(inner, ticket);
+        session.stream = Some(stream);
+        session
     }
 
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
@@ -130,20 +192,22 @@ impl DoorSession {
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
         let (ticket, silence) = (&*self.ticket, &mut self.silence);
+        let limit = self.stream.as_ref().and_then(|stream| stream.read_limit);
         let chunk = tokio::select! {
             biased;
             _ = ticket.cut.soft() => return cut(),
             () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
                 return Error::e_explain(SILENT, "the backend was silent for too long"),
-            chunk = async {
-                match idle {
-                    Some(no_body) => inner.read_body_or_idle(no_body).await,
-                    None => inner.read_request_body().await,
-                }
-            } => chunk?,
+            chunk = next_chunk(inner, idle, limit) => chunk,
         };
         let done = inner.is_body_done();
-        let Some(chunk) = chunk else {
+        if let Some(stream) = &mut self.stream {
+            match &chunk {
+                Ok(chunk) => stream.moved(chunk.as_ref().map_or(0, Bytes::len)),
+                Err(_) => stream.failed(),
+            }
+        }
+        let Some(chunk) = chunk? else {
             self.held.seal();
             return Ok(None);
         };
@@ -253,7 +317,14 @@ impl Session for DoorSession {
                 }
             }
             let (inner, ticket, broken) = self.writer();
-            end = write(ticket, broken, inner.response_duplex_vec(batch)).await?;
+            let written = write(ticket, broken, inner.response_duplex_vec(batch)).await;
+            if let Some(stream) = &mut self.stream {
+                match written {
+                    Ok(_) => stream.moved(weight),
+                    Err(_) => stream.failed(),
+                }
+            }
+            end = written?;
             // A slow reader is not a silent backend.
             self.ticket.moved();
         }
@@ -261,6 +332,9 @@ impl Session for DoorSession {
     }
 
     fn set_read_timeout(&mut self, limit: Option<Duration>) {
+        if let Some(stream) = &mut self.stream {
+            stream.read_limit = limit;
+        }
         self.inner_mut().set_read_timeout(limit);
     }
 
