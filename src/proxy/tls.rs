@@ -250,13 +250,17 @@ fn private_key(file: &str, faults: &mut Faults) -> Option<PrivateKeyDer<'static>
     PrivateKeyDer::from_pem_slice(&text)
         .map_err(|error| {
             let (message, hint) = match error {
-                pem::Error::NoItemsFound if memchr::memmem::find(&text, b"ENCRYPTED PRIVATE KEY").is_some() => {
+                pem::Error::NoItemsFound
+                    if memchr::memmem::find(&text, b"ENCRYPTED PRIVATE KEY").is_some() =>
+                {
                     (format!("the key in '{file}' is encrypted"), "decrypt it: openssl pkey -in IN -out OUT")
                 }
                 pem::Error::NoItemsFound => {
                     (format!("'{file}' holds no private key"), "give the PEM file of the certificate's key")
                 }
-                error => (format!("'{file}' is not PEM: {error}"), "give the PEM file of the certificate's key"),
+                error => {
+                    (format!("'{file}' is not PEM: {error}"), "give the PEM file of the certificate's key")
+                }
             };
             faults.add(KEY, message, hint);
         })
@@ -359,7 +363,10 @@ mod tests {
         assert!(faults_of(empty).contains("holds no certificate"));
         let junk = file("junk", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
         assert!(faults_of(WrittenTls { cert: junk.clone(), ..good() }).contains("cannot be read (RFC 5280)"));
-        let locked = file("locked", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n");
+        let locked = file(
+            "locked",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        );
         assert!(faults_of(WrittenTls { key: locked, ..good() }).contains("is encrypted (decrypt it"));
         let no_key = WrittenTls { key: good().cert, ..good() };
         assert!(faults_of(no_key).contains("holds no private key"));

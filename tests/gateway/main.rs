@@ -29,12 +29,20 @@ mod framing;
 mod headers;
 /// What attackers send (attacks seen in the field).
 mod hostile;
+/// HTTP/2 from clients: many requests at once, each for itself.
+mod http2;
+/// Frames that cost the sender nothing.
+mod http2_abuse;
+/// HTTP/2 to backends.
+mod http2_backend;
 /// Whose session a request belongs to.
 mod identity;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// TLS on the proxy's own listener.
+mod listener_tls;
 /// The README's own commands.
 mod readme;
 /// What is left behind: access lines, records, an orderly end.

@@ -54,11 +54,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(
-        peer: Peer,
-        snapshot: Arc<Snapshot>,
-        draining: watch::Receiver<bool>,
-    ) -> Arc<Self> {
+    pub(super) fn new(peer: Peer, snapshot: Arc<Snapshot>, draining: watch::Receiver<bool>) -> Arc<Self> {
         Arc::new(Self {
             cut: Cut::new(),
             peer,
