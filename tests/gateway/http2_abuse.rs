@@ -75,12 +75,12 @@ async fn streams_reset_at_once_do_not_reach_the_backend() {
 async fn streams_that_we_are_made_to_reset_are_counted() {
     let backend = slow().await;
     let gateway = Gateway::start(&backend).await;
-    // CVE-2025-8671: a window update of nothing is the client's fault, and the stream's end is our work.
+    // CVE-2025-8671: a window over its limit is the client's fault, and the stream's end is our work.
     let mut client = RawFrames::connect(gateway.proxy()).await;
     let mut made = 0;
     for number in 0..2000 {
         let stream = 2 * number + 1;
-        let pair = [frame(1, 5, stream, &block(&GET)), frame(8, 0, stream, &[0; 4])].concat();
+        let pair = [frame(1, 5, stream, &block(&GET)), frame(8, 0, stream, &i32::MAX.to_be_bytes())].concat();
         if client.send(&pair).await.is_err() {
             break;
         }

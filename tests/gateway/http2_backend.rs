@@ -223,10 +223,11 @@ async fn one_who_does_not_read_does_not_stop_the_others_of_the_connection() {
     let through = gateway(&backend, ALWAYS, "").await;
     let before = through.resident_bytes();
     let mut slow = Vec::new();
-    for _ in 0..20 {
+    for number in 0..20 {
         slow.push(Call::get("/large").open(through.proxy()).await);
+        // One after another: those that come together make connections of their own.
+        backend.until("the request", |backend| backend.requests().len() == number + 1).await;
     }
-    backend.until("all requests", |backend| backend.requests().len() == 20).await;
     a_moment().await;
     assert_eq!(Call::get("/now").send(through.proxy()).await.text(), "ok");
     let grown = through.resident_bytes().saturating_sub(before);

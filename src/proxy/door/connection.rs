@@ -109,6 +109,8 @@ where
             Ok(Err(error)) => return debug!(%client, %error, "no connection was made"),
             Err(_) => return,
         };
+        // The connection may live for hours, and these settings need not.
+        drop(snapshot);
         // Who needs long for its handshake has less time for its first request.
         let limit = limit.saturating_sub(begun.elapsed());
         let peer = Peer { address: client, is_secure: greeted.is_secure };

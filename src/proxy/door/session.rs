@@ -321,6 +321,8 @@ impl Session for DoorSession {
             if let Some(stream) = &mut self.stream {
                 match written {
                     Ok(_) => stream.moved(weight),
+                    // What we cut is no fault of the client's.
+                    Err(_) if self.ticket.cut.reason().is_some() => {}
                     Err(_) => stream.failed(),
                 }
             }
