@@ -400,3 +400,66 @@ async fn an_upgrade_of_the_program_cuts_no_stream() {
     let heir = gateway.log_until(|line| line["message"] == "starting the new process").await["pid"].as_u64();
     assert!(signal(u32::try_from(heir.expect("a number")).expect("an id"), "0"), "the new process lives");
 }
+
+/// Opens a WebSocket on a stream (RFC 8441).
+async fn open_socket(
+    client: &mut Client,
+    path: &str,
+    session: &str,
+) -> (h2::client::ResponseFuture, h2::SendStream<bytes::Bytes>) {
+    let call = Call::new("CONNECT", path).session(session).header("sec-websocket-version", "13");
+    let (mut request, _) = call.request("gateway.example");
+    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    client.begin(request, false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_goes_over_a_stream() {
+    let backend = RawBackend::start(async |mut connection| {
+        loop {
+            let Some(request) = connection.request().await else { return };
+            if request.head.target() != "/refused" {
+                break;
+            }
+            let _ = connection.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+        }
+        let _ = connection
+            .send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nhello")
+            .await;
+        connection.until("late").await;
+        let _ = connection.send("heard").await;
+        connection.stay_silent().await;
+    })
+    .await;
+    let gateway = with_server(&backend, "timeouts: { read: 200ms }").await;
+    let mut client = Client::connect(gateway.proxy()).await;
+    let (refused, _upload) = open_socket(&mut client, "/refused", "r").await;
+    assert_eq!(within("a refusal", refused).await.expect("an answer").status(), 403);
+    for (number, is_killed) in [true, false].into_iter().enumerate() {
+        let id = format!("s-{number}");
+        let (answer, mut upload) = open_socket(&mut client, "/socket", &id).await;
+        let (head, mut body) = within("an answer", answer).await.expect("an answer").into_parts();
+        assert_eq!(head.status, 200);
+        for name in ["sec-websocket-accept", "upgrade", "connection"] {
+            assert!(!head.headers.contains_key(name), "{name} belongs to HTTP/1.1");
+        }
+        assert_eq!(within("a frame", body.data()).await.expect("a piece").expect("bytes"), "hello");
+        // Three times what a request may take between two pieces of its body.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        write(&mut upload, "late".into(), false).await.expect("a frame");
+        assert_eq!(within("a frame", body.data()).await.expect("a piece").expect("bytes"), "heard");
+        if is_killed {
+            gateway.kill(&id).await;
+            while let Some(Ok(_)) = within("the end", body.data()).await {}
+            assert!(client.is_open().await);
+        } else {
+            write(&mut upload, "".into(), true).await.expect("the end");
+        }
+        backend.until("the end upstream", |backend| backend.closed().len() > number).await;
+    }
+    let heads = backend.heads();
+    assert_eq!(heads.len(), 3);
+    let field = |name: &str| heads[1].field(name);
+    assert_eq!((field("upgrade"), field("sec-websocket-version")), (Some("websocket"), Some("13")));
+    assert!(heads[1].target() == "/socket" && field("sec-websocket-key").is_some_and(|key| key.len() == 24));
+}

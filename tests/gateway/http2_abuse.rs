@@ -285,7 +285,7 @@ async fn what_http11_could_read_as_more_does_not_reach_the_backend() {
             "CONNECT with a protocol",
             vec![
                 (":method", "CONNECT"),
-                (":protocol", "websocket"),
+                (":protocol", "connect-udp"),
                 (":scheme", "http"),
                 (":path", "/a"),
                 (":authority", "gateway"),

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Door;
 use super::connection::{FIRST_REQUEST, drained};
 use super::session::DoorSession;
+use super::socket::{self, Socket};
 use super::ticket::{Peer, Ticket};
 use super::toll::Toll;
 use crate::proxy::settings::Limits;
@@ -67,7 +68,8 @@ fn options(limits: &Limits) -> H2Options {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_local_error_reset_streams(Some(FAULTS));
+        .max_local_error_reset_streams(Some(FAULTS))
+        .enable_connect_protocol();
     options
 }
 
@@ -175,9 +177,15 @@ where
             return session.shutdown_with_reason(Reason::REFUSED_STREAM);
         }
         let _place = Place(Arc::clone(&self.streams));
-        tidy(session.req_header_mut());
         let ticket = Ticket::new(peer, snapshot, draining.clone());
-        let mut session = ServerSession::new_http2(session);
+        let mut session = if socket::is_asked_for(session.req_header()) {
+            // What cannot be written as HTTP/1.1 was refused with its head; the stream ends with the session.
+            let Ok(socket) = Socket::new(session) else { return };
+            ServerSession::new_custom(Box::new(socket))
+        } else {
+            tidy(session.req_header_mut());
+            ServerSession::new_http2(session)
+        };
         session.req_header_mut().extensions_mut().insert(Arc::clone(&ticket));
         let held = DoorSession::of_stream(Box::new(session), Arc::clone(&ticket), toll);
         self.carry(held, &ticket, &draining).await;

@@ -6,7 +6,7 @@
 //! also waits for the cut, silence of the backend is measured, and the real session finds its way
 //! back to the connection. Two faults of Pingora 0.9.1 are cured on the way (its issues 935, 946).
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,21 +22,17 @@ use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::held::Held;
 use super::silence::Silence;
+use super::streamed::{Streamed, next_chunk};
 use super::ticket::Ticket;
 use super::toll::Toll;
+use super::writing::{STUCK_WRITE, cut, write};
 
-/// The error with which every wait ends when the leg is cut.
-pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
 /// The error with which a wait ends when the backend was silent for too long.
 pub(crate) const SILENT: ErrorType = ErrorType::Custom("backend_silent");
-
-/// A write that is still stuck this long after the cut is given up; shorter than the hard cut, so
-/// that the proxy can still do its accounts.
-const STUCK_WRITE: Duration = Duration::from_millis(20);
 
 /// Events of the proxy's are written together up to this many bytes of body. Pingora would join all that
 /// wait (four chunks of 64 KiB) in a buffer that it never gives back.
@@ -57,32 +53,7 @@ pub(super) struct DoorSession {
     /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
     pump_starts: bool,
     /// A stream of an HTTP/2 connection; what Pingora does for HTTP/1.1 is done here.
-    stream: Option<MultiplexedStream>,
-}
-
-/// What an HTTP/2 stream needs beside its session.
-struct MultiplexedStream {
-    /// How long the client may leave between two pieces of its body.
-    read_limit: Option<Duration>,
-    /// Told of what moves, and once when the stream breaks.
-    toll: Arc<Toll>,
-    has_failed: bool,
-}
-
-impl MultiplexedStream {
-    fn moved(&mut self, bytes: usize) {
-        self.toll.useful(bytes);
-    }
-
-    fn failed(&mut self) {
-        if !std::mem::replace(&mut self.has_failed, true) {
-            self.toll.given_up();
-        }
-    }
-}
-
-fn cut<T>() -> Result<T> {
-    Error::e_explain(CUT, "the leg was cut")
+    stream: Option<Streamed>,
 }
 
 /// How many bytes of body an event of the proxy's carries.
@@ -90,60 +61,6 @@ fn body_length(task: &HttpTask) -> usize {
     match task {
         HttpTask::Body(Some(body), _) | HttpTask::UpgradedBody(Some(body), _) => body.len(),
         _ => 0,
-    }
-}
-
-/// Runs a write; the client has `server.timeouts.write` for it. It is not refused after a cut, since the
-/// last words are written then; but it may not be stuck.
-async fn write<T>(ticket: &Ticket, broken: &mut bool, write: impl Future<Output = Result<T>>) -> Result<T> {
-    if *broken {
-        return cut();
-    }
-    let stuck = async {
-        ticket.cut.soft().await;
-        sleep(STUCK_WRITE).await;
-    };
-    let ended = async {
-        tokio::select! {
-            biased;
-            written = timeout(ticket.snapshot.timeouts.write, write) => written.unwrap_or_else(|_| {
-                *broken = true;
-                Err(Error::explain(ErrorType::WriteTimedout, "the client does not read").into_down())
-            }),
-            () = stuck => {
-                *broken = true;
-                cut()
-            }
-        }
-    };
-    ticket.pace.hold(ended).await
-}
-
-/// The next piece of the body; with `idle`, waits for the client to leave once the body has ended. With a `limit`,
-/// which Pingora knows for HTTP/1.1 only, a piece must come in time.
-async fn next_chunk(
-    inner: &mut ServerSession,
-    idle: Option<bool>,
-    limit: Option<Duration>,
-) -> Result<Option<Bytes>> {
-    let is_awaited = idle != Some(true) && !inner.is_body_done();
-    loop {
-        let next = async {
-            match idle {
-                Some(no_body) => inner.read_body_or_idle(no_body).await,
-                None => inner.read_request_body().await,
-            }
-        };
-        let chunk = match limit.filter(|_| is_awaited) {
-            None => next.await,
-            Some(limit) => timeout(limit, next).await.unwrap_or_else(|_| {
-                Err(Error::explain(ErrorType::ReadTimedout, "the body does not come").into_down())
-            }),
-        }?;
-        // An empty piece that is not the last one is no end: HTTP/1.1 would take it for one.
-        if !chunk.as_ref().is_some_and(Bytes::is_empty) || inner.is_body_done() {
-            return Ok(chunk);
-        }
     }
 }
 
@@ -163,8 +80,7 @@ impl DoorSession {
 
     /// The same for a stream of an HTTP/2 connection.
     pub(super) fn of_stream(inner: Box<ServerSession>, ticket: Arc<Ticket>, toll: Arc<Toll>) -> Self {
-        let read_limit = Some(ticket.snapshot.timeouts.read);
-        let stream = MultiplexedStream { read_limit, toll, has_failed: false };
+        let stream = Streamed::new(ticket.snapshot.timeouts.read, toll);
         let mut session = Self::new(inner, ticket);
         session.stream = Some(stream);
         session
@@ -192,7 +108,7 @@ impl DoorSession {
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
         let (ticket, silence) = (&*self.ticket, &mut self.silence);
-        let limit = self.stream.as_ref().and_then(|stream| stream.read_limit);
+        let limit = self.stream.as_ref().and_then(Streamed::read_limit);
         let chunk = tokio::select! {
             biased;
             _ = ticket.cut.soft() => return cut(),
@@ -335,7 +251,7 @@ impl Session for DoorSession {
 
     fn set_read_timeout(&mut self, limit: Option<Duration>) {
         if let Some(stream) = &mut self.stream {
-            stream.read_limit = limit;
+            stream.set_read_limit(limit);
         }
         self.inner_mut().set_read_timeout(limit);
     }
