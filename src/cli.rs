@@ -4,6 +4,7 @@
 //! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
 //! the talking commands know the control API only through its JSON (`cli/client.rs`).
 
+mod cdr;
 mod check;
 mod client;
 mod doctor;
@@ -50,6 +51,7 @@ Examples:
   elida run -c conf/elida.yaml        the gateway
   elida top                           who runs now; k kills
   elida kill ID --reason runaway      cut a session and refuse what follows
+  elida session ID                    its agents; kill ID --agent A takes one of them
   elida completions bash              completions for the shell
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
@@ -71,14 +73,19 @@ enum Command {
     Top(talk::PlainArgs),
     /// List sessions
     Sessions(talk::SessionsArgs),
+    /// Show a session and the tree of its agents
+    Session(talk::SessionArgs),
     /// Show totals
     Stats(talk::PlainArgs),
-    /// Kill a session: cut what is open and refuse what follows
+    /// Kill a session, or an agent in it: cut what is open and refuse what follows
     Kill(talk::KillArgs),
-    /// Lift the block of a killed session
+    /// Lift the block of a killed session or agent
     Resume(talk::ResumeArgs),
     /// List kill orders in force
     Kills(talk::PlainArgs),
+    /// Records of ended sessions: export them, or verify an exported file
+    #[command(subcommand)]
+    Cdr(cdr::CdrCommand),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
     Healthcheck(health::HealthArgs),
     /// Print the JSON Schema of the configuration, for editors
@@ -141,10 +148,12 @@ pub fn main() -> ExitCode {
         }
         Command::Top(arguments) => top::top(&arguments).map_err(failed),
         Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
+        Command::Session(arguments) => talk::session(&arguments).map_err(failed),
         Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
         Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
+        Command::Cdr(command) => cdr::cdr(&command).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema => {
             print(&format!("{:#}\n", schema()));

@@ -5,6 +5,8 @@
 
 /// Peers that wait, stall, crowd or do not read.
 mod abuse;
+/// Agents inside a session: their tree, and kills of a part of it.
+mod agents;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -27,6 +29,8 @@ mod doctor;
 mod framing;
 /// Which header fields pass, and what they do to the log.
 mod headers;
+/// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
+mod history;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// HTTP/2 from clients: many requests at once, each for itself.
@@ -37,6 +41,8 @@ mod http2_abuse;
 mod http2_backend;
 /// Whose session a request belongs to.
 mod identity;
+/// Comments in streams whose backend is silent.
+mod keep_alive;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
 /// Too large, too slow, gone away.
@@ -47,6 +53,8 @@ mod listener_tls;
 mod readme;
 /// What is left behind: access lines, records, an orderly end.
 mod records;
+/// What a refused program gets, so that it stops.
+mod refusals;
 /// A configuration read again while the gateway runs.
 mod reload;
 /// The same twenty times under load, and before the first request.

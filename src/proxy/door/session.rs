@@ -25,12 +25,15 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
 use super::held::Held;
+use super::keep_alive::{self, KeepAlive};
 use super::silence::Silence;
 use super::streamed::{Streamed, next_chunk};
 use super::ticket::Ticket;
 use super::toll::Toll;
-use super::writing::{STUCK_WRITE, cut, write};
+use super::write::{STUCK_WRITE, cut, write};
 
+/// The error with which every wait ends when the leg is cut.
+pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
 /// The error with which a wait ends when the backend was silent for too long.
 pub(crate) const SILENT: ErrorType = ErrorType::Custom("backend_silent");
 
@@ -46,6 +49,7 @@ pub(super) struct DoorSession {
     ticket: Arc<Ticket>,
     held: Held,
     silence: Silence,
+    keep_alive: KeepAlive,
     /// `finish` was the last thing the proxy did.
     finished: bool,
     /// A write was given up in the middle: nothing sensible can follow it.
@@ -68,6 +72,7 @@ impl DoorSession {
     pub(super) fn new(inner: Box<ServerSession>, ticket: Arc<Ticket>) -> Self {
         Self {
             inner: Some(inner),
+            keep_alive: KeepAlive::new(&ticket),
             ticket,
             held: Held::default(),
             silence: Silence::default(),
@@ -107,14 +112,18 @@ impl DoorSession {
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
-        let (ticket, silence) = (&*self.ticket, &mut self.silence);
+        let (ticket, silence, keep_alive) = (&*self.ticket, &mut self.silence, &mut self.keep_alive);
         let limit = self.stream.as_ref().and_then(Streamed::read_limit);
-        let chunk = tokio::select! {
-            biased;
-            _ = ticket.cut.soft() => return cut(),
-            () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
-                return Error::e_explain(SILENT, "the backend was silent for too long"),
-            chunk = next_chunk(inner, idle, limit) => chunk,
+        let chunk = loop {
+            tokio::select! {
+                biased;
+                _ = ticket.cut.soft() => return cut(),
+                () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
+                    return Error::e_explain(SILENT, "the backend was silent for too long"),
+                () = poll_fn(|cx| keep_alive.poll_due(ticket, cx)) => {}
+                chunk = next_chunk(inner, idle, limit) => break chunk,
+            }
+            keep_alive.comment(inner, ticket, &mut self.broken).await?;
         };
         let done = inner.is_body_done();
         if let Some(stream) = &mut self.stream {
@@ -202,6 +211,7 @@ impl Session for DoorSession {
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         let (inner, ticket, broken) = self.writer();
+        keep_alive::complete(inner, ticket, broken).await?;
         write(ticket, broken, inner.write_response_body(data, end)).await
     }
 
@@ -233,6 +243,7 @@ impl Session for DoorSession {
                 }
             }
             let (inner, ticket, broken) = self.writer();
+            keep_alive::complete(inner, ticket, broken).await?;
             let written = write(ticket, broken, inner.response_duplex_vec(batch)).await;
             if let Some(stream) = &mut self.stream {
                 match written {
@@ -297,6 +308,7 @@ impl Session for DoorSession {
     /// Called to end the body and again to end the session.
     async fn finish(&mut self) -> Result<()> {
         let (inner, ticket, broken) = self.writer();
+        keep_alive::complete(inner, ticket, broken).await?;
         let ended = write(ticket, broken, inner.finish_body()).await;
         self.finished = ended.is_ok();
         ended

@@ -1,4 +1,4 @@
-//! A write to the client: it must end in time, and nothing follows one that was given up.
+//! Writes to the client: each has its time, and none is stuck after a cut.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,16 +6,14 @@ use std::time::Duration;
 use pingora_core::{Error, ErrorType, Result};
 use tokio::time::{sleep, timeout};
 
+use super::session::CUT;
 use super::ticket::Ticket;
-
-/// The error with which every wait ends when the leg is cut.
-pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
 
 /// A write that is still stuck this long after the cut is given up; shorter than the hard cut, so
 /// that the proxy can still do its accounts.
 pub(super) const STUCK_WRITE: Duration = Duration::from_millis(20);
 
-/// The wait ends with the leg.
+/// The error of a leg that was cut.
 pub(super) fn cut<T>() -> Result<T> {
     Error::e_explain(CUT, "the leg was cut")
 }
