@@ -45,6 +45,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["routing/"]),
     ("mimalloc", &["main.rs"]),
+    ("brotli", &["protocol/coding.rs", "demo/"]),
+    ("flate2", &["protocol/coding.rs", "demo/"]),
+    ("zstd", &["protocol/coding.rs"]),
 ];
 
 /// The longest file, in lines without its tests.

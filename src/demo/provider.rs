@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 
 use super::body::{halved, streamed};
 use super::ledger::{Ledger, Open};
+use super::packing::{Packer, Packing};
 use super::script::Twist;
 use super::turn::{Dialect, Reply};
 use super::{anthropic, mistral, ollama, openai, responses};
@@ -196,17 +197,30 @@ async fn converse(
             future::pending::<Infallible>().await;
             unreachable!("the future above never ends")
         }
-        twist if ask.stream => {
+        _ if ask.stream => {
             let events = (dialect.events)(Arc::new(reply));
-            answer(StatusCode::OK, dialect.stream_type, streamed(events, pace, twist, open))
+            let body = streamed(events, pace, &script, open);
+            packed(answer(StatusCode::OK, dialect.stream_type, body), script.packing)
         }
         twist => {
             let words = u32::try_from(reply.word_count()).unwrap_or(u32::MAX);
             tokio::time::sleep(pace.saturating_mul(words)).await;
-            let whole = Bytes::from((dialect.whole)(&reply).to_string());
-            whole_answer(whole, twist, open)
+            let whole = (dialect.whole)(&reply).to_string();
+            let whole = match script.packing {
+                Some(packing) => Packer::whole(packing, whole.as_bytes()),
+                None => Bytes::from(whole),
+            };
+            packed(whole_answer(whole, twist, open), script.packing)
         }
     }
+}
+
+/// The answer with the name of its compression.
+fn packed(mut answer: Response, packing: Option<Packing>) -> Response {
+    if let Some(packing) = packing {
+        answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(packing.name()));
+    }
+    answer
 }
 
 fn whole_answer(whole: Bytes, twist: Option<Twist>, mut open: Open) -> Response {

@@ -6,27 +6,34 @@
 //!
 //! - [`dialect`]: which API a path belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
-//! - [`call`]: a request's body: model, stream, identity hints.
+//! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer).
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
-//! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
-//!   `openai`, `responses`, `anthropic`, `mistral` and `ollama`.
+//! - [`coding`]: compressed answers, decoded on the side.
+//! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
+//!   them as [`events`] to whoever listens; one table of rules per dialect in `openai`, `responses`,
+//!   `anthropic`, `mistral` and `ollama`.
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
 //!
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
 //! in bytes; memory does not grow with the body; no input panics.
 
 pub mod call;
+pub mod coding;
 pub mod dialect;
 pub mod event_tail;
+pub mod events;
 pub mod framing;
 pub mod json_scan;
 pub mod ndjson;
+pub mod offer;
 pub mod refusal;
 pub mod sse;
 pub mod tap;
+pub mod tools;
 pub mod usage;
 
 mod anthropic;
+mod calls;
 mod json_paths;
 mod json_text;
 mod mistral;

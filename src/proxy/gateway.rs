@@ -82,7 +82,8 @@ impl Gateway {
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
         let backend = route.backend.settings().name().clone();
-        if !route.dialect.is_llm() {
+        let is_llm = route.dialect.is_llm();
+        if !is_llm {
             // Models answer in words; all else may be a download.
             arrival.ticket.expect_large();
         }
@@ -97,6 +98,9 @@ impl Gateway {
             }
         };
         leg.routed(&backend, model);
+        if is_llm {
+            leg.offers(&exchange.call.offer);
+        }
         leg.session().add_bytes_in(arrival.ticket.received());
         exchange.leg = Some(leg);
         exchange.open.get_or_insert_with(|| house.open_legs.enter());

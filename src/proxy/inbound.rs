@@ -10,6 +10,7 @@ use pingora_http::ResponseHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
+use crate::protocol::coding::Coding;
 use crate::protocol::event_tail::EventTail;
 use crate::protocol::framing::Framing;
 use crate::protocol::tap::ResponseTap;
@@ -22,9 +23,11 @@ pub(crate) struct Answer {
     pub(crate) status: Option<u16>,
     /// From the arrival to the head of the answer.
     pub(crate) first_byte: Option<Duration>,
-    /// How its body is divided.
+    /// How its body is divided, as the client sees it.
     pub(crate) framing: Option<Framing>,
-    /// Reads the usage as the body passes.
+    /// It is a stream, compressed or not.
+    pub(crate) is_stream: bool,
+    /// Reads usage, calls and the reason for the stop as the body passes.
     pub(crate) tap: Option<ResponseTap>,
     /// Where its last event ends, if it is a stream into which comments may be written.
     pub(crate) tail: Option<EventTail>,
@@ -40,13 +43,16 @@ impl Answer {
         let ticket = &arrival.ticket;
         ticket.bear_silence(ticket.snapshot.timeouts.stream_idle);
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let framing = Framing::of(text(CONTENT_TYPE), text(CONTENT_ENCODING));
+        let encoding = text(CONTENT_ENCODING);
+        let framing = Framing::of(text(CONTENT_TYPE), encoding);
+        let inside = Framing::of(text(CONTENT_TYPE), None);
         let reads_usage = route.dialect.is_llm() && head.status.is_success();
         Self {
             status: Some(head.status.as_u16()),
             first_byte: Some(ticket.arrived.elapsed()),
             framing: Some(framing),
-            tap: reads_usage.then(|| ResponseTap::new(route.dialect, framing)),
+            is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
+            tap: reads_usage.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
             tail: bears_comments(arrival, framing, head).then(EventTail::default),
             sent: 0,
             whole: false,

@@ -23,6 +23,8 @@ mod control_api;
 mod crash;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// What answers of every dialect say, whole, streamed and compressed.
+mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
 /// What could be read in two ways, over raw sockets.
