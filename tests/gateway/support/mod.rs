@@ -5,6 +5,7 @@ pub mod call;
 pub mod control;
 pub mod demo;
 pub mod gateway;
+pub mod http2;
 pub mod kernel;
 pub mod process;
 pub mod program;
