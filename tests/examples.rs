@@ -41,7 +41,8 @@ fn providers() {
     let backend = |header, path: &str, model| {
         let decision = config.routing.decide(header, path, model).unwrap();
         let backend = config.backends[decision.backend].name().as_str();
-        (backend.to_owned(), decision.forwarded(path).into_owned())
+        let forwarded = elida::routing::forwarded("", path.as_bytes(), decision.strip);
+        (backend.to_owned(), String::from_utf8(forwarded.into_owned()).unwrap())
     };
     let expect = |name: &str, path: &str| (name.to_owned(), path.to_owned());
     let chat = "/v1/chat/completions";

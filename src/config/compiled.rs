@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::tree::Tree;
-use super::written::{Backends, IDENTITY_PART, VERSION, Written};
+use super::written::{Backends, Guard, IDENTITY_PART, VERSION, Written};
 use crate::protocol::BackendKind;
 use crate::routing::{BackendRule, Table};
 use crate::settings::address::listen_address;
@@ -88,6 +88,9 @@ pub(super) fn compile(
     let routing = Table::compile(written.routing, &rules, &mut of_routing);
     faults.absorb(of_routing, |path| as_written(path, shorthand));
     let logging = written.logging.compile(faults);
+    if let (Some(listen), Some(backends)) = (listen, &backends) {
+        guard(written.startup_guard, listen, backends, faults);
+    }
     check_data_dir(&written.data_dir, faults);
     Some(Config {
         listen: listen?,
@@ -121,6 +124,25 @@ fn check_backend(written: &Written, tree: &Tree, faults: &mut Faults) {
     }
 }
 
+/// An injected key is spent on whoever can reach the listener, since clients are not asked who they are.
+fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Settings], faults: &mut Faults) {
+    let Some(backend) = backends.iter().find(|backend| backend.auth().is_injected()) else { return };
+    if listen.ip().is_loopback() {
+        return;
+    }
+    let path = format!("backends.{}.auth.mode", backend.name());
+    let message =
+        format!("whoever reaches {listen} spends this key, because clients need no credential of their own");
+    match guard {
+        Guard::Enforce => {
+            let hint = "listen on 127.0.0.1, or let clients send their own keys (mode: passthrough), or keep others \
+                        away by the network and write startup_guard: warn";
+            faults.add(path, message, hint);
+        }
+        Guard::Warn => faults.warn(path, message, "keep others away by the network"),
+    }
+}
+
 /// State is kept in memory when it cannot be written, so only an empty path is a fault.
 fn check_data_dir(folder: &str, faults: &mut Faults) {
     let hint = "name a folder ELIDA may write to";
@@ -133,11 +155,8 @@ fn check_data_dir(folder: &str, faults: &mut Faults) {
 
 fn only_backend(url: String) -> Backends {
     let backend = upstream::settings::Written {
-        url,
-        kind: BackendKind::Ollama,
-        models: Vec::new(),
         default: true,
-        tls: Default::default(),
+        ..upstream::settings::Written::new(url, BackendKind::Ollama)
     };
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }
@@ -161,7 +180,15 @@ fn compile_backends(
 }
 
 fn rule((name, backend): &(String, upstream::settings::Written)) -> BackendRule {
-    BackendRule { name: name.clone(), models: backend.models.clone(), default: backend.default }
+    BackendRule {
+        name: name.clone(),
+        kind: backend.kind,
+        models: backend.models.clone(),
+        aliases: backend.aliases.clone(),
+        rewrite_model: backend.rewrite_model,
+        fallback: backend.fallback.clone(),
+        default: backend.default,
+    }
 }
 
 fn printable(written: &Written, has_token: bool, tree: &Tree) -> Value {

@@ -7,6 +7,7 @@
 //! - [`dialect`]: which API a path belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
 //! - [`call`]: a request's body: model, stream, identity hints.
+//! - [`rename`]: a request's body with another model in it.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
 //! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
 //!   `openai`, `responses`, `anthropic`, `mistral` and `ollama`.
@@ -21,6 +22,7 @@ pub mod framing;
 pub mod json_scan;
 pub mod ndjson;
 pub mod refusal;
+pub mod rename;
 pub mod sse;
 pub mod tap;
 pub mod usage;

@@ -4,7 +4,7 @@
 //! is known of it so far · `arrive` measures its head · `framing` refuses heads that can be read in two
 //! ways · `local` answers what is ours · `identify` says who
 //! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
-//! `dispatch` chooses the backend · `outbound` writes the head for it · `inbound` reads the answer's
+//! `dispatch` chooses the backend, `failover` between several and after a failure · `outbound` writes the head for it · `inbound` reads the answer's
 //! head · `stream` lets the answer through, counts and cuts · `settle` closes the books, always ·
 //! `refuse` turns a fault into an answer in the caller's dialect.
 //! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
@@ -16,6 +16,7 @@ pub(crate) mod arrive;
 pub(crate) mod dispatch;
 pub(crate) mod door;
 pub(crate) mod exchange;
+pub(crate) mod failover;
 pub mod forwarded;
 pub(crate) mod framing;
 pub(crate) mod gateway;

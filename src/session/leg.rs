@@ -63,6 +63,10 @@ pub struct LegStart {
 pub struct LegReport {
     /// The backend that served it; `None` is the one of [`Leg::routed`], if any.
     pub backend: Option<BackendName>,
+    /// The backend that failed before, when another one took its place.
+    pub failover_from: Option<BackendName>,
+    /// How many backends were asked.
+    pub attempts: u32,
     /// The model, as the request or the answer names it; `None` is the one of [`Leg::routed`], if any.
     pub model: Option<String>,
     /// The status sent to the client.
@@ -157,6 +161,11 @@ impl Leg {
     /// Notes where the leg goes, for whoever looks at it while it is open.
     pub fn routed(&self, backend: &BackendName, model: Option<&str>) {
         self.session.routed(self.id, backend, model);
+    }
+
+    /// Notes that another backend took the place of the one it went to.
+    pub fn rerouted(&self, backend: &BackendName) {
+        self.session.rerouted(self.id, backend);
     }
 
     /// Closes the leg with its report; a second report changes nothing.

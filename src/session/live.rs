@@ -32,6 +32,8 @@ pub struct Live {
     errors: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
+    home: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -87,6 +89,7 @@ impl Live {
             errors: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            home: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 state: State::Active,
                 legs: Vec::new(),
@@ -185,6 +188,16 @@ impl Live {
         self.bytes_out.load(Ordering::Relaxed)
     }
 
+    /// The mark of the backend that served it last.
+    pub fn home(&self) -> Option<u64> {
+        Some(self.home.load(Ordering::Relaxed)).filter(|mark| *mark != 0)
+    }
+
+    /// Notes the mark of the backend that serves it.
+    pub fn set_home(&self, mark: u64) {
+        self.home.store(mark, Ordering::Relaxed);
+    }
+
     /// Legs admitted so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -258,6 +271,14 @@ impl Live {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
             tally.routed(&mut leg.line, Some(backend), model);
+        }
+    }
+
+    /// Notes that an open leg goes elsewhere.
+    pub(super) fn rerouted(&self, id: LegId, backend: &BackendName) {
+        let Inner { legs, tally, .. } = &mut *self.inner();
+        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
+            tally.rerouted(&mut leg.line, backend);
         }
     }
 
@@ -336,6 +357,8 @@ impl RequestLine {
             path: path.into(),
             started_at,
             backend: None,
+            failover_from: None,
+            attempts: 0,
             model: None,
             status: None,
             error: None,

@@ -66,6 +66,8 @@ pub struct Record {
     pub agents: Vec<Box<str>>,
     /// Requests by backend, most used first.
     pub backends: Vec<BackendUse>,
+    /// Requests that another backend took over before their answer began.
+    pub failovers: u64,
     /// The provider's own token counts.
     pub usage: UsageRecord,
     /// Legs that failed.
@@ -137,6 +139,7 @@ impl Live {
             identity_source: identity.source.clone(),
             agents: inner.tally.agents(),
             backends,
+            failovers: inner.tally.failovers(),
             usage: UsageRecord { models: inner.tally.models().to_vec(), total: inner.tally.usage() },
             error_count: self.errors(),
             errors: inner.tally.errors(),

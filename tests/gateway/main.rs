@@ -5,6 +5,8 @@
 
 /// Peers that wait, stall, crowd or do not read.
 mod abuse;
+/// Models that a backend knows by another name.
+mod alias;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -19,14 +21,20 @@ mod commands;
 mod control_api;
 /// kill -9: clients see that an answer was cut; after a restart all is well.
 mod crash;
+/// Whose credential reaches which backend.
+mod credentials;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// Another backend answers when one fails before the first byte.
+mod failover;
 /// What could be read in two ways, over raw sockets.
 mod framing;
 /// Which header fields pass, and what they do to the log.
 mod headers;
+/// Backends that are left alone, tried again, probed; who shares the work.
+mod health;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// Whose session a request belongs to.
