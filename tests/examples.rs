@@ -26,7 +26,10 @@ fn every_example_is_valid_and_tested_here() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["custom-ca.yaml", "ollama.yaml", "providers.yaml", "tight-limits.yaml"]);
+    assert_eq!(
+        names,
+        ["custom-ca.yaml", "failover.yaml", "ollama.yaml", "providers.yaml", "tight-limits.yaml"]
+    );
 }
 
 #[test]
@@ -66,6 +69,24 @@ fn custom_ca() {
     assert_eq!(tls.server_name, "models.house.example");
     assert_eq!(tls.ca_pem.as_deref(), Some(issued.cert.pem().as_bytes()));
     assert_eq!(config.printable()["backends"]["house"]["tls"]["ca_file"], "${env:MODEL_CA}");
+}
+
+#[test]
+fn failover() {
+    let keys = [("ANTHROPIC_KEY", "sk-ant-first"), ("SPARE_KEY", "sk-ant-second")];
+    let config = load(&conf("examples/failover.yaml"), &keys);
+    let route = |model: &str| {
+        let decision = config.routing.decide(None, "/v1/chat/completions", Some(model)).unwrap();
+        let mut names = vec![config.backends[decision.backend].name().to_string()];
+        names.extend(decision.others.iter().map(|other| config.backends[other.backend].name().to_string()));
+        (names, decision.served_as.map(|name| name.to_string()))
+    };
+    assert_eq!(route("claude-sonnet-4-6"), (vec!["anthropic".into(), "spare".into()], None));
+    assert_eq!(route("qwen3-coder"), (vec!["gpu-1".into(), "gpu-2".into()], None));
+    assert_eq!(route("gpt-5"), (vec!["gpu-1".into(), "gpu-2".into()], Some("qwen3-coder".into())));
+    assert!(config.warnings().iter().all(|warning| warning.path == "data_dir"), "{:?}", config.warnings());
+    let shown = config.printable().to_string() + &format!("{config:?}");
+    assert!(shown.contains("${env:SPARE_KEY}") && !shown.contains("sk-ant"), "{shown}");
 }
 
 #[test]

@@ -288,7 +288,7 @@ fn what_is_allowed_and_rarely_meant_is_warned_of() {
 data_dir: /proc/1/elida
 backends:
   a: { url: 'https://h', type: http, models: ['x-*', y], tls: { insecure_skip_verify: true } }
-  b: { url: 'http://h', type: http, models: ['X-*'] }
+  b: { url: 'http://h', type: openai, models: ['X-*'] }
   c: { url: 'http://h', type: http }
 routing: { methods: [model], blocked_models: [y] }
 session:

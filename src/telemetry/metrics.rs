@@ -7,16 +7,15 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
 use super::log::Log;
 use super::models::{ByModel, Models};
+use super::register::{add, counters, gauges, histogram, histograms, options};
 use super::sink::Sink;
-use super::table::{self, Spec};
+use super::table;
 
 /// The value of a label whose own value is out of bounds.
 pub(super) const OTHER: &str = "other";
@@ -381,33 +380,6 @@ fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
         }
         _ => OTHER,
     }
-}
-
-fn options(spec: &Spec) -> Opts {
-    Opts::new(spec.name, spec.help)
-}
-
-fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn counters(registry: &Registry, spec: &Spec) -> Result<IntCounterVec, prometheus::Error> {
-    add(registry, IntCounterVec::new(options(spec), spec.labels)?)
-}
-
-fn gauges(registry: &Registry, spec: &Spec) -> Result<IntGaugeVec, prometheus::Error> {
-    add(registry, IntGaugeVec::new(options(spec), spec.labels)?)
-}
-
-fn histogram(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
-    add(registry, Histogram::with_opts(options)?)
-}
-
-fn histograms(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
-    add(registry, HistogramVec::new(options, spec.labels)?)
 }
 
 #[cfg(test)]

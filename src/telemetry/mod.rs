@@ -1,6 +1,6 @@
 //! Signals: what the program tells its operators about itself.
 //!
-//! `metrics` counts (every metric stands in `table`; `models` bounds the model label), `log` makes lines and
+//! `metrics` counts (every metric stands in `table`, is registered by `register`; `models` bounds the model label), `log` makes lines and
 //! `sink` writes them, `access` is the shape of the line each request leaves, `readiness` is what the probes
 //! answer from.
 //! Neighbours: everyone may emit; this module knows only the words of row 0 and takes plain values, so no
@@ -13,6 +13,7 @@ pub mod log;
 pub mod metrics;
 mod models;
 pub mod readiness;
+mod register;
 pub mod settings;
 mod sink;
 mod table;

@@ -53,9 +53,7 @@ async fn reads_then_breaks(mut connection: Connection) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_refuses_connections_is_replaced() {
     let demo = Demo::start().await;
-    let (dead, base) = (nobody(), demo.url() + "/base/../");
-    let base = base.trim_end_matches("/base/../").to_owned();
-    let gateway = gateway(&[("dead", &dead, "fallback: live"), ("live", &base, "")], "").await;
+    let gateway = gateway(&[("dead", &nobody(), "fallback: live"), ("live", &demo.url(), "")], "").await;
     let direct = Call::chat("hello").send(demo.address()).await;
     let answer = Call::chat("hello").session("one").send(gateway.proxy()).await;
     assert_eq!((answer.status(), answer.text()), (200, direct.text()));
@@ -238,7 +236,7 @@ async fn nothing_is_repeated_after_the_first_byte_of_an_answer() {
     let keys = "retries: { on: [connect_failure, server_error, rate_limited, first_byte_timeout, broken] }";
     let answer = through([&urls[0], &urls[1], &urls[1]], keys, Call::chat_stream("hello")).await;
     assert_eq!((answer.status(), b.heads().len()), (200, 0));
-    assert!(!answer.text().contains("[DONE]") && !answer.text().contains("ok"), "{}", answer.text());
+    assert!(!answer.text().contains("[DONE]") && !answer.text().contains("\"ok\""), "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
