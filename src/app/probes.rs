@@ -70,7 +70,7 @@ async fn for_ever(backend: Arc<Backend>, connector: Arc<Connector>, pause: Durat
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-async fn probe(backend: &Backend, connector: &Connector, limit: Duration) -> Result<(), String> {
+pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Duration) -> Result<(), String> {
     let settings = backend.settings();
     let address =
         backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;

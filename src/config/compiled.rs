@@ -91,6 +91,9 @@ pub(super) fn compile(
     if let (Some(listen), Some(backends)) = (listen, &backends) {
         guard(written.startup_guard, listen, backends, faults);
     }
+    if let Some(backends) = &backends {
+        warn_of_realms(&rules, backends, faults);
+    }
     check_data_dir(&written.data_dir, faults);
     Some(Config {
         listen: listen?,
@@ -140,6 +143,30 @@ fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Setti
             faults.add(path, message, hint);
         }
         Guard::Warn => faults.warn(path, message, "keep others away by the network"),
+    }
+}
+
+/// Who stands in for another one, but is not asked with the credentials that were meant for that one.
+fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Settings], faults: &mut Faults) {
+    let says =
+        |rule: &BackendRule, text: &String| rule.models.iter().any(|own| own.eq_ignore_ascii_case(text));
+    for (at, first) in rules.iter().enumerate() {
+        for (place, other) in rules.iter().enumerate() {
+            let is_fallback = first.fallback == other.name;
+            let is_equal =
+                at < place && first.kind == other.kind && first.models.iter().any(|text| says(other, text));
+            if (is_fallback || is_equal) && !backends[place].auth().may_take(backends[at].auth()) {
+                let path = match is_fallback {
+                    true => format!("backends.{}.fallback", first.name),
+                    false => format!("backends.{}.models", other.name),
+                };
+                let message = format!(
+                    "'{}' gets no request with a client's credential that was meant for '{}'",
+                    other.name, first.name
+                );
+                faults.warn(path, message, "give both the same auth.realm, or auth.mode: inject or none");
+            }
+        }
     }
 }
 

@@ -322,6 +322,24 @@ session:
 }
 
 #[test]
+fn stand_ins_that_are_not_asked_with_a_credential_are_warned_of() {
+    let warnings = |keys: &str, other: &str| {
+        let text = format!(
+            "data_dir: /tmp\nlisten: ':1'\nstartup_guard: warn\nbackends:\n  a: {{ url: 'http://a', type: openai, default: true, {keys} }}\n  \
+             b: {{ url: 'http://b', type: openai, {other} }}\n"
+        );
+        let paths = config(&text).warnings().iter().map(|warning| warning.path.clone()).collect::<Vec<_>>();
+        paths.into_iter().filter(|path| !path.contains("auth")).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("fallback: b", ""), ["backends.a.fallback"]);
+    assert_eq!(warnings("models: ['x-*']", "models: [y, 'X-*']"), ["backends.b.models"]);
+    let none = [""; 0];
+    assert_eq!(warnings("fallback: b, auth: { realm: r }", "auth: { realm: r }"), none);
+    assert_eq!(warnings("fallback: b", "auth: { mode: inject, api_key: k }"), none);
+    assert_eq!(warnings("models: [x]", "models: [y]"), none);
+}
+
+#[test]
 fn a_file_is_read_from_the_flag_or_the_variable() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "listen: ':1'\n").unwrap();

@@ -33,14 +33,14 @@ impl Route {
             return;
         }
         self.others.push(self.chosen.clone());
-        if let Some(at) = self.pick(arrival, session, now) {
+        if let Some(at) = self.pick(arrival, session, now, true) {
             self.go(at, arrival);
         }
         session.set_home(self.backend.mark());
     }
 
-    /// The position of the best one in `others`.
-    fn pick(&self, arrival: &Arrival, session: &Live, now: Moment) -> Option<usize> {
+    /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
+    fn pick(&self, arrival: &Arrival, session: &Live, now: Moment, anyway: bool) -> Option<usize> {
         let backends = &arrival.ticket.snapshot.backends;
         let mut candidates: Vec<Candidate> =
             self.others.iter().map(|other| backends[other.backend].candidate(other.tier, now)).collect();
@@ -53,6 +53,9 @@ impl Route {
         let mark = balance::mark(session.key().id.as_str());
         loop {
             let at = balance::choose(&candidates, session.home(), mark)?;
+            if candidates[at].state == State::Out && !anyway {
+                return None;
+            }
             if backends[self.others[at].backend].takes(now) {
                 return Some(at);
             }
@@ -79,8 +82,10 @@ impl Route {
     fn go_on(&mut self, why: Failure, arrival: &Arrival, session: &Live, now: Moment) -> bool {
         let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
         let failed = self.backend.settings().name().clone();
-        if let Some(at) = may_go_on.then(|| self.pick(arrival, session, now)).flatten() {
-            if matches!(why, Failure::ServerError | Failure::RateLimited) {
+        // Whoever has an answer, if a bad one, troubles nobody who is out himself.
+        let has_answered = matches!(why, Failure::ServerError | Failure::RateLimited);
+        if let Some(at) = may_go_on.then(|| self.pick(arrival, session, now, !has_answered)).flatten() {
+            if has_answered {
                 self.answered = Some(self.chosen.clone());
             }
             self.go(at, arrival);

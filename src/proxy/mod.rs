@@ -9,7 +9,8 @@
 //! `refuse` turns a fault into an answer in the caller's dialect.
 //! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
 //! them, they do not know each other.
-//! Invariants: a byte of a body is never changed; whatever happens, a leg is settled once.
+//! Invariants: a byte of a body is never changed, but for the model's name where the file asks for another;
+//! whatever happens, a leg is settled once.
 
 pub(crate) mod admit;
 pub(crate) mod arrive;

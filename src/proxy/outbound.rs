@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderName, HeaderValue};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
@@ -49,6 +49,12 @@ fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
     }
     for field in &credentials::FIELDS {
         head.remove_header(field);
+    }
+    if let Some(left) = head.headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(credentials::without_subprotocols) {
+        head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
+        if !left.is_empty() {
+            head.insert_header(SEC_WEBSOCKET_PROTOCOL, left)?;
+        }
     }
     if let Cow::Owned(target) = credentials::without_parameters(head.raw_path()) {
         head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;

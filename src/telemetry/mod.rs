@@ -1,7 +1,7 @@
 //! Signals: what the program tells its operators about itself.
 //!
-//! `metrics` counts (every metric stands in `table`, is registered by `register`; `models` bounds the model label), `log` makes lines and
-//! `sink` writes them, `access` is the shape of the line each request leaves, `readiness` is what the probes
+//! `metrics` counts (every metric stands in `table` and goes through `register`; `models` bounds the model
+//! label), `log` makes lines and `sink` writes them, `access` is the shape of the line each request leaves, `readiness` is what the probes
 //! answer from.
 //! Neighbours: everyone may emit; this module knows only the words of row 0 and takes plain values, so no
 //! type of a higher row ever stands in it.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,10 @@ pub const FIELDS: [HeaderName; 8] = [
 
 /// Query parameters that hold one: Gemini takes `?key=`.
 const PARAMETERS: [&str; 4] = ["key", "access_token", "api_key", "api-key"];
+
+/// Beginnings of WebSocket subprotocols that hold one: a browser has no other place for the key of OpenAI's
+/// Realtime API.
+const SUBPROTOCOLS: [&str; 3] = ["openai-insecure-api-key.", "openai-organization.", "openai-project."];
 
 /// `backends.NAME.auth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -198,11 +202,22 @@ fn value(header: &HeaderName, key: &Secret) -> Option<HeaderValue> {
 /// Whether a request carries a credential of its caller's.
 pub fn is_present(headers: &HeaderMap, query: Option<&str>) -> bool {
     FIELDS.iter().any(|field| headers.contains_key(field))
+        || headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().any(|value| without_subprotocols(value).is_some())
         || query.is_some_and(|query| query.split('&').any(|pair| is_parameter(pair.as_bytes())))
 }
 
 fn is_parameter(pair: &[u8]) -> bool {
     form_urlencoded::parse(pair).next().is_some_and(|(name, _)| PARAMETERS.contains(&&*name))
+}
+
+/// The value of `Sec-WebSocket-Protocol` without the entries that hold a credential; `None` when there are none.
+pub fn without_subprotocols(value: &HeaderValue) -> Option<HeaderValue> {
+    let entries = || value.to_str().unwrap_or_default().split(',').map(str::trim);
+    let holds = |entry: &&str| SUBPROTOCOLS.iter().any(|start| entry.starts_with(start));
+    entries().any(|entry| holds(&entry)).then(|| {
+        let kept: Vec<&str> = entries().filter(|entry| !holds(entry)).collect();
+        HeaderValue::from_str(&kept.join(", ")).unwrap_or(HeaderValue::from_static(""))
+    })
 }
 
 /// A request target without the query parameters that hold a credential; all else byte for byte.
@@ -296,6 +311,21 @@ mod tests {
         assert!(!realm("a").may_take(&realm("b")));
         assert!(!realm("a").may_take(&Auth::None), "a key for the gateway is for no backend");
         assert!(Auth::None.may_take(&realm("a")));
+    }
+
+    #[test]
+    fn a_key_among_subprotocols_is_found_and_taken_out() {
+        let left = |value: &'static str| {
+            let value = without_subprotocols(&HeaderValue::from_static(value));
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        let key = "realtime,openai-insecure-api-key.sk-1 , openai-beta.realtime-v1";
+        assert_eq!(left(key).as_deref(), Some("realtime, openai-beta.realtime-v1"));
+        assert_eq!(left("openai-insecure-api-key.sk-1").as_deref(), Some(""));
+        assert_eq!(left("realtime"), None);
+        let mut headers = HeaderMap::new();
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(key));
+        assert!(is_present(&headers, None));
     }
 
     #[test]

@@ -97,6 +97,17 @@ async fn retry_after_is_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asked_to_be_left_alone_is_not_troubled_for_a_better_answer() {
+    let busy = || RawBackend::answering(error(529, "Retry-After: 100\r\n"));
+    let [first, second] = [busy().await, busy().await];
+    let gateway = gateway(&[("a", &first.url(), "fallback: b"), ("b", &second.url(), "")], "").await;
+    for _ in 0..3 {
+        assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 529);
+    }
+    assert_eq!((first.requests().len(), second.requests().len()), (3, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_one_client_s_key_is_no_matter_of_others() {
     let limited = RawBackend::answering(error(429, "Retry-After: 100\r\n")).await;
     let second = RawBackend::answering(OK).await;
