@@ -35,6 +35,8 @@ mod framing;
 mod headers;
 /// Backends that are left alone, tried again, probed; who shares the work.
 mod health;
+/// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
+mod history;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// Whose session a request belongs to.
