@@ -8,7 +8,7 @@
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
 //! - [`call`]: a request's body: model, stream, identity hints.
 //! - [`rename`]: a request's body with another model in it.
-//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
+//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
 //!   `openai`, `responses`, `anthropic`, `mistral` and `ollama`.
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
@@ -18,6 +18,7 @@
 
 pub mod call;
 pub mod dialect;
+pub mod event_tail;
 pub mod framing;
 pub mod json_scan;
 pub mod ndjson;
