@@ -35,7 +35,7 @@ pub(super) struct Shared {
     pub(super) readiness: Arc<Readiness>,
     /// What is kept of ended sessions; `None` when nothing is to be kept or the file cannot be used.
     pub(super) history: Option<Arc<Archive>>,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 impl Shared {
@@ -49,7 +49,7 @@ impl Shared {
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
-        let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics)?));
+        let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics, &[])?));
         let clock = Clock::system();
         let history = history(config, &metrics);
         let listener = ledger::listener(Arc::clone(&log), Arc::clone(&metrics), history.clone());
@@ -81,14 +81,23 @@ impl Shared {
     }
 }
 
-/// The settings a request lives by, out of a compiled configuration.
+/// The settings a request lives by, out of a compiled configuration. A backend of `before` that is configured
+/// as it was stays, with its health, its load and its connections.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
-pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, Faults> {
+pub(super) fn snapshot(
+    config: &Config,
+    metrics: &Metrics,
+    before: &[Arc<Backend>],
+) -> Result<Snapshot, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
     for settings in &config.backends {
+        if let Some(same) = before.iter().find(|backend| backend.settings() == settings) {
+            backends.push(Arc::clone(same));
+            continue;
+        }
         let name = settings.name().clone();
         match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
             Ok(backend) => backends.push(backend),

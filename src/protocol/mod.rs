@@ -9,6 +9,7 @@
 //! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer); [`json_rpc`]: its
 //!   envelope in MCP and A2A.
 //! - [`mcp`]: what header fields of MCP must agree with.
+//! - [`rename`]: a request's body with another model in it.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`coding`]: compressed answers, decoded on the side.
 //! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
@@ -32,6 +33,7 @@ pub mod mcp;
 pub mod ndjson;
 pub mod offer;
 pub mod refusal;
+pub mod rename;
 pub mod sse;
 pub mod tap;
 pub mod tools;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::arrive::Arrival;
 use super::dispatch::Route;
 use super::gateway::House;
@@ -32,6 +34,8 @@ pub(crate) struct Exchange {
     pub(crate) open: Option<Inside>,
     /// Left by `dispatch`.
     pub(crate) route: Option<Route>,
+    /// Left by `outbound`: the body that is sent in the place of the one that came.
+    pub(crate) renamed: Option<Bytes>,
     /// Left by `inbound` and `stream`, or by `refuse`.
     pub(crate) answer: Answer,
     /// Why the request is being stopped, on its way through Pingora to `refuse`.
@@ -51,6 +55,7 @@ impl Exchange {
             leg: None,
             open: None,
             route: None,
+            renamed: None,
             answer: Answer::default(),
             refusal: None,
             failure: None,

@@ -9,15 +9,16 @@ use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
 use super::arrive::{self, Arrival};
 use super::dispatch::Route;
+use super::door::CUT;
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
-use super::{admit, dispatch, identify, local, mcp, models, outbound, read, stream};
+use super::{admit, dispatch, failover, identify, local, mcp, models, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
@@ -109,7 +110,10 @@ impl Gateway {
                 admit::admit(&house.sessions, arrival, caller, found).await?
             }
         };
-        leg.routed(&backend, model);
+        if let Some(route) = &mut exchange.route {
+            route.balance(arrival, leg.session(), house.clock.now());
+            leg.routed(route.backend.settings().name(), model);
+        }
         if is_llm {
             leg.offers(&exchange.call.offer);
         }
@@ -153,15 +157,18 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-        let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
-            return Error::e_explain(ErrorType::InternalError, "a request without a route");
-        };
-        match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
-            Ok(peer) => {
-                arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
-                Ok(peer)
+        loop {
+            let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
+                return Error::e_explain(ErrorType::InternalError, "a request without a route");
+            };
+            match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
+                Ok(peer) => {
+                    arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
+                    return Ok(peer);
+                }
+                Err(Stop::Refused(_)) if failover::after_no_connection(exchange) => {}
+                Err(stop) => return Err(Self::stop(exchange, stop)),
             }
-            Err(stop) => Err(Self::stop(exchange, stop)),
         }
     }
 
@@ -172,43 +179,58 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(route) = &mut exchange.route {
-            // Nothing was sent yet, so the next address may be tried whatever the method.
-            error.set_retry(route.next_address(peer));
-        }
+        // Nothing was sent yet, so the next address, or another backend, may be tried whatever the method.
+        let other_address = exchange.route.as_mut().is_some_and(|route| route.next_address(peer));
+        error.set_retry(other_address || failover::after_no_connection(exchange));
         error
     }
 
-    /// As Pingora does it: only what may be repeated is sent again, or what no one has looked at.
+    /// Pingora's own policy, and other backends where it would give up.
     fn error_while_proxy(
         &self,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         session: &mut Session,
-        mut error: Box<Error>,
+        error: Box<Error>,
         exchange: &mut Exchange,
         reused: bool,
     ) -> Box<Error> {
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        if *error.etype() == failover::NEXT {
+            error.set_retry(true);
+            return error;
+        }
         let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
         if can_be_sent_again && is_unprocessed(&error) {
+            // No one has looked at it (HTTP/2), so the same backend may have it again.
             error.set_retry(exchange.route.as_mut().is_some_and(Route::try_again));
         } else if can_be_sent_again && session.req_header().method.is_idempotent() {
             error.retry.decide_reuse(reused);
         } else {
             error.set_retry(false);
         }
+        if !error.retry() && failover::after_error(exchange, &error, session, reused) {
+            error.set_retry(true);
+        }
         error
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
         let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        outbound::outbound(head, arrival, route)
+        if arrival.ticket.cut.reason().is_some() {
+            return Error::e_explain(CUT, "the leg was cut");
+        }
+        outbound::outbound(head, arrival, route)?;
+        if route.served_as.is_some() {
+            exchange.renamed = outbound::rename(head, route, session.as_ref().get_retry_buffer())?;
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -218,7 +240,14 @@ impl ProxyHttp for Gateway {
         _end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        stream::upload(exchange, chunk)
+        stream::upload(exchange, chunk)?;
+        // A held body comes in one piece.
+        if chunk.is_some()
+            && let Some(renamed) = exchange.renamed.take()
+        {
+            *chunk = Some(renamed);
+        }
+        Ok(())
     }
 
     async fn upstream_response_filter(
@@ -228,6 +257,9 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         inbound::check(head, session.as_ref().is_upgrade_req())?;
+        if is_final(head) && failover::after_answer(exchange, head, session) {
+            return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
+        }
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && is_final(head)
         {
@@ -291,6 +323,17 @@ impl ProxyHttp for Gateway {
         self.report(exchange, error, &refusal);
         exchange.failure = Some(refusal);
         FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// Told by `failover`.
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _exchange: &Exchange,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
     }
 
     /// Failures are told once, by the access line; what only Pingora's words explain, by `report`.

@@ -37,6 +37,8 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
+            failover_from: exchange.route.as_ref().and_then(|route| route.failed_over_from.clone()),
+            attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
             model: exchange.call.model.clone(),
             operation: operation.clone(),
             status: exchange.answer.status,
@@ -163,6 +165,12 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, oper
         request_id: arrival.request_id.as_str(),
         principal: exchange.caller.as_ref().map(|caller| caller.principal.as_str()),
         backend: exchange.route.as_ref().map(|route| route.backend.settings().name().as_str()),
+        attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
+        failover_from: exchange
+            .route
+            .as_ref()
+            .and_then(|route| route.failed_over_from.as_ref())
+            .map(|name| name.as_str()),
         model: model(exchange),
         operation,
         bytes_in: arrival.ticket.received(),

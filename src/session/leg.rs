@@ -65,6 +65,10 @@ pub struct LegStart {
 pub struct LegReport {
     /// The backend that served it; `None` is the one of [`Leg::routed`], if any.
     pub backend: Option<BackendName>,
+    /// The backend that failed before, when another one took its place.
+    pub failover_from: Option<BackendName>,
+    /// How many backends were asked.
+    pub attempts: u32,
     /// The model, as the request or the answer names it; `None` is the one of [`Leg::routed`], if any.
     pub model: Option<String>,
     /// What a JSON-RPC request asked for: `tools/call get_weather`.
@@ -175,6 +179,11 @@ impl Leg {
     /// Notes what the request of the leg offers the model.
     pub fn offers(&self, offer: &Offer) {
         self.session.offers(self.id, offer);
+    }
+
+    /// Notes that another backend took the place of the one it went to.
+    pub fn rerouted(&self, backend: &BackendName) {
+        self.session.rerouted(self.id, backend);
     }
 
     /// Closes the leg with its report; a second report changes nothing.

@@ -35,6 +35,8 @@ pub struct Live {
     errors: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
+    home: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -104,6 +106,7 @@ impl Live {
             errors: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            home: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 state: State::Active,
                 legs: Vec::new(),
@@ -198,6 +201,16 @@ impl Live {
         self.bytes_out.load(Ordering::Relaxed)
     }
 
+    /// The mark of the backend that served it last.
+    pub fn home(&self) -> Option<u64> {
+        Some(self.home.load(Ordering::Relaxed)).filter(|mark| *mark != 0)
+    }
+
+    /// Notes the mark of the backend that serves it.
+    pub fn set_home(&self, mark: u64) {
+        self.home.store(mark, Ordering::Relaxed);
+    }
+
     /// Legs admitted so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -283,6 +296,14 @@ impl Live {
             leg.line.tools_offered = offer.count();
             leg.line.input_tokens_estimate = offer.token_estimate();
             leg.offered = offer.names().into();
+        }
+    }
+
+    /// Notes that an open leg goes elsewhere.
+    pub(super) fn rerouted(&self, id: LegId, backend: &BackendName) {
+        let Inner { legs, tally, .. } = &mut *self.inner();
+        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
+            tally.rerouted(&mut leg.line, backend);
         }
     }
 
@@ -376,6 +397,8 @@ impl RequestLine {
             agent,
             started_at,
             backend: None,
+            failover_from: None,
+            attempts: 0,
             model: None,
             operation: None,
             status: None,

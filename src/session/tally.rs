@@ -39,6 +39,10 @@ pub struct RequestLine {
     pub started_at: Timestamp,
     /// The backend that served it.
     pub backend: Option<BackendName>,
+    /// The backend that failed before, when another one took its place.
+    pub failover_from: Option<BackendName>,
+    /// How many backends were asked.
+    pub attempts: u32,
     /// The model.
     pub model: Option<Arc<str>>,
     /// What a JSON-RPC request asked for.
@@ -106,6 +110,7 @@ pub(super) struct Tally {
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
     failures: Vec<(Failure, u64)>,
+    failovers: u64,
     ttfb: Latencies,
     usage: Usage,
     tools: ToolCounts,
@@ -141,6 +146,17 @@ impl Tally {
         self.backends.retain(|used| used.requests > 0);
     }
 
+    /// Moves an open leg to the backend that takes the place of another.
+    pub(super) fn rerouted(&mut self, line: &mut RequestLine, backend: &BackendName) {
+        if let Some(left) = line.backend.take()
+            && let Some(used) = self.backends.iter_mut().find(|used| used.name == left)
+        {
+            used.requests -= 1;
+            self.backends.retain(|used| used.requests > 0);
+        }
+        self.routed(line, Some(backend), None);
+    }
+
     /// Adds a leg that is done. `line` is the part that was known when it started.
     pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
         self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
@@ -157,6 +173,9 @@ impl Tally {
             self.failure(failure);
         }
         line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
+        self.failovers += u64::from(report.failover_from.is_some());
+        line.failover_from = report.failover_from;
+        line.attempts = report.attempts;
         line.status = report.status;
         line.error = report.error.map(ErrorKind::code);
         line.outcome = report.outcome;
@@ -236,6 +255,11 @@ impl Tally {
                 Failure::Code(kind) => (kind.code().to_owned(), *count),
             })
             .collect()
+    }
+
+    /// Requests that another backend took over.
+    pub(super) fn failovers(&self) -> u64 {
+        self.failovers
     }
 
     /// All tokens.
