@@ -27,6 +27,8 @@ pub enum ErrorKind {
     NoRoute,
     /// `routing.blocked_models` names the model.
     PolicyBlocked,
+    /// A web page may not open a WebSocket here.
+    OriginRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and its block stands.
@@ -63,6 +65,7 @@ impl ErrorKind {
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
             Self::PolicyBlocked => "policy_blocked",
+            Self::OriginRefused => "origin_refused",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::SessionTimedOut => "session_timed_out",

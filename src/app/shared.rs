@@ -103,6 +103,7 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
         forwarding: config.server.forwarding().clone(),
+        allow_origins: Arc::clone(config.server.allow_origins()),
     })
 }
 

@@ -9,7 +9,8 @@
 //! - [`call`]: a request's body: model, stream, identity hints.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
 //! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
-//!   `openai`, `responses`, `anthropic`, `mistral` and `ollama`.
+//!   `openai`, `responses`, `realtime`, `anthropic`, `mistral` and `ollama`.
+//! - [`websocket`], [`socket`]: the frames of a WebSocket, and what the messages in them say.
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
 //!
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
@@ -21,9 +22,11 @@ pub mod framing;
 pub mod json_scan;
 pub mod ndjson;
 pub mod refusal;
+pub mod socket;
 pub mod sse;
 pub mod tap;
 pub mod usage;
+pub mod websocket;
 
 mod anthropic;
 mod json_paths;
@@ -31,6 +34,7 @@ mod json_text;
 mod mistral;
 mod ollama;
 mod openai;
+mod realtime;
 mod responses;
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ struct Inner {
 enum Pieces {
     Sse(SseReader),
     Ndjson(LineReader),
+    Messages,
     Whole,
 }
 
@@ -54,6 +55,7 @@ impl ResponseTap {
         let framing = match framing {
             Framing::Sse => Pieces::Sse(SseReader::default()),
             Framing::Ndjson => Pieces::Ndjson(LineReader::default()),
+            Framing::Messages => Pieces::Messages,
             Framing::Json => Pieces::Whole,
             Framing::Opaque => return Self(None),
         };
@@ -67,14 +69,28 @@ impl ResponseTap {
         match framing {
             Pieces::Sse(reader) => reader.feed(bytes, |piece| match piece {
                 sse::Piece::Data(part) => reading.data(part),
-                sse::Piece::End { .. } => reading.end_piece(),
+                sse::Piece::End { .. } => {
+                    reading.end_piece();
+                }
             }),
             Pieces::Ndjson(reader) => reader.feed(bytes, |piece| reading.line(piece)),
+            Pieces::Messages => reading.scan(bytes),
             Pieces::Whole => {
                 reading.scan(bytes);
                 reading.complete = reading.scanner.is_done();
             }
         }
+    }
+
+    /// A message of a socket has ended. When it was the last event of an answer, gives the answer's counts,
+    /// if it had any, and begins the next one.
+    pub fn end_message(&mut self) -> Option<Usage> {
+        let reading = &mut self.0.as_mut()?.reading;
+        if !reading.end_piece() {
+            return None;
+        }
+        let usage = std::mem::take(&mut reading.found.usage);
+        std::mem::take(&mut reading.found.any_usage).then_some(usage)
     }
 
     /// The body has ended.
@@ -102,7 +118,7 @@ impl ResponseTap {
         match self.0.as_ref().map(|inner| &inner.framing) {
             Some(Pieces::Sse(reader)) => reader.at_boundary(),
             Some(Pieces::Ndjson(reader)) => reader.at_boundary(),
-            Some(Pieces::Whole) | None => false,
+            Some(Pieces::Messages | Pieces::Whole) | None => false,
         }
     }
 
@@ -135,7 +151,9 @@ impl Reading {
     fn line(&mut self, piece: ndjson::Piece<'_>) {
         match piece {
             ndjson::Piece::Data(part) => self.scan(part),
-            ndjson::Piece::End => self.end_piece(),
+            ndjson::Piece::End => {
+                self.end_piece();
+            }
         }
     }
 
@@ -144,13 +162,14 @@ impl Reading {
         scanner.feed(bytes, &mut |path, value| found.take(rules, path, value));
     }
 
-    /// An event or line is complete: the next one is another JSON text.
-    fn end_piece(&mut self) {
+    /// An event or line is complete: the next one is another JSON text. True when it said that it is the last.
+    fn end_piece(&mut self) -> bool {
         let said_last = std::mem::take(&mut self.found.is_last) && self.scanner.is_done();
         let marker = self.rules.done_marker && self.head[..self.head_len] == *DONE;
         self.complete |= said_last || marker;
         self.head_len = 0;
         self.scanner.reset();
+        said_last
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::dialect::Dialect;
 use super::json_scan::PathSet;
-use super::{anthropic, mistral, ollama, openai, responses};
+use super::{anthropic, mistral, ollama, openai, realtime, responses};
 
 /// Tokens of one answer, the provider's own numbers. What `input_tokens` includes differs: OpenAI
 /// counts cached tokens in, Anthropic does not.
@@ -74,6 +74,7 @@ impl Rules {
         match dialect {
             Dialect::OpenAiChat | Dialect::OpenAiOther => Some(&openai::RULES),
             Dialect::OpenAiResponses => Some(&responses::RULES),
+            Dialect::OpenAiRealtime => Some(&realtime::RULES),
             Dialect::Anthropic => Some(&anthropic::RULES),
             Dialect::Mistral => Some(&mistral::RULES),
             Dialect::Ollama => Some(&ollama::RULES),

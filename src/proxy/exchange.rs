@@ -11,6 +11,7 @@ use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::socket::SocketTap;
 use crate::session::Leg;
 use crate::telemetry::metrics::Inside;
 
@@ -34,6 +35,8 @@ pub(crate) struct Exchange {
     pub(crate) route: Option<Route>,
     /// Left by `inbound` and `stream`, or by `refuse`.
     pub(crate) answer: Answer,
+    /// Left by `upgrade`, when a WebSocket is asked for; gone when the backend does not switch to one.
+    pub(crate) socket: Option<Box<SocketTap>>,
     /// Why the request is being stopped, on its way through Pingora to `refuse`.
     pub(crate) refusal: Option<Refusal>,
     /// How it failed, for the books.
@@ -52,6 +55,7 @@ impl Exchange {
             open: None,
             route: None,
             answer: Answer::default(),
+            socket: None,
             refusal: None,
             failure: None,
         }

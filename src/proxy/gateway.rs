@@ -15,7 +15,7 @@ use super::arrive::{self, Arrival};
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
-use super::{admit, dispatch, identify, local, outbound, read, stream};
+use super::{admit, dispatch, identify, local, outbound, read, stream, upgrade};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
@@ -66,6 +66,7 @@ impl Gateway {
             return Ok(false);
         }
         let headers = &session.req_header().headers;
+        upgrade::check_origin(arrival, headers)?;
         let caller = &*exchange.caller.insert(identify::caller(arrival, headers, &house.principals));
         let found = identify::by_head(arrival, headers)?;
         if let Some(found) = found {
@@ -74,7 +75,10 @@ impl Gateway {
             exchange.open = Some(house.open_legs.enter());
         }
         let reading = Instant::now();
-        exchange.call = read::read(session, arrival).await?;
+        exchange.call = match upgrade::call(arrival) {
+            Some(call) => call,
+            None => read::read(session, arrival).await?,
+        };
         let waited = reading.elapsed();
         let head = session.req_header();
         let model = exchange.call.model.as_deref();
@@ -84,6 +88,7 @@ impl Gateway {
             // Models answer in words; all else may be a download.
             arrival.ticket.expect_large();
         }
+        exchange.socket = upgrade::socket(arrival, &route);
         exchange.route = Some(route);
         let leg = match exchange.leg.take() {
             Some(leg) => leg,
@@ -194,6 +199,9 @@ impl ProxyHttp for Gateway {
             && is_final(head)
         {
             exchange.answer = Answer::begin(arrival, route, head);
+            if head.status != 101 {
+                exchange.socket = None;
+            }
         }
         Ok(())
     }

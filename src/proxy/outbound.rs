@@ -1,7 +1,7 @@
 //! Step 6: the head as the backend gets it. What the client said is kept; what was meant for us, and
 //! what belongs to one connection only, is taken out (Pingora has removed the hop-by-hop fields).
 
-use http::header::{ACCEPT_ENCODING, HOST};
+use http::header::{ACCEPT_ENCODING, HOST, SEC_WEBSOCKET_EXTENSIONS};
 use http::{HeaderName, HeaderValue};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
@@ -23,6 +23,8 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
     if route.dialect.is_llm() {
         // The usage in the answer is read on its way; a compressed one could not be.
         head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+        // Nor could compressed messages (RFC 7692): the backend is not offered them.
+        head.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
     }
     let base = route.backend.settings().base_path();
     if route.strip > 0 || !base.is_empty() {

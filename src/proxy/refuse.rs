@@ -13,6 +13,7 @@ use tracing::debug;
 use super::arrive::REQUEST_ID;
 use super::door::{CUT, SILENT, Ticket};
 use super::exchange::Exchange;
+use super::upgrade;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
@@ -61,9 +62,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            StatusCode::FORBIDDEN
-        }
+        ErrorKind::SessionKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked
+        | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -73,9 +75,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
 
 fn notice_kind(kind: ErrorKind) -> NoticeKind {
     match kind {
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            NoticeKind::Permission
-        }
+        ErrorKind::SessionKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked
+        | ErrorKind::OriginRefused => NoticeKind::Permission,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -87,7 +90,27 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked)
+    notice_kind(kind) == NoticeKind::Permission
+}
+
+/// How a socket is told its end.
+#[derive(Clone, Copy)]
+pub(crate) struct SocketEnd {
+    /// The code of the Close frame (RFC 6455, 7.4.1). SDKs connect again after 1001, not after 1008.
+    pub(crate) code: u16,
+    /// The status in the error event of the responses API. Codex stops on 400 and repeats after all others.
+    pub(crate) status: u16,
+}
+
+/// The end of a socket for this reason; `None` where the connection is just cut, as the backend's was.
+fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
+    match kind {
+        kind if is_final(kind) => Some(SocketEnd { code: 1008, status: 400 }),
+        ErrorKind::ShuttingDown | ErrorKind::BackendTimeout => {
+            Some(SocketEnd { code: 1001, status: status(kind).as_u16() })
+        }
+        _ => None,
+    }
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg.
@@ -219,8 +242,11 @@ fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHe
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    let ending =
-        exchange.arrival.as_ref().and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal));
+    let written = session.as_ref().body_bytes_sent() as u64;
+    let ending = exchange
+        .arrival
+        .as_ref()
+        .and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal, written));
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
@@ -239,19 +265,22 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
 
 /// The native last event; none when the client is gone, the length of the answer is fixed, or the
 /// body is not a stream of events.
-fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option<Bytes> {
+fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal, written: u64) -> Option<Bytes> {
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
     }
     ticket.close_after();
-    let framing =
-        exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
     let leg = exchange.leg.as_ref()?;
     let notice = notice(
         refusal,
         Some(leg.session().key().id.as_str()),
         exchange.arrival.as_ref()?.request_id.as_str(),
     );
+    if exchange.socket.is_some() {
+        return upgrade::last_words(exchange, socket_end(refusal.kind)?, &notice, written);
+    }
+    let framing =
+        exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
     let at_boundary = exchange.answer.tap.as_ref().is_none_or(|tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
 }

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
-use super::refuse;
+use super::{refuse, upgrade};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::framing::Framing;
@@ -13,7 +13,7 @@ use crate::routing::Method;
 use crate::session::LegReport;
 use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
-use crate::telemetry::metrics::{Route, TokenKind};
+use crate::telemetry::metrics::{BackendMetrics, Route, TokenKind};
 
 /// Closes the books: metrics, the session's tally, the line in the log.
 pub(crate) fn settle(exchange: &mut Exchange) {
@@ -32,6 +32,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
     count(exchange, duration, failure, usage);
     let stream = is_stream(exchange);
+    let socket = upgrade::report(exchange);
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
@@ -44,6 +45,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
             bytes_out: exchange.answer.sent,
             stream,
+            socket,
             outcome: failure.map_or("ok", ErrorKind::code),
         });
     }
@@ -61,7 +63,10 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     if told == Some(ErrorKind::ClientGone) && complete {
         return None;
     }
-    if told.is_some() || exchange.answer.whole || exchange.answer.status == Some(101) {
+    if told.is_none() && upgrade::broke_off(exchange) {
+        return Some(ErrorKind::BackendUnavailable);
+    }
+    if told.is_some() || exchange.answer.whole {
         return told;
     }
     let arrival = exchange.arrival.as_ref()?;
@@ -90,20 +95,25 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
         metrics.error(kind.code());
     }
     if let (Some(usage), Some(model)) = (usage, model(exchange)) {
-        metrics.tokens(
-            model,
-            &[
-                (TokenKind::Input, usage.input_tokens),
-                (TokenKind::Output, usage.output_tokens),
-                (TokenKind::CacheRead, usage.cache_read_tokens),
-                (TokenKind::CacheWrite, usage.cache_write_tokens),
-                (TokenKind::Reasoning, usage.reasoning_tokens),
-            ],
-        );
+        count_tokens(metrics, model, usage);
     }
     if let Some(since) = arrival.ticket.cut.since().filter(|_| failure == Some(ErrorKind::SessionKilled)) {
         house.metrics.kill_latency(since);
     }
+}
+
+/// Counts the provider's own tokens of one answer.
+pub(crate) fn count_tokens(metrics: &BackendMetrics, model: &str, usage: Usage) {
+    metrics.tokens(
+        model,
+        &[
+            (TokenKind::Input, usage.input_tokens),
+            (TokenKind::Output, usage.output_tokens),
+            (TokenKind::CacheRead, usage.cache_read_tokens),
+            (TokenKind::CacheWrite, usage.cache_write_tokens),
+            (TokenKind::Reasoning, usage.reasoning_tokens),
+        ],
+    );
 }
 
 fn route_label(exchange: &Exchange) -> Route {

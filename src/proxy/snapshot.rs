@@ -30,4 +30,6 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Limits,
     /// Who is believed when he says who the client is.
     pub(crate) forwarding: Forwarding,
+    /// Web pages that may open WebSockets.
+    pub(crate) allow_origins: Arc<Vec<String>>,
 }

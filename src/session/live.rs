@@ -14,6 +14,7 @@ use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{self, RequestLine, Tally};
 use crate::clock::{Clock, Moment};
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
+use crate::protocol::usage::Usage;
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -261,6 +262,11 @@ impl Live {
         }
     }
 
+    /// Counts the tokens of an answer inside a leg.
+    pub(super) fn add_usage(&self, model: Option<&str>, usage: Usage) {
+        self.inner().tally.add_usage(model, usage);
+    }
+
     /// Closes a leg; true when the session had ended and waited for this leg only.
     pub(super) fn close(&self, id: LegId, report: Option<LegReport>, now: Moment) -> bool {
         let mut inner = self.inner();
@@ -345,6 +351,7 @@ impl RequestLine {
             ttfb_ms: None,
             bytes_in: 0,
             bytes_out: 0,
+            socket: None,
         }
     }
 }

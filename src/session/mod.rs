@@ -39,7 +39,7 @@ pub use book::{BlockMode, KillOrder};
 pub use cut::{Cut, CutReason};
 pub use event::Event;
 pub use kill::{KillError, KillRequest, Killed, ResumeError, Resumed};
-pub use leg::{Arrival, Denied, Leg, LegKind, LegReport, LegStart, Limit};
+pub use leg::{Arrival, Denied, Leg, LegKind, LegReport, LegStart, Limit, SocketReport};
 pub use live::Live;
 pub use manager::Manager;
 pub use model::{EndReason, Identity, Kind, State};

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::latency::{Latencies, Quantiles};
-use super::leg::{LegKind, LegReport};
+use super::leg::{LegKind, LegReport, SocketReport};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{BackendName, RequestId};
@@ -55,6 +55,9 @@ pub struct RequestLine {
     pub bytes_in: u64,
     /// Bytes sent to the client.
     pub bytes_out: u64,
+    /// What passed, when it was an upgraded connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<Box<SocketReport>>,
 }
 
 /// The requests a backend served.
@@ -129,10 +132,7 @@ impl Tally {
     pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
         self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
-            self.usage += usage;
-            if let Some(model) = &line.model {
-                self.model(model).usage += usage;
-            }
+            self.add_usage(line.model.as_deref(), usage);
         }
         if let Some(ttfb) = report.ttfb {
             self.ttfb.add(millis(ttfb));
@@ -148,10 +148,22 @@ impl Tally {
         line.ttfb_ms = report.ttfb.map(millis);
         line.bytes_in = report.bytes_in;
         line.bytes_out = report.bytes_out;
+        line.socket = report.socket;
         if self.lines.len() == LAST_REQUESTS {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
+    }
+
+    /// Counts the tokens of one answer.
+    pub(super) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
+        self.usage += usage;
+        if let Some(model) = model {
+            let used = self.model(model);
+            used.usage += usage;
+            // A socket may turn to another model than the one it began with.
+            used.requests = used.requests.max(1);
+        }
     }
 
     fn backend(&mut self, name: &BackendName) {

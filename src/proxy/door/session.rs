@@ -235,7 +235,9 @@ impl Session for DoorSession {
         let mut end = false;
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.next() {
-            if self.ticket.cut.reason().is_some() {
+            // What a socket's reader has passed on is written to its end, so that the place of the last frame is
+            // known; a client that does not take it is given up as in any write.
+            if self.ticket.cut.reason().is_some() && !self.was_upgraded() {
                 return cut();
             }
             let mut weight = body_length(&first);
