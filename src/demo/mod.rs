@@ -2,7 +2,8 @@
 //!
 //! It speaks OpenAI (chat completions, completions, responses, embeddings, models), Anthropic
 //! (messages, token counting, models), Mistral (OpenAI's path, told apart by the model's name) and
-//! Ollama (chat, generate, embed, tags, show, ps, version), streamed and whole, with tools. A path
+//! Ollama (chat, generate, embed, tags, show, ps, version), streamed and whole, with tools; Realtime and
+//! responses also over WebSockets. A path
 //! is matched by its tail, so a base path (`/some/base/v1/chat/completions`) is served as well.
 //! `/echo` gives the request's body back, `HEAD /` and `GET /` answer 200.
 //!
@@ -31,6 +32,7 @@ mod openai;
 mod provider;
 mod responses;
 mod script;
+mod socket;
 mod turn;
 
 pub use ledger::{Ledger, Seen};

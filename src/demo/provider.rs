@@ -23,7 +23,7 @@ use super::body::{halved, streamed};
 use super::ledger::{Ledger, Open};
 use super::script::Twist;
 use super::turn::{Dialect, Reply};
-use super::{anthropic, mistral, ollama, openai, responses};
+use super::{anthropic, mistral, ollama, openai, responses, socket};
 
 /// How many requests the log holds.
 const KEPT_REQUESTS: usize = 1024;
@@ -135,6 +135,10 @@ async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Resp
     ledger.arrive();
     let mut open = Open::new(ledger);
     let (head, body) = request.into_parts();
+    if let Some(language) = socket::language(&head) {
+        ledger.enter(head.clone(), &Bytes::new());
+        return socket::accept(head, language, provider.pace, open).await;
+    }
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return json_answer(400, &openai::fault(400, "the request's body broke off"));
     };

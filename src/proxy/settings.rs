@@ -194,7 +194,13 @@ impl Written {
             faults.add("server.threads", format!("{threads} threads are more than {MAX_THREADS}"), hint);
             return None;
         }
-        Some(Settings { threads, timeouts: timeouts?, limits: limits?, forwarding: forwarding?, allow_origins: Arc::new(origins?) })
+        Some(Settings {
+            threads,
+            timeouts: timeouts?,
+            limits: limits?,
+            forwarding: forwarding?,
+            allow_origins: Arc::new(origins?),
+        })
     }
 }
 

@@ -36,7 +36,8 @@ pub(crate) fn check_origin(arrival: &Arrival, headers: &HeaderMap) -> Result<(),
     for origin in headers.get_all(ORIGIN) {
         let origin = origin.as_bytes();
         if !is_same_host(origin, host) && !allowed.iter().any(|allowed| allowed.as_bytes() == origin) {
-            let message = "web pages of this origin may not open a WebSocket here (server.cors.allow_origins)";
+            let message =
+                "web pages of this origin may not open a WebSocket here (server.cors.allow_origins)";
             return Err(Refusal::new(ErrorKind::OriginRefused, message));
         }
     }
@@ -130,13 +131,19 @@ pub(crate) fn answered(exchange: &mut Exchange, chunk: &Bytes) {
 /// The frames with which the client is told why its socket ends: its dialect's error event, where it has one,
 /// and a Close frame. `None` where they would stand inside another frame; `written` is how many bytes of
 /// the backend's reached the client.
-pub(crate) fn last_words(exchange: &Exchange, end: SocketEnd, notice: &Notice<'_>, written: u64) -> Option<Bytes> {
+pub(crate) fn last_words(
+    exchange: &Exchange,
+    end: SocketEnd,
+    notice: &Notice<'_>,
+    written: u64,
+) -> Option<Bytes> {
     let place = exchange.socket.as_ref()?.place();
     if place == Place::Inside || written != exchange.answer.sent {
         return None;
     }
     let event = refusal::socket_event(exchange.dialect(), end.status, notice);
-    let mut words = event.filter(|_| place == Place::Between).map(|event| text_frame(&event)).unwrap_or_default();
+    let mut words =
+        event.filter(|_| place == Place::Between).map(|event| text_frame(&event)).unwrap_or_default();
     words.extend_from_slice(&close_frame(end.code, notice.message));
     Some(Bytes::from(words))
 }

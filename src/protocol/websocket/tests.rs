@@ -67,7 +67,13 @@ fn message() -> impl Strategy<Value = (Vec<Frame>, bool, bool, Vec<u8>)> {
                     frames.push(Frame { first: 0x89, payload: b"are you there".to_vec(), mask });
                 }
                 let payload: Vec<u8> = (0..length).map(|n| (n * 7 + at) as u8).collect();
-                let opcode = if at > 0 { 0 } else if is_text { 1 } else { 2 };
+                let opcode = if at > 0 {
+                    0
+                } else if is_text {
+                    1
+                } else {
+                    2
+                };
                 let sealed = if sealed && at == 0 { 0x40 } else { 0 };
                 let fin = if at == last { 0x80 } else { 0 };
                 whole.extend_from_slice(&payload);
@@ -158,11 +164,11 @@ fn a_close_frame_without_a_code_is_1005() {
 fn what_is_no_websocket_is_lost_for_ever() {
     let cases: [&[u8]; 6] = [
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        &[0x80, 0],                                   // a continuation of nothing
-        &[0x01, 0, 0x81, 0],                          // a message in a message
-        &[0x08, 0],                                   // a control frame in fragments
-        &[0x89, 126, 0, 126],                         // a control frame that is too long
-        &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 1],      // a length with its first bit set
+        &[0x80, 0],                              // a continuation of nothing
+        &[0x01, 0, 0x81, 0],                     // a message in a message
+        &[0x08, 0],                              // a control frame in fragments
+        &[0x89, 126, 0, 126],                    // a control frame that is too long
+        &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 1], // a length with its first bit set
     ];
     for bytes in cases {
         let mut reader = FrameReader::default();
