@@ -70,6 +70,9 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
         return told;
     }
     let arrival = exchange.arrival.as_ref()?;
+    if arrival.ticket.was_given_up() {
+        return Some(ErrorKind::BackendTimeout);
+    }
     Some(match arrival.ticket.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
         Some(CutReason::TimedOut) => ErrorKind::SessionTimedOut,

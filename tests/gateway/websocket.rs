@@ -517,43 +517,85 @@ fn weight() -> Frame {
     Frame::binary(vec![0x5A; 1 << 16])
 }
 
+/// So many peers that do not read may cost so much memory each.
+const SLOW: u64 = 10;
+const SLOW_MEMORY: u64 = 2 << 20;
+
+/// Memory before anybody is slow; what is allocated once is there.
+async fn warm(gateway: &Gateway) -> u64 {
+    let mut client = open(gateway.proxy(), &handshake("/warm").session("warm")).await;
+    client.send(&weight().masked()).await.expect("send");
+    gateway.session_until("warm", |session| session["bytes_in"].as_u64() > Some(1 << 16)).await;
+    gateway.resident_bytes()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_holds_the_sender_back_in_both_directions() {
+async fn clients_that_do_not_read_hold_the_backend_back() {
     let backend = switching(async |connection: Connection| {
-        connection.send_for_ever(&weight().plain(), Duration::ZERO).await
+        connection.send_for_ever(&weight().plain(), Duration::ZERO).await;
     })
     .await;
     let gateway = Gateway::start(&backend).await;
-    let mut client = RawClient::connect_narrow(gateway.proxy()).await;
-    let before = gateway.resident_bytes();
-    client.send(&handshake("/socket").bytes("a")).await.expect("send");
+    let before = warm(&gateway).await;
+    let mut clients = Vec::new();
+    for _ in 0..SLOW {
+        let mut client = RawClient::connect_narrow(gateway.proxy()).await;
+        client.send(&handshake("/socket").bytes("a")).await.expect("send");
+        clients.push(client);
+    }
     let sent = backend.held_back(Duration::from_millis(500)).await;
     let grown = gateway.resident_bytes().saturating_sub(before);
-    eprintln!("held back after {sent} bytes, grown by {grown}");
-    assert!(grown < 2 << 20, "{grown}");
-    // Nothing of it is lost when the client reads on.
+    eprintln!("clients that do not read: held back after {sent} bytes, grown by {grown}");
+    assert!(grown < SLOW * SLOW_MEMORY, "{grown}");
+    // Nothing of it is lost when a client reads on.
+    let mut client = clients.swap_remove(0);
     client.head().await.expect("an answer");
     for number in 0..100 {
         assert_eq!(client.frame().await, Some(weight()), "frame {number}");
     }
-    drop(client);
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_that_do_not_read_hold_the_client_back() {
     let backend = switching(Connection::freeze).await;
     let gateway = Gateway::start(&backend).await;
-    let mut client = open(gateway.proxy(), &handshake("/socket")).await;
-    let before = gateway.resident_bytes();
+    let before = warm(&gateway).await;
     let frame = weight().masked();
-    let mut sent = 0_usize;
-    while tokio::time::timeout(Duration::from_millis(500), client.send(&frame))
-        .await
-        .is_ok_and(|sent| sent.is_ok())
-    {
-        sent += frame.len();
-        assert!(sent < 1 << 30, "the client was never held back");
+    let mut clients = Vec::new();
+    let mut sent = 0;
+    for _ in 0..SLOW {
+        let mut client = open(gateway.proxy(), &handshake("/socket")).await;
+        let limit = Duration::from_millis(300);
+        while tokio::time::timeout(limit, client.send(&frame)).await.is_ok_and(|sent| sent.is_ok()) {
+            sent += frame.len();
+            assert!(sent < 1 << 30, "the clients were never held back");
+        }
+        clients.push(client);
     }
     let grown = gateway.resident_bytes().saturating_sub(before);
-    eprintln!("held back after {sent} bytes, grown by {grown}");
-    assert!(grown < 2 << 20, "{grown}");
+    eprintln!("backends that do not read: held back after {sent} bytes, grown by {grown}");
+    assert!(grown < SLOW * SLOW_MEMORY, "{grown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_on_which_nothing_moves_any_more_ends_though_bytes_wait() {
+    let backend = switching(async |mut connection: Connection| {
+        // Writes all it has before it reads: with a client that does the same, nothing can move.
+        for _ in 0..1024 {
+            if connection.send(weight().plain()).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let yaml = format!("backend: {:?}\nserver: {{ timeouts: {{ stream_idle: 500ms }} }}\n", backend.url());
+    let gateway = Gateway::with(yaml).await;
+    let mut client = RawClient::connect_narrow(gateway.proxy()).await;
+    client.send(&handshake("/socket").session("s").bytes("a")).await.expect("send");
+    let frame = weight().masked();
+    within("the end of it", async { while client.send(&frame).await.is_ok() {} }).await;
+    let session = gateway.session_until("s", |session| session["open_legs"] == 0).await;
+    assert_eq!(session["requests"][0]["outcome"], "backend_timeout", "{session}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

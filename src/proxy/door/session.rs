@@ -171,6 +171,7 @@ impl DoorSession {
             if response.status == 101 {
                 // A socket may rest for longer than a body; its silence is measured by the ticket.
                 self.inner_mut().set_read_timeout(None);
+                self.ticket.upgraded();
             }
         }
     }
