@@ -36,12 +36,21 @@ pub(crate) struct House {
     pub(crate) unrouted: BackendMetrics,
     /// Counts the legs that are open.
     pub(crate) open_legs: Gauge,
+    /// Counts the sockets that are open.
+    pub(crate) open_sockets: Gauge,
     /// The log.
     pub(crate) log: Arc<Log>,
     /// The time.
     pub(crate) clock: Clock,
     /// Whether this instance should be sent work.
     pub(crate) readiness: Arc<Readiness>,
+}
+
+impl House {
+    /// What counts this request while it is open.
+    fn open(&self, arrival: &Arrival) -> &Gauge {
+        if arrival.socket { &self.open_sockets } else { &self.open_legs }
+    }
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -72,7 +81,7 @@ impl Gateway {
         if let Some(found) = found {
             exchange.named = Some(found.id.clone());
             exchange.leg = Some(admit::admit(&house.sessions, arrival, caller, found).await?);
-            exchange.open = Some(house.open_legs.enter());
+            exchange.open = Some(house.open(arrival).enter());
         }
         let reading = Instant::now();
         exchange.call = match upgrade::call(arrival) {
@@ -102,7 +111,7 @@ impl Gateway {
         leg.routed(&backend, model);
         leg.session().add_bytes_in(arrival.ticket.received());
         exchange.leg = Some(leg);
-        exchange.open.get_or_insert_with(|| house.open_legs.enter());
+        exchange.open.get_or_insert_with(|| house.open(arrival).enter());
         house.metrics.overhead(arrival.ticket.arrived.elapsed().saturating_sub(waited));
         Ok(true)
     }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Error;
 
+use crate::support::program::Program;
 use crate::support::socket::{Frame, Socket, handshake, open, switch};
 use crate::support::timing::{Times, after};
 use crate::support::wire::{Ending, Unframed};
@@ -73,6 +74,7 @@ async fn realtime_is_counted_while_it_goes_on() {
         (&open["legs"][0]["kind"], &open["legs"][0]["model"]),
         (&json!("socket"), &json!("gpt-realtime-demo"))
     );
+    assert!((gateway.metric("elida_open_legs{kind=\"socket\"}").await - 1.0).abs() < f64::EPSILON);
     socket.close(1000, "bye").await;
     let ended = gateway.session_until("voice", |session| session["open_legs"] == 0).await;
     let line = &ended["requests"][0];
@@ -742,4 +744,45 @@ async fn a_killed_handshake_is_refused_as_http() {
     }
     within("the backend's end", async { backend.until("it", |backend| backend.closed().len() == 1).await })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_openai_sdk_is_served_over_sockets() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    for mode in ["realtime", "responses"] {
+        let outcome = Program::python("openai_sockets.py", &gateway.url(), &[mode, mode]).outcome().await;
+        assert_eq!(outcome.code, Some(0), "{mode}: {outcome:?}");
+        let answers = json!([
+            {"text": "one two three", "output_tokens": 3},
+            {"text": "four five", "output_tokens": 2},
+        ]);
+        assert_eq!(outcome.last()["report"], answers, "{mode}");
+        let session = gateway.session_until(mode, |session| session["open_legs"] == 0).await;
+        assert_eq!(session["usage"]["output_tokens"], 5, "{session}");
+        assert_eq!(session["requests"][0]["socket"]["close_code"], 1000, "{session}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_openai_sdk_stops_when_its_socket_is_killed() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    for mode in ["realtime", "responses"] {
+        let kill = format!("kill_{mode}");
+        let mut program = Program::python("openai_sockets.py", &gateway.url(), &[&kill, mode]);
+        program.printed("event", 5).await;
+        assert_eq!(gateway.kill(mode).await.status, 200);
+        let reached = demo.ledger().arrived();
+        let report = program.outcome().await.last()["report"].clone();
+        assert_eq!(report["error"]["error"]["code"], "session_killed", "{report}");
+        assert_eq!(report["stopped_by"]["code"], 1008, "{report}");
+        assert!(
+            report["stopped_by"]["reason"].as_str().is_some_and(|why| why.contains("runaway")),
+            "{report}"
+        );
+        assert_eq!(report["next"]["status"], 403, "{report}");
+        assert!(report["next"]["body"].as_str().is_some_and(|body| body.contains("runaway")), "{report}");
+        assert_eq!(demo.ledger().arrived(), reached, "nothing reaches the backend after the kill");
+    }
 }
