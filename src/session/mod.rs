@@ -33,7 +33,7 @@ pub mod stats;
 pub mod store;
 mod tally;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use book::{BlockMode, KillOrder};
 pub use cut::{Cut, CutReason};

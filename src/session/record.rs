@@ -11,7 +11,7 @@ use super::book::KillOrder;
 use super::latency::Quantiles;
 use super::live::{End, Inner, Live};
 use super::model::{EndReason, Kind, State};
-use super::tally::{BackendUse, ModelUse};
+use super::tally::{BackendUse, ModelUse, RequestLine};
 use crate::clock::{Clock, millis};
 use crate::ids::{BackendName, PrincipalId, SessionId, Uid};
 use crate::protocol::usage::Usage;
@@ -78,6 +78,9 @@ pub struct Record {
     pub flags: Vec<String>,
     /// The order that killed it.
     pub kill: Option<Arc<KillOrder>>,
+    /// Its last requests, newest first; beside the record, not in it.
+    #[serde(skip)]
+    pub requests: Vec<RequestLine>,
 }
 
 /// Token counts: in total and by model.
@@ -143,6 +146,7 @@ impl Live {
             ttfb_ms: inner.tally.ttfb(),
             flags: Vec::new(),
             kill: end.order.clone(),
+            requests: inner.tally.lines(),
         }
     }
 }
