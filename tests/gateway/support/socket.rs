@@ -1,7 +1,6 @@
 //! WebSockets: a handshake and frames by hand over a raw connection, and a client by tungstenite.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -130,13 +129,8 @@ pub async fn open(gateway: SocketAddr, call: &Call) -> RawClient {
 /// A client by tungstenite, which holds the server to the standard.
 pub struct Socket(WebSocketStream<TcpStream>);
 
-/// How a socket of tungstenite's ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// The code and reason of the Close frame; none when the connection was just cut (1006).
-    pub close: Option<(u16, String)>,
-    pub at: Instant,
-}
+/// The code and reason of the Close frame with which a socket ended; none when it was just cut (1006).
+pub type Ended = Option<(u16, String)>;
 
 impl Socket {
     /// Shakes hands in the session `id`.
@@ -193,7 +187,7 @@ impl Socket {
                     close = Some((u16::from(frame.code), frame.reason.to_string()));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return (events, Ended { close, at: Instant::now() }),
+                Some(Err(_)) | None => return (events, close),
             }
         }
     }
