@@ -7,7 +7,7 @@ use rusqlite::{Transaction, params};
 use serde_json::{Value, json};
 
 use super::chain::Tip;
-use crate::ids::{SessionId, Uid};
+use crate::ids::{AgentId, SessionId, Uid};
 use crate::session::{Event, KillOrder, Record};
 
 /// Something to be written.
@@ -47,7 +47,8 @@ impl Entry {
                 record_rows(rows, record, tip)
             }
             Self::Killed(order) => {
-                event(rows, order.at, "session_killed", &order.session_id, order.uid, &json!(order))?;
+                let kind = if order.agent.is_some() { "agent_killed" } else { "session_killed" };
+                event(rows, order.at, kind, &order.session_id, order.uid, &json!(order))?;
                 let kill = "INSERT INTO kills (uid, session_id, at_ms, body) VALUES (?1, ?2, ?3, ?4)";
                 rows.prepare_cached(kill)?.execute(params![
                     order.uid.to_string(),
@@ -58,13 +59,17 @@ impl Entry {
                 Ok(())
             }
             Self::Resumed { at, order, by } => {
-                event(rows, *at, "session_resumed", &order.session_id, order.uid, &json!({"by": by}))?;
-                let lift = "UPDATE kills SET lifted_ms = ?1, lifted_by = ?2 WHERE uid = ?3 AND at_ms = ?4";
+                let kind = if order.agent.is_some() { "agent_resumed" } else { "session_resumed" };
+                let body = json!({"by": by, "agent": order.agent});
+                event(rows, *at, kind, &order.session_id, order.uid, &body)?;
+                let lift = "UPDATE kills SET lifted_ms = ?1, lifted_by = ?2 \
+                     WHERE uid = ?3 AND at_ms = ?4 AND body ->> '$.agent' IS ?5";
                 rows.prepare_cached(lift)?.execute(params![
                     at.as_millisecond(),
                     by,
                     order.uid.to_string(),
-                    order.at.as_millisecond()
+                    order.at.as_millisecond(),
+                    order.agent.as_ref().map(AgentId::as_str)
                 ])?;
                 Ok(())
             }

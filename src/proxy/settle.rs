@@ -75,6 +75,7 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     }
     Some(match arrival.ticket.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
+        Some(CutReason::AgentKilled) => ErrorKind::AgentKilled,
         Some(CutReason::TimedOut) => ErrorKind::SessionTimedOut,
         Some(CutReason::Shutdown) => ErrorKind::ShuttingDown,
         None => return None,
@@ -100,7 +101,8 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
     if let (Some(usage), Some(model)) = (usage, model(exchange)) {
         count_tokens(metrics, model, usage);
     }
-    if let Some(since) = arrival.ticket.cut.since().filter(|_| failure == Some(ErrorKind::SessionKilled)) {
+    let is_killed = matches!(failure, Some(ErrorKind::SessionKilled | ErrorKind::AgentKilled));
+    if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
         house.metrics.kill_latency(since);
     }
 }

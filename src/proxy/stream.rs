@@ -56,9 +56,18 @@ pub(crate) fn download(exchange: &mut Exchange, chunk: &Option<Bytes>, end: bool
         if let Some(tap) = &mut exchange.answer.tap {
             tap.feed(chunk);
         }
-        if exchange.socket.is_some() {
-            upgrade::answered(exchange, chunk);
+        if let Some(tail) = &mut exchange.answer.tail {
+            tail.feed(chunk);
         }
+    }
+    if let Some(tail) = &exchange.answer.tail {
+        let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
+        arrival.ticket.comment_after(silence.filter(|_| tail.at_boundary() && !end));
+    }
+    if let Some(chunk) = chunk
+        && exchange.socket.is_some()
+    {
+        upgrade::answered(exchange, chunk);
     }
     exchange.answer.whole |= end;
     Ok(())

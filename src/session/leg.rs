@@ -123,7 +123,7 @@ impl Limit {
 /// Why a leg was not admitted.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Denied {
-    /// A kill order stands against the session.
+    /// A kill order stands against the session or the agent.
     #[error("{}", .order.notice())]
     Killed {
         /// The order.
@@ -170,6 +170,11 @@ impl Leg {
         self.id
     }
 
+    /// The order that cut it, against its agent or its session.
+    pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
+        self.session.order_against(self.id, self.manager.clock.now())
+    }
+
     /// Notes where the leg goes, for whoever looks at it while it is open.
     pub fn routed(&self, backend: &BackendName, model: Option<&str>) {
         self.session.routed(self.id, backend, model);
@@ -177,7 +182,7 @@ impl Leg {
 
     /// Counts the tokens of an answer inside the leg, which goes on: a socket carries many.
     pub fn add_usage(&self, model: Option<&str>, usage: Usage) {
-        self.session.add_usage(model, usage);
+        self.session.add_usage(self.id, model, usage);
     }
 
     /// Closes the leg with its report; a second report changes nothing.

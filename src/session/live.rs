@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::agents::{Agents, Place};
 use super::book::KillOrder;
 use super::cut::Cut;
 use super::leg::{Arrival, LegKind, LegReport, LegStart};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{self, RequestLine, Tally};
 use crate::clock::{Clock, Moment};
-use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
+use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
 use crate::protocol::usage::Usage;
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
@@ -42,6 +43,8 @@ pub(super) struct Inner {
     pub(super) state: State,
     pub(super) legs: Vec<OpenLeg>,
     pub(super) tally: Tally,
+    /// Only where more than the main agent is to be told apart.
+    pub(super) agents: Option<Box<Agents>>,
     pub(super) end: Option<Box<End>>,
     recorded: bool,
 }
@@ -52,7 +55,17 @@ pub(super) struct OpenLeg {
     pub(super) id: LegId,
     pub(super) started: Moment,
     pub(super) line: Box<RequestLine>,
-    cut: Arc<Cut>,
+    pub(super) cut: Arc<Cut>,
+    pub(super) agent: Place,
+}
+
+/// Why a leg was not opened.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// The session has ended; the leg is given back.
+    Ended(LegStart),
+    /// An order stands against its agent.
+    Refused(Arc<KillOrder>),
 }
 
 /// How the session ended.
@@ -92,6 +105,7 @@ impl Live {
                 state: State::Active,
                 legs: Vec::new(),
                 tally: Tally::default(),
+                agents: None,
                 end: None,
                 recorded: false,
             }),
@@ -146,11 +160,6 @@ impl Live {
     /// Its state now.
     pub fn state(&self) -> State {
         self.inner().state
-    }
-
-    /// The order that killed it, if one did.
-    pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
-        self.inner().end.as_ref().and_then(|end| end.order.clone())
     }
 
     /// Why it ended, if it has.
@@ -221,32 +230,34 @@ impl Live {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a leg, or gives it back when the session has ended.
+    /// Opens a leg, unless the session has ended or an order stands against the agent.
     pub(super) fn open(
         &self,
         id: LegId,
-        agent: Option<&str>,
+        who: &Identity,
         start: LegStart,
         now: Moment,
         clock: &Clock,
-    ) -> Result<(), LegStart> {
+    ) -> Result<(), NotOpened> {
         let started_at = clock.wall(now);
         let mut inner = self.inner();
         if inner.state != State::Active {
-            return Err(start);
+            return Err(NotOpened::Ended(start));
         }
+        let agent = inner.enter(self, who, now).map_err(NotOpened::Refused)?;
         self.touch(now);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        inner.tally.agent(agent);
         let leg = OpenLeg {
             id,
             started: now,
             cut: start.cut,
+            agent,
             line: Box::new(RequestLine::begun(
                 start.kind,
                 start.method,
                 start.path,
                 start.request_id,
+                who.agent_id.clone(),
                 started_at,
             )),
         };
@@ -263,8 +274,13 @@ impl Live {
     }
 
     /// Counts the tokens of an answer inside a leg.
-    pub(super) fn add_usage(&self, model: Option<&str>, usage: Usage) {
-        self.inner().tally.add_usage(model, usage);
+    pub(super) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
+        let inner = &mut *self.inner();
+        inner.tally.add_usage(model, usage);
+        let agent = inner.legs.iter().find(|leg| leg.id == id).map(|leg| leg.agent);
+        if let (Some(agent), Some(agents)) = (agent, &mut inner.agents) {
+            agents.sums(agent).usage += usage;
+        }
     }
 
     /// Closes a leg; true when the session had ended and waited for this leg only.
@@ -281,6 +297,7 @@ impl Live {
         if tally::failed(&report) {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
+        inner.leave(leg.agent, report.usage, now);
         inner.tally.add(leg.line, report);
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
@@ -331,6 +348,7 @@ impl RequestLine {
         method: Box<str>,
         mut path: String,
         request_id: RequestId,
+        agent: Option<AgentId>,
         started_at: Timestamp,
     ) -> Self {
         let end = path.find('?').unwrap_or(path.len());
@@ -340,6 +358,7 @@ impl RequestLine {
             kind,
             method,
             path: path.into(),
+            agent,
             started_at,
             backend: None,
             model: None,
