@@ -67,6 +67,7 @@ impl Shared {
             principals: principals(config),
             unrouted: self.metrics.unrouted(),
             open_legs: self.open_legs(),
+            open_sockets: self.open_sockets(),
             metrics: Arc::clone(&self.metrics),
             log: Arc::clone(&self.log),
             clock: self.clock.clone(),
@@ -75,9 +76,14 @@ impl Shared {
         })
     }
 
-    /// The number of open legs.
+    /// The number of open legs, sockets apart.
     pub(super) fn open_legs(&self) -> Gauge {
         self.metrics.open_legs("request")
+    }
+
+    /// The number of open sockets.
+    pub(super) fn open_sockets(&self) -> Gauge {
+        self.metrics.open_legs("socket")
     }
 }
 

@@ -13,6 +13,7 @@ use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::socket::SocketTap;
 use crate::session::Leg;
 use crate::telemetry::metrics::Inside;
 
@@ -38,6 +39,8 @@ pub(crate) struct Exchange {
     pub(crate) renamed: Option<Bytes>,
     /// Left by `inbound` and `stream`, or by `refuse`.
     pub(crate) answer: Answer,
+    /// Left by `upgrade`, when a WebSocket is asked for; gone when the backend does not switch to one.
+    pub(crate) socket: Option<Box<SocketTap>>,
     /// Why the request is being stopped, on its way through Pingora to `refuse`.
     pub(crate) refusal: Option<Refusal>,
     /// How it failed, for the books.
@@ -57,6 +60,7 @@ impl Exchange {
             route: None,
             renamed: None,
             answer: Answer::default(),
+            socket: None,
             refusal: None,
             failure: None,
         }

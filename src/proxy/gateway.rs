@@ -18,7 +18,7 @@ use super::door::CUT;
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
-use super::{admit, dispatch, failover, identify, local, mcp, models, outbound, read, stream};
+use super::{admit, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
@@ -41,6 +41,8 @@ pub(crate) struct House {
     pub(crate) unrouted: BackendMetrics,
     /// Counts the legs that are open.
     pub(crate) open_legs: Gauge,
+    /// Counts the sockets that are open.
+    pub(crate) open_sockets: Gauge,
     /// The log.
     pub(crate) log: Arc<Log>,
     /// The time.
@@ -49,6 +51,13 @@ pub(crate) struct House {
     pub(crate) readiness: Arc<Readiness>,
     /// Connects to backends for what the gateway asks of them itself.
     pub(crate) connector: Connector,
+}
+
+impl House {
+    /// What counts this request while it is open.
+    fn open(&self, arrival: &Arrival) -> &Gauge {
+        if arrival.socket { &self.open_sockets } else { &self.open_legs }
+    }
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -73,21 +82,35 @@ impl Gateway {
             return Ok(false);
         }
         let headers = &session.req_header().headers;
+        upgrade::check_origin(arrival, headers)?;
         let caller = &*exchange.caller.insert(identify::caller(arrival, headers, &house.principals));
         let found = identify::by_head(arrival, headers)?;
         if let Some(found) = found {
             exchange.named = Some(found.id.clone());
             exchange.leg = Some(admit::admit(&house.sessions, arrival, caller, found).await?);
-            exchange.open = Some(house.open_legs.enter());
+            exchange.open = Some(house.open(arrival).enter());
         }
         let reading = Instant::now();
-        exchange.call = read::read(session, arrival).await?;
-        let waited = reading.elapsed();
+        exchange.call = match upgrade::call(arrival) {
+            Some(call) => call,
+            None => read::read(session, arrival).await?,
+        };
+        let (arrived, waited) = (arrival.ticket.arrived, reading.elapsed());
         if models::is_asked(arrival, &session.req_header().headers) {
             models::answer(session, exchange).await?;
             return Ok(false);
         }
-        let head = session.req_header();
+        self.dispatch(session.req_header(), exchange).await?;
+        house.metrics.overhead(arrived.elapsed().saturating_sub(waited));
+        Ok(true)
+    }
+
+    /// Where the request goes, and in which session, now that its body is known.
+    async fn dispatch(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Stop> {
+        let house = &self.house;
+        let (Some(arrival), Some(caller)) = (&exchange.arrival, &exchange.caller) else {
+            return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
+        };
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
         let backend = route.backend.settings().name().clone();
@@ -97,6 +120,7 @@ impl Gateway {
             arrival.ticket.expect_large();
         }
         let dialect = route.dialect;
+        exchange.socket = upgrade::socket(arrival, &route);
         exchange.route = Some(route);
         if dialect == Dialect::Mcp {
             mcp::check(arrival, &head.headers, &exchange.call)?;
@@ -119,9 +143,8 @@ impl Gateway {
         }
         leg.session().add_bytes_in(arrival.ticket.received());
         exchange.leg = Some(leg);
-        exchange.open.get_or_insert_with(|| house.open_legs.enter());
-        house.metrics.overhead(arrival.ticket.arrived.elapsed().saturating_sub(waited));
-        Ok(true)
+        exchange.open.get_or_insert_with(|| house.open(arrival).enter());
+        Ok(())
     }
 
     /// The refusal in the exchange, for Pingora to carry to `fail_to_proxy`.
@@ -265,6 +288,9 @@ impl ProxyHttp for Gateway {
         {
             let is_mcp = route.dialect == Dialect::Mcp;
             exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
+            if head.status != 101 {
+                exchange.socket = None;
+            }
             if is_mcp && let Err(stop) = mcp::follow(session, head, exchange).await {
                 return Err(Self::stop(exchange, stop));
             }

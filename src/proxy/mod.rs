@@ -6,7 +6,8 @@
 //! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
 //! `dispatch` chooses the backend, `failover` between several and after a failure · `mcp` asks for what MCP asks for ·
 //! `models` answers with the models of all · `outbound` writes the head for it · `inbound` reads the answer's
-//! head · `stream` lets the answer through, counts and cuts · `settle` closes the books, always ·
+//! head · `stream` lets the answer through, counts and cuts · `upgrade` is what differs where that is a WebSocket ·
+//! `settle` closes the books, always ·
 //! `refuse` turns a fault into an answer in the caller's dialect.
 //! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
 //! them, they do not know each other.
@@ -35,3 +36,4 @@ pub(crate) mod settle;
 pub(crate) mod snapshot;
 pub(crate) mod stream;
 pub mod tls;
+pub(crate) mod upgrade;

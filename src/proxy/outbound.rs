@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderName, HeaderValue};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
@@ -29,6 +29,8 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
     if route.dialect.is_read() {
         // The answer is read on its way; a compressed one could not be.
         head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+        // Nor could compressed messages (RFC 7692): the backend is not offered them.
+        head.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
     }
     let settings = route.backend.settings();
     authorise(head, settings.auth())?;

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
-use super::{mcp, refuse};
+use super::{mcp, refuse, upgrade};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
@@ -13,7 +13,7 @@ use crate::routing::Method;
 use crate::session::LegReport;
 use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
-use crate::telemetry::metrics::{Route, TokenKind};
+use crate::telemetry::metrics::{BackendMetrics, Route, TokenKind};
 
 /// Closes the books: metrics, the session's tally, the line in the log.
 pub(crate) fn settle(exchange: &mut Exchange) {
@@ -33,7 +33,10 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     count(exchange, duration, failure, usage);
     let stream = exchange.answer.is_stream;
     let operation = operation(exchange);
-    let tap = exchange.answer.tap.as_ref();
+    let socket = upgrade::report(exchange);
+    let (tap, frames) = (exchange.answer.tap.as_ref(), exchange.socket.as_ref());
+    let tools = tap.and_then(|tap| tap.tools()).or_else(|| frames?.tools()).cloned().unwrap_or_default();
+    let stop = tap.and_then(|tap| tap.stop_reason()).or_else(|| frames?.stop_reason()).map(Box::from);
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
@@ -44,13 +47,14 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             status: exchange.answer.status,
             error: failure,
             usage,
-            stop_reason: tap.and_then(|tap| tap.stop_reason()).map(Box::from),
-            tools: tap.and_then(|tap| tap.tools()).cloned().unwrap_or_default(),
+            stop_reason: stop,
+            tools,
             ttfb: exchange.answer.first_byte,
             duration,
             bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
             bytes_out: exchange.answer.sent,
             stream,
+            socket,
             outcome: failure.map_or("ok", ErrorKind::code),
         });
     }
@@ -74,10 +78,16 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     if told == Some(ErrorKind::ClientGone) && (complete || listens(exchange)) {
         return None;
     }
-    if told.is_some() || exchange.answer.whole || exchange.answer.status == Some(101) {
+    if told.is_none() && upgrade::broke_off(exchange) {
+        return Some(ErrorKind::BackendUnavailable);
+    }
+    if told.is_some() || exchange.answer.whole {
         return told;
     }
     let arrival = exchange.arrival.as_ref()?;
+    if arrival.ticket.was_given_up() {
+        return Some(ErrorKind::BackendTimeout);
+    }
     Some(match arrival.ticket.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
         Some(CutReason::AgentKilled) => ErrorKind::AgentKilled,
@@ -112,16 +122,7 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
         metrics.error(kind.code());
     }
     if let (Some(usage), Some(model)) = (usage, model(exchange)) {
-        metrics.tokens(
-            model,
-            &[
-                (TokenKind::Input, usage.input_tokens),
-                (TokenKind::Output, usage.output_tokens),
-                (TokenKind::CacheRead, usage.cache_read_tokens),
-                (TokenKind::CacheWrite, usage.cache_write_tokens),
-                (TokenKind::Reasoning, usage.reasoning_tokens),
-            ],
-        );
+        count_tokens(metrics, model, usage);
     }
     if let Some(unread) = exchange.answer.tap.as_ref().and_then(|tap| tap.unread()) {
         metrics.unread(unread.name());
@@ -130,6 +131,20 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
     if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
         house.metrics.kill_latency(since);
     }
+}
+
+/// Counts the provider's own tokens of one answer.
+pub(crate) fn count_tokens(metrics: &BackendMetrics, model: &str, usage: Usage) {
+    metrics.tokens(
+        model,
+        &[
+            (TokenKind::Input, usage.input_tokens),
+            (TokenKind::Output, usage.output_tokens),
+            (TokenKind::CacheRead, usage.cache_read_tokens),
+            (TokenKind::CacheWrite, usage.cache_write_tokens),
+            (TokenKind::Reasoning, usage.reasoning_tokens),
+        ],
+    );
 }
 
 fn route_label(exchange: &Exchange) -> Route {

@@ -118,6 +118,11 @@ impl Table {
         !self.blocked.is_empty()
     }
 
+    /// Whether nobody may call this model.
+    pub fn blocks(&self, model: &str) -> bool {
+        self.blocked.matches(model)
+    }
+
     /// The header that names a backend; it is read and never forwarded.
     pub fn header(&self) -> &HeaderName {
         &self.header
@@ -131,7 +136,7 @@ impl Table {
         path: &str,
         model: Option<&str>,
     ) -> Result<Decision, RouteError> {
-        if let Some(model) = model.filter(|model| self.blocked.matches(model)) {
+        if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
         let prefix = if self.methods.contains(&Method::Path) { self.prefix(path) } else { None };

@@ -95,5 +95,7 @@ mod upgrade;
 mod usage;
 /// Dead peers are noticed.
 mod vanished;
+/// WebSockets: read, counted, killed, refused; nothing lost.
+mod websocket;
 
 mod support;
