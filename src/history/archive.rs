@@ -79,7 +79,8 @@ impl Archive {
 
     /// Notes what happened; never waits. What finds the queue full is counted as dropped.
     pub fn note(&self, event: &Event) {
-        if self.queue.try_send(Message::Entry(Entry::of(event))).is_err() {
+        let Some(entry) = Entry::of(event) else { return };
+        if self.queue.try_send(Message::Entry(entry)).is_err() {
             self.metrics.dropped(1);
         }
     }

@@ -5,18 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::agents::{Agents, Place};
 use super::book::KillOrder;
 use super::cut::Cut;
-use super::leg::{Arrival, LegKind, LegReport, LegStart};
+use super::leg::{Arrival, LegReport, LegStart};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{self, RequestLine, Tally};
 use crate::clock::{Clock, Moment};
-use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
+use crate::ids::{BackendName, LegId, PrincipalId, SessionKey, Uid};
 use crate::protocol::offer::Offer;
-use crate::protocol::tools::ToolCounts;
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -35,6 +32,8 @@ pub struct Live {
     errors: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// The number of this instance's share; 0 when the session is this instance's alone.
+    share: u32,
     /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
     home: AtomicU64,
     inner: Mutex<Inner>,
@@ -106,6 +105,7 @@ impl Live {
             errors: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            share: 0,
             home: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 state: State::Active,
@@ -377,45 +377,6 @@ impl Live {
     }
 }
 
-impl RequestLine {
-    /// The line of a request that has just come.
-    fn begun(
-        kind: LegKind,
-        method: Box<str>,
-        mut path: String,
-        request_id: RequestId,
-        agent: Option<AgentId>,
-        started_at: Timestamp,
-    ) -> Self {
-        let end = path.find('?').unwrap_or(path.len());
-        path.truncate(tally::clipped(&path[..end]).len());
-        Self {
-            request_id,
-            kind,
-            method,
-            path: path.into(),
-            agent,
-            started_at,
-            backend: None,
-            failover_from: None,
-            attempts: 0,
-            model: None,
-            operation: None,
-            status: None,
-            error: None,
-            outcome: "open",
-            tools_offered: 0,
-            input_tokens_estimate: 0,
-            stop_reason: None,
-            tools: ToolCounts::default(),
-            stream: false,
-            duration_ms: 0,
-            ttfb_ms: None,
-            bytes_in: 0,
-            bytes_out: 0,
-        }
-    }
-}
-
+mod shared;
 #[cfg(test)]
 mod tests;
