@@ -11,6 +11,7 @@ pub mod process;
 pub mod program;
 pub mod quiet;
 pub mod recording;
+pub mod redis;
 pub mod socket;
 pub mod timing;
 pub mod wire;
