@@ -15,7 +15,7 @@
 //! | `[[pace 20ms]]` | wait so long before each further word (whole answers: once for all words) |
 //! | `[[stall]]` | send the head and everything up to the first word, then be silent for ever |
 //! | `[[mute]]` | read the request and never answer, not even a head |
-//! | `[[error 529]]` | answer with that status and the vendor's error body |
+//! | `[[error 529]]` | answer with that status and the vendor's error body; `[[error 529 2]]`: with `retry-after: 2` |
 //! | `[[cut]]` | break the connection after the second word (whole answers: in mid-body) |
 //! | `[[tool NAME {json}]]` | call that tool, if it was offered and has not answered since that text |
 //!
