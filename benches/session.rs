@@ -111,6 +111,7 @@ fn kill(criterion: &mut Criterion) {
                         block: None,
                         force: false,
                         scope: None,
+                        agent: None,
                     };
                     now(manager.kill(&session, request)).expect("killed");
                     // Settling them is measured as well: the record follows the last one.

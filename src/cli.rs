@@ -50,6 +50,7 @@ Examples:
   elida run -c conf/elida.yaml        the gateway
   elida top                           who runs now; k kills
   elida kill ID --reason runaway      cut a session and refuse what follows
+  elida session ID                    its agents; kill ID --agent A takes one of them
   elida completions bash              completions for the shell
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
@@ -71,11 +72,13 @@ enum Command {
     Top(talk::PlainArgs),
     /// List sessions
     Sessions(talk::SessionsArgs),
+    /// Show a session and the tree of its agents
+    Session(talk::SessionArgs),
     /// Show totals
     Stats(talk::PlainArgs),
-    /// Kill a session: cut what is open and refuse what follows
+    /// Kill a session, or an agent in it: cut what is open and refuse what follows
     Kill(talk::KillArgs),
-    /// Lift the block of a killed session
+    /// Lift the block of a killed session or agent
     Resume(talk::ResumeArgs),
     /// List kill orders in force
     Kills(talk::PlainArgs),
@@ -141,6 +144,7 @@ pub fn main() -> ExitCode {
         }
         Command::Top(arguments) => top::top(&arguments).map_err(failed),
         Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
+        Command::Session(arguments) => talk::session(&arguments).map_err(failed),
         Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),

@@ -31,6 +31,8 @@ pub enum ErrorKind {
     SessionRequired,
     /// The session was killed and its block stands.
     SessionKilled,
+    /// The agent was killed inside its session, or one above it, and the block stands.
+    AgentKilled,
     /// `session.max_duration` or `session.idle_timeout` has passed while the leg was open.
     SessionTimedOut,
     /// `session.max_active` or `max_active_per_principal` is reached.
@@ -65,6 +67,7 @@ impl ErrorKind {
             Self::PolicyBlocked => "policy_blocked",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
+            Self::AgentKilled => "agent_killed",
             Self::SessionTimedOut => "session_timed_out",
             Self::SessionCapacity => "session_capacity",
             Self::BackendUnavailable => "backend_unavailable",

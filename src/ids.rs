@@ -53,6 +53,10 @@ shared_name! {
     Scope
 }
 shared_name! {
+    /// One agent inside a session, as its client names it: a label, not authority.
+    AgentId
+}
+shared_name! {
     /// The name of a configured backend.
     BackendName
 }

@@ -22,8 +22,16 @@ pub(super) fn listener(log: Arc<Log>, metrics: Arc<Metrics>) -> Arc<dyn Fn(&Even
         }
         Event::Killed { order, legs_cut } => {
             metrics.session_killed("control");
-            info!(session_id = %order.session_id, by = %order.by, legs_cut, "session killed");
+            match &order.agent {
+                Some(agent) => {
+                    info!(session_id = %order.session_id, %agent, by = %order.by, legs_cut, "agent killed");
+                }
+                None => info!(session_id = %order.session_id, by = %order.by, legs_cut, "session killed"),
+            }
         }
-        Event::Resumed { order, by } => info!(session_id = %order.session_id, by, "session resumed"),
+        Event::Resumed { order, by } => match &order.agent {
+            Some(agent) => info!(session_id = %order.session_id, %agent, by, "agent resumed"),
+            None => info!(session_id = %order.session_id, by, "session resumed"),
+        },
     })
 }

@@ -53,20 +53,50 @@ fn session(session: &Value) -> Vec<String> {
     ]
 }
 
+/// A session and the tree of its agents (`GET /control/sessions/{id}`).
+pub(super) fn session_detail(answer: &Value) -> String {
+    let list = std::slice::from_ref(answer);
+    let mut text = table(&session_rows(list), &NUMBERS);
+    let heading = ["AGENT", "STATE", "REQUESTS", "OPEN", "INPUT", "OUTPUT", "LAST SEEN"];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    rows.extend(items(answer, "agents").iter().map(agent));
+    text.push('\n');
+    text.push_str(&table(&rows, &[2, 3, 4, 5]));
+    text
+}
+
+/// Levels of agents that are shown apart; deeper ones would leave no room for their names.
+const LEVELS: usize = 16;
+
+fn agent(agent: &Value) -> Vec<String> {
+    let depth = agent["depth"].as_u64().and_then(|depth| usize::try_from(depth).ok()).unwrap_or_default();
+    let usage = &agent["usage"];
+    vec![
+        "  ".repeat(depth.min(LEVELS)) + &word(&agent["id"]),
+        word(&agent["state"]),
+        word(&agent["requests"]),
+        word(&agent["open_legs"]),
+        word(&usage["input_tokens"]),
+        word(&usage["output_tokens"]),
+        time(&agent["last_seen"]),
+    ]
+}
+
 /// A table of kill orders (`GET /control/kills`).
 pub(super) fn kills(answer: &Value) -> String {
     let list = items(answer, "kills");
     if list.is_empty() {
         return "no kill orders in force\n".into();
     }
-    let mut rows = vec![["SESSION", "SCOPE", "REASON", "BY", "AT", "UNTIL"].map(String::from).to_vec()];
+    let mut rows =
+        vec![["SESSION", "AGENT", "SCOPE", "REASON", "BY", "AT", "UNTIL"].map(String::from).to_vec()];
     for kill in list {
         let until = match kill["mode"].as_str() {
             Some("permanent") => "for ever".into(),
             Some("until_resumed") => "resumed".into(),
             _ => time(&kill["until"]),
         };
-        let cells = ["session_id", "scope", "reason", "by"].iter().map(|key| word(&kill[*key]));
+        let cells = ["session_id", "agent", "scope", "reason", "by"].iter().map(|key| word(&kill[*key]));
         rows.push(cells.chain([time(&kill["at"]), until]).collect());
     }
     table(&rows, &[])
@@ -83,13 +113,28 @@ pub(super) fn stats(answer: &Value) -> String {
 pub(super) fn killed(answer: &Value) -> String {
     let legs = answer["legs_cut"].as_u64().unwrap_or_default();
     let plural = if legs == 1 { "" } else { "s" };
-    format!("{} {}: {legs} open request{plural} cut\n", word(&answer["session_id"]), word(&answer["state"]))
+    let session = word(&answer["session_id"]);
+    let what = match answer["agent"].as_str() {
+        Some(agent) => {
+            let below = match items(answer, "descendants").len() {
+                0 => String::new(),
+                below => format!(" and {below} below it"),
+            };
+            format!("agent {}{below} of {session} killed", plain(agent))
+        }
+        None => format!("{session} {}", word(&answer["state"])),
+    };
+    format!("{what}: {legs} open request{plural} cut\n")
 }
 
 /// What a resume did.
 pub(super) fn resumed(target: &str, answer: &Value) -> String {
     let id = answer["session_id"].as_str().unwrap_or(target);
-    format!("{} resumed: its next request is let in\n", plain(id))
+    let whom = match answer["order"]["agent"].as_str() {
+        Some(agent) => format!("agent {} of {}", plain(agent), plain(id)),
+        None => plain(id),
+    };
+    format!("{whom} resumed: its next request is let in\n")
 }
 
 fn items<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
@@ -162,16 +207,16 @@ mod tests {
     #[test]
     fn kill_orders_and_totals_are_told() {
         let answer = json!({"kills": [
-            {"session_id": "a", "scope": "", "reason": "runaway", "by": "cli", "at": "2026-11-20T08:00:00.11177356Z",
+            {"session_id": "a", "agent": "a1", "scope": "", "reason": "runaway", "by": "cli", "at": "2026-11-20T08:00:00.11177356Z",
              "mode": "duration", "until": "2026-11-21T08:00:00Z"},
             {"session_id": "b", "scope": "s", "reason": "", "by": "cli", "at": "2026-11-20T08:00:00Z",
              "mode": "permanent", "until": null}
         ]});
         assert_eq!(
             kills(&answer),
-            "SESSION  SCOPE  REASON   BY   AT                    UNTIL\n\
-             a        -      runaway  cli  2026-11-20T08:00:00Z  2026-11-21T08:00:00Z\n\
-             b        s      -        cli  2026-11-20T08:00:00Z  for ever\n"
+            "SESSION  AGENT  SCOPE  REASON   BY   AT                    UNTIL\n\
+             a        a1     -      runaway  cli  2026-11-20T08:00:00Z  2026-11-21T08:00:00Z\n\
+             b        -      s      -        cli  2026-11-20T08:00:00Z  for ever\n"
         );
         assert_eq!(kills(&json!({"kills": []})), "no kill orders in force\n");
         assert_eq!(
@@ -183,5 +228,28 @@ mod tests {
             "a killed: 1 open request cut\n"
         );
         assert_eq!(resumed("a", &json!({})), "a resumed: its next request is let in\n");
+        let order = json!({"session_id": "a", "state": "active", "agent": "a1", "descendants": ["a2"], "legs_cut": 2});
+        assert_eq!(killed(&order), "agent a1 and 1 below it of a killed: 2 open requests cut\n");
+        assert_eq!(
+            resumed("a", &json!({"session_id": "a", "order": {"agent": "a1"}})),
+            "agent a1 of a resumed: its next request is let in\n"
+        );
+    }
+
+    #[test]
+    fn agents_stand_below_those_that_started_them() {
+        let agent = |id: &str, depth: u64, state: &str| {
+            json!({"id": id, "depth": depth, "state": state, "requests": 2, "open_legs": 1,
+                   "usage": {"input_tokens": 7, "output_tokens": 5}, "last_seen": "2026-11-20T08:00:00.5Z"})
+        };
+        let answer = json!({"id": "s", "state": "active", "identity": {}, "backends": {}, "models": {},
+            "agents": [agent("main", 0, "active"), agent("a\u{1b}", 1, "killed"), agent("b", 2, "killed")]});
+        assert_eq!(
+            session_detail(&answer).split_once("\n\n").unwrap().1,
+            "AGENT  STATE   REQUESTS  OPEN  INPUT  OUTPUT  LAST SEEN\n\
+             main   active         2     1      7       5  2026-11-20T08:00:00Z\n\x20 \
+             a\u{fffd}   killed         2     1      7       5  2026-11-20T08:00:00Z\n\x20   \
+             b  killed         2     1      7       5  2026-11-20T08:00:00Z\n"
+        );
     }
 }

@@ -45,11 +45,23 @@ pub(super) struct SessionsArgs {
     plain: PlainArgs,
 }
 
+/// Arguments of `elida session`.
+#[derive(Args, Debug)]
+pub(super) struct SessionArgs {
+    /// Id or uid of the session
+    id: String,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
 /// Arguments of `elida kill`.
 #[derive(Args, Debug)]
 pub(super) struct KillArgs {
     /// Id or uid of the session
     id: String,
+    /// Only this agent of the session, and all that it started
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
     /// Why; the agent is told
     #[arg(long)]
     reason: Option<String>,
@@ -82,6 +94,9 @@ struct BlockArgs {
 pub(super) struct ResumeArgs {
     /// Id or uid of the session
     id: String,
+    /// Lift the block of this agent, not the session's
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
     #[command(flatten)]
     plain: PlainArgs,
 }
@@ -129,6 +144,12 @@ fn query(arguments: &SessionsArgs, limit: usize, cursor: Option<&str>) -> Vec<(&
     query
 }
 
+/// `elida session ID`
+pub(super) fn session(arguments: &SessionArgs) -> anyhow::Result<()> {
+    let answer = Client::new(&arguments.plain.control)?.get(&["control", "sessions", &arguments.id], &[])?;
+    show(&arguments.plain, &answer, report::session_detail)
+}
+
 /// `elida stats`
 pub(super) fn stats(arguments: &PlainArgs) -> anyhow::Result<()> {
     let answer = Client::new(&arguments.control)?.get(&["control", "stats"], &[])?;
@@ -156,6 +177,9 @@ fn kill_request(arguments: &KillArgs) -> Value {
     if let Some(reason) = &arguments.reason {
         request["reason"] = json!(reason);
     }
+    if let Some(agent) = &arguments.agent {
+        request["agent"] = json!(agent);
+    }
     if arguments.force {
         request["force"] = json!(true);
     }
@@ -173,7 +197,8 @@ fn kill_request(arguments: &KillArgs) -> Value {
 /// `elida resume ID`
 pub(super) fn resume(arguments: &ResumeArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
-    let answer = client.post(&["control", "sessions", &arguments.id, "resume"], &json!({}))?;
+    let request = arguments.agent.as_ref().map_or_else(|| json!({}), |agent| json!({"agent": agent}));
+    let answer = client.post(&["control", "sessions", &arguments.id, "resume"], &request)?;
     show(&arguments.plain, &answer, |answer| report::resumed(&arguments.id, answer))
 }
 
@@ -216,6 +241,7 @@ mod tests {
             json!({"reason": "runaway", "force": true, "block": {"mode": "duration", "duration": "1h 30m"}})
         );
         assert_eq!(request(&["--permanent"]), json!({"block": {"mode": "permanent"}}));
+        assert_eq!(request(&["--agent", "a1"]), json!({"agent": "a1"}));
         assert_eq!(request(&["--until-resumed"]), json!({"block": {"mode": "until_resumed"}}));
     }
 

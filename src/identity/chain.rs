@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use super::principal::hex;
 use super::settings::{HeadHint, Missing, Parse, Part, Place, ScopeMode, Settings};
-use crate::ids::{PrincipalId, Scope, SessionId};
+use crate::ids::{AgentId, PrincipalId, Scope, SessionId};
 
 /// Longer ids are replaced by a digest, whatever the pattern says.
 const MAX_ID: usize = 256;
-/// Bytes that are kept of an agent's name.
+/// Longer names of agents are replaced by a digest.
 const MAX_AGENT: usize = 128;
 /// Bytes of a digest that stand in an id.
 const DIGEST: usize = 16;
@@ -35,9 +35,9 @@ pub struct Found {
     /// The program that sends this hint.
     pub client: Option<Cow<'static, str>>,
     /// The subagent.
-    pub agent_id: Option<String>,
+    pub agent_id: Option<AgentId>,
     /// The agent that started it.
-    pub parent_agent_id: Option<String>,
+    pub parent_agent_id: Option<AgentId>,
     /// A derived id: after so long a silence the same id is a new incarnation.
     pub idle_gap: Option<Duration>,
 }
@@ -169,7 +169,7 @@ impl Settings {
             && self.id_pattern.is_match(value);
         match std::str::from_utf8(value) {
             Ok(id) if fits => SessionId::new(id),
-            _ => SessionId::new(format!("h-{}", hex(&Sha256::digest(value)[..DIGEST]))),
+            _ => SessionId::new(stand_in(value)),
         }
     }
 
@@ -199,20 +199,23 @@ impl Settings {
 }
 
 impl Found {
-    /// Takes the agent's name; the main agent of some clients goes by the session's own id.
+    /// Takes the agent's name and its parent's. The main agent of some clients goes by the session's id, as
+    /// that client names it.
     fn name_agent(&mut self, hint: &HeadHint, headers: &HeaderMap) {
-        self.agent_id = hint.agent(headers).filter(|agent| agent != self.id.as_str());
-        self.parent_agent_id = hint.parent(headers);
+        let own = match &hint.place {
+            Place::Header(name) => label(headers, Some(name)),
+            Place::Baggage(_) | Place::Pattern { .. } => None,
+        };
+        let is_sub = |agent: &AgentId| agent.as_str() != self.id.as_str() && Some(agent) != own.as_ref();
+        self.agent_id = hint.agent(headers).filter(is_sub);
+        self.parent_agent_id =
+            label(headers, hint.parent.as_ref()).filter(is_sub).filter(|_| self.agent_id.is_some());
     }
 }
 
 impl HeadHint {
-    fn agent(&self, headers: &HeaderMap) -> Option<String> {
-        self.agent.as_ref().and_then(|name| label(headers.get(name)?))
-    }
-
-    fn parent(&self, headers: &HeaderMap) -> Option<String> {
-        self.parent.as_ref().and_then(|name| label(headers.get(name)?))
+    fn agent(&self, headers: &HeaderMap) -> Option<AgentId> {
+        label(headers, self.agent.as_ref())
     }
 }
 
@@ -222,11 +225,20 @@ fn filled(value: &HeaderValue) -> Option<&[u8]> {
     (!value.is_empty()).then_some(value)
 }
 
-/// A name that can be printed and is not too long; what is not so is left out.
-fn label(value: &HeaderValue) -> Option<String> {
-    let printable = value.as_bytes().iter().filter(|byte| byte.is_ascii_graphic()).take(MAX_AGENT);
-    let name: String = printable.map(|byte| char::from(*byte)).collect();
-    (!name.is_empty()).then_some(name)
+/// An agent's name in a header; one that cannot be printed or is too long is replaced by a digest, so that no
+/// two agents become one.
+fn label(headers: &HeaderMap, name: Option<&HeaderName>) -> Option<AgentId> {
+    let value = filled(headers.get(name?)?)?;
+    let fits = value.len() <= MAX_AGENT && value.iter().all(u8::is_ascii_graphic);
+    match std::str::from_utf8(value) {
+        Ok(agent) if fits => Some(AgentId::new(agent)),
+        _ => Some(AgentId::new(stand_in(value))),
+    }
+}
+
+/// What stands for an id that is unsafe to print.
+fn stand_in(id: &[u8]) -> String {
+    format!("h-{}", hex(&Sha256::digest(id)[..DIGEST]))
 }
 
 /// The header that fits the pattern; of several the first by name, because a map has no order.

@@ -177,7 +177,11 @@ fn default_hints() -> Vec<Hint> {
         parent: Some("x-claude-code-parent-agent-id".to_owned()),
         ..hint(Source::Header, "x-claude-code-session-id", "claude-code")
     };
-    let codex = Hint { agent: Some("thread-id".to_owned()), ..hint(Source::Header, "session-id", "codex") };
+    let codex = Hint {
+        agent: Some("thread-id".to_owned()),
+        parent: Some("x-codex-parent-thread-id".to_owned()),
+        ..hint(Source::Header, "session-id", "codex")
+    };
     let mut hints = vec![claude, codex];
     hints.extend(HEADER_HABITS.map(|(name, client)| hint(Source::Header, name, client)));
     hints.push(Hint {

@@ -7,7 +7,7 @@
 //! - [`dialect`]: which API a path belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
 //! - [`call`]: a request's body: model, stream, identity hints.
-//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces.
+//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
 //!   `openai`, `responses`, `anthropic`, `mistral` and `ollama`.
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
@@ -17,6 +17,7 @@
 
 pub mod call;
 pub mod dialect;
+pub mod event_tail;
 pub mod framing;
 pub mod json_scan;
 pub mod ndjson;

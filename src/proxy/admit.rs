@@ -46,6 +46,7 @@ pub(crate) async fn admit(
 
 fn denied(denied: Denied) -> Refusal {
     let kind = match &denied {
+        Denied::Killed { order } if order.agent.is_some() => ErrorKind::AgentKilled,
         Denied::Killed { .. } => ErrorKind::SessionKilled,
         Denied::Capacity { .. } => ErrorKind::SessionCapacity,
         Denied::ShuttingDown => ErrorKind::ShuttingDown,

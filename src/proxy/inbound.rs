@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderName, Version};
+use http::{HeaderName, Method, Version};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
+use crate::protocol::event_tail::EventTail;
 use crate::protocol::framing::Framing;
 use crate::protocol::tap::ResponseTap;
 use crate::session::Leg;
@@ -25,6 +26,8 @@ pub(crate) struct Answer {
     pub(crate) framing: Option<Framing>,
     /// Reads the usage as the body passes.
     pub(crate) tap: Option<ResponseTap>,
+    /// Where its last event ends, if it is a stream into which comments may be written.
+    pub(crate) tail: Option<EventTail>,
     /// Body bytes passed on to the client.
     pub(crate) sent: u64,
     /// The body was passed on to its end.
@@ -44,10 +47,23 @@ impl Answer {
             first_byte: Some(ticket.arrived.elapsed()),
             framing: Some(framing),
             tap: reads_usage.then(|| ResponseTap::new(route.dialect, framing)),
+            tail: bears_comments(arrival, framing, head).then(EventTail::default),
             sent: 0,
             whole: false,
         }
     }
+}
+
+/// Whether comments may be written into the answer while it is silent, and are wanted. In a body of known length
+/// there is no room for them.
+fn bears_comments(arrival: &Arrival, framing: Framing, head: &ResponseHeader) -> bool {
+    let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
+    let is_open = || head.status.is_success() && !head.headers.contains_key(CONTENT_LENGTH);
+    let bears = silence.is_some() && framing == Framing::Sse && arrival.method != Method::HEAD && is_open();
+    if bears {
+        arrival.ticket.comment_after(silence);
+    }
+    bears
 }
 
 /// Refuses an answer that can be read in two ways, or a switch of protocols that nobody asked for: Pingora

@@ -11,14 +11,14 @@ use pingora_proxy::Session;
 use tracing::debug;
 
 use super::arrive::REQUEST_ID;
-use super::door::{CUT, SILENT, Ticket};
+use super::door::{CUT, SILENT};
 use super::exchange::Exchange;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
 use crate::protocol::refusal::{self, Notice, NoticeKind};
-use crate::session::EndReason;
 use crate::session::cut::CutReason;
+use crate::session::{EndReason, Leg};
 
 /// The error with which a step stops Pingora after it has left its refusal in the exchange.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
@@ -61,9 +61,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            StatusCode::FORBIDDEN
-        }
+        ErrorKind::SessionKilled
+        | ErrorKind::AgentKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked => StatusCode::FORBIDDEN,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -73,9 +74,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
 
 fn notice_kind(kind: ErrorKind) -> NoticeKind {
     match kind {
-        ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked => {
-            NoticeKind::Permission
-        }
+        ErrorKind::SessionKilled
+        | ErrorKind::AgentKilled
+        | ErrorKind::SessionTimedOut
+        | ErrorKind::PolicyBlocked => NoticeKind::Permission,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -87,7 +89,18 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::SessionKilled | ErrorKind::SessionTimedOut | ErrorKind::PolicyBlocked)
+    notice_kind(kind) == NoticeKind::Permission
+}
+
+/// The status on which a program stops at once, where that is known (attacks.md, "What clients do"): on each
+/// other one it asks again. The kinds that this is for are final.
+const STOPS_ON: [(&str, StatusCode); 2] =
+    [("claude-code", StatusCode::FORBIDDEN), ("codex", StatusCode::BAD_REQUEST)];
+
+/// The status of a refusal for this program.
+fn status_for(kind: ErrorKind, client: Option<&str>) -> StatusCode {
+    let stops_on = STOPS_ON.iter().find(|(name, _)| is_final(kind) && client == Some(*name));
+    stops_on.map_or_else(|| status(kind), |(_, stop)| *stop)
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg.
@@ -132,13 +145,8 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
 
 fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
     match reason {
-        CutReason::Killed => {
-            let why = exchange.leg.as_ref().and_then(|leg| leg.session().kill_order());
-            Refusal::new(
-                ErrorKind::SessionKilled,
-                why.map_or_else(|| "Session killed".to_owned(), |order| order.notice()),
-            )
-        }
+        CutReason::Killed => Refusal::new(ErrorKind::SessionKilled, kill_notice(exchange, "Session killed")),
+        CutReason::AgentKilled => Refusal::new(ErrorKind::AgentKilled, kill_notice(exchange, "Agent killed")),
         CutReason::TimedOut => {
             let why = exchange.leg.as_ref().and_then(|leg| leg.session().end_reason());
             let message = match why {
@@ -153,6 +161,12 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
     }
 }
 
+/// What the order says that cut the leg; `lifted` when it no longer stands.
+fn kill_notice(exchange: &Exchange, lifted: &str) -> String {
+    let order = exchange.leg.as_ref().and_then(Leg::kill_order);
+    order.map_or_else(|| lifted.to_owned(), |order| order.notice())
+}
+
 /// The refusal in the words of its kind, to be put into a dialect.
 fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> Notice<'a> {
     let kind = notice_kind(refusal.kind);
@@ -164,7 +178,8 @@ fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a
 /// # Errors
 /// The client cannot be written to.
 pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) -> Result<()> {
-    let status = status(refusal.kind);
+    let client = exchange.caller.as_ref().and_then(|caller| caller.client.name.as_deref());
+    let status = status_for(refusal.kind, client);
     exchange.answer.status = Some(status.as_u16());
     let dialect = exchange.dialect();
     let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
@@ -219,8 +234,10 @@ fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHe
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    let ending =
-        exchange.arrival.as_ref().and_then(|arrival| stream_end(exchange, arrival.ticket.as_ref(), refusal));
+    if let Some(arrival) = &exchange.arrival {
+        arrival.ticket.close_after();
+    }
+    let ending = stream_end(exchange, refusal);
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
@@ -239,11 +256,10 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
 
 /// The native last event; none when the client is gone, the length of the answer is fixed, or the
 /// body is not a stream of events.
-fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option<Bytes> {
+fn stream_end(exchange: &Exchange, refusal: &Refusal) -> Option<Bytes> {
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
     }
-    ticket.close_after();
     let framing =
         exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
     let leg = exchange.leg.as_ref()?;
@@ -254,4 +270,27 @@ fn stream_end(exchange: &Exchange, ticket: &Ticket, refusal: &Refusal) -> Option
     );
     let at_boundary = exchange.answer.tap.as_ref().is_none_or(|tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_programs_are_refused_with_the_status_on_which_they_stop() {
+        let final_kinds = [
+            ErrorKind::SessionKilled,
+            ErrorKind::AgentKilled,
+            ErrorKind::SessionTimedOut,
+            ErrorKind::PolicyBlocked,
+        ];
+        for kind in final_kinds {
+            let of = |client| status_for(kind, client).as_u16();
+            assert_eq!((of(Some("codex")), of(Some("claude-code"))), (400, 403), "{kind}");
+            assert_eq!((of(Some("opencode")), of(Some("")), of(None)), (403, 403, 403), "{kind}");
+        }
+        for kind in [ErrorKind::SessionCapacity, ErrorKind::BackendUnavailable, ErrorKind::NoRoute] {
+            assert_eq!(status_for(kind, Some("codex")), status(kind), "{kind} may end by itself");
+        }
+    }
 }

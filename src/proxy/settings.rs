@@ -43,6 +43,8 @@ pub struct WrittenTimeouts {
     pub upstream_first_byte: Span,
     /// Between two pieces of a backend's answer.
     pub stream_idle: Span,
+    /// An event stream that has been silent for so long is sent a comment; 0 is never.
+    pub stream_keep_alive: Span,
     /// From SIGTERM until open requests are cut.
     pub shutdown_grace: Span,
 }
@@ -56,6 +58,7 @@ impl Default for WrittenTimeouts {
             upstream_connect: Span::secs(5),
             upstream_first_byte: Span::secs(600),
             stream_idle: Span::secs(300),
+            stream_keep_alive: Span::secs(0),
             shutdown_grace: Span::secs(30),
         }
     }
@@ -117,6 +120,8 @@ pub struct Timeouts {
     pub upstream_first_byte: Duration,
     /// Between two pieces of a backend's answer.
     pub stream_idle: Duration,
+    /// An event stream that has been silent for so long is sent a comment.
+    pub stream_keep_alive: Option<Duration>,
     /// From SIGTERM until open requests are cut.
     pub shutdown_grace: Duration,
 }
@@ -203,6 +208,7 @@ impl WrittenTimeouts {
             upstream_connect: self.upstream_connect.0,
             upstream_first_byte: self.upstream_first_byte.0,
             stream_idle: self.stream_idle.0,
+            stream_keep_alive: self.stream_keep_alive.limit(),
             shutdown_grace: self.shutdown_grace.0,
         })
     }

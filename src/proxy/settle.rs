@@ -67,6 +67,7 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     let arrival = exchange.arrival.as_ref()?;
     Some(match arrival.ticket.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
+        Some(CutReason::AgentKilled) => ErrorKind::AgentKilled,
         Some(CutReason::TimedOut) => ErrorKind::SessionTimedOut,
         Some(CutReason::Shutdown) => ErrorKind::ShuttingDown,
         None => return None,
@@ -101,7 +102,8 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
             ],
         );
     }
-    if let Some(since) = arrival.ticket.cut.since().filter(|_| failure == Some(ErrorKind::SessionKilled)) {
+    let is_killed = matches!(failure, Some(ErrorKind::SessionKilled | ErrorKind::AgentKilled));
+    if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
         house.metrics.kill_latency(since);
     }
 }

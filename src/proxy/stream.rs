@@ -51,6 +51,13 @@ pub(crate) fn download(exchange: &mut Exchange, chunk: &Option<Bytes>, end: bool
         if let Some(tap) = &mut exchange.answer.tap {
             tap.feed(chunk);
         }
+        if let Some(tail) = &mut exchange.answer.tail {
+            tail.feed(chunk);
+        }
+    }
+    if let Some(tail) = &exchange.answer.tail {
+        let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
+        arrival.ticket.comment_after(silence.filter(|_| tail.at_boundary() && !end));
     }
     exchange.answer.whole |= end;
     Ok(())

@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 
 use super::event::Event;
 use super::leg::{Arrival, Denied, Leg, LegStart};
-use super::live::{Live, Previous};
+use super::live::{Live, NotOpened, Previous};
 use super::manager::Manager;
 use super::model::EndReason;
 use crate::clock::Moment;
+use crate::ids::LegId;
 
 impl Manager {
     /// Admits a leg to its session. After `kill` has returned no leg of that session is admitted until
@@ -25,7 +26,8 @@ impl Manager {
         {
             match self.join(live, &arrival, start, now) {
                 Ok(leg) => return Ok(leg),
-                Err(again) => start = again,
+                Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
+                Err(NotOpened::Ended(again)) => start = again,
             }
         }
         // A killed client that goes on knocking costs no more than this.
@@ -37,16 +39,16 @@ impl Manager {
         self.join_or_open(arrival, start, stored)
     }
 
-    /// Joins an active session; gives the leg back when it has ended.
+    /// Joins an active session.
     fn join(
         self: &Arc<Self>,
         live: Arc<Live>,
         arrival: &Arrival,
         start: LegStart,
         now: Moment,
-    ) -> Result<Leg, LegStart> {
+    ) -> Result<Leg, NotOpened> {
         let id = self.next_leg();
-        live.open(id, arrival.identity.agent_id.as_deref(), start, now, &self.clock)?;
+        live.open(id, &arrival.identity, start, now, &self.clock)?;
         Ok(Leg::new(live, self.clone(), id))
     }
 
@@ -83,20 +85,15 @@ impl Manager {
             if let Some(at) = slot.iter().position(|live| live.key().scope == arrival.key.scope) {
                 match self.join(slot[at].clone(), &arrival, start, now) {
                     Ok(leg) => return Ok((leg, false)),
-                    Err(again) => start = again,
+                    Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
+                    Err(NotOpened::Ended(again)) => start = again,
                 }
                 // It has ended and is about to be taken out.
                 previous = newer(previous, Some(slot.swap_remove(at).as_previous()));
             }
             let closing = self.closing.find(&arrival.key).map(|live| live.as_previous());
             previous = newer(previous, closing);
-            self.census.reserve(&arrival.principal, &self.settings.load())?;
-            let agent = arrival.identity.agent_id.clone();
-            let live = Arc::new(Live::new(arrival, previous, now));
-            let leg_id = self.next_leg();
-            if live.open(leg_id, agent.as_deref(), start, now, &self.clock).is_err() {
-                unreachable!("nobody else knows a session that was made just now");
-            }
+            let (live, leg_id) = self.open(arrival, previous, start, now)?;
             slot.push(live.clone());
             Ok((Leg::new(live, self.clone(), leg_id), true))
         })?;
@@ -105,6 +102,30 @@ impl Manager {
             self.publish(Event::Started(Box::new(started)));
         }
         Ok(leg)
+    }
+
+    /// Makes a session with its first leg. The orders against its agents outlived the incarnation before.
+    fn open(
+        &self,
+        arrival: Arrival,
+        previous: Option<Previous>,
+        start: LegStart,
+        now: Moment,
+    ) -> Result<(Arc<Live>, LegId), Denied> {
+        let orders = self.book.against_agents(&arrival.key, now);
+        let who = arrival.identity.clone();
+        let live = Arc::new(Live::new(arrival, previous, now));
+        for order in &orders {
+            live.order_agent(order);
+        }
+        let leg = self.next_leg();
+        match live.open(leg, &who, start, now, &self.clock) {
+            Ok(()) => {}
+            Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
+            Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),
+        }
+        self.census.reserve(live.principal(), &self.settings.load())?;
+        Ok((live, leg))
     }
 }
 

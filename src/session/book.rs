@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
-use crate::ids::{Scope, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, Scope, SessionId, SessionKey, Uid};
 
 /// What ends the block of a kill order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -25,13 +25,20 @@ pub enum BlockMode {
     UntilResumed,
 }
 
-/// One order: this id in this scope is refused.
+/// One order: this id in this scope is refused, or one agent in it with all that it started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KillOrder {
     /// The id that is refused.
     pub session_id: SessionId,
     /// The namespace of the id; empty with `session.scope: global`.
     pub scope: Scope,
+    /// The agent that is refused; `None` is the whole session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The agents below it that were known when the order was given. Whoever knows less of the tree (another
+    /// instance, a later incarnation) refuses them all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descendants: Vec<AgentId>,
     /// The incarnation the order was made against.
     pub uid: Uid,
     /// Why, in the operator's words.
@@ -51,10 +58,16 @@ pub struct KillOrder {
 impl KillOrder {
     /// What the client is told: the reason, not the person.
     pub fn notice(&self) -> String {
+        let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
         match self.reason.as_str() {
-            "" => "Session killed by operator".to_owned(),
-            reason => format!("Session killed by operator: {reason}"),
+            "" => format!("{whom} killed by operator"),
+            reason => format!("{whom} killed by operator: {reason}"),
         }
+    }
+
+    /// True for the agent it names and those known below it.
+    pub(super) fn covers(&self, agent: &AgentId) -> bool {
+        self.agent.as_ref() == Some(agent) || self.descendants.contains(agent)
     }
 
     /// True while new legs are refused.
@@ -63,24 +76,32 @@ impl KillOrder {
     }
 }
 
-/// All orders of this instance, at most one for each id in a scope.
+/// All orders of this instance, at most one for each session (an id in a scope) and each agent in it.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     orders: DashMap<SessionId, Vec<Arc<KillOrder>>>,
 }
 
 impl Book {
-    /// Writes an order; it takes the place of an older one for the same id and scope.
+    /// Writes an order; it takes the place of an older one for the same session or agent.
     pub(super) fn write(&self, order: Arc<KillOrder>) {
         let mut orders = self.orders.entry(order.session_id.clone()).or_default();
-        orders.retain(|old| old.scope != order.scope);
+        orders.retain(|old| (&old.scope, &old.agent) != (&order.scope, &order.agent));
         orders.push(order);
     }
 
-    /// The order that refuses this session now.
+    /// The order that refuses this whole session now.
     pub(super) fn in_force(&self, key: &SessionKey, now: Moment) -> Option<Arc<KillOrder>> {
         let orders = self.orders.get(key.id.as_str())?;
-        orders.iter().find(|order| order.scope == key.scope && order.in_force(now)).cloned()
+        let whole = |order: &&Arc<KillOrder>| order.agent.is_none() && order.scope == key.scope;
+        orders.iter().filter(whole).find(|order| order.in_force(now)).cloned()
+    }
+
+    /// The orders that refuse single agents of this session now.
+    pub(super) fn against_agents(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
+        let Some(orders) = self.orders.get(key.id.as_str()) else { return Vec::new() };
+        let theirs = |order: &&Arc<KillOrder>| order.agent.is_some() && order.scope == key.scope;
+        orders.iter().filter(theirs).filter(|order| order.in_force(now)).cloned().collect()
     }
 
     /// The orders in force, newest first.
@@ -100,7 +121,8 @@ impl Book {
         self.orders.iter().map(|entry| entry.value().iter().filter(|o| o.in_force(now)).count()).sum()
     }
 
-    /// The orders in force that `target` names: a session id, or the uid an order was made against.
+    /// The orders in force that `target` names (a session id, or the uid an order was made against), those
+    /// against single agents too.
     pub(super) fn named(&self, target: &str, now: Moment) -> Vec<Arc<KillOrder>> {
         let mut named: Vec<_> =
             self.orders.get(target).map(|orders| orders.value().clone()).unwrap_or_default();

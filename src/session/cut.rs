@@ -13,6 +13,8 @@ use futures::task::AtomicWaker;
 pub enum CutReason {
     /// Its session was killed.
     Killed,
+    /// The agent that opened it was killed, or one above that.
+    AgentKilled,
     /// Its session was idle or alive for too long.
     TimedOut,
     /// This instance goes away.
@@ -42,6 +44,7 @@ impl Cut {
             CutReason::Killed => 1,
             CutReason::TimedOut => 2,
             CutReason::Shutdown => 3,
+            CutReason::AgentKilled => 4,
         };
         self.at.get_or_init(Instant::now);
         if self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -56,7 +59,8 @@ impl Cut {
             0 => None,
             1 => Some(CutReason::Killed),
             2 => Some(CutReason::TimedOut),
-            _ => Some(CutReason::Shutdown),
+            3 => Some(CutReason::Shutdown),
+            _ => Some(CutReason::AgentKilled),
         }
     }
 

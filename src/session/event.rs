@@ -16,7 +16,7 @@ pub enum Event {
     Started(Box<Snapshot>),
     /// An incarnation ended; its record. Published exactly once for each incarnation.
     Ended(Arc<Record>),
-    /// A kill order was written and legs were cut.
+    /// A kill order was written, against a session or an agent in it, and legs were cut.
     Killed {
         /// The order.
         order: Arc<KillOrder>,
@@ -38,7 +38,9 @@ impl Event {
         match self {
             Self::Started(_) => "session_started",
             Self::Ended(_) => "session_ended",
+            Self::Killed { order, .. } if order.agent.is_some() => "agent_killed",
             Self::Killed { .. } => "session_killed",
+            Self::Resumed { order, .. } if order.agent.is_some() => "agent_resumed",
             Self::Resumed { .. } => "session_resumed",
         }
     }

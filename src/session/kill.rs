@@ -6,14 +6,17 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::agents::{AgentView, MAIN};
 use super::book::{BlockMode, KillOrder};
+use super::cut::CutReason;
 use super::event::Event;
+use super::live::Live;
 use super::manager::Manager;
 use super::model::{EndReason, State};
 use super::settings::Block;
 use super::store::StoreError;
 use crate::clock::{Moment, millis};
-use crate::ids::{Scope, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, Scope, SessionId, SessionKey, Uid};
 
 /// What an operator asks for.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,8 @@ pub struct KillRequest {
     pub force: bool,
     /// Which session, when the same id lives in several scopes.
     pub scope: Option<Scope>,
+    /// Only this agent and all below it; `None` is the whole session.
+    pub agent: Option<AgentId>,
 }
 
 /// What a kill did.
@@ -37,8 +42,14 @@ pub struct Killed {
     pub session_id: SessionId,
     /// The incarnation that was ended.
     pub uid: Uid,
-    /// The incarnation's state: killed, unless it had ended in another way before.
+    /// The incarnation's state: killed, unless it had ended in another way before or only an agent in it was.
     pub state: State,
+    /// The agent that is refused from now on, when it is not the whole session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The known agents below it, which are refused too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub descendants: Vec<AgentId>,
     /// When the order was written.
     pub killed_at: Timestamp,
     /// Who gave it.
@@ -64,6 +75,15 @@ pub enum KillError {
     /// Several principals have a session with this id; one must be named by its uid.
     #[error("{} sessions have this id; name one by its uid", .0.len())]
     Ambiguous(Vec<Uid>),
+    /// The session has no such agent.
+    #[error("the session has no such agent")]
+    UnknownAgent {
+        /// Those it has.
+        known: Vec<AgentId>,
+    },
+    /// All agents stand below the main one.
+    #[error("the main agent and all it started are the whole session")]
+    MainAgent,
     /// The block asked for would end at once.
     #[error("a block of mode duration needs a duration")]
     EmptyBlock,
@@ -84,9 +104,12 @@ pub struct Resumed {
 /// Why a resume did nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
-    /// No order in force names this id or uid.
-    #[error("no kill order stands against this session")]
-    NotKilled,
+    /// No order in force names this id or uid, or none this agent of it.
+    #[error("no kill order stands against this session or agent")]
+    NotKilled {
+        /// The agents of the session against which orders stand.
+        agents: Vec<AgentId>,
+    },
     /// Several orders stand against this id; one must be named by its uid.
     #[error("{} kill orders stand against this id; name one by its uid", .0.len())]
     Ambiguous(Vec<Uid>),
@@ -100,10 +123,28 @@ struct Target {
     key: SessionKey,
     uid: Uid,
     state: State,
+    /// Each before those below it.
+    agents: Vec<AgentView>,
+}
+
+impl Target {
+    /// The agents below this one.
+    fn below(&self, agent: &AgentId) -> Result<Vec<AgentId>, KillError> {
+        if agent.as_str() == MAIN {
+            return Err(KillError::MainAgent);
+        }
+        let mut known = self.agents.iter().filter(|known| known.is_one());
+        let Some(killed) = known.find(|known| known.id == *agent) else {
+            let known = self.agents.iter().filter(|known| known.is_one());
+            return Err(KillError::UnknownAgent { known: known.map(|known| known.id.clone()).collect() });
+        };
+        Ok(known.take_while(|below| below.depth > killed.depth).map(|below| below.id.clone()).collect())
+    }
 }
 
 impl Manager {
-    /// Kills the session that `target` names (its id, or the uid of an incarnation).
+    /// Kills the session that `target` names (its id, or the uid of an incarnation), or one agent in it with
+    /// all that it started.
     pub async fn kill(&self, target: &str, request: KillRequest) -> Result<Killed, KillError> {
         let block = request.block.unwrap_or(self.settings.load().kill_block);
         if !block.is_whole() {
@@ -113,18 +154,13 @@ impl Manager {
         if found.state != State::Active && !request.force {
             return Err(KillError::AlreadyEnded { state: found.state });
         }
-        let order = Arc::new(self.order(&found, request, block, self.clock.now()));
+        let descendants = request.agent.as_ref().map_or(Ok(Vec::new()), |agent| found.below(agent))?;
+        let order = Arc::new(self.order(&found, request, descendants, block, self.clock.now()));
         self.book.write(order.clone());
         self.kills.fetch_add(1, Ordering::Relaxed);
-        // Whoever opened this session before the order was written is found here; whoever comes later
-        // finds the order. The incarnation may be a newer one than the target's: it is killed too.
-        let live = self.live.find(&found.key);
-        let cut = live
-            .as_ref()
-            .and_then(|live| self.end(live, EndReason::Killed, Some(order.clone()), |_, _| true));
-        let legs_cut = cut.unwrap_or(0);
+        let (live, legs_cut) = self.carry_out(&order);
         self.publish(Event::Killed { order: order.clone(), legs_cut });
-        if let Some(live) = &live {
+        if let Some(live) = live.as_ref().filter(|live| live.state().is_final()) {
             self.keep(live).await;
         }
         let (uid, state) = live.map_or((found.uid, found.state), |live| (live.uid(), live.state()));
@@ -132,6 +168,8 @@ impl Manager {
             session_id: found.key.id,
             uid,
             state,
+            agent: order.agent.clone(),
+            descendants: order.descendants.clone(),
             killed_at: order.at,
             by: order.by.clone(),
             legs_cut,
@@ -139,12 +177,34 @@ impl Manager {
         })
     }
 
+    /// Carries out an order that stands in the book: ends the session, or lays it on the session's agents,
+    /// and cuts what is open. Gives the session, if it is live here, and how many legs were cut.
+    fn carry_out(&self, order: &Arc<KillOrder>) -> (Option<Arc<Live>>, usize) {
+        // Whoever opened this session before the order was written is found here; whoever comes later
+        // finds the order. The incarnation may be a newer one than the target's: it is killed too.
+        let key = SessionKey { scope: order.scope.clone(), id: order.session_id.clone() };
+        let Some(live) = self.live.find(&key) else { return (None, 0) };
+        let legs_cut = if order.agent.is_some() {
+            let cuts = live.order_agent(order);
+            cuts.iter().for_each(|cut| cut.cut(CutReason::AgentKilled));
+            cuts.len()
+        } else {
+            self.end(&live, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
+        };
+        (Some(live), legs_cut)
+    }
+
     /// Lifts the kill order against the session that `target` names (its id, or the uid the order was
-    /// made against); the id may then start a new incarnation.
-    pub async fn resume(&self, target: &str, by: &str) -> Result<Resumed, ResumeError> {
+    /// made against); the id may then start a new incarnation. With `agent`, lifts the order against that.
+    pub async fn resume(&self, target: &str, agent: Option<&str>, by: &str) -> Result<Resumed, ResumeError> {
         let orders = self.book.named(target, self.clock.now());
+        let (orders, others): (Vec<_>, Vec<_>) =
+            orders.into_iter().partition(|order| order.agent.as_ref().map(AgentId::as_str) == agent);
         let order = match orders.as_slice() {
-            [] => return Err(ResumeError::NotKilled),
+            [] => {
+                let agents = others.iter().filter_map(|order| order.agent.clone()).collect();
+                return Err(ResumeError::NotKilled { agents });
+            }
             [order] => order.clone(),
             several => return Err(ResumeError::Ambiguous(several.iter().map(|order| order.uid).collect())),
         };
@@ -152,7 +212,11 @@ impl Manager {
             return Err(ResumeError::Permanent);
         }
         if !self.book.strike(&order) {
-            return Err(ResumeError::NotKilled);
+            return Err(ResumeError::NotKilled { agents: Vec::new() });
+        }
+        let key = SessionKey { scope: order.scope.clone(), id: order.session_id.clone() };
+        if let Some(live) = self.live.find(&key).filter(|_| order.agent.is_some()) {
+            live.lift(&order);
         }
         self.publish(Event::Resumed { order: order.clone(), by: by.to_owned() });
         Ok(Resumed { session_id: order.session_id.clone(), order })
@@ -163,12 +227,21 @@ impl Manager {
         self.book.all(self.clock.now())
     }
 
-    fn order(&self, target: &Target, request: KillRequest, block: Block, now: Moment) -> KillOrder {
+    fn order(
+        &self,
+        target: &Target,
+        request: KillRequest,
+        descendants: Vec<AgentId>,
+        block: Block,
+        now: Moment,
+    ) -> KillOrder {
         let expires = (block.mode == BlockMode::Duration)
             .then(|| Moment::from_millis(now.as_millis().saturating_add(millis(block.duration.0))));
         KillOrder {
             session_id: target.key.id.clone(),
             scope: target.key.scope.clone(),
+            agent: request.agent,
+            descendants,
             uid: target.uid,
             reason: request.reason,
             by: request.by,
@@ -186,7 +259,12 @@ impl Manager {
             .await?
             .into_iter()
             .filter(|session| scope.is_none_or(|scope| *scope == session.key().scope))
-            .map(|session| Target { key: session.key().clone(), uid: session.uid, state: session.state })
+            .map(|session| Target {
+                key: session.key().clone(),
+                uid: session.uid,
+                state: session.state,
+                agents: session.agents.unwrap_or_default(),
+            })
             .collect();
         if found.iter().any(|target| target.state == State::Active) {
             found.retain(|target| target.state == State::Active);

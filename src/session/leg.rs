@@ -107,7 +107,7 @@ impl Limit {
 /// Why a leg was not admitted.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Denied {
-    /// A kill order stands against the session.
+    /// A kill order stands against the session or the agent.
     #[error("{}", .order.notice())]
     Killed {
         /// The order.
@@ -152,6 +152,11 @@ impl Leg {
     /// Its id in this process.
     pub fn id(&self) -> LegId {
         self.id
+    }
+
+    /// The order that cut it, against its agent or its session.
+    pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
+        self.session.order_against(self.id, self.manager.clock.now())
     }
 
     /// Notes where the leg goes, for whoever looks at it while it is open.

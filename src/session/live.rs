@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::agents::{Agents, Place};
 use super::book::KillOrder;
 use super::cut::Cut;
 use super::leg::{Arrival, LegKind, LegReport, LegStart};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{self, RequestLine, Tally};
 use crate::clock::{Clock, Moment};
-use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
+use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(super) struct Inner {
     pub(super) state: State,
     pub(super) legs: Vec<OpenLeg>,
     pub(super) tally: Tally,
+    /// Only where more than the main agent is to be told apart.
+    pub(super) agents: Option<Box<Agents>>,
     pub(super) end: Option<Box<End>>,
     recorded: bool,
 }
@@ -51,7 +54,17 @@ pub(super) struct OpenLeg {
     pub(super) id: LegId,
     pub(super) started: Moment,
     pub(super) line: Box<RequestLine>,
-    cut: Arc<Cut>,
+    pub(super) cut: Arc<Cut>,
+    pub(super) agent: Place,
+}
+
+/// Why a leg was not opened.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// The session has ended; the leg is given back.
+    Ended(LegStart),
+    /// An order stands against its agent.
+    Refused(Arc<KillOrder>),
 }
 
 /// How the session ended.
@@ -91,6 +104,7 @@ impl Live {
                 state: State::Active,
                 legs: Vec::new(),
                 tally: Tally::default(),
+                agents: None,
                 end: None,
                 recorded: false,
             }),
@@ -145,11 +159,6 @@ impl Live {
     /// Its state now.
     pub fn state(&self) -> State {
         self.inner().state
-    }
-
-    /// The order that killed it, if one did.
-    pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
-        self.inner().end.as_ref().and_then(|end| end.order.clone())
     }
 
     /// Why it ended, if it has.
@@ -220,32 +229,34 @@ impl Live {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a leg, or gives it back when the session has ended.
+    /// Opens a leg, unless the session has ended or an order stands against the agent.
     pub(super) fn open(
         &self,
         id: LegId,
-        agent: Option<&str>,
+        who: &Identity,
         start: LegStart,
         now: Moment,
         clock: &Clock,
-    ) -> Result<(), LegStart> {
+    ) -> Result<(), NotOpened> {
         let started_at = clock.wall(now);
         let mut inner = self.inner();
         if inner.state != State::Active {
-            return Err(start);
+            return Err(NotOpened::Ended(start));
         }
+        let agent = inner.enter(self, who, now).map_err(NotOpened::Refused)?;
         self.touch(now);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        inner.tally.agent(agent);
         let leg = OpenLeg {
             id,
             started: now,
             cut: start.cut,
+            agent,
             line: Box::new(RequestLine::begun(
                 start.kind,
                 start.method,
                 start.path,
                 start.request_id,
+                who.agent_id.clone(),
                 started_at,
             )),
         };
@@ -275,6 +286,7 @@ impl Live {
         if tally::failed(&report) {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
+        inner.leave(leg.agent, report.usage, now);
         inner.tally.add(leg.line, report);
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
@@ -325,6 +337,7 @@ impl RequestLine {
         method: Box<str>,
         mut path: String,
         request_id: RequestId,
+        agent: Option<AgentId>,
         started_at: Timestamp,
     ) -> Self {
         let end = path.find('?').unwrap_or(path.len());
@@ -334,6 +347,7 @@ impl RequestLine {
             kind,
             method,
             path: path.into(),
+            agent,
             started_at,
             backend: None,
             model: None,

@@ -3,17 +3,18 @@
 //! The [`manager`](manager::Manager) is the only writer. A live session is a handle of atomics
 //! ([`live::Live`]) whose open legs can be cut ([`cut::Cut`]); its end is a durable order
 //! ([`book::KillOrder`]) or a clock; its memory is a snapshot in a [`store::SessionStore`] and one
-//! record ([`record::Record`]).
+//! record ([`record::Record`]). The [`agents`] inside it stand in a tree, of which a kill may take a part.
 //!
 //! Neighbours: `proxy` admits and settles legs, `control` lists and kills, `app` calls the reaper
 //! each second and wires listeners to [`event::Event`]. Nothing here knows HTTP.
 //!
 //! Invariants: a kill order is in the book before a leg is cut; no leg is admitted to a killed
-//! session after `kill` has returned; each incarnation has exactly one record, ever; locks are
+//! session after `kill` has returned, nor of a killed agent or one below it; each incarnation has exactly one record, ever; locks are
 //! taken in the order registry shard, then closing shard, book, principals or the session's own
 //! mutex, and none is held across an await.
 
 mod admit;
+pub mod agents;
 pub mod book;
 pub mod cut;
 pub mod event;
@@ -35,6 +36,7 @@ mod tally;
 #[cfg(test)]
 mod testing;
 
+pub use agents::AgentView;
 pub use book::{BlockMode, KillOrder};
 pub use cut::{Cut, CutReason};
 pub use event::Event;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::AgentId;
+
 /// The state of one incarnation. All but `Active` are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -121,9 +123,9 @@ pub struct Identity {
     /// Its version.
     pub client_version: Option<String>,
     /// The subagent that sent the request; `None` is the main agent.
-    pub agent_id: Option<String>,
+    pub agent_id: Option<AgentId>,
     /// The agent that started the subagent.
-    pub parent_agent_id: Option<String>,
+    pub parent_agent_id: Option<AgentId>,
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::live::{End, Inner, Live};
 use super::model::{EndReason, Kind, State};
 use super::tally::{BackendUse, ModelUse};
 use crate::clock::{Clock, millis};
-use crate::ids::{BackendName, PrincipalId, SessionId, Uid};
+use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
 use crate::protocol::usage::Usage;
 
 /// The version of the record's form.
@@ -63,7 +63,7 @@ pub struct Record {
     /// How it was recognised.
     pub identity_source: Arc<str>,
     /// The agents inside the client, in the order in which they came; `main` has no id of its own.
-    pub agents: Vec<Box<str>>,
+    pub agents: Vec<AgentId>,
     /// Requests by backend, most used first.
     pub backends: Vec<BackendUse>,
     /// The provider's own token counts.
@@ -78,6 +78,8 @@ pub struct Record {
     pub flags: Vec<String>,
     /// The order that killed it.
     pub kill: Option<Arc<KillOrder>>,
+    /// The last order against each of its agents that was killed, also those lifted since.
+    pub agent_kills: Vec<Arc<KillOrder>>,
 }
 
 /// Token counts: in total and by model.
@@ -135,7 +137,7 @@ impl Live {
             principal: self.principal().clone(),
             client,
             identity_source: identity.source.clone(),
-            agents: inner.tally.agents(),
+            agents: inner.agent_names(),
             backends,
             usage: UsageRecord { models: inner.tally.models().to_vec(), total: inner.tally.usage() },
             error_count: self.errors(),
@@ -143,6 +145,7 @@ impl Live {
             ttfb_ms: inner.tally.ttfb(),
             flags: Vec::new(),
             kill: end.order.clone(),
+            agent_kills: inner.agent_kills(),
         }
     }
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::agents::AgentView;
 use super::book::KillOrder;
 use super::leg::LegKind;
 use super::live::{Live, OpenLeg};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::RequestLine;
 use crate::clock::{Clock, Moment, millis};
-use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionId, SessionKey, Uid};
 use crate::protocol::usage::Usage;
 
 /// Who calls, as far as it is known.
@@ -38,6 +39,8 @@ pub struct LegView {
     pub method: Box<str>,
     /// The request's path.
     pub path: Box<str>,
+    /// The agent that sent it; `None` is the main one.
+    pub agent: Option<AgentId>,
     /// Where it goes.
     pub backend: Option<BackendName>,
     /// The model, when it is known already.
@@ -106,6 +109,9 @@ pub struct Snapshot {
     pub flags: Vec<String>,
     /// Where it was opened from.
     pub client_addr: IpAddr,
+    /// The agents, each before those it started, the main one first; in the detail view only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Vec<AgentView>>,
     /// The open legs; in the detail view only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub legs: Option<Vec<LegView>>,
@@ -122,7 +128,7 @@ impl Snapshot {
 
     /// The same without the detail view's lists.
     pub fn brief(&self) -> Self {
-        Self { legs: None, requests: None, ..self.clone() }
+        Self { agents: None, legs: None, requests: None, ..self.clone() }
     }
 
     /// When it counts as gone for the retention: its end.
@@ -166,6 +172,7 @@ impl Live {
             usage: inner.tally.usage(),
             flags: Vec::new(),
             client_addr: self.client_addr(),
+            agents: detail.then(|| inner.agent_views(self, clock, now)),
             legs: detail.then(|| inner.legs.iter().map(|leg| leg.view(now)).collect()),
             requests: detail.then(|| inner.tally.lines()),
         }
@@ -181,6 +188,7 @@ impl OpenLeg {
             request_id: line.request_id.clone(),
             method: line.method.clone(),
             path: line.path.clone(),
+            agent: line.agent.clone(),
             backend: line.backend.clone(),
             model: line.model.clone(),
             started_at: line.started_at,

@@ -10,17 +10,16 @@ use super::latency::{Latencies, Quantiles};
 use super::leg::{LegKind, LegReport};
 use crate::clock::millis;
 use crate::error::ErrorKind;
-use crate::ids::{BackendName, RequestId};
+use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::usage::Usage;
 
 /// Requests that stay visible one by one.
 const LAST_REQUESTS: usize = 20;
-/// Distinct models, agents or errors that are counted apart; later models count as [`OTHER`].
+/// Distinct models or errors that are counted apart; later models count as [`OTHER`].
 const DISTINCT: usize = 32;
-/// Bytes that are kept of a path, model or agent name.
+/// Bytes that are kept of a path or a model.
 const NAME_BYTES: usize = 256;
 const OTHER: &str = "other";
-const MAIN_AGENT: &str = "main";
 
 /// One request that has ended, for the detail view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +32,8 @@ pub struct RequestLine {
     pub method: Box<str>,
     /// Its path, without a query.
     pub path: Box<str>,
+    /// The agent that sent it; `None` is the main one.
+    pub agent: Option<AgentId>,
     /// When it came.
     pub started_at: Timestamp,
     /// The backend that served it.
@@ -92,21 +93,12 @@ pub(super) struct Tally {
     lines: VecDeque<Box<RequestLine>>,
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
-    agents: Vec<Box<str>>,
     failures: Vec<(Failure, u64)>,
     ttfb: Latencies,
     usage: Usage,
 }
 
 impl Tally {
-    /// Notes which agent of the client sends a request.
-    pub(super) fn agent(&mut self, agent: Option<&str>) {
-        let agent = clipped(agent.unwrap_or(MAIN_AGENT));
-        if self.agents.len() < DISTINCT && !self.agents.iter().any(|known| **known == *agent) {
-            push_lean(&mut self.agents, agent.into());
-        }
-    }
-
     /// Counts where an open leg goes, so that its session shows it while the answer is still coming.
     pub(super) fn routed(
         &mut self,
@@ -205,11 +197,6 @@ impl Tally {
     /// The models in the order in which they came.
     pub(super) fn models(&self) -> &[ModelUse] {
         &self.models
-    }
-
-    /// The agents in the order in which they came.
-    pub(super) fn agents(&self) -> Vec<Box<str>> {
-        self.agents.clone()
     }
 
     /// Failed answers by status or code.

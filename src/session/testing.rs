@@ -6,7 +6,7 @@ use super::settings::Written;
 use super::store::MemoryStore;
 use super::{Arrival, Cut, Event, Identity, LegKind, LegStart, Manager, Record, Settings};
 use crate::clock::Clock;
-use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+use crate::ids::{AgentId, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::settings::fault::Faults;
 
 /// A principal's request for a session.
@@ -28,6 +28,14 @@ pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
 /// Ada's request for a session.
 pub(crate) fn arrival(id: &str) -> Arrival {
     arrival_of("cred:ada", id)
+}
+
+/// A request of an agent of Ada's; without a name it is the main one, without a parent that is not told.
+pub(crate) fn agent_arrival(id: &str, agent: &str, parent: &str) -> Arrival {
+    let name = |name: &str| (!name.is_empty()).then(|| AgentId::new(name));
+    let mut arrival = arrival(id);
+    (arrival.identity.agent_id, arrival.identity.parent_agent_id) = (name(agent), name(parent));
+    arrival
 }
 
 /// A leg about to start.

@@ -46,27 +46,48 @@ async fn must_stay_under(bound: Duration, state: &str, round: impl AsyncFn() -> 
     panic!("{state}: p99 was never under {bound:?}");
 }
 
-/// Kills `id` while its answer is read to the end.
-async fn kill_and_read(operator: &mut Control, id: &str, client: &mut RawClient) -> (Killed, Message) {
-    let reading = async { client.message(Unframed::UntilEnd).await.expect("an answer") };
-    tokio::join!(operator.kill(id), reading)
+/// Kills `id` while its answer is read to the end; `None` when the connection ends before a head.
+async fn kill_and_read(
+    operator: &mut Control,
+    id: &str,
+    client: &mut RawClient,
+) -> (Killed, Option<Message>) {
+    tokio::join!(operator.kill(id), client.message(Unframed::UntilEnd))
+}
+
+/// Brings one request after the other into a state with `open`, kills its session there, and looks with `check` at
+/// what its client reads.
+async fn round(
+    gateway: &Gateway,
+    open: impl AsyncFn(usize, &str) -> RawClient,
+    check: impl Fn(Option<&Message>),
+) -> Latency {
+    let mut operator = gateway.operator().await;
+    let mut latency = Latency::default();
+    for number in 0..KILLS {
+        let id = format!("s-{number}");
+        let mut client = open(number, &id).await;
+        let (killed, answer) = kill_and_read(&mut operator, &id, &mut client).await;
+        check(answer.as_ref());
+        let unanswered = || client.ending().expect("an ended connection").at();
+        latency.push(&killed, answer.map_or_else(unanswered, |answer| answer.ended));
+    }
+    latency
 }
 
 async fn stream_round(directive: &str) -> Latency {
     let demo = Demo::start().await;
     let gateway = Gateway::alone(&demo).await;
-    let mut operator = gateway.operator().await;
-    let mut latency = Latency::default();
-    for number in 0..KILLS {
-        let id = format!("s-{number}");
-        let mut client = Call::chat_stream(directive).session(&id).open(gateway.proxy()).await;
+    let open = async |_, id: &str| {
+        let mut client = Call::chat_stream(directive).session(id).open(gateway.proxy()).await;
         client.until("\"delta\":{\"content\":\"").await;
-        let (killed, answer) = kill_and_read(&mut operator, &id, &mut client).await;
-        assert!(answer.text().contains("session_killed"), "{}", answer.text());
-        assert!(!answer.text().contains("[DONE]"), "{}", answer.text());
-        latency.push(&killed, answer.ended);
-    }
-    latency
+        client
+    };
+    let is_cut = |answer: Option<&Message>| {
+        let text = answer.expect("an answer").text();
+        assert!(text.contains("session_killed") && !text.contains("[DONE]"), "{text}");
+    };
+    round(&gateway, open, is_cut).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,6 +100,12 @@ async fn a_silent_stream_ends_within_5_ms() {
     must_stay_under(SOFT, "silent", async || stream_round("[[stall]]").await).await;
 }
 
+fn is_refused(answer: Option<&Message>) {
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status(), 403, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], "session_killed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_waiting_for_its_head_ends_within_5_ms() {
     must_stay_under(SOFT, "waiting for the head", waiting_round).await;
@@ -87,18 +114,12 @@ async fn a_request_waiting_for_its_head_ends_within_5_ms() {
 async fn waiting_round() -> Latency {
     let demo = Demo::start().await;
     let gateway = Gateway::alone(&demo).await;
-    let mut operator = gateway.operator().await;
-    let mut latency = Latency::default();
-    for number in 0..KILLS {
-        let id = format!("s-{number}");
-        let mut client = Call::chat_stream("[[mute]]").session(&id).open(gateway.proxy()).await;
+    let open = async |number, id: &str| {
+        let client = Call::chat_stream("[[mute]]").session(id).open(gateway.proxy()).await;
         demo.until("the request", |ledger| ledger.count("/v1/chat/completions") == number as u64 + 1).await;
-        let (killed, answer) = kill_and_read(&mut operator, &id, &mut client).await;
-        assert_eq!(answer.status(), 403, "{}", answer.text());
-        assert_eq!(answer.json()["error"]["code"], "session_killed");
-        latency.push(&killed, answer.ended);
-    }
-    latency
+        client
+    };
+    round(&gateway, open, is_refused).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,48 +130,34 @@ async fn a_stalled_upload_ends_within_5_ms() {
 async fn upload_round() -> Latency {
     let demo = Demo::start().await;
     let gateway = Gateway::alone(&demo).await;
-    let mut operator = gateway.operator().await;
-    let mut latency = Latency::default();
-    for number in 0..KILLS {
-        let id = format!("s-{number}");
+    let open = async |number, id: &str| {
         // On `/echo` nothing has to be read before it can be forwarded, on the chat the model has.
         let path = if number % 2 == 0 { "/v1/chat/completions" } else { "/echo" };
-        let call = Call::post(path).session(&id).header("content-length", "1000000").body("x".repeat(2000));
-        let mut client = call.open(gateway.proxy()).await;
-        gateway.session_until(&id, |session| session["open_legs"] == 1).await;
-        let (killed, answer) = kill_and_read(&mut operator, &id, &mut client).await;
-        assert_eq!(answer.status(), 403, "{}", answer.text());
-        latency.push(&killed, answer.ended);
-    }
-    latency
+        let call = Call::post(path).session(id).header("content-length", "1000000").body("x".repeat(2000));
+        let client = call.open(gateway.proxy()).await;
+        gateway.session_until(id, |session| session["open_legs"] == 1).await;
+        client
+    };
+    round(&gateway, open, is_refused).await
 }
 
 /// Kills a request that nothing answers; its client sees a refusal or the connection's end.
 async fn unanswered_round(backend: &RawBackend, call: impl Fn(&str) -> Call, settle: Duration) -> Latency {
     let gateway = Gateway::alone(backend).await;
-    let mut operator = gateway.operator().await;
-    let mut latency = Latency::default();
-    for number in 0..KILLS {
-        let id = format!("s-{number}");
-        let address = gateway.proxy();
+    let address = gateway.proxy();
+    let open = async |_, id: &str| {
         let mut client = RawClient::connect(address).await;
-        let _ =
-            tokio::time::timeout(Duration::from_secs(5), client.send(&call(&id).bytes(&address.to_string())))
-                .await;
-        gateway.session_until(&id, |session| session["open_legs"] == 1).await;
+        let bytes = call(id).bytes(&address.to_string());
+        let _ = tokio::time::timeout(Duration::from_secs(5), client.send(&bytes)).await;
+        gateway.session_until(id, |session| session["open_legs"] == 1).await;
         // Full pipes cannot be seen from here.
         tokio::time::sleep(settle).await;
-        let reading = async {
-            match client.message(Unframed::UntilEnd).await {
-                Some(answer) => (answer.status(), answer.ended),
-                None => (0, client.ending().expect("an ended connection").at()),
-            }
-        };
-        let (killed, (status, end)) = tokio::join!(operator.kill(&id), reading);
-        assert!(matches!(status, 0 | 403), "status {status}");
-        latency.push(&killed, end);
-    }
-    latency
+        client
+    };
+    let is_ended = |answer: Option<&Message>| {
+        assert!(answer.is_none_or(|answer| answer.status() == 403), "{answer:?}");
+    };
+    round(&gateway, open, is_ended).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,7 +318,7 @@ async fn killed_stream(gateway: &Gateway, id: &str, call: Call, first: &str) -> 
     let mut client = call.session(id).open(gateway.proxy()).await;
     client.until(first).await;
     let mut operator = gateway.operator().await;
-    kill_and_read(&mut operator, id, &mut client).await.1
+    kill_and_read(&mut operator, id, &mut client).await.1.expect("an answer")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,8 @@
 
 /// Peers that wait, stall, crowd or do not read.
 mod abuse;
+/// Agents inside a session: their tree, and kills of a part of it.
+mod agents;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -31,6 +33,8 @@ mod headers;
 mod hostile;
 /// Whose session a request belongs to.
 mod identity;
+/// Comments in streams whose backend is silent.
+mod keep_alive;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
 /// Too large, too slow, gone away.
@@ -39,6 +43,8 @@ mod limits;
 mod readme;
 /// What is left behind: access lines, records, an orderly end.
 mod records;
+/// What a refused program gets, so that it stops.
+mod refusals;
 /// A configuration read again while the gateway runs.
 mod reload;
 /// The same twenty times under load, and before the first request.

@@ -53,13 +53,12 @@ fn written(event: &Event) -> (&'static str, Value) {
         Event::Killed { order, legs_cut } => {
             let mut data = json!(order);
             data["legs_cut"] = (*legs_cut).into();
-            ("session.killed", data)
+            (if order.agent.is_some() { "agent.killed" } else { "session.killed" }, data)
         }
-        Event::Resumed { order, by } => (
-            "session.resumed",
-            json!({"session_id": order.session_id,
-            "uid": order.uid, "by": by, "order": order}),
-        ),
+        Event::Resumed { order, by } => {
+            let data = json!({"session_id": order.session_id, "uid": order.uid, "by": by, "order": order});
+            (if order.agent.is_some() { "agent.resumed" } else { "session.resumed" }, data)
+        }
     }
 }
 

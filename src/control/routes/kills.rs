@@ -7,12 +7,14 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use http::StatusCode;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::control::listen::Peer;
 use crate::control::problem::Problem;
 use crate::control::service::Door;
+use crate::ids::AgentId;
 use crate::session::{Block, KillError, KillRequest, Killed, ResumeError};
 
 /// A reason is shown to the client; more bytes than this are refused.
@@ -31,6 +33,16 @@ struct KillBody {
     /// How far the order reaches; there is one answer so far.
     scope: Option<Reach>,
     force: bool,
+    /// Only this agent of the session and all below it.
+    agent: Option<String>,
+}
+
+/// What a resume may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ResumeBody {
+    /// The agent whose block is lifted, instead of the session's.
+    agent: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -39,7 +51,7 @@ enum Reach {
     Session,
 }
 
-/// Cuts every leg of a session and refuses it from now on.
+/// Cuts every leg of a session, or of an agent and those below it, and refuses them from now on.
 pub(super) async fn kill(
     State(door): State<Arc<Door>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
@@ -57,19 +69,17 @@ pub(super) async fn kill(
     }
 }
 
-/// Lifts the order against a session.
+/// Lifts the order against a session, or against an agent in it.
 pub(super) async fn resume(
     State(door): State<Arc<Door>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(target): Path<String>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let resumed = door.parts.manager.resume(&target, &by(peer)).await;
+    let ResumeBody { agent } = read(&body.map_err(unreadable)?)?;
+    let resumed = door.parts.manager.resume(&target, agent.as_deref(), &by(peer)).await;
     resumed.map(|resumed| Json(json!(resumed))).map_err(|fault| match fault {
-        ResumeError::NotKilled => Problem::new(
-            StatusCode::NOT_FOUND,
-            "not_killed",
-            format!("no kill order stands against a session with the id or uid '{target}'"),
-        ),
+        ResumeError::NotKilled { agents } => not_resumed(&target, agent.as_deref(), &agents),
         ResumeError::Ambiguous(uids) => Problem::ambiguous(uids),
         ResumeError::Permanent => {
             Problem::new(StatusCode::CONFLICT, "block_permanent", "the kill order is permanent")
@@ -91,21 +101,27 @@ struct KillReply {
     instances_notified: u32,
 }
 
-fn kill_request(body: &[u8], by: String) -> Result<KillRequest, Problem> {
-    let body: KillBody = match body.trim_ascii() {
-        b"" => KillBody::default(),
+/// Reads a body all of whose members are optional.
+fn read<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    match body.trim_ascii() {
+        b"" => Ok(T::default()),
         // serde would also take an array for a struct, member by member.
         json if json.first() != Some(&b'{') => {
-            return Err(Problem::bad_request("the body cannot be read: it is no JSON object"));
+            Err(Problem::bad_request("the body cannot be read: it is no JSON object"))
         }
         json => serde_json::from_slice(json)
-            .map_err(|fault| Problem::bad_request(format!("the body cannot be read: {fault}")))?,
-    };
+            .map_err(|fault| Problem::bad_request(format!("the body cannot be read: {fault}"))),
+    }
+}
+
+fn kill_request(body: &[u8], by: String) -> Result<KillRequest, Problem> {
+    let body: KillBody = read(body)?;
     let reason = body.reason.unwrap_or_else(|| NO_REASON.to_owned());
     if reason.len() > REASON_MAX {
         return Err(Problem::bad_request(format!("reason is longer than {REASON_MAX} bytes")));
     }
-    Ok(KillRequest { reason, by, block: body.block, force: body.force, scope: None })
+    let agent = body.agent.map(AgentId::new);
+    Ok(KillRequest { reason, by, block: body.block, force: body.force, scope: None, agent })
 }
 
 fn not_killed(target: &str, fault: KillError) -> Problem {
@@ -118,9 +134,31 @@ fn not_killed(target: &str, fault: KillError) -> Problem {
         )
         .with("state", state.name()),
         KillError::Ambiguous(uids) => Problem::ambiguous(uids),
+        KillError::UnknownAgent { known } => Problem::new(
+            StatusCode::NOT_FOUND,
+            "agent_not_found",
+            "the session has no such agent; name one of those in \"agents\"",
+        )
+        .with("agents", json!(known)),
+        KillError::MainAgent => Problem::bad_request(
+            "the main agent and all it started are the whole session; kill that, without \"agent\"",
+        ),
         KillError::EmptyBlock => Problem::bad_request("block.duration is 0: the kill would block nothing"),
         KillError::Store(fault) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", fault.to_string())
+        }
+    }
+}
+
+/// Nothing to lift: names the agents against which orders do stand.
+fn not_resumed(target: &str, agent: Option<&str>, killed: &[AgentId]) -> Problem {
+    let whom = agent.map_or_else(String::new, |agent| format!("the agent '{agent}' of "));
+    let detail = format!("no kill order stands against {whom}a session with the id or uid '{target}'");
+    let problem = |detail: String| Problem::new(StatusCode::NOT_FOUND, "not_killed", detail);
+    match killed {
+        [] => problem(detail),
+        killed => {
+            problem(detail + "; orders stand against those in \"agents\"").with("agents", json!(killed))
         }
     }
 }

@@ -28,6 +28,10 @@ fn by_body(path: &str, value: &str) -> Option<Found> {
     chain.by_body(&|i| (i == at).then_some(value))
 }
 
+fn name(agent: &Option<AgentId>) -> Option<&str> {
+    agent.as_ref().map(AgentId::as_str)
+}
+
 const UUID: &str = "bd060396-fe08-454b-8ed9-b937c9a41123";
 
 #[test]
@@ -56,17 +60,38 @@ fn claude_code_tells_its_agents() {
     ];
     let found = by_header(&sent).unwrap();
     assert_eq!(found.client.as_deref(), Some("claude-code"));
-    assert_eq!((found.agent_id.as_deref(), found.parent_agent_id.as_deref()), (Some("a1"), Some("a0")));
+    assert_eq!((name(&found.agent_id), name(&found.parent_agent_id)), (Some("a1"), Some("a0")));
     let explicit = by_header(&[sent[0], sent[1], ("x-session-id", "mine")]).unwrap();
-    assert_eq!((explicit.id.as_str(), explicit.agent_id.as_deref()), ("mine", Some("a1")));
+    assert_eq!((explicit.id.as_str(), name(&explicit.agent_id)), ("mine", Some("a1")));
 }
 
 #[test]
 fn an_agent_with_the_sessions_id_is_the_main_one() {
     let found = by_header(&[("session-id", UUID), ("thread-id", UUID)]).unwrap();
     assert_eq!(found.agent_id, None);
-    let found = by_header(&[("session-id", UUID), ("thread-id", "t2")]).unwrap();
-    assert_eq!(found.agent_id.as_deref(), Some("t2"));
+    let thread = [("session-id", UUID), ("thread-id", "t2"), ("x-codex-parent-thread-id", UUID)];
+    let found = by_header(&thread).unwrap();
+    assert_eq!((name(&found.agent_id), name(&found.parent_agent_id)), (Some("t2"), None));
+    // Also in a session that the caller has named otherwise.
+    let explicit =
+        |thread| by_header(&[("x-session-id", "mine"), ("session-id", UUID), ("thread-id", thread)]);
+    assert_eq!(explicit(UUID).unwrap().agent_id, None);
+    assert_eq!(name(&explicit("t2").unwrap().agent_id), Some("t2"));
+}
+
+#[test]
+fn no_two_agents_become_one() {
+    let agent = |id: &str| {
+        let sent = [("x-claude-code-session-id", UUID), ("x-claude-code-agent-id", id)];
+        by_header(&sent).unwrap().agent_id.map(|agent| agent.to_string())
+    };
+    assert_eq!(agent("name@team").as_deref(), Some("name@team"));
+    assert_eq!((agent(""), agent("  ")), (None, None));
+    let long = |last: char| agent(&format!("{}{last}", "x".repeat(MAX_AGENT))).unwrap();
+    assert!(long('a').starts_with("h-") && long('a') != long('b'));
+    assert_ne!(agent("a b"), agent("ab"));
+    let alone = [("x-claude-code-session-id", UUID), ("x-claude-code-parent-agent-id", "a0")];
+    assert_eq!(by_header(&alone).unwrap().parent_agent_id, None);
 }
 
 #[test]

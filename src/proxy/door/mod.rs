@@ -4,18 +4,20 @@
 //! `listen` accepts, `buffered` joins small writes, `connection` reads one request head after another and gives each a
 //! `ticket`, `session` is the downstream session that the proxy sees: it holds request bodies of any
 //! size for replay (`held`), wakes every wait on the client's side when the leg is cut, and measures the
-//! backend's `silence`; `pace` keeps the backend waiting while the client does not read.
+//! backend's `silence`, in which `keep_alive` may write comments; `write` gives each write its time; `pace` keeps the backend waiting while the client does not read.
 //! Neighbours: `gateway` (the `ProxyHttp` that runs behind this door) and `session::Cut`.
 //! Invariant: no type of this folder but [`Ticket`] and [`Door`] is seen outside it.
 
 mod buffered;
 mod connection;
 mod held;
+mod keep_alive;
 mod listen;
 mod pace;
 mod session;
 mod silence;
 mod ticket;
+mod write;
 
 pub(crate) use connection::Door;
 pub(crate) use listen::serve;

@@ -6,7 +6,7 @@
 //! also waits for the cut, silence of the backend is measured, and the real session finds its way
 //! back to the connection. Two faults of Pingora 0.9.1 are cured on the way (its issues 935, 946).
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,20 +22,18 @@ use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::held::Held;
+use super::keep_alive::{self, KeepAlive};
 use super::silence::Silence;
 use super::ticket::Ticket;
+use super::write::{STUCK_WRITE, cut, write};
 
 /// The error with which every wait ends when the leg is cut.
 pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
 /// The error with which a wait ends when the backend was silent for too long.
 pub(crate) const SILENT: ErrorType = ErrorType::Custom("backend_silent");
-
-/// A write that is still stuck this long after the cut is given up; shorter than the hard cut, so
-/// that the proxy can still do its accounts.
-const STUCK_WRITE: Duration = Duration::from_millis(20);
 
 /// Events of the proxy's are written together up to this many bytes of body. Pingora would join all that
 /// wait (four chunks of 64 KiB) in a buffer that it never gives back.
@@ -49,16 +47,13 @@ pub(super) struct DoorSession {
     ticket: Arc<Ticket>,
     held: Held,
     silence: Silence,
+    keep_alive: KeepAlive,
     /// `finish` was the last thing the proxy did.
     finished: bool,
     /// A write was given up in the middle: nothing sensible can follow it.
     broken: bool,
     /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
     pump_starts: bool,
-}
-
-fn cut<T>() -> Result<T> {
-    Error::e_explain(CUT, "the leg was cut")
 }
 
 /// How many bytes of body an event of the proxy's carries.
@@ -69,36 +64,11 @@ fn body_length(task: &HttpTask) -> usize {
     }
 }
 
-/// Runs a write; the client has `server.timeouts.write` for it. It is not refused after a cut, since the
-/// last words are written then; but it may not be stuck.
-async fn write<T>(ticket: &Ticket, broken: &mut bool, write: impl Future<Output = Result<T>>) -> Result<T> {
-    if *broken {
-        return cut();
-    }
-    let stuck = async {
-        ticket.cut.soft().await;
-        sleep(STUCK_WRITE).await;
-    };
-    let ended = async {
-        tokio::select! {
-            biased;
-            written = timeout(ticket.snapshot.timeouts.write, write) => written.unwrap_or_else(|_| {
-                *broken = true;
-                Err(Error::explain(ErrorType::WriteTimedout, "the client does not read").into_down())
-            }),
-            () = stuck => {
-                *broken = true;
-                cut()
-            }
-        }
-    };
-    ticket.pace.hold(ended).await
-}
-
 impl DoorSession {
     pub(super) fn new(inner: Box<ServerSession>, ticket: Arc<Ticket>) -> Self {
         Self {
             inner: Some(inner),
+            keep_alive: KeepAlive::new(&ticket),
             ticket,
             held: Held::default(),
             silence: Silence::default(),
@@ -129,18 +99,22 @@ impl DoorSession {
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
-        let (ticket, silence) = (&*self.ticket, &mut self.silence);
-        let chunk = tokio::select! {
-            biased;
-            _ = ticket.cut.soft() => return cut(),
-            () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
-                return Error::e_explain(SILENT, "the backend was silent for too long"),
-            chunk = async {
-                match idle {
-                    Some(no_body) => inner.read_body_or_idle(no_body).await,
-                    None => inner.read_request_body().await,
-                }
-            } => chunk?,
+        let (ticket, silence, keep_alive) = (&*self.ticket, &mut self.silence, &mut self.keep_alive);
+        let chunk = loop {
+            tokio::select! {
+                biased;
+                _ = ticket.cut.soft() => return cut(),
+                () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
+                    return Error::e_explain(SILENT, "the backend was silent for too long"),
+                () = poll_fn(|cx| keep_alive.poll_due(ticket, cx)) => {}
+                chunk = async {
+                    match idle {
+                        Some(no_body) => inner.read_body_or_idle(no_body).await,
+                        None => inner.read_request_body().await,
+                    }
+                } => break chunk?,
+            }
+            keep_alive.comment(inner, ticket, &mut self.broken).await?;
         };
         let done = inner.is_body_done();
         let Some(chunk) = chunk else {
@@ -222,6 +196,7 @@ impl Session for DoorSession {
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         let (inner, ticket, broken) = self.writer();
+        keep_alive::complete(inner, ticket, broken).await?;
         write(ticket, broken, inner.write_response_body(data, end)).await
     }
 
@@ -253,6 +228,7 @@ impl Session for DoorSession {
                 }
             }
             let (inner, ticket, broken) = self.writer();
+            keep_alive::complete(inner, ticket, broken).await?;
             end = write(ticket, broken, inner.response_duplex_vec(batch)).await?;
             // A slow reader is not a silent backend.
             self.ticket.moved();
@@ -305,6 +281,7 @@ impl Session for DoorSession {
     /// Called to end the body and again to end the session.
     async fn finish(&mut self) -> Result<()> {
         let (inner, ticket, broken) = self.writer();
+        keep_alive::complete(inner, ticket, broken).await?;
         let ended = write(ticket, broken, inner.finish_body()).await;
         self.finished = ended.is_ok();
         ended

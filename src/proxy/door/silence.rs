@@ -27,8 +27,17 @@ struct Nap {
 impl Silence {
     /// Ready when the silence has become longer than the ticket bears.
     pub(super) fn poll_exceeded(&mut self, ticket: &Ticket, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_past(|| ticket.silent_until(), cx)
+    }
+
+    /// Ready when the instant is past that `until` gives, also anew when the timer rings; never for none.
+    pub(super) fn poll_past(
+        &mut self,
+        until: impl Fn() -> Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         loop {
-            let Some(until) = ticket.silent_until() else {
+            let Some(until) = until() else {
                 return Poll::Pending;
             };
             let nap = match self.0.take() {

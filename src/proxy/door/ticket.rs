@@ -39,6 +39,8 @@ pub(crate) struct Ticket {
     last_move: AtomicU64,
     /// How many milliseconds of silence are borne; [`NO_LIMIT`] for any.
     silence_limit: AtomicU64,
+    /// After how many milliseconds without an event the client is sent a comment; [`NO_LIMIT`] where none may stand.
+    comment_after: AtomicU64,
     /// Keeps the backend waiting while the client does not read.
     pub(super) pace: Arc<Pace>,
     /// The real session on its way back from the proxy to the connection.
@@ -62,6 +64,7 @@ impl Ticket {
             received: AtomicU64::new(0),
             last_move: AtomicU64::new(0),
             silence_limit: AtomicU64::new(NO_LIMIT),
+            comment_after: AtomicU64::new(NO_LIMIT),
             pace: Arc::default(),
             returned: Mutex::default(),
         })
@@ -116,6 +119,20 @@ impl Ticket {
         let limit = self.silence_limit.load(Relaxed);
         (limit != NO_LIMIT)
             .then(|| self.arrived + Duration::from_millis(self.last_move.load(Relaxed).saturating_add(limit)))
+    }
+
+    /// From now on the client is sent a comment after so much silence; none while the answer may not hold one.
+    pub(crate) fn comment_after(&self, silence: Option<Duration>) {
+        self.comment_after.store(silence.map_or(NO_LIMIT, millis), Relaxed);
+    }
+
+    /// When a comment is due, if the last one was then.
+    pub(super) fn comment_due(&self, last: Instant) -> Option<Instant> {
+        let after = self.comment_after.load(Relaxed);
+        (after != NO_LIMIT).then(|| {
+            let moved = self.arrived + Duration::from_millis(self.last_move.load(Relaxed));
+            moved.max(last) + Duration::from_millis(after)
+        })
     }
 
     pub(super) fn give_back(&self, session: Box<ServerSession>) {

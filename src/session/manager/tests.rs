@@ -73,10 +73,10 @@ async fn manager_keeps_principals_apart() {
     let scoped = KillRequest { scope: Some(Scope::new("cred:ada")), ..order() };
     assert!(matches!(house.manager.kill("s-1", scoped).await, Err(KillError::AlreadyEnded { .. })));
     assert_eq!(house.kill("s-1").await.unwrap().uid, bob.session().uid());
-    let Err(ResumeError::Ambiguous(uids)) = house.manager.resume("s-1", "user:sec").await else {
+    let Err(ResumeError::Ambiguous(uids)) = house.manager.resume("s-1", None, "user:sec").await else {
         panic!("must be ambiguous")
     };
-    house.manager.resume(&uids[0].to_string(), "user:sec").await.unwrap();
+    house.manager.resume(&uids[0].to_string(), None, "user:sec").await.unwrap();
     assert_eq!(house.manager.kills().len(), 1);
 }
 
@@ -188,13 +188,16 @@ async fn a_resume_lifts_all_but_permanent_blocks() {
     house.clock.advance(10_000 * HOUR);
     house.manager.reap().await;
     assert!(matches!(house.admit("s-1").await, Err(Denied::Killed { .. })));
-    house.manager.resume("s-1", "user:sec").await.unwrap();
-    assert_eq!(house.manager.resume("s-1", "user:sec").await.unwrap_err(), ResumeError::NotKilled);
+    house.manager.resume("s-1", None, "user:sec").await.unwrap();
+    assert_eq!(
+        house.manager.resume("s-1", None, "user:sec").await.unwrap_err(),
+        ResumeError::NotKilled { agents: Vec::new() }
+    );
     assert!(house.admit("s-1").await.is_ok());
     let block = |mode, duration| Some(Block { mode, duration: crate::settings::units::Span::secs(duration) });
     let request = KillRequest { block: block(BlockMode::Permanent, 0), ..order() };
     house.manager.kill("s-1", request).await.unwrap();
-    assert_eq!(house.manager.resume("s-1", "user:sec").await.unwrap_err(), ResumeError::Permanent);
+    assert_eq!(house.manager.resume("s-1", None, "user:sec").await.unwrap_err(), ResumeError::Permanent);
     let request = KillRequest { block: block(BlockMode::Duration, 0), ..order() };
     assert_eq!(house.manager.kill("s-1", request).await.unwrap_err(), KillError::EmptyBlock);
 }

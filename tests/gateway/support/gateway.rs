@@ -257,6 +257,17 @@ impl Gateway {
         self.operator().await.post(&format!("/control/sessions/{id}/resume"), &Value::Null).await.status()
     }
 
+    /// Runs a command against it, which must succeed; gives what it printed.
+    pub async fn elida(&self, words: &[&str]) -> String {
+        let mut command = Command::new(self.program());
+        command.args(words).env_clear().env("ELIDA_CONTROL", format!("http://{}", self.control));
+        let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
+        let output = within("the command", run).await.expect("the command");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// Asks the gateway to end.
     pub fn terminate(&self) {
         self.signal("TERM");

@@ -7,6 +7,8 @@ use std::thread;
 use futures::executor::block_on;
 
 use super::*;
+use crate::ids::AgentId;
+use crate::session::testing::agent_arrival;
 
 #[test]
 fn nobody_is_admitted_after_kill_has_returned() {
@@ -47,6 +49,57 @@ fn nobody_is_admitted_after_kill_has_returned() {
         block_on(house.manager.reap());
         assert_eq!(house.records().len(), 1);
         assert_eq!(house.manager.active(), 0);
+    }
+}
+
+#[test]
+fn no_agent_of_a_subtree_is_admitted_after_its_kill_has_returned() {
+    for round in 0..200 {
+        let house = House::new("{}");
+        let speak = |agent: &str, parent: &str| {
+            let leg = leg_start();
+            let cut = leg.cut.clone();
+            block_on(house.manager.admit(agent_arrival("s-1", agent, parent), leg)).map(|leg| (cut, leg))
+        };
+        drop(speak("a", "").unwrap());
+        let (killed, late, start) = (AtomicBool::new(false), AtomicUsize::new(0), Barrier::new(5));
+        let knock = |thread: usize| {
+            start.wait();
+            let mut cuts = Vec::new();
+            for number in 0..30 {
+                let after = killed.load(Ordering::SeqCst);
+                // Known ones, new ones, and ones below those.
+                let (agent, parent) = match (thread, number % 2) {
+                    (0, _) => ("a".to_owned(), String::new()),
+                    (_, 0) => (format!("a-{thread}-{number}"), "a".to_owned()),
+                    _ => (format!("a-{thread}-{number}"), format!("a-{thread}-{}", number - 1)),
+                };
+                if let Ok(admitted) = speak(&agent, &parent) {
+                    late.fetch_add(usize::from(after), Ordering::SeqCst);
+                    cuts.push(admitted);
+                }
+                assert!(speak("b", "").is_ok(), "nobody else is refused");
+            }
+            cuts
+        };
+        let cuts: Vec<_> = thread::scope(|threads| {
+            let knocking: Vec<_> = (0..4)
+                .map(|thread| {
+                    let knock = &knock;
+                    threads.spawn(move || knock(thread))
+                })
+                .collect();
+            start.wait();
+            if round % 2 == 0 {
+                thread::yield_now();
+            }
+            let request = KillRequest { agent: Some(AgentId::new("a")), ..order() };
+            block_on(house.manager.kill("s-1", request)).unwrap();
+            killed.store(true, Ordering::SeqCst);
+            knocking.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(late.load(Ordering::SeqCst), 0);
+        assert!(cuts.iter().all(|(cut, _)| cut.reason() == Some(CutReason::AgentKilled)));
     }
 }
 
