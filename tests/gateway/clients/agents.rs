@@ -149,3 +149,13 @@ async fn codex_is_served_refused_and_killed() {
 async fn opencode_is_served_refused_and_killed() {
     is_served_refused_and_killed(Agent::Opencode).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claude_code_shows_words_as_they_come() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let prompt = "[[words 5000]] [[pace 20ms]]";
+    let mut program = Program::claude(&gateway.url(), prompt, &["--include-partial-messages"]);
+    program.printed("{\"type\":\"stream_event\"", 5).await;
+    assert_eq!((demo.ledger().open(), demo.ledger().finished()), (1, 0), "the answer is still under way");
+}
