@@ -118,7 +118,9 @@ async fn is_killed(agent: Agent) -> Run {
     let again = stage.run("one two three", Some(&id)).outcome_in(LIMIT).await;
     assert_eq!(again.code, Some(0), "resume lifts it: {again:?}");
     assert_eq!(agent.shown(&again).trim_matches('"'), "one two three", "{again:?}");
-    stage.strike("kill", outcome).await.0
+    let (run, _) = stage.strike("kill", outcome).await;
+    assert!(refused(&run.requests) <= 1, "a program that ELIDA knows stops at once: {:?}", run.requests);
+    run
 }
 
 async fn is_served_refused_and_killed(agent: Agent) {
