@@ -64,7 +64,7 @@ impl Agent {
 
     /// What the user reads at the end: the answer, or the error.
     pub fn shown(self, outcome: &Outcome) -> String {
-        let texts = outcome.values().into_iter().filter_map(|line| {
+        let mut texts = outcome.values().into_iter().filter_map(|line| {
             let text = match self {
                 Self::Claude => line["result"].as_str(),
                 Self::Codex if line["item"]["type"] == "agent_message" => line["item"]["text"].as_str(),
@@ -74,7 +74,7 @@ impl Agent {
             };
             text.map(str::to_owned)
         });
-        texts.last().unwrap_or_else(|| panic!("nothing shown: {outcome:?}"))
+        texts.next_back().unwrap_or_else(|| panic!("nothing shown: {outcome:?}"))
     }
 }
 
