@@ -4,6 +4,7 @@
 //! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
 //! the talking commands know the control API only through its JSON (`cli/client.rs`).
 
+mod cdr;
 mod check;
 mod client;
 mod doctor;
@@ -82,6 +83,9 @@ enum Command {
     Resume(talk::ResumeArgs),
     /// List kill orders in force
     Kills(talk::PlainArgs),
+    /// Records of ended sessions: export them, or verify an exported file
+    #[command(subcommand)]
+    Cdr(cdr::CdrCommand),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
     Healthcheck(health::HealthArgs),
     /// Print the JSON Schema of the configuration, for editors
@@ -149,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
         Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
+        Command::Cdr(command) => cdr::cdr(&command).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema => {
             print(&format!("{:#}\n", schema()));

@@ -10,6 +10,7 @@
 //! * [`session`] is what a session is: states, admission, kill, timeouts, record.
 //! * [`identity`] says who calls and in which session; [`routing`] where it goes; [`upstream`] how.
 //! * [`protocol`] reads the agents' languages without doing IO.
+//! * [`history`] keeps what has ended, and proves it.
 //! * [`control`] is the operator's door, [`telemetry`] what is told of it all.
 //! * [`app`] puts the parts together, from what [`config`] read; [`cli`] is the command line.
 //! * [`demo`] is a model provider that needs no key.
@@ -24,6 +25,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod error;
+pub mod history;
 pub mod identity;
 pub mod ids;
 pub mod protocol;

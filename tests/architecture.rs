@@ -38,6 +38,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("rustix", &["app/", "cli/doctor/", "settings/folder.rs"]),
     ("ureq", &["cli/", "cli.rs"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
+    ("rusqlite", &["history/"]),
+    ("ring", &["history/"]),
     ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["routing/"]),
     ("mimalloc", &["main.rs"]),

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{error, info};
 
 use super::notify;
 use super::reload::Reload;
@@ -85,6 +85,11 @@ impl Drain {
         self.draining.send_replace(true);
         self.shared.sessions.shutdown().await;
         self.connections_ended(LAST_WORDS).await;
+        if let Some(history) = self.shared.history.clone()
+            && let Err(error) = tokio::task::spawn_blocking(move || history.close()).await
+        {
+            error!(%error, "the history could not be closed");
+        }
         self.closing.send_replace(true);
         // Its service gives the receiver back when it has ended.
         let _ = timeout(LAST_WORDS, self.closing.closed()).await;

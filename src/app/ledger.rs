@@ -1,9 +1,10 @@
-//! What sessions publish, written down: a record in the log for each that ends, and the numbers.
+//! What sessions publish, written down: a record in the log for each that ends, the numbers, and the history.
 
 use std::sync::Arc;
 
 use tracing::info;
 
+use crate::history::Archive;
 use crate::session::event::Event;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
@@ -13,8 +14,21 @@ use crate::telemetry::settings::Level;
 const RECORD: &str = "session_record";
 
 /// A listener for the session manager.
-pub(super) fn listener(log: Arc<Log>, metrics: Arc<Metrics>) -> Arc<dyn Fn(&Event) + Send + Sync> {
-    Arc::new(move |event| match event {
+pub(super) fn listener(
+    log: Arc<Log>,
+    metrics: Arc<Metrics>,
+    history: Option<Arc<Archive>>,
+) -> Arc<dyn Fn(&Event) + Send + Sync> {
+    Arc::new(move |event| {
+        tell(&log, &metrics, event);
+        if let Some(history) = &history {
+            history.note(event);
+        }
+    })
+}
+
+fn tell(log: &Log, metrics: &Metrics, event: &Event) {
+    match event {
         Event::Started(session) => metrics.session_started(session.kind.name()),
         Event::Ended(record) => {
             metrics.session_ended(record.state.name(), record.kind.name());
@@ -33,5 +47,5 @@ pub(super) fn listener(log: Arc<Log>, metrics: Arc<Metrics>) -> Arc<dyn Fn(&Even
             Some(agent) => info!(session_id = %order.session_id, %agent, by, "agent resumed"),
             None => info!(session_id = %order.session_id, by, "session resumed"),
         },
-    })
+    }
 }

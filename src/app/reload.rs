@@ -63,6 +63,9 @@ impl Reload {
         self.control.store(Arc::new(config.control.clone()));
         self.shared.sessions.reconfigure(config.session.clone());
         self.shared.sessions.show_backends(addresses(&config));
+        if let Some(history) = &self.shared.history {
+            history.reconfigure(config.history.clone());
+        }
         self.shared.log.reconfigure(&config.logging);
         self.current.store(Arc::new(config));
         Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })

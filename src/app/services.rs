@@ -117,6 +117,7 @@ fn control_service(listener: TcpListener, reload: &Arc<Reload>, shared: &Shared)
         config: Arc::new(move || config.current.load().printable()),
         reload: Arc::new(move || again.now()),
         backends: Arc::new(move || backends.describe_backends()),
+        history: shared.history.clone(),
         store: "memory",
     };
     ControlService::new(listener, parts)

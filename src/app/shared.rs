@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::ledger;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
 use crate::protocol::call::CallPaths;
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) live: Live,
     pub(super) sessions: Arc<Manager>,
     pub(super) readiness: Arc<Readiness>,
+    /// What is kept of ended sessions; `None` when nothing is to be kept or the file cannot be used.
+    pub(super) history: Option<Arc<Archive>>,
     clock: Clock,
 }
 
@@ -47,11 +50,13 @@ impl Shared {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics)?));
         let clock = Clock::system();
-        let listener = ledger::listener(Arc::clone(&log), Arc::clone(&metrics));
+        let history = history(config, &metrics);
+        let listener = ledger::listener(Arc::clone(&log), Arc::clone(&metrics), history.clone());
         let store = Arc::new(MemoryStore::default());
         let sessions = Manager::new(config.session.clone(), clock.clone(), store, listener);
         sessions.show_backends(addresses(config));
-        Ok((Self { log, metrics, live, sessions, readiness: Arc::default(), clock }, guard))
+        let readiness = Arc::default();
+        Ok((Self { log, metrics, live, sessions, readiness, history, clock }, guard))
     }
 
     /// What every request needs.
@@ -109,6 +114,22 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
 /// How records name the backends: by address.
 pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
     config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into())).collect()
+}
+
+/// The history. A file that cannot be used is a loud fault, but no reason to refuse traffic: the log has every
+/// record too.
+fn history(config: &Config, metrics: &Metrics) -> Option<Arc<Archive>> {
+    let file = config.history.file(&config.data_dir)?;
+    match Archive::open(&file, &config.data_dir, config.history.clone(), metrics.history()) {
+        Ok(archive) => Some(archive),
+        Err(error) => {
+            error!(
+                error = format!("{error:#}"),
+                "no history is kept: mend it and restart, or name another file in history.file"
+            );
+            None
+        }
+    }
 }
 
 /// The key that makes principals of credentials: kept in the data directory, so that a principal has

@@ -1,5 +1,6 @@
 //! Talks to the control API.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,6 +76,26 @@ impl Client {
             None => request,
         };
         self.answer(request.call())
+    }
+
+    /// `GET` of a path whose answer may be large and slow to come: written to `sink` as it comes.
+    pub(super) fn download(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        sink: &mut dyn Write,
+    ) -> anyhow::Result<u64> {
+        let url = self.url(path, query)?;
+        let request = self.agent.get(url.as_str()).config().timeout_global(None).build();
+        let request = match &self.authorization {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        };
+        let mut response = request.call().map_err(|error| self.unreachable(error))?;
+        if !response.status().is_success() {
+            return self.answer(Ok(response)).and_then(|_| bail!("{} refused", self.address()));
+        }
+        std::io::copy(&mut response.body_mut().as_reader(), sink).context("the answer broke off")
     }
 
     /// `POST` of a JSON body.

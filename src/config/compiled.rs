@@ -13,7 +13,7 @@ use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::folder::why_not_writable;
 use crate::settings::secret::Secret;
-use crate::{control, identity, proxy, session, telemetry, upstream};
+use crate::{control, history, identity, proxy, session, telemetry, upstream};
 
 /// The name of the backend that `backend:` stands for.
 const ONLY_BACKEND: &str = "default";
@@ -37,6 +37,8 @@ pub struct Config {
     pub backends: Vec<upstream::settings::Settings>,
     /// Which backend a request goes to.
     pub routing: Table,
+    /// What is kept of ended sessions.
+    pub history: history::Settings,
     /// What is logged.
     pub logging: telemetry::settings::Settings,
     printable: Value,
@@ -87,6 +89,7 @@ pub(super) fn compile(
     let mut of_routing = Faults::default();
     let routing = Table::compile(written.routing, &rules, &mut of_routing);
     faults.absorb(of_routing, |path| as_written(path, shorthand));
+    let history = written.history.compile(faults);
     let logging = written.logging.compile(faults);
     check_data_dir(&written.data_dir, faults);
     Some(Config {
@@ -98,6 +101,7 @@ pub(super) fn compile(
         identity: identity?,
         backends: backends?,
         routing: routing?,
+        history: history?,
         logging: logging?,
         printable,
         warnings: Vec::new(),

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_yaml::{Mapping, Value};
 
-use crate::{control, identity, proxy, routing, session, telemetry, upstream};
+use crate::{control, history, identity, proxy, routing, session, telemetry, upstream};
 
 /// The only `version:` there is.
 pub(super) const VERSION: u32 = 1;
@@ -42,6 +42,8 @@ pub(super) struct Written {
     pub(super) backends: Backends,
     /// Which backend a request goes to.
     pub(super) routing: routing::Written,
+    /// What is kept of ended sessions.
+    pub(super) history: history::Written,
     /// What is logged.
     pub(super) logging: telemetry::settings::Written,
     /// Folder for keys and other state. Needs a restart.
@@ -60,6 +62,7 @@ impl Default for Written {
             identity: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),
+            history: Default::default(),
             logging: Default::default(),
             data_dir: "/var/lib/elida".into(),
         }

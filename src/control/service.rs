@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::listen::{Patience, Peer};
 use super::settings::Settings;
 use super::{auth, routes};
+use crate::history::Archive;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub reload: Arc<dyn Fn() -> Result<ReloadReport, Faults> + Send + Sync>,
     /// The backends by name, for `/control/health`.
     pub backends: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// What is kept of ended sessions.
+    pub history: Option<Arc<Archive>>,
     /// Name of the session store: `memory`.
     pub store: &'static str,
 }

@@ -98,6 +98,7 @@ impl Desk {
             config: Arc::new(|| json!({"listen": ":8080", "token": Secret::new("hidden")})),
             reload: Arc::new(|| Ok(ReloadReport { restart_required: vec!["listen".into()] })),
             backends: Arc::new(|| json!({"openai": {"type": "openai"}})),
+            history: None,
             store: "memory",
         };
         Self::serve(parts, manager, readiness, settings)
@@ -429,6 +430,7 @@ fn control_config_reload_tells_every_fault() {
         config: Arc::new(|| json!({})),
         reload: Arc::new(move || Err(faults.clone())),
         backends: Arc::new(|| json!({})),
+        history: None,
         store: "memory",
     };
     let desk = Desk::serve(parts, manager, Arc::default(), settings);

@@ -34,7 +34,7 @@ pub mod stats;
 pub mod store;
 mod tally;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use agents::AgentView;
 pub use book::{BlockMode, KillOrder};

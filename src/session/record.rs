@@ -11,7 +11,7 @@ use super::book::KillOrder;
 use super::latency::Quantiles;
 use super::live::{End, Inner, Live};
 use super::model::{EndReason, Kind, State};
-use super::tally::{BackendUse, ModelUse};
+use super::tally::{BackendUse, ModelUse, RequestLine};
 use crate::clock::{Clock, millis};
 use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
 use crate::protocol::usage::Usage;
@@ -80,6 +80,9 @@ pub struct Record {
     pub kill: Option<Arc<KillOrder>>,
     /// The last order against each of its agents that was killed, also those lifted since.
     pub agent_kills: Vec<Arc<KillOrder>>,
+    /// Its last requests, newest first; beside the record, not in it.
+    #[serde(skip)]
+    pub requests: Vec<RequestLine>,
 }
 
 /// Token counts: in total and by model.
@@ -146,6 +149,7 @@ impl Live {
             flags: Vec::new(),
             kill: end.order.clone(),
             agent_kills: inner.agent_kills(),
+            requests: inner.tally.lines(),
         }
     }
 }

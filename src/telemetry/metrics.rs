@@ -13,6 +13,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use super::history::HistoryMetrics;
+pub use super::labels::{Route, TokenKind};
 use super::log::Log;
 use super::models::{ByModel, Models};
 use super::sink::Sink;
@@ -30,69 +32,6 @@ const OVERHEAD_BUCKETS: &[f64] = &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.00
 /// Seconds from 5 milliseconds to ten minutes: an answer of a model.
 const ANSWER_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-
-/// How a request found its backend; the `route` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// By the `X-Backend` header.
-    Header,
-    /// By the model in its body.
-    Model,
-    /// By a path prefix.
-    Path,
-    /// By the default backend.
-    Default,
-    /// It was answered here (health, `HEAD /`).
-    Local,
-    /// It was refused before a backend was chosen.
-    Refused,
-}
-
-impl Route {
-    /// How many there are.
-    const COUNT: usize = 6;
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::Model => "model",
-            Self::Path => "path",
-            Self::Default => "default",
-            Self::Local => "local",
-            Self::Refused => "refused",
-        }
-    }
-}
-
-/// What a counted token was; the `type` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenKind {
-    /// Read by the model, not from a cache.
-    Input,
-    /// Written by the model.
-    Output,
-    /// Read from the provider's prompt cache.
-    CacheRead,
-    /// Written to the provider's prompt cache.
-    CacheWrite,
-    /// Spent on reasoning.
-    Reasoning,
-}
-
-impl TokenKind {
-    /// How many there are.
-    pub(super) const COUNT: usize = 5;
-
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Output => "output",
-            Self::CacheRead => "cache_read",
-            Self::CacheWrite => "cache_write",
-            Self::Reasoning => "reasoning",
-        }
-    }
-}
 
 /// All metrics of one process, in a registry of their own.
 pub struct Metrics {
@@ -113,6 +52,7 @@ pub struct Metrics {
     connections: IntGauge,
     panics: IntCounter,
     log_lines_dropped: IntCounter,
+    history: HistoryMetrics,
     log: OnceLock<Mutex<Sink>>,
     models: Arc<Models>,
 }
@@ -143,6 +83,7 @@ impl Metrics {
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
+            history: HistoryMetrics::new(in_registry)?,
             log: OnceLock::new(),
             models: Arc::default(),
             registry,
@@ -176,6 +117,11 @@ impl Metrics {
     /// The gauge of open legs of one kind (`request`, `stream`, `socket`), resolved.
     pub fn open_legs(&self, kind: &str) -> Gauge {
         Gauge(self.open_legs.with_label_values(&[kind]))
+    }
+
+    /// The handles of the history.
+    pub fn history(&self) -> HistoryMetrics {
+        self.history.clone()
     }
 
     /// The gauge of open client connections.
@@ -359,11 +305,14 @@ fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
     }
 }
 
-fn options(spec: &Spec) -> Opts {
+pub(super) fn options(spec: &Spec) -> Opts {
     Opts::new(spec.name, spec.help)
 }
 
-fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+pub(super) fn add<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }

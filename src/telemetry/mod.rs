@@ -1,7 +1,8 @@
 //! Signals: what the program tells its operators about itself.
 //!
-//! `metrics` counts (every metric stands in `table`; `models` bounds the model label), `log` makes lines and
-//! `sink` writes them, `access` is the shape of the line each request leaves, `readiness` is what the probes
+//! `metrics` counts (every metric stands in `table`, values of labels in `labels`; `models` bounds the model label), `log` makes lines and
+//! `sink` writes them, `history` are the
+//! numbers of the history, `access` is the shape of the line each request leaves, `readiness` is what the probes
 //! answer from.
 //! Neighbours: everyone may emit; this module knows only the words of row 0 and takes plain values, so no
 //! type of a higher row ever stands in it.
@@ -9,6 +10,8 @@
 //! label; whatever bytes a peer sends, a log line stays one valid line.
 
 pub mod access;
+pub mod history;
+mod labels;
 pub mod log;
 pub mod metrics;
 mod models;

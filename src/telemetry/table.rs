@@ -52,6 +52,10 @@ table! {
         "Panics: each ended one request, and is a fault of ELIDA.";
     LOG_LINES_DROPPED = "elida_log_lines_dropped_total" []
         "Log lines dropped because the reader of the log was too slow.";
+    HISTORY_UP = "elida_history_up" []
+        "1 while the history can be written, 0 while it cannot.";
+    HISTORY_DROPPED = "elida_history_dropped_total" []
+        "Records and events that the history could not take.";
     BUILD_INFO = "elida_build_info" ["version"]
         "Always 1; the label says which version runs.";
 }

@@ -29,6 +29,8 @@ mod doctor;
 mod framing;
 /// Which header fields pass, and what they do to the log.
 mod headers;
+/// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
+mod history;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// Whose session a request belongs to.

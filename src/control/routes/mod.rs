@@ -3,6 +3,7 @@
 mod config;
 mod events;
 mod health;
+mod history;
 mod kills;
 mod metrics;
 mod paths;

@@ -7,7 +7,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use super::super::service::Door;
-use super::{config, events, health, kills, metrics, sessions, stats};
+use super::{config, events, health, history, kills, metrics, sessions, stats};
 
 /// No request here needs a larger body, in bytes.
 const BODY_MAX: usize = 64 << 10;
@@ -28,6 +28,12 @@ pub(in crate::control) fn all() -> Router<Arc<Door>> {
         .route("/control/sessions/{id}/resume", post(kills::resume))
         .route("/control/kills", get(kills::list))
         .route("/control/events", get(events::feed))
+        .route("/control/history", get(history::list))
+        .route("/control/history/events", get(history::events))
+        .route("/control/history/series", get(history::series))
+        .route("/control/records/export", get(history::export))
+        .route("/control/records/{id}", get(history::one))
+        .route("/control/usage", get(history::usage))
         .route("/control/config", get(config::show))
         .route("/control/config/reload", post(config::reload))
         .layer(DefaultBodyLimit::max(BODY_MAX))

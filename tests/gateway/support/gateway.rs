@@ -74,7 +74,7 @@ impl Gateway {
 
     /// As [`Gateway::with`], but the process may have no more than this many open files.
     pub async fn with_files(yaml: &str, files: usize) -> Self {
-        Self::launch(yaml, Quiet::shared().await, Some(files)).await
+        Self::launch(yaml, Quiet::shared().await, Some(format!("ulimit -n {files}"))).await
     }
 
     /// As [`Gateway::start`], while no other test runs: for measuring.
@@ -82,11 +82,30 @@ impl Gateway {
         Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await, None).await
     }
 
-    async fn launch(yaml: &str, quiet: Quiet, files: Option<usize>) -> Self {
+    /// As [`Gateway::with`], but no file of the process may grow beyond so many KiB: for it the disk is full then.
+    pub async fn with_file_size(yaml: &str, kib: usize) -> Self {
+        // Without the trap the kernel would end the process instead of refusing the write.
+        let limit = format!("trap '' XFSZ; ulimit -S -f {}", kib * 2);
+        Self::launch(yaml, Quiet::shared().await, Some(limit)).await
+    }
+
+    /// Takes the limit of [`Gateway::with_file_size`] away.
+    pub fn lift_file_size(&self) {
+        let pid = self.child.id().to_string();
+        let lifted = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
+        assert!(lifted.expect("prlimit").success());
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    async fn launch(yaml: &str, quiet: Quiet, limit: Option<String>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("elida.yaml");
         std::fs::write(&file, Self::written(&folder, yaml)).expect("the configuration");
-        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet, files).await
+        Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet, limit).await
     }
 
     /// `elida demo`, on ports of its own.
@@ -96,8 +115,8 @@ impl Gateway {
         Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await, None).await
     }
 
-    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet, files: Option<usize>) -> Self {
-        Self::run_with(folder, arguments, &[], quiet, files).await
+    async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet, limit: Option<String>) -> Self {
+        Self::run_with(folder, arguments, &[], quiet, limit).await
     }
 
     /// A gateway before this backend, with these variables in its environment.
@@ -115,14 +134,14 @@ impl Gateway {
         arguments: &[&OsStr],
         variables: &[(&str, &OsStr)],
         quiet: Quiet,
-        files: Option<usize>,
+        limit: Option<String>,
     ) -> Self {
         // A link, so that a test can replace the program.
         let program = folder.path().join("elida");
         symlink(env!("CARGO_BIN_EXE_elida"), &program).expect("a link");
-        let mut command = Command::new(if files.is_some() { "sh".as_ref() } else { program.as_os_str() });
-        if let Some(files) = files {
-            command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]).arg(&program);
+        let mut command = Command::new(if limit.is_some() { "sh".as_ref() } else { program.as_os_str() });
+        if let Some(limit) = limit {
+            command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).arg(&program);
         }
         let mut child = command
             .args(arguments)

@@ -1,0 +1,277 @@
+//! What has ended: records, what happened to them, sums for charts, and the export.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::control::problem::Problem;
+use crate::control::service::Door;
+use crate::history::export::{ExportError, Format};
+use crate::history::reader::{Detail, Reader, RecordPage};
+use crate::history::window::{By, Step, Wanted, read_time};
+use crate::history::{self, Archive};
+
+/// Records or events on one page when the caller does not say.
+const LIMIT_DEFAULT: usize = 100;
+/// Records or events on one page at most.
+const LIMIT_MAX: usize = 1000;
+/// Pieces of an export that wait for a slow reader, and their size in bytes.
+const PIECES: usize = 4;
+const PIECE: usize = 64 << 10;
+
+/// Records, the last ended first.
+pub(super) async fn list(
+    State(door): State<Arc<Door>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<RecordPage>, Problem> {
+    let asked = Asked::read(query, &["limit", "cursor"])?;
+    read(&door, move |reader| reader.page(&asked.wanted, asked.cursor, asked.limit)).await.map(Json)
+}
+
+/// One record with its last requests, events and kills, by uid or session id.
+pub(super) async fn one(
+    State(door): State<Arc<Door>>,
+    Path(target): Path<String>,
+) -> Result<Json<Detail>, Problem> {
+    let wanted = target.clone();
+    let found = read(&door, move |reader| reader.detail(&wanted)).await?;
+    found.map(Json).ok_or_else(|| {
+        let detail = format!("no record of a session with the id or uid '{target}' is kept here");
+        Problem::new(StatusCode::NOT_FOUND, "record_not_found", detail)
+    })
+}
+
+/// What happened, the last first.
+pub(super) async fn events(
+    State(door): State<Arc<Door>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let asked = Asked::read(query, &["limit", "cursor", "type"])?;
+    let (events, next_cursor) = read(&door, move |reader| {
+        reader.events(asked.wanted.window, asked.kind.as_deref(), asked.cursor, asked.limit)
+    })
+    .await?;
+    Ok(Json(json!({"events": events, "next_cursor": next_cursor})))
+}
+
+/// Sums for each minute, hour or day.
+pub(super) async fn series(
+    State(door): State<Arc<Door>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let asked = Asked::read(query, &["step"])?;
+    let points = read(&door, move |reader| reader.series(&asked.wanted, asked.step)).await?;
+    Ok(Json(json!({"points": points})))
+}
+
+/// Tokens and cost by principal, model, client, backend or session.
+pub(super) async fn usage(
+    State(door): State<Arc<Door>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let asked = Asked::read(query, &["by"])?;
+    let by = asked.by;
+    let lines = read(&door, move |reader| reader.usage(&asked.wanted, by)).await?;
+    Ok(Json(json!({"usage": lines})))
+}
+
+/// The records as a file, in the order of the chain; what ended up to this moment is in it.
+pub(super) async fn export(
+    State(door): State<Arc<Door>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let asked = Asked::read(query, &["format"])?;
+    if asked.wanted != (Wanted { window: asked.wanted.window, ..Wanted::default() }) {
+        let detail = "an export takes format, from and to only: the chain must have no gap";
+        return Err(Problem::bad_request(detail));
+    }
+    let archive = archive(&door)?;
+    let (sender, pieces) = channel(PIECES);
+    let (kind, name) = match asked.format {
+        Format::Ndjson => ("application/x-ndjson", "attachment; filename=\"elida-records.ndjson\""),
+        Format::Csv => ("text/csv; charset=utf-8", "attachment; filename=\"elida-records.csv\""),
+    };
+    tokio::task::spawn_blocking(move || write_out(&archive, &asked, sender));
+    let mut response = Body::from_stream(stream::unfold(pieces, next_piece)).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_DISPOSITION, HeaderValue::from_static(name));
+    Ok(response)
+}
+
+/// One part of an export, or why there is no more.
+type Piece = Result<Bytes, io::Error>;
+
+/// Runs on a thread of its own; waits for a slow reader.
+fn write_out(archive: &Archive, asked: &Asked, pieces: Sender<Piece>) {
+    // What ended just now is to be in it. When the disk is full, what is there is exported all the same.
+    archive.seal();
+    let mut sink = Pieces { sender: pieces, buffer: Vec::with_capacity(PIECE) };
+    let done = archive
+        .reader()
+        .map_err(ExportError::from)
+        .and_then(|reader| reader.export(asked.format, asked.wanted.window, &mut sink));
+    if let Err(ExportError::Database(fault)) = done {
+        tracing::error!(%fault, "an export of records broke off");
+        // Without this the file would look whole.
+        let _ = sink.sender.blocking_send(Err(io::Error::other(fault)));
+    }
+}
+
+/// Cuts what is written into pieces.
+struct Pieces {
+    sender: Sender<Piece>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE)));
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads the export any more");
+        self.sender.blocking_send(Ok(piece)).map_err(gone)
+    }
+}
+
+async fn next_piece(mut pieces: Receiver<Piece>) -> Option<(Piece, Receiver<Piece>)> {
+    pieces.recv().await.map(|piece| (piece, pieces))
+}
+
+fn archive(door: &Door) -> Result<Arc<Archive>, Problem> {
+    door.parts.history.clone().ok_or_else(|| {
+        let detail =
+            "no history is kept here: history.enabled is false, or its file cannot be used (see the log)";
+        Problem::new(StatusCode::NOT_FOUND, "history_disabled", detail)
+    })
+}
+
+/// Asks on a thread that may block.
+async fn read<T: Send + 'static>(
+    door: &Door,
+    question: impl FnOnce(&Reader) -> history::Result<T> + Send + 'static,
+) -> Result<T, Problem> {
+    let archive = archive(door)?;
+    let answer = tokio::task::spawn_blocking(move || archive.reader().and_then(|reader| question(&reader)));
+    match answer.await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(fault)) => {
+            tracing::error!(%fault, "the history cannot be read");
+            let detail = "the history cannot be read; the log says why";
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history_unavailable", detail))
+        }
+        Err(_) => Err(Problem::internal("the question to the history broke off; the log says why")),
+    }
+}
+
+/// What a query asks for.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    wanted: Wanted,
+    limit: usize,
+    cursor: Option<u64>,
+    kind: Option<String>,
+    step: Step,
+    by: By,
+    format: Format,
+}
+
+impl Asked {
+    /// Reads the query of an endpoint that takes these keys beside those of [`Wanted`]; all its faults are told
+    /// at once.
+    fn read(query: Option<String>, keys: &[&str]) -> Result<Self, Problem> {
+        let mut asked = Self {
+            wanted: Wanted::default(),
+            limit: LIMIT_DEFAULT,
+            cursor: None,
+            kind: None,
+            step: Step::Hour,
+            by: By::Principal,
+            format: Format::Ndjson,
+        };
+        let (mut faults, mut seen) = (Vec::new(), Vec::new());
+        for (key, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if let Err(fault) = asked.take(&key, value.into_owned(), keys) {
+                faults.push(fault);
+            }
+            match seen.contains(&key) {
+                true => faults.push(format!("'{}' is given twice", key.escape_debug())),
+                false => seen.push(key),
+            }
+        }
+        if faults.is_empty() { Ok(asked) } else { Err(Problem::bad_request(faults.join("; "))) }
+    }
+
+    fn take(&mut self, key: &str, text: String, keys: &[&str]) -> Result<(), String> {
+        let wanted = &mut self.wanted;
+        match key {
+            "from" => wanted.window.from = Some(time(key, &text)?),
+            "to" => wanted.window.to = Some(time(key, &text)?),
+            "state" if matches!(&*text, "completed" | "killed" | "timed_out") => wanted.state = Some(text),
+            "state" => return Err("state must be completed, killed or timed_out".to_owned()),
+            "principal" => wanted.principal = Some(text),
+            "client" => wanted.client = Some(text),
+            "backend" => wanted.backend = Some(text),
+            "model" => wanted.model = Some(text),
+            "q" => wanted.q = Some(text),
+            other if !keys.contains(&other) => {
+                return Err(format!("'{}' is not a parameter", other.escape_debug()));
+            }
+            "limit" => match text.parse() {
+                Ok(limit @ 1..=LIMIT_MAX) => self.limit = limit,
+                _ => return Err(format!("limit must be a number from 1 to {LIMIT_MAX}")),
+            },
+            "cursor" => {
+                self.cursor =
+                    Some(text.parse().map_err(|_| "cursor must be the next_cursor of another page")?);
+            }
+            "type" => self.kind = Some(text),
+            "step" => self.step = Step::parse(&text).ok_or("step must be minute, hour or day")?,
+            "by" => {
+                self.by =
+                    By::parse(&text).ok_or("by must be principal, model, client, backend or session")?;
+            }
+            _ => self.format = Format::parse(&text).ok_or("format must be ndjson or csv")?,
+        }
+        Ok(())
+    }
+}
+
+fn time(key: &str, text: &str) -> Result<Timestamp, String> {
+    read_time(text, Timestamp::now())
+        .ok_or_else(|| format!("{key} must be a time such as 2026-11-20T10:00:00Z, or 24h for so long ago"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_of_a_query_is_told() {
+        let asked = |query: &str, keys: &[&str]| Asked::read(Some(query.to_owned()), keys);
+        let good = asked("state=killed&limit=5&cursor=9&q=a%20b&from=1h", &["limit", "cursor"]).unwrap();
+        assert_eq!((good.limit, good.cursor, good.wanted.q.as_deref()), (5, Some(9), Some("a b")));
+        assert!(good.wanted.window.from.is_some());
+        let fault =
+            format!("{:?}", asked("state=x&limit=0&from=now&q=1&q=2&step=day", &["limit"]).unwrap_err());
+        for part in ["state must be", "limit must be", "from must be", "'q' is given twice", "'step' is not"]
+        {
+            assert!(fault.contains(part), "{part} in {fault}");
+        }
+    }
+}

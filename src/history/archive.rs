@@ -1,0 +1,133 @@
+//! The front of the history: takes what happens without ever waiting, and opens readers.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+
+use super::entries::Entry;
+use super::reader::Reader;
+use super::seal::Signer;
+use super::settings::Settings;
+use super::writer::{Message, Writer};
+use crate::session::Event;
+use crate::telemetry::history::HistoryMetrics;
+
+/// Entries that wait at most; a record is about 2 KB.
+const QUEUE: usize = 16 << 10;
+/// How long the writer may take for all that came before a question.
+const SEAL_LIMIT: Duration = Duration::from_secs(10);
+/// How long the end of the process waits for the last records.
+const END_LIMIT: Duration = Duration::from_secs(5);
+/// How often a full queue, or a thread that ends, is looked at again.
+const STEP: Duration = Duration::from_millis(2);
+
+/// The history of this instance.
+pub struct Archive {
+    queue: SyncSender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    closing: Arc<AtomicBool>,
+    file: PathBuf,
+    signer: Arc<Signer>,
+    settings: Arc<ArcSwap<Settings>>,
+    metrics: HistoryMetrics,
+}
+
+impl Archive {
+    /// Opens the file and starts the thread that writes. The signing key lies in `data_dir`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the file, its folder or the key.
+    pub fn open(
+        file: &Path,
+        data_dir: &Path,
+        settings: Settings,
+        metrics: HistoryMetrics,
+    ) -> anyhow::Result<Arc<Self>> {
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let closing = Arc::new(AtomicBool::new(false));
+        let writer = Writer::open(
+            file,
+            Arc::clone(&signer),
+            Arc::clone(&settings),
+            metrics.clone(),
+            Arc::clone(&closing),
+        )
+        .with_context(|| format!("cannot use {}", file.display()))?;
+        let (queue, messages) = mpsc::sync_channel(QUEUE);
+        let thread =
+            std::thread::Builder::new().name("history".into()).spawn(move || writer.run(&messages))?;
+        Ok(Arc::new(Self {
+            queue,
+            thread: Mutex::new(Some(thread)),
+            closing,
+            file: file.to_owned(),
+            signer,
+            settings,
+            metrics,
+        }))
+    }
+
+    /// Notes what happened; never waits. What finds the queue full is counted as dropped.
+    pub fn note(&self, event: &Event) {
+        if self.queue.try_send(Message::Entry(Entry::of(event))).is_err() {
+            self.metrics.dropped(1);
+        }
+    }
+
+    /// Takes new settings: retention and size. The file stays the one of the start.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Waits until all that was noted is written and signed; false when it cannot be. Blocks.
+    pub fn seal(&self) -> bool {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Message::Seal(reply), SEAL_LIMIT) && answer.recv_timeout(SEAL_LIMIT).unwrap_or(false)
+    }
+
+    /// A view of what is written.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn reader(&self) -> rusqlite::Result<Reader> {
+        Reader::open(&self.file, Arc::clone(&self.signer))
+    }
+
+    /// Writes what has come so far and ends the thread; what is noted later is dropped. Blocks, but not for
+    /// long: a disk that is full does not hold up the end of the process.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let begun = Instant::now();
+        self.send(Message::End, END_LIMIT);
+        while !thread.is_finished() && begun.elapsed() < END_LIMIT {
+            std::thread::sleep(STEP);
+        }
+        if thread.is_finished() && thread.join().is_err() {
+            tracing::error!("the thread of the history panicked");
+        }
+    }
+
+    fn send(&self, message: Message, limit: Duration) -> bool {
+        let begun = Instant::now();
+        let mut message = message;
+        loop {
+            match self.queue.try_send(message) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(again)) if begun.elapsed() < limit => message = again,
+                Err(_) => return false,
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+}

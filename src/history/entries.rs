@@ -1,0 +1,207 @@
+//! How what happened becomes rows.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rusqlite::{Transaction, params};
+use serde_json::{Value, json};
+
+use super::chain::Tip;
+use crate::ids::{AgentId, SessionId, Uid};
+use crate::session::{Event, KillOrder, Record};
+
+/// Something to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Entry {
+    /// An incarnation began.
+    Started { at: Timestamp, id: SessionId, uid: Uid },
+    /// An incarnation ended.
+    Ended(Arc<Record>),
+    /// An order was given.
+    Killed(Arc<KillOrder>),
+    /// An order was lifted.
+    Resumed { at: Timestamp, order: Arc<KillOrder>, by: String },
+}
+
+impl Entry {
+    /// What is kept of an event.
+    pub(super) fn of(event: &Event) -> Self {
+        match event {
+            Event::Started(session) => {
+                Self::Started { at: session.started_at, id: session.id.clone(), uid: session.uid }
+            }
+            Event::Ended(record) => Self::Ended(Arc::clone(record)),
+            Event::Killed { order, .. } => Self::Killed(Arc::clone(order)),
+            Event::Resumed { order, by } => {
+                Self::Resumed { at: Timestamp::now(), order: Arc::clone(order), by: by.clone() }
+            }
+        }
+    }
+
+    /// Writes it; a record becomes the chain's new tip.
+    pub(super) fn write(&self, rows: &Transaction<'_>, tip: &mut Tip) -> rusqlite::Result<()> {
+        match self {
+            Self::Started { at, id, uid } => event(rows, *at, "session_started", id, *uid, &json!({})),
+            Self::Ended(record) => {
+                event(rows, record.ended_at, "session_ended", &record.session_id, record.uid, &json!({}))?;
+                record_rows(rows, record, tip)
+            }
+            Self::Killed(order) => {
+                let kind = if order.agent.is_some() { "agent_killed" } else { "session_killed" };
+                event(rows, order.at, kind, &order.session_id, order.uid, &json!(order))?;
+                let kill = "INSERT INTO kills (uid, session_id, at_ms, body) VALUES (?1, ?2, ?3, ?4)";
+                rows.prepare_cached(kill)?.execute(params![
+                    order.uid.to_string(),
+                    order.session_id.as_str(),
+                    order.at.as_millisecond(),
+                    json!(order).to_string()
+                ])?;
+                Ok(())
+            }
+            Self::Resumed { at, order, by } => {
+                let kind = if order.agent.is_some() { "agent_resumed" } else { "session_resumed" };
+                let body = json!({"by": by, "agent": order.agent});
+                event(rows, *at, kind, &order.session_id, order.uid, &body)?;
+                let lift = "UPDATE kills SET lifted_ms = ?1, lifted_by = ?2 \
+                     WHERE uid = ?3 AND at_ms = ?4 AND body ->> '$.agent' IS ?5";
+                rows.prepare_cached(lift)?.execute(params![
+                    at.as_millisecond(),
+                    by,
+                    order.uid.to_string(),
+                    order.at.as_millisecond(),
+                    order.agent.as_ref().map(AgentId::as_str)
+                ])?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn event(
+    rows: &Transaction<'_>,
+    at: Timestamp,
+    kind: &str,
+    id: &SessionId,
+    uid: Uid,
+    body: &Value,
+) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO events (at_ms, type, session_id, uid, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let values = params![at.as_millisecond(), kind, id.as_str(), uid.to_string(), body.to_string()];
+    rows.prepare_cached(insert)?.execute(values)?;
+    Ok(())
+}
+
+fn record_rows(rows: &Transaction<'_>, record: &Record, tip: &mut Tip) -> rusqlite::Result<()> {
+    let text = serde_json::to_string(record).map_err(|fault| odd(Box::new(fault)))?;
+    let (body, next) = tip.link(&text).ok_or_else(|| odd("a record that is no object".into()))?;
+    let insert = "INSERT INTO records (seq, uid, session_id, state, kind, principal, client, backend, \
+         started_ms, ended_ms, requests, errors, bytes_in, bytes_out, prev, hash, body) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
+         ON CONFLICT (uid) DO NOTHING";
+    let inserted = rows.prepare_cached(insert)?.execute(params![
+        signed(next.seq),
+        record.uid.to_string(),
+        record.session_id.as_str(),
+        record.state.name(),
+        record.kind.name(),
+        record.principal.as_str(),
+        record.client,
+        record.backends.first().map(|used| used.name.as_str()),
+        record.started_at.as_millisecond(),
+        record.ended_at.as_millisecond(),
+        signed(record.request_count),
+        signed(record.error_count),
+        signed(record.bytes_in),
+        signed(record.bytes_out),
+        tip.hash,
+        next.hash,
+        body
+    ])?;
+    // A batch that is written again after a fault holds what is there already.
+    if inserted == 0 {
+        return Ok(());
+    }
+    *tip = next;
+    usage_rows(rows, &body, tip.seq)?;
+    let mut leg = rows.prepare_cached("INSERT INTO legs (seq, body) VALUES (?1, ?2)")?;
+    for line in record.requests.iter().rev() {
+        leg.execute(params![signed(tip.seq), json!(line).to_string()])?;
+    }
+    Ok(())
+}
+
+/// Token counts by model; what no model was named for stands without one, so that the sums agree.
+fn usage_rows(rows: &Transaction<'_>, body: &str, seq: u64) -> rusqlite::Result<()> {
+    const COUNTS: [&str; 5] =
+        ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"];
+    let record: Value = serde_json::from_str(body).map_err(|fault| odd(Box::new(fault)))?;
+    let usage = &record["usage"];
+    let insert = "INSERT INTO usage (seq, model, requests, input_tokens, output_tokens, cache_read_tokens, \
+         cache_write_tokens, reasoning_tokens, cost_usd) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let mut insert = rows.prepare_cached(insert)?;
+    let count = |of: &Value, key: &str| of[key].as_i64().unwrap_or_default();
+    let mut rest = COUNTS.map(|key| count(usage, key));
+    let mut requests = count(&record, "request_count");
+    let mut cost = usage["cost_usd"].as_f64().unwrap_or_default();
+    for model in usage["models"].as_array().into_iter().flatten() {
+        let counts = COUNTS.map(|key| count(model, key));
+        let own_cost = model["cost_usd"].as_f64().unwrap_or_default();
+        let own = count(model, "requests");
+        insert.execute(params![
+            signed(seq),
+            model["model"].as_str(),
+            own,
+            counts[0],
+            counts[1],
+            counts[2],
+            counts[3],
+            counts[4],
+            own_cost
+        ])?;
+        rest.iter_mut().zip(counts).for_each(|(rest, own)| *rest = rest.saturating_sub(own).max(0));
+        requests = (requests - own).max(0);
+        cost = (cost - own_cost).max(0.0);
+    }
+    if requests > 0 || rest.iter().any(|count| *count > 0) {
+        let none: Option<&str> = None;
+        insert.execute(params![
+            signed(seq),
+            none,
+            requests,
+            rest[0],
+            rest[1],
+            rest[2],
+            rest[3],
+            rest[4],
+            cost
+        ])?;
+    }
+    Ok(())
+}
+
+/// SQLite's integers have a sign.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn odd(fault: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(fault)
+}
+
+/// Where the chain stands in this file.
+pub(super) fn tip(rows: &rusqlite::Connection) -> rusqlite::Result<Tip> {
+    let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Tip> {
+        Ok(Tip { seq: row.get::<_, i64>(0)?.unsigned_abs(), hash: row.get(1)? })
+    };
+    let last = "SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1";
+    match rows.prepare_cached(last)?.query_row([], read) {
+        // All records may have passed their time; the head that was signed then still stands.
+        Err(rusqlite::Error::QueryReturnedNoRows) => {}
+        found => return found,
+    }
+    let head = "SELECT seq, body ->> '$.hash' FROM heads ORDER BY seq DESC LIMIT 1";
+    match rows.prepare_cached(head)?.query_row([], read) {
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(Tip::default()),
+        found => found,
+    }
+}

@@ -1,0 +1,183 @@
+//! The seal: the head of the chain, signed now and then with a key that is kept in the data directory
+//! (Ed25519, RFC 8032). Without the key nobody can write a chain anew.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use jiff::Timestamp;
+use ring::rand::SystemRandom;
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::chain::{Tip, canonical, hex};
+
+/// The private key in the data directory (PKCS #8, RFC 8410).
+const KEY_FILE: &str = "cdr-key.p8";
+
+/// The public key beside it, 64 hexadecimal digits: what an auditor keeps.
+pub const PUBLIC_FILE: &str = "cdr-key.pub";
+
+/// The version of a head's form.
+pub const SCHEMA: &str = "elida.cdr-head/1";
+
+/// Signs heads.
+pub struct Signer(Ed25519KeyPair);
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Signer").field(&self.public_key()).finish()
+    }
+}
+
+/// A signed head: so far the chain went at that time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// Always [`SCHEMA`].
+    pub schema: String,
+    /// Number of the last record.
+    pub seq: u64,
+    /// Its digest.
+    pub hash: String,
+    /// When it was signed.
+    pub at: Timestamp,
+    /// The public key, in hexadecimal digits.
+    pub key: String,
+    /// Over the canonical form of the other members, in hexadecimal digits.
+    pub signature: String,
+}
+
+impl Signer {
+    /// Reads the key of this folder, or makes it; the public half lies beside it.
+    ///
+    /// # Errors
+    /// The folder cannot be written to, or holds something that is no such key.
+    pub fn load_or_make(folder: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let path = folder.join(KEY_FILE);
+        let signer = match File::open(&path) {
+            Ok(file) => Self::read(file)?,
+            Err(absent) if absent.kind() == io::ErrorKind::NotFound => Self::make(folder, &path)?,
+            Err(fault) => return Err(fault),
+        };
+        std::fs::write(folder.join(PUBLIC_FILE), format!("{}\n", signer.public_key()))?;
+        Ok(signer)
+    }
+
+    /// Linked to its place when it is whole: of two processes that start together both take the same one.
+    fn make(folder: &Path, path: &Path) -> io::Result<Self> {
+        let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+            .map_err(|_| io::Error::other("the system gives no randomness"))?;
+        let draft = folder.join(format!("{KEY_FILE}.{}", Uuid::now_v7().simple()));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&draft)?;
+        let placed = file
+            .write_all(key.as_ref())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::hard_link(&draft, path));
+        std::fs::remove_file(&draft)?;
+        match placed {
+            Err(taken) if taken.kind() != io::ErrorKind::AlreadyExists => Err(taken),
+            _ => Self::read(File::open(path)?),
+        }
+    }
+
+    fn read(mut file: File) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ed25519KeyPair::from_pkcs8(&bytes)
+            .map(Self)
+            .map_err(|why| io::Error::other(format!("{KEY_FILE} holds no Ed25519 key: {why}")))
+    }
+
+    /// The public key, in hexadecimal digits.
+    pub fn public_key(&self) -> String {
+        hex(self.0.public_key().as_ref())
+    }
+
+    /// Signs where the chain stands.
+    pub fn sign(&self, tip: &Tip, at: Timestamp) -> Head {
+        let mut head = Head {
+            schema: SCHEMA.to_owned(),
+            seq: tip.seq,
+            hash: tip.hash.clone(),
+            at,
+            key: self.public_key(),
+            signature: String::new(),
+        };
+        head.signature = hex(self.0.sign(&head.message()).as_ref());
+        head
+    }
+}
+
+impl Head {
+    /// True when the key it names has signed it.
+    pub fn is_genuine(&self) -> bool {
+        let (Some(key), Some(signature)) = (bytes(&self.key), bytes(&self.signature)) else { return false };
+        self.schema == SCHEMA
+            && UnparsedPublicKey::new(&ED25519, key).verify(&self.message(), &signature).is_ok()
+    }
+
+    /// Where the chain stood.
+    pub fn tip(&self) -> Tip {
+        Tip { seq: self.seq, hash: self.hash.clone() }
+    }
+
+    fn message(&self) -> Vec<u8> {
+        let signed: Value = json!({
+            "schema": self.schema, "seq": self.seq, "hash": self.hash, "at": self.at, "key": self.key,
+        });
+        canonical(&signed)
+    }
+}
+
+/// Reads lower-case hexadecimal digits.
+fn bytes(digits: &str) -> Option<Vec<u8>> {
+    let plain = digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if !plain || !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_genuine_until_something_in_it_is_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::load_or_make(folder.path()).unwrap();
+        let again = Signer::load_or_make(folder.path()).unwrap();
+        assert_eq!(signer.public_key(), again.public_key());
+        let public = std::fs::read_to_string(folder.path().join(PUBLIC_FILE)).unwrap();
+        assert_eq!(public.trim(), signer.public_key());
+        let head = signer.sign(&Tip { seq: 3, hash: "ab".into() }, Timestamp::UNIX_EPOCH);
+        assert!(head.is_genuine());
+        for changed in [
+            Head { seq: 4, ..head.clone() },
+            Head { hash: "ac".into(), ..head.clone() },
+            Head { signature: head.signature.to_uppercase(), ..head.clone() },
+            Head { signature: String::new(), ..head.clone() },
+            Head { key: "00".repeat(32), ..head.clone() },
+            Head { schema: "other".into(), ..head },
+        ] {
+            assert!(!changed.is_genuine(), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_a_fault_and_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(KEY_FILE), b"short").unwrap();
+        let fault = Signer::load_or_make(folder.path()).unwrap_err().to_string();
+        assert!(fault.contains(KEY_FILE), "{fault}");
+        assert_eq!(std::fs::read(folder.path().join(KEY_FILE)).unwrap(), b"short");
+    }
+}

@@ -1,0 +1,84 @@
+//! `history:` of the file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::settings::fault::Faults;
+use crate::settings::units::{Size, Span};
+
+/// The file in the data directory, unless another is named.
+const FILE: &str = "history.db";
+
+/// The least there must be room for: some batches of the writer.
+const LEAST: Size = Size::mib(16);
+
+/// `history:`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "History")]
+pub struct Written {
+    /// False: nothing is kept after a session has left the memory. Needs a restart.
+    pub enabled: bool,
+    /// The SQLite file; empty is `history.db` in `data_dir`. Needs a restart.
+    pub file: String,
+    /// What ended longer ago is forgotten.
+    pub retention: Span,
+    /// The largest size of the file; above it the oldest records go first.
+    pub max_size: Size,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            file: String::new(),
+            retention: Span(Duration::from_secs(30 * 24 * 3600)),
+            max_size: Size::mib(4 << 10),
+        }
+    }
+}
+
+/// Compiled settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    enabled: bool,
+    file: PathBuf,
+    /// What ended longer ago is forgotten.
+    pub retention: Duration,
+    /// The largest size of the file, in bytes.
+    pub max_size: u64,
+}
+
+impl Settings {
+    /// The file to keep the history in; `None` when nothing is to be kept.
+    pub fn file(&self, data_dir: &Path) -> Option<PathBuf> {
+        self.enabled.then(|| data_dir.join(&self.file))
+    }
+}
+
+impl Written {
+    /// Compiles this share of the file.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let mut good = true;
+        if self.retention.0.is_zero() {
+            let hint = "write a time such as 30d, or history.enabled: false";
+            faults.add("history.retention", "a history of no length keeps nothing", hint);
+            good = false;
+        }
+        if self.max_size.0 < LEAST.0 {
+            let message = format!("{} is too little for a history", self.max_size);
+            faults.add("history.max_size", message, format!("give it {LEAST} or more, such as 4GiB"));
+            good = false;
+        }
+        let file = if self.file.is_empty() { FILE.into() } else { PathBuf::from(self.file) };
+        good.then_some(Settings {
+            enabled: self.enabled,
+            file,
+            retention: self.retention.0,
+            max_size: self.max_size.0,
+        })
+    }
+}

@@ -1,0 +1,259 @@
+//! The history as its users see it: what is noted is found, proves itself, and goes in its time.
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::archive::Archive;
+use super::export::Format;
+use super::settings::{Settings, Written};
+use super::verify::{Report, VerifyError, verify};
+use super::window::{By, Step, Wanted, Window};
+use crate::clock::Clock;
+use crate::protocol::usage::Usage;
+use crate::session::store::MemoryStore;
+use crate::session::testing::{arrival, leg_start, settings};
+use crate::session::{Event, LegReport, Manager};
+use crate::settings::fault::Faults;
+use crate::settings::units::{Size, Span};
+use crate::telemetry::metrics::Metrics;
+
+fn open(folder: &Path, written: Written) -> Arc<Archive> {
+    let settings: Settings = written.compile(&mut Faults::default()).unwrap();
+    let file = settings.file(folder).unwrap();
+    Archive::open(&file, folder, settings, Metrics::new().unwrap().history()).unwrap()
+}
+
+/// Sessions that come and go; each has one request, of which every third names no model.
+async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
+    let noted = Arc::clone(archive);
+    let listener = Arc::new(move |event: &Event| noted.note(event));
+    let store = Arc::new(MemoryStore::default());
+    let manager =
+        Manager::new(settings("max_active_per_principal: 1000000"), Clock::system(), store, listener);
+    for id in ids {
+        let mut leg = manager.admit(arrival(&format!("session-{id}")), leg_start()).await.unwrap();
+        leg.settle(LegReport {
+            model: (id % 3 > 0).then(|| format!("model-{}", id % 3)),
+            usage: Some(Usage { input_tokens: 10, output_tokens: 2, ..Usage::default() }),
+            status: Some(200),
+            ..LegReport::default()
+        });
+    }
+    manager.shutdown().await;
+}
+
+fn exported(archive: &Archive) -> String {
+    assert!(archive.seal());
+    let mut text = Vec::new();
+    archive.reader().unwrap().export(Format::Ndjson, Window::default(), &mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+fn checked(text: &str) -> Result<Report, VerifyError> {
+    verify(Cursor::new(text), None)
+}
+
+fn count(archive: &Archive, table: &str) -> u64 {
+    let sql = format!("SELECT count(*) FROM {table}");
+    archive.reader().unwrap().database.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap().unsigned_abs()
+}
+
+#[tokio::test]
+async fn what_is_exported_verifies_and_any_change_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..20).await;
+    let text = exported(&archive);
+    let report = checked(&text).unwrap();
+    assert_eq!((report.records, report.first, report.last), (20, 1, 20));
+    let key = std::fs::read_to_string(folder.path().join("cdr-key.pub")).unwrap();
+    assert_eq!(report.key, key.trim());
+    assert!(verify(Cursor::new(&text), Some(&"0".repeat(64))).is_err());
+
+    // One changed byte, wherever it is: each bit pattern of a byte that is one step away.
+    for at in (0..text.len()).step_by(37) {
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] ^= 1;
+        assert!(verify(Cursor::new(bytes), None).is_err(), "byte {at} was changed unseen");
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    for at in 0..lines.len() {
+        let mut without = lines.clone();
+        without.remove(at);
+        assert!(checked(&(without.join("\n") + "\n")).is_err(), "line {at} was taken out unseen");
+        if at > 0 {
+            let mut swapped = lines.clone();
+            swapped.swap(at - 1, at);
+            assert!(checked(&(swapped.join("\n") + "\n")).is_err(), "lines {at} were swapped unseen");
+        }
+    }
+    assert!(checked("").is_err());
+    assert!(checked(text.trim_end()).is_err(), "a last line that is cut short");
+}
+
+#[tokio::test]
+async fn other_spellings_of_the_same_value_are_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..1).await;
+    let text = exported(&archive);
+    for (from, to) in [
+        ("\"request_count\":1,", "\"request_count\":1 ,"),
+        ("\"session_id\":\"session-0\"", "\"session_id\":\"\\u0073ession-0\""),
+        ("\"request_count\":1,", "\"request_count\":9,\"request_count\":1,"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text);
+        assert!(checked(&changed).is_err(), "{to}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_changed_in_the_file_is_not_signed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..5).await;
+    assert!(archive.seal());
+    let other = Connection::open(folder.path().join("history.db")).unwrap();
+    other.execute("UPDATE records SET body = replace(body, 'session-2', 'session-7')", []).unwrap();
+    assert!(checked(&exported(&archive)).is_err());
+    other.execute("UPDATE records SET body = replace(body, 'session-7', 'session-2')", []).unwrap();
+    assert!(checked(&exported(&archive)).is_ok());
+    other.execute("DELETE FROM records WHERE seq = 3", []).unwrap();
+    assert!(checked(&exported(&archive)).is_err());
+}
+
+#[tokio::test]
+async fn the_chain_goes_on_after_a_restart_and_under_two_writers() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path(), Written::default());
+    sessions(&first, 0..10).await;
+    first.close();
+    let (second, third) = (open(folder.path(), Written::default()), open(folder.path(), Written::default()));
+    tokio::join!(sessions(&second, 10..60), sessions(&third, 60..110));
+    assert!(second.seal() && third.seal());
+    let report = checked(&exported(&second)).unwrap();
+    assert_eq!((report.records, report.last), (110, 110));
+}
+
+#[tokio::test]
+async fn sums_agree_with_what_was_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..30).await;
+    assert!(archive.seal());
+    let reader = archive.reader().unwrap();
+    let all = Wanted::default();
+    let models = reader.usage(&all, By::Model).unwrap();
+    let of = |name: Option<&str>| {
+        let line = models.iter().find(|line| line.name.as_deref() == name).unwrap();
+        (line.requests, line.input_tokens, line.output_tokens)
+    };
+    assert_eq!([of(None), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
+    let callers = reader.usage(&all, By::Principal).unwrap();
+    assert_eq!((callers.len(), callers[0].requests, callers[0].input_tokens), (1, 30, 300));
+    let points = reader.series(&all, Step::Day).unwrap();
+    assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
+    assert_eq!(points.iter().map(|point| point.sums.input_tokens).sum::<u64>(), 300);
+    let wanted = Wanted { model: Some("model-1".to_owned()), ..Wanted::default() };
+    assert_eq!(reader.page(&wanted, None, 100).unwrap().records.len(), 10);
+    assert_eq!(reader.usage(&wanted, By::Session).unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn pages_lead_through_all_records_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..25).await;
+    assert!(archive.seal());
+    let reader = archive.reader().unwrap();
+    let (mut before, mut seen) = (None, Vec::new());
+    loop {
+        let page = reader.page(&Wanted::default(), before, 10).unwrap();
+        seen.extend(page.records.iter().map(|record| {
+            let record: serde_json::Value = serde_json::from_str(record.get()).unwrap();
+            record["chain"]["seq"].as_u64().unwrap()
+        }));
+        let Some(cursor) = page.next_cursor else { break };
+        before = cursor.parse().ok();
+    }
+    assert_eq!(seen, (1..=25).rev().collect::<Vec<u64>>());
+    let detail = reader.detail("session-7").unwrap().unwrap();
+    assert_eq!(detail.requests.len(), 1);
+    assert_eq!(
+        detail.events.iter().map(|event| &*event.r#type).collect::<Vec<_>>(),
+        ["session_started", "session_ended"]
+    );
+    assert!(reader.detail("session-99").unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..10).await;
+    assert!(archive.seal());
+    let other = Connection::open(folder.path().join("history.db")).unwrap();
+    let old = Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000;
+    other.execute("UPDATE records SET ended_ms = ?1 WHERE seq <= 4", [old]).unwrap();
+    archive.close();
+    // The first thing a writer does is to look for what is too old.
+    let again = open(folder.path(), Written::default());
+    sessions(&again, 10..12).await;
+    let report = checked(&exported(&again)).unwrap();
+    assert_eq!((report.records, report.first, report.last), (8, 5, 12));
+    assert_eq!(count(&again, "legs"), 8);
+
+    other.execute("UPDATE records SET ended_ms = ?1", [old]).unwrap();
+    again.close();
+    let empty = open(folder.path(), Written::default());
+    assert!(empty.seal());
+    sessions(&empty, 12..13).await;
+    let report = checked(&exported(&empty)).unwrap();
+    assert_eq!((report.records, report.first), (1, 13), "numbers are not used again");
+}
+
+#[tokio::test]
+async fn a_file_at_its_largest_size_loses_its_oldest_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written { max_size: Size::mib(16), ..Written::default() });
+    for batch in 0..5 {
+        sessions(&archive, batch * 2000..(batch + 1) * 2000).await;
+        assert!(archive.seal());
+    }
+    let report = checked(&exported(&archive)).unwrap();
+    assert_eq!(report.last, 10_000, "the newest are there");
+    assert!(report.first > 1, "the oldest have gone");
+    archive.close();
+    let size = std::fs::metadata(folder.path().join("history.db")).unwrap().len();
+    assert!(size <= 16 << 20, "{size}");
+}
+
+#[test]
+fn a_file_of_a_later_program_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.db");
+    Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let settings = Written::default().compile(&mut Faults::default()).unwrap();
+    let metrics = Metrics::new().unwrap().history();
+    let fault = Archive::open(&file, folder.path(), settings.clone(), metrics.clone()).err().unwrap();
+    assert!(format!("{fault:#}").contains("version 99"), "{fault:#}");
+    std::fs::write(&file, "this is no database, and nothing that may be overwritten".repeat(100)).unwrap();
+    assert!(Archive::open(&file, folder.path(), settings, metrics).is_err());
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("this is no database"));
+}
+
+#[test]
+fn settings_that_keep_nothing_are_faults() {
+    let mut faults = Faults::default();
+    let written = Written { retention: Span::secs(0), max_size: Size::kib(1), ..Written::default() };
+    assert!(written.compile(&mut faults).is_none());
+    let text = faults.to_string();
+    assert!(text.contains("history.retention") && text.contains("history.max_size"), "{text}");
+    let off = Written { enabled: false, ..Written::default() }.compile(&mut faults).unwrap();
+    assert_eq!(off.file(Path::new("/data")), None);
+}

@@ -1,0 +1,32 @@
+//! The numbers of the history.
+
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use super::metrics::{add, options};
+use super::table;
+
+/// The handles of the history, resolved.
+#[derive(Clone)]
+pub struct HistoryMetrics {
+    up: IntGauge,
+    dropped: IntCounter,
+}
+
+impl HistoryMetrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            up: add(registry, IntGauge::with_opts(options(&table::HISTORY_UP))?)?,
+            dropped: add(registry, IntCounter::with_opts(options(&table::HISTORY_DROPPED))?)?,
+        })
+    }
+
+    /// Whether it can be written.
+    pub fn up(&self, is_up: bool) {
+        self.up.set(is_up.into());
+    }
+
+    /// So many entries could not be taken.
+    pub fn dropped(&self, entries: u64) {
+        self.dropped.inc_by(entries);
+    }
+}

@@ -1,0 +1,210 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::support::{Backend, Call, Demo, Gateway, within};
+
+/// Runs `elida` against this gateway; gives its exit code and what it printed on either pipe.
+async fn elida(gateway: &Gateway, words: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_elida"));
+    command.args(words).env_clear().env("ELIDA_CONTROL", format!("http://{}", gateway.control()));
+    let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
+    let output = within("the command", run).await.expect("the command");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// Asks until the answer is as wanted: what has ended is written a moment later.
+async fn until(gateway: &Gateway, target: &str, done: impl Fn(&Value) -> bool) -> Value {
+    let mut operator = gateway.operator().await;
+    within(target, async {
+        loop {
+            let answer = operator.get(target).await;
+            if answer.status() == 200 && done(&answer.json()) {
+                return answer.json();
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+fn has(key: &'static str, count: usize) -> impl Fn(&Value) -> bool {
+    move |answer| answer[key].as_array().is_some_and(|list| list.len() == count)
+}
+
+fn path(file: &Path) -> &str {
+    file.to_str().expect("a plain path")
+}
+
+/// An export of everything, by the command.
+async fn exported(gateway: &Gateway, folder: &Path) -> PathBuf {
+    let file = folder.join("records.ndjson");
+    let (code, _, error) = elida(gateway, &["cdr", "export", "--output", path(&file)]).await;
+    assert_eq!(code, 0, "{error}");
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_session_is_found_afterwards_with_all_that_happened() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    for _ in 0..2 {
+        assert_eq!(Call::chat("hello").session("run-1").send(gateway.proxy()).await.status(), 200);
+    }
+    assert_eq!(gateway.kill("run-1").await.status, 200);
+    assert_eq!(gateway.resume("run-1").await, 200);
+    let page = until(&gateway, "/control/history?state=killed", has("records", 1)).await;
+    let record = &page["records"][0];
+    assert_eq!((&record["session_id"], &record["request_count"]), (&"run-1".into(), &2.into()), "{record}");
+    assert_eq!(record["chain"]["seq"], 1, "{record}");
+
+    let lifted = |answer: &Value| answer["kills"][0]["lifted_by"].is_string();
+    let detail = until(&gateway, "/control/records/run-1", lifted).await;
+    assert_eq!(detail["requests"].as_array().map(Vec::len), Some(2), "{detail}");
+    assert_eq!(detail["kills"][0]["order"]["reason"], "runaway", "{detail}");
+    let happened: Vec<_> =
+        detail["events"].as_array().expect("events").iter().map(|event| &event["type"]).collect();
+    for what in ["session_started", "session_killed", "session_ended", "session_resumed"] {
+        assert!(happened.iter().any(|event| *event == what), "{what} in {happened:?}");
+    }
+    let usage = until(&gateway, "/control/usage?by=model", has("usage", 1)).await;
+    assert_eq!(usage["usage"][0]["requests"], 2, "{usage}");
+    assert_eq!(usage["usage"][0]["input_tokens"], record["usage"]["input_tokens"], "{usage}");
+    let series = until(&gateway, "/control/history/series?step=day", has("points", 1)).await;
+    assert_eq!((&series["points"][0]["sessions"], &series["points"][0]["killed"]), (&1.into(), &1.into()));
+    let mut operator = gateway.operator().await;
+    assert_eq!(
+        operator.get("/control/history?from=1h&to=30m").await.json()["records"],
+        serde_json::json!([])
+    );
+    assert_eq!(operator.get("/control/history?limit=0").await.status(), 400);
+    assert_eq!(operator.get("/control/records/nobody").await.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_verifies_offline_and_a_changed_one_does_not() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    for number in 0..8 {
+        let id = format!("run-{number}");
+        assert_eq!(Call::chat("hello").session(&id).send(gateway.proxy()).await.status(), 200);
+        assert_eq!(gateway.kill(&id).await.status, 200);
+    }
+    until(&gateway, "/control/history", has("records", 8)).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = exported(&gateway, folder.path()).await;
+    let key = gateway.data().join("cdr-key.pub");
+    let verify = ["cdr", "verify", path(&file), "--key", path(&key)];
+    let (code, out, error) = elida(&gateway, &verify).await;
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.starts_with("in order: 8 records (1 to 8)"), "{out}");
+
+    let text = std::fs::read_to_string(&file).expect("the export");
+    let lines: Vec<&str> = text.lines().collect();
+    let swapped = [lines[1], lines[0]].iter().chain(&lines[2..]).copied().collect::<Vec<_>>();
+    let changes = [
+        (text.replacen("\"request_count\":1", "\"request_count\":2", 1), "was changed"),
+        ([&lines[..3], &lines[4..]].concat().join("\n") + "\n", "was taken out"),
+        (swapped.join("\n") + "\n", "record"),
+        (lines[..6].join("\n") + "\n", "does not end with a signed head"),
+    ];
+    for (changed, told) in changes {
+        std::fs::write(&file, changed).expect("the changed export");
+        let (code, _, error) = elida(&gateway, &verify).await;
+        assert_eq!(code, 1, "{error}");
+        assert!(error.contains(told), "{told} in {error}");
+    }
+    let (code, out, _) = elida(&gateway, &["cdr", "export", "--format", "csv"]).await;
+    assert_eq!((code, out.lines().count()), (0, 9), "{out}");
+    assert!(out.starts_with("seq,uid,session_id,"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_nine_leaves_a_history_that_goes_on_and_verifies() {
+    let demo = Demo::start().await;
+    let yaml = format!("backend: {:?}\n", demo.url());
+    let mut gateway = Gateway::with(&yaml).await;
+    let mut ended = 0;
+    for round in 0..3 {
+        let load = async {
+            for number in 0..40 {
+                let id = format!("run-{round}-{number}");
+                assert_eq!(Call::chat("hello").session(&id).send(gateway.proxy()).await.status(), 200);
+                assert_eq!(gateway.kill(&id).await.status, 200);
+            }
+        };
+        load.await;
+        ended += 40;
+        gateway.crash_and_restart(&yaml).await;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = exported(&gateway, folder.path()).await;
+    let (code, out, error) = elida(&gateway, &["cdr", "verify", path(&file), "--json"]).await;
+    assert_eq!(code, 0, "{error}");
+    let records = crate::support::json(out.as_bytes())["report"]["records"].as_u64().expect("a number");
+    // Those of the last milliseconds before each end are lost here; the log has them.
+    assert!((ended - 30..=ended).contains(&records), "{records} of {ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_holds_nobody_up_and_loses_nothing_once_there_is_room() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::with_file_size(&format!("backend: {:?}\n", demo.url()), 128).await;
+    let mut slowest = Duration::ZERO;
+    let mut ended = 0;
+    while gateway.metric("elida_history_up").await > 0.0 {
+        for _ in 0..20 {
+            let id = format!("run-{ended}");
+            let begun = Instant::now();
+            assert_eq!(Call::chat("hello").session(&id).send(gateway.proxy()).await.status(), 200);
+            slowest = slowest.max(begun.elapsed());
+            assert_eq!(gateway.kill(&id).await.status, 200);
+            ended += 1;
+        }
+        assert!(ended < 5000, "the file never gets full");
+    }
+    gateway
+        .log_until(|line| {
+            line["level"] == "ERROR" && line["message"].as_str().is_some_and(|text| text.contains("history"))
+        })
+        .await;
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    gateway.lift_file_size();
+    within("room", async {
+        while gateway.metric("elida_history_up").await < 1.0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = exported(&gateway, folder.path()).await;
+    let (code, out, error) = elida(&gateway, &["cdr", "verify", path(&file), "--json"]).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(crate::support::json(out.as_bytes())["report"]["records"], ended);
+    assert_eq!(gateway.metric("elida_history_dropped_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_usable_file_traffic_goes_on_and_the_answer_says_why() {
+    let demo = Demo::start().await;
+    let gateway =
+        Gateway::with(format!("backend: {:?}\nhistory: {{ file: /dev/null/no }}\n", demo.url())).await;
+    gateway
+        .log_until(|line| line["message"].as_str().is_some_and(|text| text.contains("history.file")))
+        .await;
+    assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+    let answer = gateway.operator().await.get("/control/history").await;
+    assert_eq!(
+        (answer.status(), &answer.json()["code"]),
+        (404, &"history_disabled".into()),
+        "{}",
+        answer.text()
+    );
+    let (code, _, error) = elida(&gateway, &["cdr", "export"]).await;
+    assert_eq!(code, 1);
+    assert!(error.contains("history.enabled"), "{error}");
+}
