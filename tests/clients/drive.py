@@ -7,8 +7,10 @@ object with what the SDK gave its caller. The kill scenario plays the operator i
 session after five pieces of a slow stream, asks again, lifts the kill and asks once more.
 """
 
+import asyncio
 import json
 import pathlib
+import queue
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -263,6 +265,44 @@ class LangChainAnthropic(LangChain):
                                    default_headers=headers, max_tokens=1000)
 
 
+class Mcp:
+    """`mcp`, a session of the streamable HTTP transport for each call; the words come as log messages."""
+
+    def __init__(self, url, headers):
+        self.url, self.headers = url + "/mcp", headers
+
+    async def call(self, arguments, heard=None):
+        from mcp import Client
+        from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
+
+        async def hear(params):
+            if params.data != "listening":  # The server's own stream says so at its begin.
+                heard.put(params.data)
+
+        transport = streamable_http_client(self.url, http_client=create_mcp_http_client(headers=self.headers))
+        async with Client(transport, mode="legacy", logging_callback=heard and hear,
+                          read_timeout_seconds=TIMEOUT) as client:
+            tool = (await client.list_tools()).tools[0].name
+            result = await client.call_tool(tool, arguments)
+            return tool, result.content[0].text
+
+    def whole(self, text):
+        return {"text": asyncio.run(self.call({"text": text, "stream": False}))[1], "stop": "result"}
+
+    def streamed(self, text, end):
+        heard = queue.Queue()
+        with ThreadPoolExecutor(1) as pool:
+            calling = pool.submit(asyncio.run, self.call({"text": text}, heard))
+            calling.add_done_callback(lambda _: heard.put(None))
+            yield from iter(heard.get, None)
+            calling.result()
+        end["stop"] = "result"
+
+    def tools(self, text, streamed):
+        tool, said = asyncio.run(self.call({"text": text, "stream": streamed}))
+        return {"tool": tool, "stop": "result", "text": said}
+
+
 PROGRAMS = {
     "openai": OpenAi,
     "openai-responses": OpenAiResponses,
@@ -271,11 +311,14 @@ PROGRAMS = {
     "ollama": Ollama,
     "langchain-openai": LangChainOpenAi,
     "langchain-anthropic": LangChainAnthropic,
+    "mcp": Mcp,
 }
 
 
 def failure(error):
-    """What the caller can see of an error."""
+    """What the caller can see of an error; task groups wrap it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     return {
         "class": type(error).__name__,
         "status": getattr(error, "status_code", None),

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 /// The programs of the page in its order, and the package whose version they have.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("Claude Code", "@anthropic-ai/claude-code-linux-x64"),
     ("Codex", "@openai/codex-linux-x64"),
     ("opencode", "opencode-linux-x64"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("ollama", "ollama"),
     ("langchain-openai", "langchain-openai"),
     ("langchain-anthropic", "langchain-anthropic"),
+    ("mcp", "mcp"),
     ("ai-sdk-openai", "@ai-sdk/openai"),
     ("ai-sdk-openai-chat", "@ai-sdk/openai"),
     ("ai-sdk-anthropic", "@ai-sdk/anthropic"),

@@ -83,12 +83,7 @@ impl Scene<'_> {
     fn failed_with(&self) {
         let failure = &self.report["failure"];
         assert_eq!(failure["status"].to_string(), self.name, "{}", self.report);
-        let said = match self.name {
-            "429" => "Rate limited by the demo provider",
-            "529" => "Overloaded",
-            _ => "An error the request asked for",
-        };
-        assert!(says(failure, said), "{}", self.report);
+        assert!(says(failure, provider_says(self.name)), "{}", self.report);
         self.counts(self.requests.len());
     }
 
@@ -114,6 +109,15 @@ impl Scene<'_> {
         assert_eq!(outcomes, [(&json!(200), &killed), (&json!(403), &killed), (&json!(200), &ok)]);
         assert_eq!(self.seen.len(), 2, "the stream, and the request after the resume");
         assert_eq!(refused(self.requests.iter().copied()), 1);
+    }
+}
+
+/// The demo provider's words for a status.
+fn provider_says(status: &str) -> &'static str {
+    match status {
+        "429" => "Rate limited by the demo provider",
+        "529" => "Overloaded",
+        _ => "An error the request asked for",
     }
 }
 
@@ -157,16 +161,16 @@ async fn is_served_refused_and_killed(program: &'static str, driver: Command) {
     hold(Table::Reads, program, &reads(&played));
 }
 
-/// How often it asked, and the error that its caller got.
+/// How often it asked what failed, and the error that its caller got.
 fn errors(played: &Played) -> Vec<String> {
     let scenes = STATUSES.iter().chain(&["cut", "kill"]).map(|name| played.scene(name));
-    let asked = |scene: &Scene<'_>| match scene.name {
-        "kill" => 1,
-        _ => scene.requests.len(),
+    let has_failed = |line: &&&Value| {
+        line["method"] == "POST" && (line["status"].as_u64() >= Some(400) || line["outcome"] != "ok")
     };
     let cells = scenes.map(|scene| {
         let class = scene.report["failure"]["class"].as_str().unwrap_or_default();
-        format!("{} × `{class}`", asked(&scene))
+        let requests = scene.requests.iter().filter(|line| line["status"] != 403);
+        format!("{} × `{class}`", requests.filter(has_failed).count())
     });
     let next = played.scene("kill").report["next"]["class"].as_str().unwrap_or_default().to_owned();
     cells.chain([format!("1 × `{next}`")]).collect()
@@ -220,6 +224,44 @@ async fn langchain_with_openai_is_served_refused_and_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn langchain_with_anthropic_is_served_refused_and_killed() {
     is_served_refused_and_killed("langchain-anthropic", python("drive.py")).await;
+}
+
+/// A session of the protocol for each call: initialize, its notification, the server's own stream, the list of
+/// tools, the call, and DELETE.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mcp_sdk_is_served_refused_and_killed() {
+    const MESSAGES: usize = 6;
+    let (played, outside) = play("mcp", python("drive.py")).await;
+    for name in ["whole", "streamed", "tools", "whole_tools"] {
+        let scene = played.scene(name);
+        let text = if name.ends_with("tools") { "Weather?" } else { "one two three" };
+        assert_eq!((&scene.report["text"], &scene.report["stop"]), (&json!(text), &json!("result")));
+        scene.counts(MESSAGES);
+    }
+    assert_eq!(played.scene("streamed").report["pieces"], 3);
+    assert_eq!(played.scene("tools").report["tool"], "echo");
+    for status in STATUSES {
+        let scene = played.scene(status);
+        assert!(says(&scene.report["failure"], provider_says(status)), "{}", scene.report);
+        scene.counts(MESSAGES);
+    }
+    let cut = played.scene("cut");
+    assert!(says(&cut.report["failure"], "broke off"), "{}", cut.report);
+    cut.counts(MESSAGES);
+    let kill = played.scene("kill");
+    for part in ["failure", "next"] {
+        assert!(says(&kill.report[part], "Session killed by operator: runaway"), "{}", kill.report);
+    }
+    assert_eq!(kill.report["again"], "one two three", "{}", kill.report);
+    assert_eq!(
+        refused(kill.requests.iter().copied()),
+        2,
+        "the DELETE of the killed session, and the next call"
+    );
+    assert_eq!(kill.seen.len(), 2 * MESSAGES - 1, "none of them, and all after the resume");
+    hold(Table::Sends, "mcp", &sends(&played.seen, Some(SESSION), &outside));
+    hold(Table::Errors, "mcp", &errors(&played));
+    hold(Table::Reads, "mcp", &reads(&played));
 }
 
 #[tokio::test(flavor = "multi_thread")]
