@@ -28,11 +28,12 @@ const SESSIONS: usize = 40;
 /// A round of every client lasts at least this long: the point is time, not load.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// Ended sessions and blocks go quickly, so that the number of them is steady before the memory is looked at.
+/// Ended sessions go quickly, so that the number of them is steady before the memory is looked at. A block lasts until
+/// it is lifted, also on a machine with other work.
 /// No access lines, since the harness keeps every line.
 fn yaml(demo: &Demo, round: usize) -> String {
     format!(
-        "backend: {:?}\nsession: {{ retention: 5s, max_active: {}, kill_block: {{ duration: 5s }} }}\n\
+        "backend: {:?}\nsession: {{ retention: 5s, max_active: {}, kill_block: {{ duration: 1m }} }}\n\
          logging: {{ access_log: false }}\n\
          server: {{ limits: {{ max_body: 1MiB, max_body_llm: 1MiB }} }}\n",
         demo.url(),
