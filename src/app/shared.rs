@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use pingora_core::connectors::http::Connector;
 use tracing::{error, warn};
 
 use super::ledger;
@@ -70,6 +71,7 @@ impl Shared {
             log: Arc::clone(&self.log),
             clock: self.clock.clone(),
             readiness: Arc::clone(&self.readiness),
+            connector: Connector::new(None),
         })
     }
 
@@ -107,7 +109,9 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
         identity: config.identity.clone(),
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
+        discovery: config.models.discovery,
         forwarding: config.server.forwarding().clone(),
+        allow_origins: Arc::clone(config.server.allow_origins()),
     })
 }
 

@@ -9,6 +9,10 @@ pub struct PathSet {
     nodes: Vec<Node>,
     /// Keys are compared without regard to ASCII case.
     fold: bool,
+    /// The paths are also looked for in each element of a root array.
+    elements: bool,
+    /// How many paths there are.
+    len: usize,
 }
 
 /// One key on the way to a path.
@@ -34,19 +38,37 @@ impl PathSet {
     }
 
     fn build(paths: impl IntoIterator<Item = impl AsRef<str>>, fold: bool) -> Self {
-        let mut set = Self { nodes: vec![Node::default()], fold };
-        for (id, path) in paths.into_iter().enumerate() {
-            let path = path.as_ref();
-            if path.split('.').count() <= Self::MAX_DEPTH {
-                set.insert(path, id);
-            }
+        let mut set = Self { nodes: vec![Node::default()], fold, elements: false, len: 0 };
+        for path in paths {
+            set.insert(path.as_ref().split('.'));
         }
         set
     }
 
-    fn insert(&mut self, path: &str, id: usize) {
+    /// The same with one more path, for keys that have dots themselves.
+    pub fn and_keys(mut self, keys: &[&str]) -> Self {
+        self.insert(keys.iter().copied());
+        self
+    }
+
+    /// The same, but when the root is an array the paths begin in each object in it.
+    pub fn in_elements(self) -> Self {
+        Self { elements: true, ..self }
+    }
+
+    /// Whether a root array's elements are looked into.
+    pub(super) fn follows_elements(&self) -> bool {
+        self.elements
+    }
+
+    fn insert<'k>(&mut self, keys: impl Iterator<Item = &'k str> + Clone) {
+        let id = self.len;
+        self.len += 1;
+        if keys.clone().count() > Self::MAX_DEPTH {
+            return;
+        }
         let mut at = ROOT;
-        for key in path.split('.') {
+        for key in keys {
             at = match self.child(at, key.as_bytes()) {
                 Some(next) => next,
                 None => {

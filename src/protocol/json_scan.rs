@@ -44,6 +44,10 @@ enum State {
     Nested,
     /// In a string there.
     NestedText,
+    /// In a root array whose elements are followed, before an element.
+    BeforeElement,
+    /// Behind one.
+    AfterElement,
     /// The root value has ended.
     Done,
     /// What was followed is not JSON.
@@ -52,7 +56,8 @@ enum State {
 
 /// Reads one JSON text in chunks and reports the scalars at the paths of its [`PathSet`].
 ///
-/// A doubled key is reported each time. Objects inside arrays never match.
+/// A doubled key is reported each time. Objects inside arrays never match, but those of a root array when
+/// the set says so ([`PathSet::in_elements`]).
 #[derive(Debug)]
 pub struct Scanner {
     paths: Arc<PathSet>,
@@ -65,6 +70,8 @@ pub struct Scanner {
     target: Option<u32>,
     /// Open containers that are not followed.
     nested: u64,
+    /// The root is an array whose elements are followed.
+    in_array: bool,
     /// The last byte was a backslash in a string.
     escaped: bool,
     /// The string under way has a backslash.
@@ -85,6 +92,7 @@ impl Scanner {
             level: 0,
             target: None,
             nested: 0,
+            in_array: false,
             escaped: false,
             has_escapes: false,
             kept: Vec::new(),
@@ -98,7 +106,13 @@ impl Scanner {
         self.level = 0;
         self.target = None;
         self.nested = 0;
+        self.in_array = false;
         self.begin_text();
+    }
+
+    /// True behind an element of a root array that is followed: the array may be ended here.
+    pub fn is_after_element(&self) -> bool {
+        self.state == State::AfterElement
     }
 
     /// True when the root value was read to its end. What follows it is not looked at.
@@ -118,12 +132,16 @@ impl Scanner {
         let mut rest = bytes;
         while let Some(&first) = rest.first() {
             rest = match self.state {
-                State::Root(_) | State::BeforeKey | State::Colon | State::BeforeValue | State::AfterValue => {
-                    self.structure(first, rest)
-                }
+                State::Root(_)
+                | State::BeforeKey
+                | State::Colon
+                | State::BeforeValue
+                | State::AfterValue
+                | State::BeforeElement
+                | State::AfterElement => self.structure(first, rest),
                 State::Key => self.key(rest),
                 State::Text => self.text(rest, on),
-                State::SkippedText => self.skip_text(rest, State::AfterValue),
+                State::SkippedText => self.skip_text(rest, self.outside()),
                 State::Bare => self.bare(rest, on),
                 State::Nested => self.skip_nested(rest),
                 State::NestedText => self.skip_text(rest, State::Nested),
@@ -151,6 +169,13 @@ impl Scanner {
             (State::Colon, b':') => self.state = State::BeforeValue,
             (State::AfterValue, b',') => self.state = State::BeforeKey,
             (State::BeforeValue, _) => return self.value(byte, rest),
+            (State::AfterElement, b',') => self.state = State::BeforeElement,
+            (State::BeforeElement | State::AfterElement, b']') => self.state = State::Done,
+            (State::BeforeElement, b'{') => self.open(ROOT),
+            (State::BeforeElement, _) => {
+                self.target = None;
+                return self.value(byte, rest);
+            }
             _ => self.state = State::Broken,
         }
         after
@@ -164,6 +189,10 @@ impl Scanner {
             // Whitespace; behind it a byte order mark is no longer one.
             b' ' | b'\t' | b'\r' | b'\n' => State::Root(3),
             b'{' => return self.open(ROOT),
+            b'[' if self.paths.follows_elements() => {
+                self.in_array = true;
+                State::BeforeElement
+            }
             b'[' => {
                 self.nested = 1;
                 State::Nested
@@ -185,7 +214,11 @@ impl Scanner {
 
     /// The state behind a value, by whether anything is still open.
     fn outside(&self) -> State {
-        if self.level == 0 { State::Done } else { State::AfterValue }
+        match (self.level, self.in_array) {
+            (0, true) => State::AfterElement,
+            (0, false) => State::Done,
+            _ => State::AfterValue,
+        }
     }
 
     fn value<'b>(&mut self, byte: u8, rest: &'b [u8]) -> &'b [u8] {
@@ -299,7 +332,7 @@ impl Scanner {
             return &[];
         };
         self.keep(&bytes[..end]);
-        self.state = State::AfterValue;
+        self.state = self.outside();
         if !self.too_long
             && let Some(value) = word(&self.kept)
         {

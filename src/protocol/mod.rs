@@ -4,22 +4,26 @@
 //! knows a status code. Neighbours: `proxy` feeds it, `routing` asks it for the model of a call,
 //! `session` adds up its [`Usage`].
 //!
-//! - [`dialect`]: which API a path belongs to.
+//! - [`dialect`]: which API a request belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
-//! - [`call`]: a request's body: model, stream, identity hints.
+//! - [`call`]: a request's body: model, stream, identity hints; [`json_rpc`]: its envelope in MCP and A2A.
+//! - [`mcp`]: what header fields of MCP must agree with.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
-//!   `openai`, `responses`, `anthropic`, `mistral` and `ollama`.
+//!   `openai`, `responses`, `anthropic`, `mistral`, `ollama`, `gemini` and `json_rpc` (MCP, A2A).
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
 //!
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
 //! in bytes; memory does not grow with the body; no input panics.
 
+pub mod base64;
 pub mod call;
 pub mod dialect;
 pub mod event_tail;
 pub mod framing;
+pub mod json_rpc;
 pub mod json_scan;
+pub mod mcp;
 pub mod ndjson;
 pub mod refusal;
 pub mod sse;
@@ -27,6 +31,7 @@ pub mod tap;
 pub mod usage;
 
 mod anthropic;
+mod gemini;
 mod json_paths;
 mod json_text;
 mod mistral;

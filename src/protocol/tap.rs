@@ -46,6 +46,8 @@ struct Found {
     model: String,
     /// The event under way says that it is the last one.
     is_last: bool,
+    /// And that it is not.
+    is_not_last: bool,
 }
 
 impl ResponseTap {
@@ -96,13 +98,16 @@ impl ResponseTap {
         (!model.is_empty()).then_some(model)
     }
 
-    /// True between two events or lines: a native end may be written. Never true in a whole answer
-    /// or one that is not read.
+    /// True between two events or lines, or behind an element of a streamed array: a native end may be
+    /// written. Never true in a whole answer or one that is not read.
     pub fn at_boundary(&self) -> bool {
         match self.0.as_ref().map(|inner| &inner.framing) {
             Some(Pieces::Sse(reader)) => reader.at_boundary(),
             Some(Pieces::Ndjson(reader)) => reader.at_boundary(),
-            Some(Pieces::Whole) | None => false,
+            Some(Pieces::Whole) => {
+                self.0.as_ref().is_some_and(|inner| inner.reading.scanner.is_after_element())
+            }
+            None => false,
         }
     }
 
@@ -146,7 +151,8 @@ impl Reading {
 
     /// An event or line is complete: the next one is another JSON text.
     fn end_piece(&mut self) {
-        let said_last = std::mem::take(&mut self.found.is_last) && self.scanner.is_done();
+        let is_not_last = std::mem::take(&mut self.found.is_not_last);
+        let said_last = std::mem::take(&mut self.found.is_last) && !is_not_last && self.scanner.is_done();
         let marker = self.rules.done_marker && self.head[..self.head_len] == *DONE;
         self.complete |= said_last || marker;
         self.head_len = 0;
@@ -190,6 +196,14 @@ impl Found {
             }
             Field::Done => {
                 self.is_last = value == Value::Bool(true);
+                return;
+            }
+            Field::Reply => {
+                self.is_last = true;
+                return;
+            }
+            Field::NotLast => {
+                self.is_not_last = true;
                 return;
             }
         };

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::dialect::Dialect;
 use super::json_scan::PathSet;
-use super::{anthropic, mistral, ollama, openai, responses};
+use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, responses};
 
 /// Tokens of one answer, the provider's own numbers. What `input_tokens` includes differs: OpenAI
 /// counts cached tokens in, Anthropic does not.
@@ -53,6 +53,10 @@ pub(super) enum Field {
     Kind,
     /// `true` on the last line.
     Done,
+    /// The event that has it is the last one: the id of a JSON-RPC response.
+    Reply,
+    /// The event that has it is not, whatever else it has.
+    NotLast,
 }
 
 /// How answers of one dialect are read. The same table serves whole answers and streams: where both
@@ -77,6 +81,8 @@ impl Rules {
             Dialect::Anthropic => Some(&anthropic::RULES),
             Dialect::Mistral => Some(&mistral::RULES),
             Dialect::Ollama => Some(&ollama::RULES),
+            Dialect::Gemini => Some(&gemini::RULES),
+            Dialect::Mcp | Dialect::A2a => Some(&json_rpc::RULES),
             Dialect::Plain => None,
         }
     }

@@ -29,7 +29,7 @@ pub(crate) struct Arrival {
     pub(crate) uri: Uri,
     /// HTTP/1.0 clients know no chunks.
     pub(crate) version: Version,
-    /// As the path tells; the backend may narrow it down.
+    /// As the head tells; the backend may narrow it down.
     pub(crate) dialect: Dialect,
 }
 
@@ -44,7 +44,7 @@ impl Arrival {
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
-            dialect: Dialect::detect(head.uri.path()),
+            dialect: Dialect::detect(head.uri.path(), &head.headers),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -15,10 +16,11 @@ use super::arrive::{self, Arrival};
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
-use super::{admit, dispatch, identify, local, outbound, read, stream};
+use super::{admit, dispatch, identify, local, mcp, models, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
+use crate::protocol::dialect::Dialect;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
@@ -42,6 +44,8 @@ pub(crate) struct House {
     pub(crate) clock: Clock,
     /// Whether this instance should be sent work.
     pub(crate) readiness: Arc<Readiness>,
+    /// Connects to backends for what the gateway asks of them itself.
+    pub(crate) connector: Connector,
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -76,6 +80,10 @@ impl Gateway {
         let reading = Instant::now();
         exchange.call = read::read(session, arrival).await?;
         let waited = reading.elapsed();
+        if models::is_asked(arrival, &session.req_header().headers) {
+            models::answer(session, exchange).await?;
+            return Ok(false);
+        }
         let head = session.req_header();
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
@@ -84,7 +92,11 @@ impl Gateway {
             // Models answer in words; all else may be a download.
             arrival.ticket.expect_large();
         }
+        let dialect = route.dialect;
         exchange.route = Some(route);
+        if dialect == Dialect::Mcp {
+            mcp::check(arrival, &head.headers, &exchange.call)?;
+        }
         let leg = match exchange.leg.take() {
             Some(leg) => leg,
             None => {
@@ -193,7 +205,11 @@ impl ProxyHttp for Gateway {
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && is_final(head)
         {
-            exchange.answer = Answer::begin(arrival, route, head);
+            let is_mcp = route.dialect == Dialect::Mcp;
+            exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
+            if is_mcp && let Err(stop) = mcp::follow(session, head, exchange).await {
+                return Err(Self::stop(exchange, stop));
+            }
         }
         Ok(())
     }

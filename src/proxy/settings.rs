@@ -1,5 +1,6 @@
 //! The `server:` section: threads, timeouts and limits of the proxy listener, and the proxies before it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::forwarded::Forwarding;
 use crate::settings::fault::Faults;
+use crate::settings::origin::origins;
 use crate::settings::units::{Size, Span};
 
 /// The `server:` section.
@@ -24,6 +26,18 @@ pub struct Written {
     pub trusted_proxies: Vec<String>,
     /// True: backends are told the client's address and the host it asked for.
     pub forwarded_headers: bool,
+    /// Which web pages may connect.
+    pub cors: WrittenCors,
+}
+
+/// `server.cors`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ServerCors")]
+pub struct WrittenCors {
+    /// Origins whose pages may open WebSockets and call MCP servers, such as `https://app.example.com`, beside
+    /// those of the very host that is asked (WebSockets) or of the caller's own machine (MCP).
+    pub allow_origins: Vec<String>,
 }
 
 /// `server.timeouts`.
@@ -103,6 +117,7 @@ pub struct Settings {
     timeouts: Timeouts,
     limits: Limits,
     forwarding: Forwarding,
+    allow_origins: Arc<Vec<String>>,
 }
 
 /// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
@@ -163,6 +178,11 @@ impl Settings {
     pub fn forwarding(&self) -> &Forwarding {
         &self.forwarding
     }
+
+    /// The origins whose pages may open WebSockets, exactly as browsers send them.
+    pub fn allow_origins(&self) -> &Arc<Vec<String>> {
+        &self.allow_origins
+    }
 }
 
 impl Written {
@@ -171,6 +191,7 @@ impl Written {
         let timeouts = self.timeouts.compile(faults);
         let limits = self.limits.compile(faults);
         let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
+        let origins = origins("server.cors.allow_origins", self.cors.allow_origins, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
         if threads > MAX_THREADS {
@@ -178,7 +199,13 @@ impl Written {
             faults.add("server.threads", format!("{threads} threads are more than {MAX_THREADS}"), hint);
             return None;
         }
-        Some(Settings { threads, timeouts: timeouts?, limits: limits?, forwarding: forwarding? })
+        Some(Settings {
+            threads,
+            timeouts: timeouts?,
+            limits: limits?,
+            forwarding: forwarding?,
+            allow_origins: Arc::new(origins?),
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::forwarded::Forwarding;
+use super::models::Discovery;
 use super::settings::{Limits, Timeouts};
 use crate::identity;
 use crate::protocol::call::CallPaths;
@@ -28,6 +29,10 @@ pub(crate) struct Snapshot {
     pub(crate) timeouts: Timeouts,
     /// Sizes and counts.
     pub(crate) limits: Limits,
+    /// Who answers `GET /v1/models`.
+    pub(crate) discovery: Discovery,
     /// Who is believed when he says who the client is.
     pub(crate) forwarding: Forwarding,
+    /// Web pages that may open WebSockets.
+    pub(crate) allow_origins: Arc<Vec<String>>,
 }
