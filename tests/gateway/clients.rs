@@ -57,7 +57,9 @@ fn sends(seen: &[Seen], ours: Option<&str>, outside: &Outside) -> Vec<String> {
     let paths: BTreeSet<_> =
         seen.iter().map(|request| format!("`{} {}`", request.method, request.path)).collect();
     let first = |name: &str| seen.iter().find_map(|request| request.header(name)).unwrap_or_default();
-    let user_agent = first("user-agent").split(' ').next().unwrap_or_default();
+    let user_agents: BTreeSet<_> =
+        seen.iter().filter_map(|request| request.header("user-agent")?.split(' ').next()).collect();
+    let user_agents: Vec<_> = user_agents.iter().map(|name| format!("`{name}`")).collect();
     let credential = match (first("authorization"), first("x-api-key")) {
         ("", "") => "none",
         ("", _) => "`x-api-key`",
@@ -80,7 +82,7 @@ fn sends(seen: &[Seen], ours: Option<&str>, outside: &Outside) -> Vec<String> {
         paths.into_iter().collect::<Vec<_>>().join(", "),
         streams.to_owned(),
         listed(&hints(seen, ours)),
-        format!("`{user_agent}`"),
+        listed(&user_agents),
         credential.to_owned(),
         body,
         listed(&hosts),
