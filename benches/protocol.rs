@@ -3,14 +3,19 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::io::Write;
 use std::sync::Arc;
 
+use brotli::CompressorWriter;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use elida::protocol::call::{CallPaths, CallScan};
+use elida::protocol::coding::Coding;
 use elida::protocol::dialect::Dialect;
 use elida::protocol::framing::Framing;
 use elida::protocol::refusal::{self, Notice, NoticeKind};
 use elida::protocol::tap::ResponseTap;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -80,6 +85,57 @@ fn tap(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The same with somebody who wants text and arguments too.
+fn listener(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tap with a listener");
+    for (name, dialect) in
+        [("openai_chat_tools.sse", Dialect::OpenAiChat), ("anthropic_thinking_tool.sse", Dialect::Anthropic)]
+    {
+        let stream = recorded(name);
+        group.throughput(Throughput::Bytes(stream.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched_ref(
+                || ResponseTap::listening(dialect, Framing::Sse, Coding::Identity),
+                |tap| {
+                    stream.chunks(256).for_each(|chunk| {
+                        tap.listen(black_box(chunk), &mut |event| {
+                            black_box(event);
+                        })
+                    });
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// Compressed answers, by the bytes that were compressed.
+fn decoding(criterion: &mut Criterion) {
+    let stream = recorded("anthropic_thinking_tool.sse");
+    let mut group = criterion.benchmark_group("usage tap, compressed");
+    group.throughput(Throughput::Bytes(stream.len() as u64));
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    let mut brotli = CompressorWriter::new(Vec::new(), 4096, 5, 22);
+    for event in stream.split_inclusive(|byte| *byte == b'\n') {
+        for writer in [&mut gzip as &mut dyn Write, &mut brotli] {
+            writer.write_all(event).and_then(|()| writer.flush()).expect("memory");
+        }
+    }
+    let packed =
+        [("gzip", Coding::Gzip, gzip.finish().expect("memory")), ("br", Coding::Brotli, brotli.into_inner())];
+    for (name, coding, packed) in packed {
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched_ref(
+                || ResponseTap::of(Dialect::Anthropic, Framing::Sse, coding),
+                |tap| packed.chunks(256).for_each(|chunk| tap.feed(black_box(chunk))),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
 fn refusals(criterion: &mut Criterion) {
     let notice = Notice {
         code: "session_killed",
@@ -98,5 +154,5 @@ fn refusals(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, scanner, tap, refusals);
+criterion_group!(benches, scanner, tap, listener, decoding, refusals);
 criterion_main!(benches);

@@ -1,9 +1,13 @@
-//! The usage tap: whatever a backend answers, in whatever chunks, gives the same counts and no panic.
+//! The tap: whatever a backend answers, in whatever chunks, gives the same counts, calls and text, and no panic;
+//! who does not listen sees the same facts.
 #![no_main]
 
+use elida::protocol::coding::Coding;
 use elida::protocol::dialect::Dialect;
+use elida::protocol::events::Event;
 use elida::protocol::framing::Framing;
 use elida::protocol::tap::ResponseTap;
+use elida::protocol::tools::{ToolCall, ToolCounts};
 use elida::protocol::usage::Usage;
 use libfuzzer_sys::fuzz_target;
 
@@ -19,16 +23,42 @@ const DIALECTS: [Dialect; 8] = [
 ];
 const FRAMINGS: [Framing; 4] = [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque];
 
-fn read<'a>(
-    dialect: Dialect,
-    framing: Framing,
-    chunks: impl Iterator<Item = &'a [u8]>,
-) -> (Option<Usage>, Option<String>, bool, bool) {
-    let mut tap = ResponseTap::new(dialect, framing);
-    chunks.for_each(|chunk| tap.feed(chunk));
-    let at_boundary = tap.at_boundary();
+/// Everything a listener hears and the tap shows.
+#[derive(Debug, Default, PartialEq)]
+struct Heard {
+    text: Vec<u8>,
+    calls: Vec<ToolCall>,
+    stops: Vec<String>,
+    shown: (Option<Usage>, Option<String>, Option<String>, Option<ToolCounts>, bool),
+    at_boundary: bool,
+}
+
+fn shown(tap: &ResponseTap) -> (Option<Usage>, Option<String>, Option<String>, Option<ToolCounts>, bool) {
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    (tap.usage(), owned(tap.model()), owned(tap.stop_reason()), tap.tools().cloned(), tap.is_complete())
+}
+
+fn read<'a>(dialect: Dialect, framing: Framing, chunks: impl Iterator<Item = &'a [u8]>) -> Heard {
+    let mut heard = Heard::default();
+    let mut tap = ResponseTap::listening(dialect, framing, Coding::Identity);
+    let mut facts = ResponseTap::new(dialect, framing);
+    for chunk in chunks {
+        facts.feed(chunk);
+        tap.listen(chunk, &mut |event| match event {
+            Event::Text(part) => heard.text.extend_from_slice(part),
+            Event::Call(call) => heard.calls.push(call.clone()),
+            Event::Stop(why) => heard.stops.push(why.to_owned()),
+            Event::Usage(_) => {}
+        });
+    }
+    heard.at_boundary = tap.at_boundary();
     tap.end();
-    (tap.usage(), tap.model().map(str::to_owned), tap.is_complete(), at_boundary)
+    facts.end();
+    assert_eq!(shown(&tap), shown(&facts));
+    let counted = tap.tools().map_or(0, |tools| tools.iter().map(|(_, calls)| calls).sum());
+    assert_eq!(counted, heard.calls.len() as u64);
+    heard.shown = shown(&tap);
+    heard
 }
 
 fuzz_target!(|input: (u8, u8, &[u8])| {

@@ -107,6 +107,8 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
         backends,
         call_paths: Arc::new(CallPaths::new(&config.identity.body_paths())),
         identity: config.identity.clone(),
+        tls: config.server.tls().cloned(),
+        h2c: config.server.h2c(),
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
         discovery: config.models.discovery,

@@ -145,6 +145,7 @@ fn only_backend(url: String) -> Backends {
         models: Vec::new(),
         default: true,
         tls: Default::default(),
+        pool: Default::default(),
     };
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }

@@ -62,9 +62,11 @@ pub(super) fn count_tokens(body: &Value) -> Result<Value, String> {
 
 fn usage(reply: &Reply, output_tokens: usize) -> Value {
     json!({
-        "input_tokens": reply.input_tokens, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-        "output_tokens": output_tokens, "service_tier": "standard",
+        "input_tokens": reply.input_tokens, "cache_creation_input_tokens": reply.extra.written,
+        "cache_read_input_tokens": reply.extra.cached,
+        "cache_creation": {"ephemeral_5m_input_tokens": reply.extra.written, "ephemeral_1h_input_tokens": 0},
+        "output_tokens": output_tokens, "output_tokens_details": {"thinking_tokens": reply.extra.reasoning},
+        "service_tier": "standard",
     })
 }
 
@@ -114,7 +116,8 @@ fn events(reply: Arc<Reply>) -> Events {
             "message_delta",
             json!({
                 "delta": {"stop_reason": stop, "stop_sequence": null},
-                "usage": {"output_tokens": reply.output_tokens()},
+                "usage": {"output_tokens": reply.output_tokens(),
+                    "output_tokens_details": {"thinking_tokens": reply.extra.reasoning}},
             }),
         ),
         frame("message_stop", json!({})),

@@ -10,7 +10,8 @@ use futures::{StreamExt, future, stream};
 use serde_json::Value;
 
 use super::ledger::Open;
-use super::script::Twist;
+use super::packing::Packer;
+use super::script::{Script, Twist};
 use super::turn::{Events, Reply};
 
 /// One piece of a streamed answer.
@@ -66,11 +67,13 @@ struct Flow {
     twist: Option<Twist>,
     words: usize,
     open: Open,
+    packer: Option<Packer>,
 }
 
-/// A body that sends `events`; `open` notes how it ended.
-pub(super) fn streamed(events: Events, pace: Duration, twist: Option<Twist>, open: Open) -> Body {
-    let flow = Flow { events, pace, twist, words: 0, open };
+/// A body that sends `events` as `script` says, at `pace`; `open` notes how it ended.
+pub(super) fn streamed(events: Events, pace: Duration, script: &Script, open: Open) -> Body {
+    let packer = script.packing.map(Packer::new);
+    let flow = Flow { events, pace, twist: script.twist, words: 0, open, packer };
     let pieces = stream::unfold(Some(flow), async |flow| {
         let mut flow = flow?;
         let piece = flow.next().await;
@@ -94,7 +97,7 @@ impl Flow {
         }
         let Some(event) = self.events.next() else {
             self.open.finish();
-            return None;
+            return self.packer.take().map(|packer| Ok(packer.end()));
         };
         if event.word {
             if self.words > 0 && !self.pace.is_zero() {
@@ -102,7 +105,10 @@ impl Flow {
             }
             self.words += 1;
         }
-        Some(Ok(event.bytes))
+        Some(Ok(match &mut self.packer {
+            Some(packer) => packer.pack(&event.bytes),
+            None => event.bytes,
+        }))
     }
 }
 

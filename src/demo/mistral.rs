@@ -37,10 +37,10 @@ fn ask(body: &Value) -> Result<Ask, String> {
 
 fn usage(reply: &Reply) -> Value {
     json!({
-        "prompt_tokens": reply.input_tokens,
+        "prompt_tokens": reply.all_input_tokens(),
         "completion_tokens": reply.output_tokens(),
-        "total_tokens": reply.input_tokens + reply.output_tokens(),
-        "num_cached_tokens": 0,
+        "total_tokens": reply.all_input_tokens() + reply.output_tokens(),
+        "num_cached_tokens": reply.extra.cached,
     })
 }
 

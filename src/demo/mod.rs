@@ -17,6 +17,8 @@
 //! | `[[mute]]` | read the request and never answer, not even a head |
 //! | `[[error 529]]` | answer with that status and the vendor's error body; `[[error 529 2]]`: with `retry-after: 2` |
 //! | `[[cut]]` | break the connection after the second word (whole answers: in mid-body) |
+//! | `[[cached 5]]`, `[[written 5]]`, `[[reasoning 5]]` | count so many tokens more: read from the prompt cache, written to it, spent on reasoning |
+//! | `[[gzip]]`, `[[deflate]]`, `[[br]]` | compress the answer so, whatever the request accepts |
 //! | `[[tool NAME {json}]]` | call that tool, if it was offered and has not answered since that text |
 //!
 //! Neighbours: nobody below knows it; the command `elida demo` and the tests start it.
@@ -31,6 +33,7 @@ mod mcp;
 mod mistral;
 mod ollama;
 mod openai;
+mod packing;
 mod provider;
 mod responses;
 mod script;

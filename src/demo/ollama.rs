@@ -75,7 +75,7 @@ fn last(reply: &Reply, key: &str, value: Value) -> Value {
     json!({
         "model": reply.model, "created_at": CREATED_AT, key: value, "done": true, "done_reason": "stop",
         "total_duration": 50_000_000, "load_duration": 1_000_000,
-        "prompt_eval_count": reply.input_tokens, "prompt_eval_duration": 9_000_000,
+        "prompt_eval_count": reply.all_input_tokens(), "prompt_eval_duration": 9_000_000,
         "eval_count": reply.output_tokens(), "eval_duration": 40_000_000,
     })
 }

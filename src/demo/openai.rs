@@ -61,11 +61,12 @@ pub(super) fn ask_chat(body: &Value) -> Result<Ask, String> {
 
 pub(super) fn usage(reply: &Reply) -> Value {
     json!({
-        "prompt_tokens": reply.input_tokens,
+        "prompt_tokens": reply.all_input_tokens(),
         "completion_tokens": reply.output_tokens(),
-        "total_tokens": reply.input_tokens + reply.output_tokens(),
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0,
+        "total_tokens": reply.all_input_tokens() + reply.output_tokens(),
+        "prompt_tokens_details": {"cached_tokens": reply.extra.cached,
+            "cache_write_tokens": reply.extra.written, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": reply.extra.reasoning, "audio_tokens": 0,
             "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
     })
 }

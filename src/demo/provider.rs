@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use serde_json::Value;
@@ -22,7 +22,8 @@ use tokio::net::TcpListener;
 use super::body::{Event, halved, line, streamed};
 use super::ledger::{Ledger, Open};
 use super::mcp::{Said, Sessions};
-use super::script::Twist;
+use super::packing::{Packer, Packing};
+use super::script::{Script, Twist};
 use super::turn::{Ask, Dialect, Manner, Reply};
 use super::{a2a, anthropic, gemini, mistral, ollama, openai, responses};
 
@@ -186,7 +187,8 @@ async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Resp
         Begun::Speaking(ask, manner) => speak(provider.pace, &ask, manner, &body, open).await,
         Begun::Listening(event) => {
             let events = Box::new(std::iter::once(event));
-            let body = streamed(events, provider.pace, Some(Twist::Stall), open);
+            let stalled = Script { twist: Some(Twist::Stall), ..Script::default() };
+            let body = streamed(events, provider.pace, &stalled, open);
             answer(StatusCode::OK, "text/event-stream", body)
         }
     }
@@ -270,17 +272,30 @@ async fn speak(pace: Duration, ask: &Ask, manner: Manner, body: &Bytes, mut open
             future::pending::<Infallible>().await;
             unreachable!("the future above never ends")
         }
-        twist if ask.stream => {
+        _ if ask.stream => {
             let events = (manner.events)(Arc::new(reply));
-            answer(StatusCode::OK, manner.stream_type, streamed(events, pace, twist, open))
+            let body = streamed(events, pace, &script, open);
+            packed(answer(StatusCode::OK, manner.stream_type, body), script.packing)
         }
         twist => {
             let words = u32::try_from(reply.word_count()).unwrap_or(u32::MAX);
             tokio::time::sleep(pace.saturating_mul(words)).await;
-            let whole = Bytes::from((manner.whole)(&reply).to_string());
-            whole_answer(whole, twist, open)
+            let whole = (manner.whole)(&reply).to_string();
+            let whole = match script.packing {
+                Some(packing) => Packer::whole(packing, whole.as_bytes()),
+                None => Bytes::from(whole),
+            };
+            packed(whole_answer(whole, twist, open), script.packing)
         }
     }
+}
+
+/// The answer with the name of its compression.
+fn packed(mut answer: Response, packing: Option<Packing>) -> Response {
+    if let Some(packing) = packing {
+        answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(packing.name()));
+    }
+    answer
 }
 
 fn whole_answer(whole: Bytes, twist: Option<Twist>, mut open: Open) -> Response {

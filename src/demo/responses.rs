@@ -41,9 +41,11 @@ fn ask(body: &Value) -> Result<Ask, String> {
 
 fn usage(reply: &Reply) -> Value {
     json!({
-        "input_tokens": reply.input_tokens, "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": reply.output_tokens(), "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": reply.input_tokens + reply.output_tokens(),
+        "input_tokens": reply.all_input_tokens(),
+        "input_tokens_details": {"cached_tokens": reply.extra.cached, "cache_write_tokens": reply.extra.written},
+        "output_tokens": reply.output_tokens(),
+        "output_tokens_details": {"reasoning_tokens": reply.extra.reasoning},
+        "total_tokens": reply.all_input_tokens() + reply.output_tokens(),
     })
 }
 

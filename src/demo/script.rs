@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::packing::Packing;
+
 /// How an answer misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Twist {
@@ -31,6 +33,19 @@ pub(super) struct Script {
     pub(super) pace: Option<Duration>,
     pub(super) twist: Option<Twist>,
     pub(super) tool: Option<ToolWish>,
+    pub(super) extra: Extra,
+    pub(super) packing: Option<Packing>,
+}
+
+/// Tokens beside those that the words make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extra {
+    /// Read from the prompt cache.
+    pub(super) cached: usize,
+    /// Written to it.
+    pub(super) written: usize,
+    /// Spent on reasoning.
+    pub(super) reasoning: usize,
 }
 
 impl Script {
@@ -67,6 +82,12 @@ impl Script {
         match name {
             "words" => self.words = Some(argument.trim().parse().ok()?),
             "pace" => self.pace = Some(humantime::parse_duration(argument.trim()).ok()?),
+            "cached" => self.extra.cached = argument.trim().parse().ok()?,
+            "written" => self.extra.written = argument.trim().parse().ok()?,
+            "reasoning" => self.extra.reasoning = argument.trim().parse().ok()?,
+            "gzip" => self.packing = Some(Packing::Gzip),
+            "deflate" => self.packing = Some(Packing::Deflate),
+            "br" => self.packing = Some(Packing::Brotli),
             "stall" => self.twist = Some(Twist::Stall),
             "mute" => self.twist = Some(Twist::Mute),
             "cut" => self.twist = Some(Twist::Cut),
@@ -116,6 +137,14 @@ mod tests {
         assert_eq!(script.twist, Some(Twist::Error(529, None)));
         assert_eq!(rest, "count  please ");
         assert_eq!(Script::read("[[error 429 2]]").0.twist, Some(Twist::Error(429, Some(2))));
+    }
+
+    #[test]
+    fn an_answer_may_be_compressed_and_cost_more() {
+        let (script, rest) = Script::read("[[br]][[cached 7]][[written 2]][[reasoning 5]]hi");
+        assert_eq!(script.packing, Some(Packing::Brotli));
+        assert_eq!(script.extra, Extra { cached: 7, written: 2, reasoning: 5 });
+        assert_eq!(rest, "hi");
     }
 
     #[test]

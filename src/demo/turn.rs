@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::body::Event;
-use super::script::{Script, ToolWish};
+use super::script::{Extra, Script, ToolWish};
 
 /// The echo stops after so many words …
 const ECHO_WORDS: usize = 256;
@@ -81,6 +81,7 @@ pub(super) struct Reply {
     pub(super) model: String,
     words: Words,
     pub(super) tool: Option<ToolWish>,
+    pub(super) extra: Extra,
     pub(super) input_tokens: usize,
     pub(super) stream_usage: bool,
 }
@@ -105,6 +106,7 @@ impl Reply {
             model: ask.model.clone(),
             words,
             tool,
+            extra: script.extra,
             input_tokens: ask.input_tokens,
             stream_usage: ask.stream_usage,
         };
@@ -133,12 +135,18 @@ impl Reply {
         (0..self.word_count()).map(|index| self.piece(index)).collect()
     }
 
-    /// Output tokens: the words of the text, or of the tool's arguments, and at least one.
+    /// Output tokens: the words of the text, or of the tool's arguments, at least one, and the reasoning.
     pub(super) fn output_tokens(&self) -> usize {
-        match &self.tool {
+        let said = match &self.tool {
             Some(wish) => count_words(&wish.arguments.to_string()).max(1),
             None => self.word_count(),
-        }
+        };
+        said + self.extra.reasoning
+    }
+
+    /// Input tokens with those of the prompt cache, as all but Anthropic count.
+    pub(super) fn all_input_tokens(&self) -> usize {
+        self.input_tokens + self.extra.cached + self.extra.written
     }
 }
 

@@ -6,11 +6,13 @@ use super::dialect::Dialect;
 use super::gemini;
 use super::json_rpc::{self, Rpc};
 use super::json_scan::{PathSet, Scanner, Value};
+use super::offer::{self, Offer};
 
 const MODEL: usize = 0;
 const STREAM: usize = 1;
+const OWN_LEN: usize = 2 + offer::PATHS.len();
 /// The paths that [`CallPaths::new`] puts before the caller's.
-const OWN: [&str; 2] = ["model", "stream"];
+const OWN: [&str; OWN_LEN] = ["model", "stream", offer::PATHS[0], offer::PATHS[1], offer::PATHS[2]];
 
 /// The paths that are looked up in each request body.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Call {
     pub model_doubled: bool,
     /// The body is not a JSON value, as far as it was followed: cut short, another encoding, a form.
     pub malformed: bool,
+    /// The tools it offers, and its length.
+    pub offer: Offer,
     /// What a JSON-RPC request asks for.
     pub rpc: Option<Box<Rpc>>,
     /// `model` was there with a number, true, false or null.
@@ -82,16 +86,17 @@ impl Call {
                 self.model_is_no_text = true;
             }
             (STREAM, _) => {}
-            (other, value) => match self.hints.get_mut(other - OWN.len()) {
+            (2..OWN_LEN, value) => self.offer.take(&value),
+            (other, value) => match self.hints.get_mut(other - OWN_LEN) {
                 Some(place) => {
                     *place = match value {
                         Value::Str(text) => Some(text.into()),
                         Value::Number(number) => Some(number.into()),
-                        Value::Bool(_) | Value::Null => None,
+                        Value::Bool(_) | Value::Null | Value::Part(_) | Value::End => None,
                     };
                 }
                 None => {
-                    let path = other - OWN.len() - self.hints.len();
+                    let path = other - OWN_LEN - self.hints.len();
                     self.rpc.get_or_insert_default().take(path, &value);
                 }
             },
@@ -122,6 +127,7 @@ impl CallScan {
     /// The body's next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         let call = &mut self.call;
+        call.offer.add_bytes(bytes.len());
         self.scanner.feed(bytes, &mut |path, value| call.take(path, value));
     }
 

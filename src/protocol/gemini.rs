@@ -5,14 +5,13 @@
 //! `thoughtsTokenCount`; both are kept as they are.
 
 use std::borrow::Cow;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use serde::Serialize;
 
 use super::call::Call;
-use super::json_scan::PathSet;
 use super::refusal::{Notice, NoticeKind};
-use super::usage::{Field, Rules};
+use super::usage::{CallRules, Field, Rules, paths_in_elements};
 
 const FIELDS: &[(&str, Field)] = &[
     ("modelVersion", Field::Model),
@@ -20,13 +19,20 @@ const FIELDS: &[(&str, Field)] = &[
     ("usageMetadata.candidatesTokenCount", Field::Output),
     ("usageMetadata.cachedContentTokenCount", Field::CacheRead),
     ("usageMetadata.thoughtsTokenCount", Field::Reasoning),
+    ("candidates[].finishReason", Field::Stop),
+    ("candidates[].content.parts[].text", Field::Text),
+    ("candidates[].content.parts[].functionCall", Field::CallEnd),
+    ("candidates[].content.parts[].functionCall.id", Field::CallId),
+    ("candidates[].content.parts[].functionCall.name", Field::CallName),
+    ("candidates[].content.parts[].functionCall.args", Field::CallArguments),
 ];
 
 pub(super) static RULES: Rules = Rules {
     fields: FIELDS,
     last_kinds: &[],
     done_marker: false,
-    paths: LazyLock::new(|| Arc::new(PathSet::new(FIELDS.iter().map(|(path, _)| *path)).in_elements())),
+    calls: CallRules::BY_PATH,
+    paths: LazyLock::new(|| paths_in_elements(FIELDS)),
 };
 
 /// What is asked of a model: the word behind the colon.

@@ -3,98 +3,204 @@
 /// The root in [`PathSet::nodes`].
 pub(super) const ROOT: u32 = 0;
 
-/// A set of dotted paths (`usage.input_tokens`), each known by its position.
+/// What is wanted of the value at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A scalar, whole; a long one is dropped.
+    Scalar,
+    /// A value of any length and kind, in parts as they come: a string unescaped, all else as written.
+    Parts,
+    /// That the object or array has ended.
+    End,
+}
+
+/// A set of dotted paths (`usage.input_tokens`, `choices[].finish_reason`), each known by its position.
+/// `[]` stands for every element of an array.
 #[derive(Debug)]
 pub struct PathSet {
     nodes: Vec<Node>,
     /// Keys are compared without regard to ASCII case.
     fold: bool,
-    /// The paths are also looked for in each element of a root array.
-    elements: bool,
     /// How many paths there are.
     len: usize,
 }
 
-/// One key on the way to a path.
-#[derive(Debug, Default)]
+/// One key, or the elements of an array, on the way to a path.
+#[derive(Clone, Debug, Default)]
 struct Node {
-    children: Vec<(Box<[u8]>, u32)>,
-    /// Positions of the paths that end here.
-    ids: Vec<usize>,
+    children: Vec<Child>,
+    /// The lengths of their keys, a bit for each; the highest for all longer ones.
+    lengths: u64,
+    /// The node of the elements, when the value is an array.
+    items: Option<u32>,
+    /// Positions of the paths that want a scalar here.
+    scalars: Vec<usize>,
+    parts: Option<usize>,
+    end: Option<usize>,
+}
+
+/// A key and the node it leads to.
+#[derive(Clone, Debug)]
+struct Child {
+    /// [`tag`] of the key: keys that differ mostly differ in it.
+    tag: u64,
+    key: Box<[u8]>,
+    node: u32,
+}
+
+/// The beginning of a key in one number; a key shorter than eight bytes is known by it.
+#[inline]
+fn tag(key: &[u8]) -> u64 {
+    match key.first_chunk() {
+        Some(first) => u64::from_le_bytes(*first),
+        None => key.iter().fold(1, |tag, byte| tag << 8 | u64::from(*byte)),
+    }
+}
+
+/// The bit of a key's length.
+#[inline]
+fn length_bit(key: &[u8]) -> u64 {
+    1 << key.len().min(63)
 }
 
 impl PathSet {
-    /// The longest path, in keys; a longer one is taken but never matches.
-    pub const MAX_DEPTH: usize = 4;
+    /// The longest path, in keys and `[]`; a longer one is taken but never matches.
+    pub const MAX_DEPTH: usize = 8;
 
-    /// The set of these paths. A path's index is its position; equal paths are each reported.
+    /// The set of these paths to scalars. A path's index is its position; equal paths are each reported.
     pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        Self::build(paths, false)
+        Self::build(paths.into_iter().map(|path| (path, Some(Want::Scalar))), false)
     }
 
     /// The same, but `Model` matches `model`: servers in Go read keys so.
     pub fn ignoring_case(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        Self::build(paths, true)
+        Self::build(paths.into_iter().map(|path| (path, Some(Want::Scalar))), true)
     }
 
-    fn build(paths: impl IntoIterator<Item = impl AsRef<str>>, fold: bool) -> Self {
-        let mut set = Self { nodes: vec![Node::default()], fold, elements: false, len: 0 };
-        for path in paths {
-            set.insert(path.as_ref().split('.'));
+    /// The set of these paths; one of which nothing is wanted only takes its position. Parts and ends are
+    /// reported to the last of equal paths.
+    pub fn wanting(paths: impl IntoIterator<Item = (impl AsRef<str>, Option<Want>)>) -> Self {
+        Self::build(paths, false)
+    }
+
+    fn build(paths: impl IntoIterator<Item = (impl AsRef<str>, Option<Want>)>, fold: bool) -> Self {
+        let mut set = Self { nodes: vec![Node::default()], fold, len: 0 };
+        for (path, want) in paths {
+            let path = path.as_ref();
+            let depth = path.split('.').count() + path.matches("[]").count();
+            if let Some(want) = want.filter(|_| depth <= Self::MAX_DEPTH) {
+                set.insert(path, want);
+            }
+            set.len += 1;
         }
         set
     }
 
-    /// The same with one more path, for keys that have dots themselves.
+    /// The same with one more path to a scalar, for keys that have dots themselves.
     pub fn and_keys(mut self, keys: &[&str]) -> Self {
-        self.insert(keys.iter().copied());
+        if keys.len() <= Self::MAX_DEPTH {
+            let at = keys.iter().fold(ROOT, |at, key| self.step(at, key.as_bytes()));
+            self.nodes[at as usize].scalars.push(self.len);
+        }
+        self.len += 1;
         self
     }
 
     /// The same, but when the root is an array the paths begin in each object in it.
-    pub fn in_elements(self) -> Self {
-        Self { elements: true, ..self }
+    pub fn in_elements(mut self) -> Self {
+        // Arrays in that array are not followed: the depth would have no end.
+        let element = Node { items: None, ..self.nodes[ROOT as usize].clone() };
+        self.nodes[ROOT as usize].items = Some(self.nodes.len() as u32);
+        self.nodes.push(element);
+        self
     }
 
-    /// Whether a root array's elements are looked into.
-    pub(super) fn follows_elements(&self) -> bool {
-        self.elements
-    }
-
-    fn insert<'k>(&mut self, keys: impl Iterator<Item = &'k str> + Clone) {
-        let id = self.len;
-        self.len += 1;
-        if keys.clone().count() > Self::MAX_DEPTH {
-            return;
-        }
+    fn insert(&mut self, path: &str, want: Want) {
         let mut at = ROOT;
-        for key in keys {
-            at = match self.child(at, key.as_bytes()) {
-                Some(next) => next,
-                None => {
-                    let next = self.nodes.len() as u32;
-                    self.nodes.push(Node::default());
-                    self.nodes[at as usize].children.push((key.as_bytes().into(), next));
+        for step in path.split('.') {
+            let key = step.trim_end_matches("[]");
+            // `[].a` begins with the elements of the root.
+            if !key.is_empty() || step.is_empty() {
+                at = self.step(at, key.as_bytes());
+            }
+            for _ in 0..(step.len() - key.len()) / 2 {
+                at = self.items(at).unwrap_or_else(|| {
+                    let next = self.add();
+                    self.nodes[at as usize].items = Some(next);
                     next
-                }
-            };
+                });
+            }
         }
-        self.nodes[at as usize].ids.push(id);
+        let node = &mut self.nodes[at as usize];
+        match want {
+            Want::Scalar => node.scalars.push(self.len),
+            Want::Parts => node.parts = Some(self.len),
+            Want::End => node.end = Some(self.len),
+        }
+    }
+
+    /// The node that `key` leads to, made when there is none.
+    fn step(&mut self, at: u32, key: &[u8]) -> u32 {
+        self.child(at, key).unwrap_or_else(|| {
+            let next = self.add();
+            let parent = &mut self.nodes[at as usize];
+            parent.lengths |= length_bit(key);
+            parent.children.push(Child { tag: tag(key), key: key.into(), node: next });
+            next
+        })
+    }
+
+    fn add(&mut self) -> u32 {
+        self.nodes.push(Node::default());
+        self.nodes.len() as u32 - 1
     }
 
     /// The node that `key` leads to.
+    #[inline]
     pub(super) fn child(&self, node: u32, key: &[u8]) -> Option<u32> {
-        let same = |name: &[u8]| if self.fold { name.eq_ignore_ascii_case(key) } else { name == key };
-        self.nodes[node as usize].children.iter().find(|(name, _)| same(name)).map(|(_, next)| *next)
+        let Node { children, lengths, .. } = &self.nodes[node as usize];
+        if lengths & length_bit(key) == 0 {
+            return None;
+        }
+        let found = if self.fold {
+            children.iter().find(|child| child.key.eq_ignore_ascii_case(key))
+        } else {
+            let tag = tag(key);
+            children.iter().find(|child| child.tag == tag && *child.key == *key)
+        };
+        found.map(|child| child.node)
     }
 
-    /// True when longer paths go through `node`.
-    pub(super) fn has_children(&self, node: u32) -> bool {
-        !self.nodes[node as usize].children.is_empty()
+    /// The node of an array's elements.
+    #[inline]
+    pub(super) fn items(&self, node: u32) -> Option<u32> {
+        self.nodes[node as usize].items
     }
 
-    /// Positions of the paths that end at `node`.
-    pub(super) fn ids(&self, node: u32) -> &[usize] {
-        &self.nodes[node as usize].ids
+    /// True when an object at `node` must be read.
+    pub(super) fn follows_object(&self, node: u32) -> bool {
+        let node = &self.nodes[node as usize];
+        !node.children.is_empty() || node.end.is_some()
+    }
+
+    /// True when an array at `node` must be read.
+    pub(super) fn follows_array(&self, node: u32) -> bool {
+        let node = &self.nodes[node as usize];
+        node.items.is_some() || node.end.is_some()
+    }
+
+    /// Positions of the paths that want a scalar at `node`.
+    pub(super) fn scalars(&self, node: u32) -> &[usize] {
+        &self.nodes[node as usize].scalars
+    }
+
+    /// The path that wants the parts of the value at `node`.
+    pub(super) fn parts(&self, node: u32) -> Option<usize> {
+        self.nodes[node as usize].parts
+    }
+
+    /// The path that wants to know when the container at `node` ends.
+    pub(super) fn end(&self, node: u32) -> Option<usize> {
+        self.nodes[node as usize].end
     }
 }

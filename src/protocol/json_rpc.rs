@@ -10,15 +10,20 @@ use serde_json::value::RawValue;
 
 use super::json_scan::Value;
 use super::refusal::{Notice, NoticeKind};
-use super::usage::{Field, Rules, paths};
+use super::usage::{CallRules, Field, Rules, paths};
 
 const FIELDS: &[(&str, Field)] =
     &[("id", Field::Reply), ("method", Field::NotLast), ("error.code", Field::NotLast)];
 
 /// Answers count no tokens. They are read to know where a stream may be cut, and whether a client that
 /// hangs up has its answer: the response to its request, behind whatever else the server had to say.
-pub(super) static RULES: Rules =
-    Rules { fields: FIELDS, last_kinds: &[], done_marker: false, paths: LazyLock::new(|| paths(FIELDS)) };
+pub(super) static RULES: Rules = Rules {
+    fields: FIELDS,
+    last_kinds: &[],
+    done_marker: false,
+    calls: CallRules::BY_PATH,
+    paths: LazyLock::new(|| paths(FIELDS)),
+};
 
 /// Where a body of MCP's 2026-07-28 repeats the protocol's version; the last key has dots itself.
 pub(super) const VERSION_KEYS: [&str; 3] = ["params", "_meta", "io.modelcontextprotocol/protocolVersion"];

@@ -1,25 +1,22 @@
 //! The one JSON reader: finds the values at given paths in a body that comes in chunks.
 //!
-//! No tree, no recursion: objects on the way to a wanted path are followed (at most
+//! No tree, no recursion: objects and arrays on the way to a wanted path are followed (at most
 //! [`PathSet::MAX_DEPTH`] of them), everything else is skipped by counting brackets. It looks for
-//! values, it does not judge: what is skipped may be bad JSON; where an object that is followed makes
+//! values, it does not judge: what is skipped may be bad JSON; where a container that is followed makes
 //! no sense, the scanner stops and says so ([`Scanner::is_broken`]).
 
 use std::sync::Arc;
 
-use memchr::memchr2;
-
-pub use super::json_paths::PathSet;
 use super::json_paths::ROOT;
+pub use super::json_paths::{PathSet, Want};
 pub use super::json_text::Value;
-use super::json_text::{is_bare, unescape, word};
 
 /// Bytes as written of a key or value that is kept; longer ones are dropped and match nothing.
 const KEPT_MAX: usize = 4096;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
-/// Where the scanner stands. "Followed" are the objects on the way to a wanted path.
+/// Where the scanner stands. "Followed" are the objects and arrays on the way to a wanted path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Before the root value; that many bytes of a byte order mark are read.
@@ -30,48 +27,49 @@ enum State {
     Key,
     /// Behind such a key.
     Colon,
-    /// Before its value.
+    /// Before its value, or behind a comma in a followed array.
     BeforeValue,
+    /// In a followed array, before its first value or its end.
+    BeforeItem,
     /// In a wanted string.
     Text,
+    /// In a string that is wanted in parts.
+    Parts,
     /// In a string that nobody wants.
     SkippedText,
     /// In a number or word.
     Bare,
-    /// Behind a value of a followed object.
+    /// Behind a value of a followed container.
     AfterValue,
     /// In a container that is not followed.
     Nested,
     /// In a string there.
     NestedText,
-    /// In a root array whose elements are followed, before an element.
-    BeforeElement,
-    /// Behind one.
-    AfterElement,
     /// The root value has ended.
     Done,
     /// What was followed is not JSON.
     Broken,
 }
 
-/// Reads one JSON text in chunks and reports the scalars at the paths of its [`PathSet`].
+/// Reads one JSON text in chunks and reports the values at the paths of its [`PathSet`].
 ///
-/// A doubled key is reported each time. Objects inside arrays never match, but those of a root array when
-/// the set says so ([`PathSet::in_elements`]).
+/// A doubled key is reported each time.
 #[derive(Debug)]
 pub struct Scanner {
     paths: Arc<PathSet>,
     state: State,
-    /// The followed objects that are open, outermost first.
+    /// The followed containers that are open, outermost first.
     followed: [u32; PathSet::MAX_DEPTH],
+    /// Which of them are arrays, the outermost in the lowest bit.
+    arrays: u8,
     /// How many of them.
     level: usize,
-    /// The path node of the key just read, when the set has one.
+    /// The path node of the value under way, when the set has one.
     target: Option<u32>,
     /// Open containers that are not followed.
     nested: u64,
-    /// The root is an array whose elements are followed.
-    in_array: bool,
+    /// The path that wants the outermost of these in parts.
+    raw: Option<usize>,
     /// The last byte was a backslash in a string.
     escaped: bool,
     /// The string under way has a backslash.
@@ -89,10 +87,11 @@ impl Scanner {
             paths,
             state: State::Root(0),
             followed: [ROOT; PathSet::MAX_DEPTH],
+            arrays: 0,
             level: 0,
             target: None,
             nested: 0,
-            in_array: false,
+            raw: None,
             escaped: false,
             has_escapes: false,
             kept: Vec::new(),
@@ -106,13 +105,13 @@ impl Scanner {
         self.level = 0;
         self.target = None;
         self.nested = 0;
-        self.in_array = false;
+        self.raw = None;
         self.begin_text();
     }
 
     /// True behind an element of a root array that is followed: the array may be ended here.
     pub fn is_after_element(&self) -> bool {
-        self.state == State::AfterElement
+        self.state == State::AfterValue && self.level == 1 && self.in_array()
     }
 
     /// True when the root value was read to its end. What follows it is not looked at.
@@ -125,7 +124,7 @@ impl Scanner {
         self.state == State::Broken
     }
 
-    /// Reads the next bytes and reports each wanted scalar that ends in them, with its path's index.
+    /// Reads the next bytes and reports what is wanted of them, with its path's index.
     /// There is nothing to report at the end of the input: a wanted scalar stands in an object, and
     /// one that the object's end does not follow may be cut short.
     pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(usize, Value<'_>)) {
@@ -136,22 +135,21 @@ impl Scanner {
                 | State::BeforeKey
                 | State::Colon
                 | State::BeforeValue
-                | State::AfterValue
-                | State::BeforeElement
-                | State::AfterElement => self.structure(first, rest),
+                | State::BeforeItem
+                | State::AfterValue => self.structure(first, rest, on),
                 State::Key => self.key(rest),
                 State::Text => self.text(rest, on),
-                State::SkippedText => self.skip_text(rest, self.outside()),
+                State::Parts => self.parts(rest, on),
+                State::SkippedText => self.skip_text(rest, State::AfterValue),
                 State::Bare => self.bare(rest, on),
-                State::Nested => self.skip_nested(rest),
-                State::NestedText => self.skip_text(rest, State::Nested),
+                State::Nested | State::NestedText => self.nested(rest, on),
                 State::Done | State::Broken => return,
             };
         }
     }
 
     /// One byte between keys and values.
-    fn structure<'b>(&mut self, byte: u8, rest: &'b [u8]) -> &'b [u8] {
+    fn structure<'b>(&mut self, byte: u8, rest: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
         let after = &rest[1..];
         if let State::Root(read) = self.state {
             self.root(read, byte);
@@ -165,17 +163,24 @@ impl Scanner {
                 self.begin_text();
                 self.state = State::Key;
             }
-            (State::BeforeKey | State::AfterValue, b'}') => self.close(),
+            (State::BeforeKey, b'}') | (State::BeforeItem, b']') => self.close(on),
+            (State::AfterValue, b'}') if !self.in_array() => self.close(on),
+            (State::AfterValue, b']') if self.in_array() => self.close(on),
             (State::Colon, b':') => self.state = State::BeforeValue,
-            (State::AfterValue, b',') => self.state = State::BeforeKey,
-            (State::BeforeValue, _) => return self.value(byte, rest),
-            (State::AfterElement, b',') => self.state = State::BeforeElement,
-            (State::BeforeElement | State::AfterElement, b']') => self.state = State::Done,
-            (State::BeforeElement, b'{') => self.open(ROOT),
-            (State::BeforeElement, _) => {
-                self.target = None;
-                return self.value(byte, rest);
+            (State::AfterValue, b',') if self.in_array() => {
+                self.target = self.paths.items(self.followed[self.level - 1]);
+                self.state = State::BeforeValue;
             }
+            (State::AfterValue, b',') => {
+                self.state = State::BeforeKey;
+                // Mostly nothing stands between.
+                if let Some(after) = after.strip_prefix(b"\"") {
+                    self.begin_text();
+                    self.state = State::Key;
+                    return after;
+                }
+            }
+            (State::BeforeValue | State::BeforeItem, _) => return self.value(byte, rest),
             _ => self.state = State::Broken,
         }
         after
@@ -188,11 +193,8 @@ impl Scanner {
             _ if matches!(bom_read, 1 | 2) => State::Broken,
             // Whitespace; behind it a byte order mark is no longer one.
             b' ' | b'\t' | b'\r' | b'\n' => State::Root(3),
-            b'{' => return self.open(ROOT),
-            b'[' if self.paths.follows_elements() => {
-                self.in_array = true;
-                State::BeforeElement
-            }
+            b'{' => return self.open(ROOT, false),
+            b'[' if self.paths.items(ROOT).is_some() => return self.open(ROOT, true),
             b'[' => {
                 self.nested = 1;
                 State::Nested
@@ -201,39 +203,58 @@ impl Scanner {
         };
     }
 
-    fn open(&mut self, node: u32) {
+    fn open(&mut self, node: u32, is_array: bool) {
         self.followed[self.level] = node;
+        let bit = 1 << self.level;
         self.level += 1;
-        self.state = State::BeforeKey;
+        if is_array {
+            self.arrays |= bit;
+            self.target = self.paths.items(node);
+            self.state = State::BeforeItem;
+        } else {
+            self.arrays &= !bit;
+            self.state = State::BeforeKey;
+        }
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, on: &mut dyn FnMut(usize, Value<'_>)) {
         self.level -= 1;
         self.state = self.outside();
+        if let Some(id) = self.paths.end(self.followed[self.level]) {
+            on(id, Value::End);
+        }
+    }
+
+    /// True when the innermost followed container is an array.
+    fn in_array(&self) -> bool {
+        self.arrays >> (self.level - 1) & 1 == 1
     }
 
     /// The state behind a value, by whether anything is still open.
     fn outside(&self) -> State {
-        match (self.level, self.in_array) {
-            (0, true) => State::AfterElement,
-            (0, false) => State::Done,
-            _ => State::AfterValue,
-        }
+        if self.level == 0 { State::Done } else { State::AfterValue }
     }
 
     fn value<'b>(&mut self, byte: u8, rest: &'b [u8]) -> &'b [u8] {
         self.begin_text();
-        let wanted = self.target.is_some_and(|node| !self.paths.ids(node).is_empty());
+        let is_wanted = |node: u32| !self.paths.scalars(node).is_empty();
+        let parts = self.target.and_then(|node| self.paths.parts(node));
         match (byte, self.target) {
-            (b'"', _) => self.state = if wanted { State::Text } else { State::SkippedText },
-            (b'{', Some(node)) if self.paths.has_children(node) => self.open(node),
+            (b'"', _) if parts.is_some() => self.state = State::Parts,
+            (b'"', Some(node)) if is_wanted(node) => self.state = State::Text,
+            (b'"', _) => self.state = State::SkippedText,
+            (b'{', Some(node)) if self.paths.follows_object(node) => self.open(node, false),
+            (b'[', Some(node)) if self.paths.follows_array(node) => self.open(node, true),
             (b'{' | b'[', _) => {
-                self.nested = 1;
+                self.nested = 0;
+                self.raw = parts;
                 self.state = State::Nested;
+                // The bracket belongs to the container.
+                return rest;
             }
             (b'}' | b']' | b',' | b':', _) => self.state = State::Broken,
             _ => {
-                self.too_long = !wanted;
+                self.too_long = parts.is_none() && !self.target.is_some_and(is_wanted);
                 self.state = State::Bare;
                 // The byte belongs to the word.
                 return rest;
@@ -242,110 +263,16 @@ impl Scanner {
         &rest[1..]
     }
 
-    fn begin_text(&mut self) {
-        self.kept.clear();
-        self.too_long = false;
-        self.escaped = false;
-        self.has_escapes = false;
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if self.kept.len() + bytes.len() > KEPT_MAX {
-            self.too_long = true;
-        }
-        if !self.too_long {
-            self.kept.extend_from_slice(bytes);
-        }
-    }
-
-    /// The place of the quote that closes the string under way; `None` when it is not in `bytes`.
-    fn closing_quote(&mut self, bytes: &[u8]) -> Option<usize> {
-        let mut at = usize::from(std::mem::take(&mut self.escaped));
-        while let Some(found) = memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
-            at += found;
-            if bytes[at] == b'"' {
-                return Some(at);
-            }
-            self.has_escapes = true;
-            at += 2;
-        }
-        // The escaped byte itself comes with the next chunk.
-        self.escaped = at > bytes.len();
-        None
-    }
-
-    fn skip_text<'b>(&mut self, bytes: &'b [u8], next: State) -> &'b [u8] {
-        match self.closing_quote(bytes) {
-            Some(end) => {
-                self.state = next;
-                &bytes[end + 1..]
-            }
-            None => &[],
-        }
-    }
-
-    /// Reads on in a wanted key or string: its last part, and what comes behind it.
-    fn finish_text<'b>(&mut self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        let Some(end) = self.closing_quote(bytes) else {
-            self.keep(bytes);
-            return None;
+    /// Goes on in a container that is not followed.
+    fn nested<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
+        let rest = match self.state {
+            State::NestedText => self.skip_text(bytes, State::Nested),
+            _ => self.skip_nested(bytes),
         };
-        let part = &bytes[..end];
-        if self.kept.len() + part.len() > KEPT_MAX {
-            self.too_long = true;
-        } else if !self.kept.is_empty() {
-            self.kept.extend_from_slice(part);
-        }
-        Some((part, &bytes[end + 1..]))
-    }
-
-    fn key<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let Some((part, rest)) = self.finish_text(bytes) else { return &[] };
-        self.state = State::Colon;
-        self.target = None;
-        if !self.too_long {
-            let key = if self.kept.is_empty() { part } else { &self.kept };
-            let node = self.followed[self.level - 1];
-            self.target = if self.has_escapes {
-                self.paths.child(node, unescape(key).as_bytes())
-            } else {
-                self.paths.child(node, key)
-            };
+        if let Some(id) = self.raw {
+            on(id, Value::Part(&bytes[..bytes.len() - rest.len()]));
         }
         rest
-    }
-
-    fn text<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
-        let Some((part, rest)) = self.finish_text(bytes) else { return &[] };
-        self.state = State::AfterValue;
-        if !self.too_long {
-            let raw = if self.kept.is_empty() { part } else { &self.kept };
-            let text = if self.has_escapes { unescape(raw).into() } else { String::from_utf8_lossy(raw) };
-            self.report(&Value::Str(text), on);
-        }
-        rest
-    }
-
-    fn bare<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
-        let Some(end) = bytes.iter().position(|byte| !is_bare(*byte)) else {
-            self.keep(bytes);
-            return &[];
-        };
-        self.keep(&bytes[..end]);
-        self.state = self.outside();
-        if !self.too_long
-            && let Some(value) = word(&self.kept)
-        {
-            self.report(&value, on);
-        }
-        &bytes[end..]
-    }
-
-    fn report(&self, value: &Value<'_>, on: &mut dyn FnMut(usize, Value<'_>)) {
-        let Some(node) = self.target else { return };
-        for id in self.paths.ids(node) {
-            on(*id, value.clone());
-        }
     }
 
     /// Skips to the end of the outermost container that is not followed.
@@ -375,6 +302,8 @@ impl Scanner {
         &[]
     }
 }
+
+mod values;
 
 #[cfg(test)]
 mod tests;

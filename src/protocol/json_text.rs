@@ -13,6 +13,10 @@ pub enum Value<'a> {
     Bool(bool),
     /// `null`.
     Null,
+    /// A part of a value that is wanted in parts. A character may be divided between two of them.
+    Part(&'a [u8]),
+    /// The object or array at the path has ended.
+    End,
 }
 
 /// True for a byte that may go on a number or word.
@@ -40,6 +44,12 @@ fn is_number(byte: &u8) -> bool {
 /// The text that an escaped string means (RFC 8259 section 7). Half a surrogate pair becomes U+FFFD;
 /// an escape that does not exist stands for its letter.
 pub(super) fn unescape(raw: &[u8]) -> String {
+    let text = unescape_bytes(raw);
+    String::from_utf8(text).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())
+}
+
+/// The same for a part of a text, which may begin or end within a character.
+pub(super) fn unescape_bytes(raw: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(raw.len());
     let mut rest = raw;
     while let Some(at) = memchr::memchr(b'\\', rest) {
@@ -62,7 +72,59 @@ pub(super) fn unescape(raw: &[u8]) -> String {
         }
     }
     text.extend_from_slice(rest);
-    String::from_utf8(text).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())
+    text
+}
+
+/// The place of the first quote or backslash. Most keys and many texts are short, so the first bytes are
+/// looked at eight at a time before the search that is made for long ones.
+#[inline]
+pub(super) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    /// The highest bit of each byte that is zero; behind the first one it may also be another's.
+    fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(ONES) & !word & (ONES << 7)
+    }
+    for (number, eight) in bytes.as_chunks::<8>().0.iter().take(SHORT / 8).enumerate() {
+        let word = u64::from_le_bytes(*eight);
+        let hits = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if hits != 0 {
+            return Some(8 * number + hits.trailing_zeros() as usize / 8);
+        }
+    }
+    let begun = SHORT.min(bytes.len() / 8 * 8);
+    memchr::memchr2(b'"', b'\\', &bytes[begun..]).map(|at| begun + at)
+}
+
+/// Bytes of a text that are looked at as if it were short.
+const SHORT: usize = 24;
+
+/// How many bytes of an unfinished string mean the same whatever follows them: neither an escape nor a
+/// pair of surrogates is divided. The rest is shorter than [`PAIR`].
+pub(super) fn settled(raw: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &raw[at..]) {
+        at += found;
+        let escape = &raw[at..];
+        at += match escape.get(1) {
+            None => return at,
+            Some(b'u') => match escape.get(2..6).map(hex4) {
+                None => return at,
+                Some(Some((0xD800..=0xDBFF, _))) if escape.len() < PAIR => return at,
+                Some(Some((0xD800..=0xDBFF, _))) if is_low_surrogate(&escape[6..]) => PAIR,
+                Some(Some(_)) => 6,
+                Some(None) => 2,
+            },
+            Some(_) => 2,
+        };
+    }
+    raw.len()
+}
+
+/// Two escapes that make one character: `\ud83d\ude00`.
+const PAIR: usize = 12;
+
+fn is_low_surrogate(escape: &[u8]) -> bool {
+    escape.strip_prefix(b"\\u").and_then(hex4).is_some_and(|(unit, _)| (0xDC00..=0xDFFF).contains(&unit))
 }
 
 /// The character behind a `\u`, and what comes after it.

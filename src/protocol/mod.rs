@@ -6,11 +6,14 @@
 //!
 //! - [`dialect`]: which API a request belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
-//! - [`call`]: a request's body: model, stream, identity hints; [`json_rpc`]: its envelope in MCP and A2A.
+//! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer); [`json_rpc`]: its
+//!   envelope in MCP and A2A.
 //! - [`mcp`]: what header fields of MCP must agree with.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
-//! - [`tap`]: reads usage and model off an answer that flows by; one table of rules per dialect in
-//!   `openai`, `responses`, `anthropic`, `mistral`, `ollama`, `gemini` and `json_rpc` (MCP, A2A).
+//! - [`coding`]: compressed answers, decoded on the side.
+//! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
+//!   them as [`events`] to whoever listens; one table of rules per dialect in `openai`, `responses`,
+//!   `anthropic`, `mistral`, `ollama`, `gemini` and `json_rpc` (MCP, A2A).
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
 //!
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
@@ -18,19 +21,24 @@
 
 pub mod base64;
 pub mod call;
+pub mod coding;
 pub mod dialect;
 pub mod event_tail;
+pub mod events;
 pub mod framing;
 pub mod json_rpc;
 pub mod json_scan;
 pub mod mcp;
 pub mod ndjson;
+pub mod offer;
 pub mod refusal;
 pub mod sse;
 pub mod tap;
+pub mod tools;
 pub mod usage;
 
 mod anthropic;
+mod calls;
 mod gemini;
 mod json_paths;
 mod json_text;

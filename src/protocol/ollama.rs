@@ -1,8 +1,9 @@
-//! Ollama's own API: the counts stand on the line with `done: true`, or in the whole answer.
+//! Ollama's own API: the counts stand on the line with `done: true`, or in the whole answer; a tool call is
+//! never divided between lines, and its arguments are an object.
 
 use std::sync::LazyLock;
 
-use super::usage::{Field, Rules, paths};
+use super::usage::{CallRules, Field, Rules, paths};
 
 /// Its calls below `/api`; a bare `/api/…` belongs to many other programs.
 const CALLS: [&str; 13] = [
@@ -30,9 +31,22 @@ pub(super) fn is_call(path: &str) -> bool {
 const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
     ("done", Field::Done),
+    ("done_reason", Field::Stop),
     ("prompt_eval_count", Field::Input),
     ("eval_count", Field::Output),
+    ("message.content", Field::Text),
+    ("message.tool_calls[]", Field::CallEnd),
+    ("message.tool_calls[].id", Field::CallId),
+    ("message.tool_calls[].function.name", Field::CallName),
+    ("message.tool_calls[].function.arguments", Field::CallArguments),
+    // `/api/generate`.
+    ("response", Field::Text),
 ];
 
-pub(super) static RULES: Rules =
-    Rules { fields: FIELDS, last_kinds: &[], done_marker: false, paths: LazyLock::new(|| paths(FIELDS)) };
+pub(super) static RULES: Rules = Rules {
+    fields: FIELDS,
+    last_kinds: &[],
+    done_marker: false,
+    calls: CallRules::BY_PATH,
+    paths: LazyLock::new(|| paths(FIELDS)),
+};

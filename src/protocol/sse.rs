@@ -89,11 +89,7 @@ impl SseReader {
             }
             rest = match self.state {
                 State::Bom(read) => self.bom(read, byte, rest),
-                State::LineStart => {
-                    self.field_len = 0;
-                    self.state = State::Field;
-                    rest
-                }
+                State::LineStart => self.line(rest, &mut on),
                 State::Field => {
                     self.in_field(byte, &mut on);
                     &rest[1..]
@@ -104,6 +100,25 @@ impl SseReader {
                 }
                 State::Value(kind) => self.in_value(kind, rest, &mut on),
             };
+        }
+    }
+
+    /// A line begins, mostly one of data.
+    fn line<'b>(&mut self, rest: &'b [u8], on: &mut impl FnMut(Piece<'_>)) -> &'b [u8] {
+        if let Some(value) = rest.strip_prefix(b"data: ") {
+            self.has_lines = true;
+            self.begin_data(on);
+            self.state = State::Value(Kind::Data);
+            return value;
+        }
+        self.field_len = 0;
+        self.state = State::Field;
+        rest
+    }
+
+    fn begin_data(&mut self, on: &mut impl FnMut(Piece<'_>)) {
+        if std::mem::replace(&mut self.has_data, true) {
+            on(Piece::Data(b"\n"));
         }
     }
 
@@ -151,9 +166,7 @@ impl SseReader {
     fn begin_field(&mut self, on: &mut impl FnMut(Piece<'_>)) -> Kind {
         match &self.field[..self.field_len] {
             b"data" => {
-                if std::mem::replace(&mut self.has_data, true) {
-                    on(Piece::Data(b"\n"));
-                }
+                self.begin_data(on);
                 Kind::Data
             }
             b"event" => {

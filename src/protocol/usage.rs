@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use serde::Serialize;
 
+use super::calls::Step;
 use super::dialect::Dialect;
-use super::json_scan::PathSet;
+use super::json_scan::{PathSet, Want};
 use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, responses};
 
 /// Tokens of one answer, the provider's own numbers. What `input_tokens` includes differs: OpenAI
@@ -21,8 +22,12 @@ pub struct Usage {
     pub cache_read_tokens: u64,
     /// Prompt tokens written to the provider's cache.
     pub cache_write_tokens: u64,
+    /// Those of them that are kept for an hour, which costs more.
+    pub cache_write_1h_tokens: u64,
     /// Answer tokens spent on reasoning, counted in `output_tokens`.
     pub reasoning_tokens: u64,
+    /// Searches that the provider made for the model; they are charged beside the tokens.
+    pub web_search_requests: u64,
 }
 
 impl AddAssign for Usage {
@@ -33,7 +38,9 @@ impl AddAssign for Usage {
             (&mut self.output_tokens, other.output_tokens),
             (&mut self.cache_read_tokens, other.cache_read_tokens),
             (&mut self.cache_write_tokens, other.cache_write_tokens),
+            (&mut self.cache_write_1h_tokens, other.cache_write_1h_tokens),
             (&mut self.reasoning_tokens, other.reasoning_tokens),
+            (&mut self.web_search_requests, other.web_search_requests),
         ] {
             *mine = mine.saturating_add(theirs);
         }
@@ -47,7 +54,11 @@ pub(super) enum Field {
     Output,
     CacheRead,
     CacheWrite,
+    /// The part of the cache writes that is kept for an hour.
+    CacheWriteHour,
     Reasoning,
+    /// Searches that the provider made for the model.
+    WebSearches,
     Model,
     /// The event's kind; some kinds are the last event.
     Kind,
@@ -57,6 +68,42 @@ pub(super) enum Field {
     Reply,
     /// The event that has it is not, whatever else it has.
     NotLast,
+    /// Why the model stopped.
+    Stop,
+    /// How the answer stands; when it is over, why it stopped, unless [`Field::StopDetail`] says more.
+    Status,
+    StopDetail,
+    /// Text the user will see.
+    Text,
+    /// More of whatever the event's kind says: text, or arguments of a call.
+    Delta,
+    /// Of a tool call: which one of the answer, its kind, id, name and arguments.
+    CallIndex,
+    CallKind,
+    CallId,
+    CallName,
+    CallArguments,
+    /// The end of an object that is one whole call.
+    CallEnd,
+    /// The same in the summary at a stream's end, where calls stand once more.
+    CallAgainEnd,
+    /// The end of an object that is a piece of a call.
+    CallPieceEnd,
+    /// Which of several answers to the same request, why it stopped, and the end of its object.
+    ChoiceIndex,
+    ChoiceStop,
+    ChoiceEnd,
+}
+
+impl Field {
+    /// What the scanner is to report; what only a listener needs, only with one.
+    fn want(self, listening: bool) -> Option<Want> {
+        match self {
+            Self::Text | Self::Delta | Self::CallArguments => listening.then_some(Want::Parts),
+            Self::CallEnd | Self::CallAgainEnd | Self::CallPieceEnd | Self::ChoiceEnd => Some(Want::End),
+            _ => Some(Want::Scalar),
+        }
+    }
 }
 
 /// How answers of one dialect are read. The same table serves whole answers and streams: where both
@@ -68,8 +115,25 @@ pub(super) struct Rules {
     pub(super) last_kinds: &'static [&'static str],
     /// Whether `data: [DONE]` ends a stream.
     pub(super) done_marker: bool,
+    /// How tool calls and text come.
+    pub(super) calls: CallRules,
     /// `fields` as the scanner wants it.
-    pub(super) paths: LazyLock<Arc<PathSet>>,
+    pub(super) paths: LazyLock<Paths>,
+}
+
+/// How tool calls and text come, where paths alone do not tell.
+pub(super) struct CallRules {
+    /// How the kinds of items end that are tool calls; empty where every item is one.
+    pub(super) suffix: &'static str,
+    /// What events of these kinds do to a call.
+    pub(super) steps: &'static [(&'static str, Step)],
+    /// Event kinds whose [`Field::Delta`] is text.
+    pub(super) text_kinds: &'static [&'static str],
+}
+
+impl CallRules {
+    /// Paths tell everything.
+    pub(super) const BY_PATH: Self = Self { suffix: "", steps: &[], text_kinds: &[] };
 }
 
 impl Rules {
@@ -89,8 +153,27 @@ impl Rules {
 }
 
 /// The scanner's form of a table of fields.
-pub(super) fn paths(fields: &[(&'static str, Field)]) -> Arc<PathSet> {
-    Arc::new(PathSet::new(fields.iter().map(|(path, _)| path)))
+pub(super) struct Paths {
+    /// What is read of every answer.
+    pub(super) facts: Arc<PathSet>,
+    /// With text and arguments, for a listener.
+    pub(super) all: Arc<PathSet>,
+}
+
+/// The scanner's form of a table of fields.
+pub(super) fn paths(fields: &[(&'static str, Field)]) -> Paths {
+    let set = |listening| Arc::new(set(fields, listening));
+    Paths { facts: set(false), all: set(true) }
+}
+
+/// The same for answers that may be an array of events ([`PathSet::in_elements`]).
+pub(super) fn paths_in_elements(fields: &[(&'static str, Field)]) -> Paths {
+    let set = |listening| Arc::new(set(fields, listening).in_elements());
+    Paths { facts: set(false), all: set(true) }
+}
+
+fn set(fields: &[(&'static str, Field)], listening: bool) -> PathSet {
+    PathSet::wanting(fields.iter().map(|(path, field)| (*path, field.want(listening))))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl Arrival {
     pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
         let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
         Some(Self {
-            client: ticket.snapshot.forwarding.client(ticket.client.ip(), &head.headers),
+            client: ticket.snapshot.forwarding.client(ticket.peer.address.ip(), &head.headers),
             ticket,
             request_id: request_id(&head.headers),
             method: head.method.clone(),

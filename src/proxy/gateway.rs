@@ -13,6 +13,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tracing::debug;
 
 use super::arrive::{self, Arrival};
+use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
@@ -25,6 +26,7 @@ use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
 use crate::telemetry::readiness::Readiness;
+use crate::upstream::peer::is_unprocessed;
 
 /// What every request needs, whatever the settings.
 pub(crate) struct House {
@@ -88,7 +90,8 @@ impl Gateway {
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
         let backend = route.backend.settings().name().clone();
-        if !route.dialect.is_llm() {
+        let is_llm = route.dialect.is_llm();
+        if !is_llm {
             // Models answer in words; all else may be a download.
             arrival.ticket.expect_large();
         }
@@ -107,6 +110,9 @@ impl Gateway {
             }
         };
         leg.routed(&backend, model);
+        if is_llm {
+            leg.offers(&exchange.call.offer);
+        }
         leg.session().add_bytes_in(arrival.ticket.received());
         exchange.leg = Some(leg);
         exchange.open.get_or_insert_with(|| house.open_legs.enter());
@@ -146,11 +152,11 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        match dispatch::peer(arrival, route).await {
+        match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
             Ok(peer) => {
                 arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
                 Ok(peer)
@@ -169,6 +175,26 @@ impl ProxyHttp for Gateway {
         if let Some(route) = &mut exchange.route {
             // Nothing was sent yet, so the next address may be tried whatever the method.
             error.set_retry(route.next_address(peer));
+        }
+        error
+    }
+
+    /// As Pingora does it: only what may be repeated is sent again, or what no one has looked at.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        exchange: &mut Exchange,
+        reused: bool,
+    ) -> Box<Error> {
+        let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
+        if can_be_sent_again && is_unprocessed(&error) {
+            error.set_retry(exchange.route.as_mut().is_some_and(Route::try_again));
+        } else if can_be_sent_again && session.req_header().method.is_idempotent() {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
         }
         error
     }

@@ -12,6 +12,7 @@ use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
 use super::mcp;
 use crate::protocol::call::Call;
+use crate::protocol::coding::Coding;
 use crate::protocol::event_tail::EventTail;
 use crate::protocol::framing::Framing;
 use crate::protocol::tap::ResponseTap;
@@ -24,9 +25,11 @@ pub(crate) struct Answer {
     pub(crate) status: Option<u16>,
     /// From the arrival to the head of the answer.
     pub(crate) first_byte: Option<Duration>,
-    /// How its body is divided.
+    /// How its body is divided, as the client sees it.
     pub(crate) framing: Option<Framing>,
-    /// Reads the usage as the body passes.
+    /// It is a stream, compressed or not.
+    pub(crate) is_stream: bool,
+    /// Reads usage, calls and the reason for the stop as the body passes.
     pub(crate) tap: Option<ResponseTap>,
     /// Where its last event ends, if it is a stream into which comments may be written.
     pub(crate) tail: Option<EventTail>,
@@ -41,7 +44,9 @@ impl Answer {
     pub(crate) fn begin(arrival: &Arrival, route: &Route, call: &Call, head: &ResponseHeader) -> Self {
         let ticket = &arrival.ticket;
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let framing = Framing::of(text(CONTENT_TYPE), text(CONTENT_ENCODING));
+        let encoding = text(CONTENT_ENCODING);
+        let framing = Framing::of(text(CONTENT_TYPE), encoding);
+        let inside = Framing::of(text(CONTENT_TYPE), None);
         // A server that only speaks up when it has something to say may be silent as long as its session.
         let limit = ticket.snapshot.timeouts.stream_idle;
         ticket.bear_silence(if mcp::is_server_stream(arrival, route, call) { Duration::MAX } else { limit });
@@ -50,7 +55,8 @@ impl Answer {
             status: Some(head.status.as_u16()),
             first_byte: Some(ticket.arrived.elapsed()),
             framing: Some(framing),
-            tap: is_read.then(|| ResponseTap::new(route.dialect, framing)),
+            is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
+            tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
             tail: bears_comments(arrival, framing, head).then(EventTail::default),
             sent: 0,
             whole: false,

@@ -32,3 +32,4 @@ pub mod settings;
 pub(crate) mod settle;
 pub(crate) mod snapshot;
 pub(crate) mod stream;
+pub mod tls;

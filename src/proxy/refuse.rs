@@ -129,7 +129,7 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
             Refusal::new(ErrorKind::RequestTimeout, "the request body did not arrive in time")
         }
         (
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError,
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error,
             ErrorSource::Downstream,
         ) => Refusal::new(ErrorKind::ClientGone, "the client has gone"),
         (_, ErrorSource::Downstream) => {

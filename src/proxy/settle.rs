@@ -8,7 +8,6 @@ use super::{mcp, refuse};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
-use crate::protocol::framing::Framing;
 use crate::protocol::usage::Usage;
 use crate::routing::Method;
 use crate::session::LegReport;
@@ -32,8 +31,9 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     }
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
     count(exchange, duration, failure, usage);
-    let stream = is_stream(exchange);
+    let stream = exchange.answer.is_stream;
     let operation = operation(exchange);
+    let tap = exchange.answer.tap.as_ref();
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
@@ -42,6 +42,8 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             status: exchange.answer.status,
             error: failure,
             usage,
+            stop_reason: tap.and_then(|tap| tap.stop_reason()).map(Box::from),
+            tools: tap.and_then(|tap| tap.tools()).cloned().unwrap_or_default(),
             ttfb: exchange.answer.first_byte,
             duration,
             bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
@@ -119,6 +121,9 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
             ],
         );
     }
+    if let Some(unread) = exchange.answer.tap.as_ref().and_then(|tap| tap.unread()) {
+        metrics.unread(unread.name());
+    }
     let is_killed = matches!(failure, Some(ErrorKind::SessionKilled | ErrorKind::AgentKilled));
     if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
         house.metrics.kill_latency(since);
@@ -142,10 +147,6 @@ fn model(exchange: &Exchange) -> Option<&str> {
     exchange.call.model.as_deref().or_else(answered)
 }
 
-fn is_stream(exchange: &Exchange) -> bool {
-    matches!(exchange.answer.framing, Some(Framing::Sse | Framing::Ndjson))
-}
-
 fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, operation: Option<&str>) {
     let Some(arrival) = &exchange.arrival else {
         return;
@@ -167,7 +168,7 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, oper
         bytes_in: arrival.ticket.received(),
         bytes_out: exchange.answer.sent,
         ttfb_ms: exchange.answer.first_byte.map(millis),
-        stream: is_stream(exchange),
+        stream: exchange.answer.is_stream,
         client: exchange.caller.as_ref().and_then(|caller| caller.client.name.as_deref()),
         outcome: failure.map_or("ok", ErrorKind::code),
     });

@@ -14,6 +14,8 @@ use super::model::Identity;
 use super::store::StoreError;
 use crate::error::ErrorKind;
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
+use crate::protocol::offer::Offer;
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// What a leg is.
@@ -73,6 +75,10 @@ pub struct LegReport {
     pub error: Option<ErrorKind>,
     /// The provider's own token counts.
     pub usage: Option<Usage>,
+    /// Why the model stopped, in the provider's word.
+    pub stop_reason: Option<Box<str>>,
+    /// The tools it called.
+    pub tools: ToolCounts,
     /// From the request to the first byte of the backend's answer.
     pub ttfb: Option<Duration>,
     /// From the request to the end.
@@ -164,6 +170,11 @@ impl Leg {
     /// Notes where the leg goes, for whoever looks at it while it is open.
     pub fn routed(&self, backend: &BackendName, model: Option<&str>) {
         self.session.routed(self.id, backend, model);
+    }
+
+    /// Notes what the request of the leg offers the model.
+    pub fn offers(&self, offer: &Offer) {
+        self.session.offers(self.id, offer);
     }
 
     /// Closes the leg with its report; a second report changes nothing.

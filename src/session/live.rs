@@ -15,6 +15,8 @@ use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{self, RequestLine, Tally};
 use crate::clock::{Clock, Moment};
 use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
+use crate::protocol::offer::Offer;
+use crate::protocol::tools::ToolCounts;
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub(super) struct OpenLeg {
     pub(super) id: LegId,
     pub(super) started: Moment,
     pub(super) line: Box<RequestLine>,
+    /// The names of the tools that its request offers.
+    pub(super) offered: Box<[Box<str>]>,
     pub(super) cut: Arc<Cut>,
     pub(super) agent: Place,
 }
@@ -249,6 +253,7 @@ impl Live {
         let leg = OpenLeg {
             id,
             started: now,
+            offered: Box::default(),
             cut: start.cut,
             agent,
             line: Box::new(RequestLine::begun(
@@ -269,6 +274,15 @@ impl Live {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
             tally.routed(&mut leg.line, Some(backend), model);
+        }
+    }
+
+    /// Notes what the request of an open leg offers.
+    pub(super) fn offers(&self, id: LegId, offer: &Offer) {
+        if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
+            leg.line.tools_offered = offer.count();
+            leg.line.input_tokens_estimate = offer.token_estimate();
+            leg.offered = offer.names().into();
         }
     }
 
@@ -367,6 +381,10 @@ impl RequestLine {
             status: None,
             error: None,
             outcome: "open",
+            tools_offered: 0,
+            input_tokens_estimate: 0,
+            stop_reason: None,
+            tools: ToolCounts::default(),
             stream: false,
             duration_ms: 0,
             ttfb_ms: None,

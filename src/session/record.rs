@@ -14,6 +14,7 @@ use super::model::{EndReason, Kind, State};
 use super::tally::{BackendUse, ModelUse, RequestLine};
 use crate::clock::{Clock, millis};
 use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// The version of the record's form.
@@ -68,6 +69,8 @@ pub struct Record {
     pub backends: Vec<BackendUse>,
     /// The provider's own token counts.
     pub usage: UsageRecord,
+    /// Calls by tool.
+    pub tools: ToolCounts,
     /// Legs that failed.
     pub error_count: u64,
     /// Failed answers by status, or by our code when there was no status.
@@ -143,6 +146,7 @@ impl Live {
             agents: inner.agent_names(),
             backends,
             usage: UsageRecord { models: inner.tally.models().to_vec(), total: inner.tally.usage() },
+            tools: inner.tally.tools().clone(),
             error_count: self.errors(),
             errors: inner.tally.errors(),
             ttfb_ms: inner.tally.ttfb(),

@@ -15,6 +15,7 @@ use super::model::{EndReason, Identity, Kind, State};
 use super::tally::RequestLine;
 use crate::clock::{Clock, Moment, millis};
 use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionId, SessionKey, Uid};
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Who calls, as far as it is known.
@@ -45,6 +46,10 @@ pub struct LegView {
     pub backend: Option<BackendName>,
     /// The model, when it is known already.
     pub model: Option<Arc<str>>,
+    /// The tools its request offers, the first 128.
+    pub tools_offered: Box<[Box<str>]>,
+    /// About how many tokens its request has: the bytes of its body by four.
+    pub input_tokens_estimate: u64,
     /// When it came.
     pub started_at: Timestamp,
     /// Milliseconds it has been open.
@@ -105,6 +110,8 @@ pub struct Snapshot {
     pub models: BTreeMap<Arc<str>, u64>,
     /// The provider's own token counts, summed.
     pub usage: Usage,
+    /// Calls by tool.
+    pub tools: ToolCounts,
     /// Findings of policies; none are made yet.
     pub flags: Vec<String>,
     /// Where it was opened from.
@@ -170,6 +177,7 @@ impl Live {
             backends: inner.tally.backends().into_iter().map(|used| (used.name, used.requests)).collect(),
             models: inner.tally.models().iter().map(|used| (used.model.clone(), used.requests)).collect(),
             usage: inner.tally.usage(),
+            tools: inner.tally.tools().clone(),
             flags: Vec::new(),
             client_addr: self.client_addr(),
             agents: detail.then(|| inner.agent_views(self, clock, now)),
@@ -191,6 +199,8 @@ impl OpenLeg {
             agent: line.agent.clone(),
             backend: line.backend.clone(),
             model: line.model.clone(),
+            tools_offered: self.offered.clone(),
+            input_tokens_estimate: line.input_tokens_estimate,
             started_at: line.started_at,
             duration_ms: millis(now.since(self.started)),
         }

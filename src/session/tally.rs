@@ -11,6 +11,7 @@ use super::leg::{LegKind, LegReport};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{AgentId, BackendName, RequestId};
+use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Requests that stay visible one by one.
@@ -49,6 +50,14 @@ pub struct RequestLine {
     pub error: Option<&'static str>,
     /// How it ended, in a word.
     pub outcome: &'static str,
+    /// How many tools the request offered.
+    pub tools_offered: u32,
+    /// About how many tokens the request had: the bytes of its body by four.
+    pub input_tokens_estimate: u64,
+    /// Why the model stopped, in the provider's word.
+    pub stop_reason: Option<Box<str>>,
+    /// The tools it called.
+    pub tools: ToolCounts,
     /// True when the answer was a stream.
     pub stream: bool,
     /// Milliseconds from the request to the end.
@@ -99,6 +108,7 @@ pub(super) struct Tally {
     failures: Vec<(Failure, u64)>,
     ttfb: Latencies,
     usage: Usage,
+    tools: ToolCounts,
 }
 
 impl Tally {
@@ -150,6 +160,9 @@ impl Tally {
         line.status = report.status;
         line.error = report.error.map(ErrorKind::code);
         line.outcome = report.outcome;
+        self.tools.add_all(&report.tools);
+        line.stop_reason = report.stop_reason;
+        line.tools = report.tools;
         line.stream = report.stream;
         line.duration_ms = millis(report.duration);
         line.ttfb_ms = report.ttfb.map(millis);
@@ -228,6 +241,11 @@ impl Tally {
     /// All tokens.
     pub(super) fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// The tools called.
+    pub(super) fn tools(&self) -> &ToolCounts {
+        &self.tools
     }
 
     /// Time to the first byte.

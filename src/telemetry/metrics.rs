@@ -48,6 +48,7 @@ pub struct Metrics {
     open_legs: IntGaugeVec,
     backend_errors: IntCounterVec,
     tokens: IntCounterVec,
+    unread: IntCounterVec,
     config_reloads: IntCounterVec,
     connections: IntGauge,
     panics: IntCounter,
@@ -79,6 +80,7 @@ impl Metrics {
             open_legs: gauges(in_registry, &table::OPEN_LEGS)?,
             backend_errors: counters(in_registry, &table::BACKEND_ERRORS)?,
             tokens: counters(in_registry, &table::TOKENS)?,
+            unread: counters(in_registry, &table::ANSWERS_UNREAD)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
@@ -104,6 +106,7 @@ impl Metrics {
             requests: self.requests.clone(),
             request_duration: self.request_duration.clone(),
             errors: self.backend_errors.clone(),
+            unread: self.unread.clone(),
             resolved: Arc::default(),
             tokens: Arc::new(ByModel::new(name, self.tokens.clone(), Arc::clone(&self.models))),
         }
@@ -199,6 +202,7 @@ pub struct BackendMetrics {
     requests: IntCounterVec,
     request_duration: HistogramVec,
     errors: IntCounterVec,
+    unread: IntCounterVec,
     resolved: Arc<Resolved>,
     tokens: Arc<ByModel>,
 }
@@ -249,6 +253,11 @@ impl BackendMetrics {
     /// of a closed set.
     pub fn error(&self, reason: &'static str) {
         self.errors.with_label_values(&[&self.name, reason]).inc();
+    }
+
+    /// A compressed answer passed that could not be read to its end; `reason` is a word of a closed set.
+    pub fn unread(&self, reason: &'static str) {
+        self.unread.with_label_values(&[&self.name, reason]).inc();
     }
 
     /// The provider counted these tokens for an answer of this model.

@@ -44,6 +44,8 @@ table! {
         "Requests that failed at or on the way to a backend.";
     TOKENS = "elida_tokens_total" ["backend", "model", "type"]
         "Tokens by the provider's own count.";
+    ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
+        "Compressed answers that were passed on but not read, or not to their end: their tokens are not counted.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]
         "Reloads of the configuration: applied or rejected.";
     CONNECTIONS = "elida_connections" []

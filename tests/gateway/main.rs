@@ -25,6 +25,8 @@ mod control_api;
 mod crash;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// What answers of every dialect say, whole, streamed and compressed.
+mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
 /// What could be read in two ways, over raw sockets.
@@ -37,6 +39,12 @@ mod headers;
 mod history;
 /// What attackers send (attacks seen in the field).
 mod hostile;
+/// HTTP/2 from clients: many requests at once, each for itself.
+mod http2;
+/// Frames that cost the sender nothing.
+mod http2_abuse;
+/// HTTP/2 to backends.
+mod http2_backend;
 /// Whose session a request belongs to.
 mod identity;
 /// Comments in streams whose backend is silent.
@@ -45,6 +53,8 @@ mod keep_alive;
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// TLS on the proxy's own listener.
+mod listener_tls;
 /// MCP servers: sessions that the server names, header fields that repeat the body, pages that may not call.
 mod mcp;
 /// One list of the models of all backends.

@@ -22,7 +22,7 @@ const GROWTH: f64 = 1.1;
 /// The same in a run that ends before the memory is warm: it grows for about a minute, then stays.
 const GROWTH_COLD: f64 = 1.3;
 /// Clients of each kind.
-const EACH: usize = 3;
+const EACH: usize = 1;
 /// Sessions that the load takes turns with.
 const SESSIONS: usize = 40;
 /// A round of every client lasts at least this long: the point is time, not load.

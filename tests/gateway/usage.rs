@@ -4,13 +4,13 @@ use crate::support::recording::{Dice, Recording};
 use crate::support::{Call, Demo, Gateway, RawBackend};
 
 /// Counts in the order of [`KEYS`].
-type Counts = [u64; 5];
+pub type Counts = [u64; 5];
 
-const KEYS: [&str; 5] =
+pub const KEYS: [&str; 5] =
     ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"];
 
 /// What the provider wrote in each recording; `None` where it counted nothing.
-const RECORDED: [(&str, Option<Counts>); 17] = [
+pub const RECORDED: [(&str, Option<Counts>); 17] = [
     ("anthropic_overloaded_midway.sse", Some([25, 1, 0, 0, 0])),
     ("anthropic_text_crlf.sse", Some([25, 17, 0, 0, 0])),
     ("anthropic_thinking_tool.sse", Some([472, 89, 11_264, 1820, 0])),
@@ -30,7 +30,7 @@ const RECORDED: [(&str, Option<Counts>); 17] = [
     ("responses_whole.json", Some([3211, 152, 2048, 0, 128])),
 ];
 
-fn counts(usage: &Value) -> Counts {
+pub fn counts(usage: &Value) -> Counts {
     KEYS.map(|key| usage[key].as_u64().unwrap_or_else(|| panic!("{key} in {usage}")))
 }
 

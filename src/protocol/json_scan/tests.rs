@@ -24,6 +24,89 @@ fn shown(value: &Value<'_>) -> String {
         Value::Number(number) => (*number).to_owned(),
         Value::Bool(bool) => bool.to_string(),
         Value::Null => "null".to_owned(),
+        Value::Part(part) => format!("part {}", String::from_utf8_lossy(part)),
+        Value::End => "end".to_owned(),
+    }
+}
+
+/// The same for paths of which something else is wanted; parts that follow each other are joined.
+fn wanted(paths: &[(&str, Want)], chunks: &[&[u8]]) -> Vec<(usize, String)> {
+    let paths = paths.iter().map(|(path, want)| (path, Some(*want)));
+    let mut scanner = Scanner::new(Arc::new(PathSet::wanting(paths)));
+    let (mut found, mut part) = (Vec::<(usize, String)>::new(), (0, Vec::new()));
+    let flush = |part: &mut (usize, Vec<u8>), found: &mut Vec<(usize, String)>| {
+        if !part.1.is_empty() {
+            found.push((part.0, String::from_utf8_lossy(&std::mem::take(&mut part.1)).into_owned()));
+        }
+    };
+    for chunk in chunks {
+        scanner.feed(chunk, &mut |index, value| match value {
+            Value::Part(bytes) => {
+                if part.0 != index {
+                    flush(&mut part, &mut found);
+                    part.0 = index;
+                }
+                part.1.extend_from_slice(bytes);
+            }
+            value => {
+                flush(&mut part, &mut found);
+                found.push((index, shown(&value)));
+            }
+        });
+    }
+    flush(&mut part, &mut found);
+    found
+}
+
+#[test]
+fn elements_of_arrays_are_found() {
+    let paths = ["a[].b", "a[].c[].d", "[].e", "a[]", "f[][]"];
+    let cases: &[(&str, &[&str])] = &[
+        (r#"{"a":[{"b":1},{"b":2,"c":[{"d":3},{"d":4},5]}]}"#, &["0=1", "0=2", "1=3", "1=4"]),
+        (r#"{"a":[],"f":[[1,[2]],[3],4]}"#, &["4=1", "4=3"]),
+        (r#"{"a":["x",null,[true]]}"#, &["3=\"x\"", "3=null"]),
+        (r#" [ {"e":1} , {"x":[{"e":9}],"e":2} ]"#, &["2=1", "2=2"]),
+        (r#"{"a":{"b":1},"b":1}"#, &[]),
+        (r#"{"a":[{"b":1}}"#, &["0=1"]),
+        (r#"{"a":[,{"b":1}]}"#, &[]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(each(&paths, text), *expected, "{text}");
+    }
+    let state = |text: &str| {
+        let scanner = scan(&["a[].b"], &[text.as_bytes()]).1;
+        (scanner.is_done(), scanner.is_broken())
+    };
+    assert_eq!(state(r#"{"a":[{"b":1},{}]}"#), (true, false));
+    assert_eq!(state(r#"{"a":[{"b":1}}"#), (false, true));
+    assert_eq!(state(r#"{"a":[1 2]}"#), (false, true));
+}
+
+#[test]
+fn long_values_come_in_parts_and_ends_are_told() {
+    let paths =
+        [("a[]", Want::End), ("a[].text", Want::Parts), ("a[].id", Want::Scalar), ("input", Want::Parts)];
+    let long = r#"\u00e9\ud83d\ude00\\\"ü\n"#.repeat(2000);
+    let text = format!(
+        r#"{{"a":[{{"text":"{long}","id":"1"}},{{"id":"2","text":""}},{{"text":{{"x":["\"}}"]}}}},{{"text":null}}],"input":12}}"#
+    );
+    let plain: String = serde_json::from_str(&format!("\"{long}\"")).unwrap();
+    let expected = [
+        (1, plain.as_str()),
+        (2, "\"1\""),
+        (0, "end"),
+        (2, "\"2\""),
+        (0, "end"),
+        (1, r#"{"x":["\"}"]}"#),
+        (0, "end"),
+        (0, "end"),
+        (3, "12"),
+    ];
+    for size in [1, 2, 3, 7, 11, 4096, text.len()] {
+        let chunks: Vec<_> = text.as_bytes().chunks(size).collect();
+        let found = wanted(&paths, &chunks);
+        let found: Vec<_> = found.iter().map(|(index, value)| (*index, value.as_str())).collect();
+        assert_eq!(found, expected, "chunks of {size}");
     }
 }
 
@@ -96,7 +179,12 @@ fn a_scanner_can_be_used_again() {
 #[test]
 fn equal_paths_are_each_reported_and_deep_ones_never() {
     assert_eq!(each(&["a", "b", "a"], r#"{"a":1}"#), ["0=1", "2=1"]);
-    assert_eq!(each(&["a.b.c.d.e"], r#"{"a":{"b":{"c":{"d":{"e":1}}}}}"#), Vec::<String>::new());
+    let deep = |keys: &str| {
+        format!("{}1{}", keys.replace(|key: char| key != '.', "{\"k\":").replace('.', ""), "}".repeat(9))
+    };
+    let nine = ["k"; 9].join(".");
+    assert_eq!(each(&[&nine], &deep(&nine)), Vec::<String>::new());
+    assert_eq!(each(&["k.k[].k.k[].k.k"], r#"{"k":{"k":[{"k":{"k":[{"k":{"k":1}}]}}]}}"#), ["0=1"]);
     assert_eq!(each(&["a", "a.b"], r#"{"a":1,"a":{"b":2}}"#), ["0=1", "1=2"]);
 }
 
@@ -213,6 +301,20 @@ fn lookup<'t>(tree: &'t Tree, path: &str) -> Option<&'t Tree> {
     (!found.is_object() && !found.is_array()).then_some(found)
 }
 
+/// Everything at a path whose steps may be `[]`.
+fn lookup_all<'t>(tree: &'t Tree, steps: &[&str]) -> Vec<&'t Tree> {
+    match steps.split_first() {
+        None => vec![tree],
+        Some((&"[]", rest)) => {
+            tree.as_array().into_iter().flatten().flat_map(|item| lookup_all(item, rest)).collect()
+        }
+        Some((key, rest)) => tree
+            .as_object()
+            .and_then(|members| members.get(*key))
+            .map_or(Vec::new(), |it| lookup_all(it, rest)),
+    }
+}
+
 fn paths() -> impl Strategy<Value = Vec<String>> {
     let path = prop::collection::vec(prop::sample::select(&KEYS[..]), 1..=4).prop_map(|keys| keys.join("."));
     prop::collection::vec(path, 1..12)
@@ -242,6 +344,7 @@ proptest! {
                     Value::Number(number) => serde_json::from_str(number).unwrap(),
                     Value::Bool(bool) => Tree::from(bool),
                     Value::Null => Tree::Null,
+                    Value::Part(_) | Value::End => panic!("not wanted"),
                 });
             });
         }
@@ -249,6 +352,32 @@ proptest! {
         for (path, found) in paths.iter().zip(&found) {
             prop_assert_eq!(found.as_ref(), lookup(&tree, path), "{} in {}", path, text);
         }
+    }
+
+    #[test]
+    fn parts_and_ends_agree_with_serde_json(
+        items in prop::collection::vec(trees(), 0..6),
+        steps in prop::collection::vec(prop::sample::select(&["[]", "[]", "a", "b", "model"][..]), 0..6),
+        sizes in sizes(),
+    ) {
+        let tree = Tree::Object([("a".to_owned(), Tree::from(items))].into_iter().collect());
+        let steps: Vec<&str> = ["a", "[]"].into_iter().chain(steps).collect();
+        let path = steps.join(".").replace(".[]", "[]");
+        let text = tree.to_string();
+        let at_path = lookup_all(&tree, &steps);
+        let chunks = cut(text.as_bytes(), &sizes);
+        let parts: String = wanted(&[(&path, Want::Parts)], &chunks).into_iter().map(|(_, part)| part).collect();
+        let expected: String = at_path.iter().map(|found| match found {
+            Tree::String(text) => text.clone(),
+            Tree::Null => String::new(),
+            other => other.to_string(),
+        }).collect();
+        prop_assert_eq!(parts, expected, "{} in {}", path, text);
+        let ends = wanted(&[(&path, Want::End)], &chunks).len();
+        let containers = at_path.iter().filter(|found| found.is_object() || found.is_array()).count();
+        prop_assert_eq!(ends, containers, "{} in {}", path, text);
+        let scalars = wanted(&[(&path, Want::Scalar)], &chunks).len();
+        prop_assert_eq!(scalars, at_path.len() - containers, "{} in {}", path, text);
     }
 
     #[test]
@@ -269,5 +398,7 @@ proptest! {
         let (chunked, same) = scan(&["a", "b.a"], &cut(&bytes, &sizes));
         prop_assert_eq!(whole, chunked);
         prop_assert_eq!((end.is_done(), end.is_broken()), (same.is_done(), same.is_broken()));
+        let paths = [("a", Want::Parts), ("a[].a", Want::Scalar), ("[].a", Want::Parts), ("b", Want::End)];
+        prop_assert_eq!(wanted(&paths, &[&bytes]), wanted(&paths, &cut(&bytes, &sizes)));
     }
 }

@@ -66,6 +66,7 @@ fn usage(input: u64, output: u64, cache_read: u64, cache_write: u64, reasoning: 
         cache_read_tokens: cache_read,
         cache_write_tokens: cache_write,
         reasoning_tokens: reasoning,
+        ..Usage::default()
     })
 }
 

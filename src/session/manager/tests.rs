@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use crate::ids::{BackendName, Scope};
+use crate::protocol::tools::ToolCounts;
 use crate::session::testing::{House, arrival, arrival_of, leg_start, settings};
 use crate::session::*;
 
@@ -388,10 +389,13 @@ async fn the_record_begins_with_the_seeds_keys() {
     let shown = [(BackendName::new("mistral"), "https://api.mistral.ai".into())];
     house.manager.show_backends(shown.into_iter().collect());
     let mut leg = house.admit("s-1").await.unwrap();
+    let mut tools = ToolCounts::default();
+    tools.add("Bash", 1);
     leg.settle(LegReport {
         backend: Some(BackendName::new("mistral")),
         model: Some("m-1".to_owned()),
         status: Some(429),
+        tools,
         ttfb: Some(Duration::from_millis(420)),
         ..LegReport::default()
     });
@@ -419,7 +423,7 @@ async fn the_record_begins_with_the_seeds_keys() {
     assert_eq!((&record["ended_by"], &record["end_reason"]), (&"user:sec".into(), &"killed".into()));
     assert_eq!(record["kill"]["reason"], "runaway");
     assert!(record["ttfb_ms"]["p50"].as_u64().unwrap().abs_diff(420) < 53);
-    assert!(record.get("cost_usd").is_none() && record.get("tools").is_none());
+    assert_eq!((record.get("cost_usd"), &record["tools"]), (None, &serde_json::json!({"Bash": 1})));
     let event = serde_json::to_value(Event::Ended(house.records()[0].clone())).unwrap();
     assert_eq!((&event["type"], &event["session_id"]), (&"ended".into(), &"s-1".into()));
 }

@@ -6,6 +6,7 @@ pub mod call;
 pub mod control;
 pub mod demo;
 pub mod gateway;
+pub mod http2;
 pub mod kernel;
 pub mod outside;
 pub mod process;
