@@ -9,6 +9,8 @@ use std::fmt;
 pub enum ErrorKind {
     /// The request's head, framing or target makes no sense.
     BadRequest,
+    /// The header fields of an MCP request do not say what its body says.
+    HeaderMismatch,
     /// A feature the caller asks for is not offered here (CONNECT).
     NotSupported,
     /// The request expects something else than `100-continue`.
@@ -27,6 +29,8 @@ pub enum ErrorKind {
     NoRoute,
     /// `routing.blocked_models` names the model.
     PolicyBlocked,
+    /// A web page may not connect here.
+    OriginRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and its block stands.
@@ -37,6 +41,10 @@ pub enum ErrorKind {
     SessionTimedOut,
     /// `session.max_active` or `max_active_per_principal` is reached.
     SessionCapacity,
+    /// What the shared store holds of the session cannot be read.
+    SessionUnreadable,
+    /// The shared store does not answer, and without it nothing is admitted.
+    StoreUnavailable,
     /// The backend cannot be reached or broke the connection.
     BackendUnavailable,
     /// The backend was silent for longer than the configured time.
@@ -56,6 +64,7 @@ impl ErrorKind {
     pub fn code(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::HeaderMismatch => "header_mismatch",
             Self::NotSupported => "not_supported",
             Self::ExpectationFailed => "expectation_failed",
             Self::UriTooLong => "uri_too_long",
@@ -65,11 +74,14 @@ impl ErrorKind {
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
             Self::PolicyBlocked => "policy_blocked",
+            Self::OriginRefused => "origin_refused",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::AgentKilled => "agent_killed",
             Self::SessionTimedOut => "session_timed_out",
             Self::SessionCapacity => "session_capacity",
+            Self::SessionUnreadable => "session_unreadable",
+            Self::StoreUnavailable => "store_unavailable",
             Self::BackendUnavailable => "backend_unavailable",
             Self::BackendTimeout => "backend_timeout",
             Self::ClientGone => "client_gone",

@@ -32,6 +32,7 @@ pub mod ids;
 pub mod limits;
 pub mod protocol;
 pub mod proxy;
+pub mod redis;
 pub mod routing;
 pub mod session;
 pub mod settings;

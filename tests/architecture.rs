@@ -31,6 +31,8 @@ const SAME_ROW: &[(&str, &str)] = &[
 /// Where a crate may be named: path prefixes below `src/`.
 const ROOMS: &[(&str, &[&str])] = &[
     ("pingora", &["proxy/", "forward/", "app/", "upstream/peer.rs", "control/service.rs"]),
+    ("h2", &["proxy/door/", "upstream/peer.rs"]),
+    ("x509_parser", &["proxy/tls.rs"]),
     ("axum", &["control/", "demo/"]),
     ("prometheus", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
@@ -43,6 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["routing/"]),
     ("mimalloc", &["main.rs"]),
+    ("fred", &["redis/", "session/store/redis"]),
     ("brotli", &["protocol/coding.rs", "demo/"]),
     ("flate2", &["protocol/coding.rs", "demo/"]),
     ("zstd", &["protocol/coding.rs"]),

@@ -20,13 +20,33 @@ fn the_full_file_is_valid() {
 }
 
 #[test]
+fn redis() {
+    let config = load(&conf("examples/redis.yaml"), &[]);
+    assert_eq!(config.session.redis().unwrap().shown(), "redis://localhost:6379/0");
+    let config =
+        load(&conf("examples/redis.yaml"), &[("REDIS_URL", "rediss://user:secret@redis.internal/2")]);
+    assert_eq!(config.session.redis().unwrap().shown(), "rediss://user:***@redis.internal/2");
+}
+
+#[test]
 fn every_example_is_valid_and_tested_here() {
     let mut names: Vec<String> = std::fs::read_dir(conf("examples"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["custom-ca.yaml", "ollama.yaml", "providers.yaml", "tight-limits.yaml"]);
+    assert_eq!(
+        names,
+        [
+            "custom-ca.yaml",
+            "failover.yaml",
+            "ollama.yaml",
+            "providers.yaml",
+            "redis.yaml",
+            "tight-limits.yaml",
+            "tls.yaml"
+        ]
+    );
 }
 
 #[test]
@@ -41,7 +61,8 @@ fn providers() {
     let backend = |header, path: &str, model| {
         let decision = config.routing.decide(header, path, model).unwrap();
         let backend = config.backends[decision.backend].name().as_str();
-        (backend.to_owned(), decision.forwarded(path).into_owned())
+        let forwarded = elida::routing::forwarded("", path.as_bytes(), decision.strip);
+        (backend.to_owned(), String::from_utf8(forwarded.into_owned()).unwrap())
     };
     let expect = |name: &str, path: &str| (name.to_owned(), path.to_owned());
     let chat = "/v1/chat/completions";
@@ -65,6 +86,35 @@ fn custom_ca() {
     assert_eq!(tls.server_name, "models.house.example");
     assert_eq!(tls.ca_pem.as_deref(), Some(issued.cert.pem().as_bytes()));
     assert_eq!(config.printable()["backends"]["house"]["tls"]["ca_file"], "${env:MODEL_CA}");
+}
+
+#[test]
+fn tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("tls.crt"), issued.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("tls.key"), issued.signing_key.serialize_pem()).unwrap();
+    let config = load(&conf("examples/tls.yaml"), &[("TLS_FOLDER", &folder.path().display().to_string())]);
+    assert!(config.server.tls().unwrap().check_dates(std::time::SystemTime::now()).is_ok());
+    assert_eq!(config.printable()["server"]["tls"]["key"], "${env:TLS_FOLDER}/tls.key");
+}
+
+#[test]
+fn failover() {
+    let keys = [("ANTHROPIC_KEY", "sk-ant-first"), ("SPARE_KEY", "sk-ant-second")];
+    let config = load(&conf("examples/failover.yaml"), &keys);
+    let route = |model: &str| {
+        let decision = config.routing.decide(None, "/v1/chat/completions", Some(model)).unwrap();
+        let mut names = vec![config.backends[decision.backend].name().to_string()];
+        names.extend(decision.others.iter().map(|other| config.backends[other.backend].name().to_string()));
+        (names, decision.served_as.map(|name| name.to_string()))
+    };
+    assert_eq!(route("claude-sonnet-4-6"), (vec!["anthropic".into(), "spare".into()], None));
+    assert_eq!(route("qwen3-coder"), (vec!["gpu-1".into(), "gpu-2".into()], None));
+    assert_eq!(route("gpt-5"), (vec!["gpu-1".into(), "gpu-2".into()], Some("qwen3-coder".into())));
+    assert!(config.warnings().iter().all(|warning| warning.path == "data_dir"), "{:?}", config.warnings());
+    let shown = config.printable().to_string() + &format!("{config:?}");
+    assert!(shown.contains("${env:SPARE_KEY}") && !shown.contains("sk-ant"), "{shown}");
 }
 
 #[test]

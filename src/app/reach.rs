@@ -1,5 +1,5 @@
 //! Whether the backends can be reached, tried as the proxy does it: name, connection, TLS handshake.
-//! No request is sent.
+//! No request is sent, but the probe of a `health.path`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::ALPN;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use super::probes::probe;
 use crate::config::Config;
+use crate::redis::{self, Found};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::backend::Backend;
 use crate::upstream::peer::peer;
@@ -33,6 +37,21 @@ pub struct Unreachable {
     pub message: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+/// Tries the Redis of `session.store: redis`; `None` without one.
+pub fn reach_redis(config: &Config) -> Option<Result<Found, Unreachable>> {
+    let settings = config.session.redis()?;
+    let failed = |message: String| Unreachable {
+        message: format!("{}: {message}", settings.shown()),
+        remedy: "start Redis, or correct session.redis".to_owned(),
+    };
+    let probe = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| failed(error.to_string()))?;
+        runtime.block_on(redis::probe(settings)).map_err(|error| failed(error.to_string()))
+    };
+    Some(probe())
 }
 
 /// Tries all backends at once; each step may take `server.timeouts.upstream_connect`.
@@ -70,19 +89,34 @@ async fn try_one(
     })?;
     let begun = Instant::now();
     let address = connect(settings, limit).await?;
+    healthy(&backend, limit).await?;
     let Some(tls) = settings.tls() else {
         return Ok(format!("{} answers at {address} in {} ms", settings.url(), begun.elapsed().as_millis()));
     };
     let peer = peer(&backend, address, limit);
     match timeout(limit, connector.new_stream(&peer)).await {
-        Ok(Ok(_)) => {
+        Ok(Ok(stream)) => {
+            let http = if stream.selected_alpn_proto() == Some(ALPN::H2) { "HTTP/2" } else { "HTTP/1.1" };
             let checked = if tls.verify { "certificate checked" } else { "certificate not checked" };
             let took = begun.elapsed().as_millis();
-            Ok(format!("{} answers at {address} in {took} ms, {checked}", settings.url()))
+            Ok(format!("{} answers at {address} in {took} ms, {checked}, {http}", settings.url()))
         }
         Ok(Err(error)) => Err(handshake(settings, &error.to_string())),
         Err(_) => Err(handshake(settings, &format!("no answer in {limit:?}"))),
     }
+}
+
+/// Asks `health.path`, as the probes do; nothing when there is none.
+async fn healthy(backend: &Backend, limit: Duration) -> Result<(), Unreachable> {
+    let settings = backend.settings();
+    if settings.health().path.is_none() {
+        return Ok(());
+    }
+    let asked = timeout(limit, probe(backend, &Connector::new(None), limit)).await;
+    asked.unwrap_or_else(|_| Err(format!("no answer in {limit:?}"))).map_err(|message| Unreachable {
+        message: format!("a probe fails: {message}"),
+        remedy: format!("start the backend, or correct backends.{}.health.path", settings.name()),
+    })
 }
 
 /// Resolves the name and connects to the first address that answers.

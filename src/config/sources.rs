@@ -20,7 +20,7 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 
 /// Variables with a name of their own, and their keys.
-const NAMED: [(&str, &[&str]); 8] = [
+const NAMED: [(&str, &[&str]); 10] = [
     ("ELIDA_LISTEN", &["listen"]),
     ("ELIDA_BACKEND", &["backend"]),
     ("ELIDA_CONTROL_LISTEN", &["control", "listen"]),
@@ -29,6 +29,8 @@ const NAMED: [(&str, &[&str]); 8] = [
     ("ELIDA_LOG_FORMAT", &["logging", "format"]),
     ("ELIDA_DATA_DIR", &["data_dir"]),
     ("ELIDA_SESSION_IDLE_TIMEOUT", &["session", "idle_timeout"]),
+    ("ELIDA_SESSION_STORE", &["session", "store"]),
+    ("ELIDA_REDIS_URL", &["session", "redis", "url"]),
 ];
 
 /// The variable that holds the token itself; the file has no key for it.
@@ -180,6 +182,9 @@ impl Sources {
         }
         if let Some(format) = filled("LOG_FORMAT") {
             set(&["logging", "format"], "LOG_FORMAT", format);
+        }
+        if let Some(url) = filled("REDIS_URL") {
+            set(&["session", "redis", "url"], "REDIS_URL", url);
         }
         // A URL is a backend; a name is one of those in the file.
         if let Some(backend) = filled("DEFAULT_BACKEND") {

@@ -42,6 +42,8 @@ pub(super) struct Written {
     pub(super) backends: Backends,
     /// Which backend a request goes to.
     pub(super) routing: routing::Written,
+    /// Lists of models.
+    pub(super) models: proxy::models::Written,
     /// What is kept of ended sessions.
     pub(super) history: history::Written,
     /// What calls cost.
@@ -50,6 +52,19 @@ pub(super) struct Written {
     pub(super) logging: telemetry::settings::Written,
     /// Folder for keys and other state. Needs a restart.
     pub(super) data_dir: String,
+    /// What becomes of settings that let strangers spend a key.
+    pub(super) startup_guard: Guard,
+}
+
+/// What becomes of settings that let strangers spend a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Guard {
+    /// They are a fault.
+    #[default]
+    Enforce,
+    /// They are warned of.
+    Warn,
 }
 
 impl Default for Written {
@@ -64,10 +79,12 @@ impl Default for Written {
             identity: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),
+            models: Default::default(),
             history: Default::default(),
             usage: Default::default(),
             logging: Default::default(),
             data_dir: "/var/lib/elida".into(),
+            startup_guard: Guard::default(),
         }
     }
 }

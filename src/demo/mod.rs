@@ -1,8 +1,9 @@
 //! The bundled fake provider: what the quickstart, the docs, the tests and the benches talk to.
 //!
 //! It speaks OpenAI (chat completions, completions, responses, embeddings, models), Anthropic
-//! (messages, token counting, models), Mistral (OpenAI's path, told apart by the model's name) and
-//! Ollama (chat, generate, embed, tags, show, ps, version), streamed and whole, with tools. A path
+//! (messages, token counting, models), Mistral (OpenAI's path, told apart by the model's name), Ollama
+//! (all but blobs) and Gemini, streamed and whole, with tools; Realtime and responses also over WebSockets; MCP
+//! with one tool; A2A. A path
 //! is matched by its tail, so a base path (`/some/base/v1/chat/completions`) is served as well.
 //! `/echo` gives the request's body back, `HEAD /` and `GET /` answer 200.
 //!
@@ -15,18 +16,21 @@
 //! | `[[pace 20ms]]` | wait so long before each further word (whole answers: once for all words) |
 //! | `[[stall]]` | send the head and everything up to the first word, then be silent for ever |
 //! | `[[mute]]` | read the request and never answer, not even a head |
-//! | `[[error 529]]` | answer with that status and the vendor's error body |
+//! | `[[error 529]]` | answer with that status and the vendor's error body; `[[error 529 2]]`: with `retry-after: 2` |
 //! | `[[cut]]` | break the connection after the second word (whole answers: in mid-body) |
 //! | `[[cached 5]]`, `[[written 5]]`, `[[reasoning 5]]` | count so many tokens more: read from the prompt cache, written to it, spent on reasoning |
 //! | `[[gzip]]`, `[[deflate]]`, `[[br]]` | compress the answer so, whatever the request accepts |
 //! | `[[tool NAME {json}]]` | call that tool, if it was offered and has not answered since that text |
 //!
 //! Neighbours: nobody below knows it; the command `elida demo` and the tests start it.
-//! Invariant: no state but the [`Ledger`], which only counts and never steers.
+//! Invariant: no state but the open sessions of MCP, and the [`Ledger`], which only counts and never steers.
 
+mod a2a;
 mod anthropic;
 mod body;
+mod gemini;
 mod ledger;
+mod mcp;
 mod mistral;
 mod ollama;
 mod openai;
@@ -34,6 +38,7 @@ mod packing;
 mod provider;
 mod responses;
 mod script;
+mod socket;
 mod turn;
 
 pub use ledger::{Ledger, Seen};

@@ -37,7 +37,8 @@ impl Prices {
     pub(super) fn compile(rows: Vec<(Option<String>, String, Price)>, faults: &mut Faults) -> Option<Self> {
         let mut groups: HashMap<Option<&str>, Vec<Pattern<'_>>> = HashMap::from([(None, Vec::new())]);
         for (target, (backend, model, _)) in rows.iter().enumerate() {
-            let pattern = Pattern { text: model, target, path: format!("prices[{target}]") };
+            let path = format!("prices[{target}]");
+            let pattern = Pattern { text: model, target, path, owner: (0, "") };
             groups.entry(backend.as_deref()).or_default().push(pattern);
         }
         let everywhere = Matcher::compile(groups.remove(&None).unwrap_or_default(), faults)?;
@@ -53,7 +54,8 @@ impl Prices {
     /// from its cache in the input (OpenAI and most others; Anthropic does not).
     pub fn cost(&self, backend: &str, model: &str, usage: &Usage, input_has_cached: bool) -> Option<Cost> {
         let Inner { prices, at, everywhere } = &*self.0;
-        let found = at.get(backend).and_then(|there| there.find(model)).or_else(|| everywhere.find(model))?;
+        let find = |prices: &Matcher| prices.find(model).next();
+        let found = at.get(backend).and_then(find).or_else(|| find(everywhere))?.target;
         let price = prices.get(found)?;
         let cached = if input_has_cached { usage.cache_read_tokens } else { 0 };
         let parts = [

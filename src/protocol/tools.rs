@@ -1,5 +1,8 @@
 //! Tool calls of an answer: one that is complete, and how many by name.
 
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
 /// Names that are counted apart; calls of further ones count as [`OTHER`].
@@ -24,18 +27,23 @@ pub struct ToolCall {
 
 /// Calls by the tool's name, in the order of the first calls; bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ToolCounts(Vec<(Box<str>, u64)>);
+#[expect(
+    clippy::box_collection,
+    reason = "most answers call nothing, and every request's line has one of these"
+)]
+pub struct ToolCounts(Option<Box<Vec<(Box<str>, u64)>>>);
 
 impl ToolCounts {
     /// Adds so many calls of a tool.
     pub fn add(&mut self, name: &str, calls: u64) {
         let name = &name[..name.floor_char_boundary(NAME_MAX)];
-        let is_known = |name: &str| self.0.iter().position(|(known, _)| **known == *name);
-        let full = self.0.len() >= DISTINCT;
+        let counts = self.0.get_or_insert_default();
+        let is_known = |name: &str| counts.iter().position(|(known, _)| **known == *name);
+        let full = counts.len() >= DISTINCT;
         let name = if name.is_empty() || full && is_known(name).is_none() { OTHER } else { name };
         match is_known(name) {
-            Some(at) => self.0[at].1 = self.0[at].1.saturating_add(calls),
-            None => self.0.push((name.into(), calls)),
+            Some(at) => counts[at].1 = counts[at].1.saturating_add(calls),
+            None => counts.push((name.into(), calls)),
         }
     }
 
@@ -46,18 +54,38 @@ impl ToolCounts {
 
     /// The names with their numbers of calls.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(name, calls)| (&**name, *calls))
+        self.0.iter().flat_map(|counts| counts.iter()).map(|(name, calls)| (&**name, *calls))
     }
 
     /// True when nothing was called.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 }
 
 impl Serialize for ToolCounts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for ToolCounts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = ToolCounts;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("numbers of calls by name")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<ToolCounts, A::Error> {
+                let mut counts = ToolCounts::default();
+                while let Some((name, calls)) = map.next_entry::<String, u64>()? {
+                    counts.add(&name, calls);
+                }
+                Ok(counts)
+            }
+        }
+        deserializer.deserialize_map(Visitor)
     }
 }
 

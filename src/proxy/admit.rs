@@ -35,7 +35,7 @@ pub(crate) async fn admit(
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
-        kind: LegKind::Request,
+        kind: if arrival.socket { LegKind::Socket } else { LegKind::Request },
         method: arrival.method.as_str().into(),
         path: arrival.uri.path().to_owned(),
         request_id: arrival.request_id.clone(),
@@ -50,7 +50,8 @@ fn denied(denied: Denied) -> Refusal {
         Denied::Killed { .. } => ErrorKind::SessionKilled,
         Denied::Capacity { .. } => ErrorKind::SessionCapacity,
         Denied::ShuttingDown => ErrorKind::ShuttingDown,
-        Denied::Store(_) => ErrorKind::Internal,
+        Denied::Store(_) => ErrorKind::StoreUnavailable,
+        Denied::Unreadable { .. } => ErrorKind::SessionUnreadable,
     };
     Refusal::new(kind, denied.to_string())
 }

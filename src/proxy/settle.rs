@@ -4,15 +4,16 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
-use super::refuse;
+use super::{mcp, refuse, upgrade};
 use crate::clock::millis;
 use crate::error::ErrorKind;
+use crate::protocol::dialect::Dialect;
 use crate::protocol::usage::Usage;
 use crate::routing::Method;
 use crate::session::LegReport;
 use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
-use crate::telemetry::metrics::{Route, TokenKind};
+use crate::telemetry::metrics::{BackendMetrics, Route, TokenKind};
 
 /// Closes the books: metrics, the session's tally, the line in the log.
 pub(crate) fn settle(exchange: &mut Exchange) {
@@ -31,42 +32,62 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
     count(exchange, duration, failure, usage);
     let stream = exchange.answer.is_stream;
-    let tap = exchange.answer.tap.as_ref();
+    let operation = operation(exchange);
+    let socket = upgrade::report(exchange);
+    let (tap, frames) = (exchange.answer.tap.as_ref(), exchange.socket.as_ref());
+    let tools = tap.and_then(|tap| tap.tools()).or_else(|| frames?.tools()).cloned().unwrap_or_default();
+    let stop = tap.and_then(|tap| tap.stop_reason()).or_else(|| frames?.stop_reason()).map(Box::from);
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
+            failover_from: exchange.route.as_ref().and_then(|route| route.failed_over_from.clone()),
+            attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
             model: exchange.call.model.clone(),
+            operation: operation.clone(),
             status: exchange.answer.status,
             error: failure,
             usage,
-            stop_reason: tap.and_then(|tap| tap.stop_reason()).map(Box::from),
-            tools: tap.and_then(|tap| tap.tools()).cloned().unwrap_or_default(),
+            stop_reason: stop,
+            tools,
             ttfb: exchange.answer.first_byte,
             duration,
             bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
             bytes_out: exchange.answer.sent,
             stream,
+            socket,
             outcome: failure.map_or("ok", ErrorKind::code),
         });
     }
-    log(exchange, duration, failure);
+    log(exchange, duration, failure, operation.as_deref());
+}
+
+/// What an MCP or A2A request asked for.
+fn operation(exchange: &Exchange) -> Option<String> {
+    let speaks_rpc = matches!(exchange.dialect(), Dialect::Mcp | Dialect::A2a);
+    exchange.call.rpc.as_ref().filter(|_| speaks_rpc)?.summary()
 }
 
 /// What went wrong, if anything. After a hard cut no phase has said so, but the leg knows; and a
-/// client that hangs up after the dialect's last event has its whole answer.
+/// client that hangs up after the dialect's last event has its whole answer, as has one that has listened.
 fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     if thread::panicking() {
         return Some(ErrorKind::Internal);
     }
     let told = exchange.failure.as_ref().map(|refusal| refusal.kind);
     let complete = exchange.answer.tap.as_ref().is_some_and(|tap| tap.is_complete());
-    if told == Some(ErrorKind::ClientGone) && complete {
+    if told == Some(ErrorKind::ClientGone) && (complete || listens(exchange)) {
         return None;
     }
-    if told.is_some() || exchange.answer.whole || exchange.answer.status == Some(101) {
+    if told.is_none() && upgrade::broke_off(exchange) {
+        return Some(ErrorKind::BackendUnavailable);
+    }
+    if told.is_some() || exchange.answer.whole {
         return told;
     }
     let arrival = exchange.arrival.as_ref()?;
+    if arrival.ticket.was_given_up() {
+        return Some(ErrorKind::BackendTimeout);
+    }
     Some(match arrival.ticket.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
         Some(CutReason::AgentKilled) => ErrorKind::AgentKilled,
@@ -74,6 +95,14 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
         Some(CutReason::Shutdown) => ErrorKind::ShuttingDown,
         None => return None,
     })
+}
+
+/// Whether the answer has no end but the client's leaving.
+fn listens(exchange: &Exchange) -> bool {
+    match (&exchange.arrival, &exchange.route) {
+        (Some(arrival), Some(route)) => mcp::is_server_stream(arrival, route, &exchange.call),
+        _ => false,
+    }
 }
 
 fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, usage: Option<Usage>) {
@@ -93,16 +122,7 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
         metrics.error(kind.code());
     }
     if let (Some(usage), Some(model)) = (usage, model(exchange)) {
-        metrics.tokens(
-            model,
-            &[
-                (TokenKind::Input, usage.input_tokens),
-                (TokenKind::Output, usage.output_tokens),
-                (TokenKind::CacheRead, usage.cache_read_tokens),
-                (TokenKind::CacheWrite, usage.cache_write_tokens),
-                (TokenKind::Reasoning, usage.reasoning_tokens),
-            ],
-        );
+        count_tokens(metrics, model, usage);
     }
     if let Some(unread) = exchange.answer.tap.as_ref().and_then(|tap| tap.unread()) {
         metrics.unread(unread.name());
@@ -111,6 +131,20 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
     if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
         house.metrics.kill_latency(since);
     }
+}
+
+/// Counts the provider's own tokens of one answer.
+pub(crate) fn count_tokens(metrics: &BackendMetrics, model: &str, usage: Usage) {
+    metrics.tokens(
+        model,
+        &[
+            (TokenKind::Input, usage.input_tokens),
+            (TokenKind::Output, usage.output_tokens),
+            (TokenKind::CacheRead, usage.cache_read_tokens),
+            (TokenKind::CacheWrite, usage.cache_write_tokens),
+            (TokenKind::Reasoning, usage.reasoning_tokens),
+        ],
+    );
 }
 
 fn route_label(exchange: &Exchange) -> Route {
@@ -130,7 +164,7 @@ fn model(exchange: &Exchange) -> Option<&str> {
     exchange.call.model.as_deref().or_else(answered)
 }
 
-fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
+fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, operation: Option<&str>) {
     let Some(arrival) = &exchange.arrival else {
         return;
     };
@@ -146,7 +180,14 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
         request_id: arrival.request_id.as_str(),
         principal: exchange.caller.as_ref().map(|caller| caller.principal.as_str()),
         backend: exchange.route.as_ref().map(|route| route.backend.settings().name().as_str()),
+        attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
+        failover_from: exchange
+            .route
+            .as_ref()
+            .and_then(|route| route.failed_over_from.as_ref())
+            .map(|name| name.as_str()),
         model: model(exchange),
+        operation,
         bytes_in: arrival.ticket.received(),
         bytes_out: exchange.answer.sent,
         ttfb_ms: exchange.answer.first_byte.map(millis),

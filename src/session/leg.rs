@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
 use super::cut::Cut;
@@ -17,9 +17,10 @@ use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
 use crate::protocol::offer::Offer;
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
+use crate::protocol::websocket::Traffic;
 
 /// What a leg is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LegKind {
     /// A request and its answer, streamed or not.
@@ -65,8 +66,14 @@ pub struct LegStart {
 pub struct LegReport {
     /// The backend that served it; `None` is the one of [`Leg::routed`], if any.
     pub backend: Option<BackendName>,
+    /// The backend that failed before, when another one took its place.
+    pub failover_from: Option<BackendName>,
+    /// How many backends were asked.
+    pub attempts: u32,
     /// The model, as the request or the answer names it; `None` is the one of [`Leg::routed`], if any.
     pub model: Option<String>,
+    /// What a JSON-RPC request asked for: `tools/call get_weather`.
+    pub operation: Option<String>,
     /// The status sent to the client.
     pub status: Option<u16>,
     /// Why it was refused or failed.
@@ -87,8 +94,23 @@ pub struct LegReport {
     pub bytes_out: u64,
     /// True when the answer was a stream.
     pub stream: bool,
+    /// What passed, when it was an upgraded connection.
+    pub socket: Option<Box<SocketReport>>,
     /// How it ended, in a word: `completed`, `killed`, `client_gone`.
     pub outcome: &'static str,
+}
+
+/// What passed over a WebSocket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketReport {
+    /// From the client.
+    #[serde(rename = "in")]
+    pub from_client: Traffic,
+    /// From the backend.
+    #[serde(rename = "out")]
+    pub from_backend: Traffic,
+    /// The code of the Close frame; `None` when there was none.
+    pub close_code: Option<u16>,
 }
 
 /// Which limit is reached.
@@ -133,6 +155,12 @@ pub enum Denied {
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What the store holds of the session cannot be read.
+    #[error("the session cannot be admitted: {key} holds what cannot be read; an operator must delete it")]
+    Unreadable {
+        /// The key.
+        key: String,
+    },
 }
 
 /// An open leg. It counts until it is settled or dropped, whichever comes first; a future that is
@@ -175,9 +203,26 @@ impl Leg {
         self.session.offers(self.id, offer);
     }
 
+    /// Notes that another backend took the place of the one it went to.
+    pub fn rerouted(&self, backend: &BackendName) {
+        self.session.rerouted(self.id, backend);
+    }
+
+    /// Counts the tokens of an answer inside the leg, which goes on: a socket carries many.
+    pub fn add_usage(&self, model: Option<&str>, usage: Usage) {
+        self.session.add_usage(self.id, model, usage);
+    }
+
     /// Closes the leg with its report; a second report changes nothing.
     pub fn settle(&mut self, report: LegReport) {
         self.close(Some(report));
+    }
+
+    /// Takes the leg out of its session as if it had never been there, with the bytes it brought: it has
+    /// turned out to belong to another one.
+    pub fn withdraw(mut self, bytes_in: u64) {
+        self.open = false;
+        self.manager.withdraw(&self.session, self.id, bytes_in);
     }
 
     fn close(&mut self, report: Option<LegReport>) {

@@ -1,13 +1,14 @@
 //! What the legs of a session added up to. Everything a client can vary is bounded here.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::latency::{Latencies, Quantiles};
-use super::leg::{LegKind, LegReport};
+use super::leg::{LegKind, LegReport, SocketReport};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{AgentId, BackendName, RequestId};
@@ -15,7 +16,7 @@ use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Requests that stay visible one by one.
-const LAST_REQUESTS: usize = 20;
+pub(super) const LAST_REQUESTS: usize = 20;
 /// Distinct models or errors that are counted apart; later models count as [`OTHER`].
 const DISTINCT: usize = 32;
 /// Bytes that are kept of a path or a model.
@@ -23,7 +24,7 @@ const NAME_BYTES: usize = 256;
 const OTHER: &str = "other";
 
 /// One request that has ended, for the detail view.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestLine {
     /// The request's id.
     pub request_id: RequestId,
@@ -39,14 +40,21 @@ pub struct RequestLine {
     pub started_at: Timestamp,
     /// The backend that served it.
     pub backend: Option<BackendName>,
+    /// The backend that failed before, when another one took its place.
+    pub failover_from: Option<BackendName>,
+    /// How many backends were asked.
+    pub attempts: u32,
     /// The model.
     pub model: Option<Arc<str>>,
+    /// What a JSON-RPC request asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Box<str>>,
     /// The status sent to the client.
     pub status: Option<u16>,
     /// The code of its failure.
-    pub error: Option<&'static str>,
+    pub error: Option<Box<str>>,
     /// How it ended, in a word.
-    pub outcome: &'static str,
+    pub outcome: Cow<'static, str>,
     /// How many tools the request offered.
     pub tools_offered: u32,
     /// About how many tokens the request had: the bytes of its body by four.
@@ -65,10 +73,13 @@ pub struct RequestLine {
     pub bytes_in: u64,
     /// Bytes sent to the client.
     pub bytes_out: u64,
+    /// What passed, when it was an upgraded connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<Box<SocketReport>>,
 }
 
 /// The requests a backend served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendUse {
     /// The backend.
     pub name: BackendName,
@@ -77,7 +88,7 @@ pub struct BackendUse {
 }
 
 /// The requests and tokens of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelUse {
     /// The model.
     pub model: Arc<str>,
@@ -103,6 +114,7 @@ pub(super) struct Tally {
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
     failures: Vec<(Failure, u64)>,
+    failovers: u64,
     ttfb: Latencies,
     usage: Usage,
     tools: ToolCounts,
@@ -127,14 +139,33 @@ impl Tally {
         }
     }
 
+    /// Takes back what [`Tally::routed`] counted for this line.
+    pub(super) fn withdraw(&mut self, line: &RequestLine) {
+        if let Some(used) = self.backends.iter_mut().find(|used| Some(&used.name) == line.backend.as_ref()) {
+            used.requests -= 1;
+        }
+        if let Some(used) = self.models.iter_mut().find(|used| Some(&used.model) == line.model.as_ref()) {
+            used.requests -= 1;
+        }
+        self.backends.retain(|used| used.requests > 0);
+    }
+
+    /// Moves an open leg to the backend that takes the place of another.
+    pub(super) fn rerouted(&mut self, line: &mut RequestLine, backend: &BackendName) {
+        if let Some(left) = line.backend.take()
+            && let Some(used) = self.backends.iter_mut().find(|used| used.name == left)
+        {
+            used.requests -= 1;
+            self.backends.retain(|used| used.requests > 0);
+        }
+        self.routed(line, Some(backend), None);
+    }
+
     /// Adds a leg that is done. `line` is the part that was known when it started.
     pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
         self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
-            self.usage += usage;
-            if let Some(model) = &line.model {
-                self.model(model).usage += usage;
-            }
+            self.add_usage(line.model.as_deref(), usage);
         }
         if let Some(ttfb) = report.ttfb {
             self.ttfb.add(millis(ttfb));
@@ -142,9 +173,13 @@ impl Tally {
         if let Some(failure) = failure(&report) {
             self.failure(failure);
         }
+        line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
+        self.failovers += u64::from(report.failover_from.is_some());
+        line.failover_from = report.failover_from;
+        line.attempts = report.attempts;
         line.status = report.status;
-        line.error = report.error.map(ErrorKind::code);
-        line.outcome = report.outcome;
+        line.error = report.error.map(|kind| kind.code().into());
+        line.outcome = report.outcome.into();
         self.tools.add_all(&report.tools);
         line.stop_reason = report.stop_reason;
         line.tools = report.tools;
@@ -153,10 +188,22 @@ impl Tally {
         line.ttfb_ms = report.ttfb.map(millis);
         line.bytes_in = report.bytes_in;
         line.bytes_out = report.bytes_out;
+        line.socket = report.socket;
         if self.lines.len() == LAST_REQUESTS {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
+    }
+
+    /// Counts the tokens of one answer.
+    pub(super) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
+        self.usage += usage;
+        if let Some(model) = model {
+            let used = self.model(model);
+            used.usage += usage;
+            // A socket may turn to another model than the one it began with.
+            used.requests = used.requests.max(1);
+        }
     }
 
     fn backend(&mut self, name: &BackendName) {
@@ -223,9 +270,19 @@ impl Tally {
             .collect()
     }
 
+    /// Requests that another backend took over.
+    pub(super) fn failovers(&self) -> u64 {
+        self.failovers
+    }
+
     /// All tokens.
     pub(super) fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// Times to the first byte.
+    pub(super) fn latencies(&self) -> &Latencies {
+        &self.ttfb
     }
 
     /// The tools called.
@@ -236,6 +293,47 @@ impl Tally {
     /// Time to the first byte.
     pub(super) fn ttfb(&self) -> Option<Quantiles> {
         self.ttfb.quantiles()
+    }
+}
+
+impl RequestLine {
+    /// The line of a request that has just come.
+    pub(super) fn begun(
+        kind: LegKind,
+        method: Box<str>,
+        mut path: String,
+        request_id: RequestId,
+        agent: Option<AgentId>,
+        started_at: Timestamp,
+    ) -> Self {
+        let end = path.find('?').unwrap_or(path.len());
+        path.truncate(clipped(&path[..end]).len());
+        Self {
+            request_id,
+            kind,
+            method,
+            path: path.into(),
+            agent,
+            started_at,
+            backend: None,
+            failover_from: None,
+            attempts: 0,
+            model: None,
+            operation: None,
+            status: None,
+            error: None,
+            outcome: "open".into(),
+            tools_offered: 0,
+            input_tokens_estimate: 0,
+            stop_reason: None,
+            tools: ToolCounts::default(),
+            stream: false,
+            duration_ms: 0,
+            ttfb_ms: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            socket: None,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use super::fleet::FleetNumbers;
 use super::history::HistoryMetrics;
 pub use super::labels::{Route, TokenKind};
 use super::log::Log;
@@ -36,7 +37,7 @@ const ANSWER_BUCKETS: &[f64] =
 /// All metrics of one process, in a registry of their own.
 pub struct Metrics {
     registry: Registry,
-    sessions_active: IntGaugeVec,
+    pub(super) sessions_active: IntGaugeVec,
     sessions_total: IntCounterVec,
     kills: IntCounterVec,
     kill_latency: Histogram,
@@ -47,7 +48,12 @@ pub struct Metrics {
     bytes: IntCounterVec,
     open_legs: IntGaugeVec,
     backend_errors: IntCounterVec,
+    backend_healthy: IntGaugeVec,
+    failovers: IntCounterVec,
     tokens: IntCounterVec,
+    pub(super) store_up: IntGaugeVec,
+    pub(super) store_outages: IntCounterVec,
+    pub(super) store_fallbacks: IntCounterVec,
     unread: IntCounterVec,
     config_reloads: IntCounterVec,
     connections: IntGauge,
@@ -55,6 +61,7 @@ pub struct Metrics {
     log_lines_dropped: IntCounter,
     history: HistoryMetrics,
     log: OnceLock<Mutex<Sink>>,
+    pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
     models: Arc<Models>,
 }
 
@@ -79,7 +86,12 @@ impl Metrics {
             bytes: counters(in_registry, &table::BYTES)?,
             open_legs: gauges(in_registry, &table::OPEN_LEGS)?,
             backend_errors: counters(in_registry, &table::BACKEND_ERRORS)?,
+            backend_healthy: gauges(in_registry, &table::BACKEND_HEALTHY)?,
+            failovers: counters(in_registry, &table::FAILOVERS)?,
             tokens: counters(in_registry, &table::TOKENS)?,
+            store_up: gauges(in_registry, &table::STORE_UP)?,
+            store_outages: counters(in_registry, &table::STORE_OUTAGES)?,
+            store_fallbacks: counters(in_registry, &table::STORE_FALLBACKS)?,
             unread: counters(in_registry, &table::ANSWERS_UNREAD)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
@@ -87,6 +99,7 @@ impl Metrics {
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
             history: HistoryMetrics::new(in_registry)?,
             log: OnceLock::new(),
+            fleet: OnceLock::new(),
             models: Arc::default(),
             registry,
         };
@@ -107,9 +120,17 @@ impl Metrics {
             request_duration: self.request_duration.clone(),
             errors: self.backend_errors.clone(),
             unread: self.unread.clone(),
+            healthy: self.backend_healthy.clone(),
+            failovers: self.failovers.clone(),
             resolved: Arc::default(),
             tokens: Arc::new(ByModel::new(name, self.tokens.clone(), Arc::clone(&self.models))),
         }
+    }
+
+    /// The backend of this name is configured no more: nothing is told of its health.
+    pub fn forget_backend(&self, name: &str) {
+        // It is not there when nobody asked for its health, which is as good.
+        let _ = self.backend_healthy.remove_label_values(&[name]);
     }
 
     /// The handles for requests that no backend sees (backend `none`).
@@ -176,6 +197,7 @@ impl Metrics {
 
     /// Everything in Prometheus' text format.
     pub fn encode(&self) -> String {
+        self.read_fleet();
         if let Some(dropped) = self.log.get() {
             // Locked, so that two readers at once do not count the same lines twice.
             let dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,6 +225,8 @@ pub struct BackendMetrics {
     request_duration: HistogramVec,
     errors: IntCounterVec,
     unread: IntCounterVec,
+    healthy: IntGaugeVec,
+    failovers: IntCounterVec,
     resolved: Arc<Resolved>,
     tokens: Arc<ByModel>,
 }
@@ -258,6 +282,16 @@ impl BackendMetrics {
     /// A compressed answer passed that could not be read to its end; `reason` is a word of a closed set.
     pub fn unread(&self, reason: &'static str) {
         self.unread.with_label_values(&[&self.name, reason]).inc();
+    }
+
+    /// The backend is used, or left alone.
+    pub fn healthy(&self, healthy: bool) {
+        self.healthy.with_label_values(&[&self.name]).set(healthy.into());
+    }
+
+    /// A request was sent on to another backend for this reason, a word of a closed set.
+    pub fn failed_over(&self, reason: &'static str) {
+        self.failovers.with_label_values(&[&self.name, reason]).inc();
     }
 
     /// The provider counted these tokens for an answer of this model.

@@ -2,10 +2,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::program::Program;
+use crate::support::program::{Home, Program, python};
 use crate::support::recording::{Dice, Recording};
 use crate::support::timing::after;
-use crate::support::{Backend, Call, Demo, RawBackend, sha256};
+use crate::support::{Backend, Call, Demo, Gateway, RawBackend, sha256};
 
 /// Everything between `"content":"` and the next quote, joined: enough for plain words.
 fn contents(text: &str, key: &str) -> String {
@@ -103,6 +103,40 @@ async fn errors_have_the_vendors_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_smaller_calls_of_each_dialect_pass_the_gateway() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let model = json!({"model": "m", "input": "a b", "prompt": "a b", "content": {"parts": [{"text": "a b"}]},
+        "contents": [{"parts": [{"text": "a b"}]}], "messages": [{"role": "user", "content": "a b"}]});
+    for (path, member) in [
+        ("/v1/completions", "/choices/0/text"),
+        ("/v1/fim/completions", "/choices/0/text"),
+        ("/v1/embeddings", "/data/0/embedding"),
+        ("/v1/messages/count_tokens", "/input_tokens"),
+        ("/api/embed", "/embeddings/0"),
+        ("/api/embeddings", "/embedding"),
+        ("/api/show", "/details"),
+        ("/v1beta/models/m:countTokens", "/totalTokens"),
+        ("/v1beta/models/m:embedContent", "/embedding/values"),
+    ] {
+        let answer = Call::post(path).json(&model).send(gateway.proxy()).await;
+        assert!(answer.json().pointer(member).is_some(), "{path}: {}", answer.text());
+    }
+    for (path, member) in [
+        ("/v1/models/gpt-demo", "/owned_by"),
+        ("/v1beta/models", "/models/0/name"),
+        ("/api/tags", "/models/0/name"),
+        ("/.well-known/agent-card.json", "/capabilities/streaming"),
+    ] {
+        let answer = Call::get(path).send(gateway.proxy()).await;
+        assert!(answer.json().pointer(member).is_some(), "{path}: {}", answer.text());
+    }
+    let pulled = Call::post("/api/pull").json(&model).send(gateway.proxy()).await;
+    assert!(pulled.text().ends_with("{\"status\":\"success\"}\n"), "{}", pulled.text());
+    assert_eq!(Call::new("DELETE", "/api/delete").json(&model).send(gateway.proxy()).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_forty_megabytes_is_digested() {
     let demo = Demo::start().await;
     let body = Dice::new(7).bytes(1 << 20).repeat(40);
@@ -115,20 +149,15 @@ async fn a_body_of_forty_megabytes_is_digested() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_sdks_are_content_with_it() {
     let demo = Demo::start().await;
-    for (script, mode) in [
-        ("openai_sdk.py", "whole"),
-        ("openai_sdk.py", "streamed"),
-        ("openai_sdk.py", "responses_streamed"),
-        ("anthropic_sdk.py", "whole"),
-        ("anthropic_sdk.py", "streamed"),
-    ] {
-        let outcome = Program::python(script, &demo.url(), &[mode]).outcome().await;
-        assert_eq!(outcome.last()["text"], "one two three", "{script} {mode}: {outcome:?}");
-    }
-    for script in ["openai_sdk.py", "anthropic_sdk.py"] {
-        for mode in ["tools", "whole_tools"] {
-            let outcome = Program::python(script, &demo.url(), &[mode]).outcome().await;
-            assert_eq!(outcome.last()["input"]["city"], "Zürich", "{script} {mode}: {outcome:?}");
+    for program in ["openai", "openai-responses", "anthropic", "mistralai", "ollama"] {
+        let mut driver = python("drive.py");
+        driver.args([program, &demo.url(), "no control", "whole", "streamed", "tools", "whole_tools"]);
+        let outcome = Program::start(driver, &Home::new()).outcome().await;
+        let reports = outcome.values();
+        assert_eq!(reports.len(), 4, "{program}: {outcome:?}");
+        for report in reports {
+            let is_answered = report["text"] == "one two three" || report["input"]["city"] == "Zürich";
+            assert!(is_answered, "{program}: {report}");
         }
     }
 }

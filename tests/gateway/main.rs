@@ -3,10 +3,14 @@
 
 #![expect(unreachable_pub, reason = "modules of a test binary are seen by each other only")]
 
+/// A2A agents: whose task it is, and its end.
+mod a2a;
 /// Peers that wait, stall, crowd or do not read.
 mod abuse;
 /// Agents inside a session: their tree, and kills of a part of it.
 mod agents;
+/// Models that a backend knows by another name.
+mod alias;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -21,20 +25,36 @@ mod commands;
 mod control_api;
 /// kill -9: clients see that an answer was cut; after a restart all is well.
 mod crash;
+/// Whose credential reaches which backend.
+mod credentials;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
 /// What answers of every dialect say, whole, streamed and compressed.
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// Another backend answers when one fails before the first byte.
+mod failover;
+/// Three gateways and one Redis: one session, one kill, whatever instance it meets.
+mod fleet;
 /// What could be read in two ways, over raw sockets.
 mod framing;
+/// Gemini: the model stands in the path, the stream may be an array.
+mod gemini;
 /// Which header fields pass, and what they do to the log.
 mod headers;
+/// Backends that are left alone, tried again, probed; who shares the work.
+mod health;
 /// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
 mod history;
 /// What attackers send (attacks seen in the field).
 mod hostile;
+/// HTTP/2 from clients: many requests at once, each for itself.
+mod http2;
+/// Frames that cost the sender nothing.
+mod http2_abuse;
+/// HTTP/2 to backends.
+mod http2_backend;
 /// Whose session a request belongs to.
 mod identity;
 /// Comments in streams whose backend is silent.
@@ -43,6 +63,12 @@ mod keep_alive;
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// TLS on the proxy's own listener.
+mod listener_tls;
+/// MCP servers: sessions that the server names, header fields that repeat the body, pages that may not call.
+mod mcp;
+/// One list of the models of all backends.
+mod models;
 /// The README's own commands.
 mod readme;
 /// What is left behind: access lines, records, an orderly end.
@@ -71,5 +97,7 @@ mod upgrade;
 mod usage;
 /// Dead peers are noticed.
 mod vanished;
+/// WebSockets: read, counted, killed, refused; nothing lost.
+mod websocket;
 
 mod support;

@@ -28,12 +28,23 @@ pub(super) async fn startup(State(door): State<Arc<Door>>) -> Response {
 /// 200 when work may be sent here, else 503 with the reason.
 pub(super) async fn readiness(State(door): State<Arc<Door>>) -> Response {
     match door.parts.readiness.check() {
-        Ok(()) => Json(json!({"status": "ready", "store": door.parts.store})).into_response(),
+        Ok(()) => {
+            let mut body = json!({"status": "ready", "store": door.parts.store});
+            if let Some(warning) = door.parts.readiness.warning() {
+                body["warning"] = warning.into();
+            }
+            Json(body).into_response()
+        }
         Err(reason) => {
             let body = json!({"status": "not_ready", "reason": reason, "store": door.parts.store});
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }
+}
+
+/// What the backends are and how they are.
+pub(super) async fn backends(State(door): State<Arc<Door>>) -> Json<serde_json::Value> {
+    Json(json!({"backends": (door.parts.backends)()}))
 }
 
 /// The whole picture; names of backends are for trusted callers only.
@@ -50,6 +61,9 @@ pub(super) async fn control(
     });
     if let Err(reason) = readiness {
         body["reason"] = reason.into();
+    }
+    if let Some(warning) = door.parts.readiness.warning() {
+        body["warning"] = warning.into();
     }
     if trusted.0 {
         body["backends"] = (door.parts.backends)();
