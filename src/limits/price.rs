@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::protocol::usage::{Cost, Usage};
+use crate::protocol::usage::{Billed, Cost};
 use crate::routing::matcher::{Matcher, Pattern};
 use crate::settings::fault::Faults;
 
@@ -16,8 +16,10 @@ pub struct Price {
     pub output: u64,
     /// Read from the provider's cache.
     pub cache_read: u64,
-    /// Written to the provider's cache.
+    /// Written to the provider's cache, for minutes.
     pub cache_write: u64,
+    /// Written to the provider's cache for an hour.
+    pub cache_write_1h: u64,
 }
 
 /// All prices.
@@ -50,33 +52,38 @@ impl Prices {
         Some(Self(Arc::new(Inner { prices, at, everywhere })))
     }
 
-    /// What an answer cost; `None` when the model has no price. `input_has_cached`: the provider counts tokens
-    /// from its cache in the input (OpenAI and most others; Anthropic does not).
-    pub fn cost(&self, backend: &str, model: &str, usage: &Usage, input_has_cached: bool) -> Option<Cost> {
+    /// What an answer cost; `None` when the model has no price at this backend.
+    pub fn cost(&self, backend: &str, model: &str, billed: &Billed) -> Option<Cost> {
         let Inner { prices, at, everywhere } = &*self.0;
         let find = |prices: &Matcher| prices.find(model).next();
         let found = at.get(backend).and_then(find).or_else(|| find(everywhere))?.target;
         let price = prices.get(found)?;
-        let cached = if input_has_cached { usage.cache_read_tokens } else { 0 };
         let parts = [
-            (usage.input_tokens.saturating_sub(cached), price.input),
-            (usage.output_tokens, price.output),
-            (usage.cache_read_tokens, price.cache_read),
-            (usage.cache_write_tokens, price.cache_write),
+            (billed.input, price.input),
+            (billed.output, price.output),
+            (billed.cache_read, price.cache_read),
+            (billed.cache_write, price.cache_write),
+            (billed.cache_write_1h, price.cache_write_1h),
         ];
-        let sum =
-            parts.iter().fold(0_u64, |sum, (tokens, each)| sum.saturating_add(tokens.saturating_mul(*each)));
-        Some(Cost(sum))
+        let add = |sum: u64, (tokens, each): (u64, u64)| sum.saturating_add(tokens.saturating_mul(each));
+        Some(Cost(parts.into_iter().fold(0, add)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Dialect;
+    use crate::protocol::usage::Usage;
 
     fn prices() -> Prices {
-        let price =
-            |input| Price { input, output: 5 * input, cache_read: input / 10, cache_write: input * 2 };
+        let price = |input| Price {
+            input,
+            output: 5 * input,
+            cache_read: input / 10,
+            cache_write: input * 2,
+            cache_write_1h: input * 3,
+        };
         let rows = vec![
             (None, "gpt-*".to_owned(), price(1_000_000)),
             (Some("azure".to_owned()), "gpt-*".to_owned(), price(2_000_000)),
@@ -85,27 +92,30 @@ mod tests {
     }
 
     #[test]
-    fn cached_tokens_are_not_paid_twice() {
+    fn each_token_is_paid_once_whatever_the_vendor_counts_where() {
         let usage = Usage {
             input_tokens: 100,
             output_tokens: 10,
             cache_read_tokens: 40,
             cache_write_tokens: 5,
+            cache_write_1h_tokens: 2,
             reasoning_tokens: 8,
+            ..Usage::default()
         };
-        let cost = |has_cached| prices().cost("openai", "gpt-5", &usage, has_cached).unwrap();
-        // 60 of the input at full price, 40 at a tenth, 10 of the output at five times, 5 written at twice.
-        assert_eq!(cost(true), Cost(60_000_000 + 4_000_000 + 50_000_000 + 10_000_000));
-        assert_eq!(cost(false).0 - cost(true).0, 40_000_000);
-        assert!((cost(true).as_usd() - 0.000124).abs() < 1e-12);
+        let cost = |dialect| prices().cost("openai", "gpt-5", &usage.billed(dialect)).unwrap().0;
+        // 60 of the input, 40 at a tenth, 10 of the output at five times, 3 written at twice, 2 at three times.
+        let openai = 60_000_000 + 4_000_000 + 50_000_000 + 6_000_000 + 6_000_000;
+        assert_eq!(cost(Dialect::OpenAiChat), openai);
+        assert_eq!(cost(Dialect::Anthropic), openai + 40_000_000, "cached tokens stand beside the input");
+        assert_eq!(cost(Dialect::Gemini), openai + 40_000_000, "thoughts stand beside the answer");
     }
 
     #[test]
     fn a_backends_own_price_goes_first_and_nothing_overflows() {
-        let usage = Usage { input_tokens: 1, ..Usage::default() };
-        assert_eq!(prices().cost("azure", "gpt-5", &usage, true), Some(Cost(2_000_000)));
-        assert_eq!(prices().cost("azure", "other", &usage, true), None);
-        let absurd = Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, ..Usage::default() };
-        assert_eq!(prices().cost("azure", "gpt-5", &absurd, true), Some(Cost(u64::MAX)));
+        let one = Billed { input: 1, ..Billed::default() };
+        assert_eq!(prices().cost("azure", "gpt-5", &one), Some(Cost(2_000_000)));
+        assert_eq!(prices().cost("azure", "other", &one), None);
+        let absurd = Billed { input: u64::MAX, output: u64::MAX, ..Billed::default() };
+        assert_eq!(prices().cost("azure", "gpt-5", &absurd), Some(Cost(u64::MAX)));
     }
 }

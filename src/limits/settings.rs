@@ -42,6 +42,7 @@ struct Row {
     output: f64,
     cache_read: Option<f64>,
     cache_write: Option<f64>,
+    cache_write_1h: Option<f64>,
 }
 
 impl Written {
@@ -79,17 +80,19 @@ fn compile(rows: Vec<Row>, faults: &mut Faults) -> Option<Prices> {
     let mut of_rows = Faults::default();
     let mut prices = Vec::with_capacity(rows.len());
     for (index, row) in rows.into_iter().enumerate() {
-        let all = [Some(row.input), Some(row.output), row.cache_read, row.cache_write];
+        let all = [Some(row.input), Some(row.output), row.cache_read, row.cache_write, row.cache_write_1h];
         if all.into_iter().flatten().any(|price| !(0.0..=MAX).contains(&price)) {
             let message = format!("price {} ('{}') is not from 0 to {MAX}", index + 1, row.model);
             of_rows.add("", message, "write US dollars for a million tokens");
             continue;
         }
+        let cache_write = row.cache_write.unwrap_or(row.input);
         let price = Price {
             input: per_token(row.input),
             output: per_token(row.output),
             cache_read: per_token(row.cache_read.unwrap_or(row.input)),
-            cache_write: per_token(row.cache_write.unwrap_or(row.input)),
+            cache_write: per_token(cache_write),
+            cache_write_1h: per_token(row.cache_write_1h.unwrap_or(cache_write)),
         };
         prices.push((row.backend, row.model, price));
     }
@@ -107,15 +110,15 @@ fn per_token(dollars_per_million: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::usage::Usage;
+    use crate::protocol::usage::Billed;
 
     #[test]
     fn the_prices_that_are_built_in_are_in_order() {
         let mut faults = Faults::default();
         let prices = Written::default().compile(&mut faults).unwrap();
         assert!(faults.is_empty() && faults.warnings().is_empty(), "{faults}");
-        let million = Usage { input_tokens: 1_000_000, ..Usage::default() };
-        let cost = |model: &str| prices.cost("x", model, &million, false).map(|cost| cost.as_usd());
+        let million = Billed { input: 1_000_000, ..Billed::default() };
+        let cost = |model: &str| prices.cost("x", model, &million).map(|cost| cost.as_usd());
         assert_eq!(cost("claude-sonnet-4-5-20250929"), Some(3.0));
         assert_eq!(cost("claude-opus-4-5"), Some(5.0));
         assert_eq!(cost("claude-opus-4-1-20250805"), Some(15.0));
