@@ -21,6 +21,7 @@ use crate::session::store::MemoryStore;
 use crate::settings::fault::Faults;
 use crate::telemetry::log::{Log, LogGuard};
 use crate::telemetry::metrics::{Gauge, Metrics};
+use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
 use crate::upstream::backend::Backend;
 
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     pub(super) readiness: Arc<Readiness>,
     /// What is kept of ended sessions; `None` when nothing is to be kept or the file cannot be used.
     pub(super) history: Option<Arc<Archive>>,
+    /// Tells a collector of requests and sessions; `None` when none is configured.
+    pub(super) exporter: Option<Arc<Exporter>>,
     clock: Clock,
 }
 
@@ -51,12 +54,14 @@ impl Shared {
         let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics)?));
         let clock = Clock::system();
         let history = history(config, &metrics);
-        let listener = ledger::listener(Arc::clone(&log), Arc::clone(&metrics), history.clone());
+        let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
+        let listener =
+            ledger::listener(Arc::clone(&log), Arc::clone(&metrics), history.clone(), exporter.clone());
         let store = Arc::new(MemoryStore::default());
         let sessions = Manager::new(config.session.clone(), clock.clone(), store, listener);
         sessions.show_backends(addresses(config));
         let readiness = Arc::default();
-        Ok((Self { log, metrics, live, sessions, readiness, history, clock }, guard))
+        Ok((Self { log, metrics, live, sessions, readiness, history, exporter, clock }, guard))
     }
 
     /// What every request needs.
@@ -70,6 +75,7 @@ impl Shared {
             log: Arc::clone(&self.log),
             clock: self.clock.clone(),
             readiness: Arc::clone(&self.readiness),
+            exporter: self.exporter.clone(),
         })
     }
 

@@ -41,6 +41,8 @@ pub struct Config {
     pub history: history::Settings,
     /// What is logged.
     pub logging: telemetry::settings::Settings,
+    /// What a collector is told. Needs a restart.
+    pub telemetry: telemetry::otlp::settings::Settings,
     printable: Value,
     warnings: Vec<Fault>,
 }
@@ -91,6 +93,7 @@ pub(super) fn compile(
     faults.absorb(of_routing, |path| as_written(path, shorthand));
     let history = written.history.compile(faults);
     let logging = written.logging.compile(faults);
+    let telemetry = written.telemetry.compile(faults);
     check_data_dir(&written.data_dir, faults);
     Some(Config {
         listen: listen?,
@@ -103,6 +106,7 @@ pub(super) fn compile(
         routing: routing?,
         history: history?,
         logging: logging?,
+        telemetry: telemetry?,
         printable,
         warnings: Vec::new(),
     })

@@ -46,6 +46,8 @@ pub(super) struct Written {
     pub(super) history: history::Written,
     /// What is logged.
     pub(super) logging: telemetry::settings::Written,
+    /// What a collector of OpenTelemetry is told. Needs a restart.
+    pub(super) telemetry: telemetry::otlp::settings::Written,
     /// Folder for keys and other state. Needs a restart.
     pub(super) data_dir: String,
 }
@@ -64,6 +66,7 @@ impl Default for Written {
             routing: Default::default(),
             history: Default::default(),
             logging: Default::default(),
+            telemetry: Default::default(),
             data_dir: "/var/lib/elida".into(),
         }
     }

@@ -15,6 +15,7 @@ use super::arrive::{self, Arrival};
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
+use super::trace::{self, Trace};
 use super::{admit, dispatch, identify, local, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
@@ -22,6 +23,7 @@ use crate::identity::Key;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
+use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
 
 /// What every request needs, whatever the settings.
@@ -42,6 +44,8 @@ pub(crate) struct House {
     pub(crate) clock: Clock,
     /// Whether this instance should be sent work.
     pub(crate) readiness: Arc<Readiness>,
+    /// Tells a collector of requests, when one is configured.
+    pub(crate) exporter: Option<Arc<Exporter>>,
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -60,6 +64,7 @@ impl Gateway {
         let arrival = Arrival::of(session.req_header())
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
         let arrival = &*exchange.arrival.insert(arrival);
+        exchange.trace = Trace::begin(house, &session.req_header().headers);
         arrive::check(arrival, session)?;
         if let Some(answer) = local::answer_to(arrival, &house.readiness) {
             local::write(session, exchange, answer).await?;
@@ -174,7 +179,8 @@ impl ProxyHttp for Gateway {
         let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        outbound::outbound(head, arrival, route)
+        outbound::outbound(head, arrival, route)?;
+        trace::outbound(head, exchange)
     }
 
     async fn request_body_filter(

@@ -6,6 +6,7 @@
 //! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
 //! `dispatch` chooses the backend · `outbound` writes the head for it · `inbound` reads the answer's
 //! head · `stream` lets the answer through, counts and cuts · `settle` closes the books, always ·
+//! `trace` tells a collector of the request ·
 //! `refuse` turns a fault into an answer in the caller's dialect.
 //! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
 //! them, they do not know each other.
@@ -29,3 +30,4 @@ pub mod settings;
 pub(crate) mod settle;
 pub(crate) mod snapshot;
 pub(crate) mod stream;
+pub(crate) mod trace;

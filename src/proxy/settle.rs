@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
-use super::refuse;
+use super::{refuse, trace};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::usage::Usage;
@@ -50,6 +50,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
         });
     }
     log(exchange, duration, failure);
+    trace::settle(exchange, duration, failure, usage);
 }
 
 /// What went wrong, if anything. After a hard cut no phase has said so, but the leg knows; and a

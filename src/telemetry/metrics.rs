@@ -17,6 +17,7 @@ use super::history::HistoryMetrics;
 pub use super::labels::{Route, TokenKind};
 use super::log::Log;
 use super::models::{ByModel, Models};
+use super::otlp::export::Dropped;
 use super::sink::Sink;
 use super::table::{self, Spec};
 
@@ -54,6 +55,7 @@ pub struct Metrics {
     panics: IntCounter,
     log_lines_dropped: IntCounter,
     history: HistoryMetrics,
+    otlp_dropped: Dropped,
     log: OnceLock<Mutex<Sink>>,
     models: Arc<Models>,
 }
@@ -86,6 +88,7 @@ impl Metrics {
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
             history: HistoryMetrics::new(in_registry)?,
+            otlp_dropped: Dropped::new(in_registry)?,
             log: OnceLock::new(),
             models: Arc::default(),
             registry,
@@ -125,6 +128,11 @@ impl Metrics {
     /// The handles of the history.
     pub fn history(&self) -> HistoryMetrics {
         self.history.clone()
+    }
+
+    /// The counters of what no collector took.
+    pub fn otlp_dropped(&self) -> Dropped {
+        self.otlp_dropped.clone()
     }
 
     /// The gauge of open client connections.
