@@ -140,9 +140,11 @@ fn refusals(criterion: &mut Criterion) {
     let notice = Notice {
         code: "session_killed",
         kind: NoticeKind::Permission,
+        status: 403,
         message: "this session was killed by an operator: it looped",
         session_id: Some("bd060396-fe08-454b-8ed9-b937c9a41123"),
         request_id: "0198f1de-7e2a-7000-8000-000000000000",
+        rpc_id: None,
     };
     criterion.bench_function("refusal, before the head", |bencher| {
         bencher.iter(|| refusal::body(Dialect::Anthropic, black_box(&notice)));

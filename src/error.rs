@@ -9,6 +9,8 @@ use std::fmt;
 pub enum ErrorKind {
     /// The request's head, framing or target makes no sense.
     BadRequest,
+    /// The header fields of an MCP request do not say what its body says.
+    HeaderMismatch,
     /// A feature the caller asks for is not offered here (CONNECT).
     NotSupported,
     /// The request expects something else than `100-continue`.
@@ -27,6 +29,8 @@ pub enum ErrorKind {
     NoRoute,
     /// `routing.blocked_models` names the model.
     PolicyBlocked,
+    /// A web page may not connect here.
+    OriginRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and its block stands.
@@ -56,6 +60,7 @@ impl ErrorKind {
     pub fn code(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::HeaderMismatch => "header_mismatch",
             Self::NotSupported => "not_supported",
             Self::ExpectationFailed => "expectation_failed",
             Self::UriTooLong => "uri_too_long",
@@ -65,6 +70,7 @@ impl ErrorKind {
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
             Self::PolicyBlocked => "policy_blocked",
+            Self::OriginRefused => "origin_refused",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::AgentKilled => "agent_killed",

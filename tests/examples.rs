@@ -26,7 +26,7 @@ fn every_example_is_valid_and_tested_here() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["custom-ca.yaml", "ollama.yaml", "providers.yaml", "tight-limits.yaml"]);
+    assert_eq!(names, ["custom-ca.yaml", "ollama.yaml", "providers.yaml", "tight-limits.yaml", "tls.yaml"]);
 }
 
 #[test]
@@ -65,6 +65,17 @@ fn custom_ca() {
     assert_eq!(tls.server_name, "models.house.example");
     assert_eq!(tls.ca_pem.as_deref(), Some(issued.cert.pem().as_bytes()));
     assert_eq!(config.printable()["backends"]["house"]["tls"]["ca_file"], "${env:MODEL_CA}");
+}
+
+#[test]
+fn tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("tls.crt"), issued.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("tls.key"), issued.signing_key.serialize_pem()).unwrap();
+    let config = load(&conf("examples/tls.yaml"), &[("TLS_FOLDER", &folder.path().display().to_string())]);
+    assert!(config.server.tls().unwrap().check_dates(std::time::SystemTime::now()).is_ok());
+    assert_eq!(config.printable()["server"]["tls"]["key"], "${env:TLS_FOLDER}/tls.key");
 }
 
 #[test]

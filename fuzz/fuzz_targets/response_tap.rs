@@ -11,13 +11,15 @@ use elida::protocol::tools::{ToolCall, ToolCounts};
 use elida::protocol::usage::Usage;
 use libfuzzer_sys::fuzz_target;
 
-const DIALECTS: [Dialect; 6] = [
+const DIALECTS: [Dialect; 8] = [
     Dialect::OpenAiChat,
     Dialect::OpenAiResponses,
     Dialect::OpenAiOther,
     Dialect::Anthropic,
     Dialect::Mistral,
     Dialect::Ollama,
+    Dialect::Gemini,
+    Dialect::Mcp,
 ];
 const FRAMINGS: [Framing; 4] = [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque];
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::ALPN;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -75,10 +76,11 @@ async fn try_one(
     };
     let peer = peer(&backend, address, limit);
     match timeout(limit, connector.new_stream(&peer)).await {
-        Ok(Ok(_)) => {
+        Ok(Ok(stream)) => {
+            let http = if stream.selected_alpn_proto() == Some(ALPN::H2) { "HTTP/2" } else { "HTTP/1.1" };
             let checked = if tls.verify { "certificate checked" } else { "certificate not checked" };
             let took = begun.elapsed().as_millis();
-            Ok(format!("{} answers at {address} in {took} ms, {checked}", settings.url()))
+            Ok(format!("{} answers at {address} in {took} ms, {checked}, {http}", settings.url()))
         }
         Ok(Err(error)) => Err(handshake(settings, &error.to_string())),
         Err(_) => Err(handshake(settings, &format!("no answer in {limit:?}"))),

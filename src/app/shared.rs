@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use pingora_core::connectors::http::Connector;
 use tracing::{error, warn};
 
 use super::ledger;
@@ -76,6 +77,7 @@ impl Shared {
             clock: self.clock.clone(),
             readiness: Arc::clone(&self.readiness),
             exporter: self.exporter.clone(),
+            connector: Connector::new(None),
         })
     }
 
@@ -111,9 +113,13 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, F
         backends,
         call_paths: Arc::new(CallPaths::new(&config.identity.body_paths())),
         identity: config.identity.clone(),
+        tls: config.server.tls().cloned(),
+        h2c: config.server.h2c(),
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
+        discovery: config.models.discovery,
         forwarding: config.server.forwarding().clone(),
+        allow_origins: Arc::clone(config.server.allow_origins()),
     })
 }
 

@@ -85,6 +85,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![configuration(config)];
     findings.extend(backends(config));
     findings.extend(ports::examine(config));
+    findings.extend(machine::certificate(config));
     findings.push(machine::folder(&config.data_dir));
     findings.push(machine::open_files(config.server.limits().max_connections));
     findings.push(machine::clock());

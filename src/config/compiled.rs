@@ -35,6 +35,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
     pub backends: Vec<upstream::settings::Settings>,
+    /// Who answers `GET /v1/models`.
+    pub models: proxy::models::Written,
     /// Which backend a request goes to.
     pub routing: Table,
     /// What is kept of ended sessions.
@@ -103,6 +105,7 @@ pub(super) fn compile(
         session: session?,
         identity: identity?,
         backends: backends?,
+        models: written.models,
         routing: routing?,
         history: history?,
         logging: logging?,
@@ -146,6 +149,7 @@ fn only_backend(url: String) -> Backends {
         models: Vec::new(),
         default: true,
         tls: Default::default(),
+        pool: Default::default(),
     };
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }

@@ -42,6 +42,8 @@ pub(super) struct Written {
     pub(super) backends: Backends,
     /// Which backend a request goes to.
     pub(super) routing: routing::Written,
+    /// Lists of models.
+    pub(super) models: proxy::models::Written,
     /// What is kept of ended sessions.
     pub(super) history: history::Written,
     /// What is logged.
@@ -64,6 +66,7 @@ impl Default for Written {
             identity: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),
+            models: Default::default(),
             history: Default::default(),
             logging: Default::default(),
             telemetry: Default::default(),

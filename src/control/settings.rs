@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::address::listen_address;
 use crate::settings::fault::Faults;
+use crate::settings::origin::origins;
 use crate::settings::secret::Secret;
 
 /// The `control:` section.
@@ -102,7 +103,7 @@ impl Written {
             None => read_token(&self.auth.token_file, faults),
         };
         let hosts = compile_hosts(&self.allowed_hosts, faults);
-        let origins = compile_origins(self.cors.allow_origins, faults);
+        let origins = origins("control.cors.allow_origins", self.cors.allow_origins, faults);
         let (listen, token) = (listen?, token?);
         if !listen.ip().is_loopback() && token.is_none() {
             faults.add(
@@ -173,20 +174,6 @@ fn compile_hosts(hosts: &[String], faults: &mut Faults) -> Option<Vec<String>> {
         }
     }
     (compiled.len() == hosts.len()).then_some(compiled)
-}
-
-fn compile_origins(origins: Vec<String>, faults: &mut Faults) -> Option<Vec<String>> {
-    let mut good = true;
-    for origin in &origins {
-        // An origin is what a browser sends: no path, lower case, no default port (RFC 6454 6.2).
-        let same = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
-        if !same {
-            good = false;
-            let hint = "write scheme, host and port as a browser sends them: https://ops.example.com";
-            faults.add("control.cors.allow_origins", format!("'{origin}' is not an origin"), hint);
-        }
-    }
-    good.then_some(origins)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The bundled fake provider: what the quickstart, the docs, the tests and the benches talk to.
 //!
 //! It speaks OpenAI (chat completions, completions, responses, embeddings, models), Anthropic
-//! (messages, token counting, models), Mistral (OpenAI's path, told apart by the model's name) and
-//! Ollama (chat, generate, embed, tags, show, ps, version), streamed and whole, with tools. A path
+//! (messages, token counting, models), Mistral (OpenAI's path, told apart by the model's name), Ollama
+//! (all but blobs) and Gemini, streamed and whole, with tools; MCP with one tool; A2A. A path
 //! is matched by its tail, so a base path (`/some/base/v1/chat/completions`) is served as well.
 //! `/echo` gives the request's body back, `HEAD /` and `GET /` answer 200.
 //!
@@ -22,11 +22,14 @@
 //! | `[[tool NAME {json}]]` | call that tool, if it was offered and has not answered since that text |
 //!
 //! Neighbours: nobody below knows it; the command `elida demo` and the tests start it.
-//! Invariant: no state but the [`Ledger`], which only counts and never steers.
+//! Invariant: no state but the open sessions of MCP, and the [`Ledger`], which only counts and never steers.
 
+mod a2a;
 mod anthropic;
 mod body;
+mod gemini;
 mod ledger;
+mod mcp;
 mod mistral;
 mod ollama;
 mod openai;

@@ -113,6 +113,19 @@ pub(super) fn embed(body: &Value) -> Result<Value, String> {
     }))
 }
 
+/// `POST /api/embeddings`, the older form.
+pub(super) fn embeddings(body: &Value) -> Result<Value, String> {
+    Ok(json!({"embedding": embedding(&text_or(body, "prompt", ""))}))
+}
+
+/// `POST /api/pull`, `push` and `create`: what they tell on their way.
+pub(super) fn progress(body: &Value) -> Vec<Value> {
+    match body["stream"] == false {
+        true => vec![json!({"status": "success"})],
+        false => vec![json!({"status": "pulling manifest"}), json!({"status": "success"})],
+    }
+}
+
 fn details() -> Value {
     json!({"parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"],
         "parameter_size": "8.0B", "quantization_level": "Q4_0"})

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::body::{Event, fragments, sse, words};
 use super::turn::{Ask, Dialect, Events, Reply, content_text, count_words, text_or, words_below};
+use crate::protocol::base64::encode;
 
 /// Unix seconds in every answer, so that answers stay a function of the request.
 pub(super) const CREATED: u64 = 1_790_000_000;
@@ -205,26 +206,21 @@ pub(super) fn embedding(text: &str) -> Vec<f32> {
     Sha256::digest(text).iter().take(DIMENSIONS).map(|byte| f32::from(*byte) / 127.5 - 1.0).collect()
 }
 
-/// Base64 (RFC 4648) of little-endian floats: how the SDKs ask for embeddings.
+/// Base64 of little-endian floats: how the SDKs ask for embeddings.
 fn base64(numbers: &[f32]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0u32, |bits, at| bits << 8 | u32::from(group.get(at).copied().unwrap_or(0)));
-        for at in 0..4 {
-            let letter = ALPHABET[(bits >> (18 - 6 * at)) as usize & 63];
-            text.push(if at <= group.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
+    encode(&bytes)
 }
 
 /// `GET /v1/models`.
 pub(super) fn models() -> Value {
-    let model = |id: &&str| json!({"id": id, "object": "model", "created": CREATED, "owned_by": "demo"});
     let ids = ["gpt-demo", "gpt-5-demo", "mistral-demo", "claude-demo", "llama-demo", "demo-embedding"];
-    json!({"object": "list", "data": ids.iter().map(model).collect::<Vec<_>>()})
+    json!({"object": "list", "data": ids.map(model)})
+}
+
+/// `GET /v1/models/ID`.
+pub(super) fn model(id: &str) -> Value {
+    json!({"id": id, "object": "model", "created": CREATED, "owned_by": "demo"})
 }
 
 #[cfg(test)]

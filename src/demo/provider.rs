@@ -15,16 +15,17 @@ use axum::serve::ListenerExt;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::body::{halved, streamed};
+use super::body::{Event, halved, line, streamed};
 use super::ledger::{Ledger, Open};
+use super::mcp::{Said, Sessions};
 use super::packing::{Packer, Packing};
-use super::script::Twist;
-use super::turn::{Dialect, Reply};
-use super::{anthropic, mistral, ollama, openai, responses};
+use super::script::{Script, Twist};
+use super::turn::{Ask, Dialect, Manner, Reply};
+use super::{a2a, anthropic, gemini, mistral, ollama, openai, responses};
 
 /// How many requests the log holds.
 const KEPT_REQUESTS: usize = 1024;
@@ -34,6 +35,7 @@ const KEPT_REQUESTS: usize = 1024;
 pub struct Provider {
     pace: Duration,
     ledger: Arc<Ledger>,
+    mcp: Sessions,
 }
 
 impl Provider {
@@ -53,7 +55,7 @@ impl Provider {
     }
 
     fn with(pace: Duration, keep: usize) -> Arc<Self> {
-        Arc::new(Self { pace, ledger: Arc::new(Ledger::new(keep)) })
+        Arc::new(Self { pace, ledger: Arc::new(Ledger::new(keep)), mcp: Sessions::default() })
     }
 
     /// What was seen so far.
@@ -96,6 +98,13 @@ pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>) ->
 enum Route {
     Converse(&'static Dialect),
     Compute(fn(&Value) -> Result<Value, String>, fn(u16, &str) -> Value),
+    /// Model and verb stand in the path.
+    Gemini(&'static Dialect),
+    A2a,
+    Mcp,
+    /// Lines of JSON.
+    Lines(fn(&Value) -> Vec<Value>),
+    Done,
     Fixed(Value),
     Hello,
     Echo,
@@ -104,93 +113,155 @@ enum Route {
 
 fn route(head: &Parts, body: &Value) -> Route {
     let path = head.uri.path();
-    let tail = ["/v1/", "/api/"].iter().find_map(|root| path.find(root)).map_or(path, |at| &path[at..]);
+    let tail =
+        ["/v1/", "/v1beta/", "/api/"].iter().find_map(|root| path.find(root)).map_or(path, |at| &path[at..]);
     let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    if path.ends_with("/mcp") {
+        return Route::Mcp;
+    }
+    if let Some(route) = gemini_route(&head.uri) {
+        return route;
+    }
     match (is_read, tail) {
         (false, "/v1/messages") => Route::Converse(&anthropic::MESSAGES),
         (false, "/v1/messages/count_tokens") => Route::Compute(anthropic::count_tokens, anthropic::fault),
         (false, "/v1/chat/completions") if mistral::is_mistral(body) => Route::Converse(&mistral::CHAT),
         (false, "/v1/chat/completions") => Route::Converse(&openai::CHAT),
-        (false, "/v1/completions") => Route::Converse(&openai::COMPLETIONS),
+        (false, "/v1/completions" | "/v1/fim/completions") => Route::Converse(&openai::COMPLETIONS),
         (false, "/v1/responses") => Route::Converse(&responses::RESPONSES),
         (false, "/v1/embeddings") => Route::Compute(openai::embeddings, openai::fault),
         (true, "/v1/models") if head.headers.contains_key("anthropic-version") => {
             Route::Fixed(anthropic::models())
         }
         (true, "/v1/models") => Route::Fixed(openai::models()),
+        (true, model) if model.starts_with("/v1/models/") => {
+            Route::Fixed(openai::model(&model["/v1/models/".len()..]))
+        }
+        (true, "/v1beta/models") => Route::Fixed(gemini::models()),
         (false, "/api/chat") => Route::Converse(&ollama::CHAT),
         (false, "/api/generate") => Route::Converse(&ollama::GENERATE),
         (false, "/api/embed") => Route::Compute(ollama::embed, ollama::fault),
+        (false, "/api/embeddings") => Route::Compute(ollama::embeddings, ollama::fault),
+        (false, "/api/pull" | "/api/push" | "/api/create") => Route::Lines(ollama::progress),
+        (false, "/api/copy" | "/api/delete") => Route::Done,
         (false, "/api/show") => Route::Compute(ollama::show, ollama::fault),
         (true, "/api/tags") => Route::Fixed(ollama::tags()),
         (true, "/api/ps") => Route::Fixed(ollama::running()),
         (true, "/api/version") => Route::Fixed(ollama::version()),
+        (false, "/a2a" | "/message:send" | "/message:stream") => Route::A2a,
+        (true, "/.well-known/agent-card.json") => Route::Fixed(a2a::card()),
         (_, path) if path.ends_with("/echo") => Route::Echo,
         (true, "/" | "/api/hello") => Route::Hello,
         _ => Route::Unknown,
     }
 }
 
+fn gemini_route(uri: &Uri) -> Option<Route> {
+    let (_, verb) = gemini::call(uri.path())?;
+    let is_sse = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"));
+    Some(match verb {
+        "generateContent" => Route::Gemini(&gemini::CONTENT),
+        "streamGenerateContent" if is_sse => Route::Gemini(&gemini::CONTENT),
+        "streamGenerateContent" => Route::Gemini(&gemini::ARRAY),
+        "countTokens" => Route::Compute(gemini::count_tokens, gemini::fault),
+        "embedContent" => Route::Compute(gemini::embed, gemini::fault),
+        _ => return None,
+    })
+}
+
 async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Response {
     let ledger = &provider.ledger;
     ledger.arrive();
-    let mut open = Open::new(ledger);
+    let open = Open::new(ledger);
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return json_answer(400, &openai::fault(400, "the request's body broke off"));
     };
     ledger.enter(head.clone(), &body);
-    let parsed: Result<Value, _> = serde_json::from_slice(&body);
-    let answer = match route(&head, parsed.as_ref().unwrap_or(&Value::Null)) {
-        Route::Converse(dialect) => match parsed {
-            Ok(asked) => return converse(provider.pace, dialect, &asked, &body, open).await,
-            Err(error) => json_answer(400, &(dialect.fault)(400, &not_json(&error))),
-        },
-        Route::Compute(compute, fault) => {
-            let computed = parsed.map_err(|error| not_json(&error)).and_then(|asked| compute(&asked));
-            match computed {
+    match provider.begin(&head, &body) {
+        Begun::Done(answer) => {
+            let mut open = open;
+            open.finish();
+            answer
+        }
+        Begun::Speaking(ask, manner) => speak(provider.pace, &ask, manner, &body, open).await,
+        Begun::Listening(event) => {
+            let events = Box::new(std::iter::once(event));
+            let stalled = Script { twist: Some(Twist::Stall), ..Script::default() };
+            let body = streamed(events, provider.pace, &stalled, open);
+            answer(StatusCode::OK, "text/event-stream", body)
+        }
+    }
+}
+
+/// How an answer begins.
+enum Begun {
+    /// It is there.
+    Done(Response),
+    /// Word by word, or whole after a while.
+    Speaking(Ask, Manner),
+    /// One event, then silence.
+    Listening(Event),
+}
+
+impl Provider {
+    fn begin(&self, head: &Parts, body: &Bytes) -> Begun {
+        let parsed: Result<Value, _> = serde_json::from_slice(body);
+        let route = route(head, parsed.as_ref().unwrap_or(&Value::Null));
+        let parsed = parsed.map_err(|error| not_json(&error));
+        let path = head.uri.path();
+        Begun::Done(match route {
+            Route::Converse(dialect) => return converse(dialect, parsed),
+            Route::Gemini(dialect) => return converse(dialect, gemini::with_path(path, parsed)),
+            Route::A2a => match parsed.and_then(|asked| a2a::ask(path, &asked)) {
+                Ok((ask, manner)) => return Begun::Speaking(ask, manner),
+                Err(message) => json_answer(400, &openai::fault(400, &message)),
+            },
+            Route::Mcp => match self.mcp.answer(head, body) {
+                Said::Speak(ask, manner) => return Begun::Speaking(ask, manner),
+                Said::Listen(event) => return Begun::Listening(event),
+                Said::Now(status, value, session) => mcp_answer(status, &value, session),
+            },
+            Route::Compute(compute, fault) => match parsed.and_then(|asked| compute(&asked)) {
                 Ok(value) => json_answer(200, &value),
                 Err(message) => json_answer(400, &fault(400, &message)),
+            },
+            Route::Lines(lines) => {
+                let lines: String = lines(&parsed.unwrap_or_default()).iter().map(line).collect();
+                answer(StatusCode::OK, "application/x-ndjson", Body::from(lines))
             }
-        }
-        Route::Fixed(value) => json_answer(200, &value),
-        Route::Hello => answer(StatusCode::OK, "text/plain", Body::from("The demo provider is running")),
-        Route::Echo => {
-            let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-            answer(StatusCode::OK, kind.unwrap_or("application/octet-stream"), Body::from(body))
-        }
-        Route::Unknown => {
-            json_answer(404, &openai::fault(404, &format!("no such path: {}", head.uri.path())))
-        }
-    };
-    open.finish();
-    answer
+            Route::Done => answer(StatusCode::OK, "text/plain", Body::empty()),
+            Route::Fixed(value) => json_answer(200, &value),
+            Route::Hello => answer(StatusCode::OK, "text/plain", Body::from("The demo provider is running")),
+            Route::Echo => {
+                let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+                answer(StatusCode::OK, kind.unwrap_or("application/octet-stream"), Body::from(body.clone()))
+            }
+            Route::Unknown => json_answer(404, &openai::fault(404, &format!("no such path: {path}"))),
+        })
+    }
+}
+
+/// Takes up a conversation in this dialect, unless the request makes no sense.
+fn converse(dialect: &Dialect, asked: Result<Value, String>) -> Begun {
+    match asked.and_then(|asked| (dialect.ask)(&asked)) {
+        Ok(ask) => Begun::Speaking(ask, dialect.manner()),
+        Err(message) => Begun::Done(json_answer(400, &(dialect.fault)(400, &message))),
+    }
 }
 
 fn not_json(error: &serde_json::Error) -> String {
     format!("We could not parse the JSON body of your request: {error}")
 }
 
-async fn converse(
-    pace: Duration,
-    dialect: &Dialect,
-    asked: &Value,
-    body: &Bytes,
-    mut open: Open,
-) -> Response {
-    let ask = match (dialect.ask)(asked) {
-        Ok(ask) => ask,
-        Err(message) => {
-            open.finish();
-            return json_answer(400, &(dialect.fault)(400, &message));
-        }
-    };
-    let (reply, script) = Reply::to(&ask, digest(body));
+/// Answers what is asked in this manner, as the directives in it say.
+async fn speak(pace: Duration, ask: &Ask, manner: Manner, body: &Bytes, mut open: Open) -> Response {
+    let (reply, script) = Reply::to(ask, digest(body));
     let pace = script.pace.unwrap_or(pace);
     match script.twist {
         Some(Twist::Error(status)) => {
             open.finish();
-            json_answer(status, &(dialect.fault)(status, error_message(status)))
+            json_answer(status, &(manner.fault)(status, error_message(status)))
         }
         Some(Twist::Mute) => {
             // `open` is dropped, and the abort noted, when the client goes away.
@@ -198,14 +269,14 @@ async fn converse(
             unreachable!("the future above never ends")
         }
         _ if ask.stream => {
-            let events = (dialect.events)(Arc::new(reply));
+            let events = (manner.events)(Arc::new(reply));
             let body = streamed(events, pace, &script, open);
-            packed(answer(StatusCode::OK, dialect.stream_type, body), script.packing)
+            packed(answer(StatusCode::OK, manner.stream_type, body), script.packing)
         }
         twist => {
             let words = u32::try_from(reply.word_count()).unwrap_or(u32::MAX);
             tokio::time::sleep(pace.saturating_mul(words)).await;
-            let whole = (dialect.whole)(&reply).to_string();
+            let whole = (manner.whole)(&reply).to_string();
             let whole = match script.packing {
                 Some(packing) => Packer::whole(packing, whole.as_bytes()),
                 None => Bytes::from(whole),
@@ -250,6 +321,18 @@ fn error_message(status: u16) -> &'static str {
         529 => "Overloaded",
         _ => "An error the request asked for",
     }
+}
+
+/// An answer of the MCP server; without a body when there is nothing to say.
+fn mcp_answer(status: u16, value: &Value, session: Option<String>) -> Response {
+    let mut response = json_answer(status, value);
+    if value.is_null() {
+        *response.body_mut() = Body::empty();
+    }
+    if let Some(id) = session.and_then(|id| HeaderValue::try_from(id).ok()) {
+        response.headers_mut().insert("mcp-session-id", id);
+    }
+    response
 }
 
 fn json_answer(status: u16, value: &Value) -> Response {

@@ -29,6 +29,33 @@ pub(super) struct Dialect {
     pub(super) fault: fn(u16, &str) -> Value,
 }
 
+/// Makes an error body of a status and a message.
+type Fault = Box<dyn Fn(u16, &str) -> Value + Send>;
+
+/// How one request is answered, whatever its words.
+pub(super) struct Manner {
+    /// The content type of a streamed answer.
+    pub(super) stream_type: &'static str,
+    /// A streamed answer.
+    pub(super) events: Box<dyn FnOnce(Arc<Reply>) -> Events + Send>,
+    /// A whole answer.
+    pub(super) whole: Box<dyn FnOnce(&Reply) -> Value + Send>,
+    /// An error body.
+    pub(super) fault: Fault,
+}
+
+impl Dialect {
+    /// This dialect's manner, the same for all its requests.
+    pub(super) fn manner(&self) -> Manner {
+        Manner {
+            stream_type: self.stream_type,
+            events: Box::new(self.events),
+            whole: Box::new(self.whole),
+            fault: Box::new(self.fault),
+        }
+    }
+}
+
 /// What a request asks for.
 #[derive(Debug, Default)]
 pub(super) struct Ask {

@@ -193,6 +193,7 @@ fn default_hints() -> Vec<Hint> {
     hints.push(Hint { parse: Parse::IdOrString, ..hint(Source::Body, "conversation", "") });
     hints.push(hint(Source::Body, "prompt_cache_key", ""));
     hints.push(hint(Source::Body, "message.contextId", "a2a"));
+    hints.push(hint(Source::Body, "params.message.contextId", "a2a"));
     hints.push(hint(Source::Baggage, "session.id", ""));
     hints.push(hint(Source::HeaderPattern, "x-*-session-id", ""));
     hints
@@ -407,7 +408,7 @@ mod tests {
         let settings = written.compile(&mut faults).unwrap();
         assert!(faults.is_empty(), "{faults}");
         assert_eq!(settings.header, "x-session-id");
-        assert_eq!((settings.head.len(), settings.body.len()), (19, 7));
+        assert_eq!((settings.head.len(), settings.body.len()), (19, 8));
         let text = serde_yaml::to_string(&Written::default()).unwrap();
         assert_eq!(serde_yaml::from_str::<Written>(&text).unwrap(), Written::default());
     }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use super::dialect::Dialect;
+use super::gemini;
+use super::json_rpc::{self, Rpc};
 use super::json_scan::{PathSet, Scanner, Value};
 use super::offer::{self, Offer};
 
@@ -15,6 +18,8 @@ const OWN: [&str; OWN_LEN] = ["model", "stream", offer::PATHS[0], offer::PATHS[1
 #[derive(Debug)]
 pub struct CallPaths {
     set: Arc<PathSet>,
+    /// The same and those of JSON-RPC, also in each member of a batch.
+    with_rpc: Arc<PathSet>,
     hints: usize,
 }
 
@@ -25,8 +30,13 @@ impl CallPaths {
     /// Keys match whatever their ASCII case: Ollama, written in Go, obeys `Model` too, and a model
     /// that it would obey must be the one that is routed and checked.
     pub fn new(extra: &[String]) -> Self {
-        let paths = OWN.into_iter().chain(extra.iter().map(String::as_str));
-        Self { set: Arc::new(PathSet::ignoring_case(paths)), hints: extra.len() }
+        let paths = || OWN.into_iter().chain(extra.iter().map(String::as_str));
+        let with_rpc = PathSet::ignoring_case(paths().chain(json_rpc::PATHS));
+        Self {
+            set: Arc::new(PathSet::ignoring_case(paths())),
+            with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
+            hints: extra.len(),
+        }
     }
 }
 
@@ -43,6 +53,8 @@ pub struct Call {
     pub malformed: bool,
     /// The tools it offers, and its length.
     pub offer: Offer,
+    /// What a JSON-RPC request asks for.
+    pub rpc: Option<Box<Rpc>>,
     /// `model` was there with a number, true, false or null.
     model_is_no_text: bool,
     hints: Vec<Option<Box<str>>>,
@@ -52,6 +64,13 @@ impl Call {
     /// The text at the caller's path number `index`; numbers as written.
     pub fn hint(&self, index: usize) -> Option<&str> {
         self.hints.get(index)?.as_deref()
+    }
+
+    /// Adds what the path says: Gemini's names the model.
+    pub fn read_path(&mut self, dialect: Dialect, path: &str) {
+        if dialect == Dialect::Gemini {
+            gemini::read_path(path, self);
+        }
     }
 
     fn take(&mut self, path: usize, value: Value<'_>) {
@@ -68,15 +87,19 @@ impl Call {
             }
             (STREAM, _) => {}
             (2..OWN_LEN, value) => self.offer.take(&value),
-            (hint, value) => {
-                if let Some(place) = self.hints.get_mut(hint - OWN.len()) {
+            (other, value) => match self.hints.get_mut(other - OWN_LEN) {
+                Some(place) => {
                     *place = match value {
                         Value::Str(text) => Some(text.into()),
                         Value::Number(number) => Some(number.into()),
                         Value::Bool(_) | Value::Null | Value::Part(_) | Value::End => None,
                     };
                 }
-            }
+                None => {
+                    let path = other - OWN_LEN - self.hints.len();
+                    self.rpc.get_or_insert_default().take(path, &value);
+                }
+            },
         }
     }
 }
@@ -89,10 +112,16 @@ pub struct CallScan {
 }
 
 impl CallScan {
-    /// At the beginning of a body.
+    /// At the beginning of a body of a model call.
     pub fn new(paths: Arc<CallPaths>) -> Self {
+        Self::speaking(Dialect::OpenAiChat, &paths)
+    }
+
+    /// At the beginning of a body of this dialect.
+    pub fn speaking(dialect: Dialect, paths: &CallPaths) -> Self {
         let call = Call { hints: vec![None; paths.hints], ..Call::default() };
-        Self { scanner: Scanner::new(paths.set.clone()), call }
+        let set = if dialect.may_be_json_rpc() { &paths.with_rpc } else { &paths.set };
+        Self { scanner: Scanner::new(Arc::clone(set)), call }
     }
 
     /// The body's next bytes.

@@ -1,7 +1,13 @@
-//! Which API a request speaks, told by its path alone.
+//! Which API a request speaks, told by its path, and where that says nothing by its header fields.
+//!
+//! One table ([`TABLE`]). Paths of model APIs stand first, so that no field a client adds makes something
+//! else of a model call.
 
+use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::{gemini, mcp, ollama};
 
 /// What a configured backend is (`backends.NAME.type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +21,12 @@ pub enum BackendKind {
     Anthropic,
     /// Mistral: the OpenAI API with a few paths of its own.
     Mistral,
+    /// Google's Gemini API.
+    Gemini,
+    /// An MCP server, at whatever path.
+    Mcp,
+    /// An A2A agent, at whatever path.
+    A2a,
     /// Anything else that speaks HTTP.
     Http,
 }
@@ -27,6 +39,9 @@ impl BackendKind {
             Self::Openai => "openai",
             Self::Anthropic => "anthropic",
             Self::Mistral => "mistral",
+            Self::Gemini => "gemini",
+            Self::Mcp => "mcp",
+            Self::A2a => "a2a",
             Self::Http => "http",
         }
     }
@@ -47,61 +62,84 @@ pub enum Dialect {
     Mistral,
     /// Ollama's own API, `/api/chat` and its neighbours.
     Ollama,
-    /// Not an LLM API that is known here.
+    /// Gemini's own API, `…/models/MODEL:generateContent` and its neighbours.
+    Gemini,
+    /// MCP's streamable HTTP.
+    Mcp,
+    /// A2A, in JSON-RPC or plain HTTP.
+    A2a,
+    /// Not an API that is known here.
     Plain,
 }
 
-/// Ollama's calls below `/api`; a bare `/api/…` belongs to many other programs.
-const OLLAMA_CALLS: [&str; 13] = [
-    "chat",
-    "copy",
-    "create",
-    "delete",
-    "embed",
-    "embeddings",
-    "generate",
-    "ps",
-    "pull",
-    "push",
-    "show",
-    "tags",
-    "version",
+/// What a path must be like.
+enum Path {
+    /// It ends so.
+    Ends(&'static str),
+    /// This is in it.
+    Holds(&'static str),
+    /// It passes this test.
+    Fits(fn(&str) -> bool),
+    /// It may be any.
+    Any,
+}
+
+use Path::{Any, Ends, Fits, Holds};
+
+/// Path, a header field that must be there as well, and the dialect. The first row that fits decides.
+/// Only the end of a path counts, so a route's prefix (`/openai/v1/chat/completions`) may stand before it.
+const TABLE: &[(Path, Option<&str>, Dialect)] = &[
+    (Ends("/chat/completions"), None, Dialect::OpenAiChat),
+    (Ends("/responses"), None, Dialect::OpenAiResponses),
+    (Holds("/v1/responses/"), None, Dialect::OpenAiResponses),
+    // A bare `/messages` is not enough: chat servers and old MCP transports have it too.
+    (Ends("/v1/messages"), None, Dialect::Anthropic),
+    (Holds("/v1/messages/"), None, Dialect::Anthropic),
+    (Ends("/v1/complete"), None, Dialect::Anthropic),
+    (Ends("/v1/models"), Some("anthropic-version"), Dialect::Anthropic),
+    (Holds("/v1/models/"), Some("anthropic-version"), Dialect::Anthropic),
+    (Fits(ollama::is_call), None, Dialect::Ollama),
+    (Fits(gemini::is_call), None, Dialect::Gemini),
+    (Ends("/v1beta/models"), None, Dialect::Gemini),
+    (Holds("/v1beta/models/"), None, Dialect::Gemini),
+    (Ends("/completions"), None, Dialect::OpenAiOther),
+    (Ends("/embeddings"), None, Dialect::OpenAiOther),
+    (Ends("/v1/models"), None, Dialect::OpenAiOther),
+    (Ends("/v1/moderations"), None, Dialect::OpenAiOther),
+    (Ends("/v1/rerank"), None, Dialect::OpenAiOther),
+    (Ends("/v1/images/generations"), None, Dialect::OpenAiOther),
+    (Ends("/v1/audio/speech"), None, Dialect::OpenAiOther),
+    (Holds("/chat/completions/"), None, Dialect::OpenAiOther),
+    (Holds("/v1/models/"), None, Dialect::OpenAiOther),
+    (Ends("/mcp"), None, Dialect::Mcp),
+    (Any, Some(mcp::SESSION_ID), Dialect::Mcp),
+    (Any, Some(mcp::PROTOCOL_VERSION), Dialect::Mcp),
+    (Any, Some(mcp::METHOD), Dialect::Mcp),
+    (Any, Some("a2a-version"), Dialect::A2a),
+    (Ends("/message:send"), None, Dialect::A2a),
+    (Ends("/message:stream"), None, Dialect::A2a),
+    (Ends("/.well-known/agent-card.json"), None, Dialect::A2a),
 ];
 
-/// OpenAI calls that are neither chat nor responses, as the path ends.
-const OPENAI_ENDINGS: [&str; 7] = [
-    "/completions",
-    "/embeddings",
-    "/v1/models",
-    "/v1/moderations",
-    "/v1/rerank",
-    "/v1/images/generations",
-    "/v1/audio/speech",
-];
-
-/// OpenAI calls with an id behind them.
-const OPENAI_BRANCHES: [&str; 2] = ["/chat/completions/", "/v1/models/"];
+impl Path {
+    fn fits(&self, path: &str) -> bool {
+        match self {
+            Self::Ends(ending) => path.ends_with(ending),
+            Self::Holds(part) => path.contains(part),
+            Self::Fits(test) => test(path),
+            Self::Any => true,
+        }
+    }
+}
 
 impl Dialect {
-    /// The dialect of a path without its query. Only the end of the path counts, so a route's prefix
-    /// (`/openai/v1/chat/completions`) may still stand before it.
-    pub fn detect(path: &str) -> Self {
+    /// The dialect of a path without its query, and of the fields beside it.
+    pub fn detect(path: &str, headers: &HeaderMap) -> Self {
         let path = path.strip_suffix('/').unwrap_or(path);
-        if path.ends_with("/chat/completions") {
-            Self::OpenAiChat
-        } else if path.ends_with("/responses") || path.contains("/v1/responses/") {
-            Self::OpenAiResponses
-        } else if is_anthropic(path) {
-            Self::Anthropic
-        } else if is_ollama(path) {
-            Self::Ollama
-        } else if OPENAI_ENDINGS.iter().any(|ending| path.ends_with(ending))
-            || OPENAI_BRANCHES.iter().any(|branch| path.contains(branch))
-        {
-            Self::OpenAiOther
-        } else {
-            Self::Plain
-        }
+        let fits = |(place, field, _): &&(Path, Option<&str>, Self)| {
+            place.fits(path) && field.is_none_or(|name| headers.contains_key(name))
+        };
+        TABLE.iter().find(fits).map_or(Self::Plain, |(.., dialect)| *dialect)
     }
 
     /// The dialect once the backend is known: what the path leaves open, its kind decides.
@@ -110,13 +148,26 @@ impl Dialect {
             (Self::OpenAiChat | Self::OpenAiOther, BackendKind::Mistral) => Self::Mistral,
             // `/v1/models` is in both APIs.
             (Self::OpenAiOther, BackendKind::Anthropic) => Self::Anthropic,
+            (Self::OpenAiOther, BackendKind::Gemini) => Self::Gemini,
+            (Self::Plain, BackendKind::Mcp) => Self::Mcp,
+            (Self::Plain, BackendKind::A2a) => Self::A2a,
             (dialect, _) => dialect,
         }
     }
 
     /// True when bodies of this dialect name a model and answers count tokens.
     pub fn is_llm(self) -> bool {
+        !matches!(self, Self::Mcp | Self::A2a | Self::Plain)
+    }
+
+    /// True when bodies of this dialect are read on their way.
+    pub fn is_read(self) -> bool {
         self != Self::Plain
+    }
+
+    /// True when its requests are JSON-RPC, or may be: of a plain path nothing is known.
+    pub(super) fn may_be_json_rpc(self) -> bool {
+        !self.is_llm()
     }
 
     /// A stable word for logs and labels.
@@ -128,19 +179,12 @@ impl Dialect {
             Self::Anthropic => "anthropic",
             Self::Mistral => "mistral",
             Self::Ollama => "ollama",
+            Self::Gemini => "gemini",
+            Self::Mcp => "mcp",
+            Self::A2a => "a2a",
             Self::Plain => "plain",
         }
     }
-}
-
-/// A bare `/messages` is not enough: chat servers and old MCP transports have it too.
-fn is_anthropic(path: &str) -> bool {
-    path.ends_with("/v1/messages") || path.contains("/v1/messages/") || path.ends_with("/v1/complete")
-}
-
-fn is_ollama(path: &str) -> bool {
-    let call = path.rsplit_once('/').filter(|(before, _)| before.ends_with("/api")).map(|(_, call)| call);
-    call.is_some_and(|call| OLLAMA_CALLS.contains(&call)) || path.contains("/api/blobs/")
 }
 
 #[cfg(test)]
@@ -169,6 +213,15 @@ mod tests {
             ("/ollama/api/generate", Dialect::Ollama),
             ("/api/embeddings", Dialect::Ollama),
             ("/api/blobs/sha256:00", Dialect::Ollama),
+            ("/v1beta/models/gemini-2.5-pro:generateContent", Dialect::Gemini),
+            ("/google/v1/models/gemini-2.5-pro:embedContent", Dialect::Gemini),
+            ("/v1beta/models", Dialect::Gemini),
+            ("/v1beta/openai/chat/completions", Dialect::OpenAiChat),
+            ("/v1/models/ft:gpt-4o:acme::1", Dialect::OpenAiOther),
+            ("/build/mcp", Dialect::Mcp),
+            ("/mcp/", Dialect::Mcp),
+            ("/agent/v1/message:stream", Dialect::A2a),
+            ("/mcpx", Dialect::Plain),
             ("/api/users", Dialect::Plain),
             ("/v1/threads/t/messages", Dialect::Plain),
             ("/messages", Dialect::Plain),
@@ -177,7 +230,31 @@ mod tests {
             ("", Dialect::Plain),
         ];
         for (path, dialect) in cases {
-            assert_eq!(Dialect::detect(path), dialect, "{path}");
+            assert_eq!(Dialect::detect(path, &HeaderMap::new()), dialect, "{path}");
+        }
+    }
+
+    #[test]
+    fn fields_tell_where_the_path_does_not() {
+        let detect = |path: &str, field: &'static str| {
+            Dialect::detect(path, &HeaderMap::from_iter([(field.parse().unwrap(), "x".parse().unwrap())]))
+        };
+        assert_eq!(detect("/", "mcp-session-id"), Dialect::Mcp);
+        assert_eq!(detect("/tools", "mcp-protocol-version"), Dialect::Mcp);
+        assert_eq!(detect("/tasks/1", "a2a-version"), Dialect::A2a);
+        assert_eq!(detect("/v1/models", "anthropic-version"), Dialect::Anthropic);
+        // A model call stays one, whatever else its client says.
+        for field in ["mcp-session-id", "mcp-method", "a2a-version"] {
+            for (path, _, dialect) in TABLE.iter().filter(|(_, field, _)| field.is_none()) {
+                let path = match path {
+                    Ends(path) => (*path).to_owned(),
+                    Holds(path) => format!("{path}x"),
+                    Fits(_) | Any => continue,
+                };
+                assert_eq!(detect(&path, field).is_llm(), dialect.is_llm(), "{path} {field}");
+            }
+            assert_eq!(detect("/api/chat", field), Dialect::Ollama);
+            assert_eq!(detect("/v1beta/models/g:generateContent", field), Dialect::Gemini);
         }
     }
 
@@ -188,7 +265,9 @@ mod tests {
         assert_eq!(Dialect::OpenAiOther.on(BackendKind::Anthropic), Dialect::Anthropic);
         assert_eq!(Dialect::Anthropic.on(BackendKind::Http), Dialect::Anthropic);
         assert_eq!(Dialect::Plain.on(BackendKind::Mistral), Dialect::Plain);
-        assert!(Dialect::Ollama.is_llm() && !Dialect::Plain.is_llm());
+        assert_eq!(Dialect::Plain.on(BackendKind::Mcp), Dialect::Mcp);
+        assert_eq!(Dialect::OpenAiChat.on(BackendKind::Mcp), Dialect::OpenAiChat);
+        assert!(Dialect::Ollama.is_llm() && !Dialect::Plain.is_llm() && !Dialect::Mcp.is_llm());
     }
 
     #[test]
@@ -198,6 +277,9 @@ mod tests {
             BackendKind::Openai,
             BackendKind::Anthropic,
             BackendKind::Mistral,
+            BackendKind::Gemini,
+            BackendKind::Mcp,
+            BackendKind::A2a,
             BackendKind::Http,
         ] {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));

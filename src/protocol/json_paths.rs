@@ -21,10 +21,12 @@ pub struct PathSet {
     nodes: Vec<Node>,
     /// Keys are compared without regard to ASCII case.
     fold: bool,
+    /// How many paths there are.
+    len: usize,
 }
 
 /// One key, or the elements of an array, on the way to a path.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Node {
     children: Vec<Child>,
     /// The lengths of their keys, a bit for each; the highest for all longer ones.
@@ -38,7 +40,7 @@ struct Node {
 }
 
 /// A key and the node it leads to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Child {
     /// [`tag`] of the key: keys that differ mostly differ in it.
     tag: u64,
@@ -82,30 +84,44 @@ impl PathSet {
     }
 
     fn build(paths: impl IntoIterator<Item = (impl AsRef<str>, Option<Want>)>, fold: bool) -> Self {
-        let mut set = Self { nodes: vec![Node::default()], fold };
-        for (id, (path, want)) in paths.into_iter().enumerate() {
+        let mut set = Self { nodes: vec![Node::default()], fold, len: 0 };
+        for (path, want) in paths {
             let path = path.as_ref();
             let depth = path.split('.').count() + path.matches("[]").count();
             if let Some(want) = want.filter(|_| depth <= Self::MAX_DEPTH) {
-                set.insert(path, id, want);
+                set.insert(path, want);
             }
+            set.len += 1;
         }
         set
     }
 
-    fn insert(&mut self, path: &str, id: usize, want: Want) {
+    /// The same with one more path to a scalar, for keys that have dots themselves.
+    pub fn and_keys(mut self, keys: &[&str]) -> Self {
+        if keys.len() <= Self::MAX_DEPTH {
+            let at = keys.iter().fold(ROOT, |at, key| self.step(at, key.as_bytes()));
+            self.nodes[at as usize].scalars.push(self.len);
+        }
+        self.len += 1;
+        self
+    }
+
+    /// The same, but when the root is an array the paths begin in each object in it.
+    pub fn in_elements(mut self) -> Self {
+        // Arrays in that array are not followed: the depth would have no end.
+        let element = Node { items: None, ..self.nodes[ROOT as usize].clone() };
+        self.nodes[ROOT as usize].items = Some(self.nodes.len() as u32);
+        self.nodes.push(element);
+        self
+    }
+
+    fn insert(&mut self, path: &str, want: Want) {
         let mut at = ROOT;
         for step in path.split('.') {
             let key = step.trim_end_matches("[]");
             // `[].a` begins with the elements of the root.
             if !key.is_empty() || step.is_empty() {
-                at = self.child(at, key.as_bytes()).unwrap_or_else(|| {
-                    let next = self.add();
-                    let (key, parent) = (key.as_bytes(), &mut self.nodes[at as usize]);
-                    parent.lengths |= length_bit(key);
-                    parent.children.push(Child { tag: tag(key), key: key.into(), node: next });
-                    next
-                });
+                at = self.step(at, key.as_bytes());
             }
             for _ in 0..(step.len() - key.len()) / 2 {
                 at = self.items(at).unwrap_or_else(|| {
@@ -117,10 +133,21 @@ impl PathSet {
         }
         let node = &mut self.nodes[at as usize];
         match want {
-            Want::Scalar => node.scalars.push(id),
-            Want::Parts => node.parts = Some(id),
-            Want::End => node.end = Some(id),
+            Want::Scalar => node.scalars.push(self.len),
+            Want::Parts => node.parts = Some(self.len),
+            Want::End => node.end = Some(self.len),
         }
+    }
+
+    /// The node that `key` leads to, made when there is none.
+    fn step(&mut self, at: u32, key: &[u8]) -> u32 {
+        self.child(at, key).unwrap_or_else(|| {
+            let next = self.add();
+            let parent = &mut self.nodes[at as usize];
+            parent.lengths |= length_bit(key);
+            parent.children.push(Child { tag: tag(key), key: key.into(), node: next });
+            next
+        })
     }
 
     fn add(&mut self) -> u32 {

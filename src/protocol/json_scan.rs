@@ -109,6 +109,11 @@ impl Scanner {
         self.begin_text();
     }
 
+    /// True behind an element of a root array that is followed: the array may be ended here.
+    pub fn is_after_element(&self) -> bool {
+        self.state == State::AfterValue && self.level == 1 && self.in_array()
+    }
+
     /// True when the root value was read to its end. What follows it is not looked at.
     pub fn is_done(&self) -> bool {
         self.state == State::Done

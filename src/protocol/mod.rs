@@ -4,26 +4,31 @@
 //! knows a status code. Neighbours: `proxy` feeds it, `routing` asks it for the model of a call,
 //! `session` adds up its [`Usage`].
 //!
-//! - [`dialect`]: which API a path belongs to.
+//! - [`dialect`]: which API a request belongs to.
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
-//! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer).
+//! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer); [`json_rpc`]: its
+//!   envelope in MCP and A2A.
+//! - [`mcp`]: what header fields of MCP must agree with.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`coding`]: compressed answers, decoded on the side.
 //! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
 //!   them as [`events`] to whoever listens; one table of rules per dialect in `openai`, `responses`,
-//!   `anthropic`, `mistral` and `ollama`.
+//!   `anthropic`, `mistral`, `ollama`, `gemini` and `json_rpc` (MCP, A2A).
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
 //!
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
 //! in bytes; memory does not grow with the body; no input panics.
 
+pub mod base64;
 pub mod call;
 pub mod coding;
 pub mod dialect;
 pub mod event_tail;
 pub mod events;
 pub mod framing;
+pub mod json_rpc;
 pub mod json_scan;
+pub mod mcp;
 pub mod ndjson;
 pub mod offer;
 pub mod refusal;
@@ -34,6 +39,7 @@ pub mod usage;
 
 mod anthropic;
 mod calls;
+mod gemini;
 mod json_paths;
 mod json_text;
 mod mistral;

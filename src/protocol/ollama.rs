@@ -5,6 +5,29 @@ use std::sync::LazyLock;
 
 use super::usage::{CallRules, Field, Rules, paths};
 
+/// Its calls below `/api`; a bare `/api/…` belongs to many other programs.
+const CALLS: [&str; 13] = [
+    "chat",
+    "copy",
+    "create",
+    "delete",
+    "embed",
+    "embeddings",
+    "generate",
+    "ps",
+    "pull",
+    "push",
+    "show",
+    "tags",
+    "version",
+];
+
+/// Whether a path is one of its own API.
+pub(super) fn is_call(path: &str) -> bool {
+    let call = path.rsplit_once('/').filter(|(before, _)| before.ends_with("/api")).map(|(_, call)| call);
+    call.is_some_and(|call| CALLS.contains(&call)) || path.contains("/api/blobs/")
+}
+
 const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
     ("done", Field::Done),

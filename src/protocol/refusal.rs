@@ -2,12 +2,14 @@
 //!
 //! One JSON body serves both vendors' clients: `error.type` and `error.message` are read by
 //! Anthropic's, `error.code` and `error.param` beside them by OpenAI's. The end of a stream never
-//! looks like a whole answer: no `[DONE]`, no `message_stop`, no `response.completed`.
+//! looks like a whole answer: no `[DONE]`, no `message_stop`, no `response.completed`. Gemini, MCP, A2A and
+//! Ollama have shapes of their own.
 
 use serde::Serialize;
 
 use super::dialect::Dialect;
 use super::framing::Framing;
+use super::{gemini, json_rpc};
 
 /// The class of a refusal, which gives the vendors' `type` word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum NoticeKind {
     Permission,
     /// The request makes no sense.
     InvalidRequest,
+    /// Its header fields do not say what its body says.
+    HeaderMismatch,
     /// The request is too large.
     TooLarge,
     /// No such route or backend.
@@ -35,7 +39,7 @@ impl NoticeKind {
     pub fn word(self) -> &'static str {
         match self {
             Self::Permission => "permission_error",
-            Self::InvalidRequest => "invalid_request_error",
+            Self::InvalidRequest | Self::HeaderMismatch => "invalid_request_error",
             Self::TooLarge => "request_too_large",
             Self::NotFound => "not_found_error",
             Self::RateLimit => "rate_limit_error",
@@ -53,12 +57,16 @@ pub struct Notice<'a> {
     pub code: &'a str,
     /// Its class.
     pub kind: NoticeKind,
+    /// The HTTP status that goes with it, which some dialects repeat.
+    pub status: u16,
     /// The sentence the user sees.
     pub message: &'a str,
     /// The session, when one is known.
     pub session_id: Option<&'a str>,
     /// The request.
     pub request_id: &'a str,
+    /// The id of a JSON-RPC request, as JSON, when it was read.
+    pub rpc_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -143,6 +151,8 @@ impl<'a> Notice<'a> {
 pub fn body(dialect: Dialect, notice: &Notice<'_>) -> Vec<u8> {
     match dialect {
         Dialect::Ollama => json(&notice.ollama()),
+        Dialect::Gemini => json(&gemini::refusal(notice)),
+        Dialect::Mcp | Dialect::A2a => json(&json_rpc::refusal(notice)),
         _ => json(&notice.both()),
     }
 }
@@ -165,6 +175,10 @@ pub fn stream_end(
             ("\n\n", "data: ", json(&notice.both()))
         }
         (Dialect::Ollama, Framing::Ndjson) => ("\n", "", json(&notice.ollama())),
+        (Dialect::Gemini, Framing::Sse) => ("\n\n", "data: ", json(&gemini::refusal(notice))),
+        (Dialect::Mcp | Dialect::A2a, Framing::Sse) => ("\n\n", "data: ", json(&json_rpc::refusal(notice))),
+        // The last element of the streamed array. Inside another one nothing can be said.
+        (Dialect::Gemini, Framing::Json) if at_boundary => ("]", ",\n", json(&gemini::refusal(notice))),
         _ => return None,
     };
     let mut end = Vec::with_capacity(data.len() + head.len() + 2 * line_end.len());

@@ -71,6 +71,8 @@ struct Found {
     calls: Calls,
     /// The event under way says that it is the last one.
     is_last: bool,
+    /// And that it is not.
+    is_not_last: bool,
     /// Its delta is text.
     is_text: bool,
     /// What it does to a call.
@@ -168,14 +170,15 @@ impl ResponseTap {
         self.unread
     }
 
-    /// True between two events or lines: a native end may be written. Never true in a whole answer, a
-    /// compressed one, or one that is not read.
+    /// True between two events or lines, or behind an element of a streamed array: a native end may be written.
+    /// Never true in a whole answer, a compressed one, or one that is not read.
     pub fn at_boundary(&self) -> bool {
-        let Some(Inner { decoder: None, framing, .. }) = &self.inner else { return false };
+        let Some(Inner { decoder: None, framing, reading }) = &self.inner else { return false };
         match framing {
             Pieces::Sse(reader) => reader.at_boundary(),
             Pieces::Ndjson(reader) => reader.at_boundary(),
-            Pieces::Whole | Pieces::Nothing => false,
+            Pieces::Whole => reading.scanner.is_after_element(),
+            Pieces::Nothing => false,
         }
     }
 
@@ -245,7 +248,7 @@ impl Reading {
         if marker {
             self.found.calls.finish(on);
         }
-        self.found.is_last &= self.scanner.is_done();
+        self.found.is_last &= !std::mem::take(&mut self.found.is_not_last) && self.scanner.is_done();
         self.complete |= self.found.is_last || marker;
         self.found.end_text(self.rules, on);
         self.head_len = 0;
@@ -265,6 +268,11 @@ impl std::fmt::Debug for Reading {
 impl Found {
     fn take(&mut self, rules: &Rules, path: usize, value: Value<'_>, on: &mut dyn FnMut(Event<'_>)) {
         let Some((_, field)) = rules.fields.get(path) else { return };
+        match field {
+            Field::Reply => return self.is_last = true,
+            Field::NotLast => return self.is_not_last = true,
+            _ => {}
+        }
         match value {
             Value::Str(text) => self.take_text(rules, *field, &text, on),
             Value::Number(number) => self.take_number(*field, number),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::calls::Step;
 use super::dialect::Dialect;
 use super::json_scan::{PathSet, Want};
-use super::{anthropic, mistral, ollama, openai, responses};
+use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, responses};
 
 /// Tokens of one answer, the provider's own numbers. What `input_tokens` includes differs: OpenAI
 /// counts cached tokens in, Anthropic does not.
@@ -64,6 +64,10 @@ pub(super) enum Field {
     Kind,
     /// `true` on the last line.
     Done,
+    /// The event that has it is the last one: the id of a JSON-RPC response.
+    Reply,
+    /// The event that has it is not, whatever else it has.
+    NotLast,
     /// Why the model stopped.
     Stop,
     /// How the answer stands; when it is over, why it stopped, unless [`Field::StopDetail`] says more.
@@ -141,6 +145,8 @@ impl Rules {
             Dialect::Anthropic => Some(&anthropic::RULES),
             Dialect::Mistral => Some(&mistral::RULES),
             Dialect::Ollama => Some(&ollama::RULES),
+            Dialect::Gemini => Some(&gemini::RULES),
+            Dialect::Mcp | Dialect::A2a => Some(&json_rpc::RULES),
             Dialect::Plain => None,
         }
     }
@@ -156,10 +162,18 @@ pub(super) struct Paths {
 
 /// The scanner's form of a table of fields.
 pub(super) fn paths(fields: &[(&'static str, Field)]) -> Paths {
-    let set = |listening| {
-        Arc::new(PathSet::wanting(fields.iter().map(|(path, field)| (*path, field.want(listening)))))
-    };
+    let set = |listening| Arc::new(set(fields, listening));
     Paths { facts: set(false), all: set(true) }
+}
+
+/// The same for answers that may be an array of events ([`PathSet::in_elements`]).
+pub(super) fn paths_in_elements(fields: &[(&'static str, Field)]) -> Paths {
+    let set = |listening| Arc::new(set(fields, listening).in_elements());
+    Paths { facts: set(false), all: set(true) }
+}
+
+fn set(fields: &[(&'static str, Field)], listening: bool) -> PathSet {
+    PathSet::wanting(fields.iter().map(|(path, field)| (*path, field.want(listening))))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(crate) struct Arrival {
     pub(crate) uri: Uri,
     /// HTTP/1.0 clients know no chunks.
     pub(crate) version: Version,
-    /// As the path tells; the backend may narrow it down.
+    /// As the head tells; the backend may narrow it down.
     pub(crate) dialect: Dialect,
 }
 
@@ -38,13 +38,13 @@ impl Arrival {
     pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
         let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
         Some(Self {
-            client: ticket.snapshot.forwarding.client(ticket.client.ip(), &head.headers),
+            client: ticket.snapshot.forwarding.client(ticket.peer.address.ip(), &head.headers),
             ticket,
             request_id: request_id(&head.headers),
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
-            dialect: Dialect::detect(head.uri.path()),
+            dialect: Dialect::detect(head.uri.path(), &head.headers),
         })
     }
 }

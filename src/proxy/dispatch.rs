@@ -28,9 +28,20 @@ pub(crate) struct Route {
     pub(crate) via: Method,
     /// Connection attempts so far.
     pub(crate) attempt: usize,
+    /// How often the backend has given the request back unread.
+    pub(crate) given_back: usize,
 }
 
+/// A backend may give a request back so often; then its client is told.
+const GIVEN_BACK: usize = 2;
+
 impl Route {
+    /// Notes that the backend gave the request back unread; false when that was once too often.
+    pub(crate) fn try_again(&mut self) -> bool {
+        self.given_back += 1;
+        self.given_back <= GIVEN_BACK
+    }
+
     /// Goes on to the next address of the backend after `peer` refused; false when there is none.
     pub(crate) fn next_address(&mut self, peer: &HttpPeer) -> bool {
         if let Some(address) = peer._address.as_inet() {
@@ -83,14 +94,14 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
     }
     let backend = Arc::clone(&snapshot.backends[decision.backend]);
     let dialect = arrival.dialect.on(backend.settings().kind());
-    Ok(Route { backend, strip: decision.strip, dialect, via: decision.via, attempt: 0 })
+    Ok(Route { backend, strip: decision.strip, dialect, via: decision.via, attempt: 0, given_back: 0 })
 }
 
 /// The peer for the next attempt. The wait for the name server is cut like any other.
 ///
 /// # Errors
 /// The leg was cut, the name cannot be resolved, or no address is left to try.
-pub(crate) async fn peer(arrival: &Arrival, route: &Route) -> Result<Box<HttpPeer>, Stop> {
+pub(crate) async fn peer(arrival: &Arrival, route: &Route, is_upgrade: bool) -> Result<Box<HttpPeer>, Stop> {
     let limit = arrival.ticket.snapshot.timeouts.upstream_connect;
     let name = route.backend.settings().name();
     let address = tokio::select! {
@@ -99,7 +110,17 @@ pub(crate) async fn peer(arrival: &Arrival, route: &Route) -> Result<Box<HttpPee
         address = tokio::time::timeout(limit, route.backend.address(route.attempt)) => address,
     };
     let (kind, fault) = match address {
-        Ok(Ok(Some(address))) => return Ok(Box::new(peer::peer(&route.backend, address, limit))),
+        Ok(Ok(Some(address))) => {
+            let mut peer = peer::peer(&route.backend, address, limit);
+            if is_upgrade {
+                peer::for_upgrade(&mut peer);
+            }
+            // Over HTTP/2 Pingora waits for leave to send where it does not hear of the backend's silence.
+            if peer.options.alpn.get_max_http_version() > 1 {
+                peer.options.write_timeout = Some(arrival.ticket.snapshot.timeouts.stream_idle);
+            }
+            return Ok(Box::new(peer));
+        }
         Ok(Ok(None)) => (ErrorKind::BackendUnavailable, "none of its addresses accepts connections"),
         Ok(Err(_)) => (ErrorKind::BackendUnavailable, "its name cannot be resolved"),
         Err(_) => (ErrorKind::BackendTimeout, "its name was not resolved in time"),

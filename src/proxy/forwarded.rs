@@ -83,8 +83,9 @@ impl Forwarding {
     /// # Errors
     /// A header of ours cannot be set; that would be a fault of ours.
     pub(super) fn write(&self, head: &mut RequestHeader, arrival: &Arrival) -> Result<()> {
-        let peer = arrival.ticket.client.ip().to_canonical();
-        let told = if self.tells { Some(self.told(&head.headers, peer)) } else { None };
+        let peer = arrival.ticket.peer.address.ip().to_canonical();
+        let scheme = if arrival.ticket.peer.is_secure { "https" } else { "http" };
+        let told = if self.tells { Some(self.told(&head.headers, peer, scheme)) } else { None };
         for name in &ORIGIN_FIELDS {
             head.remove_header(name);
         }
@@ -96,19 +97,23 @@ impl Forwarding {
                 head.insert_header(FORWARDED_HOST, host)?;
             }
         }
-        let version = if arrival.version < Version::HTTP_11 { "1.0" } else { "1.1" };
+        let version = match arrival.version {
+            Version::HTTP_2 => "2.0",
+            Version::HTTP_11 => "1.1",
+            _ => "1.0",
+        };
         head.append_header(VIA, format!("{version} {PSEUDONYM}"))?;
         Ok(())
     }
 
-    /// What the backend is told: what a trusted proxy has told us, and our own peer.
-    fn told(&self, headers: &HeaderMap, peer: IpAddr) -> Told {
+    /// What the backend is told: what a trusted proxy has told us, and our own peer with the scheme that it used.
+    fn told(&self, headers: &HeaderMap, peer: IpAddr, scheme: &'static str) -> Told {
         let is_trusted = self.trusts(peer);
         let believed = |name| headers.get(name).filter(|_| is_trusted).cloned();
         let mut hops = if is_trusted { hops(headers) } else { Vec::new() };
         hops.push(peer.to_string());
         let host = believed(FORWARDED_HOST).or_else(|| headers.get(HOST).cloned());
-        let proto = believed(PROTO).unwrap_or_else(|| HeaderValue::from_static("http"));
+        let proto = believed(PROTO).unwrap_or_else(|| HeaderValue::from_static(scheme));
         let mut forwarded: Vec<String> = hops.iter().map(|hop| format!("for={}", node(hop))).collect();
         if let (Some(last), Some(Ok(host))) = (forwarded.last_mut(), host.as_ref().map(HeaderValue::to_str)) {
             *last += &format!(";host=\"{}\"", host.replace(['"', '\\'], ""));
@@ -233,11 +238,11 @@ mod tests {
     fn a_trusted_proxys_words_are_passed_on_with_the_peer_behind_them() {
         let ours = forwarding(&["10.0.0.0/8"]);
         let said = headers(&[(FOR, "203.0.113.9, 2001:db8::9"), (PROTO, "https"), (HOST, "gw:80")]);
-        let told = ours.told(&said, "10.0.0.1".parse().unwrap());
+        let told = ours.told(&said, "10.0.0.1".parse().unwrap(), "http");
         assert_eq!(told.hops.join(", "), "203.0.113.9, 2001:db8::9, 10.0.0.1");
         assert_eq!((told.proto.as_bytes(), told.host.unwrap().as_bytes()), (&b"https"[..], &b"gw:80"[..]));
         assert_eq!(told.forwarded, "for=203.0.113.9, for=\"[2001:db8::9]\", for=10.0.0.1;host=\"gw:80\"");
-        let told = ours.told(&said, "192.0.2.1".parse().unwrap());
+        let told = ours.told(&said, "192.0.2.1".parse().unwrap(), "http");
         assert_eq!((told.hops.join(", ").as_str(), told.proto.as_bytes()), ("192.0.2.1", &b"http"[..]));
         assert_eq!(told.forwarded, "for=192.0.2.1;host=\"gw:80\"");
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -12,19 +13,22 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tracing::debug;
 
 use super::arrive::{self, Arrival};
+use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
 use super::trace::{self, Trace};
-use super::{admit, dispatch, identify, local, outbound, read, stream};
+use super::{admit, dispatch, identify, local, mcp, models, outbound, read, stream};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
+use crate::protocol::dialect::Dialect;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
 use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
+use crate::upstream::peer::is_unprocessed;
 
 /// What every request needs, whatever the settings.
 pub(crate) struct House {
@@ -46,6 +50,8 @@ pub(crate) struct House {
     pub(crate) readiness: Arc<Readiness>,
     /// Tells a collector of requests, when one is configured.
     pub(crate) exporter: Option<Arc<Exporter>>,
+    /// Connects to backends for what the gateway asks of them itself.
+    pub(crate) connector: Connector,
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -81,6 +87,10 @@ impl Gateway {
         let reading = Instant::now();
         exchange.call = read::read(session, arrival).await?;
         let waited = reading.elapsed();
+        if models::is_asked(arrival, &session.req_header().headers) {
+            models::answer(session, exchange).await?;
+            return Ok(false);
+        }
         let head = session.req_header();
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
@@ -90,7 +100,11 @@ impl Gateway {
             // Models answer in words; all else may be a download.
             arrival.ticket.expect_large();
         }
+        let dialect = route.dialect;
         exchange.route = Some(route);
+        if dialect == Dialect::Mcp {
+            mcp::check(arrival, &head.headers, &exchange.call)?;
+        }
         let leg = match exchange.leg.take() {
             Some(leg) => leg,
             None => {
@@ -143,11 +157,11 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        match dispatch::peer(arrival, route).await {
+        match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
             Ok(peer) => {
                 arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
                 Ok(peer)
@@ -166,6 +180,26 @@ impl ProxyHttp for Gateway {
         if let Some(route) = &mut exchange.route {
             // Nothing was sent yet, so the next address may be tried whatever the method.
             error.set_retry(route.next_address(peer));
+        }
+        error
+    }
+
+    /// As Pingora does it: only what may be repeated is sent again, or what no one has looked at.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        exchange: &mut Exchange,
+        reused: bool,
+    ) -> Box<Error> {
+        let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
+        if can_be_sent_again && is_unprocessed(&error) {
+            error.set_retry(exchange.route.as_mut().is_some_and(Route::try_again));
+        } else if can_be_sent_again && session.req_header().method.is_idempotent() {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
         }
         error
     }
@@ -203,7 +237,11 @@ impl ProxyHttp for Gateway {
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && is_final(head)
         {
-            exchange.answer = Answer::begin(arrival, route, head);
+            let is_mcp = route.dialect == Dialect::Mcp;
+            exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
+            if is_mcp && let Err(stop) = mcp::follow(session, head, exchange).await {
+                return Err(Self::stop(exchange, stop));
+            }
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use pingora_http::ResponseHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
+use super::mcp;
+use crate::protocol::call::Call;
 use crate::protocol::coding::Coding;
 use crate::protocol::event_tail::EventTail;
 use crate::protocol::framing::Framing;
@@ -39,20 +41,22 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Begins an answer of the backend's: from here on silence is counted as silence in a stream.
-    pub(crate) fn begin(arrival: &Arrival, route: &Route, head: &ResponseHeader) -> Self {
+    pub(crate) fn begin(arrival: &Arrival, route: &Route, call: &Call, head: &ResponseHeader) -> Self {
         let ticket = &arrival.ticket;
-        ticket.bear_silence(ticket.snapshot.timeouts.stream_idle);
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let encoding = text(CONTENT_ENCODING);
         let framing = Framing::of(text(CONTENT_TYPE), encoding);
         let inside = Framing::of(text(CONTENT_TYPE), None);
-        let reads_usage = route.dialect.is_llm() && head.status.is_success();
+        // A server that only speaks up when it has something to say may be silent as long as its session.
+        let limit = ticket.snapshot.timeouts.stream_idle;
+        ticket.bear_silence(if mcp::is_server_stream(arrival, route, call) { Duration::MAX } else { limit });
+        let is_read = route.dialect.is_read() && head.status.is_success();
         Self {
             status: Some(head.status.as_u16()),
             first_byte: Some(ticket.arrived.elapsed()),
             framing: Some(framing),
             is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
-            tap: reads_usage.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
+            tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
             tail: bears_comments(arrival, framing, head).then(EventTail::default),
             sent: 0,
             whole: false,

@@ -18,6 +18,13 @@ pub(crate) struct LocalAnswer {
     body: Bytes,
 }
 
+impl LocalAnswer {
+    /// A JSON text.
+    pub(crate) fn json(body: Bytes) -> Self {
+        Self { status: StatusCode::OK, body }
+    }
+}
+
 /// The local answer to this request, if it is one of ours.
 pub(crate) fn answer_to(arrival: &Arrival, readiness: &Readiness) -> Option<LocalAnswer> {
     let is_read = matches!(arrival.method, Method::GET | Method::HEAD);

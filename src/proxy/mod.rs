@@ -4,7 +4,8 @@
 //! is known of it so far · `arrive` measures its head · `framing` refuses heads that can be read in two
 //! ways · `local` answers what is ours · `identify` says who
 //! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
-//! `dispatch` chooses the backend · `outbound` writes the head for it · `inbound` reads the answer's
+//! `dispatch` chooses the backend · `mcp` asks for what MCP asks for · `models` answers
+//! with the models of all · `outbound` writes the head for it · `inbound` reads the answer's
 //! head · `stream` lets the answer through, counts and cuts · `settle` closes the books, always ·
 //! `trace` tells a collector of the request ·
 //! `refuse` turns a fault into an answer in the caller's dialect.
@@ -23,6 +24,8 @@ pub(crate) mod gateway;
 pub(crate) mod identify;
 pub(crate) mod inbound;
 pub(crate) mod local;
+pub(crate) mod mcp;
+pub mod models;
 pub(crate) mod outbound;
 pub(crate) mod read;
 pub(crate) mod refuse;
@@ -30,4 +33,5 @@ pub mod settings;
 pub(crate) mod settle;
 pub(crate) mod snapshot;
 pub(crate) mod stream;
+pub mod tls;
 pub(crate) mod trace;

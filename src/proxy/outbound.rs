@@ -20,8 +20,8 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
     snapshot.forwarding.write(head, arrival)?;
     head.insert_header(HOST, route.backend.settings().authority())?;
     head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
-    if route.dialect.is_llm() {
-        // The usage in the answer is read on its way; a compressed one could not be.
+    if route.dialect.is_read() {
+        // The answer is read on its way; a compressed one could not be.
         head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
     }
     let base = route.backend.settings().base_path();
@@ -50,7 +50,7 @@ fn remove_ours(head: &mut RequestHeader) {
 }
 
 /// The base path of the backend's URL, then what is left of the client's target.
-fn target(base: &str, raw: &[u8], strip: usize) -> Vec<u8> {
+pub(super) fn target(base: &str, raw: &[u8], strip: usize) -> Vec<u8> {
     let rest = raw.get(strip..).unwrap_or_default();
     let mut path = Vec::with_capacity(base.len() + rest.len() + 1);
     path.extend_from_slice(base.trim_end_matches('/').as_bytes());

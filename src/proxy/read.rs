@@ -11,11 +11,17 @@ use super::refuse::Stop;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::call::{Call, CallScan};
 
-/// Reads the call out of the body, holding the body for the backend.
+/// Reads the call out of body and path, holding the body for the backend.
 ///
 /// # Errors
 /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
 pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<Call, Stop> {
+    let mut call = read_body(session, arrival).await?;
+    call.read_path(arrival.dialect, arrival.uri.path());
+    Ok(call)
+}
+
+async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<Call, Stop> {
     let limit = body_limit(arrival);
     if declared_length(&session.req_header().headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit).into());
@@ -29,7 +35,7 @@ pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<Cal
         session.req_header_mut().remove_header(&EXPECT);
     }
     arrival.ticket.hold_body();
-    let mut scan = CallScan::new(arrival.ticket.snapshot.call_paths.clone());
+    let mut scan = CallScan::speaking(arrival.dialect, &arrival.ticket.snapshot.call_paths);
     let mut length = 0;
     while let Some(chunk) = session.as_mut().read_request_body().await.map_err(Error::into_down)? {
         length += chunk.len();
@@ -44,7 +50,7 @@ pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<Cal
 /// Whether the body must be seen before the request can go on: model calls, and any JSON, since a
 /// model may be named in it. `curl -d` calls its JSON a form, so a known path is enough.
 fn is_held(arrival: &Arrival, headers: &HeaderMap) -> bool {
-    arrival.dialect.is_llm()
+    arrival.dialect.is_read()
         || headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
@@ -54,7 +60,7 @@ fn is_held(arrival: &Arrival, headers: &HeaderMap) -> bool {
 /// How many bytes this request's body may have.
 pub(crate) fn body_limit(arrival: &Arrival) -> usize {
     let limits = &arrival.ticket.snapshot.limits;
-    if arrival.dialect.is_llm() { limits.max_body_llm } else { limits.max_body }
+    if arrival.dialect.is_read() { limits.max_body_llm } else { limits.max_body }
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
@@ -65,7 +71,7 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
 pub(crate) fn too_large(limit: usize) -> Refusal {
     let message = format!(
         "the request body is larger than {limit} bytes \
-         (server.limits.max_body_llm for model calls, max_body for others)"
+         (server.limits.max_body_llm for model calls, MCP and A2A, max_body for others)"
     );
     Refusal::new(ErrorKind::BodyTooLarge, message)
 }

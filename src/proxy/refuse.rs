@@ -49,9 +49,10 @@ impl From<Box<Error>> for Stop {
 /// The status of a refusal (surface.md, section 5). A kill is 403: SDKs repeat 408, 409, 429 and 5xx.
 pub(crate) fn status(kind: ErrorKind) -> StatusCode {
     match kind {
-        ErrorKind::BadRequest | ErrorKind::UnknownBackend | ErrorKind::SessionRequired => {
-            StatusCode::BAD_REQUEST
-        }
+        ErrorKind::BadRequest
+        | ErrorKind::HeaderMismatch
+        | ErrorKind::UnknownBackend
+        | ErrorKind::SessionRequired => StatusCode::BAD_REQUEST,
         ErrorKind::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -64,7 +65,8 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
-        | ErrorKind::PolicyBlocked => StatusCode::FORBIDDEN,
+        | ErrorKind::PolicyBlocked
+        | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -77,7 +79,9 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
-        | ErrorKind::PolicyBlocked => NoticeKind::Permission,
+        | ErrorKind::PolicyBlocked
+        | ErrorKind::OriginRefused => NoticeKind::Permission,
+        ErrorKind::HeaderMismatch => NoticeKind::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
         ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
@@ -125,7 +129,7 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
             Refusal::new(ErrorKind::RequestTimeout, "the request body did not arrive in time")
         }
         (
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError,
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error,
             ErrorSource::Downstream,
         ) => Refusal::new(ErrorKind::ClientGone, "the client has gone"),
         (_, ErrorSource::Downstream) => {
@@ -169,8 +173,20 @@ fn kill_notice(exchange: &Exchange, lifted: &str) -> String {
 
 /// The refusal in the words of its kind, to be put into a dialect.
 fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> Notice<'a> {
-    let kind = notice_kind(refusal.kind);
-    Notice { code: refusal.kind.code(), kind, message: &refusal.message, session_id, request_id }
+    Notice {
+        code: refusal.kind.code(),
+        kind: notice_kind(refusal.kind),
+        status: status(refusal.kind).as_u16(),
+        message: &refusal.message,
+        session_id,
+        request_id,
+        rpc_id: None,
+    }
+}
+
+/// The id of the JSON-RPC request that is answered, once its body was read.
+fn rpc_id(exchange: &Exchange) -> Option<&str> {
+    exchange.call.rpc.as_ref()?.id.as_deref()
 }
 
 /// Answers with a refusal: the head is not sent yet.
@@ -185,7 +201,11 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
     let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
     let session_id = session_id.or_else(|| exchange.named.clone());
     let request_id = exchange.arrival.as_ref().map_or("", |arrival| arrival.request_id.as_str());
-    let notice = notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id);
+    let notice = Notice {
+        status: status.as_u16(),
+        rpc_id: rpc_id(exchange),
+        ..notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
+    };
     let body = Bytes::from(refusal::body(dialect, &notice));
     let mut head = head(status, body.len(), refusal.kind)?;
     head.insert_header(REQUEST_ID, request_id)?;
@@ -237,7 +257,8 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
     if let Some(arrival) = &exchange.arrival {
         arrival.ticket.close_after();
     }
-    let ending = stream_end(exchange, refusal);
+    let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
+    let ending = stream_end(exchange, refusal).filter(|_| !has_length);
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
@@ -260,15 +281,13 @@ fn stream_end(exchange: &Exchange, refusal: &Refusal) -> Option<Bytes> {
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
     }
-    let framing =
-        exchange.answer.framing.filter(|framing| matches!(framing, Framing::Sse | Framing::Ndjson))?;
+    let framing = exchange.answer.framing?;
     let leg = exchange.leg.as_ref()?;
-    let notice = notice(
-        refusal,
-        Some(leg.session().key().id.as_str()),
-        exchange.arrival.as_ref()?.request_id.as_str(),
-    );
-    let at_boundary = exchange.answer.tap.as_ref().is_none_or(|tap| tap.at_boundary());
+    let session_id = Some(leg.session().key().id.as_str());
+    let request_id = exchange.arrival.as_ref()?.request_id.as_str();
+    let notice = Notice { rpc_id: rpc_id(exchange), ..notice(refusal, session_id, request_id) };
+    // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
+    let at_boundary = exchange.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
 }
 

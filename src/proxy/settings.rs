@@ -1,21 +1,28 @@
-//! The `server:` section: threads, timeouts and limits of the proxy listener, and the proxies before it.
+//! The `server:` section: threads, protocols, timeouts and limits of the proxy listener, and the proxies before it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::forwarded::Forwarding;
+use super::tls::{Tls, WrittenTls};
 use crate::settings::fault::Faults;
+use crate::settings::origin::origins;
 use crate::settings::units::{Size, Span};
 
 /// The `server:` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Server")]
 pub struct Written {
     /// Worker threads; 0 for one per core. Needs a restart.
     pub threads: usize,
+    /// Certificate and key of the listener.
+    pub tls: WrittenTls,
+    /// True: a listener without TLS also takes HTTP/2, from clients that begin with it.
+    pub h2c: bool,
     /// How long each party may be silent.
     pub timeouts: WrittenTimeouts,
     /// How large a request may be, and how many clients.
@@ -24,6 +31,33 @@ pub struct Written {
     pub trusted_proxies: Vec<String>,
     /// True: backends are told the client's address and the host it asked for.
     pub forwarded_headers: bool,
+    /// Which web pages may connect.
+    pub cors: WrittenCors,
+}
+
+/// `server.cors`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ServerCors")]
+pub struct WrittenCors {
+    /// Origins whose pages may open WebSockets and call MCP servers, such as `https://app.example.com`, beside
+    /// those of the very host that is asked (WebSockets) or of the caller's own machine (MCP).
+    pub allow_origins: Vec<String>,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            tls: WrittenTls::default(),
+            h2c: true,
+            timeouts: WrittenTimeouts::default(),
+            limits: WrittenLimits::default(),
+            trusted_proxies: Vec::new(),
+            forwarded_headers: false,
+            cors: WrittenCors::default(),
+        }
+    }
 }
 
 /// `server.timeouts`.
@@ -31,7 +65,8 @@ pub struct Written {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerTimeouts")]
 pub struct WrittenTimeouts {
-    /// For a client to send the whole request head, and between two pieces of its body.
+    /// For a client to send the whole request head, a TLS handshake before it included, and between two pieces
+    /// of its body.
     pub read: Span,
     /// For a client to take one piece of the answer.
     pub write: Span,
@@ -79,8 +114,10 @@ pub struct WrittenLimits {
     pub max_body: Size,
     /// Bytes of a request body on the path of a model API; 413 above.
     pub max_body_llm: Size,
-    /// Connections of clients at a time; further ones wait in the listener's queue.
+    /// Connections of clients at a time; further ones are closed at once. As many HTTP/2 requests at a time.
     pub max_connections: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub max_streams: u32,
 }
 
 impl Default for WrittenLimits {
@@ -92,6 +129,7 @@ impl Default for WrittenLimits {
             max_body: Size::mib(10),
             max_body_llm: Size::mib(32),
             max_connections: 20_000,
+            max_streams: 100,
         }
     }
 }
@@ -100,9 +138,12 @@ impl Default for WrittenLimits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     threads: usize,
+    tls: Option<Tls>,
+    h2c: bool,
     timeouts: Timeouts,
     limits: Limits,
     forwarding: Forwarding,
+    allow_origins: Arc<Vec<String>>,
 }
 
 /// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
@@ -139,14 +180,26 @@ pub struct Limits {
     pub max_body: usize,
     /// Bytes of a request body on the path of a model API; 413 above.
     pub max_body_llm: usize,
-    /// Connections of clients at a time; further ones are closed at once.
+    /// Connections of clients at a time; further ones are closed at once. As many HTTP/2 requests at a time.
     pub max_connections: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub max_streams: u32,
 }
 
 impl Settings {
     /// Worker threads, at least one.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Certificate and key; `None` for a plain listener.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Whether a plain listener takes HTTP/2.
+    pub fn h2c(&self) -> bool {
+        self.h2c
     }
 
     /// How long each party may be silent.
@@ -163,14 +216,21 @@ impl Settings {
     pub fn forwarding(&self) -> &Forwarding {
         &self.forwarding
     }
+
+    /// The origins whose pages may open WebSockets, exactly as browsers send them.
+    pub fn allow_origins(&self) -> &Arc<Vec<String>> {
+        &self.allow_origins
+    }
 }
 
 impl Written {
     /// Compiles the section.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let tls = self.tls.compile(faults);
         let timeouts = self.timeouts.compile(faults);
         let limits = self.limits.compile(faults);
         let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
+        let origins = origins("server.cors.allow_origins", self.cors.allow_origins, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
         if threads > MAX_THREADS {
@@ -178,7 +238,15 @@ impl Written {
             faults.add("server.threads", format!("{threads} threads are more than {MAX_THREADS}"), hint);
             return None;
         }
-        Some(Settings { threads, timeouts: timeouts?, limits: limits?, forwarding: forwarding? })
+        Some(Settings {
+            threads,
+            tls: tls?,
+            h2c: self.h2c,
+            timeouts: timeouts?,
+            limits: limits?,
+            forwarding: forwarding?,
+            allow_origins: Arc::new(origins?),
+        })
     }
 }
 
@@ -223,6 +291,7 @@ impl WrittenLimits {
             max_body: self.max_body.as_len(),
             max_body_llm: self.max_body_llm.as_len(),
             max_connections: self.max_connections,
+            max_streams: self.max_streams,
         };
         let must_be_positive = [
             ("max_uri", limits.max_uri),
@@ -231,6 +300,7 @@ impl WrittenLimits {
             ("max_body", limits.max_body),
             ("max_body_llm", limits.max_body_llm),
             ("max_connections", limits.max_connections),
+            ("max_streams", limits.max_streams as usize),
         ];
         let mut good = true;
         for (key, _) in must_be_positive.iter().filter(|(_, limit)| *limit == 0) {

@@ -4,9 +4,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
-use super::{refuse, trace};
+use super::{mcp, refuse, trace};
 use crate::clock::millis;
 use crate::error::ErrorKind;
+use crate::protocol::dialect::Dialect;
 use crate::protocol::usage::Usage;
 use crate::routing::Method;
 use crate::session::LegReport;
@@ -31,11 +32,13 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
     count(exchange, duration, failure, usage);
     let stream = exchange.answer.is_stream;
+    let operation = operation(exchange);
     let tap = exchange.answer.tap.as_ref();
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
             model: exchange.call.model.clone(),
+            operation: operation.clone(),
             status: exchange.answer.status,
             error: failure,
             usage,
@@ -49,19 +52,25 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             outcome: failure.map_or("ok", ErrorKind::code),
         });
     }
-    log(exchange, duration, failure);
-    trace::settle(exchange, duration, failure, usage);
+    log(exchange, duration, failure, operation.as_deref());
+    trace::settle(exchange, duration, failure, usage, operation);
+}
+
+/// What an MCP or A2A request asked for.
+fn operation(exchange: &Exchange) -> Option<String> {
+    let speaks_rpc = matches!(exchange.dialect(), Dialect::Mcp | Dialect::A2a);
+    exchange.call.rpc.as_ref().filter(|_| speaks_rpc)?.summary()
 }
 
 /// What went wrong, if anything. After a hard cut no phase has said so, but the leg knows; and a
-/// client that hangs up after the dialect's last event has its whole answer.
+/// client that hangs up after the dialect's last event has its whole answer, as has one that has listened.
 fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     if thread::panicking() {
         return Some(ErrorKind::Internal);
     }
     let told = exchange.failure.as_ref().map(|refusal| refusal.kind);
     let complete = exchange.answer.tap.as_ref().is_some_and(|tap| tap.is_complete());
-    if told == Some(ErrorKind::ClientGone) && complete {
+    if told == Some(ErrorKind::ClientGone) && (complete || listens(exchange)) {
         return None;
     }
     if told.is_some() || exchange.answer.whole || exchange.answer.status == Some(101) {
@@ -75,6 +84,14 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
         Some(CutReason::Shutdown) => ErrorKind::ShuttingDown,
         None => return None,
     })
+}
+
+/// Whether the answer has no end but the client's leaving.
+fn listens(exchange: &Exchange) -> bool {
+    match (&exchange.arrival, &exchange.route) {
+        (Some(arrival), Some(route)) => mcp::is_server_stream(arrival, route, &exchange.call),
+        _ => false,
+    }
 }
 
 fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, usage: Option<Usage>) {
@@ -131,7 +148,7 @@ fn model(exchange: &Exchange) -> Option<&str> {
     exchange.call.model.as_deref().or_else(answered)
 }
 
-fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
+fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, operation: Option<&str>) {
     let Some(arrival) = &exchange.arrival else {
         return;
     };
@@ -148,6 +165,7 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>) {
         principal: exchange.caller.as_ref().map(|caller| caller.principal.as_str()),
         backend: exchange.route.as_ref().map(|route| route.backend.settings().name().as_str()),
         model: model(exchange),
+        operation,
         bytes_in: arrival.ticket.received(),
         bytes_out: exchange.answer.sent,
         ttfb_ms: exchange.answer.first_byte.map(millis),

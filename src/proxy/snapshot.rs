@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::forwarded::Forwarding;
+use super::models::Discovery;
 use super::settings::{Limits, Timeouts};
+use super::tls::Tls;
 use crate::identity;
 use crate::protocol::call::CallPaths;
 use crate::routing::Table;
@@ -24,10 +26,18 @@ pub(crate) struct Snapshot {
     pub(crate) identity: identity::Settings,
     /// The body fields to look for: the model, and what `identity` wants to see.
     pub(crate) call_paths: Arc<CallPaths>,
+    /// Certificate and key of the listener; `None` for a plain one.
+    pub(crate) tls: Option<Tls>,
+    /// Whether a plain listener takes HTTP/2.
+    pub(crate) h2c: bool,
     /// Clocks.
     pub(crate) timeouts: Timeouts,
     /// Sizes and counts.
     pub(crate) limits: Limits,
+    /// Who answers `GET /v1/models`.
+    pub(crate) discovery: Discovery,
     /// Who is believed when he says who the client is.
     pub(crate) forwarding: Forwarding,
+    /// Web pages that may open WebSockets.
+    pub(crate) allow_origins: Arc<Vec<String>>,
 }

@@ -65,6 +65,7 @@ pub(crate) fn settle(
     duration: Duration,
     failure: Option<ErrorKind>,
     usage: Option<Usage>,
+    operation: Option<String>,
 ) {
     let Some(context) = place(exchange) else { return };
     let (Some(exporter), Some(arrival)) = (&exchange.house.exporter, &exchange.arrival) else { return };
@@ -90,6 +91,7 @@ pub(crate) fn settle(
         backend: exchange.route.as_ref().map(backend),
         bytes_in: arrival.ticket.received(),
         bytes_out: exchange.answer.sent,
+        operation,
         call: exchange.route.as_ref().and_then(|route| call(exchange, arrival, route, usage)),
     });
 }
@@ -135,6 +137,10 @@ fn operation(dialect: Dialect, method: &Method, path: &str) -> Option<&'static s
         Some("text_completion")
     } else if ends(&["/embeddings", "/api/embed"]) {
         Some("embeddings")
+    } else if ends(&[":generateContent", ":streamGenerateContent"]) {
+        Some("generate_content")
+    } else if ends(&[":embedContent", ":batchEmbedContents"]) {
+        Some("embeddings")
     } else {
         None
     }
@@ -147,7 +153,8 @@ fn provider(dialect: Dialect, kind: BackendKind) -> &'static str {
         (BackendKind::Mistral, _) | (BackendKind::Http, Dialect::Mistral) => "mistral_ai",
         (BackendKind::Anthropic, _) | (BackendKind::Http, Dialect::Anthropic) => "anthropic",
         (BackendKind::Ollama, _) | (BackendKind::Http, Dialect::Ollama) => "ollama",
-        (BackendKind::Http, _) => "openai",
+        (BackendKind::Gemini, _) | (BackendKind::Http, Dialect::Gemini) => "gcp.gemini",
+        (BackendKind::Http | BackendKind::Mcp | BackendKind::A2a, _) => "openai",
     }
 }
 
@@ -182,11 +189,13 @@ mod tests {
             ("/v1/completions", Some("text_completion")),
             ("/v1/embeddings", Some("embeddings")),
             ("/v1/models", None),
+            ("/v1beta/models/gemini-3:streamGenerateContent", Some("generate_content")),
             ("/x/completions.html", None),
         ] {
-            assert_eq!(operation(Dialect::detect(path), &Method::POST, path), expected, "{path}");
+            assert_eq!(operation(Dialect::OpenAiChat, &Method::POST, path), expected, "{path}");
         }
         assert_eq!(operation(Dialect::OpenAiChat, &Method::GET, "/v1/chat/completions"), None);
+        assert_eq!(operation(Dialect::Plain, &Method::POST, "/v1/chat/completions"), None);
     }
 
     #[test]

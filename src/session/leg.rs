@@ -67,6 +67,8 @@ pub struct LegReport {
     pub backend: Option<BackendName>,
     /// The model, as the request or the answer names it; `None` is the one of [`Leg::routed`], if any.
     pub model: Option<String>,
+    /// What a JSON-RPC request asked for: `tools/call get_weather`.
+    pub operation: Option<String>,
     /// The status sent to the client.
     pub status: Option<u16>,
     /// Why it was refused or failed.
@@ -178,6 +180,13 @@ impl Leg {
     /// Closes the leg with its report; a second report changes nothing.
     pub fn settle(&mut self, report: LegReport) {
         self.close(Some(report));
+    }
+
+    /// Takes the leg out of its session as if it had never been there, with the bytes it brought: it has
+    /// turned out to belong to another one.
+    pub fn withdraw(mut self, bytes_in: u64) {
+        self.open = false;
+        self.manager.withdraw(&self.session, self.id, bytes_in);
     }
 
     fn close(&mut self, report: Option<LegReport>) {

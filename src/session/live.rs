@@ -305,6 +305,18 @@ impl Live {
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
 
+    /// Takes an open leg out with all that was counted of it; true as [`Live::close`].
+    pub(super) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
+        let mut inner = self.inner();
+        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
+        let leg = inner.legs.swap_remove(at);
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.bytes_in.fetch_sub(bytes_in, Ordering::Relaxed);
+        inner.leave(leg.agent, None, now);
+        inner.tally.withdraw(&leg.line);
+        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
+    }
+
     /// Ends the session if `only_if` holds at the moment of ending. Gives the open legs' slots, still to
     /// be cut, or `None` when it had ended before or may not end.
     pub(super) fn end(&self, end: End, only_if: impl FnOnce(&Live, &Inner) -> bool) -> Option<Vec<Arc<Cut>>> {
@@ -365,6 +377,7 @@ impl RequestLine {
             started_at,
             backend: None,
             model: None,
+            operation: None,
             status: None,
             error: None,
             outcome: "open",

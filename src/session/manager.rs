@@ -152,6 +152,13 @@ impl Manager {
         }
     }
 
+    /// Takes a leg out of its session uncounted, and writes the record when an ended session waited for it.
+    pub(super) fn withdraw(&self, live: &Live, leg: LegId, bytes_in: u64) {
+        if live.withdraw(leg, bytes_in, self.clock.now()) {
+            self.finish(live);
+        }
+    }
+
     /// Writes the record of an ended session, unless it was written before.
     pub(super) fn finish(&self, live: &Live) {
         let shown_as = self.shown_as.load();

@@ -41,6 +41,9 @@ pub struct RequestLine {
     pub backend: Option<BackendName>,
     /// The model.
     pub model: Option<Arc<str>>,
+    /// What a JSON-RPC request asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Box<str>>,
     /// The status sent to the client.
     pub status: Option<u16>,
     /// The code of its failure.
@@ -127,6 +130,17 @@ impl Tally {
         }
     }
 
+    /// Takes back what [`Tally::routed`] counted for this line.
+    pub(super) fn withdraw(&mut self, line: &RequestLine) {
+        if let Some(used) = self.backends.iter_mut().find(|used| Some(&used.name) == line.backend.as_ref()) {
+            used.requests -= 1;
+        }
+        if let Some(used) = self.models.iter_mut().find(|used| Some(&used.model) == line.model.as_ref()) {
+            used.requests -= 1;
+        }
+        self.backends.retain(|used| used.requests > 0);
+    }
+
     /// Adds a leg that is done. `line` is the part that was known when it started.
     pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
         self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
@@ -142,6 +156,7 @@ impl Tally {
         if let Some(failure) = failure(&report) {
             self.failure(failure);
         }
+        line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
         line.status = report.status;
         line.error = report.error.map(ErrorKind::code);
         line.outcome = report.outcome;

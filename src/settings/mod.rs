@@ -9,5 +9,6 @@ pub mod address;
 pub mod fault;
 pub mod folder;
 pub mod nearest;
+pub mod origin;
 pub mod secret;
 pub mod units;

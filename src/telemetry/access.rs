@@ -62,6 +62,9 @@ pub struct AccessLine<'a> {
     /// The model asked for, or the one that answered.
     #[serde(serialize_with = "clipped_option")]
     pub model: Option<&'a str>,
+    /// What a JSON-RPC request asked for.
+    #[serde(serialize_with = "clipped_option", skip_serializing_if = "Option::is_none")]
+    pub operation: Option<&'a str>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.

@@ -1,10 +1,11 @@
-//! A backend's address as Pingora wants it: timeouts, TLS and the pool's key.
+//! A backend's address as Pingora wants it: timeouts, TLS, protocol and the pool's key.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::protocols::ALPN;
+use h2::Reason;
+use pingora_core::Error;
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -13,7 +14,7 @@ use pingora_rustls::{CertificateDer, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 
 use super::backend::Backend;
-use super::settings::Settings;
+use super::settings::{Http2, Settings};
 
 /// The certificates that are trusted instead of the machine's own.
 pub(super) type CustomCa = Arc<CaType>;
@@ -31,6 +32,22 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     #[cfg(target_os = "linux")]
     user_timeout: Duration::ZERO,
 };
+
+/// The same for a connection that may carry many requests. All new ones would go to a dead one, too, so bytes that
+/// are not acknowledged end it; and whoever speaks HTTP/2 reads his connection at all times.
+const SHARED_KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::from_secs(120),
+    ..KEEPALIVE
+};
+
+/// Requests at a time on one connection, if the backend allows as many.
+const STREAMS: usize = 100;
+
+/// Bytes of an answer that wait here while its client does not read, and room for as many on all streams: else one
+/// slow reader would hold up the others of its connection.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 
 /// The parsed `tls.ca_file` of a backend; `None` when it trusts the machine's authorities.
 ///
@@ -62,17 +79,49 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     // `address` is resolved already: with a name, Pingora would block the thread and panic on failure.
     let mut peer = HttpPeer::new(address, tls.is_some(), name);
     peer.group_key = backend.pool_key();
+    let shared = may_be_shared(backend.settings());
     let options = &mut peer.options;
-    options.alpn = ALPN::H1;
+    match backend.settings().http2() {
+        Http2::Always => options.set_http_version(2, 2),
+        Http2::Auto if shared => options.set_http_version(2, 1),
+        Http2::Auto | Http2::Never => options.set_http_version(1, 1),
+    }
+    options.max_h2_streams = STREAMS;
+    options.h2_stream_window_size = Some(STREAM_WINDOW);
+    options.h2_connection_window_size = Some(CONNECTION_WINDOW);
     options.connection_timeout = Some(connect_limit);
     options.total_connection_timeout = Some(connect_limit);
     // Silence is measured at the door, where it can be told from a slow reader.
     options.read_timeout = None;
     options.write_timeout = None;
     options.idle_timeout = Some(POOL_IDLE);
-    options.tcp_keepalive = Some(KEEPALIVE);
+    options.tcp_keepalive = Some(if shared { SHARED_KEEPALIVE } else { KEEPALIVE });
     options.verify_cert = verify;
     options.verify_hostname = verify;
     options.ca = backend.custom_ca().cloned();
     peer
+}
+
+/// Whether a connection to this backend may speak HTTP/2.
+fn may_be_shared(settings: &Settings) -> bool {
+    match settings.http2() {
+        Http2::Always => true,
+        Http2::Auto => settings.tls().is_some(),
+        Http2::Never => false,
+    }
+}
+
+/// Makes `peer` one for an upgrade, which HTTP/2 has not: Pingora keeps its connections apart from those of HTTP/2.
+pub fn for_upgrade(peer: &mut HttpPeer) {
+    peer.options.set_http_version(1, 1);
+}
+
+/// Whether the backend has told that it has not looked at this request and will not: any method may be sent again
+/// (RFC 9113, 6.8 and 8.7).
+pub fn is_unprocessed(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|error| {
+        error.is_remote()
+            && (error.is_go_away()
+                || matches!(error.reason(), Some(Reason::REFUSED_STREAM | Reason::HTTP_1_1_REQUIRED)))
+    })
 }

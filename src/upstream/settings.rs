@@ -37,6 +37,31 @@ pub struct Written {
     /// How its certificate is checked; with an `https` URL only.
     #[serde(default)]
     pub tls: WrittenTls,
+    /// How its connections are used.
+    #[serde(default)]
+    pub pool: WrittenPool,
+}
+
+/// `backends.NAME.pool`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "BackendPool")]
+pub struct WrittenPool {
+    /// When HTTP/2 is spoken with it.
+    pub http2: Http2,
+}
+
+/// `backends.NAME.pool.http2`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Http2 {
+    /// Over TLS, when the backend chooses it (ALPN); never without.
+    #[default]
+    Auto,
+    /// Nothing else; without TLS from the first byte on (h2c by prior knowledge).
+    Always,
+    /// HTTP/1.1.
+    Never,
 }
 
 /// `backends.NAME.tls`.
@@ -62,6 +87,7 @@ pub struct Settings {
     authority: String,
     base_path: String,
     tls: Option<Tls>,
+    http2: Http2,
 }
 
 /// How a backend's certificate is checked.
@@ -111,6 +137,11 @@ impl Settings {
         self.tls.as_ref()
     }
 
+    /// When HTTP/2 is spoken with it.
+    pub fn http2(&self) -> Http2 {
+        self.http2
+    }
+
     /// `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -152,6 +183,7 @@ impl Written {
             base_path: url.path().trim_end_matches('/').to_owned(),
             host,
             tls: secure.then_some(tls),
+            http2: self.pool.http2,
         })
     }
 }
@@ -246,8 +278,8 @@ mod tests {
     use super::*;
 
     fn written(url: &str) -> Written {
-        let tls = WrittenTls::default();
-        Written { url: url.into(), kind: BackendKind::Openai, models: vec![], default: false, tls }
+        let (tls, pool) = (WrittenTls::default(), WrittenPool::default());
+        Written { url: url.into(), kind: BackendKind::Openai, models: vec![], default: false, tls, pool }
     }
 
     fn compiled(url: &str) -> Settings {

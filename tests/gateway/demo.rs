@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::program::Program;
 use crate::support::recording::{Dice, Recording};
 use crate::support::timing::after;
-use crate::support::{Backend, Call, Demo, RawBackend, sha256};
+use crate::support::{Backend, Call, Demo, Gateway, RawBackend, sha256};
 
 /// Everything between `"content":"` and the next quote, joined: enough for plain words.
 fn contents(text: &str, key: &str) -> String {
@@ -100,6 +100,40 @@ async fn errors_have_the_vendors_shape() {
         assert_eq!(broken.status(), 400, "{path}");
         assert!(broken.json()["error"].is_string() || broken.json()["error"]["message"].is_string());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_smaller_calls_of_each_dialect_pass_the_gateway() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let model = json!({"model": "m", "input": "a b", "prompt": "a b", "content": {"parts": [{"text": "a b"}]},
+        "contents": [{"parts": [{"text": "a b"}]}], "messages": [{"role": "user", "content": "a b"}]});
+    for (path, member) in [
+        ("/v1/completions", "/choices/0/text"),
+        ("/v1/fim/completions", "/choices/0/text"),
+        ("/v1/embeddings", "/data/0/embedding"),
+        ("/v1/messages/count_tokens", "/input_tokens"),
+        ("/api/embed", "/embeddings/0"),
+        ("/api/embeddings", "/embedding"),
+        ("/api/show", "/details"),
+        ("/v1beta/models/m:countTokens", "/totalTokens"),
+        ("/v1beta/models/m:embedContent", "/embedding/values"),
+    ] {
+        let answer = Call::post(path).json(&model).send(gateway.proxy()).await;
+        assert!(answer.json().pointer(member).is_some(), "{path}: {}", answer.text());
+    }
+    for (path, member) in [
+        ("/v1/models/gpt-demo", "/owned_by"),
+        ("/v1beta/models", "/models/0/name"),
+        ("/api/tags", "/models/0/name"),
+        ("/.well-known/agent-card.json", "/capabilities/streaming"),
+    ] {
+        let answer = Call::get(path).send(gateway.proxy()).await;
+        assert!(answer.json().pointer(member).is_some(), "{path}: {}", answer.text());
+    }
+    let pulled = Call::post("/api/pull").json(&model).send(gateway.proxy()).await;
+    assert!(pulled.text().ends_with("{\"status\":\"success\"}\n"), "{}", pulled.text());
+    assert_eq!(Call::new("DELETE", "/api/delete").json(&model).send(gateway.proxy()).await.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

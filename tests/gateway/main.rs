@@ -3,6 +3,8 @@
 
 #![expect(unreachable_pub, reason = "modules of a test binary are seen by each other only")]
 
+/// A2A agents: whose task it is, and its end.
+mod a2a;
 /// Peers that wait, stall, crowd or do not read.
 mod abuse;
 /// Agents inside a session: their tree, and kills of a part of it.
@@ -29,12 +31,20 @@ mod dialects;
 mod doctor;
 /// What could be read in two ways, over raw sockets.
 mod framing;
+/// Gemini: the model stands in the path, the stream may be an array.
+mod gemini;
 /// Which header fields pass, and what they do to the log.
 mod headers;
 /// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
 mod history;
 /// What attackers send (attacks seen in the field).
 mod hostile;
+/// HTTP/2 from clients: many requests at once, each for itself.
+mod http2;
+/// Frames that cost the sender nothing.
+mod http2_abuse;
+/// HTTP/2 to backends.
+mod http2_backend;
 /// Whose session a request belongs to.
 mod identity;
 /// Comments in streams whose backend is silent.
@@ -43,6 +53,14 @@ mod keep_alive;
 mod kill;
 /// Too large, too slow, gone away.
 mod limits;
+/// TLS on the proxy's own listener.
+mod listener_tls;
+/// MCP servers: sessions that the server names, header fields that repeat the body, pages that may not call.
+mod mcp;
+/// One list of the models of all backends.
+mod models;
+/// What a collector of OpenTelemetry is told, and what it cannot hold up.
+mod otel;
 /// The README's own commands.
 mod readme;
 /// What is left behind: access lines, records, an orderly end.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, Health};
+use crate::config::Config;
 use crate::settings::folder::why_not_writable;
 
 /// Open files beside those of requests: listeners, log, the control API and its callers.
@@ -27,6 +28,20 @@ pub(super) fn folder(folder: &Path) -> Finding {
             Finding::new(Health::Warn, "data_dir", message, remedy)
         }
     }
+}
+
+/// Is the listener's certificate good for a while? That it fits its key is checked with the configuration.
+pub(super) fn certificate(config: &Config) -> Option<Finding> {
+    let check = "server.tls";
+    Some(match config.server.tls()?.check_dates(SystemTime::now()) {
+        Ok(left) => {
+            Finding::ok(check, format!("the certificate is valid for {} days", left.as_secs() / 86_400))
+        }
+        Err(why) => {
+            let remedy = "renew the certificate in server.tls.cert, then reload";
+            Finding::new(Health::Fail, check, why, remedy)
+        }
+    })
 }
 
 /// Does the limit of open files allow `server.limits.max_connections`?

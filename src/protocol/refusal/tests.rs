@@ -8,13 +8,16 @@ use super::super::sse::{self, SseReader};
 use super::super::tap::ResponseTap;
 use super::*;
 
-const DIALECTS: [Dialect; 7] = [
+const DIALECTS: [Dialect; 10] = [
     Dialect::OpenAiChat,
     Dialect::OpenAiResponses,
     Dialect::OpenAiOther,
     Dialect::Anthropic,
     Dialect::Mistral,
     Dialect::Ollama,
+    Dialect::Gemini,
+    Dialect::Mcp,
+    Dialect::A2a,
     Dialect::Plain,
 ];
 
@@ -22,9 +25,11 @@ fn notice(message: &str) -> Notice<'_> {
     Notice {
         code: "session_killed",
         kind: NoticeKind::Permission,
+        status: 403,
         message,
         session_id: Some("s-1"),
         request_id: "r-1",
+        rpc_id: Some("7"),
     }
 }
 
@@ -46,7 +51,7 @@ fn read(framing: Framing, bytes: &[u8]) -> Vec<(String, String)> {
 }
 
 /// The streams that have a native end.
-fn native() -> [(Dialect, Framing, &'static str); 6] {
+fn native() -> [(Dialect, Framing, &'static str); 9] {
     [
         (Dialect::Anthropic, Framing::Sse, "error"),
         (Dialect::OpenAiResponses, Framing::Sse, "error"),
@@ -54,6 +59,9 @@ fn native() -> [(Dialect, Framing, &'static str); 6] {
         (Dialect::OpenAiOther, Framing::Sse, ""),
         (Dialect::Mistral, Framing::Sse, ""),
         (Dialect::Ollama, Framing::Ndjson, ""),
+        (Dialect::Gemini, Framing::Sse, ""),
+        (Dialect::Mcp, Framing::Sse, ""),
+        (Dialect::A2a, Framing::Sse, ""),
     ]
 }
 
@@ -67,6 +75,20 @@ fn a_body_has_both_vendors_fields() {
                 "error": message, "type": "permission_error", "code": "session_killed",
                 "session_id": "s-1", "request_id": "r-1",
             }),
+            Dialect::Gemini => json!({"error": {
+                "code": 403, "message": message, "status": "PERMISSION_DENIED",
+                "details": [{
+                    "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "session_killed",
+                    "domain": "elida", "metadata": {"session_id": "s-1", "request_id": "r-1"},
+                }],
+            }}),
+            Dialect::Mcp | Dialect::A2a => json!({"jsonrpc": "2.0", "id": 7, "error": {
+                "code": 403, "message": message,
+                "data": {
+                    "type": "permission_error", "code": "session_killed", "session_id": "s-1",
+                    "request_id": "r-1",
+                },
+            }}),
             _ => json!({
                 "type": "error",
                 "error": {
@@ -106,6 +128,13 @@ fn a_stream_ends_with_its_own_dialects_error() {
             assert_eq!(event["error"], "cut\nhere");
             continue;
         }
+        if matches!(dialect, Dialect::Gemini | Dialect::Mcp | Dialect::A2a) {
+            assert_eq!(
+                (&event["error"]["message"], &event["error"]["code"]),
+                (&json!("cut\nhere"), &json!(403))
+            );
+            continue;
+        }
         assert_eq!(event["type"], "error");
         assert_eq!(event["error"]["message"], "cut\nhere");
         assert_eq!(event["error"]["code"], "session_killed");
@@ -117,10 +146,36 @@ fn a_stream_ends_with_its_own_dialects_error() {
 }
 
 #[test]
+fn a_streamed_array_ends_with_an_error_as_its_last_element() {
+    let whole = "[{\"a\":\"]\"}\n,\r\n{\"b\":{}}\n]";
+    for at in 0..=whole.len() {
+        let stream = &whole.as_bytes()[..at];
+        let mut tap = ResponseTap::new(Dialect::Gemini, Framing::Json);
+        tap.feed(stream);
+        let end = stream_end(Dialect::Gemini, Framing::Json, tap.at_boundary(), &notice("cut"));
+        let behind =
+            matches!(&whole[..at], text if text.trim_end().ends_with(['}']) && !text.ends_with("{}"));
+        assert_eq!(end.is_some(), behind, "{:?}", &whole[..at]);
+        if let Some(end) = end {
+            let elements: Vec<Value> = serde_json::from_slice(&[stream, &end].concat()).unwrap();
+            assert_eq!(elements.last().unwrap()["error"]["status"], "PERMISSION_DENIED");
+        }
+    }
+}
+
+#[test]
+fn a_request_without_an_id_is_refused_with_null() {
+    let bytes = body(Dialect::Mcp, &Notice { rpc_id: None, kind: NoticeKind::HeaderMismatch, ..notice("x") });
+    let parsed: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((&parsed["id"], &parsed["error"]["code"]), (&Value::Null, &json!(-32020)));
+}
+
+#[test]
 fn where_no_native_end_exists_there_is_none() {
     for dialect in DIALECTS {
         for framing in [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque] {
-            let expected = native().iter().any(|(d, f, _)| (*d, *f) == (dialect, framing));
+            let is_array = (dialect, framing) == (Dialect::Gemini, Framing::Json);
+            let expected = is_array || native().iter().any(|(d, f, _)| (*d, *f) == (dialect, framing));
             let end = stream_end(dialect, framing, true, &notice("x"));
             assert_eq!(end.is_some(), expected, "{dialect:?} {framing:?}");
         }
@@ -132,7 +187,7 @@ proptest! {
     /// the stream for a whole answer.
     #[test]
     fn a_cut_stream_ends_with_one_error_and_never_looks_whole(
-        which in 0usize..6,
+        which in 0usize..9,
         at in any::<prop::sample::Index>(),
         crlf in any::<bool>(),
     ) {
@@ -155,7 +210,7 @@ proptest! {
         let after = read(framing, &stream);
         let (last, rest) = after.split_last().unwrap();
         prop_assert_eq!(&last.0, name);
-        prop_assert!(last.1.contains("\"code\":\"session_killed\""));
+        prop_assert!(last.1.contains("session_killed"));
         prop_assert!(rest.len() <= before.len() + 1 && rest.starts_with(&before));
         prop_assert!(rest.iter().all(|(_, data)| !data.contains("session_killed")));
     }

@@ -41,6 +41,8 @@ data: {"type":"response.completed","sequence_number":9,"response":{"id":"r","mod
 const OLLAMA_STREAM: &str = "{\"model\":\"llama3\",\"message\":{\"content\":\"Hi\"},\"done\":false}\n\
     {\"model\":\"llama3\",\"message\":{\"content\":\"\"},\"done\":true,\"prompt_eval_count\":7,\"eval_count\":31}\n";
 
+const GEMINI_STREAM: &str = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hi\"}]}}],\"usageMetadata\":{\"promptTokenCount\":4,\"totalTokenCount\":4},\"modelVersion\":\"gemini-2.5-pro\"}\r\n\r\ndata: {\"candidates\":[{\"finishReason\":\"STOP\",\"usageMetadata\":{\"promptTokenCount\":99}}],\"usageMetadata\":{\"promptTokenCount\":4,\"candidatesTokenCount\":9,\"cachedContentTokenCount\":2,\"thoughtsTokenCount\":31,\"totalTokenCount\":44},\"modelVersion\":\"gemini-2.5-pro\"}\r\n\r\n";
+
 /// All that a tap tells.
 type Told = (Option<Usage>, Option<String>, bool, bool);
 
@@ -126,6 +128,25 @@ fn whole_answers_are_read() {
         let cut = &text[..text.len() - 1];
         assert!(!whole(dialect, Framing::Json, cut).3, "{dialect:?} cut short");
     }
+}
+
+#[test]
+fn gemini_is_read_as_events_as_an_array_and_whole() {
+    let expected = usage(4, 9, 2, 0, 31);
+    let model = Some("gemini-2.5-pro".to_owned());
+    let told = whole(Dialect::Gemini, Framing::Sse, GEMINI_STREAM);
+    assert_eq!((told.0, told.1), (expected, model.clone()));
+    let elements: Vec<&str> =
+        GEMINI_STREAM.split("data: ").map(str::trim).filter(|text| !text.is_empty()).collect();
+    let array = format!("[{}\n]", elements.join("\n,\r\n"));
+    for size in 1..array.len() {
+        let chunks: Vec<_> = array.as_bytes().chunks(size).collect();
+        let told = tap(Dialect::Gemini, Framing::Json, &chunks);
+        assert_eq!((told.0, told.1, told.3), (expected, model.clone(), true), "in chunks of {size}");
+    }
+    assert!(!whole(Dialect::Gemini, Framing::Json, &array[..array.len() - 1]).3);
+    let told = whole(Dialect::Gemini, Framing::Json, elements[1]);
+    assert_eq!((told.0, told.1, told.3), (expected, model, true));
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! of each chunk, would be a system call and a segment each. What waits leaves when Pingora flushes, or when
 //! it next waits for the client, whichever comes first: nothing is held back.
 //!
-//! It stands on the bare socket: Pingora's own stream has a read buffer of 64 KiB for each connection, which its
-//! HTTP/1 reader does not need, since that reads into buffers of its own.
+//! It stands on the bare socket, or on TLS over it: Pingora's own stream has a read buffer of 64 KiB for each
+//! connection, which its HTTP readers do not need, since they read into buffers of their own.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -22,7 +22,8 @@ use pingora_core::protocols::{
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+
+use super::toll::Toll;
 
 /// More bytes than this are not copied: they go out at once, together with what was waiting.
 const COPIED: usize = 4 << 10;
@@ -30,15 +31,19 @@ const COPIED: usize = 4 << 10;
 /// An empty buffer keeps this much memory, for the next head or event.
 const KEPT: usize = 2 << 10;
 
-/// A TCP stream with a write buffer.
-pub(super) struct Buffered {
-    inner: TcpStream,
+/// A stream with a write buffer.
+pub(super) struct Buffered<S> {
+    inner: S,
     waiting: Vec<u8>,
+    /// What was read of the stream to see what it is; comes first.
+    ahead: Vec<u8>,
+    /// Counts what an HTTP/2 client sends.
+    toll: Option<Arc<Toll>>,
 }
 
-impl Buffered {
-    pub(super) fn new(inner: TcpStream) -> Self {
-        Self { inner, waiting: Vec::new() }
+impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
+    pub(super) fn new(inner: S, ahead: Vec<u8>, toll: Option<Arc<Toll>>) -> Self {
+        Self { inner, waiting: Vec::new(), ahead, toll }
     }
 
     /// Writes all that waits.
@@ -63,7 +68,7 @@ impl Buffered {
     }
 }
 
-impl AsyncWrite for Buffered {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.waiting.len() + bytes.len() <= COPIED {
@@ -94,7 +99,7 @@ impl AsyncWrite for Buffered {
     }
 }
 
-impl AsyncRead for Buffered {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Buffered<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -102,52 +107,63 @@ impl AsyncRead for Buffered {
     ) -> Poll<io::Result<()>> {
         // Who waits for the client has written what there is for now: an answer of known length that
         // trickles is not flushed by Pingora before its end.
-        if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
+        if let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx) {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut self.inner).poll_read(cx, into)
+        let before = into.filled().len();
+        if self.ahead.is_empty() {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, into))?;
+        } else {
+            let length = self.ahead.len().min(into.remaining());
+            into.put_slice(&self.ahead[..length]);
+            self.ahead.drain(..length);
+        }
+        if let Some(toll) = &self.toll {
+            toll.read(into.filled().len() - before)?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl fmt::Debug for Buffered {
+impl<S> fmt::Debug for Buffered<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffered").field("waiting", &self.waiting.len()).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl Shutdown for Buffered {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for Buffered<S> {
     async fn shutdown(&mut self) {
         // The peer may be gone, and then there is nobody to tell.
         let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 
-impl UniqueID for Buffered {
+impl<S: AsRawFd> UniqueID for Buffered<S> {
     fn id(&self) -> UniqueIDType {
         self.inner.as_raw_fd()
     }
 }
 
-impl Ssl for Buffered {}
+impl<S> Ssl for Buffered<S> {}
 
 #[async_trait]
-impl Peek for Buffered {}
+impl<S> Peek for Buffered<S> {}
 
 // Pingora's digests are for its own access logs; ours tells what it needs by itself.
-impl GetTimingDigest for Buffered {
+impl<S> GetTimingDigest for Buffered<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }
 }
 
-impl GetProxyDigest for Buffered {
+impl<S> GetProxyDigest for Buffered<S> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl GetSocketDigest for Buffered {
+impl<S> GetSocketDigest for Buffered<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         None
     }
@@ -156,15 +172,15 @@ impl GetSocketDigest for Buffered {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    async fn pair() -> (Buffered, TcpStream) {
+    async fn pair() -> (Buffered<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (accepted, client) = tokio::join!(listener.accept(), client);
-        (Buffered::new(accepted.unwrap().0), client.unwrap())
+        (Buffered::new(accepted.unwrap().0, Vec::new(), None), client.unwrap())
     }
 
     #[tokio::test]
@@ -191,6 +207,19 @@ mod tests {
         assert_eq!(&seen, b"half an answer");
         drop(theirs);
         assert_eq!(reading.await.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_first_and_once() {
+        let (accepted, mut theirs) = pair().await;
+        theirs.write_all(b" rest").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let mut ours = Buffered::new(accepted.inner, b"first".to_vec(), None);
+        let mut seen = [0; 3];
+        ours.read_exact(&mut seen).await.unwrap();
+        let mut rest = String::new();
+        ours.read_to_string(&mut rest).await.unwrap();
+        assert_eq!((&seen, rest.as_str()), (b"fir", "st rest"));
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! One connection: its requests one after another, each with a head that arrives in time, each
-//! dropped if it does not end soon after its leg was cut.
+//! dropped if it does not end soon after its leg was cut. Those of an HTTP/2 connection are in `multiplex`.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use pingora::time::timeout;
@@ -15,11 +15,14 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tracing::debug;
 
+use super::greet::greet;
 use super::session::DoorSession;
-use super::ticket::Ticket;
+use super::ticket::{Peer, Ticket};
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::refuse;
 use crate::proxy::snapshot::Live;
@@ -38,13 +41,15 @@ const WASTE: usize = 16 << 10;
 /// A connection that was accepted and has not brought its first request when draining begins is given this
 /// long: its client has seen it accepted, and may not ask again. Later requests are not waited for, since
 /// clients know that an idle connection may be closed (RFC 9112, 9.5).
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// The door: takes connections and lets their requests through to the proxy behind it.
 pub(crate) struct Door<P> {
     proxy: Arc<HttpProxy<P>>,
-    live: Live,
+    pub(super) live: Live,
     open: Arc<AtomicUsize>,
+    /// Requests under way on HTTP/2 connections.
+    pub(super) streams: Arc<AtomicUsize>,
     connections: Gauge,
 }
 
@@ -67,7 +72,13 @@ where
 {
     /// A door before `proxy`; open connections are counted in `connections`.
     pub(crate) fn new(proxy: HttpProxy<P>, live: Live, connections: Gauge) -> Arc<Self> {
-        Arc::new(Self { proxy: Arc::new(proxy), live, open: Arc::default(), connections })
+        Arc::new(Self {
+            proxy: Arc::new(proxy),
+            live,
+            open: Arc::default(),
+            streams: Arc::default(),
+            connections,
+        })
     }
 
     /// A place for one more connection, or `None` when the configured number is reached.
@@ -79,21 +90,52 @@ where
             .then(|| Place { open: Arc::clone(&self.open), _counted: self.connections.enter() })
     }
 
-    /// Serves one connection to its end.
-    pub(super) async fn converse(
+    /// Finds out what a connection speaks, and serves it to its end.
+    pub(super) async fn welcome(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        client: SocketAddr,
+        mut draining: watch::Receiver<bool>,
+    ) {
+        let snapshot = self.live.load_full();
+        let (begun, limit) = (Instant::now(), snapshot.timeouts.read);
+        let greeted = tokio::select! {
+            biased;
+            greeted = timeout(limit, greet(tcp, &snapshot)) => greeted,
+            () = drained(&mut draining, FIRST_REQUEST) => return,
+        };
+        let greeted = match greeted {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(error)) => return debug!(%client, %error, "no connection was made"),
+            Err(_) => return,
+        };
+        // The connection may live for hours, and these settings need not.
+        drop(snapshot);
+        // Who needs long for its handshake has less time for its first request.
+        let limit = limit.saturating_sub(begun.elapsed());
+        let peer = Peer { address: client, is_secure: greeted.is_secure };
+        match greeted.toll {
+            None => self.converse(greeted.stream, peer, limit, draining).await,
+            // Apart, so that the many connections without it do not carry its memory.
+            Some(toll) => Box::pin(self.multiplex(greeted.stream, peer, limit, toll, draining)).await,
+        }
+    }
+
+    /// Serves an HTTP/1.1 connection to its end; its first head must be there within `head_limit`.
+    async fn converse(
         self: Arc<Self>,
         stream: Stream,
-        client: SocketAddr,
+        peer: Peer,
+        mut head_limit: Duration,
         mut draining: watch::Receiver<bool>,
     ) {
         let mut session = ServerSession::new_http1(stream);
         // Time limits between requests are ours, below; Pingora's would restart with each byte.
         session.set_keepalive(Some(0));
-        let mut head_limit = self.live.load().timeouts.read;
         let mut after_drain = FIRST_REQUEST;
         while let Some(read) = self.next_request(session, head_limit, after_drain, &mut draining).await {
             let Some((stream, settings)) =
-                self.serve_request(read, client, &draining).await.map(ReusedHttpStream::consume)
+                self.serve_request(read, peer, &draining).await.map(ReusedHttpStream::consume)
             else {
                 break;
             };
@@ -118,10 +160,7 @@ where
         let read = tokio::select! {
             biased;
             read = timeout(limit, session.read_request()) => read,
-            () = async {
-                let _ = draining.wait_for(|draining| *draining).await;
-                sleep(after_drain).await;
-            } => return None,
+            () = drained(draining, after_drain) => return None,
         };
         match read {
             Ok(Ok(true)) => Some(session),
@@ -141,29 +180,18 @@ where
     async fn serve_request(
         &self,
         mut session: ServerSession,
-        client: SocketAddr,
+        peer: Peer,
         draining: &watch::Receiver<bool>,
     ) -> Option<ReusedHttpStream> {
         let snapshot = self.live.load_full();
         session.set_read_timeout(Some(snapshot.timeouts.read));
         session.set_pipelining_enabled(true);
-        let ticket = Ticket::new(client, snapshot, draining.clone());
+        let ticket = Ticket::new(peer, snapshot, draining.clone());
         session.req_header_mut().extensions_mut().insert(Arc::clone(&ticket));
         let held = DoorSession::new(Box::new(session), Arc::clone(&ticket));
-        let serving = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining);
-        let has_panicked = tokio::select! {
-            biased;
-            // Nothing of the request is used after a panic but its connection, which no answer was written to.
-            served = AssertUnwindSafe(ticket.pace.run(serving)).catch_unwind() => served.is_err(),
-            () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => false,
-        };
+        let outcome = self.carry(held, &ticket, draining).await;
         let mut session = *ticket.take_back()?;
-        if has_panicked {
-            refuse::bare(&mut session, &Refusal::new(ErrorKind::Internal, refuse::OUR_FAULT)).await;
-            linger(session).await;
-            return None;
-        }
-        if !ticket.is_reusable() || !session.is_body_done() {
+        if outcome == Carried::Panicked || !ticket.is_reusable() || !session.is_body_done() {
             linger(session).await;
             return None;
         }
@@ -171,6 +199,45 @@ where
         let reusable = session.finish().await.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
     }
+
+    /// Runs the proxy over one request. Afterwards the ticket has the session back if it can be used.
+    pub(super) async fn carry(
+        &self,
+        held: DoorSession,
+        ticket: &Arc<Ticket>,
+        draining: &watch::Receiver<bool>,
+    ) -> Carried {
+        let serving = self.proxy.process_new_http(ServerSession::new_custom(Box::new(held)), draining);
+        let has_panicked = tokio::select! {
+            biased;
+            // Nothing of the request is used after a panic but its connection, which no answer was written to.
+            served = AssertUnwindSafe(ticket.pace.run(serving)).catch_unwind() => served.is_err(),
+            () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => false,
+        };
+        if !has_panicked {
+            return Carried::Through;
+        }
+        if let Some(mut session) = ticket.take_back() {
+            refuse::bare(&mut session, &Refusal::new(ErrorKind::Internal, refuse::OUR_FAULT)).await;
+            ticket.give_back(session);
+        }
+        Carried::Panicked
+    }
+}
+
+/// What became of a request in the proxy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// It came to its end, or was cut.
+    Through,
+    /// A fault of ours ended it; the client was told, if it had no answer yet.
+    Panicked,
+}
+
+/// Waits until this instance has been draining for `after`.
+pub(super) async fn drained(draining: &mut watch::Receiver<bool>, after: Duration) {
+    let _ = draining.wait_for(|draining| *draining).await;
+    sleep(after).await;
 }
 
 /// The refusal of a head that cannot be read; `None` when the connection is broken anyway.

@@ -6,14 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pingora_core::protocols::Stream;
 use pingora_proxy::ProxyHttp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::Door;
-use super::buffered::Buffered;
 
 /// How long accepting rests when the machine has no descriptor or memory left for a connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -87,8 +85,7 @@ where
     let _ = tcp.set_nodelay(true);
     let (door, draining) = (Arc::clone(door), draining.clone());
     tokio::spawn(async move {
-        let stream: Stream = Box::new(Buffered::new(tcp));
-        door.converse(stream, client, draining).await;
+        door.welcome(tcp, client, draining).await;
         drop(place);
     });
 }

@@ -27,7 +27,9 @@ use tokio::time::timeout;
 use super::held::Held;
 use super::keep_alive::{self, KeepAlive};
 use super::silence::Silence;
+use super::streamed::{Streamed, next_chunk};
 use super::ticket::Ticket;
+use super::toll::Toll;
 use super::write::{STUCK_WRITE, cut, write};
 
 /// The error with which every wait ends when the leg is cut.
@@ -54,6 +56,8 @@ pub(super) struct DoorSession {
     broken: bool,
     /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
     pump_starts: bool,
+    /// A stream of an HTTP/2 connection; what Pingora does for HTTP/1.1 is done here.
+    stream: Option<Streamed>,
 }
 
 /// How many bytes of body an event of the proxy's carries.
@@ -75,7 +79,16 @@ impl DoorSession {
             finished: false,
             broken: false,
             pump_starts: false,
+            stream: None,
         }
+    }
+
+    /// The same for a stream of an HTTP/2 connection.
+    pub(super) fn of_stream(inner: Box<ServerSession>, ticket: Arc<Ticket>, toll: Arc<Toll>) -> Self {
+        let stream = Streamed::new(ticket.snapshot.timeouts.read, toll);
+        let mut session = Self::new(inner, ticket);
+        session.stream = Some(stream);
+        session
     }
 
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
@@ -100,6 +113,7 @@ impl DoorSession {
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
         let (ticket, silence, keep_alive) = (&*self.ticket, &mut self.silence, &mut self.keep_alive);
+        let limit = self.stream.as_ref().and_then(Streamed::read_limit);
         let chunk = loop {
             tokio::select! {
                 biased;
@@ -107,17 +121,18 @@ impl DoorSession {
                 () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
                     return Error::e_explain(SILENT, "the backend was silent for too long"),
                 () = poll_fn(|cx| keep_alive.poll_due(ticket, cx)) => {}
-                chunk = async {
-                    match idle {
-                        Some(no_body) => inner.read_body_or_idle(no_body).await,
-                        None => inner.read_request_body().await,
-                    }
-                } => break chunk?,
+                chunk = next_chunk(inner, idle, limit) => break chunk,
             }
             keep_alive.comment(inner, ticket, &mut self.broken).await?;
         };
         let done = inner.is_body_done();
-        let Some(chunk) = chunk else {
+        if let Some(stream) = &mut self.stream {
+            match &chunk {
+                Ok(chunk) => stream.moved(chunk.as_ref().map_or(0, Bytes::len)),
+                Err(_) => stream.failed(),
+            }
+        }
+        let Some(chunk) = chunk? else {
             self.held.seal();
             return Ok(None);
         };
@@ -229,7 +244,16 @@ impl Session for DoorSession {
             }
             let (inner, ticket, broken) = self.writer();
             keep_alive::complete(inner, ticket, broken).await?;
-            end = write(ticket, broken, inner.response_duplex_vec(batch)).await?;
+            let written = write(ticket, broken, inner.response_duplex_vec(batch)).await;
+            if let Some(stream) = &mut self.stream {
+                match written {
+                    Ok(_) => stream.moved(weight),
+                    // What we cut is no fault of the client's.
+                    Err(_) if self.ticket.cut.reason().is_some() => {}
+                    Err(_) => stream.failed(),
+                }
+            }
+            end = written?;
             // A slow reader is not a silent backend.
             self.ticket.moved();
         }
@@ -237,6 +261,9 @@ impl Session for DoorSession {
     }
 
     fn set_read_timeout(&mut self, limit: Option<Duration>) {
+        if let Some(stream) = &mut self.stream {
+            stream.set_read_limit(limit);
+        }
         self.inner_mut().set_read_timeout(limit);
     }
 

@@ -17,12 +17,20 @@ use crate::session::cut::Cut;
 /// No limit of silence is set.
 const NO_LIMIT: u64 = u64::MAX;
 
+/// The other end of a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// It came over TLS.
+    pub(crate) is_secure: bool,
+}
+
 /// One request's ticket: made when its head has been read, gone when its answer has ended.
 pub(crate) struct Ticket {
     /// Cuts this leg; the session it is admitted to keeps a copy.
     pub(crate) cut: Arc<Cut>,
     /// The other end of the client's connection.
-    pub(crate) client: SocketAddr,
+    pub(crate) peer: Peer,
     /// The settings in force when the request arrived; it keeps them to its end.
     pub(crate) snapshot: Arc<Snapshot>,
     /// When the head was complete.
@@ -48,14 +56,10 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(
-        client: SocketAddr,
-        snapshot: Arc<Snapshot>,
-        draining: watch::Receiver<bool>,
-    ) -> Arc<Self> {
+    pub(super) fn new(peer: Peer, snapshot: Arc<Snapshot>, draining: watch::Receiver<bool>) -> Arc<Self> {
         Arc::new(Self {
             cut: Cut::new(),
-            client,
+            peer,
             snapshot,
             arrived: Instant::now(),
             reusable: AtomicBool::new(true),

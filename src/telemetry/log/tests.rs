@@ -39,6 +39,7 @@ fn access() -> AccessLine<'static> {
         principal: Some("cred:0123"),
         backend: Some("anthropic"),
         model: None,
+        operation: None,
         bytes_in: 10,
         bytes_out: 20,
         ttfb_ms: Some(400),

@@ -45,6 +45,8 @@ pub struct Request {
     pub bytes_in: u64,
     /// Bytes of its answer's body.
     pub bytes_out: u64,
+    /// What an MCP or A2A request asked for: `tools/call get_weather`.
+    pub operation: Option<String>,
     /// What was asked of a model.
     pub call: Option<ModelCall>,
 }

@@ -31,6 +31,9 @@ pub(super) fn of_request(request: &Request) -> Span {
     if let Some(call) = &request.call {
         about_call(call, &mut attributes);
     }
+    if let Some(operation) = &request.operation {
+        attributes.text("elida.operation", operation);
+    }
     let error = error_type(request);
     attributes.text_option("error.type", error.as_deref());
     let end = nanos(request.ended);
@@ -52,12 +55,13 @@ pub(super) fn of_request(request: &Request) -> Span {
     }
 }
 
-/// What was asked of a model and which one; of other requests the method, since their paths are without number.
+/// What was asked of a model and which one, or what of a tool; of other requests the method, since their paths are
+/// without number.
 fn name(request: &Request) -> String {
     match &request.call {
         Some(ModelCall { operation, model: Some(model), .. }) => format!("{operation} {model}"),
         Some(call) => call.operation.to_owned(),
-        None => request.method.to_string(),
+        None => request.operation.clone().unwrap_or_else(|| request.method.to_string()),
     }
 }
 
@@ -150,7 +154,8 @@ pub(super) fn of_session(session: &Session, context: &Context) -> Span {
     attributes.text_option("gen_ai.conversation.id", word("session_id"));
     attributes.text_option("session.id", word("session_id"));
     attributes.text_option("client.address", word("client_addr"));
-    for (key, name) in [("input_tokens", "gen_ai.usage.input_tokens"), ("output_tokens", "gen_ai.usage.output_tokens")]
+    for (key, name) in
+        [("input_tokens", "gen_ai.usage.input_tokens"), ("output_tokens", "gen_ai.usage.output_tokens")]
     {
         attributes.number(name, record["usage"][key].as_u64().unwrap_or_default());
     }

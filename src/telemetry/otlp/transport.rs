@@ -115,7 +115,9 @@ impl Message {
     /// How many parts of it the collector's answer refuses. An answer that cannot be read refuses none.
     fn refused(&self, answer: &[u8]) -> i64 {
         match self {
-            Self::Spans(_) => ExportTraceServiceResponse::decode(answer).map_or(0, |answer| of_spans(&answer)),
+            Self::Spans(_) => {
+                ExportTraceServiceResponse::decode(answer).map_or(0, |answer| of_spans(&answer))
+            }
             Self::Logs(_) => ExportLogsServiceResponse::decode(answer).map_or(0, |answer| of_logs(&answer)),
             Self::Metrics(_) => {
                 ExportMetricsServiceResponse::decode(answer).map_or(0, |answer| of_metrics(&answer))
@@ -153,7 +155,10 @@ fn by_http(agent: &ureq::Agent, url: &str, message: &Message) -> Result<i64, Fai
     let (path, bytes) = message.as_bytes();
     let sent = agent.post(format!("{url}{path}")).content_type("application/x-protobuf").send(&bytes[..]);
     let mut answer = sent.map_err(|error| Failure {
-        passes: matches!(error, ureq::Error::Io(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound),
+        passes: matches!(
+            error,
+            ureq::Error::Io(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound
+        ),
         why: error.to_string(),
     })?;
     let status = answer.status();

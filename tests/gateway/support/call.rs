@@ -115,6 +115,16 @@ impl Call {
         bytes
     }
 
+    /// The same for HTTP/2: the head, and the body.
+    pub fn request(&self, host: &str) -> (http::Request<()>, Vec<u8>) {
+        let uri = format!("http://{host}{}", self.target);
+        let mut request = http::Request::builder().method(self.method.as_str()).uri(uri);
+        for (name, value) in &self.fields {
+            request = request.header(name, value);
+        }
+        (request.body(()).expect("a head"), self.body.clone())
+    }
+
     /// Sends it over a connection of its own and reads the answer to its end.
     pub async fn send(&self, address: SocketAddr) -> Message {
         let mut client = RawClient::connect(address).await;

@@ -2,9 +2,11 @@
 
 pub mod backend;
 pub mod call;
+pub mod collector;
 pub mod control;
 pub mod demo;
 pub mod gateway;
+pub mod http2;
 pub mod kernel;
 pub mod process;
 pub mod program;

@@ -1,0 +1,74 @@
+//! A stream of an HTTP/2 connection: what Pingora does by itself for HTTP/1.1 only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::{Error, ErrorType, Result};
+use tokio::time::timeout;
+
+use super::toll::Toll;
+
+/// What an HTTP/2 stream needs beside its session.
+pub(super) struct Streamed {
+    /// How long the client may leave between two pieces of its body.
+    read_limit: Option<Duration>,
+    /// Told of what moves, and once when the stream breaks.
+    toll: Arc<Toll>,
+    has_failed: bool,
+}
+
+impl Streamed {
+    pub(super) fn new(read_limit: Duration, toll: Arc<Toll>) -> Self {
+        Self { read_limit: Some(read_limit), toll, has_failed: false }
+    }
+
+    pub(super) fn read_limit(&self) -> Option<Duration> {
+        self.read_limit
+    }
+
+    pub(super) fn set_read_limit(&mut self, limit: Option<Duration>) {
+        self.read_limit = limit;
+    }
+
+    /// Bytes of its bodies have moved.
+    pub(super) fn moved(&mut self, bytes: usize) {
+        self.toll.useful(bytes);
+    }
+
+    /// It was given up by the client, or for a fault of the client's.
+    pub(super) fn failed(&mut self) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            self.toll.given_up();
+        }
+    }
+}
+
+/// The next piece of the body; with `idle`, waits for the client to leave once the body has ended. With a `limit`,
+/// which Pingora knows for HTTP/1.1 only, a piece must come in time.
+pub(super) async fn next_chunk(
+    inner: &mut ServerSession,
+    idle: Option<bool>,
+    limit: Option<Duration>,
+) -> Result<Option<Bytes>> {
+    let is_awaited = idle != Some(true) && !inner.is_body_done();
+    loop {
+        let next = async {
+            match idle {
+                Some(no_body) => inner.read_body_or_idle(no_body).await,
+                None => inner.read_request_body().await,
+            }
+        };
+        let chunk = match limit.filter(|_| is_awaited) {
+            None => next.await,
+            Some(limit) => timeout(limit, next).await.unwrap_or_else(|_| {
+                Err(Error::explain(ErrorType::ReadTimedout, "the body does not come").into_down())
+            }),
+        }?;
+        // An empty piece that is not the last one is no end: HTTP/1.1 would take it for one.
+        if !chunk.as_ref().is_some_and(Bytes::is_empty) || inner.is_body_done() {
+            return Ok(chunk);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What MCP's streamable HTTP asks of whoever takes its requests: header fields that agree with the body, an
+//! origin that may call, and the session that the server names in its answer.
+
+use http::header::ORIGIN;
+use http::{HeaderMap, Method};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::arrive::Arrival;
+use super::dispatch::Route;
+use super::exchange::Exchange;
+use super::refuse::Stop;
+use super::{admit, identify};
+use crate::error::{ErrorKind, Refusal};
+use crate::protocol::call::Call;
+use crate::protocol::dialect::Dialect;
+use crate::protocol::mcp::{SESSION_ID, disagreement};
+
+/// Refuses what an MCP server must refuse.
+///
+/// # Errors
+/// A web page elsewhere calls (it may have rebound its name to this address), or header and body differ.
+pub(crate) fn check(arrival: &Arrival, headers: &HeaderMap, call: &Call) -> Result<(), Refusal> {
+    let allowed = &arrival.ticket.snapshot.allow_origins;
+    let mut origins = headers.get_all(ORIGIN).iter();
+    if origins.any(|origin| origin.to_str().map_or(true, |origin| is_foreign(origin, allowed))) {
+        let message = "web pages of this origin may not call MCP servers (server.cors.allow_origins)";
+        return Err(Refusal::new(ErrorKind::OriginRefused, message));
+    }
+    match disagreement(headers, call).filter(|_| arrival.method == Method::POST) {
+        Some(wrong) => Err(Refusal::new(ErrorKind::HeaderMismatch, format!("Header mismatch: {wrong}"))),
+        None => Ok(()),
+    }
+}
+
+/// Neither of the caller's own machine nor one that may call. A page that rebinds its name has the origin
+/// of that name still, so an origin of loopback is never one of those.
+fn is_foreign(origin: &str, allowed: &[String]) -> bool {
+    let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let is_own = host.is_some_and(|host| {
+        ["localhost", "127.0.0.1", "[::1]"].iter().any(|own| {
+            let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+            host.strip_prefix(own)
+                .is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
+        })
+    });
+    !is_own && !allowed.iter().any(|known| known == origin)
+}
+
+/// Whether the answer is a stream on which the server speaks unasked: silence says nothing there.
+pub(crate) fn is_server_stream(arrival: &Arrival, route: &Route, call: &Call) -> bool {
+    let listens = || {
+        let method = call.rpc.as_ref().and_then(|rpc| rpc.method.as_deref());
+        arrival.method == Method::GET || method == Some("subscriptions/listen")
+    };
+    route.dialect == Dialect::Mcp && listens()
+}
+
+/// The server has named the session in its answer to `initialize`: the leg goes over to the session in which
+/// the client's next request will be.
+///
+/// # Errors
+/// That session was killed, or there is no room for it.
+pub(crate) async fn follow(
+    session: &Session,
+    head: &ResponseHeader,
+    exchange: &mut Exchange,
+) -> Result<(), Stop> {
+    let headers = &session.req_header().headers;
+    let (Some(named), false) = (head.headers.get(SESSION_ID), headers.contains_key(SESSION_ID)) else {
+        return Ok(());
+    };
+    let (Some(arrival), Some(caller), Some(leg)) = (&exchange.arrival, &exchange.caller, &exchange.leg)
+    else {
+        return Ok(());
+    };
+    let mut next = headers.clone();
+    next.insert(SESSION_ID, named.clone());
+    let Some(found) = identify::by_head(arrival, &next)?.filter(|found| found.id != leg.session().key().id)
+    else {
+        return Ok(());
+    };
+    exchange.named = Some(found.id.clone());
+    let leg = admit::admit(&exchange.house.sessions, arrival, caller, found).await?;
+    if let Some(route) = &exchange.route {
+        leg.routed(route.backend.settings().name(), None);
+    }
+    let received = arrival.ticket.received();
+    leg.session().add_bytes_in(received);
+    if let Some(former) = exchange.leg.replace(leg) {
+        former.withdraw(received);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_foreign;
+
+    #[test]
+    fn pages_of_the_own_machine_and_of_the_list_may_call() {
+        let allowed = ["https://tools.example".to_owned()];
+        for origin in
+            ["http://localhost:6274", "http://127.0.0.1", "https://[::1]:8443", "https://tools.example"]
+        {
+            assert!(!is_foreign(origin, &allowed), "{origin}");
+        }
+        for origin in [
+            "null",
+            "",
+            "https://evil.example",
+            "http://tools.example",
+            "https://tools.example:444",
+            "http://localhost80",
+            "http://localhost.evil.example",
+            "http://localhost:80.evil.example",
+            "http://127.0.0.1.evil.example",
+            "file://localhost",
+        ] {
+            assert!(is_foreign(origin, &allowed), "{origin}");
+        }
+    }
+}

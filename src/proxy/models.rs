@@ -1,0 +1,346 @@
+//! `GET /v1/models` from all backends at once, when `models.discovery` says so. An answer of our own: nobody
+//! can be asked for it alone.
+//!
+//! The backends are asked side by side, each within [`LIMIT`]; one that fails is left out and logged. The
+//! caller's credential goes only to the backend that the request would have gone to.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderName, Method};
+use jiff::Timestamp;
+use pingora_core::connectors::http::Connector;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+
+use super::arrive::{Arrival, REQUEST_ID};
+use super::dispatch;
+use super::door::CUT;
+use super::exchange::Exchange;
+use super::local::{self, LocalAnswer};
+use super::outbound::target;
+use super::refuse::Stop;
+use super::{admit, identify};
+use crate::error::{ErrorKind, Refusal};
+use crate::protocol::dialect::{BackendKind, Dialect};
+use crate::routing::{RouteError, Table};
+use crate::upstream::backend::Backend;
+use crate::upstream::peer;
+
+/// For one backend to tell its models. Claude Code waits three seconds for all of it.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Bytes of one backend's list.
+const MAX_LIST: usize = 2 << 20;
+
+/// What of the caller's head the backend is told that its request would have gone to.
+const TOLD: [HeaderName; 9] = [
+    AUTHORIZATION,
+    USER_AGENT,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+];
+
+/// The `models:` section.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Models")]
+pub struct Written {
+    /// Who answers `GET /v1/models`.
+    pub discovery: Discovery,
+}
+
+/// `models.discovery`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Discovery {
+    /// The backend that the request goes to.
+    #[default]
+    Proxy,
+    /// The gateway, with the models of all backends.
+    Merged,
+}
+
+/// Whether this request asks for the list of all: it names no backend, neither in its path nor by a header.
+pub(crate) fn is_asked(arrival: &Arrival, headers: &HeaderMap) -> bool {
+    let snapshot = &arrival.ticket.snapshot;
+    snapshot.discovery == Discovery::Merged
+        && arrival.method == Method::GET
+        && matches!(arrival.uri.path(), "/v1/models" | "/v1/models/")
+        && !headers.contains_key(snapshot.routes.header())
+}
+
+/// Answers with the list of all, within the request's session.
+///
+/// # Errors
+/// The session was killed, the leg was cut meanwhile, or no backend has told its models.
+pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<(), Stop> {
+    let (Some(arrival), Some(caller)) = (&exchange.arrival, &exchange.caller) else {
+        return Ok(());
+    };
+    let head = session.req_header();
+    if exchange.leg.is_none() {
+        let found = identify::by_body(arrival, caller, &exchange.call, &head.headers, "")?;
+        exchange.named = Some(found.id.clone());
+        exchange.leg = Some(admit::admit(&exchange.house.sessions, arrival, caller, found).await?);
+    }
+    let own = dispatch::route(arrival, head, &exchange.call).ok().map(|route| route.backend);
+    let lists = tokio::select! {
+        biased;
+        _ = arrival.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        lists = ask_all(&exchange.house.connector, arrival, &head.headers, own.as_deref()) => lists,
+    };
+    if lists.is_empty() {
+        let message = "no backend has told its models; the log says why";
+        return Err(Refusal::new(ErrorKind::BackendUnavailable, message).into());
+    }
+    let merged = merge(lists, &arrival.ticket.snapshot.routes, arrival.dialect);
+    local::write(session, exchange, LocalAnswer::json(merged)).await?;
+    Ok(())
+}
+
+/// The lists of all backends that have one, in the order in which they are configured.
+async fn ask_all(
+    connector: &Connector,
+    arrival: &Arrival,
+    headers: &HeaderMap,
+    own: Option<&Backend>,
+) -> Vec<(String, Vec<Value>)> {
+    let asked = arrival.ticket.snapshot.backends.iter().filter_map(|backend| {
+        let path = list_path(backend.settings().kind())?;
+        let is_own = own.is_some_and(|own| own.settings().name() == backend.settings().name());
+        Some(async move {
+            let list = async {
+                let head =
+                    request(backend, path, arrival, headers, is_own).map_err(|error| error.to_string())?;
+                ask(connector, backend, head).await
+            };
+            let name = backend.settings().name();
+            match timeout(LIMIT, list).await.unwrap_or_else(|_| Err("it took too long".to_owned())) {
+                Ok(list) => Some((name.to_string(), list)),
+                Err(why) => {
+                    let request_id = arrival.request_id.as_str();
+                    tracing::warn!(request_id, backend = %name, why, "a backend has not told its models");
+                    None
+                }
+            }
+        })
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Where a backend of this kind has its list.
+fn list_path(kind: BackendKind) -> Option<&'static str> {
+    match kind {
+        BackendKind::Ollama | BackendKind::Openai | BackendKind::Mistral => Some("/v1/models"),
+        BackendKind::Anthropic => Some("/v1/models?limit=1000"),
+        BackendKind::Gemini => Some("/v1beta/models?pageSize=1000"),
+        BackendKind::Mcp | BackendKind::A2a | BackendKind::Http => None,
+    }
+}
+
+fn request(
+    backend: &Backend,
+    path: &str,
+    arrival: &Arrival,
+    headers: &HeaderMap,
+    is_own: bool,
+) -> pingora_core::Result<RequestHeader> {
+    let settings = backend.settings();
+    let path = target(settings.base_path(), path.as_bytes(), 0);
+    let mut head = RequestHeader::build(Method::GET, &path, Some(12))?;
+    head.insert_header(HOST, settings.authority())?;
+    head.insert_header(ACCEPT, "application/json")?;
+    head.insert_header(ACCEPT_ENCODING, "identity")?;
+    head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
+    if settings.kind() == BackendKind::Anthropic {
+        head.insert_header("anthropic-version", "2023-06-01")?;
+    }
+    for name in TOLD.iter().filter(|_| is_own) {
+        if let Some(value) = headers.get(name) {
+            head.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    Ok(head)
+}
+
+/// Asks one backend.
+///
+/// # Errors
+/// A sentence that says why it has not told its models.
+async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> Result<Vec<Value>, String> {
+    let address =
+        backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;
+    let address = address.ok_or("it has no address")?;
+    let peer = peer::peer(backend, address, LIMIT);
+    let told = |error: Box<pingora_core::Error>| error.to_string();
+    let (mut http, _) = connector.get_http_session(&peer).await.map_err(told)?;
+    http.write_request_header(Box::new(head)).await.map_err(told)?;
+    http.finish_request_body().await.map_err(told)?;
+    http.read_response_header().await.map_err(told)?;
+    let status = http.response_header().map_or(0, |head| head.status.as_u16());
+    if status != 200 {
+        return Err(format!("its answer has status {status}"));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = http.read_response_body().await.map_err(told)? {
+        if body.len() + chunk.len() > MAX_LIST {
+            return Err(format!("its list is larger than {MAX_LIST} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    connector.release_http_session(http, &peer, peer.options.idle_timeout).await;
+    entries(&body)
+}
+
+/// The entries of a list: `data` in OpenAI's and Anthropic's shape, `models` in Google's.
+fn entries(body: &[u8]) -> Result<Vec<Value>, String> {
+    let mut list: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| format!("its list is no JSON object: {error}"))?;
+    match list.remove("data").or_else(|| list.remove("models")) {
+        Some(Value::Array(entries)) => Ok(entries),
+        _ => Err("its answer is no list of models".to_owned()),
+    }
+}
+
+/// One list of all: each model once, for the first that has it, and none that nobody may call.
+fn merge(lists: Vec<(String, Vec<Value>)>, routes: &Table, dialect: Dialect) -> Bytes {
+    let mut seen = HashSet::new();
+    let write = if dialect == Dialect::Anthropic { as_anthropic } else { as_openai };
+    let mut data = Vec::new();
+    for (backend, entries) in &lists {
+        for entry in entries.iter().filter_map(Value::as_object) {
+            let Some(id) = id(entry) else { continue };
+            let is_blocked = matches!(routes.decide(None, "", Some(id)), Err(RouteError::BlockedModel(_)));
+            if !is_blocked && seen.insert(id) {
+                data.push(Value::Object(write(entry, id, backend)));
+            }
+        }
+    }
+    let list = match dialect {
+        Dialect::Anthropic => {
+            let id = |entry: Option<&Value>| entry.map(|entry| entry["id"].clone());
+            json!({"first_id": id(data.first()), "last_id": id(data.last()), "has_more": false, "data": data})
+        }
+        _ => json!({"object": "list", "data": data}),
+    };
+    list.to_string().into()
+}
+
+/// Google writes `models/ID` as the name.
+fn id(entry: &Map<String, Value>) -> Option<&str> {
+    let google = || entry.get("name")?.as_str().map(|name| name.strip_prefix("models/").unwrap_or(name));
+    entry.get("id").and_then(Value::as_str).or_else(google).filter(|id| !id.is_empty())
+}
+
+/// The entry with all it has, in the shape of OpenAI.
+fn as_openai(entry: &Map<String, Value>, id: &str, backend: &str) -> Map<String, Value> {
+    let mut model = common(entry, id, backend);
+    model.remove("type");
+    model.insert("object".to_owned(), "model".into());
+    if !model.get("created").is_some_and(Value::is_number) {
+        let told =
+            entry.get("created_at").and_then(Value::as_str).and_then(|at| at.parse::<Timestamp>().ok());
+        model.insert("created".to_owned(), told.map_or(0, Timestamp::as_second).into());
+    }
+    model
+}
+
+/// The entry with all it has, in the shape of Anthropic.
+fn as_anthropic(entry: &Map<String, Value>, id: &str, backend: &str) -> Map<String, Value> {
+    let mut model = common(entry, id, backend);
+    model.remove("object");
+    model.insert("type".to_owned(), "model".into());
+    if !model.get("created_at").is_some_and(Value::is_string) {
+        let told =
+            entry.get("created").and_then(Value::as_i64).and_then(|at| Timestamp::from_second(at).ok());
+        model.insert("created_at".to_owned(), told.unwrap_or(Timestamp::UNIX_EPOCH).to_string().into());
+    }
+    model
+}
+
+/// What both shapes have: the id, a name for people, and whose it is.
+fn common(entry: &Map<String, Value>, id: &str, backend: &str) -> Map<String, Value> {
+    let mut model = entry.clone();
+    let name = ["display_name", "displayName"].iter().find_map(|key| entry.get(*key)?.as_str()).unwrap_or(id);
+    model.insert("display_name".to_owned(), name.into());
+    model.insert("id".to_owned(), id.into());
+    model.entry("owned_by").or_insert_with(|| backend.into());
+    model
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing;
+    use crate::settings::fault::Faults;
+
+    fn merged(lists: &[(&str, Value)], dialect: Dialect) -> Value {
+        let written = routing::Written { blocked_models: vec!["secret-*".into()], ..Default::default() };
+        let routes = Table::compile(written, &[], &mut Faults::default()).unwrap();
+        let read = |(name, list): &(&str, Value)| {
+            ((*name).to_owned(), entries(list.to_string().as_bytes()).unwrap())
+        };
+        serde_json::from_slice(&merge(lists.iter().map(read).collect(), &routes, dialect)).unwrap()
+    }
+
+    fn lists() -> [(&'static str, Value); 3] {
+        let openai = json!({"object": "list", "data": [
+            {"id": "gpt-5", "object": "model", "created": 1_790_000_000, "owned_by": "openai", "x": 1},
+            {"id": "secret-1", "object": "model"}, {"id": 7}, "nonsense",
+        ]});
+        let anthropic = json!({"data": [
+            {"type": "model", "id": "claude-4", "display_name": "Claude 4", "created_at": "2026-09-22T00:00:00Z"},
+            {"type": "model", "id": "gpt-5"},
+        ], "has_more": false});
+        let gemini = json!({"models": [{"name": "models/gemini-3", "displayName": "Gemini 3"}]});
+        [("one", openai), ("two", anthropic), ("three", gemini)]
+    }
+
+    #[test]
+    fn each_model_is_listed_once_with_its_owner() {
+        assert_eq!(
+            merged(&lists(), Dialect::OpenAiOther),
+            json!({"object": "list", "data": [
+                {"id": "gpt-5", "object": "model", "created": 1_790_000_000, "owned_by": "openai",
+                    "display_name": "gpt-5", "x": 1},
+                {"id": "claude-4", "object": "model", "created": 1_790_035_200, "owned_by": "two",
+                    "display_name": "Claude 4", "created_at": "2026-09-22T00:00:00Z"},
+                {"id": "gemini-3", "object": "model", "created": 0, "owned_by": "three",
+                    "display_name": "Gemini 3", "displayName": "Gemini 3", "name": "models/gemini-3"},
+            ]})
+        );
+    }
+
+    #[test]
+    fn anthropics_clients_get_their_own_shape() {
+        let list = merged(&lists(), Dialect::Anthropic);
+        assert_eq!(
+            (&list["first_id"], &list["last_id"], &list["has_more"]),
+            (&json!("gpt-5"), &json!("gemini-3"), &json!(false))
+        );
+        let first = &list["data"][0];
+        assert_eq!(first["type"], "model");
+        assert_eq!(first["created_at"], "2026-09-21T14:13:20Z");
+        assert_eq!(merged(&[], Dialect::Anthropic)["first_id"], Value::Null);
+    }
+
+    #[test]
+    fn what_is_no_list_says_so() {
+        for body in ["", "[]", "{}", r#"{"data":{}}"#, r#"{"error":{"message":"no"}}"#, &"[".repeat(1000)] {
+            assert!(entries(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+}
