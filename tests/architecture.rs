@@ -39,7 +39,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry/otlp/"]),
     ("tonic", &["telemetry/otlp/"]),
     ("prost", &["telemetry/otlp/"]),
-    ("rustls_native_certs", &["telemetry/otlp/"]),
+    ("rustls", &["telemetry/otlp/"]),
     ("serde_yaml", &["config/", "settings/"]),
     ("rustix", &["app/", "cli/doctor/", "settings/folder.rs"]),
     ("ureq", &["cli/", "cli.rs", "telemetry/otlp/"]),

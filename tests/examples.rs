@@ -26,7 +26,17 @@ fn every_example_is_valid_and_tested_here() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["custom-ca.yaml", "ollama.yaml", "providers.yaml", "tight-limits.yaml", "tls.yaml"]);
+    assert_eq!(
+        names,
+        [
+            "custom-ca.yaml",
+            "ollama.yaml",
+            "providers.yaml",
+            "telemetry.yaml",
+            "tight-limits.yaml",
+            "tls.yaml"
+        ]
+    );
 }
 
 #[test]
@@ -76,6 +86,16 @@ fn tls() {
     let config = load(&conf("examples/tls.yaml"), &[("TLS_FOLDER", &folder.path().display().to_string())]);
     assert!(config.server.tls().unwrap().check_dates(std::time::SystemTime::now()).is_ok());
     assert_eq!(config.printable()["server"]["tls"]["key"], "${env:TLS_FOLDER}/tls.key");
+}
+
+#[test]
+fn telemetry() {
+    let config = load(&conf("examples/telemetry.yaml"), &[]);
+    assert!(config.telemetry.enabled());
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318")];
+    let elsewhere = load(&conf("examples/telemetry.yaml"), &variables);
+    assert_ne!(config.telemetry, elsewhere.telemetry);
+    assert_eq!(elsewhere.printable()["telemetry"]["endpoint"], "http://otel:4318");
 }
 
 #[test]

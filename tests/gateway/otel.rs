@@ -1,4 +1,6 @@
 use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -6,6 +8,12 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::support::collector::{Collector, attributes, plain};
 use crate::support::wire::Unframed;
@@ -74,7 +82,9 @@ async fn requests_sessions_and_records_are_told(collector: Collector, telemetry:
     client.until("first").await;
     assert_eq!(gateway.kill("told").await.status, 200);
     client.end().await;
-    let killed = collector.span("the killed", |_, of| of["error.type"] == "session_killed").await;
+    let killed = collector
+        .span("the killed", |span, of| span.name != "session" && of["error.type"] == "session_killed")
+        .await;
     assert_eq!((code(&killed), &killed.name), (StatusCode::Error, &"chat gpt-demo".to_owned()));
     assert!(attributes(&killed.attributes)["gen_ai.response.time_to_first_chunk"].as_f64() > Some(0.0));
 
@@ -231,12 +241,14 @@ async fn the_end_waits_for_what_is_still_to_be_told() {
     for client in &mut clients {
         assert_eq!(client.message(Unframed::UntilEnd).await.expect("an answer").status(), 200);
     }
+    // With its tokens, which streams of OpenAI tell only when asked.
+    assert_eq!(Call::chat("hello").session("s-0").send(gateway.proxy()).await.status(), 200);
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
     let got = collector.got();
     assert_eq!(
         (got.spans.len(), got.logs.len()),
-        (200, 100),
+        (201, 100),
         "a span for each request and session, the records"
     );
     let names: Vec<_> = got.metrics.iter().map(|metric| metric.name.as_str()).collect();
@@ -250,8 +262,8 @@ async fn the_end_waits_for_what_is_still_to_be_told() {
     );
     let Some(Data::Histogram(durations)) = &got.metrics[0].data else { panic!("{:?}", got.metrics[0]) };
     let point = &durations.data_points[0];
-    assert_eq!((durations.data_points.len(), point.count), (1, 100));
-    assert_eq!(point.bucket_counts.iter().sum::<u64>(), 100);
+    assert_eq!((durations.data_points.len(), point.count), (1, 101));
+    assert_eq!(point.bucket_counts.iter().sum::<u64>(), 101);
     assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
     let of = attributes(&point.attributes);
     assert_eq!(
@@ -351,4 +363,54 @@ async fn stdout_gets_lines_of_otlps_json() {
     gateway.kill("printed").await;
     let is_it = |line: &Value| line["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0].is_object();
     gateway.log_until(is_it).await;
+}
+
+/// TLS for `localhost` before a collector; gives the port, and the authority to trust.
+async fn behind_tls(collector: SocketAddr) -> (u16, NamedTempFile) {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let authority = NamedTempFile::new().expect("a file");
+    std::fs::write(authority.path(), issued.cert.pem()).expect("the authority");
+    let key = PrivateKeyDer::Pkcs8(issued.signing_key.serialize_der().into());
+    let config = ServerConfig::builder().with_no_client_auth();
+    let mut config = config.with_single_cert(vec![issued.cert.der().clone()], key).expect("a key that fits");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                let mut inside = TcpStream::connect(collector).await.expect("the collector");
+                let _ = copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    });
+    (port, authority)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_behind_tls_is_told_when_its_authority_is_trusted() {
+    let demo = Demo::start().await;
+    for protocol in ["grpc", "http"] {
+        let collector = if protocol == "grpc" { Collector::grpc().await } else { Collector::http().await };
+        let (port, authority) = behind_tls(collector.address()).await;
+        let endpoint = format!("https://localhost:{port}");
+        let variables: [(&str, &OsStr); 4] = [
+            ("ELIDA_TELEMETRY_ENABLED", "true".as_ref()),
+            ("ELIDA_TELEMETRY_ENDPOINT", endpoint.as_ref()),
+            ("ELIDA__TELEMETRY__PROTOCOL", protocol.as_ref()),
+            ("SSL_CERT_FILE", authority.path().as_os_str()),
+        ];
+        let gateway = Gateway::in_environment(&demo, &variables).await;
+        Call::chat("hello").send(gateway.proxy()).await;
+        collector.until(protocol, |got| !got.spans.is_empty()).await;
+        // Without that authority it is not told a thing.
+        let stranger = Gateway::in_environment(&demo, &variables[..3]).await;
+        let before = collector.got().messages;
+        Call::chat("hello").send(stranger.proxy()).await;
+        dropped(&stranger, "spans", 1.0).await;
+        assert_eq!(collector.got().messages, before, "{protocol}");
+    }
 }

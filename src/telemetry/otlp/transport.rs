@@ -1,5 +1,6 @@
 //! One message on its way to the collector.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
@@ -183,6 +184,9 @@ fn agent(tls: bool) -> ureq::Agent {
     // What cannot be read is no authority; without any, no collector is believed.
     let found = rustls_native_certs::load_native_certs().certs;
     let roots: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-    let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots)).build();
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
     config.tls_config(tls).build().into()
 }
