@@ -30,6 +30,7 @@ fn every_example_is_valid_and_tested_here() {
         names,
         [
             "custom-ca.yaml",
+            "failover.yaml",
             "ollama.yaml",
             "providers.yaml",
             "telemetry.yaml",
@@ -51,7 +52,8 @@ fn providers() {
     let backend = |header, path: &str, model| {
         let decision = config.routing.decide(header, path, model).unwrap();
         let backend = config.backends[decision.backend].name().as_str();
-        (backend.to_owned(), decision.forwarded(path).into_owned())
+        let forwarded = elida::routing::forwarded("", path.as_bytes(), decision.strip);
+        (backend.to_owned(), String::from_utf8(forwarded.into_owned()).unwrap())
     };
     let expect = |name: &str, path: &str| (name.to_owned(), path.to_owned());
     let chat = "/v1/chat/completions";
@@ -86,6 +88,24 @@ fn tls() {
     let config = load(&conf("examples/tls.yaml"), &[("TLS_FOLDER", &folder.path().display().to_string())]);
     assert!(config.server.tls().unwrap().check_dates(std::time::SystemTime::now()).is_ok());
     assert_eq!(config.printable()["server"]["tls"]["key"], "${env:TLS_FOLDER}/tls.key");
+}
+
+#[test]
+fn failover() {
+    let keys = [("ANTHROPIC_KEY", "sk-ant-first"), ("SPARE_KEY", "sk-ant-second")];
+    let config = load(&conf("examples/failover.yaml"), &keys);
+    let route = |model: &str| {
+        let decision = config.routing.decide(None, "/v1/chat/completions", Some(model)).unwrap();
+        let mut names = vec![config.backends[decision.backend].name().to_string()];
+        names.extend(decision.others.iter().map(|other| config.backends[other.backend].name().to_string()));
+        (names, decision.served_as.map(|name| name.to_string()))
+    };
+    assert_eq!(route("claude-sonnet-4-6"), (vec!["anthropic".into(), "spare".into()], None));
+    assert_eq!(route("qwen3-coder"), (vec!["gpu-1".into(), "gpu-2".into()], None));
+    assert_eq!(route("gpt-5"), (vec!["gpu-1".into(), "gpu-2".into()], Some("qwen3-coder".into())));
+    assert!(config.warnings().iter().all(|warning| warning.path == "data_dir"), "{:?}", config.warnings());
+    let shown = config.printable().to_string() + &format!("{config:?}");
+    assert!(shown.contains("${env:SPARE_KEY}") && !shown.contains("sk-ant"), "{shown}");
 }
 
 #[test]

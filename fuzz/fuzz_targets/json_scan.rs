@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use elida::protocol::call::{Call, CallPaths, CallScan};
+use elida::protocol::rename::rename_model;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -27,5 +28,11 @@ fuzz_target!(|input: (u8, &[u8])| {
     if let (true, Some(Value::String(model))) = (plain, parsed.get("model")) {
         // A model that is longer than the scanner keeps is none.
         assert!(whole.model.as_ref() == Some(model) || body.len() > 4096);
+        if whole.model.is_some() {
+            let renamed = rename_model(body, "other").expect("there is a model");
+            let mut expected = parsed.clone();
+            expected.insert(parsed.keys().find(same).expect("a key").clone(), "other".into());
+            assert_eq!(serde_json::from_slice::<Value>(&renamed).expect("still JSON"), Value::Object(expected));
+        }
     }
 });

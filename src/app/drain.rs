@@ -69,7 +69,8 @@ impl Drain {
         let grace = self.shared.live.load().timeouts.shutdown_grace;
         self.shared.readiness.not_ready("draining");
         self.draining.send_replace(true);
-        let (legs, connections) = (self.shared.open_legs().get(), self.shared.metrics.connections().get());
+        let legs = self.shared.open_legs().get() + self.shared.open_sockets().get();
+        let connections = self.shared.metrics.connections().get();
         info!(open_legs = legs, connections, grace_ms = grace.as_millis(), "draining");
         tokio::select! {
             () = self.connections_ended(grace) => {}

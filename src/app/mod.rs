@@ -5,7 +5,7 @@
 //! `drain` ends the program in order · `upgrade` lets a new process take its place, to which `handover` gives
 //! the ports · `notify` tells the service manager · `panics` counts and logs our own faults · `ledger` takes
 //! what sessions publish to log and metrics · `demo` is all of it with a provider of its own · `reach` tries
-//! the backends without running anything.
+//! the backends without running anything · `probes` asks those that want it how they are.
 //! Neighbours: `cli` calls it, `config` feeds it.
 //! Invariant: nothing is decided here that one of the parts could decide.
 
@@ -16,6 +16,7 @@ mod ledger;
 mod listeners;
 mod notify;
 mod panics;
+mod probes;
 mod reach;
 mod reload;
 mod services;

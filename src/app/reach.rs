@@ -1,5 +1,5 @@
 //! Whether the backends can be reached, tried as the proxy does it: name, connection, TLS handshake.
-//! No request is sent.
+//! No request is sent, but the probe of a `health.path`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::ALPN;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use super::probes::probe;
 use crate::config::Config;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::backend::Backend;
@@ -71,6 +73,7 @@ async fn try_one(
     })?;
     let begun = Instant::now();
     let address = connect(settings, limit).await?;
+    healthy(&backend, limit).await?;
     let Some(tls) = settings.tls() else {
         return Ok(format!("{} answers at {address} in {} ms", settings.url(), begun.elapsed().as_millis()));
     };
@@ -85,6 +88,19 @@ async fn try_one(
         Ok(Err(error)) => Err(handshake(settings, &error.to_string())),
         Err(_) => Err(handshake(settings, &format!("no answer in {limit:?}"))),
     }
+}
+
+/// Asks `health.path`, as the probes do; nothing when there is none.
+async fn healthy(backend: &Backend, limit: Duration) -> Result<(), Unreachable> {
+    let settings = backend.settings();
+    if settings.health().path.is_none() {
+        return Ok(());
+    }
+    let asked = timeout(limit, probe(backend, &Connector::new(None), limit)).await;
+    asked.unwrap_or_else(|_| Err(format!("no answer in {limit:?}"))).map_err(|message| Unreachable {
+        message: format!("a probe fails: {message}"),
+        remedy: format!("start the backend, or correct backends.{}.health.path", settings.name()),
+    })
 }
 
 /// Resolves the name and connects to the first address that answers.

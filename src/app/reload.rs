@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use super::shared::{Shared, addresses, snapshot};
+use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys};
 use crate::control;
 use crate::control::service::ReloadReport;
 use crate::settings::fault::Faults;
+use crate::upstream::backend::Backend;
 
 /// Reads the configuration again, when told to.
 pub(super) struct Reload {
@@ -56,9 +58,16 @@ impl Reload {
 
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
-        let snapshot = snapshot(&config, &self.shared.metrics)?;
+        let before = self.shared.live.load_full();
+        let snapshot = snapshot(&config, &self.shared.metrics, &before.backends)?;
         tell_warnings(&config);
         let restart = changed_restart_keys(&self.current.load(), &config);
+        for gone in &before.backends {
+            let name = gone.settings().name();
+            if !snapshot.backends.iter().any(|backend| backend.settings().name() == name) {
+                self.shared.metrics.forget_backend(name.as_str());
+            }
+        }
         self.shared.live.store(Arc::new(snapshot));
         self.control.store(Arc::new(config.control.clone()));
         self.shared.sessions.reconfigure(config.session.clone());
@@ -71,12 +80,22 @@ impl Reload {
         Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })
     }
 
-    /// The backends as the health summary shows them.
+    /// The backends by name: what they are and how they are.
     pub(super) fn describe_backends(&self) -> Value {
-        let describe = |settings: &crate::upstream::settings::Settings| {
-            (settings.name().to_string(), json!({"type": settings.kind().name(), "url": settings.url()}))
+        let now = self.shared.clock.now();
+        let describe = |backend: &Arc<Backend>| {
+            let (settings, health) = (backend.settings(), backend.health());
+            let described = json!({
+                "type": settings.kind().name(),
+                "url": settings.url(),
+                "auth": settings.auth().name(),
+                "healthy": health.is_good(),
+                "rests_for_ms": health.rests_for(now).map(millis),
+                "open": backend.load(),
+            });
+            (settings.name().to_string(), described)
         };
-        Value::Object(self.current.load().backends.iter().map(describe).collect())
+        Value::Object(self.shared.live.load().backends.iter().map(describe).collect())
     }
 }
 

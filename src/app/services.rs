@@ -17,6 +17,7 @@ use super::drain::Drain;
 use super::handover::ReadySign;
 use super::listeners::Listeners;
 use super::notify;
+use super::probes::Probes;
 use super::reload::{Reload, tell_warnings};
 use super::shared::Shared;
 use super::signals::Signals;
@@ -74,6 +75,8 @@ pub(super) fn serve(
 
     let sessions = Arc::clone(&shared.sessions);
     server.add_service(background_service("housekeeping", Housekeeping { sessions }));
+
+    server.add_service(background_service("probes", Probes { live: Arc::clone(&shared.live) }));
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
     let control = control_service(control, &reload, &shared);

@@ -38,7 +38,7 @@ pub(super) struct Shared {
     pub(super) history: Option<Arc<Archive>>,
     /// Tells a collector of requests and sessions; `None` when none is configured.
     pub(super) exporter: Option<Arc<Exporter>>,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 impl Shared {
@@ -52,7 +52,7 @@ impl Shared {
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
-        let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics)?));
+        let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics, &[])?));
         let clock = Clock::system();
         let history = history(config, &metrics);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
@@ -72,6 +72,7 @@ impl Shared {
             principals: principals(config),
             unrouted: self.metrics.unrouted(),
             open_legs: self.open_legs(),
+            open_sockets: self.open_sockets(),
             metrics: Arc::clone(&self.metrics),
             log: Arc::clone(&self.log),
             clock: self.clock.clone(),
@@ -81,20 +82,34 @@ impl Shared {
         })
     }
 
-    /// The number of open legs.
+    /// The number of open legs, sockets apart.
     pub(super) fn open_legs(&self) -> Gauge {
         self.metrics.open_legs("request")
     }
+
+    /// The number of open sockets.
+    pub(super) fn open_sockets(&self) -> Gauge {
+        self.metrics.open_legs("socket")
+    }
 }
 
-/// The settings a request lives by, out of a compiled configuration.
+/// The settings a request lives by, out of a compiled configuration. A backend of `before` that is configured
+/// as it was stays, with its health, its load and its connections.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
-pub(super) fn snapshot(config: &Config, metrics: &Metrics) -> Result<Snapshot, Faults> {
+pub(super) fn snapshot(
+    config: &Config,
+    metrics: &Metrics,
+    before: &[Arc<Backend>],
+) -> Result<Snapshot, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
     for settings in &config.backends {
+        if let Some(same) = before.iter().find(|backend| backend.settings() == settings) {
+            backends.push(Arc::clone(same));
+            continue;
+        }
         let name = settings.name().clone();
         match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
             Ok(backend) => backends.push(backend),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::tree::Tree;
-use super::written::{Backends, IDENTITY_PART, VERSION, Written};
+use super::written::{Backends, Guard, IDENTITY_PART, VERSION, Written};
 use crate::protocol::BackendKind;
 use crate::routing::{BackendRule, Table};
 use crate::settings::address::listen_address;
@@ -96,6 +96,14 @@ pub(super) fn compile(
     let history = written.history.compile(faults);
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
+    let knows_clients =
+        server.as_ref().and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
+    if let (Some(listen), Some(backends), false) = (listen, &backends, knows_clients) {
+        guard(written.startup_guard, listen, backends, faults);
+    }
+    if let Some(backends) = &backends {
+        warn_of_realms(&rules, backends, faults);
+    }
     check_data_dir(&written.data_dir, faults);
     Some(Config {
         listen: listen?,
@@ -132,6 +140,50 @@ fn check_backend(written: &Written, tree: &Tree, faults: &mut Faults) {
     }
 }
 
+/// An injected key is spent on whoever can reach the listener, since clients are not asked who they are.
+fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Settings], faults: &mut Faults) {
+    let Some(backend) = backends.iter().find(|backend| backend.auth().is_injected()) else { return };
+    if listen.ip().is_loopback() {
+        return;
+    }
+    let path = format!("backends.{}.auth.mode", backend.name());
+    let message =
+        format!("whoever reaches {listen} spends this key, because clients need no credential of their own");
+    match guard {
+        Guard::Enforce => {
+            let hint = "listen on 127.0.0.1, or let clients send their own keys (mode: passthrough), or ask them for a \
+                        certificate (server.tls.client_ca), or keep others away by the network and write \
+                        startup_guard: warn";
+            faults.add(path, message, hint);
+        }
+        Guard::Warn => faults.warn(path, message, "keep others away by the network"),
+    }
+}
+
+/// Who stands in for another one, but is not asked with the credentials that were meant for that one.
+fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Settings], faults: &mut Faults) {
+    let says =
+        |rule: &BackendRule, text: &String| rule.models.iter().any(|own| own.eq_ignore_ascii_case(text));
+    for (at, first) in rules.iter().enumerate() {
+        for (place, other) in rules.iter().enumerate() {
+            let is_fallback = first.fallback == other.name;
+            let is_equal =
+                at < place && first.kind == other.kind && first.models.iter().any(|text| says(other, text));
+            if (is_fallback || is_equal) && !backends[place].auth().may_take(backends[at].auth()) {
+                let path = match is_fallback {
+                    true => format!("backends.{}.fallback", first.name),
+                    false => format!("backends.{}.models", other.name),
+                };
+                let message = format!(
+                    "'{}' gets no request with a client's credential that was meant for '{}'",
+                    other.name, first.name
+                );
+                faults.warn(path, message, "give both the same auth.realm, or auth.mode: inject or none");
+            }
+        }
+    }
+}
+
 /// State is kept in memory when it cannot be written, so only an empty path is a fault.
 fn check_data_dir(folder: &str, faults: &mut Faults) {
     let hint = "name a folder ELIDA may write to";
@@ -144,12 +196,8 @@ fn check_data_dir(folder: &str, faults: &mut Faults) {
 
 fn only_backend(url: String) -> Backends {
     let backend = upstream::settings::Written {
-        url,
-        kind: BackendKind::Ollama,
-        models: Vec::new(),
         default: true,
-        tls: Default::default(),
-        pool: Default::default(),
+        ..upstream::settings::Written::new(url, BackendKind::Ollama)
     };
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }
@@ -173,7 +221,15 @@ fn compile_backends(
 }
 
 fn rule((name, backend): &(String, upstream::settings::Written)) -> BackendRule {
-    BackendRule { name: name.clone(), models: backend.models.clone(), default: backend.default }
+    BackendRule {
+        name: name.clone(),
+        kind: backend.kind,
+        models: backend.models.clone(),
+        aliases: backend.aliases.clone(),
+        rewrite_model: backend.rewrite_model,
+        fallback: backend.fallback.clone(),
+        default: backend.default,
+    }
 }
 
 fn printable(written: &Written, has_token: bool, tree: &Tree) -> Value {

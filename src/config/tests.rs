@@ -288,7 +288,7 @@ fn what_is_allowed_and_rarely_meant_is_warned_of() {
 data_dir: /proc/1/elida
 backends:
   a: { url: 'https://h', type: http, models: ['x-*', y], tls: { insecure_skip_verify: true } }
-  b: { url: 'http://h', type: http, models: ['X-*'] }
+  b: { url: 'http://h', type: openai, models: ['X-*'] }
   c: { url: 'http://h', type: http }
 routing: { methods: [model], blocked_models: [y] }
 session:
@@ -319,6 +319,24 @@ session:
     assert_eq!(tidy.warnings(), []);
     let alone = load("data_dir: /tmp\nrouting: { methods: [model] }", NO_VARIABLES).unwrap();
     assert_eq!(alone.warnings()[0].path, "backend");
+}
+
+#[test]
+fn stand_ins_that_are_not_asked_with_a_credential_are_warned_of() {
+    let warnings = |keys: &str, other: &str| {
+        let text = format!(
+            "data_dir: /tmp\nlisten: ':1'\nstartup_guard: warn\nbackends:\n  a: {{ url: 'http://a', type: openai, default: true, {keys} }}\n  \
+             b: {{ url: 'http://b', type: openai, {other} }}\n"
+        );
+        let paths = config(&text).warnings().iter().map(|warning| warning.path.clone()).collect::<Vec<_>>();
+        paths.into_iter().filter(|path| !path.contains("auth")).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("fallback: b", ""), ["backends.a.fallback"]);
+    assert_eq!(warnings("models: ['x-*']", "models: [y, 'X-*']"), ["backends.b.models"]);
+    let none = [""; 0];
+    assert_eq!(warnings("fallback: b, auth: { realm: r }", "auth: { realm: r }"), none);
+    assert_eq!(warnings("fallback: b", "auth: { mode: inject, api_key: k }"), none);
+    assert_eq!(warnings("models: [x]", "models: [y]"), none);
 }
 
 #[test]

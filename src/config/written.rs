@@ -52,6 +52,19 @@ pub(super) struct Written {
     pub(super) telemetry: telemetry::otlp::settings::Written,
     /// Folder for keys and other state. Needs a restart.
     pub(super) data_dir: String,
+    /// What becomes of settings that let strangers spend a key.
+    pub(super) startup_guard: Guard,
+}
+
+/// What becomes of settings that let strangers spend a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Guard {
+    /// They are a fault.
+    #[default]
+    Enforce,
+    /// They are warned of.
+    Warn,
 }
 
 impl Default for Written {
@@ -71,6 +84,7 @@ impl Default for Written {
             logging: Default::default(),
             telemetry: Default::default(),
             data_dir: "/var/lib/elida".into(),
+            startup_guard: Guard::default(),
         }
     }
 }

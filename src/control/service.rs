@@ -49,7 +49,7 @@ pub struct Parts {
     pub config: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Reads the configuration again; may block.
     pub reload: Arc<dyn Fn() -> Result<ReloadReport, Faults> + Send + Sync>,
-    /// The backends by name, for `/control/health`.
+    /// The backends by name: what and how they are.
     pub backends: Arc<dyn Fn() -> Value + Send + Sync>,
     /// What is kept of ended sessions.
     pub history: Option<Arc<Archive>>,

@@ -2,7 +2,8 @@
 //!
 //! It speaks OpenAI (chat completions, completions, responses, embeddings, models), Anthropic
 //! (messages, token counting, models), Mistral (OpenAI's path, told apart by the model's name), Ollama
-//! (all but blobs) and Gemini, streamed and whole, with tools; MCP with one tool; A2A. A path
+//! (all but blobs) and Gemini, streamed and whole, with tools; Realtime and responses also over WebSockets; MCP
+//! with one tool; A2A. A path
 //! is matched by its tail, so a base path (`/some/base/v1/chat/completions`) is served as well.
 //! `/echo` gives the request's body back, `HEAD /` and `GET /` answer 200.
 //!
@@ -37,6 +38,7 @@ mod packing;
 mod provider;
 mod responses;
 mod script;
+mod socket;
 mod turn;
 
 pub use ledger::{Ledger, Seen};

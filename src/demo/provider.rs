@@ -25,7 +25,7 @@ use super::mcp::{Said, Sessions};
 use super::packing::{Packer, Packing};
 use super::script::{Script, Twist};
 use super::turn::{Ask, Dialect, Manner, Reply};
-use super::{a2a, anthropic, gemini, mistral, ollama, openai, responses};
+use super::{a2a, anthropic, gemini, mistral, ollama, openai, responses, socket};
 
 /// How many requests the log holds.
 const KEPT_REQUESTS: usize = 1024;
@@ -174,6 +174,10 @@ async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Resp
     ledger.arrive();
     let open = Open::new(ledger);
     let (head, body) = request.into_parts();
+    if let Some(language) = socket::language(&head) {
+        ledger.enter(head.clone(), &Bytes::new());
+        return socket::accept(head, language, provider.pace, open).await;
+    }
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return json_answer(400, &openai::fault(400, "the request's body broke off"));
     };

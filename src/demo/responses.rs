@@ -12,7 +12,7 @@ use super::turn::{Ask, Dialect, Events, Reply, content_text, text_or, words_belo
 pub(super) const RESPONSES: Dialect =
     Dialect { ask, whole, events, stream_type: "text/event-stream; charset=utf-8", fault: openai::fault };
 
-fn ask(body: &Value) -> Result<Ask, String> {
+pub(super) fn ask(body: &Value) -> Result<Ask, String> {
     let tools = body["tools"].as_array().map_or(&[][..], Vec::as_slice);
     let mut ask = Ask {
         model: text_or(body, "model", "gpt-5-demo"),
@@ -88,31 +88,34 @@ fn whole(reply: &Reply) -> Value {
 type Step = (&'static str, Value, bool);
 
 fn events(reply: Arc<Reply>) -> Events {
-    let begun = json!({"response": response(&reply, "in_progress", &json!([]), &Value::Null)});
+    Box::new(steps(&reply).map(|(data, word)| {
+        let text = named_sse(data["type"].as_str().unwrap_or_default(), &data);
+        if word { Event::word(text) } else { Event::frame(text) }
+    }))
+}
+
+/// The events of a streamed answer, typed and numbered; the flag says whether one carries a word.
+pub(super) fn steps(reply: &Arc<Reply>) -> impl Iterator<Item = (Value, bool)> + Send + use<> {
+    let begun = json!({"response": response(reply, "in_progress", &json!([]), &Value::Null)});
     let start = vec![
         ("response.created", begun.clone(), false),
         ("response.in_progress", begun, false),
-        (
-            "response.output_item.added",
-            json!({"output_index": 0, "item": item(&reply, "in_progress")}),
-            false,
-        ),
+        ("response.output_item.added", json!({"output_index": 0, "item": item(reply, "in_progress")}), false),
     ];
     let end = vec![
-        ("response.output_item.done", json!({"output_index": 0, "item": item(&reply, "completed")}), false),
-        ("response.completed", json!({"response": whole(&reply)}), false),
+        ("response.output_item.done", json!({"output_index": 0, "item": item(reply, "completed")}), false),
+        ("response.completed", json!({"response": whole(reply)}), false),
     ];
     let middle: Box<dyn Iterator<Item = Step> + Send> = match &reply.tool {
         Some(wish) => Box::new(call_steps(&reply.id, &wish.arguments.to_string()).into_iter()),
-        None => text_steps(&reply),
+        None => text_steps(reply),
     };
     let steps = start.into_iter().chain(middle).chain(end);
-    Box::new(steps.enumerate().map(|(number, (name, mut data, word))| {
+    steps.enumerate().map(|(number, (name, mut data, word))| {
         data["type"] = json!(name);
         data["sequence_number"] = json!(number);
-        let text = named_sse(name, &data);
-        if word { Event::word(text) } else { Event::frame(text) }
-    }))
+        (data, word)
+    })
 }
 
 fn text_steps(reply: &Arc<Reply>) -> Box<dyn Iterator<Item = Step> + Send> {

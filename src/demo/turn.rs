@@ -57,7 +57,7 @@ impl Dialect {
 }
 
 /// What a request asks for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ask {
     pub(super) model: String,
     pub(super) stream: bool,

@@ -54,6 +54,8 @@ pub enum Dialect {
     OpenAiChat,
     /// `/v1/responses` and what is below it.
     OpenAiResponses,
+    /// The WebSocket `/v1/realtime`.
+    OpenAiRealtime,
     /// The rest of the OpenAI API that names a model: completions, embeddings, models, ….
     OpenAiOther,
     /// `/v1/messages`, `/v1/messages/count_tokens` and `/v1/complete`.
@@ -142,6 +144,19 @@ impl Dialect {
         TABLE.iter().find(fits).map_or(Self::Plain, |(.., dialect)| *dialect)
     }
 
+    /// The dialect of a WebSocket at this path. Requests by HTTP below `/v1/realtime` make keys and calls,
+    /// and speak another one.
+    pub fn detect_socket(path: &str) -> Self {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        if path.ends_with("/realtime") || path.contains("/v1/realtime/") {
+            Self::OpenAiRealtime
+        } else if path.ends_with("/responses") {
+            Self::OpenAiResponses
+        } else {
+            Self::Plain
+        }
+    }
+
     /// The dialect once the backend is known: what the path leaves open, its kind decides.
     pub fn on(self, backend: BackendKind) -> Self {
         match (self, backend) {
@@ -175,6 +190,7 @@ impl Dialect {
         match self {
             Self::OpenAiChat => "openai_chat",
             Self::OpenAiResponses => "openai_responses",
+            Self::OpenAiRealtime => "openai_realtime",
             Self::OpenAiOther => "openai",
             Self::Anthropic => "anthropic",
             Self::Mistral => "mistral",
@@ -255,6 +271,24 @@ mod tests {
             }
             assert_eq!(detect("/api/chat", field), Dialect::Ollama);
             assert_eq!(detect("/v1beta/models/g:generateContent", field), Dialect::Gemini);
+        }
+    }
+
+    #[test]
+    fn a_sockets_path_tells_its_dialect() {
+        let cases = [
+            ("/v1/realtime", Dialect::OpenAiRealtime),
+            ("/openai/v1/realtime/", Dialect::OpenAiRealtime),
+            ("/openai/realtime", Dialect::OpenAiRealtime),
+            ("/v1/realtime/translations", Dialect::OpenAiRealtime),
+            ("/v1/responses", Dialect::OpenAiResponses),
+            ("/backend-api/codex/responses", Dialect::OpenAiResponses),
+            ("/v1/chat/completions", Dialect::Plain),
+            ("/realtime/v1/websocket", Dialect::Plain),
+            ("/", Dialect::Plain),
+        ];
+        for (path, dialect) in cases {
+            assert_eq!(Dialect::detect_socket(path), dialect, "{path}");
         }
     }
 

@@ -9,6 +9,8 @@ pub enum Framing {
     Ndjson,
     /// One JSON value.
     Json,
+    /// One JSON value per message of a WebSocket. No head tells this, the upgrade does.
+    Messages,
     /// Cannot be read here: another type, or a compressed body.
     Opaque,
 }

@@ -5,6 +5,7 @@
 //! values, it does not judge: what is skipped may be bad JSON; where a container that is followed makes
 //! no sense, the scanner stops and says so ([`Scanner::is_broken`]).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::json_paths::ROOT;
@@ -130,21 +131,44 @@ impl Scanner {
     pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(usize, Value<'_>)) {
         let mut rest = bytes;
         while let Some(&first) = rest.first() {
-            rest = match self.state {
-                State::Root(_)
-                | State::BeforeKey
-                | State::Colon
-                | State::BeforeValue
-                | State::BeforeItem
-                | State::AfterValue => self.structure(first, rest, on),
-                State::Key => self.key(rest),
-                State::Text => self.text(rest, on),
-                State::Parts => self.parts(rest, on),
-                State::SkippedText => self.skip_text(rest, State::AfterValue),
-                State::Bare => self.bare(rest, on),
-                State::Nested | State::NestedText => self.nested(rest, on),
-                State::Done | State::Broken => return,
-            };
+            rest = self.step(first, rest, on);
+        }
+    }
+
+    /// The places of the wanted texts in a whole JSON text, each from quote to quote.
+    pub fn places(paths: Arc<PathSet>, text: &[u8]) -> Vec<Range<usize>> {
+        let mut scanner = Self::new(paths);
+        let mut places = Vec::new();
+        let mut rest = text;
+        while let Some(&first) = rest.first() {
+            // A whole text is read in one step that begins behind its first quote.
+            let begin = text.len() - rest.len() - usize::from(scanner.state == State::Text);
+            let mut is_text = false;
+            rest = scanner.step(first, rest, &mut |_, value| is_text = matches!(value, Value::Str(_)));
+            if is_text {
+                places.push(begin..text.len() - rest.len());
+            }
+        }
+        places
+    }
+
+    /// Reads on from `rest`, which begins with `first`; gives back what is left.
+    #[inline]
+    fn step<'b>(&mut self, first: u8, rest: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
+        match self.state {
+            State::Root(_)
+            | State::BeforeKey
+            | State::Colon
+            | State::BeforeValue
+            | State::BeforeItem
+            | State::AfterValue => self.structure(first, rest, on),
+            State::Key => self.key(rest),
+            State::Text => self.text(rest, on),
+            State::Parts => self.parts(rest, on),
+            State::SkippedText => self.skip_text(rest, State::AfterValue),
+            State::Bare => self.bare(rest, on),
+            State::Nested | State::NestedText => self.nested(rest, on),
+            State::Done | State::Broken => &[],
         }
     }
 

@@ -9,11 +9,13 @@
 //! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer); [`json_rpc`]: its
 //!   envelope in MCP and A2A.
 //! - [`mcp`]: what header fields of MCP must agree with.
+//! - [`rename`]: a request's body with another model in it.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
 //! - [`coding`]: compressed answers, decoded on the side.
 //! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
-//!   them as [`events`] to whoever listens; one table of rules per dialect in `openai`, `responses`,
+//!   them as [`events`] to whoever listens; one table of rules per dialect in `openai`, `responses`, `realtime`,
 //!   `anthropic`, `mistral`, `ollama`, `gemini` and `json_rpc` (MCP, A2A).
+//! - [`websocket`], [`socket`]: the frames of a WebSocket, and what the messages in them say.
 //! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
 //!
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
@@ -32,10 +34,13 @@ pub mod mcp;
 pub mod ndjson;
 pub mod offer;
 pub mod refusal;
+pub mod rename;
+pub mod socket;
 pub mod sse;
 pub mod tap;
 pub mod tools;
 pub mod usage;
+pub mod websocket;
 
 mod anthropic;
 mod calls;
@@ -45,6 +50,7 @@ mod json_text;
 mod mistral;
 mod ollama;
 mod openai;
+mod realtime;
 mod responses;
 
 #[cfg(test)]

@@ -109,6 +109,24 @@ struct ResponsesEvent<'a> {
     request_id: &'a str,
 }
 
+/// `error` event of a Realtime socket.
+#[derive(Serialize)]
+struct RealtimeEvent<'a> {
+    r#type: &'static str,
+    /// Of ours; SDKs want one.
+    event_id: &'a str,
+    error: Detail<'a>,
+    session_id: Option<&'a str>,
+}
+
+/// `error` event of the responses API over a socket: the same, with the status that an answer would have.
+#[derive(Serialize)]
+struct ResponsesSocketEvent<'a> {
+    status: u16,
+    #[serde(flatten)]
+    event: ResponsesEvent<'a>,
+}
+
 impl<'a> Notice<'a> {
     fn detail(&self) -> Detail<'a> {
         Detail { r#type: self.kind.word(), code: self.code, message: self.message, param: None }
@@ -189,6 +207,21 @@ pub fn stream_end(
     end.extend_from_slice(&data);
     end.extend_from_slice(line_end.as_bytes());
     Some(end)
+}
+
+/// The error event with which a socket of this dialect is ended, as the text of its message; `None` when the
+/// dialect has none. `status` is what an answer would have had.
+pub fn socket_event(dialect: Dialect, status: u16, notice: &Notice<'_>) -> Option<Vec<u8>> {
+    match dialect {
+        Dialect::OpenAiRealtime => Some(json(&RealtimeEvent {
+            r#type: "error",
+            event_id: notice.request_id,
+            error: notice.detail(),
+            session_id: notice.session_id,
+        })),
+        Dialect::OpenAiResponses => Some(json(&ResponsesSocketEvent { status, event: notice.responses() })),
+        _ => None,
+    }
 }
 
 /// Writing plain structs of texts to memory cannot fail.

@@ -1,25 +1,19 @@
 //! Reads an answer that flows by: its usage, its model, the tools it calls, why it stopped, and where it may
 //! be cut.
 
-use super::calls::{Calls, Step};
 use super::coding::{Coding, Decoder, Unread};
 use super::dialect::Dialect;
 use super::events::Event;
 use super::framing::Framing;
-use super::json_scan::{Scanner, Value};
+use super::json_scan::Scanner;
 use super::ndjson::{self, LineReader};
 use super::sse::{self, SseReader};
 use super::tools::ToolCounts;
-use super::usage::{Field, Rules, Usage};
+use super::usage::{Rules, Usage};
+use found::Found;
 
 /// What OpenAI writes as the data of the event behind the last one.
 const DONE: &[u8] = b"[DONE]";
-
-/// Bytes that are kept of a stop reason.
-const STOP_MAX: usize = 64;
-
-/// States of a response that is not over.
-const UNDER_WAY: [&str; 2] = ["in_progress", "queued"];
 
 /// Listens to one answer's body. Never holds an event; cost is linear in bytes.
 #[derive(Debug)]
@@ -40,6 +34,7 @@ struct Inner {
 enum Pieces {
     Sse(SseReader),
     Ndjson(LineReader),
+    Messages,
     Whole,
     /// The rest cannot be decoded.
     Nothing,
@@ -55,28 +50,6 @@ struct Reading {
     head_len: usize,
     /// The last event was seen to its end.
     complete: bool,
-}
-
-#[derive(Debug, Default)]
-struct Found {
-    usage: Usage,
-    any_usage: bool,
-    /// The event under way counted something.
-    new_usage: bool,
-    model: String,
-    stop: String,
-    /// How the answer of the event under way stands, and why.
-    status: String,
-    detail: String,
-    calls: Calls,
-    /// The event under way says that it is the last one.
-    is_last: bool,
-    /// And that it is not.
-    is_not_last: bool,
-    /// Its delta is text.
-    is_text: bool,
-    /// What it does to a call.
-    step: Option<Step>,
 }
 
 impl ResponseTap {
@@ -99,6 +72,7 @@ impl ResponseTap {
         let framing = match framing {
             Framing::Sse => Pieces::Sse(SseReader::default()),
             Framing::Ndjson => Pieces::Ndjson(LineReader::default()),
+            Framing::Messages => Pieces::Messages,
             Framing::Json => Pieces::Whole,
             Framing::Opaque => return Self { inner: None, unread: None },
         };
@@ -129,6 +103,17 @@ impl ResponseTap {
             // What was read stays; nothing more is.
             *framing = Pieces::Nothing;
         }
+    }
+
+    /// A message of a socket has ended. When it was the last event of an answer, gives the answer's counts,
+    /// if it had any, and begins the next one.
+    pub fn end_message(&mut self) -> Option<Usage> {
+        let reading = &mut self.inner.as_mut()?.reading;
+        if !reading.end_piece(&mut |_| {}) {
+            return None;
+        }
+        let usage = std::mem::take(&mut reading.found.usage);
+        std::mem::take(&mut reading.found.any_usage).then_some(usage)
     }
 
     /// The body has ended.
@@ -178,7 +163,7 @@ impl ResponseTap {
             Pieces::Sse(reader) => reader.at_boundary(),
             Pieces::Ndjson(reader) => reader.at_boundary(),
             Pieces::Whole => reading.scanner.is_after_element(),
-            Pieces::Nothing => false,
+            Pieces::Messages | Pieces::Nothing => false,
         }
     }
 
@@ -193,9 +178,12 @@ impl Pieces {
         match self {
             Self::Sse(reader) => reader.feed(bytes, |piece| match piece {
                 sse::Piece::Data(part) => reading.data(part, on),
-                sse::Piece::End { .. } => reading.end_piece(on),
+                sse::Piece::End { .. } => {
+                    reading.end_piece(on);
+                }
             }),
             Self::Ndjson(reader) => reader.feed(bytes, |piece| reading.line(piece, on)),
+            Self::Messages => reading.scan(bytes, on),
             Self::Whole => {
                 reading.scan(bytes, on);
                 if !reading.complete && reading.scanner.is_done() {
@@ -233,7 +221,9 @@ impl Reading {
     fn line(&mut self, piece: ndjson::Piece<'_>, on: &mut dyn FnMut(Event<'_>)) {
         match piece {
             ndjson::Piece::Data(part) => self.scan(part, on),
-            ndjson::Piece::End => self.end_piece(on),
+            ndjson::Piece::End => {
+                self.end_piece(on);
+            }
         }
     }
 
@@ -242,17 +232,19 @@ impl Reading {
         scanner.feed(bytes, &mut |path, value| found.take(rules, path, value, on));
     }
 
-    /// An event or line is complete: the next one is another JSON text.
-    fn end_piece(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+    /// An event or line is complete: the next one is another JSON text. True when it said that it is the last.
+    fn end_piece(&mut self, on: &mut dyn FnMut(Event<'_>)) -> bool {
         let marker = self.rules.done_marker && self.head[..self.head_len] == *DONE;
         if marker {
             self.found.calls.finish(on);
         }
         self.found.is_last &= !std::mem::take(&mut self.found.is_not_last) && self.scanner.is_done();
-        self.complete |= self.found.is_last || marker;
+        let said_last = self.found.is_last;
+        self.complete |= said_last || marker;
         self.found.end_text(self.rules, on);
         self.head_len = 0;
         self.scanner.reset();
+        said_last
     }
 }
 
@@ -265,124 +257,7 @@ impl std::fmt::Debug for Reading {
     }
 }
 
-impl Found {
-    fn take(&mut self, rules: &Rules, path: usize, value: Value<'_>, on: &mut dyn FnMut(Event<'_>)) {
-        let Some((_, field)) = rules.fields.get(path) else { return };
-        match field {
-            Field::Reply => return self.is_last = true,
-            Field::NotLast => return self.is_not_last = true,
-            _ => {}
-        }
-        match value {
-            Value::Str(text) => self.take_text(rules, *field, &text, on),
-            Value::Number(number) => self.take_number(*field, number),
-            Value::Bool(value) if *field == Field::Done => self.is_last = value,
-            Value::Bool(_) | Value::Null => {}
-            Value::Part(part) => match field {
-                Field::Text => on(Event::Text(part)),
-                Field::Delta if self.is_text => on(Event::Text(part)),
-                _ => self.calls.arguments(part),
-            },
-            Value::End => match field {
-                Field::CallPieceEnd => self.calls.piece(on),
-                Field::CallAgainEnd if self.calls.has_known() => self.calls.clear(),
-                Field::ChoiceEnd => self.calls.choice_ends(on),
-                _ => self.calls.whole(rules.calls.suffix, on),
-            },
-        }
-    }
-
-    fn take_text(&mut self, rules: &Rules, field: Field, text: &str, on: &mut dyn FnMut(Event<'_>)) {
-        match field {
-            Field::Model if !text.is_empty() && *text != *self.model => {
-                self.model.clear();
-                self.model.push_str(text);
-            }
-            Field::Kind => {
-                self.is_last = rules.last_kinds.contains(&text);
-                self.is_text = rules.calls.text_kinds.contains(&text);
-                self.step = rules.calls.steps.iter().find(|(kind, _)| *kind == text).map(|(_, step)| *step);
-            }
-            Field::Stop => self.stops(text, on),
-            Field::ChoiceStop => {
-                self.stops(text, on);
-                self.calls.choice_stops();
-            }
-            Field::Status => keep(&mut self.status, text),
-            Field::StopDetail => keep(&mut self.detail, text),
-            Field::CallKind => self.calls.kind(text),
-            Field::CallId => self.calls.id(text),
-            Field::CallName => self.calls.name(text),
-            _ => {}
-        }
-    }
-
-    fn take_number(&mut self, field: Field, number: &str) {
-        let count = match field {
-            Field::Input => &mut self.usage.input_tokens,
-            Field::Output => &mut self.usage.output_tokens,
-            Field::CacheRead => &mut self.usage.cache_read_tokens,
-            Field::CacheWrite => &mut self.usage.cache_write_tokens,
-            Field::CacheWriteHour => &mut self.usage.cache_write_1h_tokens,
-            Field::Reasoning => &mut self.usage.reasoning_tokens,
-            Field::WebSearches => &mut self.usage.web_search_requests,
-            Field::CallIndex => return self.calls.index(number.parse().ok()),
-            Field::ChoiceIndex => return self.calls.choice(number.parse().unwrap_or_default()),
-            _ => return,
-        };
-        if let Some(tokens) = tokens(number) {
-            *count = tokens;
-            self.any_usage = true;
-            self.new_usage = true;
-        }
-    }
-
-    fn stops(&mut self, why: &str, on: &mut dyn FnMut(Event<'_>)) {
-        if !why.is_empty() {
-            keep(&mut self.stop, why);
-            on(Event::Stop(&self.stop));
-        }
-    }
-
-    /// An event, a line or the whole answer was read: what its parts mean together.
-    fn end_text(&mut self, rules: &Rules, on: &mut dyn FnMut(Event<'_>)) {
-        if std::mem::take(&mut self.is_text) && !self.calls.pending().is_empty() {
-            // Its delta came before its kind.
-            on(Event::Text(self.calls.pending()));
-        }
-        if let Some(step) = self.step.take() {
-            self.calls.step(step, rules.calls.suffix, on);
-        }
-        self.calls.clear();
-        if std::mem::take(&mut self.is_last) && !self.status.is_empty() {
-            let why = if self.detail.is_empty() { &self.status } else { &self.detail };
-            if !UNDER_WAY.contains(&why.as_str()) {
-                let why = why.clone();
-                self.stops(&why, on);
-            }
-        }
-        self.status.clear();
-        self.detail.clear();
-        if std::mem::take(&mut self.new_usage) {
-            on(Event::Usage(self.usage));
-        }
-    }
-}
-
-/// Sets a short word, its first [`STOP_MAX`] bytes.
-fn keep(place: &mut String, text: &str) {
-    place.clear();
-    place.push_str(&text[..text.floor_char_boundary(STOP_MAX)]);
-}
-
-/// A count; some servers write `12.0`.
-fn tokens(number: &str) -> Option<u64> {
-    number.parse().ok().or_else(|| {
-        let float: f64 = number.parse().ok()?;
-        // A float becomes the nearest integer in range; a negative count is none.
-        (float.is_finite() && float >= 0.0).then_some(float as u64)
-    })
-}
+mod found;
 
 #[cfg(test)]
 mod calls_tests;

@@ -24,18 +24,23 @@ pub struct ToolCall {
 
 /// Calls by the tool's name, in the order of the first calls; bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ToolCounts(Vec<(Box<str>, u64)>);
+#[expect(
+    clippy::box_collection,
+    reason = "most answers call nothing, and every request's line has one of these"
+)]
+pub struct ToolCounts(Option<Box<Vec<(Box<str>, u64)>>>);
 
 impl ToolCounts {
     /// Adds so many calls of a tool.
     pub fn add(&mut self, name: &str, calls: u64) {
         let name = &name[..name.floor_char_boundary(NAME_MAX)];
-        let is_known = |name: &str| self.0.iter().position(|(known, _)| **known == *name);
-        let full = self.0.len() >= DISTINCT;
+        let counts = self.0.get_or_insert_default();
+        let is_known = |name: &str| counts.iter().position(|(known, _)| **known == *name);
+        let full = counts.len() >= DISTINCT;
         let name = if name.is_empty() || full && is_known(name).is_none() { OTHER } else { name };
         match is_known(name) {
-            Some(at) => self.0[at].1 = self.0[at].1.saturating_add(calls),
-            None => self.0.push((name.into(), calls)),
+            Some(at) => counts[at].1 = counts[at].1.saturating_add(calls),
+            None => counts.push((name.into(), calls)),
         }
     }
 
@@ -46,12 +51,12 @@ impl ToolCounts {
 
     /// The names with their numbers of calls.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(name, calls)| (&**name, *calls))
+        self.0.iter().flat_map(|counts| counts.iter()).map(|(name, calls)| (&**name, *calls))
     }
 
     /// True when nothing was called.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::calls::Step;
 use super::dialect::Dialect;
 use super::json_scan::{PathSet, Want};
-use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, responses};
+use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, realtime, responses};
 
 /// Tokens of one answer, the provider's own numbers. What `input_tokens` includes differs: OpenAI
 /// counts cached tokens in, Anthropic does not.
@@ -142,6 +142,7 @@ impl Rules {
         match dialect {
             Dialect::OpenAiChat | Dialect::OpenAiOther => Some(&openai::RULES),
             Dialect::OpenAiResponses => Some(&responses::RULES),
+            Dialect::OpenAiRealtime => Some(&realtime::RULES),
             Dialect::Anthropic => Some(&anthropic::RULES),
             Dialect::Mistral => Some(&mistral::RULES),
             Dialect::Ollama => Some(&ollama::RULES),

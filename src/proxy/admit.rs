@@ -35,7 +35,7 @@ pub(crate) async fn admit(
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
-        kind: LegKind::Request,
+        kind: if arrival.socket { LegKind::Socket } else { LegKind::Request },
         method: arrival.method.as_str().into(),
         path: arrival.uri.path().to_owned(),
         request_id: arrival.request_id.clone(),

@@ -27,6 +27,8 @@ pub(crate) struct Arrival {
     pub(crate) request_id: RequestId,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    /// It asks for a WebSocket.
+    pub(crate) socket: bool,
     /// HTTP/1.0 clients know no chunks.
     pub(crate) version: Version,
     /// As the head tells; the backend may narrow it down.
@@ -37,6 +39,8 @@ impl Arrival {
     /// Notes an arrival; `None` when the request did not come through our door.
     pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
         let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
+        let socket = framing::is_websocket(head);
+        let path = head.uri.path();
         Some(Self {
             client: ticket.snapshot.forwarding.client(ticket.peer.address.ip(), &head.headers),
             ticket,
@@ -44,7 +48,11 @@ impl Arrival {
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
-            dialect: Dialect::detect(head.uri.path(), &head.headers),
+            socket,
+            dialect: match socket {
+                true => Dialect::detect_socket(path),
+                false => Dialect::detect(path, &head.headers),
+            },
         })
     }
 }

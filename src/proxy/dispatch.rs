@@ -11,25 +11,42 @@ use super::door::CUT;
 use super::framing;
 use super::refuse::Stop;
 use crate::error::{ErrorKind, Refusal};
+use crate::ids::BackendName;
 use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
-use crate::routing::{Method, RouteError};
-use crate::upstream::backend::Backend;
+use crate::routing::{Choice, Method, RouteError};
+use crate::upstream::backend::Seat;
+use crate::upstream::credentials;
 use crate::upstream::peer;
+use crate::upstream::retries::Retries;
 
-/// Where a request goes.
+/// Where a request goes, and where it may go instead.
 pub(crate) struct Route {
-    pub(crate) backend: Arc<Backend>,
+    pub(crate) backend: Seat,
+    /// The name of the model there, when it has to be written into the body.
+    pub(crate) served_as: Option<Arc<str>>,
     /// How many bytes of the path named the backend and are not sent on.
     pub(crate) strip: usize,
     /// The dialect spoken there.
     pub(crate) dialect: Dialect,
     /// What decided.
     pub(crate) via: Method,
-    /// Connection attempts so far.
+    /// Connection attempts at this backend so far.
     pub(crate) attempt: usize,
     /// How often the backend has given the request back unread.
     pub(crate) given_back: usize,
+    /// How many backends were asked, this one with them.
+    pub(crate) asked: u32,
+    /// The first backend, when it failed and another one took its place.
+    pub(crate) failed_over_from: Option<BackendName>,
+    /// The one in use, as the others are told.
+    pub(super) chosen: Choice,
+    /// Those that were not asked yet.
+    pub(super) others: Vec<Choice>,
+    /// One that answered, though badly: it is asked again when the others cannot be reached.
+    pub(super) answered: Option<Choice>,
+    /// What the first one says about asking others.
+    pub(super) retries: Retries,
 }
 
 /// A backend may give a request back so often; then its client is told.
@@ -92,9 +109,28 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let backend = Arc::clone(&snapshot.backends[decision.backend]);
-    let dialect = arrival.dialect.on(backend.settings().kind());
-    Ok(Route { backend, strip: decision.strip, dialect, via: decision.via, attempt: 0, given_back: 0 })
+    let backend = snapshot.backends[decision.backend].seat();
+    let mut others = decision.others;
+    if !others.is_empty() && credentials::is_present(&head.headers, arrival.uri.query()) {
+        // The caller's credential is meant for the backend that routing names, and for its realm.
+        let meant_for = backend.settings().auth();
+        others.retain(|other| snapshot.backends[other.backend].settings().auth().may_take(meant_for));
+    }
+    Ok(Route {
+        dialect: arrival.dialect.on(backend.settings().kind()),
+        retries: backend.settings().retries(),
+        backend,
+        served_as: decision.served_as.clone(),
+        strip: decision.strip,
+        via: decision.via,
+        attempt: 0,
+        given_back: 0,
+        asked: 1,
+        failed_over_from: None,
+        chosen: Choice { backend: decision.backend, served_as: decision.served_as, tier: 0 },
+        others,
+        answered: None,
+    })
 }
 
 /// The peer for the next attempt. The wait for the name server is cut like any other.

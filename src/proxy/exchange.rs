@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::arrive::Arrival;
 use super::dispatch::Route;
 use super::gateway::House;
@@ -12,6 +14,7 @@ use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::socket::SocketTap;
 use crate::session::Leg;
 use crate::telemetry::metrics::Inside;
 
@@ -35,8 +38,12 @@ pub(crate) struct Exchange {
     pub(crate) open: Option<Inside>,
     /// Left by `dispatch`.
     pub(crate) route: Option<Route>,
+    /// Left by `outbound`: the body that is sent in the place of the one that came.
+    pub(crate) renamed: Option<Bytes>,
     /// Left by `inbound` and `stream`, or by `refuse`.
     pub(crate) answer: Answer,
+    /// Left by `upgrade`, when a WebSocket is asked for; gone when the backend does not switch to one.
+    pub(crate) socket: Option<Box<SocketTap>>,
     /// Why the request is being stopped, on its way through Pingora to `refuse`.
     pub(crate) refusal: Option<Refusal>,
     /// How it failed, for the books.
@@ -55,7 +62,9 @@ impl Exchange {
             leg: None,
             open: None,
             route: None,
+            renamed: None,
             answer: Answer::default(),
+            socket: None,
             refusal: None,
             failure: None,
         }

@@ -182,7 +182,7 @@ fn check_expectation(head: &RequestHeader) -> Result<(), Refusal> {
 }
 
 /// A WebSocket handshake (RFC 6455, 4.1): such a request has no body.
-fn is_websocket(head: &RequestHeader) -> bool {
+pub(crate) fn is_websocket(head: &RequestHeader) -> bool {
     let mut wanted = head.headers.get_all(UPGRADE).iter();
     let has_body = head.headers.contains_key(TRANSFER_ENCODING)
         || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");

@@ -9,16 +9,17 @@ use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
 use super::arrive::{self, Arrival};
 use super::dispatch::Route;
+use super::door::CUT;
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
 use super::trace::{self, Trace};
-use super::{admit, dispatch, identify, local, mcp, models, outbound, read, stream};
+use super::{admit, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
@@ -42,6 +43,8 @@ pub(crate) struct House {
     pub(crate) unrouted: BackendMetrics,
     /// Counts the legs that are open.
     pub(crate) open_legs: Gauge,
+    /// Counts the sockets that are open.
+    pub(crate) open_sockets: Gauge,
     /// The log.
     pub(crate) log: Arc<Log>,
     /// The time.
@@ -52,6 +55,13 @@ pub(crate) struct House {
     pub(crate) exporter: Option<Arc<Exporter>>,
     /// Connects to backends for what the gateway asks of them itself.
     pub(crate) connector: Connector,
+}
+
+impl House {
+    /// What counts this request while it is open.
+    fn open(&self, arrival: &Arrival) -> &Gauge {
+        if arrival.socket { &self.open_sockets } else { &self.open_legs }
+    }
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
@@ -77,21 +87,35 @@ impl Gateway {
             return Ok(false);
         }
         let headers = &session.req_header().headers;
+        upgrade::check_origin(arrival, headers)?;
         let caller = &*exchange.caller.insert(identify::caller(arrival, headers, &house.principals));
         let found = identify::by_head(arrival, headers)?;
         if let Some(found) = found {
             exchange.named = Some(found.id.clone());
             exchange.leg = Some(admit::admit(&house.sessions, arrival, caller, found).await?);
-            exchange.open = Some(house.open_legs.enter());
+            exchange.open = Some(house.open(arrival).enter());
         }
         let reading = Instant::now();
-        exchange.call = read::read(session, arrival).await?;
-        let waited = reading.elapsed();
+        exchange.call = match upgrade::call(arrival) {
+            Some(call) => call,
+            None => read::read(session, arrival).await?,
+        };
+        let (arrived, waited) = (arrival.ticket.arrived, reading.elapsed());
         if models::is_asked(arrival, &session.req_header().headers) {
             models::answer(session, exchange).await?;
             return Ok(false);
         }
-        let head = session.req_header();
+        self.dispatch(session.req_header(), exchange).await?;
+        house.metrics.overhead(arrived.elapsed().saturating_sub(waited));
+        Ok(true)
+    }
+
+    /// Where the request goes, and in which session, now that its body is known.
+    async fn dispatch(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Stop> {
+        let house = &self.house;
+        let (Some(arrival), Some(caller)) = (&exchange.arrival, &exchange.caller) else {
+            return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
+        };
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
         let backend = route.backend.settings().name().clone();
@@ -101,6 +125,7 @@ impl Gateway {
             arrival.ticket.expect_large();
         }
         let dialect = route.dialect;
+        exchange.socket = upgrade::socket(arrival, &route);
         exchange.route = Some(route);
         if dialect == Dialect::Mcp {
             mcp::check(arrival, &head.headers, &exchange.call)?;
@@ -114,15 +139,17 @@ impl Gateway {
                 admit::admit(&house.sessions, arrival, caller, found).await?
             }
         };
-        leg.routed(&backend, model);
+        if let Some(route) = &mut exchange.route {
+            route.balance(arrival, leg.session(), house.clock.now());
+            leg.routed(route.backend.settings().name(), model);
+        }
         if is_llm {
             leg.offers(&exchange.call.offer);
         }
         leg.session().add_bytes_in(arrival.ticket.received());
         exchange.leg = Some(leg);
-        exchange.open.get_or_insert_with(|| house.open_legs.enter());
-        house.metrics.overhead(arrival.ticket.arrived.elapsed().saturating_sub(waited));
-        Ok(true)
+        exchange.open.get_or_insert_with(|| house.open(arrival).enter());
+        Ok(())
     }
 
     /// The refusal in the exchange, for Pingora to carry to `fail_to_proxy`.
@@ -158,15 +185,18 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-        let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
-            return Error::e_explain(ErrorType::InternalError, "a request without a route");
-        };
-        match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
-            Ok(peer) => {
-                arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
-                Ok(peer)
+        loop {
+            let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
+                return Error::e_explain(ErrorType::InternalError, "a request without a route");
+            };
+            match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
+                Ok(peer) => {
+                    arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
+                    return Ok(peer);
+                }
+                Err(Stop::Refused(_)) if failover::after_no_connection(exchange) => {}
+                Err(stop) => return Err(Self::stop(exchange, stop)),
             }
-            Err(stop) => Err(Self::stop(exchange, stop)),
         }
     }
 
@@ -177,43 +207,57 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(route) = &mut exchange.route {
-            // Nothing was sent yet, so the next address may be tried whatever the method.
-            error.set_retry(route.next_address(peer));
-        }
+        // Nothing was sent yet, so the next address, or another backend, may be tried whatever the method.
+        let other_address = exchange.route.as_mut().is_some_and(|route| route.next_address(peer));
+        error.set_retry(other_address || failover::after_no_connection(exchange));
         error
     }
 
-    /// As Pingora does it: only what may be repeated is sent again, or what no one has looked at.
+    /// Pingora's own policy, and other backends where it would give up.
     fn error_while_proxy(
         &self,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         session: &mut Session,
-        mut error: Box<Error>,
+        error: Box<Error>,
         exchange: &mut Exchange,
         reused: bool,
     ) -> Box<Error> {
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        if *error.etype() == failover::NEXT {
+            error.set_retry(true);
+            return error;
+        }
         let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
         if can_be_sent_again && is_unprocessed(&error) {
+            // No one has looked at it (HTTP/2), so the same backend may have it again.
             error.set_retry(exchange.route.as_mut().is_some_and(Route::try_again));
         } else if can_be_sent_again && session.req_header().method.is_idempotent() {
             error.retry.decide_reuse(reused);
         } else {
             error.set_retry(false);
         }
+        if !error.retry() && failover::after_error(exchange, &error, session, reused) {
+            error.set_retry(true);
+        }
         error
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
         let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
+        if arrival.ticket.cut.reason().is_some() {
+            return Error::e_explain(CUT, "the leg was cut");
+        }
         outbound::outbound(head, arrival, route)?;
+        if route.served_as.is_some() {
+            exchange.renamed = outbound::rename(head, route, session.as_ref().get_retry_buffer())?;
+        }
         trace::outbound(head, exchange)
     }
 
@@ -224,7 +268,14 @@ impl ProxyHttp for Gateway {
         _end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        stream::upload(exchange, chunk)
+        stream::upload(exchange, chunk)?;
+        // A held body comes in one piece.
+        if chunk.is_some()
+            && let Some(renamed) = exchange.renamed.take()
+        {
+            *chunk = Some(renamed);
+        }
+        Ok(())
     }
 
     async fn upstream_response_filter(
@@ -234,11 +285,17 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         inbound::check(head, session.as_ref().is_upgrade_req())?;
+        if is_final(head) && failover::after_answer(exchange, head, session) {
+            return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
+        }
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && is_final(head)
         {
             let is_mcp = route.dialect == Dialect::Mcp;
             exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
+            if head.status != 101 {
+                exchange.socket = None;
+            }
             if is_mcp && let Err(stop) = mcp::follow(session, head, exchange).await {
                 return Err(Self::stop(exchange, stop));
             }
@@ -297,6 +354,17 @@ impl ProxyHttp for Gateway {
         self.report(exchange, error, &refusal);
         exchange.failure = Some(refusal);
         FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// Told by `failover`.
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _exchange: &Exchange,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
     }
 
     /// Failures are told once, by the access line; what only Pingora's words explain, by `report`.

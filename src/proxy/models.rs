@@ -25,13 +25,13 @@ use super::dispatch;
 use super::door::CUT;
 use super::exchange::Exchange;
 use super::local::{self, LocalAnswer};
-use super::outbound::target;
 use super::refuse::Stop;
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::{BackendKind, Dialect};
-use crate::routing::{RouteError, Table};
+use crate::routing::{RouteError, Table, forwarded};
 use crate::upstream::backend::Backend;
+use crate::upstream::credentials::Auth;
 use crate::upstream::peer;
 
 /// For one backend to tell its models. Claude Code waits three seconds for all of it.
@@ -159,7 +159,7 @@ fn request(
     is_own: bool,
 ) -> pingora_core::Result<RequestHeader> {
     let settings = backend.settings();
-    let path = target(settings.base_path(), path.as_bytes(), 0);
+    let path = forwarded(settings.base_path(), path.as_bytes(), 0);
     let mut head = RequestHeader::build(Method::GET, &path, Some(12))?;
     head.insert_header(HOST, settings.authority())?;
     head.insert_header(ACCEPT, "application/json")?;
@@ -168,10 +168,16 @@ fn request(
     if settings.kind() == BackendKind::Anthropic {
         head.insert_header("anthropic-version", "2023-06-01")?;
     }
-    for name in TOLD.iter().filter(|_| is_own) {
-        if let Some(value) = headers.get(name) {
-            head.insert_header(name.clone(), value.clone())?;
+    match settings.auth() {
+        Auth::Inject { header, value } => head.insert_header(header.clone(), value.clone())?,
+        Auth::Passthrough { .. } => {
+            for name in TOLD.iter().filter(|_| is_own) {
+                if let Some(value) = headers.get(name) {
+                    head.insert_header(name.clone(), value.clone())?;
+                }
+            }
         }
+        Auth::None => {}
     }
     Ok(head)
 }

@@ -1,13 +1,19 @@
 //! Step 6: the head as the backend gets it. What the client said is kept; what was meant for us, and
 //! what belongs to one connection only, is taken out (Pingora has removed the hop-by-hop fields).
 
-use http::header::{ACCEPT_ENCODING, HOST};
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderName, HeaderValue};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
+use crate::protocol::rename::rename_model;
+use crate::routing::forwarded;
+use crate::upstream::credentials::{self, Auth};
 
 /// Rewrites `head` for the route's backend.
 ///
@@ -23,16 +29,64 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
     if route.dialect.is_read() {
         // The answer is read on its way; a compressed one could not be.
         head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+        // Nor could compressed messages (RFC 7692): the backend is not offered them.
+        head.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
     }
-    let base = route.backend.settings().base_path();
-    if route.strip > 0 || !base.is_empty() {
-        let path = target(base, head.raw_path(), route.strip);
+    let settings = route.backend.settings();
+    authorise(head, settings.auth())?;
+    if route.strip > 0 || !settings.base_path().is_empty() {
+        let path = forwarded(settings.base_path(), head.raw_path(), route.strip).into_owned();
         head.set_raw_path(&path).or_err(ErrorType::InternalError, "rewriting the path")?;
     }
     if head.raw_path().is_empty() {
         return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
     }
     Ok(())
+}
+
+/// Leaves the client's credential, or takes it out and puts the backend's own in its place.
+fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
+    if let Auth::Passthrough { .. } = auth {
+        return Ok(());
+    }
+    for field in &credentials::FIELDS {
+        head.remove_header(field);
+    }
+    if let Some(left) = head.headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(credentials::without_subprotocols) {
+        head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
+        if !left.is_empty() {
+            head.insert_header(SEC_WEBSOCKET_PROTOCOL, left)?;
+        }
+    }
+    if let Cow::Owned(target) = credentials::without_parameters(head.raw_path()) {
+        head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
+    }
+    if let Auth::Inject { header, value } = auth {
+        head.remove_header(header);
+        head.insert_header(header.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// Fields that vouch for the body as it came (RFC 9530, RFC 9421, RFC 1864, RFC 3230). They are taken out with
+/// a renamed model: a signature cannot be made anew here, and a digest that nobody signs proves nothing.
+const VOUCHERS: [&str; 6] =
+    ["content-digest", "repr-digest", "digest", "content-md5", "signature", "signature-input"];
+
+/// The held body with the model's name at this backend, when it has another one there; `head` is made to fit.
+///
+/// # Errors
+/// A header of ours cannot be set; that would be a fault of ours.
+pub(crate) fn rename(head: &mut RequestHeader, route: &Route, held: Option<Bytes>) -> Result<Option<Bytes>> {
+    let (Some(name), Some(held)) = (&route.served_as, held) else { return Ok(None) };
+    let Some(body) = rename_model(&held, name) else { return Ok(None) };
+    if head.headers.contains_key(CONTENT_LENGTH) {
+        head.insert_header(CONTENT_LENGTH, body.len())?;
+    }
+    for field in VOUCHERS {
+        head.remove_header(field);
+    }
+    Ok(Some(Bytes::from(body)))
 }
 
 /// Takes out every field that is for a gateway of this kind, `-` or `_` in its name: a backend that is one
@@ -46,31 +100,5 @@ fn remove_ours(head: &mut RequestHeader) {
     let ours: Vec<HeaderName> = head.headers.keys().filter(|name| is_ours(name)).cloned().collect();
     for name in &ours {
         head.remove_header(name);
-    }
-}
-
-/// The base path of the backend's URL, then what is left of the client's target.
-pub(super) fn target(base: &str, raw: &[u8], strip: usize) -> Vec<u8> {
-    let rest = raw.get(strip..).unwrap_or_default();
-    let mut path = Vec::with_capacity(base.len() + rest.len() + 1);
-    path.extend_from_slice(base.trim_end_matches('/').as_bytes());
-    if !rest.starts_with(b"/") {
-        path.push(b'/');
-    }
-    path.extend_from_slice(rest);
-    path
-}
-
-#[cfg(test)]
-mod tests {
-    use super::target;
-
-    #[test]
-    fn the_prefix_goes_and_the_base_path_comes() {
-        assert_eq!(target("", b"/openai/v1/models?limit=1", 7), b"/v1/models?limit=1");
-        assert_eq!(target("", b"/openai", 7), b"/");
-        assert_eq!(target("", b"/openai?x=1", 7), b"/?x=1");
-        assert_eq!(target("/proxy/", b"/v1/models", 0), b"/proxy/v1/models");
-        assert_eq!(target("/proxy", b"/openai/v1/models", 7), b"/proxy/v1/models");
     }
 }

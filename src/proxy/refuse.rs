@@ -13,6 +13,7 @@ use tracing::debug;
 use super::arrive::REQUEST_ID;
 use super::door::{CUT, SILENT};
 use super::exchange::Exchange;
+use super::upgrade;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
@@ -94,6 +95,26 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
     notice_kind(kind) == NoticeKind::Permission
+}
+
+/// How a socket is told its end.
+#[derive(Clone, Copy)]
+pub(crate) struct SocketEnd {
+    /// The code of the Close frame (RFC 6455, 7.4.1). SDKs connect again after 1001, not after 1008.
+    pub(crate) code: u16,
+    /// The status in the error event of the responses API. Codex stops on 400 and repeats after all others.
+    pub(crate) status: u16,
+}
+
+/// The end of a socket for this reason; `None` where the connection is just cut, as the backend's was.
+fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
+    match kind {
+        kind if is_final(kind) => Some(SocketEnd { code: 1008, status: 400 }),
+        ErrorKind::ShuttingDown | ErrorKind::BackendTimeout => {
+            Some(SocketEnd { code: 1001, status: status(kind).as_u16() })
+        }
+        _ => None,
+    }
 }
 
 /// The status on which a program stops at once, where that is known (attacks.md, "What clients do"): on each
@@ -258,7 +279,8 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
         arrival.ticket.close_after();
     }
     let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
-    let ending = stream_end(exchange, refusal).filter(|_| !has_length);
+    let written = session.as_ref().body_bytes_sent() as u64;
+    let ending = stream_end(exchange, refusal, written).filter(|_| !has_length);
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
@@ -277,15 +299,18 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
 
 /// The native last event; none when the client is gone, the length of the answer is fixed, or the
 /// body is not a stream of events.
-fn stream_end(exchange: &Exchange, refusal: &Refusal) -> Option<Bytes> {
+fn stream_end(exchange: &Exchange, refusal: &Refusal, written: u64) -> Option<Bytes> {
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
     }
-    let framing = exchange.answer.framing?;
     let leg = exchange.leg.as_ref()?;
     let session_id = Some(leg.session().key().id.as_str());
     let request_id = exchange.arrival.as_ref()?.request_id.as_str();
     let notice = Notice { rpc_id: rpc_id(exchange), ..notice(refusal, session_id, request_id) };
+    if exchange.socket.is_some() {
+        return upgrade::last_words(exchange, socket_end(refusal.kind)?, &notice, written);
+    }
+    let framing = exchange.answer.framing?;
     // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
     let at_boundary = exchange.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
     refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
-use super::{mcp, refuse, trace};
+use super::{mcp, refuse, trace, upgrade};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
@@ -13,7 +13,7 @@ use crate::routing::Method;
 use crate::session::LegReport;
 use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
-use crate::telemetry::metrics::{Route, TokenKind};
+use crate::telemetry::metrics::{BackendMetrics, Route, TokenKind};
 
 /// Closes the books: metrics, the session's tally, the line in the log.
 pub(crate) fn settle(exchange: &mut Exchange) {
@@ -33,22 +33,28 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     count(exchange, duration, failure, usage);
     let stream = exchange.answer.is_stream;
     let operation = operation(exchange);
-    let tap = exchange.answer.tap.as_ref();
+    let socket = upgrade::report(exchange);
+    let (tap, frames) = (exchange.answer.tap.as_ref(), exchange.socket.as_ref());
+    let tools = tap.and_then(|tap| tap.tools()).or_else(|| frames?.tools()).cloned().unwrap_or_default();
+    let stop = tap.and_then(|tap| tap.stop_reason()).or_else(|| frames?.stop_reason()).map(Box::from);
     if let Some(leg) = &mut exchange.leg {
         leg.settle(LegReport {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
+            failover_from: exchange.route.as_ref().and_then(|route| route.failed_over_from.clone()),
+            attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
             model: exchange.call.model.clone(),
             operation: operation.clone(),
             status: exchange.answer.status,
             error: failure,
             usage,
-            stop_reason: tap.and_then(|tap| tap.stop_reason()).map(Box::from),
-            tools: tap.and_then(|tap| tap.tools()).cloned().unwrap_or_default(),
+            stop_reason: stop,
+            tools,
             ttfb: exchange.answer.first_byte,
             duration,
             bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
             bytes_out: exchange.answer.sent,
             stream,
+            socket,
             outcome: failure.map_or("ok", ErrorKind::code),
         });
     }
@@ -73,10 +79,16 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
     if told == Some(ErrorKind::ClientGone) && (complete || listens(exchange)) {
         return None;
     }
-    if told.is_some() || exchange.answer.whole || exchange.answer.status == Some(101) {
+    if told.is_none() && upgrade::broke_off(exchange) {
+        return Some(ErrorKind::BackendUnavailable);
+    }
+    if told.is_some() || exchange.answer.whole {
         return told;
     }
     let arrival = exchange.arrival.as_ref()?;
+    if arrival.ticket.was_given_up() {
+        return Some(ErrorKind::BackendTimeout);
+    }
     Some(match arrival.ticket.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
         Some(CutReason::AgentKilled) => ErrorKind::AgentKilled,
@@ -111,16 +123,7 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
         metrics.error(kind.code());
     }
     if let (Some(usage), Some(model)) = (usage, model(exchange)) {
-        metrics.tokens(
-            model,
-            &[
-                (TokenKind::Input, usage.input_tokens),
-                (TokenKind::Output, usage.output_tokens),
-                (TokenKind::CacheRead, usage.cache_read_tokens),
-                (TokenKind::CacheWrite, usage.cache_write_tokens),
-                (TokenKind::Reasoning, usage.reasoning_tokens),
-            ],
-        );
+        count_tokens(metrics, model, usage);
     }
     if let Some(unread) = exchange.answer.tap.as_ref().and_then(|tap| tap.unread()) {
         metrics.unread(unread.name());
@@ -129,6 +132,20 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
     if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
         house.metrics.kill_latency(since);
     }
+}
+
+/// Counts the provider's own tokens of one answer.
+pub(crate) fn count_tokens(metrics: &BackendMetrics, model: &str, usage: Usage) {
+    metrics.tokens(
+        model,
+        &[
+            (TokenKind::Input, usage.input_tokens),
+            (TokenKind::Output, usage.output_tokens),
+            (TokenKind::CacheRead, usage.cache_read_tokens),
+            (TokenKind::CacheWrite, usage.cache_write_tokens),
+            (TokenKind::Reasoning, usage.reasoning_tokens),
+        ],
+    );
 }
 
 fn route_label(exchange: &Exchange) -> Route {
@@ -164,6 +181,12 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, oper
         request_id: arrival.request_id.as_str(),
         principal: exchange.caller.as_ref().map(|caller| caller.principal.as_str()),
         backend: exchange.route.as_ref().map(|route| route.backend.settings().name().as_str()),
+        attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
+        failover_from: exchange
+            .route
+            .as_ref()
+            .and_then(|route| route.failed_over_from.as_ref())
+            .map(|name| name.as_str()),
         model: model(exchange),
         operation,
         bytes_in: arrival.ticket.received(),

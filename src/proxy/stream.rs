@@ -7,6 +7,7 @@ use super::door::CUT;
 use super::exchange::Exchange;
 use super::read;
 use super::refuse::REFUSED;
+use super::upgrade;
 
 /// A chunk of the request's body, on its way to the backend.
 ///
@@ -20,6 +21,10 @@ pub(crate) fn upload(exchange: &mut Exchange, chunk: &Option<Bytes>) -> Result<(
         return Error::e_explain(CUT, "the leg was cut");
     }
     leg.session().touch(exchange.house.clock.now());
+    if exchange.socket.is_some() {
+        leg.session().add_bytes_in(chunk.len() as u64);
+        return upgrade::asked(exchange, chunk);
+    }
     // Each attempt sends a held body again; it was counted and limited while it was read.
     if !arrival.ticket.is_held() {
         leg.session().add_bytes_in(chunk.len() as u64);
@@ -58,6 +63,11 @@ pub(crate) fn download(exchange: &mut Exchange, chunk: &Option<Bytes>, end: bool
     if let Some(tail) = &exchange.answer.tail {
         let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
         arrival.ticket.comment_after(silence.filter(|_| tail.at_boundary() && !end));
+    }
+    if let Some(chunk) = chunk
+        && exchange.socket.is_some()
+    {
+        upgrade::answered(exchange, chunk);
     }
     exchange.answer.whole |= end;
     Ok(())

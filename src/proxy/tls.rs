@@ -117,11 +117,17 @@ impl Protocol {
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ServerConfig>,
+    knows_clients: bool,
     not_before: SystemTime,
     not_after: SystemTime,
 }
 
 impl Tls {
+    /// Whether only clients with a certificate are served.
+    pub fn knows_clients(&self) -> bool {
+        self.knows_clients
+    }
+
     /// What a handshake needs.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
@@ -178,8 +184,9 @@ impl WrittenTls {
         }
         let (chain, key, clients) = (chain?, key?, clients?);
         let (not_before, not_after) = validity(&chain, faults)?;
+        let knows_clients = clients.is_some();
         let config = self.build(chain, key, clients, faults)?;
-        let tls = Tls { config: Arc::new(config), not_before, not_after };
+        let tls = Tls { config: Arc::new(config), knows_clients, not_before, not_after };
         if let Err(why) = tls.check_dates(SystemTime::now()) {
             faults.warn(CERT, why, "renew it, then reload");
         }

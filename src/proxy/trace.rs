@@ -102,7 +102,8 @@ fn backend(route: &Route) -> Backend {
         name: settings.name().clone(),
         host: settings.host().into(),
         port: settings.port(),
-        attempts: route.attempt + 1,
+        attempts: route.asked,
+        failed_over_from: route.failed_over_from.clone(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,23 +40,46 @@ impl fmt::Display for Method {
 }
 
 /// Where a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Position of the backend in the rules the table was compiled from.
     pub backend: usize,
+    /// The name of the model there, when it has to be written into the body.
+    pub served_as: Option<Arc<str>>,
     /// The method that decided.
     pub via: Method,
     /// Bytes at the start of the path that name a backend and are ours: 7 for `/openai/v1/models`.
     pub strip: usize,
+    /// The other backends that may take it, nearest first.
+    pub others: Vec<Choice>,
 }
 
-impl Decision {
-    /// The path (with its query, when it was given one) as the backend gets to see it; never without
-    /// its leading `/`. The argument is the text that was given to [`super::Table::decide`].
-    pub fn forwarded<'a>(&self, path_and_query: &'a str) -> Cow<'a, str> {
-        let rest = path_and_query.get(self.strip..).unwrap_or(path_and_query);
-        if rest.starts_with('/') { Cow::Borrowed(rest) } else { Cow::Owned(format!("/{rest}")) }
+/// Another backend that may take a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Position of the backend.
+    pub backend: usize,
+    /// The name of the model there, when it has to be written into the body.
+    pub served_as: Option<Arc<str>>,
+    /// 0: it is the decided one's equal. Those of higher tiers stand in for the ones below.
+    pub tier: usize,
+}
+
+/// The target as a backend gets it: the base path of its URL, then the client's target without the `strip`
+/// bytes that are ours; never without its leading `/`.
+pub fn forwarded<'a>(base: &str, target: &'a [u8], strip: usize) -> Cow<'a, [u8]> {
+    let rest = target.get(strip..).unwrap_or_default();
+    let has_slash = rest.starts_with(b"/");
+    if base.is_empty() && has_slash {
+        return Cow::Borrowed(rest);
     }
+    let mut path = Vec::with_capacity(base.len() + 1 + rest.len());
+    path.extend_from_slice(base.trim_end_matches('/').as_bytes());
+    if !has_slash {
+        path.push(b'/');
+    }
+    path.extend_from_slice(rest);
+    Cow::Owned(path)
 }
 
 /// Why no backend takes a request.
@@ -70,4 +94,28 @@ pub enum RouteError {
     /// `routing.blocked_models` names the model.
     #[error("the model '{0}' is blocked")]
     BlockedModel(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::forwarded;
+
+    #[test]
+    fn the_prefix_goes_and_the_base_path_comes() {
+        let cases: [(&str, &str, usize, &str); 10] = [
+            ("", "/openai/v1/models?limit=1", 7, "/v1/models?limit=1"),
+            ("", "/openai", 7, "/"),
+            ("", "/openai/", 7, "/"),
+            ("", "/openai?x=1", 7, "/?x=1"),
+            ("", "/openai//x", 7, "//x"),
+            ("", "/v1/models", 0, "/v1/models"),
+            ("/proxy/", "/v1/models", 0, "/proxy/v1/models"),
+            ("/proxy", "/openai/v1/models", 7, "/proxy/v1/models"),
+            ("/proxy", "/openai?x", 7, "/proxy/?x"),
+            ("/proxy", "", 7, "/proxy/"),
+        ];
+        for (base, target, strip, seen) in cases {
+            assert_eq!(forwarded(base, target.as_bytes(), strip), seen.as_bytes(), "{base} {target}");
+        }
+    }
 }

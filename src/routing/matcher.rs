@@ -14,14 +14,24 @@ pub(super) struct Pattern<'a> {
     pub(super) text: &'a str,
     pub(super) target: usize,
     pub(super) path: String,
+    /// Whose pattern it is, and what that speaks: who says the same as another one of its kind is its equal.
+    pub(super) owner: (usize, &'static str),
 }
 
-/// Finds the target of the most specific pattern that matches a model.
+/// Finds the targets of the patterns that match a model.
 #[derive(Clone, Debug)]
 pub(super) struct Matcher {
     set: GlobSet,
     /// The target of each pattern of `set`, the most specific pattern first.
-    targets: Vec<usize>,
+    targets: Vec<Target>,
+}
+
+/// What a pattern stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) target: usize,
+    /// The same for patterns that say the same.
+    pub(super) rank: usize,
 }
 
 impl Matcher {
@@ -39,22 +49,23 @@ impl Matcher {
         patterns.sort_by_key(|pattern| (is_wild(pattern.text), usize::MAX - pattern.text.len()));
         let mut set = GlobSetBuilder::new();
         let mut targets = Vec::with_capacity(patterns.len());
-        let mut seen: HashMap<String, String> = HashMap::new();
-        for Pattern { text, target, path } in patterns {
+        let mut seen: HashMap<String, (String, (usize, &str), usize)> = HashMap::new();
+        for Pattern { text, target, path, owner } in patterns {
             if text.is_empty() {
                 faults.add(path, "the pattern is empty", "write a model name or a pattern such as gpt-*");
                 continue;
             }
             match GlobBuilder::new(text).case_insensitive(true).build() {
                 Ok(glob) => {
-                    if let Some(first) = seen.get(&text.to_lowercase()) {
+                    let fresh = seen.len();
+                    let (first, of, rank) =
+                        seen.entry(text.to_lowercase()).or_insert_with(|| (path.clone(), owner, fresh));
+                    if *first != path && (of.0 == owner.0 || of.1 != owner.1) {
                         let message = format!("'{text}' is never used: {first} says the same");
                         faults.warn(path, message, "remove one of the two");
-                    } else {
-                        seen.insert(text.to_lowercase(), path);
                     }
                     set.add(glob);
-                    targets.push(target);
+                    targets.push(Target { target, rank: *rank });
                 }
                 Err(error) => faults.add(
                     path,
@@ -72,9 +83,9 @@ impl Matcher {
         }
     }
 
-    /// The target of the most specific pattern that matches.
-    pub(super) fn find(&self, model: &str) -> Option<usize> {
-        self.set.matches(model).first().and_then(|&first| self.targets.get(first).copied())
+    /// The targets of all patterns that match, the most specific first.
+    pub(super) fn find(&self, model: &str) -> impl Iterator<Item = Target> {
+        self.set.matches(model).into_iter().filter_map(|place| self.targets.get(place).copied())
     }
 
     /// Whether any pattern matches.
@@ -93,44 +104,57 @@ mod tests {
 
     fn matcher(texts: &[&str]) -> Matcher {
         let mut faults = Faults::default();
-        let patterns =
-            texts.iter().enumerate().map(|(target, text)| Pattern { text, target, path: String::new() });
+        let patterns = texts.iter().enumerate().map(|(target, text)| {
+            let path = format!("backends.b{target}.models[0]");
+            Pattern { text, target, path, owner: (target, "openai") }
+        });
         let matcher = Matcher::compile(patterns.collect(), &mut faults).unwrap();
         assert!(faults.is_empty(), "{faults}");
         matcher
     }
 
+    fn first(matcher: &Matcher, model: &str) -> Option<usize> {
+        matcher.find(model).next().map(|found| found.target)
+    }
+
     #[test]
     fn the_most_specific_pattern_wins_wherever_it_stands() {
         let matcher = matcher(&["*", "gpt-*", "gpt-4*", "gpt-4o", "gpt-4o-mini*"]);
-        assert_eq!(matcher.find("llama3"), Some(0));
-        assert_eq!(matcher.find("gpt-5"), Some(1));
-        assert_eq!(matcher.find("gpt-4.1"), Some(2));
-        assert_eq!(matcher.find("gpt-4o"), Some(3), "a name without wildcards beats any pattern");
-        assert_eq!(matcher.find("gpt-4o-mini-2024"), Some(4));
+        assert_eq!(first(&matcher, "llama3"), Some(0));
+        assert_eq!(first(&matcher, "gpt-5"), Some(1));
+        assert_eq!(first(&matcher, "gpt-4.1"), Some(2));
+        assert_eq!(first(&matcher, "gpt-4o"), Some(3), "a name without wildcards beats any pattern");
+        assert_eq!(first(&matcher, "gpt-4o-mini-2024"), Some(4));
     }
 
     #[test]
     fn equals_go_to_the_one_written_first() {
-        assert_eq!(matcher(&["a*b", "a?b", "axb"]).find("axb"), Some(2));
-        assert_eq!(matcher(&["a*b", "a?b"]).find("axb"), Some(0));
-        assert_eq!(matcher(&["same", "same"]).find("same"), Some(0));
+        assert_eq!(first(&matcher(&["a*b", "a?b", "axb"]), "axb"), Some(2));
+        assert_eq!(first(&matcher(&["a*b", "a?b"]), "axb"), Some(0));
+        assert_eq!(first(&matcher(&["same", "same"]), "same"), Some(0));
+    }
+
+    #[test]
+    fn those_who_say_the_same_share_a_rank() {
+        let matcher = matcher(&["*", "gpt-*", "GPT-*", "gpt-4o"]);
+        let found: Vec<(usize, usize)> = matcher.find("gpt-4o").map(|at| (at.target, at.rank)).collect();
+        assert_eq!(found, [(3, 0), (1, 1), (2, 1), (0, 2)]);
     }
 
     #[test]
     fn case_is_ignored_and_a_star_crosses_slashes() {
         let matcher = matcher(&["meta-llama/*", "o[0-9]*"]);
-        assert_eq!(matcher.find("Meta-Llama/Llama-3/70B"), Some(0));
-        assert_eq!(matcher.find("O3-mini"), Some(1));
-        assert_eq!(matcher.find("omni"), None);
+        assert_eq!(first(&matcher, "Meta-Llama/Llama-3/70B"), Some(0));
+        assert_eq!(first(&matcher, "O3-mini"), Some(1));
+        assert_eq!(first(&matcher, "omni"), None);
     }
 
     #[test]
     fn a_bad_pattern_is_a_fault_that_names_it() {
         let mut faults = Faults::default();
         let patterns = vec![
-            Pattern { text: "gpt-[", target: 0, path: "backends.openai.models".into() },
-            Pattern { text: "", target: 0, path: "backends.openai.models".into() },
+            Pattern { text: "gpt-[", target: 0, path: "backends.openai.models".into(), owner: (0, "openai") },
+            Pattern { text: "", target: 0, path: "backends.openai.models".into(), owner: (0, "openai") },
         ];
         assert!(Matcher::compile(patterns, &mut faults).is_some());
         assert_eq!(

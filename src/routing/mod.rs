@@ -1,7 +1,7 @@
 //! Which backend a request goes to.
 //!
 //! Duty: the compiled `routing:` section and the backends' own `models` patterns, and the decision
-//! made with them. Neighbours: `proxy` asks [`Table::decide`] once per request; `config` compiles the
+//! made with them, with the backends that may stand in. Neighbours: `proxy` asks [`Table::decide`] once per request; `config` compiles the
 //! table. Invariants: pure (no IO, no clock, no state), and a decision depends only on the table and
 //! the three things read from the request: the backend header, the path and the model.
 
@@ -10,6 +10,6 @@ mod matcher;
 mod settings;
 mod table;
 
-pub use decision::{Decision, Method, RouteError};
+pub use decision::{Choice, Decision, Method, RouteError, forwarded};
 pub use settings::Written;
 pub use table::{BackendRule, Table};

@@ -10,12 +10,20 @@
 //! While `path` is among the methods, a first segment that names a backend is the gateway's own
 //! address and is stripped whoever decided: a client with the base URL `http://elida/anthropic`
 //! whose model already matches `claude-*` must still arrive at `/v1/messages`.
+//!
+//! Beside the decided backend stand those that may take the request in its place: when the model decided, the
+//! backends of the same type with a pattern that matches it, too (tier 0 where the pattern is the same text,
+//! then by specificity); and, whoever decided, its `fallback`, that one's `fallback`, and so on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::decision::{Decision, Method, RouteError};
-use super::matcher::{Matcher, Pattern};
+use super::decision::{Choice, Decision, Method, RouteError};
+use super::matcher::{Matcher, Pattern, Target};
 use super::settings::Written;
+use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
 use crate::settings::nearest::did_you_mean;
 
@@ -24,8 +32,16 @@ use crate::settings::nearest::did_you_mean;
 pub struct BackendRule {
     /// The key under `backends:`.
     pub name: String,
+    /// `backends.NAME.type`.
+    pub kind: BackendKind,
     /// `backends.NAME.models`.
     pub models: Vec<String>,
+    /// `backends.NAME.aliases`.
+    pub aliases: BTreeMap<String, String>,
+    /// `backends.NAME.rewrite_model`.
+    pub rewrite_model: bool,
+    /// `backends.NAME.fallback`.
+    pub fallback: String,
     /// `backends.NAME.default`.
     pub default: bool,
 }
@@ -38,8 +54,21 @@ pub struct Table {
     strict_models: bool,
     blocked: Matcher,
     models: Matcher,
+    /// What the patterns of `models` stand for.
+    services: Vec<Service>,
+    /// Whether any alias has to be written into bodies.
+    rewrites: bool,
     names: Vec<String>,
+    kinds: Vec<BackendKind>,
+    fallbacks: Vec<Option<usize>>,
     default: Option<usize>,
+}
+
+/// A backend that serves a model, perhaps by another name.
+#[derive(Clone, Debug)]
+struct Service {
+    backend: usize,
+    served_as: Option<Arc<str>>,
 }
 
 impl Table {
@@ -54,16 +83,20 @@ impl Table {
                 "use letters, digits and -",
             );
         }
-        let blocked = written.blocked_models.iter();
-        let blocked =
-            blocked.enumerate().map(|(i, text)| pattern(text, 0, format!("routing.blocked_models[{i}]")));
-        let blocked = Matcher::compile(blocked.collect(), faults);
-        let models = backends.iter().enumerate().flat_map(|(target, backend)| {
-            let path = move |i| format!("backends.{}.models[{i}]", backend.name);
-            backend.models.iter().enumerate().map(move |(i, text)| pattern(text, target, path(i)))
+        let blocked = written.blocked_models.iter().enumerate().map(|(i, text)| Pattern {
+            text,
+            target: i,
+            path: format!("routing.blocked_models[{i}]"),
+            owner: (0, ""),
         });
-        let models = Matcher::compile(models.collect(), faults);
+        let blocked = Matcher::compile(blocked.collect(), faults);
+        let (services, patterns) = services(backends);
+        let models = Matcher::compile(patterns, faults);
+        if let Some(blocked) = &blocked {
+            check_aliases(backends, blocked, faults);
+        }
         let default = default_backend(&written.default_backend, backends, faults);
+        let fallbacks = fallbacks(backends, faults);
         warn_of_idle(&written, backends, default, faults);
         Some(Self {
             methods: written.methods,
@@ -71,7 +104,11 @@ impl Table {
             strict_models: written.strict_models,
             blocked: blocked?,
             models: models?,
+            rewrites: services.iter().any(|service| service.served_as.is_some()),
+            services,
             names: backends.iter().map(|backend| backend.name.clone()).collect(),
+            kinds: backends.iter().map(|backend| backend.kind).collect(),
+            fallbacks: fallbacks?,
             default,
         })
     }
@@ -79,6 +116,11 @@ impl Table {
     /// Whether any model is blocked, so that a model that cannot be read matters.
     pub fn blocks_models(&self) -> bool {
         !self.blocked.is_empty()
+    }
+
+    /// Whether nobody may call this model.
+    pub fn blocks(&self, model: &str) -> bool {
+        self.blocked.matches(model)
     }
 
     /// The header that names a backend; it is read and never forwarded.
@@ -94,23 +136,66 @@ impl Table {
         path: &str,
         model: Option<&str>,
     ) -> Result<Decision, RouteError> {
-        if let Some(model) = model.filter(|model| self.blocked.matches(model)) {
+        if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
         let prefix = if self.methods.contains(&Method::Path) { self.prefix(path) } else { None };
         let strip = prefix.map_or(0, |(_, length)| length);
+        let matching: Vec<Target> = match model {
+            Some(model) if self.rewrites || self.methods.contains(&Method::Model) => {
+                self.models.find(model).collect()
+            }
+            _ => Vec::new(),
+        };
         for &via in &self.methods {
             let found = match via {
                 Method::Header => self.named(header)?,
-                Method::Model => model.and_then(|model| self.models.find(model)),
+                Method::Model => matching.first().map(|best| self.services[best.target].backend),
                 Method::Path => prefix.map(|(backend, _)| backend),
                 Method::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
-                return Ok(Decision { backend, via, strip });
+                return Ok(self.decision(backend, via, strip, &matching));
             }
         }
         Err(RouteError::NoRoute)
+    }
+
+    /// The decision for `backend`, with those that may stand in for it. `matching` is what serves the model,
+    /// the most specific first.
+    fn decision(&self, backend: usize, via: Method, strip: usize, matching: &[Target]) -> Decision {
+        let by_model = via == Method::Model;
+        let served_as = |backend: usize| {
+            let services = matching.iter().map(|found| &self.services[found.target]);
+            services
+                .filter(|service| service.backend == backend)
+                .find_map(|service| service.served_as.clone())
+        };
+        let mut others: Vec<Choice> = Vec::new();
+        let mut tier = 0;
+        let mut rank = matching.first().map(|found| found.rank);
+        for found in matching.iter().filter(|_| by_model) {
+            let other = self.services[found.target].backend;
+            let is_known = other == backend || others.iter().any(|choice| choice.backend == other);
+            if is_known || self.kinds[other] != self.kinds[backend] {
+                continue;
+            }
+            if rank != Some(found.rank) {
+                (rank, tier) = (Some(found.rank), tier + 1);
+            }
+            others.push(Choice { backend: other, served_as: served_as(other), tier });
+        }
+        let mut last = backend;
+        while let Some(next) = self.fallbacks[last] {
+            last = next;
+            let is_known = next == backend || others.iter().any(|choice| choice.backend == next);
+            if is_known {
+                break;
+            }
+            tier += 1;
+            others.push(Choice { backend: next, served_as: served_as(next), tier });
+        }
+        Decision { backend, served_as: served_as(backend), via, strip, others }
     }
 
     fn named(&self, header: Option<&str>) -> Result<Option<usize>, RouteError> {
@@ -135,8 +220,62 @@ impl Table {
     }
 }
 
-fn pattern(text: &str, target: usize, path: String) -> Pattern<'_> {
-    Pattern { text, target, path }
+/// All patterns, and what each stands for. An alias goes before a pattern of the same backend that says the
+/// same.
+fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
+    let (mut services, mut patterns) = (Vec::new(), Vec::new());
+    for (at, backend) in backends.iter().enumerate() {
+        let aliases = backend.aliases.iter().map(|(text, name)| {
+            let served_as = backend.rewrite_model.then(|| Arc::from(name.as_str()));
+            (text, served_as, format!("backends.{}.aliases.{text}", backend.name))
+        });
+        let models = backend.models.iter().enumerate();
+        let models = models.map(|(i, text)| (text, None, format!("backends.{}.models[{i}]", backend.name)));
+        for (text, served_as, path) in aliases.chain(models) {
+            patterns.push(Pattern { text, target: services.len(), path, owner: (at, backend.kind.name()) });
+            services.push(Service { backend: at, served_as });
+        }
+    }
+    (services, patterns)
+}
+
+/// A blocked model must not be reached by another name.
+fn check_aliases(backends: &[BackendRule], blocked: &Matcher, faults: &mut Faults) {
+    for backend in backends {
+        for (text, name) in &backend.aliases {
+            let path = format!("backends.{}.aliases.{text}", backend.name);
+            if name.is_empty() {
+                faults.add(path, "the name is empty", "write the model's name at this backend");
+            } else if blocked.matches(name) {
+                let hint = "name another model, or unblock it";
+                faults.add(path, format!("'{name}' is blocked by routing.blocked_models"), hint);
+            }
+        }
+    }
+}
+
+/// Who stands in for whom.
+fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option<usize>>> {
+    let mut good = true;
+    let mut found = Vec::with_capacity(backends.len());
+    for (at, backend) in backends.iter().enumerate() {
+        let position = backends.iter().position(|other| other.name == backend.fallback);
+        let path = || format!("backends.{}.fallback", backend.name);
+        if backend.fallback.is_empty() {
+            found.push(None);
+        } else if position == Some(at) {
+            faults.add(path(), "a backend cannot stand in for itself", "name another one, or leave it out");
+            good = false;
+        } else if position.is_none() {
+            let names = backends.iter().map(|backend| backend.name.as_str());
+            let message = format!("no backend is called '{}'", backend.fallback);
+            faults.add(path(), message, did_you_mean(&backend.fallback, names));
+            good = false;
+        } else {
+            found.push(position);
+        }
+    }
+    good.then_some(found)
 }
 
 fn check_methods(methods: &[Method], faults: &mut Faults) {
@@ -157,9 +296,10 @@ fn warn_of_idle(written: &Written, backends: &[BackendRule], default: Option<usi
     let blocked = |model: &str| written.blocked_models.iter().any(|text| text.eq_ignore_ascii_case(model));
     for (i, backend) in backends.iter().enumerate() {
         let path = format!("backends.{}", backend.name);
-        let by_model = has(Method::Model) && !backend.models.is_empty();
+        let by_model = has(Method::Model) && !(backend.models.is_empty() && backend.aliases.is_empty());
         let by_default = has(Method::Default) && default == Some(i);
-        if !(has(Method::Header) || has(Method::Path) || by_model || by_default) {
+        let by_fallback = backends.iter().any(|other| other.fallback == backend.name);
+        if !(has(Method::Header) || has(Method::Path) || by_model || by_default || by_fallback) {
             let hint = "give it models, make it the default, or add header or path to routing.methods";
             faults.warn(&path, "nothing routes to this backend", hint);
         }

@@ -85,10 +85,10 @@ struct Agent {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Sums {
+pub(super) struct Sums {
     requests: u64,
     open: u32,
-    usage: Usage,
+    pub(super) usage: Usage,
 }
 
 /// The agents of a session in which not only the main one speaks, or an order stands against one.
@@ -160,7 +160,7 @@ impl Agents {
         sums.usage += usage.unwrap_or_default();
     }
 
-    fn sums(&mut self, place: Place) -> &mut Sums {
+    pub(super) fn sums(&mut self, place: Place) -> &mut Sums {
         self.tree.get_mut(usize::from(place.0)).map_or(&mut self.others, |agent| &mut agent.sums)
     }
 

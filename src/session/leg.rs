@@ -17,6 +17,7 @@ use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
 use crate::protocol::offer::Offer;
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
+use crate::protocol::websocket::Traffic;
 
 /// What a leg is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -65,6 +66,10 @@ pub struct LegStart {
 pub struct LegReport {
     /// The backend that served it; `None` is the one of [`Leg::routed`], if any.
     pub backend: Option<BackendName>,
+    /// The backend that failed before, when another one took its place.
+    pub failover_from: Option<BackendName>,
+    /// How many backends were asked.
+    pub attempts: u32,
     /// The model, as the request or the answer names it; `None` is the one of [`Leg::routed`], if any.
     pub model: Option<String>,
     /// What a JSON-RPC request asked for: `tools/call get_weather`.
@@ -89,8 +94,23 @@ pub struct LegReport {
     pub bytes_out: u64,
     /// True when the answer was a stream.
     pub stream: bool,
+    /// What passed, when it was an upgraded connection.
+    pub socket: Option<Box<SocketReport>>,
     /// How it ended, in a word: `completed`, `killed`, `client_gone`.
     pub outcome: &'static str,
+}
+
+/// What passed over a WebSocket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SocketReport {
+    /// From the client.
+    #[serde(rename = "in")]
+    pub from_client: Traffic,
+    /// From the backend.
+    #[serde(rename = "out")]
+    pub from_backend: Traffic,
+    /// The code of the Close frame; `None` when there was none.
+    pub close_code: Option<u16>,
 }
 
 /// Which limit is reached.
@@ -175,6 +195,16 @@ impl Leg {
     /// Notes what the request of the leg offers the model.
     pub fn offers(&self, offer: &Offer) {
         self.session.offers(self.id, offer);
+    }
+
+    /// Notes that another backend took the place of the one it went to.
+    pub fn rerouted(&self, backend: &BackendName) {
+        self.session.rerouted(self.id, backend);
+    }
+
+    /// Counts the tokens of an answer inside the leg, which goes on: a socket carries many.
+    pub fn add_usage(&self, model: Option<&str>, usage: Usage) {
+        self.session.add_usage(self.id, model, usage);
     }
 
     /// Closes the leg with its report; a second report changes nothing.

@@ -5,18 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::agents::{Agents, Place};
 use super::book::KillOrder;
 use super::cut::Cut;
-use super::leg::{Arrival, LegKind, LegReport, LegStart};
+use super::leg::{Arrival, LegStart};
 use super::model::{EndReason, Identity, Kind, State};
-use super::tally::{self, RequestLine, Tally};
-use crate::clock::{Clock, Moment};
-use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionKey, Uid};
-use crate::protocol::offer::Offer;
-use crate::protocol::tools::ToolCounts;
+use super::tally::{RequestLine, Tally};
+use crate::clock::Moment;
+use crate::ids::{LegId, PrincipalId, SessionKey, Uid};
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -31,10 +27,12 @@ pub struct Live {
     client_addr: IpAddr,
     started: Moment,
     last_activity: AtomicU64,
-    requests: AtomicU64,
-    errors: AtomicU64,
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) errors: AtomicU64,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
+    home: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -47,7 +45,7 @@ pub(super) struct Inner {
     /// Only where more than the main agent is to be told apart.
     pub(super) agents: Option<Box<Agents>>,
     pub(super) end: Option<Box<End>>,
-    recorded: bool,
+    pub(super) recorded: bool,
 }
 
 /// A leg that is open now.
@@ -104,6 +102,7 @@ impl Live {
             errors: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            home: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 state: State::Active,
                 legs: Vec::new(),
@@ -198,6 +197,16 @@ impl Live {
         self.bytes_out.load(Ordering::Relaxed)
     }
 
+    /// The mark of the backend that served it last.
+    pub fn home(&self) -> Option<u64> {
+        Some(self.home.load(Ordering::Relaxed)).filter(|mark| *mark != 0)
+    }
+
+    /// Notes the mark of the backend that serves it.
+    pub fn set_home(&self, mark: u64) {
+        self.home.store(mark, Ordering::Relaxed);
+    }
+
     /// Legs admitted so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -231,90 +240,6 @@ impl Live {
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic elsewhere must not take the session with it: its parts stay consistent by themselves.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Opens a leg, unless the session has ended or an order stands against the agent.
-    pub(super) fn open(
-        &self,
-        id: LegId,
-        who: &Identity,
-        start: LegStart,
-        now: Moment,
-        clock: &Clock,
-    ) -> Result<(), NotOpened> {
-        let started_at = clock.wall(now);
-        let mut inner = self.inner();
-        if inner.state != State::Active {
-            return Err(NotOpened::Ended(start));
-        }
-        let agent = inner.enter(self, who, now).map_err(NotOpened::Refused)?;
-        self.touch(now);
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let leg = OpenLeg {
-            id,
-            started: now,
-            offered: Box::default(),
-            cut: start.cut,
-            agent,
-            line: Box::new(RequestLine::begun(
-                start.kind,
-                start.method,
-                start.path,
-                start.request_id,
-                who.agent_id.clone(),
-                started_at,
-            )),
-        };
-        tally::push_lean(&mut inner.legs, leg);
-        Ok(())
-    }
-
-    /// Notes where an open leg goes.
-    pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
-        let Inner { legs, tally, .. } = &mut *self.inner();
-        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.routed(&mut leg.line, Some(backend), model);
-        }
-    }
-
-    /// Notes what the request of an open leg offers.
-    pub(super) fn offers(&self, id: LegId, offer: &Offer) {
-        if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
-            leg.line.tools_offered = offer.count();
-            leg.line.input_tokens_estimate = offer.token_estimate();
-            leg.offered = offer.names().into();
-        }
-    }
-
-    /// Closes a leg; true when the session had ended and waited for this leg only.
-    pub(super) fn close(&self, id: LegId, report: Option<LegReport>, now: Moment) -> bool {
-        let mut inner = self.inner();
-        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
-        let leg = inner.legs.swap_remove(at);
-        self.touch(now);
-        let report = report.unwrap_or_else(|| LegReport {
-            duration: now.since(leg.started),
-            outcome: "dropped",
-            ..LegReport::default()
-        });
-        if tally::failed(&report) {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        inner.leave(leg.agent, report.usage, now);
-        inner.tally.add(leg.line, report);
-        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
-    }
-
-    /// Takes an open leg out with all that was counted of it; true as [`Live::close`].
-    pub(super) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
-        let mut inner = self.inner();
-        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
-        let leg = inner.legs.swap_remove(at);
-        self.requests.fetch_sub(1, Ordering::Relaxed);
-        self.bytes_in.fetch_sub(bytes_in, Ordering::Relaxed);
-        inner.leave(leg.agent, None, now);
-        inner.tally.withdraw(&leg.line);
-        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
 
     /// Ends the session if `only_if` holds at the moment of ending. Gives the open legs' slots, still to
@@ -353,44 +278,6 @@ impl Live {
     /// What it is to the incarnation after it.
     pub(super) fn as_previous(&self) -> Previous {
         Previous { uid: self.uid, incarnation: self.incarnation }
-    }
-}
-
-impl RequestLine {
-    /// The line of a request that has just come.
-    fn begun(
-        kind: LegKind,
-        method: Box<str>,
-        mut path: String,
-        request_id: RequestId,
-        agent: Option<AgentId>,
-        started_at: Timestamp,
-    ) -> Self {
-        let end = path.find('?').unwrap_or(path.len());
-        path.truncate(tally::clipped(&path[..end]).len());
-        Self {
-            request_id,
-            kind,
-            method,
-            path: path.into(),
-            agent,
-            started_at,
-            backend: None,
-            model: None,
-            operation: None,
-            status: None,
-            error: None,
-            outcome: "open",
-            tools_offered: 0,
-            input_tokens_estimate: 0,
-            stop_reason: None,
-            tools: ToolCounts::default(),
-            stream: false,
-            duration_ms: 0,
-            ttfb_ms: None,
-            bytes_in: 0,
-            bytes_out: 0,
-        }
     }
 }
 

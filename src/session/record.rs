@@ -67,6 +67,8 @@ pub struct Record {
     pub agents: Vec<AgentId>,
     /// Requests by backend, most used first.
     pub backends: Vec<BackendUse>,
+    /// Requests that another backend took over before their answer began.
+    pub failovers: u64,
     /// The provider's own token counts.
     pub usage: UsageRecord,
     /// Calls by tool.
@@ -145,6 +147,7 @@ impl Live {
             identity_source: identity.source.clone(),
             agents: inner.agent_names(),
             backends,
+            failovers: inner.tally.failovers(),
             usage: UsageRecord { models: inner.tally.models().to_vec(), total: inner.tally.usage() },
             tools: inner.tally.tools().clone(),
             error_count: self.errors(),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::latency::{Latencies, Quantiles};
-use super::leg::{LegKind, LegReport};
+use super::leg::{LegKind, LegReport, SocketReport};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{AgentId, BackendName, RequestId};
@@ -39,6 +39,10 @@ pub struct RequestLine {
     pub started_at: Timestamp,
     /// The backend that served it.
     pub backend: Option<BackendName>,
+    /// The backend that failed before, when another one took its place.
+    pub failover_from: Option<BackendName>,
+    /// How many backends were asked.
+    pub attempts: u32,
     /// The model.
     pub model: Option<Arc<str>>,
     /// What a JSON-RPC request asked for.
@@ -47,7 +51,8 @@ pub struct RequestLine {
     /// The status sent to the client.
     pub status: Option<u16>,
     /// The code of its failure.
-    pub error: Option<&'static str>,
+    #[serde(serialize_with = "code")]
+    pub error: Option<ErrorKind>,
     /// How it ended, in a word.
     pub outcome: &'static str,
     /// How many tools the request offered.
@@ -68,6 +73,9 @@ pub struct RequestLine {
     pub bytes_in: u64,
     /// Bytes sent to the client.
     pub bytes_out: u64,
+    /// What passed, when it was an upgraded connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<Box<SocketReport>>,
 }
 
 /// The requests a backend served.
@@ -106,6 +114,7 @@ pub(super) struct Tally {
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
     failures: Vec<(Failure, u64)>,
+    failovers: u64,
     ttfb: Latencies,
     usage: Usage,
     tools: ToolCounts,
@@ -141,14 +150,22 @@ impl Tally {
         self.backends.retain(|used| used.requests > 0);
     }
 
+    /// Moves an open leg to the backend that takes the place of another.
+    pub(super) fn rerouted(&mut self, line: &mut RequestLine, backend: &BackendName) {
+        if let Some(left) = line.backend.take()
+            && let Some(used) = self.backends.iter_mut().find(|used| used.name == left)
+        {
+            used.requests -= 1;
+            self.backends.retain(|used| used.requests > 0);
+        }
+        self.routed(line, Some(backend), None);
+    }
+
     /// Adds a leg that is done. `line` is the part that was known when it started.
     pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
         self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
-            self.usage += usage;
-            if let Some(model) = &line.model {
-                self.model(model).usage += usage;
-            }
+            self.add_usage(line.model.as_deref(), usage);
         }
         if let Some(ttfb) = report.ttfb {
             self.ttfb.add(millis(ttfb));
@@ -157,8 +174,11 @@ impl Tally {
             self.failure(failure);
         }
         line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
+        self.failovers += u64::from(report.failover_from.is_some());
+        line.failover_from = report.failover_from;
+        line.attempts = report.attempts;
         line.status = report.status;
-        line.error = report.error.map(ErrorKind::code);
+        line.error = report.error;
         line.outcome = report.outcome;
         self.tools.add_all(&report.tools);
         line.stop_reason = report.stop_reason;
@@ -168,10 +188,22 @@ impl Tally {
         line.ttfb_ms = report.ttfb.map(millis);
         line.bytes_in = report.bytes_in;
         line.bytes_out = report.bytes_out;
+        line.socket = report.socket;
         if self.lines.len() == LAST_REQUESTS {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
+    }
+
+    /// Counts the tokens of one answer.
+    pub(super) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
+        self.usage += usage;
+        if let Some(model) = model {
+            let used = self.model(model);
+            used.usage += usage;
+            // A socket may turn to another model than the one it began with.
+            used.requests = used.requests.max(1);
+        }
     }
 
     fn backend(&mut self, name: &BackendName) {
@@ -238,6 +270,11 @@ impl Tally {
             .collect()
     }
 
+    /// Requests that another backend took over.
+    pub(super) fn failovers(&self) -> u64 {
+        self.failovers
+    }
+
     /// All tokens.
     pub(super) fn usage(&self) -> Usage {
         self.usage
@@ -279,4 +316,8 @@ pub(super) fn push_lean<T>(list: &mut Vec<T>, element: T) {
 /// The first bytes of a name a client chose, on a character's border.
 pub(super) fn clipped(name: &str) -> &str {
     &name[..name.floor_char_boundary(NAME_BYTES)]
+}
+
+fn code<S: serde::Serializer>(error: &Option<ErrorKind>, serializer: S) -> Result<S::Ok, S::Error> {
+    error.map(ErrorKind::code).serialize(serializer)
 }

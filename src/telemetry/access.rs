@@ -59,6 +59,12 @@ pub struct AccessLine<'a> {
     /// The backend chosen.
     #[serde(serialize_with = "clipped_option")]
     pub backend: Option<&'a str>,
+    /// How many backends were asked; told when it was more than one.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub attempts: u32,
+    /// The backend that failed before, when another one took its place; else not told.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clipped_option")]
+    pub failover_from: Option<&'a str>,
     /// The model asked for, or the one that answered.
     #[serde(serialize_with = "clipped_option")]
     pub model: Option<&'a str>,
@@ -79,6 +85,10 @@ pub struct AccessLine<'a> {
     /// How it ended: `ok`, or an [`crate::error::ErrorKind`]'s code.
     #[serde(serialize_with = "clipped")]
     pub outcome: &'a str,
+}
+
+fn is_usual(attempts: &u32) -> bool {
+    *attempts <= 1
 }
 
 fn clipped<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {

@@ -48,6 +48,8 @@ pub struct Metrics {
     bytes: IntCounterVec,
     open_legs: IntGaugeVec,
     backend_errors: IntCounterVec,
+    backend_healthy: IntGaugeVec,
+    failovers: IntCounterVec,
     tokens: IntCounterVec,
     unread: IntCounterVec,
     config_reloads: IntCounterVec,
@@ -81,6 +83,8 @@ impl Metrics {
             bytes: counters(in_registry, &table::BYTES)?,
             open_legs: gauges(in_registry, &table::OPEN_LEGS)?,
             backend_errors: counters(in_registry, &table::BACKEND_ERRORS)?,
+            backend_healthy: gauges(in_registry, &table::BACKEND_HEALTHY)?,
+            failovers: counters(in_registry, &table::FAILOVERS)?,
             tokens: counters(in_registry, &table::TOKENS)?,
             unread: counters(in_registry, &table::ANSWERS_UNREAD)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
@@ -110,9 +114,17 @@ impl Metrics {
             request_duration: self.request_duration.clone(),
             errors: self.backend_errors.clone(),
             unread: self.unread.clone(),
+            healthy: self.backend_healthy.clone(),
+            failovers: self.failovers.clone(),
             resolved: Arc::default(),
             tokens: Arc::new(ByModel::new(name, self.tokens.clone(), Arc::clone(&self.models))),
         }
+    }
+
+    /// The backend of this name is configured no more: nothing is told of its health.
+    pub fn forget_backend(&self, name: &str) {
+        // It is not there when nobody asked for its health, which is as good.
+        let _ = self.backend_healthy.remove_label_values(&[name]);
     }
 
     /// The handles for requests that no backend sees (backend `none`).
@@ -211,6 +223,8 @@ pub struct BackendMetrics {
     request_duration: HistogramVec,
     errors: IntCounterVec,
     unread: IntCounterVec,
+    healthy: IntGaugeVec,
+    failovers: IntCounterVec,
     resolved: Arc<Resolved>,
     tokens: Arc<ByModel>,
 }
@@ -266,6 +280,16 @@ impl BackendMetrics {
     /// A compressed answer passed that could not be read to its end; `reason` is a word of a closed set.
     pub fn unread(&self, reason: &'static str) {
         self.unread.with_label_values(&[&self.name, reason]).inc();
+    }
+
+    /// The backend is used, or left alone.
+    pub fn healthy(&self, healthy: bool) {
+        self.healthy.with_label_values(&[&self.name]).set(healthy.into());
+    }
+
+    /// A request was sent on to another backend for this reason, a word of a closed set.
+    pub fn failed_over(&self, reason: &'static str) {
+        self.failovers.with_label_values(&[&self.name, reason]).inc();
     }
 
     /// The provider counted these tokens for an answer of this model.

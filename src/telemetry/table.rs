@@ -42,6 +42,10 @@ table! {
         "Requests, streams and sockets that are open now.";
     BACKEND_ERRORS = "elida_backend_errors_total" ["backend", "reason"]
         "Requests that failed at or on the way to a backend.";
+    BACKEND_HEALTHY = "elida_backend_healthy" ["backend"]
+        "1 while a backend is used, 0 while it is left alone because requests or probes failed.";
+    FAILOVERS = "elida_failovers_total" ["backend", "reason"]
+        "Requests that were sent on to another backend, by the one that failed and how.";
     TOKENS = "elida_tokens_total" ["backend", "model", "type"]
         "Tokens by the provider's own count.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]

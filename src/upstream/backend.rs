@@ -1,15 +1,20 @@
-//! A backend at work: where it is now, and under which key its connections are pooled.
+//! A backend at work: where it is now, how it is, and under which key its connections are pooled.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
+use tracing::{info, warn};
 
+use super::balance;
+use super::health::{Health, State};
 use super::settings::Settings;
+use crate::clock::Moment;
 use crate::telemetry::metrics::BackendMetrics;
 
 /// How long a resolved name is used without asking again.
@@ -22,6 +27,27 @@ pub struct Backend {
     pool_key: u64,
     names: Names,
     ca: Option<super::peer::CustomCa>,
+    mark: u64,
+    health: Health,
+    /// Requests open at it.
+    load: AtomicUsize,
+}
+
+/// A request's place at a backend, which counts as load until it is dropped.
+pub struct Seat(Arc<Backend>);
+
+impl Deref for Seat {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The addresses behind the host name, asked for without blocking and by one request at a time.
@@ -47,7 +73,92 @@ impl Backend {
         let mut hasher = DefaultHasher::new();
         settings.hash(&mut hasher);
         let ca = super::peer::custom_ca(&settings)?;
-        Ok(Arc::new(Self { pool_key: hasher.finish(), settings, metrics, names: Names::default(), ca }))
+        metrics.healthy(true);
+        Ok(Arc::new(Self {
+            pool_key: hasher.finish(),
+            mark: balance::mark(settings.name().as_str()),
+            settings,
+            metrics,
+            names: Names::default(),
+            ca,
+            health: Health::default(),
+            load: AtomicUsize::new(0),
+        }))
+    }
+
+    /// A place for one more request.
+    pub fn seat(self: &Arc<Self>) -> Seat {
+        self.load.fetch_add(1, Relaxed);
+        Seat(Arc::clone(self))
+    }
+
+    /// What the choice between several looks at.
+    pub fn candidate(&self, tier: usize, now: Moment) -> balance::Candidate {
+        balance::Candidate { tier, mark: self.mark, load: self.load(), state: self.health.state(now) }
+    }
+
+    /// The mark of its name ([`balance::mark`]).
+    pub fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// Requests open at it.
+    pub fn load(&self) -> usize {
+        self.load.load(Relaxed)
+    }
+
+    /// How it is.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Whether a request that may go here goes: of a backend whose rest is over, one finds out how it is.
+    pub fn takes(&self, now: Moment) -> bool {
+        self.health.state(now) != State::Trial || self.health.take_trial(self.settings.health(), now)
+    }
+
+    /// It answered a request.
+    pub fn answered(&self) {
+        if self.health.answered() {
+            self.is_back("an answer");
+        }
+    }
+
+    /// A request failed at it.
+    pub fn failed(&self, now: Moment) {
+        if let Some(rest) = self.health.failed(self.settings.health(), now) {
+            self.rests("failed requests", rest);
+        }
+    }
+
+    /// It asked to be left alone for so long.
+    pub fn asked_for_rest(&self, wait: Duration, now: Moment) {
+        let rest = self.health.asked_for_rest(wait, self.settings.health(), now);
+        self.rests("Retry-After", rest);
+    }
+
+    /// A probe ended.
+    pub fn probed(&self, outcome: Result<(), String>) {
+        match (self.health.probed(outcome.is_ok(), self.settings.health()), outcome) {
+            (Some(true), _) => self.is_back("probes"),
+            (Some(false), Err(why)) => {
+                self.metrics.healthy(false);
+                warn!(backend = %self.settings.name(), why, "probes find the backend down");
+            }
+            _ => {}
+        }
+    }
+
+    fn rests(&self, why: &str, rest: Duration) {
+        self.metrics.healthy(false);
+        warn!(backend = %self.settings.name(), why, ?rest, "the backend is left alone for a while");
+    }
+
+    fn is_back(&self, why: &str) {
+        if self.health.is_good() {
+            self.metrics.healthy(true);
+            info!(backend = %self.settings.name(), why, "the backend is used again");
+        }
     }
 
     /// What the file says of it.

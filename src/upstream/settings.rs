@@ -1,5 +1,6 @@
-//! `backends.NAME`: the address of a backend, what it speaks and how its certificate is checked.
+//! `backends.NAME`: the address of a backend, what it speaks, whom it serves and how its certificate is checked.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,6 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use super::credentials::{self, Auth};
+use super::health;
+use super::retries::{self, Retries};
 use crate::ids::BackendName;
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
@@ -31,6 +35,12 @@ pub struct Written {
     /// Patterns of the models it serves, for `routing.methods: [model]`.
     #[serde(default)]
     pub models: Vec<String>,
+    /// Names or patterns of models it takes under another name, and that name.
+    #[serde(default)]
+    pub aliases: BTreeMap<String, String>,
+    /// True: that name is written into the body. False: the body stays as it came.
+    #[serde(default)]
+    pub rewrite_model: bool,
     /// True: it takes what nothing else matched.
     #[serde(default)]
     pub default: bool,
@@ -40,6 +50,18 @@ pub struct Written {
     /// How its connections are used.
     #[serde(default)]
     pub pool: WrittenPool,
+    /// Whose credential it gets.
+    #[serde(default)]
+    pub auth: credentials::Written,
+    /// How it is found out that it is down.
+    #[serde(default)]
+    pub health: health::Written,
+    /// When another backend is asked in its place.
+    #[serde(default)]
+    pub retries: retries::Written,
+    /// The backend that is asked when it and its equals fail, whatever its type; empty for none.
+    #[serde(default)]
+    pub fallback: String,
 }
 
 /// `backends.NAME.pool`.
@@ -62,6 +84,26 @@ pub enum Http2 {
     Always,
     /// HTTP/1.1.
     Never,
+}
+
+impl Written {
+    /// A backend of this address and type, all else by default.
+    pub fn new(url: impl Into<String>, kind: BackendKind) -> Self {
+        Self {
+            url: url.into(),
+            kind,
+            models: Vec::new(),
+            aliases: BTreeMap::new(),
+            rewrite_model: false,
+            default: false,
+            tls: WrittenTls::default(),
+            pool: WrittenPool::default(),
+            auth: Default::default(),
+            health: Default::default(),
+            retries: Default::default(),
+            fallback: String::new(),
+        }
+    }
 }
 
 /// `backends.NAME.tls`.
@@ -88,6 +130,9 @@ pub struct Settings {
     base_path: String,
     tls: Option<Tls>,
     http2: Http2,
+    auth: Auth,
+    health: health::Settings,
+    retries: Retries,
 }
 
 /// How a backend's certificate is checked.
@@ -142,6 +187,21 @@ impl Settings {
         self.http2
     }
 
+    /// Whose credential it gets.
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// When it counts as ill.
+    pub fn health(&self) -> &health::Settings {
+        &self.health
+    }
+
+    /// When another one is asked in its place.
+    pub fn retries(&self) -> Retries {
+        self.retries
+    }
+
     /// `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -160,6 +220,17 @@ impl Written {
         let name_is_good = check_name(name, faults);
         let url = read_url(&at("url"), &self.url, faults);
         let ca_pem = read_ca(&at("tls.ca_file"), &self.tls.ca_file, faults);
+        let health = self.health.compile(name, faults);
+        let retries = self.retries.compile(name, faults);
+        let origin = url.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+        let auth = self.auth.compile(name, self.kind, origin, faults);
+        if self.rewrite_model && self.aliases.is_empty() {
+            faults.add(
+                at("rewrite_model"),
+                "there is no other name to write",
+                "give aliases, or leave it out",
+            );
+        }
         let url = url?;
         let secure = url.scheme() == "https";
         if !secure && self.tls != WrittenTls::default() {
@@ -175,7 +246,10 @@ impl Written {
         let server_name =
             if self.tls.server_name.is_empty() { host.clone() } else { self.tls.server_name.clone() };
         let tls = Tls { server_name, ca_pem: ca_pem?, verify: !self.tls.insecure_skip_verify };
-        name_is_good.then(|| Settings {
+        if !name_is_good {
+            return None;
+        }
+        Some(Settings {
             name: BackendName::new(name),
             kind: self.kind,
             port: url.port_or_known_default().unwrap_or(80),
@@ -184,6 +258,9 @@ impl Written {
             host,
             tls: secure.then_some(tls),
             http2: self.pool.http2,
+            auth: auth?,
+            health: health?,
+            retries: retries?,
         })
     }
 }
@@ -278,8 +355,7 @@ mod tests {
     use super::*;
 
     fn written(url: &str) -> Written {
-        let (tls, pool) = (WrittenTls::default(), WrittenPool::default());
-        Written { url: url.into(), kind: BackendKind::Openai, models: vec![], default: false, tls, pool }
+        Written::new(url, BackendKind::Openai)
     }
 
     fn compiled(url: &str) -> Settings {

@@ -9,6 +9,8 @@ mod a2a;
 mod abuse;
 /// Agents inside a session: their tree, and kills of a part of it.
 mod agents;
+/// Models that a backend knows by another name.
+mod alias;
 /// The tests that the seed project names (requirement E147).
 mod basic;
 /// What comes out is what went in, byte for byte.
@@ -23,18 +25,24 @@ mod commands;
 mod control_api;
 /// kill -9: clients see that an answer was cut; after a restart all is well.
 mod crash;
+/// Whose credential reaches which backend.
+mod credentials;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
 /// What answers of every dialect say, whole, streamed and compressed.
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// Another backend answers when one fails before the first byte.
+mod failover;
 /// What could be read in two ways, over raw sockets.
 mod framing;
 /// Gemini: the model stands in the path, the stream may be an array.
 mod gemini;
 /// Which header fields pass, and what they do to the log.
 mod headers;
+/// Backends that are left alone, tried again, probed; who shares the work.
+mod health;
 /// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
 mod history;
 /// What attackers send (attacks seen in the field).
@@ -89,5 +97,7 @@ mod upgrade;
 mod usage;
 /// Dead peers are noticed.
 mod vanished;
+/// WebSockets: read, counted, killed, refused; nothing lost.
+mod websocket;
 
 mod support;

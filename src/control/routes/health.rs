@@ -36,6 +36,11 @@ pub(super) async fn readiness(State(door): State<Arc<Door>>) -> Response {
     }
 }
 
+/// What the backends are and how they are.
+pub(super) async fn backends(State(door): State<Arc<Door>>) -> Json<serde_json::Value> {
+    Json(json!({"backends": (door.parts.backends)()}))
+}
+
 /// The whole picture; names of backends are for trusted callers only.
 pub(super) async fn control(
     State(door): State<Arc<Door>>,

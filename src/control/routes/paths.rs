@@ -21,6 +21,7 @@ pub(in crate::control) fn all() -> Router<Arc<Door>> {
         .route("/health/startup", get(health::startup))
         .route("/metrics", get(metrics::text))
         .route("/control/health", get(health::control))
+        .route("/control/backends", get(health::backends))
         .route("/control/stats", get(stats::stats))
         .route("/control/sessions", get(sessions::list))
         .route("/control/sessions/{id}", get(sessions::one))

@@ -213,6 +213,9 @@ where
             // Nothing of the request is used after a panic but its connection, which no answer was written to.
             served = AssertUnwindSafe(ticket.pace.run(serving)).catch_unwind() => served.is_err(),
             () = async { ticket.cut.hard().await; sleep(HARD_CUT).await } => false,
+            // Pingora reads from neither side of a socket while it waits to write to a backend that does not
+            // read; then its silence is noticed here only.
+            () = async { ticket.stuck().await; sleep(HARD_CUT).await; ticket.give_up() } => false,
         };
         if !has_panicked {
             return Carried::Through;

@@ -1,10 +1,8 @@
-//! The downstream session that Pingora sees: the real one, with a hold on the body and a hand on the
-//! switch.
+//! The downstream session that Pingora sees: the real one, with a hold on the body and a hand on the switch.
 //!
-//! It wraps the real session and adds four things: request bodies are kept for replay when the ticket
-//! says so (Pingora's own buffer ends at 64 KiB, its issues 349 and 575), every wait for the client
-//! also waits for the cut, silence of the backend is measured, and the real session finds its way
-//! back to the connection. Two faults of Pingora 0.9.1 are cured on the way (its issues 935, 946).
+//! It adds four things: request bodies are kept for replay when the ticket says so (Pingora's own buffer ends at
+//! 64 KiB, its issues 349 and 575), every wait for the client also waits for the cut, silence of the backend is
+//! measured, and the real session finds its way back. Two faults of Pingora 0.9.1 are cured (its issues 935, 946).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -160,6 +158,7 @@ impl DoorSession {
             if response.status == 101 {
                 // A socket may rest for longer than a body; its silence is measured by the ticket.
                 self.inner_mut().set_read_timeout(None);
+                self.ticket.upgraded();
             }
         }
     }
@@ -225,7 +224,9 @@ impl Session for DoorSession {
         let mut end = false;
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.next() {
-            if self.ticket.cut.reason().is_some() {
+            // What a socket's reader has passed on is written to its end, so that the place of the last frame is
+            // known; a client that does not take it is given up as in any write.
+            if self.ticket.cut.reason().is_some() && !self.was_upgraded() {
                 return cut();
             }
             let mut weight = body_length(&first);

@@ -1,8 +1,10 @@
 //! What door, gateway and downstream session share of one request.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use pingora_core::protocols::http::ServerSession;
@@ -10,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pace::Pace;
+use super::silence::Silence;
 use crate::clock::millis;
 use crate::proxy::snapshot::Snapshot;
 use crate::session::cut::Cut;
@@ -47,6 +50,10 @@ pub(crate) struct Ticket {
     last_move: AtomicU64,
     /// How many milliseconds of silence are borne; [`NO_LIMIT`] for any.
     silence_limit: AtomicU64,
+    /// The answer is a socket.
+    socket: AtomicBool,
+    /// Nothing moved for too long, and nobody was there to say so.
+    given_up: AtomicBool,
     /// After how many milliseconds without an event the client is sent a comment; [`NO_LIMIT`] where none may stand.
     comment_after: AtomicU64,
     /// Keeps the backend waiting while the client does not read.
@@ -68,6 +75,8 @@ impl Ticket {
             received: AtomicU64::new(0),
             last_move: AtomicU64::new(0),
             silence_limit: AtomicU64::new(NO_LIMIT),
+            socket: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             comment_after: AtomicU64::new(NO_LIMIT),
             pace: Arc::default(),
             returned: Mutex::default(),
@@ -116,6 +125,31 @@ impl Ticket {
     pub(crate) fn bear_silence(&self, limit: Duration) {
         self.moved();
         self.silence_limit.store(millis(limit), Relaxed);
+    }
+
+    /// From now on bytes go both ways at once.
+    pub(super) fn upgraded(&self) {
+        self.socket.store(true, Relaxed);
+    }
+
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
+    }
+
+    /// Whether this request was dropped because nothing moved any more.
+    pub(crate) fn was_given_up(&self) -> bool {
+        self.given_up.load(Relaxed)
+    }
+
+    /// Waits until nothing has moved in a socket for too long; for ever in other answers. Called in the task
+    /// that carries the request, it needs nobody to wake it for the upgrade.
+    pub(super) async fn stuck(&self) {
+        let mut silence = Silence::default();
+        poll_fn(|cx| match self.socket.load(Relaxed) {
+            true => silence.poll_exceeded(self, cx),
+            false => Poll::Pending,
+        })
+        .await;
     }
 
     /// When the present silence becomes too long.

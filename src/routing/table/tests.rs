@@ -3,7 +3,40 @@
 use super::*;
 
 fn rule(name: &str, models: &[&str], default: bool) -> BackendRule {
-    BackendRule { name: name.into(), models: models.iter().map(|&text| text.into()).collect(), default }
+    BackendRule {
+        name: name.into(),
+        kind: BackendKind::Openai,
+        models: models.iter().map(|&text| text.into()).collect(),
+        aliases: BTreeMap::new(),
+        rewrite_model: false,
+        fallback: String::new(),
+        default,
+    }
+}
+
+fn alias(rule: BackendRule, alias: &str, name: &str, rewrite_model: bool) -> BackendRule {
+    BackendRule { aliases: [(alias.to_owned(), name.to_owned())].into(), rewrite_model, ..rule }
+}
+
+fn fallback(rule: BackendRule, name: &str) -> BackendRule {
+    BackendRule { fallback: name.into(), ..rule }
+}
+
+/// The names of those that may stand in, with their tiers and the names they know the model by.
+fn others(
+    backends: &[BackendRule],
+    header: Option<&str>,
+    model: &str,
+) -> Vec<(String, usize, Option<String>)> {
+    let decided = table(Written::default(), backends).decide(header, "/v1/messages", Some(model)).unwrap();
+    let name = |choice: Choice| {
+        (backends[choice.backend].name.clone(), choice.tier, choice.served_as.map(|name| name.to_string()))
+    };
+    decided.others.into_iter().map(name).collect()
+}
+
+fn other(name: &str, tier: usize) -> (String, usize, Option<String>) {
+    (name.into(), tier, None)
 }
 
 fn providers() -> Vec<BackendRule> {
@@ -29,7 +62,7 @@ fn faults_of(written: Written, backends: &[BackendRule]) -> String {
 }
 
 fn decision(backend: usize, via: Method, strip: usize) -> Result<Decision, RouteError> {
-    Ok(Decision { backend, via, strip })
+    Ok(Decision { backend, served_as: None, via, strip, others: Vec::new() })
 }
 
 #[test]
@@ -75,17 +108,93 @@ fn a_path_prefix_matches_a_whole_segment() {
 }
 
 #[test]
-fn the_prefix_is_stripped_and_a_slash_is_left() {
-    let forwarded = |path: &str| {
-        let table = table(Written::default(), &providers());
-        table.decide(None, path, None).unwrap().forwarded(path).into_owned()
+fn those_who_serve_the_model_stand_in_nearest_first() {
+    let anthropic = BackendRule { kind: BackendKind::Anthropic, ..rule("other-type", &["claude-*"], false) };
+    let backends = [
+        rule("any", &["*"], true),
+        rule("one", &["claude-*"], false),
+        rule("two", &["x", "Claude-*"], false),
+        anthropic,
+        rule("three", &["claude-opus*"], false),
+    ];
+    let mut faults = Faults::default();
+    let table = Table::compile(Written::default(), &backends, &mut faults).unwrap();
+    assert_eq!(faults.warnings().len(), 1, "only the one of another type is never used: {faults}");
+    assert!(faults.warnings()[0].path.starts_with("backends.other-type"));
+    let decided = table.decide(None, "/", Some("claude-sonnet")).unwrap();
+    assert_eq!((decided.backend, decided.others.len()), (1, 2));
+    let names = |decided: Decision| -> Vec<(usize, usize)> {
+        decided.others.iter().map(|choice| (choice.backend, choice.tier)).collect()
     };
-    assert_eq!(forwarded("/openai/v1/models?limit=2"), "/v1/models?limit=2");
-    assert_eq!(forwarded("/openai"), "/");
-    assert_eq!(forwarded("/openai/"), "/");
-    assert_eq!(forwarded("/openai?x=1"), "/?x=1");
-    assert_eq!(forwarded("/openai//x"), "//x");
-    assert_eq!(forwarded("/v1/models"), "/v1/models");
+    assert_eq!(names(decided), [(2, 0), (0, 1)]);
+    let opus = table.decide(None, "/", Some("claude-opus-4")).unwrap();
+    assert_eq!((opus.backend, names(opus)), (4, vec![(1, 1), (2, 1), (0, 2)]));
+    let named = table.decide(Some("one"), "/", Some("claude-opus-4")).unwrap();
+    assert_eq!(named.others, [], "who names a backend wants that one");
+    assert_eq!(table.decide(None, "/", None).unwrap().others, []);
+}
+
+#[test]
+fn a_fallback_stands_in_whoever_decided() {
+    let local = BackendRule { kind: BackendKind::Ollama, ..fallback(rule("local", &[], false), "main") };
+    let backends = [
+        fallback(rule("main", &["gpt-*"], true), "spare"),
+        fallback(rule("spare", &[], false), "local"),
+        local,
+    ];
+    let expected = [other("spare", 1), other("local", 2)];
+    assert_eq!(others(&backends, None, "gpt-5"), expected);
+    assert_eq!(others(&backends, Some("main"), "gpt-5"), expected);
+    assert_eq!(others(&backends, None, "llama"), expected, "also for the default");
+    assert_eq!(
+        others(&backends, Some("spare"), "gpt-5"),
+        [other("local", 1), other("main", 2)],
+        "a ring ends"
+    );
+    assert_eq!(
+        faults_of(
+            Written::default(),
+            &[fallback(rule("a", &[], true), "a"), fallback(rule("b", &[], false), "aa")]
+        ),
+        "backends.a.fallback: a backend cannot stand in for itself (name another one, or leave it out)\n\
+         backends.b.fallback: no backend is called 'aa' (known are a, b)"
+    );
+}
+
+#[test]
+fn an_alias_routes_and_is_written_only_when_told_so() {
+    let served = |backends: &[BackendRule], header| {
+        let decided = table(Written::default(), backends).decide(header, "/", Some("gpt-4o")).unwrap();
+        (decided.backend, decided.served_as.map(|name| name.to_string()))
+    };
+    let plain = [rule("main", &["gpt-*"], true), alias(rule("local", &[], false), "GPT-4*", "llama3", false)];
+    assert_eq!(served(&plain, None), (1, None), "the alias is the more specific pattern");
+    let written =
+        [rule("main", &["gpt-*"], true), alias(rule("local", &[], false), "gpt-4*", "llama3", true)];
+    assert_eq!(served(&written, None), (1, Some("llama3".into())));
+    assert_eq!(served(&written, Some("local")), (1, Some("llama3".into())), "also when it is named");
+    assert_eq!(served(&written, Some("main")), (0, None));
+    let spare = [
+        fallback(rule("main", &["gpt-*"], true), "local"),
+        alias(rule("local", &[], false), "gpt-*", "llama3", true),
+    ];
+    assert_eq!(others(&spare, None, "gpt-4o"), [("local".into(), 0, Some("llama3".into()))]);
+    assert_eq!(others(&spare, Some("main"), "gpt-4o"), [("local".into(), 1, Some("llama3".into()))]);
+}
+
+#[test]
+fn an_alias_is_no_way_around_a_blocked_model() {
+    let written = Written { blocked_models: vec!["*-preview".into()], ..Written::default() };
+    let backends = [alias(rule("a", &[], true), "gpt-4o", "secret-preview", true)];
+    assert_eq!(
+        faults_of(written, &backends),
+        "backends.a.aliases.gpt-4o: 'secret-preview' is blocked by routing.blocked_models \
+         (name another model, or unblock it)"
+    );
+    assert!(
+        faults_of(Written::default(), &[alias(rule("a", &[], true), "x", "", false)])
+            .contains("name is empty")
+    );
 }
 
 #[test]

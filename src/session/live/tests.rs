@@ -1,8 +1,11 @@
 //! The life of one session.
 
 use super::*;
+use crate::clock::Clock;
 use crate::error::ErrorKind;
+use crate::ids::BackendName;
 use crate::protocol::usage::Usage;
+use crate::session::LegReport;
 use crate::session::testing::{arrival, leg_start};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -38,6 +38,8 @@ fn access() -> AccessLine<'static> {
         request_id: "r-1",
         principal: Some("cred:0123"),
         backend: Some("anthropic"),
+        attempts: 1,
+        failover_from: None,
         model: None,
         operation: None,
         bytes_in: 10,

@@ -60,8 +60,10 @@ pub struct Backend {
     pub host: Box<str>,
     /// Its port.
     pub port: u16,
-    /// How often a connection was tried.
-    pub attempts: usize,
+    /// How many backends were asked, this one with them.
+    pub attempts: u32,
+    /// The one that was to serve it, and failed.
+    pub failed_over_from: Option<BackendName>,
 }
 
 /// What was asked of a model, and what came back.

@@ -87,7 +87,9 @@ fn about_http(request: &Request, attributes: &mut Attributes) {
         attributes.text("server.address", &backend.host);
         attributes.number("server.port", backend.port.into());
         attributes.text("elida.backend", backend.name.as_str());
-        attributes.number("elida.attempts", backend.attempts as u64);
+        attributes.number("elida.attempts", backend.attempts.into());
+        attributes
+            .text_option("elida.failover_from", backend.failed_over_from.as_ref().map(|name| name.as_str()));
     }
 }
 

@@ -75,6 +75,11 @@ impl Connection {
         self.wire.until(text).await;
     }
 
+    /// The connection itself, to read what follows the last head.
+    pub fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
     /// Sends all of it.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.record.note(|notes| notes.sent += bytes.as_ref().len());

@@ -12,6 +12,7 @@ pub mod process;
 pub mod program;
 pub mod quiet;
 pub mod recording;
+pub mod socket;
 pub mod timing;
 pub mod wire;
 

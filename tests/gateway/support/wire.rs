@@ -168,6 +168,22 @@ impl Wire {
         Some(self.body(head, unframed).await)
     }
 
+    /// So many bytes; `None` when the connection ends before.
+    pub async fn bytes(&mut self, length: usize) -> Option<Vec<u8>> {
+        let mut taken = Vec::with_capacity(length);
+        within("bytes", self.reading().take(length, &mut taken)).await.then_some(taken)
+    }
+
+    /// What has come and was not yet taken.
+    pub fn rest(&self) -> &[u8] {
+        &self.received[self.taken..]
+    }
+
+    /// Ends our side of the connection; what comes can still be read.
+    pub async fn shut(&mut self) {
+        self.writer.shutdown().await.expect("shutdown");
+    }
+
     /// Reads until what was not yet taken holds `text`, which it leaves there.
     pub async fn until(&mut self, text: &str) {
         within(&format!("{text:?}"), async {

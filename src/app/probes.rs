@@ -1,0 +1,104 @@
+//! Active health: each backend with a `health.interval` is asked again and again how it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::connectors::http::Connector;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use pingora_http::RequestHeader;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::proxy::snapshot::Live;
+use crate::routing::forwarded;
+use crate::upstream::backend::Backend;
+use crate::upstream::credentials::Auth;
+use crate::upstream::peer::peer;
+
+/// How often the probes are compared with the configuration in force.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Probes the backends of the configuration in force.
+pub(super) struct Probes {
+    pub(super) live: Live,
+}
+
+#[async_trait]
+impl BackgroundService for Probes {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let connector = Arc::new(Connector::new(None));
+        let mut running: Vec<(Arc<Backend>, JoinHandle<()>)> = Vec::new();
+        loop {
+            let wanted: Vec<Arc<Backend>> = self.live.load().backends.clone();
+            running.retain(|(backend, task)| {
+                let stays = !task.is_finished() && wanted.iter().any(|one| Arc::ptr_eq(one, backend));
+                if !stays {
+                    task.abort();
+                }
+                stays
+            });
+            for backend in wanted {
+                let Some(pause) = backend.settings().health().interval else { continue };
+                if !running.iter().any(|(known, _)| Arc::ptr_eq(known, &backend)) {
+                    let probing = for_ever(Arc::clone(&backend), Arc::clone(&connector), pause);
+                    running.push((backend, tokio::spawn(probing)));
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+async fn for_ever(backend: Arc<Backend>, connector: Arc<Connector>, pause: Duration) {
+    let mut tick = interval(pause);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let limit = backend.settings().health().timeout;
+        let outcome = match timeout(limit, probe(&backend, &connector, limit)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("no answer in {limit:?}")),
+        };
+        backend.probed(outcome);
+    }
+}
+
+/// One probe: a connection, or an answer below 500 to a GET of `health.path`.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Duration) -> Result<(), String> {
+    let settings = backend.settings();
+    let address =
+        backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;
+    let address = address.ok_or("its name has no address")?;
+    let Some(path) = &settings.health().path else {
+        return TcpStream::connect(address).await.map(drop).map_err(|error| format!("{address}: {error}"));
+    };
+    let target = forwarded(settings.base_path(), path.as_bytes(), 0);
+    let asked: pingora_core::Result<Option<u16>> = async {
+        let mut head = RequestHeader::build("GET", &target, Some(3))?;
+        head.insert_header("host", settings.authority())?;
+        head.insert_header("user-agent", concat!("elida/", env!("CARGO_PKG_VERSION")))?;
+        if let Auth::Inject { header, value } = settings.auth() {
+            head.insert_header(header.clone(), value.clone())?;
+        }
+        let (mut session, _) = connector.get_http_session(&peer(backend, address, limit)).await?;
+        session.write_request_header(Box::new(head)).await?;
+        session.finish_request_body().await?;
+        session.read_response_header().await?;
+        let status = session.response_header().map(|head| head.status.as_u16());
+        session.shutdown().await;
+        Ok(status)
+    }
+    .await;
+    match asked {
+        Ok(Some(..500)) => Ok(()),
+        Ok(Some(status)) => Err(format!("it answers {status} to {path}")),
+        Ok(None) => Err(format!("no answer to {path}")),
+        Err(error) => Err(format!("{address}: {}", error.etype().as_str())),
+    }
+}

@@ -1,0 +1,202 @@
+//! Step 5, continued: which of several backends takes the request, and which one is next when it fails before
+//! a byte of its answer has gone to the client.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use tracing::warn;
+
+use super::arrive::Arrival;
+use super::dispatch::Route;
+use super::door::SILENT;
+use super::exchange::Exchange;
+use crate::clock::Moment;
+use crate::routing::Choice;
+use crate::session::Live;
+use crate::upstream::backend::Backend;
+use crate::upstream::balance::{self, Candidate};
+use crate::upstream::credentials;
+use crate::upstream::health::State;
+use crate::upstream::retries::Failure;
+
+/// The error with which an answer is given up for that of another backend.
+pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
+
+impl Route {
+    /// Moves the request to the best of the backends that may take it; nothing to do when there is one only.
+    pub(crate) fn balance(&mut self, arrival: &Arrival, session: &Live, now: Moment) {
+        if self.others.is_empty() {
+            return;
+        }
+        self.others.push(self.chosen.clone());
+        if let Some(at) = self.pick(arrival, session, now, true) {
+            self.go(at, arrival);
+        }
+        session.set_home(self.backend.mark());
+    }
+
+    /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
+    fn pick(&self, arrival: &Arrival, session: &Live, now: Moment, anyway: bool) -> Option<usize> {
+        let backends = &arrival.ticket.snapshot.backends;
+        let mut candidates: Vec<Candidate> =
+            self.others.iter().map(|other| backends[other.backend].candidate(other.tier, now)).collect();
+        let own = self.backend.mark();
+        // This request's own place is no load.
+        candidates
+            .iter_mut()
+            .filter(|one| one.mark == own)
+            .for_each(|one| one.load = one.load.saturating_sub(1));
+        let mark = balance::mark(session.key().id.as_str());
+        loop {
+            let at = balance::choose(&candidates, session.home(), mark)?;
+            if candidates[at].state == State::Out && !anyway {
+                return None;
+            }
+            if backends[self.others[at].backend].takes(now) {
+                return Some(at);
+            }
+            // Another request was faster to try it.
+            candidates[at].state = State::Out;
+        }
+    }
+
+    /// Goes to the one at this position of `others`.
+    fn go(&mut self, at: usize, arrival: &Arrival) {
+        let choice = self.others.swap_remove(at);
+        self.go_to(choice, arrival);
+    }
+
+    fn go_to(&mut self, choice: Choice, arrival: &Arrival) {
+        self.backend = arrival.ticket.snapshot.backends[choice.backend].seat();
+        self.dialect = arrival.dialect.on(self.backend.settings().kind());
+        self.served_as.clone_from(&choice.served_as);
+        self.attempt = 0;
+        self.chosen = choice;
+    }
+
+    /// Goes on to the next backend after this failure; false when there is none, or none shall be asked.
+    fn go_on(&mut self, why: Failure, arrival: &Arrival, session: &Live, now: Moment) -> bool {
+        let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
+        let failed = self.backend.settings().name().clone();
+        // Whoever has an answer, if a bad one, troubles nobody who is out himself.
+        let has_answered = matches!(why, Failure::ServerError | Failure::RateLimited);
+        if let Some(at) = may_go_on.then(|| self.pick(arrival, session, now, !has_answered)).flatten() {
+            if has_answered {
+                self.answered = Some(self.chosen.clone());
+            }
+            self.go(at, arrival);
+        } else if let Some(answered) = self.answered.take().filter(|_| why == Failure::ConnectFailure) {
+            // What the provider says is better than that nobody else was reached.
+            self.others.clear();
+            self.retries.attempts = 0;
+            self.go_to(answered, arrival);
+        } else {
+            return false;
+        }
+        self.asked += 1;
+        self.failed_over_from.get_or_insert(failed);
+        session.set_home(self.backend.mark());
+        true
+    }
+}
+
+/// Goes on to another backend after this failure of the present one; false when the failure stands. A cut leg
+/// goes nowhere.
+pub(crate) fn go_on(exchange: &mut Exchange, why: Failure) -> bool {
+    let now = exchange.house.clock.now();
+    let (Some(arrival), Some(route), Some(leg)) = (&exchange.arrival, &mut exchange.route, &exchange.leg)
+    else {
+        return false;
+    };
+    if arrival.ticket.cut.reason().is_some() {
+        return false;
+    }
+    let (from, metrics) = (route.backend.settings().name().clone(), route.backend.metrics().clone());
+    if !route.go_on(why, arrival, leg.session(), now) {
+        return false;
+    }
+    let to = route.backend.settings().name();
+    leg.rerouted(to);
+    metrics.failed_over(why.name());
+    warn!(request_id = arrival.request_id.as_str(), %from, %to, why = why.name(), "the request goes to another backend");
+    true
+}
+
+/// The backend cannot be reached; true when another one is asked.
+pub(crate) fn after_no_connection(exchange: &mut Exchange) -> bool {
+    note_failure(exchange);
+    go_on(exchange, Failure::ConnectFailure)
+}
+
+/// Looks at the head of an answer; true when it is given up for that of another backend.
+pub(crate) fn after_answer(exchange: &mut Exchange, head: &ResponseHeader, session: &Session) -> bool {
+    let Some(route) = &exchange.route else { return false };
+    let status = head.status.as_u16();
+    let why = match status {
+        500.. => Failure::ServerError,
+        429 => Failure::RateLimited,
+        _ => {
+            route.backend.answered();
+            return false;
+        }
+    };
+    let now = exchange.house.clock.now();
+    if why == Failure::ServerError {
+        route.backend.failed(now);
+    }
+    if let Some(wait) = retry_after(&head.headers)
+        .filter(|_| why == Failure::ServerError || speaks_for_all(exchange, session))
+    {
+        route.backend.asked_for_rest(wait, now);
+    }
+    let is_final = head.headers.get("x-should-retry").is_some_and(|value| value == "false");
+    !is_final && can_be_repeated(session) && go_on(exchange, why)
+}
+
+/// Looks at an error after the connection was made, before any byte went to the client; true when another
+/// backend is asked. What was sent may have been worked on, so it is only repeated when that does no harm or
+/// the file says so.
+pub(crate) fn after_error(exchange: &mut Exchange, error: &Error, session: &Session, reused: bool) -> bool {
+    let why = match (error.etype(), error.esource()) {
+        (etype, _) if *etype == SILENT => Failure::FirstByteTimeout,
+        (_, ErrorSource::Upstream) => Failure::Broken,
+        _ => return false,
+    };
+    if exchange.answer.status.is_some() {
+        return false;
+    }
+    // A kept connection may be closed by the other side at any time; that says nothing about its health.
+    if !(why == Failure::Broken && reused) {
+        note_failure(exchange);
+    }
+    can_be_repeated(session) && go_on(exchange, why)
+}
+
+fn note_failure(exchange: &Exchange) {
+    if let Some(route) = &exchange.route {
+        route.backend.failed(exchange.house.clock.now());
+    }
+}
+
+/// Whether the whole request can be sent again; never after the first byte of an answer.
+fn can_be_repeated(session: &Session) -> bool {
+    !session.as_ref().retry_buffer_truncated()
+}
+
+/// Whether a limit that was reached is that of all requests: a client's own key has its own limits.
+fn speaks_for_all(exchange: &Exchange, session: &Session) -> bool {
+    let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else { return false };
+    let is_own =
+        |backend: &Backend| matches!(backend.settings().auth(), credentials::Auth::Passthrough { .. });
+    !is_own(&route.backend) || !credentials::is_present(&session.req_header().headers, arrival.uri.query())
+}
+
+/// How long to stay away (RFC 9110, 10.2.3); a date is not read, since no provider of models sends one.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds)).filter(|wait| !wait.is_zero())
+}

@@ -1,0 +1,197 @@
+//! What differs where the answer is a WebSocket: who may ask for one, what its messages say on their way,
+//! and the frames with which it is ended.
+//!
+//! The bytes go the way of every body (`stream`); frames are followed beside them
+//! ([`SocketTap`]), never held and never changed.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{HOST, ORIGIN};
+use pingora_core::{Error, Result};
+use url::form_urlencoded;
+
+use super::arrive::Arrival;
+use super::dispatch::Route;
+use super::exchange::Exchange;
+use super::refuse::{REFUSED, SocketEnd};
+use super::settle;
+use crate::error::{ErrorKind, Refusal};
+use crate::protocol::call::Call;
+use crate::protocol::refusal::{self, Notice};
+use crate::protocol::socket::{Asked, SocketTap};
+use crate::protocol::websocket::{Place, close_frame, text_frame};
+use crate::session::SocketReport;
+
+/// A browser sends any page's WebSocket handshake, with its cookies, and tells only its origin: so the pages
+/// that may are those of this very host, and the configured ones. Agents send no origin.
+///
+/// # Errors
+/// The page is neither.
+pub(crate) fn check_origin(arrival: &Arrival, headers: &HeaderMap) -> Result<(), Refusal> {
+    if !arrival.socket {
+        return Ok(());
+    }
+    let allowed = arrival.ticket.snapshot.allow_origins.as_slice();
+    let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
+    for origin in headers.get_all(ORIGIN) {
+        let origin = origin.as_bytes();
+        if !is_same_host(origin, host) && !allowed.iter().any(|allowed| allowed.as_bytes() == origin) {
+            let message =
+                "web pages of this origin may not open a WebSocket here (server.cors.allow_origins)";
+            return Err(Refusal::new(ErrorKind::OriginRefused, message));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a page of this origin was loaded from `host`. A port that its scheme implies may be left out.
+fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
+    let (authority, port) = match origin {
+        [b'h', b't', b't', b'p', b's', b':', b'/', b'/', authority @ ..] => (authority, &b":443"[..]),
+        [b'h', b't', b't', b'p', b':', b'/', b'/', authority @ ..] => (authority, &b":80"[..]),
+        _ => return false,
+    };
+    let without = |name: &'_ [u8]| name.strip_suffix(port).map_or(name.len(), <[u8]>::len);
+    !host.is_empty() && authority[..without(authority)].eq_ignore_ascii_case(&host[..without(host)])
+}
+
+/// What a handshake says of the call: Realtime names its model in the query. `None` for other requests.
+pub(crate) fn call(arrival: &Arrival) -> Option<Call> {
+    if !arrival.socket {
+        return None;
+    }
+    let mut call = Call::default();
+    if arrival.dialect.is_llm() {
+        let query = arrival.uri.query().unwrap_or_default().as_bytes();
+        for (_, model) in form_urlencoded::parse(query).filter(|(name, _)| name == "model") {
+            call.model_doubled |= call.model.as_ref().is_some_and(|known| *known != model);
+            call.model = Some(model.into_owned());
+        }
+    }
+    Some(call)
+}
+
+/// Follows the frames, if the request asks for a WebSocket.
+pub(crate) fn socket(arrival: &Arrival, route: &Route) -> Option<Box<SocketTap>> {
+    arrival.socket.then(|| Box::new(SocketTap::new(route.dialect)))
+}
+
+/// The client's next bytes. The model that they ask for is known before the message that asks is whole, so a
+/// blocked one never gets to act.
+///
+/// # Errors
+/// A blocked model, or a message that might ask for one and cannot be read.
+pub(crate) fn asked(exchange: &mut Exchange, chunk: &Bytes) -> Result<()> {
+    let (Some(arrival), Some(leg), Some(route)) = (&exchange.arrival, &exchange.leg, &exchange.route) else {
+        return Ok(());
+    };
+    let Some(socket) = &mut exchange.socket else { return Ok(()) };
+    let table = &arrival.ticket.snapshot.routes;
+    let (known, refusal) = (&mut exchange.call.model, &mut exchange.refusal);
+    socket.feed_client(chunk, |asked| match asked {
+        Asked::Model(model) if table.blocks(model) => {
+            let message = format!("the model {model} is blocked here (routing.blocked_models)");
+            *refusal = Some(Refusal::new(ErrorKind::PolicyBlocked, message));
+        }
+        Asked::Model(model) if known.as_deref() != Some(model) => {
+            if known.is_none() {
+                leg.routed(route.backend.settings().name(), Some(model));
+            }
+            *known = Some(model.to_owned());
+        }
+        Asked::Unreadable if table.blocks_models() => {
+            let message = "a message cannot be read, so its model cannot be held against routing.blocked_models; \
+                           send it uncompressed";
+            *refusal = Some(Refusal::new(ErrorKind::PolicyBlocked, message));
+        }
+        Asked::Model(_) | Asked::Unreadable => {}
+    });
+    if refusal.is_some() {
+        return Error::e_explain(REFUSED, "what the socket asks for is blocked");
+    }
+    Ok(())
+}
+
+/// The backend's next bytes; the tokens of each answer are counted when it ends, since a socket lives long.
+pub(crate) fn answered(exchange: &mut Exchange, chunk: &Bytes) {
+    let (Some(leg), Some(route), Some(socket)) = (&exchange.leg, &exchange.route, &mut exchange.socket)
+    else {
+        return;
+    };
+    let asked = exchange.call.model.as_deref();
+    socket.feed_backend(chunk, |usage, answered| {
+        let model = asked.or(answered);
+        leg.add_usage(model, usage);
+        if let Some(model) = model {
+            settle::count_tokens(route.backend.metrics(), model, usage);
+        }
+    });
+}
+
+/// The frames with which the client is told why its socket ends: its dialect's error event, where it has one,
+/// and a Close frame. `None` where they would stand inside another frame; `written` is how many bytes of
+/// the backend's reached the client.
+pub(crate) fn last_words(
+    exchange: &Exchange,
+    end: SocketEnd,
+    notice: &Notice<'_>,
+    written: u64,
+) -> Option<Bytes> {
+    let place = exchange.socket.as_ref()?.place();
+    if place == Place::Inside || written != exchange.answer.sent {
+        return None;
+    }
+    let event = refusal::socket_event(exchange.dialect(), end.status, notice);
+    let mut words =
+        event.filter(|_| place == Place::Between).map(|event| text_frame(&event)).unwrap_or_default();
+    words.extend_from_slice(&close_frame(end.code, notice.message));
+    Some(Bytes::from(words))
+}
+
+/// What passed, for the books.
+pub(crate) fn report(exchange: &Exchange) -> Option<Box<SocketReport>> {
+    let socket = exchange.socket.as_ref()?;
+    Some(Box::new(SocketReport {
+        from_client: socket.client().traffic(),
+        from_backend: socket.backend().traffic(),
+        close_code: socket.close_code(),
+    }))
+}
+
+/// Whether the backend has ended a socket without the Close frame that belongs before it.
+pub(crate) fn broke_off(exchange: &Exchange) -> bool {
+    exchange.answer.whole
+        && exchange
+            .socket
+            .as_ref()
+            .is_some_and(|socket| socket.close_code().is_none() && !socket.backend().is_lost())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same_host;
+
+    #[test]
+    fn a_page_of_the_host_itself_is_known() {
+        for (origin, host) in [
+            ("http://localhost:8080", "localhost:8080"),
+            ("http://Example.com", "example.com:80"),
+            ("https://example.com:443", "example.com"),
+            ("https://[::1]:8080", "[::1]:8080"),
+        ] {
+            assert!(is_same_host(origin.as_bytes(), host.as_bytes()), "{origin} {host}");
+        }
+        for (origin, host) in [
+            ("null", "null"),
+            ("", ""),
+            ("https://", ""),
+            ("https://example.com", "example.com:80"),
+            ("https://example.com.evil", "example.com"),
+            ("https://evil-example.com", "example.com"),
+            ("http://localhost:3000", "localhost:8080"),
+            ("file://localhost", "localhost"),
+        ] {
+            assert!(!is_same_host(origin.as_bytes(), host.as_bytes()), "{origin} {host}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What happens to the open legs of a session, under its lock.
+
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+
+use super::leg::{LegKind, LegReport, LegStart};
+use super::live::{Inner, Live, NotOpened, OpenLeg};
+use super::model::{Identity, State};
+use super::tally::{self, RequestLine};
+use crate::clock::{Clock, Moment};
+use crate::ids::{AgentId, BackendName, LegId, RequestId};
+use crate::protocol::offer::Offer;
+use crate::protocol::tools::ToolCounts;
+use crate::protocol::usage::Usage;
+
+impl Live {
+    /// Opens a leg, unless the session has ended or an order stands against the agent.
+    pub(super) fn open(
+        &self,
+        id: LegId,
+        who: &Identity,
+        start: LegStart,
+        now: Moment,
+        clock: &Clock,
+    ) -> Result<(), NotOpened> {
+        let started_at = clock.wall(now);
+        let mut inner = self.inner();
+        if inner.state != State::Active {
+            return Err(NotOpened::Ended(start));
+        }
+        let agent = inner.enter(self, who, now).map_err(NotOpened::Refused)?;
+        self.touch(now);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let leg = OpenLeg {
+            id,
+            started: now,
+            offered: Box::default(),
+            cut: start.cut,
+            agent,
+            line: Box::new(RequestLine::begun(
+                start.kind,
+                start.method,
+                start.path,
+                start.request_id,
+                who.agent_id.clone(),
+                started_at,
+            )),
+        };
+        tally::push_lean(&mut inner.legs, leg);
+        Ok(())
+    }
+
+    /// Notes where an open leg goes.
+    pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
+        let Inner { legs, tally, .. } = &mut *self.inner();
+        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
+            tally.routed(&mut leg.line, Some(backend), model);
+        }
+    }
+
+    /// Notes what the request of an open leg offers.
+    pub(super) fn offers(&self, id: LegId, offer: &Offer) {
+        if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
+            leg.line.tools_offered = offer.count();
+            leg.line.input_tokens_estimate = offer.token_estimate();
+            leg.offered = offer.names().into();
+        }
+    }
+
+    /// Notes that an open leg goes elsewhere.
+    pub(super) fn rerouted(&self, id: LegId, backend: &BackendName) {
+        let Inner { legs, tally, .. } = &mut *self.inner();
+        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
+            tally.rerouted(&mut leg.line, backend);
+        }
+    }
+
+    /// Counts the tokens of an answer inside a leg.
+    pub(super) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
+        let inner = &mut *self.inner();
+        inner.tally.add_usage(model, usage);
+        let agent = inner.legs.iter().find(|leg| leg.id == id).map(|leg| leg.agent);
+        if let (Some(agent), Some(agents)) = (agent, &mut inner.agents) {
+            agents.sums(agent).usage += usage;
+        }
+    }
+
+    /// Closes a leg; true when the session had ended and waited for this leg only.
+    pub(super) fn close(&self, id: LegId, report: Option<LegReport>, now: Moment) -> bool {
+        let mut inner = self.inner();
+        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
+        let leg = inner.legs.swap_remove(at);
+        self.touch(now);
+        let report = report.unwrap_or_else(|| LegReport {
+            duration: now.since(leg.started),
+            outcome: "dropped",
+            ..LegReport::default()
+        });
+        if tally::failed(&report) {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        inner.leave(leg.agent, report.usage, now);
+        inner.tally.add(leg.line, report);
+        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
+    }
+
+    /// Takes an open leg out with all that was counted of it; true as [`Live::close`].
+    pub(super) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
+        let mut inner = self.inner();
+        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
+        let leg = inner.legs.swap_remove(at);
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.bytes_in.fetch_sub(bytes_in, Ordering::Relaxed);
+        inner.leave(leg.agent, None, now);
+        inner.tally.withdraw(&leg.line);
+        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
+    }
+}
+
+impl RequestLine {
+    /// The line of a request that has just come.
+    fn begun(
+        kind: LegKind,
+        method: Box<str>,
+        mut path: String,
+        request_id: RequestId,
+        agent: Option<AgentId>,
+        started_at: Timestamp,
+    ) -> Self {
+        let end = path.find('?').unwrap_or(path.len());
+        path.truncate(tally::clipped(&path[..end]).len());
+        Self {
+            request_id,
+            kind,
+            method,
+            path: path.into(),
+            agent,
+            started_at,
+            backend: None,
+            failover_from: None,
+            attempts: 0,
+            model: None,
+            operation: None,
+            status: None,
+            error: None,
+            outcome: "open",
+            tools_offered: 0,
+            input_tokens_estimate: 0,
+            stop_reason: None,
+            tools: ToolCounts::default(),
+            stream: false,
+            duration_ms: 0,
+            ttfb_ms: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            socket: None,
+        }
+    }
+}
