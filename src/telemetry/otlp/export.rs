@@ -272,8 +272,11 @@ impl Worker {
 
     /// Sends a message of `count` parts, again while that may help; what is not taken is counted.
     async fn send(&mut self, message: Message, count: usize, dropped: IntCounter) {
+        if count == 0 {
+            return;
+        }
         let mut pause = FIRST_PAUSE;
-        while count > 0 {
+        loop {
             match self.transport.send(&message).await {
                 Ok(refused) => {
                     dropped.inc_by(u64::try_from(refused).unwrap_or_default());
