@@ -55,6 +55,11 @@ stats:
 soak SECONDS="3600":
     ELIDA_SOAK={{SECONDS}} cargo test --release --test gateway -- --exact soak::memory_and_descriptors_stay_where_they_are_under_mixed_load --nocapture
 
+# Real programs against the demo provider; writes docs/clients.md. About 3 minutes on a quiet machine.
+clients:
+    ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^clients::(agents|sdks)::/)'
+    cargo nextest run -E 'binary(gateway) & test(/^clients::page::/)'
+
 # Format the code.
 fmt:
     cargo fmt

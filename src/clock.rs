@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// A point on the monotonic clock: milliseconds since the clock was made.
+/// A point on the monotonic clock: milliseconds since the clock's origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Moment(u64);
 
@@ -30,6 +30,9 @@ impl Moment {
     }
 }
 
+/// How far back the origin of the machine's clock lies: further than any session lives.
+const PAST: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// Tells the time; cheap to clone, and all clones agree.
 #[derive(Clone, Debug)]
 pub struct Clock {
@@ -39,14 +42,16 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// The machine's clock. Its origin lies in the past, so that what other programs began before this
+    /// one has its moment, too.
     pub fn system() -> Self {
-        Self { origin: Instant::now(), origin_wall: Timestamp::now(), manual: None }
+        let origin_wall = Timestamp::now().checked_sub(PAST).unwrap_or(Timestamp::MIN);
+        Self { origin: Instant::now(), origin_wall, manual: None }
     }
 
     /// A clock that stands still until [`Clock::advance`] moves it.
     pub fn manual() -> Self {
-        Self { manual: Some(Arc::default()), ..Self::system() }
+        Self { origin_wall: Timestamp::now(), manual: Some(Arc::default()), ..Self::system() }
     }
 
     /// Moves a manual clock forward; a system clock stays as it is.
@@ -60,13 +65,25 @@ impl Clock {
     pub fn now(&self) -> Moment {
         match &self.manual {
             Some(hands) => Moment(hands.load(Ordering::Relaxed)),
-            None => Moment(millis(self.origin.elapsed())),
+            None => Moment(millis(PAST + self.origin.elapsed())),
         }
     }
 
     /// The wall time of a moment, as the wall clock stood when this clock was made.
     pub fn wall(&self, moment: Moment) -> Timestamp {
         self.origin_wall.checked_add(Duration::from_millis(moment.0)).unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl Clock {
+    /// The moment of a wall time; a time before the origin is the origin.
+    pub fn moment(&self, wall: Timestamp) -> Moment {
+        Moment(u64::try_from(wall.duration_since(self.origin_wall).as_millis()).unwrap_or(0))
+    }
+
+    /// Milliseconds since 1970 at a moment: comparable between machines, as far as their clocks agree.
+    pub fn unix_millis(&self, moment: Moment) -> u64 {
+        u64::try_from(self.wall(moment).as_millisecond()).unwrap_or(0)
     }
 }
 

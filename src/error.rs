@@ -41,6 +41,10 @@ pub enum ErrorKind {
     SessionTimedOut,
     /// `session.max_active` or `max_active_per_principal` is reached.
     SessionCapacity,
+    /// What the shared store holds of the session cannot be read.
+    SessionUnreadable,
+    /// The shared store does not answer, and without it nothing is admitted.
+    StoreUnavailable,
     /// The backend cannot be reached or broke the connection.
     BackendUnavailable,
     /// The backend was silent for longer than the configured time.
@@ -76,6 +80,8 @@ impl ErrorKind {
             Self::AgentKilled => "agent_killed",
             Self::SessionTimedOut => "session_timed_out",
             Self::SessionCapacity => "session_capacity",
+            Self::SessionUnreadable => "session_unreadable",
+            Self::StoreUnavailable => "store_unavailable",
             Self::BackendUnavailable => "backend_unavailable",
             Self::BackendTimeout => "backend_timeout",
             Self::ClientGone => "client_gone",

@@ -30,6 +30,7 @@ pub mod identity;
 pub mod ids;
 pub mod protocol;
 pub mod proxy;
+pub mod redis;
 pub mod routing;
 pub mod session;
 pub mod settings;

@@ -49,6 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["routing/"]),
     ("mimalloc", &["main.rs"]),
+    ("fred", &["redis/", "session/store/redis"]),
     ("brotli", &["protocol/coding.rs", "demo/"]),
     ("flate2", &["protocol/coding.rs", "demo/"]),
     ("zstd", &["protocol/coding.rs"]),

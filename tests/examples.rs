@@ -20,6 +20,15 @@ fn the_full_file_is_valid() {
 }
 
 #[test]
+fn redis() {
+    let config = load(&conf("examples/redis.yaml"), &[]);
+    assert_eq!(config.session.redis().unwrap().shown(), "redis://localhost:6379/0");
+    let config =
+        load(&conf("examples/redis.yaml"), &[("REDIS_URL", "rediss://user:secret@redis.internal/2")]);
+    assert_eq!(config.session.redis().unwrap().shown(), "rediss://user:***@redis.internal/2");
+}
+
+#[test]
 fn every_example_is_valid_and_tested_here() {
     let mut names: Vec<String> = std::fs::read_dir(conf("examples"))
         .unwrap()
@@ -33,6 +42,7 @@ fn every_example_is_valid_and_tested_here() {
             "failover.yaml",
             "ollama.yaml",
             "providers.yaml",
+            "redis.yaml",
             "telemetry.yaml",
             "tight-limits.yaml",
             "tls.yaml"

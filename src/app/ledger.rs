@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tracing::info;
+use tracing::{error, info};
 
 use crate::history::Archive;
 use crate::session::event::Event;
@@ -11,6 +11,7 @@ use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::otlp::facts::Session;
+use crate::telemetry::readiness::Readiness;
 use crate::telemetry::settings::Level;
 
 /// The `message` of a line that holds a call detail record.
@@ -20,11 +21,12 @@ const RECORD: &str = "session_record";
 pub(super) fn listener(
     log: Arc<Log>,
     metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
     history: Option<Arc<Archive>>,
     exporter: Option<Arc<Exporter>>,
 ) -> Arc<dyn Fn(&Event) + Send + Sync> {
     Arc::new(move |event| {
-        tell(&log, &metrics, event);
+        tell(&log, &metrics, &readiness, event);
         if let Some(history) = &history {
             history.note(event);
         }
@@ -40,7 +42,7 @@ pub(super) fn listener(
     })
 }
 
-fn tell(log: &Log, metrics: &Metrics, event: &Event) {
+fn tell(log: &Log, metrics: &Metrics, readiness: &Readiness, event: &Event) {
     match event {
         Event::Started(session) => metrics.session_started(session.kind.name()),
         Event::Ended(record) => {
@@ -55,6 +57,15 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
                 }
                 None => info!(session_id = %order.session_id, by = %order.by, legs_cut, "session killed"),
             }
+        }
+        Event::StoreLost { why } => {
+            metrics.store_lost();
+            error!(why, "redis does not answer: this instance goes on by itself, known kills stay refused");
+            readiness.warn(Some(format!("redis does not answer: {why}")));
+        }
+        Event::StoreBack => {
+            info!("redis answers: sessions and kills are shared");
+            readiness.warn(None);
         }
         Event::Resumed { order, by } => match &order.agent {
             Some(agent) => info!(session_id = %order.session_id, %agent, by, "agent resumed"),

@@ -25,5 +25,5 @@ mod signals;
 mod upgrade;
 
 pub use demo::demo;
-pub use reach::{Reach, Unreachable, reach};
+pub use reach::{Reach, Unreachable, reach, reach_redis};
 pub use services::run;

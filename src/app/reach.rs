@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::probes::probe;
 use crate::config::Config;
+use crate::redis::{self, Found};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::backend::Backend;
 use crate::upstream::peer::peer;
@@ -36,6 +37,21 @@ pub struct Unreachable {
     pub message: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+/// Tries the Redis of `session.store: redis`; `None` without one.
+pub fn reach_redis(config: &Config) -> Option<Result<Found, Unreachable>> {
+    let settings = config.session.redis()?;
+    let failed = |message: String| Unreachable {
+        message: format!("{}: {message}", settings.shown()),
+        remedy: "start Redis, or correct session.redis".to_owned(),
+    };
+    let probe = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| failed(error.to_string()))?;
+        runtime.block_on(redis::probe(settings)).map_err(|error| failed(error.to_string()))
+    };
+    Some(probe())
 }
 
 /// Tries all backends at once; each step may take `server.timeouts.upstream_connect`.

@@ -27,6 +27,7 @@ use crate::control::service::{ControlService, Parts};
 use crate::proxy::door::{self, Door};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
+use crate::session::fleet::{self, Fleet};
 use crate::telemetry::readiness::Readiness;
 
 /// Connections kept open to all backends together; below the number in use, each request would pay
@@ -35,6 +36,9 @@ const POOL: usize = 4096;
 
 /// How often sessions are looked at for their timeouts.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// The proxy waits this long for Redis before it begins without.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
 /// Runs the gateway until it is told to end.
 ///
@@ -68,10 +72,16 @@ pub(super) fn serve(
     let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house(&config)));
     let door = Door::new(gateway, Arc::clone(&shared.live), shared.metrics.connections());
     let readiness = Arc::clone(&shared.readiness);
-    let proxy = Proxy { begin: Mutex::new(Some((proxy, drained))), door, readiness, ready };
+    let sessions = Arc::clone(&shared.sessions);
+    let proxy = Proxy { begin: Mutex::new(Some((proxy, drained))), door, readiness, ready, sessions };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
+
+    if shared.sessions.fleet().is_some() {
+        let sessions = Arc::clone(&shared.sessions);
+        server.add_service(background_service("fleet", InFleet { sessions }));
+    }
 
     let sessions = Arc::clone(&shared.sessions);
     server.add_service(background_service("housekeeping", Housekeeping { sessions }));
@@ -121,7 +131,7 @@ fn control_service(listener: TcpListener, reload: &Arc<Reload>, shared: &Shared)
         reload: Arc::new(move || again.now()),
         backends: Arc::new(move || backends.describe_backends()),
         history: shared.history.clone(),
-        store: "memory",
+        store: reload.current.load().session.store().name(),
     };
     ControlService::new(listener, parts)
 }
@@ -132,6 +142,7 @@ struct Proxy {
     door: Arc<Door<Gateway>>,
     readiness: Arc<Readiness>,
     ready: ReadySign,
+    sessions: Arc<Manager>,
 }
 
 #[async_trait]
@@ -141,6 +152,9 @@ impl BackgroundService for Proxy {
         let Some((listener, draining)) = begin else { return };
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
+                if let Some(fleet) = self.sessions.fleet() {
+                    orders_known(fleet).await;
+                }
                 self.readiness.ready();
                 // The old process tells the service manager who the main one is now.
                 if !self.ready.give() {
@@ -150,6 +164,30 @@ impl BackgroundService for Proxy {
             }
             Err(error) => error!(%error, "the proxy's listener cannot be used"),
         }
+    }
+}
+
+/// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
+async fn orders_known(fleet: &Fleet) {
+    let known = async {
+        while !fleet.is_synced() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_ANSWER, known).await.is_err() {
+        error!("redis does not answer: this instance begins without knowing the kills of the others");
+    }
+}
+
+/// This instance among others: what Redis is told and tells.
+struct InFleet {
+    sessions: Arc<Manager>,
+}
+
+#[async_trait]
+impl BackgroundService for InFleet {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        fleet::serve(Arc::clone(&self.sessions), shutdown).await;
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector;
 use tracing::{error, warn};
+use uuid::Uuid;
 
 use super::ledger;
 use crate::clock::Clock;
@@ -17,9 +18,12 @@ use crate::ids::BackendName;
 use crate::protocol::call::CallPaths;
 use crate::proxy::gateway::House;
 use crate::proxy::snapshot::{Live, Snapshot};
+use crate::redis::{self, Keys, Link};
 use crate::session::Manager;
-use crate::session::store::MemoryStore;
+use crate::session::fleet::Fleet;
+use crate::session::store::{MemoryStore, RedisStore};
 use crate::settings::fault::Faults;
+use crate::telemetry::fleet::FleetNumbers;
 use crate::telemetry::log::{Log, LogGuard};
 use crate::telemetry::metrics::{Gauge, Metrics};
 use crate::telemetry::otlp::export::Exporter;
@@ -54,14 +58,27 @@ impl Shared {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics, &[])?));
         let clock = Clock::system();
-        let history = history(config, &metrics);
+        let (readiness, history) = (Arc::<Readiness>::default(), history(config, &metrics));
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let listener =
-            ledger::listener(Arc::clone(&log), Arc::clone(&metrics), history.clone(), exporter.clone());
-        let store = Arc::new(MemoryStore::default());
-        let sessions = Manager::new(config.session.clone(), clock.clone(), store, listener);
+        let listener = ledger::listener(
+            Arc::clone(&log),
+            Arc::clone(&metrics),
+            Arc::clone(&readiness),
+            history.clone(),
+            exporter.clone(),
+        );
+        let sessions = match config.session.redis() {
+            None => {
+                let store = Arc::new(MemoryStore::default());
+                Manager::new(config.session.clone(), clock.clone(), store, listener)
+            }
+            Some(redis) => Manager::in_fleet(config.session.clone(), clock.clone(), fleet(redis)?, listener),
+        };
         sessions.show_backends(addresses(config));
-        let readiness = Arc::default();
+        watch_fleet(&metrics, &sessions);
+        if sessions.fleet().is_some() {
+            readiness.warn(Some("redis has not answered yet".to_owned()));
+        }
         Ok((Self { log, metrics, live, sessions, readiness, history, exporter, clock }, guard))
     }
 
@@ -138,9 +155,41 @@ pub(super) fn snapshot(
     })
 }
 
+/// This process among all that share this Redis.
+fn fleet(settings: &redis::Settings) -> anyhow::Result<Fleet> {
+    let link = Link::new(settings).context("session.redis cannot be used")?;
+    let instance = Uuid::new_v4().simple().to_string();
+    let store = RedisStore::new(link, Keys::new(settings), instance);
+    Ok(Fleet::new(Arc::new(store), settings.on_unavailable(), settings.flush_interval()))
+}
+
+fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
+    let Some(fleet) = sessions.fleet().cloned() else { return };
+    let sessions = Arc::clone(sessions);
+    metrics.watch_fleet(move || FleetNumbers {
+        active: sessions.active(),
+        store_up: fleet.is_up(),
+        fallbacks: fleet.fallbacks(),
+    });
+}
+
 /// How records name the backends: by address.
 pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
     config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into())).collect()
+}
+
+/// The key all instances share, if Redis answers.
+fn agree(settings: &redis::Settings, own: String) -> Option<String> {
+    let agreed = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(redis::agree(settings, own)).map_err(|error| error.to_string()));
+    agreed
+        .inspect_err(|error| {
+            warn!(%error, "this instance may name principals otherwise than the others do, until it is restarted");
+        })
+        .ok()
 }
 
 /// The history. A file that cannot be used is a loud fault, but no reason to refuse traffic: the log has every
@@ -162,7 +211,11 @@ fn history(config: &Config, metrics: &Metrics) -> Option<Arc<Archive>> {
 /// The key that makes principals of credentials: kept in the data directory, so that a principal has
 /// the same name after a restart.
 fn principals(config: &Config) -> Key {
-    Key::load_or_make(&config.data_dir).unwrap_or_else(|error| {
+    let agree = |own| match config.session.redis() {
+        Some(redis) => agree(redis, own),
+        None => None,
+    };
+    Key::agreed(&config.data_dir, agree).unwrap_or_else(|error| {
         warn!(
             %error,
             data_dir = %config.data_dir.display(),

@@ -84,6 +84,7 @@ pub(super) fn doctor(sources: &Sources, json: bool) -> ExitCode {
 fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![configuration(config)];
     findings.extend(backends(config));
+    findings.extend(redis(config));
     findings.extend(ports::examine(config));
     findings.extend(machine::certificate(config));
     findings.push(machine::folder(&config.data_dir));
@@ -117,6 +118,24 @@ fn backends(config: &Config) -> Vec<Finding> {
         }
     };
     reached.into_iter().map(finding).collect()
+}
+
+fn redis(config: &Config) -> Option<Finding> {
+    let found = match app::reach_redis(config)? {
+        Ok(found) => found,
+        Err(fault) => return Some(Finding::new(Health::Fail, "redis", fault.message, fault.remedy)),
+    };
+    let shown = config.session.redis().map_or("", |redis| redis.shown());
+    let message = format!("{shown} answers, version {}", found.version);
+    Some(match found.evicts {
+        None => Finding::ok("redis", message),
+        Some(policy) => Finding::new(
+            Health::Warn,
+            "redis",
+            format!("{message}; when its memory is full it forgets keys ({policy}), kills among them"),
+            "set maxmemory-policy noeviction",
+        ),
+    })
 }
 
 fn show(findings: &[Finding], json: bool) {

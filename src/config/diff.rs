@@ -6,10 +6,15 @@ use super::compiled::Config;
 type Differs = fn(&Config, &Config) -> bool;
 
 /// The keys that take effect only at a start; all others apply at once.
-const RESTART_KEYS: [(&str, Differs); 6] = [
+const RESTART_KEYS: [(&str, Differs); 8] = [
     ("listen", |old, new| old.listen != new.listen),
     ("control.listen", |old, new| old.control.listen() != new.control.listen()),
     ("server.threads", |old, new| old.server.threads() != new.server.threads()),
+    ("session.store", |old, new| old.session.store() != new.session.store()),
+    ("session.redis", |old, new| {
+        let both = old.session.redis().is_some() && new.session.redis().is_some();
+        both && old.session.redis() != new.session.redis()
+    }),
     ("data_dir", |old, new| old.data_dir != new.data_dir),
     // One name for both of its keys: either changes which file is written.
     ("history.file", |old, new| old.history.file(&new.data_dir) != new.history.file(&new.data_dir)),

@@ -20,7 +20,7 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 
 /// Variables with a name of their own, and their keys.
-const NAMED: [(&str, &[&str]); 9] = [
+const NAMED: [(&str, &[&str]); 11] = [
     ("ELIDA_LISTEN", &["listen"]),
     ("ELIDA_BACKEND", &["backend"]),
     ("ELIDA_CONTROL_LISTEN", &["control", "listen"]),
@@ -30,6 +30,8 @@ const NAMED: [(&str, &[&str]); 9] = [
     ("ELIDA_DATA_DIR", &["data_dir"]),
     ("ELIDA_TELEMETRY_ENDPOINT", &["telemetry", "endpoint"]),
     ("ELIDA_SESSION_IDLE_TIMEOUT", &["session", "idle_timeout"]),
+    ("ELIDA_SESSION_STORE", &["session", "store"]),
+    ("ELIDA_REDIS_URL", &["session", "redis", "url"]),
 ];
 
 /// The variable that turns telemetry on; the one among those with a name of their own that is no text.
@@ -188,6 +190,9 @@ impl Sources {
         }
         if let Some(format) = filled("LOG_FORMAT") {
             set(&["logging", "format"], "LOG_FORMAT", format);
+        }
+        if let Some(url) = filled("REDIS_URL") {
+            set(&["session", "redis", "url"], "REDIS_URL", url);
         }
         for (name, key) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "endpoint"),

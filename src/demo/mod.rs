@@ -16,7 +16,7 @@
 //! | `[[pace 20ms]]` | wait so long before each further word (whole answers: once for all words) |
 //! | `[[stall]]` | send the head and everything up to the first word, then be silent for ever |
 //! | `[[mute]]` | read the request and never answer, not even a head |
-//! | `[[error 529]]` | answer with that status and the vendor's error body |
+//! | `[[error 529]]` | answer with that status and the vendor's error body; `[[error 529 2]]`: with `retry-after: 2` |
 //! | `[[cut]]` | break the connection after the second word (whole answers: in mid-body) |
 //! | `[[cached 5]]`, `[[written 5]]`, `[[reasoning 5]]` | count so many tokens more: read from the prompt cache, written to it, spent on reasoning |
 //! | `[[gzip]]`, `[[deflate]]`, `[[br]]` | compress the answer so, whatever the request accepts |

@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use serde_json::Value;
@@ -263,9 +263,13 @@ async fn speak(pace: Duration, ask: &Ask, manner: Manner, body: &Bytes, mut open
     let (reply, script) = Reply::to(ask, digest(body));
     let pace = script.pace.unwrap_or(pace);
     match script.twist {
-        Some(Twist::Error(status)) => {
+        Some(Twist::Error(status, retry_after)) => {
             open.finish();
-            json_answer(status, &(manner.fault)(status, error_message(status)))
+            let mut answer = json_answer(status, &(manner.fault)(status, error_message(status)));
+            if let Some(seconds) = retry_after {
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            answer
         }
         Some(Twist::Mute) => {
             // `open` is dropped, and the abort noted, when the client goes away.

@@ -15,8 +15,8 @@ pub(super) enum Twist {
     Mute,
     /// The connection breaks in mid-answer.
     Cut,
-    /// This status and an error body.
-    Error(u16),
+    /// This status and an error body, and the seconds of a `retry-after`.
+    Error(u16, Option<u32>),
 }
 
 /// A tool call the text asks for.
@@ -91,15 +91,20 @@ impl Script {
             "stall" => self.twist = Some(Twist::Stall),
             "mute" => self.twist = Some(Twist::Mute),
             "cut" => self.twist = Some(Twist::Cut),
-            "error" => self.twist = Some(Twist::Error(error_status(argument)?)),
+            "error" => self.twist = Some(error(argument)?),
             _ => return None,
         }
         Some(close + 2)
     }
 }
 
-fn error_status(argument: &str) -> Option<u16> {
-    argument.trim().parse().ok().filter(|status| (400..=599).contains(status))
+/// Reads `STATUS` or `STATUS SECONDS`.
+fn error(argument: &str) -> Option<Twist> {
+    let (status, seconds) = argument.trim().split_once(' ').unzip();
+    let status =
+        status.unwrap_or(argument.trim()).parse().ok().filter(|status| (400..=599).contains(status))?;
+    let retry_after = seconds.map(|seconds| seconds.trim().parse()).transpose().ok()?;
+    Some(Twist::Error(status, retry_after))
 }
 
 /// Reads `NAME {json}]]` or `NAME]]`; the JSON may hold brackets itself, so it is parsed.
@@ -129,8 +134,9 @@ mod tests {
         let (script, rest) = Script::read("count [[words 3]][[pace 20ms]] please [[error 529]]");
         assert_eq!(script.words, Some(3));
         assert_eq!(script.pace, Some(Duration::from_millis(20)));
-        assert_eq!(script.twist, Some(Twist::Error(529)));
+        assert_eq!(script.twist, Some(Twist::Error(529, None)));
         assert_eq!(rest, "count  please ");
+        assert_eq!(Script::read("[[error 429 2]]").0.twist, Some(Twist::Error(429, Some(2))));
     }
 
     #[test]
@@ -158,8 +164,8 @@ mod tests {
 
     #[test]
     fn other_brackets_stay() {
-        for text in ["[[unknown]] x", "[[error 42]]", "[[words many]]", "[[ open", "[[tool ", "[[tool x y]]"]
-        {
+        let texts = ["[[unknown]] x", "[[error 42]]", "[[error 500 soon]]", "[[words many]]", "[[ open"];
+        for text in texts.into_iter().chain(["[[tool ", "[[tool x y]]"]) {
             let (script, rest) = Script::read(text);
             assert_eq!((script, rest.as_str()), (Script::default(), text));
         }

@@ -147,7 +147,7 @@ impl Conversation {
             Language::Responses => Box::new(responses::steps(&reply)) as Messages,
         };
         match script.twist {
-            Some(Twist::Error(status)) => {
+            Some(Twist::Error(status, _)) => {
                 return send(socket, &self.fault(status, "An error the request asked for")).await;
             }
             Some(Twist::Mute) => return hold(socket).await,

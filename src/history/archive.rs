@@ -18,8 +18,8 @@ use super::writer::{Message, Writer};
 use crate::session::Event;
 use crate::telemetry::history::HistoryMetrics;
 
-/// Entries that wait at most; a record is about 2 KB.
-const QUEUE: usize = 16 << 10;
+/// Entries that wait at most, some 3 KB each: what a stall of the disk may cost in memory.
+const QUEUE: usize = 4 << 10;
 /// How long the writer may take for all that came before a question.
 const SEAL_LIMIT: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for the last records.
@@ -79,7 +79,8 @@ impl Archive {
 
     /// Notes what happened; never waits. What finds the queue full is counted as dropped.
     pub fn note(&self, event: &Event) {
-        if self.queue.try_send(Message::Entry(Entry::of(event))).is_err() {
+        let Some(entry) = Entry::of(event) else { return };
+        if self.queue.try_send(Message::Entry(entry)).is_err() {
             self.metrics.dropped(1);
         }
     }

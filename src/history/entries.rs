@@ -24,9 +24,9 @@ pub(super) enum Entry {
 }
 
 impl Entry {
-    /// What is kept of an event.
-    pub(super) fn of(event: &Event) -> Self {
-        match event {
+    /// What is kept of an event, if anything.
+    pub(super) fn of(event: &Event) -> Option<Self> {
+        Some(match event {
             Event::Started(session) => {
                 Self::Started { at: session.started_at, id: session.id.clone(), uid: session.uid }
             }
@@ -35,7 +35,8 @@ impl Entry {
             Event::Resumed { order, by } => {
                 Self::Resumed { at: Timestamp::now(), order: Arc::clone(order), by: by.clone() }
             }
-        }
+            Event::StoreLost { .. } | Event::StoreBack => return None,
+        })
     }
 
     /// Writes it; a record becomes the chain's new tip.

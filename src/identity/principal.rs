@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::AUTHORIZATION;
@@ -55,6 +55,25 @@ impl Key {
         }
     }
 
+    /// The key that all instances of a fleet share. `agree` is given the one kept here, in hex, and gives
+    /// the one they agreed on, which is kept in its place; nothing when they cannot be asked.
+    ///
+    /// # Errors
+    /// The key cannot be read or kept.
+    pub fn agreed(data_dir: &Path, agree: impl FnOnce(String) -> Option<String>) -> io::Result<Self> {
+        Self::load_or_make(data_dir)?;
+        let path = data_dir.join(KEY_FILE);
+        let own = Self::read_bytes(&mut File::open(&path)?)?;
+        match agree(hex(&own)).and_then(|agreed| unhex(&agreed)) {
+            Some(agreed) if agreed != own => {
+                let draft = Self::draft(data_dir, &agreed)?;
+                std::fs::rename(draft, path)?;
+                Ok(Self::from_bytes(&agreed))
+            }
+            _ => Ok(Self::from_bytes(&own)),
+        }
+    }
+
     /// A key for this process only.
     pub fn ephemeral() -> Self {
         Self::from_bytes(&random())
@@ -63,16 +82,8 @@ impl Key {
     /// Writes a new key beside its place and links it there, so that nobody ever reads half a key and of
     /// two processes that start together both take the same one.
     fn make(data_dir: &Path, path: &Path) -> io::Result<Self> {
-        let draft = data_dir.join(format!("{KEY_FILE}.{}", Uuid::now_v7().simple()));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&draft)?;
-        let placed = file
-            .write_all(&random())
-            .and_then(|()| file.sync_all())
-            .and_then(|()| std::fs::hard_link(&draft, path));
+        let draft = Self::draft(data_dir, &random())?;
+        let placed = std::fs::hard_link(&draft, path);
         std::fs::remove_file(&draft)?;
         match placed {
             Err(taken) if taken.kind() != io::ErrorKind::AlreadyExists => Err(taken),
@@ -80,12 +91,31 @@ impl Key {
         }
     }
 
+    /// A file with these bytes, whole and private, beside its place.
+    fn draft(data_dir: &Path, bytes: &[u8; KEY_BYTES]) -> io::Result<PathBuf> {
+        let draft = data_dir.join(format!("{KEY_FILE}.{}", Uuid::now_v7().simple()));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&draft)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        if written.is_err() {
+            std::fs::remove_file(&draft)?;
+        }
+        written.map(|()| draft)
+    }
+
     fn read(file: &mut File) -> io::Result<Self> {
+        Ok(Self::from_bytes(&Self::read_bytes(file)?))
+    }
+
+    fn read_bytes(file: &mut File) -> io::Result<[u8; KEY_BYTES]> {
         let mut bytes = [0; KEY_BYTES];
         file.read_exact(&mut bytes).map_err(|fault| {
             io::Error::new(fault.kind(), format!("{KEY_FILE} holds no whole key: {fault}"))
         })?;
-        Ok(Self::from_bytes(&bytes))
+        Ok(bytes)
     }
 
     fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
@@ -133,6 +163,18 @@ fn random() -> [u8; KEY_BYTES] {
         pool.update(Uuid::now_v7().as_bytes());
     }
     pool.finalize().into()
+}
+
+/// The bytes of as many pairs of hexadecimal digits.
+fn unhex(text: &str) -> Option<[u8; KEY_BYTES]> {
+    let mut bytes = [0; KEY_BYTES];
+    if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Lower-case hexadecimal digits.

@@ -1,5 +1,8 @@
 //! Tool calls of an answer: one that is complete, and how many by name.
 
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
 /// Names that are counted apart; calls of further ones count as [`OTHER`].
@@ -63,6 +66,26 @@ impl ToolCounts {
 impl Serialize for ToolCounts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for ToolCounts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = ToolCounts;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("numbers of calls by name")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<ToolCounts, A::Error> {
+                let mut counts = ToolCounts::default();
+                while let Some((name, calls)) = map.next_entry::<String, u64>()? {
+                    counts.add(&name, calls);
+                }
+                Ok(counts)
+            }
+        }
+        deserializer.deserialize_map(Visitor)
     }
 }
 

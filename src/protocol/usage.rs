@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::{Arc, LazyLock};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::calls::Step;
 use super::dialect::Dialect;
@@ -12,7 +12,7 @@ use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, realtime, resp
 
 /// Tokens of one answer, the provider's own numbers. What `input_tokens` includes differs: OpenAI
 /// counts cached tokens in, Anthropic does not.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub input_tokens: u64,

@@ -50,7 +50,8 @@ fn denied(denied: Denied) -> Refusal {
         Denied::Killed { .. } => ErrorKind::SessionKilled,
         Denied::Capacity { .. } => ErrorKind::SessionCapacity,
         Denied::ShuttingDown => ErrorKind::ShuttingDown,
-        Denied::Store(_) => ErrorKind::Internal,
+        Denied::Store(_) => ErrorKind::StoreUnavailable,
+        Denied::Unreadable { .. } => ErrorKind::SessionUnreadable,
     };
     Refusal::new(kind, denied.to_string())
 }

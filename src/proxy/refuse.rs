@@ -66,9 +66,12 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
+        | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
-        ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -80,12 +83,15 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
+        | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
         | ErrorKind::OriginRefused => NoticeKind::Permission,
         ErrorKind::HeaderMismatch => NoticeKind::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
-        ErrorKind::SessionCapacity | ErrorKind::ShuttingDown => NoticeKind::Overloaded,
+        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
+            NoticeKind::Overloaded
+        }
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => NoticeKind::Timeout,
         ErrorKind::BackendUnavailable | ErrorKind::Internal => NoticeKind::Api,
         _ => NoticeKind::InvalidRequest,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::event::Event;
+use super::fleet::Opening;
 use super::leg::{Arrival, Denied, Leg, LegStart};
 use super::live::{Live, NotOpened, Previous};
 use super::manager::Manager;
@@ -22,7 +23,7 @@ impl Manager {
         let now = self.clock.now();
         let mut start = start;
         if let Some(live) = self.live.find(&arrival.key)
-            && !self.ended_by_gap(&live, &arrival, now)
+            && !self.ended_by_gap(&live, &arrival, now).await
         {
             match self.join(live, &arrival, start, now) {
                 Ok(leg) => return Ok(leg),
@@ -34,9 +35,8 @@ impl Manager {
         if let Some(order) = self.book.in_force(&arrival.key, now) {
             return Err(Denied::Killed { order });
         }
-        let stored = self.store.latest(&arrival.key).await?;
-        let stored = stored.map(|old| Previous { uid: old.uid, incarnation: old.incarnation });
-        self.join_or_open(arrival, start, stored)
+        let opening = self.opening(&arrival).await?;
+        self.join_or_open(arrival, start, opening)
     }
 
     /// Joins an active session.
@@ -53,14 +53,11 @@ impl Manager {
     }
 
     /// A derived id that was silent for too long is another piece of work: ends the old incarnation.
-    fn ended_by_gap(&self, live: &Arc<Live>, arrival: &Arrival, now: Moment) -> bool {
-        let Some(gap) = arrival.idle_gap else { return false };
-        live.idle(now) > gap
-            && self
-                .end(live, EndReason::IdleGap, None, |live, inner| {
-                    inner.legs.is_empty() && live.idle(now) > gap
-                })
-                .is_some()
+    async fn ended_by_gap(&self, live: &Arc<Live>, arrival: &Arrival, now: Moment) -> bool {
+        match arrival.idle_gap {
+            Some(gap) if live.idle(now) > gap => Box::pin(self.end_idle(live, EndReason::IdleGap, gap)).await,
+            _ => false,
+        }
     }
 
     /// The slow way: while the id's slot is held, look again, check the book and the limits, and make
@@ -69,11 +66,13 @@ impl Manager {
         self: &Arc<Self>,
         arrival: Arrival,
         start: LegStart,
-        stored: Option<Previous>,
+        opening: Opening,
     ) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let id = arrival.key.id.clone();
-        let (leg, is_new) = self.live.with_slot(&id, |slot| {
+        let mut is_new = false;
+        let mut is_here = false;
+        let leg = self.live.with_slot(&id, |slot| {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(Denied::ShuttingDown);
             }
@@ -81,22 +80,32 @@ impl Manager {
                 return Err(Denied::Killed { order });
             }
             let mut start = start;
-            let mut previous = stored;
+            let mut previous = None;
             if let Some(at) = slot.iter().position(|live| live.key().scope == arrival.key.scope) {
                 match self.join(slot[at].clone(), &arrival, start, now) {
-                    Ok(leg) => return Ok((leg, false)),
+                    Ok(leg) => return Ok(leg),
                     Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
                     Err(NotOpened::Ended(again)) => start = again,
                 }
                 // It has ended and is about to be taken out.
-                previous = newer(previous, Some(slot.swap_remove(at).as_previous()));
+                previous = Some(slot.swap_remove(at).as_previous());
             }
             let closing = self.closing.find(&arrival.key).map(|live| live.as_previous());
             previous = newer(previous, closing);
-            let (live, leg_id) = self.open(arrival, previous, start, now)?;
+            let (live, leg_id) = self.open(&arrival, &opening, previous, start, now)?;
             slot.push(live.clone());
-            Ok((Leg::new(live, self.clone(), leg_id), true))
-        })?;
+            is_here = true;
+            is_new = matches!(opening, Opening::Own(_) | Opening::Shared { is_new: true, .. });
+            Ok(Leg::new(live, self.clone(), leg_id))
+        });
+        if !is_here {
+            self.not_opened(&opening, &arrival);
+            return leg;
+        }
+        let leg = leg?;
+        if let Some(fleet) = &self.fleet {
+            fleet.opened(leg.session());
+        }
         if is_new {
             let started = leg.session().snapshot(&self.clock, false);
             self.publish(Event::Started(Box::new(started)));
@@ -107,19 +116,22 @@ impl Manager {
     /// Makes a session with its first leg. The orders against its agents outlived the incarnation before.
     fn open(
         &self,
-        arrival: Arrival,
+        arrival: &Arrival,
+        opening: &Opening,
         previous: Option<Previous>,
         start: LegStart,
         now: Moment,
     ) -> Result<(Arc<Live>, LegId), Denied> {
         let orders = self.book.against_agents(&arrival.key, now);
-        let who = arrival.identity.clone();
-        let live = Arc::new(Live::new(arrival, previous, now));
+        let live = Arc::new(match opening {
+            Opening::Own(stored) => Live::new(arrival.clone(), newer(*stored, previous), now),
+            Opening::Shared { session, share, .. } => Live::shared(session, *share, now, &self.clock),
+        });
         for order in &orders {
             live.order_agent(order);
         }
         let leg = self.next_leg();
-        match live.open(leg, &who, start, now, &self.clock) {
+        match live.open(leg, &arrival.identity, start, now, &self.clock) {
             Ok(()) => {}
             Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
             Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),

@@ -12,7 +12,7 @@ use std::iter;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
 use super::cut::Cut;
@@ -42,7 +42,7 @@ impl Place {
 }
 
 /// One agent of a session (`GET /control/sessions/{id}`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentView {
     /// Its name, as its client gives it.
     pub id: AgentId,

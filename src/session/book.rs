@@ -26,7 +26,7 @@ pub enum BlockMode {
 }
 
 /// One order: this id in this scope is refused, or one agent in it with all that it started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KillOrder {
     /// The id that is refused.
     pub session_id: SessionId,
@@ -53,9 +53,17 @@ pub struct KillOrder {
     pub until: Option<Timestamp>,
     #[serde(skip)]
     pub(super) expires: Option<Moment>,
+    /// Of two orders against the same session or agent, the one with the higher revision counts.
+    #[serde(skip)]
+    pub(super) rev: u64,
 }
 
 impl KillOrder {
+    /// The session it is against, or one of whose agents it is against.
+    pub(super) fn key(&self) -> SessionKey {
+        SessionKey { scope: self.scope.clone(), id: self.session_id.clone() }
+    }
+
     /// What the client is told: the reason, not the person.
     pub fn notice(&self) -> String {
         let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
@@ -144,6 +152,41 @@ impl Book {
             keep
         });
         found
+    }
+
+    /// Takes an order of the fleet, unless one stands that is as new; true when it was taken.
+    pub(super) fn take(&self, order: &Arc<KillOrder>) -> bool {
+        let mut orders = self.orders.entry(order.session_id.clone()).or_default();
+        let same = |old: &Arc<KillOrder>| (&old.scope, &old.agent) == (&order.scope, &order.agent);
+        if orders.iter().any(|old| same(old) && old.rev >= order.rev) {
+            return false;
+        }
+        orders.retain(|old| !same(old));
+        orders.push(order.clone());
+        true
+    }
+
+    /// Strikes out the orders against a session or an agent up to this revision; gives them.
+    pub(super) fn strike_until(
+        &self,
+        key: &SessionKey,
+        agent: Option<&AgentId>,
+        rev: u64,
+    ) -> Vec<Arc<KillOrder>> {
+        let mut struck = Vec::new();
+        self.keep(&key.id, |order| {
+            let lifted = order.scope == key.scope && order.agent.as_ref() == agent && order.rev <= rev;
+            if lifted {
+                struck.push(order.clone());
+            }
+            !lifted
+        });
+        struck
+    }
+
+    /// Strikes out what stood in for an order that could not be read, and now can.
+    pub(super) fn strike_unreadable(&self, key: &SessionKey) {
+        self.keep(&key.id, |order| order.scope != key.scope || order.rev > 0);
     }
 
     /// Forgets what the clock has ended.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
 use super::record::Record;
 use super::snapshot::Snapshot;
 
 /// One happening. Events of one session may overtake each other when they happen at the same time.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// A new incarnation.
@@ -30,6 +30,13 @@ pub enum Event {
         /// Who lifted it.
         by: String,
     },
+    /// The shared store does not answer: this instance goes on by itself.
+    StoreLost {
+        /// What happened.
+        why: String,
+    },
+    /// The shared store answers, and knows what this instance did meanwhile.
+    StoreBack,
 }
 
 impl Event {
@@ -42,6 +49,8 @@ impl Event {
             Self::Killed { .. } => "session_killed",
             Self::Resumed { order, .. } if order.agent.is_some() => "agent_resumed",
             Self::Resumed { .. } => "session_resumed",
+            Self::StoreLost { .. } => "store_lost",
+            Self::StoreBack => "store_back",
         }
     }
 }

@@ -54,10 +54,13 @@ pub struct Killed {
     pub killed_at: Timestamp,
     /// Who gave it.
     pub by: String,
-    /// Legs that were open and are cut.
+    /// Legs that were open at this instance and are cut.
     pub legs_cut: usize,
     /// When the block ends; `None` when the clock does not end it.
     pub blocked_until: Option<Timestamp>,
+    /// Instances that heard of the order.
+    #[serde(rename = "instances_notified")]
+    pub instances: u64,
 }
 
 /// Why a kill did nothing.
@@ -157,13 +160,23 @@ impl Manager {
         let descendants = request.agent.as_ref().map_or(Ok(Vec::new()), |agent| found.below(agent))?;
         let order = Arc::new(self.order(&found, request, descendants, block, self.clock.now()));
         self.book.write(order.clone());
+        // Written for all instances, too, before anything is cut here.
+        let telling = self.spread(&order).await;
         self.kills.fetch_add(1, Ordering::Relaxed);
         let (live, legs_cut) = self.carry_out(&order);
         self.publish(Event::Killed { order: order.clone(), legs_cut });
-        if let Some(live) = live.as_ref().filter(|live| live.state().is_final()) {
-            self.keep(live).await;
-        }
-        let (uid, state) = live.map_or((found.uid, found.state), |live| (live.uid(), live.state()));
+        let instances = self.heard(telling).await;
+        let ended = match &live {
+            // In a fleet it is kept when its legs have settled.
+            Some(live) if self.fleet.is_none() && live.state().is_final() => self.keep(live).await,
+            None if order.agent.is_none() && found.state == State::Active => {
+                self.end_elsewhere(&order, found.uid).await;
+                true
+            }
+            _ => false,
+        };
+        let elsewhere = if live.is_none() && ended { State::Killed } else { found.state };
+        let (uid, state) = live.map_or((found.uid, elsewhere), |live| (live.uid(), live.state()));
         Ok(Killed {
             session_id: found.key.id,
             uid,
@@ -174,12 +187,13 @@ impl Manager {
             by: order.by.clone(),
             legs_cut,
             blocked_until: order.until,
+            instances,
         })
     }
 
     /// Carries out an order that stands in the book: ends the session, or lays it on the session's agents,
     /// and cuts what is open. Gives the session, if it is live here, and how many legs were cut.
-    fn carry_out(&self, order: &Arc<KillOrder>) -> (Option<Arc<Live>>, usize) {
+    pub(super) fn carry_out(&self, order: &Arc<KillOrder>) -> (Option<Arc<Live>>, usize) {
         // Whoever opened this session before the order was written is found here; whoever comes later
         // finds the order. The incarnation may be a newer one than the target's: it is killed too.
         let key = SessionKey { scope: order.scope.clone(), id: order.session_id.clone() };
@@ -218,6 +232,7 @@ impl Manager {
         if let Some(live) = self.live.find(&key).filter(|_| order.agent.is_some()) {
             live.lift(&order);
         }
+        self.spread_lifting(&order).await;
         self.publish(Event::Resumed { order: order.clone(), by: by.to_owned() });
         Ok(Resumed { session_id: order.session_id.clone(), order })
     }
@@ -249,6 +264,7 @@ impl Manager {
             mode: block.mode,
             until: expires.map(|expires| self.clock.wall(expires)),
             expires,
+            rev: self.clock.unix_millis(now),
         }
     }
 

@@ -1,19 +1,20 @@
 //! A sketch of latencies: quantiles within an eighth, in a few bytes for each distinct magnitude.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Sub-buckets of each power of two, as a number of bits.
 const PRECISION: u32 = 3;
 
 /// Counts in log-linear buckets of milliseconds. Empty it takes no memory beyond itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct Latencies {
     /// Bucket and count, sorted by bucket; at most 256 entries exist.
     buckets: Vec<(u8, u32)>,
 }
 
 /// Quantiles of the time to the first byte, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// The median.
     pub p50: u64,
@@ -26,10 +27,18 @@ pub struct Quantiles {
 impl Latencies {
     /// Counts one.
     pub(super) fn add(&mut self, millis: u64) {
-        let bucket = bucket_of(millis);
+        self.count(bucket_of(millis), 1);
+    }
+
+    /// Adds what another one counted.
+    pub(super) fn merge(&mut self, other: &Self) {
+        other.buckets.iter().for_each(|(bucket, count)| self.count(*bucket, *count));
+    }
+
+    fn count(&mut self, bucket: u8, count: u32) {
         match self.buckets.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
-            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(1),
-            Err(at) => self.buckets.insert(at, (bucket, 1)),
+            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(count),
+            Err(at) => self.buckets.insert(at, (bucket, count)),
         }
     }
 

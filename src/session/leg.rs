@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
 use super::cut::Cut;
@@ -20,7 +20,7 @@ use crate::protocol::usage::Usage;
 use crate::protocol::websocket::Traffic;
 
 /// What a leg is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LegKind {
     /// A request and its answer, streamed or not.
@@ -101,7 +101,7 @@ pub struct LegReport {
 }
 
 /// What passed over a WebSocket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketReport {
     /// From the client.
     #[serde(rename = "in")]
@@ -155,6 +155,12 @@ pub enum Denied {
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What the store holds of the session cannot be read.
+    #[error("the session cannot be admitted: {key} holds what cannot be read; an operator must delete it")]
+    Unreadable {
+        /// The key.
+        key: String,
+    },
 }
 
 /// An open leg. It counts until it is settled or dropped, whichever comes first; a future that is

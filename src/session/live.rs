@@ -31,6 +31,8 @@ pub struct Live {
     pub(super) errors: AtomicU64,
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
+    /// The number of this instance's share; 0 when the session is this instance's alone.
+    share: u32,
     /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
     home: AtomicU64,
     inner: Mutex<Inner>,
@@ -102,6 +104,7 @@ impl Live {
             errors: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            share: 0,
             home: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 state: State::Active,
@@ -281,5 +284,6 @@ impl Live {
     }
 }
 
+mod shared;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use super::book::{Book, KillOrder};
 use super::cut::CutReason;
 use super::event::Event;
+use super::fleet::Fleet;
 use super::leg::{Denied, LegReport, Limit};
 use super::live::{End, Inner, Live};
 use super::model::EndReason;
@@ -36,6 +37,8 @@ pub struct Manager {
     pub(super) settings: ArcSwap<Settings>,
     pub(super) clock: Clock,
     pub(super) store: Arc<dyn SessionStore>,
+    /// This instance's part among others; none when it is the only one.
+    pub(super) fleet: Option<Arc<Fleet>>,
     listener: Listener,
     feed: broadcast::Sender<Arc<Event>>,
     /// Active sessions.
@@ -65,10 +68,28 @@ impl Manager {
         store: Arc<dyn SessionStore>,
         listener: Listener,
     ) -> Arc<Self> {
+        Self::build(settings, clock, store, None, listener)
+    }
+
+    /// A manager that plays its part in a fleet.
+    pub fn in_fleet(settings: Settings, clock: Clock, fleet: Fleet, listener: Listener) -> Arc<Self> {
+        fleet.reconfigure(&settings);
+        let store = fleet.store().clone();
+        Self::build(settings, clock, store, Some(Arc::new(fleet)), listener)
+    }
+
+    fn build(
+        settings: Settings,
+        clock: Clock,
+        store: Arc<dyn SessionStore>,
+        fleet: Option<Arc<Fleet>>,
+        listener: Listener,
+    ) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             clock,
             store,
+            fleet,
             listener,
             feed: broadcast::Sender::new(FEED),
             live: Registry::new(),
@@ -85,6 +106,9 @@ impl Manager {
 
     /// Takes new settings; they hold from the next admission and the next reaping on.
     pub fn reconfigure(&self, settings: Settings) {
+        if let Some(fleet) = &self.fleet {
+            fleet.reconfigure(&settings);
+        }
         self.settings.store(Arc::new(settings));
     }
 
@@ -110,9 +134,24 @@ impl Manager {
 
     pub(super) fn publish(&self, event: Event) {
         (self.listener)(&event);
-        if self.feed.receiver_count() > 0 {
+        if self.feed.receiver_count() > 0 || self.fleet.is_some() {
+            let event = Arc::new(event);
+            if let Some(fleet) = &self.fleet {
+                fleet.tell(&event);
+            }
             // The last reader may have left just now; nobody misses the event then.
-            let _unread = self.feed.send(Arc::new(event));
+            let _unread = self.feed.send(event);
+        }
+    }
+
+    /// Shows in the feed what happened at another instance.
+    pub(super) fn show(&self, event: &str) {
+        if self.feed.receiver_count() == 0 {
+            return;
+        }
+        match serde_json::from_str(event) {
+            Ok(event) => drop(self.feed.send(Arc::new(event))),
+            Err(fault) => tracing::debug!(%fault, "an event of another instance cannot be read"),
         }
     }
 
@@ -153,21 +192,27 @@ impl Manager {
     }
 
     /// Takes a leg out of its session uncounted, and writes the record when an ended session waited for it.
-    pub(super) fn withdraw(&self, live: &Live, leg: LegId, bytes_in: u64) {
+    pub(super) fn withdraw(&self, live: &Arc<Live>, leg: LegId, bytes_in: u64) {
         if live.withdraw(leg, bytes_in, self.clock.now()) {
             self.finish(live);
         }
     }
 
     /// Writes the record of an ended session, unless it was written before.
-    pub(super) fn finish(&self, live: &Live) {
-        let shown_as = self.shown_as.load();
-        let shown =
-            |name: &BackendName| shown_as.get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()));
-        if let Some(record) = live.record(&self.clock, shown) {
+    /// In a fleet it is written when every instance has closed its share.
+    pub(super) fn finish(&self, live: &Arc<Live>) {
+        if let Some(record) = live.record(&self.clock, |name| self.shown_as(name)) {
             self.totals().add_ended(&record, live.identity().client.as_deref());
-            self.publish(Event::Ended(Arc::new(record)));
+            match &self.fleet {
+                None => self.publish(Event::Ended(Arc::new(record))),
+                Some(fleet) => fleet.settled(live),
+            }
         }
+    }
+
+    /// What a record shows for a backend.
+    pub(super) fn shown_as(&self, name: &BackendName) -> Arc<str> {
+        self.shown_as.load().get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()))
     }
 
     pub(super) fn totals(&self) -> std::sync::MutexGuard<'_, Stats> {

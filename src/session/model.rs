@@ -114,7 +114,7 @@ impl EndReason {
 }
 
 /// How the session was recognised and which program it says it is: labels, never authority.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Where the id came from: `header:x-claude-code-session-id`, `derived`, `generated`.
     pub source: Arc<str>,
@@ -126,6 +126,16 @@ pub struct Identity {
     pub agent_id: Option<AgentId>,
     /// The agent that started the subagent.
     pub parent_agent_id: Option<AgentId>,
+}
+
+impl Identity {
+    /// The program and its version: `claude-code/2.1.197`.
+    pub(super) fn program(&self) -> Option<String> {
+        self.client.as_ref().map(|name| match &self.client_version {
+            Some(version) => format!("{name}/{version}"),
+            None => name.to_string(),
+        })
+    }
 }
 
 #[cfg(test)]

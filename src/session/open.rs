@@ -2,16 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use jiff::Timestamp;
-
-use super::leg::{LegKind, LegReport, LegStart};
+use super::leg::{LegReport, LegStart};
 use super::live::{Inner, Live, NotOpened, OpenLeg};
 use super::model::{Identity, State};
 use super::tally::{self, RequestLine};
 use crate::clock::{Clock, Moment};
-use crate::ids::{AgentId, BackendName, LegId, RequestId};
+use crate::ids::{BackendName, LegId};
 use crate::protocol::offer::Offer;
-use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 impl Live {
@@ -115,46 +112,5 @@ impl Live {
         inner.leave(leg.agent, None, now);
         inner.tally.withdraw(&leg.line);
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
-    }
-}
-
-impl RequestLine {
-    /// The line of a request that has just come.
-    fn begun(
-        kind: LegKind,
-        method: Box<str>,
-        mut path: String,
-        request_id: RequestId,
-        agent: Option<AgentId>,
-        started_at: Timestamp,
-    ) -> Self {
-        let end = path.find('?').unwrap_or(path.len());
-        path.truncate(tally::clipped(&path[..end]).len());
-        Self {
-            request_id,
-            kind,
-            method,
-            path: path.into(),
-            agent,
-            started_at,
-            backend: None,
-            failover_from: None,
-            attempts: 0,
-            model: None,
-            operation: None,
-            status: None,
-            error: None,
-            outcome: "open",
-            tools_offered: 0,
-            input_tokens_estimate: 0,
-            stop_reason: None,
-            tools: ToolCounts::default(),
-            stream: false,
-            duration_ms: 0,
-            ttfb_ms: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            socket: None,
-        }
     }
 }

@@ -14,6 +14,7 @@ use crate::ids::{Scope, Uid};
 impl Manager {
     /// One page of sessions, newest first. When the store does not answer, the live ones are listed.
     pub async fn list(&self, filter: &Filter) -> Page {
+        self.write_before_reading().await;
         let before = filter.before();
         let pick = |live: &std::sync::Arc<Live>| {
             let asked = before.is_none_or(|before| live.uid() < before) && filter.matches_live(live);
@@ -32,7 +33,11 @@ impl Manager {
         let mut sessions: BTreeMap<Uid, Snapshot> =
             stored.iter().map(|session| (session.uid, session.brief())).collect();
         for live in here.into_iter().take(len + 1) {
-            sessions.insert(live.uid(), live.snapshot(&self.clock, false));
+            // In a fleet the store knows the shares of all.
+            let in_fleet = self.fleet.is_some() && sessions.contains_key(&live.uid());
+            if !in_fleet {
+                sessions.insert(live.uid(), live.snapshot(&self.clock, false));
+            }
         }
         let more = sessions.len() > len;
         let sessions: Vec<Snapshot> = sessions.into_values().rev().take(len).collect();
@@ -43,10 +48,28 @@ impl Manager {
     /// The sessions `target` names, with detail, newest first: one for a uid; for an id the newest
     /// incarnation in each scope. More than one is for the caller to resolve.
     pub async fn get(&self, target: &str) -> Vec<Snapshot> {
-        self.find(target).await.unwrap_or_else(|fault| {
+        self.write_before_reading().await;
+        let mut found = self.find(target).await.unwrap_or_else(|fault| {
             tracing::warn!(%fault, "an ended session was not looked up");
             Vec::new()
-        })
+        });
+        if self.fleet.is_some() {
+            for session in &mut found {
+                if let Ok(Some(whole)) = self.store.get(session.uid).await {
+                    *session = Snapshot::clone(&whole);
+                }
+            }
+        }
+        found
+    }
+
+    /// In a fleet the store is to know this instance's shares as they are now.
+    async fn write_before_reading(&self) {
+        if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_up())
+            && let Err(fault) = self.flush(fleet).await
+        {
+            self.store_lost(fleet, &fault);
+        }
     }
 
     /// Totals since the start.

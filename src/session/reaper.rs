@@ -25,7 +25,11 @@ impl Manager {
         let now = self.clock.now();
         let settings = self.settings.load_full();
         let due = self.live.collect(|live| due(live, &settings, now).map(|reason| (live.clone(), reason)));
-        for (live, reason) in due {
+        let (elsewhere_too, here): (Vec<_>, Vec<_>) = due
+            .into_iter()
+            .partition(|(_, reason)| self.fleet.is_some() && *reason != EndReason::MaxDuration);
+        self.end_all_idle(elsewhere_too, &settings).await;
+        for (live, reason) in here {
             self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
         }
         for live in self.closing.collect(|live| Some(live.clone())) {
@@ -34,12 +38,23 @@ impl Manager {
                 continue;
             }
             self.finish(&live);
+            if let Some(fleet) = &self.fleet {
+                self.close_all(fleet, vec![live.clone()]).await;
+                if ended >= settings.retention && self.closing.find(live.key()).is_some() {
+                    self.record_alone(&live);
+                    self.closing.remove(&live);
+                }
+                continue;
+            }
             // With a store that stays away, what is past its retention goes all the same.
             if self.keep(&live).await || ended >= settings.retention {
                 self.closing.remove(&live);
             }
         }
         self.book.forget_expired(now);
+        if self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
+            return;
+        }
         if let Some(horizon) = now.as_millis().checked_sub(millis(settings.retention)) {
             let horizon = self.clock.wall(Moment::from_millis(horizon));
             if let Err(fault) = self.store.purge(horizon).await {
@@ -61,8 +76,13 @@ impl Manager {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }
+        for live in &ended {
+            self.finish(live);
+        }
+        if let Some(fleet) = &self.fleet {
+            return self.leave(fleet, ended).await;
+        }
         for live in ended {
-            self.finish(&live);
             if self.keep(&live).await {
                 self.closing.remove(&live);
             }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
 use super::latency::Quantiles;
@@ -21,7 +21,7 @@ use crate::protocol::usage::Usage;
 pub const SCHEMA: &str = "elida.cdr/1";
 
 /// One record. The first eight keys are the seed's, in its order; later ones are only ever added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The external id.
     pub session_id: SessionId,
@@ -40,6 +40,7 @@ pub struct Record {
     /// Where it was opened from.
     pub client_addr: IpAddr,
     /// Always [`SCHEMA`].
+    #[serde(skip_deserializing, default = "schema")]
     pub schema: &'static str,
     /// The incarnation.
     pub uid: Uid,
@@ -90,8 +91,12 @@ pub struct Record {
     pub requests: Vec<RequestLine>,
 }
 
+fn schema() -> &'static str {
+    SCHEMA
+}
+
 /// Token counts: in total and by model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
     /// By model.
     pub models: Vec<ModelUse>,
@@ -120,10 +125,6 @@ impl Live {
     ) -> Record {
         let backends = inner.tally.backends();
         let identity = self.identity();
-        let client = identity.client.as_ref().map(|name| match &identity.client_version {
-            Some(version) => format!("{name}/{version}"),
-            None => name.to_string(),
-        });
         Record {
             session_id: self.key().id.clone(),
             state: inner.state,
@@ -143,7 +144,7 @@ impl Live {
             end_reason: end.reason,
             ended_by: end.order.as_ref().map(|order| order.by.clone()),
             principal: self.principal().clone(),
-            client,
+            client: identity.program(),
             identity_source: identity.source.clone(),
             agents: inner.agent_names(),
             backends,

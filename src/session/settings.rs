@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::book::BlockMode;
+use crate::redis;
 use crate::settings::fault::Faults;
 use crate::settings::units::Span;
 
@@ -25,11 +26,34 @@ impl Default for Block {
     }
 }
 
+/// Where live state is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// In this process: one instance.
+    #[default]
+    Memory,
+    /// In Redis: as many instances as you like.
+    Redis,
+}
+
+impl StoreKind {
+    /// The name in the configuration and in health answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+        }
+    }
+}
+
 /// The keys as they are written under `session:` (the identity chain reads its own).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Session")]
 pub struct Written {
+    /// Where live state is kept. Needs a restart.
+    pub store: StoreKind,
     /// Active to timed out after this long without a byte.
     pub idle_timeout: Span,
     /// Active to timed out after this long, busy or not; 0 is no limit.
@@ -44,10 +68,13 @@ pub struct Written {
     pub max_active_per_principal: usize,
     /// The block of a kill order that names none.
     pub kill_block: Block,
+    /// The Redis of `store: redis`. Needs a restart.
+    pub redis: redis::Written,
 }
 
 /// The keys of [`Written`], for a reader that shares the section with others.
-pub const KEYS: [&str; 7] = [
+pub const KEYS: [&str; 9] = [
+    "store",
     "idle_timeout",
     "max_duration",
     "completed_after",
@@ -55,11 +82,13 @@ pub const KEYS: [&str; 7] = [
     "max_active",
     "max_active_per_principal",
     "kill_block",
+    "redis",
 ];
 
 impl Default for Written {
     fn default() -> Self {
         Self {
+            store: StoreKind::Memory,
             idle_timeout: Span::secs(30 * 60),
             max_duration: Span::secs(24 * 3600),
             completed_after: Span::secs(0),
@@ -67,6 +96,7 @@ impl Default for Written {
             max_active: 100_000,
             max_active_per_principal: 200,
             kill_block: Block::default(),
+            redis: redis::Written::default(),
         }
     }
 }
@@ -81,6 +111,19 @@ pub struct Settings {
     pub(super) max_active: usize,
     pub(super) max_active_per_principal: usize,
     pub(super) kill_block: Block,
+    redis: Option<redis::Settings>,
+}
+
+impl Settings {
+    /// Where live state is kept.
+    pub fn store(&self) -> StoreKind {
+        if self.redis.is_some() { StoreKind::Redis } else { StoreKind::Memory }
+    }
+
+    /// The Redis of `store: redis`.
+    pub fn redis(&self) -> Option<&redis::Settings> {
+        self.redis.as_ref()
+    }
 }
 
 impl Written {
@@ -114,6 +157,8 @@ impl Written {
             let message = format!("{} is longer than max_duration, so it never counts", self.idle_timeout);
             faults.warn("session.idle_timeout", message, format!("write less than {}", self.max_duration));
         }
+        let redis = self.redis.compile(faults);
+        whole &= redis.is_some();
         whole.then_some(Settings {
             idle_timeout: self.idle_timeout.0,
             max_duration: self.max_duration.limit(),
@@ -122,6 +167,7 @@ impl Written {
             max_active: self.max_active,
             max_active_per_principal: self.max_active_per_principal,
             kill_block: self.kill_block,
+            redis: redis.filter(|_| self.store == StoreKind::Redis),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::agents::AgentView;
 use super::book::KillOrder;
@@ -14,7 +14,7 @@ use super::live::{Live, OpenLeg};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::RequestLine;
 use crate::clock::{Clock, Moment, millis};
-use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, Scope, SessionId, SessionKey, Uid};
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
@@ -27,8 +27,19 @@ pub struct Caller {
     pub via: &'static str,
 }
 
+impl<'de> Deserialize<'de> for Caller {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Written {
+            id: PrincipalId,
+        }
+        let Written { id } = Written::deserialize(deserializer)?;
+        Ok(Self { via: via(&id), id })
+    }
+}
+
 /// A leg that is open.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegView {
     /// Its id in this process.
     pub id: LegId,
@@ -57,7 +68,7 @@ pub struct LegView {
 }
 
 /// A session at one moment (`GET /control/sessions/{id}`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The external id.
     pub id: SessionId,
@@ -75,7 +86,7 @@ pub struct Snapshot {
     pub identity: Identity,
     /// Whose it is.
     pub principal: Caller,
-    #[serde(skip)]
+    #[serde(skip, default = "no_key")]
     pub(super) key: SessionKey,
     /// When it began.
     pub started_at: Timestamp,
@@ -205,6 +216,11 @@ impl OpenLeg {
             duration_ms: millis(now.since(self.started)),
         }
     }
+}
+
+/// Stands in for the key until it is known: what is written of a snapshot does not hold it.
+fn no_key() -> SessionKey {
+    SessionKey { scope: Scope::new(""), id: SessionId::new("") }
 }
 
 fn via(principal: &PrincipalId) -> &'static str {

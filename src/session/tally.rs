@@ -1,10 +1,11 @@
 //! What the legs of a session added up to. Everything a client can vary is bounded here.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::latency::{Latencies, Quantiles};
 use super::leg::{LegKind, LegReport, SocketReport};
@@ -15,7 +16,7 @@ use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Requests that stay visible one by one.
-const LAST_REQUESTS: usize = 20;
+pub(super) const LAST_REQUESTS: usize = 20;
 /// Distinct models or errors that are counted apart; later models count as [`OTHER`].
 const DISTINCT: usize = 32;
 /// Bytes that are kept of a path or a model.
@@ -23,7 +24,7 @@ const NAME_BYTES: usize = 256;
 const OTHER: &str = "other";
 
 /// One request that has ended, for the detail view.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestLine {
     /// The request's id.
     pub request_id: RequestId,
@@ -51,10 +52,9 @@ pub struct RequestLine {
     /// The status sent to the client.
     pub status: Option<u16>,
     /// The code of its failure.
-    #[serde(serialize_with = "code")]
-    pub error: Option<ErrorKind>,
+    pub error: Option<Box<str>>,
     /// How it ended, in a word.
-    pub outcome: &'static str,
+    pub outcome: Cow<'static, str>,
     /// How many tools the request offered.
     pub tools_offered: u32,
     /// About how many tokens the request had: the bytes of its body by four.
@@ -79,7 +79,7 @@ pub struct RequestLine {
 }
 
 /// The requests a backend served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendUse {
     /// The backend.
     pub name: BackendName,
@@ -88,7 +88,7 @@ pub struct BackendUse {
 }
 
 /// The requests and tokens of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelUse {
     /// The model.
     pub model: Arc<str>,
@@ -178,8 +178,8 @@ impl Tally {
         line.failover_from = report.failover_from;
         line.attempts = report.attempts;
         line.status = report.status;
-        line.error = report.error;
-        line.outcome = report.outcome;
+        line.error = report.error.map(|kind| kind.code().into());
+        line.outcome = report.outcome.into();
         self.tools.add_all(&report.tools);
         line.stop_reason = report.stop_reason;
         line.tools = report.tools;
@@ -280,6 +280,11 @@ impl Tally {
         self.usage
     }
 
+    /// Times to the first byte.
+    pub(super) fn latencies(&self) -> &Latencies {
+        &self.ttfb
+    }
+
     /// The tools called.
     pub(super) fn tools(&self) -> &ToolCounts {
         &self.tools
@@ -288,6 +293,47 @@ impl Tally {
     /// Time to the first byte.
     pub(super) fn ttfb(&self) -> Option<Quantiles> {
         self.ttfb.quantiles()
+    }
+}
+
+impl RequestLine {
+    /// The line of a request that has just come.
+    pub(super) fn begun(
+        kind: LegKind,
+        method: Box<str>,
+        mut path: String,
+        request_id: RequestId,
+        agent: Option<AgentId>,
+        started_at: Timestamp,
+    ) -> Self {
+        let end = path.find('?').unwrap_or(path.len());
+        path.truncate(clipped(&path[..end]).len());
+        Self {
+            request_id,
+            kind,
+            method,
+            path: path.into(),
+            agent,
+            started_at,
+            backend: None,
+            failover_from: None,
+            attempts: 0,
+            model: None,
+            operation: None,
+            status: None,
+            error: None,
+            outcome: "open".into(),
+            tools_offered: 0,
+            input_tokens_estimate: 0,
+            stop_reason: None,
+            tools: ToolCounts::default(),
+            stream: false,
+            duration_ms: 0,
+            ttfb_ms: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            socket: None,
+        }
     }
 }
 
@@ -316,8 +362,4 @@ pub(super) fn push_lean<T>(list: &mut Vec<T>, element: T) {
 /// The first bytes of a name a client chose, on a character's border.
 pub(super) fn clipped(name: &str) -> &str {
     &name[..name.floor_char_boundary(NAME_BYTES)]
-}
-
-fn code<S: serde::Serializer>(error: &Option<ErrorKind>, serializer: S) -> Result<S::Ok, S::Error> {
-    error.map(ErrorKind::code).serialize(serializer)
 }

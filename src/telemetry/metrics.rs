@@ -13,6 +13,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use super::fleet::FleetNumbers;
 use super::history::HistoryMetrics;
 pub use super::labels::{Route, TokenKind};
 use super::log::Log;
@@ -37,7 +38,7 @@ const ANSWER_BUCKETS: &[f64] =
 /// All metrics of one process, in a registry of their own.
 pub struct Metrics {
     registry: Registry,
-    sessions_active: IntGaugeVec,
+    pub(super) sessions_active: IntGaugeVec,
     sessions_total: IntCounterVec,
     kills: IntCounterVec,
     kill_latency: Histogram,
@@ -51,6 +52,9 @@ pub struct Metrics {
     backend_healthy: IntGaugeVec,
     failovers: IntCounterVec,
     tokens: IntCounterVec,
+    pub(super) store_up: IntGaugeVec,
+    pub(super) store_outages: IntCounterVec,
+    pub(super) store_fallbacks: IntCounterVec,
     unread: IntCounterVec,
     config_reloads: IntCounterVec,
     connections: IntGauge,
@@ -59,6 +63,7 @@ pub struct Metrics {
     history: HistoryMetrics,
     otlp_dropped: Dropped,
     log: OnceLock<Mutex<Sink>>,
+    pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
     models: Arc<Models>,
 }
 
@@ -86,6 +91,9 @@ impl Metrics {
             backend_healthy: gauges(in_registry, &table::BACKEND_HEALTHY)?,
             failovers: counters(in_registry, &table::FAILOVERS)?,
             tokens: counters(in_registry, &table::TOKENS)?,
+            store_up: gauges(in_registry, &table::STORE_UP)?,
+            store_outages: counters(in_registry, &table::STORE_OUTAGES)?,
+            store_fallbacks: counters(in_registry, &table::STORE_FALLBACKS)?,
             unread: counters(in_registry, &table::ANSWERS_UNREAD)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
@@ -94,6 +102,7 @@ impl Metrics {
             history: HistoryMetrics::new(in_registry)?,
             otlp_dropped: Dropped::new(in_registry)?,
             log: OnceLock::new(),
+            fleet: OnceLock::new(),
             models: Arc::default(),
             registry,
         };
@@ -196,6 +205,7 @@ impl Metrics {
 
     /// Everything in Prometheus' text format.
     pub fn encode(&self) -> String {
+        self.read_fleet();
         if let Some(dropped) = self.log.get() {
             // Locked, so that two readers at once do not count the same lines twice.
             let dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);

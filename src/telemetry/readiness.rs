@@ -12,6 +12,7 @@ pub struct Readiness {
     ready: AtomicBool,
     started: AtomicBool,
     reason: Mutex<String>,
+    warning: Mutex<Option<String>>,
 }
 
 impl Default for Readiness {
@@ -20,6 +21,7 @@ impl Default for Readiness {
             ready: AtomicBool::new(false),
             started: AtomicBool::new(false),
             reason: Mutex::new(STARTING.to_owned()),
+            warning: Mutex::default(),
         }
     }
 }
@@ -35,6 +37,16 @@ impl Readiness {
     pub fn not_ready(&self, reason: impl Into<String>) {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason.into();
         self.ready.store(false, Ordering::Release);
+    }
+
+    /// Work may be sent here, but an operator should know this; `None` when it is over.
+    pub fn warn(&self, warning: Option<String>) {
+        *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+    }
+
+    /// What an operator should know.
+    pub fn warning(&self) -> Option<String> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// True once it has been ready; it stays true.

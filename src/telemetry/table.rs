@@ -48,6 +48,12 @@ table! {
         "Requests that were sent on to another backend, by the one that failed and how.";
     TOKENS = "elida_tokens_total" ["backend", "model", "type"]
         "Tokens by the provider's own count.";
+    STORE_UP = "elida_store_up" ["store"]
+        "1 while the shared store answers, 0 while this instance goes on by itself.";
+    STORE_OUTAGES = "elida_store_outages_total" ["store"]
+        "Times the shared store stopped answering.";
+    STORE_FALLBACKS = "elida_store_fallbacks_total" ["store"]
+        "Admissions decided without the shared store.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
         "Compressed answers that were passed on but not read, or not to their end: their tokens are not counted.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]

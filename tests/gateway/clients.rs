@@ -1,168 +1,99 @@
-use std::time::Duration;
+//! Real programs before a gateway with the demo provider behind it: served whole and streamed, with
+//! tools, with every kind of error, cut and killed. What they send and show stands in
+//! `docs/clients.md`; each run holds its rows to the page, `just clients` writes them.
 
-use serde_json::{Value, json};
+/// Claude Code, Codex, opencode.
+mod agents;
+/// `docs/clients.md`.
+mod page;
+/// SDKs in Python and JavaScript.
+mod sdks;
 
-use crate::support::program::Program;
-use crate::support::{Call, Demo, Gateway};
+use std::collections::BTreeSet;
 
-/// Runs a script in each mode and compares what it reports.
-async fn served(script: &str, modes: &[(&str, &str)]) {
-    let demo = Demo::start().await;
-    let gateway = Gateway::start(&demo).await;
-    for (mode, stop) in modes {
-        let session = format!("{}-{mode}", script.trim_end_matches(".py"));
-        let outcome = Program::python(script, &gateway.url(), &[mode, &session]).outcome().await;
-        assert_eq!(outcome.code, Some(0), "{mode}: {outcome:?}");
-        let report = outcome.last();
-        assert_eq!(report["stop"], *stop, "{mode}: {report}");
-        if mode.contains("tools") {
-            assert_eq!(report["tool"], "weather", "{mode}: {report}");
-            assert_eq!(report["input"], json!({"city": "Zürich", "days": [1, 2, 3]}), "{mode}");
-            assert_eq!(report["text"], "Weather?", "{mode}: {report}");
-        } else {
-            assert_eq!(
-                (&report["text"], &report["output_tokens"]),
-                (&json!("one two three"), &json!(3)),
-                "{mode}"
-            );
-        }
-        if mode.contains("streamed") {
-            assert_eq!(report["pieces"], 3, "{mode}: {report}");
-        }
-        let state = gateway.session_until(&session, |session| session["open_legs"] == 0).await;
-        let requests = if mode.contains("tools") { 2 } else { 1 };
-        assert_eq!(
-            (&state["request_count"], &state["error_count"]),
-            (&json!(requests), &json!(0)),
-            "{state}"
-        );
-        assert!(state["usage"]["output_tokens"].as_u64() >= Some(1), "{mode}: {state}");
-    }
+use elida::demo::Seen;
+use serde_json::Value;
+
+use crate::support::Gateway;
+use crate::support::outside::Outside;
+
+/// Ends the gateway; the access lines of all requests that reached it, in order.
+async fn requests_of(gateway: &mut Gateway) -> Vec<Value> {
+    gateway.terminate();
+    gateway.ended().await;
+    gateway.log_until(|line| line["message"] == "stopped").await;
+    gateway.log_lines().into_iter().filter(|line| line["message"] == "request_completed").collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_openai_sdk_is_served() {
-    let modes = [
-        ("whole", "stop"),
-        ("streamed", "stop"),
-        ("tools", "tool_calls"),
-        ("whole_tools", "tool_calls"),
-        ("responses", "completed"),
-        ("responses_streamed", "completed"),
-    ];
-    served("openai_sdk.py", &modes).await;
+/// How many of them were refused because the session was killed.
+fn refused<'a>(requests: impl IntoIterator<Item = &'a Value>) -> usize {
+    let is_refused =
+        |line: &&Value| line["outcome"] == "session_killed" && line["status"].as_u64() >= Some(400);
+    requests.into_iter().filter(is_refused).count()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_anthropic_sdk_is_served() {
-    let modes =
-        [("whole", "end_turn"), ("streamed", "end_turn"), ("tools", "tool_use"), ("whole_tools", "tool_use")];
-    served("anthropic_sdk.py", &modes).await;
+/// Header fields and members of bodies that say to which session a request belongs.
+fn hints(seen: &[Seen], ours: Option<&str>) -> Vec<String> {
+    const WORDS: [&str; 5] = ["session", "thread", "conversation", "agent-id", "turn-metadata"];
+    const MEMBERS: [&str; 5] =
+        ["metadata.user_id", "prompt_cache_key", "client_metadata.session_id", "conversation", "user"];
+    let names = seen.iter().flat_map(|request| request.headers.keys()).map(|name| name.as_str());
+    let fields: BTreeSet<String> = names
+        .filter(|name| Some(*name) != ours && WORDS.iter().any(|word| name.contains(word)))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let bodies: Vec<Value> =
+        seen.iter().filter_map(|request| serde_json::from_slice(request.body.as_deref()?).ok()).collect();
+    let is_there = |member: &&&str| {
+        let pointer = format!("/{}", member.replace('.', "/"));
+        bodies.iter().any(|body: &Value| body.pointer(&pointer).is_some_and(Value::is_string))
+    };
+    let members = MEMBERS.iter().filter(is_there).map(|member| format!("body `{member}`"));
+    fields.into_iter().chain(members).collect()
 }
 
-/// Kills a script in mid-stream; gives back its report.
-async fn killed(script: &str, mode: &str) -> Value {
-    let demo = Demo::start().await;
-    let gateway = Gateway::start(&demo).await;
-    let mut program = Program::python(script, &gateway.url(), &[mode, "doomed"]);
-    program.printed("event", 5).await;
-    let killed = gateway.kill("doomed").await;
-    assert_eq!(killed.status, 200, "{killed:?}");
-    let reached = demo.ledger().arrived();
-    let outcome = program.outcome().await;
-    let report = outcome.last();
-    assert_eq!(report["finished"], false, "the stream must not look whole: {report}");
-    assert!(says_killed(&report["stopped_by"]), "{report}");
-    assert_eq!(report["next"]["status"], 403, "{report}");
-    assert_eq!(report["next"]["type"], "PermissionDeniedError", "{report}");
-    assert!(says_killed(&report["next"]), "{report}");
-    assert_eq!(demo.ledger().arrived(), reached, "no request after the kill reaches the backend");
-    assert_eq!(demo.ledger().aborts().len(), 1);
-    assert_eq!(gateway.resume("doomed").await, 200);
-    let whole = if script.starts_with("openai") { "whole" } else { "streamed" };
-    let outcome = Program::python(script, &gateway.url(), &[whole, "doomed"]).outcome().await;
-    assert_eq!(outcome.last()["text"], "one two three", "resume lifts it: {outcome:?}");
-    report
+/// The cells of "What each sends".
+fn sends(seen: &[Seen], ours: Option<&str>, outside: &Outside) -> Vec<String> {
+    let paths: BTreeSet<_> =
+        seen.iter().map(|request| format!("`{} {}`", request.method, request.path)).collect();
+    let first = |name: &str| seen.iter().find_map(|request| request.header(name)).unwrap_or_default();
+    let user_agents: BTreeSet<_> =
+        seen.iter().filter_map(|request| request.header("user-agent")?.split(' ').next()).collect();
+    let user_agents: Vec<_> = user_agents.iter().map(|name| format!("`{name}`")).collect();
+    let credential = match (first("authorization"), first("x-api-key")) {
+        ("", "") => "none",
+        ("", _) => "`x-api-key`",
+        (_, "") => "`Authorization`",
+        _ => "`Authorization` and `x-api-key`",
+    };
+    let is_streamed = |request: &Seen| {
+        let body: Option<Value> = request.body.as_deref().and_then(|body| serde_json::from_slice(body).ok());
+        body.is_some_and(|body| body["stream"] == true)
+    };
+    let streams = match seen.iter().filter(|request| is_streamed(request)).count() {
+        count if count == seen.len() => "always",
+        0 => "no",
+        _ => "when asked",
+    };
+    let largest = seen.iter().map(|request| request.body_len).max().unwrap_or(0);
+    let body = if largest < 1000 { "below 1 kB".to_owned() } else { format!("{} kB", round(largest)) };
+    let hosts: Vec<_> = outside.asked().iter().map(|host| format!("`{host}`")).collect();
+    vec![
+        paths.into_iter().collect::<Vec<_>>().join(", "),
+        streams.to_owned(),
+        listed(&hints(seen, ours)),
+        listed(&user_agents),
+        credential.to_owned(),
+        body,
+        listed(&hosts),
+    ]
 }
 
-fn says_killed(failure: &Value) -> bool {
-    let message = failure["message"].as_str().unwrap_or_default();
-    message.contains("killed") && message.contains("runaway")
+/// Tens of kilobytes: paths and dates in a prompt change its length a little.
+fn round(bytes: usize) -> usize {
+    (bytes + 5_000) / 10_000 * 10
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_openai_sdk_stops_when_killed() {
-    let report = killed("openai_sdk.py", "kill").await;
-    let kinds = report["stopped_by"]["kinds"].as_array().cloned().unwrap_or_default();
-    assert!(kinds.contains(&json!("APIError")), "{report}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_openai_sdk_stops_a_response_when_killed() {
-    let report = killed("openai_sdk.py", "kill_responses").await;
-    let kinds = report["stopped_by"]["kinds"].as_array().cloned().unwrap_or_default();
-    assert!(kinds.contains(&json!("APIError")), "{report}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_anthropic_sdk_stops_when_killed() {
-    let report = killed("anthropic_sdk.py", "kill").await;
-    let kinds = report["stopped_by"]["kinds"].as_array().cloned().unwrap_or_default();
-    assert!(kinds.contains(&json!("APIStatusError")), "{report}");
-}
-
-const CLAUDE_SESSION: &str = "5b7a2c64-6d5c-4a8e-9c53-0f6f3f1a2b11";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn claude_code_is_served_and_seen_under_its_own_id() {
-    let demo = Demo::start().await;
-    let gateway = Gateway::start(&demo).await;
-    let outcome =
-        Program::claude(&gateway.url(), "say hello", &["--session-id", CLAUDE_SESSION]).outcome().await;
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert_eq!(
-        (&outcome.last()["result"], &outcome.last()["is_error"]),
-        (&json!("say hello"), &json!(false))
-    );
-    let session = gateway.session_until(CLAUDE_SESSION, |session| session["open_legs"] == 0).await;
-    assert_eq!(session["identity"]["client"], "claude-code", "{session}");
-    assert_eq!(session["identity"]["source"], "header:x-claude-code-session-id", "{session}");
-    assert!(session["models"]["claude-sonnet-4-5"].as_u64() >= Some(1), "{session}");
-    assert!(session["bytes_in"].as_u64() > Some(10_000), "{session}");
-    assert_eq!(gateway.sessions().await.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn claude_code_uses_tools_through_the_gateway() {
-    let demo = Demo::start().await;
-    let gateway = Gateway::start(&demo).await;
-    let prompt = r#"go on [[tool Bash {"command":"echo tool-$((40+2))","description":"say"}]]"#;
-    let outcome = Program::claude(&gateway.url(), prompt, &["--allowedTools", "Bash"]).outcome().await;
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert!(outcome.text().contains("tool-42"), "{outcome:?}");
-    assert_eq!(outcome.last()["result"], "go on");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn claude_code_stops_when_killed() {
-    let demo = Demo::start().await;
-    let gateway = Gateway::start(&demo).await;
-    let prompt = "[[words 5000]] [[pace 10ms]]";
-    let arguments = ["--session-id", CLAUDE_SESSION, "--include-partial-messages"];
-    let mut program = Program::claude(&gateway.url(), prompt, &arguments);
-    program.printed("{\"type\":\"stream_event\"", 5).await;
-    assert_eq!(gateway.kill(CLAUDE_SESSION).await.status, 200);
-    let reached = demo.ledger().arrived();
-    let outcome = program.outcome().await;
-    assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    assert!(outcome.text().contains("runaway"), "the user reads why: {outcome:?}");
-    assert_eq!(outcome.last()["is_error"], true, "{outcome:?}");
-    // Claude Code tries again without streaming within milliseconds; give it time to have done so.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(demo.ledger().arrived(), reached, "no request after the kill reaches the backend");
-    let call = Call::messages_stream("again").header("x-api-key", "sk-ant-test");
-    let call = call.header("x-claude-code-session-id", CLAUDE_SESSION);
-    assert_eq!(call.send(gateway.proxy()).await.status(), 403);
-    assert_eq!(gateway.resume(CLAUDE_SESSION).await, 200);
-    assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+fn listed(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }

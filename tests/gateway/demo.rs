@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::program::Program;
+use crate::support::program::{Home, Program, python};
 use crate::support::recording::{Dice, Recording};
 use crate::support::timing::after;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, sha256};
@@ -149,20 +149,15 @@ async fn a_body_of_forty_megabytes_is_digested() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_sdks_are_content_with_it() {
     let demo = Demo::start().await;
-    for (script, mode) in [
-        ("openai_sdk.py", "whole"),
-        ("openai_sdk.py", "streamed"),
-        ("openai_sdk.py", "responses_streamed"),
-        ("anthropic_sdk.py", "whole"),
-        ("anthropic_sdk.py", "streamed"),
-    ] {
-        let outcome = Program::python(script, &demo.url(), &[mode]).outcome().await;
-        assert_eq!(outcome.last()["text"], "one two three", "{script} {mode}: {outcome:?}");
-    }
-    for script in ["openai_sdk.py", "anthropic_sdk.py"] {
-        for mode in ["tools", "whole_tools"] {
-            let outcome = Program::python(script, &demo.url(), &[mode]).outcome().await;
-            assert_eq!(outcome.last()["input"]["city"], "Zürich", "{script} {mode}: {outcome:?}");
+    for program in ["openai", "openai-responses", "anthropic", "mistralai", "ollama"] {
+        let mut driver = python("drive.py");
+        driver.args([program, &demo.url(), "no control", "whole", "streamed", "tools", "whole_tools"]);
+        let outcome = Program::start(driver, &Home::new()).outcome().await;
+        let reports = outcome.values();
+        assert_eq!(reports.len(), 4, "{program}: {outcome:?}");
+        for report in reports {
+            let is_answered = report["text"] == "one two three" || report["input"]["city"] == "Zürich";
+            assert!(is_answered, "{program}: {report}");
         }
     }
 }

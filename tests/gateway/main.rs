@@ -35,6 +35,8 @@ mod dialects;
 mod doctor;
 /// Another backend answers when one fails before the first byte.
 mod failover;
+/// Three gateways and one Redis: one session, one kill, whatever instance it meets.
+mod fleet;
 /// What could be read in two ways, over raw sockets.
 mod framing;
 /// Gemini: the model stands in the path, the stream may be an array.

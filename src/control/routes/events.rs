@@ -59,6 +59,8 @@ fn written(event: &Event) -> (&'static str, Value) {
             let data = json!({"session_id": order.session_id, "uid": order.uid, "by": by, "order": order});
             (if order.agent.is_some() { "agent.resumed" } else { "session.resumed" }, data)
         }
+        Event::StoreLost { why } => ("store.lost", json!({"why": why})),
+        Event::StoreBack => ("store.back", json!({})),
     }
 }
 

@@ -28,7 +28,13 @@ pub(super) async fn startup(State(door): State<Arc<Door>>) -> Response {
 /// 200 when work may be sent here, else 503 with the reason.
 pub(super) async fn readiness(State(door): State<Arc<Door>>) -> Response {
     match door.parts.readiness.check() {
-        Ok(()) => Json(json!({"status": "ready", "store": door.parts.store})).into_response(),
+        Ok(()) => {
+            let mut body = json!({"status": "ready", "store": door.parts.store});
+            if let Some(warning) = door.parts.readiness.warning() {
+                body["warning"] = warning.into();
+            }
+            Json(body).into_response()
+        }
         Err(reason) => {
             let body = json!({"status": "not_ready", "reason": reason, "store": door.parts.store});
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
@@ -55,6 +61,9 @@ pub(super) async fn control(
     });
     if let Err(reason) = readiness {
         body["reason"] = reason.into();
+    }
+    if let Some(warning) = door.parts.readiness.warning() {
+        body["warning"] = warning.into();
     }
     if trusted.0 {
         body["backends"] = (door.parts.backends)();

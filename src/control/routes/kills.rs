@@ -21,8 +21,6 @@ use crate::session::{Block, KillError, KillRequest, Killed, ResumeError};
 const REASON_MAX: usize = 1024;
 /// The reason of a kill that names none.
 const NO_REASON: &str = "no reason given";
-/// Instances that learn of an order: this one.
-const INSTANCES: u32 = 1;
 
 /// What a kill may say; all of it is optional.
 #[derive(Debug, Default, Deserialize)]
@@ -64,7 +62,7 @@ pub(super) async fn kill(
     // A task of its own: an operator whose connection breaks has still killed.
     let done = tokio::spawn(async move { manager.kill(&name, request).await }).await;
     match done.map_err(|_| Problem::internal("the kill broke off; the log says why"))? {
-        Ok(killed) => Ok(Json(json!(KillReply { killed, reason, instances_notified: INSTANCES }))),
+        Ok(killed) => Ok(Json(json!(KillReply { killed, reason }))),
         Err(fault) => Err(not_killed(&target, fault)),
     }
 }
@@ -98,7 +96,6 @@ struct KillReply {
     #[serde(flatten)]
     killed: Killed,
     reason: String,
-    instances_notified: u32,
 }
 
 /// Reads a body all of whose members are optional.

@@ -11,11 +11,15 @@ use crate::session::model::{EndReason, State};
 use crate::session::snapshot::{Filter, Snapshot};
 use crate::session::testing::arrival_of;
 
-/// Makes one test of each part of the contract, over the store that `$make` gives.
+/// Makes one test of each part of the contract, over the store that `$make` gives, or `$store` finds in it.
 macro_rules! suite {
     ($make:expr) => {
+        $crate::session::store::contract::suite!($make, std::convert::identity);
+    };
+    ($make:expr, $store:path) => {
         $crate::session::store::contract::suite!(
             $make,
+            $store;
             store_put,
             store_get,
             store_delete,
@@ -27,10 +31,12 @@ macro_rules! suite {
             store_purge
         );
     };
-    ($make:expr, $($part:ident),+) => {
+    ($make:expr, $store:path; $($part:ident),+) => {
         $(#[tokio::test]
         async fn $part() {
-            $crate::session::store::contract::$part(&$make).await;
+            let made = $make;
+            let store = $store(&made);
+            $crate::session::store::contract::$part(store).await;
         })+
     };
 }

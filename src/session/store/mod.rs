@@ -1,12 +1,14 @@
 //! Where snapshots of sessions live that are not live here: ended ones, until their retention is over.
 //!
-//! Two implementations stand behind the trait: memory, and later Redis. Both pass the same suite
+//! Two implementations stand behind the trait: memory for a single instance, and Redis for several. Both pass the same suite
 //! (`contract.rs`). The manager lays its live sessions over what the store says.
 
 #[cfg(test)]
 pub(crate) mod contract;
 mod interface;
 mod memory;
+pub(in crate::session) mod redis;
 
 pub use interface::{SessionStore, StoreError};
 pub use memory::MemoryStore;
+pub use redis::RedisStore;

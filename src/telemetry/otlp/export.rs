@@ -36,6 +36,10 @@ const QUEUE: usize = 8192;
 /// As many are sent together.
 const BATCH: usize = 512;
 
+/// As many records are sent together: a collector takes 4 MiB at once (the default of gRPC), and a record of a session
+/// with many agents has tens of KiB.
+const RECORDS: usize = 64;
+
 /// How long the first of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(250);
 
@@ -238,7 +242,9 @@ impl Worker {
             }
         }
         self.send_spans(spans).await;
-        self.send_logs(logs).await;
+        for records in logs.chunks(RECORDS) {
+            self.send_logs(records.to_vec()).await;
+        }
     }
 
     async fn send_spans(&mut self, spans: Vec<Span>) {

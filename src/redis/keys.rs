@@ -1,0 +1,120 @@
+//! The names of keys and channels.
+//!
+//! A session's name is its id, and `@` and its scope when it has one (a scope holds no `@`). In a Redis
+//! Cluster the id stands in braces: all keys of an id are then in one slot, so that one script can
+//! work on them.
+
+use super::settings::Settings;
+use crate::ids::{SessionKey, Uid};
+
+/// Makes the names.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    prefix: String,
+    root: String,
+    braces: bool,
+}
+
+impl Keys {
+    /// The names below the configured prefix.
+    pub fn new(settings: &Settings) -> Self {
+        let braces = settings.url.reveal().contains("-cluster:");
+        Self { prefix: settings.prefix.clone(), root: settings.root.clone(), braces }
+    }
+
+    fn id(&self, id: &str) -> String {
+        if self.braces { format!("{{{id}}}") } else { id.to_owned() }
+    }
+
+    fn name(&self, key: &SessionKey) -> String {
+        match key.scope.as_str() {
+            "" => self.id(key.id.as_str()),
+            scope => format!("{}@{scope}", self.id(key.id.as_str())),
+        }
+    }
+
+    /// The JSON of a session's newest incarnation.
+    pub fn session(&self, key: &SessionKey) -> String {
+        format!("{}{}", self.prefix, self.name(key))
+    }
+
+    /// The hash of kill orders against a session and its agents.
+    pub fn killed(&self, key: &SessionKey) -> String {
+        format!("{}killed:{}", self.root, self.name(key))
+    }
+
+    /// What the names of a session's [`Keys::incarnation`] begin with.
+    pub fn incarnations(&self, key: &SessionKey) -> String {
+        format!("{}incarnation:{}:", self.root, self.name(key))
+    }
+
+    /// The hash in which each instance has its share of an incarnation.
+    pub fn incarnation(&self, key: &SessionKey, uid: Uid) -> String {
+        format!("{}{uid}", self.incarnations(key))
+    }
+
+    /// The set of the incarnations of an external id, in all scopes.
+    pub fn by_id(&self, id: &str) -> String {
+        format!("{}ids:{}", self.root, self.id(id))
+    }
+
+    /// The JSON of an incarnation that has ended.
+    pub fn ended(&self, id: &str, uid: Uid) -> String {
+        format!("{}ended:{}:{uid}", self.root, self.id(id))
+    }
+
+    /// The set of active incarnations.
+    pub fn sessions(&self) -> String {
+        format!("{}sessions", self.root)
+    }
+
+    /// The active incarnations by the time when something moved last.
+    pub fn activity(&self) -> String {
+        format!("{}sessions:activity", self.root)
+    }
+
+    /// The ended incarnations by the time of their end.
+    pub fn gone(&self) -> String {
+        format!("{}sessions:gone", self.root)
+    }
+
+    /// The set of ended incarnations.
+    pub fn all_ended(&self) -> String {
+        format!("{}sessions:ended", self.root)
+    }
+
+    /// The set of sessions whose kill orders changed, by the time of the change.
+    pub fn kills(&self) -> String {
+        format!("{}kills", self.root)
+    }
+
+    /// Stands while an instance lives.
+    pub fn instance(&self, instance: &str) -> String {
+        format!("{}instance:{instance}", self.root)
+    }
+
+    /// Held by the instance that looks after the sessions of dead ones.
+    pub fn sweeper(&self) -> String {
+        format!("{}sweeper", self.root)
+    }
+
+    /// The key that makes principals of credentials.
+    pub fn principals(&self) -> String {
+        format!("{}principals", self.root)
+    }
+
+    /// The channel on which kills and resumes are told.
+    pub fn kill_channel(&self) -> String {
+        format!("{}kill", self.root)
+    }
+
+    /// The channel on which everything that happens is told.
+    pub fn event_channel(&self) -> String {
+        format!("{}events", self.root)
+    }
+
+    /// The channel on which other ends are told.
+    pub fn end_channel(&self) -> String {
+        format!("{}end", self.root)
+    }
+}

@@ -1,0 +1,314 @@
+//! `session.redis`: where the shared state is and how to get in.
+
+use std::path::Path;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+use url::Url;
+
+use crate::settings::fault::Faults;
+use crate::settings::secret::Secret;
+use crate::settings::units::Span;
+
+/// The schemes of `url`: one server, sentinels, a cluster; each with an `s` for TLS.
+const SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
+/// What `key_prefix` ends in when other keys get a prefix of their own.
+const SESSION: &str = "session:";
+/// Connections beyond this bring nothing: commands are pipelined.
+const MAX_POOL: usize = 64;
+
+/// What an instance does while Redis is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnavailable {
+    /// It goes on with its own sessions and opens new ones of its own.
+    #[default]
+    Memory,
+    /// It goes on with its own sessions and refuses new ones.
+    Reject,
+}
+
+/// `session.redis` as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Redis")]
+pub struct Written {
+    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, or the same with `rediss` for TLS; wins over
+    /// `addr`, `db` and `tls.enabled`.
+    #[serde(serialize_with = "without_password")]
+    #[schemars(with = "String")]
+    pub url: Secret,
+    /// Host and port of one server.
+    pub addr: String,
+    /// User (ACL); empty for the default one.
+    pub username: String,
+    /// Password; empty for none.
+    #[serde(serialize_with = "masked")]
+    #[schemars(with = "String")]
+    pub password: Secret,
+    /// File with the password, in place of `password`.
+    pub password_file: String,
+    /// Number of the database.
+    pub db: u8,
+    /// TLS towards Redis.
+    pub tls: WrittenTls,
+    /// Prefix of the sessions' keys; those of other keys are made from what precedes `session:`.
+    pub key_prefix: String,
+    /// Connections, one more for messages.
+    pub pool: usize,
+    /// Counters are written this often; changes of state at once.
+    pub flush_interval: Span,
+    /// What happens to new sessions while Redis is away.
+    pub on_unavailable: OnUnavailable,
+}
+
+/// `session.redis.tls`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "RedisTls")]
+pub struct WrittenTls {
+    /// True: connections are encrypted and the certificate is checked.
+    pub enabled: bool,
+    /// PEM file of the authorities to trust in place of the system's; empty for the system's.
+    pub ca_file: String,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            url: Secret::new(""),
+            addr: "localhost:6379".into(),
+            username: String::new(),
+            password: Secret::new(""),
+            password_file: String::new(),
+            db: 0,
+            tls: WrittenTls::default(),
+            key_prefix: "elida:session:".into(),
+            pool: 4,
+            flush_interval: Span::secs(1),
+            on_unavailable: OnUnavailable::Memory,
+        }
+    }
+}
+
+/// The compiled share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub(super) url: Secret,
+    shown: String,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) ca_pem: Option<Vec<u8>>,
+    pub(super) root: String,
+    pub(super) prefix: String,
+    pub(super) pool: usize,
+    flush_interval: Duration,
+    on_unavailable: OnUnavailable,
+}
+
+impl Settings {
+    /// The address, without a password.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// How often counters are written.
+    pub fn flush_interval(&self) -> Duration {
+        self.flush_interval
+    }
+
+    /// What happens to new sessions while Redis is away.
+    pub fn on_unavailable(&self) -> OnUnavailable {
+        self.on_unavailable
+    }
+}
+
+impl Written {
+    /// Compiles the keys; every fault is noted, and with one there are no settings.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let (before, mut found) = ("session.redis", Faults::default());
+        let url = self.address(&mut found);
+        let password = self.password(&mut found);
+        let ca_pem = self.ca_pem(&mut found);
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
+        if self.key_prefix.is_empty() || !self.key_prefix.chars().all(plain) {
+            found.add(
+                "key_prefix",
+                "is empty or holds other characters than A-Z a-z 0-9 . _ : -",
+                "write elida:session:",
+            );
+        }
+        if !(1..=MAX_POOL).contains(&self.pool) {
+            found.add(
+                "pool",
+                format!("{} connections", self.pool),
+                format!("write a number from 1 to {MAX_POOL}"),
+            );
+        }
+        if self.flush_interval.limit().is_none() {
+            found.add("flush_interval", "is 0", "write a length of time, like 1s");
+        }
+        let whole = found.is_empty();
+        faults.absorb(found, |path| format!("{before}.{path}"));
+        let url = url.filter(|_| whole)?;
+        Some(Settings {
+            shown: shown(&url),
+            url: Secret::new(url),
+            username: (!self.username.is_empty()).then_some(self.username),
+            password: password.filter(|password| !password.reveal().is_empty()),
+            ca_pem,
+            root: self.key_prefix.strip_suffix(SESSION).unwrap_or(&self.key_prefix).to_owned(),
+            prefix: self.key_prefix,
+            pool: self.pool,
+            flush_interval: self.flush_interval.0,
+            on_unavailable: self.on_unavailable,
+        })
+    }
+
+    fn address(&self, faults: &mut Faults) -> Option<String> {
+        let url = self.url.reveal();
+        if url.is_empty() {
+            let scheme = if self.tls.enabled { "rediss" } else { "redis" };
+            let url = format!("{scheme}://{}/{}", self.addr, self.db);
+            let has_host = Url::parse(&url).is_ok_and(|url| url.has_host() && url.path().len() > 1);
+            if !has_host || self.addr.contains(['/', '@']) {
+                let message = format!("'{}' is not HOST:PORT", self.addr);
+                faults.add("addr", message, "write it like localhost:6379; a URL goes to url");
+                return None;
+            }
+            return Some(url);
+        }
+        let known = Url::parse(url).is_ok_and(|url| SCHEMES.contains(&url.scheme()) && url.has_host());
+        let sentinel = url.contains("-sentinel:") && !url.contains("sentinelServiceName=");
+        if !known || sentinel {
+            // Not shown: it may hold a password.
+            faults.add(
+                "url",
+                if sentinel { "names no sentinelServiceName" } else { "is not an address of Redis" },
+                "write redis://HOST:6379/0, redis-sentinel://HOST:26379/0?sentinelServiceName=NAME&node=HOST:26379 \
+                 or redis-cluster://HOST:6379?node=HOST:6379; rediss for TLS",
+            );
+            return None;
+        }
+        if self.tls.enabled && !url.starts_with("rediss") {
+            faults.add("tls.enabled", "true, but url says redis", "write rediss in url");
+        }
+        Some(url.to_owned())
+    }
+
+    fn password(&self, faults: &mut Faults) -> Option<Secret> {
+        if self.password_file.is_empty() {
+            return Some(self.password.clone());
+        }
+        if !self.password.reveal().is_empty() {
+            faults.add("password_file", "password is set, too", "set one of the two");
+        }
+        match std::fs::read_to_string(&self.password_file) {
+            Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
+            Err(error) => {
+                faults.unreadable("password_file", &self.password_file, &error);
+                None
+            }
+        }
+    }
+
+    fn ca_pem(&self, faults: &mut Faults) -> Option<Vec<u8>> {
+        if self.tls.ca_file.is_empty() {
+            return None;
+        }
+        if !self.tls.enabled && !self.url.reveal().starts_with("rediss") {
+            faults.add("tls.ca_file", "is not used without TLS", "write tls.enabled: true");
+        }
+        std::fs::read(Path::new(&self.tls.ca_file))
+            .map_err(|error| faults.unreadable("tls.ca_file", &self.tls.ca_file, &error))
+            .ok()
+    }
+}
+
+/// The URL without passwords: in its authority, and the sentinels' own in its query.
+fn shown(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return String::new() };
+    if url.password().is_some() {
+        // Fails only for URLs without a host, which have no password.
+        let _ = url.set_password(Some("***"));
+    }
+    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    if pairs.iter().any(|(key, _)| key == "sentinelPassword") {
+        let hidden = |(key, value): (String, String)| {
+            let value = if key == "sentinelPassword" { "***".to_owned() } else { value };
+            (key, value)
+        };
+        url.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(hidden));
+    }
+    url.into()
+}
+
+fn without_password<S: Serializer>(url: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&shown(url.reveal()))
+}
+
+fn masked<S: Serializer>(password: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    match password.reveal() {
+        "" => serializer.serialize_str(""),
+        _ => password.serialize(serializer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compile(yaml: &str) -> Result<Settings, Vec<String>> {
+        let written: Written = serde_yaml::from_str(yaml).unwrap();
+        let mut faults = Faults::default();
+        written.compile(&mut faults).ok_or_else(|| faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn an_address_or_a_url_is_where_to_go() {
+        let settings = compile("{}").unwrap();
+        assert_eq!((settings.shown(), settings.root.as_str()), ("redis://localhost:6379/0", "elida:"));
+        assert_eq!(settings.password, None);
+        let settings = compile("{addr: 'r:1', db: 3, tls: {enabled: true}, key_prefix: 'x'}").unwrap();
+        assert_eq!((settings.shown(), settings.root.as_str()), ("rediss://r:1/3", "x"));
+        for url in ["redis://a", "redis-cluster://a:1?node=b:2", "redis-sentinel://a?sentinelServiceName=m"] {
+            assert!(compile(&format!("{{url: '{url}'}}")).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_told() {
+        let faults = compile(
+            "{addr: nowhere/x, key_prefix: 'a b', pool: 0, flush_interval: 0, password: x, password_file: /none, \
+             tls: {ca_file: /none}}",
+        )
+        .unwrap_err();
+        for part in [
+            "addr",
+            "key_prefix",
+            "pool",
+            "flush_interval",
+            "password is set",
+            "cannot be read",
+            "without TLS",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:?}");
+        }
+        for url in ["http://a", "redis:", "redis-sentinel://a", "nonsense"] {
+            assert!(compile(&format!("{{url: '{url}'}}")).is_err(), "{url}");
+        }
+        assert!(compile("{url: 'redis://a', tls: {enabled: true}}").is_err());
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        let url = "redis-sentinel://u:hidden1@a/1?sentinelServiceName=m&sentinelPassword=hidden2";
+        let written: Written = serde_yaml::from_str(&format!("{{url: '{url}', password: hidden3}}")).unwrap();
+        let printed = serde_json::to_string(&written).unwrap();
+        let settings = written.compile(&mut Faults::default()).unwrap();
+        let told = format!("{printed} {settings:?} {}", settings.shown());
+        assert!(!told.contains("hidden"), "{told}");
+    }
+}

@@ -1,0 +1,141 @@
+//! The beat: is the store there, what changed in it, what is to be written; and what messages wake.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use super::{Fleet, Work};
+use crate::redis::LinkError;
+use crate::redis::signals::{Signal, Signals};
+use crate::session::event::Event;
+use crate::session::manager::Manager;
+
+/// The longest time between two looks at the store.
+const BEAT: Duration = Duration::from_secs(1);
+/// The same while it is away.
+const KNOCK: Duration = Duration::from_millis(100);
+/// Book and store are compared as a whole this often.
+const COMPARE: Duration = Duration::from_secs(30);
+/// The store must have been there so long before an instance is taken for dead: after an outage all of
+/// them have to show that they live.
+const TRUST: Duration = Duration::from_secs(8);
+/// Work taken up at once.
+const BATCH: usize = 512;
+
+/// Plays this instance's part until told to stop.
+pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
+    let Some(fleet) = manager.fleet.clone() else { return };
+    let Some(todo) = fleet.todo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    fleet.store.link().connect();
+    let worker = tokio::spawn(work(manager.clone(), fleet.clone(), todo));
+    let mut step = Step {
+        manager,
+        fleet: fleet.clone(),
+        messages: None,
+        seen_ms: 0,
+        since: None,
+        compared: Instant::now(),
+    };
+    loop {
+        let pause = if fleet.is_up() { BEAT.min(fleet.flush_interval) } else { KNOCK };
+        tokio::select! {
+            // An error means that nobody can tell us to stop any more.
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+        match step.take().await {
+            Ok(()) => {}
+            Err(LinkError::Refused(why)) => warn!(why, "a key in the store holds what is not ours"),
+            Err(away) => step.manager.store_lost(&fleet, &away),
+        }
+    }
+    worker.abort();
+    if let Some(messages) = step.messages {
+        messages.abort();
+    }
+}
+
+/// Does at once what must not wait for the next beat.
+async fn work(manager: Arc<Manager>, fleet: Arc<Fleet>, mut todo: mpsc::UnboundedReceiver<Work>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while todo.recv_many(&mut batch, BATCH).await > 0 {
+        manager.work(&fleet, std::mem::take(&mut batch)).await;
+    }
+}
+
+struct Step {
+    manager: Arc<Manager>,
+    fleet: Arc<Fleet>,
+    messages: Option<tokio::task::JoinHandle<()>>,
+    /// Changes of orders are known up to this time of Redis' clock.
+    seen_ms: u64,
+    /// Since when the store has been there.
+    since: Option<Instant>,
+    compared: Instant,
+}
+
+impl Step {
+    async fn take(&mut self) -> Result<(), LinkError> {
+        let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        fleet.store.link().ping().await?;
+        fleet.store.show_life().await?;
+        if !fleet.is_up() {
+            return self.begin().await;
+        }
+        if self.compared.elapsed() >= COMPARE {
+            self.seen_ms = manager.settle_orders(&fleet).await?;
+            self.compared = Instant::now();
+        } else {
+            self.seen_ms = manager.look_at_changes(&fleet, self.seen_ms).await?;
+        }
+        manager.flush(&fleet).await?;
+        if self.since.is_some_and(|since| since.elapsed() >= TRUST) && fleet.store.may_bury().await? {
+            manager.bury(&fleet).await?;
+        }
+        Ok(())
+    }
+
+    /// The store is there, for the first time or again: nothing is admitted by it before all orders are
+    /// known on both sides and every share is written.
+    async fn begin(&mut self) -> Result<(), LinkError> {
+        let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        self.since = None;
+        if self.messages.is_none() {
+            let messages = Signals::subscribe(fleet.store.link(), fleet.store.keys()).await?;
+            self.messages = Some(tokio::spawn(listen(manager.clone(), fleet.clone(), messages)));
+        }
+        self.seen_ms = manager.settle_orders(&fleet).await?;
+        fleet.flushed.lock().await.clear();
+        manager.flush(&fleet).await?;
+        (self.since, self.compared) = (Some(Instant::now()), Instant::now());
+        fleet.store.link().up();
+        fleet.synced.store(true, std::sync::atomic::Ordering::Release);
+        manager.publish(Event::StoreBack);
+        Ok(())
+    }
+}
+
+async fn listen(manager: Arc<Manager>, fleet: Arc<Fleet>, mut messages: Signals) {
+    loop {
+        let signal = messages.next().await;
+        let heeded = match &signal {
+            Signal::Kills(hint) => manager.look_at_orders(&fleet, hint.key()).await,
+            Signal::Ended(hint) => manager.look_at_end(&fleet, &hint.key()).await,
+            Signal::Event(instance, event) => {
+                if instance != fleet.store.instance() {
+                    manager.show(event);
+                }
+                Ok(())
+            }
+            Signal::Everything => manager.settle_orders(&fleet).await.map(drop),
+        };
+        match heeded {
+            Ok(()) => {}
+            Err(LinkError::Refused(why)) => warn!(why, "a message points at what cannot be read"),
+            // What was missed is found by the next beat.
+            Err(away) => manager.store_lost(&fleet, &away),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! A session that other instances have, too: this one's share of it.
+
+use super::Live;
+use crate::clock::{Clock, Moment};
+use crate::session::leg::Arrival;
+use crate::session::snapshot::Snapshot;
+
+impl Live {
+    /// This instance's share of an incarnation that others have, too.
+    pub(in crate::session) fn shared(session: &Snapshot, share: u32, now: Moment, clock: &Clock) -> Self {
+        let arrival = Arrival {
+            key: session.key().clone(),
+            identity: session.identity.clone(),
+            principal: session.principal.id.clone(),
+            client_addr: session.client_addr,
+            idle_gap: None,
+        };
+        Self {
+            uid: session.uid,
+            kind: session.kind,
+            incarnation: session.incarnation,
+            previous: session.previous_id,
+            started: clock.moment(session.started_at).min(now),
+            share,
+            ..Self::new(arrival, None, now)
+        }
+    }
+
+    /// The number of this instance's share.
+    pub(in crate::session) fn share(&self) -> u32 {
+        self.share
+    }
+}

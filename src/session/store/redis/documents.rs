@@ -1,0 +1,215 @@
+//! Sessions as documents: what lists, look-ups and the retention need.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use fred::types::Value;
+use jiff::Timestamp;
+
+use super::{RedisStore, incarnation, member, pairs};
+use crate::ids::{SessionKey, Uid};
+use crate::redis::{Call, LinkError};
+use crate::session::doc::{Doc, Whole};
+use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::store::{SessionStore, StoreError};
+
+/// Documents read in one round trip.
+const CHUNK: usize = 256;
+
+/// Which set of incarnations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shelf {
+    Active,
+    Ended,
+}
+
+#[async_trait]
+impl SessionStore for RedisStore {
+    async fn put(&self, session: Arc<Snapshot>) -> Result<(), StoreError> {
+        self.ready()?;
+        let (key, uid) = (session.key().clone(), session.uid);
+        let (member, gone) = (member(&key, uid), session.gone_at().as_millisecond().to_string());
+        let by_id = self.keys.by_id(key.id.as_str());
+        let doc = Doc::new(Snapshot::clone(&session), None).write();
+        let document = self.keys.ended(key.id.as_str(), uid);
+        let calls = vec![
+            Call::new("SET", [document, doc, "PX".to_owned(), self.ended_ttl()]),
+            Call::new("SADD", [by_id.clone(), member.clone()]),
+            Call::new("PEXPIRE", [by_id, self.ids_ttl()]),
+            Call::new("ZADD", [self.keys.all_ended(), "0".to_owned(), member.clone()]),
+            Call::new("ZADD", [self.keys.gone(), gone, member.clone()]),
+            Call::new("ZREM", [self.keys.sessions(), member.clone()]),
+            Call::new("ZREM", [self.keys.activity(), member]),
+        ];
+        self.all(calls).await?;
+        Ok(())
+    }
+
+    async fn get(&self, uid: Uid) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        self.ready()?;
+        let Some((key, uid)) = self.find(uid).await? else { return Ok(None) };
+        Ok(self.load(&[(key, uid)], None).await?.pop())
+    }
+
+    async fn by_id(&self, id: &str) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+        self.ready()?;
+        let members = self.link.call(Call::new("SMEMBERS", [self.keys.by_id(id)])).await?;
+        let mut incarnations = incarnations(members);
+        incarnations.sort_by_key(|(_, uid)| std::cmp::Reverse(*uid));
+        let mut found = Vec::new();
+        for chunk in incarnations.chunks(CHUNK) {
+            found.extend(self.load(chunk, None).await?);
+        }
+        Ok(found)
+    }
+
+    async fn delete(&self, uid: Uid) -> Result<bool, StoreError> {
+        self.ready()?;
+        let Some((key, uid)) = self.find(uid).await? else { return Ok(false) };
+        Ok(self.forget(&[(key, uid)]).await? > 0)
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+        self.ready()?;
+        let most = filter.page_len() + 1;
+        let mut found = BTreeMap::new();
+        for shelf in [Shelf::Active, Shelf::Ended] {
+            for session in self.gather(shelf, filter.before(), filter, most).await? {
+                found.insert(session.uid, session);
+            }
+        }
+        Ok(found.into_values().rev().take(most).collect())
+    }
+
+    async fn count(&self, filter: &Filter) -> Result<usize, StoreError> {
+        self.ready()?;
+        let mut found = BTreeMap::new();
+        for shelf in [Shelf::Active, Shelf::Ended] {
+            for session in self.gather(shelf, None, filter, usize::MAX).await? {
+                found.insert(session.uid, ());
+            }
+        }
+        Ok(found.len())
+    }
+
+    async fn purge(&self, ended_before: Timestamp) -> Result<usize, StoreError> {
+        self.ready()?;
+        let before = format!("({}", ended_before.as_millisecond());
+        let mut gone = 0;
+        loop {
+            let range = ["-inf", &before, "LIMIT", "0", &CHUNK.to_string()].map(str::to_owned);
+            let call = Call::new("ZRANGEBYSCORE", [self.keys.gone()].into_iter().chain(range));
+            let members = incarnations(self.link.call(call).await?);
+            if members.is_empty() {
+                return Ok(gone);
+            }
+            self.forget(&members).await?;
+            gone += members.len();
+        }
+    }
+}
+
+impl RedisStore {
+    /// Questions of people do not wait for a store that is known to be away.
+    fn ready(&self) -> Result<(), StoreError> {
+        if self.link.is_up() { Ok(()) } else { Err(StoreError("redis is unavailable".to_owned())) }
+    }
+
+    async fn all(&self, calls: Vec<Call>) -> Result<Vec<Value>, LinkError> {
+        self.link.calls(calls).await?.into_iter().collect()
+    }
+
+    /// Which session an incarnation belongs to.
+    async fn find(&self, uid: Uid) -> Result<Option<(SessionKey, Uid)>, LinkError> {
+        let range = || ["[".to_owned() + &uid.to_string(), format!("({uid}~")];
+        let call = |set: String| Call::new("ZRANGEBYLEX", [set].into_iter().chain(range()));
+        let found = self.all(vec![call(self.keys.sessions()), call(self.keys.all_ended())]).await?;
+        Ok(found.into_iter().flat_map(incarnations).next())
+    }
+
+    /// Forgets incarnations that ended; gives of how many there was a document.
+    async fn forget(&self, which: &[(SessionKey, Uid)]) -> Result<usize, LinkError> {
+        let mut calls = Vec::new();
+        for (key, uid) in which {
+            let (id, member) = (key.id.as_str(), member(key, *uid));
+            calls.extend([
+                Call::new("DEL", [self.keys.ended(id, *uid)]),
+                Call::new("SREM", [self.keys.by_id(id), member.clone()]),
+                Call::new("ZREM", [self.keys.all_ended(), member.clone()]),
+                Call::new("ZREM", [self.keys.gone(), member]),
+            ]);
+        }
+        let answers = self.all(calls).await?;
+        Ok(answers.iter().step_by(4).filter(|deleted| deleted.as_u64() == Some(1)).count())
+    }
+
+    /// What the filter asks for, newest first, below a uid: at most so many.
+    async fn gather(
+        &self,
+        shelf: Shelf,
+        before: Option<Uid>,
+        filter: &Filter,
+        most: usize,
+    ) -> Result<Vec<Arc<Snapshot>>, LinkError> {
+        let set = match shelf {
+            Shelf::Active => self.keys.sessions(),
+            Shelf::Ended => self.keys.all_ended(),
+        };
+        let mut found = Vec::new();
+        let mut below = before.map_or("+".to_owned(), |uid| format!("({uid}"));
+        while found.len() < most {
+            let range = [set.clone(), below, "-".into(), "LIMIT".into(), "0".into(), CHUNK.to_string()];
+            let members = self.link.call(Call::new("ZREVRANGEBYLEX", range)).await?;
+            let chunk = incarnations(members);
+            let Some((key, uid)) = chunk.last() else { break };
+            below = format!("({}", member(key, *uid));
+            let sessions = self.load(&chunk, Some(shelf)).await?;
+            found.extend(sessions.into_iter().filter(|session| filter.matches(session)));
+        }
+        found.truncate(most);
+        Ok(found)
+    }
+
+    /// Reads incarnations: their document once they have ended, else all shares together. What is gone
+    /// or cannot be read is left out, and taken off the shelf it was found on.
+    async fn load(
+        &self,
+        which: &[(SessionKey, Uid)],
+        shelf: Option<Shelf>,
+    ) -> Result<Vec<Arc<Snapshot>>, LinkError> {
+        let mut calls = Vec::with_capacity(2 * which.len());
+        for (key, uid) in which {
+            calls.push(Call::new("GET", [self.keys.ended(key.id.as_str(), *uid)]));
+            calls.push(Call::new("HGETALL", [self.keys.incarnation(key, *uid)]));
+        }
+        let mut answers = self.link.calls(calls).await?.into_iter();
+        let (mut found, mut gone) = (Vec::new(), Vec::new());
+        for (key, uid) in which {
+            let (document, shares) = (answers.next(), answers.next());
+            let document = document.and_then(Result::ok);
+            let ended = document.as_ref().and_then(|text| Doc::read(&text.as_str()?)).map(Doc::session);
+            let nothing = document.is_none_or(|text| text.is_null());
+            let fields = pairs(shares.and_then(Result::ok));
+            let empty = nothing && fields.is_empty();
+            match ended.or_else(|| Whole::of(fields).map(|whole| whole.session)) {
+                Some(session) => found.push(Arc::new(session)),
+                None if empty => gone.push(member(key, *uid)),
+                None => {}
+            }
+        }
+        if let Some(shelf) = shelf.filter(|_| !gone.is_empty()) {
+            let sets = match shelf {
+                Shelf::Active => vec![self.keys.sessions(), self.keys.activity()],
+                Shelf::Ended => vec![self.keys.all_ended(), self.keys.gone()],
+            };
+            let call = |set| Call::new("ZREM", [set].into_iter().chain(gone.iter().cloned()));
+            self.all(sets.into_iter().map(call).collect()).await?;
+        }
+        Ok(found)
+    }
+}
+
+pub(super) fn incarnations(members: Value) -> Vec<(SessionKey, Uid)> {
+    members.into_array().into_iter().filter_map(|text| incarnation(&text.as_str()?)).collect()
+}

@@ -1,0 +1,105 @@
+//! Which instances live, which sessions nobody moves any more, and what instances tell each other.
+
+use std::time::Duration;
+
+use fred::types::Value;
+
+use super::{RedisStore, documents, member};
+use crate::clock::millis;
+use crate::ids::{SessionKey, Uid};
+use crate::redis::{Call, LinkError};
+
+/// An instance that has not shown life for this long is dead.
+const ALIVE: Duration = Duration::from_secs(5);
+/// One instance after another looks after dead ones, each this long.
+const TURN: Duration = Duration::from_secs(2);
+impl RedisStore {
+    /// Shows the others that this instance lives.
+    pub(in crate::session) async fn show_life(&self) -> Result<(), LinkError> {
+        let key = self.keys.instance(&self.instance);
+        let call = Call::new("SET", [key, "1".to_owned(), "PX".to_owned(), millis(ALIVE).to_string()]);
+        self.link.call(call).await.map(drop)
+    }
+
+    /// This instance goes: the others need not wait for it.
+    pub(in crate::session) async fn show_end(&self) -> Result<(), LinkError> {
+        self.link.call(Call::new("DEL", [self.keys.instance(&self.instance)])).await.map(drop)
+    }
+
+    pub(in crate::session) async fn is_alive(&self, instance: &str) -> Result<bool, LinkError> {
+        let found = self.link.call(Call::new("EXISTS", [self.keys.instance(instance)])).await?;
+        Ok(found.as_u64() == Some(1))
+    }
+
+    /// True when it is this instance's turn to look after dead ones.
+    pub(in crate::session) async fn may_bury(&self) -> Result<bool, LinkError> {
+        let mine =
+            [self.keys.sweeper(), self.instance.clone(), "NX".into(), "PX".into(), millis(TURN).to_string()];
+        Ok(!self.link.call(Call::new("SET", mine)).await?.is_null())
+    }
+
+    /// Active incarnations in which nothing moved since this time.
+    pub(in crate::session) async fn still_since(
+        &self,
+        since_ms: u64,
+        most: usize,
+    ) -> Result<Vec<(SessionKey, Uid)>, LinkError> {
+        let range = ["-inf".to_owned(), since_ms.to_string(), "LIMIT".into(), "0".into(), most.to_string()];
+        let call = Call::new("ZRANGEBYSCORE", [self.keys.activity()].into_iter().chain(range));
+        Ok(documents::incarnations(self.link.call(call).await?))
+    }
+
+    /// Notes when something moved in an incarnation; 0 has it looked at soon.
+    pub(in crate::session) async fn moved(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+        at_ms: u64,
+    ) -> Result<(), LinkError> {
+        let arguments = [self.keys.activity(), at_ms.to_string(), member(key, uid)];
+        self.link.call(Call::new("ZADD", arguments)).await.map(drop)
+    }
+
+    /// The open shares of an incarnation and, for one that has none, an empty name: nothing at all when
+    /// the incarnation is gone.
+    pub(in crate::session) async fn shares(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+    ) -> Result<Vec<String>, LinkError> {
+        let fields =
+            self.link.call(Call::new("HKEYS", [self.keys.incarnation(key, uid)])).await?.into_array();
+        let open = |field: &Value| Some(field.as_str()?.strip_prefix("o:")?.to_owned());
+        let mut shares: Vec<String> = fields.iter().filter_map(open).collect();
+        if shares.is_empty() && !fields.is_empty() {
+            shares.push(String::new());
+        }
+        Ok(shares)
+    }
+
+    /// An incarnation is no longer among the active ones.
+    pub(in crate::session) async fn no_session(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+        let member = member(key, uid);
+        let calls =
+            [self.keys.sessions(), self.keys.activity()].map(|set| Call::new("ZREM", [set, member.clone()]));
+        self.link.calls(calls.into_iter().collect()).await.map(drop)
+    }
+
+    /// The record of an incarnation is written.
+    pub(in crate::session) async fn done(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+        let keys = vec![self.keys.incarnation(key, uid)];
+        self.link.run::<Value>(&self.scripts.done, keys, Vec::new()).await.map(drop)
+    }
+
+    /// The one that was about to write a record is gone: this instance will.
+    pub(in crate::session) async fn take_over(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+        let field = [self.keys.incarnation(key, uid), "record".to_owned(), self.instance.clone()];
+        self.link.call(Call::new("HSET", field)).await.map(drop)
+    }
+
+    /// Tells all instances what happened at this one.
+    pub(in crate::session) async fn tell_event(&self, event: &str) -> Result<(), LinkError> {
+        let said = format!("{} {event}", self.instance);
+        self.link.call(Call::new("PUBLISH", [self.keys.event_channel(), said])).await.map(drop)
+    }
+}

@@ -1,0 +1,223 @@
+//! What runs inside Redis, whole or not at all.
+//!
+//! An incarnation is a hash. Of each instance that has it, it holds a share under `o:INSTANCE:N` while
+//! legs may still join there (until its first flush as it was opened, or empty), and under `c:INSTANCE:N` for good when none
+//! can; `n:` is the number of the share's last version, `t:` when something moved last (milliseconds),
+//! `end` why and when the incarnation ended, `record` who writes its record and `done` that it is written. Whatever is asked twice,
+//! because an answer was lost, changes nothing the second time.
+
+use crate::redis::Script;
+
+/// The scripts, with their digests.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) admit: Script,
+    pub(super) abandon: Script,
+    pub(super) flush: Script,
+    pub(super) end: Script,
+    pub(super) close: Script,
+    pub(super) done: Script,
+    pub(super) order: Script,
+    pub(super) note: Script,
+    pub(super) changed: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            admit: Script::new(ADMIT),
+            abandon: Script::new(ABANDON),
+            flush: Script::new(FLUSH),
+            end: Script::new(END),
+            close: Script::new(CLOSE),
+            done: Script::new(DONE),
+            order: Script::new(ORDER),
+            note: Script::new(NOTE),
+            changed: Script::new(CHANGED),
+        }
+    }
+}
+
+/// KEYS session, killed, ids. ARGV now, most bytes, ttl, retention of ids, prefix of incarnations, share,
+/// uid, member, document up to its incarnation. Gives how it went, the document, when something moved
+/// last, and the kill orders.
+const ADMIT: &str = r#"
+local now, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local orders = {}
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'none' then
+  if kind ~= 'hash' or redis.call('HLEN', KEYS[2]) > 1024 then return {'unreadable', KEYS[2]} end
+  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if redis.call('HSTRLEN', KEYS[2], field) > most then return {'unreadable', KEYS[2]} end
+  end
+  orders = redis.call('HGETALL', KEYS[2])
+  local whole = redis.call('HGET', KEYS[2], '*')
+  if whole then
+    local fine, order = pcall(cjson.decode, whole)
+    if not fine or type(order) ~= 'table' or order.v ~= 1 then return {'unreadable', KEYS[2]} end
+    local over = type(order.until_ms) == 'number' and order.until_ms <= now
+    if not order.lifted and not over then return {'killed', '', '', orders} end
+  end
+end
+local incarnation, previous = 1, 'null'
+kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'none' then
+  if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > most then return {'unreadable', KEYS[1]} end
+  local text = redis.call('GET', KEYS[1])
+  local fine, known = pcall(cjson.decode, text)
+  if not fine or type(known) ~= 'table' or known.v ~= 1 or type(known.uid) ~= 'string'
+    or type(known.incarnation) ~= 'number' then
+    return {'unreadable', KEYS[1]}
+  end
+  if known.state == 'active' then
+    local hash, last = ARGV[5] .. known.uid, 0
+    local is = redis.call('TYPE', hash).ok
+    if is ~= 'none' and is ~= 'hash' then return {'unreadable', hash} end
+    for _, field in ipairs(redis.call('HKEYS', hash)) do
+      if string.sub(field, 1, 2) == 't:' then
+        last = math.max(last, tonumber(redis.call('HGET', hash, field)) or 0)
+      end
+    end
+    redis.call('HSETNX', hash, 'o:' .. ARGV[6], '')
+    redis.call('PEXPIRE', hash, ARGV[3])
+    return {'join', text, string.format('%.0f', last), orders}
+  end
+  incarnation, previous = known.incarnation + 1, cjson.encode(known.uid)
+end
+local text = ARGV[9] .. ',"incarnation":' .. string.format('%d', incarnation) .. ',"previous_id":' .. previous .. '}'
+redis.call('SET', KEYS[1], text, 'PX', ARGV[3])
+local hash = ARGV[5] .. ARGV[7]
+redis.call('HSETNX', hash, 'o:' .. ARGV[6], text)
+redis.call('HSET', hash, 't:' .. ARGV[6], ARGV[1])
+redis.call('PEXPIRE', hash, ARGV[3])
+redis.call('SADD', KEYS[3], ARGV[8])
+redis.call('PEXPIRE', KEYS[3], ARGV[4])
+return {'new', text, ARGV[1], orders}
+"#;
+
+/// KEYS session, incarnation, ids. ARGV share, uid, member. Takes back a share nothing joined.
+const ABANDON: &str = r#"
+redis.call('HDEL', KEYS[2], 'o:' .. ARGV[1], 't:' .. ARGV[1], 'n:' .. ARGV[1])
+if redis.call('HLEN', KEYS[2]) > 0 then return 0 end
+local text = redis.call('GET', KEYS[1])
+local fine, known = pcall(cjson.decode, text or '')
+if fine and type(known) == 'table' and known.uid == ARGV[2] then redis.call('DEL', KEYS[1]) end
+redis.call('SREM', KEYS[3], ARGV[3])
+return 1
+"#;
+
+/// KEYS incarnation, session, ids. ARGV share, number, last activity, document, ttl, retention of ids,
+/// member, document of the session. Gives the incarnation's end, if it has ended.
+const FLUSH: &str = r#"
+if redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[1]) == 0
+  and (tonumber(redis.call('HGET', KEYS[1], 'n:' .. ARGV[1])) or 0) < tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], 'o:' .. ARGV[1], ARGV[4], 'n:' .. ARGV[1], ARGV[2], 't:' .. ARGV[1], ARGV[3])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+local ended = redis.call('HGET', KEYS[1], 'end')
+if not ended and redis.call('PEXPIRE', KEYS[2], ARGV[5]) == 0 then
+  redis.call('SET', KEYS[2], ARGV[8], 'PX', ARGV[5], 'NX')
+end
+redis.call('SADD', KEYS[3], ARGV[7])
+redis.call('PEXPIRE', KEYS[3], ARGV[6])
+return ended or ''
+"#;
+
+/// KEYS incarnation, session. ARGV uid, end, state, ttl, since. Ends the incarnation, unless something
+/// moved after `since` (empty: whatever moved). Gives `ended` or `busy`, and the end or the last movement.
+const END: &str = r#"
+local known = redis.call('HGET', KEYS[1], 'end')
+if known then return {'ended', known} end
+if ARGV[5] ~= '' then
+  local last = 0
+  for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 2) == 't:' then
+      last = math.max(last, tonumber(redis.call('HGET', KEYS[1], field)) or 0)
+    end
+  end
+  if last > tonumber(ARGV[5]) then return {'busy', string.format('%.0f', last)} end
+end
+redis.call('HSET', KEYS[1], 'end', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+local text = redis.call('TYPE', KEYS[2]).ok == 'string' and redis.call('GET', KEYS[2]) or ''
+local fine, session = pcall(cjson.decode, text)
+if fine and type(session) == 'table' and session.uid == ARGV[1] then
+  text = string.gsub(text, '"state":"active"', '"state":"' .. ARGV[3] .. '"', 1)
+  redis.call('SET', KEYS[2], text, 'PX', ARGV[4])
+end
+return {'ended', ARGV[2]}
+"#;
+
+/// KEYS incarnation. ARGV instance, ttl, then for each share its name and its last document (empty: the
+/// one that was flushed last). Closes the shares; the one who closes the last share of an ended
+/// incarnation gets it whole, to write its record; again, when the answer was lost.
+const CLOSE: &str = r#"
+for i = 3, #ARGV, 2 do
+  local text = ARGV[i + 1]
+  if text == '' then text = redis.call('HGET', KEYS[1], 'o:' .. ARGV[i]) or '' end
+  redis.call('HDEL', KEYS[1], 'o:' .. ARGV[i], 'n:' .. ARGV[i])
+  if text ~= '' then redis.call('HSET', KEYS[1], 'c:' .. ARGV[i], text) end
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if redis.call('HEXISTS', KEYS[1], 'end') == 0 then return {'active'} end
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.sub(field, 1, 2) == 'o:' then return {'waiting'} end
+end
+if redis.call('HEXISTS', KEYS[1], 'done') == 1 then return {'recorded'} end
+local by = redis.call('HGET', KEYS[1], 'record')
+if by and by ~= ARGV[1] then return {'claimed', by} end
+redis.call('HSET', KEYS[1], 'record', ARGV[1])
+return {'record', redis.call('HGETALL', KEYS[1])}
+"#;
+
+/// KEYS incarnation. The record is written: what it was made of may go.
+const DONE: &str = r#"
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if field ~= 'end' and field ~= 'record' then redis.call('HDEL', KEYS[1], field) end
+end
+return redis.call('HSET', KEYS[1], 'done', '1')
+"#;
+
+/// KEYS killed. ARGV field, revision, 1 to win in any case, document without its version and revision,
+/// ttl (0: none). Writes an order or its lifting, unless a newer one stands. Gives the revision.
+const ORDER: &str = r#"
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
+local revision, known = tonumber(ARGV[2]), 0
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+if stored then
+  local fine, order = pcall(cjson.decode, stored)
+  if fine and type(order) == 'table' and type(order.rev) == 'number' then known = order.rev end
+end
+if known >= revision then
+  if ARGV[3] ~= '1' then return string.format('%.0f', known) end
+  revision = known + 1
+end
+local left = redis.call('PTTL', KEYS[1])
+redis.call('HSET', KEYS[1], ARGV[1], '{"v":1,"rev":' .. string.format('%.0f', revision) .. ',' .. ARGV[4])
+local ttl = tonumber(ARGV[5])
+if redis.call('HLEN', KEYS[1]) == 1 then
+  if ttl == 0 then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ttl) end
+elseif ttl == 0 then redis.call('PERSIST', KEYS[1])
+elseif left >= 0 and left < ttl then redis.call('PEXPIRE', KEYS[1], ttl) end
+return string.format('%.0f', revision)
+"#;
+
+/// KEYS kills. ARGV sessions. Notes by Redis' own clock that their orders changed.
+const NOTE: &str = r#"
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
+for _, session in ipairs(ARGV) do redis.call('ZADD', KEYS[1], now, session) end
+return now
+"#;
+
+/// KEYS kills. ARGV since. Gives the time, and the sessions whose orders changed since.
+const CHANGED: &str = r#"
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'zset' then return {now, {}} end
+return {now, redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf')}
+"#;

@@ -1,0 +1,58 @@
+//! The world beyond loopback, for programs under test: a forward proxy that lets nobody through and
+//! notes who was asked for.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// The proxy; gone when dropped.
+pub struct Outside {
+    address: SocketAddr,
+    asked: Arc<Mutex<BTreeSet<String>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Outside {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let asked = Arc::new(Mutex::new(BTreeSet::new()));
+        let notes = Arc::clone(&asked);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut line = String::new();
+                // What is no request line is no call either; the connection ends in both cases.
+                let _ = BufReader::new(stream).read_line(&mut line).await;
+                if let Some(target) = line.split(' ').nth(1) {
+                    notes.lock().expect("the notes").insert(target.trim_end_matches(":443").to_owned());
+                }
+            }
+        });
+        Self { address, asked, accepting }
+    }
+
+    /// Sends everything of this program that is not for loopback here.
+    pub fn keep_in(&self, command: &mut Command) {
+        let proxy = format!("http://{}", self.address);
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
+            command.env(name, &proxy);
+        }
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    }
+
+    /// The hosts that were asked for, in order.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("the notes").iter().cloned().collect()
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
