@@ -103,6 +103,11 @@ impl Uid {
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text.strip_prefix("s_")?).ok().map(Self)
     }
+
+    /// The number it is.
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
 }
 
 impl fmt::Display for Uid {

@@ -43,6 +43,7 @@ fn every_example_is_valid_and_tested_here() {
             "ollama.yaml",
             "providers.yaml",
             "redis.yaml",
+            "telemetry.yaml",
             "tight-limits.yaml",
             "tls.yaml"
         ]
@@ -115,6 +116,16 @@ fn failover() {
     assert!(config.warnings().iter().all(|warning| warning.path == "data_dir"), "{:?}", config.warnings());
     let shown = config.printable().to_string() + &format!("{config:?}");
     assert!(shown.contains("${env:SPARE_KEY}") && !shown.contains("sk-ant"), "{shown}");
+}
+
+#[test]
+fn telemetry() {
+    let config = load(&conf("examples/telemetry.yaml"), &[]);
+    assert!(config.telemetry.enabled());
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318")];
+    let elsewhere = load(&conf("examples/telemetry.yaml"), &variables);
+    assert_ne!(config.telemetry, elsewhere.telemetry);
+    assert_eq!(elsewhere.printable()["telemetry"]["endpoint"], "http://otel:4318");
 }
 
 #[test]

@@ -91,6 +91,9 @@ impl Drain {
         {
             error!(%error, "the history could not be closed");
         }
+        if let Some(exporter) = &self.shared.exporter {
+            exporter.close().await;
+        }
         self.closing.send_replace(true);
         // Its service gives the receiver back when it has ended.
         let _ = timeout(LAST_WORDS, self.closing.closed()).await;

@@ -1,4 +1,5 @@
-//! What sessions publish, written down: a record in the log for each that ends, the numbers, and the history.
+//! What sessions publish, written down: a record in the log for each that ends, the numbers, the history,
+//! and what a collector is told.
 
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use crate::history::Archive;
 use crate::session::event::Event;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp::export::Exporter;
+use crate::telemetry::otlp::facts::Session;
 use crate::telemetry::readiness::Readiness;
 use crate::telemetry::settings::Level;
 
@@ -20,11 +23,21 @@ pub(super) fn listener(
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     history: Option<Arc<Archive>>,
+    exporter: Option<Arc<Exporter>>,
 ) -> Arc<dyn Fn(&Event) + Send + Sync> {
     Arc::new(move |event| {
         tell(&log, &metrics, &readiness, event);
         if let Some(history) = &history {
             history.note(event);
+        }
+        if let (Some(exporter), Event::Ended(record)) = (&exporter, event) {
+            exporter.session(Session {
+                uid: record.uid,
+                started: record.started_at,
+                ended: record.ended_at,
+                // Only a map with keys that are not texts can fail, and there is none.
+                record: serde_json::to_value(record.as_ref()).unwrap_or_default(),
+            });
         }
     })
 }

@@ -26,6 +26,7 @@ use crate::settings::fault::Faults;
 use crate::telemetry::fleet::FleetNumbers;
 use crate::telemetry::log::{Log, LogGuard};
 use crate::telemetry::metrics::{Gauge, Metrics};
+use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
 use crate::upstream::backend::Backend;
 
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub(super) readiness: Arc<Readiness>,
     /// What is kept of ended sessions; `None` when nothing is to be kept or the file cannot be used.
     pub(super) history: Option<Arc<Archive>>,
+    /// Tells a collector of requests and sessions; `None` when none is configured.
+    pub(super) exporter: Option<Arc<Exporter>>,
     pub(super) clock: Clock,
 }
 
@@ -56,8 +59,14 @@ impl Shared {
         let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics, &[])?));
         let clock = Clock::system();
         let (readiness, history) = (Arc::<Readiness>::default(), history(config, &metrics));
-        let listener =
-            ledger::listener(Arc::clone(&log), Arc::clone(&metrics), Arc::clone(&readiness), history.clone());
+        let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
+        let listener = ledger::listener(
+            Arc::clone(&log),
+            Arc::clone(&metrics),
+            Arc::clone(&readiness),
+            history.clone(),
+            exporter.clone(),
+        );
         let sessions = match config.session.redis() {
             None => {
                 let store = Arc::new(MemoryStore::default());
@@ -70,7 +79,7 @@ impl Shared {
         if sessions.fleet().is_some() {
             readiness.warn(Some("redis has not answered yet".to_owned()));
         }
-        Ok((Self { log, metrics, live, sessions, readiness, history, clock }, guard))
+        Ok((Self { log, metrics, live, sessions, readiness, history, exporter, clock }, guard))
     }
 
     /// What every request needs.
@@ -85,6 +94,7 @@ impl Shared {
             log: Arc::clone(&self.log),
             clock: self.clock.clone(),
             readiness: Arc::clone(&self.readiness),
+            exporter: self.exporter.clone(),
             connector: Connector::new(None),
         })
     }

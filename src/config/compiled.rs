@@ -45,6 +45,8 @@ pub struct Config {
     pub prices: limits::Prices,
     /// What is logged.
     pub logging: telemetry::settings::Settings,
+    /// What a collector is told. Needs a restart.
+    pub telemetry: telemetry::otlp::settings::Settings,
     printable: Value,
     warnings: Vec<Fault>,
 }
@@ -96,6 +98,7 @@ pub(super) fn compile(
     let history = written.history.compile(faults);
     let prices = written.usage.compile(faults);
     let logging = written.logging.compile(faults);
+    let telemetry = written.telemetry.compile(faults);
     let knows_clients =
         server.as_ref().and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
     if let (Some(listen), Some(backends), false) = (listen, &backends, knows_clients) {
@@ -118,6 +121,7 @@ pub(super) fn compile(
         history: history?,
         prices: prices?,
         logging: logging?,
+        telemetry: telemetry?,
         printable,
         warnings: Vec::new(),
     })

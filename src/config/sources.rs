@@ -20,7 +20,7 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 
 /// Variables with a name of their own, and their keys.
-const NAMED: [(&str, &[&str]); 10] = [
+const NAMED: [(&str, &[&str]); 11] = [
     ("ELIDA_LISTEN", &["listen"]),
     ("ELIDA_BACKEND", &["backend"]),
     ("ELIDA_CONTROL_LISTEN", &["control", "listen"]),
@@ -28,10 +28,14 @@ const NAMED: [(&str, &[&str]); 10] = [
     ("ELIDA_LOG_LEVEL", &["logging", "level"]),
     ("ELIDA_LOG_FORMAT", &["logging", "format"]),
     ("ELIDA_DATA_DIR", &["data_dir"]),
+    ("ELIDA_TELEMETRY_ENDPOINT", &["telemetry", "endpoint"]),
     ("ELIDA_SESSION_IDLE_TIMEOUT", &["session", "idle_timeout"]),
     ("ELIDA_SESSION_STORE", &["session", "store"]),
     ("ELIDA_REDIS_URL", &["session", "redis", "url"]),
 ];
+
+/// The variable that turns telemetry on; the one among those with a name of their own that is no text.
+const TELEMETRY: &str = "ELIDA_TELEMETRY_ENABLED";
 
 /// The variable that holds the token itself; the file has no key for it.
 const TOKEN: &str = "ELIDA_CONTROL_TOKEN";
@@ -157,6 +161,10 @@ impl Sources {
                 tree.set(keys, Value::String(text.into()), origin(name, text));
             }
         }
+        if let Some(text) = self.environment.filled(TELEMETRY) {
+            let value = text.parse().map_or_else(|_| Value::String(text.into()), Value::Bool);
+            tree.set(&["telemetry", "enabled"], value, origin(TELEMETRY, text));
+        }
         let flags = &self.flags;
         let flags: [(&str, &[&str], &Option<String>); 4] = [
             ("--listen", &["listen"], &flags.listen),
@@ -185,6 +193,15 @@ impl Sources {
         }
         if let Some(url) = filled("REDIS_URL") {
             set(&["session", "redis", "url"], "REDIS_URL", url);
+        }
+        for (name, key) in [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "endpoint"),
+            ("OTEL_SERVICE_NAME", "service_name"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "resource_attributes"),
+        ] {
+            if let Some(text) = filled(name) {
+                set(&["telemetry", key], name, text);
+            }
         }
         // A URL is a backend; a name is one of those in the file.
         if let Some(backend) = filled("DEFAULT_BACKEND") {

@@ -50,6 +50,8 @@ pub(super) struct Written {
     pub(super) usage: limits::Written,
     /// What is logged.
     pub(super) logging: telemetry::settings::Written,
+    /// What a collector of OpenTelemetry is told. Needs a restart.
+    pub(super) telemetry: telemetry::otlp::settings::Written,
     /// Folder for keys and other state. Needs a restart.
     pub(super) data_dir: String,
     /// What becomes of settings that let strangers spend a key.
@@ -83,6 +85,7 @@ impl Default for Written {
             history: Default::default(),
             usage: Default::default(),
             logging: Default::default(),
+            telemetry: Default::default(),
             data_dir: "/var/lib/elida".into(),
             startup_guard: Guard::default(),
         }

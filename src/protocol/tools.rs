@@ -28,7 +28,7 @@ pub struct ToolCall {
 /// Calls by the tool's name, in the order of the first calls; bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
-    clippy::box_collection,
+    clippy::type_complexity,
     reason = "most answers call nothing, and every request's line has one of these"
 )]
 pub struct ToolCounts(Option<Box<Vec<(Box<str>, u64)>>>);

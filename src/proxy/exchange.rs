@@ -9,6 +9,7 @@ use super::dispatch::Route;
 use super::gateway::House;
 use super::identify::Caller;
 use super::inbound::Answer;
+use super::trace::Trace;
 use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::call::Call;
@@ -23,6 +24,8 @@ pub(crate) struct Exchange {
     pub(crate) house: Arc<House>,
     /// Left by `arrive`.
     pub(crate) arrival: Option<Arrival>,
+    /// Its place among spans, while a collector is told.
+    pub(crate) trace: Option<Trace>,
     /// Left by `identify`.
     pub(crate) caller: Option<Caller>,
     /// The session the request named, also when it was not let in.
@@ -52,6 +55,7 @@ impl Exchange {
         Self {
             house,
             arrival: None,
+            trace: None,
             caller: None,
             named: None,
             call: Call::default(),

@@ -18,6 +18,7 @@ use super::door::CUT;
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
+use super::trace::{self, Trace};
 use super::{admit, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
@@ -26,6 +27,7 @@ use crate::protocol::dialect::Dialect;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
+use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
 use crate::upstream::peer::is_unprocessed;
 
@@ -49,6 +51,8 @@ pub(crate) struct House {
     pub(crate) clock: Clock,
     /// Whether this instance should be sent work.
     pub(crate) readiness: Arc<Readiness>,
+    /// Tells a collector of requests, when one is configured.
+    pub(crate) exporter: Option<Arc<Exporter>>,
     /// Connects to backends for what the gateway asks of them itself.
     pub(crate) connector: Connector,
 }
@@ -76,6 +80,7 @@ impl Gateway {
         let arrival = Arrival::of(session.req_header())
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
         let arrival = &*exchange.arrival.insert(arrival);
+        exchange.trace = Trace::begin(house, &session.req_header().headers);
         arrive::check(arrival, session)?;
         if let Some(answer) = local::answer_to(arrival, &house.readiness) {
             local::write(session, exchange, answer).await?;
@@ -253,7 +258,7 @@ impl ProxyHttp for Gateway {
         if route.served_as.is_some() {
             exchange.renamed = outbound::rename(head, route, session.as_ref().get_retry_buffer())?;
         }
-        Ok(())
+        trace::outbound(head, exchange)
     }
 
     async fn request_body_filter(

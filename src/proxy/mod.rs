@@ -8,6 +8,7 @@
 //! `models` answers with the models of all · `outbound` writes the head for it · `inbound` reads the answer's
 //! head · `stream` lets the answer through, counts and cuts · `upgrade` is what differs where that is a WebSocket ·
 //! `settle` closes the books, always ·
+//! `trace` tells a collector of the request ·
 //! `refuse` turns a fault into an answer in the caller's dialect.
 //! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
 //! them, they do not know each other.
@@ -36,4 +37,5 @@ pub(crate) mod settle;
 pub(crate) mod snapshot;
 pub(crate) mod stream;
 pub mod tls;
+pub(crate) mod trace;
 pub(crate) mod upgrade;

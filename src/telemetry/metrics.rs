@@ -14,10 +14,12 @@ use prometheus::{
 };
 
 use super::fleet::FleetNumbers;
+pub use super::gauge::{Gauge, Inside};
 use super::history::HistoryMetrics;
 pub use super::labels::{Route, TokenKind};
 use super::log::Log;
 use super::models::{ByModel, Models};
+use super::otlp::export::Dropped;
 use super::sink::Sink;
 use super::table::{self, Spec};
 
@@ -61,6 +63,7 @@ pub struct Metrics {
     panics: IntCounter,
     log_lines_dropped: IntCounter,
     history: HistoryMetrics,
+    otlp_dropped: Dropped,
     log: OnceLock<Mutex<Sink>>,
     pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
     models: Arc<Models>,
@@ -100,6 +103,7 @@ impl Metrics {
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
             history: HistoryMetrics::new(in_registry)?,
+            otlp_dropped: Dropped::new(in_registry)?,
             log: OnceLock::new(),
             fleet: OnceLock::new(),
             models: Arc::default(),
@@ -153,6 +157,11 @@ impl Metrics {
     /// The handles of the history.
     pub fn history(&self) -> HistoryMetrics {
         self.history.clone()
+    }
+
+    /// The counters of what no collector took.
+    pub fn otlp_dropped(&self) -> Dropped {
+        self.otlp_dropped.clone()
     }
 
     /// The gauge of open client connections.
@@ -311,33 +320,6 @@ impl BackendMetrics {
         if usd > 0.0 {
             self.tokens.spend(model, usd);
         }
-    }
-}
-
-/// A number of things that are there now.
-#[derive(Clone)]
-pub struct Gauge(IntGauge);
-
-impl Gauge {
-    /// One more is there, until the returned guard is dropped.
-    pub fn enter(&self) -> Inside {
-        self.0.inc();
-        Inside(self.0.clone())
-    }
-
-    /// How many are there now.
-    pub fn get(&self) -> i64 {
-        self.0.get()
-    }
-}
-
-/// One thing that a [`Gauge`] counts.
-#[must_use = "the thing is counted as gone when this is dropped"]
-pub struct Inside(IntGauge);
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

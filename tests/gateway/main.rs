@@ -69,6 +69,8 @@ mod listener_tls;
 mod mcp;
 /// One list of the models of all backends.
 mod models;
+/// What a collector of OpenTelemetry is told, and what it cannot hold up.
+mod otel;
 /// The README's own commands.
 mod readme;
 /// What is left behind: access lines, records, an orderly end.

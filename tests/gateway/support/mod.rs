@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod backend;
 pub mod call;
+pub mod collector;
 pub mod control;
 pub mod demo;
 pub mod gateway;

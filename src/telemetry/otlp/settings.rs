@@ -1,0 +1,257 @@
+//! The `telemetry:` section.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
+use url::Url;
+
+use crate::settings::fault::Faults;
+
+/// The name under which this program is known, unless another is given.
+const SERVICE: &str = "elida";
+
+/// The `telemetry:` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Telemetry")]
+pub struct Written {
+    /// True: a collector is told of requests and sessions.
+    pub enabled: bool,
+    /// Who is told.
+    pub exporter: Exporter,
+    /// The collector, as `host:port` or a URL; empty is this machine, port 4317 (gRPC) or 4318 (HTTP).
+    pub endpoint: String,
+    /// How it is told.
+    pub protocol: Protocol,
+    /// The name of this program in what it tells.
+    pub service_name: String,
+    /// More about this instance: `key=value,key=value`, values percent-encoded.
+    pub resource_attributes: String,
+    /// Share of the sessions that are traced, 0 to 1; a client's own traceparent decides for its requests.
+    pub sample_ratio: Ratio,
+    /// True: histograms are pushed too.
+    pub metrics: bool,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            exporter: Exporter::Otlp,
+            endpoint: String::new(),
+            protocol: Protocol::Grpc,
+            service_name: SERVICE.into(),
+            resource_attributes: String::new(),
+            sample_ratio: Ratio(1.0),
+            metrics: false,
+        }
+    }
+}
+
+/// Who is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Exporter {
+    /// A collector that takes OTLP.
+    Otlp,
+    /// The same: Jaeger takes OTLP.
+    Jaeger,
+    /// The log's reader: a line of OTLP's JSON for each batch.
+    Stdout,
+}
+
+/// How OTLP travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Protocol Buffers over HTTP/1.1.
+    Http,
+}
+
+/// A number from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Ratio(#[schemars(range(min = 0, max = 1))] f64);
+
+/// Never a NaN, so it equals itself.
+impl Eq for Ratio {}
+
+impl<'de> Deserialize<'de> for Ratio {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if (0.0..=1.0).contains(&number) {
+            return Ok(Self(number));
+        }
+        Err(de::Error::custom(format!("{number} is not from 0 (nothing) to 1 (everything)")))
+    }
+}
+
+impl Ratio {
+    /// Whether this trace is among those taken, by the last 32 bits of its id, which are random. All spans of a trace
+    /// get the same answer, on every instance.
+    pub(in crate::telemetry) fn takes(self, trace: u128) -> bool {
+        let place = (trace & u128::from(u32::MAX)) as u32;
+        f64::from(place) < self.0 * (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+/// Where it all goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The URL of a collector.
+    Grpc(String),
+    /// The URL before `/v1/traces`.
+    Http(String),
+    Stdout,
+}
+
+/// The compiled section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    enabled: bool,
+    pub(super) target: Target,
+    /// What describes this instance, the name of the service first.
+    pub(super) resource: Vec<(String, String)>,
+    pub(super) ratio: Ratio,
+    pub(super) metrics: bool,
+}
+
+impl Settings {
+    /// Whether anybody is told.
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+}
+
+impl Written {
+    /// Compiles the section.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let endpoint = self.endpoint(faults);
+        let resource = self.resource(faults);
+        let endpoint = endpoint?;
+        let target = match (self.exporter, self.protocol) {
+            (Exporter::Stdout, _) => Target::Stdout,
+            (Exporter::Otlp | Exporter::Jaeger, Protocol::Grpc) => Target::Grpc(endpoint),
+            (Exporter::Otlp | Exporter::Jaeger, Protocol::Http) => Target::Http(endpoint),
+        };
+        Some(Settings {
+            enabled: self.enabled,
+            target,
+            resource: resource?,
+            ratio: self.sample_ratio,
+            metrics: self.metrics,
+        })
+    }
+
+    /// The collector's URL, without a slash at its end.
+    fn endpoint(&self, faults: &mut Faults) -> Option<String> {
+        let mut fault = |message: &str| {
+            let hint = "write host:port, or a URL such as http://collector:4317";
+            faults.add("telemetry.endpoint", message, hint);
+            None
+        };
+        let text = match (self.endpoint.as_str(), self.protocol) {
+            ("", Protocol::Grpc) => "http://localhost:4317".to_owned(),
+            ("", Protocol::Http) => "http://localhost:4318".to_owned(),
+            (text, _) if text.contains("://") => text.to_owned(),
+            (text, _) => format!("http://{text}"),
+        };
+        let Ok(url) = Url::parse(&text) else { return fault("this is no address of a collector") };
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return fault("a collector has an address of http or https");
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            return fault("user, password and query are not sent to a collector");
+        }
+        if self.protocol == Protocol::Grpc && url.path() != "/" {
+            return fault("gRPC knows no path; leave it out, or write telemetry.protocol: http");
+        }
+        Some(url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// What describes the instance. A name of the service among the attributes counts while the key has its default.
+    fn resource(&self, faults: &mut Faults) -> Option<Vec<(String, String)>> {
+        let mut resource = Vec::new();
+        let mut good = true;
+        for pair in self.resource_attributes.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=').map(|(key, value)| (key.trim(), decoded(value.trim()))) {
+                Some((key, Some(value))) if !key.is_empty() => resource.push((key.to_owned(), value)),
+                _ => {
+                    let message = format!("{pair:?} is no attribute");
+                    faults.add("telemetry.resource_attributes", message, "write key=value,key=value");
+                    good = false;
+                }
+            }
+        }
+        let named = resource.iter().position(|(key, _)| key == "service.name").map(|at| resource.remove(at));
+        let name = named.filter(|_| self.service_name == SERVICE);
+        let name = name.unwrap_or_else(|| ("service.name".to_owned(), self.service_name.clone()));
+        resource.insert(0, name);
+        good.then_some(resource)
+    }
+}
+
+/// The text that a percent-encoded one stands for; `None` when it stands for none.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            bytes.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(yaml: &str) -> Result<Settings, String> {
+        let written: Written = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+        let mut faults = Faults::default();
+        written.compile(&mut faults).ok_or_else(|| faults.to_string())
+    }
+
+    #[test]
+    fn a_collector_is_named_by_host_or_url() {
+        for (yaml, target) in [
+            ("{}", Target::Grpc("http://localhost:4317".into())),
+            ("protocol: http", Target::Http("http://localhost:4318".into())),
+            ("endpoint: 'otel:4317'\nexporter: jaeger", Target::Grpc("http://otel:4317".into())),
+            ("endpoint: 'https://otel/otlp/'\nprotocol: http", Target::Http("https://otel/otlp".into())),
+            ("exporter: stdout", Target::Stdout),
+        ] {
+            assert_eq!(compiled(yaml).unwrap().target, target, "{yaml}");
+        }
+        for yaml in ["endpoint: 'http://u:p@otel'", "endpoint: 'http://otel/x'", "endpoint: 'ftp://otel'"] {
+            assert!(compiled(yaml).unwrap_err().contains("telemetry.endpoint"), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn attributes_are_read_as_the_variable_has_them() {
+        let resource = |yaml: &str| compiled(yaml).unwrap().resource;
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let one = "resource_attributes: 'a=b%2Cc, service.name=x'";
+        assert_eq!(resource(one), [pair("service.name", "x"), pair("a", "b,c")]);
+        assert_eq!(resource(&format!("{one}\nservice_name: y"))[0], pair("service.name", "y"));
+        assert!(compiled("resource_attributes: 'a'").unwrap_err().contains("\"a\""));
+        assert!(compiled("resource_attributes: 'a=%'").is_err());
+    }
+
+    #[test]
+    fn a_ratio_takes_its_share() {
+        let ratio = |text: &str| serde_yaml::from_str::<Ratio>(text);
+        assert!(ratio("1.5").is_err() && ratio(".nan").is_err() && ratio("-0.1").is_err());
+        let all = [0, 1, u128::from(u32::MAX), u128::MAX];
+        assert!(all.iter().all(|trace| ratio("1").unwrap().takes(*trace)));
+        assert!(!all.iter().any(|trace| ratio("0").unwrap().takes(*trace)));
+        let taken = (0..1000_u128).filter(|n| ratio("0.25").unwrap().takes(n * 4_294_967)).count();
+        assert!((240..=260).contains(&taken), "{taken}");
+    }
+}

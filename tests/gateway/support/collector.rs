@@ -1,0 +1,235 @@
+//! A collector of OpenTelemetry: OTLP over gRPC or HTTP, everything it got kept.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
+use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use super::within;
+
+/// What it got so far.
+#[derive(Clone, Default)]
+pub struct Got {
+    pub spans: Vec<Span>,
+    pub logs: Vec<LogRecord>,
+    pub metrics: Vec<Metric>,
+    /// The attributes of the last resource.
+    pub resource: Value,
+    /// Messages, also those it refused.
+    pub messages: usize,
+}
+
+/// A running collector.
+pub struct Collector {
+    address: SocketAddr,
+    inbox: Inbox,
+    serving: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Inbox {
+    got: Arc<watch::Sender<Got>>,
+    /// It takes nothing, and says that it may later.
+    refuses: bool,
+}
+
+impl Collector {
+    /// One that speaks gRPC.
+    pub async fn grpc() -> Self {
+        Self::over_grpc(false).await
+    }
+
+    /// One that speaks HTTP.
+    pub async fn http() -> Self {
+        Self::over_http(false).await
+    }
+
+    /// One that answers everything with 503 (HTTP).
+    pub async fn refusing() -> Self {
+        Self::over_http(true).await
+    }
+
+    async fn over_grpc(refuses: bool) -> Self {
+        let (listener, address, inbox) = Self::prepare(refuses).await;
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(inbox.clone()))
+            .add_service(LogsServiceServer::new(inbox.clone()))
+            .add_service(MetricsServiceServer::new(inbox.clone()));
+        let serving = tokio::spawn(async move {
+            server.serve_with_incoming(TcpIncoming::from(listener)).await.expect("a collector");
+        });
+        Self { address, inbox, serving }
+    }
+
+    async fn over_http(refuses: bool) -> Self {
+        let (listener, address, inbox) = Self::prepare(refuses).await;
+        let (spans, logs, metrics) = (inbox.clone(), inbox.clone(), inbox.clone());
+        let app = Router::new()
+            .route("/v1/traces", post(async move |body: Bytes| spans.over_http(&body, Inbox::spans)))
+            .route("/v1/logs", post(async move |body: Bytes| logs.over_http(&body, Inbox::logs)))
+            .route("/v1/metrics", post(async move |body: Bytes| metrics.over_http(&body, Inbox::metrics)));
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await.expect("a collector") });
+        Self { address, inbox, serving }
+    }
+
+    async fn prepare(refuses: bool) -> (TcpListener, SocketAddr, Inbox) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        (listener, address, Inbox { got: Arc::new(watch::Sender::default()), refuses })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it got so far.
+    pub fn got(&self) -> Got {
+        self.inbox.got.borrow().clone()
+    }
+
+    /// Waits until `done` holds; gives what it got then.
+    pub async fn until(&self, what: &str, done: impl Fn(&Got) -> bool) -> Got {
+        let mut changes = self.inbox.got.subscribe();
+        let got = within(what, changes.wait_for(|got| done(got))).await;
+        got.expect("it lives as long as the collector").clone()
+    }
+
+    /// Waits for a span for which `wanted` holds, given its attributes.
+    pub async fn span(&self, what: &str, wanted: impl Fn(&Span, &Value) -> bool) -> Span {
+        let find =
+            |got: &Got| got.spans.iter().find(|span| wanted(span, &attributes(&span.attributes))).cloned();
+        find(&self.until(what, |got| find(got).is_some()).await).expect("just found")
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Inbox {
+    fn take(&self, edit: impl FnOnce(&mut Got)) {
+        self.got.send_modify(|got| {
+            got.messages += 1;
+            if !self.refuses {
+                edit(got);
+            }
+        });
+    }
+
+    fn over_http<M: Message + Default>(&self, body: &[u8], take: fn(&Self, M)) -> impl IntoResponse + use<M> {
+        take(self, M::decode(body).expect("a message of OTLP"));
+        let status = if self.refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        // The empty message: all of it was taken.
+        (status, [(CONTENT_TYPE, "application/x-protobuf")], Vec::new())
+    }
+
+    fn spans(&self, message: ExportTraceServiceRequest) {
+        self.take(|got| {
+            for part in message.resource_spans {
+                got.resource = attributes(&part.resource.expect("a resource").attributes);
+                got.spans.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
+            }
+        });
+    }
+
+    fn logs(&self, message: ExportLogsServiceRequest) {
+        self.take(|got| {
+            for part in message.resource_logs {
+                got.resource = attributes(&part.resource.expect("a resource").attributes);
+                got.logs.extend(part.scope_logs.into_iter().flat_map(|scope| scope.log_records));
+            }
+        });
+    }
+
+    fn metrics(&self, message: ExportMetricsServiceRequest) {
+        self.take(|got| {
+            let scopes = message.resource_metrics.into_iter().flat_map(|part| part.scope_metrics);
+            got.metrics = scopes.flat_map(|scope| scope.metrics).collect();
+        });
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Inbox {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.spans(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Inbox {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.logs(request.into_inner());
+        Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Inbox {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.metrics(request.into_inner());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+/// Attributes as one JSON object.
+pub fn attributes(pairs: &[KeyValue]) -> Value {
+    let pair = |pair: &KeyValue| (pair.key.clone(), pair.value.as_ref().map_or(Value::Null, plain));
+    Value::Object(pairs.iter().map(pair).collect::<Map<_, _>>())
+}
+
+/// A value of OTLP as JSON.
+pub fn plain(value: &AnyValue) -> Value {
+    match &value.value {
+        None => Value::Null,
+        Some(any_value::Value::StringValue(text)) => json!(text),
+        Some(any_value::Value::BoolValue(flag)) => json!(flag),
+        Some(any_value::Value::IntValue(number)) => json!(number),
+        Some(any_value::Value::DoubleValue(number)) => json!(number),
+        Some(any_value::Value::ArrayValue(list)) => list.values.iter().map(plain).collect(),
+        Some(any_value::Value::KvlistValue(map)) => attributes(&map.values),
+        Some(other) => panic!("nobody sends {other:?}"),
+    }
+}
