@@ -78,7 +78,7 @@ cat >"$folder/redis.conf" <<END
 bind 127.0.0.1
 port $redis_port
 requirepass $(cat "$folder/password")
-dir $folder
+dir "$folder"
 save ""
 maxmemory-policy noeviction
 END
