@@ -231,6 +231,11 @@ fn the_instances_have_a_valid_configuration() {
         // Prometheus asks by these names.
         let hosts = &config.printable()["control"]["allowed_hosts"];
         assert!(hosts.as_array().unwrap().iter().any(|host| host == name), "{hosts}");
+        // A program without telemetry heeds no such variables.
+        if let Some(telemetry) = config.printable().get("telemetry") {
+            assert_eq!((&telemetry["enabled"], &telemetry["protocol"]), (&true.into(), &"grpc".into()));
+            assert_eq!(telemetry["endpoint"], "http://otel-collector:4317");
+        }
         let warnings = config.warnings().iter().filter(|warning| warning.path != "data_dir");
         assert_eq!(warnings.count(), 0, "{:?}", config.warnings());
     }
