@@ -10,6 +10,7 @@
 //! * [`session`] is what a session is: states, admission, kill, timeouts, record.
 //! * [`identity`] says who calls and in which session; [`routing`] where it goes; [`upstream`] how.
 //! * [`protocol`] reads the agents' languages without doing IO.
+//! * [`limits`] says what calls cost.
 //! * [`history`] keeps what has ended, and proves it.
 //! * [`control`] is the operator's door, [`telemetry`] what is told of it all.
 //! * [`app`] puts the parts together, from what [`config`] read; [`cli`] is the command line.
@@ -28,6 +29,7 @@ pub mod error;
 pub mod history;
 pub mod identity;
 pub mod ids;
+pub mod limits;
 pub mod protocol;
 pub mod proxy;
 pub mod redis;

@@ -36,7 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("axum", &["control/", "demo/"]),
     ("prometheus", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
-    ("serde_yaml", &["config/", "settings/"]),
+    ("serde_yaml", &["config/", "settings/", "limits/settings.rs"]),
     ("rustix", &["app/", "cli/doctor/", "settings/folder.rs"]),
     ("ureq", &["cli/", "cli.rs"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),

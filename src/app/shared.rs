@@ -137,6 +137,7 @@ pub(super) fn snapshot(
         identity: config.identity.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
+        prices: config.prices.clone(),
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
         discovery: config.models.discovery,

@@ -13,7 +13,7 @@ use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::folder::why_not_writable;
 use crate::settings::secret::Secret;
-use crate::{control, history, identity, proxy, session, telemetry, upstream};
+use crate::{control, history, identity, limits, proxy, session, telemetry, upstream};
 
 /// The name of the backend that `backend:` stands for.
 const ONLY_BACKEND: &str = "default";
@@ -41,6 +41,8 @@ pub struct Config {
     pub routing: Table,
     /// What is kept of ended sessions.
     pub history: history::Settings,
+    /// What models cost.
+    pub prices: limits::Prices,
     /// What is logged.
     pub logging: telemetry::settings::Settings,
     printable: Value,
@@ -92,6 +94,7 @@ pub(super) fn compile(
     let routing = Table::compile(written.routing, &rules, &mut of_routing);
     faults.absorb(of_routing, |path| as_written(path, shorthand));
     let history = written.history.compile(faults);
+    let prices = written.usage.compile(faults);
     let logging = written.logging.compile(faults);
     let knows_clients =
         server.as_ref().and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
@@ -113,6 +116,7 @@ pub(super) fn compile(
         models: written.models,
         routing: routing?,
         history: history?,
+        prices: prices?,
         logging: logging?,
         printable,
         warnings: Vec::new(),

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_yaml::{Mapping, Value};
 
-use crate::{control, history, identity, proxy, routing, session, telemetry, upstream};
+use crate::{control, history, identity, limits, proxy, routing, session, telemetry, upstream};
 
 /// The only `version:` there is.
 pub(super) const VERSION: u32 = 1;
@@ -46,6 +46,8 @@ pub(super) struct Written {
     pub(super) models: proxy::models::Written,
     /// What is kept of ended sessions.
     pub(super) history: history::Written,
+    /// What calls cost.
+    pub(super) usage: limits::Written,
     /// What is logged.
     pub(super) logging: telemetry::settings::Written,
     /// Folder for keys and other state. Needs a restart.
@@ -79,6 +81,7 @@ impl Default for Written {
             routing: Default::default(),
             models: Default::default(),
             history: Default::default(),
+            usage: Default::default(),
             logging: Default::default(),
             data_dir: "/var/lib/elida".into(),
             startup_guard: Guard::default(),

@@ -10,7 +10,7 @@ use super::dialect::Dialect;
 use super::json_scan::{PathSet, Want};
 use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, realtime, responses};
 
-/// Tokens of one answer, the provider's own numbers. What `input_tokens` includes differs: OpenAI
+/// Tokens of one answer, the provider's own numbers, and what they cost. What `input_tokens` includes differs: OpenAI
 /// counts cached tokens in, Anthropic does not.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -28,6 +28,40 @@ pub struct Usage {
     pub reasoning_tokens: u64,
     /// Searches that the provider made for the model; they are charged beside the tokens.
     pub web_search_requests: u64,
+    /// What the tokens cost by the configured prices; 0 where there is none.
+    #[serde(rename = "cost_usd", default)]
+    pub cost: Cost,
+}
+
+/// The tokens of an answer as they are paid, each once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Billed {
+    /// Read by the model, from no cache.
+    pub input: u64,
+    /// Written by the model, reasoning too.
+    pub output: u64,
+    /// Read from the provider's cache.
+    pub cache_read: u64,
+    /// Written to it for minutes.
+    pub cache_write: u64,
+    /// Written to it for an hour.
+    pub cache_write_1h: u64,
+}
+
+impl Usage {
+    /// The same numbers, each token in one place. Anthropic counts cached tokens beside the input, all others
+    /// in it; Google counts thoughts beside the answer, all others in it.
+    pub fn billed(&self, dialect: Dialect) -> Billed {
+        let cached = if dialect == Dialect::Anthropic { 0 } else { self.cache_read_tokens };
+        let thoughts = if dialect == Dialect::Gemini { self.reasoning_tokens } else { 0 };
+        Billed {
+            input: self.input_tokens.saturating_sub(cached),
+            output: self.output_tokens.saturating_add(thoughts),
+            cache_read: self.cache_read_tokens,
+            cache_write: self.cache_write_tokens.saturating_sub(self.cache_write_1h_tokens),
+            cache_write_1h: self.cache_write_1h_tokens,
+        }
+    }
 }
 
 impl AddAssign for Usage {
@@ -44,6 +78,37 @@ impl AddAssign for Usage {
         ] {
             *mine = mine.saturating_add(theirs);
         }
+        self.cost += other.cost;
+    }
+}
+
+/// An amount of money, in picodollars (10^-12 US dollars): sums are exact. Shown in dollars.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cost(pub u64);
+
+impl Cost {
+    /// In US dollars.
+    pub fn as_usd(self) -> f64 {
+        self.0 as f64 / 1e12
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.0 = self.0.saturating_add(other.0);
+    }
+}
+
+impl Serialize for Cost {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.as_usd())
+    }
+}
+
+impl<'de> Deserialize<'de> for Cost {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A float becomes the nearest integer in range; a negative one none.
+        f64::deserialize(deserializer).map(|usd| Self((usd * 1e12).round() as u64))
     }
 }
 

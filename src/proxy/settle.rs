@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use super::arrive::Arrival;
+use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::{mcp, refuse, upgrade};
 use crate::clock::millis;
@@ -13,7 +15,7 @@ use crate::routing::Method;
 use crate::session::LegReport;
 use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
-use crate::telemetry::metrics::{BackendMetrics, Route, TokenKind};
+use crate::telemetry::metrics::{self, BackendMetrics, TokenKind};
 
 /// Closes the books: metrics, the session's tally, the line in the log.
 pub(crate) fn settle(exchange: &mut Exchange) {
@@ -30,6 +32,10 @@ pub(crate) fn settle(exchange: &mut Exchange) {
         exchange.answer.status = Some(refuse::status(ErrorKind::Internal).as_u16());
     }
     let usage = exchange.answer.tap.as_ref().and_then(|tap| tap.usage());
+    let usage = usage.map(|usage| match &exchange.route {
+        Some(route) => priced(arrival, route, model(exchange), usage),
+        None => usage,
+    });
     count(exchange, duration, failure, usage);
     let stream = exchange.answer.is_stream;
     let operation = operation(exchange);
@@ -133,8 +139,17 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
     }
 }
 
-/// Counts the provider's own tokens of one answer.
+/// The same with what it costs at this backend.
+pub(crate) fn priced(arrival: &Arrival, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
+    let backend = route.backend.settings().name().as_str();
+    let prices = &arrival.ticket.snapshot.prices;
+    let cost = model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect)));
+    Usage { cost: cost.unwrap_or_default(), ..usage }
+}
+
+/// Counts the provider's own tokens of one answer, and their cost.
 pub(crate) fn count_tokens(metrics: &BackendMetrics, model: &str, usage: Usage) {
+    metrics.cost(model, usage.cost.as_usd());
     metrics.tokens(
         model,
         &[
@@ -147,14 +162,14 @@ pub(crate) fn count_tokens(metrics: &BackendMetrics, model: &str, usage: Usage) 
     );
 }
 
-fn route_label(exchange: &Exchange) -> Route {
+fn route_label(exchange: &Exchange) -> metrics::Route {
     match exchange.route.as_ref().map(|route| route.via) {
-        Some(Method::Header) => Route::Header,
-        Some(Method::Model) => Route::Model,
-        Some(Method::Path) => Route::Path,
-        Some(Method::Default) => Route::Default,
-        None if exchange.failure.is_some() => Route::Refused,
-        None => Route::Local,
+        Some(Method::Header) => metrics::Route::Header,
+        Some(Method::Model) => metrics::Route::Model,
+        Some(Method::Path) => metrics::Route::Path,
+        Some(Method::Default) => metrics::Route::Default,
+        None if exchange.failure.is_some() => metrics::Route::Refused,
+        None => metrics::Route::Local,
     }
 }
 

@@ -9,6 +9,7 @@ use super::models::Discovery;
 use super::settings::{Limits, Timeouts};
 use super::tls::Tls;
 use crate::identity;
+use crate::limits::Prices;
 use crate::protocol::call::CallPaths;
 use crate::routing::Table;
 use crate::upstream::backend::Backend;
@@ -34,6 +35,8 @@ pub(crate) struct Snapshot {
     pub(crate) timeouts: Timeouts,
     /// Sizes and counts.
     pub(crate) limits: Limits,
+    /// What models cost.
+    pub(crate) prices: Prices,
     /// Who answers `GET /v1/models`.
     pub(crate) discovery: Discovery,
     /// Who is believed when he says who the client is.

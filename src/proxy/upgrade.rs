@@ -114,13 +114,14 @@ pub(crate) fn asked(exchange: &mut Exchange, chunk: &Bytes) -> Result<()> {
 
 /// The backend's next bytes; the tokens of each answer are counted when it ends, since a socket lives long.
 pub(crate) fn answered(exchange: &mut Exchange, chunk: &Bytes) {
-    let (Some(leg), Some(route), Some(socket)) = (&exchange.leg, &exchange.route, &mut exchange.socket)
-    else {
+    let (Some(arrival), Some(leg), Some(route)) = (&exchange.arrival, &exchange.leg, &exchange.route) else {
         return;
     };
+    let Some(socket) = &mut exchange.socket else { return };
     let asked = exchange.call.model.as_deref();
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
+        let usage = settle::priced(arrival, route, model, usage);
         leg.add_usage(model, usage);
         if let Some(model) = model {
             settle::count_tokens(route.backend.metrics(), model, usage);

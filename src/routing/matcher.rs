@@ -10,17 +10,17 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use crate::settings::fault::Faults;
 
 /// One pattern, the thing it stands for, and the key it was written under (for faults).
-pub(super) struct Pattern<'a> {
-    pub(super) text: &'a str,
-    pub(super) target: usize,
-    pub(super) path: String,
+pub(crate) struct Pattern<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) target: usize,
+    pub(crate) path: String,
     /// Whose pattern it is, and what that speaks: who says the same as another one of its kind is its equal.
-    pub(super) owner: (usize, &'static str),
+    pub(crate) owner: (usize, &'static str),
 }
 
 /// Finds the targets of the patterns that match a model.
 #[derive(Clone, Debug)]
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     set: GlobSet,
     /// The target of each pattern of `set`, the most specific pattern first.
     targets: Vec<Target>,
@@ -28,15 +28,15 @@ pub(super) struct Matcher {
 
 /// What a pattern stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) target: usize,
+pub(crate) struct Target {
+    pub(crate) target: usize,
     /// The same for patterns that say the same.
-    pub(super) rank: usize,
+    pub(crate) rank: usize,
 }
 
 impl Matcher {
     /// Whether there is no pattern at all.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
 
@@ -44,7 +44,7 @@ impl Matcher {
     ///
     /// The most specific pattern comes first: one without wildcards before all others, then the
     /// longer text, then the one written earlier.
-    pub(super) fn compile(mut patterns: Vec<Pattern<'_>>, faults: &mut Faults) -> Option<Self> {
+    pub(crate) fn compile(mut patterns: Vec<Pattern<'_>>, faults: &mut Faults) -> Option<Self> {
         // The sort is stable, so equals stay in the order in which they were written.
         patterns.sort_by_key(|pattern| (is_wild(pattern.text), usize::MAX - pattern.text.len()));
         let mut set = GlobSetBuilder::new();
@@ -84,12 +84,12 @@ impl Matcher {
     }
 
     /// The targets of all patterns that match, the most specific first.
-    pub(super) fn find(&self, model: &str) -> impl Iterator<Item = Target> {
+    pub(crate) fn find(&self, model: &str) -> impl Iterator<Item = Target> {
         self.set.matches(model).into_iter().filter_map(|place| self.targets.get(place).copied())
     }
 
     /// Whether any pattern matches.
-    pub(super) fn matches(&self, model: &str) -> bool {
+    pub(crate) fn matches(&self, model: &str) -> bool {
         self.set.is_match(model)
     }
 }

@@ -6,7 +6,7 @@
 //! the three things read from the request: the backend header, the path and the model.
 
 mod decision;
-mod matcher;
+pub(crate) mod matcher;
 mod settings;
 mod table;
 

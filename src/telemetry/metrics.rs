@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::fleet::FleetNumbers;
@@ -51,6 +51,7 @@ pub struct Metrics {
     backend_healthy: IntGaugeVec,
     failovers: IntCounterVec,
     tokens: IntCounterVec,
+    cost: CounterVec,
     pub(super) store_up: IntGaugeVec,
     pub(super) store_outages: IntCounterVec,
     pub(super) store_fallbacks: IntCounterVec,
@@ -89,6 +90,7 @@ impl Metrics {
             backend_healthy: gauges(in_registry, &table::BACKEND_HEALTHY)?,
             failovers: counters(in_registry, &table::FAILOVERS)?,
             tokens: counters(in_registry, &table::TOKENS)?,
+            cost: add(in_registry, CounterVec::new(options(&table::COST), table::COST.labels)?)?,
             store_up: gauges(in_registry, &table::STORE_UP)?,
             store_outages: counters(in_registry, &table::STORE_OUTAGES)?,
             store_fallbacks: counters(in_registry, &table::STORE_FALLBACKS)?,
@@ -123,7 +125,12 @@ impl Metrics {
             healthy: self.backend_healthy.clone(),
             failovers: self.failovers.clone(),
             resolved: Arc::default(),
-            tokens: Arc::new(ByModel::new(name, self.tokens.clone(), Arc::clone(&self.models))),
+            tokens: Arc::new(ByModel::new(
+                name,
+                self.tokens.clone(),
+                self.cost.clone(),
+                Arc::clone(&self.models),
+            )),
         }
     }
 
@@ -297,6 +304,13 @@ impl BackendMetrics {
     /// The provider counted these tokens for an answer of this model.
     pub fn tokens(&self, model: &str, counts: &[(TokenKind, u64)]) {
         self.tokens.count(model, counts);
+    }
+
+    /// They cost so many US dollars by the configured prices.
+    pub fn cost(&self, model: &str, usd: f64) {
+        if usd > 0.0 {
+            self.tokens.spend(model, usd);
+        }
     }
 }
 

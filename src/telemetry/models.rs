@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use prometheus::{IntCounter, IntCounterVec};
+use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec};
 
 use super::metrics::{OTHER, TokenKind};
 
@@ -28,35 +28,51 @@ impl Models {
 }
 
 /// The handles of one model.
-type Handles = [OnceLock<IntCounter>; TokenKind::COUNT];
+#[derive(Default)]
+struct Handles {
+    tokens: [OnceLock<IntCounter>; TokenKind::COUNT],
+    cost: OnceLock<Counter>,
+}
 
 /// The token counters of one backend.
 pub(super) struct ByModel {
     backend: Box<str>,
     tokens: IntCounterVec,
+    cost: CounterVec,
     models: Arc<Models>,
     known: RwLock<HashMap<Box<str>, Arc<Handles>>>,
     other: Arc<Handles>,
 }
 
 impl ByModel {
-    pub(super) fn new(backend: &str, tokens: IntCounterVec, models: Arc<Models>) -> Self {
+    pub(super) fn new(backend: &str, tokens: IntCounterVec, cost: CounterVec, models: Arc<Models>) -> Self {
         let (known, other) = (RwLock::default(), Arc::default());
-        Self { backend: backend.into(), tokens, models, known, other }
+        Self { backend: backend.into(), tokens, cost, models, known, other }
     }
 
     /// Adds counts under the model, or under `other` when there are too many models.
     pub(super) fn count(&self, model: &str, counts: &[(TokenKind, u64)]) {
+        let (handles, label) = self.handles(model);
+        for (kind, count) in counts.iter().filter(|(_, count)| *count > 0) {
+            handles.tokens[*kind as usize]
+                .get_or_init(|| self.tokens.with_label_values(&[&self.backend, label, kind.label()]))
+                .inc_by(*count);
+        }
+    }
+
+    /// Adds a cost in US dollars.
+    pub(super) fn spend(&self, model: &str, usd: f64) {
+        let (handles, label) = self.handles(model);
+        handles.cost.get_or_init(|| self.cost.with_label_values(&[&self.backend, label])).inc_by(usd);
+    }
+
+    /// The handles of a model, and the name it goes by.
+    fn handles<'m>(&self, model: &'m str) -> (Arc<Handles>, &'m str) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(model).cloned();
-        let (handles, label) = match known {
+        match known {
             Some(handles) => (handles, model),
             None if self.models.admit(model) => (self.remember(model), model),
             None => (Arc::clone(&self.other), OTHER),
-        };
-        for (kind, count) in counts.iter().filter(|(_, count)| *count > 0) {
-            handles[*kind as usize]
-                .get_or_init(|| self.tokens.with_label_values(&[&self.backend, label, kind.label()]))
-                .inc_by(*count);
         }
     }
 

@@ -56,6 +56,8 @@ table! {
         "Admissions decided without the shared store.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
         "Compressed answers that were passed on but not read, or not to their end: their tokens are not counted.";
+    COST = "elida_cost_usd_total" ["backend", "model"]
+        "Cost in US dollars of the tokens, by the configured prices.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]
         "Reloads of the configuration: applied or rejected.";
     CONNECTIONS = "elida_connections" []

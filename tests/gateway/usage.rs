@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::support::recording::{Dice, Recording};
-use crate::support::{Call, Demo, Gateway, RawBackend};
+use crate::support::{Backend, Call, Demo, Gateway, RawBackend, within};
 
 /// Counts in the order of [`KEYS`].
 pub type Counts = [u64; 5];
@@ -163,4 +163,52 @@ async fn tokens_of_a_stream_that_was_cut_are_what_came_until_then() {
     let record = gateway.log_until(|line| line["message"] == "session_record").await;
     assert!(record["usage"]["input_tokens"].as_u64() > Some(0), "message_start told them: {record}");
     assert!(record["usage"]["output_tokens"].as_u64() < Some(3), "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_costs_is_known_at_once_and_kept() {
+    let demo = Demo::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let prices = folder.path().join("prices.yaml");
+    let row = "{ model: 'dear-*', input: 1000, output: 5000, cache_read: 100, cache_write: 2000 }";
+    std::fs::write(&prices, format!("version: 1\nprices:\n  - {row}\n")).expect("prices");
+    let yaml = format!("backend: {:?}\nusage: {{ prices_file: {prices:?} }}\n", demo.url());
+    let gateway = Gateway::with(&yaml).await;
+    let body =
+        json!({"model": "dear-1", "messages": [{"role": "user", "content": "[[words 20]] [[cached 4]]"}]});
+    let call = Call::post("/v1/chat/completions").session("dear").json(&body);
+    assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+    let priced = |session: &Value| session["usage"]["cost_usd"].as_f64().is_some_and(|cost| cost > 0.0);
+    let session = gateway.session_until("dear", priced).await;
+    let [input, output, cached, ..] = counts(&session["usage"]);
+    // Cached tokens are counted in the input here, and paid once.
+    let cost = ((input - cached) * 1000 + output * 5000 + cached * 100) as f64 / 1e6;
+    assert_eq!(session["usage"]["cost_usd"], cost, "{session}");
+    assert!(
+        (gateway.metric(r#"elida_cost_usd_total{backend="default",model="dear-1"}"#).await - cost).abs()
+            < 1e-9
+    );
+
+    assert_eq!(gateway.kill("dear").await.status, 200);
+    let mut operator = gateway.operator().await;
+    let usage = within("the usage report", async {
+        loop {
+            let usage = operator.get("/control/usage?by=model").await.json();
+            if usage["usage"].as_array().is_some_and(|lines| !lines.is_empty()) {
+                return usage;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(
+        (&usage["usage"][0]["name"], &usage["usage"][0]["cost_usd"]),
+        (&"dear-1".into(), &cost.into())
+    );
+
+    // Prices are read again with the configuration.
+    std::fs::write(&prices, "version: 1\nprices: [{ model: '*', input: -1, output: 0 }]\n").expect("prices");
+    let answer = operator.post("/control/config/reload", &Value::Null).await;
+    assert_eq!(answer.status(), 422, "{}", answer.text());
+    assert!(answer.text().contains("usage.prices_file"), "{}", answer.text());
 }
