@@ -405,6 +405,7 @@ fn the_board_uses_metrics_and_data_sources_that_exist() {
         "elida_http_requests_total",
         "elida_time_to_first_byte_seconds_bucket",
         "elida_tokens_total",
+        "elida_cost_usd_total",
         "elida_open_legs",
         "elida_connections",
         "elida_history_up",
