@@ -14,6 +14,11 @@ build:
 demo *ARGS:
     cargo run --release --quiet -- demo {{ARGS}}
 
+# Two instances that act as one, a Redis and a demo provider, without containers (needs redis-server).
+fleet:
+    cargo build --release --quiet
+    docker/fleet/run.sh target/release/elida
+
 # Start ELIDA with a configuration file.
 run CONFIG="conf/elida.yaml":
     cargo run --release --quiet -- run --config {{CONFIG}}

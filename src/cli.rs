@@ -15,6 +15,7 @@ mod talk;
 mod top;
 
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -131,6 +132,9 @@ struct DemoArgs {
     /// Address of the control API
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     control_listen: String,
+    /// Only the provider, on this address (IP:PORT), without a gateway
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["listen", "control_listen"])]
+    only_provider: Option<SocketAddr>,
 }
 
 /// Reads the arguments of this process, does what they say and gives the exit code.
@@ -139,7 +143,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(arguments) => run(arguments),
-        Command::Demo(arguments) => app::demo(arguments.listen, arguments.control_listen).map_err(explain),
+        Command::Demo(arguments) => demo(arguments).map_err(explain),
         Command::Check(arguments) => {
             return check::check(&sources(arguments.file, Flags::default()), arguments.json);
         }
@@ -170,6 +174,13 @@ pub fn main() -> ExitCode {
             complain(&text);
             ExitCode::from(code)
         }
+    }
+}
+
+fn demo(arguments: DemoArgs) -> anyhow::Result<()> {
+    match arguments.only_provider {
+        Some(address) => app::demo_provider(address),
+        None => app::demo(arguments.listen, arguments.control_listen),
     }
 }
 

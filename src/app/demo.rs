@@ -10,7 +10,7 @@ use pingora_core::server::{Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 
 use super::services::{self, Extra};
-use super::signals::Signals;
+use super::signals::{Signals, Wish};
 use crate::config::{Flags, Sources};
 use crate::demo::Provider;
 
@@ -34,6 +34,27 @@ pub fn demo(listen: String, control_listen: String) -> anyhow::Result<()> {
         server.add_service(background_service("demo provider", service));
     });
     services::serve(sources, config, signals, vec![extra])
+}
+
+/// Runs the bundled provider alone, for gateways that are started by themselves, until it is told to end.
+///
+/// # Errors
+/// The port cannot be had.
+pub fn demo_provider(address: SocketAddr) -> anyhow::Result<()> {
+    let signals = Signals::install().context("cannot handle signals")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
+        println!("ELIDA demo provider on {}. End with Ctrl-C.", listener.local_addr()?);
+        Provider::paced(PACE).serve(listener, told_to_end(&signals)).await?;
+        Ok(())
+    })
+}
+
+/// Ready when a signal asks for the end; a provider has nothing to reload or to hand over.
+async fn told_to_end(signals: &Signals) {
+    while !matches!(signals.next().await, Some(Wish::Drain | Wish::Stop) | None) {}
 }
 
 /// The configuration of the demo: one backend per dialect, all of them the bundled provider. The

@@ -24,6 +24,6 @@ mod shared;
 mod signals;
 mod upgrade;
 
-pub use demo::demo;
+pub use demo::{demo, demo_provider};
 pub use reach::{Reach, Unreachable, reach, reach_redis};
 pub use services::run;

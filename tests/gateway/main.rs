@@ -37,6 +37,8 @@ mod doctor;
 mod failover;
 /// Three gateways and one Redis: one session, one kill, whatever instance it meets.
 mod fleet;
+/// `just fleet`: what it tells to try works, and nothing of it stays.
+mod fleet_recipe;
 /// What could be read in two ways, over raw sockets.
 mod framing;
 /// Gemini: the model stands in the path, the stream may be an array.
