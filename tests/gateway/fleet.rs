@@ -554,8 +554,8 @@ async fn a_known_session_costs_no_round_trip() {
     }
     eprintln!("scripts for 100 requests: of one session {}, of a new one each {}", ran[0], ran[1]);
     assert!(ran[0] <= 5, "{ran:?}");
-    // One admits, and one writes the new session's share afterwards.
-    assert!(ran[1] <= 200, "{ran:?}");
+    // One admits; the new session's share is written afterwards, once more if that was before its request ended.
+    assert!(ran[1] <= 300, "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
