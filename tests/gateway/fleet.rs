@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::redis::Redis;
 use crate::support::timing::{Times, after};
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Call, Demo, Gateway, within};
+use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, within};
 
 /// Kills measured.
 const KILLS: usize = 100;
@@ -261,7 +261,8 @@ async fn survive(redis: Redis, keys: &str, outage: impl AsyncFnOnce(&mut Redis, 
     for id in seen.answered.keys() {
         assert_eq!(gateways[0].kill(id).await.status, 200, "{id}");
     }
-    within("a record of every request", async {
+    let mut missing = String::new();
+    let all = async {
         loop {
             let found = records(&gateways);
             assert!(found.values().all(|records| records.len() == 1), "a doubled record: {found:#?}");
@@ -280,10 +281,12 @@ async fn survive(redis: Redis, keys: &str, outage: impl AsyncFnOnce(&mut Redis, 
                 return;
             }
             assert!(wrong.iter().all(|(_, count, told)| told.unwrap_or(0) <= *count), "too many: {wrong:?}");
+            missing = format!("{wrong:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    })
-    .await;
+    };
+    let done = tokio::time::timeout(DEADLINE, all).await;
+    assert!(done.is_ok(), "requests without a record, as (session, answered, recorded): {missing}");
     let total: u64 = seen.answered.values().sum();
     eprintln!("{total} requests in {} records", records(&gateways).len());
 }
