@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use serde_json::Value;
-use ureq::{Agent, Error};
+use ureq::{Agent, Error, RequestBuilder};
 use url::Url;
 
 /// A control API that has not answered by then never will.
@@ -70,11 +70,7 @@ impl Client {
     /// `GET` of a path made of segments, with a query.
     pub(super) fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
         let url = self.url(path, query)?;
-        let request = self.agent.get(url.as_str());
-        let request = match &self.authorization {
-            Some(value) => request.header("authorization", value),
-            None => request,
-        };
+        let request = self.authorised(self.agent.get(url.as_str()));
         self.answer(request.call())
     }
 
@@ -86,11 +82,7 @@ impl Client {
         sink: &mut dyn Write,
     ) -> anyhow::Result<u64> {
         let url = self.url(path, query)?;
-        let request = self.agent.get(url.as_str()).config().timeout_global(None).build();
-        let request = match &self.authorization {
-            Some(value) => request.header("authorization", value),
-            None => request,
-        };
+        let request = self.authorised(self.agent.get(url.as_str()).config().timeout_global(None).build());
         let mut response = request.call().map_err(|error| self.unreachable(error))?;
         if !response.status().is_success() {
             return self.answer(Ok(response)).and_then(|_| bail!("{} refused", self.address()));
@@ -101,11 +93,8 @@ impl Client {
     /// `POST` of a JSON body.
     pub(super) fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Value> {
         let url = self.url(path, &[])?;
-        let request = self.agent.post(url.as_str()).header("content-type", "application/json");
-        let request = match &self.authorization {
-            Some(value) => request.header("authorization", value),
-            None => request,
-        };
+        let request =
+            self.authorised(self.agent.post(url.as_str()).header("content-type", "application/json"));
         self.answer(request.send(body.to_string()))
     }
 
@@ -115,6 +104,13 @@ impl Client {
         let mut response = self.agent.get(url.as_str()).call().map_err(|error| self.unreachable(error))?;
         let status = response.status().as_u16();
         Ok((status, response.body_mut().read_json().ok()))
+    }
+
+    fn authorised<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.authorization {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        }
     }
 
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Url> {

@@ -8,6 +8,8 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::settings::hex::hex;
+
 /// The member of a record that holds its link.
 pub const LINK: &str = "chain";
 
@@ -85,11 +87,6 @@ fn write(value: &Value, text: &mut Vec<u8>) {
         // Texts, numbers and words are written as everywhere.
         other => text.extend_from_slice(other.to_string().as_bytes()),
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::chain::Tip;
 use crate::ids::{AgentId, SessionId, Uid};
+use crate::protocol::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record};
 
 /// Something to be written.
@@ -123,7 +124,7 @@ fn record_rows(rows: &Transaction<'_>, record: &Record, tip: &mut Tip) -> rusqli
         return Ok(());
     }
     *tip = next;
-    usage_rows(rows, &body, tip.seq)?;
+    usage_rows(rows, record, tip.seq)?;
     let mut leg = rows.prepare_cached("INSERT INTO legs (seq, body) VALUES (?1, ?2)")?;
     for line in record.requests.iter().rev() {
         leg.execute(params![signed(tip.seq), json!(line).to_string()])?;
@@ -132,52 +133,48 @@ fn record_rows(rows: &Transaction<'_>, record: &Record, tip: &mut Tip) -> rusqli
 }
 
 /// Token counts by model; what no model was named for stands without one, so that the sums agree.
-fn usage_rows(rows: &Transaction<'_>, body: &str, seq: u64) -> rusqlite::Result<()> {
-    const COUNTS: [&str; 5] =
-        ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"];
-    let record: Value = serde_json::from_str(body).map_err(|fault| odd(Box::new(fault)))?;
-    let usage = &record["usage"];
+fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Result<()> {
     let insert = "INSERT INTO usage (seq, model, requests, input_tokens, output_tokens, cache_read_tokens, \
          cache_write_tokens, reasoning_tokens, cost_usd) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     let mut insert = rows.prepare_cached(insert)?;
-    let count = |of: &Value, key: &str| of[key].as_i64().unwrap_or_default();
-    let mut rest = COUNTS.map(|key| count(usage, key));
-    let mut requests = count(&record, "request_count");
-    let mut cost = usage["cost_usd"].as_f64().unwrap_or_default();
-    for model in usage["models"].as_array().into_iter().flatten() {
-        let counts = COUNTS.map(|key| count(model, key));
-        let own_cost = model["cost_usd"].as_f64().unwrap_or_default();
-        let own = count(model, "requests");
+    let mut add = |model: Option<&str>, requests: u64, counts: [u64; 5], cost: u64| {
+        let [input, output, read, written, reasoning] = counts.map(signed);
+        let cost = Cost(cost).as_usd();
         insert.execute(params![
             signed(seq),
-            model["model"].as_str(),
-            own,
-            counts[0],
-            counts[1],
-            counts[2],
-            counts[3],
-            counts[4],
-            own_cost
-        ])?;
-        rest.iter_mut().zip(counts).for_each(|(rest, own)| *rest = rest.saturating_sub(own).max(0));
-        requests = (requests - own).max(0);
-        cost = (cost - own_cost).max(0.0);
+            model,
+            signed(requests),
+            input,
+            output,
+            read,
+            written,
+            reasoning,
+            cost
+        ])
+    };
+    let (mut requests, mut rest) = (record.request_count, counts(&record.usage.total));
+    let mut cost = record.usage.total.cost.0;
+    for used in &record.usage.models {
+        let own = counts(&used.usage);
+        add(Some(&used.model), used.requests, own, used.usage.cost.0)?;
+        rest.iter_mut().zip(own).for_each(|(rest, own)| *rest = rest.saturating_sub(own));
+        requests = requests.saturating_sub(used.requests);
+        cost = cost.saturating_sub(used.usage.cost.0);
     }
     if requests > 0 || rest.iter().any(|count| *count > 0) {
-        let none: Option<&str> = None;
-        insert.execute(params![
-            signed(seq),
-            none,
-            requests,
-            rest[0],
-            rest[1],
-            rest[2],
-            rest[3],
-            rest[4],
-            cost
-        ])?;
+        add(None, requests, rest, cost)?;
     }
     Ok(())
+}
+
+fn counts(usage: &Usage) -> [u64; 5] {
+    [
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+    ]
 }
 
 /// SQLite's integers have a sign.

@@ -155,13 +155,9 @@ impl Reader {
         values.push(before.and_then(|seq| i64::try_from(seq).ok()).unwrap_or(i64::MAX).into());
         values.push(i64::try_from(limit + 1).unwrap_or(i64::MAX).into());
         let mut statement = self.database.prepare(&sql)?;
-        let rows = statement
-            .query_map(params_from_iter(values), |row| Ok((row.get::<_, i64>(0)?, json(row, 1)?)))?;
-        let mut found = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next_cursor = found.last().filter(|_| more).map(|(seq, _)| seq.to_string());
-        Ok(RecordPage { records: found.into_iter().map(|(_, body)| body).collect(), next_cursor })
+        let rows = statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, json(row, 1)?)))?;
+        let (records, next_cursor) = one_page(rows.collect::<rusqlite::Result<_>>()?, limit);
+        Ok(RecordPage { records, next_cursor })
     }
 
     /// The record of a uid, or the last one of a session id, with all that is kept beside it.
@@ -206,12 +202,8 @@ impl Reader {
         let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
         let mut statement = self.database.prepare(sql)?;
         let values = params![from, to, kind, before, i64::try_from(limit + 1).unwrap_or(i64::MAX)];
-        let rows = statement.query_map(values, |row| Ok((event(row)?, row.get::<_, i64>(5)?)))?;
-        let mut found = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|(_, number)| number.to_string());
-        Ok((found.into_iter().map(|(event, _)| event).collect(), next))
+        let rows = statement.query_map(values, |row| Ok((row.get(5)?, event(row)?)))?;
+        Ok(one_page(rows.collect::<rusqlite::Result<_>>()?, limit))
     }
 
     /// Sums for each step of time, in order; steps in which nothing ended are left out.
@@ -261,6 +253,14 @@ impl Reader {
         })?;
         lines.collect()
     }
+}
+
+/// The first `limit` of what was found, and the number before which the next page begins, if there is more.
+fn one_page<T>(mut found: Vec<(i64, T)>, limit: usize) -> (Vec<T>, Option<String>) {
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|(number, _)| number.to_string());
+    (found.into_iter().map(|(_, one)| one).collect(), next)
 }
 
 fn event(row: &Row<'_>) -> rusqlite::Result<EventLine> {

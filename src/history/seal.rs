@@ -1,8 +1,7 @@
 //! The seal: the head of the chain, signed now and then with a key that is kept in the data directory
 //! (Ed25519, RFC 8032). Without the key nobody can write a chain anew.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -10,9 +9,10 @@ use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
-use super::chain::{Tip, canonical, hex};
+use super::chain::{Tip, canonical};
+use crate::settings::hex::{hex, unhex};
+use crate::settings::key_file;
 
 /// The private key in the data directory (PKCS #8, RFC 8410).
 const KEY_FILE: &str = "cdr-key.p8";
@@ -56,44 +56,16 @@ impl Signer {
     /// # Errors
     /// The folder cannot be written to, or holds something that is no such key.
     pub fn load_or_make(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        let path = folder.join(KEY_FILE);
-        let signer = match File::open(&path) {
-            Ok(file) => Self::read(file)?,
-            Err(absent) if absent.kind() == io::ErrorKind::NotFound => Self::make(folder, &path)?,
-            Err(fault) => return Err(fault),
-        };
+        let kept = key_file::load_or_make(folder, KEY_FILE, || {
+            let fresh = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+            let fresh = fresh.map_err(|_| io::Error::other("the system gives no randomness"))?;
+            Ok(fresh.as_ref().to_vec())
+        })?;
+        let signer = Ed25519KeyPair::from_pkcs8(&kept)
+            .map(Self)
+            .map_err(|why| io::Error::other(format!("{KEY_FILE} holds no Ed25519 key: {why}")))?;
         std::fs::write(folder.join(PUBLIC_FILE), format!("{}\n", signer.public_key()))?;
         Ok(signer)
-    }
-
-    /// Linked to its place when it is whole: of two processes that start together both take the same one.
-    fn make(folder: &Path, path: &Path) -> io::Result<Self> {
-        let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
-            .map_err(|_| io::Error::other("the system gives no randomness"))?;
-        let draft = folder.join(format!("{KEY_FILE}.{}", Uuid::now_v7().simple()));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&draft)?;
-        let placed = file
-            .write_all(key.as_ref())
-            .and_then(|()| file.sync_all())
-            .and_then(|()| std::fs::hard_link(&draft, path));
-        std::fs::remove_file(&draft)?;
-        match placed {
-            Err(taken) if taken.kind() != io::ErrorKind::AlreadyExists => Err(taken),
-            _ => Self::read(File::open(path)?),
-        }
-    }
-
-    fn read(mut file: File) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ed25519KeyPair::from_pkcs8(&bytes)
-            .map(Self)
-            .map_err(|why| io::Error::other(format!("{KEY_FILE} holds no Ed25519 key: {why}")))
     }
 
     /// The public key, in hexadecimal digits.
@@ -119,7 +91,7 @@ impl Signer {
 impl Head {
     /// True when the key it names has signed it.
     pub fn is_genuine(&self) -> bool {
-        let (Some(key), Some(signature)) = (bytes(&self.key), bytes(&self.signature)) else { return false };
+        let (Some(key), Some(signature)) = (unhex(&self.key), unhex(&self.signature)) else { return false };
         self.schema == SCHEMA
             && UnparsedPublicKey::new(&ED25519, key).verify(&self.message(), &signature).is_ok()
     }
@@ -135,15 +107,6 @@ impl Head {
         });
         canonical(&signed)
     }
-}
-
-/// Reads lower-case hexadecimal digits.
-fn bytes(digits: &str) -> Option<Vec<u8>> {
-    let plain = digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    if !plain || !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()).collect()
 }
 
 #[cfg(test)]

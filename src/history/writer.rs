@@ -54,6 +54,8 @@ pub(super) struct Writer {
     /// True when the process ends: nothing is tried for long any more.
     closing: Arc<AtomicBool>,
     batch: Vec<Entry>,
+    /// In bytes; a file keeps it for ever.
+    page_size: u64,
     sealed: u64,
     sealed_at: Instant,
     pruned_at: Option<Instant>,
@@ -80,8 +82,10 @@ impl Writer {
         database.pragma_update(None, "foreign_keys", true)?;
         schema::migrate(&mut database)?;
         let sealed = database.query_row("SELECT coalesce(max(seq), 0) FROM heads", [], |row| row.get(0));
+        let page_size = database.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?;
         metrics.up(true);
         Ok(Self {
+            page_size: page_size.unsigned_abs(),
             sealed: i64::unsigned_abs(sealed?),
             database,
             signer,
@@ -172,7 +176,7 @@ impl Writer {
 
     /// One transaction: the batch, and the head when it is time.
     fn write(&mut self, is_time: bool) -> rusqlite::Result<()> {
-        let pages = self.settings.load().max_size / self.page_size()?;
+        let pages = self.settings.load().max_size / self.page_size;
         self.database.pragma_update(None, "max_page_count", i64::try_from(pages).unwrap_or(i64::MAX))?;
         // The tip is read under the lock: after a hand-over two processes write for a while.
         let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -189,10 +193,6 @@ impl Writer {
             (self.sealed, self.sealed_at) = (tip.seq, Instant::now());
         }
         Ok(())
-    }
-
-    fn page_size(&self) -> rusqlite::Result<u64> {
-        self.database.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
     }
 
     /// At its largest size the file loses its oldest records. A disk that is full is another matter: there

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::principal::hex;
 use super::settings::{HeadHint, Missing, Parse, Part, Place, ScopeMode, Settings};
 use crate::ids::{AgentId, PrincipalId, Scope, SessionId};
+use crate::settings::hex::hex;
 
 /// Longer ids are replaced by a digest, whatever the pattern says.
 const MAX_ID: usize = 256;

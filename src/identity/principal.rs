@@ -1,9 +1,8 @@
 //! The principal of a request: a keyed digest of the credential it carries, else its address.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::AUTHORIZATION;
@@ -12,6 +11,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::ids::PrincipalId;
+use crate::settings::hex::{hex, unhex};
+use crate::settings::key_file;
 
 /// Where credentials are looked for, first one first. `authorization` loses its scheme, so that one key
 /// is one principal, whichever header an SDK puts it in.
@@ -44,15 +45,7 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// The key in `data_dir`; made there (readable by the owner only) when there is none.
     pub fn load_or_make(data_dir: &Path) -> io::Result<Self> {
-        let path = data_dir.join(KEY_FILE);
-        match File::open(&path) {
-            Ok(mut file) => Self::read(&mut file),
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(data_dir)?;
-                Self::make(data_dir, &path)
-            }
-            Err(other) => Err(other),
-        }
+        Self::bytes(data_dir).map(|bytes| Self::from_bytes(&bytes))
     }
 
     /// The key that all instances of a fleet share. `agree` is given the one kept here, in hex, and gives
@@ -61,13 +54,12 @@ impl Key {
     /// # Errors
     /// The key cannot be read or kept.
     pub fn agreed(data_dir: &Path, agree: impl FnOnce(String) -> Option<String>) -> io::Result<Self> {
-        Self::load_or_make(data_dir)?;
-        let path = data_dir.join(KEY_FILE);
-        let own = Self::read_bytes(&mut File::open(&path)?)?;
-        match agree(hex(&own)).and_then(|agreed| unhex(&agreed)) {
+        let own = Self::bytes(data_dir)?;
+        let agreed: Option<[u8; KEY_BYTES]> =
+            agree(hex(&own)).and_then(|agreed| unhex(&agreed)?.try_into().ok());
+        match agreed {
             Some(agreed) if agreed != own => {
-                let draft = Self::draft(data_dir, &agreed)?;
-                std::fs::rename(draft, path)?;
+                key_file::replace(data_dir, KEY_FILE, &agreed)?;
                 Ok(Self::from_bytes(&agreed))
             }
             _ => Ok(Self::from_bytes(&own)),
@@ -79,43 +71,11 @@ impl Key {
         Self::from_bytes(&random())
     }
 
-    /// Writes a new key beside its place and links it there, so that nobody ever reads half a key and of
-    /// two processes that start together both take the same one.
-    fn make(data_dir: &Path, path: &Path) -> io::Result<Self> {
-        let draft = Self::draft(data_dir, &random())?;
-        let placed = std::fs::hard_link(&draft, path);
-        std::fs::remove_file(&draft)?;
-        match placed {
-            Err(taken) if taken.kind() != io::ErrorKind::AlreadyExists => Err(taken),
-            _ => Self::read(&mut File::open(path)?),
-        }
-    }
-
-    /// A file with these bytes, whole and private, beside its place.
-    fn draft(data_dir: &Path, bytes: &[u8; KEY_BYTES]) -> io::Result<PathBuf> {
-        let draft = data_dir.join(format!("{KEY_FILE}.{}", Uuid::now_v7().simple()));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&draft)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        if written.is_err() {
-            std::fs::remove_file(&draft)?;
-        }
-        written.map(|()| draft)
-    }
-
-    fn read(file: &mut File) -> io::Result<Self> {
-        Ok(Self::from_bytes(&Self::read_bytes(file)?))
-    }
-
-    fn read_bytes(file: &mut File) -> io::Result<[u8; KEY_BYTES]> {
-        let mut bytes = [0; KEY_BYTES];
-        file.read_exact(&mut bytes).map_err(|fault| {
-            io::Error::new(fault.kind(), format!("{KEY_FILE} holds no whole key: {fault}"))
-        })?;
-        Ok(bytes)
+    fn bytes(data_dir: &Path) -> io::Result<[u8; KEY_BYTES]> {
+        let kept = key_file::load_or_make(data_dir, KEY_FILE, || Ok(random().to_vec()))?;
+        kept.first_chunk().copied().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::UnexpectedEof, format!("{KEY_FILE} holds no whole key"))
+        })
     }
 
     fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
@@ -163,29 +123,6 @@ fn random() -> [u8; KEY_BYTES] {
         pool.update(Uuid::now_v7().as_bytes());
     }
     pool.finalize().into()
-}
-
-/// The bytes of as many pairs of hexadecimal digits.
-fn unhex(text: &str) -> Option<[u8; KEY_BYTES]> {
-    let mut bytes = [0; KEY_BYTES];
-    if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(DIGITS[usize::from(byte >> 4)].into());
-        text.push(DIGITS[usize::from(byte & 15)].into());
-    }
-    text
 }
 
 #[cfg(test)]

@@ -118,31 +118,27 @@ impl Gateway {
         };
         let model = exchange.call.model.as_deref();
         let route = dispatch::route(arrival, head, &exchange.call)?;
-        let backend = route.backend.settings().name().clone();
+        let route = exchange.route.insert(route);
         let is_llm = route.dialect.is_llm();
         if !is_llm {
             // Models answer in words; all else may be a download.
             arrival.ticket.expect_large();
         }
-        let dialect = route.dialect;
-        exchange.socket = upgrade::socket(arrival, &route);
-        exchange.route = Some(route);
-        if dialect == Dialect::Mcp {
+        exchange.socket = upgrade::socket(arrival, route);
+        if route.dialect == Dialect::Mcp {
             mcp::check(arrival, &head.headers, &exchange.call)?;
         }
         let leg = match exchange.leg.take() {
             Some(leg) => leg,
             None => {
-                let found =
-                    identify::by_body(arrival, caller, &exchange.call, &head.headers, backend.as_str())?;
+                let backend = route.backend.settings().name().as_str();
+                let found = identify::by_body(arrival, caller, &exchange.call, &head.headers, backend)?;
                 exchange.named = Some(found.id.clone());
                 admit::admit(&house.sessions, arrival, caller, found).await?
             }
         };
-        if let Some(route) = &mut exchange.route {
-            route.balance(arrival, leg.session(), house.clock.now());
-            leg.routed(route.backend.settings().name(), model);
-        }
+        route.balance(arrival, leg.session(), house.clock.now());
+        leg.routed(route.backend.settings().name(), model);
         if is_llm {
             leg.offers(&exchange.call.offer);
         }

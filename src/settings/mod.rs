@@ -8,6 +8,8 @@
 pub mod address;
 pub mod fault;
 pub mod folder;
+pub mod hex;
+pub mod key_file;
 pub mod nearest;
 pub mod origin;
 pub mod secret;

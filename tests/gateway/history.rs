@@ -17,21 +17,6 @@ async fn elida(gateway: &Gateway, words: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
-/// Asks until the answer is as wanted: what has ended is written a moment later.
-async fn until(gateway: &Gateway, target: &str, done: impl Fn(&Value) -> bool) -> Value {
-    let mut operator = gateway.operator().await;
-    within(target, async {
-        loop {
-            let answer = operator.get(target).await;
-            if answer.status() == 200 && done(&answer.json()) {
-                return answer.json();
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-}
-
 fn has(key: &'static str, count: usize) -> impl Fn(&Value) -> bool {
     move |answer| answer[key].as_array().is_some_and(|list| list.len() == count)
 }
@@ -57,13 +42,13 @@ async fn a_killed_session_is_found_afterwards_with_all_that_happened() {
     }
     assert_eq!(gateway.kill("run-1").await.status, 200);
     assert_eq!(gateway.resume("run-1").await, 200);
-    let page = until(&gateway, "/control/history?state=killed", has("records", 1)).await;
+    let page = gateway.answer_until("/control/history?state=killed", has("records", 1)).await;
     let record = &page["records"][0];
     assert_eq!((&record["session_id"], &record["request_count"]), (&"run-1".into(), &2.into()), "{record}");
     assert_eq!(record["chain"]["seq"], 1, "{record}");
 
     let lifted = |answer: &Value| answer["kills"][0]["lifted_by"].is_string();
-    let detail = until(&gateway, "/control/records/run-1", lifted).await;
+    let detail = gateway.answer_until("/control/records/run-1", lifted).await;
     assert_eq!(detail["requests"].as_array().map(Vec::len), Some(2), "{detail}");
     assert_eq!(detail["kills"][0]["order"]["reason"], "runaway", "{detail}");
     let happened: Vec<_> =
@@ -71,10 +56,10 @@ async fn a_killed_session_is_found_afterwards_with_all_that_happened() {
     for what in ["session_started", "session_killed", "session_ended", "session_resumed"] {
         assert!(happened.iter().any(|event| *event == what), "{what} in {happened:?}");
     }
-    let usage = until(&gateway, "/control/usage?by=model", has("usage", 1)).await;
+    let usage = gateway.answer_until("/control/usage?by=model", has("usage", 1)).await;
     assert_eq!(usage["usage"][0]["requests"], 2, "{usage}");
     assert_eq!(usage["usage"][0]["input_tokens"], record["usage"]["input_tokens"], "{usage}");
-    let series = until(&gateway, "/control/history/series?step=day", has("points", 1)).await;
+    let series = gateway.answer_until("/control/history/series?step=day", has("points", 1)).await;
     assert_eq!((&series["points"][0]["sessions"], &series["points"][0]["killed"]), (&1.into(), &1.into()));
     let mut operator = gateway.operator().await;
     assert_eq!(
@@ -94,7 +79,7 @@ async fn an_export_verifies_offline_and_a_changed_one_does_not() {
         assert_eq!(Call::chat("hello").session(&id).send(gateway.proxy()).await.status(), 200);
         assert_eq!(gateway.kill(&id).await.status, 200);
     }
-    until(&gateway, "/control/history", has("records", 8)).await;
+    gateway.answer_until("/control/history", has("records", 8)).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = exported(&gateway, folder.path()).await;
     let key = gateway.data().join("cdr-key.pub");

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::support::recording::{Dice, Recording};
-use crate::support::{Backend, Call, Demo, Gateway, RawBackend, within};
+use crate::support::{Backend, Call, Demo, Gateway, RawBackend};
 
 /// Counts in the order of [`KEYS`].
 pub type Counts = [u64; 5];
@@ -191,16 +191,8 @@ async fn what_a_session_costs_is_known_at_once_and_kept() {
 
     assert_eq!(gateway.kill("dear").await.status, 200);
     let mut operator = gateway.operator().await;
-    let usage = within("the usage report", async {
-        loop {
-            let usage = operator.get("/control/usage?by=model").await.json();
-            if usage["usage"].as_array().is_some_and(|lines| !lines.is_empty()) {
-                return usage;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let some = |usage: &Value| usage["usage"].as_array().is_some_and(|lines| !lines.is_empty());
+    let usage = gateway.answer_until("/control/usage?by=model", some).await;
     assert_eq!(
         (&usage["usage"][0]["name"], &usage["usage"][0]["cost_usd"]),
         (&"dear-1".into(), &cost.into())

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::query;
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::history::export::{ExportError, Format};
@@ -204,17 +205,8 @@ impl Asked {
             by: By::Principal,
             format: Format::Ndjson,
         };
-        let (mut faults, mut seen) = (Vec::new(), Vec::new());
-        for (key, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            if let Err(fault) = asked.take(&key, value.into_owned(), keys) {
-                faults.push(fault);
-            }
-            match seen.contains(&key) {
-                true => faults.push(format!("'{}' is given twice", key.escape_debug())),
-                false => seen.push(key),
-            }
-        }
-        if faults.is_empty() { Ok(asked) } else { Err(Problem::bad_request(faults.join("; "))) }
+        query::read(&query.unwrap_or_default(), |key, text| asked.take(key, text, keys))?;
+        Ok(asked)
     }
 
     fn take(&mut self, key: &str, text: String, keys: &[&str]) -> Result<(), String> {
@@ -229,13 +221,8 @@ impl Asked {
             "backend" => wanted.backend = Some(text),
             "model" => wanted.model = Some(text),
             "q" => wanted.q = Some(text),
-            other if !keys.contains(&other) => {
-                return Err(format!("'{}' is not a parameter", other.escape_debug()));
-            }
-            "limit" => match text.parse() {
-                Ok(limit @ 1..=LIMIT_MAX) => self.limit = limit,
-                _ => return Err(format!("limit must be a number from 1 to {LIMIT_MAX}")),
-            },
+            other if !keys.contains(&other) => return Err(query::unknown(other)),
+            "limit" => self.limit = query::limit(&text, LIMIT_MAX)?,
             "cursor" => {
                 self.cursor =
                     Some(text.parse().map_err(|_| "cursor must be the next_cursor of another page")?);

@@ -7,6 +7,7 @@ mod history;
 mod kills;
 mod metrics;
 mod paths;
+mod query;
 mod sessions;
 mod stats;
 

@@ -7,6 +7,7 @@ use axum::extract::{Path, RawQuery, State};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::query;
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::ids::Uid;
@@ -49,49 +50,29 @@ pub(super) async fn one(
 /// Reads the query; all its faults are told at once.
 fn filter(query: &str) -> Result<Filter, Problem> {
     let mut filter = Filter { limit: LIMIT_DEFAULT, ..Filter::default() };
-    let mut faults = Vec::new();
-    let mut seen = Vec::new();
-    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        let text = value.into_owned();
-        match &*key {
-            "state" => word(
-                &text,
-                &mut filter.state,
-                "state must be active, completed, killed or timed_out",
-                &mut faults,
-            ),
-            "kind" => {
-                word(&text, &mut filter.kind, "kind must be traffic, agent, terminal or job", &mut faults)
-            }
-            "limit" => match text.parse() {
-                Ok(limit @ 1..=LIMIT_MAX) => filter.limit = limit,
-                _ => faults.push(format!("limit must be a number from 1 to {LIMIT_MAX}")),
-            },
-            "principal" => filter.principal = Some(text),
-            "backend" => filter.backend = Some(text),
-            "client" => filter.client = Some(text),
-            "q" => filter.q = Some(text),
-            "cursor" if Uid::parse(&text).is_some() => filter.cursor = Some(text),
-            "cursor" => faults.push("cursor must be the next_cursor of another page".to_owned()),
-            other => faults.push(format!("'{}' is not a parameter", other.escape_debug())),
-        }
-        match seen.contains(&key) {
-            true => faults.push(format!("'{}' is given twice", key.escape_debug())),
-            false => seen.push(key),
-        }
+    query::read(query, |key, text| take(&mut filter, key, text))?;
+    Ok(filter)
+}
+
+fn take(filter: &mut Filter, key: &str, text: String) -> Result<(), String> {
+    match key {
+        "state" => filter.state = word(&text, "state must be active, completed, killed or timed_out")?,
+        "kind" => filter.kind = word(&text, "kind must be traffic, agent, terminal or job")?,
+        "limit" => filter.limit = query::limit(&text, LIMIT_MAX)?,
+        "principal" => filter.principal = Some(text),
+        "backend" => filter.backend = Some(text),
+        "client" => filter.client = Some(text),
+        "q" => filter.q = Some(text),
+        "cursor" if Uid::parse(&text).is_some() => filter.cursor = Some(text),
+        "cursor" => return Err("cursor must be the next_cursor of another page".to_owned()),
+        other => return Err(query::unknown(other)),
     }
-    match faults.is_empty() {
-        true => Ok(filter),
-        false => Err(Problem::bad_request(faults.join("; "))),
-    }
+    Ok(())
 }
 
 /// Reads a word of a closed set, such as a state.
-fn word<T: DeserializeOwned>(text: &str, into: &mut Option<T>, expected: &str, faults: &mut Vec<String>) {
-    match serde_json::from_value(Value::from(text)) {
-        Ok(word) => *into = Some(word),
-        Err(_) => faults.push(expected.to_owned()),
-    }
+fn word<T: DeserializeOwned>(text: &str, expected: &str) -> Result<Option<T>, String> {
+    serde_json::from_value(Value::from(text)).map(Some).map_err(|_| expected.to_owned())
 }
 
 #[cfg(test)]

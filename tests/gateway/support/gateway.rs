@@ -246,13 +246,18 @@ impl Gateway {
 
     /// Waits until the gateway knows the session and `done` holds for it.
     pub async fn session_until(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
+        self.answer_until(&format!("/control/sessions/{id}"), done).await
+    }
+
+    /// Asks the control service until it answers 200 and `done` holds for the answer.
+    pub async fn answer_until(&self, target: &str, done: impl Fn(&Value) -> bool) -> Value {
         let mut operator = self.operator().await;
-        within(&format!("session {id}"), async {
+        within(target, async {
             loop {
-                let answer = operator.get(&format!("/control/sessions/{id}")).await;
-                let session = answer.json();
-                if answer.status() == 200 && done(&session) {
-                    return session;
+                let answer = operator.get(target).await;
+                let told = answer.json();
+                if answer.status() == 200 && done(&told) {
+                    return told;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             }

@@ -1,0 +1,30 @@
+//! The query of a request, key by key.
+
+use crate::control::problem::Problem;
+
+/// Gives `take` each key with its text; all faults are told at once, keys that are given twice among them.
+pub(super) fn read(
+    query: &str,
+    mut take: impl FnMut(&str, String) -> Result<(), String>,
+) -> Result<(), Problem> {
+    let (mut faults, mut seen) = (Vec::new(), Vec::new());
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        faults.extend(take(&key, value.into_owned()).err());
+        match seen.contains(&key) {
+            true => faults.push(format!("'{}' is given twice", key.escape_debug())),
+            false => seen.push(key),
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(Problem::bad_request(faults.join("; "))) }
+}
+
+/// A number of things on one page, from 1 to `max`.
+pub(super) fn limit(text: &str, max: usize) -> Result<usize, String> {
+    let limit = text.parse().ok().filter(|limit| (1..=max).contains(limit));
+    limit.ok_or_else(|| format!("limit must be a number from 1 to {max}"))
+}
+
+/// What is said of a key that an endpoint does not have.
+pub(super) fn unknown(key: &str) -> String {
+    format!("'{}' is not a parameter", key.escape_debug())
+}
