@@ -1,173 +1,188 @@
-//! One message on its way to the collector.
+//! The exporters of OpenTelemetry: what they send by, and what they say of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
-use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+use opentelemetry::InstrumentationScope;
+use opentelemetry_http::{Bytes, HttpClient, HttpError};
+use opentelemetry_otlp::{
+    LogExporter, MetricExporter, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
+    WithTonicConfig,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use prost::Message as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, SdkLogRecord};
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Status};
+use tracing::field::{Field, Visit};
+use tracing::instrument::WithSubscriber;
+use tracing::{Dispatch, Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::{Layer, filter::LevelFilter};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use super::export::Dropped;
 use super::settings::Target;
 use crate::telemetry::sink::Sink;
 
-/// A collector that has not answered by then is given up on, and what it was sent is lost: sent again it might arrive
-/// twice.
+/// The time for a message, for one attempt as for all: the exporters begin none after it. So what a collector has not
+/// answered by then is not sent again; it might arrive twice.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// More bytes of an answer than this are not read.
 const MAX_ANSWER: u64 = 64 << 10;
 
-const AGENT: &str = concat!("elida/", env!("CARGO_PKG_VERSION"));
-
-/// Something to send.
-#[derive(Clone)]
-pub(super) enum Message {
-    Spans(ExportTraceServiceRequest),
-    Logs(ExportLogsServiceRequest),
-    Metrics(ExportMetricsServiceRequest),
-}
-
-/// It was not taken.
-pub(super) struct Failure {
-    /// It may be taken later.
-    pub(super) passes: bool,
-    pub(super) why: String,
+/// Sent again after 0.5, 1 and 2 s, or when the collector says.
+fn retries() -> RetryPolicy {
+    RetryPolicy::recommended()
+        .with_initial_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(2))
 }
 
 /// The way to the collector. To be made and used inside a Tokio runtime whose thread may be blocked.
-pub(super) enum Transport {
-    Grpc(Channel),
-    Http { agent: ureq::Agent, url: String },
-    Stdout(Sink),
+pub(super) struct Transport {
+    spans: SpanExporter,
+    logs: LogExporter,
+    metrics: MetricExporter,
+    /// Over HTTP, why the last attempt got no answer: the exporters do not pass it on.
+    cause: Cause,
+    /// Hears what the exporters tell while they export.
+    refusals: Dispatch,
 }
+
+type Cause = Arc<Mutex<Option<String>>>;
+
+type Exporters = (SpanExporter, LogExporter, MetricExporter);
 
 impl Transport {
     /// # Errors
-    /// The URL cannot be used.
-    pub(super) fn new(target: &Target, stdout: Sink) -> Result<Self, tonic::transport::Error> {
-        Ok(match target {
-            Target::Stdout => Self::Stdout(stdout),
-            Target::Http(url) => Self::Http { agent: agent(url.starts_with("https:")), url: url.clone() },
-            Target::Grpc(url) => {
-                let mut endpoint = Endpoint::from_shared(url.clone())?
-                    .user_agent(AGENT)?
-                    .connect_timeout(TIMEOUT)
-                    .timeout(TIMEOUT);
-                if url.starts_with("https:") {
-                    endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
-                }
-                Self::Grpc(endpoint.connect_lazy())
+    /// The URL cannot be used, or a variable of OpenTelemetry's is no text.
+    pub(super) fn new(
+        target: &Target,
+        resource: &Resource,
+        stdout: Sink,
+        dropped: Dropped,
+    ) -> anyhow::Result<Self> {
+        let cause = Cause::default();
+        let (mut spans, mut logs, metrics) = match target {
+            Target::Grpc(url) => by_grpc(&channel(url)?)?,
+            Target::Http(url) => {
+                let client = Http { agent: agent(url.starts_with("https:")), cause: Arc::clone(&cause) };
+                by_http(url, Protocol::HttpBinary, &(Arc::new(client) as _))?
             }
+            Target::Stdout => by_http("http://stdout", Protocol::HttpJson, &(Arc::new(Lines(stdout)) as _))?,
+        };
+        spans.set_resource(resource);
+        logs.set_resource(resource);
+        let refusals = Dispatch::new(tracing_subscriber::registry().with(Refusals(dropped)));
+        Ok(Self { spans, logs, metrics, cause, refusals })
+    }
+
+    /// # Errors
+    /// Why they were not taken.
+    pub(super) async fn spans(&self, spans: Vec<SpanData>) -> Result<(), String> {
+        self.told(self.spans.export(spans)).await
+    }
+
+    /// # Errors
+    /// Why they were not taken.
+    pub(super) async fn logs(
+        &self,
+        records: &[SdkLogRecord],
+        by: &InstrumentationScope,
+    ) -> Result<(), String> {
+        let records: Vec<_> = records.iter().map(|record| (record, by)).collect();
+        self.told(self.logs.export(LogBatch::new(&records))).await
+    }
+
+    /// # Errors
+    /// Why they were not taken.
+    pub(super) async fn metrics(&self, metrics: &ResourceMetrics) -> Result<(), String> {
+        self.told(self.metrics.export(metrics)).await
+    }
+
+    async fn told(&self, export: impl Future<Output = OTelSdkResult>) -> Result<(), String> {
+        let result = export.with_subscriber(self.refusals.clone()).await;
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.map_err(|error| {
+            let what = match error {
+                OTelSdkError::InternalFailure(what) => what,
+                other => other.to_string(),
+            };
+            cause.map_or(what.clone(), |cause| format!("{what}: {cause}"))
         })
     }
+}
 
-    /// Sends; gives how many parts of the message the collector refused to take.
-    ///
-    /// # Errors
-    /// It could not be delivered.
-    pub(super) async fn send(&self, message: &Message) -> Result<i64, Failure> {
-        match self {
-            Self::Grpc(channel) => by_grpc(channel.clone(), message.clone()).await.map_err(|status| {
-                let passes = matches!(status.code(), Code::Unavailable | Code::Aborted);
-                Failure { passes, why: format!("{:?}: {}", status.code(), status.message()) }
-            }),
-            Self::Http { agent, url } => by_http(agent, url, message),
-            Self::Stdout(sink) => {
-                let mut line = message.as_json();
-                line.push(b'\n');
-                sink.push(&line);
-                Ok(0)
-            }
-        }
+/// Exporters that share a connection.
+fn by_grpc(channel: &Channel) -> anyhow::Result<Exporters> {
+    fn over<B: WithExportConfig + WithTonicConfig>(builder: B, channel: &Channel) -> B {
+        builder.with_timeout(TIMEOUT).with_retry_policy(retries()).with_channel(channel.clone())
     }
+    Ok((
+        over(SpanExporter::builder().with_tonic(), channel).build()?,
+        over(LogExporter::builder().with_tonic(), channel).build()?,
+        over(MetricExporter::builder().with_tonic(), channel).build()?,
+    ))
 }
 
-impl Message {
-    fn as_json(&self) -> Vec<u8> {
-        // Only a map with keys that are not texts can fail, and there is none.
-        match self {
-            Self::Spans(spans) => serde_json::to_vec(spans),
-            Self::Logs(logs) => serde_json::to_vec(logs),
-            Self::Metrics(metrics) => serde_json::to_vec(metrics),
-        }
-        .unwrap_or_default()
-    }
-
-    /// Its path and bytes over HTTP.
-    fn as_bytes(&self) -> (&'static str, Vec<u8>) {
-        match self {
-            Self::Spans(spans) => ("/v1/traces", spans.encode_to_vec()),
-            Self::Logs(logs) => ("/v1/logs", logs.encode_to_vec()),
-            Self::Metrics(metrics) => ("/v1/metrics", metrics.encode_to_vec()),
-        }
-    }
-
-    /// How many parts of it the collector's answer refuses. An answer that cannot be read refuses none.
-    fn refused(&self, answer: &[u8]) -> i64 {
-        match self {
-            Self::Spans(_) => {
-                ExportTraceServiceResponse::decode(answer).map_or(0, |answer| of_spans(&answer))
-            }
-            Self::Logs(_) => ExportLogsServiceResponse::decode(answer).map_or(0, |answer| of_logs(&answer)),
-            Self::Metrics(_) => {
-                ExportMetricsServiceResponse::decode(answer).map_or(0, |answer| of_metrics(&answer))
-            }
-        }
-    }
-}
-
-fn of_spans(answer: &ExportTraceServiceResponse) -> i64 {
-    answer.partial_success.as_ref().map_or(0, |part| part.rejected_spans)
-}
-
-fn of_logs(answer: &ExportLogsServiceResponse) -> i64 {
-    answer.partial_success.as_ref().map_or(0, |part| part.rejected_log_records)
-}
-
-fn of_metrics(answer: &ExportMetricsServiceResponse) -> i64 {
-    answer.partial_success.as_ref().map_or(0, |part| part.rejected_data_points)
-}
-
-async fn by_grpc(channel: Channel, message: Message) -> Result<i64, Status> {
-    Ok(match message {
-        Message::Spans(spans) => of_spans(TraceServiceClient::new(channel).export(spans).await?.get_ref()),
-        Message::Logs(logs) => of_logs(LogsServiceClient::new(channel).export(logs).await?.get_ref()),
-        Message::Metrics(metrics) => {
-            of_metrics(MetricsServiceClient::new(channel).export(metrics).await?.get_ref())
-        }
+fn channel(url: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+    let secure = url.starts_with("https:").then(|| ClientTlsConfig::new().with_native_roots());
+    Ok(match secure {
+        Some(tls) => endpoint.tls_config(tls)?.connect_lazy(),
+        None => endpoint.connect_lazy(),
     })
 }
 
-/// The statuses after which OTLP lets a client send again.
-const PASSING: [u16; 4] = [429, 502, 503, 504];
+/// Exporters that share a client; `url` is the part before `/v1`.
+fn by_http(url: &str, protocol: Protocol, client: &Arc<dyn HttpClient>) -> anyhow::Result<Exporters> {
+    let over = Over { url, protocol, client };
+    Ok((
+        over.with(SpanExporter::builder().with_http(), "traces").build()?,
+        over.with(LogExporter::builder().with_http(), "logs").build()?,
+        over.with(MetricExporter::builder().with_http(), "metrics").build()?,
+    ))
+}
 
-fn by_http(agent: &ureq::Agent, url: &str, message: &Message) -> Result<i64, Failure> {
-    let (path, bytes) = message.as_bytes();
-    let sent = agent.post(format!("{url}{path}")).content_type("application/x-protobuf").send(&bytes[..]);
-    let mut answer = sent.map_err(|error| Failure {
-        passes: matches!(
-            error,
-            ureq::Error::Io(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound
-        ),
-        why: error.to_string(),
-    })?;
-    let status = answer.status();
-    if !status.is_success() {
-        return Err(Failure { passes: PASSING.contains(&status.as_u16()), why: format!("status {status}") });
+struct Over<'a> {
+    url: &'a str,
+    protocol: Protocol,
+    client: &'a Arc<dyn HttpClient>,
+}
+
+impl Over<'_> {
+    fn with<B: WithExportConfig + WithHttpConfig>(&self, builder: B, signal: &str) -> B {
+        builder
+            .with_endpoint(format!("{}/v1/{signal}", self.url))
+            .with_protocol(self.protocol)
+            .with_timeout(TIMEOUT)
+            .with_retry_policy(retries())
+            .with_shared_http_client(Arc::clone(self.client))
     }
-    let body = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-    Ok(body.map_or(0, |body| message.refused(&body)))
+}
+
+/// Sends over HTTP.
+#[derive(Debug)]
+struct Http {
+    agent: ureq::Agent,
+    cause: Cause,
+}
+
+#[async_trait::async_trait]
+impl HttpClient for Http {
+    async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
+        let (head, body) = request.into_parts();
+        let sent = self.agent.run(http::Request::from_parts(head, &body[..]));
+        let cause = sent.as_ref().err().map(ToString::to_string);
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+        let (head, mut body) = sent?.into_parts();
+        // A status says enough when its body cannot be read.
+        let body = body.with_config().limit(MAX_ANSWER).read_to_vec().unwrap_or_default();
+        Ok(http::Response::from_parts(head, body.into()))
+    }
 }
 
 /// A client of its own: no proxy of the environment, no redirect.
@@ -176,8 +191,7 @@ fn agent(tls: bool) -> ureq::Agent {
         .http_status_as_error(false)
         .max_redirects(0)
         .proxy(None)
-        .timeout_global(Some(TIMEOUT))
-        .user_agent(AGENT);
+        .timeout_global(Some(TIMEOUT));
     if !tls {
         return config.build().into();
     }
@@ -189,4 +203,58 @@ fn agent(tls: bool) -> ureq::Agent {
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build();
     config.tls_config(tls).build().into()
+}
+
+/// Writes a line for each message, in place of a collector.
+struct Lines(Sink);
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpClient for Lines {
+    async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
+        // It comes indented; texts in JSON have no end of a line in them.
+        let parts = request.body().split(|byte| *byte == b'\n').flat_map(|part| part.trim_ascii_start());
+        let line: Vec<u8> = parts.copied().chain([b'\n']).collect();
+        self.0.push(&line);
+        Ok(http::Response::new(Bytes::new()))
+    }
+}
+
+/// Counts what a collector refuses of a message that it takes: the exporters tell that as a warning of `tracing` and in
+/// no other way. Their other warnings end here: what is lost is said once, by the worker.
+struct Refusals(Dropped);
+
+impl<S: Subscriber> Layer<S> for Refusals {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_event() && metadata.target() == "opentelemetry-otlp"
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::WARN)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        event.record(&mut Count(&self.0));
+    }
+}
+
+struct Count<'a>(&'a Dropped);
+
+impl Visit for Count<'_> {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        let counter = match field.name() {
+            "rejected_spans" => &self.0.spans,
+            "rejected_log_records" => &self.0.logs,
+            "rejected_data_points" => &self.0.metrics,
+            _ => return,
+        };
+        counter.inc_by(u64::try_from(value).unwrap_or_default());
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }
