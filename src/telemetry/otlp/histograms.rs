@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use opentelemetry::metrics::{Histogram, Meter, MeterProvider};
+use opentelemetry::metrics::{Histogram, MeterProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::{ResourceMetrics, ScopeMetrics};
@@ -13,27 +13,42 @@ use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMete
 use super::facts::{ModelCall, Request};
 use super::spans::{Attributes, error_type, scope};
 
-/// Bounds of the buckets, as the conventions have them; in seconds, tokens, seconds.
-const DURATION: &[f64] =
-    &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
-const TOKENS: &[f64] = &[
-    1.0,
-    4.0,
-    16.0,
-    64.0,
-    256.0,
-    1024.0,
-    4096.0,
-    16384.0,
-    65536.0,
-    262_144.0,
-    1_048_576.0,
-    4_194_304.0,
-    16_777_216.0,
-    67_108_864.0,
+/// Name, unit, description and bounds, as the conventions have them.
+const INSTRUMENTS: [(&str, &str, &str, &[f64]); 3] = [
+    (
+        "gen_ai.client.operation.duration",
+        "s",
+        "GenAI operation duration.",
+        &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92],
+    ),
+    (
+        "gen_ai.client.token.usage",
+        "{token}",
+        "Number of input and output tokens used.",
+        &[
+            1.0,
+            4.0,
+            16.0,
+            64.0,
+            256.0,
+            1024.0,
+            4096.0,
+            16384.0,
+            65536.0,
+            262_144.0,
+            1_048_576.0,
+            4_194_304.0,
+            16_777_216.0,
+            67_108_864.0,
+        ],
+    ),
+    (
+        "gen_ai.client.operation.time_to_first_chunk",
+        "s",
+        "Time to receive the first chunk of a streamed answer.",
+        &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0],
+    ),
 ];
-const FIRST_CHUNK: &[f64] =
-    &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0];
 
 /// All measurements since the start. Callers choose the names of models, so the SDK's bound of 2000 sets of attributes
 /// for each histogram matters: what comes later is told under `otel.metric.overflow`.
@@ -52,31 +67,11 @@ impl Histograms {
         let provider =
             SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader.clone()).build();
         let meter = provider.meter_with_scope(scope());
-        Self {
-            duration: histogram(
-                &meter,
-                "gen_ai.client.operation.duration",
-                "s",
-                "GenAI operation duration.",
-                DURATION,
-            ),
-            tokens: histogram(
-                &meter,
-                "gen_ai.client.token.usage",
-                "{token}",
-                "Number of input and output tokens used.",
-                TOKENS,
-            ),
-            first_chunk: histogram(
-                &meter,
-                "gen_ai.client.operation.time_to_first_chunk",
-                "s",
-                "Time to receive the first chunk of a streamed answer.",
-                FIRST_CHUNK,
-            ),
-            reader,
-            _provider: provider,
-        }
+        let [duration, tokens, first_chunk] = INSTRUMENTS.map(|(name, unit, description, bounds)| {
+            let histogram = meter.f64_histogram(name).with_unit(unit).with_description(description);
+            histogram.with_boundaries(bounds.to_vec()).build()
+        });
+        Self { duration, tokens, first_chunk, reader, _provider: provider }
     }
 
     /// Adds what a request took.
@@ -104,17 +99,6 @@ impl Histograms {
         let count = metrics.scope_metrics().flat_map(ScopeMetrics::metrics).count();
         (count > 0).then_some((metrics, count))
     }
-}
-
-fn histogram(
-    meter: &Meter,
-    name: &'static str,
-    unit: &'static str,
-    description: &'static str,
-    bounds: &[f64],
-) -> Histogram<f64> {
-    let builder = meter.f64_histogram(name).with_unit(unit).with_description(description);
-    builder.with_boundaries(bounds.to_vec()).build()
 }
 
 /// What all measurements of a request have in common. Never a session or a principal.
@@ -152,5 +136,66 @@ impl MetricReader for Reader {
 
     fn temporality(&self, kind: InstrumentKind) -> Temporality {
         self.0.temporality(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::SystemTime;
+
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+
+    use super::*;
+    use crate::ids::RequestId;
+    use crate::telemetry::trace::Context;
+
+    fn of_model(model: &str) -> Request {
+        let call = ModelCall {
+            operation: "chat",
+            provider: "openai",
+            model: Some(model.into()),
+            answered_by: None,
+            stream: false,
+            first_chunk: None,
+            stop_reason: None,
+            tokens: None,
+            tools: Vec::new(),
+        };
+        Request {
+            context: Context::of_request(None, None, |_| true),
+            session: None,
+            uid: None,
+            request_id: RequestId::fresh(),
+            ended: SystemTime::now(),
+            duration: Duration::from_secs(1),
+            method: "POST".into(),
+            path: "/".into(),
+            status: Some(200),
+            outcome: "ok",
+            principal: None,
+            client: None,
+            client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            backend: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            operation: None,
+            call: Some(call),
+        }
+    }
+
+    #[test]
+    fn models_without_number_are_told_in_a_bounded_number_of_series() {
+        let histograms = Histograms::new(&Resource::builder_empty().build());
+        assert!(histograms.collect().is_none(), "nothing was measured");
+        (0..5000).for_each(|number| histograms.add(&of_model(&format!("model-{number}"))));
+        let (metrics, count) = histograms.collect().unwrap();
+        let metric = metrics.scope_metrics().flat_map(ScopeMetrics::metrics).next().unwrap();
+        let AggregatedMetrics::F64(MetricData::Histogram(durations)) = metric.data() else {
+            panic!("{metric:?}")
+        };
+        let points: Vec<_> = durations.data_points().collect();
+        assert_eq!((count, points.iter().map(|point| point.count()).sum::<u64>()), (1, 5000), "none is lost");
+        assert!(points.len() <= 2001, "{} series", points.len());
     }
 }

@@ -1,14 +1,14 @@
 //! Spans and log records out of facts. Names: OpenTelemetry's semantic conventions, those for generative AI and HTTP;
 //! `elida.` before what they have no name for.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use opentelemetry::logs::{AnyValue, LogRecord, Severity};
 use opentelemetry::trace::{
     Event, Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
-use opentelemetry::{Array, InstrumentationScope, Key, KeyValue, StringValue, Value as Plain};
+use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value as Plain};
 use opentelemetry_sdk::logs::SdkLogRecord;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use serde_json::Value;
@@ -113,9 +113,9 @@ fn about_call(call: &ModelCall, attributes: &mut Attributes) {
     attributes.text("gen_ai.provider.name", call.provider);
     attributes.text_option("gen_ai.request.model", call.model.as_deref());
     attributes.text_option("gen_ai.response.model", call.answered_by.as_deref());
-    attributes.flag("gen_ai.request.stream", call.stream);
+    attributes.add("gen_ai.request.stream", call.stream);
     if let (true, Some(after)) = (call.stream, call.first_chunk) {
-        attributes.seconds("gen_ai.response.time_to_first_chunk", after);
+        attributes.add("gen_ai.response.time_to_first_chunk", after.as_secs_f64());
     }
     if let Some(reason) = &call.stop_reason {
         attributes.texts("gen_ai.response.finish_reasons", [&**reason]);
@@ -265,7 +265,7 @@ fn any(value: &Value) -> Option<AnyValue> {
 pub(super) struct Attributes(pub(super) Vec<KeyValue>);
 
 impl Attributes {
-    fn add(&mut self, key: impl Into<Key>, value: impl Into<Plain>) {
+    fn add(&mut self, key: &'static str, value: impl Into<Plain>) {
         self.0.push(KeyValue::new(key, value));
     }
 
@@ -281,14 +281,6 @@ impl Attributes {
 
     fn number(&mut self, key: &'static str, number: u64) {
         self.add(key, i64::try_from(number).unwrap_or(i64::MAX));
-    }
-
-    fn seconds(&mut self, key: &'static str, time: Duration) {
-        self.add(key, time.as_secs_f64());
-    }
-
-    fn flag(&mut self, key: &'static str, flag: bool) {
-        self.add(key, flag);
     }
 
     fn texts<'a>(&mut self, key: &'static str, texts: impl IntoIterator<Item = &'a str>) {

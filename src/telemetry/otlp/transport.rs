@@ -1,16 +1,16 @@
 //! The exporters of OpenTelemetry: what they send by, and what they say of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry_http::{Bytes, HttpClient, HttpError};
+use opentelemetry_http::HttpClient;
 use opentelemetry_otlp::{
     LogExporter, MetricExporter, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
     WithTonicConfig,
 };
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, SdkLogRecord};
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
@@ -21,18 +21,15 @@ use tracing::instrument::WithSubscriber;
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, filter::LevelFilter};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use super::client::{Http, Lines};
 use super::export::Dropped;
 use super::settings::Target;
 use crate::telemetry::sink::Sink;
 
 /// The time for a message, for one attempt as for all: the exporters begin none after it. So what a collector has not
 /// answered by then is not sent again; it might arrive twice.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// More bytes of an answer than this are not read.
-const MAX_ANSWER: u64 = 64 << 10;
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sent again after 0.5, 1 and 2 s, or when the collector says.
 fn retries() -> RetryPolicy {
@@ -46,13 +43,11 @@ pub(super) struct Transport {
     spans: SpanExporter,
     logs: LogExporter,
     metrics: MetricExporter,
-    /// Over HTTP, why the last attempt got no answer: the exporters do not pass it on.
-    cause: Cause,
+    /// What sends over HTTP.
+    client: Option<Arc<Http>>,
     /// Hears what the exporters tell while they export.
     refusals: Dispatch,
 }
-
-type Cause = Arc<Mutex<Option<String>>>;
 
 type Exporters = (SpanExporter, LogExporter, MetricExporter);
 
@@ -65,19 +60,20 @@ impl Transport {
         stdout: Sink,
         dropped: Dropped,
     ) -> anyhow::Result<Self> {
-        let cause = Cause::default();
+        let mut client = None;
         let (mut spans, mut logs, metrics) = match target {
             Target::Grpc(url) => by_grpc(&channel(url)?)?,
             Target::Http(url) => {
-                let client = Http { agent: agent(url.starts_with("https:")), cause: Arc::clone(&cause) };
-                by_http(url, Protocol::HttpBinary, &(Arc::new(client) as _))?
+                let http = Arc::new(Http::new(url.starts_with("https:")));
+                client = Some(Arc::clone(&http));
+                by_http(url, Protocol::HttpBinary, http)?
             }
-            Target::Stdout => by_http("http://stdout", Protocol::HttpJson, &(Arc::new(Lines(stdout)) as _))?,
+            Target::Stdout => by_http("http://stdout", Protocol::HttpJson, Arc::new(Lines(stdout)))?,
         };
         spans.set_resource(resource);
         logs.set_resource(resource);
         let refusals = Dispatch::new(tracing_subscriber::registry().with(Refusals(dropped)));
-        Ok(Self { spans, logs, metrics, cause, refusals })
+        Ok(Self { spans, logs, metrics, client, refusals })
     }
 
     /// # Errors
@@ -105,13 +101,9 @@ impl Transport {
 
     async fn told(&self, export: impl Future<Output = OTelSdkResult>) -> Result<(), String> {
         let result = export.with_subscriber(self.refusals.clone()).await;
-        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
-        result.map_err(|error| {
-            let what = match error {
-                OTelSdkError::InternalFailure(what) => what,
-                other => other.to_string(),
-            };
-            cause.map_or(what.clone(), |cause| format!("{what}: {cause}"))
+        result.map_err(|error| match self.client.as_ref().and_then(|client| client.cause()) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
         })
     }
 }
@@ -138,7 +130,7 @@ fn channel(url: &str) -> anyhow::Result<Channel> {
 }
 
 /// Exporters that share a client; `url` is the part before `/v1`.
-fn by_http(url: &str, protocol: Protocol, client: &Arc<dyn HttpClient>) -> anyhow::Result<Exporters> {
+fn by_http(url: &str, protocol: Protocol, client: Arc<dyn HttpClient>) -> anyhow::Result<Exporters> {
     let over = Over { url, protocol, client };
     Ok((
         over.with(SpanExporter::builder().with_http(), "traces").build()?,
@@ -150,7 +142,7 @@ fn by_http(url: &str, protocol: Protocol, client: &Arc<dyn HttpClient>) -> anyho
 struct Over<'a> {
     url: &'a str,
     protocol: Protocol,
-    client: &'a Arc<dyn HttpClient>,
+    client: Arc<dyn HttpClient>,
 }
 
 impl Over<'_> {
@@ -160,68 +152,7 @@ impl Over<'_> {
             .with_protocol(self.protocol)
             .with_timeout(TIMEOUT)
             .with_retry_policy(retries())
-            .with_shared_http_client(Arc::clone(self.client))
-    }
-}
-
-/// Sends over HTTP.
-#[derive(Debug)]
-struct Http {
-    agent: ureq::Agent,
-    cause: Cause,
-}
-
-#[async_trait::async_trait]
-impl HttpClient for Http {
-    async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
-        let (head, body) = request.into_parts();
-        let sent = self.agent.run(http::Request::from_parts(head, &body[..]));
-        let cause = sent.as_ref().err().map(ToString::to_string);
-        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = cause;
-        let (head, mut body) = sent?.into_parts();
-        // A status says enough when its body cannot be read.
-        let body = body.with_config().limit(MAX_ANSWER).read_to_vec().unwrap_or_default();
-        Ok(http::Response::from_parts(head, body.into()))
-    }
-}
-
-/// A client of its own: no proxy of the environment, no redirect.
-fn agent(tls: bool) -> ureq::Agent {
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .proxy(None)
-        .timeout_global(Some(TIMEOUT));
-    if !tls {
-        return config.build().into();
-    }
-    // What cannot be read is no authority; without any, no collector is believed.
-    let found = rustls_native_certs::load_native_certs().certs;
-    let roots: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    config.tls_config(tls).build().into()
-}
-
-/// Writes a line for each message, in place of a collector.
-struct Lines(Sink);
-
-impl std::fmt::Debug for Lines {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Lines")
-    }
-}
-
-#[async_trait::async_trait]
-impl HttpClient for Lines {
-    async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
-        // It comes indented; texts in JSON have no end of a line in them.
-        let parts = request.body().split(|byte| *byte == b'\n').flat_map(|part| part.trim_ascii_start());
-        let line: Vec<u8> = parts.copied().chain([b'\n']).collect();
-        self.0.push(&line);
-        Ok(http::Response::new(Bytes::new()))
+            .with_shared_http_client(Arc::clone(&self.client))
     }
 }
 
