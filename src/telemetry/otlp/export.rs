@@ -179,7 +179,8 @@ impl Worker {
         dropped: Dropped,
     ) -> anyhow::Result<Self> {
         let resource = resource(settings);
-        let transport = Transport::new(&settings.target, &resource, stdout, dropped.clone())?;
+        let transport =
+            Transport::new(&settings.target, &resource, stdout, dropped.clone(), closing.clone())?;
         let histograms = settings.metrics.then(|| Histograms::new(&resource));
         let logger = SdkLoggerProvider::builder().build().logger_with_scope(spans::scope());
         Ok(Self { transport, items, closing, histograms, logger, dropped, is_down: false })

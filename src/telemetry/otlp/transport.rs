@@ -15,6 +15,8 @@ use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, SdkLogRecord};
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tracing::field::{Field, Visit};
 use tracing::instrument::WithSubscriber;
@@ -31,25 +33,32 @@ use crate::telemetry::sink::Sink;
 /// answered by then is not sent again; it might arrive twice.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// At the end of the program an attempt that is under way has so long for its answer, and there is none after it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Sent again after 0.5, 1 and 2 s, or when the collector says.
 fn retries() -> RetryPolicy {
-    RetryPolicy::recommended()
-        .with_initial_delay(Duration::from_millis(500))
-        .with_max_delay(Duration::from_secs(2))
+    let policy = RetryPolicy::recommended().with_initial_delay(Duration::from_millis(500));
+    policy.with_max_delay(Duration::from_secs(2))
 }
 
 /// The way to the collector. To be made and used inside a Tokio runtime whose thread may be blocked.
 pub(super) struct Transport {
-    spans: SpanExporter,
-    logs: LogExporter,
-    metrics: MetricExporter,
+    exporters: Exporters,
+    /// Those for the end of the program, which do not send again.
+    last: Exporters,
+    closing: watch::Receiver<bool>,
     /// What sends over HTTP.
     client: Option<Arc<Http>>,
     /// Hears what the exporters tell while they export.
     refusals: Dispatch,
 }
 
-type Exporters = (SpanExporter, LogExporter, MetricExporter);
+struct Exporters {
+    spans: SpanExporter,
+    logs: LogExporter,
+    metrics: MetricExporter,
+}
 
 impl Transport {
     /// # Errors
@@ -59,27 +68,28 @@ impl Transport {
         resource: &Resource,
         stdout: Sink,
         dropped: Dropped,
+        closing: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
         let mut client = None;
-        let (mut spans, mut logs, metrics) = match target {
-            Target::Grpc(url) => by_grpc(&channel(url)?)?,
+        let way = match target {
+            Target::Grpc(url) => Way::Grpc(channel(url)?),
             Target::Http(url) => {
                 let http = Arc::new(Http::new(url.starts_with("https:")));
                 client = Some(Arc::clone(&http));
-                by_http(url, Protocol::HttpBinary, http)?
+                Way::Http(url, Protocol::HttpBinary, http)
             }
-            Target::Stdout => by_http("http://stdout", Protocol::HttpJson, Arc::new(Lines(stdout)))?,
+            Target::Stdout => Way::Http("http://stdout", Protocol::HttpJson, Arc::new(Lines(stdout))),
         };
-        spans.set_resource(resource);
-        logs.set_resource(resource);
+        let exporters = way.exporters(&retries(), resource)?;
+        let last = way.exporters(&RetryPolicy::disabled(), resource)?;
         let refusals = Dispatch::new(tracing_subscriber::registry().with(Refusals(dropped)));
-        Ok(Self { spans, logs, metrics, client, refusals })
+        Ok(Self { exporters, last, closing, client, refusals })
     }
 
     /// # Errors
     /// Why they were not taken.
     pub(super) async fn spans(&self, spans: Vec<SpanData>) -> Result<(), String> {
-        self.told(self.spans.export(spans)).await
+        self.told(async |by| by.spans.export(spans).await).await
     }
 
     /// # Errors
@@ -87,20 +97,32 @@ impl Transport {
     pub(super) async fn logs(
         &self,
         records: &[SdkLogRecord],
-        by: &InstrumentationScope,
+        scope: &InstrumentationScope,
     ) -> Result<(), String> {
-        let records: Vec<_> = records.iter().map(|record| (record, by)).collect();
-        self.told(self.logs.export(LogBatch::new(&records))).await
+        let records: Vec<_> = records.iter().map(|record| (record, scope)).collect();
+        self.told(async |by| by.logs.export(LogBatch::new(&records)).await).await
     }
 
     /// # Errors
     /// Why they were not taken.
     pub(super) async fn metrics(&self, metrics: &ResourceMetrics) -> Result<(), String> {
-        self.told(self.metrics.export(metrics)).await
+        self.told(async |by| by.metrics.export(metrics).await).await
     }
 
-    async fn told(&self, export: impl Future<Output = OTelSdkResult>) -> Result<(), String> {
-        let result = export.with_subscriber(self.refusals.clone()).await;
+    async fn told(&self, export: impl AsyncFnOnce(&Exporters) -> OTelSdkResult) -> Result<(), String> {
+        let mut closing = self.closing.clone();
+        let result = if *closing.borrow() {
+            export(&self.last).with_subscriber(self.refusals.clone()).await
+        } else {
+            let end = async {
+                let _ = closing.wait_for(|closing| *closing).await;
+                sleep(PATIENCE).await;
+            };
+            tokio::select! {
+                result = export(&self.exporters).with_subscriber(self.refusals.clone()) => result,
+                () = end => return Err("not before the end of the program".to_owned()),
+            }
+        };
         result.map_err(|error| match self.client.as_ref().and_then(|client| client.cause()) {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
@@ -108,52 +130,66 @@ impl Transport {
     }
 }
 
-/// Exporters that share a connection.
-fn by_grpc(channel: &Channel) -> anyhow::Result<Exporters> {
-    fn over<B: WithExportConfig + WithTonicConfig>(builder: B, channel: &Channel) -> B {
-        builder.with_timeout(TIMEOUT).with_retry_policy(retries()).with_channel(channel.clone())
+/// What exporters share: a connection, or a client and the part of the URL before `/v1`.
+enum Way<'a> {
+    Grpc(Channel),
+    Http(&'a str, Protocol, Arc<dyn HttpClient>),
+}
+
+impl Way<'_> {
+    fn exporters(&self, retries: &RetryPolicy, resource: &Resource) -> anyhow::Result<Exporters> {
+        let (mut spans, mut logs, metrics) = match self {
+            Self::Grpc(channel) => (
+                by_grpc(SpanExporter::builder().with_tonic(), channel, retries).build()?,
+                by_grpc(LogExporter::builder().with_tonic(), channel, retries).build()?,
+                by_grpc(MetricExporter::builder().with_tonic(), channel, retries).build()?,
+            ),
+            Self::Http(url, protocol, client) => {
+                let url = |signal| format!("{url}/v1/{signal}");
+                (
+                    by_http(SpanExporter::builder().with_http(), url("traces"), *protocol, client, retries)
+                        .build()?,
+                    by_http(LogExporter::builder().with_http(), url("logs"), *protocol, client, retries)
+                        .build()?,
+                    by_http(
+                        MetricExporter::builder().with_http(),
+                        url("metrics"),
+                        *protocol,
+                        client,
+                        retries,
+                    )
+                    .build()?,
+                )
+            }
+        };
+        spans.set_resource(resource);
+        logs.set_resource(resource);
+        Ok(Exporters { spans, logs, metrics })
     }
-    Ok((
-        over(SpanExporter::builder().with_tonic(), channel).build()?,
-        over(LogExporter::builder().with_tonic(), channel).build()?,
-        over(MetricExporter::builder().with_tonic(), channel).build()?,
-    ))
 }
 
-fn channel(url: &str) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(TIMEOUT).timeout(TIMEOUT);
-    let secure = url.starts_with("https:").then(|| ClientTlsConfig::new().with_native_roots());
-    Ok(match secure {
-        Some(tls) => endpoint.tls_config(tls)?.connect_lazy(),
-        None => endpoint.connect_lazy(),
-    })
+fn by_grpc<B: WithExportConfig + WithTonicConfig>(builder: B, channel: &Channel, retries: &RetryPolicy) -> B {
+    builder.with_timeout(TIMEOUT).with_retry_policy(retries.clone()).with_channel(channel.clone())
 }
 
-/// Exporters that share a client; `url` is the part before `/v1`.
-fn by_http(url: &str, protocol: Protocol, client: Arc<dyn HttpClient>) -> anyhow::Result<Exporters> {
-    let over = Over { url, protocol, client };
-    Ok((
-        over.with(SpanExporter::builder().with_http(), "traces").build()?,
-        over.with(LogExporter::builder().with_http(), "logs").build()?,
-        over.with(MetricExporter::builder().with_http(), "metrics").build()?,
-    ))
-}
-
-struct Over<'a> {
-    url: &'a str,
+fn by_http<B: WithExportConfig + WithHttpConfig>(
+    builder: B,
+    url: String,
     protocol: Protocol,
-    client: Arc<dyn HttpClient>,
+    client: &Arc<dyn HttpClient>,
+    retries: &RetryPolicy,
+) -> B {
+    let builder = builder.with_endpoint(url).with_protocol(protocol).with_timeout(TIMEOUT);
+    builder.with_retry_policy(retries.clone()).with_shared_http_client(Arc::clone(client))
 }
 
-impl Over<'_> {
-    fn with<B: WithExportConfig + WithHttpConfig>(&self, builder: B, signal: &str) -> B {
-        builder
-            .with_endpoint(format!("{}/v1/{signal}", self.url))
-            .with_protocol(self.protocol)
-            .with_timeout(TIMEOUT)
-            .with_retry_policy(retries())
-            .with_shared_http_client(Arc::clone(&self.client))
+/// Connects when there is something to send.
+fn channel(url: &str) -> anyhow::Result<Channel> {
+    let mut endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+    if url.starts_with("https:") {
+        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
     }
+    Ok(endpoint.connect_lazy())
 }
 
 /// Counts what a collector refuses of a message that it takes: the exporters tell that as a warning of `tracing` and in
