@@ -234,6 +234,11 @@ impl Census {
         self.active.load(Ordering::Relaxed)
     }
 
+    /// This principal's name in the text that its other sessions share, if it has any.
+    pub(super) fn shared(&self, principal: &PrincipalId) -> PrincipalId {
+        self.by_principal.get(principal).map_or_else(|| principal.clone(), |theirs| theirs.key().clone())
+    }
+
     /// Takes a place for one session of this principal.
     pub(super) fn reserve(&self, principal: &PrincipalId, settings: &Settings) -> Result<(), Denied> {
         let theirs = self.by_principal.entry(principal.clone());

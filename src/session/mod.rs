@@ -20,6 +20,7 @@ pub mod cut;
 mod doc;
 pub mod event;
 pub mod fleet;
+mod kept;
 mod kill;
 mod latency;
 pub mod leg;
