@@ -366,9 +366,8 @@ impl Live {
         }
         inner.agents(self).order(order);
         let Inner { agents, legs, .. } = &*inner;
-        let under =
-            |leg: &&Box<OpenLeg>| agents.as_ref().is_some_and(|agents| agents.is_under(leg.agent, order));
-        legs.iter().filter(under).map(|leg| Arc::clone(&leg.cut)).collect()
+        let under = |leg: &&OpenLeg| agents.as_ref().is_some_and(|agents| agents.is_under(leg.agent, order));
+        legs.iter().map(|leg| &**leg).filter(under).map(|leg| Arc::clone(&leg.cut)).collect()
     }
 
     /// Takes back this very order against an agent.

@@ -43,7 +43,7 @@ pub(crate) mod testing;
 pub use agents::AgentView;
 pub use book::{BlockMode, KillOrder};
 pub use cut::{Cut, CutReason};
-pub use event::Event;
+pub use event::{Event, Listener};
 pub use kill::{KillError, KillRequest, Killed, ResumeError, Resumed};
 pub use leg::{Arrival, Denied, Leg, LegKind, LegReport, LegStart, Limit, SocketReport};
 pub use live::Live;
