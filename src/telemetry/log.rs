@@ -26,7 +26,7 @@ use super::text;
 /// More lines than this waiting to be written are dropped.
 const QUEUE_LINES: usize = 16 << 10;
 
-/// Crates whose own diagnostics are of use as warnings only; those of OpenTelemetry's exporters name headers.
+/// Crates whose own diagnostics are of use as warnings only.
 const NOISY: [&str; 11] =
     ["pingora", "h2", "hyper", "rustls", "mio", "tokio", "tonic", "tower", "ureq", "axum", "opentelemetry"];
 
