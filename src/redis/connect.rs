@@ -186,10 +186,13 @@ impl Link {
             let (renewed, fault) = (Arc::clone(&self.renewed), Arc::clone(&self.fault));
             let note = move |what| *fault.lock().unwrap_or_else(PoisonError::into_inner) = what;
             tokio::spawn(async move {
+                let mut is_first = true;
                 loop {
                     tokio::select! {
                         made = made.recv() => match made {
                             Err(RecvError::Closed) => return,
+                            // Nothing was sent over another one before.
+                            _ if std::mem::take(&mut is_first) => {}
                             _ => renewed.notify_one(),
                         },
                         Ok((error, _)) = errors.recv() => note(Some(explained(&error))),

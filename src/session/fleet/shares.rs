@@ -166,7 +166,10 @@ impl Manager {
                 self.write_record(fleet, &whole).await?;
                 return Ok(true);
             }
-            Closed::Record(None) => self.record_alone(live),
+            Closed::Record(None) => {
+                self.record_alone(live);
+                return Ok(true);
+            }
             Closed::Waiting => {
                 fleet.store.tell_end(key, uid).await?;
                 self.look_soon(fleet, key, uid).await;
