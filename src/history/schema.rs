@@ -3,7 +3,8 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step each; a step that was ever released is never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE records (
         seq INTEGER PRIMARY KEY,
         uid TEXT NOT NULL UNIQUE,
@@ -65,7 +66,16 @@ const STEPS: [&str; 1] = ["
         seq INTEGER PRIMARY KEY,
         body TEXT NOT NULL
     ) STRICT;
-"];
+",
+    // When an order ceases to stand: its block ends, another takes its place, or it is lifted.
+    "
+    ALTER TABLE kills ADD COLUMN ends_ms INTEGER NOT NULL DEFAULT 9223372036854775807;
+    UPDATE kills SET ends_ms = coalesce(lifted_ms,
+        CASE WHEN json_valid(body) THEN unixepoch(body ->> '$.until') * 1000 END, ends_ms);
+    CREATE INDEX kills_by_end ON kills (ends_ms);
+    CREATE INDEX kills_by_id ON kills (session_id);
+",
+];
 
 /// The version that this program writes.
 const KNOWN: u32 = STEPS.len() as u32;
