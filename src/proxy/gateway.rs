@@ -334,6 +334,7 @@ impl ProxyHttp for Gateway {
         let refusal = refuse::refusal_of(error, exchange);
         if let Some(arrival) = &exchange.arrival
             && *error.esource() == ErrorSource::Downstream
+            && *error.etype() != CUT
         {
             // Where this request ends is not known, so nothing behind it is one.
             arrival.ticket.close_after();

@@ -1,6 +1,8 @@
 //! The one place where a fault becomes an answer: its status, its words in the caller's dialect, and
 //! how an answer that has begun is broken off so that nobody takes it for a whole one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
@@ -279,11 +281,11 @@ fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHe
 }
 
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
-/// others end in the middle of their framing. Neither looks whole.
+/// others end in the middle of their framing, and with them their connection. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    if let Some(arrival) = &exchange.arrival {
-        arrival.ticket.close_after();
-    }
+    let ticket = exchange.arrival.as_ref().map(|arrival| Arc::clone(&arrival.ticket));
+    // Whoever is dropped in the middle of the last event leaves a connection that nothing may follow on.
+    let was_reusable = ticket.as_ref().is_some_and(|ticket| ticket.close_after());
     let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
     let written = session.as_ref().body_bytes_sent() as u64;
     let ending = stream_end(exchange, refusal, written).filter(|_| !has_length);
@@ -295,9 +297,16 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
         None => Error::e_explain(CUT, "no native end"),
     };
     match ended {
-        // The last event is out; the connection goes with it, in its order.
+        // A client that keeps connections sends its next request on this one, and must have an answer to it.
         Ok(()) => {
-            let _ = session.as_mut().finish_body().await;
+            let is_framed = session.as_mut().finish_body().await.is_ok();
+            if let Some(ticket) = ticket
+                && is_framed
+                && was_reusable
+                && exchange.socket.is_none()
+            {
+                ticket.keep();
+            }
         }
         Err(_) => session.as_mut().shutdown().await,
     }

@@ -355,6 +355,23 @@ async fn each_dialect_ends_in_its_own_words_and_never_cleanly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_native_end_the_next_request_on_the_connection_has_its_answer() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::alone(&demo).await;
+    let mut operator = gateway.operator().await;
+    for number in 0..20 {
+        let call = Call::messages_stream("[[words 1000]] [[pace 2ms]]").session(&format!("s-{number}"));
+        let mut client = call.open(gateway.proxy()).await;
+        client.until("word1").await;
+        assert_eq!(operator.kill(&format!("s-{number}")).await.status, 200);
+        let cut = client.message(Unframed::UntilEnd).await.expect("an answer");
+        assert!(cut.is_whole && cut.text().contains("event: error"), "{}", cut.text());
+        let refused = call.send_over(&mut client, gateway.proxy()).await;
+        assert_eq!(refused.status(), 403, "{}", refused.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_cut_inside_an_event_still_ends_in_one_of_its_own() {
     let backend = RawBackend::start(async |mut connection| {
         let Some(_) = connection.request().await else { return };

@@ -97,9 +97,14 @@ impl Ticket {
         self.holding.load(Relaxed)
     }
 
-    /// The connection carries no further request.
-    pub(crate) fn close_after(&self) {
-        self.reusable.store(false, Relaxed);
+    /// The connection carries no further request. Gives whether it might have until now.
+    pub(crate) fn close_after(&self) -> bool {
+        self.reusable.swap(false, Relaxed)
+    }
+
+    /// It may carry further requests after all.
+    pub(crate) fn keep(&self) {
+        self.reusable.store(true, Relaxed);
     }
 
     pub(super) fn is_reusable(&self) -> bool {
