@@ -3,7 +3,8 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step each; a step that was ever released is never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE records (
         seq INTEGER PRIMARY KEY,
         uid TEXT NOT NULL UNIQUE,
@@ -65,7 +66,20 @@ const STEPS: [&str; 1] = ["
         seq INTEGER PRIMARY KEY,
         body TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE captures (
+        number INTEGER PRIMARY KEY,
+        uid TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX captures_by_time ON captures (at_ms);
+    CREATE INDEX captures_by_uid ON captures (uid);
+    CREATE INDEX captures_by_id ON captures (session_id);
+",
+];
 
 /// The version that this program writes.
 const KNOWN: u32 = STEPS.len() as u32;
