@@ -1,7 +1,7 @@
 //! The front of the history: takes what happens without ever waiting, and opens readers.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,6 +22,10 @@ use crate::telemetry::history::HistoryMetrics;
 
 /// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
 const QUEUE: usize = 4 << 10;
+/// Beginnings of sessions that wait at most: their records tell the same later, and must find room.
+const BEGINNINGS: usize = QUEUE / 2;
+/// With so many entries waiting, sessions that need not end at once had better wait.
+const BEHIND: usize = QUEUE / 4;
 /// How long the writer may take for all that came before a question.
 const SEAL_LIMIT: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for the last records.
@@ -34,10 +38,12 @@ const STEP: Duration = Duration::from_millis(2);
 /// The history of this instance.
 pub struct Archive {
     queue: SyncSender<Message>,
+    /// How many entries are in it beside captures.
+    waiting: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<()>>>,
     captures: SyncSender<Order>,
     capturing: Mutex<Option<JoinHandle<()>>>,
-    waiting: Arc<Waiting>,
+    room: Arc<Waiting>,
     closing: Arc<AtomicBool>,
     file: PathBuf,
     signer: Arc<Signer>,
@@ -62,12 +68,14 @@ impl Archive {
         let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let closing = Arc::new(AtomicBool::new(false));
+        let waiting = Arc::<AtomicUsize>::default();
         let writer = Writer::open(
             file,
             Arc::clone(&signer),
             Arc::clone(&settings),
             metrics.clone(),
             Arc::clone(&closing),
+            Arc::clone(&waiting),
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
         // Captures have places of their own: they take none that a record needs.
@@ -82,10 +90,11 @@ impl Archive {
             .spawn(move || captures::run(&taken, &rows, &numbers))?;
         Ok(Arc::new(Self {
             queue,
+            waiting,
             thread: Mutex::new(Some(thread)),
             captures: orders,
             capturing: Mutex::new(Some(capturing)),
-            waiting: Arc::default(),
+            room: Arc::default(),
             closing,
             file: file.to_owned(),
             signer,
@@ -97,7 +106,11 @@ impl Archive {
     /// Notes what happened; never waits. What finds the queue full is counted as dropped.
     pub fn note(&self, event: &Event) {
         let Some(entry) = Entry::of(event) else { return };
-        if self.queue.try_send(Message::Entry(entry)).is_err() {
+        let room = if matches!(entry, Entry::Started { .. }) { BEGINNINGS } else { QUEUE };
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= room
+            || self.queue.try_send(Message::Entry(entry)).is_err()
+        {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.metrics.dropped(1);
         }
     }
@@ -105,12 +118,17 @@ impl Archive {
     /// Takes the bodies of a request; never waits. What finds no room is counted as dropped.
     pub fn keep(&self, capture: Capture) {
         let taken = self
-            .waiting
+            .room
             .take(capture.weight())
             .is_some_and(|room| self.captures.try_send(Order::Keep(Box::new(capture), room)).is_ok());
         if !taken {
             self.metrics.captures_dropped(1);
         }
+    }
+
+    /// True while the file can be written to and much is waiting for it: who can wait should.
+    pub fn is_behind(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= BEHIND && self.metrics.is_up()
     }
 
     /// Takes new settings: retention and size. The file stays the one of the start.

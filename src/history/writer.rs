@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(super) struct Writer {
     metrics: HistoryMetrics,
     /// True when the process ends: nothing is tried for long any more.
     closing: Arc<AtomicBool>,
+    /// How many entries are in the queue beside captures.
+    waiting: Arc<AtomicUsize>,
     batch: Vec<Entry>,
     batch_bytes: usize,
     /// In bytes; a file keeps it for ever.
@@ -76,6 +78,7 @@ impl Writer {
         settings: Arc<ArcSwap<Settings>>,
         metrics: HistoryMetrics,
         closing: Arc<AtomicBool>,
+        waiting: Arc<AtomicUsize>,
     ) -> Result<Self, SchemaError> {
         let mut database = Connection::open(file)?;
         database.busy_timeout(LOCK)?;
@@ -95,6 +98,7 @@ impl Writer {
             settings,
             metrics,
             closing,
+            waiting,
             batch: Vec::with_capacity(BATCH),
             batch_bytes: 0,
             sealed_at: Instant::now(),
@@ -138,6 +142,9 @@ impl Writer {
         match message {
             Message::Entry(entry) => {
                 self.batch_bytes += entry.weight();
+                if !entry.is_capture() {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                }
                 self.batch.push(entry);
             }
             Message::Seal(reply) => seals.push(reply),

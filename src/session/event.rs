@@ -8,6 +8,23 @@ use super::book::KillOrder;
 use super::record::Record;
 use super::snapshot::Snapshot;
 
+/// Whoever is told of each event.
+pub trait Listener: Send + Sync {
+    /// Called on the thread where it happens: it must be quick and must not block.
+    fn hear(&self, event: &Event);
+
+    /// True while many more events than have come would be lost. Whoever ends sessions in bulk waits then.
+    fn is_behind(&self) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(&Event) + Send + Sync> Listener for F {
+    fn hear(&self, event: &Event) {
+        self(event);
+    }
+}
+
 /// One happening. Events of one session may overtake each other when they happen at the same time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

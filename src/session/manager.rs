@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use super::book::{Book, KillOrder};
 use super::cut::CutReason;
-use super::event::Event;
+use super::event::{Event, Listener};
 use super::fleet::Fleet;
 use super::leg::{Denied, LegReport, Limit};
 use super::live::{End, Inner, Live};
@@ -29,8 +29,8 @@ const FEED: usize = 1024;
 /// The record of an ended session waits so long for its last leg to settle.
 pub(super) const SETTLE: Duration = Duration::from_millis(250);
 
-/// Called with each event, on the thread where it happens: it must be quick and must not block.
-pub type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
+/// How often a listener that is behind is asked again.
+const PACE: Duration = Duration::from_millis(2);
 
 /// All sessions of this instance.
 pub struct Manager {
@@ -39,7 +39,7 @@ pub struct Manager {
     pub(super) store: Arc<dyn SessionStore>,
     /// This instance's part among others; none when it is the only one.
     pub(super) fleet: Option<Arc<Fleet>>,
-    listener: Listener,
+    listener: Arc<dyn Listener>,
     feed: broadcast::Sender<Arc<Event>>,
     /// Active sessions.
     pub(super) live: Registry,
@@ -66,13 +66,18 @@ impl Manager {
         settings: Settings,
         clock: Clock,
         store: Arc<dyn SessionStore>,
-        listener: Listener,
+        listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
         Self::build(settings, clock, store, None, listener)
     }
 
     /// A manager that plays its part in a fleet.
-    pub fn in_fleet(settings: Settings, clock: Clock, fleet: Fleet, listener: Listener) -> Arc<Self> {
+    pub fn in_fleet(
+        settings: Settings,
+        clock: Clock,
+        fleet: Fleet,
+        listener: Arc<dyn Listener>,
+    ) -> Arc<Self> {
         fleet.reconfigure(&settings);
         let store = fleet.store().clone();
         Self::build(settings, clock, store, Some(Arc::new(fleet)), listener)
@@ -83,7 +88,7 @@ impl Manager {
         clock: Clock,
         store: Arc<dyn SessionStore>,
         fleet: Option<Arc<Fleet>>,
-        listener: Listener,
+        listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
@@ -133,7 +138,7 @@ impl Manager {
     }
 
     pub(super) fn publish(&self, event: Event) {
-        (self.listener)(&event);
+        self.listener.hear(&event);
         if self.feed.receiver_count() > 0 || self.fleet.is_some() {
             let event = Arc::new(event);
             if let Some(fleet) = &self.fleet {
@@ -141,6 +146,14 @@ impl Manager {
             }
             // The last reader may have left just now; nobody misses the event then.
             let _unread = self.feed.send(event);
+        }
+    }
+
+    /// Waits while the listener is behind, as long as there is patience.
+    pub(super) async fn pace(&self, patience: &mut Duration) {
+        while self.listener.is_behind() && !patience.is_zero() {
+            tokio::time::sleep(PACE).await;
+            *patience = patience.saturating_sub(PACE);
         }
     }
 
@@ -232,6 +245,11 @@ impl Census {
     /// Sessions active now.
     pub(super) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// This principal's name in the text that its other sessions share, if it has any.
+    pub(super) fn shared(&self, principal: &PrincipalId) -> PrincipalId {
+        self.by_principal.get(principal).map_or_else(|| principal.clone(), |theirs| theirs.key().clone())
     }
 
     /// Takes a place for one session of this principal.

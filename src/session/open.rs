@@ -29,21 +29,21 @@ impl Live {
         let agent = inner.enter(self, who, now).map_err(NotOpened::Refused)?;
         self.touch(now);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let leg = OpenLeg {
+        let leg = Box::new(OpenLeg {
             id,
             started: now,
             offered: Box::default(),
             cut: start.cut,
             agent,
-            line: Box::new(RequestLine::begun(
+            line: RequestLine::begun(
                 start.kind,
                 start.method,
                 start.path,
                 start.request_id,
                 who.agent_id.clone(),
                 started_at,
-            )),
-        };
+            ),
+        });
         tally::push_lean(&mut inner.legs, leg);
         Ok(())
     }

@@ -27,6 +27,11 @@ impl HistoryMetrics {
         self.up.set(is_up.into());
     }
 
+    /// True while the file can be written to.
+    pub fn is_up(&self) -> bool {
+        self.up.get() != 0
+    }
+
     /// So many entries could not be taken.
     pub fn dropped(&self, entries: u64) {
         self.dropped.inc_by(entries);

@@ -226,6 +226,13 @@ proptest! {
     }
 
     #[test]
+    fn what_was_json_stays_json(text in pieces(), is_cut: bool) {
+        let document = serde_json::json!({"a": text, "token": [text], text.as_str(): 4111111111111111_u64}).to_string();
+        let redacted = redact(&document, Framing::Json, is_cut);
+        prop_assert!(serde_json::from_str::<serde_json::Value>(&redacted).is_ok(), "{}", redacted);
+    }
+
+    #[test]
     fn a_secret_is_found_wherever_a_stream_divides_it(at in prop::collection::vec(0usize..ANT.len(), 0..6)) {
         let mut at = at;
         at.extend([0, ANT.len()]);
