@@ -14,6 +14,7 @@ const MOST: Size = Size::mib(1);
 /// Which requests are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "CaptureMode")]
 pub enum Mode {
     /// None.
     #[default]
