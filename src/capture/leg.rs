@@ -38,6 +38,11 @@ impl Body {
         self.bytes.extend_from_slice(taken);
     }
 
+    /// So many bytes came in all, also such as were read before anything could be kept of them.
+    pub fn came(&mut self, total: u64) {
+        self.total = self.total.max(total);
+    }
+
     /// Whether there was more than is kept.
     pub(super) fn is_cut(&self) -> bool {
         self.total > self.bytes.len() as u64

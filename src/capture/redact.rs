@@ -42,8 +42,12 @@ fn once(text: &str, framing: Framing, is_cut: bool) -> String {
         }
         Framing::Messages | Framing::Opaque => text.to_owned(),
     };
-    // What stands in no text of the document, and all of what is none.
-    let spans = find(&by_leaves, is_cut);
+    // What stands in no text of the document, and all of what is none. What would reach from one text into another has
+    // been misread.
+    let mut spans = find(&by_leaves, is_cut);
+    if framing != Framing::Opaque {
+        spans.retain(|span| !by_leaves[span.range.clone()].contains('"'));
+    }
     replace(&by_leaves, spans)
 }
 

@@ -87,7 +87,7 @@ fn is_flagged(answer: &Answer, failure: Option<ErrorKind>) -> bool {
 
 /// Hands the bodies of a request that is over to the history, if they are to be kept; never waits.
 pub(crate) fn settle(exchange: &mut Exchange, failure: Option<ErrorKind>) {
-    let Some(capturing) = exchange.capture.take() else { return };
+    let Some(mut capturing) = exchange.capture.take() else { return };
     let (Some(arrival), Some(leg), Some(history)) =
         (&exchange.arrival, &exchange.leg, &exchange.house.history)
     else {
@@ -98,6 +98,7 @@ pub(crate) fn settle(exchange: &mut Exchange, failure: Option<ErrorKind>) {
     if !is_kept || !live.capture_one(settings.max_per_session) {
         return;
     }
+    capturing.request.came(arrival.ticket.received());
     history.keep(Capture {
         at: capturing.at,
         request_id: arrival.request_id.clone(),
