@@ -1,3 +1,5 @@
+//! What is taken out, what stays, and that neither depends on how a stream divides it.
+
 use proptest::prelude::*;
 
 use super::*;
