@@ -223,7 +223,7 @@ fn value_length(value: &[u8], quote: &str, level: usize) -> usize {
         if quote.as_bytes() == [byte] {
             let is_end = match backslashes.checked_sub(level) {
                 None => true,
-                Some(more) => more / (level + 1) % 2 == 0,
+                Some(more) => (more / (level + 1)).is_multiple_of(2),
             };
             if is_end {
                 return at - backslashes.min(level);
@@ -308,5 +308,5 @@ fn checks<'a>(digits: impl DoubleEndedIterator<Item = &'a u8>) -> bool {
             }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
