@@ -25,7 +25,12 @@ fn manager() -> Arc<Manager> {
     let written =
         Written { max_active: 10_000_000, max_active_per_principal: 10_000_000, ..Written::default() };
     let settings = written.compile(&mut Faults::default()).expect("good settings");
-    Manager::new(settings, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_| {}))
+    Manager::new(
+        settings,
+        Clock::system(),
+        Arc::new(MemoryStore::default()),
+        Arc::new(|_: &elida::session::Event| {}),
+    )
 }
 
 fn arrival(session: &str) -> Arrival {

@@ -12,6 +12,7 @@
 //! - [`schema`]: the tables, by version.
 //! - [`chain`]: the hash chain over the records, and its canonical form.
 //! - [`seal`]: the signed head of the chain, and the key in the data directory.
+//! - [`standing`]: the kill orders that still stand.
 //! - [`reader`], [`window`]: pages, one record in full, series for charts.
 //! - [`export`]: the records as NDJSON with their chain, or as CSV.
 //! - [`verify`]: an exported file, checked without the gateway.
@@ -25,6 +26,7 @@ pub mod export;
 pub mod reader;
 pub mod seal;
 pub mod settings;
+pub mod standing;
 pub mod verify;
 pub mod window;
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step each; a step that was ever released is never changed.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     CREATE TABLE records (
         seq INTEGER PRIMARY KEY,
@@ -66,6 +66,14 @@ const STEPS: [&str; 2] = [
         seq INTEGER PRIMARY KEY,
         body TEXT NOT NULL
     ) STRICT;
+",
+    // When an order ceases to stand: its block ends, another takes its place, or it is lifted.
+    "
+    ALTER TABLE kills ADD COLUMN ends_ms INTEGER NOT NULL DEFAULT 9223372036854775807;
+    UPDATE kills SET ends_ms = coalesce(lifted_ms,
+        CASE WHEN json_valid(body) THEN unixepoch(body ->> '$.until') * 1000 END, ends_ms);
+    CREATE INDEX kills_by_end ON kills (ends_ms);
+    CREATE INDEX kills_by_id ON kills (session_id);
 ",
     "
     CREATE TABLE captures (

@@ -41,10 +41,20 @@ const LOCK: Duration = Duration::from_secs(5);
 pub(super) enum Message {
     /// Write this.
     Entry(Entry),
+    /// Write all that came before, and say so.
+    Written(SyncSender<bool>),
     /// Write all that came before, sign where the chain stands, and say so.
     Seal(SyncSender<bool>),
     /// Write all that came before, sign, and end.
     End,
+}
+
+/// Who waits for the batch, and for what.
+#[derive(Default)]
+struct Asked {
+    replies: Vec<SyncSender<bool>>,
+    /// A head is to be signed.
+    seal: bool,
 }
 
 /// What the thread works with.
@@ -115,9 +125,9 @@ impl Writer {
                 self.pruned_at = Some(Instant::now());
                 self.report("forgot what is past history.retention", Self::prune_old);
             }
-            let mut seals = Vec::new();
+            let mut asked = Asked::default();
             match queue.recv_timeout(PATIENCE) {
-                Ok(message) => is_last = self.sort(message, &mut seals),
+                Ok(message) => is_last = self.sort(message, &mut asked),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => is_last = true,
             }
@@ -126,19 +136,19 @@ impl Writer {
                 && self.batch_bytes < BATCH_BYTES
                 && let Ok(message) = queue.try_recv()
             {
-                is_last = self.sort(message, &mut seals);
+                is_last = self.sort(message, &mut asked);
             }
-            let written = self.write_all(!seals.is_empty());
-            for seal in seals {
+            let written = self.write_all(asked.seal);
+            for reply in asked.replies {
                 // Whoever waited may have gone.
-                let _ = seal.try_send(written);
+                let _ = reply.try_send(written);
             }
         }
         self.write_all(true);
     }
 
     /// True when this was the last message.
-    fn sort(&mut self, message: Message, seals: &mut Vec<SyncSender<bool>>) -> bool {
+    fn sort(&mut self, message: Message, asked: &mut Asked) -> bool {
         match message {
             Message::Entry(entry) => {
                 self.batch_bytes += entry.weight();
@@ -147,7 +157,11 @@ impl Writer {
                 }
                 self.batch.push(entry);
             }
-            Message::Seal(reply) => seals.push(reply),
+            Message::Written(reply) => asked.replies.push(reply),
+            Message::Seal(reply) => {
+                asked.replies.push(reply);
+                asked.seal = true;
+            }
             Message::End => return true,
         }
         false
@@ -321,7 +335,9 @@ impl Writer {
         )?;
         let before = horizon.max(ended.unwrap_or(i64::MIN));
         rows.execute("DELETE FROM events WHERE at_ms < ?1", [before])?;
-        rows.execute("DELETE FROM kills WHERE at_ms < ?1", [before])?;
+        // What still stands is needed at the next start, however old it is.
+        let now = Timestamp::now().as_millisecond();
+        rows.execute("DELETE FROM kills WHERE at_ms < ?1 AND ends_ms <= ?2", [before, now])?;
         rows.commit()?;
         Ok(gone)
     }
