@@ -371,7 +371,7 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
     archive.close();
     let file = Connection::open(folder.path().join("history.db")).unwrap();
     file.execute_batch(
-        "DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
+        "DROP TABLE captures; DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
          PRAGMA user_version = 1;",
     )
     .unwrap();
