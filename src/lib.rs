@@ -11,7 +11,7 @@
 //! * [`identity`] says who calls and in which session; [`routing`] where it goes; [`upstream`] how.
 //! * [`protocol`] reads the agents' languages without doing IO.
 //! * [`limits`] says what calls cost.
-//! * [`history`] keeps what has ended, and proves it.
+//! * [`history`] keeps what has ended, and proves it; [`capture`] says which bodies, and takes secrets out of them.
 //! * [`control`] is the operator's door, [`telemetry`] what is told of it all.
 //! * [`app`] puts the parts together, from what [`config`] read; [`cli`] is the command line.
 //! * [`demo`] is a model provider that needs no key.
@@ -20,6 +20,7 @@
 //! `tests/architecture.rs` the guard.
 
 pub mod app;
+pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;

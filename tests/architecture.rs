@@ -11,7 +11,7 @@ const ROWS: &[(u8, &[&str])] = &[
     (6, &["main", "cli", "app", "config"]),
     (5, &["proxy", "forward", "control", "agents", "demo"]),
     (4, &["session", "identity", "limits", "cache", "upstream", "history"]),
-    (3, &["routing", "policy"]),
+    (3, &["routing", "policy", "capture"]),
     (2, &["protocol", "redis"]),
     (1, &["telemetry"]),
     (0, &["error", "ids", "clock", "settings"]),

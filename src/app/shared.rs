@@ -99,6 +99,7 @@ impl Shared {
             clock: self.clock.clone(),
             readiness: Arc::clone(&self.readiness),
             exporter: self.exporter.clone(),
+            history: self.history.clone(),
             connector: Connector::new(None),
         })
     }
@@ -151,6 +152,7 @@ pub(super) fn snapshot(
         identity: config.identity.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
+        capture: config.capture,
         prices: config.prices.clone(),
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),

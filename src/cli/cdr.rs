@@ -1,4 +1,5 @@
-//! `elida cdr`: records of ended sessions as a file, and the check of such a file without the gateway.
+//! `elida cdr`: records of ended sessions as a file, the check of such a file without the gateway, and the bodies that
+//! are kept beside them.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -9,7 +10,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::client::{Client, ControlArgs};
-use super::print;
+use super::talk::{PlainArgs, show};
+use super::{print, report};
 use crate::history::verify::{Report, verify};
 
 /// What to do with records.
@@ -17,6 +19,8 @@ use crate::history::verify::{Report, verify};
 pub(super) enum CdrCommand {
     /// Write the records of ended sessions to a file or to standard output
     Export(ExportArgs),
+    /// Show the bodies that are kept of a session (capture), the last first
+    Captures(CapturesArgs),
     /// Check an exported file: nothing changed, taken out or moved, and signed by the gateway
     Verify(VerifyArgs),
 }
@@ -40,6 +44,21 @@ pub(super) struct ExportArgs {
     control: ControlArgs,
 }
 
+/// Arguments of `elida cdr captures`.
+#[derive(Args, Debug)]
+pub(super) struct CapturesArgs {
+    /// A session id, or the uid of an incarnation
+    id: String,
+    /// How many, up to 100
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    limit: u32,
+    /// Go on where another page ended: its next_cursor
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
 /// Arguments of `elida cdr verify`.
 #[derive(Args, Debug)]
 pub(super) struct VerifyArgs {
@@ -58,6 +77,7 @@ pub(super) struct VerifyArgs {
 pub(super) fn cdr(command: &CdrCommand) -> anyhow::Result<()> {
     match command {
         CdrCommand::Export(arguments) => export(arguments),
+        CdrCommand::Captures(arguments) => captures(arguments),
         CdrCommand::Verify(arguments) => check(arguments),
     }
 }
@@ -81,6 +101,14 @@ fn export(arguments: &ExportArgs) -> anyhow::Result<()> {
         .and_then(|()| sink.get_ref().sync_all())
         .and_then(|()| std::fs::rename(&draft, file))
         .with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn captures(arguments: &CapturesArgs) -> anyhow::Result<()> {
+    let client = Client::new(&arguments.plain.control)?;
+    let mut query = vec![("limit", arguments.limit.to_string())];
+    query.extend(arguments.cursor.clone().map(|cursor| ("cursor", cursor)));
+    let page = client.get(&["control", "history", &arguments.id, "captures"], &query)?;
+    show(&arguments.plain, &page, report::captures)
 }
 
 fn check(arguments: &VerifyArgs) -> anyhow::Result<()> {

@@ -102,6 +102,38 @@ pub(super) fn kills(answer: &Value) -> String {
     table(&rows, &[])
 }
 
+/// Requests with their bodies (`GET /control/history/{id}/captures`).
+pub(super) fn captures(answer: &Value) -> String {
+    let list = items(answer, "captures");
+    if list.is_empty() {
+        return "no bodies are kept of it (capture.mode says of which requests)\n".into();
+    }
+    let mut text = String::new();
+    for capture in list {
+        let cells = ["method", "path", "status", "outcome", "backend", "model", "request_id", "uid"];
+        let cells: Vec<String> = cells.iter().map(|key| word(&capture[*key])).collect();
+        text.push_str(&format!("{} {}\n", time(&capture["at"]), cells.join(" ")));
+        body(">", &capture["request"], &mut text);
+        body("<", &capture["response"], &mut text);
+    }
+    if let Some(cursor) = answer["next_cursor"].as_str() {
+        text.push_str(&format!("more with --cursor {}\n", plain(cursor)));
+    }
+    text
+}
+
+/// One body below a line that says what it is.
+fn body(mark: &str, body: &Value, text: &mut String) {
+    let size = bytes(body["bytes"].as_u64().unwrap_or_default());
+    let cut = if body["truncated"] == true { ", truncated" } else { "" };
+    let omitted = body["omitted"].as_str().map(|why| format!(", not kept: {}", plain(why)));
+    let omitted = omitted.unwrap_or_default();
+    text.push_str(&format!("{mark} {} {size}{cut}{omitted}\n", word(&body["content_type"])));
+    for line in body["body"].as_str().unwrap_or_default().lines() {
+        text.push_str(&format!("  {}\n", plain(line)));
+    }
+}
+
 /// Every number of the totals with the path to it (`GET /control/stats`).
 pub(super) fn stats(answer: &Value) -> String {
     let mut rows = Vec::new();

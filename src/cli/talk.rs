@@ -202,7 +202,12 @@ pub(super) fn resume(arguments: &ResumeArgs) -> anyhow::Result<()> {
     show(&arguments.plain, &answer, |answer| report::resumed(&arguments.id, answer))
 }
 
-fn show(arguments: &PlainArgs, answer: &Value, report: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+/// Prints an answer, as JSON if that is asked for.
+pub(super) fn show(
+    arguments: &PlainArgs,
+    answer: &Value,
+    report: impl Fn(&Value) -> String,
+) -> anyhow::Result<()> {
     if arguments.json {
         print(&format!("{answer}\n"));
     } else {

@@ -13,7 +13,7 @@ use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::folder::why_not_writable;
 use crate::settings::secret::Secret;
-use crate::{control, history, identity, limits, proxy, session, telemetry, upstream};
+use crate::{capture, control, history, identity, limits, proxy, session, telemetry, upstream};
 
 /// The name of the backend that `backend:` stands for.
 const ONLY_BACKEND: &str = "default";
@@ -41,6 +41,8 @@ pub struct Config {
     pub routing: Table,
     /// What is kept of ended sessions.
     pub history: history::Settings,
+    /// Which bodies are kept there.
+    pub capture: capture::Settings,
     /// What models cost.
     pub prices: limits::Prices,
     /// What is logged.
@@ -96,6 +98,8 @@ pub(super) fn compile(
     let routing = Table::compile(written.routing, &rules, &mut of_routing);
     faults.absorb(of_routing, |path| as_written(path, shorthand));
     let history = written.history.compile(faults);
+    let capture = written.capture.compile(faults);
+    check_capture(capture, history.as_ref(), faults);
     let prices = written.usage.compile(faults);
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
@@ -119,6 +123,7 @@ pub(super) fn compile(
         models: written.models,
         routing: routing?,
         history: history?,
+        capture: capture?,
         prices: prices?,
         logging: logging?,
         telemetry: telemetry?,
@@ -185,6 +190,19 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
                 faults.warn(path, message, "give both the same auth.realm, or auth.mode: inject or none");
             }
         }
+    }
+}
+
+/// Bodies are kept in the file of the history.
+fn check_capture(
+    capture: Option<capture::Settings>,
+    history: Option<&history::Settings>,
+    faults: &mut Faults,
+) {
+    let is_on = capture.is_some_and(|capture| capture.is_on());
+    if is_on && history.is_some_and(|history| history.file(Path::new("")).is_none()) {
+        let hint = "write history.enabled: true, or capture.mode: off";
+        faults.add("capture.mode", "bodies are kept in the history, and there is none", hint);
     }
 }
 

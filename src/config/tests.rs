@@ -532,3 +532,11 @@ fn tree_text() -> impl Strategy<Value = String> {
         ]
     })
 }
+
+#[test]
+fn bodies_cannot_be_kept_without_a_history() {
+    let found = faults("history: { enabled: false }\ncapture: { mode: all }\n");
+    assert!(found.contains("capture.mode") && found.contains("history.enabled"), "{found}");
+    assert!(!config("history: { enabled: false }").capture.is_on());
+    assert!(config("capture: { mode: flagged }").capture.is_on());
+}

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_yaml::{Mapping, Value};
 
-use crate::{control, history, identity, limits, proxy, routing, session, telemetry, upstream};
+use crate::{capture, control, history, identity, limits, proxy, routing, session, telemetry, upstream};
 
 /// The only `version:` there is.
 pub(super) const VERSION: u32 = 1;
@@ -46,6 +46,8 @@ pub(super) struct Written {
     pub(super) models: proxy::models::Written,
     /// What is kept of ended sessions.
     pub(super) history: history::Written,
+    /// Bodies that are kept in the history.
+    pub(super) capture: capture::Written,
     /// What calls cost.
     pub(super) usage: limits::Written,
     /// What is logged.
@@ -83,6 +85,7 @@ impl Default for Written {
             routing: Default::default(),
             models: Default::default(),
             history: Default::default(),
+            capture: Default::default(),
             usage: Default::default(),
             logging: Default::default(),
             telemetry: Default::default(),

@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 
+use super::captures::{self, Order, Waiting};
 use super::entries::Entry;
 use super::reader::Reader;
 use super::seal::Signer;
 use super::settings::Settings;
 use super::writer::{Message, Writer};
+use crate::capture::Capture;
 use crate::session::Event;
 use crate::telemetry::history::HistoryMetrics;
 
-/// Entries that wait at most, some 3 KB each: what a stall of the disk may cost in memory.
+/// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
 const QUEUE: usize = 4 << 10;
 /// Beginnings of sessions that wait at most: their records tell the same later, and must find room.
 const BEGINNINGS: usize = QUEUE / 2;
@@ -28,15 +30,20 @@ const BEHIND: usize = QUEUE / 4;
 const SEAL_LIMIT: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for the last records.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// How long it waits for the last bodies before.
+const CAPTURES_LIMIT: Duration = Duration::from_secs(1);
 /// How often a full queue, or a thread that ends, is looked at again.
 const STEP: Duration = Duration::from_millis(2);
 
 /// The history of this instance.
 pub struct Archive {
     queue: SyncSender<Message>,
-    /// How many entries are in it.
+    /// How many entries are in it beside captures.
     waiting: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    captures: SyncSender<Order>,
+    capturing: Mutex<Option<JoinHandle<()>>>,
+    room: Arc<Waiting>,
     closing: Arc<AtomicBool>,
     file: PathBuf,
     signer: Arc<Signer>,
@@ -71,13 +78,23 @@ impl Archive {
             Arc::clone(&waiting),
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
-        let (queue, messages) = mpsc::sync_channel(QUEUE);
+        // Captures have places of their own: they take none that a record needs.
+        let (queue, messages) = mpsc::sync_channel(QUEUE + captures::QUEUE);
         let thread =
             std::thread::Builder::new().name("history".into()).spawn(move || writer.run(&messages))?;
+        // One more, for the word to end.
+        let (orders, taken) = mpsc::sync_channel(captures::QUEUE + 1);
+        let (rows, numbers) = (queue.clone(), metrics.clone());
+        let capturing = std::thread::Builder::new()
+            .name("captures".into())
+            .spawn(move || captures::run(&taken, &rows, &numbers))?;
         Ok(Arc::new(Self {
             queue,
             waiting,
             thread: Mutex::new(Some(thread)),
+            captures: orders,
+            capturing: Mutex::new(Some(capturing)),
+            room: Arc::default(),
             closing,
             file: file.to_owned(),
             signer,
@@ -95,6 +112,17 @@ impl Archive {
         {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.metrics.dropped(1);
+        }
+    }
+
+    /// Takes the bodies of a request; never waits. What finds no room is counted as dropped.
+    pub fn keep(&self, capture: Capture) {
+        let taken = self
+            .room
+            .take(capture.weight())
+            .is_some_and(|room| self.captures.try_send(Order::Keep(Box::new(capture), room)).is_ok());
+        if !taken {
+            self.metrics.captures_dropped(1);
         }
     }
 
@@ -131,16 +159,13 @@ impl Archive {
     /// Writes what has come so far and ends the thread; what is noted later is dropped. Blocks, but not for
     /// long: a disk that is full does not hold up the end of the process.
     pub fn close(&self) {
+        if self.captures.try_send(Order::End).is_ok() {
+            end(&self.capturing, Instant::now() + CAPTURES_LIMIT);
+        }
         self.closing.store(true, Ordering::Release);
-        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let begun = Instant::now();
+        let until = Instant::now() + END_LIMIT;
         self.send(Message::End, END_LIMIT);
-        while !thread.is_finished() && begun.elapsed() < END_LIMIT {
-            std::thread::sleep(STEP);
-        }
-        if thread.is_finished() && thread.join().is_err() {
-            tracing::error!("the thread of the history panicked");
-        }
+        end(&self.thread, until);
     }
 
     fn send(&self, message: Message, limit: Duration) -> bool {
@@ -154,5 +179,16 @@ impl Archive {
             }
             std::thread::sleep(STEP);
         }
+    }
+}
+
+/// Waits for a thread that was told to end; a second call does nothing.
+fn end(thread: &Mutex<Option<JoinHandle<()>>>, until: Instant) {
+    let Some(thread) = thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    while !thread.is_finished() && Instant::now() < until {
+        std::thread::sleep(STEP);
+    }
+    if thread.is_finished() && thread.join().is_err() {
+        tracing::error!("a thread of the history panicked");
     }
 }

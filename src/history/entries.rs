@@ -6,13 +6,14 @@ use jiff::Timestamp;
 use rusqlite::{Transaction, params};
 use serde_json::{Value, json};
 
+use super::captures::Row;
 use super::chain::Tip;
 use crate::ids::{AgentId, SessionId, Uid};
 use crate::protocol::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record};
 
 /// Something to be written.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Entry {
     /// An incarnation began.
     Started { at: Timestamp, id: SessionId, uid: Uid },
@@ -22,6 +23,8 @@ pub(super) enum Entry {
     Killed(Arc<KillOrder>),
     /// An order was lifted.
     Resumed { at: Timestamp, order: Arc<KillOrder>, by: String },
+    /// The bodies of a request are kept.
+    Captured(Box<Row>),
 }
 
 impl Entry {
@@ -40,9 +43,23 @@ impl Entry {
         })
     }
 
+    /// Whether it is one of the bodies, which give way to records.
+    pub(super) fn is_capture(&self) -> bool {
+        matches!(self, Self::Captured(_))
+    }
+
+    /// Its size in the file, in bytes, roughly.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Captured(row) => row.weight(),
+            _ => 1 << 10,
+        }
+    }
+
     /// Writes it; a record becomes the chain's new tip.
     pub(super) fn write(&self, rows: &Transaction<'_>, tip: &mut Tip) -> rusqlite::Result<()> {
         match self {
+            Self::Captured(row) => row.write(rows),
             Self::Started { at, id, uid } => event(rows, *at, "session_started", id, *uid, &json!({})),
             Self::Ended(record) => {
                 event(rows, record.ended_at, "session_ended", &record.session_id, record.uid, &json!({}))?;

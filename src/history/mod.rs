@@ -8,6 +8,7 @@
 //! - [`archive`]: the front: takes what happens without ever waiting, and opens readers.
 //! - [`writer`]: the one thread that writes; what it does when the disk is full.
 //! - [`entries`]: how an event becomes rows.
+//! - [`captures`]: bodies on their way to the file, bounded and apart.
 //! - [`schema`]: the tables, by version.
 //! - [`chain`]: the hash chain over the records, and its canonical form.
 //! - [`seal`]: the signed head of the chain, and the key in the data directory.
@@ -29,6 +30,7 @@ pub mod standing;
 pub mod verify;
 pub mod window;
 
+mod captures;
 mod entries;
 mod schema;
 mod writer;

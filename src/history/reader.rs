@@ -20,6 +20,8 @@ const LOCK: Duration = Duration::from_secs(2);
 const POINTS: usize = 10_000;
 /// Lines of a usage report at most.
 const LINES: usize = 1000;
+/// Bytes of captures on one page, beside the last.
+const CAPTURES: usize = 8 << 20;
 /// Events of one session that are shown.
 const EVENTS: usize = 200;
 
@@ -186,6 +188,34 @@ impl Reader {
         })?;
         let kills = kills.collect::<rusqlite::Result<_>>()?;
         Ok(Some(Detail { record, requests, events, kills }))
+    }
+
+    /// The bodies that are kept of a uid, or of a session id, the last first. A page ends where it becomes large.
+    pub fn captures(
+        &self,
+        target: &str,
+        before: Option<u64>,
+        limit: usize,
+    ) -> rusqlite::Result<(Vec<Box<RawValue>>, Option<String>)> {
+        let sql = "SELECT number, body FROM captures WHERE (uid = ?1 OR session_id = ?1) AND number < ?2 \
+             ORDER BY number DESC LIMIT ?3";
+        let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
+        let mut statement = self.database.prepare(sql)?;
+        let values = params![target, before, i64::try_from(limit + 1).unwrap_or(i64::MAX)];
+        let mut rows = statement.query(values)?;
+        let (mut found, mut size, mut limit) = (Vec::new(), 0, limit);
+        while let Some(row) = rows.next()? {
+            let capture = json(row, 1)?;
+            size += capture.get().len();
+            found.push((row.get(0)?, capture));
+            if size > CAPTURES {
+                limit = limit.min(found.len());
+            }
+            if found.len() > limit {
+                break;
+            }
+        }
+        Ok(one_page(found, limit))
     }
 
     /// What happened in a window, the last first.

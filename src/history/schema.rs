@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step each; a step that was ever released is never changed.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     CREATE TABLE records (
         seq INTEGER PRIMARY KEY,
@@ -74,6 +74,18 @@ const STEPS: [&str; 2] = [
         CASE WHEN json_valid(body) THEN unixepoch(body ->> '$.until') * 1000 END, ends_ms);
     CREATE INDEX kills_by_end ON kills (ends_ms);
     CREATE INDEX kills_by_id ON kills (session_id);
+",
+    "
+    CREATE TABLE captures (
+        number INTEGER PRIMARY KEY,
+        uid TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX captures_by_time ON captures (at_ms);
+    CREATE INDEX captures_by_uid ON captures (uid);
+    CREATE INDEX captures_by_id ON captures (session_id);
 ",
 ];
 

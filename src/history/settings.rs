@@ -26,7 +26,7 @@ pub struct Written {
     pub file: String,
     /// What ended longer ago is forgotten.
     pub retention: Span,
-    /// The largest size of the file; above it the oldest records go first.
+    /// The largest size of the file; above it the oldest bodies go first, then the oldest records.
     pub max_size: Size,
 }
 

@@ -5,14 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use super::archive::Archive;
 use super::export::Format;
 use super::settings::{Settings, Written};
 use super::verify::{Report, VerifyError, verify};
 use super::window::{By, Step, Wanted, Window};
+use crate::capture::{Body, Capture};
 use crate::clock::Clock;
+use crate::ids::{RequestId, SessionId, Uid};
 use crate::protocol::usage::Usage;
 use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
@@ -254,6 +256,100 @@ async fn a_file_at_its_largest_size_loses_its_oldest_records() {
     assert!(size <= 16 << 20, "{size}");
 }
 
+fn capture(uid: Uid, number: usize, at: Timestamp) -> Capture {
+    let mut answer = Body::of((Some("text/plain".into()), None));
+    answer.feed("word ".repeat(40_000).as_bytes(), 200_000);
+    Capture {
+        at,
+        request_id: RequestId::new(format!("r-{number}")),
+        session_id: SessionId::new("session-0"),
+        uid,
+        method: "POST".into(),
+        path: "/".into(),
+        backend: None,
+        model: None,
+        status: Some(200),
+        outcome: "ok",
+        redact: false,
+        max_body: 200_000,
+        request: Body::default(),
+        answer,
+    }
+}
+
+/// Waits until `done` holds for the numbers of the first and the last capture in the file.
+fn captures_until(archive: &Archive, done: impl Fn(i64, i64) -> bool) {
+    let sql = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM captures";
+    let begun = std::time::Instant::now();
+    loop {
+        let reader = archive.reader().unwrap();
+        let (first, last) = reader.database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        if done(first, last) {
+            return;
+        }
+        assert!(begun.elapsed().as_secs() < 30, "in vain: {first} to {last}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[tokio::test]
+async fn bodies_go_before_records_when_the_file_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written { max_size: Size::mib(16), ..Written::default() });
+    sessions(&archive, 0..100).await;
+    assert!(archive.seal());
+    for number in 1..=120 {
+        archive.keep(capture(Uid::fresh(), number, Timestamp::now()));
+        captures_until(&archive, |_, last| last >= i64::try_from(number).unwrap());
+    }
+    captures_until(&archive, |first, last| first > 1 && last == 120);
+    let report = checked(&exported(&archive)).unwrap();
+    assert_eq!((report.records, report.first), (100, 1), "no record gave way");
+}
+
+#[tokio::test]
+async fn bodies_go_with_their_record_and_never_stay_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..2).await;
+    assert!(archive.seal());
+    let page = archive.reader().unwrap().page(&Wanted::default(), None, 9).unwrap();
+    let uids: Vec<Uid> = page
+        .records
+        .iter()
+        .map(|record| serde_json::from_str::<serde_json::Value>(record.get()).unwrap())
+        .map(|record| Uid::parse(record["uid"].as_str().unwrap()).unwrap())
+        .collect();
+    let old = Timestamp::from_millisecond(Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000).unwrap();
+    // Of the record that stays, of the one that goes, of a session that goes on; the last is older than a record may be.
+    for (number, (uid, at)) in [
+        (uids[0], Timestamp::now()),
+        (uids[1], Timestamp::now()),
+        (Uid::fresh(), Timestamp::now()),
+        (Uid::fresh(), old),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        archive.keep(capture(uid, number, at));
+    }
+    captures_until(&archive, |_, last| last == 4);
+    let other = Connection::open(folder.path().join("history.db")).unwrap();
+    other
+        .execute(
+            "UPDATE records SET ended_ms = ?1 WHERE uid = ?2",
+            params![old.as_millisecond(), uids[1].to_string()],
+        )
+        .unwrap();
+    archive.close();
+    let again = open(folder.path(), Written::default());
+    assert!(again.seal());
+    assert_eq!((count(&again, "captures"), count(&again, "records")), (2, 1));
+    let reader = again.reader().unwrap();
+    assert_eq!(reader.captures(&uids[0].to_string(), None, 9).unwrap().0.len(), 1);
+    assert!(reader.captures(&uids[1].to_string(), None, 9).unwrap().0.is_empty());
+}
+
 #[test]
 fn a_file_of_a_later_program_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -275,7 +371,7 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
     archive.close();
     let file = Connection::open(folder.path().join("history.db")).unwrap();
     file.execute_batch(
-        "DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
+        "DROP TABLE captures; DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
          PRAGMA user_version = 1;",
     )
     .unwrap();

@@ -21,6 +21,8 @@ use crate::telemetry::history::HistoryMetrics;
 
 /// Entries of one transaction at most.
 const BATCH: usize = 512;
+/// Bytes of one transaction beside its last entry, roughly.
+const BATCH_BYTES: usize = 2 << 20;
 /// Pages that one transaction needs at most, roughly.
 const BATCH_PAGES: i64 = 2048;
 /// How long a file that cannot be written to is left alone.
@@ -63,9 +65,10 @@ pub(super) struct Writer {
     metrics: HistoryMetrics,
     /// True when the process ends: nothing is tried for long any more.
     closing: Arc<AtomicBool>,
-    /// How many entries are in the queue.
+    /// How many entries are in the queue beside captures.
     waiting: Arc<AtomicUsize>,
     batch: Vec<Entry>,
+    batch_bytes: usize,
     /// In bytes; a file keeps it for ever.
     page_size: u64,
     sealed: u64,
@@ -107,6 +110,7 @@ impl Writer {
             closing,
             waiting,
             batch: Vec::with_capacity(BATCH),
+            batch_bytes: 0,
             sealed_at: Instant::now(),
             pruned_at: None,
             is_failing: false,
@@ -129,6 +133,7 @@ impl Writer {
             }
             while !is_last
                 && self.batch.len() < BATCH
+                && self.batch_bytes < BATCH_BYTES
                 && let Ok(message) = queue.try_recv()
             {
                 is_last = self.sort(message, &mut asked);
@@ -146,7 +151,10 @@ impl Writer {
     fn sort(&mut self, message: Message, asked: &mut Asked) -> bool {
         match message {
             Message::Entry(entry) => {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.batch_bytes += entry.weight();
+                if !entry.is_capture() {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                }
                 self.batch.push(entry);
             }
             Message::Written(reply) => asked.replies.push(reply),
@@ -172,7 +180,7 @@ impl Writer {
                         info!("the history can be written again");
                         self.metrics.up(true);
                     }
-                    self.batch.clear();
+                    self.clear();
                     return true;
                 }
                 Err(fault) if self.make_room(&fault) => {}
@@ -182,8 +190,9 @@ impl Writer {
                         self.metrics.up(false);
                     }
                     if self.closing.load(Ordering::Acquire) {
+                        self.drop_captures();
                         self.metrics.dropped(self.batch.len() as u64);
-                        self.batch.clear();
+                        self.clear();
                         return false;
                     }
                     if seal {
@@ -193,6 +202,20 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn clear(&mut self) {
+        self.batch.clear();
+        self.batch_bytes = 0;
+    }
+
+    /// Gives up the bodies of the batch; the number of them.
+    fn drop_captures(&mut self) -> usize {
+        let before = self.batch.len();
+        self.batch.retain(|entry| !entry.is_capture());
+        let gone = before - self.batch.len();
+        self.metrics.captures_dropped(gone as u64);
+        gone
     }
 
     /// One transaction: the batch, and the head when it is time.
@@ -216,8 +239,8 @@ impl Writer {
         Ok(())
     }
 
-    /// At its largest size the file loses its oldest records. A disk that is full is another matter: there
-    /// nothing is taken away.
+    /// At its largest size the file loses its oldest bodies; when there are none, the batch loses its own; then the
+    /// oldest records go. A disk that is full is another matter: there nothing is taken away.
     fn make_room(&mut self, fault: &rusqlite::Error) -> bool {
         if fault.sqlite_error_code() != Some(ErrorCode::DiskFull) {
             return false;
@@ -228,7 +251,18 @@ impl Writer {
         let at_limit =
             matches!((count("page_count"), count("max_page_count")), (Ok(is), Ok(max)) if near(is, max));
         at_limit
-            && self.report("forgot the oldest records to make room (history.max_size)", Self::prune_oldest)
+            && (self.report("forgot the oldest bodies to make room (history.max_size)", Self::prune_captures)
+                || self.drop_captures() > 0
+                || self
+                    .report("forgot the oldest records to make room (history.max_size)", Self::prune_oldest))
+    }
+
+    /// A tenth of the bodies, so that this is seldom.
+    fn prune_captures(&mut self) -> rusqlite::Result<usize> {
+        let count: i64 = self.database.query_row("SELECT count(*) FROM captures", [], |row| row.get(0))?;
+        let oldest =
+            "DELETE FROM captures WHERE number IN (SELECT number FROM captures ORDER BY number LIMIT ?1)";
+        self.database.execute(oldest, [(count / 10).clamp(1, PRUNE_RECORDS)])
     }
 
     /// Does it; a fault is told. True when something was done.
@@ -236,7 +270,7 @@ impl Writer {
         match work(self) {
             Ok(0) => false,
             Ok(gone) => {
-                info!(records = gone, "{what}");
+                info!(count = gone, "{what}");
                 true
             }
             Err(fault) => {
@@ -290,6 +324,9 @@ impl Writer {
         }
         let ended: Option<i64> =
             rows.query_row("SELECT max(ended_ms) FROM records WHERE seq < ?1", [seq], |row| row.get(0))?;
+        rows.execute("DELETE FROM captures WHERE uid IN (SELECT uid FROM records WHERE seq < ?1)", [seq])?;
+        // No body is kept for longer, also when its session goes on or its record was lost.
+        rows.execute("DELETE FROM captures WHERE at_ms < ?1", [horizon])?;
         let gone = rows.execute("DELETE FROM records WHERE seq < ?1", [seq])?;
         rows.execute(
             "DELETE FROM heads WHERE seq < (SELECT coalesce(min(seq), 9223372036854775807) - 1 FROM records) \

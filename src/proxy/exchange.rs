@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::arrive::Arrival;
+use super::capture::Capturing;
 use super::dispatch::Route;
 use super::gateway::House;
 use super::identify::Caller;
@@ -36,6 +37,8 @@ pub(crate) struct Exchange {
     pub(crate) leg: Option<Leg>,
     /// Counts the leg as open.
     pub(crate) open: Option<Inside>,
+    /// Its bodies, while they may be kept.
+    pub(crate) capture: Option<Box<Capturing>>,
     /// Left by `dispatch`.
     pub(crate) route: Option<Route>,
     /// Left by `outbound`: the body that is sent in the place of the one that came.
@@ -61,6 +64,7 @@ impl Exchange {
             call: Call::default(),
             leg: None,
             open: None,
+            capture: None,
             route: None,
             renamed: None,
             answer: Answer::default(),

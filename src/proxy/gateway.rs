@@ -19,9 +19,12 @@ use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
 use super::trace::{self, Trace};
-use super::{admit, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade};
+use super::{
+    admit, capture, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade,
+};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
+use crate::history::Archive;
 use crate::identity::Key;
 use crate::protocol::dialect::Dialect;
 use crate::session::Manager;
@@ -53,6 +56,8 @@ pub(crate) struct House {
     pub(crate) readiness: Arc<Readiness>,
     /// Tells a collector of requests, when one is configured.
     pub(crate) exporter: Option<Arc<Exporter>>,
+    /// Keeps bodies, where that is wanted.
+    pub(crate) history: Option<Arc<Archive>>,
     /// Connects to backends for what the gateway asks of them itself.
     pub(crate) connector: Connector,
 }
@@ -169,7 +174,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        match self.admit(session, exchange).await {
+        let admitted = self.admit(session, exchange).await;
+        capture::begin(session, exchange);
+        match admitted {
             Ok(forward) => Ok(!forward),
             Err(Stop::Broken(error)) => Err(error),
             Err(Stop::Refused(refusal)) => {
@@ -281,14 +288,15 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         inbound::check(head, session.as_ref().is_upgrade_req())?;
-        if is_final(head) && failover::after_answer(exchange, head, session) {
+        if inbound::is_final(head) && failover::after_answer(exchange, head, session) {
             return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
         }
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
-            && is_final(head)
+            && inbound::is_final(head)
         {
             let is_mcp = route.dialect == Dialect::Mcp;
             exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
+            capture::answers(exchange, head);
             if head.status != 101 {
                 exchange.socket = None;
             }
@@ -310,7 +318,7 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(None);
         }
         match (&exchange.arrival, &exchange.leg) {
-            (Some(arrival), Some(leg)) if is_final(head) => inbound::inbound(head, arrival, leg),
+            (Some(arrival), Some(leg)) if inbound::is_final(head) => inbound::inbound(head, arrival, leg),
             _ => Ok(()),
         }
     }
@@ -384,12 +392,7 @@ impl Gateway {
     }
 }
 
-/// Informational heads (RFC 9110, 15.2) come before the answer; a 101 is the answer.
-fn is_final(head: &ResponseHeader) -> bool {
-    !head.status.is_informational() || head.status == 101
-}
-
 /// Whether the head of an answer is on its way to the client.
 fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(is_final)
+    session.response_written().is_some_and(inbound::is_final)
 }

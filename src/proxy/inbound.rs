@@ -64,6 +64,11 @@ impl Answer {
     }
 }
 
+/// Informational heads (RFC 9110, 15.2) come before the answer; a 101 is the answer.
+pub(crate) fn is_final(head: &ResponseHeader) -> bool {
+    !head.status.is_informational() || head.status == 101
+}
+
 /// Whether comments may be written into the answer while it is silent, and are wanted. In a body of known length
 /// there is no room for them.
 fn bears_comments(arrival: &Arrival, framing: Framing, head: &ResponseHeader) -> bool {

@@ -8,7 +8,7 @@
 //! `models` answers with the models of all · `outbound` writes the head for it · `inbound` reads the answer's
 //! head · `stream` lets the answer through, counts and cuts · `upgrade` is what differs where that is a WebSocket ·
 //! `settle` closes the books, always ·
-//! `trace` tells a collector of the request ·
+//! `trace` tells a collector of the request · `capture` keeps its bodies, where that is wanted ·
 //! `refuse` turns a fault into an answer in the caller's dialect.
 //! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
 //! them, they do not know each other.
@@ -17,6 +17,7 @@
 
 pub(crate) mod admit;
 pub(crate) mod arrive;
+pub(crate) mod capture;
 pub(crate) mod dispatch;
 pub(crate) mod door;
 pub(crate) mod exchange;

@@ -247,6 +247,9 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
         arrival.ticket.close_after();
     }
     exchange.answer.sent = body.len() as u64;
+    if let Some(capture) = &mut exchange.capture {
+        capture.refused(&body);
+    }
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(body), true).await?;
     session.as_mut().finish_body().await
@@ -292,6 +295,9 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
     let ended = match ending {
         Some(event) => {
             exchange.answer.sent += event.len() as u64;
+            if let Some(capture) = &mut exchange.capture {
+                capture.download(&event);
+            }
             session.write_response_body(Some(event), true).await
         }
         None => Error::e_explain(CUT, "no native end"),

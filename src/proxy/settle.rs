@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::arrive::Arrival;
 use super::dispatch::Route;
 use super::exchange::Exchange;
-use super::{mcp, refuse, trace, upgrade};
+use super::{capture, mcp, refuse, trace, upgrade};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
@@ -65,6 +65,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
         });
     }
     log(exchange, duration, failure, operation.as_deref());
+    capture::settle(exchange, failure);
     trace::settle(exchange, duration, failure, usage, operation);
 }
 

@@ -8,6 +8,7 @@ use super::forwarded::Forwarding;
 use super::models::Discovery;
 use super::settings::{Limits, Timeouts};
 use super::tls::Tls;
+use crate::capture;
 use crate::identity;
 use crate::limits::Prices;
 use crate::protocol::call::CallPaths;
@@ -35,6 +36,8 @@ pub(crate) struct Snapshot {
     pub(crate) timeouts: Timeouts,
     /// Sizes and counts.
     pub(crate) limits: Limits,
+    /// Which bodies are kept.
+    pub(crate) capture: capture::Settings,
     /// What models cost.
     pub(crate) prices: Prices,
     /// Who answers `GET /v1/models`.

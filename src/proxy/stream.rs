@@ -27,6 +27,9 @@ pub(crate) fn upload(exchange: &mut Exchange, chunk: &Option<Bytes>) -> Result<(
     }
     // Each attempt sends a held body again; it was counted and limited while it was read.
     if !arrival.ticket.is_held() {
+        if let Some(capture) = &mut exchange.capture {
+            capture.upload(chunk);
+        }
         leg.session().add_bytes_in(chunk.len() as u64);
         let limit = read::body_limit(arrival);
         if arrival.ticket.received() > limit as u64 {
@@ -55,6 +58,9 @@ pub(crate) fn download(exchange: &mut Exchange, chunk: &Option<Bytes>, end: bool
         exchange.answer.sent += chunk.len() as u64;
         if let Some(tap) = &mut exchange.answer.tap {
             tap.feed(chunk);
+        }
+        if let Some(capture) = &mut exchange.capture {
+            capture.download(chunk);
         }
         if let Some(tail) = &mut exchange.answer.tail {
             tail.feed(chunk);

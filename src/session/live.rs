@@ -1,7 +1,7 @@
 //! The handle of a session that is active here: counters for the data path, legs behind a mutex.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub struct Live {
     pub(super) errors: AtomicU64,
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
+    /// Requests of which the bodies were taken to be kept.
+    captured: AtomicU32,
     /// The number of this instance's share; 0 when the session is this instance's alone.
     share: u32,
     /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
@@ -106,6 +108,7 @@ impl Live {
             errors: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            captured: AtomicU32::new(0),
             share: 0,
             home: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -222,6 +225,17 @@ impl Live {
     /// Notes the mark of the backend that serves it.
     pub fn set_home(&self, mark: u64) {
         self.home.store(mark, Ordering::Relaxed);
+    }
+
+    /// Requests of which the bodies were taken to be kept, here.
+    pub fn captured(&self) -> u32 {
+        self.captured.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more of them, unless there are as many already.
+    pub fn capture_one(&self, max: u32) -> bool {
+        let next = |count| (count < max).then(|| count + 1);
+        self.captured.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
     /// Legs admitted so far.

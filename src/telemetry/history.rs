@@ -10,6 +10,7 @@ use super::table;
 pub struct HistoryMetrics {
     up: IntGauge,
     dropped: IntCounter,
+    captures_dropped: IntCounter,
 }
 
 impl HistoryMetrics {
@@ -17,6 +18,7 @@ impl HistoryMetrics {
         Ok(Self {
             up: add(registry, IntGauge::with_opts(options(&table::HISTORY_UP))?)?,
             dropped: add(registry, IntCounter::with_opts(options(&table::HISTORY_DROPPED))?)?,
+            captures_dropped: add(registry, IntCounter::with_opts(options(&table::CAPTURES_DROPPED))?)?,
         })
     }
 
@@ -33,5 +35,10 @@ impl HistoryMetrics {
     /// So many entries could not be taken.
     pub fn dropped(&self, entries: u64) {
         self.dropped.inc_by(entries);
+    }
+
+    /// The bodies of so many requests could not be taken.
+    pub fn captures_dropped(&self, captures: u64) {
+        self.captures_dropped.inc_by(captures);
     }
 }

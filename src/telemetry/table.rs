@@ -70,6 +70,8 @@ table! {
         "1 while the history can be written, 0 while it cannot.";
     HISTORY_DROPPED = "elida_history_dropped_total" []
         "Records and events that the history could not take.";
+    CAPTURES_DROPPED = "elida_captures_dropped_total" []
+        "Requests whose bodies were to be kept and could not be taken.";
     OTLP_DROPPED = "elida_otlp_dropped_total" ["signal"]
         "Spans, log records and metrics that no collector took.";
     BUILD_INFO = "elida_build_info" ["version"]

@@ -17,6 +17,8 @@ mod basic;
 mod bytes;
 /// How many sessions there may be, and what time does to them.
 mod capacity;
+/// Bodies that are kept: which, how much of them, and without their secrets.
+mod capture;
 /// Official SDKs and Claude Code, served and killed.
 mod clients;
 /// `elida sessions`, `stats`, `kill`, `resume`, `kills`.

@@ -26,6 +26,9 @@ use crate::history::{self, Archive};
 const LIMIT_DEFAULT: usize = 100;
 /// Records or events on one page at most.
 const LIMIT_MAX: usize = 1000;
+/// Captures on one page when the caller does not say, and at most: each may hold two bodies.
+const CAPTURES_DEFAULT: usize = 20;
+const CAPTURES_MAX: usize = 100;
 /// Pieces of an export that wait for a slow reader, and their size in bytes.
 const PIECES: usize = 4;
 const PIECE: usize = 64 << 10;
@@ -50,6 +53,25 @@ pub(super) async fn one(
         let detail = format!("no record of a session with the id or uid '{target}' is kept here");
         Problem::new(StatusCode::NOT_FOUND, "record_not_found", detail)
     })
+}
+
+/// The bodies that are kept of a session, by uid or session id, the last first.
+pub(super) async fn captures(
+    State(door): State<Arc<Door>>,
+    Path(target): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let (mut limit, mut cursor) = (CAPTURES_DEFAULT, None);
+    query::read(&query.unwrap_or_default(), |key, text| {
+        match key {
+            "limit" => limit = query::limit(&text, CAPTURES_MAX)?,
+            "cursor" => cursor = Some(query::cursor(&text)?),
+            other => return Err(query::unknown(other)),
+        }
+        Ok(())
+    })?;
+    let (captures, next_cursor) = read(&door, move |reader| reader.captures(&target, cursor, limit)).await?;
+    Ok(Json(json!({"captures": captures, "next_cursor": next_cursor})))
 }
 
 /// What happened, the last first.
@@ -223,10 +245,7 @@ impl Asked {
             "q" => wanted.q = Some(text),
             other if !keys.contains(&other) => return Err(query::unknown(other)),
             "limit" => self.limit = query::limit(&text, LIMIT_MAX)?,
-            "cursor" => {
-                self.cursor =
-                    Some(text.parse().map_err(|_| "cursor must be the next_cursor of another page")?);
-            }
+            "cursor" => self.cursor = Some(query::cursor(&text)?),
             "type" => self.kind = Some(text),
             "step" => self.step = Step::parse(&text).ok_or("step must be minute, hour or day")?,
             "by" => {

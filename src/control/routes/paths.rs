@@ -32,6 +32,7 @@ pub(in crate::control) fn all() -> Router<Arc<Door>> {
         .route("/control/history", get(history::list))
         .route("/control/history/events", get(history::events))
         .route("/control/history/series", get(history::series))
+        .route("/control/history/{id}/captures", get(history::captures))
         .route("/control/records/export", get(history::export))
         .route("/control/records/{id}", get(history::one))
         .route("/control/usage", get(history::usage))

@@ -24,6 +24,11 @@ pub(super) fn limit(text: &str, max: usize) -> Result<usize, String> {
     limit.ok_or_else(|| format!("limit must be a number from 1 to {max}"))
 }
 
+/// Where the page before ended.
+pub(super) fn cursor(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "cursor must be the next_cursor of another page".to_owned())
+}
+
 /// What is said of a key that an endpoint does not have.
 pub(super) fn unknown(key: &str) -> String {
     format!("'{}' is not a parameter", key.escape_debug())

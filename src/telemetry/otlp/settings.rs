@@ -41,7 +41,7 @@ impl Default for Written {
             protocol: Protocol::Grpc,
             service_name: SERVICE.into(),
             resource_attributes: String::new(),
-            sample_ratio: Ratio(1.0),
+            sample_ratio: Ratio::new(1.0),
             metrics: false,
         }
     }
@@ -88,9 +88,14 @@ impl<'de> Deserialize<'de> for Ratio {
 }
 
 impl Ratio {
+    /// A ratio that is written in the source: from 0 to 1.
+    pub const fn new(ratio: f64) -> Self {
+        Self(ratio.clamp(0.0, 1.0))
+    }
+
     /// Whether this trace is among those taken, by the last 32 bits of its id, which are random. All spans of a trace
-    /// get the same answer, on every instance.
-    pub(in crate::telemetry) fn takes(self, trace: u128) -> bool {
+    /// get the same answer, on every instance; a session's id is that of its trace.
+    pub fn takes(self, trace: u128) -> bool {
         let place = (trace & u128::from(u32::MAX)) as u32;
         f64::from(place) < self.0 * (f64::from(u32::MAX) + 1.0)
     }

@@ -1,0 +1,257 @@
+//! The texts of a JSON document, where they stand in it. Takes anything: a document that was cut, or is none, gives
+//! the texts that can be made out.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+
+use memchr::memchr2;
+
+use super::rules::is_secret_name;
+
+/// A number of so many digits may be a card's.
+const LONG_NUMBER: usize = 13;
+
+/// How a text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Between quotation marks, escaped.
+    Quoted,
+    /// A number.
+    Number,
+    /// As it is.
+    Raw,
+}
+
+/// A text of a document.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    /// Its bytes, without quotation marks.
+    pub(super) range: Range<usize>,
+    pub(super) form: Form,
+    /// The place in its document: in a stream, texts of the same place continue each other. 0 for a key.
+    pub(super) lane: u64,
+    /// Its key says that it is a secret.
+    pub(super) is_secret: bool,
+}
+
+/// An object or array under way.
+struct Frame {
+    is_object: bool,
+    /// A key comes next, not a value.
+    at_key: bool,
+    /// The place of the member under way.
+    place: u64,
+    /// The place of the object or array itself.
+    own: u64,
+    index: usize,
+    is_secret: bool,
+    /// The member under way says which of several things its event is about: `index`, `output_index`.
+    is_index: bool,
+}
+
+/// The place of `part` inside `place`.
+pub(super) fn inside(place: u64, part: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (place, part).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Finds the texts of a document, which stands at `base` of a larger text.
+pub(super) fn leaves(document: &str, base: usize, found: &mut Vec<Leaf>) {
+    let first = found.len();
+    let mut reading = Reading { document, base, found, frames: Vec::new(), which: 0 };
+    let mut at = 0;
+    while let Some(&byte) = document.as_bytes().get(at) {
+        at = match byte {
+            b'"' => reading.text(at),
+            b'-' | b'0'..=b'9' => reading.number(at),
+            _ => {
+                reading.structure(byte);
+                at + 1
+            }
+        };
+    }
+    let which = reading.which;
+    for leaf in &mut found[first..] {
+        if leaf.lane != 0 {
+            leaf.lane = inside(leaf.lane, which);
+        }
+    }
+}
+
+struct Reading<'a> {
+    document: &'a str,
+    base: usize,
+    found: &'a mut Vec<Leaf>,
+    frames: Vec<Frame>,
+    /// Made of all indices that the document names.
+    which: u64,
+}
+
+impl Reading<'_> {
+    fn structure(&mut self, byte: u8) {
+        match byte {
+            b'{' | b'[' => {
+                let is_object = byte == b'{';
+                let (own, is_secret) = self.frames.last().map_or((0, false), |frame| {
+                    // A list of secrets is secret; what an object holds says so by itself.
+                    (frame.place, frame.is_secret && !is_object)
+                });
+                let mut frame = Frame {
+                    is_object,
+                    at_key: is_object,
+                    place: own,
+                    own,
+                    index: 0,
+                    is_secret,
+                    is_index: false,
+                };
+                frame.place_element(self.frames.len());
+                self.frames.push(frame);
+            }
+            b'}' | b']' => {
+                self.frames.pop();
+            }
+            b',' => {
+                let depth = self.frames.len();
+                if let Some(frame) = self.frames.last_mut() {
+                    frame.at_key = frame.is_object;
+                    frame.index += 1;
+                    frame.place_element(depth - 1);
+                }
+            }
+            b':' => {
+                if let Some(frame) = self.frames.last_mut() {
+                    frame.at_key = false;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A text begins with this quotation mark; gives the place behind it.
+    fn text(&mut self, quote: usize) -> usize {
+        let bytes = self.document.as_bytes();
+        let begin = quote + 1;
+        let mut end = begin;
+        let after = loop {
+            match memchr2(b'"', b'\\', &bytes[end.min(bytes.len())..]) {
+                Some(next) if bytes[end + next] == b'"' => {
+                    end += next;
+                    break end + 1;
+                }
+                Some(next) => end += next + 2,
+                None => {
+                    end = bytes.len();
+                    break end;
+                }
+            }
+        };
+        let form = if after > end { Form::Quoted } else { Form::Raw };
+        let mut leaf = Leaf { range: self.base + begin..self.base + end, form, lane: 0, is_secret: false };
+        match self.frames.last_mut() {
+            Some(frame) if frame.at_key => {
+                let key = &self.document[begin..end];
+                frame.place = inside(frame.own, key);
+                frame.is_secret = is_secret_name(key);
+                frame.is_index = key.ends_with("index");
+            }
+            Some(frame) => (leaf.lane, leaf.is_secret) = (inside(frame.place, 1), frame.is_secret),
+            None => leaf.lane = inside(0, 1),
+        }
+        self.found.push(leaf);
+        after
+    }
+
+    fn number(&mut self, begin: usize) -> usize {
+        let rest = &self.document.as_bytes()[begin..];
+        let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+        let end = begin + rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+        if let Some(frame) = self.frames.last() {
+            let number = &self.document[begin..end];
+            if frame.is_index {
+                self.which = inside(self.which, number);
+            }
+            if number.len() >= LONG_NUMBER {
+                let range = self.base + begin..self.base + end;
+                self.found.push(Leaf { range, form: Form::Number, lane: 0, is_secret: false });
+            }
+        }
+        end
+    }
+}
+
+impl Frame {
+    /// The place of the element under way. Elements of the outermost array, at depth 0, have the same: a stream may
+    /// be written as one.
+    fn place_element(&mut self, depth: usize) {
+        if !self.is_object {
+            self.place = inside(self.own, if depth == 0 { 0 } else { self.index });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn texts(document: &str) -> Vec<(&str, Form, bool)> {
+        let mut found = Vec::new();
+        leaves(document, 0, &mut found);
+        found.into_iter().map(|leaf| (&document[leaf.range], leaf.form, leaf.is_secret)).collect()
+    }
+
+    fn lane(document: &str, text: &str) -> u64 {
+        let mut found = Vec::new();
+        leaves(document, 0, &mut found);
+        found.into_iter().find(|leaf| &document[leaf.range.clone()] == text).unwrap().lane
+    }
+
+    #[test]
+    fn texts_are_found_with_what_their_key_says() {
+        let document =
+            r#"{"a":["x\"y",1],"api_key":["k"],"password":{"n":"v"},"c":4111111111111111,"cut":"en"#;
+        let quoted = |text, is_secret| (text, Form::Quoted, is_secret);
+        let expected = [
+            quoted("a", false),
+            quoted("x\\\"y", false),
+            quoted("api_key", false),
+            quoted("k", true),
+            quoted("password", false),
+            quoted("n", false),
+            quoted("v", false),
+            quoted("c", false),
+            ("4111111111111111", Form::Number, false),
+            quoted("cut", false),
+            ("en", Form::Raw, false),
+        ];
+        assert_eq!(texts(document), expected);
+    }
+
+    #[test]
+    fn texts_of_one_place_continue_each_other_and_no_others_do() {
+        let chunk = |index: u8, text: &str| {
+            format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}},"index":{index}}}],"id":"i"}}"#)
+        };
+        assert_eq!(lane(&chunk(0, "a"), "a"), lane(&chunk(0, "b"), "b"));
+        assert_ne!(lane(&chunk(0, "a"), "a"), lane(&chunk(1, "b"), "b"));
+        assert_ne!(lane(&chunk(0, "a"), "a"), lane(&chunk(0, "a"), "i"));
+        assert_ne!(lane(r#"[["a","b"]]"#, "a"), lane(r#"[["a","b"]]"#, "b"));
+        assert_eq!(lane(r#"[{"t":"a"},{"t":"b"}]"#, "a"), lane(r#"[{"t":"a"},{"t":"b"}]"#, "b"));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_taken_and_ranges_are_in_order(document in r#"[\[\]{}":,\\a0é. -]{0,60}"#) {
+            let mut found = Vec::new();
+            leaves(&document, 0, &mut found);
+            let mut last = 0;
+            for leaf in found {
+                prop_assert!(last <= leaf.range.start && document.get(leaf.range.clone()).is_some());
+                last = leaf.range.end;
+            }
+        }
+    }
+}

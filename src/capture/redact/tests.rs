@@ -1,0 +1,256 @@
+//! What is taken out, what stays, and that neither depends on how a stream divides it.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ANT: &str = "sk-ant-api03-abcDEF123456789_abcDEF-xyz0";
+const PEM: &str = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow+/IBAAKCAQEA7\nabc=\n-----END RSA PRIVATE KEY-----";
+
+fn plain(text: &str) -> String {
+    redact(text, Framing::Opaque, false)
+}
+
+#[test]
+fn each_kind_of_secret_is_taken_out_of_a_text() {
+    for (secret, kind) in [
+        (ANT, "api_key"),
+        ("sk-proj-abcdefghij1234567890", "api_key"),
+        ("AIzaSyA1234567890abcdefghijklmnopqrstuv", "api_key"),
+        ("AKIAIOSFODNN7EXAMPLE", "api_key"),
+        ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "api_key"),
+        ("github_pat_11ABCDEFG0123456789_abcdef", "api_key"),
+        ("xoxb-1234567890-abcdef", "api_key"),
+        ("hf_abcdefghijklmnopqrstuvwxyzABCDEF12", "api_key"),
+        ("glpat-abcdefghij1234567890", "api_key"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "token"),
+        (PEM, "private_key"),
+        ("bob.o'neil@example.co.uk", "email"),
+        ("4111 1111 1111 1111", "card"),
+        ("5500-0000-0000-0004", "card"),
+        ("378282246310005", "card"),
+    ] {
+        let redacted = plain(&format!("before {secret} after"));
+        let left = if kind == "email" { "bob.o'" } else { "" };
+        assert_eq!(redacted, format!("before {left}[redacted:{kind}] after"), "{secret}");
+    }
+}
+
+#[test]
+fn what_a_name_calls_secret_is_taken_out() {
+    for (text, expected) in [
+        ("Authorization: Bearer abc.def-1234", "Authorization: Bearer [redacted:token]"),
+        ("-H 'x-api-key: hunter22'", "-H 'x-api-key: [redacted:secret]'"),
+        ("export DB_PASSWORD=hunter22\n", "export DB_PASSWORD=[redacted:secret]\n"),
+        ("https://x/y?api_key=abcdef12&z=1", "https://x/y?api_key=[redacted:secret]&z=1"),
+        ("postgres://me:pass@host/db", "postgres://me:[redacted:secret]@host/db"),
+        (r#"{'client_secret': 'it''s'}"#, r#"{'client_secret': '[redacted:secret]''s'}"#),
+    ] {
+        assert_eq!(plain(text), expected);
+    }
+}
+
+#[test]
+fn words_and_numbers_that_only_look_so_stay() {
+    for text in [
+        "the task-management-system-for-everyone and sk-learn-something-very-long-like-this",
+        "lodash@4.17.21 and git@ home",
+        "1763640000123456 0.4111111111111111 2026-11-20 10:00:00",
+        "max_tokens=1024 token= x, bearer of good news",
+        "4111 1111 1111 1112",
+        r#"{"max_tokens": 1024, "password": null, "tokens": ["a"]}"#,
+    ] {
+        assert_eq!(plain(text), text);
+        assert_eq!(redact(text, Framing::Json, false), text);
+    }
+}
+
+#[test]
+fn json_is_read_as_a_program_reads_it() {
+    let json = |text: &str| redact(text, Framing::Json, false);
+    let inner = serde_json::json!({"Password": "a\"b\\", "note": format!("x\n{ANT}\n")}).to_string();
+    let document = serde_json::json!({
+        "messages": [{"role": "user", "content": format!("line\n{ANT}")}],
+        "arguments": inner,
+        "api_key": "plain words",
+        "card": 4111111111111111_u64,
+        "n": 1,
+    });
+    let redacted: serde_json::Value = serde_json::from_str(&json(&document.to_string())).unwrap();
+    assert_eq!(redacted["messages"][0]["content"], "line\n[redacted:api_key]");
+    assert_eq!(
+        (&redacted["api_key"], &redacted["card"]),
+        (&"[redacted:secret]".into(), &"[redacted:card]".into())
+    );
+    let inner: serde_json::Value = serde_json::from_str(redacted["arguments"].as_str().unwrap()).unwrap();
+    assert_eq!(inner["Password"], "[redacted:secret]");
+    assert_eq!(inner["note"], "x\n[redacted:api_key]\n");
+    // A character written as an escape does not hide a key.
+    assert_eq!(
+        json(&format!("{{\"a\":\"{}\"}}", ANT.replace('k', "\\u006b"))),
+        r#"{"a":"[redacted:api_key]"}"#
+    );
+    // What holds no secret keeps its every byte, whatever it is.
+    for text in [r#"{ "b" : "\u00e9\/" , "a":1e5 }"#, "{\"a\": \"\\ud800\"}", "not json", "[1,", ""] {
+        assert_eq!(json(text), text);
+    }
+}
+
+fn anthropic(pieces: &[&str]) -> String {
+    pieces.iter().fold("event: ping\ndata: {\"type\": \"ping\"}\n\n".to_owned(), |stream, piece| {
+        let data = serde_json::json!({"type": "content_block_delta", "index": 0,
+            "delta": {"type": "text_delta", "text": piece}});
+        stream + &format!("event: content_block_delta\ndata: {data}\n\n")
+    })
+}
+
+/// The texts of a stream's deltas together.
+fn said(stream: &str) -> String {
+    let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
+    let texts = data.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap());
+    texts.map(|event| event["delta"]["text"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn a_secret_that_a_stream_divides_is_found() {
+    let pieces: Vec<String> = format!("write to bob@example.com with {ANT} now")
+        .as_bytes()
+        .chunks(3)
+        .map(|piece| String::from_utf8_lossy(piece).into_owned())
+        .collect();
+    let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+    let redacted = redact(&anthropic(&pieces), Framing::Sse, false);
+    assert_eq!(said(&redacted), "write to [redacted:email] with [redacted:api_key] now");
+    assert_eq!(redacted.lines().count(), anthropic(&pieces).lines().count());
+    let lines = "{\"response\":\"AKIAIOSF\",\"done\":false}\n{\"response\":\"ODNN7EXAMPLE\",\"done\":true}\n";
+    assert_eq!(
+        redact(lines, Framing::Ndjson, false),
+        "{\"response\":\"[redacted:api_key]\",\"done\":false}\n{\"response\":\"\",\"done\":true}\n"
+    );
+}
+
+#[test]
+fn what_is_named_secret_in_a_stream_ends_where_it_ends() {
+    let redacted = redact(&anthropic(&["{'password': '", "hunt", "er22', 'b': ", "1}"]), Framing::Sse, false);
+    assert_eq!(said(&redacted), "{'password': '[redacted:secret]', 'b': 1}");
+    let alone = anthropic(&["write 'token': '", " and more"]);
+    assert!(redact(&alone, Framing::Json, false) == alone, "nothing reaches out of its text");
+}
+
+#[test]
+fn two_answers_in_one_stream_are_not_mixed() {
+    let event = |index: u8, text: &str| {
+        format!("data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+    };
+    let stream =
+        [event(0, "AKIAIOSF"), event(1, "hello "), event(0, "ODNN7EXAMPLE"), event(1, "world")].concat();
+    let redacted = redact(&stream, Framing::Sse, false);
+    assert!(redacted.contains("[redacted:api_key]") && !redacted.contains("EXAMPLE"), "{redacted}");
+    assert!(redacted.contains("hello ") && redacted.contains("world"), "{redacted}");
+}
+
+#[test]
+fn a_cut_leaves_no_half_of_a_secret() {
+    let texts = [
+        format!("key {ANT}"),
+        "mail bob@example.com".to_owned(),
+        "card 4111 1111 1111 1111".to_owned(),
+        format!("pem {PEM}"),
+        "Authorization: Bearer abcdefghijklmnop1".to_owned(),
+        "PASSWORD=hunter22hunter22".to_owned(),
+    ];
+    for text in texts {
+        let begin = text.find([' ', '=']).unwrap() + 1;
+        for end in begin + 8..text.len() {
+            for framing in [Framing::Opaque, Framing::Json] {
+                let (open, cut) = match framing {
+                    Framing::Json => ("{\"a\":\"", text[..end].replace('\n', "\\n")),
+                    _ => ("", text[..end].to_owned()),
+                };
+                let redacted = redact(&format!("{open}{cut}"), framing, true);
+                let left = redacted.strip_prefix(open).unwrap();
+                assert!(
+                    left.contains("[redacted:") || !left[begin..].contains(|c: char| c.is_ascii_digit()),
+                    "{redacted}"
+                );
+                for part in ["api03", "bob@", "4111 1", "MII", "abcdefg", "hunter"] {
+                    assert!(!left.contains(part), "{part} in {redacted}");
+                }
+            }
+        }
+    }
+    let cut = redact(&anthropic(&["see sk-ant", "-api03-ab"]), Framing::Sse, true);
+    assert_eq!(said(&cut), "see [redacted:api_key]");
+}
+
+/// Pieces of which secrets, documents and streams are made.
+fn pieces() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(
+        &[
+            ANT,
+            PEM,
+            "AKIAIOSFODNN7EXAMPLE",
+            "bob@example.com",
+            "4111111111111111",
+            "4111 1111",
+            " ",
+            "\n",
+            "\\n",
+            "\"",
+            "\\\"",
+            "\\",
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "data: ",
+            "\"password\":\"",
+            "token=",
+            "Bearer ",
+            "eyJhbGciOiJI.eyJzdWIiOiIx",
+            "-----BEGIN PRIVATE KEY-----",
+            "[redacted:email]",
+            "é",
+            "\\u00e9",
+            "1",
+            "\"index\":",
+            "://a:b@",
+            "cookie: ",
+        ][..],
+    );
+    prop::collection::vec(prop_oneof![4 => known.prop_map(str::to_owned), 1 => "\\PC{0,6}"], 0..16)
+        .prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_taken_and_nothing_is_left_for_a_second_time(
+        text in pieces(),
+        framing in prop::sample::select(&[Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque][..]),
+        is_cut: bool,
+    ) {
+        let once = redact(&text, framing, is_cut);
+        prop_assert_eq!(redact(&once, framing, is_cut), once);
+    }
+
+    #[test]
+    fn what_was_json_stays_json(text in pieces(), is_cut: bool) {
+        let document = serde_json::json!({"a": text, "token": [text], text.as_str(): 4111111111111111_u64}).to_string();
+        let redacted = redact(&document, Framing::Json, is_cut);
+        prop_assert!(serde_json::from_str::<serde_json::Value>(&redacted).is_ok(), "{}", redacted);
+    }
+
+    #[test]
+    fn a_secret_is_found_wherever_a_stream_divides_it(at in prop::collection::vec(0usize..ANT.len(), 0..6)) {
+        let mut at = at;
+        at.extend([0, ANT.len()]);
+        at.sort_unstable();
+        let mut pieces: Vec<&str> = at.windows(2).map(|pair| &ANT[pair[0]..pair[1]]).collect();
+        pieces.insert(0, "key: ");
+        pieces.push(" end");
+        let redacted = redact(&anthropic(&pieces), Framing::Sse, false);
+        prop_assert_eq!(said(&redacted), "key: [redacted:api_key] end");
+    }
+}

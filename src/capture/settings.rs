@@ -1,0 +1,163 @@
+//! `capture:` of the file.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Uid;
+use crate::settings::fault::Faults;
+use crate::settings::units::Size;
+use crate::telemetry::otlp::settings::Ratio;
+
+/// The largest `max_body`: one transaction of the history takes some of these.
+const MOST: Size = Size::mib(1);
+
+/// Which requests are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "CaptureMode")]
+pub enum Mode {
+    /// None.
+    #[default]
+    Off,
+    /// Those that went wrong: whose outcome is not `ok` (killed, timed out, refused, broken off), and answers of 500
+    /// and above.
+    Flagged,
+    /// All of some sessions.
+    Sampled,
+    /// All.
+    All,
+}
+
+/// `capture:`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Capture")]
+pub struct Written {
+    /// Which requests are kept with their bodies.
+    pub mode: Mode,
+    /// With `sampled`: the share of the sessions; a session is kept as a whole or not at all.
+    pub sample_rate: Ratio,
+    /// So much is kept of each body, at most 1 MiB.
+    pub max_body: Size,
+    /// So many requests are kept of one session, the first ones.
+    pub max_per_session: u32,
+    /// Secrets are taken out of what is stored. What passes is never changed.
+    pub redact: bool,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Off,
+            sample_rate: Ratio::new(0.01),
+            max_body: Size::kib(64),
+            max_per_session: 100,
+            redact: true,
+        }
+    }
+}
+
+/// Compiled settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    mode: Mode,
+    rate: Ratio,
+    /// Bytes that are kept of each body.
+    pub max_body: usize,
+    /// Requests that are kept of one session.
+    pub max_per_session: u32,
+    /// Whether secrets are taken out.
+    pub redact: bool,
+}
+
+impl Settings {
+    /// Whether anything is kept.
+    pub fn is_on(&self) -> bool {
+        self.mode != Mode::Off
+    }
+
+    /// Whether a request of this session may be kept, as far as its beginning tells.
+    pub fn may_keep(&self, session: Uid) -> bool {
+        self.keeps(session, true)
+    }
+
+    /// Whether a request that is over is kept.
+    pub fn keeps(&self, session: Uid, is_flagged: bool) -> bool {
+        match self.mode {
+            Mode::Off => false,
+            Mode::Flagged => is_flagged,
+            Mode::Sampled => self.rate.takes(session.as_u128()),
+            Mode::All => true,
+        }
+    }
+}
+
+impl Written {
+    /// Compiles this share of the file.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let mut good = true;
+        let mut fault = |path: &str, message: String, hint: &str| {
+            faults.add(path, message, hint);
+            good = false;
+        };
+        if self.max_body.0 == 0 || self.max_body.0 > MOST.0 {
+            let message = format!("{} of a body cannot be kept", self.max_body);
+            fault("capture.max_body", message, "write a size up to 1MiB, or capture.mode: off");
+        }
+        if self.max_per_session == 0 {
+            let message = "no request of a session would be kept".to_owned();
+            fault("capture.max_per_session", message, "write a number such as 100, or capture.mode: off");
+        }
+        if self.mode != Mode::Off && !self.redact {
+            let hint = "write capture.redact: true, unless the file is as safe as the secrets in it";
+            faults.warn("capture.redact", "bodies are stored with the secrets they hold", hint);
+        }
+        good.then_some(Settings {
+            mode: self.mode,
+            rate: self.sample_rate,
+            max_body: self.max_body.as_len(),
+            max_per_session: self.max_per_session,
+            redact: self.redact,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(yaml: &str) -> (Option<Settings>, Faults) {
+        let mut faults = Faults::default();
+        let settings = serde_yaml::from_str::<Written>(yaml).unwrap().compile(&mut faults);
+        (settings, faults)
+    }
+
+    #[test]
+    fn a_mode_says_which_requests_are_kept() {
+        let keeps = |yaml: &str| {
+            let settings = compiled(yaml).0.unwrap();
+            let uid = Uid::fresh();
+            (settings.may_keep(uid), settings.keeps(uid, false), settings.keeps(uid, true))
+        };
+        assert_eq!(keeps("mode: off"), (false, false, false));
+        assert_eq!(keeps("mode: flagged"), (true, false, true));
+        assert_eq!(keeps("{ mode: sampled, sample_rate: 0 }"), (false, false, false));
+        assert_eq!(keeps("{ mode: sampled, sample_rate: 1 }"), (true, true, true));
+        assert_eq!(keeps("mode: all"), (true, true, true));
+    }
+
+    #[test]
+    fn what_keeps_nothing_or_too_much_is_a_fault() {
+        for (yaml, path) in [
+            ("max_body: 0B", "capture.max_body"),
+            ("max_body: 2MiB", "capture.max_body"),
+            ("max_per_session: 0", "capture.max_per_session"),
+        ] {
+            let (settings, faults) = compiled(yaml);
+            assert!(settings.is_none() && faults.iter().any(|fault| fault.path == path), "{yaml}");
+        }
+        let (settings, faults) = compiled("{ mode: all, redact: false }");
+        assert!(settings.is_some() && faults.warnings().len() == 1);
+        assert!(compiled("{ mode: all }").1.warnings().is_empty());
+    }
+}
