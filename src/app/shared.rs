@@ -74,6 +74,9 @@ impl Shared {
             }
             Some(redis) => Manager::in_fleet(config.session.clone(), clock.clone(), fleet(redis)?, listener),
         };
+        if let Some(listener) = history.as_ref().and_then(|history| history.leg_listener()) {
+            sessions.tell_legs(listener);
+        }
         sessions.show_backends(addresses(config));
         watch_fleet(&metrics, &sessions);
         if sessions.fleet().is_some() {

@@ -11,11 +11,12 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 
 use super::entries::Entry;
+use super::leg_queue::{LegSender, leg_queue};
 use super::reader::Reader;
 use super::seal::Signer;
 use super::settings::Settings;
 use super::writer::{Message, Writer};
-use crate::session::Event;
+use crate::session::{Event, LegListener};
 use crate::telemetry::history::HistoryMetrics;
 
 /// Entries that wait at most, some 3 KB each: what a stall of the disk may cost in memory.
@@ -30,6 +31,8 @@ const STEP: Duration = Duration::from_millis(2);
 /// The history of this instance.
 pub struct Archive {
     queue: SyncSender<Message>,
+    /// Only where all of them are kept.
+    legs: Option<Arc<LegSender>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     closing: Arc<AtomicBool>,
     file: PathBuf,
@@ -53,6 +56,8 @@ impl Archive {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
+        let (sender, legs) = leg_queue(metrics.clone());
+        let sender = settings.keeps_all_legs().then(|| Arc::new(sender));
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let closing = Arc::new(AtomicBool::new(false));
         let writer = Writer::open(
@@ -61,6 +66,7 @@ impl Archive {
             Arc::clone(&settings),
             metrics.clone(),
             Arc::clone(&closing),
+            legs,
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
         let (queue, messages) = mpsc::sync_channel(QUEUE);
@@ -68,6 +74,7 @@ impl Archive {
             std::thread::Builder::new().name("history".into()).spawn(move || writer.run(&messages))?;
         Ok(Arc::new(Self {
             queue,
+            legs: sender,
             thread: Mutex::new(Some(thread)),
             closing,
             file: file.to_owned(),
@@ -80,12 +87,19 @@ impl Archive {
     /// Notes what happened; never waits. What finds the queue full is counted as dropped.
     pub fn note(&self, event: &Event) {
         let Some(entry) = Entry::of(event) else { return };
+        let kept = entry.kept();
         if self.queue.try_send(Message::Entry(entry)).is_err() {
-            self.metrics.dropped(1);
+            self.metrics.dropped(kept, 1);
         }
     }
 
-    /// Takes new settings: retention and size. The file stays the one of the start.
+    /// Who is to be told of each leg that ends; none with `history.legs: last`.
+    pub fn leg_listener(&self) -> Option<LegListener> {
+        let legs = Arc::clone(self.legs.as_ref()?);
+        Some(Box::new(move |leg| legs.send(leg)))
+    }
+
+    /// Takes new settings: retention and size. The file and which legs are kept stay those of the start.
     pub fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }

@@ -3,7 +3,9 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step each; a step that was ever released is never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [FIRST, REQUESTS_BY_UID];
+
+const FIRST: &str = "
     CREATE TABLE records (
         seq INTEGER PRIMARY KEY,
         uid TEXT NOT NULL UNIQUE,
@@ -65,7 +67,27 @@ const STEPS: [&str; 1] = ["
         seq INTEGER PRIMARY KEY,
         body TEXT NOT NULL
     ) STRICT;
-"];
+";
+
+/// Requests no longer need a record. What an older program still writes while it hands over (SIGQUIT) goes through
+/// the view.
+const REQUESTS_BY_UID: &str = "
+    CREATE TABLE requests (
+        number INTEGER PRIMARY KEY,
+        uid TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO requests (uid, at_ms, body) SELECT uid, coalesce(CAST(1000 * unixepoch(legs.body ->> '$.started_at', \
+        'subsec') AS INTEGER) + (legs.body ->> '$.duration_ms'), ended_ms), legs.body \
+        FROM legs JOIN records ON records.seq = legs.seq ORDER BY legs.rowid;
+    CREATE INDEX requests_by_uid ON requests (uid);
+    DROP TABLE legs;
+    CREATE VIEW legs AS SELECT seq, requests.body FROM requests JOIN records ON records.uid = requests.uid;
+    CREATE TRIGGER legs_of_an_older_program INSTEAD OF INSERT ON legs BEGIN
+        INSERT INTO requests (uid, at_ms, body) SELECT uid, ended_ms, NEW.body FROM records WHERE seq = NEW.seq;
+    END;
+";
 
 /// The version that this program writes.
 const KNOWN: u32 = STEPS.len() as u32;

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::book::KillOrder;
 use super::record::Record;
 use super::snapshot::Snapshot;
+use super::tally::RequestLine;
+use crate::ids::Uid;
+use crate::protocol::usage::Usage;
 
 /// One happening. Events of one session may overtake each other when they happen at the same time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,4 +56,15 @@ impl Event {
             Self::StoreBack => "store_back",
         }
     }
+}
+
+/// A leg that has ended.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The incarnation it belongs to.
+    pub uid: Uid,
+    /// What is told of it.
+    pub line: Arc<RequestLine>,
+    /// The provider's own token counts; those of a socket stand in its line.
+    pub usage: Option<Usage>,
 }

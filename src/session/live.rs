@@ -55,7 +55,8 @@ pub(super) struct Inner {
 pub(super) struct OpenLeg {
     pub(super) id: LegId,
     pub(super) started: Moment,
-    pub(super) line: Box<RequestLine>,
+    /// Nobody else has it until the leg ends.
+    pub(super) line: Arc<RequestLine>,
     /// The names of the tools that its request offers.
     pub(super) offered: Box<[Box<str>]>,
     pub(super) cut: Arc<Cut>,
@@ -69,6 +70,15 @@ pub(super) enum NotOpened {
     Ended(LegStart),
     /// An order stands against its agent.
     Refused(Arc<KillOrder>),
+}
+
+/// What the end of a leg leaves to be done.
+#[derive(Debug)]
+pub(super) struct Closed {
+    /// Its line, when that was asked for.
+    pub(super) line: Option<Arc<RequestLine>>,
+    /// The session had ended and waited for this leg only.
+    pub(super) was_last: bool,
 }
 
 /// How the session ended.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,10 +12,10 @@ use tokio::sync::broadcast;
 
 use super::book::{Book, KillOrder};
 use super::cut::CutReason;
-use super::event::Event;
+use super::event::{Event, Served};
 use super::fleet::Fleet;
 use super::leg::{Denied, LegReport, Limit};
-use super::live::{End, Inner, Live};
+use super::live::{Closed, End, Inner, Live};
 use super::model::EndReason;
 use super::registry::Registry;
 use super::settings::Settings;
@@ -32,6 +32,9 @@ pub(super) const SETTLE: Duration = Duration::from_millis(250);
 /// Called with each event, on the thread where it happens: it must be quick and must not block.
 pub type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
 
+/// Called with each leg that has ended, under the same terms.
+pub type LegListener = Box<dyn Fn(Served) + Send + Sync>;
+
 /// All sessions of this instance.
 pub struct Manager {
     pub(super) settings: ArcSwap<Settings>,
@@ -40,6 +43,8 @@ pub struct Manager {
     /// This instance's part among others; none when it is the only one.
     pub(super) fleet: Option<Arc<Fleet>>,
     listener: Listener,
+    /// Empty unless each leg is to be kept.
+    served: OnceLock<LegListener>,
     feed: broadcast::Sender<Arc<Event>>,
     /// Active sessions.
     pub(super) live: Registry,
@@ -91,6 +96,7 @@ impl Manager {
             store,
             fleet,
             listener,
+            served: OnceLock::new(),
             feed: broadcast::Sender::new(FEED),
             live: Registry::new(),
             closing: Registry::new(),
@@ -115,6 +121,11 @@ impl Manager {
     /// Tells what a record shows for a backend (its URL); an unknown one is shown by its name.
     pub fn show_backends(&self, shown_as: HashMap<BackendName, Arc<str>>) {
         self.shown_as.store(Arc::new(shown_as));
+    }
+
+    /// Tells this one of each leg that ends from now on; a second one is told nothing.
+    pub fn tell_legs(&self, listener: LegListener) {
+        let _ = self.served.set(listener);
     }
 
     /// The live feed. A reader that falls behind loses the oldest events and is told how many
@@ -186,7 +197,14 @@ impl Manager {
 
     /// Closes a leg, and writes the record when an ended session waited for it.
     pub(super) fn close(&self, live: &Arc<Live>, leg: LegId, report: Option<LegReport>) {
-        if live.close(leg, report, self.clock.now()) {
+        let told = self.served.get();
+        let usage = told.and_then(|_| report.as_ref()?.usage);
+        let closed = live.close(leg, report, told.is_some(), self.clock.now());
+        let Some(Closed { line, was_last }) = closed else { return };
+        if let (Some(told), Some(line)) = (told, line) {
+            told(Served { uid: live.uid(), line, usage });
+        }
+        if was_last {
             self.finish(live);
         }
     }

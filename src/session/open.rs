@@ -1,9 +1,10 @@
 //! What happens to the open legs of a session, under its lock.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::leg::{LegReport, LegStart};
-use super::live::{Inner, Live, NotOpened, OpenLeg};
+use super::live::{Closed, Inner, Live, NotOpened, OpenLeg};
 use super::model::{Identity, State};
 use super::tally::{self, RequestLine};
 use crate::clock::{Clock, Moment};
@@ -35,7 +36,7 @@ impl Live {
             offered: Box::default(),
             cut: start.cut,
             agent,
-            line: Box::new(RequestLine::begun(
+            line: Arc::new(RequestLine::begun(
                 start.kind,
                 start.method,
                 start.path,
@@ -52,15 +53,16 @@ impl Live {
     pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.routed(&mut leg.line, Some(backend), model);
+            tally.routed(Arc::make_mut(&mut leg.line), Some(backend), model);
         }
     }
 
     /// Notes what the request of an open leg offers.
     pub(super) fn offers(&self, id: LegId, offer: &Offer) {
         if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
-            leg.line.tools_offered = offer.count();
-            leg.line.input_tokens_estimate = offer.token_estimate();
+            let line = Arc::make_mut(&mut leg.line);
+            line.tools_offered = offer.count();
+            line.input_tokens_estimate = offer.token_estimate();
             leg.offered = offer.names().into();
         }
     }
@@ -69,7 +71,7 @@ impl Live {
     pub(super) fn rerouted(&self, id: LegId, backend: &BackendName) {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.rerouted(&mut leg.line, backend);
+            tally.rerouted(Arc::make_mut(&mut leg.line), backend);
         }
     }
 
@@ -77,16 +79,23 @@ impl Live {
     pub(super) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
         let inner = &mut *self.inner();
         inner.tally.add_usage(model, usage);
-        let agent = inner.legs.iter().find(|leg| leg.id == id).map(|leg| leg.agent);
-        if let (Some(agent), Some(agents)) = (agent, &mut inner.agents) {
-            agents.sums(agent).usage += usage;
+        let Some(leg) = inner.legs.iter_mut().find(|leg| leg.id == id) else { return };
+        Arc::make_mut(&mut leg.line).socket.get_or_insert_default().usage += usage;
+        if let Some(agents) = &mut inner.agents {
+            agents.sums(leg.agent).usage += usage;
         }
     }
 
-    /// Closes a leg; true when the session had ended and waited for this leg only.
-    pub(super) fn close(&self, id: LegId, report: Option<LegReport>, now: Moment) -> bool {
+    /// Closes a leg and gives its line, if that is `wanted`; `None` when there is no such leg.
+    pub(super) fn close(
+        &self,
+        id: LegId,
+        report: Option<LegReport>,
+        wanted: bool,
+        now: Moment,
+    ) -> Option<Closed> {
         let mut inner = self.inner();
-        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
+        let at = inner.legs.iter().position(|leg| leg.id == id)?;
         let leg = inner.legs.swap_remove(at);
         self.touch(now);
         let report = report.unwrap_or_else(|| LegReport {
@@ -98,11 +107,14 @@ impl Live {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
         inner.leave(leg.agent, report.usage, now);
-        inner.tally.add(leg.line, report);
-        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
+        let line = inner.tally.add(leg.line, report);
+        let line = wanted.then(|| Arc::clone(line));
+        let was_last = inner.state.is_final() && inner.legs.is_empty() && !inner.recorded;
+        Some(Closed { line, was_last })
     }
 
-    /// Takes an open leg out with all that was counted of it; true as [`Live::close`].
+    /// Takes an open leg out with all that was counted of it; true when the session had ended and waited for
+    /// this leg only.
     pub(super) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
         let mut inner = self.inner();
         let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::latency::{Latencies, Quantiles};
@@ -79,7 +80,7 @@ pub struct RequestLine {
 }
 
 /// The requests a backend served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendUse {
     /// The backend.
     pub name: BackendName,
@@ -88,7 +89,7 @@ pub struct BackendUse {
 }
 
 /// The requests and tokens of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelUse {
     /// The model.
     pub model: Arc<str>,
@@ -109,8 +110,8 @@ enum Failure {
 /// The sums of one session.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Boxed: most sessions have few, and the leg's own box moves in.
-    lines: VecDeque<Box<RequestLine>>,
+    /// The legs' own lines move in; who keeps each of them holds the same ones.
+    lines: VecDeque<Arc<RequestLine>>,
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
     failures: Vec<(Failure, u64)>,
@@ -161,9 +162,10 @@ impl Tally {
         self.routed(line, Some(backend), None);
     }
 
-    /// Adds a leg that is done. `line` is the part that was known when it started.
-    pub(super) fn add(&mut self, mut line: Box<RequestLine>, report: LegReport) {
-        self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
+    /// Adds a leg that is done, and gives its line. `begun` is the part that was known when it started.
+    pub(super) fn add(&mut self, mut begun: Arc<RequestLine>, report: LegReport) -> &Arc<RequestLine> {
+        let line = Arc::make_mut(&mut begun);
+        self.routed(line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
             self.add_usage(line.model.as_deref(), usage);
         }
@@ -188,11 +190,14 @@ impl Tally {
         line.ttfb_ms = report.ttfb.map(millis);
         line.bytes_in = report.bytes_in;
         line.bytes_out = report.bytes_out;
-        line.socket = report.socket;
+        if let Some(mut socket) = report.socket {
+            socket.usage = line.socket.take().map_or_else(Usage::default, |counted| counted.usage);
+            line.socket = Some(socket);
+        }
         if self.lines.len() == LAST_REQUESTS {
             self.lines.pop_front();
         }
-        self.lines.push_back(line);
+        self.lines.push_back_mut(begun)
     }
 
     /// Counts the tokens of one answer.
