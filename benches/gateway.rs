@@ -10,9 +10,9 @@ mod support;
 use std::io;
 
 use support::arguments::Arguments;
-use support::children::{self, Proxy};
+use support::children::{self, Equipment, Proxy};
 use support::report::Report;
-use support::{others, roles, rounds, scale};
+use support::{equipment, others, roles, rounds, scale};
 
 /// As in the real program.
 #[global_allocator]
@@ -48,16 +48,20 @@ fn main() -> io::Result<()> {
 async fn compare(arguments: &Arguments) -> io::Result<Report> {
     let mut report = Report::new("Benchmarks", INTRODUCTION);
     let (_running, backends) = children::backends();
-    let mut proxies = vec![children::bare(backends), children::elida(&arguments.elida, backends, 500_000)];
+    let elida = || children::elida(&arguments.elida, backends, 500_000, Equipment::Default);
+    let mut proxies = vec![children::bare(backends), elida()];
     proxies.extend(others::installed(backends));
     for scenario in rounds::scenarios(arguments) {
         if scenario.name.contains(&arguments.only) {
             eprintln!("{} …", scenario.name);
             let rows = scenario.run(backends, &proxies).await?;
-            report.comparison(&scenario, &rows);
+            report.comparison(&scenario, scenario.title, &proxies[0].name, &rows);
         }
     }
     drop(proxies);
+    if "equipment".contains(&arguments.only) {
+        equipment::compare(arguments, backends, &mut report).await?;
+    }
     if "memory".contains(&arguments.only) {
         eprintln!("memory …");
         memory(arguments, backends, &mut report).await?;
@@ -67,7 +71,8 @@ async fn compare(arguments: &Arguments) -> io::Result<Report> {
 
 /// Memory, each in a process that has just begun.
 async fn memory(arguments: &Arguments, backends: children::Backends, report: &mut Report) -> io::Result<()> {
-    let fresh = || [children::bare(backends), children::elida(&arguments.elida, backends, 500_000)];
+    let elida = || children::elida(&arguments.elida, backends, 500_000, Equipment::Default);
+    let fresh = || [children::bare(backends), elida()];
     let (streams, sessions) = (arguments.amount(1000), arguments.amount(20_000));
     let mut lines: Vec<Vec<String>> = Vec::new();
     let mut base = None;

@@ -21,6 +21,47 @@ pub(crate) struct Backends {
     pub(crate) demo: SocketAddr,
     /// The paced source.
     pub(crate) paced: SocketAddr,
+    /// The collector.
+    pub(crate) collector: SocketAddr,
+}
+
+/// What ELIDA keeps and tells beside its work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Equipment {
+    /// As it is without a word in the configuration: a history.
+    Default,
+    /// Nothing.
+    Nothing,
+    /// Sessions in this Redis, a history, and OpenTelemetry: all spans, records and histograms.
+    Full {
+        /// Where Redis listens.
+        redis: SocketAddr,
+    },
+    /// A history, and sessions that end a second after their request.
+    Brief,
+}
+
+impl Equipment {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Default | Self::Brief => "ELIDA",
+            Self::Nothing => "ELIDA without",
+            Self::Full { .. } => "ELIDA with",
+        }
+    }
+
+    /// The sections it adds; `session` goes on with what all have.
+    fn sections(self, collector: SocketAddr) -> String {
+        match self {
+            Self::Default => "session:\n".to_owned(),
+            Self::Nothing => "history: { enabled: false }\nsession:\n".to_owned(),
+            Self::Full { redis } => format!(
+                "telemetry: {{ enabled: true, protocol: http, endpoint: 'http://{collector}', metrics: true }}\n\
+                 session:\n  store: redis\n  redis: {{ addr: '{redis}' }}\n"
+            ),
+            Self::Brief => "session:\n  completed_after: 1s\n  retention: 1s\n".to_owned(),
+        }
+    }
 }
 
 /// A process that is measured.
@@ -29,8 +70,10 @@ pub(crate) struct Proxy {
     pub(crate) name: String,
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// Where its operators are served; only ELIDA has such a place.
+    pub(crate) control: Option<SocketAddr>,
     child: Running,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 /// A child that ends with its owner.
@@ -45,6 +88,11 @@ impl Drop for Running {
 }
 
 impl Proxy {
+    /// The folder of its files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.as_ref().expect("a program with a folder").path()
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.0.id()
@@ -58,7 +106,7 @@ impl Proxy {
         folder: Option<TempDir>,
     ) -> Self {
         let child = Running(command.stdin(Stdio::piped()).spawn().expect("the program starts"));
-        let proxy = Self { name: name.into(), address, child, _folder: folder };
+        let proxy = Self { name: name.into(), address, control: None, child, folder };
         let begun = Instant::now();
         while TcpStream::connect(address).is_err() {
             assert!(begun.elapsed() < START, "{} does not listen on {address}", proxy.name);
@@ -90,7 +138,7 @@ pub(crate) fn backends() -> (Running, Backends) {
         let line = lines.next().expect("a line").expect("text");
         line.parse().expect("an address")
     };
-    let backends = Backends { demo: address(), paced: address() };
+    let backends = Backends { demo: address(), paced: address(), collector: address() };
     (Running(child), backends)
 }
 
@@ -104,8 +152,9 @@ pub(crate) fn bare(backends: Backends) -> Proxy {
 /// ELIDA's configuration: everything on that is on by default, and room for `sessions` of them.
 /// `session.max_active` and `max_active_per_principal` are raised because the bench is one machine with
 /// few principals; all other limits are the defaults.
-fn configuration(backends: Backends, sessions: usize, folder: &Path) -> String {
-    let Backends { demo, paced } = backends;
+fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: Equipment) -> String {
+    let Backends { demo, paced, collector } = backends;
+    let sections = equipment.sections(collector);
     let name = PACED.trim_start_matches('/');
     format!(
         "listen: 127.0.0.1:0\ndata_dir: {folder:?}\ncontrol:\n  listen: 127.0.0.1:0\n\
@@ -113,35 +162,50 @@ fn configuration(backends: Backends, sessions: usize, folder: &Path) -> String {
          \x20 demo: {{ url: 'http://{demo}', type: openai, default: true }}\n\
          \x20 {name}: {{ url: 'http://{paced}', type: openai }}\n\
          routing:\n  methods: [header, path, model, default]\n\
-         session:\n  max_active: {sessions}\n  max_active_per_principal: {sessions}\n\
-         logging: {{ level: info, format: json, access_log: true }}\n"
+         logging: {{ level: info, format: json, access_log: true }}\n\
+         {sections}\x20 max_active: {sessions}\n  max_active_per_principal: {sessions}\n"
     )
 }
 
 /// Starts the real program, its log read from a pipe and thrown away.
-pub(crate) fn elida(program: &Path, backends: Backends, sessions: usize) -> Proxy {
+pub(crate) fn elida(program: &Path, backends: Backends, sessions: usize, equipment: Equipment) -> Proxy {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("elida.yaml");
-    fs::write(&file, configuration(backends, sessions, folder.path())).expect("the configuration");
+    fs::write(&file, configuration(backends, sessions, folder.path(), equipment)).expect("the configuration");
     let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(file).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = Running(command.spawn().expect("elida starts"));
     let mut output = BufReader::new(child.0.stdout.take().expect("a pipe"));
-    let address = listening(&mut output);
+    let (address, control) = listening(&mut output);
     std::thread::spawn(move || drain(output));
-    Proxy { name: "ELIDA".to_owned(), address, child, _folder: Some(folder) }
+    Proxy { name: equipment.name().to_owned(), address, control: Some(control), child, folder: Some(folder) }
 }
 
-/// The proxy's address, from the line in which ELIDA tells it.
-fn listening(output: &mut BufReader<ChildStdout>) -> SocketAddr {
+/// The addresses of the proxy and of the control API, from the lines in which ELIDA tells them.
+fn listening(output: &mut BufReader<ChildStdout>) -> (SocketAddr, SocketAddr) {
+    let (mut proxy, mut control) = (None, None);
     for line in output.lines() {
         let line = line.expect("text");
         let told: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        if told["message"] == "listening" && told["service"] == "proxy" {
-            return told["address"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        if told["message"] == "listening" {
+            let address = told["address"].as_str().and_then(|text| text.parse().ok());
+            if told["service"] == "proxy" { proxy = address } else { control = address }
+        }
+        if let (Some(proxy), Some(control)) = (proxy, control) {
+            return (proxy, control);
         }
     }
     panic!("elida ended before it listened");
+}
+
+/// A Redis that keeps nothing on disk; `None` when none is installed.
+pub(crate) fn redis() -> Option<Proxy> {
+    Command::new("redis-server").arg("--version").output().ok()?;
+    let (address, folder) = (free_address(), tempfile::tempdir().expect("a folder"));
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--save", "", "--dir"]);
+    command.arg(folder.path()).stdout(Stdio::null());
+    Some(Proxy::start("Redis", address, &mut command, Some(folder)))
 }
 
 /// Reads the log as its collector would, and forgets it.

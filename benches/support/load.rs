@@ -42,6 +42,15 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::with_capacity(64 << 10) })
     }
 
+    /// The answer to a GET of this path, as text.
+    ///
+    /// # Errors
+    /// As [`Connection::exchange`].
+    pub(crate) async fn get(&mut self, path: &str) -> io::Result<String> {
+        self.exchange(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
+        Ok(String::from_utf8_lossy(&self.buffer).into_owned())
+    }
+
     /// Sends a request and reads its answer, which has a Content-Length.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 pub(crate) mod arguments;
 pub(crate) mod children;
+pub(crate) mod collector;
+pub(crate) mod equipment;
 pub(crate) mod load;
 pub(crate) mod others;
 pub(crate) mod process;

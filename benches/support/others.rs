@@ -31,7 +31,7 @@ fn with_config(text: &str) -> (TempDir, std::path::PathBuf) {
     (folder, file)
 }
 
-fn nginx(Backends { demo, paced }: Backends) -> Option<Proxy> {
+fn nginx(Backends { demo, paced, .. }: Backends) -> Option<Proxy> {
     let name = version("nginx", "-v")?;
     let address = free_address();
     let (folder, file) = with_config(&format!(
@@ -49,7 +49,7 @@ fn nginx(Backends { demo, paced }: Backends) -> Option<Proxy> {
     Some(Proxy::start(format!("{name}, one worker"), address, &mut command, Some(folder)))
 }
 
-fn haproxy(Backends { demo, paced }: Backends) -> Option<Proxy> {
+fn haproxy(Backends { demo, paced, .. }: Backends) -> Option<Proxy> {
     let name = version("haproxy", "-v")?;
     let address = free_address();
     let (folder, file) = with_config(&format!(
@@ -63,7 +63,7 @@ fn haproxy(Backends { demo, paced }: Backends) -> Option<Proxy> {
     Some(Proxy::start(format!("{name}, two threads"), address, &mut command, Some(folder)))
 }
 
-fn envoy(Backends { demo, paced }: Backends) -> Option<Proxy> {
+fn envoy(Backends { demo, paced, .. }: Backends) -> Option<Proxy> {
     let name = version("envoy", "--version")?;
     let address = free_address();
     let endpoint = |address: std::net::SocketAddr| {

@@ -9,9 +9,6 @@ use super::arguments::Arguments;
 use super::process;
 use super::rounds::{Row, Scenario};
 
-/// The row others are compared with.
-const BASE: &str = "bare Pingora";
-
 /// A report being written.
 pub(crate) struct Report {
     text: String,
@@ -34,14 +31,14 @@ impl Report {
         }
     }
 
-    /// Adds the table of a comparison.
-    pub(crate) fn comparison(&mut self, scenario: &Scenario, rows: &[Row]) {
+    /// Adds the table of a comparison with one of the rows.
+    pub(crate) fn comparison(&mut self, scenario: &Scenario, title: &str, base: &str, rows: &[Row]) {
         let unit = scenario.unit;
         let cpu = format!("CPU µs per {unit}");
-        let heads =
-            ["target", &cpu, "ratio to bare", "p50 µs", "p99 µs", "added p50", "added p99", "per second"];
+        let ratio = format!("ratio to {base}");
+        let heads = ["target", &cpu, &ratio, "p50 µs", "p99 µs", "added p50", "added p99", "per second"];
         let direct = &rows[0];
-        let base = rows.iter().find(|row| row.name == BASE);
+        let base = rows.iter().find(|row| row.name == base);
         let lines: Vec<Vec<String>> = rows
             .iter()
             .map(|row| {
@@ -64,7 +61,7 @@ impl Report {
                 ]
             })
             .collect();
-        self.table(scenario.title, &heads, &lines);
+        self.table(title, &heads, &lines);
     }
 
     /// The whole text, with where and how it was measured.

@@ -12,7 +12,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
 use tokio::net::TcpListener;
 
-use super::source;
+use super::{collector, source};
 
 /// The backends.
 pub(crate) const BACKENDS: &str = "backends";
@@ -39,7 +39,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) {
     }
 }
 
-/// The demo provider and the paced source; their addresses are the first two lines of the output.
+/// The demo provider, the paced source and the collector; their addresses are the first lines of the output.
 fn backends() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -50,8 +50,11 @@ fn backends() {
         let demo = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let paced = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", demo.local_addr().expect("an address"));
+        let told = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", paced.local_addr().expect("an address"));
+        println!("{}", told.local_addr().expect("an address"));
         tokio::spawn(source::serve(paced));
+        tokio::spawn(collector::serve(told));
         Provider::quiet().serve(demo, std::future::pending()).await.expect("the provider serves");
     });
 }

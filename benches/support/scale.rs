@@ -1,11 +1,14 @@
 //! Scale: ten thousand streams at once, a hundred thousand sessions, a flood of ids.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::arguments::Arguments;
-use super::children::{self, Proxy};
+use super::children::{self, Equipment, Proxy};
+use super::equipment;
 use super::process;
 use super::report::Report;
 use super::rounds;
@@ -18,6 +21,10 @@ const STREAMS: usize = 10_000;
 const SESSIONS: usize = 100_000;
 /// Descriptors a process needs beside those of its streams.
 const SPARE: usize = 200;
+/// After this time sessions of a second's retention are forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(5);
+/// When no record has come for so long, none is on its way.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const INTRODUCTION: &str = "Written by `just scale`; no number here was written by hand. One ELIDA process with the \
     default configuration but for `session.max_active` and `session.max_active_per_principal` (500,000 each; by \
@@ -30,13 +37,16 @@ const INTRODUCTION: &str = "Written by `just scale`; no number here was written 
 pub(crate) async fn run(arguments: &Arguments) -> io::Result<Report> {
     let mut report = Report::new("ELIDA at scale", INTRODUCTION);
     let (_running, backends) = children::backends();
-    let elida = children::elida(&arguments.elida, backends, 500_000);
+    let elida = children::elida(&arguments.elida, backends, 500_000, Equipment::Default);
     let mut lines = Vec::new();
     lines.extend(many_streams(arguments, &elida).await?);
     drop(elida);
     // A fresh process: memory that the streams gave back would hide what the sessions take.
-    let elida = children::elida(&arguments.elida, backends, 500_000);
+    let elida = children::elida(&arguments.elida, backends, 500_000, Equipment::Default);
     lines.extend(many_sessions(arguments, &elida).await?);
+    drop(elida);
+    let elida = children::elida(&arguments.elida, backends, 500_000, Equipment::Brief);
+    lines.extend(many_endings(arguments, &elida).await?);
     report.table("Results", &["what", "measured", "aim"], &lines);
     Ok(report)
 }
@@ -108,6 +118,77 @@ async fn many_sessions(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<V
         line("memory per session".to_owned(), format!("{:.0} bytes", growth as f64 / count as f64), ""),
         line(format!("memory per id of a flood of {count} more"), format!("{flood:.0} bytes"), "1000 bytes"),
     ])
+}
+
+/// Sessions that end a second after their only request, in two rounds: each must have a record, and the second
+/// round must need no more memory than the first.
+async fn many_endings(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<Vec<String>>> {
+    let count = arguments.amount(SESSIONS);
+    let mut lines = Vec::new();
+    for (round, prefix) in ["first", "second"].into_iter().enumerate() {
+        let begun = Instant::now();
+        rounds::memory_per_session(elida, prefix, count).await?;
+        let made = begun.elapsed();
+        let found = all_recorded(elida, count * (round + 1)).await?;
+        lines.push(line(
+            format!("sessions with one request, created and ended (the {prefix} {count})"),
+            format!("{} records of {} requests", found.0, found.1),
+            &format!("{} of {}", count * (round + 1), count * (round + 1)),
+        ));
+        lines.push(line(
+            "until the last of them was made / had ended and had its record".to_owned(),
+            format!("{:.1} / {:.1} s", made.as_secs_f64(), begun.elapsed().as_secs_f64()),
+            "",
+        ));
+        // What has ended is forgotten a second later, in the next round of housekeeping.
+        tokio::time::sleep(FORGOTTEN).await;
+        lines.push(line("memory then".to_owned(), megabytes(process::memory(elida.pid())), "flat"));
+    }
+    lines.push(line(
+        "`elida cdr export`, then `elida cdr verify`".to_owned(),
+        verified(arguments, elida)?,
+        "in order",
+    ));
+    Ok(lines)
+}
+
+/// Exports the records and has them verified; gives what the program says, and how long it took.
+fn verified(arguments: &Arguments, elida: &Proxy) -> io::Result<String> {
+    let begun = Instant::now();
+    let control = format!("http://{}", elida.control.ok_or_else(|| io::Error::other("no control API"))?);
+    let file = elida.folder().join("records.ndjson");
+    let cdr = |words: &[&OsStr]| Command::new(&arguments.elida).arg("cdr").args(words).output();
+    let exported = cdr(&[
+        "export".as_ref(),
+        "--control".as_ref(),
+        control.as_ref(),
+        "--output".as_ref(),
+        file.as_ref(),
+    ])?;
+    let key = elida.folder().join("cdr-key.pub");
+    let checked = cdr(&["verify".as_ref(), file.as_ref(), "--key".as_ref(), key.as_ref()])?;
+    if !(exported.status.success() && checked.status.success()) {
+        return Err(io::Error::other(
+            String::from_utf8_lossy(&[exported.stderr, checked.stderr].concat()).into_owned(),
+        ));
+    }
+    let told = String::from_utf8_lossy(&checked.stdout).split(", ").take(2).collect::<Vec<_>>().join(", ");
+    Ok(format!("{told}; {:.1} s", begun.elapsed().as_secs_f64()))
+}
+
+/// Waits until the history holds the records of so many sessions, or no more come.
+async fn all_recorded(elida: &Proxy, count: usize) -> io::Result<(usize, usize)> {
+    let mut last = (0, Instant::now());
+    loop {
+        let found = equipment::recorded(elida.folder())?;
+        if found.0 >= count || found.0 == last.0 && last.1.elapsed() > PATIENCE {
+            return Ok(found);
+        }
+        if found.0 != last.0 {
+            last = (found.0, Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// How many descriptors a process may have here.

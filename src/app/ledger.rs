@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::event::Event;
+use crate::session::{Event, Listener, Served};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -17,20 +17,22 @@ use crate::telemetry::settings::Level;
 /// The `message` of a line that holds a call detail record.
 const RECORD: &str = "session_record";
 
-/// A listener for the session manager.
-pub(super) fn listener(
-    log: Arc<Log>,
-    metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
-    history: Option<Arc<Archive>>,
-    exporter: Option<Arc<Exporter>>,
-) -> Arc<dyn Fn(&Event) + Send + Sync> {
-    Arc::new(move |event| {
-        tell(&log, &metrics, &readiness, event);
-        if let Some(history) = &history {
+/// The session manager's listener.
+pub(super) struct Ledger {
+    pub(super) log: Arc<Log>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) history: Option<Arc<Archive>>,
+    pub(super) exporter: Option<Arc<Exporter>>,
+}
+
+impl Listener for Ledger {
+    fn hear(&self, event: &Event) {
+        tell(&self.log, &self.metrics, &self.readiness, event);
+        if let Some(history) = &self.history {
             history.note(event);
         }
-        if let (Some(exporter), Event::Ended(record)) = (&exporter, event) {
+        if let (Some(exporter), Event::Ended(record)) = (&self.exporter, event) {
             exporter.session(Session {
                 uid: record.uid,
                 started: record.started_at,
@@ -39,7 +41,21 @@ pub(super) fn listener(
                 record: serde_json::to_value(record.as_ref()).unwrap_or_default(),
             });
         }
-    })
+    }
+
+    fn is_behind(&self) -> bool {
+        self.history.as_ref().is_some_and(|history| history.is_behind())
+    }
+
+    fn wants_legs(&self) -> bool {
+        self.history.as_ref().is_some_and(|history| history.wants_legs())
+    }
+
+    fn hear_leg(&self, leg: Served) {
+        if let Some(history) = &self.history {
+            history.note_leg(leg);
+        }
+    }
 }
 
 fn tell(log: &Log, metrics: &Metrics, readiness: &Readiness, event: &Event) {

@@ -9,7 +9,7 @@ use pingora_core::connectors::http::Connector;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::ledger;
+use super::ledger::Ledger;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
@@ -60,13 +60,13 @@ impl Shared {
         let clock = Clock::system();
         let (readiness, history) = (Arc::<Readiness>::default(), history(config, &metrics));
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let listener = ledger::listener(
-            Arc::clone(&log),
-            Arc::clone(&metrics),
-            Arc::clone(&readiness),
-            history.clone(),
-            exporter.clone(),
-        );
+        let listener = Arc::new(Ledger {
+            log: Arc::clone(&log),
+            metrics: Arc::clone(&metrics),
+            readiness: Arc::clone(&readiness),
+            history: history.clone(),
+            exporter: exporter.clone(),
+        });
         let sessions = match config.session.redis() {
             None => {
                 let store = Arc::new(MemoryStore::default());
@@ -74,9 +74,6 @@ impl Shared {
             }
             Some(redis) => Manager::in_fleet(config.session.clone(), clock.clone(), fleet(redis)?, listener),
         };
-        if let Some(listener) = history.as_ref().and_then(|history| history.leg_listener()) {
-            sessions.tell_legs(listener);
-        }
         sessions.show_backends(addresses(config));
         watch_fleet(&metrics, &sessions);
         if sessions.fleet().is_some() {

@@ -15,7 +15,7 @@ use super::settings::{Settings, Written, WrittenAuth, WrittenCors};
 use crate::clock::Clock;
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::session::store::MemoryStore;
-use crate::session::{self, Arrival, Cut, CutReason, Identity, Leg, LegKind, LegStart, Manager};
+use crate::session::{self, Arrival, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager};
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 use crate::telemetry::metrics::Metrics;
@@ -86,7 +86,7 @@ impl Desk {
     fn with(written: Written) -> Self {
         let sessions = session::Written::default().compile(&mut Faults::default()).unwrap();
         let store = Arc::new(MemoryStore::default());
-        let manager = Manager::new(sessions, Clock::system(), store, Arc::new(|_| {}));
+        let manager = Manager::new(sessions, Clock::system(), store, Arc::new(|_: &Event| {}));
         let readiness = Arc::new(Readiness::default());
         readiness.ready();
         let settings = Arc::new(ArcSwap::from_pointee(control_settings(written)));
@@ -420,7 +420,8 @@ fn control_config_reload_tells_every_fault() {
     faults.add("session.idle_timeout", "is 0", "write 30m");
     faults.add("backends.openai.url", "has no host", "");
     let sessions = session::Written::default().compile(&mut Faults::default()).unwrap();
-    let manager = Manager::new(sessions, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_| {}));
+    let manager =
+        Manager::new(sessions, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_: &Event| {}));
     let settings = Arc::new(ArcSwap::from_pointee(control_settings(Written::default())));
     let parts = Parts {
         manager: Arc::clone(&manager),

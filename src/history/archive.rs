@@ -1,7 +1,7 @@
 //! The front of the history: takes what happens without ever waiting, and opens readers.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,11 +16,15 @@ use super::reader::Reader;
 use super::seal::Signer;
 use super::settings::Settings;
 use super::writer::{Message, Writer};
-use crate::session::{Event, LegListener};
+use crate::session::{Event, Served};
 use crate::telemetry::history::HistoryMetrics;
 
 /// Entries that wait at most, some 3 KB each: what a stall of the disk may cost in memory.
 const QUEUE: usize = 4 << 10;
+/// Beginnings of sessions that wait at most: their records tell the same later, and must find room.
+const BEGINNINGS: usize = QUEUE / 2;
+/// With so many entries waiting, sessions that need not end at once had better wait.
+const BEHIND: usize = QUEUE / 4;
 /// How long the writer may take for all that came before a question.
 const SEAL_LIMIT: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for the last records.
@@ -31,8 +35,10 @@ const STEP: Duration = Duration::from_millis(2);
 /// The history of this instance.
 pub struct Archive {
     queue: SyncSender<Message>,
+    /// How many entries are in it.
+    waiting: Arc<AtomicUsize>,
     /// Only where all of them are kept.
-    legs: Option<Arc<LegSender>>,
+    legs: Option<LegSender>,
     thread: Mutex<Option<JoinHandle<()>>>,
     closing: Arc<AtomicBool>,
     file: PathBuf,
@@ -57,15 +63,17 @@ impl Archive {
         }
         let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
         let (sender, legs) = leg_queue(metrics.clone());
-        let sender = settings.keeps_all_legs().then(|| Arc::new(sender));
+        let sender = settings.keeps_all_legs().then_some(sender);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let closing = Arc::new(AtomicBool::new(false));
+        let waiting = Arc::<AtomicUsize>::default();
         let writer = Writer::open(
             file,
             Arc::clone(&signer),
             Arc::clone(&settings),
             metrics.clone(),
             Arc::clone(&closing),
+            Arc::clone(&waiting),
             legs,
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
@@ -74,6 +82,7 @@ impl Archive {
             std::thread::Builder::new().name("history".into()).spawn(move || writer.run(&messages))?;
         Ok(Arc::new(Self {
             queue,
+            waiting,
             legs: sender,
             thread: Mutex::new(Some(thread)),
             closing,
@@ -87,16 +96,31 @@ impl Archive {
     /// Notes what happened; never waits. What finds the queue full is counted as dropped.
     pub fn note(&self, event: &Event) {
         let Some(entry) = Entry::of(event) else { return };
+        let room = if matches!(entry, Entry::Started { .. }) { BEGINNINGS } else { QUEUE };
         let kept = entry.kept();
-        if self.queue.try_send(Message::Entry(entry)).is_err() {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= room
+            || self.queue.try_send(Message::Entry(entry)).is_err()
+        {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.metrics.dropped(kept, 1);
         }
     }
 
-    /// Who is to be told of each leg that ends; none with `history.legs: last`.
-    pub fn leg_listener(&self) -> Option<LegListener> {
-        let legs = Arc::clone(self.legs.as_ref()?);
-        Some(Box::new(move |leg| legs.send(leg)))
+    /// Whether each leg is to be noted, not only the last ones with the record (`history.legs`).
+    pub fn wants_legs(&self) -> bool {
+        self.legs.is_some()
+    }
+
+    /// Notes a leg that has ended, under the same terms.
+    pub fn note_leg(&self, leg: Served) {
+        if let Some(legs) = &self.legs {
+            legs.send(leg);
+        }
+    }
+
+    /// True while the file can be written to and much is waiting for it: who can wait should.
+    pub fn is_behind(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= BEHIND && self.metrics.is_up()
     }
 
     /// Takes new settings: retention and size. The file and which legs are kept stay those of the start.

@@ -153,8 +153,7 @@ fn record_rows(
 pub(super) fn leg_rows(rows: &Transaction<'_>, legs: &[Served]) -> rusqlite::Result<()> {
     let mut insert = insert_leg(rows)?;
     for leg in legs {
-        let socket = leg.line.socket.as_ref().map(|socket| socket.usage);
-        leg_row(&mut insert, leg.uid, &leg.line, leg.usage.or(socket))?;
+        leg_row(&mut insert, leg.uid, &leg.line(), leg.usage())?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Each leg kept: how many may wait, what they may displace, and when they go.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::ids::Uid;
 use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
-use crate::session::{Event, LegReport, Manager, Served};
+use crate::session::{Event, LegReport, Listener, Manager, Served};
 use crate::settings::fault::Faults;
 use crate::settings::units::Size;
 use crate::telemetry::metrics::Metrics;
@@ -30,12 +30,10 @@ impl House {
         let folder = tempfile::tempdir().unwrap();
         let metrics = Metrics::new().unwrap();
         let archive = open(folder.path(), &metrics, written);
-        let noted = Arc::clone(&archive);
-        let listener = Arc::new(move |event: &Event| noted.note(event));
+        let listener = Arc::new(Listening(Arc::clone(&archive)));
         let settings = settings("max_active_per_principal: 1000000");
         let store = Arc::new(MemoryStore::default());
         let manager = Manager::new(settings, Clock::system(), store, listener);
-        manager.tell_legs(archive.leg_listener().unwrap());
         Self { folder, metrics, archive, manager }
     }
 
@@ -72,26 +70,55 @@ fn open(folder: &Path, metrics: &Metrics, written: Written) -> Arc<Archive> {
     Archive::open(&file, folder, settings, metrics.history()).unwrap()
 }
 
-/// The line of some leg, to be sent as often as one likes.
+struct Listening(Arc<Archive>);
+
+impl Listener for Listening {
+    fn hear(&self, event: &Event) {
+        self.0.note(event);
+    }
+
+    fn wants_legs(&self) -> bool {
+        self.0.wants_legs()
+    }
+
+    fn hear_leg(&self, leg: Served) {
+        self.0.note_leg(leg);
+    }
+}
+
+/// Hands over what it hears.
+struct Hearing(Mutex<Option<Served>>);
+
+impl Listener for Hearing {
+    fn hear(&self, _: &Event) {}
+
+    fn wants_legs(&self) -> bool {
+        true
+    }
+
+    fn hear_leg(&self, leg: Served) {
+        *self.0.lock().unwrap() = Some(leg);
+    }
+}
+
+/// Some leg, to be noted as often as one likes.
 async fn some_leg() -> Served {
-    let manager =
-        Manager::new(settings("{}"), Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_| {}));
-    let (sender, told) = std::sync::mpsc::channel();
-    manager.tell_legs(Box::new(move |leg| sender.send(leg).unwrap()));
+    let heard = Arc::new(Hearing(Mutex::default()));
+    let listener = Arc::clone(&heard);
+    let manager = Manager::new(settings("{}"), Clock::system(), Arc::new(MemoryStore::default()), listener);
     let mut leg = manager.admit(arrival("some"), leg_start()).await.unwrap();
     leg.settle(LegReport::default());
-    told.try_recv().unwrap()
+    heard.0.lock().unwrap().take().unwrap()
 }
 
 #[tokio::test]
 async fn more_legs_than_may_wait_are_counted_and_displace_no_record() {
     let house = House::new(all());
-    let told = house.archive.leg_listener().unwrap();
     let leg = some_leg().await;
     let lock = house.database();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     for _ in 0..40_000 {
-        told(leg.clone());
+        house.archive.note_leg(leg.clone());
     }
     assert_eq!(house.dropped("legs"), 40_000 - 32_768);
     for session in 0..1000 {
@@ -104,7 +131,7 @@ async fn more_legs_than_may_wait_are_counted_and_displace_no_record() {
     assert_eq!((house.count("records"), house.count("requests")), (1000, 32_768));
     assert_eq!((house.dropped("records"), house.dropped("events")), (0, 0));
     // There is room again.
-    told(leg);
+    house.archive.note_leg(leg);
     house.archive.close();
     assert_eq!(house.count("requests"), 32_769);
 }
@@ -117,10 +144,9 @@ async fn a_full_file_loses_legs_before_records() {
     }
     house.manager.shutdown().await;
     assert!(house.archive.seal());
-    let told = house.archive.leg_listener().unwrap();
     let leg = some_leg().await;
     for _ in 0..60 {
-        (0..1000).for_each(|_| told(leg.clone()));
+        (0..1000).for_each(|_| house.archive.note_leg(leg.clone()));
         assert!(house.archive.seal());
     }
     assert_eq!(house.count("records"), 100, "no record went");

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::protocol::usage::Usage;
 use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
-use crate::session::{Event, LegReport, Manager};
+use crate::session::{Event, LegReport, Listener, Manager};
 use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 use crate::telemetry::metrics::Metrics;
@@ -27,10 +27,21 @@ fn open(folder: &Path, written: Written) -> Arc<Archive> {
     Archive::open(&file, folder, settings, Metrics::new().unwrap().history()).unwrap()
 }
 
+struct Listening(Arc<Archive>);
+
+impl Listener for Listening {
+    fn hear(&self, event: &Event) {
+        self.0.note(event);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.0.is_behind()
+    }
+}
+
 /// Sessions that come and go; each has one request, of which every third names no model.
 async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
-    let noted = Arc::clone(archive);
-    let listener = Arc::new(move |event: &Event| noted.note(event));
+    let listener = Arc::new(Listening(Arc::clone(archive)));
     let store = Arc::new(MemoryStore::default());
     let manager =
         Manager::new(settings("max_active_per_principal: 1000000"), Clock::system(), store, listener);
@@ -93,6 +104,16 @@ async fn what_is_exported_verifies_and_any_change_is_found() {
     }
     assert!(checked("").is_err());
     assert!(checked(text.trim_end()).is_err(), "a last line that is cut short");
+}
+
+#[tokio::test]
+async fn when_all_sessions_end_at_once_no_record_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    // Several times what the queue holds.
+    sessions(&archive, 0..15_000).await;
+    assert!(archive.seal());
+    assert_eq!(count(&archive, "records"), 15_000);
 }
 
 #[tokio::test]

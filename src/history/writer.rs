@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,8 @@ pub(super) struct Writer {
     metrics: HistoryMetrics,
     /// True when the process ends: nothing is tried for long any more.
     closing: Arc<AtomicBool>,
+    /// How many entries are in the queue.
+    waiting: Arc<AtomicUsize>,
     batch: Vec<Entry>,
     /// Empty for ever with `history.legs: last`: the last ones come with their record then.
     legs: LegReceiver,
@@ -73,6 +75,7 @@ impl Writer {
         settings: Arc<ArcSwap<Settings>>,
         metrics: HistoryMetrics,
         closing: Arc<AtomicBool>,
+        waiting: Arc<AtomicUsize>,
         legs: LegReceiver,
     ) -> Result<Self, SchemaError> {
         let mut database = Connection::open(file)?;
@@ -94,6 +97,7 @@ impl Writer {
             settings,
             metrics,
             closing,
+            waiting,
             batch: Vec::with_capacity(BATCH),
             legs,
             sealed_at: Instant::now(),
@@ -142,7 +146,10 @@ impl Writer {
     /// True when this was the last message.
     fn sort(&mut self, message: Message, seals: &mut Vec<SyncSender<bool>>) -> bool {
         match message {
-            Message::Entry(entry) => self.batch.push(entry),
+            Message::Entry(entry) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.batch.push(entry);
+            }
             Message::Seal(reply) => seals.push(reply),
             Message::End => return true,
         }

@@ -123,10 +123,12 @@ impl Manager {
         now: Moment,
     ) -> Result<(Arc<Live>, LegId), Denied> {
         let orders = self.book.against_agents(&arrival.key, now);
-        let live = Arc::new(match opening {
+        let live = match opening {
             Opening::Own(stored) => Live::new(arrival.clone(), newer(*stored, previous), now),
             Opening::Shared { session, share, .. } => Live::shared(session, *share, now, &self.clock),
-        });
+        };
+        let principal = self.census.shared(live.principal());
+        let live = Arc::new(live.sharing(principal));
         for order in &orders {
             live.order_agent(order);
         }

@@ -328,7 +328,7 @@ impl Inner {
 
     fn agents(&mut self, live: &Live) -> &mut Agents {
         let Self { agents, legs, tally, .. } = self;
-        agents.get_or_insert_with(|| Box::new(root(live, legs, tally)))
+        agents.get_or_insert_with(|| Box::new(root(live, legs.len(), tally)))
     }
 
     /// The names of the agents that spoke, in the order in which they came.
@@ -340,7 +340,7 @@ impl Inner {
     pub(super) fn agent_views(&self, live: &Live, clock: &Clock, now: Moment) -> Vec<AgentView> {
         match &self.agents {
             Some(agents) => agents.views(clock, now),
-            None => root(live, &self.legs, &self.tally).views(clock, now),
+            None => root(live, self.legs.len(), &self.tally).views(clock, now),
         }
     }
 
@@ -352,8 +352,8 @@ impl Inner {
 }
 
 /// The tree of a session in which only the main agent has spoken so far.
-fn root(live: &Live, legs: &[OpenLeg], tally: &Tally) -> Agents {
-    let main = Sums { requests: live.requests(), open: legs.len() as u32, usage: tally.usage() };
+fn root(live: &Live, open_legs: usize, tally: &Tally) -> Agents {
+    let main = Sums { requests: live.requests(), open: open_legs as u32, usage: tally.usage() };
     Agents::rooted(main, live.started(), live.last_activity())
 }
 
@@ -367,7 +367,7 @@ impl Live {
         inner.agents(self).order(order);
         let Inner { agents, legs, .. } = &*inner;
         let under = |leg: &&OpenLeg| agents.as_ref().is_some_and(|agents| agents.is_under(leg.agent, order));
-        legs.iter().filter(under).map(|leg| Arc::clone(&leg.cut)).collect()
+        legs.iter().map(|leg| &**leg).filter(under).map(|leg| Arc::clone(&leg.cut)).collect()
     }
 
     /// Takes back this very order against an agent.

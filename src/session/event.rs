@@ -5,11 +5,37 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
+use super::kept::Kept;
 use super::record::Record;
 use super::snapshot::Snapshot;
 use super::tally::RequestLine;
 use crate::ids::Uid;
 use crate::protocol::usage::Usage;
+
+/// Whoever is told of each event.
+pub trait Listener: Send + Sync {
+    /// Called on the thread where it happens: it must be quick and must not block.
+    fn hear(&self, event: &Event);
+
+    /// True while many more events than have come would be lost. Whoever ends sessions in bulk waits then.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
+    /// True when each leg that ends is to be told, too; asked once.
+    fn wants_legs(&self) -> bool {
+        false
+    }
+
+    /// Called when a leg has ended, under the same terms.
+    fn hear_leg(&self, _: Served) {}
+}
+
+impl<F: Fn(&Event) + Send + Sync> Listener for F {
+    fn hear(&self, event: &Event) {
+        self(event);
+    }
+}
 
 /// One happening. Events of one session may overtake each other when they happen at the same time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,8 +89,18 @@ impl Event {
 pub struct Served {
     /// The incarnation it belongs to.
     pub uid: Uid,
+    pub(super) kept: Kept,
+    pub(super) usage: Option<Usage>,
+}
+
+impl Served {
     /// What is told of it.
-    pub line: Arc<RequestLine>,
-    /// The provider's own token counts; those of a socket stand in its line.
-    pub usage: Option<Usage>,
+    pub fn line(&self) -> RequestLine {
+        self.kept.line()
+    }
+
+    /// The provider's own token counts; of a socket those of all its answers.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage.or_else(|| self.kept.socket_usage())
+    }
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::agents::{Agents, Place};
 use super::book::KillOrder;
 use super::cut::Cut;
+use super::kept::Kept;
 use super::leg::{Arrival, LegStart};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{RequestLine, Tally};
 use crate::clock::Moment;
-use crate::ids::{LegId, PrincipalId, SessionKey, Uid};
+use crate::ids::{LegId, PrincipalId, Scope, SessionKey, Uid};
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -42,7 +43,9 @@ pub struct Live {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) state: State,
-    pub(super) legs: Vec<OpenLeg>,
+    /// Boxed: sessions without a request keep the list, which is empty then.
+    #[expect(clippy::vec_box, reason = "see above")]
+    pub(super) legs: Vec<Box<OpenLeg>>,
     pub(super) tally: Tally,
     /// Only where more than the main agent is to be told apart.
     pub(super) agents: Option<Box<Agents>>,
@@ -55,8 +58,7 @@ pub(super) struct Inner {
 pub(super) struct OpenLeg {
     pub(super) id: LegId,
     pub(super) started: Moment,
-    /// Nobody else has it until the leg ends.
-    pub(super) line: Arc<RequestLine>,
+    pub(super) line: RequestLine,
     /// The names of the tools that its request offers.
     pub(super) offered: Box<[Box<str>]>,
     pub(super) cut: Arc<Cut>,
@@ -75,8 +77,8 @@ pub(super) enum NotOpened {
 /// What the end of a leg leaves to be done.
 #[derive(Debug)]
 pub(super) struct Closed {
-    /// Its line, when that was asked for.
-    pub(super) line: Option<Arc<RequestLine>>,
+    /// What is kept of it, when that was asked for.
+    pub(super) kept: Option<Kept>,
     /// The session had ended and waited for this leg only.
     pub(super) was_last: bool,
 }
@@ -125,6 +127,15 @@ impl Live {
                 recorded: false,
             }),
         }
+    }
+
+    /// The same, with its principal's name in a text that other sessions have, too.
+    pub(super) fn sharing(mut self, principal: PrincipalId) -> Self {
+        if self.key.scope.as_str() == principal.as_str() {
+            self.key.scope = Scope::of(&principal);
+        }
+        self.principal = principal;
+        self
     }
 
     /// Which session.

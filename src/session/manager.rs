@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use super::book::{Book, KillOrder};
 use super::cut::CutReason;
-use super::event::{Event, Served};
+use super::event::{Event, Listener, Served};
 use super::fleet::Fleet;
 use super::leg::{Denied, LegReport, Limit};
 use super::live::{Closed, End, Inner, Live};
@@ -29,11 +29,8 @@ const FEED: usize = 1024;
 /// The record of an ended session waits so long for its last leg to settle.
 pub(super) const SETTLE: Duration = Duration::from_millis(250);
 
-/// Called with each event, on the thread where it happens: it must be quick and must not block.
-pub type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
-
-/// Called with each leg that has ended, under the same terms.
-pub type LegListener = Box<dyn Fn(Served) + Send + Sync>;
+/// How often a listener that is behind is asked again.
+const PACE: Duration = Duration::from_millis(2);
 
 /// All sessions of this instance.
 pub struct Manager {
@@ -42,9 +39,9 @@ pub struct Manager {
     pub(super) store: Arc<dyn SessionStore>,
     /// This instance's part among others; none when it is the only one.
     pub(super) fleet: Option<Arc<Fleet>>,
-    listener: Listener,
-    /// Empty unless each leg is to be kept.
-    served: OnceLock<LegListener>,
+    listener: Arc<dyn Listener>,
+    /// Whether the listener is to be told of each leg.
+    tells_legs: bool,
     feed: broadcast::Sender<Arc<Event>>,
     /// Active sessions.
     pub(super) live: Registry,
@@ -71,13 +68,18 @@ impl Manager {
         settings: Settings,
         clock: Clock,
         store: Arc<dyn SessionStore>,
-        listener: Listener,
+        listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
         Self::build(settings, clock, store, None, listener)
     }
 
     /// A manager that plays its part in a fleet.
-    pub fn in_fleet(settings: Settings, clock: Clock, fleet: Fleet, listener: Listener) -> Arc<Self> {
+    pub fn in_fleet(
+        settings: Settings,
+        clock: Clock,
+        fleet: Fleet,
+        listener: Arc<dyn Listener>,
+    ) -> Arc<Self> {
         fleet.reconfigure(&settings);
         let store = fleet.store().clone();
         Self::build(settings, clock, store, Some(Arc::new(fleet)), listener)
@@ -88,15 +90,15 @@ impl Manager {
         clock: Clock,
         store: Arc<dyn SessionStore>,
         fleet: Option<Arc<Fleet>>,
-        listener: Listener,
+        listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             clock,
             store,
             fleet,
+            tells_legs: listener.wants_legs(),
             listener,
-            served: OnceLock::new(),
             feed: broadcast::Sender::new(FEED),
             live: Registry::new(),
             closing: Registry::new(),
@@ -123,11 +125,6 @@ impl Manager {
         self.shown_as.store(Arc::new(shown_as));
     }
 
-    /// Tells this one of each leg that ends from now on; a second one is told nothing.
-    pub fn tell_legs(&self, listener: LegListener) {
-        let _ = self.served.set(listener);
-    }
-
     /// The live feed. A reader that falls behind loses the oldest events and is told how many
     /// (`RecvError::Lagged`).
     pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
@@ -144,7 +141,7 @@ impl Manager {
     }
 
     pub(super) fn publish(&self, event: Event) {
-        (self.listener)(&event);
+        self.listener.hear(&event);
         if self.feed.receiver_count() > 0 || self.fleet.is_some() {
             let event = Arc::new(event);
             if let Some(fleet) = &self.fleet {
@@ -152,6 +149,14 @@ impl Manager {
             }
             // The last reader may have left just now; nobody misses the event then.
             let _unread = self.feed.send(event);
+        }
+    }
+
+    /// Waits while the listener is behind, as long as there is patience.
+    pub(super) async fn pace(&self, patience: &mut Duration) {
+        while self.listener.is_behind() && !patience.is_zero() {
+            tokio::time::sleep(PACE).await;
+            *patience = patience.saturating_sub(PACE);
         }
     }
 
@@ -197,12 +202,11 @@ impl Manager {
 
     /// Closes a leg, and writes the record when an ended session waited for it.
     pub(super) fn close(&self, live: &Arc<Live>, leg: LegId, report: Option<LegReport>) {
-        let told = self.served.get();
-        let usage = told.and_then(|_| report.as_ref()?.usage);
-        let closed = live.close(leg, report, told.is_some(), self.clock.now());
-        let Some(Closed { line, was_last }) = closed else { return };
-        if let (Some(told), Some(line)) = (told, line) {
-            told(Served { uid: live.uid(), line, usage });
+        let usage = if self.tells_legs { report.as_ref().and_then(|report| report.usage) } else { None };
+        let closed = live.close(leg, report, self.tells_legs, self.clock.now());
+        let Some(Closed { kept, was_last }) = closed else { return };
+        if let Some(kept) = kept {
+            self.listener.hear_leg(Served { uid: live.uid(), kept, usage });
         }
         if was_last {
             self.finish(live);
@@ -250,6 +254,11 @@ impl Census {
     /// Sessions active now.
     pub(super) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// This principal's name in the text that its other sessions share, if it has any.
+    pub(super) fn shared(&self, principal: &PrincipalId) -> PrincipalId {
+        self.by_principal.get(principal).map_or_else(|| principal.clone(), |theirs| theirs.key().clone())
     }
 
     /// Takes a place for one session of this principal.

@@ -1,6 +1,5 @@
 //! What happens to the open legs of a session, under its lock.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::leg::{LegReport, LegStart};
@@ -30,21 +29,21 @@ impl Live {
         let agent = inner.enter(self, who, now).map_err(NotOpened::Refused)?;
         self.touch(now);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let leg = OpenLeg {
+        let leg = Box::new(OpenLeg {
             id,
             started: now,
             offered: Box::default(),
             cut: start.cut,
             agent,
-            line: Arc::new(RequestLine::begun(
+            line: RequestLine::begun(
                 start.kind,
                 start.method,
                 start.path,
                 start.request_id,
                 who.agent_id.clone(),
                 started_at,
-            )),
-        };
+            ),
+        });
         tally::push_lean(&mut inner.legs, leg);
         Ok(())
     }
@@ -53,16 +52,15 @@ impl Live {
     pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.routed(Arc::make_mut(&mut leg.line), Some(backend), model);
+            tally.routed(&mut leg.line, Some(backend), model);
         }
     }
 
     /// Notes what the request of an open leg offers.
     pub(super) fn offers(&self, id: LegId, offer: &Offer) {
         if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
-            let line = Arc::make_mut(&mut leg.line);
-            line.tools_offered = offer.count();
-            line.input_tokens_estimate = offer.token_estimate();
+            leg.line.tools_offered = offer.count();
+            leg.line.input_tokens_estimate = offer.token_estimate();
             leg.offered = offer.names().into();
         }
     }
@@ -71,7 +69,7 @@ impl Live {
     pub(super) fn rerouted(&self, id: LegId, backend: &BackendName) {
         let Inner { legs, tally, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.rerouted(Arc::make_mut(&mut leg.line), backend);
+            tally.rerouted(&mut leg.line, backend);
         }
     }
 
@@ -80,13 +78,13 @@ impl Live {
         let inner = &mut *self.inner();
         inner.tally.add_usage(model, usage);
         let Some(leg) = inner.legs.iter_mut().find(|leg| leg.id == id) else { return };
-        Arc::make_mut(&mut leg.line).socket.get_or_insert_default().usage += usage;
+        leg.line.socket.get_or_insert_default().usage += usage;
         if let Some(agents) = &mut inner.agents {
             agents.sums(leg.agent).usage += usage;
         }
     }
 
-    /// Closes a leg and gives its line, if that is `wanted`; `None` when there is no such leg.
+    /// Closes a leg and gives what is kept of it, if that is `wanted`; `None` when there is no such leg.
     pub(super) fn close(
         &self,
         id: LegId,
@@ -107,10 +105,10 @@ impl Live {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
         inner.leave(leg.agent, report.usage, now);
-        let line = inner.tally.add(leg.line, report);
-        let line = wanted.then(|| Arc::clone(line));
+        let kept = inner.tally.add(leg.line, report);
+        let kept = wanted.then(|| kept.clone());
         let was_last = inner.state.is_final() && inner.legs.is_empty() && !inner.recorded;
-        Some(Closed { line, was_last })
+        Some(Closed { kept, was_last })
     }
 
     /// Takes an open leg out with all that was counted of it; true when the session had ended and waited for

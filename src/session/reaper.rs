@@ -17,6 +17,11 @@ use crate::clock::{Moment, millis};
 
 /// Looks at the legs that still settle this often at shutdown.
 const STEP: Duration = Duration::from_millis(10);
+/// How long a round waits in all for the records of what it ends to be written. Those that then find no room
+/// are counted as lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The same at shutdown.
+const LAST_PATIENCE: Duration = Duration::from_secs(15);
 
 impl Manager {
     /// Ends what is due, writes records whose legs do not settle, forgets what is past its retention.
@@ -29,7 +34,9 @@ impl Manager {
             .into_iter()
             .partition(|(_, reason)| self.fleet.is_some() && *reason != EndReason::MaxDuration);
         self.end_all_idle(elsewhere_too, &settings).await;
+        let mut patience = PATIENCE;
         for (live, reason) in here {
+            self.pace(&mut patience).await;
             self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
         }
         for live in self.closing.collect(|live| Some(live.clone())) {
@@ -67,7 +74,9 @@ impl Manager {
     /// a moment to settle; then every record is written.
     pub async fn shutdown(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        let mut patience = LAST_PATIENCE;
         for live in self.live.collect(|live| Some(live.clone())) {
+            self.pace(&mut patience).await;
             self.end(&live, EndReason::Shutdown, None, |_, _| true);
         }
         let ended = self.closing.collect(|live| Some(live.clone()));

@@ -153,7 +153,7 @@ impl Live {
             backends,
             failovers: inner.tally.failovers(),
             usage: UsageRecord { models: inner.tally.models().to_vec(), total: inner.tally.usage() },
-            tools: inner.tally.tools().clone(),
+            tools: inner.tally.tools(),
             error_count: self.errors(),
             errors: inner.tally.errors(),
             ttfb_ms: inner.tally.ttfb(),

@@ -188,7 +188,7 @@ impl Live {
             backends: inner.tally.backends().into_iter().map(|used| (used.name, used.requests)).collect(),
             models: inner.tally.models().iter().map(|used| (used.model.clone(), used.requests)).collect(),
             usage: inner.tally.usage(),
-            tools: inner.tally.tools().clone(),
+            tools: inner.tally.tools(),
             flags: Vec::new(),
             client_addr: self.client_addr(),
             agents: detail.then(|| inner.agent_views(self, clock, now)),

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::kept::Kept;
 use super::latency::{Latencies, Quantiles};
 use super::leg::{LegKind, LegReport, SocketReport};
 use crate::clock::millis;
@@ -110,15 +111,21 @@ enum Failure {
 /// The sums of one session.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// The legs' own lines move in; who keeps each of them holds the same ones.
-    lines: VecDeque<Arc<RequestLine>>,
+    lines: VecDeque<Kept>,
     backends: Vec<BackendUse>,
     models: Vec<ModelUse>,
+    ttfb: Latencies,
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What most sessions have nothing of.
+#[derive(Debug, Default)]
+struct Seldom {
     failures: Vec<(Failure, u64)>,
     failovers: u64,
-    ttfb: Latencies,
-    usage: Usage,
     tools: ToolCounts,
+    /// Of answers that named no model.
+    usage: Usage,
 }
 
 impl Tally {
@@ -162,10 +169,9 @@ impl Tally {
         self.routed(line, Some(backend), None);
     }
 
-    /// Adds a leg that is done, and gives its line. `begun` is the part that was known when it started.
-    pub(super) fn add(&mut self, mut begun: Arc<RequestLine>, report: LegReport) -> &Arc<RequestLine> {
-        let line = Arc::make_mut(&mut begun);
-        self.routed(line, report.backend.as_ref(), report.model.as_deref());
+    /// Adds a leg that is done, and gives what is kept of it. `line` is the part that was known when it started.
+    pub(super) fn add(&mut self, mut line: RequestLine, report: LegReport) -> &Kept {
+        self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
             self.add_usage(line.model.as_deref(), usage);
         }
@@ -176,13 +182,17 @@ impl Tally {
             self.failure(failure);
         }
         line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
-        self.failovers += u64::from(report.failover_from.is_some());
+        if report.failover_from.is_some() {
+            self.seldom().failovers += 1;
+        }
         line.failover_from = report.failover_from;
         line.attempts = report.attempts;
         line.status = report.status;
         line.error = report.error.map(|kind| kind.code().into());
         line.outcome = report.outcome.into();
-        self.tools.add_all(&report.tools);
+        if !report.tools.is_empty() {
+            self.seldom().tools.add_all(&report.tools);
+        }
         line.stop_reason = report.stop_reason;
         line.tools = report.tools;
         line.stream = report.stream;
@@ -196,19 +206,27 @@ impl Tally {
         }
         if self.lines.len() == LAST_REQUESTS {
             self.lines.pop_front();
+        } else if self.lines.is_empty() {
+            // Without this it would begin with room for four.
+            self.lines.reserve_exact(1);
         }
-        self.lines.push_back_mut(begun)
+        self.lines.push_back_mut(line.into())
     }
 
     /// Counts the tokens of one answer.
     pub(super) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
-        self.usage += usage;
         if let Some(model) = model {
             let used = self.model(model);
             used.usage += usage;
             // A socket may turn to another model than the one it began with.
             used.requests = used.requests.max(1);
+        } else {
+            self.seldom().usage += usage;
         }
+    }
+
+    fn seldom(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_default()
     }
 
     fn backend(&mut self, name: &BackendName) {
@@ -235,16 +253,17 @@ impl Tally {
     }
 
     fn failure(&mut self, failure: Failure) {
-        match self.failures.iter().position(|(known, _)| *known == failure) {
-            Some(at) => self.failures[at].1 += 1,
-            None if self.failures.len() < DISTINCT => self.failures.push((failure, 1)),
+        let failures = &mut self.seldom().failures;
+        match failures.iter().position(|(known, _)| *known == failure) {
+            Some(at) => failures[at].1 += 1,
+            None if failures.len() < DISTINCT => push_lean(failures, (failure, 1)),
             None => {}
         }
     }
 
     /// The last requests, newest first.
     pub(super) fn lines(&self) -> Vec<RequestLine> {
-        self.lines.iter().rev().map(|line| RequestLine::clone(line)).collect()
+        self.lines.iter().rev().map(Kept::line).collect()
     }
 
     /// The backends, most used first.
@@ -266,8 +285,8 @@ impl Tally {
 
     /// Failed answers by status or code.
     pub(super) fn errors(&self) -> BTreeMap<String, u64> {
-        self.failures
-            .iter()
+        let failures = self.seldom.iter().flat_map(|seldom| &seldom.failures);
+        failures
             .map(|(failure, count)| match failure {
                 Failure::Status(status) => (status.to_string(), *count),
                 Failure::Code(kind) => (kind.code().to_owned(), *count),
@@ -277,12 +296,16 @@ impl Tally {
 
     /// Requests that another backend took over.
     pub(super) fn failovers(&self) -> u64 {
-        self.failovers
+        self.seldom.as_ref().map_or(0, |seldom| seldom.failovers)
     }
 
     /// All tokens.
     pub(super) fn usage(&self) -> Usage {
-        self.usage
+        let unnamed = self.seldom.as_ref().map(|seldom| seldom.usage).unwrap_or_default();
+        self.models.iter().fold(unnamed, |mut sum, used| {
+            sum += used.usage;
+            sum
+        })
     }
 
     /// Times to the first byte.
@@ -291,8 +314,8 @@ impl Tally {
     }
 
     /// The tools called.
-    pub(super) fn tools(&self) -> &ToolCounts {
-        &self.tools
+    pub(super) fn tools(&self) -> ToolCounts {
+        self.seldom.as_ref().map(|seldom| seldom.tools.clone()).unwrap_or_default()
     }
 
     /// Time to the first byte.

@@ -39,6 +39,11 @@ impl HistoryMetrics {
         self.up.set(is_up.into());
     }
 
+    /// True while the file can be written to.
+    pub fn is_up(&self) -> bool {
+        self.up.get() != 0
+    }
+
     /// So many could not be taken.
     pub fn dropped(&self, kept: Kept, count: u64) {
         self.dropped[kept as usize].inc_by(count);

@@ -25,6 +25,8 @@ const GROWTH_COLD: f64 = 1.3;
 const EACH: usize = 1;
 /// Sessions that the load takes turns with.
 const SESSIONS: usize = 40;
+/// Rounds on one connection: each thread of the gateway shall have met each kind of load before memory is compared.
+const KEPT: usize = 50;
 /// A round of every client lasts at least this long: the point is time, not load.
 const ROUND: Duration = Duration::from_millis(20);
 
@@ -70,8 +72,13 @@ impl Load {
     async fn client(self: Arc<Self>, kind: Kind) {
         let mut kept = RawClient::connect(self.proxy).await;
         let mut pace = interval(ROUND);
+        let mut rounds = 0_usize;
         while !self.stop.load(Ordering::Relaxed) {
             pace.tick().await;
+            rounds += 1;
+            if rounds.is_multiple_of(KEPT) {
+                kept = RawClient::connect(self.proxy).await;
+            }
             match kind {
                 Kind::Whole => {
                     let call = Call::chat("hello").session(&self.session("whole"));

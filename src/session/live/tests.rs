@@ -6,6 +6,7 @@ use crate::error::ErrorKind;
 use crate::ids::BackendName;
 use crate::protocol::usage::Usage;
 use crate::session::LegReport;
+use crate::session::kept::Kept;
 use crate::session::testing::{arrival, leg_start};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -177,7 +178,7 @@ fn an_idle_session_is_small() {
     let live = session(&clock);
     open(&live, &clock, 1);
     close(&live, &clock, 1, None);
-    // The handle, its line with two counts, a slot in each of two small lists.
-    let held = size_of::<Live>() + size_of::<RequestLine>() + 16 + 4 * size_of::<OpenLeg>() + 32;
-    assert!(held <= 1088, "{held}");
+    // The handle, its line, the texts of that, a slot in the list of legs.
+    let held = size_of::<Live>() + size_of::<Kept>() + 64 + size_of::<Box<OpenLeg>>();
+    assert!(held <= 704, "{held}");
 }

@@ -1,0 +1,68 @@
+//! What Redis, the history and OpenTelemetry cost together, beside none of them.
+
+use std::io;
+use std::path::Path;
+
+use super::arguments::Arguments;
+use super::children::{self, Backends, Equipment, Proxy};
+use super::load::Connection;
+use super::report::Report;
+use super::rounds;
+
+/// Scenarios that are run.
+const SCENARIOS: [&str; 3] = ["small", "latency", "streams"];
+
+/// Runs the scenarios with and without, and adds their tables; without a `redis-server` there is nothing to measure.
+///
+/// # Errors
+/// A request or stream failed.
+pub(crate) async fn compare(
+    arguments: &Arguments,
+    backends: Backends,
+    report: &mut Report,
+) -> io::Result<()> {
+    let Some(redis) = children::redis() else {
+        eprintln!("no redis-server: what Redis, history and OpenTelemetry cost is not measured");
+        return Ok(());
+    };
+    let elida = |equipment| children::elida(&arguments.elida, backends, 500_000, equipment);
+    let proxies = [elida(Equipment::Nothing), elida(Equipment::Full { redis: redis.address })];
+    for scenario in rounds::scenarios(arguments) {
+        if SCENARIOS.contains(&scenario.name) {
+            eprintln!("{}, with and without Redis, history and OpenTelemetry …", scenario.name);
+            let rows = scenario.run(backends, &proxies).await?;
+            let title = format!("With Redis, history and OpenTelemetry, and without. {}", scenario.title);
+            report.comparison(&scenario, &title, &proxies[0].name, &rows);
+        }
+    }
+    let [_, full] = &proxies;
+    let lost = losses(full).await?;
+    report.table("What found no room on the way (ELIDA with)", &["counter", "lost"], &lost);
+    Ok(())
+}
+
+/// The counters of what was dropped, with their numbers.
+async fn losses(elida: &Proxy) -> io::Result<Vec<Vec<String>>> {
+    let control = elida.control.ok_or_else(|| io::Error::other("no control API"))?;
+    let metrics = Connection::open(control).await?.get("/metrics").await?;
+    let lost = metrics.lines().filter(|line| line.contains("dropped_total") && !line.starts_with('#'));
+    Ok(lost.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect())
+}
+
+/// How many records are in the history of a folder, and how many requests they tell of.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn recorded(folder: &Path) -> io::Result<(usize, usize)> {
+    let read = || {
+        let file = rusqlite::Connection::open(folder.join("history.db"))?;
+        file.query_row(
+            "SELECT count(DISTINCT session_id), coalesce(sum(requests), 0) FROM records",
+            [],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        )
+    };
+    let (sessions, requests) = read().map_err(io::Error::other)?;
+    let number = |count: i64| usize::try_from(count).map_err(io::Error::other);
+    Ok((number(sessions)?, number(requests)?))
+}
