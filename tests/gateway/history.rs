@@ -217,6 +217,7 @@ async fn every_record_fits_its_schema() {
     assert_eq!(Call::chat("hello").session("plain").send(proxy).await.status(), 200);
     assert_eq!(gateway.kill("plain").await.status, 200);
     gateway.answer_until("/control/history", has("records", 4)).await;
+    gateway.log_until(|line| line["message"] == "session_record" && line["incarnation"] == 2).await;
 
     let schema: Value = serde_json::from_str(include_str!("../../docs/cdr.schema.json")).expect("a schema");
     let export = gateway.elida(&["cdr", "export"]).await;
@@ -228,7 +229,7 @@ async fn every_record_fits_its_schema() {
     let described = schema["properties"].as_object().expect("properties");
     for record in &records {
         fits(&schema, &schema, record).unwrap_or_else(|fault| panic!("{fault}: {record}"));
-        let own = ["time", "level", "message"];
+        let own = ["timestamp", "level", "message"];
         let mut keys = record.as_object().expect("a record").keys();
         assert!(keys.all(|key| described.contains_key(key) || own.contains(&&**key)), "{record}");
     }
