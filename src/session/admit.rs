@@ -127,8 +127,7 @@ impl Manager {
             Opening::Own(stored) => Live::new(arrival.clone(), newer(*stored, previous), now),
             Opening::Shared { session, share, .. } => Live::shared(session, *share, now, &self.clock),
         };
-        let principal = self.census.shared(live.principal());
-        let live = Arc::new(live.sharing(principal));
+        let live = Arc::new(self.census.share(live));
         for order in &orders {
             live.order_agent(order);
         }
@@ -138,7 +137,7 @@ impl Manager {
             Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
             Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),
         }
-        self.census.reserve(live.principal(), &self.settings.load())?;
+        self.census.reserve(&live, &self.settings.load())?;
         Ok((live, leg))
     }
 }

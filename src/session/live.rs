@@ -24,7 +24,7 @@ pub struct Live {
     incarnation: u32,
     previous: Option<Uid>,
     principal: PrincipalId,
-    identity: Identity,
+    identity: Arc<Identity>,
     client_addr: IpAddr,
     started: Moment,
     last_activity: AtomicU64,
@@ -108,7 +108,7 @@ impl Live {
             incarnation: previous.map_or(1, |previous| previous.incarnation.saturating_add(1)),
             previous: previous.map(|previous| previous.uid),
             principal: arrival.principal,
-            identity: arrival.identity,
+            identity: Arc::new(arrival.identity),
             client_addr: arrival.client_addr,
             started: now,
             last_activity: AtomicU64::new(now.as_millis()),
@@ -129,12 +129,15 @@ impl Live {
         }
     }
 
-    /// The same, with its principal's name in a text that other sessions have, too.
-    pub(super) fn sharing(mut self, principal: PrincipalId) -> Self {
+    /// The same, in one piece of memory with another session of its principal what both have.
+    pub(super) fn sharing(mut self, principal: &PrincipalId, identity: &Arc<Identity>) -> Self {
         if self.key.scope.as_str() == principal.as_str() {
-            self.key.scope = Scope::of(&principal);
+            self.key.scope = Scope::of(principal);
         }
-        self.principal = principal;
+        self.principal = principal.clone();
+        if self.identity == *identity {
+            self.identity = Arc::clone(identity);
+        }
         self
     }
 
@@ -169,7 +172,7 @@ impl Live {
     }
 
     /// How it was recognised when it was opened.
-    pub fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
 

@@ -170,7 +170,7 @@ impl Live {
             state: inner.state,
             incarnation: self.incarnation(),
             previous_id: self.previous(),
-            identity: self.identity().clone(),
+            identity: Identity::clone(self.identity()),
             principal: Caller { id: self.principal().clone(), via: via(self.principal()) },
             key: self.key().clone(),
             started_at: clock.wall(self.started()),
