@@ -43,7 +43,7 @@ impl ShutdownSignalWatch for Drain {
                 Wish::Leave => {
                     // Operators are to meet the new process only.
                     self.closing.send_replace(true);
-                    self.drain().await;
+                    self.drain_beside_the_heir().await;
                     break;
                 }
                 Wish::Drain => {
@@ -63,6 +63,15 @@ impl ShutdownSignalWatch for Drain {
 }
 
 impl Drain {
+    /// Drains, and carries out what operators tell the new process meanwhile.
+    async fn drain_beside_the_heir(&self) {
+        let follow = self.shared.kills.clone().map(|kills| tokio::spawn(kills.follow(|| true)));
+        self.drain().await;
+        if let Some(follow) = follow {
+            follow.abort();
+        }
+    }
+
     /// Waits for open connections, at most for the grace time; a second signal to end ends the patience.
     async fn drain(&self) {
         self.upgrade.abandon();

@@ -3,7 +3,7 @@
 //! `shared` builds the parts · `services` runs them · `listeners` takes the ports · `signals` hears SIGHUP,
 //! SIGTERM, SIGINT and SIGQUIT from the first moment on · `reload` swaps settings under running streams ·
 //! `drain` ends the program in order · `upgrade` lets a new process take its place, to which `handover` gives
-//! the ports · `notify` tells the service manager · `panics` counts and logs our own faults · `ledger` takes
+//! the ports · `kills` takes over what stands in the history · `notify` tells the service manager · `panics` counts and logs our own faults · `ledger` takes
 //! what sessions publish to log and metrics · `demo` is all of it with a provider of its own · `reach` tries
 //! the backends without running anything · `probes` asks those that want it how they are.
 //! Neighbours: `cli` calls it, `config` feeds it.
@@ -12,6 +12,7 @@
 mod demo;
 mod drain;
 mod handover;
+mod kills;
 mod ledger;
 mod listeners;
 mod notify;

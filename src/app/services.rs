@@ -1,6 +1,7 @@
 //! The parts, built in order and run as Pingora services: the proxy, the control door, housekeeping.
 
 use std::net::TcpListener;
+use std::os::unix::process::parent_id;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tracing::error;
 
 use super::drain::Drain;
 use super::handover::ReadySign;
+use super::kills::Kills;
 use super::listeners::Listeners;
 use super::notify;
 use super::probes::Probes;
@@ -73,7 +75,8 @@ pub(super) fn serve(
     let door = Door::new(gateway, Arc::clone(&shared.live), shared.metrics.connections());
     let readiness = Arc::clone(&shared.readiness);
     let sessions = Arc::clone(&shared.sessions);
-    let proxy = Proxy { begin: Mutex::new(Some((proxy, drained))), door, readiness, ready, sessions };
+    let kills = shared.kills.clone();
+    let proxy = Proxy { begin: Mutex::new(Some((proxy, drained))), door, readiness, ready, sessions, kills };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
@@ -143,6 +146,7 @@ struct Proxy {
     readiness: Arc<Readiness>,
     ready: ReadySign,
     sessions: Arc<Manager>,
+    kills: Option<Arc<Kills>>,
 }
 
 #[async_trait]
@@ -153,12 +157,15 @@ impl BackgroundService for Proxy {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
                 if let Some(fleet) = self.sessions.fleet() {
-                    orders_known(fleet).await;
+                    orders_known(fleet, &self.readiness).await;
                 }
                 self.readiness.ready();
+                let old = parent_id();
                 // The old process tells the service manager who the main one is now.
                 if !self.ready.give() {
                     notify::ready();
+                } else if let Some(kills) = self.kills.clone() {
+                    tokio::spawn(kills.follow(move || parent_id() == old));
                 }
                 door::serve(listener, Arc::clone(&self.door), draining).await;
             }
@@ -168,14 +175,16 @@ impl BackgroundService for Proxy {
 }
 
 /// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
-async fn orders_known(fleet: &Fleet) {
+async fn orders_known(fleet: &Fleet, readiness: &Readiness) {
     let known = async {
         while !fleet.is_synced() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if tokio::time::timeout(FIRST_ANSWER, known).await.is_err() {
-        error!("redis does not answer: this instance begins without knowing the kills of the others");
+        let why = fleet.fault().unwrap_or_else(|| "no answer".to_owned());
+        error!(why, "redis does not answer: this instance begins without knowing the kills of the others");
+        readiness.warn(Some(format!("redis does not answer: {why}")));
     }
 }
 

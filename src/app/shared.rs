@@ -9,6 +9,7 @@ use pingora_core::connectors::http::Connector;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use super::kills::Kills;
 use super::ledger::Ledger;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) readiness: Arc<Readiness>,
     /// What is kept of ended sessions; `None` when nothing is to be kept or the file cannot be used.
     pub(super) history: Option<Arc<Archive>>,
+    /// The orders in the history; `None` without one, and in a fleet.
+    pub(super) kills: Option<Arc<Kills>>,
     /// Tells a collector of requests and sessions; `None` when none is configured.
     pub(super) exporter: Option<Arc<Exporter>>,
     pub(super) clock: Clock,
@@ -75,11 +78,12 @@ impl Shared {
             Some(redis) => Manager::in_fleet(config.session.clone(), clock.clone(), fleet(redis)?, listener),
         };
         sessions.show_backends(addresses(config));
+        let kills = Kills::restore(history.as_ref(), &sessions);
         watch_fleet(&metrics, &sessions);
         if sessions.fleet().is_some() {
             readiness.warn(Some("redis has not answered yet".to_owned()));
         }
-        Ok((Self { log, metrics, live, sessions, readiness, history, exporter, clock }, guard))
+        Ok((Self { log, metrics, live, sessions, readiness, history, kills, exporter, clock }, guard))
     }
 
     /// What every request needs.
@@ -202,7 +206,8 @@ fn history(config: &Config, metrics: &Metrics) -> Option<Arc<Archive>> {
         Err(error) => {
             error!(
                 error = format!("{error:#}"),
-                "no history is kept: mend it and restart, or name another file in history.file"
+                "no history is kept, and with session.store: memory earlier kills do not hold: mend it and \
+                 restart, or name another file in history.file"
             );
             None
         }

@@ -134,6 +134,12 @@ impl Archive {
         self.send(Message::Seal(reply), SEAL_LIMIT) && answer.recv_timeout(SEAL_LIMIT).unwrap_or(false)
     }
 
+    /// Waits until all that was noted is written; false when that takes longer than `limit`. Blocks.
+    pub fn is_written(&self, limit: Duration) -> bool {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Message::Written(reply), limit) && answer.recv_timeout(limit).unwrap_or(false)
+    }
+
     /// A view of what is written.
     ///
     /// # Errors

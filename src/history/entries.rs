@@ -63,21 +63,15 @@ impl Entry {
             Self::Killed(order) => {
                 let kind = if order.agent.is_some() { "agent_killed" } else { "session_killed" };
                 event(rows, order.at, kind, &order.session_id, order.uid, &json!(order))?;
-                let kill = "INSERT INTO kills (uid, session_id, at_ms, body) VALUES (?1, ?2, ?3, ?4)";
-                rows.prepare_cached(kill)?.execute(params![
-                    order.uid.to_string(),
-                    order.session_id.as_str(),
-                    order.at.as_millisecond(),
-                    json!(order).to_string()
-                ])?;
-                Ok(())
+                kill_row(rows, order)
             }
             Self::Resumed { at, order, by } => {
                 let kind = if order.agent.is_some() { "agent_resumed" } else { "session_resumed" };
                 let body = json!({"by": by, "agent": order.agent});
                 event(rows, *at, kind, &order.session_id, order.uid, &body)?;
-                let lift = "UPDATE kills SET lifted_ms = ?1, lifted_by = ?2 \
-                     WHERE uid = ?3 AND at_ms = ?4 AND body ->> '$.agent' IS ?5";
+                let lift = "UPDATE kills SET lifted_ms = ?1, lifted_by = ?2, ends_ms = min(ends_ms, ?1) \
+                     WHERE uid = ?3 AND at_ms = ?4 \
+                     AND CASE WHEN json_valid(body) THEN body ->> '$.agent' END IS ?5";
                 rows.prepare_cached(lift)?.execute(params![
                     at.as_millisecond(),
                     by,
@@ -102,6 +96,28 @@ fn event(
     let insert = "INSERT INTO events (at_ms, type, session_id, uid, body) VALUES (?1, ?2, ?3, ?4, ?5)";
     let values = params![at.as_millisecond(), kind, id.as_str(), uid.to_string(), body.to_string()];
     rows.prepare_cached(insert)?.execute(values)?;
+    Ok(())
+}
+
+/// An order takes the place of the one that stood against the same session or agent.
+fn kill_row(rows: &Transaction<'_>, order: &KillOrder) -> rusqlite::Result<()> {
+    let replaced = "UPDATE kills SET ends_ms = min(ends_ms, ?1) WHERE session_id = ?2 \
+         AND CASE WHEN json_valid(body) THEN body ->> '$.scope' END = ?3 \
+         AND CASE WHEN json_valid(body) THEN body ->> '$.agent' END IS ?4";
+    rows.prepare_cached(replaced)?.execute(params![
+        order.at.as_millisecond(),
+        order.session_id.as_str(),
+        order.scope.as_str(),
+        order.agent.as_ref().map(AgentId::as_str)
+    ])?;
+    let kill = "INSERT INTO kills (uid, session_id, at_ms, ends_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+    rows.prepare_cached(kill)?.execute(params![
+        order.uid.to_string(),
+        order.session_id.as_str(),
+        order.at.as_millisecond(),
+        order.until.map_or(i64::MAX, Timestamp::as_millisecond),
+        json!(order).to_string()
+    ])?;
     Ok(())
 }
 

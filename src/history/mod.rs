@@ -13,6 +13,7 @@
 //! - [`schema`]: the tables, by version.
 //! - [`chain`]: the hash chain over the records, and its canonical form.
 //! - [`seal`]: the signed head of the chain, and the key in the data directory.
+//! - [`standing`]: the kill orders that still stand.
 //! - [`reader`], [`window`]: pages, one record in full, series for charts.
 //! - [`leg_reader`]: the legs of a session, page by page, or those of a time as a file.
 //! - [`form`]: a record's form as a JSON Schema.
@@ -30,6 +31,7 @@ pub mod leg_reader;
 pub mod reader;
 pub mod seal;
 pub mod settings;
+pub mod standing;
 pub mod verify;
 pub mod window;
 

@@ -130,7 +130,9 @@ impl Writer {
         )?;
         let before = horizon.max(ended.unwrap_or(i64::MIN));
         rows.execute("DELETE FROM events WHERE at_ms < ?1", [before])?;
-        rows.execute("DELETE FROM kills WHERE at_ms < ?1", [before])?;
+        // What still stands is needed at the next start, however old it is.
+        let now = Timestamp::now().as_millisecond();
+        rows.execute("DELETE FROM kills WHERE at_ms < ?1 AND ends_ms <= ?2", params![before, now])?;
         rows.commit()?;
         Ok(Gone { records, legs })
     }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step each; a step that was ever released is never changed.
-const STEPS: [&str; 2] = [FIRST, REQUESTS_BY_UID];
+const STEPS: [&str; 3] = [FIRST, ORDERS_BY_END, REQUESTS_BY_UID];
 
 const FIRST: &str = "
     CREATE TABLE records (
@@ -67,6 +67,15 @@ const FIRST: &str = "
         seq INTEGER PRIMARY KEY,
         body TEXT NOT NULL
     ) STRICT;
+";
+
+/// When an order ceases to stand: its block ends, another takes its place, or it is lifted.
+const ORDERS_BY_END: &str = "
+    ALTER TABLE kills ADD COLUMN ends_ms INTEGER NOT NULL DEFAULT 9223372036854775807;
+    UPDATE kills SET ends_ms = coalesce(lifted_ms,
+        CASE WHEN json_valid(body) THEN unixepoch(body ->> '$.until') * 1000 END, ends_ms);
+    CREATE INDEX kills_by_end ON kills (ends_ms);
+    CREATE INDEX kills_by_id ON kills (session_id);
 ";
 
 /// Requests no longer need a record. What an older program still writes while it hands over (SIGQUIT) goes through

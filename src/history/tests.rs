@@ -269,6 +269,46 @@ fn a_file_of_a_later_program_is_left_alone() {
 }
 
 #[test]
+fn the_orders_that_stand_in_an_older_file_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    archive.close();
+    let file = Connection::open(folder.path().join("history.db")).unwrap();
+    file.execute_batch(
+        "DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    let now = Timestamp::now();
+    let uid = crate::ids::Uid::fresh().to_string();
+    let row = |id: &str, until: Option<i64>, lifted: Option<i64>| {
+        let until = until.map(|seconds| now + jiff::SignedDuration::from_secs(seconds));
+        let mode = if until.is_some() { "duration" } else { "until_resumed" };
+        let body = serde_json::json!({"session_id": id, "scope": "", "uid": uid, "reason": "r", "by": "b",
+            "at": now, "mode": mode, "until": until});
+        let at = now.as_millisecond();
+        let insert =
+            "INSERT INTO kills (uid, session_id, at_ms, lifted_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+        file.execute(insert, rusqlite::params![uid, id, at, lifted, body.to_string()]).unwrap();
+    };
+    row("stands", Some(60), None);
+    row("for good", None, None);
+    row("over", Some(-60), None);
+    row("lifted", None, Some(now.as_millisecond()));
+    let junk = "INSERT INTO kills (uid, session_id, at_ms, body) VALUES ('x', 'junk', 1, 'junk')";
+    file.execute(junk, []).unwrap();
+    drop(file);
+    let standing =
+        |after, limit| open(folder.path(), Written::default()).reader().unwrap().standing(after, now, limit);
+    let found = standing(0, 10).unwrap();
+    let mut ids: Vec<String> = found.orders.iter().map(|order| order.session_id.to_string()).collect();
+    ids.sort_unstable();
+    assert_eq!((ids, found.last, found.more), (vec!["for good".to_owned(), "stands".to_owned()], 5, false));
+    assert!(standing(found.last, 10).unwrap().orders.is_empty());
+    assert!(standing(0, 1).unwrap().more);
+}
+
+#[test]
 fn settings_that_keep_nothing_are_faults() {
     let mut faults = Faults::default();
     let written = Written { retention: Span::secs(0), max_size: Size::kib(1), ..Written::default() };

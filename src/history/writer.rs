@@ -36,10 +36,20 @@ const LOCK: Duration = Duration::from_secs(5);
 pub(super) enum Message {
     /// Write this.
     Entry(Entry),
+    /// Write all that came before, and say so.
+    Written(SyncSender<bool>),
     /// Write all that came before, sign where the chain stands, and say so.
     Seal(SyncSender<bool>),
     /// Write all that came before, sign, and end.
     End,
+}
+
+/// Who waits for the batch, and for what.
+#[derive(Default)]
+struct Asked {
+    replies: Vec<SyncSender<bool>>,
+    /// A head is to be signed.
+    seal: bool,
 }
 
 /// What the thread works with.
@@ -116,9 +126,9 @@ impl Writer {
                 self.pruned_at = (!is_more).then(Instant::now);
                 is_behind |= is_more;
             }
-            let mut seals = Vec::new();
+            let mut asked = Asked::default();
             match queue.recv_timeout(if is_behind { Duration::ZERO } else { patience }) {
-                Ok(message) => is_last = self.sort(message, &mut seals),
+                Ok(message) => is_last = self.sort(message, &mut asked),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => is_last = true,
             }
@@ -126,17 +136,17 @@ impl Writer {
                 && self.batch.len() < BATCH
                 && let Ok(message) = queue.try_recv()
             {
-                is_last = self.sort(message, &mut seals);
+                is_last = self.sort(message, &mut asked);
             }
             is_behind = self.legs.take();
             // A seal comes after all that was noted before it.
-            while is_behind && !seals.is_empty() && self.write_all(true) {
+            while is_behind && asked.seal && self.write_all(true) {
                 is_behind = self.legs.take();
             }
-            let written = self.write_all(!seals.is_empty());
-            for seal in seals {
+            let written = self.write_all(asked.seal);
+            for reply in asked.replies {
                 // Whoever waited may have gone.
-                let _ = seal.try_send(written);
+                let _ = reply.try_send(written);
             }
         }
         while self.legs.take() && self.write_all(true) {}
@@ -144,13 +154,17 @@ impl Writer {
     }
 
     /// True when this was the last message.
-    fn sort(&mut self, message: Message, seals: &mut Vec<SyncSender<bool>>) -> bool {
+    fn sort(&mut self, message: Message, asked: &mut Asked) -> bool {
         match message {
             Message::Entry(entry) => {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.batch.push(entry);
             }
-            Message::Seal(reply) => seals.push(reply),
+            Message::Written(reply) => asked.replies.push(reply),
+            Message::Seal(reply) => {
+                asked.replies.push(reply);
+                asked.seal = true;
+            }
             Message::End => return true,
         }
         false

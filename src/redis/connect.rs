@@ -1,7 +1,7 @@
 //! The connections: a pool for commands, one more for messages, and whether Redis answers at all.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::clients::SubscriberClient;
@@ -12,6 +12,8 @@ use fred::rustls::{ClientConfig, RootCertStore};
 use fred::types::config::{ReconnectError, TlsConnector};
 use fred::types::{ClusterHash, CustomCommand};
 use rustls_pki_types::pem::PemObject;
+use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::settings::Settings;
 
@@ -43,9 +45,38 @@ impl From<Error> for LinkError {
                 Self::Refused(error.to_string())
             }
             _ if about_a_key => Self::Refused(told.to_owned()),
-            _ => Self::Away(error.to_string()),
+            _ => Self::Away(explained(&error)),
         }
     }
+}
+
+/// What is wrong, and what to do about it where the configuration can.
+fn explained(error: &Error) -> String {
+    let said = error.details();
+    if *error.kind() == ErrorKind::Auth || said.starts_with("NOAUTH") {
+        return format!(
+            "it refuses this user and password ({said}): correct session.redis.username and password, or \
+             password_file"
+        );
+    }
+    if said.starts_with("NOPERM") {
+        return format!(
+            "it refuses this user a right ({said}): give the user of session.redis.username those that \
+             docs/operations.md lists"
+        );
+    }
+    if said.contains("NotValidForName") {
+        return format!(
+            "its certificate is for another name ({said}): write a name that stands in it in session.redis.addr \
+             or url"
+        );
+    }
+    if said.contains("InvalidCertificate") {
+        return format!(
+            "its certificate is not trusted ({said}): name the file of its authority in session.redis.tls.ca_file"
+        );
+    }
+    error.to_string()
 }
 
 /// A script that runs inside Redis, whole or not at all.
@@ -92,6 +123,9 @@ pub struct Link {
     pool: Pool,
     subscriber: SubscriberClient,
     up: AtomicBool,
+    renewed: Arc<Notify>,
+    /// Why there is no connection.
+    fault: Arc<Mutex<Option<String>>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -135,12 +169,37 @@ impl Link {
                     vec![ReconnectError::ReadOnly, ReconnectError::Loading, ReconnectError::ClusterDown];
             });
         let (pool, subscriber) = (builder.build_pool(settings.pool)?, builder.build_subscriber_client()?);
-        Ok(Arc::new(Self { pool, subscriber, up: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            pool,
+            subscriber,
+            up: AtomicBool::new(false),
+            renewed: Arc::default(),
+            fault: Arc::default(),
+        }))
     }
 
     /// Begins to connect, on this runtime.
     pub fn connect(&self) {
         // The tasks end with the runtime.
+        for client in self.pool.clients() {
+            let (mut made, mut errors) = (client.reconnect_rx(), client.error_rx());
+            let (renewed, fault) = (Arc::clone(&self.renewed), Arc::clone(&self.fault));
+            let note = move |what| *fault.lock().unwrap_or_else(PoisonError::into_inner) = what;
+            tokio::spawn(async move {
+                let mut is_first = true;
+                loop {
+                    tokio::select! {
+                        made = made.recv() => match made {
+                            Err(RecvError::Closed) => return,
+                            // Nothing was sent over another one before.
+                            _ if std::mem::take(&mut is_first) => {}
+                            _ => renewed.notify_one(),
+                        },
+                        Ok((error, _)) = errors.recv() => note(Some(explained(&error))),
+                    }
+                }
+            });
+        }
         drop(self.pool.connect_pool());
         drop(self.subscriber.connect());
         drop(self.subscriber.manage_subscriptions());
@@ -169,13 +228,24 @@ impl Link {
         self.up.swap(false, Ordering::AcqRel)
     }
 
+    /// What was last wrong with a connection, and what to do about it.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until a connection has been made anew since the last time: it may lead to another server, which
+    /// lacks what the old one acknowledged last.
+    pub async fn renewed(&self) {
+        self.renewed.notified().await;
+    }
+
     /// Whether both kinds of connection answer now.
     ///
     /// # Errors
     /// One does not.
     pub async fn ping(&self) -> Result<(), LinkError> {
         if self.pool.clients().iter().all(|client| client.state() != ClientState::Connected) {
-            return Err(LinkError::Away("not connected".to_owned()));
+            return Err(LinkError::Away(self.fault().unwrap_or_else(|| "not connected".to_owned())));
         }
         let (commands, messages) =
             tokio::join!(self.pool.next_connected().ping::<()>(None), self.subscriber.ping::<()>(None));

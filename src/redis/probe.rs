@@ -31,17 +31,13 @@ pub async fn agree(settings: &Settings, proposal: String) -> Result<String, Link
 }
 
 async fn reach(link: &Link) -> Result<(), LinkError> {
-    let mut errors = link.client().error_rx();
     link.connect();
     let answered = tokio::time::timeout(PATIENCE, async {
         while link.ping().await.is_err() {
             tokio::time::sleep(STEP).await;
         }
     });
-    answered.await.map_err(|_| {
-        let why = errors.try_recv().map_or_else(|_| "no answer".to_owned(), |(error, _)| error.to_string());
-        LinkError::Away(why)
-    })
+    answered.await.map_err(|_| LinkError::Away(link.fault().unwrap_or_else(|| "no answer".to_owned())))
 }
 
 /// What was found.

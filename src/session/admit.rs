@@ -127,7 +127,8 @@ impl Manager {
             Opening::Own(stored) => Live::new(arrival.clone(), newer(*stored, previous), now),
             Opening::Shared { session, share, .. } => Live::shared(session, *share, now, &self.clock),
         };
-        let live = Arc::new(self.census.share(live));
+        let principal = self.census.shared(live.principal());
+        let live = Arc::new(live.sharing(principal));
         for order in &orders {
             live.order_agent(order);
         }
@@ -137,7 +138,7 @@ impl Manager {
             Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
             Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),
         }
-        self.census.reserve(&live, &self.settings.load())?;
+        self.census.reserve(live.principal(), &self.settings.load())?;
         Ok((live, leg))
     }
 }

@@ -218,6 +218,11 @@ impl Whole {
         self.end = end;
     }
 
+    /// How it ended.
+    pub(super) fn end(&self) -> Option<EndNote> {
+        self.end.clone()
+    }
+
     /// The record of an incarnation that has ended.
     pub(super) fn record(&self, shown_as: impl FnOnce(&BackendName) -> Arc<str>) -> Option<Record> {
         let (session, end) = (&self.session, self.end.as_ref()?);

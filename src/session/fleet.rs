@@ -6,15 +6,18 @@
 //! told to us, and looked up again after every gap (docs/adr/0014). Without the store this instance goes
 //! on by itself; what it did is written when the store is back.
 //!
-//! `orders` heeds kills · `shares` writes, closes and buries shares · `step` is the beat of it all.
+//! `orders` heeds kills · `shares` writes and closes shares · `burial` those of dead instances ·
+//! `recent` is what a copy of the store may lack · `step` is the beat of it all.
 
+mod burial;
 mod orders;
+mod recent;
 mod shares;
 mod step;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -30,9 +33,10 @@ use super::snapshot::Snapshot;
 use super::store::redis::{Admitted, Ended, Lifetimes};
 use super::store::{RedisStore, StoreError};
 use crate::clock::{Moment, millis};
-use crate::ids::Uid;
+use crate::ids::{SessionKey, Uid};
 use crate::redis::{LinkError, OnUnavailable};
 
+use recent::Recent;
 pub use step::serve;
 
 /// How often an admission tries again after the session it joined turned out to be over.
@@ -52,6 +56,9 @@ pub struct Fleet {
     flushed: tokio::sync::Mutex<HashMap<u32, shares::Print>>,
     /// Orders lifted while the store was away.
     lifted: Mutex<Vec<Arc<KillOrder>>>,
+    /// Sessions whose orders the others were perhaps not told of.
+    untold: Mutex<Vec<SessionKey>>,
+    recent: Mutex<Recent>,
     /// Records that were published and are not yet marked as written in the store.
     recording: Mutex<HashSet<Uid>>,
     /// Admissions that were decided without the store.
@@ -98,6 +105,8 @@ impl Fleet {
             todo: Mutex::new(Some(todo)),
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),
+            untold: Mutex::default(),
+            recent: Mutex::default(),
             recording: Mutex::default(),
             fallbacks: AtomicU64::new(0),
             synced: AtomicBool::new(false),
@@ -112,6 +121,11 @@ impl Fleet {
     /// True once this instance has known every kill order.
     pub fn is_synced(&self) -> bool {
         self.synced.load(Ordering::Acquire)
+    }
+
+    /// What is wrong with the way to the store, and what to do about it.
+    pub fn fault(&self) -> Option<String> {
+        self.store.link().fault()
     }
 
     /// Admissions that were decided without the store.
@@ -130,6 +144,21 @@ impl Fleet {
 
     fn share_name(&self, share: u32) -> String {
         format!("{}:{share}", self.store.instance())
+    }
+
+    /// Has the others told of the orders against this session as soon as the store is there.
+    fn tell_later(&self, key: SessionKey) {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+    }
+
+    /// True when the others were not told of everything yet.
+    fn owes(&self) -> bool {
+        !self.untold.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has this written soon, off the path of a request.

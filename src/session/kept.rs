@@ -1,5 +1,7 @@
 //! Requests that have ended, kept in few bytes: one who makes up session ids makes one of these with each.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::leg::{LegKind, SocketReport};
@@ -8,8 +10,8 @@ use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
-/// How many texts a line has.
-const TEXTS: usize = 11;
+/// How many texts a line has beside the names that it shares with its session.
+const TEXTS: usize = 9;
 
 /// One [`RequestLine`]. Its texts, 256 bytes of each, lie in one piece one after the other; an absent one is empty.
 #[derive(Clone, Debug)]
@@ -18,19 +20,20 @@ pub(super) struct Kept {
     ends: [u16; TEXTS],
     kind: LegKind,
     stream: bool,
-    attempts: u8,
-    tools_offered: u16,
     status: Option<u16>,
-    input_tokens_estimate: u32,
+    attempts: u32,
+    tools_offered: u32,
+    started_at: Timestamp,
+    backend: Option<BackendName>,
+    model: Option<Arc<str>>,
+    tools: ToolCounts,
+    socket: Option<Box<SocketReport>>,
+    input_tokens_estimate: u64,
+    bytes_in: u64,
+    bytes_out: u64,
     /// Milliseconds: up to 49 days.
     duration_ms: u32,
     ttfb_ms: Option<u32>,
-    /// Nanoseconds since 1970: up to the year 2262.
-    started_at: i64,
-    tools: ToolCounts,
-    socket: Option<Box<SocketReport>>,
-    bytes_in: u64,
-    bytes_out: u64,
 }
 
 impl From<RequestLine> for Kept {
@@ -41,8 +44,6 @@ impl From<RequestLine> for Kept {
             &line.path,
             &line.outcome,
             line.agent.as_ref().map_or("", AgentId::as_str),
-            line.backend.as_ref().map_or("", BackendName::as_str),
-            line.model.as_deref().unwrap_or_default(),
             line.failover_from.as_ref().map_or("", BackendName::as_str),
             line.operation.as_deref().unwrap_or_default(),
             line.error.as_deref().unwrap_or_default(),
@@ -59,17 +60,19 @@ impl From<RequestLine> for Kept {
             ends,
             kind: line.kind,
             stream: line.stream,
-            attempts: line.attempts.try_into().unwrap_or(u8::MAX),
-            tools_offered: line.tools_offered.try_into().unwrap_or(u16::MAX),
             status: line.status,
-            input_tokens_estimate: saturated(line.input_tokens_estimate),
-            duration_ms: saturated(line.duration_ms),
-            ttfb_ms: line.ttfb_ms.map(saturated),
-            started_at: line.started_at.as_nanosecond().try_into().unwrap_or(i64::MAX),
+            attempts: line.attempts,
+            tools_offered: line.tools_offered,
+            started_at: line.started_at,
+            backend: line.backend,
+            model: line.model,
             tools: line.tools,
             socket: line.socket,
+            input_tokens_estimate: line.input_tokens_estimate,
             bytes_in: line.bytes_in,
             bytes_out: line.bytes_out,
+            duration_ms: saturated(line.duration_ms),
+            ttfb_ms: line.ttfb_ms.map(saturated),
         }
     }
 }
@@ -77,36 +80,25 @@ impl From<RequestLine> for Kept {
 impl Kept {
     /// The line again.
     pub(super) fn line(&self) -> RequestLine {
-        let [
-            request_id,
-            method,
-            path,
-            outcome,
-            agent,
-            backend,
-            model,
-            failover_from,
-            operation,
-            error,
-            stop_reason,
-        ] = self.texts();
+        let [request_id, method, path, outcome, agent, failover_from, operation, error, stop_reason] =
+            self.texts();
         RequestLine {
             request_id: RequestId::new(request_id),
             kind: self.kind,
             method: method.into(),
             path: path.into(),
             agent: some(agent).map(AgentId::new),
-            started_at: Timestamp::from_nanosecond(self.started_at.into()).unwrap_or_default(),
-            backend: some(backend).map(BackendName::new),
+            started_at: self.started_at,
+            backend: self.backend.clone(),
             failover_from: some(failover_from).map(BackendName::new),
-            attempts: self.attempts.into(),
-            model: some(model).map(Into::into),
+            attempts: self.attempts,
+            model: self.model.clone(),
             operation: some(operation).map(Into::into),
             status: self.status,
             error: some(error).map(Into::into),
             outcome: outcome.to_owned().into(),
-            tools_offered: self.tools_offered.into(),
-            input_tokens_estimate: self.input_tokens_estimate.into(),
+            tools_offered: self.tools_offered,
+            input_tokens_estimate: self.input_tokens_estimate,
             stop_reason: some(stop_reason).map(Into::into),
             tools: self.tools.clone(),
             stream: self.stream,
@@ -136,8 +128,8 @@ fn some(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn saturated(number: u64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
+fn saturated(millis: u64) -> u32 {
+    u32::try_from(millis).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -170,8 +162,7 @@ mod tests {
         full.error = Some("client_gone".into());
         full.outcome = "killed".into();
         full.tools_offered = 3;
-        full.started_at = Timestamp::now();
-        full.input_tokens_estimate = u64::from(u32::MAX);
+        full.input_tokens_estimate = u64::MAX;
         full.stop_reason = Some("end_turn".into());
         full.tools.add("get_weather", 2);
         full.stream = true;

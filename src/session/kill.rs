@@ -165,7 +165,7 @@ impl Manager {
         self.kills.fetch_add(1, Ordering::Relaxed);
         let (live, legs_cut) = self.carry_out(&order);
         self.publish(Event::Killed { order: order.clone(), legs_cut });
-        let instances = self.heard(telling).await;
+        let instances = self.heard(&order, telling).await;
         let ended = match &live {
             // In a fleet it is kept when its legs have settled.
             Some(live) if self.fleet.is_none() && live.state().is_final() => self.keep(live).await,
@@ -189,6 +189,22 @@ impl Manager {
             blocked_until: order.until,
             instances,
         })
+    }
+
+    /// Takes over an order that was given to another process of this gateway, now or before this start;
+    /// true when it stands from now on. Nothing is published: it was when it was given.
+    pub fn restore(&self, order: KillOrder) -> bool {
+        let rev = u64::try_from(order.at.as_millisecond()).unwrap_or(0);
+        self.take_order(KillOrder { rev, ..order }).is_some()
+    }
+
+    /// Takes an order that was given elsewhere, unless its block is over or one that is as new stands.
+    /// Gives how many legs were cut.
+    pub(super) fn take_order(&self, order: KillOrder) -> Option<usize> {
+        let expires = order.until.map(|until| self.clock.moment(until));
+        let order = Arc::new(KillOrder { expires, ..order });
+        let is_taken = order.in_force(self.clock.now()) && self.book.take(&order);
+        is_taken.then(|| self.carry_out(&order).1)
     }
 
     /// Carries out an order that stands in the book: ends the session, or lays it on the session's agents,

@@ -24,7 +24,7 @@ pub struct Live {
     incarnation: u32,
     previous: Option<Uid>,
     principal: PrincipalId,
-    identity: Arc<Identity>,
+    identity: Identity,
     client_addr: IpAddr,
     started: Moment,
     last_activity: AtomicU64,
@@ -108,7 +108,7 @@ impl Live {
             incarnation: previous.map_or(1, |previous| previous.incarnation.saturating_add(1)),
             previous: previous.map(|previous| previous.uid),
             principal: arrival.principal,
-            identity: Arc::new(arrival.identity),
+            identity: arrival.identity,
             client_addr: arrival.client_addr,
             started: now,
             last_activity: AtomicU64::new(now.as_millis()),
@@ -129,15 +129,12 @@ impl Live {
         }
     }
 
-    /// The same, in one piece of memory with another session of its principal what both have.
-    pub(super) fn sharing(mut self, principal: &PrincipalId, identity: &Arc<Identity>) -> Self {
+    /// The same, with its principal's name in a text that other sessions have, too.
+    pub(super) fn sharing(mut self, principal: PrincipalId) -> Self {
         if self.key.scope.as_str() == principal.as_str() {
-            self.key.scope = Scope::of(principal);
+            self.key.scope = Scope::of(&principal);
         }
-        self.principal = principal.clone();
-        if self.identity == *identity {
-            self.identity = Arc::clone(identity);
-        }
+        self.principal = principal;
         self
     }
 
@@ -172,7 +169,7 @@ impl Live {
     }
 
     /// How it was recognised when it was opened.
-    pub fn identity(&self) -> &Arc<Identity> {
+    pub fn identity(&self) -> &Identity {
         &self.identity
     }
 

@@ -16,7 +16,7 @@ use super::event::{Event, Listener, Served};
 use super::fleet::Fleet;
 use super::leg::{Denied, LegReport, Limit};
 use super::live::{Closed, End, Inner, Live};
-use super::model::{EndReason, Identity};
+use super::model::EndReason;
 use super::registry::Registry;
 use super::settings::Settings;
 use super::stats::Stats;
@@ -247,15 +247,7 @@ impl Manager {
 #[derive(Debug, Default)]
 pub(super) struct Census {
     active: AtomicUsize,
-    by_principal: DashMap<PrincipalId, Theirs>,
-}
-
-/// The active sessions of one principal.
-#[derive(Debug)]
-struct Theirs {
-    active: usize,
-    /// How the first of them was recognised, as most of the others are.
-    identity: Arc<Identity>,
+    by_principal: DashMap<PrincipalId, usize>,
 }
 
 impl Census {
@@ -264,19 +256,16 @@ impl Census {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// A new session, in one piece of memory with the others of its principal what all have.
-    pub(super) fn share(&self, live: Live) -> Live {
-        match self.by_principal.get(live.principal()) {
-            Some(theirs) => live.sharing(theirs.key(), &theirs.identity),
-            None => live,
-        }
+    /// This principal's name in the text that its other sessions share, if it has any.
+    pub(super) fn shared(&self, principal: &PrincipalId) -> PrincipalId {
+        self.by_principal.get(principal).map_or_else(|| principal.clone(), |theirs| theirs.key().clone())
     }
 
-    /// Takes a place for a new session.
-    pub(super) fn reserve(&self, live: &Live, settings: &Settings) -> Result<(), Denied> {
-        let theirs = self.by_principal.entry(live.principal().clone());
+    /// Takes a place for one session of this principal.
+    pub(super) fn reserve(&self, principal: &PrincipalId, settings: &Settings) -> Result<(), Denied> {
+        let theirs = self.by_principal.entry(principal.clone());
         let max = settings.max_active_per_principal;
-        if matches!(&theirs, Entry::Occupied(theirs) if theirs.get().active >= max) {
+        if matches!(&theirs, Entry::Occupied(theirs) if *theirs.get() >= max) {
             return Err(Denied::Capacity { what: Limit::ActivePerPrincipal, limit: max });
         }
         let max = settings.max_active;
@@ -284,7 +273,7 @@ impl Census {
         self.active
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, below)
             .map_err(|_| Denied::Capacity { what: Limit::Active, limit: max })?;
-        theirs.or_insert_with(|| Theirs { active: 0, identity: Arc::clone(live.identity()) }).active += 1;
+        *theirs.or_insert(0) += 1;
         Ok(())
     }
 
@@ -292,8 +281,8 @@ impl Census {
     pub(super) fn release(&self, principal: &PrincipalId) {
         self.active.fetch_sub(1, Ordering::AcqRel);
         if let Entry::Occupied(mut theirs) = self.by_principal.entry(principal.clone()) {
-            theirs.get_mut().active = theirs.get().active.saturating_sub(1);
-            if theirs.get().active == 0 {
+            *theirs.get_mut() = theirs.get().saturating_sub(1);
+            if *theirs.get() == 0 {
                 theirs.remove();
             }
         }

@@ -170,7 +170,7 @@ impl Live {
             state: inner.state,
             incarnation: self.incarnation(),
             previous_id: self.previous(),
-            identity: Identity::clone(self.identity()),
+            identity: self.identity().clone(),
             principal: Caller { id: self.principal().clone(), via: via(self.principal()) },
             key: self.key().clone(),
             started_at: clock.wall(self.started()),

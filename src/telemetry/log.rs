@@ -27,8 +27,8 @@ use super::text;
 const QUEUE_LINES: usize = 16 << 10;
 
 /// Crates whose own diagnostics are of use as warnings only.
-const NOISY: [&str; 10] =
-    ["pingora", "h2", "hyper", "rustls", "mio", "tokio", "tonic", "tower", "ureq", "axum"];
+const NOISY: [&str; 11] =
+    ["pingora", "h2", "hyper", "rustls", "mio", "tokio", "tonic", "tower", "ureq", "axum", "opentelemetry"];
 
 /// The upper-case word in a line.
 pub(super) fn label(level: Level) -> &'static str {

@@ -9,7 +9,7 @@ use crate::support::program::Program;
 use crate::support::wire::Unframed;
 use crate::support::{Call, Demo, Gateway, RawClient, within};
 
-const SESSION: &str = "5b7a2c64-6d5c-4a8e-9c53-0f6f3f1a2b77";
+pub(crate) const SESSION: &str = "5b7a2c64-6d5c-4a8e-9c53-0f6f3f1a2b77";
 
 /// As Claude Code sends it; the main agent and an untold parent are written as "".
 fn by(agent: &str, parent: &str, call: Call) -> Call {
@@ -22,19 +22,19 @@ fn by(agent: &str, parent: &str, call: Call) -> Call {
     call
 }
 
-async fn spoke(gateway: &Gateway, agent: &str, parent: &str) -> u16 {
+pub(crate) async fn spoke(gateway: &Gateway, agent: &str, parent: &str) -> u16 {
     by(agent, parent, Call::messages_stream("hello")).send(gateway.proxy()).await.status()
 }
 
 /// A stream of an agent that goes on until it is cut.
-async fn stalled(gateway: &Gateway, agent: &str, parent: &str) -> RawClient {
+pub(crate) async fn stalled(gateway: &Gateway, agent: &str, parent: &str) -> RawClient {
     let call = by(agent, parent, Call::messages_stream("first [[stall]]"));
     let mut client = call.open(gateway.proxy()).await;
     client.until("first").await;
     client
 }
 
-async fn order(gateway: &Gateway, what: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn order(gateway: &Gateway, what: &str, body: &Value) -> (u16, Value) {
     let target = format!("/control/sessions/{SESSION}/{what}");
     let answer = gateway.operator().await.post(&target, body).await;
     (answer.status(), answer.json())

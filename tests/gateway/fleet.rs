@@ -16,7 +16,7 @@ const KILLS: usize = 100;
 const BOUND: Duration = Duration::from_millis(50);
 
 /// Gateways before one backend that share one Redis.
-async fn fleet(demo: &Demo, redis: &Redis, size: usize) -> Vec<Gateway> {
+pub(crate) async fn fleet(demo: &Demo, redis: &Redis, size: usize) -> Vec<Gateway> {
     fleet_with(demo, redis, size, "").await
 }
 
@@ -39,7 +39,7 @@ fn yaml(demo: &Demo, redis: &Redis, keys: &str) -> String {
     )
 }
 
-async fn store_is_up(gateway: &Gateway, up: bool) {
+pub(crate) async fn store_is_up(gateway: &Gateway, up: bool) {
     let mut operator = gateway.operator().await;
     let line = format!("elida_store_up{{store=\"redis\"}} {}", i32::from(up));
     within(&line, async {
@@ -51,7 +51,7 @@ async fn store_is_up(gateway: &Gateway, up: bool) {
 }
 
 /// The records in the logs of all these gateways, by uid.
-fn records(gateways: &[Gateway]) -> BTreeMap<String, Vec<Value>> {
+pub(crate) fn records(gateways: &[Gateway]) -> BTreeMap<String, Vec<Value>> {
     let mut records: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for line in gateways.iter().flat_map(Gateway::log_lines) {
         if line["message"] == "session_record" {
@@ -63,7 +63,7 @@ fn records(gateways: &[Gateway]) -> BTreeMap<String, Vec<Value>> {
 }
 
 /// Waits until there is a record of this session, and makes sure that there is only one of each.
-async fn record(gateways: &[Gateway], id: &str) -> Value {
+pub(crate) async fn record(gateways: &[Gateway], id: &str) -> Value {
     within(&format!("the record of {id}"), async {
         loop {
             let found = records(gateways);

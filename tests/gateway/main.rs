@@ -37,8 +37,14 @@ mod doctor;
 mod failover;
 /// Three gateways and one Redis: one session, one kill, whatever instance it meets.
 mod fleet;
+/// One agent is killed on one instance and runs on another.
+mod fleet_agents;
+/// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
+mod fleet_loss;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
 mod fleet_recipe;
+/// Redis behind TLS, a password and an access list.
+mod fleet_tls;
 /// What could be read in two ways, over raw sockets.
 mod framing;
 /// Gemini: the model stands in the path, the stream may be an array.
@@ -65,6 +71,8 @@ mod identity;
 mod keep_alive;
 /// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
 mod kill;
+/// Kills of a single gateway outlive its process.
+mod kills_survive;
 /// Too large, too slow, gone away.
 mod limits;
 /// TLS on the proxy's own listener.

@@ -318,6 +318,21 @@ async fn a_collector_that_is_away_costs_nothing_but_a_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_is_not_waited_for_at_the_end() {
+    for protocol in ["grpc", "http"] {
+        let (demo, nobody) = (Demo::start().await, RawBackend::start(async |_| ()).await);
+        let telemetry = format!("protocol: {protocol}, endpoint: {:?}", nobody.url());
+        let mut gateway = Gateway::with(keys(&demo, &telemetry)).await;
+        Call::chat("hello").session("last").send(gateway.proxy()).await;
+        // The end finds the request's batch on its way, and the session's is still to be sent.
+        nobody.until("an attempt", |nobody| nobody.connections() > 0).await;
+        gateway.terminate();
+        assert_eq!(gateway.ended().await.code(), Some(0));
+        assert!(!gateway.log_text().contains("the last telemetry in time"), "{}", gateway.log_text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_hangs_costs_nothing_but_a_number() {
     for protocol in ["grpc", "http"] {
         let silent = RawBackend::start(async |mut connection| {
@@ -333,6 +348,53 @@ async fn a_collector_that_answers_503_is_asked_again_and_costs_nothing_but_a_num
     let collector = Collector::refusing().await;
     nobody_waits_for(&over_http(&collector)).await;
     assert!(collector.got().messages >= 4, "asked {} times", collector.got().messages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_refuses_of_a_message_is_counted() {
+    for protocol in ["grpc", "http"] {
+        let demo = Demo::start().await;
+        let (collector, telemetry) = if protocol == "grpc" {
+            let collector = Collector::grpc_partly().await;
+            let telemetry = over_grpc(&collector);
+            (collector, telemetry)
+        } else {
+            let collector = Collector::http_partly().await;
+            let telemetry = over_http(&collector);
+            (collector, telemetry)
+        };
+        let gateway = Gateway::with(keys(&demo, &telemetry)).await;
+        Call::chat("hello").session("refused").send(gateway.proxy()).await;
+        assert_eq!(dropped(&gateway, "spans", 1.0).await, 1.0, "{protocol}");
+        // The session's span and its record: one part of each message.
+        gateway.kill("refused").await;
+        assert_eq!(dropped(&gateway, "logs", 1.0).await, 1.0, "{protocol}");
+        assert_eq!(dropped(&gateway, "spans", 2.0).await, 2.0, "{protocol}");
+        let got = collector.got();
+        assert_eq!((got.messages, got.spans.len()), (3, 2), "{protocol}: taken, and not sent again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_is_told_the_credential_that_the_variable_has() {
+    for protocol in ["grpc", "http"] {
+        let demo = Demo::start().await;
+        let collector = if protocol == "grpc" { Collector::grpc().await } else { Collector::http().await };
+        let endpoint = collector.address().to_string();
+        let variables: [(&str, &OsStr); 4] = [
+            ("ELIDA_TELEMETRY_ENABLED", "true".as_ref()),
+            ("ELIDA_TELEMETRY_ENDPOINT", endpoint.as_ref()),
+            ("ELIDA__TELEMETRY__PROTOCOL", protocol.as_ref()),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20for-the-collector".as_ref()),
+        ];
+        let gateway = Gateway::in_environment(&demo, &variables).await;
+        Call::chat("hello").send(gateway.proxy()).await;
+        let got = collector.until("a span", |got| !got.spans.is_empty()).await;
+        assert_eq!(got.authorization.as_deref(), Some("Bearer for-the-collector"), "{protocol}");
+        // It is the collector's alone.
+        let seen = demo.ledger().last().expect("a request");
+        assert_ne!(seen.header("authorization"), Some("Bearer for-the-collector"), "{protocol}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

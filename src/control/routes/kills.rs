@@ -1,6 +1,7 @@
 //! Killing a session, lifting a kill, and the orders in force.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -19,6 +20,8 @@ use crate::session::{Block, KillError, KillRequest, Killed, ResumeError};
 
 /// A reason is shown to the client; more bytes than this are refused.
 const REASON_MAX: usize = 1024;
+/// An answer waits so long for the history to have a kill or its lifting.
+const KEPT: Duration = Duration::from_millis(100);
 /// The reason of a kill that names none.
 const NO_REASON: &str = "no reason given";
 
@@ -62,7 +65,10 @@ pub(super) async fn kill(
     // A task of its own: an operator whose connection breaks has still killed.
     let done = tokio::spawn(async move { manager.kill(&name, request).await }).await;
     match done.map_err(|_| Problem::internal("the kill broke off; the log says why"))? {
-        Ok(killed) => Ok(Json(json!(KillReply { killed, reason }))),
+        Ok(killed) => {
+            kept(&door).await;
+            Ok(Json(json!(KillReply { killed, reason })))
+        }
         Err(fault) => Err(not_killed(&target, fault)),
     }
 }
@@ -76,6 +82,9 @@ pub(super) async fn resume(
 ) -> Result<Json<Value>, Problem> {
     let ResumeBody { agent } = read(&body.map_err(unreadable)?)?;
     let resumed = door.parts.manager.resume(&target, agent.as_deref(), &by(peer)).await;
+    if resumed.is_ok() {
+        kept(&door).await;
+    }
     resumed.map(|resumed| Json(json!(resumed))).map_err(|fault| match fault {
         ResumeError::NotKilled { agents } => not_resumed(&target, agent.as_deref(), &agents),
         ResumeError::Ambiguous(uids) => Problem::ambiguous(uids),
@@ -83,6 +92,20 @@ pub(super) async fn resume(
             Problem::new(StatusCode::CONFLICT, "block_permanent", "the kill order is permanent")
         }
     })
+}
+
+/// Waits until the history has it, where that alone carries orders over a restart. The cut does not wait, nor
+/// does the operator for long.
+async fn kept(door: &Door) {
+    let Some(history) = door.parts.history.clone().filter(|_| door.parts.manager.fleet().is_none()) else {
+        return;
+    };
+    let is_kept = tokio::task::spawn_blocking(move || history.is_written(KEPT)).await;
+    if !matches!(is_kept, Ok(true)) {
+        tracing::warn!(
+            "a kill or its lifting holds, but is not in the history yet: a crash now would undo it"
+        );
+    }
 }
 
 /// The orders in force, newest first.

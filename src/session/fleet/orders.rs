@@ -27,7 +27,11 @@ impl Manager {
     /// Writes an order where all can read it, and tells them. Returns when it is written, or when waiting
     /// any longer would hold up the cut.
     pub(in crate::session) async fn spread(&self, order: &Arc<KillOrder>) -> Option<Telling> {
-        let fleet = self.fleet.as_ref().filter(|fleet| fleet.is_up())?;
+        let fleet = self.fleet.as_ref()?;
+        if !fleet.is_up() {
+            fleet.tell_later(order.key());
+            return None;
+        }
         let (store, order) = (fleet.store.clone(), order.clone());
         let now_ms = self.clock.unix_millis(self.clock.now());
         let (written, wait) = tokio::sync::oneshot::channel();
@@ -42,18 +46,19 @@ impl Manager {
     }
 
     /// How many instances heard of the order; the one that gave it at least.
-    pub(in crate::session) async fn heard(&self, telling: Option<Telling>) -> u64 {
+    pub(in crate::session) async fn heard(&self, order: &KillOrder, telling: Option<Telling>) -> u64 {
         let (Some(fleet), Some(Telling(telling))) = (&self.fleet, telling) else { return 1 };
-        match telling.await {
-            Ok(Ok(heard)) => heard.max(1),
-            Ok(Err(fault)) => {
-                // It stands in the book, and is written when the store is back.
-                tracing::error!(%fault, "a kill order did not reach the other instances yet");
-                self.store_lost(fleet, &fault);
-                1
-            }
-            Err(_) => 1,
-        }
+        let fault = match telling.await {
+            Ok(Ok(heard)) => return heard.max(1),
+            Ok(Err(fault)) => fault,
+            Err(fault) => LinkError::Away(fault.to_string()),
+        };
+        // It stands in the book, and is written when the store is back; it may be written by now, with
+        // nobody told.
+        tracing::error!(%fault, "a kill order did not reach the other instances yet");
+        fleet.tell_later(order.key());
+        self.store_lost(fleet, &fault);
+        1
     }
 
     /// Ends an incarnation that is not live here: whoever has it will hear, and if nobody has it any more
@@ -95,11 +100,8 @@ impl Manager {
         for what in stood {
             match what {
                 Stood::Order(order) => {
-                    let expires = order.until.map(|until| self.clock.moment(until));
                     let (scope, session_id) = (key.scope.clone(), key.id.clone());
-                    let order = Arc::new(KillOrder { scope, session_id, expires, ..order });
-                    if order.in_force(now) && self.book.take(&order) {
-                        let (_, legs_cut) = self.carry_out(&order);
+                    if let Some(legs_cut) = self.take_order(KillOrder { scope, session_id, ..order }) {
                         tracing::debug!(session_id = %key.id, legs_cut, "a kill order of the fleet was carried out");
                     }
                 }
@@ -155,7 +157,8 @@ impl Manager {
 
     /// Makes book and store agree: what was lifted is lifted there, what stands there is heeded, and what
     /// stands in the book and is missing there is written again, because a store that was away may have
-    /// forgotten it. An order is never forgotten for being missing.
+    /// forgotten it. An order is never forgotten for being missing. An order against a session that is live
+    /// here is found even if nobody told of it.
     pub(super) async fn settle_orders(&self, fleet: &Fleet) -> Result<u64, LinkError> {
         let lifted: Vec<_> = fleet.lifted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let now = self.clock.now();
@@ -183,6 +186,15 @@ impl Manager {
                     fleet.store.tell_kill(&order.key()).await?;
                 }
             }
+        }
+        let untold = fleet.untold.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for key in &untold {
+            fleet.store.tell_kill(key).await?;
+        }
+        fleet.untold.lock().unwrap_or_else(PoisonError::into_inner).retain(|key| !untold.contains(key));
+        for keys in self.live.collect(|live| Some(live.key().clone())).chunks(CHUNK) {
+            let stood = fleet.store.stood(keys).await?;
+            keys.iter().zip(stood).for_each(|(key, stood)| self.heed(key, stood));
         }
         Ok(seen_ms)
     }

@@ -1,12 +1,13 @@
-//! Shares: flushed when something moved, closed when the session is over here, buried when their
-//! instance is gone.
+//! Shares: flushed when something moved, closed when the session is over here, written once more when the
+//! store may have lost them.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
+use super::recent::Recorded;
 use super::{Fleet, Work};
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
@@ -18,15 +19,12 @@ use crate::session::live::Live;
 use crate::session::manager::Manager;
 use crate::session::model::EndReason;
 use crate::session::settings::Settings;
-use crate::session::store::SessionStore;
-use crate::session::store::redis::{Closed, Ended, Flush, Stood};
+use crate::session::store::redis::{Closed, Ended, Flush};
 
 /// Shares written in one round trip.
 const CHUNK: usize = 128;
 /// Shares closed at a time.
 const CLOSING: usize = 32;
-/// Sessions of dead instances looked at in one round.
-const BURIED: usize = 100;
 
 /// What makes a share worth flushing: any of it changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +134,12 @@ impl Manager {
                     return;
                 }
                 match self.close_share(fleet, &live).await {
-                    Ok(()) => self.closing.remove(&live),
+                    Ok(is_recorded) => {
+                        if !is_recorded {
+                            fleet.recent().closed(live.clone(), self.clock.now());
+                        }
+                        self.closing.remove(&live);
+                    }
                     Err(LinkError::Refused(why)) => {
                         tracing::warn!(uid = %live.uid(), why, "a session cannot be closed in the store");
                         self.record_alone(&live);
@@ -149,8 +152,8 @@ impl Manager {
     }
 
     /// Closes this instance's share. A session that ended, and is not only left by this instance, ends in
-    /// the store; the one that closes the last share writes the record.
-    async fn close_share(&self, fleet: &Fleet, live: &Live) -> Result<(), LinkError> {
+    /// the store; the one that closes the last share writes the record. Gives whether it is written.
+    async fn close_share(&self, fleet: &Fleet, live: &Live) -> Result<bool, LinkError> {
         let (key, uid) = (live.key(), live.uid());
         let note = self.note_of(live).filter(|note| note.reason != EndReason::Shutdown);
         if let Some(note) = &note {
@@ -159,14 +162,62 @@ impl Manager {
         let doc = Doc::of(live, &self.clock);
         let shares = [(fleet.share_name(live.share()), Some(&doc))];
         match fleet.store.close(key, uid, &shares).await? {
-            Closed::Record(Some(whole)) => self.write_record(fleet, &whole).await?,
-            Closed::Record(None) => self.record_alone(live),
+            Closed::Record(Some(whole)) => {
+                self.write_record(fleet, &whole).await?;
+                return Ok(true);
+            }
+            Closed::Record(None) => {
+                self.record_alone(live);
+                return Ok(true);
+            }
             Closed::Waiting => {
                 fleet.store.tell_end(key, uid).await?;
                 self.look_soon(fleet, key, uid).await;
             }
-            Closed::Active | Closed::Recorded | Closed::Claimed(_) => {}
+            Closed::Active | Closed::Claimed(_) => {}
+            Closed::Recorded => return Ok(true),
         }
+        Ok(false)
+    }
+
+    /// Tells the store once more what it was told last, since it may be a copy that lacks it: first what is
+    /// written down for good, so that nobody does so a second time.
+    pub(super) async fn repeat(&self, fleet: &Fleet) -> Result<(), LinkError> {
+        let (closed, recorded) = fleet.recent().all(self.clock.now());
+        let recorded = futures::stream::iter(recorded.into_iter().map(Ok));
+        recorded
+            .try_for_each_concurrent(CLOSING, async |Recorded { session, end }| {
+                let (key, uid) = (session.key(), session.uid);
+                if let Some(end) = &end {
+                    tolerated(fleet.store.end(key, uid, end, None).await.map(drop), uid)?;
+                }
+                tolerated(fleet.store.shelve(&session).await, uid)?;
+                tolerated(fleet.store.done(key, uid).await, uid)
+            })
+            .await?;
+        let closed = futures::stream::iter(closed.into_iter().map(Ok));
+        closed
+            .try_for_each_concurrent(CLOSING, async |live| {
+                tolerated(self.close_again(fleet, &live).await, live.uid())
+            })
+            .await
+    }
+
+    /// Closes a share that was closed already. The record is left to those who look after still sessions:
+    /// whoever wrote it, if anybody did, says so before they look.
+    async fn close_again(&self, fleet: &Fleet, live: &Live) -> Result<(), LinkError> {
+        let (key, uid) = (live.key(), live.uid());
+        fleet
+            .store
+            .close_again(key, uid, &fleet.share_name(live.share()), &Doc::of(live, &self.clock))
+            .await?;
+        let note = self.note_of(live).filter(|note| note.reason != EndReason::Shutdown);
+        let Some(note) = note else {
+            return fleet.store.moved(key, uid, self.clock.unix_millis(live.last_activity())).await;
+        };
+        fleet.store.end(key, uid, &note, None).await?;
+        fleet.store.tell_end(key, uid).await?;
+        self.look_soon(fleet, key, uid).await;
         Ok(())
     }
 
@@ -206,17 +257,19 @@ impl Manager {
     }
 
     /// Publishes a record, once: who asks again, because an answer was lost, is only marked as done.
-    async fn write_record(&self, fleet: &Fleet, whole: &Whole) -> Result<(), LinkError> {
+    pub(super) async fn write_record(&self, fleet: &Fleet, whole: &Whole) -> Result<(), LinkError> {
         let (key, uid) = (whole.session.key(), whole.session.uid);
         let recording = || fleet.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = recording().insert(uid);
         if is_first {
             self.publish_record(whole);
         }
-        if let Err(fault) = fleet.store.put(Arc::new(whole.session.clone())).await {
+        let session = Arc::new(whole.session.clone());
+        if let Err(fault) = fleet.store.shelve(&session).await {
             tracing::warn!(%fault, %uid, "an ended session was not kept");
         }
         fleet.store.done(key, uid).await?;
+        fleet.recent().recorded(Recorded { session, end: whole.end() }, self.clock.now());
         recording().remove(&uid);
         Ok(())
     }
@@ -302,72 +355,15 @@ impl Manager {
             }
         }
     }
+}
 
-    /// Looks after sessions that nobody moves any more: those of dead instances end here.
-    pub(super) async fn bury(&self, fleet: &Fleet) -> Result<(), LinkError> {
-        let idle = self.settings.load().idle_timeout + 4 * fleet.flush_interval;
-        let since = self.clock.unix_millis(self.clock.now()).saturating_sub(millis(idle));
-        for (key, uid) in fleet.store.still_since(since, BURIED).await? {
-            let shares = fleet.store.shares(&key, uid).await?;
-            if shares.is_empty() {
-                fleet.store.no_session(&key, uid).await?;
-                continue;
-            }
-            if let Ended::Busy(last_ms) = self.end_orphan(fleet, &key, uid, since).await? {
-                fleet.store.moved(&key, uid, last_ms).await?;
-                continue;
-            }
-            let dead = self.dead_of(fleet, uid, shares).await?;
-            let dead: Vec<(String, Option<&Doc>)> = dead.into_iter().map(|share| (share, None)).collect();
-            match fleet.store.close(&key, uid, &dead).await? {
-                Closed::Record(Some(whole)) => self.write_record(fleet, &whole).await?,
-                Closed::Record(None) | Closed::Recorded => fleet.store.no_session(&key, uid).await?,
-                // It died with the record in its hands.
-                Closed::Claimed(by) if !fleet.store.is_alive(&by).await? => {
-                    fleet.store.take_over(&key, uid).await?;
-                }
-                Closed::Active | Closed::Waiting | Closed::Claimed(_) => {}
-            }
+/// Junk under the keys of one session concerns that one only.
+fn tolerated(done: Result<(), LinkError>, uid: Uid) -> Result<(), LinkError> {
+    match done {
+        Err(LinkError::Refused(why)) => {
+            tracing::warn!(%uid, why, "a session cannot be written to the store once more");
+            Ok(())
         }
-        Ok(())
-    }
-
-    /// A killed one ends as killed, whatever moved in it; another one when it is due.
-    async fn end_orphan(
-        &self,
-        fleet: &Fleet,
-        key: &SessionKey,
-        uid: Uid,
-        since: u64,
-    ) -> Result<Ended, LinkError> {
-        let stood = fleet.store.stood(std::slice::from_ref(key)).await?.pop().unwrap_or_default();
-        let order = stood.into_iter().find_map(|what| match what {
-            Stood::Order(order) if order.agent.is_none() && order.uid == uid => Some(Arc::new(order)),
-            _ => None,
-        });
-        let (reason, since) = match &order {
-            Some(_) => (EndReason::Killed, None),
-            None => (EndReason::IdleTimeout, Some(since)),
-        };
-        fleet.store.end(key, uid, &self.end_note(reason, order), since).await
-    }
-
-    /// Of these shares those whose instance is gone, or that this instance does not know any more.
-    async fn dead_of(&self, fleet: &Fleet, uid: Uid, shares: Vec<String>) -> Result<Vec<String>, LinkError> {
-        let mut dead = Vec::new();
-        for share in shares {
-            let (instance, number) = share.split_once(':').unwrap_or((&share, ""));
-            let is_dead = if instance == fleet.store.instance() {
-                let number = number.parse().unwrap_or(0);
-                let same = |live: &Arc<Live>| (live.share() == number && live.uid() == uid).then_some(());
-                self.live.collect(same).is_empty() && self.closing.collect(same).is_empty()
-            } else {
-                !fleet.store.is_alive(instance).await?
-            };
-            if is_dead {
-                dead.push(share);
-            }
-        }
-        Ok(dead)
+        done => done,
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use super::{Fleet, Work};
+use crate::ids::Uid;
 use crate::redis::LinkError;
 use crate::redis::signals::{Signal, Signals};
 use crate::session::event::Event;
@@ -21,6 +22,8 @@ const COMPARE: Duration = Duration::from_secs(30);
 /// The store must have been there so long before an instance is taken for dead: after an outage all of
 /// them have to show that they live.
 const TRUST: Duration = Duration::from_secs(8);
+/// Still sessions are looked at this often.
+const TURN: Duration = Duration::from_secs(2);
 /// Work taken up at once.
 const BATCH: usize = 512;
 
@@ -34,15 +37,18 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         manager,
         fleet: fleet.clone(),
         messages: None,
+        renewed: false,
         seen_ms: 0,
         since: None,
         compared: Instant::now(),
+        looked: Instant::now(),
     };
     loop {
         let pause = if fleet.is_up() { BEAT.min(fleet.flush_interval) } else { KNOCK };
         tokio::select! {
             // An error means that nobody can tell us to stop any more.
             _ = stop.wait_for(|stop| *stop) => break,
+            () = fleet.store.link().renewed() => step.renewed = true,
             () = tokio::time::sleep(pause) => {}
         }
         match step.take().await {
@@ -69,11 +75,15 @@ struct Step {
     manager: Arc<Manager>,
     fleet: Arc<Fleet>,
     messages: Option<tokio::task::JoinHandle<()>>,
+    /// A connection was made anew.
+    renewed: bool,
     /// Changes of orders are known up to this time of Redis' clock.
     seen_ms: u64,
     /// Since when the store has been there.
     since: Option<Instant>,
     compared: Instant,
+    /// When still sessions were looked at.
+    looked: Instant,
 }
 
 impl Step {
@@ -84,14 +94,19 @@ impl Step {
         if !fleet.is_up() {
             return self.begin().await;
         }
-        if self.compared.elapsed() >= COMPARE {
+        if std::mem::take(&mut self.renewed) {
+            return self.restore().await;
+        }
+        if self.compared.elapsed() >= COMPARE || fleet.owes() {
             self.seen_ms = manager.settle_orders(&fleet).await?;
             self.compared = Instant::now();
         } else {
             self.seen_ms = manager.look_at_changes(&fleet, self.seen_ms).await?;
         }
         manager.flush(&fleet).await?;
-        if self.since.is_some_and(|since| since.elapsed() >= TRUST) && fleet.store.may_bury().await? {
+        let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
+        if is_trusted && self.looked.elapsed() >= TURN {
+            self.looked = Instant::now();
             manager.bury(&fleet).await?;
         }
         Ok(())
@@ -101,20 +116,40 @@ impl Step {
     /// known on both sides and every share is written.
     async fn begin(&mut self) -> Result<(), LinkError> {
         let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
-        self.since = None;
         if self.messages.is_none() {
             let messages = Signals::subscribe(fleet.store.link(), fleet.store.keys()).await?;
             self.messages = Some(tokio::spawn(listen(manager.clone(), fleet.clone(), messages)));
         }
-        self.seen_ms = manager.settle_orders(&fleet).await?;
-        fleet.flushed.lock().await.clear();
-        manager.flush(&fleet).await?;
-        (self.since, self.compared) = (Some(Instant::now()), Instant::now());
+        self.restore().await?;
         fleet.store.link().up();
         fleet.synced.store(true, std::sync::atomic::Ordering::Release);
         manager.publish(Event::StoreBack);
         Ok(())
     }
+
+    /// Writes all that this instance knows to a store that may have lost some of it.
+    async fn restore(&mut self) -> Result<(), LinkError> {
+        let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        (self.since, self.renewed) = (None, false);
+        self.seen_ms = manager.settle_orders(&fleet).await?;
+        fleet.flushed.lock().await.clear();
+        manager.repeat(&fleet).await?;
+        manager.flush(&fleet).await?;
+        (self.since, self.compared) = (Some(Instant::now()), Instant::now());
+        Ok(())
+    }
+}
+
+/// The incarnation whose record another instance has written, when this event says so.
+fn recorded(event: &str) -> Option<Uid> {
+    #[derive(serde::Deserialize)]
+    struct Ended {
+        uid: Uid,
+    }
+    if !event.starts_with(r#"{"type":"ended""#) {
+        return None;
+    }
+    Some(serde_json::from_str::<Ended>(event).ok()?.uid)
 }
 
 async fn listen(manager: Arc<Manager>, fleet: Arc<Fleet>, mut messages: Signals) {
@@ -125,6 +160,9 @@ async fn listen(manager: Arc<Manager>, fleet: Arc<Fleet>, mut messages: Signals)
             Signal::Ended(hint) => manager.look_at_end(&fleet, &hint.key()).await,
             Signal::Event(instance, event) => {
                 if instance != fleet.store.instance() {
+                    if let Some(uid) = recorded(event) {
+                        fleet.recent().is_recorded(uid);
+                    }
                     manager.show(event);
                 }
                 Ok(())

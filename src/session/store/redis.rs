@@ -315,6 +315,19 @@ impl RedisStore {
             _ => Closed::Recorded,
         })
     }
+
+    /// Closes a share that was closed already; claims nothing.
+    pub(in crate::session) async fn close_again(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+        share: &str,
+        doc: &Doc,
+    ) -> Result<(), LinkError> {
+        let arguments = vec![self.active_ttl(), share.to_owned(), doc.write()];
+        let keys = vec![self.keys.incarnation(key, uid)];
+        self.link.run::<Value>(&self.scripts.again, keys, arguments).await.map(drop)
+    }
 }
 
 const DAY_MS: u64 = 24 * 3600 * 1000;

@@ -6,27 +6,25 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
-use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics};
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use opentelemetry::KeyValue;
+use opentelemetry::logs::{Logger, LoggerProvider};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::{SdkLogRecord, SdkLogger, SdkLoggerProvider};
+use opentelemetry_sdk::trace::SpanData;
 use prometheus::{IntCounter, IntCounterVec, Registry};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{error, info, warn};
 
 use super::facts::{Request, Session};
 use super::histograms::Histograms;
 use super::settings::{Ratio, Settings};
-use super::spans::{self, Attributes, SCHEMA_URL};
-use super::transport::{Failure, Message, Transport};
+use super::spans::{self, SCHEMA_URL};
+use super::transport::Transport;
 use crate::ids::{RequestId, Uid};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{add, options};
+use crate::telemetry::sink::Sink;
 use crate::telemetry::table;
 use crate::telemetry::trace::{Context, Parent};
 
@@ -43,10 +41,6 @@ const RECORDS: usize = 64;
 /// How long the first of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(250);
 
-/// Pauses before a batch is sent again: this, and doubled up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
-
 /// How often histograms are pushed, as OpenTelemetry's own libraries do.
 const PUSH: Duration = Duration::from_secs(60);
 
@@ -56,9 +50,9 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// What could not be delivered.
 #[derive(Clone)]
 pub struct Dropped {
-    spans: IntCounter,
-    logs: IntCounter,
-    metrics: IntCounter,
+    pub(super) spans: IntCounter,
+    pub(super) logs: IntCounter,
+    pub(super) metrics: IntCounter,
 }
 
 impl Dropped {
@@ -108,8 +102,7 @@ impl Exporter {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let told = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
                 runtime.block_on(async {
-                    let transport = Transport::new(&settings.target, stdout)?;
-                    Worker::new(&settings, transport, items, closed, lost).work().await;
+                    Worker::new(&settings, stdout, items, closed, lost)?.work().await;
                     Ok(())
                 })
             });
@@ -170,7 +163,8 @@ struct Worker {
     items: mpsc::Receiver<Item>,
     closing: watch::Receiver<bool>,
     histograms: Option<Histograms>,
-    resource: Resource,
+    /// Makes blank log records, which nobody else can.
+    logger: SdkLogger,
     dropped: Dropped,
     /// The last message was not delivered, and the log says so.
     is_down: bool,
@@ -179,18 +173,17 @@ struct Worker {
 impl Worker {
     fn new(
         settings: &Settings,
-        transport: Transport,
+        stdout: Sink,
         items: mpsc::Receiver<Item>,
         closing: watch::Receiver<bool>,
         dropped: Dropped,
-    ) -> Self {
-        let mut attributes = Attributes::default();
-        settings.resource.iter().for_each(|(key, value)| attributes.text(key, value));
-        attributes.text("service.version", env!("CARGO_PKG_VERSION"));
-        attributes.text("service.instance.id", RequestId::fresh().as_str());
-        let resource = Resource { attributes: attributes.0, ..Resource::default() };
-        let histograms = settings.metrics.then(Histograms::new);
-        Self { transport, items, closing, histograms, resource, dropped, is_down: false }
+    ) -> anyhow::Result<Self> {
+        let resource = resource(settings);
+        let transport =
+            Transport::new(&settings.target, &resource, stdout, dropped.clone(), closing.clone())?;
+        let histograms = settings.metrics.then(|| Histograms::new(&resource));
+        let logger = SdkLoggerProvider::builder().build().logger_with_scope(spans::scope());
+        Ok(Self { transport, items, closing, histograms, logger, dropped, is_down: false })
     }
 
     async fn work(mut self) {
@@ -230,92 +223,69 @@ impl Worker {
         for item in first.into_iter().chain(rest).take(BATCH) {
             match item {
                 Item::Request(request) => {
-                    if let Some(histograms) = &mut self.histograms {
+                    if let Some(histograms) = &self.histograms {
                         histograms.add(&request);
                     }
                     spans.extend(request.context.sampled.then(|| spans::of_request(&request)));
                 }
                 Item::Session(session, context) => {
                     spans.extend(context.sampled.then(|| spans::of_session(&session, &context)));
-                    logs.push(spans::record(&session, &context));
+                    let mut record = self.logger.create_log_record();
+                    spans::record(&session, &context, &mut record);
+                    logs.push(record);
                 }
             }
         }
         self.send_spans(spans).await;
         for records in logs.chunks(RECORDS) {
-            self.send_logs(records.to_vec()).await;
+            self.send_logs(records).await;
         }
     }
 
-    async fn send_spans(&mut self, spans: Vec<Span>) {
-        let (count, dropped) = (spans.len(), self.dropped.spans.clone());
-        let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, schema_url: SCHEMA_URL.to_owned() }];
-        let resource = Some(self.resource.clone());
-        let resource_spans = vec![ResourceSpans { resource, scope_spans, schema_url: SCHEMA_URL.to_owned() }];
-        self.send(Message::Spans(ExportTraceServiceRequest { resource_spans }), count, dropped).await;
+    async fn send_spans(&mut self, spans: Vec<SpanData>) {
+        if !spans.is_empty() {
+            let count = spans.len();
+            let sent = self.transport.spans(spans).await;
+            self.settle(sent, count, |dropped| &dropped.spans);
+        }
     }
 
-    async fn send_logs(&mut self, log_records: Vec<LogRecord>) {
-        let (count, dropped) = (log_records.len(), self.dropped.logs.clone());
-        let schema_url = SCHEMA_URL.to_owned();
-        let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records, schema_url }];
-        let resource = Some(self.resource.clone());
-        let resource_logs = vec![ResourceLogs { resource, scope_logs, schema_url: SCHEMA_URL.to_owned() }];
-        self.send(Message::Logs(ExportLogsServiceRequest { resource_logs }), count, dropped).await;
+    async fn send_logs(&mut self, records: &[SdkLogRecord]) {
+        let sent = self.transport.logs(records, &spans::scope()).await;
+        self.settle(sent, records.len(), |dropped| &dropped.logs);
     }
 
     /// Pushes the histograms, if there are any.
     async fn push(&mut self) {
-        let metrics = self.histograms.as_ref().map(Histograms::metrics).unwrap_or_default();
-        let (count, dropped) = (metrics.len(), self.dropped.metrics.clone());
-        let schema_url = SCHEMA_URL.to_owned();
-        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url }];
-        let resource = Some(self.resource.clone());
-        let schema_url = SCHEMA_URL.to_owned();
-        let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, schema_url }];
-        self.send(Message::Metrics(ExportMetricsServiceRequest { resource_metrics }), count, dropped).await;
-    }
-
-    /// Sends a message of `count` parts, again while that may help; what is not taken is counted.
-    async fn send(&mut self, message: Message, count: usize, dropped: IntCounter) {
-        if count == 0 {
-            return;
-        }
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.transport.send(&message).await {
-                Ok(refused) => {
-                    dropped.inc_by(u64::try_from(refused).unwrap_or_default());
-                    if std::mem::take(&mut self.is_down) {
-                        info!("the collector takes telemetry again");
-                    }
-                    return;
-                }
-                Err(failure) => {
-                    self.tell(&failure);
-                    if !failure.passes || pause > LAST_PAUSE || *self.closing.borrow() {
-                        dropped.inc_by(count as u64);
-                        return;
-                    }
-                }
-            }
-            tokio::select! {
-                () = sleep(pause) => {}
-                _ = self.closing.wait_for(|closing| *closing) => {}
-            }
-            pause *= 2;
+        let metrics = self.histograms.as_ref().and_then(Histograms::collect);
+        if let Some((metrics, count)) = metrics {
+            let sent = self.transport.metrics(&metrics).await;
+            self.settle(sent, count, |dropped| &dropped.metrics);
         }
     }
 
-    /// Says it once, until it works again.
-    fn tell(&mut self, failure: &Failure) {
-        if !std::mem::replace(&mut self.is_down, true) {
-            warn!(why = failure.why, "the collector does not take telemetry (telemetry.endpoint)");
+    /// Counts what was not taken, and says once that nothing is taken, and once that it is again.
+    fn settle(&mut self, sent: Result<(), String>, count: usize, counter: fn(&Dropped) -> &IntCounter) {
+        let was_down = std::mem::replace(&mut self.is_down, sent.is_err());
+        match sent {
+            Ok(()) if was_down => info!("the collector takes telemetry again"),
+            Ok(()) => {}
+            Err(why) => {
+                counter(&self.dropped).inc_by(count as u64);
+                if !was_down {
+                    warn!(why, "the collector does not take telemetry (telemetry.endpoint)");
+                }
+            }
         }
     }
 }
 
-fn scope() -> InstrumentationScope {
-    let (name, version) = (env!("CARGO_PKG_NAME").to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    InstrumentationScope { name, version, ..InstrumentationScope::default() }
+/// What describes this instance.
+fn resource(settings: &Settings) -> Resource {
+    let written = settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    let own = [
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", RequestId::fresh().as_str().to_owned()),
+    ];
+    Resource::builder_empty().with_schema_url(written.chain(own), SCHEMA_URL).build()
 }

@@ -1,44 +1,31 @@
 //! The histograms that are pushed: how long models took, how many tokens, how long until the first chunk.
 
-use std::collections::HashMap;
-use std::time::SystemTime;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Histogram, HistogramDataPoint, Metric, metric,
-};
+use opentelemetry::metrics::{Histogram, MeterProvider};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::{ResourceMetrics, ScopeMetrics};
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
 
 use super::facts::{ModelCall, Request};
-use super::spans::{Attributes, error_type, nanos};
+use super::spans::{Attributes, error_type, scope};
 
-/// Sets of attributes that are told apart, since callers choose the names of models; later ones have the model
-/// [`OTHER`].
-const MAX_SERIES: usize = 1000;
-const OTHER: &str = "_other";
-
-/// One kind of measurement, as the conventions have it.
-struct Instrument {
-    name: &'static str,
-    description: &'static str,
-    unit: &'static str,
-    bounds: &'static [f64],
-}
-
-const DURATION: usize = 0;
-const TOKENS: usize = 1;
-const FIRST_CHUNK: usize = 2;
-
-const INSTRUMENTS: [Instrument; 3] = [
-    Instrument {
-        name: "gen_ai.client.operation.duration",
-        description: "GenAI operation duration.",
-        unit: "s",
-        bounds: &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92],
-    },
-    Instrument {
-        name: "gen_ai.client.token.usage",
-        description: "Number of input and output tokens used.",
-        unit: "{token}",
-        bounds: &[
+/// Name, unit, description and bounds, as the conventions have them.
+const INSTRUMENTS: [(&str, &str, &str, &[f64]); 3] = [
+    (
+        "gen_ai.client.operation.duration",
+        "s",
+        "GenAI operation duration.",
+        &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92],
+    ),
+    (
+        "gen_ai.client.token.usage",
+        "{token}",
+        "Number of input and output tokens used.",
+        &[
             1.0,
             4.0,
             16.0,
@@ -54,112 +41,161 @@ const INSTRUMENTS: [Instrument; 3] = [
             16_777_216.0,
             67_108_864.0,
         ],
-    },
-    Instrument {
-        name: "gen_ai.client.operation.time_to_first_chunk",
-        description: "Time to receive the first chunk of a streamed answer.",
-        unit: "s",
-        bounds: &[
-            0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0,
-        ],
-    },
+    ),
+    (
+        "gen_ai.client.operation.time_to_first_chunk",
+        "s",
+        "Time to receive the first chunk of a streamed answer.",
+        &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0],
+    ),
 ];
 
-type Labels = Vec<(&'static str, Box<str>)>;
-
-#[derive(Default)]
-struct Series {
-    count: u64,
-    sum: f64,
-    /// One more than the bounds: the last is for what is above them all.
-    buckets: Vec<u64>,
-}
-
-/// All measurements since the start.
+/// All measurements since the start. Callers choose the names of models, so the SDK's bound of 2000 sets of attributes
+/// for each histogram matters: what comes later is told under `otel.metric.overflow`.
 pub(super) struct Histograms {
-    since: u64,
-    series: HashMap<(usize, Labels), Series>,
+    duration: Histogram<f64>,
+    tokens: Histogram<f64>,
+    first_chunk: Histogram<f64>,
+    reader: Reader,
+    /// The measurements live as long as this.
+    _provider: SdkMeterProvider,
 }
 
 impl Histograms {
-    pub(super) fn new() -> Self {
-        Self { since: nanos(SystemTime::now()), series: HashMap::new() }
+    pub(super) fn new(resource: &Resource) -> Self {
+        let reader = Reader(Arc::new(ManualReader::builder().build()));
+        let provider =
+            SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader.clone()).build();
+        let meter = provider.meter_with_scope(scope());
+        let [duration, tokens, first_chunk] = INSTRUMENTS.map(|(name, unit, description, bounds)| {
+            let histogram = meter.f64_histogram(name).with_unit(unit).with_description(description);
+            histogram.with_boundaries(bounds.to_vec()).build()
+        });
+        Self { duration, tokens, first_chunk, reader, _provider: provider }
     }
 
     /// Adds what a request took.
-    pub(super) fn add(&mut self, request: &Request) {
+    pub(super) fn add(&self, request: &Request) {
         let Some(call) = &request.call else { return };
-        let labels = labels(request, call);
-        let seconds = request.duration.as_secs_f64();
-        let failed = error_type(request).map(|error| ("error.type", error.into()));
-        self.measure(DURATION, labels.iter().cloned().chain(failed).collect(), seconds);
+        let mut labels = labels(request, call);
         if let (true, Some(after)) = (call.stream, call.first_chunk) {
-            self.measure(FIRST_CHUNK, labels.clone(), after.as_secs_f64());
+            self.first_chunk.record(after.as_secs_f64(), &labels.0);
         }
         if let Some(tokens) = call.tokens {
             for (kind, count) in [("input", tokens.input), ("output", tokens.output)] {
-                let kind = ("gen_ai.token.type", kind.into());
-                self.measure(TOKENS, labels.iter().cloned().chain([kind]).collect(), count as f64);
+                labels.text("gen_ai.token.type", kind);
+                self.tokens.record(count as f64, &labels.0);
+                labels.0.pop();
             }
         }
+        labels.text_option("error.type", error_type(request).as_deref());
+        self.duration.record(request.duration.as_secs_f64(), &labels.0);
     }
 
-    fn measure(&mut self, instrument: usize, mut labels: Labels, value: f64) {
-        if self.series.len() >= MAX_SERIES && !self.series.contains_key(&(instrument, labels.clone())) {
-            let models = labels.iter_mut().filter(|(key, _)| key.ends_with(".model"));
-            models.for_each(|(_, model)| *model = OTHER.into());
-        }
-        let bounds = INSTRUMENTS[instrument].bounds;
-        let series = self.series.entry((instrument, labels)).or_default();
-        series.buckets.resize(bounds.len() + 1, 0);
-        series.buckets[bounds.partition_point(|bound| *bound < value)] += 1;
-        series.count += 1;
-        series.sum += value;
-    }
-
-    /// The metrics as OTLP has them; empty when nothing was measured.
-    pub(super) fn metrics(&self) -> Vec<Metric> {
-        let now = nanos(SystemTime::now());
-        let of = |(index, instrument): (usize, &Instrument)| {
-            let points = self.series.iter().filter(|((kind, _), _)| *kind == index);
-            let data_points: Vec<_> =
-                points.map(|((_, labels), series)| self.point(instrument, labels, series, now)).collect();
-            let aggregation_temporality = AggregationTemporality::Cumulative.into();
-            (!data_points.is_empty()).then(|| Metric {
-                name: instrument.name.to_owned(),
-                description: instrument.description.to_owned(),
-                unit: instrument.unit.to_owned(),
-                data: Some(metric::Data::Histogram(Histogram { data_points, aggregation_temporality })),
-                ..Metric::default()
-            })
-        };
-        INSTRUMENTS.iter().enumerate().filter_map(of).collect()
-    }
-
-    fn point(&self, kind: &Instrument, labels: &Labels, series: &Series, now: u64) -> HistogramDataPoint {
-        let mut attributes = Attributes::default();
-        labels.iter().for_each(|(key, text)| attributes.text(key, text));
-        HistogramDataPoint {
-            attributes: attributes.0,
-            start_time_unix_nano: self.since,
-            time_unix_nano: now,
-            count: series.count,
-            sum: Some(series.sum),
-            bucket_counts: series.buckets.clone(),
-            explicit_bounds: kind.bounds.to_vec(),
-            ..HistogramDataPoint::default()
-        }
+    /// What is to be pushed, and how many metrics that are; `None` when nothing was measured.
+    pub(super) fn collect(&self) -> Option<(ResourceMetrics, usize)> {
+        let mut metrics = ResourceMetrics::default();
+        self.reader.collect(&mut metrics).ok()?;
+        let count = metrics.scope_metrics().flat_map(ScopeMetrics::metrics).count();
+        (count > 0).then_some((metrics, count))
     }
 }
 
 /// What all measurements of a request have in common. Never a session or a principal.
-fn labels(request: &Request, call: &ModelCall) -> Labels {
-    let backend = request.backend.as_ref().map(|backend| ("server.address", backend.host.clone()));
-    let model = call.model.clone().map(|model| ("gen_ai.request.model", model));
-    let answered_by = call.answered_by.clone().map(|model| ("gen_ai.response.model", model));
-    let fixed = [
-        ("gen_ai.operation.name", Box::from(call.operation)),
-        ("gen_ai.provider.name", Box::from(call.provider)),
-    ];
-    fixed.into_iter().chain(model).chain(answered_by).chain(backend).collect()
+fn labels(request: &Request, call: &ModelCall) -> Attributes {
+    let mut labels = Attributes::default();
+    labels.text("gen_ai.operation.name", call.operation);
+    labels.text("gen_ai.provider.name", call.provider);
+    labels.text_option("gen_ai.request.model", call.model.as_deref());
+    labels.text_option("gen_ai.response.model", call.answered_by.as_deref());
+    labels.text_option("server.address", request.backend.as_ref().map(|backend| &*backend.host));
+    labels
+}
+
+/// Reads the histograms when it is asked. The SDK's own periodic reader has a thread of its own, on which the
+/// exporters find no runtime.
+#[derive(Clone, Debug)]
+struct Reader(Arc<ManualReader>);
+
+impl MetricReader for Reader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.0.temporality(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::SystemTime;
+
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+
+    use super::*;
+    use crate::ids::RequestId;
+    use crate::telemetry::trace::Context;
+
+    fn of_model(model: &str) -> Request {
+        let call = ModelCall {
+            operation: "chat",
+            provider: "openai",
+            model: Some(model.into()),
+            answered_by: None,
+            stream: false,
+            first_chunk: None,
+            stop_reason: None,
+            tokens: None,
+            tools: Vec::new(),
+        };
+        Request {
+            context: Context::of_request(None, None, |_| true),
+            session: None,
+            uid: None,
+            request_id: RequestId::fresh(),
+            ended: SystemTime::now(),
+            duration: Duration::from_secs(1),
+            method: "POST".into(),
+            path: "/".into(),
+            status: Some(200),
+            outcome: "ok",
+            principal: None,
+            client: None,
+            client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            backend: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            operation: None,
+            call: Some(call),
+        }
+    }
+
+    #[test]
+    fn models_without_number_are_told_in_a_bounded_number_of_series() {
+        let histograms = Histograms::new(&Resource::builder_empty().build());
+        assert!(histograms.collect().is_none(), "nothing was measured");
+        (0..5000).for_each(|number| histograms.add(&of_model(&format!("model-{number}"))));
+        let (metrics, count) = histograms.collect().unwrap();
+        let metric = metrics.scope_metrics().flat_map(ScopeMetrics::metrics).next().unwrap();
+        let AggregatedMetrics::F64(MetricData::Histogram(durations)) = metric.data() else {
+            panic!("{metric:?}")
+        };
+        let points: Vec<_> = durations.data_points().collect();
+        assert_eq!((count, points.iter().map(|point| point.count()).sum::<u64>()), (1, 5000), "none is lost");
+        assert!(points.len() <= 2001, "{} series", points.len());
+    }
 }

@@ -1,12 +1,16 @@
 //! Spans and log records out of facts. Names: OpenTelemetry's semantic conventions, those for generative AI and HTTP;
 //! `elida.` before what they have no name for.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList, any_value};
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
-use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
-use opentelemetry_proto::tonic::trace::v1::{Span, Status, status};
+use jiff::Timestamp;
+use opentelemetry::logs::{AnyValue, LogRecord, Severity};
+use opentelemetry::trace::{
+    Event, Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
+use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value as Plain};
+use opentelemetry_sdk::logs::SdkLogRecord;
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use serde_json::Value;
 
 use super::facts::{ModelCall, Request, Session, Tokens};
@@ -18,13 +22,16 @@ pub(super) const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.41.0";
 /// The name of the log record that holds a call detail record.
 const RECORD: &str = "elida.session.record";
 
-/// Flags of a span (`SpanFlags` of OTLP): sampled, whether the parent is remote is known, it is.
-const SAMPLED: u32 = 1;
-const PARENT_KNOWN: u32 = 0x100;
-const PARENT_REMOTE: u32 = 0x200;
+/// Who tells all this.
+pub(super) fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url(SCHEMA_URL)
+        .build()
+}
 
 /// The span of a request.
-pub(super) fn of_request(request: &Request) -> Span {
+pub(super) fn of_request(request: &Request) -> SpanData {
     let mut attributes = Attributes::default();
     about_http(request, &mut attributes);
     about_session(request, &mut attributes);
@@ -36,21 +43,17 @@ pub(super) fn of_request(request: &Request) -> Span {
     }
     let error = error_type(request);
     attributes.text_option("error.type", error.as_deref());
-    let end = nanos(request.ended);
-    let duration = u64::try_from(request.duration.as_nanos()).unwrap_or(u64::MAX);
-    let links = request.uid.filter(|_| request.context.is_remote).map(|uid| {
-        let session = Context::of_session(uid, |_| true);
-        Link { trace_id: trace_id(&session), span_id: span_id(session.span), ..Link::default() }
-    });
-    let kind = if request.backend.is_some() { SpanKind::Client } else { SpanKind::Server };
-    Span {
-        start_time_unix_nano: end.saturating_sub(duration),
-        end_time_unix_nano: end,
-        name: name(request),
-        kind: kind.into(),
+    let uid = request.uid.filter(|_| request.context.is_remote);
+    let mut links = SpanLinks::default();
+    links.links.extend(uid.map(|uid| Link::with_context(span_context(&Context::of_session(uid, |_| true)))));
+    SpanData {
+        name: name(request).into(),
+        span_kind: if request.backend.is_some() { SpanKind::Client } else { SpanKind::Server },
+        start_time: request.ended.checked_sub(request.duration).unwrap_or(request.ended),
+        end_time: request.ended,
         attributes: attributes.0,
-        links: links.into_iter().collect(),
-        status: error.map(|_| failed(request.outcome)),
+        links,
+        status: error.map_or(Status::Unset, |_| Status::error(request.outcome)),
         ..placed(&request.context)
     }
 }
@@ -110,9 +113,9 @@ fn about_call(call: &ModelCall, attributes: &mut Attributes) {
     attributes.text("gen_ai.provider.name", call.provider);
     attributes.text_option("gen_ai.request.model", call.model.as_deref());
     attributes.text_option("gen_ai.response.model", call.answered_by.as_deref());
-    attributes.flag("gen_ai.request.stream", call.stream);
+    attributes.add("gen_ai.request.stream", call.stream);
     if let (true, Some(after)) = (call.stream, call.first_chunk) {
-        attributes.seconds("gen_ai.response.time_to_first_chunk", after);
+        attributes.add("gen_ai.response.time_to_first_chunk", after.as_secs_f64());
     }
     if let Some(reason) = &call.stop_reason {
         attributes.texts("gen_ai.response.finish_reasons", [&**reason]);
@@ -131,11 +134,11 @@ fn about_call(call: &ModelCall, attributes: &mut Attributes) {
 }
 
 /// The span of a session that ended, with what happened to it.
-pub(super) fn of_session(session: &Session, context: &Context) -> Span {
+pub(super) fn of_session(session: &Session, context: &Context) -> SpanData {
     let record = &session.record;
     let word = |key: &str| record[key].as_str();
-    let (start, end) = (moment(session.started), moment(session.ended));
-    let mut events = vec![event("session.started", start, Attributes::default())];
+    let mut events = SpanEvents::default();
+    events.events.push(event("session.started", session.started, Attributes::default()));
     let orders = record["agent_kills"].as_array().into_iter().flatten().map(|order| ("agent.killed", order));
     let kill = Some(&record["kill"]).filter(|order| order.is_object());
     for (name, order) in orders.chain(kill.map(|order| ("session.killed", order))) {
@@ -145,14 +148,15 @@ pub(super) fn of_session(session: &Session, context: &Context) -> Span {
         {
             attributes.text_option(attribute, order[key].as_str());
         }
-        let at = order["at"].as_str().and_then(|at| at.parse().ok()).map_or(end, moment);
-        events.push(event(name, at, attributes));
+        let at = order["at"].as_str().and_then(|at| at.parse().ok()).unwrap_or(session.ended);
+        events.events.push(event(name, at, attributes));
     }
     let mut last = Attributes::default();
     last.text_option("elida.session.state", word("state"));
     last.text_option("elida.session.end_reason", word("end_reason"));
-    events.push(event("session.ended", end, last));
-    let mut attributes = Attributes(scalars(record, "elida.session."));
+    events.events.push(event("session.ended", session.ended, last));
+    let pair = |(key, value)| KeyValue::new(format!("elida.session.{key}"), value);
+    let mut attributes = Attributes(scalars::<Plain>(record).map(pair).collect());
     attributes.text_option("gen_ai.conversation.id", word("session_id"));
     attributes.text_option("session.id", word("session_id"));
     attributes.text_option("client.address", word("client_addr"));
@@ -162,107 +166,98 @@ pub(super) fn of_session(session: &Session, context: &Context) -> Span {
         attributes.number(name, record["usage"][key].as_u64().unwrap_or_default());
     }
     attributes.text_option("error.type", kill.map(|_| "session_killed"));
-    Span {
-        start_time_unix_nano: start,
-        end_time_unix_nano: end,
-        name: "session".to_owned(),
-        kind: SpanKind::Internal.into(),
+    let reason = |order: &Value| order["reason"].as_str().unwrap_or_default().to_owned();
+    SpanData {
+        name: "session".into(),
+        span_kind: SpanKind::Internal,
+        start_time: session.started.into(),
+        end_time: session.ended.into(),
         attributes: attributes.0,
         events,
-        status: kill.map(|order| failed(order["reason"].as_str().unwrap_or_default())),
+        status: kill.map_or(Status::Unset, |order| Status::error(reason(order))),
         ..placed(context)
     }
 }
 
-/// The call detail record as a log record: whole in the body, its plain values among the attributes too.
-pub(super) fn record(session: &Session, context: &Context) -> LogRecord {
-    let mut attributes = Attributes(scalars(&session.record, ""));
-    attributes.text_option("gen_ai.conversation.id", session.record["session_id"].as_str());
-    LogRecord {
-        time_unix_nano: moment(session.ended),
-        observed_time_unix_nano: nanos(SystemTime::now()),
-        severity_number: SeverityNumber::Info.into(),
-        severity_text: "INFO".to_owned(),
-        body: Some(any(&session.record)),
-        attributes: attributes.0,
-        flags: u32::from(context.sampled),
-        trace_id: trace_id(context),
-        span_id: span_id(context.span),
-        event_name: RECORD.to_owned(),
-        ..LogRecord::default()
+/// Writes the call detail record into a blank log record: whole in the body, its plain values among the attributes too.
+pub(super) fn record(session: &Session, context: &Context, blank: &mut SdkLogRecord) {
+    let flags = if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+    blank.set_timestamp(session.ended.into());
+    blank.set_observed_timestamp(SystemTime::now());
+    blank.set_severity_number(Severity::Info);
+    blank.set_severity_text("INFO");
+    blank.set_event_name(RECORD);
+    blank.set_trace_context(context.trace.into(), context.span.into(), Some(flags));
+    blank.add_attributes(scalars::<AnyValue>(&session.record).map(|(key, value)| (key.clone(), value)));
+    if let Some(id) = session.record["session_id"].as_str() {
+        blank.add_attribute("gen_ai.conversation.id", id.to_owned());
+    }
+    if let Some(body) = any(&session.record) {
+        blank.set_body(body);
     }
 }
 
-fn event(name: &str, at: u64, attributes: Attributes) -> Event {
-    Event { time_unix_nano: at, name: name.to_owned(), attributes: attributes.0, ..Event::default() }
-}
-
-fn failed(message: &str) -> Status {
-    Status { message: message.to_owned(), code: status::StatusCode::Error.into() }
+fn event(name: &'static str, at: Timestamp, attributes: Attributes) -> Event {
+    Event::new(name, at.into(), attributes.0, 0)
 }
 
 /// A span in its place, and empty otherwise.
-fn placed(context: &Context) -> Span {
-    let remote = if context.is_remote { PARENT_REMOTE } else { 0 };
-    Span {
-        trace_id: trace_id(context),
-        span_id: span_id(context.span),
-        parent_span_id: if context.parent == 0 { Vec::new() } else { span_id(context.parent) },
-        flags: SAMPLED | PARENT_KNOWN | remote,
-        ..Span::default()
+fn placed(context: &Context) -> SpanData {
+    SpanData {
+        span_context: span_context(context),
+        parent_span_id: context.parent.into(),
+        parent_span_is_remote: context.is_remote,
+        span_kind: SpanKind::Internal,
+        name: "".into(),
+        start_time: SystemTime::UNIX_EPOCH,
+        end_time: SystemTime::UNIX_EPOCH,
+        attributes: Vec::new(),
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: Status::Unset,
+        instrumentation_scope: scope(),
     }
 }
 
-fn trace_id(context: &Context) -> Vec<u8> {
-    context.trace.to_be_bytes().to_vec()
+/// Only what is sampled becomes a span.
+fn span_context(context: &Context) -> SpanContext {
+    let (trace, span) = (TraceId::from(context.trace), SpanId::from(context.span));
+    SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::NONE)
 }
 
-fn span_id(id: u64) -> Vec<u8> {
-    id.to_be_bytes().to_vec()
+/// The plain values of an object under their keys.
+fn scalars<T>(object: &Value) -> impl Iterator<Item = (&String, T)>
+where
+    T: From<bool> + From<i64> + From<f64> + From<String>,
+{
+    object.as_object().into_iter().flatten().filter_map(|(key, value)| Some((key, scalar(value)?)))
 }
 
-/// Nanoseconds since 1970.
-pub(super) fn nanos(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+fn scalar<T>(value: &Value) -> Option<T>
+where
+    T: From<bool> + From<i64> + From<f64> + From<String>,
+{
+    Some(match value {
+        Value::Bool(flag) => T::from(*flag),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => T::from(whole),
+            None => T::from(number.as_f64().unwrap_or_default()),
+        },
+        Value::String(text) => T::from(text.clone()),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    })
 }
 
-fn moment(at: jiff::Timestamp) -> u64 {
-    u64::try_from(at.as_nanosecond()).unwrap_or_default()
-}
-
-/// The plain values of an object, each under its key.
-fn scalars(object: &Value, before: &str) -> Vec<KeyValue> {
-    let plain = |(key, value): (&String, &Value)| {
-        let is_plain = value.is_string() || value.is_number() || value.is_boolean();
-        is_plain.then(|| pair(&format!("{before}{key}"), any(value)))
-    };
-    object.as_object().into_iter().flatten().filter_map(plain).collect()
-}
-
-/// A JSON value as OTLP has it.
-fn any(value: &Value) -> AnyValue {
-    let value = match value {
-        Value::Null => None,
-        Value::Bool(flag) => Some(any_value::Value::BoolValue(*flag)),
-        Value::Number(number) => Some(match number.as_i64() {
-            Some(whole) => any_value::Value::IntValue(whole),
-            None => any_value::Value::DoubleValue(number.as_f64().unwrap_or_default()),
-        }),
-        Value::String(text) => Some(any_value::Value::StringValue(text.clone())),
-        Value::Array(values) => {
-            Some(any_value::Value::ArrayValue(ArrayValue { values: values.iter().map(any).collect() }))
-        }
+/// A JSON value as log records have it. They have no null: a key that has none is left out.
+fn any(value: &Value) -> Option<AnyValue> {
+    match value {
+        Value::Array(values) => Some(values.iter().filter_map(any).collect()),
         Value::Object(map) => {
-            let values = map.iter().map(|(key, value)| pair(key, any(value))).collect();
-            Some(any_value::Value::KvlistValue(KeyValueList { values }))
+            Some(map.iter().filter_map(|(key, value)| Some((key.clone(), any(value)?))).collect())
         }
-    };
-    AnyValue { value }
-}
-
-fn pair(key: &str, value: AnyValue) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(value), ..KeyValue::default() }
+        plain => scalar(plain),
+    }
 }
 
 /// Attributes as they are gathered.
@@ -270,35 +265,26 @@ fn pair(key: &str, value: AnyValue) -> KeyValue {
 pub(super) struct Attributes(pub(super) Vec<KeyValue>);
 
 impl Attributes {
-    fn add(&mut self, key: &str, value: any_value::Value) {
-        self.0.push(pair(key, AnyValue { value: Some(value) }));
+    fn add(&mut self, key: &'static str, value: impl Into<Plain>) {
+        self.0.push(KeyValue::new(key, value));
     }
 
-    pub(super) fn text(&mut self, key: &str, text: &str) {
-        self.add(key, any_value::Value::StringValue(text.to_owned()));
+    pub(super) fn text(&mut self, key: &'static str, text: &str) {
+        self.add(key, text.to_owned());
     }
 
-    fn text_option(&mut self, key: &str, text: Option<&str>) {
+    pub(super) fn text_option(&mut self, key: &'static str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(key, text);
         }
     }
 
-    fn number(&mut self, key: &str, number: u64) {
-        self.add(key, any_value::Value::IntValue(i64::try_from(number).unwrap_or(i64::MAX)));
+    fn number(&mut self, key: &'static str, number: u64) {
+        self.add(key, i64::try_from(number).unwrap_or(i64::MAX));
     }
 
-    fn seconds(&mut self, key: &str, time: Duration) {
-        self.add(key, any_value::Value::DoubleValue(time.as_secs_f64()));
-    }
-
-    fn flag(&mut self, key: &str, flag: bool) {
-        self.add(key, any_value::Value::BoolValue(flag));
-    }
-
-    fn texts<'a>(&mut self, key: &str, texts: impl IntoIterator<Item = &'a str>) {
-        let value = |text: &str| AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) };
-        let values = texts.into_iter().map(value).collect();
-        self.add(key, any_value::Value::ArrayValue(ArrayValue { values }));
+    fn texts<'a>(&mut self, key: &'static str, texts: impl IntoIterator<Item = &'a str>) {
+        let texts = texts.into_iter().map(|text| StringValue::from(text.to_owned())).collect();
+        self.add(key, Plain::Array(Array::String(texts)));
     }
 }

@@ -1,192 +1,227 @@
-//! One message on its way to the collector.
+//! The exporters of OpenTelemetry: what they send by, and what they say of it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
-use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+use opentelemetry::InstrumentationScope;
+use opentelemetry_http::HttpClient;
+use opentelemetry_otlp::{
+    LogExporter, MetricExporter, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
+    WithTonicConfig,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use prost::Message as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, SdkLogRecord};
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Status};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use tracing::field::{Field, Visit};
+use tracing::instrument::WithSubscriber;
+use tracing::{Dispatch, Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::{Layer, filter::LevelFilter};
 
+use super::client::{Http, Lines};
+use super::export::Dropped;
 use super::settings::Target;
 use crate::telemetry::sink::Sink;
 
-/// A collector that has not answered by then is given up on, and what it was sent is lost: sent again it might arrive
-/// twice.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// The time for a message, for one attempt as for all: the exporters begin none after it. So what a collector has not
+/// answered by then is not sent again; it might arrive twice.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// More bytes of an answer than this are not read.
-const MAX_ANSWER: u64 = 64 << 10;
+/// At the end of the program an attempt that is under way has so long for its answer, and there is none after it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-const AGENT: &str = concat!("elida/", env!("CARGO_PKG_VERSION"));
-
-/// Something to send.
-#[derive(Clone)]
-pub(super) enum Message {
-    Spans(ExportTraceServiceRequest),
-    Logs(ExportLogsServiceRequest),
-    Metrics(ExportMetricsServiceRequest),
-}
-
-/// It was not taken.
-pub(super) struct Failure {
-    /// It may be taken later.
-    pub(super) passes: bool,
-    pub(super) why: String,
+/// Sent again after 0.5, 1 and 2 s, or when the collector says.
+fn retries() -> RetryPolicy {
+    let policy = RetryPolicy::recommended().with_initial_delay(Duration::from_millis(500));
+    policy.with_max_delay(Duration::from_secs(2))
 }
 
 /// The way to the collector. To be made and used inside a Tokio runtime whose thread may be blocked.
-pub(super) enum Transport {
-    Grpc(Channel),
-    Http { agent: ureq::Agent, url: String },
-    Stdout(Sink),
+pub(super) struct Transport {
+    exporters: Exporters,
+    /// Those for the end of the program, which do not send again.
+    last: Exporters,
+    closing: watch::Receiver<bool>,
+    /// What sends over HTTP.
+    client: Option<Arc<Http>>,
+    /// Hears what the exporters tell while they export.
+    refusals: Dispatch,
+}
+
+struct Exporters {
+    spans: SpanExporter,
+    logs: LogExporter,
+    metrics: MetricExporter,
 }
 
 impl Transport {
     /// # Errors
-    /// The URL cannot be used.
-    pub(super) fn new(target: &Target, stdout: Sink) -> Result<Self, tonic::transport::Error> {
-        Ok(match target {
-            Target::Stdout => Self::Stdout(stdout),
-            Target::Http(url) => Self::Http { agent: agent(url.starts_with("https:")), url: url.clone() },
-            Target::Grpc(url) => {
-                let mut endpoint = Endpoint::from_shared(url.clone())?
-                    .user_agent(AGENT)?
-                    .connect_timeout(TIMEOUT)
-                    .timeout(TIMEOUT);
-                if url.starts_with("https:") {
-                    endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
-                }
-                Self::Grpc(endpoint.connect_lazy())
+    /// The URL cannot be used, or a variable of OpenTelemetry's is no text.
+    pub(super) fn new(
+        target: &Target,
+        resource: &Resource,
+        stdout: Sink,
+        dropped: Dropped,
+        closing: watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
+        let mut client = None;
+        let way = match target {
+            Target::Grpc(url) => Way::Grpc(channel(url)?),
+            Target::Http(url) => {
+                let http = Arc::new(Http::new(url.starts_with("https:")));
+                client = Some(Arc::clone(&http));
+                Way::Http(url, Protocol::HttpBinary, http)
             }
+            Target::Stdout => Way::Http("http://stdout", Protocol::HttpJson, Arc::new(Lines(stdout))),
+        };
+        let exporters = way.exporters(&retries(), resource)?;
+        let last = way.exporters(&RetryPolicy::disabled(), resource)?;
+        let refusals = Dispatch::new(tracing_subscriber::registry().with(Refusals(dropped)));
+        Ok(Self { exporters, last, closing, client, refusals })
+    }
+
+    /// # Errors
+    /// Why they were not taken.
+    pub(super) async fn spans(&self, spans: Vec<SpanData>) -> Result<(), String> {
+        self.told(async |by| by.spans.export(spans).await).await
+    }
+
+    /// # Errors
+    /// Why they were not taken.
+    pub(super) async fn logs(
+        &self,
+        records: &[SdkLogRecord],
+        scope: &InstrumentationScope,
+    ) -> Result<(), String> {
+        let records: Vec<_> = records.iter().map(|record| (record, scope)).collect();
+        self.told(async |by| by.logs.export(LogBatch::new(&records)).await).await
+    }
+
+    /// # Errors
+    /// Why they were not taken.
+    pub(super) async fn metrics(&self, metrics: &ResourceMetrics) -> Result<(), String> {
+        self.told(async |by| by.metrics.export(metrics).await).await
+    }
+
+    async fn told(&self, export: impl AsyncFnOnce(&Exporters) -> OTelSdkResult) -> Result<(), String> {
+        let mut closing = self.closing.clone();
+        let result = if *closing.borrow() {
+            export(&self.last).with_subscriber(self.refusals.clone()).await
+        } else {
+            let end = async {
+                let _ = closing.wait_for(|closing| *closing).await;
+                sleep(PATIENCE).await;
+            };
+            tokio::select! {
+                result = export(&self.exporters).with_subscriber(self.refusals.clone()) => result,
+                () = end => return Err("not before the end of the program".to_owned()),
+            }
+        };
+        result.map_err(|error| match self.client.as_ref().and_then(|client| client.cause()) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
         })
     }
+}
 
-    /// Sends; gives how many parts of the message the collector refused to take.
-    ///
-    /// # Errors
-    /// It could not be delivered.
-    pub(super) async fn send(&self, message: &Message) -> Result<i64, Failure> {
-        match self {
-            Self::Grpc(channel) => by_grpc(channel.clone(), message.clone()).await.map_err(|status| {
-                let passes = matches!(status.code(), Code::Unavailable | Code::Aborted);
-                Failure { passes, why: format!("{:?}: {}", status.code(), status.message()) }
-            }),
-            Self::Http { agent, url } => by_http(agent, url, message),
-            Self::Stdout(sink) => {
-                let mut line = message.as_json();
-                line.push(b'\n');
-                sink.push(&line);
-                Ok(0)
+/// What exporters share: a connection, or a client and the part of the URL before `/v1`.
+enum Way<'a> {
+    Grpc(Channel),
+    Http(&'a str, Protocol, Arc<dyn HttpClient>),
+}
+
+impl Way<'_> {
+    fn exporters(&self, retries: &RetryPolicy, resource: &Resource) -> anyhow::Result<Exporters> {
+        let (mut spans, mut logs, metrics) = match self {
+            Self::Grpc(channel) => (
+                by_grpc(SpanExporter::builder().with_tonic(), channel, retries).build()?,
+                by_grpc(LogExporter::builder().with_tonic(), channel, retries).build()?,
+                by_grpc(MetricExporter::builder().with_tonic(), channel, retries).build()?,
+            ),
+            Self::Http(url, protocol, client) => {
+                let url = |signal| format!("{url}/v1/{signal}");
+                (
+                    by_http(SpanExporter::builder().with_http(), url("traces"), *protocol, client, retries)
+                        .build()?,
+                    by_http(LogExporter::builder().with_http(), url("logs"), *protocol, client, retries)
+                        .build()?,
+                    by_http(
+                        MetricExporter::builder().with_http(),
+                        url("metrics"),
+                        *protocol,
+                        client,
+                        retries,
+                    )
+                    .build()?,
+                )
             }
-        }
+        };
+        spans.set_resource(resource);
+        logs.set_resource(resource);
+        Ok(Exporters { spans, logs, metrics })
     }
 }
 
-impl Message {
-    fn as_json(&self) -> Vec<u8> {
-        // Only a map with keys that are not texts can fail, and there is none.
-        match self {
-            Self::Spans(spans) => serde_json::to_vec(spans),
-            Self::Logs(logs) => serde_json::to_vec(logs),
-            Self::Metrics(metrics) => serde_json::to_vec(metrics),
-        }
-        .unwrap_or_default()
+fn by_grpc<B: WithExportConfig + WithTonicConfig>(builder: B, channel: &Channel, retries: &RetryPolicy) -> B {
+    builder.with_timeout(TIMEOUT).with_retry_policy(retries.clone()).with_channel(channel.clone())
+}
+
+fn by_http<B: WithExportConfig + WithHttpConfig>(
+    builder: B,
+    url: String,
+    protocol: Protocol,
+    client: &Arc<dyn HttpClient>,
+    retries: &RetryPolicy,
+) -> B {
+    let builder = builder.with_endpoint(url).with_protocol(protocol).with_timeout(TIMEOUT);
+    builder.with_retry_policy(retries.clone()).with_shared_http_client(Arc::clone(client))
+}
+
+/// Connects when there is something to send.
+fn channel(url: &str) -> anyhow::Result<Channel> {
+    let mut endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+    if url.starts_with("https:") {
+        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
+    }
+    Ok(endpoint.connect_lazy())
+}
+
+/// Counts what a collector refuses of a message that it takes: the exporters tell that as a warning of `tracing` and in
+/// no other way. Their other warnings end here: what is lost is said once, by the worker.
+struct Refusals(Dropped);
+
+impl<S: Subscriber> Layer<S> for Refusals {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_event() && metadata.target() == "opentelemetry-otlp"
     }
 
-    /// Its path and bytes over HTTP.
-    fn as_bytes(&self) -> (&'static str, Vec<u8>) {
-        match self {
-            Self::Spans(spans) => ("/v1/traces", spans.encode_to_vec()),
-            Self::Logs(logs) => ("/v1/logs", logs.encode_to_vec()),
-            Self::Metrics(metrics) => ("/v1/metrics", metrics.encode_to_vec()),
-        }
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::WARN)
     }
 
-    /// How many parts of it the collector's answer refuses. An answer that cannot be read refuses none.
-    fn refused(&self, answer: &[u8]) -> i64 {
-        match self {
-            Self::Spans(_) => {
-                ExportTraceServiceResponse::decode(answer).map_or(0, |answer| of_spans(&answer))
-            }
-            Self::Logs(_) => ExportLogsServiceResponse::decode(answer).map_or(0, |answer| of_logs(&answer)),
-            Self::Metrics(_) => {
-                ExportMetricsServiceResponse::decode(answer).map_or(0, |answer| of_metrics(&answer))
-            }
-        }
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        event.record(&mut Count(&self.0));
     }
 }
 
-fn of_spans(answer: &ExportTraceServiceResponse) -> i64 {
-    answer.partial_success.as_ref().map_or(0, |part| part.rejected_spans)
-}
+struct Count<'a>(&'a Dropped);
 
-fn of_logs(answer: &ExportLogsServiceResponse) -> i64 {
-    answer.partial_success.as_ref().map_or(0, |part| part.rejected_log_records)
-}
-
-fn of_metrics(answer: &ExportMetricsServiceResponse) -> i64 {
-    answer.partial_success.as_ref().map_or(0, |part| part.rejected_data_points)
-}
-
-async fn by_grpc(channel: Channel, message: Message) -> Result<i64, Status> {
-    Ok(match message {
-        Message::Spans(spans) => of_spans(TraceServiceClient::new(channel).export(spans).await?.get_ref()),
-        Message::Logs(logs) => of_logs(LogsServiceClient::new(channel).export(logs).await?.get_ref()),
-        Message::Metrics(metrics) => {
-            of_metrics(MetricsServiceClient::new(channel).export(metrics).await?.get_ref())
-        }
-    })
-}
-
-/// The statuses after which OTLP lets a client send again.
-const PASSING: [u16; 4] = [429, 502, 503, 504];
-
-fn by_http(agent: &ureq::Agent, url: &str, message: &Message) -> Result<i64, Failure> {
-    let (path, bytes) = message.as_bytes();
-    let sent = agent.post(format!("{url}{path}")).content_type("application/x-protobuf").send(&bytes[..]);
-    let mut answer = sent.map_err(|error| Failure {
-        passes: matches!(
-            error,
-            ureq::Error::Io(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound
-        ),
-        why: error.to_string(),
-    })?;
-    let status = answer.status();
-    if !status.is_success() {
-        return Err(Failure { passes: PASSING.contains(&status.as_u16()), why: format!("status {status}") });
+impl Visit for Count<'_> {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        let counter = match field.name() {
+            "rejected_spans" => &self.0.spans,
+            "rejected_log_records" => &self.0.logs,
+            "rejected_data_points" => &self.0.metrics,
+            _ => return,
+        };
+        counter.inc_by(u64::try_from(value).unwrap_or_default());
     }
-    let body = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-    Ok(body.map_or(0, |body| message.refused(&body)))
-}
 
-/// A client of its own: no proxy of the environment, no redirect.
-fn agent(tls: bool) -> ureq::Agent {
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .proxy(None)
-        .timeout_global(Some(TIMEOUT))
-        .user_agent(AGENT);
-    if !tls {
-        return config.build().into();
-    }
-    // What cannot be read is no authority; without any, no collector is believed.
-    let found = rustls_native_certs::load_native_certs().certs;
-    let roots: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    config.tls_config(tls).build().into()
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }

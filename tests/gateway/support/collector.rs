@@ -5,23 +5,25 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
-use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
 use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -47,6 +49,8 @@ pub struct Got {
     pub resource: Value,
     /// Messages, also those it refused.
     pub messages: usize,
+    /// The `authorization` of the last message.
+    pub authorization: Option<String>,
 }
 
 /// A running collector.
@@ -59,28 +63,46 @@ pub struct Collector {
 #[derive(Clone)]
 struct Inbox {
     got: Arc<watch::Sender<Got>>,
+    manner: Manner,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Takes,
+    /// It takes each message, and says that it refuses one part of it.
+    Partly,
     /// It takes nothing, and says that it may later.
-    refuses: bool,
+    Refuses,
 }
 
 impl Collector {
     /// One that speaks gRPC.
     pub async fn grpc() -> Self {
-        Self::over_grpc(false).await
+        Self::over_grpc(Manner::Takes).await
     }
 
     /// One that speaks HTTP.
     pub async fn http() -> Self {
-        Self::over_http(false).await
+        Self::over_http(Manner::Takes).await
+    }
+
+    /// One that refuses a part of each message (gRPC).
+    pub async fn grpc_partly() -> Self {
+        Self::over_grpc(Manner::Partly).await
+    }
+
+    /// One that refuses a part of each message (HTTP).
+    pub async fn http_partly() -> Self {
+        Self::over_http(Manner::Partly).await
     }
 
     /// One that answers everything with 503 (HTTP).
     pub async fn refusing() -> Self {
-        Self::over_http(true).await
+        Self::over_http(Manner::Refuses).await
     }
 
-    async fn over_grpc(refuses: bool) -> Self {
-        let (listener, address, inbox) = Self::prepare(refuses).await;
+    async fn over_grpc(manner: Manner) -> Self {
+        let (listener, address, inbox) = Self::prepare(manner).await;
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(inbox.clone()))
             .add_service(LogsServiceServer::new(inbox.clone()))
@@ -91,21 +113,32 @@ impl Collector {
         Self { address, inbox, serving }
     }
 
-    async fn over_http(refuses: bool) -> Self {
-        let (listener, address, inbox) = Self::prepare(refuses).await;
+    async fn over_http(manner: Manner) -> Self {
+        let (listener, address, inbox) = Self::prepare(manner).await;
         let (spans, logs, metrics) = (inbox.clone(), inbox.clone(), inbox.clone());
         let app = Router::new()
-            .route("/v1/traces", post(async move |body: Bytes| spans.over_http(&body, Inbox::spans)))
-            .route("/v1/logs", post(async move |body: Bytes| logs.over_http(&body, Inbox::logs)))
-            .route("/v1/metrics", post(async move |body: Bytes| metrics.over_http(&body, Inbox::metrics)));
+            .route(
+                "/v1/traces",
+                post(async move |head: HeaderMap, body: Bytes| spans.over_http(&head, &body, Inbox::spans)),
+            )
+            .route(
+                "/v1/logs",
+                post(async move |head: HeaderMap, body: Bytes| logs.over_http(&head, &body, Inbox::logs)),
+            )
+            .route(
+                "/v1/metrics",
+                post(async move |head: HeaderMap, body: Bytes| {
+                    metrics.over_http(&head, &body, Inbox::metrics)
+                }),
+            );
         let serving = tokio::spawn(async move { axum::serve(listener, app).await.expect("a collector") });
         Self { address, inbox, serving }
     }
 
-    async fn prepare(refuses: bool) -> (TcpListener, SocketAddr, Inbox) {
+    async fn prepare(manner: Manner) -> (TcpListener, SocketAddr, Inbox) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        (listener, address, Inbox { got: Arc::new(watch::Sender::default()), refuses })
+        (listener, address, Inbox { got: Arc::new(watch::Sender::default()), manner })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -142,42 +175,70 @@ impl Inbox {
     fn take(&self, edit: impl FnOnce(&mut Got)) {
         self.got.send_modify(|got| {
             got.messages += 1;
-            if !self.refuses {
+            if self.manner != Manner::Refuses {
                 edit(got);
             }
         });
     }
 
-    fn over_http<M: Message + Default>(&self, body: &[u8], take: fn(&Self, M)) -> impl IntoResponse + use<M> {
-        take(self, M::decode(body).expect("a message of OTLP"));
-        let status = if self.refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        // The empty message: all of it was taken.
-        (status, [(CONTENT_TYPE, "application/x-protobuf")], Vec::new())
+    fn heard(&self, authorization: Option<&str>) {
+        self.got.send_modify(|got| got.authorization = authorization.map(str::to_owned));
     }
 
-    fn spans(&self, message: ExportTraceServiceRequest) {
+    /// What it says of a message that it takes in part.
+    fn part<P>(&self, refused: P) -> Option<P> {
+        (self.manner == Manner::Partly).then_some(refused)
+    }
+
+    fn over_http<M: Message + Default, A: Message>(
+        &self,
+        head: &HeaderMap,
+        body: &[u8],
+        take: fn(&Self, M) -> A,
+    ) -> impl IntoResponse + use<M, A> {
+        self.heard(head.get(AUTHORIZATION).and_then(|value| value.to_str().ok()));
+        let answer = take(self, M::decode(body).expect("a message of OTLP"));
+        let refuses = self.manner == Manner::Refuses;
+        let status = if refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        (status, [(CONTENT_TYPE, "application/x-protobuf")], answer.encode_to_vec())
+    }
+
+    fn over_grpc<M, A>(&self, request: Request<M>, take: fn(&Self, M) -> A) -> Response<A> {
+        self.heard(request.metadata().get("authorization").and_then(|value| value.to_str().ok()));
+        Response::new(take(self, request.into_inner()))
+    }
+
+    fn spans(&self, message: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
         self.take(|got| {
             for part in message.resource_spans {
                 got.resource = attributes(&part.resource.expect("a resource").attributes);
                 got.spans.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
             }
         });
+        let refused = ExportTracePartialSuccess { rejected_spans: 1, error_message: "too old".to_owned() };
+        ExportTraceServiceResponse { partial_success: self.part(refused) }
     }
 
-    fn logs(&self, message: ExportLogsServiceRequest) {
+    fn logs(&self, message: ExportLogsServiceRequest) -> ExportLogsServiceResponse {
         self.take(|got| {
             for part in message.resource_logs {
                 got.resource = attributes(&part.resource.expect("a resource").attributes);
                 got.logs.extend(part.scope_logs.into_iter().flat_map(|scope| scope.log_records));
             }
         });
+        let refused =
+            ExportLogsPartialSuccess { rejected_log_records: 1, error_message: "too old".to_owned() };
+        ExportLogsServiceResponse { partial_success: self.part(refused) }
     }
 
-    fn metrics(&self, message: ExportMetricsServiceRequest) {
+    fn metrics(&self, message: ExportMetricsServiceRequest) -> ExportMetricsServiceResponse {
         self.take(|got| {
             let scopes = message.resource_metrics.into_iter().flat_map(|part| part.scope_metrics);
             got.metrics = scopes.flat_map(|scope| scope.metrics).collect();
         });
+        let refused =
+            ExportMetricsPartialSuccess { rejected_data_points: 1, error_message: "too old".to_owned() };
+        ExportMetricsServiceResponse { partial_success: self.part(refused) }
     }
 }
 
@@ -187,8 +248,7 @@ impl TraceService for Inbox {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.spans(request.into_inner());
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+        Ok(self.over_grpc(request, Self::spans))
     }
 }
 
@@ -198,8 +258,7 @@ impl LogsService for Inbox {
         &self,
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        self.logs(request.into_inner());
-        Ok(Response::new(ExportLogsServiceResponse::default()))
+        Ok(self.over_grpc(request, Self::logs))
     }
 }
 
@@ -209,8 +268,7 @@ impl MetricsService for Inbox {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        self.metrics(request.into_inner());
-        Ok(Response::new(ExportMetricsServiceResponse::default()))
+        Ok(self.over_grpc(request, Self::metrics))
     }
 }
 

@@ -17,6 +17,7 @@ pub mod quiet;
 pub mod recording;
 pub mod redis;
 pub mod socket;
+pub mod switch;
 pub mod timing;
 pub mod wire;
 

@@ -28,22 +28,7 @@ enum Shelf {
 impl SessionStore for RedisStore {
     async fn put(&self, session: Arc<Snapshot>) -> Result<(), StoreError> {
         self.ready()?;
-        let (key, uid) = (session.key().clone(), session.uid);
-        let (member, gone) = (member(&key, uid), session.gone_at().as_millisecond().to_string());
-        let by_id = self.keys.by_id(key.id.as_str());
-        let doc = Doc::new(Snapshot::clone(&session), None).write();
-        let document = self.keys.ended(key.id.as_str(), uid);
-        let calls = vec![
-            Call::new("SET", [document, doc, "PX".to_owned(), self.ended_ttl()]),
-            Call::new("SADD", [by_id.clone(), member.clone()]),
-            Call::new("PEXPIRE", [by_id, self.ids_ttl()]),
-            Call::new("ZADD", [self.keys.all_ended(), "0".to_owned(), member.clone()]),
-            Call::new("ZADD", [self.keys.gone(), gone, member.clone()]),
-            Call::new("ZREM", [self.keys.sessions(), member.clone()]),
-            Call::new("ZREM", [self.keys.activity(), member]),
-        ];
-        self.all(calls).await?;
-        Ok(())
+        Ok(self.shelve(&session).await?)
     }
 
     async fn get(&self, uid: Uid) -> Result<Option<Arc<Snapshot>>, StoreError> {
@@ -111,6 +96,26 @@ impl SessionStore for RedisStore {
 }
 
 impl RedisStore {
+    /// Puts an ended session on the shelf, also while the link is not up yet.
+    pub(in crate::session) async fn shelve(&self, session: &Snapshot) -> Result<(), LinkError> {
+        let (key, uid) = (session.key().clone(), session.uid);
+        let (member, gone) = (member(&key, uid), session.gone_at().as_millisecond().to_string());
+        let by_id = self.keys.by_id(key.id.as_str());
+        let doc = Doc::new(session.clone(), None).write();
+        let document = self.keys.ended(key.id.as_str(), uid);
+        let calls = vec![
+            Call::new("SET", [document, doc, "PX".to_owned(), self.ended_ttl()]),
+            Call::new("SADD", [by_id.clone(), member.clone()]),
+            Call::new("PEXPIRE", [by_id, self.ids_ttl()]),
+            Call::new("ZADD", [self.keys.all_ended(), "0".to_owned(), member.clone()]),
+            Call::new("ZADD", [self.keys.gone(), gone, member.clone()]),
+            Call::new("ZREM", [self.keys.sessions(), member.clone()]),
+            Call::new("ZREM", [self.keys.activity(), member]),
+        ];
+        self.all(calls).await?;
+        Ok(())
+    }
+
     /// Questions of people do not wait for a store that is known to be away.
     fn ready(&self) -> Result<(), StoreError> {
         if self.link.is_up() { Ok(()) } else { Err(StoreError("redis is unavailable".to_owned())) }

@@ -88,7 +88,7 @@ impl RedisStore {
     /// The record of an incarnation is written.
     pub(in crate::session) async fn done(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
         let keys = vec![self.keys.incarnation(key, uid)];
-        self.link.run::<Value>(&self.scripts.done, keys, Vec::new()).await.map(drop)
+        self.link.run::<Value>(&self.scripts.done, keys, vec![self.active_ttl()]).await.map(drop)
     }
 
     /// The one that was about to write a record is gone: this instance will.

@@ -16,6 +16,7 @@ pub(super) struct Scripts {
     pub(super) flush: Script,
     pub(super) end: Script,
     pub(super) close: Script,
+    pub(super) again: Script,
     pub(super) done: Script,
     pub(super) order: Script,
     pub(super) note: Script,
@@ -30,6 +31,7 @@ impl Scripts {
             flush: Script::new(FLUSH),
             end: Script::new(END),
             close: Script::new(CLOSE),
+            again: Script::new(AGAIN),
             done: Script::new(DONE),
             order: Script::new(ORDER),
             note: Script::new(NOTE),
@@ -170,12 +172,22 @@ redis.call('HSET', KEYS[1], 'record', ARGV[1])
 return {'record', redis.call('HGETALL', KEYS[1])}
 "#;
 
-/// KEYS incarnation. The record is written: what it was made of may go.
+/// KEYS incarnation. ARGV ttl, share, document. Closes a share that was closed already, unless the record is
+/// written. Claims nothing.
+const AGAIN: &str = r#"
+if redis.call('HEXISTS', KEYS[1], 'done') == 1 then return 0 end
+redis.call('HDEL', KEYS[1], 'o:' .. ARGV[2], 'n:' .. ARGV[2])
+redis.call('HSET', KEYS[1], 'c:' .. ARGV[2], ARGV[3])
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"#;
+
+/// KEYS incarnation. ARGV ttl. The record is written: what it was made of may go.
 const DONE: &str = r#"
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if field ~= 'end' and field ~= 'record' then redis.call('HDEL', KEYS[1], field) end
 end
-return redis.call('HSET', KEYS[1], 'done', '1')
+redis.call('HSET', KEYS[1], 'done', '1')
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
 "#;
 
 /// KEYS killed. ARGV field, revision, 1 to win in any case, document without its version and revision,

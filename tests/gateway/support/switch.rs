@@ -1,0 +1,45 @@
+//! An address that leads to one server and, from one moment on, to another: what a failover looks like from
+//! outside.
+
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// The address, and where it leads.
+pub struct Switch {
+    address: SocketAddr,
+    target: watch::Sender<SocketAddr>,
+}
+
+impl Switch {
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let target = watch::Sender::new(target);
+        let mut targets = target.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let target = *targets.borrow_and_update();
+                let mut moved = targets.clone();
+                tokio::spawn(async move {
+                    let Ok(mut server) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = moved.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, target }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Leads elsewhere from now on; what is connected is cut.
+    pub fn to(&self, target: SocketAddr) {
+        self.target.send_replace(target);
+    }
+}
