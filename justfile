@@ -69,10 +69,12 @@ clients:
 fmt:
     cargo fmt
 
-# Make conf/schema.json again, after a key of the configuration has changed.
+# Make conf/schema.json and docs/cdr.schema.json again, after a key of the configuration or of the record has changed.
 schema:
     cargo run --quiet -- schema > target/schema.json
     mv target/schema.json conf/schema.json
+    cargo run --quiet -- schema --of record > target/schema.json
+    mv target/schema.json docs/cdr.schema.json
 
 # Formatting and lints, warnings are errors.
 lint:

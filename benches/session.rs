@@ -12,7 +12,7 @@ use elida::clock::Clock;
 use elida::ids::{BackendName, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use elida::session::store::MemoryStore;
 use elida::session::{
-    Arrival, Cut, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, Written,
+    Arrival, Cut, Event, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, Written,
 };
 use elida::settings::fault::Faults;
 use futures::FutureExt;
@@ -25,12 +25,7 @@ fn manager() -> Arc<Manager> {
     let written =
         Written { max_active: 10_000_000, max_active_per_principal: 10_000_000, ..Written::default() };
     let settings = written.compile(&mut Faults::default()).expect("good settings");
-    Manager::new(
-        settings,
-        Clock::system(),
-        Arc::new(MemoryStore::default()),
-        Arc::new(|_: &elida::session::Event| {}),
-    )
+    Manager::new(settings, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_: &Event| {}))
 }
 
 fn arrival(session: &str) -> Arrival {

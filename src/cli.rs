@@ -19,11 +19,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::app;
 use crate::config::{Environment, Flags, Sources, schema};
+use crate::history::form;
 use crate::settings::fault::Faults;
 
 /// Exit code: it was tried and failed.
@@ -89,14 +90,27 @@ enum Command {
     Cdr(cdr::CdrCommand),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
     Healthcheck(health::HealthArgs),
-    /// Print the JSON Schema of the configuration, for editors
-    Schema,
+    /// Print the JSON Schema of the configuration, for editors, or of the records
+    Schema(SchemaArgs),
     /// Print completions for a shell
     Completions {
         /// The shell
         #[arg(value_parser = ["bash", "zsh", "fish"])]
         shell: String,
     },
+}
+
+#[derive(Args, Debug)]
+struct SchemaArgs {
+    /// config: the file that elida run reads; record: a line of elida cdr export
+    #[arg(long, value_name = "FORM", default_value = "config")]
+    of: SchemaOf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchemaOf {
+    Config,
+    Record,
 }
 
 #[derive(Args, Debug)]
@@ -159,8 +173,12 @@ pub fn main() -> ExitCode {
         Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(&command).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
-        Command::Schema => {
-            print(&format!("{:#}\n", schema()));
+        Command::Schema(arguments) => {
+            let schema = match arguments.of {
+                SchemaOf::Config => schema(),
+                SchemaOf::Record => form::schema(),
+            };
+            print(&format!("{schema:#}\n"));
             Ok(())
         }
         Command::Completions { shell } => {

@@ -106,9 +106,12 @@ fn completions_are_valid_bash_and_know_every_command() {
 }
 
 #[test]
-fn the_schema_is_the_shipped_file() {
+fn the_schemas_are_the_shipped_files() {
     let (code, out, _) = told(&elida(&["schema"], &[]));
     assert!(code == 0 && out == include_str!("../conf/schema.json"), "run: just schema");
+    let (code, out, _) = told(&elida(&["schema", "--of", "record"], &[]));
+    assert!(code == 0 && out == include_str!("../docs/cdr.schema.json"), "run: just schema");
+    assert_eq!(elida(&["schema", "--of", "nonsense"], &[]).status.code(), Some(2));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::{Event, Listener};
+use crate::session::{Event, Listener, Served};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -45,6 +45,16 @@ impl Listener for Ledger {
 
     fn is_behind(&self) -> bool {
         self.history.as_ref().is_some_and(|history| history.is_behind())
+    }
+
+    fn wants_legs(&self) -> bool {
+        self.history.as_ref().is_some_and(|history| history.wants_legs())
+    }
+
+    fn hear_leg(&self, leg: Served) {
+        if let Some(history) = &self.history {
+            history.note_leg(leg);
+        }
     }
 }
 

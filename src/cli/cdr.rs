@@ -28,7 +28,10 @@ pub(super) enum CdrCommand {
 /// Arguments of `elida cdr export`.
 #[derive(Args, Debug)]
 pub(super) struct ExportArgs {
-    /// ndjson, with the chain, for verify; csv, for tables
+    /// Each request that is kept (history.legs) instead of the records
+    #[arg(long)]
+    requests: bool,
+    /// ndjson, of records with the chain, for verify; csv, for tables
     #[arg(long, value_parser = ["ndjson", "csv"], default_value = "ndjson")]
     format: String,
     /// Only what ended since: 2026-11-20T10:00:00Z, or 24h for so long ago
@@ -84,7 +87,8 @@ pub(super) fn cdr(command: &CdrCommand) -> anyhow::Result<()> {
 
 fn export(arguments: &ExportArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.control)?;
-    let mut query = vec![("format", arguments.format.clone())];
+    let of = if arguments.requests { "requests" } else { "records" };
+    let mut query = vec![("of", of.to_owned()), ("format", arguments.format.clone())];
     query.extend(arguments.from.clone().map(|from| ("from", from)));
     query.extend(arguments.to.clone().map(|to| ("to", to)));
     let path = ["control", "records", "export"];

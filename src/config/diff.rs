@@ -6,7 +6,7 @@ use super::compiled::Config;
 type Differs = fn(&Config, &Config) -> bool;
 
 /// The keys that take effect only at a start; all others apply at once.
-const RESTART_KEYS: [(&str, Differs); 8] = [
+const RESTART_KEYS: [(&str, Differs); 9] = [
     ("listen", |old, new| old.listen != new.listen),
     ("control.listen", |old, new| old.control.listen() != new.control.listen()),
     ("server.threads", |old, new| old.server.threads() != new.server.threads()),
@@ -18,6 +18,7 @@ const RESTART_KEYS: [(&str, Differs); 8] = [
     ("data_dir", |old, new| old.data_dir != new.data_dir),
     // One name for both of its keys: either changes which file is written.
     ("history.file", |old, new| old.history.file(&new.data_dir) != new.history.file(&new.data_dir)),
+    ("history.legs", |old, new| old.history.keeps_all_legs() != new.history.keeps_all_legs()),
     ("telemetry", |old, new| old.telemetry != new.telemetry),
 ];
 

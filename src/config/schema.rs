@@ -57,9 +57,15 @@ fn soften(definition: &mut Value) {
 }
 
 #[cfg(test)]
+#[path = "../../tests/gateway/support/json_schema.rs"]
+#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
+mod json_schema;
+
+#[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use super::json_schema::fits;
     use super::*;
 
     fn written() -> String {
@@ -71,58 +77,6 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/schema.json");
         let file = std::fs::read_to_string(path).unwrap_or_default();
         assert!(file == written(), "conf/schema.json is old; run: just schema");
-    }
-
-    /// As much of JSON Schema as the file uses.
-    fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-        if let Some(reference) = schema["$ref"].as_str() {
-            let at = reference.strip_prefix('#').and_then(|path| root.pointer(path)).expect(reference);
-            return fits(root, at, value);
-        }
-        if let Some(any) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
-            let faults: Vec<String> = any.iter().filter_map(|one| fits(root, one, value).err()).collect();
-            return if faults.len() < any.len() { Ok(()) } else { Err(faults.join(" | ")) };
-        }
-        let words = schema["enum"].as_array().map(Vec::as_slice);
-        let words = words.or(schema.get("const").map(std::slice::from_ref));
-        if words.is_some_and(|words| !words.contains(value)) {
-            return Err(format!("{value} is not a known word"));
-        }
-        let kind = match value {
-            Value::Null => "null",
-            Value::Bool(_) => "boolean",
-            Value::Number(_) => "integer",
-            Value::String(_) => "string",
-            Value::Array(_) => "array",
-            Value::Object(_) => "object",
-        };
-        let kinds = &schema["type"];
-        let is_one =
-            |kind| kinds == kind || kinds.as_array().is_some_and(|kinds| kinds.contains(&json!(kind)));
-        let is_kind = if value.is_f64() { is_one("number") } else { is_one(kind) };
-        if !kinds.is_null() && !is_kind {
-            return Err(format!("{value} is not {kinds}"));
-        }
-        if let Some(limit) = schema["maximum"].as_u64().filter(|limit| value.as_u64() > Some(*limit)) {
-            return Err(format!("{value} is above {limit}"));
-        }
-        if schema["pattern"].is_string() && !value.as_str().is_some_and(|text| text.contains("${")) {
-            return Err(format!("{value} is no reference"));
-        }
-        for item in value.as_array().into_iter().flatten() {
-            fits(root, &schema["items"], item)?;
-        }
-        for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            value.get(key).ok_or_else(|| format!("{key} is missing"))?;
-        }
-        for (key, below) in value.as_object().into_iter().flatten() {
-            let known = schema["properties"].get(key).or(Some(&schema["additionalProperties"]));
-            match known.filter(|known| **known != json!(false)) {
-                Some(known) => fits(root, known, below).map_err(|fault| format!("{key}: {fault}"))?,
-                None => return Err(format!("no key is called {key}")),
-            }
-        }
-        Ok(())
     }
 
     fn check(text: &str) -> Result<(), String> {

@@ -362,11 +362,19 @@ fn a_file_is_read_from_the_flag_or_the_variable() {
 fn a_reload_reports_what_needs_a_restart() {
     let old = config("");
     let new = config(
-        "listen: ':1'\ncontrol: { listen: '127.0.0.1:2' }\ndata_dir: /tmp\nserver: { threads: 77 }\nhistory: { enabled: false }\ntelemetry: { enabled: true }",
+        "listen: ':1'\ncontrol: { listen: '127.0.0.1:2' }\ndata_dir: /tmp\nserver: { threads: 77 }\nhistory: { enabled: false, legs: all }\ntelemetry: { enabled: true }",
     );
     assert_eq!(
         changed_restart_keys(&old, &new),
-        ["listen", "control.listen", "server.threads", "data_dir", "history.file", "telemetry"]
+        [
+            "listen",
+            "control.listen",
+            "server.threads",
+            "data_dir",
+            "history.file",
+            "history.legs",
+            "telemetry"
+        ]
     );
     let live = config(&format!("logging: {{ level: debug }}\n{TWO}"));
     assert_eq!(changed_restart_keys(&old, &live), [""; 0]);

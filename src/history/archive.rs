@@ -12,12 +12,13 @@ use arc_swap::ArcSwap;
 
 use super::captures::{self, Order, Waiting};
 use super::entries::Entry;
+use super::leg_queue::{LegSender, leg_queue};
 use super::reader::Reader;
 use super::seal::Signer;
 use super::settings::Settings;
 use super::writer::{Message, Writer};
 use crate::capture::Capture;
-use crate::session::Event;
+use crate::session::{Event, Served};
 use crate::telemetry::history::HistoryMetrics;
 
 /// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
@@ -40,6 +41,8 @@ pub struct Archive {
     queue: SyncSender<Message>,
     /// How many entries are in it beside captures.
     waiting: Arc<AtomicUsize>,
+    /// Only where all of them are kept.
+    legs: Option<LegSender>,
     thread: Mutex<Option<JoinHandle<()>>>,
     captures: SyncSender<Order>,
     capturing: Mutex<Option<JoinHandle<()>>>,
@@ -66,6 +69,8 @@ impl Archive {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
+        let (sender, legs) = leg_queue(metrics.clone());
+        let sender = settings.keeps_all_legs().then_some(sender);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let closing = Arc::new(AtomicBool::new(false));
         let waiting = Arc::<AtomicUsize>::default();
@@ -76,6 +81,7 @@ impl Archive {
             metrics.clone(),
             Arc::clone(&closing),
             Arc::clone(&waiting),
+            legs,
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
         // Captures have places of their own: they take none that a record needs.
@@ -91,6 +97,7 @@ impl Archive {
         Ok(Arc::new(Self {
             queue,
             waiting,
+            legs: sender,
             thread: Mutex::new(Some(thread)),
             captures: orders,
             capturing: Mutex::new(Some(capturing)),
@@ -107,11 +114,24 @@ impl Archive {
     pub fn note(&self, event: &Event) {
         let Some(entry) = Entry::of(event) else { return };
         let room = if matches!(entry, Entry::Started { .. }) { BEGINNINGS } else { QUEUE };
+        let kept = entry.kept();
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= room
             || self.queue.try_send(Message::Entry(entry)).is_err()
         {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.metrics.dropped(1);
+            self.metrics.dropped(kept, 1);
+        }
+    }
+
+    /// Whether each leg is to be noted, not only the last ones with the record (`history.legs`).
+    pub fn wants_legs(&self) -> bool {
+        self.legs.is_some()
+    }
+
+    /// Notes a leg that has ended, under the same terms.
+    pub fn note_leg(&self, leg: Served) {
+        if let Some(legs) = &self.legs {
+            legs.send(leg);
         }
     }
 
@@ -131,7 +151,7 @@ impl Archive {
         self.waiting.load(Ordering::Relaxed) >= BEHIND && self.metrics.is_up()
     }
 
-    /// Takes new settings: retention and size. The file stays the one of the start.
+    /// Takes new settings: retention and size. The file and which legs are kept stay those of the start.
     pub fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Transaction, params};
+use rusqlite::{CachedStatement, Transaction, params};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::captures::Row;
 use super::chain::Tip;
 use crate::ids::{AgentId, SessionId, Uid};
 use crate::protocol::usage::{Cost, Usage};
-use crate::session::{Event, KillOrder, Record};
+use crate::session::{Event, KillOrder, Record, RequestLine, Served};
+use crate::telemetry::history::Kept;
 
 /// Something to be written.
 #[derive(Debug)]
@@ -56,14 +58,24 @@ impl Entry {
         }
     }
 
-    /// Writes it; a record becomes the chain's new tip.
-    pub(super) fn write(&self, rows: &Transaction<'_>, tip: &mut Tip) -> rusqlite::Result<()> {
+    /// What it is counted as when it cannot be kept; bodies are counted apart.
+    pub(super) fn kept(&self) -> Kept {
+        if matches!(self, Self::Ended(_)) { Kept::Record } else { Kept::Event }
+    }
+
+    /// Writes it, a record with its last legs if `with_legs`; it becomes the chain's new tip.
+    pub(super) fn write(
+        &self,
+        rows: &Transaction<'_>,
+        tip: &mut Tip,
+        with_legs: bool,
+    ) -> rusqlite::Result<()> {
         match self {
             Self::Captured(row) => row.write(rows),
             Self::Started { at, id, uid } => event(rows, *at, "session_started", id, *uid, &json!({})),
             Self::Ended(record) => {
                 event(rows, record.ended_at, "session_ended", &record.session_id, record.uid, &json!({}))?;
-                record_rows(rows, record, tip)
+                record_rows(rows, record, tip, with_legs)
             }
             Self::Killed(order) => {
                 let kind = if order.agent.is_some() { "agent_killed" } else { "session_killed" };
@@ -126,7 +138,12 @@ fn kill_row(rows: &Transaction<'_>, order: &KillOrder) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn record_rows(rows: &Transaction<'_>, record: &Record, tip: &mut Tip) -> rusqlite::Result<()> {
+fn record_rows(
+    rows: &Transaction<'_>,
+    record: &Record,
+    tip: &mut Tip,
+    with_legs: bool,
+) -> rusqlite::Result<()> {
     let text = serde_json::to_string(record).map_err(|fault| odd(Box::new(fault)))?;
     let (body, next) = tip.link(&text).ok_or_else(|| odd("a record that is no object".into()))?;
     let insert = "INSERT INTO records (seq, uid, session_id, state, kind, principal, client, backend, \
@@ -158,10 +175,42 @@ fn record_rows(rows: &Transaction<'_>, record: &Record, tip: &mut Tip) -> rusqli
     }
     *tip = next;
     usage_rows(rows, record, tip.seq)?;
-    let mut leg = rows.prepare_cached("INSERT INTO legs (seq, body) VALUES (?1, ?2)")?;
-    for line in record.requests.iter().rev() {
-        leg.execute(params![signed(tip.seq), json!(line).to_string()])?;
+    let mut insert = insert_leg(rows)?;
+    for line in record.requests.iter().rev().filter(|_| with_legs) {
+        leg_row(&mut insert, record.uid, line, None)?;
     }
+    Ok(())
+}
+
+/// Legs that have ended, whatever becomes of their sessions.
+pub(super) fn leg_rows(rows: &Transaction<'_>, legs: &[Served]) -> rusqlite::Result<()> {
+    let mut insert = insert_leg(rows)?;
+    for leg in legs {
+        leg_row(&mut insert, leg.uid, &leg.line(), leg.usage())?;
+    }
+    Ok(())
+}
+
+fn insert_leg<'a>(rows: &'a Transaction<'_>) -> rusqlite::Result<CachedStatement<'a>> {
+    rows.prepare_cached("INSERT INTO requests (uid, at_ms, body) VALUES (?1, ?2, ?3)")
+}
+
+fn leg_row(
+    insert: &mut CachedStatement<'_>,
+    uid: Uid,
+    line: &RequestLine,
+    usage: Option<Usage>,
+) -> rusqlite::Result<()> {
+    #[derive(Serialize)]
+    struct Leg<'a> {
+        #[serde(flatten)]
+        line: &'a RequestLine,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    }
+    let ended = line.started_at.as_millisecond().saturating_add_unsigned(line.duration_ms);
+    let body = serde_json::to_string(&Leg { line, usage }).map_err(|fault| odd(Box::new(fault)))?;
+    insert.execute(params![uid.to_string(), ended, body])?;
     Ok(())
 }
 

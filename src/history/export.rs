@@ -14,8 +14,11 @@ use super::window::Window;
 /// Records read at a time.
 const PAGE: i64 = 500;
 
-/// The columns of the CSV form: a name, and where the value stands in the record.
-const COLUMNS: [(&str, &str); 24] = [
+/// A column of the CSV form: its name, and where the value stands in the JSON form.
+pub(super) type Column = (&'static str, &'static str);
+
+/// The columns of records.
+const COLUMNS: [Column; 24] = [
     ("seq", "/chain/seq"),
     ("uid", "/uid"),
     ("session_id", "/session_id"),
@@ -103,7 +106,7 @@ impl Reader {
                 let (prev, body): (String, String) = (row.get(1)?, row.get(2)?);
                 match format {
                     Format::Ndjson => heads.record(seq, prev, &body, sink)?,
-                    Format::Csv => csv(&body, sink)?,
+                    Format::Csv => csv(&body, &COLUMNS, sink)?,
                 }
                 (next, count) = (seq + 1, count + 1);
             }
@@ -187,9 +190,10 @@ impl Heads<'_> {
     }
 }
 
-fn csv(body: &str, sink: &mut impl Write) -> Result<(), ExportError> {
+/// One line of a table.
+pub(super) fn csv(body: &str, columns: &[Column], sink: &mut impl Write) -> Result<(), ExportError> {
     let record: Value = serde_json::from_str(body).map_err(io::Error::other)?;
-    for (index, (_, pointer)) in COLUMNS.iter().enumerate() {
+    for (index, (_, pointer)) in columns.iter().enumerate() {
         if index > 0 {
             sink.write_all(b",")?;
         }

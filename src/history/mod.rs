@@ -7,6 +7,8 @@
 //! - [`settings`]: `history:` of the file.
 //! - [`archive`]: the front: takes what happens without ever waiting, and opens readers.
 //! - [`writer`]: the one thread that writes; what it does when the disk is full.
+//! - [`leg_queue`]: how legs come to it, apart from all else.
+//! - [`prune`]: what is forgotten, and when.
 //! - [`entries`]: how an event becomes rows.
 //! - [`captures`]: bodies on their way to the file, bounded and apart.
 //! - [`schema`]: the tables, by version.
@@ -14,6 +16,8 @@
 //! - [`seal`]: the signed head of the chain, and the key in the data directory.
 //! - [`standing`]: the kill orders that still stand.
 //! - [`reader`], [`window`]: pages, one record in full, series for charts.
+//! - [`leg_reader`]: the legs of a session, page by page, or those of a time as a file.
+//! - [`form`]: a record's form as a JSON Schema.
 //! - [`export`]: the records as NDJSON with their chain, or as CSV.
 //! - [`verify`]: an exported file, checked without the gateway.
 //!
@@ -23,6 +27,8 @@
 pub mod archive;
 pub mod chain;
 pub mod export;
+pub mod form;
+pub mod leg_reader;
 pub mod reader;
 pub mod seal;
 pub mod settings;
@@ -32,9 +38,13 @@ pub mod window;
 
 mod captures;
 mod entries;
+mod leg_queue;
+mod prune;
 mod schema;
 mod writer;
 
+#[cfg(test)]
+mod leg_tests;
 #[cfg(test)]
 mod tests;
 

@@ -24,6 +24,8 @@ const LINES: usize = 1000;
 const CAPTURES: usize = 8 << 20;
 /// Events of one session that are shown.
 const EVENTS: usize = 200;
+/// Requests of one session that are shown with its record; [`Reader::legs`] gives all that are kept.
+const REQUESTS: usize = 20;
 
 /// One view of the history.
 pub struct Reader {
@@ -164,17 +166,20 @@ impl Reader {
 
     /// The record of a uid, or the last one of a session id, with all that is kept beside it.
     pub fn detail(&self, target: &str) -> rusqlite::Result<Option<Detail>> {
-        let sql =
-            "SELECT seq, uid, body FROM records WHERE uid = ?1 OR session_id = ?1 ORDER BY seq DESC LIMIT 1";
-        let found = self.database.query_row(sql, [target], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, json(row, 2)?))
-        });
-        let (seq, uid, record) = match found {
+        let sql = "SELECT uid, body FROM records WHERE uid = ?1 OR session_id = ?1 ORDER BY seq DESC LIMIT 1";
+        let found =
+            self.database.query_row(sql, [target], |row| Ok((row.get::<_, String>(0)?, json(row, 1)?)));
+        let (uid, record) = match found {
             Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(None),
             found => found?,
         };
-        let mut legs = self.database.prepare("SELECT body FROM legs WHERE seq = ?1 ORDER BY rowid")?;
-        let requests = legs.query_map([seq], |row| json(row, 0))?.collect::<rusqlite::Result<_>>()?;
+        let mut legs = self.database.prepare(
+            "SELECT body FROM (SELECT number, body FROM requests WHERE uid = ?1 ORDER BY number DESC LIMIT ?2) \
+             ORDER BY number",
+        )?;
+        let limit = i64::try_from(REQUESTS).unwrap_or(i64::MAX);
+        let requests =
+            legs.query_map(params![uid, limit], |row| json(row, 0))?.collect::<rusqlite::Result<_>>()?;
         let mut events = self.database.prepare(
             "SELECT at_ms, type, session_id, uid, body FROM events WHERE uid = ?1 ORDER BY number LIMIT ?2",
         )?;
@@ -285,8 +290,8 @@ impl Reader {
     }
 }
 
-/// The first `limit` of what was found, and the number before which the next page begins, if there is more.
-fn one_page<T>(mut found: Vec<(i64, T)>, limit: usize) -> (Vec<T>, Option<String>) {
+/// The first `limit` of what was found, and the number at which the next page goes on, if there is more.
+pub(super) fn one_page<T>(mut found: Vec<(i64, T)>, limit: usize) -> (Vec<T>, Option<String>) {
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(number, _)| number.to_string());
@@ -331,7 +336,7 @@ fn time(millis: i64) -> Timestamp {
 }
 
 /// JSON as it was written.
-fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Box<RawValue>> {
+pub(super) fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Box<RawValue>> {
     let text: String = row.get(column)?;
     RawValue::from_string(text).map_err(|fault| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(fault))

@@ -3,8 +3,9 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step each; a step that was ever released is never changed.
-const STEPS: [&str; 3] = [
-    "
+const STEPS: [&str; 4] = [FIRST, ORDERS_BY_END, REQUESTS_BY_UID, CAPTURES];
+
+const FIRST: &str = "
     CREATE TABLE records (
         seq INTEGER PRIMARY KEY,
         uid TEXT NOT NULL UNIQUE,
@@ -66,16 +67,39 @@ const STEPS: [&str; 3] = [
         seq INTEGER PRIMARY KEY,
         body TEXT NOT NULL
     ) STRICT;
-",
-    // When an order ceases to stand: its block ends, another takes its place, or it is lifted.
-    "
+";
+
+/// When an order ceases to stand: its block ends, another takes its place, or it is lifted.
+const ORDERS_BY_END: &str = "
     ALTER TABLE kills ADD COLUMN ends_ms INTEGER NOT NULL DEFAULT 9223372036854775807;
     UPDATE kills SET ends_ms = coalesce(lifted_ms,
         CASE WHEN json_valid(body) THEN unixepoch(body ->> '$.until') * 1000 END, ends_ms);
     CREATE INDEX kills_by_end ON kills (ends_ms);
     CREATE INDEX kills_by_id ON kills (session_id);
-",
-    "
+";
+
+/// Requests no longer need a record. What an older program still writes while it hands over (SIGQUIT) goes through
+/// the view.
+const REQUESTS_BY_UID: &str = "
+    CREATE TABLE requests (
+        number INTEGER PRIMARY KEY,
+        uid TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO requests (uid, at_ms, body) SELECT uid, coalesce(CAST(1000 * unixepoch(legs.body ->> '$.started_at', \
+        'subsec') AS INTEGER) + (legs.body ->> '$.duration_ms'), ended_ms), legs.body \
+        FROM legs JOIN records ON records.seq = legs.seq ORDER BY legs.rowid;
+    CREATE INDEX requests_by_uid ON requests (uid);
+    DROP TABLE legs;
+    CREATE VIEW legs AS SELECT seq, requests.body FROM requests JOIN records ON records.uid = requests.uid;
+    CREATE TRIGGER legs_of_an_older_program INSTEAD OF INSERT ON legs BEGIN
+        INSERT INTO requests (uid, at_ms, body) SELECT uid, ended_ms, NEW.body FROM records WHERE seq = NEW.seq;
+    END;
+";
+
+/// Bodies that are kept beside the records.
+const CAPTURES: &str = "
     CREATE TABLE captures (
         number INTEGER PRIMARY KEY,
         uid TEXT NOT NULL,
@@ -86,8 +110,7 @@ const STEPS: [&str; 3] = [
     CREATE INDEX captures_by_time ON captures (at_ms);
     CREATE INDEX captures_by_uid ON captures (uid);
     CREATE INDEX captures_by_id ON captures (session_id);
-",
-];
+";
 
 /// The version that this program writes.
 const KNOWN: u32 = STEPS.len() as u32;

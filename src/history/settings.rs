@@ -26,8 +26,21 @@ pub struct Written {
     pub file: String,
     /// What ended longer ago is forgotten.
     pub retention: Span,
-    /// The largest size of the file; above it the oldest bodies go first, then the oldest records.
+    /// The largest size of the file; above it the oldest goes first: bodies, then requests, then records.
     pub max_size: Size,
+    /// Which requests of a session are kept one by one. Needs a restart.
+    pub legs: Legs,
+}
+
+/// `history.legs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Legs {
+    /// The last 20, written with the session's record.
+    #[default]
+    Last,
+    /// Each, written when it ends, with its token counts.
+    All,
 }
 
 impl Default for Written {
@@ -37,6 +50,7 @@ impl Default for Written {
             file: String::new(),
             retention: Span(Duration::from_secs(30 * 24 * 3600)),
             max_size: Size::mib(4 << 10),
+            legs: Legs::default(),
         }
     }
 }
@@ -50,12 +64,18 @@ pub struct Settings {
     pub retention: Duration,
     /// The largest size of the file, in bytes.
     pub max_size: u64,
+    legs: Legs,
 }
 
 impl Settings {
     /// The file to keep the history in; `None` when nothing is to be kept.
     pub fn file(&self, data_dir: &Path) -> Option<PathBuf> {
         self.enabled.then(|| data_dir.join(&self.file))
+    }
+
+    /// True when each request of a session is kept, not only its last ones.
+    pub fn keeps_all_legs(&self) -> bool {
+        self.legs == Legs::All
     }
 }
 
@@ -79,6 +99,7 @@ impl Written {
             file,
             retention: self.retention.0,
             max_size: self.max_size.0,
+            legs: self.legs,
         })
     }
 }

@@ -229,7 +229,7 @@ async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
     sessions(&again, 10..12).await;
     let report = checked(&exported(&again)).unwrap();
     assert_eq!((report.records, report.first, report.last), (8, 5, 12));
-    assert_eq!(count(&again, "legs"), 8);
+    assert_eq!(count(&again, "requests"), 8);
 
     other.execute("UPDATE records SET ended_ms = ?1", [old]).unwrap();
     again.close();

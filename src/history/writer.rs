@@ -9,22 +9,21 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
-use tracing::{error, info, warn};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use tracing::{error, info};
 
 use super::chain::Tip;
 use super::entries::{self, Entry};
+use super::leg_queue::{GATHER, LegReceiver};
 use super::schema::{self, SchemaError};
 use super::seal::Signer;
 use super::settings::Settings;
-use crate::telemetry::history::HistoryMetrics;
+use crate::telemetry::history::{HistoryMetrics, Kept};
 
 /// Entries of one transaction at most.
 const BATCH: usize = 512;
 /// Bytes of one transaction beside its last entry, roughly.
 const BATCH_BYTES: usize = 2 << 20;
-/// Pages that one transaction needs at most, roughly.
-const BATCH_PAGES: i64 = 2048;
 /// How long a file that cannot be written to is left alone.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A head is signed after so many records, or so much time.
@@ -32,8 +31,6 @@ const SEAL_RECORDS: u64 = 1000;
 const SEAL_TIME: Duration = Duration::from_secs(60);
 /// How often what is too old is looked for.
 const PRUNE_TIME: Duration = Duration::from_secs(60);
-/// Records forgotten in one transaction.
-const PRUNE_RECORDS: i64 = 2000;
 /// How long a lock of another process is waited for: of the one that takes over (SIGQUIT).
 const LOCK: Duration = Duration::from_secs(5);
 
@@ -59,9 +56,9 @@ struct Asked {
 
 /// What the thread works with.
 pub(super) struct Writer {
-    database: Connection,
-    signer: Arc<Signer>,
-    settings: Arc<ArcSwap<Settings>>,
+    pub(super) database: Connection,
+    pub(super) signer: Arc<Signer>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
     metrics: HistoryMetrics,
     /// True when the process ends: nothing is tried for long any more.
     closing: Arc<AtomicBool>,
@@ -69,6 +66,9 @@ pub(super) struct Writer {
     waiting: Arc<AtomicUsize>,
     batch: Vec<Entry>,
     batch_bytes: usize,
+    /// Empty for ever with `history.legs: last`: the last ones come with their record then.
+    legs: LegReceiver,
+    keeps_all: bool,
     /// In bytes; a file keeps it for ever.
     page_size: u64,
     sealed: u64,
@@ -89,6 +89,7 @@ impl Writer {
         metrics: HistoryMetrics,
         closing: Arc<AtomicBool>,
         waiting: Arc<AtomicUsize>,
+        legs: LegReceiver,
     ) -> Result<Self, SchemaError> {
         let mut database = Connection::open(file)?;
         database.busy_timeout(LOCK)?;
@@ -105,12 +106,14 @@ impl Writer {
             sealed: i64::unsigned_abs(sealed?),
             database,
             signer,
+            keeps_all: settings.load().keeps_all_legs(),
             settings,
             metrics,
             closing,
             waiting,
             batch: Vec::with_capacity(BATCH),
             batch_bytes: 0,
+            legs,
             sealed_at: Instant::now(),
             pruned_at: None,
             is_failing: false,
@@ -119,14 +122,16 @@ impl Writer {
 
     /// Works until it is told to end, or nobody is left who could.
     pub(super) fn run(mut self, queue: &Receiver<Message>) {
-        let mut is_last = false;
+        let patience = if self.keeps_all { GATHER } else { PATIENCE };
+        let (mut is_last, mut is_behind) = (false, false);
         while !is_last {
             if self.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_TIME) {
-                self.pruned_at = Some(Instant::now());
-                self.report("forgot what is past history.retention", Self::prune_old);
+                let is_more = self.prune();
+                self.pruned_at = (!is_more).then(Instant::now);
+                is_behind |= is_more;
             }
             let mut asked = Asked::default();
-            match queue.recv_timeout(PATIENCE) {
+            match queue.recv_timeout(if is_behind { Duration::ZERO } else { patience }) {
                 Ok(message) => is_last = self.sort(message, &mut asked),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => is_last = true,
@@ -138,12 +143,18 @@ impl Writer {
             {
                 is_last = self.sort(message, &mut asked);
             }
+            is_behind = self.legs.take();
+            // A seal comes after all that was noted before it.
+            while is_behind && asked.seal && self.write_all(true) {
+                is_behind = self.legs.take();
+            }
             let written = self.write_all(asked.seal);
             for reply in asked.replies {
                 // Whoever waited may have gone.
                 let _ = reply.try_send(written);
             }
         }
+        while self.legs.take() && self.write_all(true) {}
         self.write_all(true);
     }
 
@@ -171,7 +182,7 @@ impl Writer {
     fn write_all(&mut self, seal: bool) -> bool {
         loop {
             let due = seal || self.sealed_at.elapsed() >= SEAL_TIME;
-            if self.batch.is_empty() && !due {
+            if self.batch.is_empty() && self.legs.batch().is_empty() && !due {
                 return true;
             }
             match self.write(due) {
@@ -181,6 +192,7 @@ impl Writer {
                         self.metrics.up(true);
                     }
                     self.clear();
+                    self.legs.written();
                     return true;
                 }
                 Err(fault) if self.make_room(&fault) => {}
@@ -190,9 +202,7 @@ impl Writer {
                         self.metrics.up(false);
                     }
                     if self.closing.load(Ordering::Acquire) {
-                        self.drop_captures();
-                        self.metrics.dropped(self.batch.len() as u64);
-                        self.clear();
+                        self.give_up();
                         return false;
                     }
                     if seal {
@@ -210,7 +220,7 @@ impl Writer {
     }
 
     /// Gives up the bodies of the batch; the number of them.
-    fn drop_captures(&mut self) -> usize {
+    pub(super) fn drop_captures(&mut self) -> usize {
         let before = self.batch.len();
         self.batch.retain(|entry| !entry.is_capture());
         let gone = before - self.batch.len();
@@ -218,7 +228,17 @@ impl Writer {
         gone
     }
 
-    /// One transaction: the batch, and the head when it is time.
+    /// Counts what is not written and never will be.
+    fn give_up(&mut self) {
+        self.drop_captures();
+        for entry in &self.batch {
+            self.metrics.dropped(entry.kept(), 1);
+        }
+        self.clear();
+        self.metrics.dropped(Kept::Leg, self.legs.give_up() as u64);
+    }
+
+    /// One transaction: what has come, and the head when it is time.
     fn write(&mut self, is_time: bool) -> rusqlite::Result<()> {
         let pages = self.settings.load().max_size / self.page_size;
         self.database.pragma_update(None, "max_page_count", i64::try_from(pages).unwrap_or(i64::MAX))?;
@@ -226,8 +246,9 @@ impl Writer {
         let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut tip = entries::tip(&rows)?;
         for entry in &self.batch {
-            entry.write(&rows, &mut tip)?;
+            entry.write(&rows, &mut tip, !self.keeps_all)?;
         }
+        entries::leg_rows(&rows, self.legs.batch())?;
         let seal = tip.seq > self.sealed && (is_time || tip.seq - self.sealed >= SEAL_RECORDS);
         if seal {
             sign(&rows, &self.signer, &tip)?;
@@ -238,113 +259,10 @@ impl Writer {
         }
         Ok(())
     }
-
-    /// At its largest size the file loses its oldest bodies; when there are none, the batch loses its own; then the
-    /// oldest records go. A disk that is full is another matter: there nothing is taken away.
-    fn make_room(&mut self, fault: &rusqlite::Error) -> bool {
-        if fault.sqlite_error_code() != Some(ErrorCode::DiskFull) {
-            return false;
-        }
-        let count = |name| self.database.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        // The pages of the batch that did not fit have been given back already.
-        let near = |is: i64, max: i64| max - is < BATCH_PAGES;
-        let at_limit =
-            matches!((count("page_count"), count("max_page_count")), (Ok(is), Ok(max)) if near(is, max));
-        at_limit
-            && (self.report("forgot the oldest bodies to make room (history.max_size)", Self::prune_captures)
-                || self.drop_captures() > 0
-                || self
-                    .report("forgot the oldest records to make room (history.max_size)", Self::prune_oldest))
-    }
-
-    /// A tenth of the bodies, so that this is seldom.
-    fn prune_captures(&mut self) -> rusqlite::Result<usize> {
-        let count: i64 = self.database.query_row("SELECT count(*) FROM captures", [], |row| row.get(0))?;
-        let oldest =
-            "DELETE FROM captures WHERE number IN (SELECT number FROM captures ORDER BY number LIMIT ?1)";
-        self.database.execute(oldest, [(count / 10).clamp(1, PRUNE_RECORDS)])
-    }
-
-    /// Does it; a fault is told. True when something was done.
-    fn report(&mut self, what: &str, work: impl FnOnce(&mut Self) -> rusqlite::Result<usize>) -> bool {
-        match work(self) {
-            Ok(0) => false,
-            Ok(gone) => {
-                info!(count = gone, "{what}");
-                true
-            }
-            Err(fault) => {
-                warn!(%fault, "{what} failed");
-                false
-            }
-        }
-    }
-
-    fn prune_oldest(&mut self) -> rusqlite::Result<usize> {
-        let first = "SELECT seq FROM records ORDER BY seq LIMIT 1 OFFSET ?1";
-        // A tenth of them, so that this is seldom; of few all, so that it always ends.
-        let count: i64 = self.database.query_row("SELECT count(*) FROM records", [], |row| row.get(0))?;
-        let found = self.database.query_row(first, [(count / 10).clamp(1, PRUNE_RECORDS)], |row| row.get(0));
-        match found {
-            Err(rusqlite::Error::QueryReturnedNoRows) => self.forget_before(i64::MAX, i64::MIN),
-            found => self.forget_before(found?, i64::MIN),
-        }
-    }
-
-    /// Forgets from the oldest on, so that the chain that is left has no gap.
-    fn prune_old(&mut self) -> rusqlite::Result<usize> {
-        let retention = i64::try_from(self.settings.load().retention.as_millis()).unwrap_or(i64::MAX);
-        let horizon = Timestamp::now().as_millisecond().saturating_sub(retention);
-        let young = "SELECT coalesce(min(seq), 9223372036854775807) FROM records WHERE ended_ms >= ?1";
-        let first: i64 = self.database.query_row(young, [horizon], |row| row.get(0))?;
-        let mut gone = 0;
-        loop {
-            let bound = "SELECT coalesce(max(seq), 0) FROM \
-                 (SELECT seq FROM records WHERE seq < ?1 ORDER BY seq LIMIT ?2)";
-            let bound: i64 =
-                self.database.query_row(bound, params![first, PRUNE_RECORDS], |row| row.get(0))?;
-            if bound == 0 {
-                break;
-            }
-            gone += self.forget_before(bound + 1, horizon)?;
-        }
-        self.forget_before(0, horizon)?;
-        Ok(gone)
-    }
-
-    /// Forgets the records before this number and the events before that time, and signs where the rest begins.
-    fn forget_before(&mut self, seq: i64, horizon: i64) -> rusqlite::Result<usize> {
-        let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let last = "SELECT seq, hash FROM records WHERE seq < ?1 ORDER BY seq DESC LIMIT 1";
-        let anchor = rows
-            .query_row(last, [seq], |row| Ok(Tip { seq: i64::unsigned_abs(row.get(0)?), hash: row.get(1)? }));
-        match anchor {
-            Err(rusqlite::Error::QueryReturnedNoRows) => {}
-            anchor => sign(&rows, &self.signer, &anchor?)?,
-        }
-        let ended: Option<i64> =
-            rows.query_row("SELECT max(ended_ms) FROM records WHERE seq < ?1", [seq], |row| row.get(0))?;
-        rows.execute("DELETE FROM captures WHERE uid IN (SELECT uid FROM records WHERE seq < ?1)", [seq])?;
-        // No body is kept for longer, also when its session goes on or its record was lost.
-        rows.execute("DELETE FROM captures WHERE at_ms < ?1", [horizon])?;
-        let gone = rows.execute("DELETE FROM records WHERE seq < ?1", [seq])?;
-        rows.execute(
-            "DELETE FROM heads WHERE seq < (SELECT coalesce(min(seq), 9223372036854775807) - 1 FROM records) \
-             AND seq < (SELECT max(seq) FROM heads)",
-            [],
-        )?;
-        let before = horizon.max(ended.unwrap_or(i64::MIN));
-        rows.execute("DELETE FROM events WHERE at_ms < ?1", [before])?;
-        // What still stands is needed at the next start, however old it is.
-        let now = Timestamp::now().as_millisecond();
-        rows.execute("DELETE FROM kills WHERE at_ms < ?1 AND ends_ms <= ?2", [before, now])?;
-        rows.commit()?;
-        Ok(gone)
-    }
 }
 
 /// Signs where the chain stands.
-fn sign(rows: &Transaction<'_>, signer: &Signer, tip: &Tip) -> rusqlite::Result<()> {
+pub(super) fn sign(rows: &Transaction<'_>, signer: &Signer, tip: &Tip) -> rusqlite::Result<()> {
     let head = signer.sign(tip, Timestamp::now());
     let body = serde_json::to_string(&head)
         .map_err(|fault| rusqlite::Error::ToSqlConversionFailure(Box::new(fault)))?;

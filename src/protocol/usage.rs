@@ -3,6 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::{Arc, LazyLock};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::calls::Step;
@@ -12,7 +13,7 @@ use super::{anthropic, gemini, json_rpc, mistral, ollama, openai, realtime, resp
 
 /// Tokens of one answer, the provider's own numbers, and what they cost. What `input_tokens` includes differs: OpenAI
 /// counts cached tokens in, Anthropic does not.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub input_tokens: u64,
@@ -30,6 +31,7 @@ pub struct Usage {
     pub web_search_requests: u64,
     /// What the tokens cost by the configured prices; 0 where there is none.
     #[serde(rename = "cost_usd", default)]
+    #[schemars(with = "f64")]
     pub cost: Cost,
 }
 

@@ -156,6 +156,7 @@ pub(crate) fn report(exchange: &Exchange) -> Option<Box<SocketReport>> {
         from_client: socket.client().traffic(),
         from_backend: socket.backend().traffic(),
         close_code: socket.close_code(),
+        ..SocketReport::default()
     }))
 }
 

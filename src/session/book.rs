@@ -26,7 +26,7 @@ pub enum BlockMode {
 }
 
 /// One order: this id in this scope is refused, or one agent in it with all that it started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KillOrder {
     /// The id that is refused.
     pub session_id: SessionId,

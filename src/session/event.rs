@@ -5,8 +5,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
+use super::kept::Kept;
 use super::record::Record;
 use super::snapshot::Snapshot;
+use super::tally::RequestLine;
+use crate::ids::Uid;
+use crate::protocol::usage::Usage;
 
 /// Whoever is told of each event.
 pub trait Listener: Send + Sync {
@@ -17,6 +21,14 @@ pub trait Listener: Send + Sync {
     fn is_behind(&self) -> bool {
         false
     }
+
+    /// True when each leg that ends is to be told, too; asked once.
+    fn wants_legs(&self) -> bool {
+        false
+    }
+
+    /// Called when a leg has ended, under the same terms.
+    fn hear_leg(&self, _: Served) {}
 }
 
 impl<F: Fn(&Event) + Send + Sync> Listener for F {
@@ -69,5 +81,26 @@ impl Event {
             Self::StoreLost { .. } => "store_lost",
             Self::StoreBack => "store_back",
         }
+    }
+}
+
+/// A leg that has ended.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The incarnation it belongs to.
+    pub uid: Uid,
+    pub(super) kept: Kept,
+    pub(super) usage: Option<Usage>,
+}
+
+impl Served {
+    /// What is told of it.
+    pub fn line(&self) -> RequestLine {
+        self.kept.line()
+    }
+
+    /// The provider's own token counts; of a socket those of all its answers.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage.or_else(|| self.kept.socket_usage())
     }
 }

@@ -6,12 +6,13 @@ use super::leg::{LegKind, SocketReport};
 use super::tally::{RequestLine, clipped};
 use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::tools::ToolCounts;
+use crate::protocol::usage::Usage;
 
 /// How many texts a line has.
 const TEXTS: usize = 11;
 
 /// One [`RequestLine`]. Its texts, 256 bytes of each, lie in one piece one after the other; an absent one is empty.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Kept {
     texts: Box<str>,
     ends: [u16; TEXTS],
@@ -117,6 +118,11 @@ impl Kept {
         }
     }
 
+    /// The tokens of a socket's answers.
+    pub(super) fn socket_usage(&self) -> Option<Usage> {
+        self.socket.as_ref().map(|socket| socket.usage)
+    }
+
     fn texts(&self) -> [&str; TEXTS] {
         let mut begin = 0;
         self.ends.map(|end| {
@@ -176,6 +182,7 @@ mod tests {
             from_client: Traffic::default(),
             from_backend: Traffic::default(),
             close_code: Some(1008),
+            usage: Usage { input_tokens: 3, ..Usage::default() },
         }));
         for line in [bare, full] {
             assert_eq!(Kept::from(line.clone()).line(), line);

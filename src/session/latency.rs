@@ -1,5 +1,6 @@
 //! A sketch of latencies: quantiles within an eighth, in a few bytes for each distinct magnitude.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Sub-buckets of each power of two, as a number of bits.
@@ -14,7 +15,7 @@ pub(super) struct Latencies {
 }
 
 /// Quantiles of the time to the first byte, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Quantiles {
     /// The median.
     pub p50: u64,

@@ -111,6 +111,9 @@ pub struct SocketReport {
     pub from_backend: Traffic,
     /// The code of the Close frame; `None` when there was none.
     pub close_code: Option<u16>,
+    /// The tokens of its answers; summed up while it is open.
+    #[serde(skip)]
+    pub usage: Usage,
 }
 
 /// Which limit is reached.

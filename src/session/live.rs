@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::agents::{Agents, Place};
 use super::book::KillOrder;
 use super::cut::Cut;
+use super::kept::Kept;
 use super::leg::{Arrival, LegStart};
 use super::model::{EndReason, Identity, Kind, State};
 use super::tally::{RequestLine, Tally};
@@ -73,6 +74,15 @@ pub(super) enum NotOpened {
     Ended(LegStart),
     /// An order stands against its agent.
     Refused(Arc<KillOrder>),
+}
+
+/// What the end of a leg leaves to be done.
+#[derive(Debug)]
+pub(super) struct Closed {
+    /// What is kept of it, when that was asked for.
+    pub(super) kept: Option<Kept>,
+    /// The session had ended and waited for this leg only.
+    pub(super) was_last: bool,
 }
 
 /// How the session ended.

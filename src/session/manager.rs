@@ -12,10 +12,10 @@ use tokio::sync::broadcast;
 
 use super::book::{Book, KillOrder};
 use super::cut::CutReason;
-use super::event::{Event, Listener};
+use super::event::{Event, Listener, Served};
 use super::fleet::Fleet;
 use super::leg::{Denied, LegReport, Limit};
-use super::live::{End, Inner, Live};
+use super::live::{Closed, End, Inner, Live};
 use super::model::{EndReason, Identity};
 use super::registry::Registry;
 use super::settings::Settings;
@@ -40,6 +40,8 @@ pub struct Manager {
     /// This instance's part among others; none when it is the only one.
     pub(super) fleet: Option<Arc<Fleet>>,
     listener: Arc<dyn Listener>,
+    /// Whether the listener is to be told of each leg.
+    tells_legs: bool,
     feed: broadcast::Sender<Arc<Event>>,
     /// Active sessions.
     pub(super) live: Registry,
@@ -95,6 +97,7 @@ impl Manager {
             clock,
             store,
             fleet,
+            tells_legs: listener.wants_legs(),
             listener,
             feed: broadcast::Sender::new(FEED),
             live: Registry::new(),
@@ -199,7 +202,13 @@ impl Manager {
 
     /// Closes a leg, and writes the record when an ended session waited for it.
     pub(super) fn close(&self, live: &Arc<Live>, leg: LegId, report: Option<LegReport>) {
-        if live.close(leg, report, self.clock.now()) {
+        let usage = if self.tells_legs { report.as_ref().and_then(|report| report.usage) } else { None };
+        let closed = live.close(leg, report, self.tells_legs, self.clock.now());
+        let Some(Closed { kept, was_last }) = closed else { return };
+        if let Some(kept) = kept {
+            self.listener.hear_leg(Served { uid: live.uid(), kept, usage });
+        }
+        if was_last {
             self.finish(live);
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::leg::{LegReport, LegStart};
-use super::live::{Inner, Live, NotOpened, OpenLeg};
+use super::live::{Closed, Inner, Live, NotOpened, OpenLeg};
 use super::model::{Identity, State};
 use super::tally::{self, RequestLine};
 use crate::clock::{Clock, Moment};
@@ -77,16 +77,23 @@ impl Live {
     pub(super) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
         let inner = &mut *self.inner();
         inner.tally.add_usage(model, usage);
-        let agent = inner.legs.iter().find(|leg| leg.id == id).map(|leg| leg.agent);
-        if let (Some(agent), Some(agents)) = (agent, &mut inner.agents) {
-            agents.sums(agent).usage += usage;
+        let Some(leg) = inner.legs.iter_mut().find(|leg| leg.id == id) else { return };
+        leg.line.socket.get_or_insert_default().usage += usage;
+        if let Some(agents) = &mut inner.agents {
+            agents.sums(leg.agent).usage += usage;
         }
     }
 
-    /// Closes a leg; true when the session had ended and waited for this leg only.
-    pub(super) fn close(&self, id: LegId, report: Option<LegReport>, now: Moment) -> bool {
+    /// Closes a leg and gives what is kept of it, if that is `wanted`; `None` when there is no such leg.
+    pub(super) fn close(
+        &self,
+        id: LegId,
+        report: Option<LegReport>,
+        wanted: bool,
+        now: Moment,
+    ) -> Option<Closed> {
         let mut inner = self.inner();
-        let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
+        let at = inner.legs.iter().position(|leg| leg.id == id)?;
         let leg = inner.legs.swap_remove(at);
         self.touch(now);
         let report = report.unwrap_or_else(|| LegReport {
@@ -98,11 +105,14 @@ impl Live {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
         inner.leave(leg.agent, report.usage, now);
-        inner.tally.add(leg.line, report);
-        inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
+        let kept = inner.tally.add(leg.line, report);
+        let kept = wanted.then(|| kept.clone());
+        let was_last = inner.state.is_final() && inner.legs.is_empty() && !inner.recorded;
+        Some(Closed { kept, was_last })
     }
 
-    /// Takes an open leg out with all that was counted of it; true as [`Live::close`].
+    /// Takes an open leg out with all that was counted of it; true when the session had ended and waited for
+    /// this leg only.
     pub(super) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
         let mut inner = self.inner();
         let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };

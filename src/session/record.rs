@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
@@ -21,7 +22,7 @@ use crate::protocol::usage::Usage;
 pub const SCHEMA: &str = "elida.cdr/1";
 
 /// One record. The first eight keys are the seed's, in its order; later ones are only ever added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// The external id.
     pub session_id: SessionId,
@@ -40,7 +41,8 @@ pub struct Record {
     /// Where it was opened from.
     pub client_addr: IpAddr,
     /// Always [`SCHEMA`].
-    #[serde(skip_deserializing, default = "schema")]
+    #[serde(skip_deserializing, default = "version")]
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: &'static str,
     /// The incarnation.
     pub uid: Uid,
@@ -73,6 +75,7 @@ pub struct Record {
     /// The provider's own token counts.
     pub usage: UsageRecord,
     /// Calls by tool.
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub tools: ToolCounts,
     /// Legs that failed.
     pub error_count: u64,
@@ -91,12 +94,12 @@ pub struct Record {
     pub requests: Vec<RequestLine>,
 }
 
-fn schema() -> &'static str {
+fn version() -> &'static str {
     SCHEMA
 }
 
 /// Token counts: in total and by model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageRecord {
     /// By model.
     pub models: Vec<ModelUse>,

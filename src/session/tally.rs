@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
@@ -80,7 +81,7 @@ pub struct RequestLine {
 }
 
 /// The requests a backend served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendUse {
     /// The backend.
     pub name: BackendName,
@@ -89,7 +90,7 @@ pub struct BackendUse {
 }
 
 /// The requests and tokens of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelUse {
     /// The model.
     pub model: Arc<str>,
@@ -168,8 +169,8 @@ impl Tally {
         self.routed(line, Some(backend), None);
     }
 
-    /// Adds a leg that is done. `line` is the part that was known when it started.
-    pub(super) fn add(&mut self, mut line: RequestLine, report: LegReport) {
+    /// Adds a leg that is done, and gives what is kept of it. `line` is the part that was known when it started.
+    pub(super) fn add(&mut self, mut line: RequestLine, report: LegReport) -> &Kept {
         self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
             self.add_usage(line.model.as_deref(), usage);
@@ -199,14 +200,17 @@ impl Tally {
         line.ttfb_ms = report.ttfb.map(millis);
         line.bytes_in = report.bytes_in;
         line.bytes_out = report.bytes_out;
-        line.socket = report.socket;
+        if let Some(mut socket) = report.socket {
+            socket.usage = line.socket.take().map_or_else(Usage::default, |counted| counted.usage);
+            line.socket = Some(socket);
+        }
         if self.lines.len() == LAST_REQUESTS {
             self.lines.pop_front();
         } else if self.lines.is_empty() {
             // Without this it would begin with room for four.
             self.lines.reserve_exact(1);
         }
-        self.lines.push_back(line.into());
+        self.lines.push_back_mut(line.into())
     }
 
     /// Counts the tokens of one answer.

@@ -1,23 +1,37 @@
 //! The numbers of the history.
 
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::metrics::{add, options};
 use super::table;
+
+/// What the history keeps, one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The record of a session.
+    Record,
+    /// That something happened to a session.
+    Event,
+    /// One of its legs.
+    Leg,
+}
 
 /// The handles of the history, resolved.
 #[derive(Clone)]
 pub struct HistoryMetrics {
     up: IntGauge,
-    dropped: IntCounter,
+    /// In the order of [`Kept`].
+    dropped: [IntCounter; 3],
     captures_dropped: IntCounter,
 }
 
 impl HistoryMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let spec = &table::HISTORY_DROPPED;
+        let dropped = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
         Ok(Self {
             up: add(registry, IntGauge::with_opts(options(&table::HISTORY_UP))?)?,
-            dropped: add(registry, IntCounter::with_opts(options(&table::HISTORY_DROPPED))?)?,
+            dropped: ["records", "events", "legs"].map(|kind| dropped.with_label_values(&[kind])),
             captures_dropped: add(registry, IntCounter::with_opts(options(&table::CAPTURES_DROPPED))?)?,
         })
     }
@@ -32,9 +46,9 @@ impl HistoryMetrics {
         self.up.get() != 0
     }
 
-    /// So many entries could not be taken.
-    pub fn dropped(&self, entries: u64) {
-        self.dropped.inc_by(entries);
+    /// So many could not be taken.
+    pub fn dropped(&self, kept: Kept, count: u64) {
+        self.dropped[kept as usize].inc_by(count);
     }
 
     /// The bodies of so many requests could not be taken.

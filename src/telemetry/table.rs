@@ -68,8 +68,8 @@ table! {
         "Log lines dropped because the reader of the log was too slow.";
     HISTORY_UP = "elida_history_up" []
         "1 while the history can be written, 0 while it cannot.";
-    HISTORY_DROPPED = "elida_history_dropped_total" []
-        "Records and events that the history could not take.";
+    HISTORY_DROPPED = "elida_history_dropped_total" ["kind"]
+        "Records, events and legs that the history could not take.";
     CAPTURES_DROPPED = "elida_captures_dropped_total" []
         "Requests whose bodies were to be kept and could not be taken.";
     OTLP_DROPPED = "elida_otlp_dropped_total" ["signal"]

@@ -2,9 +2,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::support::json_schema::fits;
 use crate::support::{Backend, Call, Demo, Gateway, within};
 
 /// Runs `elida` against this gateway; gives its exit code and what it printed on either pipe.
@@ -170,7 +171,7 @@ async fn a_full_disk_holds_nobody_up_and_loses_nothing_once_there_is_room() {
     let (code, out, error) = elida(&gateway, &["cdr", "verify", path(&file), "--json"]).await;
     assert_eq!(code, 0, "{error}");
     assert_eq!(crate::support::json(out.as_bytes())["report"]["records"], ended);
-    assert_eq!(gateway.metric("elida_history_dropped_total").await, 0.0);
+    assert_eq!(gateway.metric("elida_history_dropped_total{kind=\"records\"}").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,4 +193,56 @@ async fn without_a_usable_file_traffic_goes_on_and_the_answer_says_why() {
     let (code, _, error) = elida(&gateway, &["cdr", "export"]).await;
     assert_eq!(code, 1);
     assert!(error.contains("history.enabled"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_fits_its_schema() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let proxy = gateway.proxy();
+    assert_eq!(Call::chat("hello").session("plain").send(proxy).await.status(), 200);
+    assert_eq!(Call::get("/nowhere").session("failed").send(proxy).await.status(), 404);
+    for agent in ["one", "two"] {
+        let call = Call::messages_stream("hello").header("x-claude-code-session-id", "agents");
+        assert_eq!(call.header("x-claude-code-agent-id", agent).send(proxy).await.status(), 200);
+    }
+    let mut operator = gateway.operator().await;
+    let order = json!({"reason": "runaway", "agent": "one"});
+    assert_eq!(operator.post("/control/sessions/agents/kill", &order).await.status(), 200);
+    for id in ["plain", "failed", "agents"] {
+        assert_eq!(gateway.kill(id).await.status, 200);
+    }
+    // A second incarnation.
+    assert_eq!(gateway.resume("plain").await, 200);
+    assert_eq!(Call::chat("hello").session("plain").send(proxy).await.status(), 200);
+    assert_eq!(gateway.kill("plain").await.status, 200);
+    gateway.answer_until("/control/history", has("records", 4)).await;
+    gateway.log_until(|line| line["message"] == "session_record" && line["incarnation"] == 2).await;
+
+    let schema: Value = serde_json::from_str(include_str!("../../docs/cdr.schema.json")).expect("a schema");
+    let export = gateway.elida(&["cdr", "export"]).await;
+    let lines = export.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let exported: Vec<Value> = lines.filter(|line: &Value| line["schema"] == "elida.cdr/1").collect();
+    let logged = gateway.log_lines().into_iter().filter(|line| line["message"] == "session_record");
+    let records: Vec<Value> = exported.into_iter().chain(logged).collect();
+    assert_eq!(records.len(), 8, "{records:?}");
+    let described = schema["properties"].as_object().expect("properties");
+    for record in &records {
+        fits(&schema, &schema, record).unwrap_or_else(|fault| panic!("{fault}: {record}"));
+        let own = ["timestamp", "level", "message"];
+        let mut keys = record.as_object().expect("a record").keys();
+        assert!(keys.all(|key| described.contains_key(key) || own.contains(&&**key)), "{record}");
+    }
+    for (at, value, told) in [
+        ("/uid", json!("s_1"), "does not match"),
+        ("/state", json!("gone"), "not a known word"),
+        ("/started_at", json!("yesterday"), "is no time"),
+        ("/usage/input_tokens", json!("7"), "is not"),
+        ("/kill/uid", Value::Null, "is not"),
+    ] {
+        let mut changed = records[0].clone();
+        *changed.pointer_mut(at).expect(at) = value;
+        let fault = fits(&schema, &schema, &changed).expect_err(at);
+        assert!(fault.contains(told), "{at}: {fault}");
+    }
 }

@@ -57,6 +57,8 @@ mod headers;
 mod health;
 /// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
 mod history;
+/// Each request of a session, kept as it ends.
+mod history_legs;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// HTTP/2 from clients: many requests at once, each for itself.

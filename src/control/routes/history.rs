@@ -14,10 +14,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::query;
+use super::{query, sessions};
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::history::export::{ExportError, Format};
+use crate::history::leg_reader::LegPage;
 use crate::history::reader::{Detail, Reader, RecordPage};
 use crate::history::window::{By, Step, Wanted, read_time};
 use crate::history::{self, Archive};
@@ -49,10 +50,36 @@ pub(super) async fn one(
 ) -> Result<Json<Detail>, Problem> {
     let wanted = target.clone();
     let found = read(&door, move |reader| reader.detail(&wanted)).await?;
-    found.map(Json).ok_or_else(|| {
-        let detail = format!("no record of a session with the id or uid '{target}' is kept here");
-        Problem::new(StatusCode::NOT_FOUND, "record_not_found", detail)
+    found.map(Json).ok_or_else(|| unknown_record(&target))
+}
+
+fn unknown_record(target: &str) -> Problem {
+    let detail = format!("no record of a session with the id or uid '{target}' is kept here");
+    Problem::new(StatusCode::NOT_FOUND, "record_not_found", detail)
+}
+
+/// What is kept of the requests of one session, also while it is active, in the order in which they ended.
+pub(super) async fn requests(
+    State(door): State<Arc<Door>>,
+    Path(target): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<LegPage>, Problem> {
+    let asked = Asked::read(query, &["limit", "cursor"])?;
+    if asked.wanted != Wanted::default() {
+        return Err(Problem::bad_request("the requests of a session take limit and cursor only"));
+    }
+    archive(&door)?;
+    let known = sessions::find(&door, &target).await?.map(|session| session.uid.to_string());
+    let wanted = target.clone();
+    let found = read(&door, move |reader| {
+        let uid = match known {
+            Some(uid) => Some(uid),
+            None => reader.incarnation(&wanted)?,
+        };
+        uid.map(|uid| reader.legs(&uid, asked.cursor, asked.limit)).transpose()
     })
+    .await?;
+    found.map(Json).ok_or_else(|| unknown_record(&target))
 }
 
 /// The bodies that are kept of a session, by uid or session id, the last first.
@@ -108,21 +135,28 @@ pub(super) async fn usage(
     Ok(Json(json!({"usage": lines})))
 }
 
-/// The records as a file, in the order of the chain; what ended up to this moment is in it.
+/// The records as a file, in the order of the chain, or the requests, in the order in which they ended; what ended up
+/// to this moment is in it.
 pub(super) async fn export(
     State(door): State<Arc<Door>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let asked = Asked::read(query, &["format"])?;
+    let asked = Asked::read(query, &["format", "of"])?;
     if asked.wanted != (Wanted { window: asked.wanted.window, ..Wanted::default() }) {
-        let detail = "an export takes format, from and to only: the chain must have no gap";
+        let detail = "an export takes of, format, from and to only: the chain must have no gap";
         return Err(Problem::bad_request(detail));
     }
     let archive = archive(&door)?;
     let (sender, pieces) = channel(PIECES);
-    let (kind, name) = match asked.format {
-        Format::Ndjson => ("application/x-ndjson", "attachment; filename=\"elida-records.ndjson\""),
-        Format::Csv => ("text/csv; charset=utf-8", "attachment; filename=\"elida-records.csv\""),
+    let kind = match asked.format {
+        Format::Ndjson => "application/x-ndjson",
+        Format::Csv => "text/csv; charset=utf-8",
+    };
+    let name = match (asked.of, asked.format) {
+        (Of::Records, Format::Ndjson) => "attachment; filename=\"elida-records.ndjson\"",
+        (Of::Records, Format::Csv) => "attachment; filename=\"elida-records.csv\"",
+        (Of::Requests, Format::Ndjson) => "attachment; filename=\"elida-requests.ndjson\"",
+        (Of::Requests, Format::Csv) => "attachment; filename=\"elida-requests.csv\"",
     };
     tokio::task::spawn_blocking(move || write_out(&archive, &asked, sender));
     let mut response = Body::from_stream(stream::unfold(pieces, next_piece)).into_response();
@@ -139,10 +173,10 @@ fn write_out(archive: &Archive, asked: &Asked, pieces: Sender<Piece>) {
     // What ended just now is to be in it. When the disk is full, what is there is exported all the same.
     archive.seal();
     let mut sink = Pieces { sender: pieces, buffer: Vec::with_capacity(PIECE) };
-    let done = archive
-        .reader()
-        .map_err(ExportError::from)
-        .and_then(|reader| reader.export(asked.format, asked.wanted.window, &mut sink));
+    let done = archive.reader().map_err(ExportError::from).and_then(|reader| match asked.of {
+        Of::Records => reader.export(asked.format, asked.wanted.window, &mut sink),
+        Of::Requests => reader.export_legs(asked.format, asked.wanted.window, &mut sink),
+    });
     if let Err(ExportError::Database(fault)) = done {
         tracing::error!(%fault, "an export of records broke off");
         // Without this the file would look whole.
@@ -211,7 +245,15 @@ struct Asked {
     kind: Option<String>,
     step: Step,
     by: By,
+    of: Of,
     format: Format,
+}
+
+/// What an export is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Records,
+    Requests,
 }
 
 impl Asked {
@@ -225,6 +267,7 @@ impl Asked {
             kind: None,
             step: Step::Hour,
             by: By::Principal,
+            of: Of::Records,
             format: Format::Ndjson,
         };
         query::read(&query.unwrap_or_default(), |key, text| asked.take(key, text, keys))?;
@@ -251,6 +294,13 @@ impl Asked {
             "by" => {
                 self.by =
                     By::parse(&text).ok_or("by must be principal, model, client, backend or session")?;
+            }
+            "of" => {
+                self.of = match &*text {
+                    "records" => Of::Records,
+                    "requests" => Of::Requests,
+                    _ => return Err("of must be records or requests".to_owned()),
+                }
             }
             _ => self.format = Format::parse(&text).ok_or("format must be ndjson or csv")?,
         }

@@ -35,6 +35,7 @@ pub(in crate::control) fn all() -> Router<Arc<Door>> {
         .route("/control/history/{id}/captures", get(history::captures))
         .route("/control/records/export", get(history::export))
         .route("/control/records/{id}", get(history::one))
+        .route("/control/records/{id}/requests", get(history::requests))
         .route("/control/usage", get(history::usage))
         .route("/control/config", get(config::show))
         .route("/control/config/reload", post(config::reload))

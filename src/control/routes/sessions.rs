@@ -31,18 +31,22 @@ pub(super) async fn list(
     Ok(Json(json!({"sessions": page.sessions, "next_cursor": page.next_cursor, "total": total})))
 }
 
-/// One session in detail, by its id or uid. Active ones go before ended ones, as for a kill.
+/// One session in detail, by its id or uid.
 pub(super) async fn one(
     State(door): State<Arc<Door>>,
     Path(target): Path<String>,
 ) -> Result<Json<Snapshot>, Problem> {
-    let mut found = door.parts.manager.get(&target).await;
+    find(&door, &target).await?.map(Json).ok_or_else(|| Problem::session_not_found(&target))
+}
+
+/// The session of this id or uid, if it is known. Active ones go before ended ones, as for a kill.
+pub(super) async fn find(door: &Door, target: &str) -> Result<Option<Snapshot>, Problem> {
+    let mut found = door.parts.manager.get(target).await;
     if found.iter().any(|session| session.state == session::State::Active) {
         found.retain(|session| session.state == session::State::Active);
     }
     match found.len() {
-        0 => Err(Problem::session_not_found(&target)),
-        1 => Ok(Json(found.remove(0))),
+        0 | 1 => Ok(found.pop()),
         _ => Err(Problem::ambiguous(found.iter().map(|session| session.uid))),
     }
 }

@@ -26,6 +26,11 @@ fn end(live: &Live, clock: &Clock, reason: EndReason) -> Option<Vec<Arc<Cut>>> {
     live.end(End { at: clock.now(), reason, order: None }, |_, _| true)
 }
 
+/// True when the session had ended and waited for this leg.
+fn close(live: &Live, clock: &Clock, leg: u64, report: Option<LegReport>) -> bool {
+    live.close(LegId(leg), report, false, clock.now()).is_some_and(|closed| closed.was_last)
+}
+
 #[test]
 fn session_new() {
     let clock = Clock::manual();
@@ -122,7 +127,7 @@ fn session_snapshot() {
         usage: Some(Usage { input_tokens: 7, ..Usage::default() }),
         ..LegReport::default()
     };
-    assert!(!live.close(LegId(1), Some(report), clock.now()));
+    assert!(!close(&live, &clock, 1, Some(report)));
     let shot = live.snapshot(&clock, true);
     assert_eq!((shot.request_count, shot.error_count, shot.open_legs), (1, 1, 0));
     let json = serde_json::to_value(&shot).unwrap();
@@ -143,8 +148,8 @@ fn a_leg_that_is_dropped_is_counted_once() {
     let live = session(&clock);
     open(&live, &clock, 1);
     end(&live, &clock, EndReason::Killed);
-    assert!(live.close(LegId(1), None, clock.now()));
-    assert!(!live.close(LegId(1), None, clock.now()));
+    assert!(close(&live, &clock, 1, None));
+    assert!(!close(&live, &clock, 1, None));
     assert_eq!(live.snapshot(&clock, true).requests.unwrap()[0].outcome, "dropped");
 }
 
@@ -157,7 +162,7 @@ fn what_a_client_varies_is_bounded() {
         start.path = format!("/{}?token=secret", "é".repeat(1000));
         live.open(LegId(i), &Identity::default(), start, clock.now(), &clock).unwrap();
         let report = LegReport { model: Some(format!("model-{i}")), ..LegReport::default() };
-        live.close(LegId(i), Some(report), clock.now());
+        close(&live, &clock, i, Some(report));
     }
     let shot = live.snapshot(&clock, true);
     assert_eq!((shot.models.len(), shot.models["other"]), (33, 168));
@@ -172,7 +177,7 @@ fn an_idle_session_is_small() {
     let clock = Clock::manual();
     let live = session(&clock);
     open(&live, &clock, 1);
-    live.close(LegId(1), None, clock.now());
+    close(&live, &clock, 1, None);
     // The handle, its line, the texts of that, a slot in the list of legs.
     let held = size_of::<Live>() + size_of::<Kept>() + 80 + size_of::<Box<OpenLeg>>();
     assert!(held <= 544, "{held}: {} {}", size_of::<Live>(), size_of::<Kept>());

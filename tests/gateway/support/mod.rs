@@ -8,6 +8,7 @@ pub mod control;
 pub mod demo;
 pub mod gateway;
 pub mod http2;
+pub mod json_schema;
 pub mod kernel;
 pub mod outside;
 pub mod process;
