@@ -371,7 +371,9 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
     archive.close();
     let file = Connection::open(folder.path().join("history.db")).unwrap();
     file.execute_batch(
-        "DROP TABLE captures; DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
+        "DROP TABLE captures; DROP VIEW legs; DROP TABLE requests;
+         CREATE TABLE legs (seq INTEGER NOT NULL REFERENCES records (seq) ON DELETE CASCADE, body TEXT NOT NULL) STRICT;
+         CREATE INDEX legs_by_record ON legs (seq); DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
          PRAGMA user_version = 1;",
     )
     .unwrap();
