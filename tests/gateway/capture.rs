@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, sha256, within};
 
 const KEY: &str = "sk-ant-api03-abcDEF123456789_abcDEF-xyz0";
@@ -161,7 +162,7 @@ async fn flagged_keeps_what_went_wrong_and_nothing_else() {
     let mut stalled = Call::messages_stream("hello [[stall]]").session("bad").open(gateway.proxy()).await;
     stalled.until("content_block_delta").await;
     assert_eq!(gateway.kill("bad").await.status, 200);
-    stalled.end().await;
+    stalled.message(Unframed::UntilEnd).await.expect("the end");
     let kept = captures(&gateway, "bad", 1).await;
     assert_eq!(kept[0]["outcome"], "session_killed", "{kept:?}");
     let response = text(&kept[0]["response"]["body"]);
@@ -251,7 +252,11 @@ async fn a_full_disk_costs_captures_and_holds_nobody_up() {
     })
     .await;
     gateway.answer_until("/control/records/run-1", |detail| detail["record"].is_object()).await;
-    assert_eq!(gateway.metric("elida_history_dropped_total").await, 0.0, "no record was displaced");
+    assert_eq!(
+        gateway.metric("elida_history_dropped_total{kind=\"records\"}").await,
+        0.0,
+        "no record was displaced"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::support::process::Process;
-use crate::support::wire::{Head, Message};
+use crate::support::wire::{Head, Message, Unframed};
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -107,7 +107,7 @@ async fn the_feed_tells_of_sessions_and_kills() {
     let mut client = Call::chat_stream("first [[stall]]").session("fed").open(gateway.proxy()).await;
     client.until("first").await;
     assert_eq!(gateway.kill("fed").await.status, 200);
-    client.end().await;
+    client.message(Unframed::UntilEnd).await.expect("the end");
     assert_eq!(gateway.resume("fed").await, 200);
 
     let reading = tokio::task::spawn_blocking(move || {

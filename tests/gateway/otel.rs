@@ -81,7 +81,7 @@ async fn requests_sessions_and_records_are_told(collector: Collector, telemetry:
     let mut client = Call::chat_stream("first [[stall]]").session("told").open(gateway.proxy()).await;
     client.until("first").await;
     assert_eq!(gateway.kill("told").await.status, 200);
-    client.end().await;
+    client.message(Unframed::UntilEnd).await.expect("the end");
     let killed = collector
         .span("the killed", |span, of| span.name != "session" && of["error.type"] == "session_killed")
         .await;

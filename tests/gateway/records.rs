@@ -190,7 +190,7 @@ async fn each_incarnation_has_exactly_one_record_also_with_open_legs() {
         }
         assert_eq!(gateway.kill("many").await.body["legs_cut"], 20);
         for client in &mut clients {
-            client.end().await;
+            client.message(Unframed::UntilEnd).await.expect("the end");
         }
         let is_it = |line: &Value| line["message"] == "session_record" && line["incarnation"] == round;
         let record = gateway.log_until(is_it).await;
