@@ -219,8 +219,10 @@ async fn an_id_is_its_callers_own() {
     assert_eq!((killed.status, &killed.body["legs_cut"]), (200, &json!(0)), "{killed:?}");
     assert_eq!(ada.send(gateway.proxy()).await.status(), 403);
     assert_eq!(bob.send(gateway.proxy()).await.status(), 200);
-    let session = gateway.session_until("shared", |session| session["state"] == "active").await;
-    assert_eq!((&session["open_legs"], &session["request_count"]), (&json!(1), &json!(3)), "{session}");
+    // An answer is read a moment before its leg is closed.
+    let is_bobs = |session: &Value| session["state"] == "active" && session["open_legs"] == 1;
+    let session = gateway.session_until("shared", is_bobs).await;
+    assert_eq!(session["request_count"], 3, "{session}");
     assert_eq!(demo.ledger().aborts().len(), 0, "Bob's stream goes on");
 }
 
