@@ -1,7 +1,6 @@
 //! What Redis, the history and OpenTelemetry cost together, beside none of them.
 
 use std::io;
-use std::path::Path;
 
 use super::arguments::Arguments;
 use super::children::{self, Backends, Equipment, Proxy};
@@ -47,22 +46,4 @@ async fn losses(elida: &Proxy) -> io::Result<Vec<Vec<String>>> {
     let metrics = Connection::open(control).await?.get("/metrics").await?;
     let lost = metrics.lines().filter(|line| line.contains("dropped_total") && !line.starts_with('#'));
     Ok(lost.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect())
-}
-
-/// How many records are in the history of a folder, and how many requests they tell of.
-///
-/// # Errors
-/// The file cannot be read.
-pub(crate) fn recorded(folder: &Path) -> io::Result<(usize, usize)> {
-    let read = || {
-        let file = rusqlite::Connection::open(folder.join("history.db"))?;
-        file.query_row(
-            "SELECT count(DISTINCT session_id), coalesce(sum(requests), 0) FROM records",
-            [],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
-        )
-    };
-    let (sessions, requests) = read().map_err(io::Error::other)?;
-    let number = |count: i64| usize::try_from(count).map_err(io::Error::other);
-    Ok((number(sessions)?, number(requests)?))
 }

@@ -3,12 +3,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::arguments::Arguments;
 use super::children::{self, Equipment, Proxy};
-use super::equipment;
 use super::process;
 use super::report::Report;
 use super::rounds;
@@ -180,7 +180,7 @@ fn verified(arguments: &Arguments, elida: &Proxy) -> io::Result<String> {
 async fn all_recorded(elida: &Proxy, count: usize) -> io::Result<(usize, usize)> {
     let mut last = (0, Instant::now());
     loop {
-        let found = equipment::recorded(elida.folder())?;
+        let found = recorded(elida.folder())?;
         if found.0 >= count || found.0 == last.0 && last.1.elapsed() > PATIENCE {
             return Ok(found);
         }
@@ -189,6 +189,24 @@ async fn all_recorded(elida: &Proxy, count: usize) -> io::Result<(usize, usize)>
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// How many records are in the history of a folder, and how many requests they tell of.
+///
+/// # Errors
+/// The file cannot be read.
+fn recorded(folder: &Path) -> io::Result<(usize, usize)> {
+    let read = || {
+        let file = rusqlite::Connection::open(folder.join("history.db"))?;
+        file.query_row(
+            "SELECT count(DISTINCT session_id), coalesce(sum(requests), 0) FROM records",
+            [],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        )
+    };
+    let (sessions, requests) = read().map_err(io::Error::other)?;
+    let number = |count: i64| usize::try_from(count).map_err(io::Error::other);
+    Ok((number(sessions)?, number(requests)?))
 }
 
 /// How many descriptors a process may have here.

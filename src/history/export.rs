@@ -89,7 +89,7 @@ impl Reader {
         let (first, last): (Option<i64>, Option<i64>) =
             self.database.query_row(bounds, params![from, to], |row| Ok((row.get(0)?, row.get(1)?)))?;
         if format == Format::Csv {
-            writeln!(sink, "{}\r", COLUMNS.map(|(name, _)| name).join(","))?;
+            heading(&COLUMNS, sink)?;
         }
         let (Some(first), Some(last)) = (first, last) else { return Ok(0) };
         let mut heads = Heads { reader: self, tip: None, is_whole: true, is_signed: false };
@@ -188,6 +188,12 @@ impl Heads<'_> {
         let text = serde_json::to_string(head).map_err(io::Error::other)?;
         Ok(writeln!(sink, "{text}")?)
     }
+}
+
+/// The first line of a table.
+pub(super) fn heading(columns: &[Column], sink: &mut impl Write) -> io::Result<()> {
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    write!(sink, "{}\r\n", names.join(","))
 }
 
 /// One line of a table.

@@ -6,7 +6,7 @@ use rusqlite::params;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::export::{Column, ExportError, Format, csv};
+use super::export::{Column, ExportError, Format, csv, heading};
 use super::reader::{Reader, json, one_page};
 use super::window::Window;
 use crate::ids::Uid;
@@ -108,7 +108,7 @@ impl Reader {
     ) -> Result<u64, ExportError> {
         let (from, to) = window.bounds();
         if format == Format::Csv {
-            writeln!(sink, "{}\r", COLUMNS.map(|(name, _)| name).join(","))?;
+            heading(&COLUMNS, sink)?;
         }
         let sql = "SELECT number, requests.uid, session_id, requests.body FROM requests \
              LEFT JOIN records ON records.uid = requests.uid \
