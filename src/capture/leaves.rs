@@ -1,6 +1,7 @@
 //! The texts of a JSON document, where they stand in it. Takes anything: a document that was cut, or is none, gives
 //! the texts that can be made out.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
@@ -45,9 +46,16 @@ struct Frame {
     own: u64,
     index: usize,
     is_secret: bool,
+    /// All that it holds is secret, since its own name, or that of what it stands in, is.
+    holds_secrets: bool,
+    /// The member under way is `type`, as in the schema of a tool.
+    is_type: bool,
     /// The member under way says which of several things its event is about: `index`, `output_index`.
     is_index: bool,
 }
+
+/// The types of a JSON Schema: the secret that they describe is not in it.
+const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "object", "array", "null"];
 
 /// The place of `part` inside `place`.
 pub(super) fn inside(place: u64, part: impl Hash) -> u64 {
@@ -58,6 +66,16 @@ pub(super) fn inside(place: u64, part: impl Hash) -> u64 {
 
 /// Finds the texts of a document, which stands at `base` of a larger text.
 pub(super) fn leaves(document: &str, base: usize, found: &mut Vec<Leaf>) {
+    read(document, base, false, found);
+}
+
+/// The same of a document that an event divides into several lines of `data:`. From line to line other fields of the
+/// event may stand between.
+pub(super) fn leaves_of_event(document: &str, base: usize, found: &mut Vec<Leaf>) {
+    read(document, base, true, found);
+}
+
+fn read(document: &str, base: usize, is_event: bool, found: &mut Vec<Leaf>) {
     let first = found.len();
     let mut reading = Reading { document, base, found, frames: Vec::new(), which: 0 };
     let mut at = 0;
@@ -65,6 +83,7 @@ pub(super) fn leaves(document: &str, base: usize, found: &mut Vec<Leaf>) {
         at = match byte {
             b'"' => reading.text(at),
             b'-' | b'0'..=b'9' => reading.number(at),
+            b'\n' | b'\r' if is_event => behind_field(document, at + 1),
             _ => {
                 reading.structure(byte);
                 at + 1
@@ -76,6 +95,15 @@ pub(super) fn leaves(document: &str, base: usize, found: &mut Vec<Leaf>) {
         if leaf.lane != 0 {
             leaf.lane = inside(leaf.lane, which);
         }
+    }
+}
+
+/// The beginning of the data of a line, or the end of a line that holds another field.
+fn behind_field(document: &str, at: usize) -> usize {
+    let rest = &document.as_bytes()[at..];
+    match rest.strip_prefix(b"data:") {
+        Some(_) => at + 5,
+        None => at + memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
     }
 }
 
@@ -93,10 +121,8 @@ impl Reading<'_> {
         match byte {
             b'{' | b'[' => {
                 let is_object = byte == b'{';
-                let (own, is_secret) = self.frames.last().map_or((0, false), |frame| {
-                    // A list of secrets is secret; what an object holds says so by itself.
-                    (frame.place, frame.is_secret && !is_object)
-                });
+                let (own, is_secret) =
+                    self.frames.last().map_or((0, false), |frame| (frame.place, frame.is_secret));
                 let mut frame = Frame {
                     is_object,
                     at_key: is_object,
@@ -104,6 +130,8 @@ impl Reading<'_> {
                     own,
                     index: 0,
                     is_secret,
+                    holds_secrets: is_secret,
+                    is_type: false,
                     is_index: false,
                 };
                 frame.place_element(self.frames.len());
@@ -151,12 +179,18 @@ impl Reading<'_> {
         let mut leaf = Leaf { range: self.base + begin..self.base + end, form, lane: 0, is_secret: false };
         match self.frames.last_mut() {
             Some(frame) if frame.at_key => {
-                let key = &self.document[begin..end];
+                let key = as_it_reads(&self.document[begin..end]);
+                let key = &*key;
                 frame.place = inside(frame.own, key);
-                frame.is_secret = is_secret_name(key);
+                frame.is_secret = frame.holds_secrets || is_secret_name(key);
+                frame.is_type = key == "type";
                 frame.is_index = key.ends_with("index");
             }
-            Some(frame) => (leaf.lane, leaf.is_secret) = (inside(frame.place, 1), frame.is_secret),
+            Some(frame) => {
+                let is_type = frame.is_type && TYPES.contains(&&self.document[begin..end]);
+                leaf.is_secret = frame.is_secret && !(frame.holds_secrets && is_type);
+                leaf.lane = inside(frame.place, 1);
+            }
             None => leaf.lane = inside(0, 1),
         }
         self.found.push(leaf);
@@ -172,12 +206,21 @@ impl Reading<'_> {
             if frame.is_index {
                 self.which = inside(self.which, number);
             }
-            if number.len() >= LONG_NUMBER {
+            if number.len() >= LONG_NUMBER || frame.is_secret {
                 let range = self.base + begin..self.base + end;
-                self.found.push(Leaf { range, form: Form::Number, lane: 0, is_secret: false });
+                let is_secret = frame.is_secret;
+                self.found.push(Leaf { range, form: Form::Number, lane: 0, is_secret });
             }
         }
         end
+    }
+}
+
+/// A text without its escapes, if it has any and they can be read.
+pub(super) fn as_it_reads(raw: &str) -> Cow<'_, str> {
+    match raw.contains('\\').then(|| serde_json::from_str(&format!("\"{raw}\""))) {
+        Some(Ok(text)) => Cow::Owned(text),
+        _ => Cow::Borrowed(raw),
     }
 }
 
@@ -211,17 +254,20 @@ mod tests {
 
     #[test]
     fn texts_are_found_with_what_their_key_says() {
-        let document =
-            r#"{"a":["x\"y",1],"api_key":["k"],"password":{"n":"v"},"c":4111111111111111,"cut":"en"#;
+        let document = r#"{"a":["x\"y",1],"api_key":["k",7],"pass\u0077ord":{"n":{"m":"v"},"type":"string"},"c":4111111111111111,"cut":"en"#;
         let quoted = |text, is_secret| (text, Form::Quoted, is_secret);
         let expected = [
             quoted("a", false),
             quoted("x\\\"y", false),
             quoted("api_key", false),
             quoted("k", true),
-            quoted("password", false),
+            ("7", Form::Number, true),
+            quoted("pass\\u0077ord", false),
             quoted("n", false),
-            quoted("v", false),
+            quoted("m", false),
+            quoted("v", true),
+            quoted("type", false),
+            quoted("string", false),
             quoted("c", false),
             ("4111111111111111", Form::Number, false),
             quoted("cut", false),
@@ -242,11 +288,24 @@ mod tests {
         assert_eq!(lane(r#"[{"t":"a"},{"t":"b"}]"#, "a"), lane(r#"[{"t":"a"},{"t":"b"}]"#, "b"));
     }
 
+    #[test]
+    fn a_document_that_an_event_divides_is_one() {
+        let document = "{\n: comment\ndata: \"password\":\r\nid: 5\ndata:12345}";
+        let mut found = Vec::new();
+        leaves_of_event(document, 0, &mut found);
+        let found: Vec<_> = found.into_iter().map(|leaf| (&document[leaf.range], leaf.is_secret)).collect();
+        assert_eq!(found, [("password", false), ("12345", true)]);
+    }
+
     proptest! {
         #[test]
-        fn anything_is_taken_and_ranges_are_in_order(document in r#"[\[\]{}":,\\a0é. -]{0,60}"#) {
+        fn anything_is_taken_and_ranges_are_in_order(document in r#"[\[\]{}":,\\a0é.\r\n -]{0,60}"#, is_event: bool) {
             let mut found = Vec::new();
-            leaves(&document, 0, &mut found);
+            if is_event {
+                leaves_of_event(&document, 0, &mut found);
+            } else {
+                leaves(&document, 0, &mut found);
+            }
             let mut last = 0;
             for leaf in found {
                 prop_assert!(last <= leaf.range.start && document.get(leaf.range.clone()).is_some());

@@ -7,18 +7,24 @@
 //! - [`leg`]: the first bytes of a request and its answer.
 //! - [`stored`]: what is stored of them: decoded, redacted, as JSON.
 //! - [`redact`]: the secrets of a body, also where a stream divides them.
+//! - [`shown`]: the same for a path or a model's name.
+//! - [`fields`]: fields of forms.
 //! - [`leaves`]: the texts of a JSON document, also of one that was cut.
-//! - [`rules`]: what is a secret.
+//! - [`rules`], [`cards`]: what is a secret.
 //!
 //! Invariants: what passes is never changed; a buffer never grows over `capture.max_body`; cost is linear in bytes.
 
 pub mod leg;
 pub mod redact;
 pub mod settings;
+pub mod shown;
 pub mod stored;
 
+mod cards;
+mod fields;
 mod leaves;
 mod rules;
 
 pub use leg::{Body, Capture};
 pub use settings::{Settings, Written};
+pub use shown::shown;

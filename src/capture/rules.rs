@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 use memchr::memmem;
 use regex::Regex;
 
+use super::cards::cards;
+
 /// What something is that is taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -55,67 +57,106 @@ const KEYS: [(&str, &str); 13] = [
 /// The names of what is secret; a longer name ends with one of them.
 const NAMES: &str = "password|passwd|passphrase|pwd|secret|token|authorization|api[_-]?key|access[_-]?key\
                      |secret[_-]?key|private[_-]?key";
+/// The part of an e-mail address before the domain.
+const LOCAL: &str = "[A-Za-z0-9._%+-]+(?:@|%40)";
 /// Bytes of a private key's block in which its end is looked for.
 const BLOCK: usize = 16 << 10;
-/// Digits of a card's number (ISO/IEC 7812-1).
-const CARD: Range<usize> = 13..20;
 
 struct Rules {
-    /// The secret is group 1 where there is one.
+    /// The secret is the first group that takes part, or all where there is none.
     whole: Vec<(Kind, Regex)>,
     /// At the end of a text that was cut: what may have begun.
     begun: Vec<(Kind, Regex)>,
     private_key: Regex,
-    /// Up to the quotation mark before the value of a secret's name.
+    /// Up to the value of a secret's name: its quotation mark, or the bracket of an object or array.
     named: Regex,
+    /// The same for any name that is written with escapes (`pass\u0077ord`).
+    escaped: Regex,
     name: Regex,
 }
 
 #[expect(clippy::expect_used, reason = "the patterns are constant; a test compiles them")]
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::new().expect("the patterns are well formed"));
 
+/// What a value without quotation marks is made of.
+const VALUE: &str = r#"[^ \t\r\n"'\\&;,<>()\[\]{}]"#;
+/// The fields of a head that hold a credential, up to their value.
+const HEADER: &str = "(?i-u:authorization|api-key|subscription-key|-token|-secret|cookie):[ \\t]*\
+                      (?:(?i-u:basic|bearer|token)[ \\t]+)?";
+/// Schemes of `Authorization` whose credential is the rest of the line (RFC 7616, RFC 4559, AWS Signature 4).
+const SCHEMES: &str = "digest|negotiate|ntlm|hawk|oauth|signature|gnap|dpop|aws4-hmac-sha256";
+/// Query parameters that hold a credential, beside those that end with a secret's name.
+const PARAMETERS: &str = "key|sig|signature|auth|code|apikey|x-(?:amz|goog)-(?:signature|credential)";
+
 impl Rules {
     fn new() -> Result<Self, regex::Error> {
-        let keys = KEYS.map(|(begin, rest)| format!("{begin}{rest}")).join("|");
-        let begun = KEYS.map(|(begin, _)| begin).join("|");
-        let assigned = format!(r#"(?i-u:{NAMES})=["']?"#);
-        let header =
-            r"(?i-u:authorization|x-api-key|api-key|cookie):[ \t]*(?:(?i-u:basic|bearer|token)[ \t]+)?";
-        let value = r#"[^ \t\r\n"'\\&;,<>()\[\]{}]"#;
-        let bearer = r"(?i-u:bearer)[ \t]+";
-        let local = "[A-Za-z0-9._%+-]+(?:@|%40)";
-        let rules = |patterns: Vec<(Kind, String)>| -> Result<Vec<_>, regex::Error> {
-            patterns.into_iter().map(|(kind, pattern)| Ok((kind, Regex::new(&pattern)?))).collect()
-        };
+        let named = format!(r#"["'][A-Za-z0-9_.\[-]{{0,40}}(?i-u:{NAMES})[\]0-9_-]*\\*["']"#);
+        let value = r#"[ \t\r\n]*:[ \t\r\n]*(\\*)(["'\[{])"#;
         Ok(Self {
-            whole: rules(vec![
-                (Kind::ApiKey, format!("{BEFORE}({keys})")),
-                (Kind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
-                (Kind::Token, format!("{bearer}([A-Za-z0-9._~+/=-]{{8,}})")),
-                (Kind::Secret, format!("{assigned}({value}{{6,}})")),
-                (Kind::Secret, format!("{header}({value}{{6,}})")),
-                (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)@"#.into()),
-                (Kind::Email, format!("{local}(?:[A-Za-z0-9-]+\\.)+[A-Za-z]{{2,}}")),
-            ])?,
-            begun: rules(vec![
-                (Kind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
-                (Kind::Token, r"eyJ[A-Za-z0-9_.-]*\z".into()),
-                (Kind::Token, format!(r"{bearer}([A-Za-z0-9._~+/=-]+)\z")),
-                (Kind::Secret, format!(r"{assigned}({value}+)\z")),
-                (Kind::Secret, format!(r"{header}({value}+)\z")),
-                (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)\z"#.into()),
-                (Kind::Email, format!(r"{local}[A-Za-z0-9.-]*\z")),
-            ])?,
+            whole: compiled(whole())?,
+            begun: compiled(begun())?,
             private_key: Regex::new("-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")?,
-            named: Regex::new(&format!(
-                r#"["'][A-Za-z0-9_.-]{{0,40}}(?i-u:{NAMES})\\*["'][ \t\r\n]*:[ \t\r\n]*(\\*)(["'])"#
+            named: Regex::new(&format!("{named}{value}"))?,
+            escaped: Regex::new(&format!(
+                r#"["'](?P<name>[A-Za-z0-9_.-]{{0,40}}(?:\\+u[0-9A-Fa-f]{{4}}[A-Za-z0-9_.-]{{0,40}}){{1,20}})\\*["']{value}"#
             ))?,
-            name: Regex::new(&format!(r"(?i-u:{NAMES})\z"))?,
+            name: Regex::new(&format!(r"(?i-u:{NAMES})[\])0-9 _-]*\z"))?,
         })
     }
 }
 
-/// Whether the value of a member with this name is a secret.
+fn compiled(patterns: Vec<(Kind, String)>) -> Result<Vec<(Kind, Regex)>, regex::Error> {
+    patterns.into_iter().map(|(kind, pattern)| Ok((kind, Regex::new(&pattern)?))).collect()
+}
+
+fn whole() -> Vec<(Kind, String)> {
+    let keys = KEYS.map(|(begin, rest)| format!("{begin}{rest}")).join("|");
+    vec![
+        (Kind::ApiKey, format!("{BEFORE}({keys})")),
+        (Kind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
+        (Kind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]{2,})".into()),
+        (Kind::Secret, format!(r#"(?i-u:(?:{NAMES})(?:[\])]|%5D)*(?:=|%3D))["']?({VALUE}+)"#)),
+        // Quoted, so with spaces: a shell's, TOML's, YAML's.
+        (
+            Kind::Secret,
+            format!(
+                r#"(?i-u:{NAMES})[\])]*[ \t]*[:=][ \t]*(?:"([^"\r\n\\]+)"|'([^'\r\n\\]+)'|\\+"([^"\r\n\\]+)\\+")"#
+            ),
+        ),
+        // A line of YAML.
+        (
+            Kind::Secret,
+            format!(r"(?m)^[ \t-]*[A-Za-z0-9_.-]{{0,40}}(?i-u:{NAMES}):[ \t]+({VALUE}+)[ \t]*\r?$"),
+        ),
+        // A number in JSON.
+        (Kind::Secret, format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#)),
+        (Kind::Secret, format!("{HEADER}({VALUE}+)")),
+        (Kind::Secret, format!(r"(?i-u:authorization):[ \t]*(?i-u:{SCHEMES})[ \t]+([^\r\n\[\]]+)")),
+        (
+            Kind::Token,
+            r#"(?i-u:authorization):[ \t]*[A-Za-z][A-Za-z0-9-]*[ \t]+([A-Za-z0-9._~+/=-]{8,})"#.into(),
+        ),
+        (Kind::Secret, r#"(?i-u:cookie):[ \t]*([^ \t\r\n"'\\;=\[\]]+=[^\r\n"'\\\[\]]*)"#.into()),
+        (Kind::Secret, format!("(?i-u:[?&](?:{PARAMETERS})=)({VALUE}+)")),
+        (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)@"#.into()),
+        (Kind::Token, r#"://([A-Za-z0-9._%+~-]{8,})@"#.into()),
+        (Kind::Email, format!("{LOCAL}(?:[A-Za-z0-9-]+\\.)+[A-Za-z]{{2,}}")),
+    ]
+}
+
+fn begun() -> Vec<(Kind, String)> {
+    let begun = KEYS.map(|(begin, _)| begin).join("|");
+    vec![
+        (Kind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
+        (Kind::Token, r"eyJ[A-Za-z0-9_.-]*\z".into()),
+        (Kind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]+)\z".into()),
+        (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)\z"#.into()),
+        (Kind::Email, format!(r"{LOCAL}[A-Za-z0-9.-]*\z")),
+        (Kind::Secret, format!(r#"(?i-u:{NAMES})[ \t]*[:=][ \t]*\\*["']([^"'\r\n]+)\z"#)),
+    ]
+}
+
+/// Whether the value of a member with this name is a secret. The name is as it reads, without escapes.
 pub(super) fn is_secret_name(name: &str) -> bool {
     RULES.name.is_match(name)
 }
@@ -131,6 +172,8 @@ pub(super) fn is_mark(text: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) range: Range<usize>,
+    /// Where the rule begins that found it: at the name of a value, for one.
+    pub(super) from: usize,
     /// What is written in its place.
     pub(super) mark: &'static str,
 }
@@ -138,25 +181,39 @@ pub(super) struct Span {
 /// Finds what is to be taken out, in any order; spans may overlap. Where the text was cut, what has begun counts.
 pub(super) fn find(text: &str, is_cut: bool) -> Vec<Span> {
     let mut spans = Vec::new();
-    let mut take = |kind: Kind, range: Range<usize>| {
+    let mut take = |kind: Kind, from: usize, range: Range<usize>| {
         if !range.is_empty() {
-            spans.push(Span { range, mark: kind.mark() });
+            spans.push(Span { range, from, mark: kind.mark() });
         }
     };
     private_keys(text, &mut take);
     let begun = RULES.begun.iter().filter(|_| is_cut);
     for (kind, rule) in RULES.whole.iter().chain(begun) {
-        for found in rule.captures_iter(text) {
-            let Some(found) = found.get(1).or_else(|| found.get(0)) else { continue };
+        for all in rule.captures_iter(text) {
+            let Some(found) = (1..all.len()).chain([0]).find_map(|group| all.get(group)) else { continue };
             if is_likely(*kind, found.as_str()) {
-                take(*kind, behind_escape(text, found.range()));
+                let range = behind_escape(text, found.range());
+                take(*kind, all.get(0).map_or(range.start, |all| all.start()).min(range.start), range);
             }
         }
     }
-    named_values(text, &mut take);
-    cards(text, is_cut, &mut take);
+    named_values(text, &RULES.named, &mut take);
+    if text.contains("\\u") {
+        named_values(text, &RULES.escaped, &mut take);
+    }
+    cards(text, is_cut, &mut |range| take(Kind::Card, range.start, range));
     spans
 }
+
+/// Whether a text begins as a JSON document does.
+pub(super) fn is_json(text: &str) -> bool {
+    text.trim_start().starts_with(['{', '['])
+}
+
+/// Words that stand where a secret may: schemes of `Authorization`, types, and what says that there is none.
+const NO_SECRET: [&str; 12] = [
+    "basic", "bearer", "token", "digest", "string", "str", "&str", "number", "null", "none", "true", "false",
+];
 
 /// Words joined by hyphens look like a key; no key is without a digit. The name of a scheme is no credential.
 fn is_likely(kind: Kind, found: &str) -> bool {
@@ -164,7 +221,7 @@ fn is_likely(kind: Kind, found: &str) -> bool {
     match kind {
         Kind::ApiKey => !(found.len() >= 20 && found.starts_with("sk-") && is_word()),
         Kind::Token => found.len() >= 20 || !is_word(),
-        Kind::Secret => !["basic", "bearer", "token"].iter().any(|scheme| found.eq_ignore_ascii_case(scheme)),
+        Kind::Secret => !NO_SECRET.iter().any(|word| found.eq_ignore_ascii_case(word)),
         _ => true,
     }
 }
@@ -180,7 +237,7 @@ fn behind_escape(text: &str, mut range: Range<usize>) -> Range<usize> {
 }
 
 /// From the first line of a block to its last; without one, as far as it looks like the block.
-fn private_keys(text: &str, take: &mut impl FnMut(Kind, Range<usize>)) {
+fn private_keys(text: &str, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
     for begin in RULES.private_key.find_iter(text) {
         let rest = &text.as_bytes()[begin.end()..];
         let near = &rest[..rest.len().min(BLOCK)];
@@ -191,25 +248,83 @@ fn private_keys(text: &str, take: &mut impl FnMut(Kind, Range<usize>)) {
         let is_inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=\\:,- \t\r\n".contains(byte);
         let length =
             last_line.unwrap_or_else(|| rest.iter().position(|byte| !is_inside(byte)).unwrap_or(rest.len()));
-        take(Kind::PrivateKey, begin.start()..begin.end() + length);
+        take(Kind::PrivateKey, begin.start(), begin.start()..begin.end() + length);
     }
 }
 
 /// The values of secret names, in JSON inside a text too: each level doubles the backslashes before a quotation mark
-/// and adds one.
-fn named_values(text: &str, take: &mut impl FnMut(Kind, Range<usize>)) {
+/// and adds one. An object or array is taken out whole.
+fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
     let mut from = 0;
-    while let Some(found) = RULES.named.captures_at(text, from) {
-        let (Some(all), Some(level), Some(quote)) = (found.get(0), found.get(1), found.get(2)) else {
-            return;
-        };
-        let end = all.end() + value_length(&text.as_bytes()[all.end()..], quote.as_str(), level.len());
-        let value = &text[all.end()..end];
-        if !is_mark(value) {
-            take(Kind::Secret, all.end()..end);
+    while let Some(found) = rule.captures_at(text, from) {
+        let groups = (found.get(0), found.get(found.len() - 2), found.get(found.len() - 1));
+        let (Some(all), Some(level), Some(open)) = groups else { return };
+        from = all.end();
+        if found.name("name").is_some_and(|name| !is_secret_name(&unescaped(name.as_str()))) {
+            continue;
         }
-        from = end.max(all.end());
+        let rest = &text.as_bytes()[all.end()..];
+        let range = match open.as_str() {
+            "{" | "[" => open.start()..all.end() + nested_length(rest, level_of(all.as_str())),
+            quote => all.end()..all.end() + value_length(rest, quote, level.len()),
+        };
+        let value = &text[range.clone()];
+        let is_left = match open.as_str() {
+            // Of a document, each text says by itself what it is. What holds no text and no number is no secret.
+            "{" | "[" => {
+                is_json(text) || !value.contains(|c: char| c.is_ascii_digit() || matches!(c, '"' | '\''))
+            }
+            _ => is_mark(value),
+        };
+        if !is_left {
+            from = range.end.max(from);
+            take(Kind::Secret, all.start(), range);
+        }
     }
+}
+
+/// The text of a name with its escapes resolved, however many backslashes precede each of them.
+fn unescaped(name: &str) -> String {
+    let mut parts = name.split('\\').filter(|part| !part.is_empty());
+    let mut out = String::new();
+    if !name.starts_with('\\') {
+        out.push_str(parts.next().unwrap_or_default());
+    }
+    for part in parts {
+        let code = part.strip_prefix('u').and_then(|digits| digits.get(..4));
+        match code.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32) {
+            Some(letter) => {
+                out.push(letter);
+                out.push_str(part.get(5..).unwrap_or_default());
+            }
+            None => out.push_str(part),
+        }
+    }
+    out
+}
+
+/// The number of backslashes before the quotation mark that ends a name.
+fn level_of(name: &str) -> usize {
+    let end = name.rfind(['"', '\'']).unwrap_or_default();
+    name[..end].bytes().rev().take_while(|byte| *byte == b'\\').count()
+}
+
+/// The length of an object or array behind its first bracket, up to the one that closes it.
+fn nested_length(value: &[u8], level: usize) -> usize {
+    let (mut depth, mut at) = (1_usize, 0);
+    while let Some(&byte) = value.get(at) {
+        at += 1;
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            b'"' => at += value_length(&value[at..], "\"", level) + level + 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    value.len()
 }
 
 /// The length of a value whose quotation marks stand behind so many backslashes.
@@ -232,81 +347,4 @@ fn value_length(value: &[u8], quote: &str, level: usize) -> usize {
         backslashes = 0;
     }
     value.len()
-}
-
-/// Numbers of cards: digits, alone or in groups, whose check digit is right (ISO/IEC 7812-1, annex B).
-fn cards(text: &str, is_cut: bool, take: &mut impl FnMut(Kind, Range<usize>)) {
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while let Some(next) = bytes[at..].iter().position(u8::is_ascii_digit) {
-        let begin = at + next;
-        // Groups of digits with one space or hyphen between two.
-        let mut groups: Vec<Range<usize>> = Vec::new();
-        at = begin;
-        while bytes.get(at).is_some_and(u8::is_ascii_digit) {
-            let length =
-                bytes[at..].iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(bytes.len() - at);
-            groups.push(at..at + length);
-            at += length;
-            let is_joint = matches!(bytes.get(at), Some(b' ' | b'-'));
-            if is_joint && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) {
-                at += 1;
-            }
-        }
-        // The digits behind a point are those of a fraction.
-        let is_fraction = begin > 1 && bytes[begin - 1] == b'.' && bytes[begin - 2].is_ascii_digit();
-        if !is_fraction {
-            // The next group may have been to come.
-            let is_last = matches!(bytes[at..], [] | [b' ' | b'-']);
-            cards_in(bytes, &groups, is_cut && is_last, take);
-        }
-    }
-}
-
-fn cards_in(bytes: &[u8], groups: &[Range<usize>], is_cut: bool, take: &mut impl FnMut(Kind, Range<usize>)) {
-    let mut first = 0;
-    while let Some(begin) = groups.get(first).map(|group| group.start) {
-        let mut count = 0;
-        let mut found = None;
-        for (last, group) in groups.iter().enumerate().skip(first) {
-            count += group.len();
-            if count >= CARD.end {
-                break;
-            }
-            let has_begun = is_cut && last + 1 == groups.len() && count >= 6;
-            let digits = bytes[begin..group.end].iter().filter(|byte| byte.is_ascii_digit());
-            if is_issuer(bytes[begin]) && (has_begun || CARD.contains(&count) && checks(digits)) {
-                found = Some((last, group.end));
-            }
-        }
-        first = match found {
-            Some((last, end)) => {
-                take(Kind::Card, begin..end);
-                last + 1
-            }
-            None => first + 1,
-        };
-    }
-}
-
-/// The first digit of the cards of banks and shops.
-fn is_issuer(digit: u8) -> bool {
-    matches!(digit, b'2'..=b'6')
-}
-
-/// Luhn's sum.
-fn checks<'a>(digits: impl DoubleEndedIterator<Item = &'a u8>) -> bool {
-    let sum: u32 = digits
-        .rev()
-        .enumerate()
-        .map(|(place, digit)| {
-            let digit = u32::from(digit - b'0');
-            match (place % 2, digit * 2) {
-                (0, _) => digit,
-                (_, double @ 10..) => double - 9,
-                (_, double) => double,
-            }
-        })
-        .sum();
-    sum.is_multiple_of(10)
 }

@@ -5,8 +5,10 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::fields::{redact_pairs, redact_parts};
 use super::leg::{Body, Capture};
 use super::redact::redact;
+use super::shown::shown;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
 use crate::protocol::coding::{Coding, Decoder};
 use crate::protocol::framing::Framing;
@@ -19,9 +21,9 @@ struct Stored<'a> {
     session_id: &'a SessionId,
     uid: Uid,
     method: &'a str,
-    path: &'a str,
+    path: String,
     backend: Option<&'a BackendName>,
-    model: Option<&'a str>,
+    model: Option<String>,
     status: Option<u16>,
     outcome: &'a str,
     redacted: bool,
@@ -31,7 +33,7 @@ struct Stored<'a> {
 
 #[derive(Serialize)]
 struct StoredBody<'a> {
-    content_type: Option<&'a str>,
+    content_type: Option<Cow<'a, str>>,
     content_encoding: Option<&'a str>,
     /// Of the whole body as it passed.
     bytes: u64,
@@ -46,15 +48,16 @@ struct StoredBody<'a> {
 pub fn stored(capture: &Capture) -> String {
     let is_whole = capture.outcome == "ok";
     let body = |body| stored_body(body, capture, is_whole);
+    let own = |text: &'_ str| if capture.redact { shown(text).into_owned() } else { text.to_owned() };
     let stored = Stored {
         at: capture.at,
         request_id: &capture.request_id,
         session_id: &capture.session_id,
         uid: capture.uid,
         method: &capture.method,
-        path: &capture.path,
+        path: own(&capture.path),
         backend: capture.backend.as_ref(),
-        model: capture.model.as_deref(),
+        model: capture.model.as_deref().map(own),
         status: capture.status,
         outcome: capture.outcome,
         redacted: capture.redact,
@@ -78,18 +81,37 @@ fn stored_body<'a>(body: &'a Body, capture: &Capture, is_whole: bool) -> StoredB
     };
     let text = match text {
         Some(text) if capture.redact => {
-            let framing = framing(body.media.as_deref(), &text);
-            Some(Cow::Owned(redact(&text, framing, is_cut || !is_whole)))
+            Some(Cow::Owned(redacted(body.media.as_deref(), &text, is_cut || !is_whole)))
         }
         text => text,
     };
     StoredBody {
-        content_type: body.media.as_deref(),
+        content_type: body
+            .media
+            .as_deref()
+            .map(|media| if capture.redact { shown(media) } else { media.into() }),
         content_encoding: body.coding.as_deref(),
         bytes: body.total,
         truncated: is_cut,
         body: text,
         omitted,
+    }
+}
+
+/// The text of a body of this type without its secrets.
+fn redacted(media: Option<&str>, text: &str, is_cut: bool) -> String {
+    let framing = framing(media, text);
+    let is = |kind: &str| {
+        media
+            .and_then(|media| media.trim_start().get(..kind.len()))
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(kind))
+    };
+    match framing {
+        Framing::Opaque if is("multipart/") => redact(&redact_parts(text), framing, is_cut),
+        Framing::Opaque if is("application/x-www-form-urlencoded") => {
+            redact(&redact_pairs(text, is_cut), framing, is_cut)
+        }
+        framing => redact(text, framing, is_cut),
     }
 }
 
@@ -193,6 +215,25 @@ mod tests {
         let body = response["body"].as_str().unwrap();
         assert!(body.starts_with("word word") && body.ends_with("[redacted:email]"), "{response}");
         assert_eq!(response["truncated"], false);
+    }
+
+    #[test]
+    fn what_a_capture_says_of_itself_and_forms_lose_their_secrets_too() {
+        let key = "sk-ant-api03-abcDEF123456789_abcDEF-xyz0";
+        let part = "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\npw1\r\n--b--\r\n";
+        let mut capture = capture("multipart/form-data; boundary=b", None, part.as_bytes(), 4096);
+        (capture.path, capture.model) = (format!("/v1/keys/{key}").into(), Some(format!("ft:{key}").into()));
+        capture.request = Body::of((Some("application/x-www-form-urlencoded".into()), None));
+        capture.request.feed(b"user=bob&pass%77ord=pw2", 4096);
+        let text = stored(&capture);
+        for secret in [key, "pw1", "pw2"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+        let told: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(told["path"], "/v1/keys/[redacted:api_key]");
+        assert_eq!(told["request"]["body"], "user=bob&pass%77ord=[redacted:secret]");
+        capture.redact = false;
+        assert!(stored(&capture).contains(key) && stored(&capture).contains("pw1"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::routing::{BackendRule, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::folder::why_not_writable;
+use crate::settings::private;
 use crate::settings::secret::Secret;
 use crate::{capture, control, history, identity, limits, proxy, session, telemetry, upstream};
 
@@ -112,6 +113,7 @@ pub(super) fn compile(
         warn_of_realms(&rules, backends, faults);
     }
     check_data_dir(&written.data_dir, faults);
+    check_private(Path::new(&written.data_dir), history.as_ref(), faults);
     Some(Config {
         listen: listen?,
         data_dir: PathBuf::from(written.data_dir),
@@ -213,6 +215,26 @@ fn check_data_dir(folder: &str, faults: &mut Faults) {
         faults.add("data_dir", "the path is empty", hint);
     } else if let Some(why) = why_not_writable(Path::new(folder)) {
         faults.warn("data_dir", format!("nothing can be kept in {folder}: {why}"), hint);
+    }
+}
+
+/// Keys and prompts lie in the data folder: nobody but its owner may read there.
+fn check_private(folder: &Path, history: Option<&history::Settings>, faults: &mut Faults) {
+    let shown = folder.display();
+    if private::is_wide_folder(folder) {
+        let message = format!("others may look into {shown}, which holds keys, records and prompts");
+        faults.warn("data_dir", message, format!("run: chmod 700 {shown}"));
+    }
+    let mut wide = private::wide_files(folder);
+    if let Some(file) = history.and_then(|history| history.file(folder))
+        && private::is_wide(&file)
+        && file.parent() != Some(folder)
+    {
+        wide.push(file.display().to_string());
+    }
+    if !wide.is_empty() {
+        let message = format!("others may read files in {shown}: {}", wide.join(", "));
+        faults.warn("data_dir", message, "run chmod 600 on them; a start does so with those of ELIDA");
     }
 }
 

@@ -20,6 +20,7 @@ use super::settings::Settings;
 use super::writer::{Message, Writer};
 use crate::capture::Capture;
 use crate::session::{Event, Served};
+use crate::settings::private;
 use crate::telemetry::history::HistoryMetrics;
 
 /// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
@@ -67,9 +68,10 @@ impl Archive {
         metrics: HistoryMetrics,
     ) -> anyhow::Result<Arc<Self>> {
         if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            private::make_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
+        keep_private(file).with_context(|| format!("cannot use {}", file.display()))?;
         let (sender, legs) = leg_queue(metrics.clone());
         let sender = settings.keeps_all_legs().then_some(sender);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
@@ -222,6 +224,17 @@ impl Archive {
             std::thread::sleep(STEP);
         }
     }
+}
+
+/// Makes the file for its owner only, before SQLite makes it for all; what SQLite puts beside it has the same rights.
+fn keep_private(file: &Path) -> std::io::Result<()> {
+    private::make_file(file)?;
+    for beside in ["", "-wal", "-shm", "-journal"] {
+        let mut name = file.as_os_str().to_owned();
+        name.push(beside);
+        private::narrow(Path::new(&name));
+    }
+    Ok(())
 }
 
 /// Waits for a thread that was told to end; a second call does nothing.

@@ -250,15 +250,24 @@ impl Reader {
     pub fn series(&self, wanted: &Wanted, step: Step) -> rusqlite::Result<Vec<Point>> {
         let (condition, values) = wanted.condition();
         let length = step.millis();
+        let [i, o, r, w, t] =
+            ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"]
+                .map(|column| format!("total({column})"));
         let sql = format!(
-            "WITH tokens AS (SELECT seq AS of, sum(input_tokens) AS i, sum(output_tokens) AS o, \
-             sum(cache_read_tokens) AS r, sum(cache_write_tokens) AS w, sum(reasoning_tokens) AS t, \
-             sum(cost_usd) AS c FROM usage GROUP BY seq) \
+            "WITH tokens AS (SELECT seq AS of, {i} AS i, {o} AS o, {r} AS r, {w} AS w, {t} AS t, \
+             total(cost_usd) AS c FROM usage GROUP BY seq) \
              SELECT ended_ms / {length} * {length}, count(*), sum(state = 'killed'), sum(state = 'timed_out'), \
-             sum(requests), sum(errors), sum(bytes_in), sum(bytes_out), coalesce(sum(i), 0), \
-             coalesce(sum(o), 0), coalesce(sum(r), 0), coalesce(sum(w), 0), coalesce(sum(t), 0), \
-             coalesce(sum(c), 0.0) FROM records LEFT JOIN tokens ON of = seq WHERE {condition} \
-             GROUP BY 1 ORDER BY 1 LIMIT {POINTS}"
+             {}, {}, {}, {}, {}, {}, {}, {}, {}, total(c) \
+             FROM records LEFT JOIN tokens ON of = seq WHERE {condition} GROUP BY 1 ORDER BY 1 LIMIT {POINTS}",
+            sum("requests"),
+            sum("errors"),
+            sum("bytes_in"),
+            sum("bytes_out"),
+            sum("i"),
+            sum("o"),
+            sum("r"),
+            sum("w"),
+            sum("t"),
         );
         let mut statement = self.database.prepare(&sql)?;
         let points = statement.query_map(params_from_iter(values), |row| {
@@ -272,11 +281,16 @@ impl Reader {
         let (condition, values): (_, Vec<Sql>) = wanted.condition();
         let condition = condition.replace("seq IN", "records.seq IN");
         let sql = format!(
-            "SELECT {}, sum(usage.requests), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), \
-             sum(cache_write_tokens), sum(reasoning_tokens), sum(cost_usd) FROM usage \
+            "SELECT {}, {}, {} AS input, {} AS output, {}, {}, {}, total(cost_usd) AS cost FROM usage \
              JOIN records ON records.seq = usage.seq WHERE {condition} GROUP BY 1 \
-             ORDER BY 8 DESC, 3 + 4 DESC, 1 LIMIT {LINES}",
-            by.column()
+             ORDER BY cost DESC, 0.0 + input + output DESC, 1 LIMIT {LINES}",
+            by.column(),
+            sum("usage.requests"),
+            sum("input_tokens"),
+            sum("output_tokens"),
+            sum("cache_read_tokens"),
+            sum("cache_write_tokens"),
+            sum("reasoning_tokens"),
         );
         let mut statement = self.database.prepare(&sql)?;
         let lines = statement.query_map(params_from_iter(values), |row| {
@@ -293,6 +307,12 @@ impl Reader {
         })?;
         lines.collect()
     }
+}
+
+/// The sum of a column, which never fails: where SQLite's `sum` of integers overflows, this is the largest integer. It
+/// is exact up to 2^53.
+fn sum(column: &str) -> String {
+    format!("CAST(total({column}) AS INTEGER)")
 }
 
 /// The first `limit` of what was found, and the number at which the next page goes on, if there is more.

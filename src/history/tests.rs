@@ -189,6 +189,45 @@ async fn sums_agree_with_what_was_counted() {
 }
 
 #[tokio::test]
+async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..30).await;
+    assert!(archive.seal());
+    let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
+    let most = "UPDATE usage SET input_tokens = 9223372036854775807, reasoning_tokens = 9223372036854775000";
+    assert_eq!(file.execute(most, []).unwrap(), 30);
+    file.execute("UPDATE records SET bytes_in = 9223372036854775807", []).unwrap();
+    let reader = archive.reader().unwrap();
+    let most = i64::MAX.unsigned_abs();
+    for by in [By::Principal, By::Model, By::Client, By::Backend, By::Session] {
+        let lines = reader.usage(&Wanted::default(), by).unwrap();
+        assert!(
+            lines.iter().all(|line| line.input_tokens == most && line.reasoning_tokens > most - 4096),
+            "{lines:?}"
+        );
+        assert_eq!(lines.iter().map(|line| line.requests).sum::<u64>(), 30);
+    }
+    let points = reader.series(&Wanted::default(), Step::Day).unwrap();
+    assert!(points.iter().all(|point| point.sums.input_tokens == most && point.sums.bytes_in == most));
+    assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
+}
+
+#[tokio::test]
+async fn lines_of_the_same_cost_come_by_their_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    sessions(&archive, 0..30).await;
+    assert!(archive.seal());
+    let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
+    file.execute("UPDATE usage SET output_tokens = 1 + seq % 7", []).unwrap();
+    let lines = archive.reader().unwrap().usage(&Wanted::default(), By::Session).unwrap();
+    let tokens = |line: &crate::history::reader::UsageLine| line.input_tokens + line.output_tokens;
+    assert!(lines.is_sorted_by_key(|line| std::cmp::Reverse(tokens(line))), "{lines:?}");
+    assert!(tokens(&lines[0]) > tokens(&lines[29]));
+}
+
+#[tokio::test]
 async fn pages_lead_through_all_records_once() {
     let folder = tempfile::tempdir().unwrap();
     let archive = open(folder.path(), Written::default());

@@ -98,6 +98,11 @@ impl SocketTap {
         self.messages.as_ref()?.answers.stop_reason()
     }
 
+    /// Whether an answer had a token count that is none ([`ResponseTap::has_false_count`]).
+    pub fn has_false_count(&self) -> bool {
+        self.messages.as_ref().is_some_and(|messages| messages.answers.has_false_count())
+    }
+
     /// The frames of the client.
     pub fn client(&self) -> &FrameReader {
         &self.client

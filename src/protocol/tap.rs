@@ -155,6 +155,11 @@ impl ResponseTap {
         self.unread
     }
 
+    /// Whether the provider wrote a token count that is none: negative, or above 10^9. It was left out.
+    pub fn has_false_count(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.reading.found.false_count)
+    }
+
     /// True between two events or lines, or behind an element of a streamed array: a native end may be written.
     /// Never true in a whole answer, a compressed one, or one that is not read.
     pub fn at_boundary(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::capture::shown;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::chain::Found;
 use crate::ids::SessionKey;
@@ -37,7 +38,7 @@ pub(crate) async fn admit(
     let leg = LegStart {
         kind: if arrival.socket { LegKind::Socket } else { LegKind::Request },
         method: arrival.method.as_str().into(),
-        path: arrival.uri.path().to_owned(),
+        path: shown(arrival.uri.path()).into_owned(),
         request_id: arrival.request_id.clone(),
         cut: arrival.ticket.cut.clone(),
     };

@@ -22,6 +22,7 @@ use super::trace::{self, Trace};
 use super::{
     admit, capture, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade,
 };
+use crate::capture::shown;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::history::Archive;
@@ -121,7 +122,7 @@ impl Gateway {
         let (Some(arrival), Some(caller)) = (&exchange.arrival, &exchange.caller) else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
         };
-        let model = exchange.call.model.as_deref();
+        let model = exchange.call.model.as_deref().map(shown);
         let route = dispatch::route(arrival, head, &exchange.call)?;
         let route = exchange.route.insert(route);
         let is_llm = route.dialect.is_llm();
@@ -143,7 +144,7 @@ impl Gateway {
             }
         };
         route.balance(arrival, leg.session(), house.clock.now());
-        leg.routed(route.backend.settings().name(), model);
+        leg.routed(route.backend.settings().name(), model.as_deref());
         if is_llm {
             leg.offers(&exchange.call.offer);
         }

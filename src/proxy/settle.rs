@@ -1,12 +1,16 @@
 //! Step 9: the books of a request are closed, once, however it ended.
 
+use std::borrow::Cow;
 use std::thread;
 use std::time::Duration;
+
+use tracing::warn;
 
 use super::arrive::Arrival;
 use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::{capture, mcp, refuse, trace, upgrade};
+use crate::capture::shown;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
@@ -16,6 +20,11 @@ use crate::session::LegReport;
 use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
 use crate::telemetry::metrics::{self, BackendMetrics, TokenKind};
+
+/// The label of tokens for which neither the request nor the answer names a model.
+const NO_MODEL: &str = "unknown";
+/// Why a token count is not read: it is negative, or above 10^9.
+const FALSE_COUNT: &str = "false_count";
 
 /// Closes the books: metrics, the session's tally, the line in the log.
 pub(crate) fn settle(exchange: &mut Exchange) {
@@ -48,7 +57,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
             failover_from: exchange.route.as_ref().and_then(|route| route.failed_over_from.clone()),
             attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
-            model: exchange.call.model.clone(),
+            model: exchange.call.model.as_deref().map(|model| shown(model).into_owned()),
             operation: operation.clone(),
             status: exchange.answer.status,
             error: failure,
@@ -129,11 +138,17 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
     if let Some(kind @ (ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout)) = failure {
         metrics.error(kind.code());
     }
-    if let (Some(usage), Some(model)) = (usage, model(exchange)) {
-        count_tokens(metrics, model, usage);
+    if let Some(usage) = usage {
+        count_tokens(metrics, model(exchange), usage);
     }
     if let Some(unread) = exchange.answer.tap.as_ref().and_then(|tap| tap.unread()) {
         metrics.unread(unread.name());
+    }
+    let is_false = exchange.answer.tap.as_ref().is_some_and(|tap| tap.has_false_count())
+        || exchange.socket.as_ref().is_some_and(|socket| socket.has_false_count());
+    if is_false {
+        metrics.unread(FALSE_COUNT);
+        warn!(request_id = %arrival.request_id, "the answer has a token count that cannot be true; it is not counted");
     }
     let is_killed = matches!(failure, Some(ErrorKind::SessionKilled | ErrorKind::AgentKilled));
     if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
@@ -149,8 +164,11 @@ pub(crate) fn priced(arrival: &Arrival, route: &Route, model: Option<&str>, usag
     Usage { cost: cost.unwrap_or_default(), ..usage }
 }
 
-/// Counts the provider's own tokens of one answer, and their cost.
-pub(crate) fn count_tokens(metrics: &BackendMetrics, model: &str, usage: Usage) {
+/// Counts the provider's own tokens of one answer, and their cost; those of an answer without a model too, so that
+/// metrics and records agree.
+pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
+    let model = model.map_or(Cow::Borrowed(NO_MODEL), shown);
+    let model = &*model;
     metrics.cost(model, usage.cost.as_usd());
     metrics.tokens(
         model,
@@ -185,12 +203,18 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, oper
     let Some(arrival) = &exchange.arrival else {
         return;
     };
-    let url = arrival.uri.path_and_query().map_or("", |target| target.as_str());
+    let target = arrival.uri.path_and_query().map_or("", |target| target.as_str());
+    let url = match (shown(arrival.uri.path()), arrival.uri.query()) {
+        (Cow::Borrowed(_), _) => Cow::Borrowed(target),
+        (path, None) => path,
+        (path, Some(query)) => Cow::Owned(format!("{path}?{query}")),
+    };
+    let model = model(exchange).map(shown);
     let session = exchange.leg.as_ref().map(|leg| leg.session().key().id.as_str());
     exchange.house.log.access(&AccessLine {
         client_ip: arrival.client,
         method: arrival.method.as_str(),
-        url,
+        url: &url,
         status: exchange.answer.status,
         duration_ms: millis(duration),
         session_id: session.or(exchange.named.as_ref().map(|id| id.as_str())),
@@ -203,7 +227,7 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, oper
             .as_ref()
             .and_then(|route| route.failed_over_from.as_ref())
             .map(|name| name.as_str()),
-        model: model(exchange),
+        model: model.as_deref(),
         operation,
         bytes_in: arrival.ticket.received(),
         bytes_out: exchange.answer.sent,

@@ -15,6 +15,7 @@ use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::refuse::{REFUSED, SocketEnd};
 use super::settle;
+use crate::capture::shown;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::call::Call;
 use crate::protocol::refusal::{self, Notice};
@@ -122,10 +123,8 @@ pub(crate) fn answered(exchange: &mut Exchange, chunk: &Bytes) {
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
         let usage = settle::priced(arrival, route, model, usage);
-        leg.add_usage(model, usage);
-        if let Some(model) = model {
-            settle::count_tokens(route.backend.metrics(), model, usage);
-        }
+        leg.add_usage(model.map(shown).as_deref(), usage);
+        settle::count_tokens(route.backend.metrics(), model, usage);
     });
 }
 

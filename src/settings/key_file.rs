@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::private;
+
 /// The bytes of the file `name` in `folder`; what `fresh` gives is put there when there is none.
 ///
 /// # Errors
@@ -17,9 +19,12 @@ pub fn load_or_make(
 ) -> io::Result<Vec<u8>> {
     let path = folder.join(name);
     match File::open(&path) {
-        Ok(file) => read(file),
+        Ok(file) => {
+            private::narrow(&path);
+            read(file)
+        }
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(folder)?;
+            private::make_folder(folder)?;
             make(folder, name, &path, &fresh()?)
         }
         Err(other) => Err(other),

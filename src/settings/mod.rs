@@ -12,5 +12,6 @@ pub mod hex;
 pub mod key_file;
 pub mod nearest;
 pub mod origin;
+pub mod private;
 pub mod secret;
 pub mod units;

@@ -55,7 +55,7 @@ table! {
     STORE_FALLBACKS = "elida_store_fallbacks_total" ["store"]
         "Admissions decided without the shared store.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
-        "Compressed answers that were passed on but not read, or not to their end: their tokens are not counted.";
+        "Answers whose tokens are not counted: their coding could not be read, or the count cannot be true.";
     COST = "elida_cost_usd_total" ["backend", "model"]
         "Cost in US dollars of the tokens, by the configured prices.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]

@@ -281,3 +281,49 @@ async fn a_reload_turns_it_on_and_off() {
         captures(&gateway, "before", 0).await.is_empty() && captures(&gateway, "after", 0).await.is_empty()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_a_path_or_a_model_is_neither_stored_nor_told() {
+    let body = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 1}}).to_string();
+    let backend = RawBackend::answering(answer("application/json", &body)).await;
+    let yaml = with(&backend, "{ mode: all }") + "history: { legs: all }\n";
+    let gateway = Gateway::with(&yaml).await;
+    let path = format!("/v1/keys/{KEY}/bob%40example.com;password=pw1/chat/completions?key=never-kept");
+    let chat = json!({"model": format!("ft:{KEY}"), "messages": [], "password": 424242,
+        "login": {"secret": {"value": "hunter2"}}, "arguments": "{\"pass\\u0077ord\":{\"a\":\"hunter3\"}}"});
+    let keyed = Call::post(&path).json(&chat).session("run-1").send(gateway.proxy()).await;
+    assert_eq!(keyed.status(), 200);
+    let form = "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nhunter4\r\n--b--\r\n";
+    let media = "multipart/form-data; boundary=b";
+    let sent = Call::post("/files").header("content-type", media).body(form).session("run-1");
+    assert_eq!(sent.send(gateway.proxy()).await.status(), 200);
+    let modelled = Call::post("/v1/chat/completions").json(&chat).session("run-1");
+    assert_eq!(modelled.send(gateway.proxy()).await.status(), 200);
+    let received: Vec<_> = backend.requests().iter().map(|request| request.head.line.clone()).collect();
+    assert!(received.iter().any(|line| line.contains(KEY)), "the backend gets all of it: {received:?}");
+    let kept = captures(&gateway, "run-1", 3).await;
+    assert!(
+        kept.iter().any(|kept| text(&kept["path"]).starts_with("/v1/keys/[redacted:api_key]/")),
+        "{kept:?}"
+    );
+    assert!(kept.iter().any(|kept| kept["model"] == "ft:[redacted:api_key]"), "{kept:?}");
+    let live = gateway.session_until("run-1", |session| session["open_legs"] == 0).await;
+    assert_eq!(gateway.kill("run-1").await.status, 200);
+    let record = gateway.answer_until("/control/records/run-1", |detail| detail["record"].is_object()).await;
+    gateway.log_until(|line| line["message"] == "session_record").await;
+    let export = gateway.operator().await.get("/control/records/export?of=requests").await.text();
+    let (metrics, log) = (gateway.metrics().await, gateway.log_text());
+    let kept = json!(kept).to_string();
+    for (place, told) in [
+        ("captures", kept.as_str()),
+        ("the session", &live.to_string()),
+        ("the record", &record.to_string()),
+        ("the export", &export),
+        ("the metrics", &metrics),
+        ("the log", &log),
+    ] {
+        for secret in [&KEY[8..], "bob", "pw1", "424242", "hunter", "never-kept"] {
+            assert!(!told.contains(secret), "{secret} is in {place}: {told}");
+        }
+    }
+}

@@ -1,3 +1,5 @@
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -244,5 +246,58 @@ async fn every_record_fits_its_schema() {
         *changed.pointer_mut(at).expect(at) = value;
         let fault = fits(&schema, &schema, &changed).expect_err(at);
         assert!(fault.contains(told), "{at}: {fault}");
+    }
+}
+
+/// The rights on a file or folder.
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_hold_keys_or_prompts_are_for_their_owner_only() {
+    let demo = Demo::start().await;
+    let yaml = format!("backend: {:?}\ncapture: {{ mode: all }}\n", demo.url());
+    let mut gateway = Gateway::with(&yaml).await;
+    assert_eq!(Call::chat("hello").session("run-1").send(gateway.proxy()).await.status(), 200);
+    assert_eq!(gateway.kill("run-1").await.status, 200);
+    gateway.answer_until("/control/history", has("records", 1)).await;
+    let private = |gateway: &Gateway| -> Vec<String> {
+        assert_eq!(mode(&gateway.data()), 0o700);
+        let files =
+            std::fs::read_dir(gateway.data()).expect("the folder").map(|entry| entry.expect("a file").path());
+        let files: Vec<PathBuf> =
+            files.filter(|file| file.extension().is_none_or(|ending| ending != "pub")).collect();
+        for file in &files {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+        }
+        files
+            .iter()
+            .filter_map(|file| file.file_name())
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    };
+    let files = private(&gateway);
+    for name in ["history.db", "history.db-wal", "history.db-shm", "cdr-key.p8"] {
+        assert!(files.iter().any(|file| file == name), "{name} in {files:?}");
+    }
+    // An older program made them for all.
+    for name in &files {
+        std::fs::set_permissions(gateway.data().join(name), Permissions::from_mode(0o644))
+            .expect("the owner");
+    }
+    let configuration = gateway.data().with_file_name("elida.yaml");
+    let check = ["check", "-c", path(&configuration)];
+    let (code, out, error) = elida(&gateway, &check).await;
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(format!("{out}{error}").contains("others may read files in"), "{out}{error}");
+    gateway.crash_and_restart(&yaml).await;
+    private(&gateway);
+    let (code, out, error) = elida(&gateway, &check).await;
+    assert!(code == 0 && !format!("{out}{error}").contains("others may"), "{out}{error}");
+    std::fs::set_permissions(gateway.data(), Permissions::from_mode(0o755)).expect("the owner");
+    for words in [check.as_slice(), &["doctor", "-c", path(&configuration)]] {
+        let (_, out, error) = elida(&gateway, words).await;
+        assert!(format!("{out}{error}").contains("others may look into"), "{out}{error}");
     }
 }

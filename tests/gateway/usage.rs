@@ -204,3 +204,60 @@ async fn what_a_session_costs_is_known_at_once_and_kept() {
     assert_eq!(answer.status(), 422, "{}", answer.text());
     assert!(answer.text().contains("usage.prices_file"), "{}", answer.text());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_cannot_be_true_spoils_no_sum() {
+    let usage = r#"{"prompt_tokens":9223372036854775000,"completion_tokens":7,"completion_tokens_details":{"reasoning_tokens":-1}}"#;
+    let body =
+        format!(r#"{{"model":"big","choices":[{{"index":0,"finish_reason":"stop"}}],"usage":{usage}}}"#);
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let backend = RawBackend::answering(head + &body).await;
+    let gateway = Gateway::start(&backend).await;
+    for id in ["false-1", "false-2"] {
+        assert_eq!(Call::chat("hello").session(id).send(gateway.proxy()).await.status(), 200);
+        let session = gateway.session_until(id, |session| session["open_legs"] == 0).await;
+        assert_eq!(counts(&session["usage"]), [0, 7, 0, 0, 0], "{session}");
+        assert_eq!(gateway.kill(id).await.status, 200);
+    }
+    let both = |told: &Value| told["records"].as_array().is_some_and(|records| records.len() == 2);
+    let page = gateway.answer_until("/control/history", both).await;
+    assert_eq!(counts(&page["records"][0]["usage"]), [0, 7, 0, 0, 0], "{page}");
+    let mut operator = gateway.operator().await;
+    let usage = operator.get("/control/usage?by=principal").await;
+    assert_eq!(
+        (usage.status(), counts(&usage.json()["usage"][0])),
+        (200, [0, 14, 0, 0, 0]),
+        "{}",
+        usage.text()
+    );
+    let series = operator.get("/control/history/series?step=day").await;
+    assert_eq!(
+        (series.status(), counts(&series.json()["points"][0])),
+        (200, [0, 14, 0, 0, 0]),
+        "{}",
+        series.text()
+    );
+    let model = page["records"][0]["usage"]["models"][0]["model"].as_str().expect("a model").to_owned();
+    assert_eq!(metered(&gateway.metrics().await, &model), [0, 14, 0, 0, 0]);
+    let flagged = r#"elida_answers_unread_total{backend="default",reason="false_count"}"#;
+    assert_eq!(gateway.metric(flagged).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_an_answer_without_a_model_are_in_the_metric_too() {
+    let body = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":7}}"#;
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let backend = RawBackend::answering(head + body).await;
+    let gateway = Gateway::start(&backend).await;
+    let call = Call::post("/v1/chat/completions").json(&json!({"messages": []})).session("nameless");
+    assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+    let session = gateway.session_until("nameless", |session| session["open_legs"] == 0).await;
+    assert_eq!(counts(&session["usage"]), [3, 7, 0, 0, 0], "{session}");
+    assert_eq!(metered(&gateway.metrics().await, "unknown"), [3, 7, 0, 0, 0]);
+}

@@ -51,6 +51,128 @@ fn what_a_name_calls_secret_is_taken_out() {
 }
 
 #[test]
+fn all_that_a_secret_name_holds_is_taken_out() {
+    let json = |text: &str| redact(text, Framing::Json, false);
+    for (document, expected) in [
+        (r#"{"password":12345,"n":1}"#, r#"{"password":"[redacted:secret]","n":1}"#),
+        (r#"{"password":-1.5e3}"#, r#"{"password":"[redacted:secret]"}"#),
+        (
+            r#"{"secret":{"a":{"b":"x"},"c":[1,"y",null,true]},"n":"z"}"#,
+            r#"{"secret":{"a":{"b":"[redacted:secret]"},"c":["[redacted:secret]","[redacted:secret]",null,true]},"n":"z"}"#,
+        ),
+        (
+            r#"{"pass\u0077ord":"x","tok\u0065n":7}"#,
+            r#"{"pass\u0077ord":"[redacted:secret]","tok\u0065n":"[redacted:secret]"}"#,
+        ),
+        (
+            r#"{"user[password]":"x","password2":"y"}"#,
+            r#"{"user[password]":"[redacted:secret]","password2":"[redacted:secret]"}"#,
+        ),
+        // The schema of a tool says what a secret is like.
+        (
+            r#"{"properties":{"password":{"type":"string","default":"x"}}}"#,
+            r#"{"properties":{"password":{"type":"string","default":"[redacted:secret]"}}}"#,
+        ),
+        (r#"{"password":{},"token":[],"secret":null}"#, r#"{"password":{},"token":[],"secret":null}"#),
+    ] {
+        assert_eq!(json(document), expected);
+        assert_eq!(json(&json(document)), expected);
+        // The same as the arguments of a call, a text in a document, and one level deeper.
+        let arguments = serde_json::json!({"arguments": document}).to_string();
+        assert_eq!(json(&arguments), serde_json::json!({"arguments": expected}).to_string());
+        let deeper = serde_json::json!({"a": arguments}).to_string();
+        let expected_there = serde_json::json!({"arguments": expected}).to_string();
+        assert_eq!(json(&deeper), serde_json::json!({"a": expected_there}).to_string());
+        // And in the lines and events of a stream.
+        assert_eq!(redact(&format!("{document}\n"), Framing::Ndjson, false), format!("{expected}\n"));
+        assert_eq!(
+            redact(&format!("data: {document}\n\n"), Framing::Sse, false),
+            format!("data: {expected}\n\n")
+        );
+    }
+}
+
+#[test]
+fn json_in_a_text_that_is_none_loses_its_secrets() {
+    for (text, secret) in [
+        (r#"curl -d '{"pin_token": 98765, "n": 1}' x"#, "98765"),
+        (r#"try {"password": {"value": "hunter2", "n": [1, "}"]}} and go on"#, "hunter2"),
+        (r#"send "{\"password\": {\"value\": \"hunter2\"}, \"n\": 1}" there"#, "hunter2"),
+        (r#"send "{\"password\": 98765}" there"#, "98765"),
+        (r#"say {"pass\u0077ord": "hunter2"} there"#, "hunter2"),
+        (r#"say "{\"pass\\u0077ord\": \"hunter2\"}" there"#, "hunter2"),
+    ] {
+        let document = serde_json::json!({"content": text}).to_string();
+        let redacted = redact(&document, Framing::Json, false);
+        assert!(serde_json::from_str::<serde_json::Value>(&redacted).is_ok(), "{redacted}");
+        for redacted in [redacted, plain(text)] {
+            assert!(!redacted.contains(secret) && redacted.contains("[redacted:secret]"), "{redacted}");
+            let rest = text.rsplit(' ').next().unwrap();
+            assert!(redacted.contains(rest), "{rest} in {redacted}");
+        }
+    }
+}
+
+#[test]
+fn short_and_spaced_secrets_are_taken_out_whole() {
+    for (text, expected) in [
+        ("PASSWORD=x\n", "PASSWORD=[redacted:secret]\n"),
+        ("export PASSWORD=\"two words\"; ls", "export PASSWORD=\"[redacted:secret]\"; ls"),
+        ("password = 'a b'\nn = 1", "password = '[redacted:secret]'\nn = 1"),
+        ("db:\n  password: pw\n  port: 5432\n", "db:\n  password: [redacted:secret]\n  port: 5432\n"),
+        ("-H 'x-api-key: k1'", "-H 'x-api-key: [redacted:secret]'"),
+        ("-H 'x-goog-api-key: k1'", "-H 'x-goog-api-key: [redacted:secret]'"),
+        ("-H 'CF-Access-Client-Secret: k1'", "-H 'CF-Access-Client-Secret: [redacted:secret]'"),
+        ("Cookie: a=1; session=abc\r\nX: y", "Cookie: [redacted:secret]\r\nX: y"),
+        (
+            "Authorization: Digest username=\"me\", response=\"66\"\nX: y",
+            "Authorization: Digest [redacted:secret]\nX: y",
+        ),
+        ("Authorization: Basic bTpw", "Authorization: Basic [redacted:secret]"),
+        ("Authorization: Bearer abc1", "Authorization: Bearer [redacted:token]"),
+        ("https://x/v1beta/models?key=k1&alt=sse", "https://x/v1beta/models?key=[redacted:secret]&alt=sse"),
+        ("https://x/y?user%5Bpassword%5D=k1&a=b", "https://x/y?user%5Bpassword%5D=[redacted:secret]&a=b"),
+        ("https://abcdef0123456789@localhost/x", "https://[redacted:token]@localhost/x"),
+        ("redis://:p@localhost", "redis://:[redacted:secret]@localhost"),
+    ] {
+        assert_eq!(plain(text), expected);
+        let document = serde_json::json!({"content": text}).to_string();
+        assert_eq!(
+            redact(&document, Framing::Json, false),
+            serde_json::json!({"content": expected}).to_string()
+        );
+    }
+}
+
+#[test]
+fn a_named_secret_that_a_stream_divides_is_found() {
+    let call = |pieces: &[&str]| -> String {
+        let event = |piece: &&str| {
+            let delta = serde_json::json!({"type": "input_json_delta", "partial_json": piece});
+            format!(
+                "data: {}\n\n",
+                serde_json::json!({"type": "content_block_delta", "index": 0, "delta": delta})
+            )
+        };
+        pieces.iter().map(event).collect()
+    };
+    let arguments = |stream: &str| -> String {
+        let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
+        let events = data.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap());
+        events.map(|event| event["delta"]["partial_json"].as_str().unwrap().to_owned()).collect()
+    };
+    let pieces = ["{\"pass", "word\": 12", "345, \"secret\": {\"a\": [\"x", "yz\", 7]}, \"n\": 1", "}"];
+    let redacted = arguments(&redact(&call(&pieces), Framing::Sse, false));
+    let redacted: serde_json::Value = serde_json::from_str(&redacted).unwrap();
+    let mark = "[redacted:secret]";
+    assert_eq!(redacted, serde_json::json!({"password": mark, "secret": {"a": [mark, mark]}, "n": 1}));
+    // One event may divide its document into lines.
+    let lines =
+        "event: x\ndata: {\ndata: \"password\":\nid: 1\ndata: 12345,\r\ndata:\"n\":1}\n\ndata: {\"a\":1}\n\n";
+    assert_eq!(redact(lines, Framing::Sse, false), lines.replace("12345", "\"[redacted:secret]\""));
+}
+
+#[test]
 fn words_and_numbers_that_only_look_so_stay() {
     for text in [
         "the task-management-system-for-everyone and sk-learn-something-very-long-like-this",

@@ -17,6 +17,8 @@ pub(super) struct Found {
     pub(super) any_usage: bool,
     /// The event under way counted something.
     pub(super) new_usage: bool,
+    /// A count was none, or beyond belief, and was left out.
+    pub(super) false_count: bool,
     pub(super) model: String,
     pub(super) stop: String,
     /// How the answer of the event under way stands, and why.
@@ -104,10 +106,13 @@ impl Found {
             Field::ChoiceIndex => return self.calls.choice(number.parse().unwrap_or_default()),
             _ => return,
         };
-        if let Some(tokens) = tokens(number) {
-            *count = tokens;
-            self.any_usage = true;
-            self.new_usage = true;
+        match tokens(number) {
+            Some(tokens) => {
+                *count = tokens;
+                self.any_usage = true;
+                self.new_usage = true;
+            }
+            None => self.false_count = true,
         }
     }
 
@@ -149,11 +154,16 @@ fn keep(place: &mut String, text: &str) {
     place.push_str(&text[..text.floor_char_boundary(STOP_MAX)]);
 }
 
-/// A count; some servers write `12.0`.
+/// The largest count of one answer that is believed. No model reads or writes as many tokens; what is above is a fault
+/// of the provider's or an attack on the sums.
+const COUNT_MAX: u64 = 1_000_000_000;
+
+/// A count; some servers write `12.0`. `None` when it is none: negative, or above [`COUNT_MAX`].
 fn tokens(number: &str) -> Option<u64> {
-    number.parse().ok().or_else(|| {
+    let count = number.parse().ok().or_else(|| {
         let float: f64 = number.parse().ok()?;
-        // A float becomes the nearest integer in range; a negative count is none.
+        // A float becomes the nearest integer in range.
         (float.is_finite() && float >= 0.0).then_some(float as u64)
-    })
+    });
+    count.filter(|count| *count <= COUNT_MAX)
 }

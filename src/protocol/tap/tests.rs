@@ -81,6 +81,22 @@ fn streams() -> [(Dialect, Framing, &'static str, Option<Usage>, &'static str); 
 }
 
 #[test]
+fn a_count_that_cannot_be_true_is_left_out_and_flagged() {
+    let read = |input: &str| {
+        let answer = format!(r#"{{"usage":{{"prompt_tokens":{input},"completion_tokens":7}}}}"#);
+        let mut tap = ResponseTap::new(Dialect::OpenAiChat, Framing::Json);
+        tap.feed(answer.as_bytes());
+        (tap.usage().map(|usage| (usage.input_tokens, usage.output_tokens)), tap.has_false_count())
+    };
+    for (input, count) in [("12", 12), ("12.0", 12), ("1e9", 1_000_000_000), ("1000000000", 1_000_000_000)] {
+        assert_eq!(read(input), (Some((count, 7)), false), "{input}");
+    }
+    for input in ["1000000001", "9223372036854775807", "18446744073709551616", "1e300", "-1", "-0.5"] {
+        assert_eq!(read(input), (Some((0, 7)), true), "{input}");
+    }
+}
+
+#[test]
 fn streams_are_read() {
     for (dialect, framing, text, usage, model) in streams() {
         let told = whole(dialect, framing, text);
