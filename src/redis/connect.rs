@@ -205,7 +205,7 @@ impl Link {
         if let Servers::One(_) = self.servers {
             return Ok(heard);
         }
-        let pools = self.servers.pools();
+        let pools = self.servers.all_connected();
         let asked = pools.iter().map(|pool| {
             let asked = vec!["NUMSUB", everybody];
             pool.next_connected().custom::<(String, u64), _>(command("PUBSUB"), asked)

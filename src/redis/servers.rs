@@ -80,6 +80,18 @@ impl Servers {
         }
     }
 
+    /// Connections to each server that messages may leave by: also those that had keys until a moment ago.
+    pub(super) fn all_connected(&self) -> Vec<Pool> {
+        match self {
+            Self::One(pool) => vec![pool.clone()],
+            Self::Cluster(cluster) => {
+                let known = cluster.known();
+                let pools = known.pools.values().map(|(pool, _)| pool.clone());
+                pools.filter(|pool| pool.clients().iter().any(ClientLike::is_connected)).collect()
+            }
+        }
+    }
+
     /// The servers that have keys; `None` without a cluster.
     pub(super) fn addresses(&self) -> Option<Vec<Server>> {
         match self {
@@ -245,6 +257,7 @@ pub(super) struct Cluster {
 
 struct Known {
     map: ClusterRouting,
+    /// Connections, and when their server had slots last, or they were made.
     pools: HashMap<Server, (Pool, Instant)>,
 }
 
@@ -330,7 +343,10 @@ impl Cluster {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.map = map;
         known.pools.retain(|server, (pool, since)| {
-            let stays = owners.contains(server) || since.elapsed() < IDLE;
+            if owners.contains(server) {
+                *since = Instant::now();
+            }
+            let stays = since.elapsed() < IDLE;
             if !stays {
                 let pool = pool.clone();
                 tokio::spawn(async move { pool.quit().await });
