@@ -178,7 +178,7 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
             let is_fallback = first.fallback == other.name;
             let is_equal =
                 at < place && first.kind == other.kind && first.models.iter().any(|text| says(other, text));
-            if (is_fallback || is_equal) && !backends[place].auth().may_take(backends[at].auth()) {
+            if (is_fallback || is_equal) && !backends[place].may_take(&backends[at]) {
                 let path = match is_fallback {
                     true => format!("backends.{}.fallback", first.name),
                     false => format!("backends.{}.models", other.name),
