@@ -101,19 +101,10 @@ pub(crate) fn route(
         return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
     }
     let wanted = wanted(head, snapshot.routes.header())?;
-    let decision =
-        snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
-            match error {
-                // The names of the others are not told: whoever may call need not know them.
-                RouteError::UnknownBackend(_) => {
-                    let header = snapshot.routes.header();
-                    let message = format!("{error}; name a configured one in {header} or leave it out");
-                    Refusal::new(ErrorKind::UnknownBackend, message)
-                }
-                RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
-                RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
-            }
-        })?;
+    let decision = snapshot
+        .routes
+        .decide(wanted, arrival.uri.path(), call.model.as_deref())
+        .map_err(|error| undecided(&error, snapshot.routes.header()))?;
     let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
     if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
@@ -144,6 +135,19 @@ pub(crate) fn route(
         others,
         answered: None,
     })
+}
+
+/// Why no backend was found; `header` names one.
+fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
+    match error {
+        // The names of the others are not told: whoever may call need not know them.
+        RouteError::UnknownBackend(_) => {
+            let message = format!("{error}; name a configured one in {header} or leave it out");
+            Refusal::new(ErrorKind::UnknownBackend, message)
+        }
+        RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
+        RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+    }
 }
 
 /// The backend that the request names itself.

@@ -367,8 +367,7 @@ async fn a_trial_whose_client_leaves_is_given_to_another() {
     drop(trial);
     first.until("its end", |first| !first.closed().is_empty()).await;
     mode.send_replace("well");
-    gateway.access_line("/v1/chat/completions").await;
-    gateway.log_until(|line| line["message"] == "request_completed" && line["error"] == "client_gone").await;
+    gateway.log_until(|line| line["outcome"] == "client_gone").await;
     assert_eq!(chat_of("tim").send(gateway.proxy()).await.status(), 200);
     assert_eq!(first.requests().len(), 4, "the next request tries it");
     assert!(is_told_healthy(&gateway, "a").await);
