@@ -83,6 +83,8 @@ mod listener_tls;
 mod mcp;
 /// One list of the models of all backends.
 mod models;
+/// A name that means two sessions.
+mod names;
 /// What a collector of OpenTelemetry is told, and what it cannot hold up.
 mod otel;
 /// The README's own commands.
@@ -109,6 +111,8 @@ mod tls;
 mod top;
 /// A new process takes over the ports.
 mod upgrade;
+/// Operators meet the new process, whose kills reach the old one.
+mod upgrade_kill;
 /// Tokens, as the provider counts them.
 mod usage;
 /// Dead peers are noticed.
