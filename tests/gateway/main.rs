@@ -35,6 +35,8 @@ mod demo;
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// Exports whose readers stall: what they hold, and what goes on beside them.
+mod exports;
 /// Another backend answers when one fails before the first byte.
 mod failover;
 /// Three gateways and one Redis: one session, one kill, whatever instance it meets.
