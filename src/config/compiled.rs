@@ -111,9 +111,7 @@ pub(super) fn compile(
         }
         warn_of_realms(&rules, backends, faults);
     }
-    if let (Some(listen), Some(control)) = (listen, &control) {
-        check_ports(listen, control.listen(), faults);
-    }
+    check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
     check_folders(&written.data_dir, history.as_ref(), faults);
     Some(Config {
         listen: listen?,
