@@ -90,6 +90,11 @@ impl Redis {
         sentinel
     }
 
+    /// What gateways reach it by.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// With these arguments beside its port and folder.
     pub async fn with(arguments: &[&str]) -> Self {
         let (folder, address) = (tempfile::tempdir().expect("a folder"), free());
@@ -176,7 +181,7 @@ impl Redis {
 
 impl Shared for Redis {
     fn url(&self) -> &str {
-        &self.url
+        self.url()
     }
 }
 
