@@ -295,9 +295,9 @@ async fn a_secret_in_a_path_or_a_model_is_neither_stored_nor_told() {
     assert_eq!(keyed.status(), 200);
     let form = "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nhunter4\r\n--b--\r\n";
     let media = "multipart/form-data; boundary=b";
-    let sent = Call::post("/files").header("content-type", media).body(form).session("run-1");
+    let sent = Call::post("/files?key=never-kept").header("content-type", media).body(form).session("run-1");
     assert_eq!(sent.send(gateway.proxy()).await.status(), 200);
-    let modelled = Call::post("/v1/chat/completions").json(&chat).session("run-1");
+    let modelled = Call::post("/v1/chat/completions?key=never-kept").json(&chat).session("run-1");
     assert_eq!(modelled.send(gateway.proxy()).await.status(), 200);
     let received: Vec<_> = backend.requests().iter().map(|request| request.head.line.clone()).collect();
     assert!(received.iter().any(|line| line.contains(KEY)), "the backend gets all of it: {received:?}");
