@@ -49,6 +49,8 @@ mod fleet_cluster;
 mod fleet_loss;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
 mod fleet_recipe;
+/// Random kills, resumes, aborts and faults of Redis; the books are exact afterwards.
+mod fleet_stress;
 /// Redis behind TLS, a password and an access list.
 mod fleet_tls;
 /// What could be read in two ways, over raw sockets.

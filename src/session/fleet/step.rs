@@ -90,11 +90,14 @@ impl Step {
     async fn take(&mut self) -> Result<(), LinkError> {
         let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
         fleet.store.link().ping().await?;
-        fleet.store.show_life().await?;
+        let was_seen = fleet.store.show_life().await?;
         if !fleet.is_up() {
             return self.begin().await;
         }
-        if std::mem::take(&mut self.renewed) {
+        if !was_seen {
+            warn!("redis lost what this instance wrote there (wiped, or evicted): it is written again");
+        }
+        if std::mem::take(&mut self.renewed) || !was_seen {
             return self.restore().await;
         }
         if self.compared.elapsed() >= COMPARE || fleet.owes() {

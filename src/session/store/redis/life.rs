@@ -14,11 +14,12 @@ const ALIVE: Duration = Duration::from_secs(5);
 /// One instance after another looks after dead ones, each this long.
 const TURN: Duration = Duration::from_secs(2);
 impl RedisStore {
-    /// Shows the others that this instance lives.
-    pub(in crate::session) async fn show_life(&self) -> Result<(), LinkError> {
+    /// Shows the others that this instance lives. Returns whether they could see it until now: when they could not
+    /// although it showed itself a moment ago, the store was wiped.
+    pub(in crate::session) async fn show_life(&self) -> Result<bool, LinkError> {
         let key = self.keys.instance(&self.instance);
-        let call = Call::new("SET", [key, "1".to_owned(), "PX".to_owned(), millis(ALIVE).to_string()]);
-        self.link.call(call).await.map(drop)
+        let life = [key, "1".to_owned(), "PX".to_owned(), millis(ALIVE).to_string(), "GET".to_owned()];
+        Ok(!self.link.call(Call::new("SET", life)).await?.is_null())
     }
 
     /// This instance goes: the others need not wait for it.

@@ -152,10 +152,16 @@ return {'ended', ARGV[2]}
 
 /// KEYS incarnation. ARGV instance, ttl, then for each share its name and its last document (empty: the
 /// one that was flushed last). Closes the shares; the one who closes the last share of an ended
-/// incarnation gets it whole, to write its record; again, when the answer was lost.
+/// incarnation gets it whole, to write its record; again, when the answer was lost. Where a share is missing, those of
+/// others may be, too: then nobody gets it until they had time to close theirs.
 const CLOSE: &str = r#"
+local lost = false
 for i = 3, #ARGV, 2 do
   local text = ARGV[i + 1]
+  if text ~= '' and redis.call('HEXISTS', KEYS[1], 'o:' .. ARGV[i]) == 0
+    and redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[i]) == 0 then
+    lost = true
+  end
   if text == '' then text = redis.call('HGET', KEYS[1], 'o:' .. ARGV[i]) or '' end
   redis.call('HDEL', KEYS[1], 'o:' .. ARGV[i], 'n:' .. ARGV[i])
   if text ~= '' then redis.call('HSET', KEYS[1], 'c:' .. ARGV[i], text) end
@@ -166,6 +172,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.sub(field, 1, 2) == 'o:' then return {'waiting'} end
 end
 if redis.call('HEXISTS', KEYS[1], 'done') == 1 then return {'recorded'} end
+if lost then return {'waiting'} end
 local by = redis.call('HGET', KEYS[1], 'record')
 if by and by ~= ARGV[1] then return {'claimed', by} end
 redis.call('HSET', KEYS[1], 'record', ARGV[1])
