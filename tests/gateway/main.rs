@@ -29,8 +29,12 @@ mod control_api;
 mod crash;
 /// Whose credential reaches which backend.
 mod credentials;
+/// Crowds and slow peers at the control listener.
+mod control_crowd;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// The limit of open files: raised, divided, and run out.
+mod descriptors;
 /// What answers of every dialect say, whole, streamed and compressed.
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
@@ -65,6 +69,8 @@ mod hostile;
 mod http2;
 /// Frames that cost the sender nothing.
 mod http2_abuse;
+/// Cancelled streams, and whom they do not harm.
+mod http2_cancels;
 /// HTTP/2 to backends.
 mod http2_backend;
 /// Whose session a request belongs to.
