@@ -29,5 +29,6 @@ mod upgrade;
 
 pub use demo::{demo, demo_provider};
 pub use descriptors::Plan;
+pub use listeners::start_faults;
 pub use reach::{Reach, Unreachable, reach, reach_redis};
 pub use services::run;

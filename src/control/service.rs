@@ -15,6 +15,7 @@ use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
 
 use super::admission::Admission;
+use super::blocking::Blocking;
 use super::listen::{Doorway, Peer};
 use super::settings::Settings;
 use super::visitor::DEADLINES;
@@ -62,6 +63,8 @@ pub struct Parts {
 /// What every route sees.
 pub(super) struct Door {
     pub(super) parts: Parts,
+    /// Bounds on what takes a thread.
+    pub(super) blocking: Blocking,
     /// Becomes true when this service stops; endless answers end themselves then.
     pub(super) stopping: ShutdownWatch,
     pub(super) opened: Instant,
@@ -104,7 +107,13 @@ async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> 
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let admission = Admission::new(parts.max_connections, DEADLINES, Arc::clone(&parts.metrics));
-    let door = Door { parts, stopping: shutdown.clone(), opened: Instant::now(), feeds: Arc::default() };
+    let door = Door {
+        parts,
+        blocking: Blocking::default(),
+        stopping: shutdown.clone(),
+        opened: Instant::now(),
+        feeds: Arc::default(),
+    };
     let app = router(Arc::new(door)).into_make_service_with_connect_info::<Peer>();
     let server =
         axum::serve(Doorway::new(listener, admission), app).with_graceful_shutdown(stopped(shutdown.clone()));

@@ -171,7 +171,8 @@ impl WrittenLimits {
             return None;
         }
         if max_event_feeds > max_connections / 2 {
-            let message = format!("{max_event_feeds} feeds are more than half of {max_connections} connections");
+            let message =
+                format!("{max_event_feeds} feeds are more than half of {max_connections} connections");
             let hint = "allow fewer feeds, or raise control.limits.max_connections";
             faults.add("control.limits.max_event_feeds", message, hint);
             return None;

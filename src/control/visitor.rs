@@ -364,8 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_has_its_time_and_a_stream_goes_on() {
-        let (mut here, mut there) =
-            connection(Deadlines { head: SHORT, answer: SHORT, stall: SHORT }).await;
+        let (mut here, mut there) = connection(Deadlines { head: SHORT, answer: SHORT, stall: SHORT }).await;
         here.visitor().arrived();
         let waiting = tokio::time::timeout(SHORT * 3, here.read_u8()).await;
         assert!(waiting.is_err(), "a handler works: {waiting:?}");

@@ -25,12 +25,12 @@ mod clients;
 mod commands;
 /// The operator's door: the documentation's own commands, the feed, who may come in.
 mod control_api;
+/// Crowds and slow peers at the control listener.
+mod control_crowd;
 /// kill -9: clients see that an answer was cut; after a restart all is well.
 mod crash;
 /// Whose credential reaches which backend.
 mod credentials;
-/// Crowds and slow peers at the control listener.
-mod control_crowd;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
 /// The limit of open files: raised, divided, and run out.
@@ -39,12 +39,16 @@ mod descriptors;
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// Exports whose readers stall: what they hold, and what goes on beside them.
+mod exports;
 /// Another backend answers when one fails before the first byte.
 mod failover;
 /// Three gateways and one Redis: one session, one kill, whatever instance it meets.
 mod fleet;
 /// One agent is killed on one instance and runs on another.
 mod fleet_agents;
+/// Redis Cluster: keys on several masters, slots that move, a master that is lost.
+mod fleet_cluster;
 /// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
 mod fleet_loss;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
@@ -69,10 +73,10 @@ mod hostile;
 mod http2;
 /// Frames that cost the sender nothing.
 mod http2_abuse;
-/// Cancelled streams, and whom they do not harm.
-mod http2_cancels;
 /// HTTP/2 to backends.
 mod http2_backend;
+/// Cancelled streams, and whom they do not harm.
+mod http2_cancels;
 /// Whose session a request belongs to.
 mod identity;
 /// Comments in streams whose backend is silent.
@@ -89,6 +93,8 @@ mod listener_tls;
 mod mcp;
 /// One list of the models of all backends.
 mod models;
+/// A name that means two sessions.
+mod names;
 /// What a collector of OpenTelemetry is told, and what it cannot hold up.
 mod otel;
 /// The README's own commands.
@@ -115,6 +121,8 @@ mod tls;
 mod top;
 /// A new process takes over the ports.
 mod upgrade;
+/// Operators meet the new process, whose kills reach the old one.
+mod upgrade_kill;
 /// Tokens, as the provider counts them.
 mod usage;
 /// Dead peers are noticed.

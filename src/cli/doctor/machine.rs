@@ -63,8 +63,9 @@ fn judge_files(limit: Option<u64>, config: &Config) -> Finding {
                 "the hard limit here is {limit}: enough for {fits} connections, not for the {wanted} of \
                  server.limits.max_connections"
             );
-            let remedy =
-                format!("ulimit -H -n {needed} (LimitNOFILE={needed} in a systemd unit), or fewer connections");
+            let remedy = format!(
+                "ulimit -H -n {needed} (LimitNOFILE={needed} in a systemd unit), or fewer connections"
+            );
             Finding::new(Health::Warn, check, message, remedy)
         }
     }

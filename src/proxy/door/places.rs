@@ -105,9 +105,7 @@ impl Drop for Place {
 
 /// Adds to a count that may not exceed `most`.
 fn add(count: &AtomicUsize, amount: usize, most: usize) -> bool {
-    count
-        .fetch_update(Relaxed, Relaxed, |now| now.checked_add(amount).filter(|sum| *sum <= most))
-        .is_ok()
+    count.fetch_update(Relaxed, Relaxed, |now| now.checked_add(amount).filter(|sum| *sum <= most)).is_ok()
 }
 
 #[cfg(test)]
