@@ -80,7 +80,7 @@ async fn a_crowd_of_silent_peers_keeps_no_operator_out() {
     println!("kill behind the crowd: {took:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
     events.until("session.killed").await;
-    client.end().await;
+    client.message(Unframed::UntilEnd).await.expect("the end");
     let grown = gateway.descriptors().saturating_sub(before);
     assert!(grown < CONNECTIONS + 16, "{grown} descriptors for 1000 silent peers");
     let evicted = "elida_connections_refused_total{listener=\"control\",reason=\"evicted\"}";

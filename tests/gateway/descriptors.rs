@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::http2::{Client, End};
 use crate::support::timing::after;
-use crate::support::wire::{Ending, Unframed};
+use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient};
 
 /// A kill and a look take no longer while the proxy is full; the machine may be busy.
@@ -57,7 +57,7 @@ async fn a_full_proxy_leaves_descriptors_to_the_kill_switch() {
             Some(head) => {
                 assert_eq!(head.status(), 200);
                 client.until("first").await;
-                served.push(client);
+                served.push((client, head));
             }
             None => refused += 1,
         }
@@ -65,12 +65,15 @@ async fn a_full_proxy_leaves_descriptors_to_the_kill_switch() {
     assert_eq!((served.len(), refused), (360, 240));
     let stats = control_answers(&gateway, "s-7").await;
     assert_eq!((&stats["open_legs"], &stats["kills"]), (&359.into(), &1.into()), "{stats}");
-    assert!(matches!(served[7].end().await, Ending::Closed(_) | Ending::Reset(_)), "the stream was cut");
+    let (mut cut, head) = served.remove(7);
+    let answer = cut.body(head, Unframed::UntilEnd).await;
+    assert!(answer.text().contains("session_killed"), "{answer:?}");
     assert!(gateway.descriptors() < 900, "{} descriptors", gateway.descriptors());
     let series = "elida_connections_refused_total{listener=\"proxy\",reason=\"descriptors\"}";
     assert!(gateway.metric(series).await >= 240.0);
     assert!(!gateway.log_text().contains("cannot accept"));
-    // The place of the stream that was cut is another one's.
+    // The place of the client whose stream was cut is free for another one.
+    drop(cut);
     let answer = crate::support::within("a free place", async {
         loop {
             let mut client = RawClient::connect(gateway.proxy()).await;
@@ -142,7 +145,7 @@ async fn the_control_listener_has_descriptors_when_there_is_none_left() {
     gateway.exhaust_files();
     let stats = control_answers(&gateway, "held").await;
     assert_eq!(stats["kills"], 1, "{stats}");
-    client.end().await;
+    client.message(Unframed::UntilEnd).await.expect("the end");
     // More operators than were kept for: each one takes the place of another that is idle.
     for _ in 0..20 {
         let ready = gateway.operator().await.get("/health/readiness").await;
