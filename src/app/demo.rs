@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use pingora_core::server::{Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 
+use super::descriptors;
 use super::services::{self, Extra};
 use super::signals::{Signals, Wish};
 use crate::config::{Flags, Sources};
@@ -42,6 +43,7 @@ pub fn demo(listen: String, control_listen: String) -> anyhow::Result<()> {
 /// The port cannot be had.
 pub fn demo_provider(address: SocketAddr) -> anyhow::Result<()> {
     let signals = Signals::install().context("cannot handle signals")?;
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(address).await;

@@ -1,6 +1,7 @@
 //! The composition root: the only place that knows everyone.
 //!
-//! `shared` builds the parts · `services` runs them · `listeners` takes the ports · `signals` hears SIGHUP,
+//! `descriptors` raises the limit of open files and divides it · `shared` builds the parts · `services` runs them ·
+//! `listeners` takes the ports · `signals` hears SIGHUP,
 //! SIGTERM, SIGINT and SIGQUIT from the first moment on · `reload` swaps settings under running streams ·
 //! `drain` ends the program in order · `upgrade` lets a new process take its place, to which `handover` gives
 //! the ports · `kills` takes over what stands in the history · `notify` tells the service manager · `panics` counts and logs our own faults · `ledger` takes
@@ -10,6 +11,7 @@
 //! Invariant: nothing is decided here that one of the parts could decide.
 
 mod demo;
+mod descriptors;
 mod drain;
 mod handover;
 mod kills;
@@ -26,6 +28,7 @@ mod signals;
 mod upgrade;
 
 pub use demo::{demo, demo_provider};
+pub use descriptors::Plan;
 pub use listeners::start_faults;
 pub use reach::{Reach, Unreachable, reach, reach_redis};
 pub use services::run;

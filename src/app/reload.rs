@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
+use super::descriptors::Plan;
 use super::shared::{Shared, addresses, snapshot};
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
@@ -64,6 +65,7 @@ impl Reload {
         let before = self.shared.live.load_full();
         let snapshot = snapshot(&config, &self.shared.metrics, &before.backends)?;
         tell_warnings(&config);
+        Plan::again(&config).tell();
         let restart = changed_restart_keys(&self.started, &config);
         for gone in &before.backends {
             let name = gone.settings().name();

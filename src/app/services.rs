@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::descriptors::Plan;
 use super::drain::Drain;
 use super::handover::ReadySign;
 use super::kills::Kills;
@@ -27,15 +28,11 @@ use super::signals::Signals;
 use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts};
-use crate::proxy::door::{self, Door};
+use crate::proxy::door::{self, Door, Places};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
 use crate::session::fleet::{self, Fleet};
 use crate::telemetry::readiness::Readiness;
-
-/// Connections kept open to all backends together; below the number in use, each request would pay
-/// for a handshake.
-const POOL: usize = 4096;
 
 /// How often sessions are looked at for their timeouts.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -63,18 +60,20 @@ pub(super) fn serve(
     signals: Signals,
     extras: Vec<Extra>,
 ) -> anyhow::Result<()> {
+    let plan = Plan::raise(&config, extras.len());
     let (shared, log_guard) = Shared::build(&config)?;
     tell_warnings(&config);
+    plan.tell();
     let Listeners { proxy, control, ready, predecessor, copies } = Listeners::take(&config)?;
     let upgrade = Upgrade::new(copies, signals.sender(), Arc::clone(&shared.sessions));
     let (met, is_met) = watch::channel(predecessor.is_none());
     let (draining, drained) = watch::channel(false);
     let (closing, closed) = watch::channel(false);
     let threads = config.server.threads();
-    let mut server = server(threads);
+    let mut server = server(threads, plan.idle());
 
     let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house(&config)));
-    let door = Door::new(gateway, Arc::clone(&shared.live), shared.metrics.connections());
+    let door = Door::new(gateway, Arc::clone(&shared.live), Places::new(&shared.metrics, plan.room()));
     let readiness = Arc::clone(&shared.readiness);
     let sessions = Arc::clone(&shared.sessions);
     let kills = shared.kills.clone();
@@ -95,7 +94,7 @@ pub(super) fn serve(
     server.add_service(background_service("probes", Probes { live: Arc::clone(&shared.live) }));
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
-    let control = control_service(control, &reload, &shared);
+    let control = control_service(control, plan.operators(), &reload, &shared);
     let sessions = Arc::clone(&shared.sessions);
     let predecessor = Mutex::new(predecessor);
     let control = Control { service: control, closing: Mutex::new(Some(closed)), predecessor, sessions, met };
@@ -114,11 +113,12 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Pingora's server: it only gives runtimes and runs our services.
-fn server(threads: usize) -> Server {
+/// Pingora's server: it only gives runtimes and runs our services. It keeps `idle` connections to backends open.
+fn server(threads: usize, idle: usize) -> Server {
     let conf = ServerConf {
         threads,
-        upstream_keepalive_pool_size: POOL,
+        // Pingora multiplies it by the number of threads.
+        upstream_keepalive_pool_size: (idle / threads).max(1),
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
@@ -128,7 +128,12 @@ fn server(threads: usize) -> Server {
     server
 }
 
-fn control_service(listener: TcpListener, reload: &Arc<Reload>, shared: &Shared) -> ControlService {
+fn control_service(
+    listener: TcpListener,
+    max_connections: usize,
+    reload: &Arc<Reload>,
+    shared: &Shared,
+) -> ControlService {
     let (config, again, backends) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
     let parts = Parts {
         manager: Arc::clone(&shared.sessions),
@@ -140,6 +145,7 @@ fn control_service(listener: TcpListener, reload: &Arc<Reload>, shared: &Shared)
         backends: Arc::new(move || backends.describe_backends()),
         history: shared.history.clone(),
         store: reload.current.load().session.store().name(),
+        max_connections,
     };
     ControlService::new(listener, parts)
 }

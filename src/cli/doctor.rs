@@ -88,7 +88,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(ports::examine(config));
     findings.extend(machine::certificate(config));
     findings.push(machine::folder(&config.data_dir));
-    findings.push(machine::open_files(config.server.limits().max_connections));
+    findings.push(machine::open_files(config));
     findings.push(machine::clock());
     findings
 }

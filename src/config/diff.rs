@@ -8,9 +8,12 @@ use super::compiled::Config;
 type Differs = fn(&Config, &Config) -> bool;
 
 /// The keys that take effect only at a start; all others apply at once.
-const RESTART_KEYS: [(&str, Differs); 9] = [
+const RESTART_KEYS: [(&str, Differs); 10] = [
     ("listen", |old, new| old.listen != new.listen),
     ("control.listen", |old, new| old.control.listen() != new.control.listen()),
+    ("control.limits.max_connections", |old, new| {
+        old.control.max_connections() != new.control.max_connections()
+    }),
     ("server.threads", |old, new| old.server.threads() != new.server.threads()),
     ("session.store", |old, new| old.session.store() != new.session.store()),
     ("session.redis", |old, new| {

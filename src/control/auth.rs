@@ -6,18 +6,23 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::time::{Instant, timeout_at};
 
 use super::listen::Peer;
 use super::problem::{Problem, finish};
 use super::service::Door;
 use super::settings::Settings;
+use super::visitor::{Pieces, Visitor};
 use crate::ids::RequestId;
 
 /// Methods a page of an allowed origin may use.
@@ -26,6 +31,11 @@ const CORS_METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
 const CORS_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 /// Seconds for which a browser may keep a preflight's answer.
 const CORS_MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// No request here needs a larger body, in bytes.
+const BODY_MAX: usize = 64 << 10;
+/// For a body to come, from its head on.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Whether the caller showed the token, or there is none to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +46,25 @@ pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, n
     let request_id = RequestId::fresh();
     let settings = door.parts.settings.load_full();
     let mut origin = None;
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.clone());
+    let visitor = peer.as_ref().map(|peer| Arc::clone(&peer.visitor));
+    if let Some(visitor) = &visitor {
+        visitor.arrived();
+    }
     let mut response = match enter(&settings, &request, &mut origin) {
         Ok(Entry::Preflight) => preflight(),
         Ok(Entry::Caller(trusted)) => {
+            if let Some(visitor) = visitor.as_ref().filter(|_| trusted.0) {
+                visitor.trust();
+            }
             request.extensions_mut().insert(trusted);
-            next.run(request).await
+            match whole_body(request).await {
+                Ok(request) => next.run(request).await,
+                Err(problem) => problem.into_response(),
+            }
         }
         Err(problem) => {
-            let peer =
-                request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| peer.ip());
+            let peer = peer.map(|peer| peer.address.ip());
             let (method, path) = (request.method(), request.uri().path());
             tracing::warn!(?peer, %method, path, %problem, "control_refused");
             problem.into_response()
@@ -62,7 +82,45 @@ pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, n
     headers.append(header::VARY, HeaderValue::from_static("origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    finish(response, &request_id)
+    let response = finish(response, &request_id);
+    match visitor {
+        Some(visitor) => watch(response, visitor),
+        None => response,
+    }
+}
+
+/// Reads the body of a request, which must be there within [`BODY_TIME`].
+async fn whole_body(request: Request) -> Result<Request, Problem> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
+    let (until, mut pieces, mut whole) = (Instant::now() + BODY_TIME, body.into_data_stream(), Vec::new());
+    loop {
+        match timeout_at(until, pieces.next()).await {
+            Ok(Some(Ok(piece))) if whole.len() + piece.len() <= BODY_MAX => whole.extend_from_slice(&piece),
+            Ok(Some(Ok(_))) => {
+                let detail = "the body is larger than 64 KiB";
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
+            }
+            Ok(Some(Err(_))) => return Err(Problem::bad_request("the body cannot be read")),
+            Ok(None) => return Ok(Request::from_parts(head, Body::from(whole))),
+            Err(_) => {
+                let detail = format!("the body did not come within {} s", BODY_TIME.as_secs());
+                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
+            }
+        }
+    }
+}
+
+/// Tells the connection what goes out.
+fn watch(response: Response, visitor: Arc<Visitor>) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        visitor.answered();
+        return response;
+    }
+    visitor.streams();
+    response.map(|body| Body::from_stream(Pieces { pieces: body.into_data_stream(), visitor }))
 }
 
 /// Who came in.

@@ -1,50 +1,109 @@
-//! Accepts connections and closes those on which nothing moves, so that silent peers hold nothing.
+//! Accepts connections: as many as may be, also when the process has no descriptors left.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::admission::Admission;
+use super::visitor::{Visit, Visitor};
+
+/// Descriptors that are kept, to be given back when there is none left for a connection.
+const SPARES: usize = 8;
+
+/// How long accepting rests when nothing could be given back.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// While accepting fails, it is logged this often.
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// Who is at the other end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// Its connection.
+    pub(super) visitor: Arc<Visitor>,
+}
 
-impl Connected<IncomingStream<'_, Patience>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Patience>) -> Self {
-        Self(*stream.remote_addr())
+impl Connected<IncomingStream<'_, Doorway>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Doorway>) -> Self {
+        Self { address: *stream.remote_addr(), visitor: Arc::clone(stream.io().visitor()) }
     }
 }
 
-/// A listener whose connections end after `idle` without a byte in either direction. The event feed lives
-/// on, since it writes a comment more often than that.
-pub(super) struct Patience {
+/// The control listener.
+pub(super) struct Doorway {
     listener: TcpListener,
-    idle: Duration,
+    admission: Arc<Admission>,
+    spares: Vec<File>,
+    logged: Option<Instant>,
 }
 
-impl Patience {
-    pub(super) fn new(listener: TcpListener, idle: Duration) -> Self {
-        Self { listener, idle }
+impl Doorway {
+    pub(super) fn new(listener: TcpListener, admission: Arc<Admission>) -> Self {
+        let mut doorway = Self { listener, admission, spares: Vec::with_capacity(SPARES), logged: None };
+        while doorway.spares.len() < SPARES && doorway.keep_spare() {}
+        doorway
     }
-}
 
-impl Listener for Patience {
-    type Io = Patient;
-    type Addr = SocketAddr;
+    /// Keeps one descriptor more; false when there is none.
+    fn keep_spare(&mut self) -> bool {
+        let spare = File::open("/dev/null");
+        let is_kept = spare.is_ok();
+        self.spares.extend(spare);
+        is_kept
+    }
 
-    async fn accept(&mut self) -> (Patient, SocketAddr) {
-        // axum's own accept waits and tries again when the process is out of file descriptors.
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
+    /// Gives a descriptor back, or waits for one.
+    async fn make_room(&mut self, error: &io::Error) {
+        if self.logged.is_none_or(|logged| logged.elapsed() > LOGGED_EVERY) {
+            self.logged = Some(Instant::now());
+            warn!(%error, spares = self.spares.len(), "the control listener runs short of descriptors (ulimit -n)");
+        }
+        if self.spares.pop().is_none() {
+            self.admission.evict();
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Takes a connection in; `None` when all others are being served.
+    fn let_in(&mut self, stream: TcpStream, address: SocketAddr) -> Option<(Visit, SocketAddr)> {
+        // Those that were given back are kept again as soon as others are free.
+        if self.spares.len() < SPARES {
+            self.keep_spare();
+        }
+        let visitor = self.admission.admit(address)?;
         // An event is small and must not wait for the next one.
         let _ = stream.set_nodelay(true);
-        (Patient { stream, idle: self.idle, timer: Box::pin(sleep(self.idle)) }, peer)
+        Some((Visit::new(stream, visitor, Arc::clone(&self.admission)), address))
+    }
+}
+
+impl Listener for Doorway {
+    type Io = Visit;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Visit, SocketAddr) {
+        loop {
+            self.admission.settled().await;
+            match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    if let Some(accepted) = self.let_in(stream, address) {
+                        return accepted;
+                    }
+                }
+                // The peer has gone before it was accepted (accept(2)).
+                Err(error) if is_gone(&error) => {}
+                Err(error) => self.make_room(&error).await,
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -52,102 +111,7 @@ impl Listener for Patience {
     }
 }
 
-/// A connection with an end to its patience.
-pub(super) struct Patient {
-    stream: TcpStream,
-    idle: Duration,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Patient {
-    /// Passes progress on and starts the wait anew; fails when the wait was too long.
-    fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if progress.is_ready() {
-            self.timer.as_mut().reset(Instant::now() + self.idle);
-            return progress;
-        }
-        ready!(self.timer.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let progress = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.watch(context, progress)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, progress)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch(context, progress)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    const IDLE: Duration = Duration::from_millis(200);
-
-    async fn connection() -> (Patient, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut listener = Patience::new(listener, IDLE);
-        let (accepted, peer) = tokio::join!(listener.accept(), TcpStream::connect(address));
-        (accepted.0, peer.unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_silent_peer_is_closed() {
-        let (mut here, _there) = connection().await;
-        let fault = here.read_u8().await.unwrap_err();
-        assert_eq!(fault.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[tokio::test]
-    async fn a_byte_in_either_direction_starts_the_wait_anew() {
-        let (mut here, mut there) = connection().await;
-        let begun = Instant::now();
-        for _ in 0..3 {
-            tokio::time::sleep(IDLE * 2 / 3).await;
-            there.write_u8(1).await.unwrap();
-            assert_eq!(here.read_u8().await.unwrap(), 1);
-            tokio::time::sleep(IDLE * 2 / 3).await;
-            here.write_u8(2).await.unwrap();
-        }
-        assert!(begun.elapsed() > IDLE * 3);
-    }
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -1,12 +1,13 @@
 //! The operator's door: see sessions, kill them, read numbers, reload the configuration.
 //!
 //! `service` runs axum in a Pingora service with a runtime of its own, so load on the proxy cannot starve a
-//! kill; `auth` decides who may come in, before any route; `blocking` bounds
-//! what runs on blocking threads; `problem` is what a refusal looks like; `routes`
-//! are the endpoints. Neighbours: it drives `session::Manager` and reads `telemetry`; what else it needs
-//! (the configuration, how to reload it) `app` hands over in [`service::Parts`].
+//! kill; `listen` accepts connections, of which `admission` bounds the number and `visitor` the time; `auth` decides
+//! who may come in, before any route; `blocking` bounds what runs on blocking threads; `problem` is what a refusal
+//! looks like; `routes` are the endpoints. Neighbours: it drives `session::Manager` and reads `telemetry`; what else it
+//! needs (the configuration, how to reload it) `app` hands over in [`service::Parts`].
 //! Invariants: whoever may not come in learns nothing; nothing slow stands before a kill.
 
+mod admission;
 mod auth;
 mod blocking;
 mod listen;
@@ -14,6 +15,7 @@ mod problem;
 mod routes;
 pub mod service;
 pub mod settings;
+mod visitor;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,18 +14,17 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
 
+use super::admission::Admission;
 use super::blocking::Blocking;
-use super::listen::{Patience, Peer};
+use super::listen::{Doorway, Peer};
 use super::settings::Settings;
+use super::visitor::DEADLINES;
 use super::{auth, routes};
 use crate::history::Archive;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
-
-/// A connection on which nothing moves for this long is closed.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// After the signal to stop, answers under way get this long.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -56,6 +56,8 @@ pub struct Parts {
     pub history: Option<Arc<Archive>>,
     /// Name of the session store: `memory`.
     pub store: &'static str,
+    /// Connections at a time: `control.limits.max_connections`, or what fits into the open files.
+    pub max_connections: usize,
 }
 
 /// What every route sees.
@@ -66,6 +68,8 @@ pub(super) struct Door {
     /// Becomes true when this service stops; endless answers end themselves then.
     pub(super) stopping: ShutdownWatch,
     pub(super) opened: Instant,
+    /// Readers of the event feed.
+    pub(super) feeds: Arc<AtomicUsize>,
 }
 
 /// The control API as a Pingora background service.
@@ -102,11 +106,17 @@ impl BackgroundService for ControlService {
 async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let door =
-        Door { parts, blocking: Blocking::default(), stopping: shutdown.clone(), opened: Instant::now() };
+    let admission = Admission::new(parts.max_connections, DEADLINES, Arc::clone(&parts.metrics));
+    let door = Door {
+        parts,
+        blocking: Blocking::default(),
+        stopping: shutdown.clone(),
+        opened: Instant::now(),
+        feeds: Arc::default(),
+    };
     let app = router(Arc::new(door)).into_make_service_with_connect_info::<Peer>();
     let server =
-        axum::serve(Patience::new(listener, SILENCE), app).with_graceful_shutdown(stopped(shutdown.clone()));
+        axum::serve(Doorway::new(listener, admission), app).with_graceful_shutdown(stopped(shutdown.clone()));
     tokio::select! {
         done = server => done,
         // A client that does not read its answer must not hold the program.

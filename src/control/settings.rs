@@ -23,6 +23,25 @@ pub struct Written {
     pub allowed_hosts: Vec<String>,
     /// Which web pages may call.
     pub cors: WrittenCors,
+    /// How many may come at a time.
+    pub limits: WrittenLimits,
+}
+
+/// `control.limits`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ControlLimits")]
+pub struct WrittenLimits {
+    /// Connections at a time, at least 16; for a new one an idle one is closed. Needs a restart.
+    pub max_connections: usize,
+    /// Readers of the event feed at a time, at most half of `max_connections`; 429 above.
+    pub max_event_feeds: usize,
+}
+
+impl Default for WrittenLimits {
+    fn default() -> Self {
+        Self { max_connections: 256, max_event_feeds: 64 }
+    }
 }
 
 /// `control.auth`.
@@ -53,6 +72,7 @@ impl Default for Written {
             auth: WrittenAuth::default(),
             allowed_hosts: ["localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
             cors: WrittenCors::default(),
+            limits: WrittenLimits::default(),
         }
     }
 }
@@ -64,7 +84,12 @@ pub struct Settings {
     token: Option<Secret>,
     allowed_hosts: Vec<String>,
     allow_origins: Vec<String>,
+    max_connections: usize,
+    max_event_feeds: usize,
 }
+
+/// With fewer connections, a dashboard and a scraper would keep operators out.
+const MIN_CONNECTIONS: usize = 16;
 
 /// A token can be guessed when it is shorter than this many bytes.
 const MIN_TOKEN: usize = 16;
@@ -88,6 +113,16 @@ impl Settings {
         &self.allowed_hosts
     }
 
+    /// Connections at a time, at least 16.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// Readers of the event feed at a time; at most half of the connections.
+    pub fn max_event_feeds(&self) -> usize {
+        self.max_event_feeds
+    }
+
     /// Origins whose pages may call: scheme, host and port exactly as browsers send them.
     pub fn allow_origins(&self) -> &[String] {
         &self.allow_origins
@@ -104,6 +139,7 @@ impl Written {
         };
         let hosts = compile_hosts(&self.allowed_hosts, faults);
         let origins = origins("control.cors.allow_origins", self.cors.allow_origins, faults);
+        let limits = self.limits.check(faults);
         let (listen, token) = (listen?, token?);
         if !listen.ip().is_loopback() && token.is_none() {
             faults.add(
@@ -113,7 +149,35 @@ impl Written {
             );
             return None;
         }
-        Some(Settings { listen, token, allowed_hosts: hosts?, allow_origins: origins? })
+        let WrittenLimits { max_connections, max_event_feeds } = limits?;
+        Some(Settings {
+            listen,
+            token,
+            allowed_hosts: hosts?,
+            allow_origins: origins?,
+            max_connections,
+            max_event_feeds,
+        })
+    }
+}
+
+impl WrittenLimits {
+    fn check(self, faults: &mut Faults) -> Option<Self> {
+        let Self { max_connections, max_event_feeds } = self;
+        if max_connections < MIN_CONNECTIONS {
+            let message = format!("{max_connections} connections are fewer than {MIN_CONNECTIONS}");
+            let hint = "leave it out for 256; a dashboard and a scraper must not keep operators out";
+            faults.add("control.limits.max_connections", message, hint);
+            return None;
+        }
+        if max_event_feeds > max_connections / 2 {
+            let message =
+                format!("{max_event_feeds} feeds are more than half of {max_connections} connections");
+            let hint = "allow fewer feeds, or raise control.limits.max_connections";
+            faults.add("control.limits.max_event_feeds", message, hint);
+            return None;
+        }
+        Some(self)
     }
 }
 
@@ -229,6 +293,25 @@ mod tests {
             compiled(Written { auth, ..Written::default() }).unwrap_err(),
             "control.auth.token_file: '/nowhere/token' cannot be read: No such file or directory \
              (os error 2) (check the path and its permissions)"
+        );
+    }
+
+    #[test]
+    fn feeds_leave_connections_to_others() {
+        let limits = |max_connections, max_event_feeds| {
+            let limits = WrittenLimits { max_connections, max_event_feeds };
+            compiled(Written { limits, ..Written::default() })
+        };
+        assert_eq!(limits(16, 8).unwrap().max_event_feeds(), 8);
+        assert_eq!(
+            limits(8, 0).unwrap_err(),
+            "control.limits.max_connections: 8 connections are fewer than 16 \
+             (leave it out for 256; a dashboard and a scraper must not keep operators out)"
+        );
+        assert_eq!(
+            limits(100, 51).unwrap_err(),
+            "control.limits.max_event_feeds: 51 feeds are more than half of 100 connections \
+             (allow fewer feeds, or raise control.limits.max_connections)"
         );
     }
 

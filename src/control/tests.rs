@@ -100,6 +100,7 @@ impl Desk {
             backends: Arc::new(|| json!({"openai": {"type": "openai"}})),
             history: None,
             store: "memory",
+            max_connections: 256,
         };
         Self::serve(parts, manager, readiness, settings)
     }
@@ -435,6 +436,7 @@ fn control_config_reload_tells_every_fault() {
         backends: Arc::new(|| json!({})),
         history: None,
         store: "memory",
+        max_connections: 256,
     };
     let desk = Desk::serve(parts, manager, Arc::default(), settings);
     let answer = desk.post("/control/config/reload", "");

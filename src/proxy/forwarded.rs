@@ -54,7 +54,8 @@ impl Forwarding {
         (networks.len() == trusted.len()).then_some(Self { trusted: networks, tells })
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether this is the address of a trusted proxy.
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&address))
     }
 

@@ -118,6 +118,9 @@ pub struct WrittenLimits {
     pub max_connections: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub max_streams: u32,
+    /// Requests on one HTTP/2 connection that its client may cancel unanswered, one after another. A tenth of it comes
+    /// back each second, and four for each answered request; beyond, the client has to open another connection.
+    pub max_cancelled_streams: u32,
 }
 
 impl Default for WrittenLimits {
@@ -130,6 +133,7 @@ impl Default for WrittenLimits {
             max_body_llm: Size::mib(32),
             max_connections: 20_000,
             max_streams: 100,
+            max_cancelled_streams: 100,
         }
     }
 }
@@ -184,6 +188,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub max_streams: u32,
+    /// Requests on one HTTP/2 connection that its client may cancel unanswered, one after another.
+    pub max_cancelled_streams: u32,
 }
 
 impl Settings {
@@ -301,6 +307,7 @@ impl WrittenLimits {
             max_body_llm: self.max_body_llm.as_len(),
             max_connections: self.max_connections,
             max_streams: self.max_streams,
+            max_cancelled_streams: self.max_cancelled_streams,
         };
         let must_be_positive = [
             ("max_uri", limits.max_uri),
@@ -310,6 +317,7 @@ impl WrittenLimits {
             ("max_body_llm", limits.max_body_llm),
             ("max_connections", limits.max_connections),
             ("max_streams", limits.max_streams as usize),
+            ("max_cancelled_streams", limits.max_cancelled_streams as usize),
         ];
         let mut good = true;
         for (key, _) in must_be_positive.iter().filter(|(_, limit)| *limit == 0) {

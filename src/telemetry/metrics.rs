@@ -61,6 +61,7 @@ pub struct Metrics {
     unread: IntCounterVec,
     config_reloads: IntCounterVec,
     connections: IntGauge,
+    connections_refused: IntCounterVec,
     panics: IntCounter,
     log_lines_dropped: IntCounter,
     history: HistoryMetrics,
@@ -102,6 +103,7 @@ impl Metrics {
             unread: counters(in_registry, &table::ANSWERS_UNREAD)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
+            connections_refused: counters(in_registry, &table::CONNECTIONS_REFUSED)?,
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
             history: HistoryMetrics::new(in_registry)?,
@@ -170,6 +172,12 @@ impl Metrics {
     /// The gauge of open client connections.
     pub fn connections(&self) -> Gauge {
         Gauge(self.connections.clone())
+    }
+
+    /// A listener (`proxy`, `control`) had no room for a connection or an HTTP/2 request; `reason` is a word of a
+    /// closed set.
+    pub fn connection_refused(&self, listener: &'static str, reason: &'static str) {
+        self.connections_refused.with_label_values(&[listener, reason]).inc();
     }
 
     /// A session of this kind became active.

@@ -68,6 +68,8 @@ table! {
         "Reloads of the configuration: applied or rejected.";
     CONNECTIONS = "elida_connections" []
         "Client connections open at the proxy now.";
+    CONNECTIONS_REFUSED = "elida_connections_refused_total" ["listener", "reason"]
+        "Connections closed, and HTTP/2 requests refused, because there were too many.";
     PANICS = "elida_panics_total" []
         "Panics: each ended one request, and is a fault of ELIDA.";
     LOG_LINES_DROPPED = "elida_log_lines_dropped_total" []

@@ -174,10 +174,11 @@ async fn one_connection_more_than_allowed_is_closed_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_files_it_serves_whom_it_has_and_recovers() {
     let backend = RawBackend::answering(OK).await;
-    let gateway = Gateway::with_files(&format!("backend: {:?}\n", backend.url()), 64).await;
+    let gateway = Gateway::start(&backend).await;
     let mut settled = RawClient::connect(gateway.proxy()).await;
     assert_eq!(Call::get("/in").send_over(&mut settled, gateway.proxy()).await.status(), 200);
-    // More connections than files: the kernel completes them all, the gateway accepts what it can.
+    gateway.exhaust_files();
+    // The kernel completes the connections, the gateway has no file for them.
     let mut crowd = Vec::new();
     for _ in 0..80 {
         crowd.push(RawClient::connect(gateway.proxy()).await);
@@ -191,6 +192,7 @@ async fn without_files_it_serves_whom_it_has_and_recovers() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(crowd);
+    gateway.limit_files(1024);
     let answer = within("a new connection", async {
         loop {
             let mut client = RawClient::connect(gateway.proxy()).await;

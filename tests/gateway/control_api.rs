@@ -80,7 +80,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     assert_eq!(
         backends["backends"]["default"],
         json!({"type": "ollama", "url": demo.url(), "auth": "passthrough", "healthy": true, "rests_for_ms": null,
-            "open": 0})
+            "callers_kept_away": 0, "open": 0})
     );
     let stats = read("/control/stats").await;
     assert_eq!((&stats["active"], &stats["by_state"]["killed"]), (&json!(0), &json!(2)), "{stats}");

@@ -25,12 +25,16 @@ mod clients;
 mod commands;
 /// The operator's door: the documentation's own commands, the feed, who may come in.
 mod control_api;
+/// Crowds and slow peers at the control listener.
+mod control_crowd;
 /// kill -9: clients see that an answer was cut; after a restart all is well.
 mod crash;
 /// Whose credential reaches which backend.
 mod credentials;
 /// The demo provider and the harness themselves, without a gateway.
 mod demo;
+/// The limit of open files: raised, divided, and run out.
+mod descriptors;
 /// What answers of every dialect say, whole, streamed and compressed.
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
@@ -73,6 +77,8 @@ mod http2;
 mod http2_abuse;
 /// HTTP/2 to backends.
 mod http2_backend;
+/// Cancelled streams, and whom they do not harm.
+mod http2_cancels;
 /// Whose session a request belongs to.
 mod identity;
 /// Comments in streams whose backend is silent.

@@ -6,11 +6,9 @@ use std::time::SystemTime;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, Health};
+use crate::app::Plan;
 use crate::config::Config;
 use crate::settings::folder::why_not_writable;
-
-/// Open files beside those of requests: listeners, log, the control API and its callers.
-const OTHER_FILES: u64 = 64;
 
 /// Exists while systemd-timesyncd holds the clock right.
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
@@ -44,28 +42,30 @@ pub(super) fn certificate(config: &Config) -> Option<Finding> {
     })
 }
 
-/// Does the limit of open files allow `server.limits.max_connections`?
-pub(super) fn open_files(connections: usize) -> Finding {
-    judge_files(getrlimit(Resource::Nofile).current, connections as u64)
+/// Do `server.limits.max_connections` fit into the open files? The gateway raises the soft limit by itself, so the
+/// hard one counts.
+pub(super) fn open_files(config: &Config) -> Finding {
+    judge_files(getrlimit(Resource::Nofile).maximum, config)
 }
 
-fn judge_files(limit: Option<u64>, connections: u64) -> Finding {
+fn judge_files(limit: Option<u64>, config: &Config) -> Finding {
     let check = "open files";
-    // One for the client, one for the backend.
-    let needed = connections.saturating_mul(2).saturating_add(OTHER_FILES);
+    let plan = Plan::new(limit, config);
+    let (fits, wanted) = (plan.connections(), config.server.limits().max_connections);
     match limit {
         None => Finding::ok(check, "without limit"),
-        Some(limit) if limit >= needed => {
-            Finding::ok(check, format!("{limit} are enough for {connections} connections"))
+        Some(limit) if fits == wanted => {
+            Finding::ok(check, format!("{limit} are enough for {wanted} connections"))
         }
         Some(limit) => {
-            let enough = limit.saturating_sub(OTHER_FILES) / 2;
+            let needed = plan.needed();
             let message = format!(
-                "this shell allows {limit}: enough for {enough} connections, not for the {connections} of \
+                "the hard limit here is {limit}: enough for {fits} connections, not for the {wanted} of \
                  server.limits.max_connections"
             );
-            let remedy =
-                format!("ulimit -n {needed} (LimitNOFILE={needed} in a systemd unit), or fewer connections");
+            let remedy = format!(
+                "ulimit -H -n {needed} (LimitNOFILE={needed} in a systemd unit), or fewer connections"
+            );
             Finding::new(Health::Warn, check, message, remedy)
         }
     }
@@ -94,15 +94,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::{Flags, Sources};
 
     #[test]
     fn open_files_are_counted_twice_per_connection() {
-        assert_eq!(judge_files(None, 20_000).status, Health::Ok);
-        assert_eq!(judge_files(Some(40_064), 20_000).status, Health::Ok);
-        let few = judge_files(Some(1024), 20_000);
+        let config = Sources::of_text(String::new(), Flags::default()).load().unwrap();
+        assert_eq!(judge_files(None, &config).status, Health::Ok);
+        assert_eq!(judge_files(Some(44_000), &config).status, Health::Ok);
+        let few = judge_files(Some(1024), &config);
         assert_eq!(few.status, Health::Warn);
-        assert!(few.message.contains("enough for 480 connections"), "{few:?}");
-        assert!(few.remedy.starts_with("ulimit -n 40064 "), "{few:?}");
+        assert!(few.message.contains("enough for 360 connections"), "{few:?}");
+        assert!(few.remedy.starts_with("ulimit -H -n 43051 "), "{few:?}");
     }
 
     #[test]

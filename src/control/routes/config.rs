@@ -20,7 +20,7 @@ pub(super) async fn show(State(door): State<Arc<Door>>) -> Json<Value> {
 /// Reads the configuration again. A faulty one changes nothing and is answered with all its faults.
 pub(super) async fn reload(
     State(door): State<Arc<Door>>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    ConnectInfo(Peer { address: peer, .. }): ConnectInfo<Peer>,
 ) -> Result<Json<Value>, Problem> {
     tracing::info!(by = %peer.ip(), "control_reload");
     let reload = Arc::clone(&door.parts.reload);

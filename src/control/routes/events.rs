@@ -2,29 +2,68 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::sse::{KeepAlive, Sse};
-use axum::response::{IntoResponse, sse};
+use axum::response::{IntoResponse, Response, sse};
 use futures::stream::{self, Stream, StreamExt};
+use http::StatusCode;
+use http::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::control::problem::Problem;
 use crate::control::service::{Door, stopped};
 use crate::session::Event;
 
 /// A comment goes out after this much silence, so that proxies between keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Seconds after which a reader that found no place may ask again.
+const RETRY: &str = "10";
+
 /// Sends what happens from now on; a reader that is too slow is told how much it missed.
-pub(super) async fn feed(State(door): State<Arc<Door>>) -> impl IntoResponse {
+pub(super) async fn feed(State(door): State<Arc<Door>>) -> Response {
+    // Readers leave connections to those who kill.
+    let limit = door.parts.settings.load().max_event_feeds().min(door.parts.max_connections / 2);
+    let Some(place) = Place::take(&door.feeds, limit) else {
+        let detail = format!(
+            "{limit} readers of this feed are connected; end one, or raise control.limits.max_event_feeds"
+        );
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_feeds", detail);
+        return ([(RETRY_AFTER, RETRY)], problem).into_response();
+    };
     let hello = stream::once(async { Ok(sse::Event::default().comment("connected")) });
     // Without this end a reader would hold the shutdown.
     let stop = stopped(door.stopping.clone());
     let events = happenings(door.parts.manager.events()).take_until(Box::pin(stop));
-    Sse::new(hello.chain(events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive"))
+    let events = hello.chain(events).inspect(move |_| {
+        // It goes with the feed.
+        let _ = &place;
+    });
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
+    Sse::new(events).keep_alive(keep_alive).into_response()
+}
+
+/// A place among the readers of the feed; dropping it gives it back.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(feeds: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        feeds
+            .fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1))
+            .is_ok()
+            .then(|| Self(Arc::clone(feeds)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 fn happenings(events: Receiver<Arc<Event>>) -> impl Stream<Item = Result<sse::Event, Infallible>> {

@@ -189,8 +189,8 @@ fn not_resumed(target: &str, agent: Option<&str>, killed: &[AgentId]) -> Problem
 }
 
 /// Who gives an order: there is one token without a name, so the address says most.
-fn by(Peer(peer): Peer) -> String {
-    format!("control:{}", peer.ip().to_canonical())
+fn by(peer: Peer) -> String {
+    format!("control:{}", peer.address.ip().to_canonical())
 }
 
 fn unreadable(rejection: BytesRejection) -> Problem {

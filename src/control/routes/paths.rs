@@ -3,14 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use super::super::service::Door;
 use super::{config, events, export, health, history, kills, metrics, sessions, stats};
-
-/// No request here needs a larger body, in bytes.
-const BODY_MAX: usize = 64 << 10;
 
 /// Every endpoint.
 pub(in crate::control) fn all() -> Router<Arc<Door>> {
@@ -39,5 +35,4 @@ pub(in crate::control) fn all() -> Router<Arc<Door>> {
         .route("/control/usage", get(history::usage))
         .route("/control/config", get(config::show))
         .route("/control/config/reload", post(config::reload))
-        .layer(DefaultBodyLimit::max(BODY_MAX))
 }

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -21,12 +20,12 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::greet::greet;
+use super::places::{Place, Places};
 use super::session::DoorSession;
 use super::ticket::{Peer, Ticket};
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::refuse;
 use crate::proxy::snapshot::Live;
-use crate::telemetry::metrics::{Gauge, Inside};
 
 /// After a cut the proxy has this long to write its last words; then its future is dropped.
 const HARD_CUT: Duration = Duration::from_millis(25);
@@ -47,22 +46,7 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 pub(crate) struct Door<P> {
     proxy: Arc<HttpProxy<P>>,
     pub(super) live: Live,
-    open: Arc<AtomicUsize>,
-    /// Requests under way on HTTP/2 connections.
-    pub(super) streams: Arc<AtomicUsize>,
-    connections: Gauge,
-}
-
-/// A place among the `server.limits.max_connections`; dropping it gives it back.
-pub(super) struct Place {
-    open: Arc<AtomicUsize>,
-    _counted: Inside,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Relaxed);
-    }
+    pub(super) places: Arc<Places>,
 }
 
 impl<P> Door<P>
@@ -70,24 +54,14 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync + 'static,
 {
-    /// A door before `proxy`; open connections are counted in `connections`.
-    pub(crate) fn new(proxy: HttpProxy<P>, live: Live, connections: Gauge) -> Arc<Self> {
-        Arc::new(Self {
-            proxy: Arc::new(proxy),
-            live,
-            open: Arc::default(),
-            streams: Arc::default(),
-            connections,
-        })
+    /// A door before `proxy`, for as many clients as there are `places`.
+    pub(crate) fn new(proxy: HttpProxy<P>, live: Live, places: Arc<Places>) -> Arc<Self> {
+        Arc::new(Self { proxy: Arc::new(proxy), live, places })
     }
 
-    /// A place for one more connection, or `None` when the configured number is reached.
+    /// A place for one more connection, or `None` when there is no room for it.
     pub(super) fn take_place(&self) -> Option<Place> {
-        let limit = self.live.load().limits.max_connections;
-        self.open
-            .fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1))
-            .is_ok()
-            .then(|| Place { open: Arc::clone(&self.open), _counted: self.connections.enter() })
+        self.places.connection(self.live.load().limits.max_connections)
     }
 
     /// Finds out what a connection speaks, and serves it to its end.
@@ -101,7 +75,7 @@ where
         let (begun, limit) = (Instant::now(), snapshot.timeouts.read);
         let greeted = tokio::select! {
             biased;
-            greeted = timeout(limit, greet(tcp, &snapshot)) => greeted,
+            greeted = timeout(limit, greet(tcp, client.ip(), &snapshot)) => greeted,
             () = drained(&mut draining, FIRST_REQUEST) => return,
         };
         let greeted = match greeted {

@@ -5,6 +5,7 @@
 //! system call more for a connection.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use pingora_core::protocols::Stream;
@@ -35,16 +36,20 @@ pub(super) struct Greeted {
 ///
 /// # Errors
 /// The TLS handshake failed, or the client is gone.
-pub(super) async fn greet(mut tcp: TcpStream, snapshot: &Snapshot) -> io::Result<Greeted> {
+pub(super) async fn greet(mut tcp: TcpStream, client: IpAddr, snapshot: &Snapshot) -> io::Result<Greeted> {
+    let toll = || {
+        let is_trusted = snapshot.forwarding.trusts(client.to_canonical());
+        Arc::new(Toll::new(snapshot.limits.max_cancelled_streams, is_trusted))
+    };
     if let Some(tls) = &snapshot.tls {
         let accepted = Box::pin(TlsAcceptor::from(tls.config()).accept(tcp)).await?;
-        let toll = is_http2(&accepted).then(Arc::default);
+        let toll = is_http2(&accepted).then(toll);
         let stream = Box::new(Buffered::new(accepted, Vec::new(), toll.clone()));
         return Ok(Greeted { stream, is_secure: true, toll });
     }
     let mut ahead = Vec::new();
     let toll = match snapshot.h2c {
-        true => begins_http2(&mut tcp, &mut ahead).await?.then(Arc::default),
+        true => begins_http2(&mut tcp, &mut ahead).await?.then(toll),
         false => None,
     };
     let stream = Box::new(Buffered::new(tcp, ahead, toll.clone()));

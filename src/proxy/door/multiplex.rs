@@ -5,7 +5,6 @@
 //! DATA), by the numbers given to it here; what they may cost in work, `toll` bounds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -38,8 +37,11 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes of an answer that wait in a stream for the connection.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// Streams that we had to reset for faults of the client's (CVE-2025-8671) until the connection is closed.
+/// Streams that we had to reset for faults of the client's (CVE-2025-8671) until the connection is closed. The crate
+/// counts them over the whole life of a connection.
 const FAULTS: usize = 256;
+/// Streams that a client has reset before anybody has seen them are at least so many until the connection is closed.
+const UNSEEN: usize = 20;
 
 /// What a header field costs beside its letters (RFC 9113, 10.5.1).
 const FIELD: u32 = 32;
@@ -47,18 +49,9 @@ const FIELD: u32 = 32;
 /// A connection that was told to end has this long to do so.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A place among the HTTP/2 requests under way; dropping it gives it back.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 /// The numbers for the `h2` crate. Heads over our own limits are answered by us up to twice their size, beyond that
 /// by the crate.
-fn options(limits: &Limits) -> H2Options {
+fn options(limits: &Limits, toll: &Toll) -> H2Options {
     let field_cost = u32::try_from(limits.max_header_count).unwrap_or(u32::MAX).saturating_mul(FIELD);
     let head = u32::try_from(limits.max_header_bytes + limits.max_uri).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
@@ -68,7 +61,9 @@ fn options(limits: &Limits) -> H2Options {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_local_error_reset_streams(Some(FAULTS))
+        .max_local_error_reset_streams(Some(FAULTS.max(toll.allowance())))
+        // The account of cancelled streams decides, not how many of them came in one segment.
+        .max_pending_accept_reset_streams(UNSEEN.max(toll.allowance()))
         .enable_connect_protocol();
     options
 }
@@ -111,16 +106,23 @@ where
         toll: Arc<Toll>,
         mut draining: watch::Receiver<bool>,
     ) {
-        let options = options(&self.live.load().limits);
+        let options = options(&self.live.load().limits, &toll);
         let Ok(Ok(mut connection)) = timeout(limit, handshake(stream, Some(options))).await else {
             return;
         };
         let (digest, told) = (Arc::new(Digest::default()), draining.clone());
         let mut streams = JoinSet::new();
         let mut patience = Patience { since: Instant::now(), limit, leaving: false };
+        let mut is_refusing = false;
         loop {
             tokio::select! {
                 biased;
+                // GOAWAY: open streams go on, new ones are refused, so that the client opens another connection.
+                () = toll.exhausted(), if !is_refusing => {
+                    is_refusing = true;
+                    connection.graceful_shutdown();
+                    patience.leave(FAREWELL);
+                }
                 () = toll.exhausted() => {
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     let _ = timeout(FAREWELL, async { while connection.accept().await.is_some() {} }).await;
@@ -135,13 +137,17 @@ where
                     patience.restart(self.live.load().timeouts.idle);
                 }
                 accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => match accepted {
+                    Ok(Some(H2Accept::Session(mut session))) if is_refusing => {
+                        toll.cancelled();
+                        session.shutdown_with_reason(Reason::REFUSED_STREAM);
+                    }
                     Ok(Some(H2Accept::Session(session))) => {
                         toll.began();
                         let (door, toll, told) = (Arc::clone(&self), Arc::clone(&toll), told.clone());
                         streams.spawn(async move { door.serve_stream(session, peer, toll, told).await });
                     }
                     // Its head was malformed; it has its answer.
-                    Ok(Some(H2Accept::Rejected)) => toll.given_up(),
+                    Ok(Some(H2Accept::Rejected)) => toll.cancelled(),
                     Ok(None) | Err(_) => break,
                 },
                 () = sleep_until(patience.until()), if streams.is_empty() => {
@@ -167,16 +173,13 @@ where
     ) {
         // Given up before anybody has looked at it: no backend hears of it.
         if session.idle().now_or_never().is_some() {
-            return toll.given_up();
+            return toll.cancelled();
         }
         let snapshot = self.live.load_full();
-        let limit = snapshot.limits.max_connections;
-        let taken = self.streams.fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1));
-        if taken.is_err() {
+        let Some(_place) = self.places.stream(snapshot.limits.max_connections) else {
             // Nothing was done, so the client may ask again (RFC 9113, 8.7).
             return session.shutdown_with_reason(Reason::REFUSED_STREAM);
-        }
-        let _place = Place(Arc::clone(&self.streams));
+        };
         let ticket = Ticket::new(peer, snapshot, draining.clone());
         let mut session = if socket::is_asked_for(session.req_header()) {
             // What cannot be written as HTTP/1.1 was refused with its head; the stream ends with the session.

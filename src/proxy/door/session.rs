@@ -127,7 +127,7 @@ impl DoorSession {
         if let Some(stream) = &mut self.stream {
             match &chunk {
                 Ok(chunk) => stream.moved(chunk.as_ref().map_or(0, Bytes::len)),
-                Err(_) => stream.failed(),
+                Err(_) => stream.failed(inner.response_written().is_some()),
             }
         }
         let Some(chunk) = chunk? else {
@@ -244,14 +244,20 @@ impl Session for DoorSession {
                 }
             }
             let (inner, ticket, broken) = self.writer();
+            let has_answer = inner.response_written().is_some();
             keep_alive::complete(inner, ticket, broken).await?;
             let written = write(ticket, broken, inner.response_duplex_vec(batch)).await;
             if let Some(stream) = &mut self.stream {
                 match written {
-                    Ok(_) => stream.moved(weight),
+                    Ok(end) => {
+                        stream.moved(weight);
+                        if end {
+                            stream.answered();
+                        }
+                    }
                     // What we cut is no fault of the client's.
                     Err(_) if self.ticket.cut.reason().is_some() => {}
-                    Err(_) => stream.failed(),
+                    Err(_) => stream.failed(has_answer),
                 }
             }
             end = written?;
@@ -312,6 +318,9 @@ impl Session for DoorSession {
         keep_alive::complete(inner, ticket, broken).await?;
         let ended = write(ticket, broken, inner.finish_body()).await;
         self.finished = ended.is_ok();
+        if let Some(stream) = self.stream.as_mut().filter(|_| self.finished) {
+            stream.answered();
+        }
         ended
     }
 

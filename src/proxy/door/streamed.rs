@@ -14,14 +14,15 @@ use super::toll::Toll;
 pub(super) struct Streamed {
     /// How long the client may leave between two pieces of its body.
     read_limit: Option<Duration>,
-    /// Told of what moves, and once when the stream breaks.
+    /// Told of what moves, and of the stream's end.
     toll: Arc<Toll>,
-    has_failed: bool,
+    /// Its end was told.
+    has_ended: bool,
 }
 
 impl Streamed {
     pub(super) fn new(read_limit: Duration, toll: Arc<Toll>) -> Self {
-        Self { read_limit: Some(read_limit), toll, has_failed: false }
+        Self { read_limit: Some(read_limit), toll, has_ended: false }
     }
 
     pub(super) fn read_limit(&self) -> Option<Duration> {
@@ -37,10 +38,18 @@ impl Streamed {
         self.toll.useful(bytes);
     }
 
-    /// It was given up by the client, or for a fault of the client's.
-    pub(super) fn failed(&mut self) {
-        if !std::mem::replace(&mut self.has_failed, true) {
-            self.toll.given_up();
+    /// It was given up by the client, or for a fault of the client's. A client that has seen its answer begin has
+    /// waited for the backend, so this is no way to make much work for little.
+    pub(super) fn failed(&mut self, has_answer: bool) {
+        if !std::mem::replace(&mut self.has_ended, true) && !has_answer {
+            self.toll.cancelled();
+        }
+    }
+
+    /// The client has its whole answer.
+    pub(super) fn answered(&mut self) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            self.toll.answered();
         }
     }
 }

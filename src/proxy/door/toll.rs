@@ -3,8 +3,12 @@
 //! HTTP/2 has many frames that cost the peer work and the sender next to nothing: PING, SETTINGS, WINDOW_UPDATE, empty
 //! DATA (CVE-2019-9511 to 9518), and streams that are opened and given up at once (CVE-2023-44487), or made to be
 //! given up by us (CVE-2025-8671). The `h2` crate bounds the memory that they take. This bounds the work: bytes that
-//! belong to no request are paid for by requests and by time, streams that were given up by time. A connection whose
-//! credit is used up is closed.
+//! belong to no request are paid for by requests and by time, and a connection that is not paid for is closed.
+//!
+//! Streams that a client cancels before they are answered are judged by their share among all: each answered stream
+//! gives credit for some, and so does time. A client that goes beyond takes GOAWAY, and its open streams go on; one
+//! that goes beyond again is closed. A client that hedges its requests, or a proxy with many clients behind it, cancels
+//! many and has many answered; an attack has next to none.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,10 +28,14 @@ const HEAD: u64 = 512;
 /// How often the account is looked at, in bytes read.
 const STEP: u64 = 64 << 10;
 
-/// Streams that a client may give up at once ...
-const GIVEN_UP: f64 = 100.0;
-/// ... and again for each second.
-const GIVEN_UP_PER_SECOND: f64 = 10.0;
+/// Cancelled streams that one answered stream pays for: up to four of five may be cancelled all the time.
+const PER_ANSWER: f64 = 4.0;
+
+/// This share of `server.limits.max_cancelled_streams` comes back each second.
+const PER_SECOND: f64 = 0.1;
+
+/// A proxy in `server.trusted_proxies` may cancel so many times as many: it speaks for all of its clients.
+const TRUSTED: u32 = 100;
 
 /// The account of one HTTP/2 connection.
 pub(super) struct Toll {
@@ -38,26 +46,34 @@ pub(super) struct Toll {
     useful: AtomicU64,
     /// When the account is looked at again, in bytes read.
     next: AtomicU64,
-    /// How many more streams may be given up, and when that was reckoned.
-    patience: Mutex<(f64, Instant)>,
+    /// Streams that may be cancelled at once.
+    allowance: u32,
+    /// How many more may be cancelled, and when that was computed.
+    credit: Mutex<(f64, Instant)>,
     exhausted: Notify,
 }
 
-impl Default for Toll {
-    fn default() -> Self {
-        let since = Instant::now();
+impl Toll {
+    /// The account of a connection whose client may cancel `max_cancelled` streams at once.
+    pub(super) fn new(max_cancelled: u32, is_trusted: bool) -> Self {
+        let (since, factor) = (Instant::now(), if is_trusted { TRUSTED } else { 1 });
+        let allowance = max_cancelled.saturating_mul(factor);
         Self {
             since,
             read: AtomicU64::new(0),
             useful: AtomicU64::new(0),
             next: AtomicU64::new(STEP),
-            patience: Mutex::new((GIVEN_UP, since)),
+            allowance,
+            credit: Mutex::new((allowance.into(), since)),
             exhausted: Notify::new(),
         }
     }
-}
 
-impl Toll {
+    /// Streams that the client may cancel at once.
+    pub(super) fn allowance(&self) -> usize {
+        self.allowance as usize
+    }
+
     /// Bytes came over the connection.
     ///
     /// # Errors
@@ -87,18 +103,30 @@ impl Toll {
         self.useful.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// A stream was given up, by its client or for a fault of its client.
-    pub(super) fn given_up(&self) {
-        let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A stream ended before its answer began, by its client or for a fault of its client.
+    pub(super) fn cancelled(&self) {
+        self.add(-1.0);
+    }
+
+    /// A stream has its whole answer.
+    pub(super) fn answered(&self) {
+        self.add(PER_ANSWER);
+    }
+
+    fn add(&self, amount: f64) {
+        let most = f64::from(self.allowance);
+        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let gained = now.duration_since(patience.1).as_secs_f64() * GIVEN_UP_PER_SECOND;
-        *patience = ((patience.0 + gained).min(GIVEN_UP) - 1.0, now);
-        if patience.0 < 0.0 {
+        let gained = now.duration_since(credit.1).as_secs_f64() * PER_SECOND * most;
+        *credit = ((credit.0 + gained).min(most) + amount, now);
+        if credit.0 < 0.0 {
+            // From here the second judgement counts.
+            credit.0 = most;
             self.exhausted.notify_one();
         }
     }
 
-    /// Waits until too many streams were given up.
+    /// Waits until too many streams were cancelled; the next call waits until it happens again.
     pub(super) async fn exhausted(&self) {
         self.exhausted.notified().await;
     }
@@ -112,10 +140,10 @@ mod tests {
 
     #[test]
     fn frames_of_no_request_are_paid_for_by_requests() {
-        let idle = Toll::default();
+        let idle = Toll::new(100, false);
         let flood = (0..1000).map(|_| idle.read(16 << 10)).take_while(Result::is_ok).count();
         assert!((64..80).contains(&flood), "{flood} times 16 KiB passed");
-        let busy = Toll::default();
+        let busy = Toll::new(100, false);
         for _ in 0..1000 {
             busy.useful(4 << 10);
             assert!(busy.read(16 << 10).is_ok());
@@ -123,13 +151,31 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_given_up_now_and_then_not_all_the_time() {
-        let toll = Toll::default();
-        for _ in 0..100 {
-            toll.given_up();
+    fn streams_are_cancelled_now_and_then_not_all_the_time() {
+        let toll = Toll::new(100, false);
+        for _ in 0..2 {
+            (0..100).for_each(|_| toll.cancelled());
+            assert!(toll.exhausted().now_or_never().is_none());
+            (0..3).for_each(|_| toll.cancelled());
+            assert!(toll.exhausted().now_or_never().is_some());
         }
-        assert!(toll.exhausted().now_or_never().is_none());
-        (0..3).for_each(|_| toll.given_up());
-        assert!(toll.exhausted().now_or_never().is_some());
+        let proxy = Toll::new(100, true);
+        (0..10_000).for_each(|_| proxy.cancelled());
+        assert!(proxy.exhausted().now_or_never().is_none());
+    }
+
+    #[test]
+    fn the_share_of_cancelled_streams_counts() {
+        let toll = Toll::new(10, false);
+        for _ in 0..1000 {
+            toll.answered();
+            (0..4).for_each(|_| toll.cancelled());
+        }
+        assert!(toll.exhausted().now_or_never().is_none(), "four of five");
+        for _ in 0..1000 {
+            toll.answered();
+            (0..20).for_each(|_| toll.cancelled());
+        }
+        assert!(toll.exhausted().now_or_never().is_some(), "twenty of twenty-one");
     }
 }

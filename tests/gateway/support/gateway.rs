@@ -77,6 +77,29 @@ impl Gateway {
         Self::launch(yaml, Quiet::shared().await, Some(format!("ulimit -n {files}"))).await
     }
 
+    /// As [`Gateway::with`], after this line of the shell.
+    pub async fn with_limit(yaml: &str, limit: &str) -> Self {
+        Self::launch(yaml, Quiet::shared().await, Some(limit.to_owned())).await
+    }
+
+    /// Leaves the process no descriptor beyond those that it has open now.
+    pub fn exhaust_files(&self) {
+        let open: Vec<usize> = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .expect("proc")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        // A descriptor below the limit is given again once it is closed.
+        let free = (0..).find(|number| !open.contains(number)).expect("a number");
+        self.limit_files(free);
+    }
+
+    /// Sets the soft limit of open files of the running process.
+    pub fn limit_files(&self, files: usize) {
+        let pid = self.child.id().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={files}:")]).status();
+        assert!(limited.expect("prlimit").success());
+    }
+
     /// As [`Gateway::start`], while no other test runs: for measuring.
     pub async fn alone(backend: &impl Backend) -> Self {
         Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await, None).await

@@ -109,6 +109,16 @@ impl Client {
         begun
     }
 
+    /// Sends a call without a body, unless the gateway wants no more streams.
+    pub async fn try_send(&mut self, call: &Call) -> Option<Exchange> {
+        let ready = self.send.clone().ready();
+        let mut send = within("room for a stream", ready).await.ok()?;
+        let (request, _) = call.request(&self.host);
+        let (answer, upload) = send.send_request(request, true).ok()?;
+        self.send = send;
+        Some(Exchange { answer, upload: Some(upload) })
+    }
+
     /// Sends it and reads the answer to its end.
     pub async fn ask(&mut self, call: &Call) -> Answer {
         self.send(call).await.answer().await

@@ -1,0 +1,195 @@
+//! The descriptors of the process (`RLIMIT_NOFILE`): raises the soft limit to the hard one and divides what there is.
+//!
+//! Each proxied request takes two descriptors, one towards the client and one towards the backend. Under the limit of
+//! 1,024 that shells and systemd give, a few hundred streams would take them all, and the kill switch with them. So
+//! the proxy gets a fixed number and accepts no more than fits; the rest is kept for the control listener and for
+//! what the process itself needs.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::proxy::door::Room;
+
+/// Descriptors for runtimes, log, history, Redis, collector and name lookups: an eighth of the limit, within these
+/// bounds. An idle process has about 45.
+const OWN: (usize, usize) = (48, 128);
+
+/// Connections of operators are at most an eighth of the limit, but never fewer than this.
+const OPERATORS_MIN: usize = 8;
+
+/// One idle backend connection is kept for this many descriptors of clients and backends.
+const SHARE_OF_IDLE: usize = 16;
+
+/// Idle backend connections kept at most, HTTP/1.1 and HTTP/2 each; below the number in use, each request would pay
+/// for a handshake.
+const IDLE_MAX: usize = 4096;
+
+/// The proxy serves this many clients whatever the limit is.
+const CLIENTS_MIN: usize = 4;
+
+/// How the descriptors of a process are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The limit; `None` when there is none.
+    limit: Option<usize>,
+    /// The limit that the process started with, when it was raised.
+    raised_from: Option<u64>,
+    /// `server.limits.max_connections`.
+    wanted: usize,
+    /// `control.limits.max_connections`.
+    wanted_operators: usize,
+    /// Descriptors of one request beside the client's own: one, and one more where the backend is in this process.
+    per_request: usize,
+}
+
+impl Plan {
+    /// The plan for a process with this limit.
+    pub fn new(limit: Option<u64>, config: &Config) -> Self {
+        Self {
+            limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            raised_from: None,
+            wanted: config.server.limits().max_connections,
+            wanted_operators: config.control.max_connections(),
+            per_request: 1,
+        }
+    }
+
+    /// Raises the soft limit to the hard one and plans with it. `backends_inside` is the number of backends that this
+    /// process serves itself (`elida demo`): their ends of the connections count, too.
+    pub(super) fn raise(config: &Config, backends_inside: usize) -> Self {
+        let before = getrlimit(Resource::Nofile).current;
+        let limit = raise();
+        let raised_from = before.filter(|before| limit != Some(*before));
+        let per_request = 1 + backends_inside.min(1);
+        Self { raised_from, per_request, ..Self::new(limit, config) }
+    }
+
+    /// The plan after a reload, under the limit that this process has.
+    pub(super) fn again(config: &Config) -> Self {
+        Self::new(getrlimit(Resource::Nofile).current, config)
+    }
+
+    /// Clients that fit, each with a request to a backend; at most `server.limits.max_connections`.
+    pub fn connections(&self) -> usize {
+        let fits = self.descriptors() / self.per_connection();
+        fits.max(CLIENTS_MIN).min(self.wanted)
+    }
+
+    /// The limit under which `server.limits.max_connections` fits.
+    pub fn needed(&self) -> usize {
+        let clients = self.wanted.saturating_mul(self.per_connection());
+        let idle = (clients / (SHARE_OF_IDLE - 1) + 1).min(2 * IDLE_MAX);
+        clients.saturating_add(idle + OWN.1 + self.wanted_operators)
+    }
+
+    /// Connections of operators at a time.
+    pub(super) fn operators(&self) -> usize {
+        match self.limit {
+            None => self.wanted_operators,
+            Some(limit) => self.wanted_operators.min((limit / 8).max(OPERATORS_MIN)),
+        }
+    }
+
+    /// Idle backend connections to keep in each pool of Pingora's.
+    pub(super) fn idle(&self) -> usize {
+        self.idle_together() / 2
+    }
+
+    /// What the proxy may take.
+    pub(super) fn room(&self) -> Room {
+        let least = CLIENTS_MIN * self.per_connection();
+        Room { descriptors: self.descriptors().max(least), per_request: self.per_request }
+    }
+
+    /// Logs what was raised and what does not fit.
+    pub(super) fn tell(&self) {
+        if let Some(from) = self.raised_from {
+            info!(from, to = self.limit, "raised the limit of open files");
+        }
+        let (fits, wanted) = (self.connections(), self.wanted);
+        if fits < wanted {
+            let needed = self.needed();
+            warn!(
+                path = "server.limits.max_connections",
+                limit = self.limit,
+                connections = fits,
+                hint = format!(
+                    "raise the hard limit of open files to {needed} (LimitNOFILE={needed} in a systemd unit), or \
+                     lower the key"
+                ),
+                "{wanted} connections do not fit into the open files of this process: at most {fits} are accepted"
+            );
+        }
+    }
+
+    fn per_connection(&self) -> usize {
+        1 + self.per_request
+    }
+
+    /// What is left for clients and backends when all others have theirs.
+    fn left(&self) -> usize {
+        let Some(limit) = self.limit else { return usize::MAX };
+        let own = (limit / 8).clamp(OWN.0, OWN.1);
+        limit.saturating_sub(own + self.operators())
+    }
+
+    fn idle_together(&self) -> usize {
+        (self.left() / SHARE_OF_IDLE).clamp(2, 2 * IDLE_MAX)
+    }
+
+    /// Descriptors for open connections of clients and to backends.
+    fn descriptors(&self) -> usize {
+        self.left().saturating_sub(self.idle_together())
+    }
+}
+
+/// Raises the soft limit to the hard one; gives the limit in force afterwards. A refusal leaves it as it was: the
+/// plan then has to do with less.
+pub(super) fn raise() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    getrlimit(Resource::Nofile).current
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, Sources};
+
+    fn plan(limit: Option<u64>, yaml: &str) -> Plan {
+        Plan::new(limit, &Sources::of_text(yaml.to_owned(), Flags::default()).load().unwrap())
+    }
+
+    #[test]
+    fn everybody_together_stays_below_the_limit() {
+        for limit in [200_u64, 256, 1024, 4096, 20_000, 43_000, 1 << 20] {
+            let plan = plan(Some(limit), "");
+            let together = plan.room().descriptors + 2 * plan.idle() + plan.operators();
+            assert!(together as u64 + OWN.0 as u64 <= limit, "{limit}: {plan:?}");
+            assert!(plan.connections() * 2 <= plan.room().descriptors, "{limit}: {plan:?}");
+        }
+        assert_eq!(plan(Some(1024), "").connections(), 360);
+        assert_eq!(plan(Some(64), "").connections(), CLIENTS_MIN);
+        assert_eq!(plan(None, "").connections(), 20_000);
+        assert_eq!((plan(None, "").idle(), plan(None, "").operators()), (IDLE_MAX, 256));
+    }
+
+    #[test]
+    fn the_needed_limit_is_enough() {
+        for yaml in ["", "server: { limits: { max_connections: 500 } }"] {
+            let needed = plan(Some(1024), yaml).needed() as u64;
+            let with = plan(Some(needed), yaml);
+            assert_eq!(with.connections(), with.wanted, "{with:?}");
+            assert!(needed < 50_000);
+        }
+    }
+
+    #[test]
+    fn a_backend_in_the_same_process_counts() {
+        let plan = Plan { per_request: 2, ..plan(Some(1024), "") };
+        assert_eq!(plan.connections(), 240);
+    }
+}

@@ -1,0 +1,133 @@
+//! How many clients there may be: by `server.limits.max_connections`, and by the descriptors that the proxy may take.
+//!
+//! A connection takes the descriptors of its request with it from the start: a client that is accepted can be
+//! served, and an idle one cannot be the reason why a backend is not reached. Streams of an HTTP/2 connection take
+//! those towards the backend one by one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::telemetry::metrics::{Gauge, Inside, Metrics};
+
+/// What the proxy may take of the descriptors of the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Descriptors of clients and backends together.
+    pub(crate) descriptors: usize,
+    /// Descriptors that a request takes beside its client's.
+    pub(crate) per_request: usize,
+}
+
+/// Counts connections, HTTP/2 requests and their descriptors.
+pub(crate) struct Places {
+    room: Room,
+    connections: AtomicUsize,
+    streams: AtomicUsize,
+    descriptors: AtomicUsize,
+    open: Gauge,
+    metrics: Arc<Metrics>,
+}
+
+/// A place that was taken; dropping it gives it back.
+pub(super) struct Place {
+    places: Arc<Places>,
+    kind: Kind,
+    _counted: Option<Inside>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Connection,
+    Stream,
+}
+
+impl Places {
+    /// Places for as many as there is room for.
+    pub(crate) fn new(metrics: &Arc<Metrics>, room: Room) -> Arc<Self> {
+        Arc::new(Self {
+            room,
+            connections: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            descriptors: AtomicUsize::new(0),
+            open: metrics.connections(),
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// A place for one more connection; `None` when there are `limit` of them, or no descriptors for it.
+    pub(super) fn connection(self: &Arc<Self>, limit: usize) -> Option<Place> {
+        let mut place = self.take(Kind::Connection, limit)?;
+        place._counted = Some(self.open.enter());
+        Some(place)
+    }
+
+    /// A place for one more HTTP/2 request; `None` when there are `limit` of them, or no descriptors for it.
+    pub(super) fn stream(self: &Arc<Self>, limit: usize) -> Option<Place> {
+        self.take(Kind::Stream, limit)
+    }
+
+    fn take(self: &Arc<Self>, kind: Kind, limit: usize) -> Option<Place> {
+        if !add(self.count(kind), 1, limit) {
+            self.metrics.connection_refused("proxy", "max_connections");
+            return None;
+        }
+        if !add(&self.descriptors, self.cost(kind), self.room.descriptors) {
+            self.count(kind).fetch_sub(1, Relaxed);
+            self.metrics.connection_refused("proxy", "descriptors");
+            return None;
+        }
+        Some(Place { places: Arc::clone(self), kind, _counted: None })
+    }
+
+    fn count(&self, kind: Kind) -> &AtomicUsize {
+        match kind {
+            Kind::Connection => &self.connections,
+            Kind::Stream => &self.streams,
+        }
+    }
+
+    /// Descriptors of one of this kind. An HTTP/2 connection has those of one request, too: what it speaks is not
+    /// known when it is accepted.
+    fn cost(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Connection => 1 + self.room.per_request,
+            Kind::Stream => self.room.per_request,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.count(self.kind).fetch_sub(1, Relaxed);
+        self.places.descriptors.fetch_sub(self.places.cost(self.kind), Relaxed);
+    }
+}
+
+/// Adds to a count that may not exceed `most`.
+fn add(count: &AtomicUsize, amount: usize, most: usize) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |now| now.checked_add(amount).filter(|sum| *sum <= most)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_streams_share_the_descriptors() {
+        let metrics = Metrics::new().unwrap();
+        let places = Places::new(&metrics, Room { descriptors: 7, per_request: 1 });
+        let first = places.connection(10).unwrap();
+        let _second = places.connection(10).unwrap();
+        let streams: Vec<Place> = (0..3).map_while(|_| places.stream(10)).collect();
+        assert_eq!(streams.len(), 3);
+        assert!(places.connection(10).is_none() && places.stream(10).is_none());
+        drop(first);
+        assert!(places.connection(1).is_none(), "the configured number counts as well");
+        assert!(places.connection(10).is_some());
+        let refused = metrics.encode();
+        assert!(
+            refused.contains("elida_connections_refused_total{listener=\"proxy\",reason=\"descriptors\"} 2"),
+            "{refused}"
+        );
+    }
+}
