@@ -71,7 +71,7 @@ pub(super) fn serve(
     let threads = config.server.threads();
     let mut server = server(threads);
 
-    let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house(&config)));
+    let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house()));
     let door = Door::new(gateway, Arc::clone(&shared.live), shared.metrics.connections());
     let readiness = Arc::clone(&shared.readiness);
     let sessions = Arc::clone(&shared.sessions);
@@ -157,7 +157,7 @@ impl BackgroundService for Proxy {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
                 if let Some(fleet) = self.sessions.fleet() {
-                    orders_known(fleet, &self.readiness).await;
+                    orders_known(fleet).await;
                 }
                 self.readiness.ready();
                 let old = parent_id();
@@ -175,16 +175,19 @@ impl BackgroundService for Proxy {
 }
 
 /// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
-async fn orders_known(fleet: &Fleet, readiness: &Readiness) {
+async fn orders_known(fleet: &Fleet) {
     let known = async {
-        while !fleet.is_synced() {
+        while !fleet.is_up() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if tokio::time::timeout(FIRST_ANSWER, known).await.is_err() {
         let why = fleet.fault().unwrap_or_else(|| "no answer".to_owned());
-        error!(why, "redis does not answer: this instance begins without knowing the kills of the others");
-        readiness.warn(Some(format!("redis does not answer: {why}")));
+        if fleet.is_synced() {
+            error!(why, "redis cannot be used: this instance knows the kills in it, and begins on its own");
+        } else {
+            error!(why, "redis cannot be used: this instance begins without knowing the kills of the others");
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl From<Error> for LinkError {
             ErrorKind::Parse | ErrorKind::NotFound | ErrorKind::InvalidArgument => {
                 Self::Refused(error.to_string())
             }
-            _ if about_a_key => Self::Refused(told.to_owned()),
+            _ if about_a_key && !lacks_a_right(told) => Self::Refused(told.to_owned()),
             _ => Self::Away(explained(&error)),
         }
     }
@@ -59,7 +59,7 @@ fn explained(error: &Error) -> String {
              password_file"
         );
     }
-    if said.starts_with("NOPERM") {
+    if said.starts_with("NOPERM") || lacks_a_right(said) {
         return format!(
             "it refuses this user a right ({said}): give the user of session.redis.username those that \
              docs/operations.md lists"
@@ -76,7 +76,20 @@ fn explained(error: &Error) -> String {
             "its certificate is not trusted ({said}): name the file of its authority in session.redis.tls.ca_file"
         );
     }
+    if said.starts_with("OOM") {
+        return format!(
+            "its memory is full and it takes no writes ({said}): raise maxmemory, or take away what else is in it"
+        );
+    }
+    if said.starts_with("MISCONF") {
+        return format!("it takes no writes because it cannot save to its disk ({said})");
+    }
     error.to_string()
+}
+
+/// The answer to a command in a script that this user may not run, or not on that key. It names neither.
+fn lacks_a_right(said: &str) -> bool {
+    said.contains("The user executing the script") || said.contains("ACL failure in script")
 }
 
 /// A script that runs inside Redis, whole or not at all.
@@ -122,6 +135,7 @@ impl Call {
 pub struct Link {
     pool: Pool,
     subscriber: SubscriberClient,
+    user: String,
     up: AtomicBool,
     renewed: Arc<Notify>,
     /// Why there is no connection.
@@ -152,6 +166,7 @@ impl Link {
         if let Some(pem) = &settings.ca_pem {
             config.tls = Some(trusting(pem)?.into());
         }
+        let user = config.username.clone().unwrap_or_else(|| "default".to_owned());
         let mut builder = Builder::from_config(config);
         builder
             .set_policy(ReconnectPolicy::new_exponential(0, RETRY.0, RETRY.1, 2))
@@ -172,6 +187,7 @@ impl Link {
         Ok(Arc::new(Self {
             pool,
             subscriber,
+            user,
             up: AtomicBool::new(false),
             renewed: Arc::default(),
             fault: Arc::default(),
@@ -228,6 +244,16 @@ impl Link {
         self.up.swap(false, Ordering::AcqRel)
     }
 
+    /// The user of the connections.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// True when there is a connection for commands, whether Redis answers on it or not.
+    pub fn is_connected(&self) -> bool {
+        self.pool.clients().iter().any(|client| client.state() == ClientState::Connected)
+    }
+
     /// What was last wrong with a connection, and what to do about it.
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -244,7 +270,7 @@ impl Link {
     /// # Errors
     /// One does not.
     pub async fn ping(&self) -> Result<(), LinkError> {
-        if self.pool.clients().iter().all(|client| client.state() != ClientState::Connected) {
+        if !self.is_connected() {
             return Err(LinkError::Away(self.fault().unwrap_or_else(|| "not connected".to_owned())));
         }
         let (commands, messages) =

@@ -119,6 +119,11 @@ impl Settings {
         self.flush_interval
     }
 
+    /// True for a Redis Cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.url.reveal().contains("-cluster:")
+    }
+
     /// What happens to new sessions while Redis is away.
     pub fn on_unavailable(&self) -> OnUnavailable {
         self.on_unavailable

@@ -54,6 +54,10 @@ table! {
         "Times the shared store stopped answering.";
     STORE_FALLBACKS = "elida_store_fallbacks_total" ["store"]
         "Admissions decided without the shared store.";
+    STORE_LOST = "elida_store_lost_total" ["store", "what"]
+        "Kill orders, and times the principals' key, that the shared store had lost and that were written again.";
+    KEY_MISMATCH = "elida_principal_key_mismatch" []
+        "1 while another principals' key than this instance's stands in the shared store.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
         "Compressed answers that were passed on but not read, or not to their end: their tokens are not counted.";
     COST = "elida_cost_usd_total" ["backend", "model"]

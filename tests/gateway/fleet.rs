@@ -20,7 +20,7 @@ pub(crate) async fn fleet(demo: &Demo, redis: &Redis, size: usize) -> Vec<Gatewa
     fleet_with(demo, redis, size, "").await
 }
 
-async fn fleet_with(demo: &Demo, redis: &Redis, size: usize, keys: &str) -> Vec<Gateway> {
+pub(crate) async fn fleet_with(demo: &Demo, redis: &Redis, size: usize, keys: &str) -> Vec<Gateway> {
     let mut gateways = Vec::new();
     for _ in 0..size {
         gateways.push(Gateway::with(yaml(demo, redis, keys)).await);

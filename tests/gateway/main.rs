@@ -41,8 +41,12 @@ mod failover;
 mod fleet;
 /// One agent is killed on one instance and runs on another.
 mod fleet_agents;
+/// The key that names principals, when Redis loses it.
+mod fleet_keys;
 /// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
 mod fleet_loss;
+/// Kill orders while Redis is full, evicts, holds too many of them, or lacks a right.
+mod fleet_orders;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
 mod fleet_recipe;
 /// Redis behind TLS, a password and an access list.
