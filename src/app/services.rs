@@ -186,7 +186,10 @@ async fn orders_known(fleet: &Fleet) {
         if fleet.is_synced() {
             error!(why, "redis cannot be used: this instance knows the kills in it, and begins on its own");
         } else {
-            error!(why, "redis cannot be used: this instance begins without knowing the kills of the others");
+            error!(
+                why,
+                "redis does not answer: this instance begins without knowing the kills of the others"
+            );
         }
     }
 }

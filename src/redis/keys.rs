@@ -105,7 +105,7 @@ impl Keys {
 
     /// Since when the fleet has agreed on [`Keys::principals`]; in the same slot.
     pub fn agreed(&self) -> String {
-        format!("{{{}}}:agreed", self.principals())
+        format!("{}agreed:{{{}}}", self.root, self.principals())
     }
 
     /// The channel on which kills and resumes are told.

@@ -66,7 +66,7 @@ pub(in crate::session) struct Cursor {
 pub(in crate::session) struct Noted {
     /// `None` when the entry cannot be read.
     pub(in crate::session) key: Option<SessionKey>,
-    at_ms: u64,
+    pub(super) at_ms: u64,
     member: String,
 }
 
