@@ -164,7 +164,7 @@ impl Link {
             config.password = Some(password.reveal().to_owned());
         }
         if let Some(pem) = &settings.ca_pem {
-            config.tls = Some(trusting(pem)?.into());
+            config.tls = Some(trusting(pem).map_err(LinkError::Refused)?.into());
         }
         let user = config.username.clone().unwrap_or_else(|| "default".to_owned());
         let mut builder = Builder::from_config(config);
@@ -337,19 +337,27 @@ impl Link {
     }
 }
 
+/// The key below `session.redis` of which no connection can be made, and why; `None` when one can be tried.
+pub(super) fn unusable(settings: &Settings) -> Option<(&'static str, String)> {
+    if let Some(why) = settings.ca_pem.as_deref().and_then(|pem| trusting(pem).err()) {
+        return Some(("tls.ca_file", why));
+    }
+    let error = Config::from_url(settings.url.reveal()).err()?;
+    Some(("url", error.details().to_owned()))
+}
+
 /// TLS that trusts these authorities only.
-fn trusting(pem: &[u8]) -> Result<TlsConnector, LinkError> {
-    let bad = |why: String| LinkError::Refused(format!("session.redis.tls.ca_file: {why}"));
+fn trusting(pem: &[u8]) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        roots.add(certificate.map_err(|why| bad(why.to_string()))?).map_err(|why| bad(why.to_string()))?;
+        roots.add(certificate.map_err(|why| why.to_string())?).map_err(|why| why.to_string())?;
     }
     if roots.is_empty() {
-        return Err(bad("holds no certificate".to_owned()));
+        return Err("it holds no certificate".to_owned());
     }
     let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|why| bad(why.to_string()))?
+        .map_err(|why| why.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config.into())

@@ -158,7 +158,7 @@ impl Written {
         let whole = found.is_empty();
         faults.absorb(found, |path| format!("{before}.{path}"));
         let url = url.filter(|_| whole)?;
-        Some(Settings {
+        let settings = Settings {
             shown: shown(&url),
             url: Secret::new(url),
             username: (!self.username.is_empty()).then_some(self.username),
@@ -169,7 +169,13 @@ impl Written {
             pool: self.pool,
             flush_interval: self.flush_interval.0,
             on_unavailable: self.on_unavailable,
-        })
+        };
+        if let Some((key, why)) = super::connect::unusable(&settings) {
+            let hint = "see the comments at session.redis in conf/elida.yaml";
+            faults.add(format!("{before}.{key}"), format!("it cannot be used: {why}"), hint);
+            return None;
+        }
+        Some(settings)
     }
 
     fn address(&self, faults: &mut Faults) -> Option<String> {
@@ -305,6 +311,14 @@ mod tests {
             assert!(compile(&format!("{{url: '{url}'}}")).is_err(), "{url}");
         }
         assert!(compile("{url: 'redis://a', tls: {enabled: true}}").is_err());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "no certificate").unwrap();
+        let ca_file = format!("{{url: 'rediss://a', tls: {{ca_file: {:?}}}}}", file.path());
+        let faults = compile(&ca_file).unwrap_err();
+        assert!(faults[0].contains("session.redis.tls.ca_file: it cannot be used"), "{faults:?}");
+        // What only the client finds wrong is told before the start, too.
+        let faults = compile("{url: 'redis://a/seven'}").unwrap_err();
+        assert!(faults[0].starts_with("session.redis.url: it cannot be used"), "{faults:?}");
     }
 
     #[test]

@@ -6,10 +6,13 @@
 //! told to us, and looked up again after every gap (docs/adr/0014). Without the store this instance goes
 //! on by itself; what it did is written when the store is back.
 //!
-//! `orders` heeds kills · `telling` gives them to the others · `rounds` and `watch` notice what the store loses · `shares` writes and closes shares · `burial` those of dead instances ·
+//! `orders` heeds kills · `telling` gives them to the others · `rounds` and `watch` notice what the store loses ·
+//! `namesakes` looks up names that were killed while the store was away ·
+//! `shares` writes and closes shares · `burial` those of dead instances ·
 //! `recent` is what a copy of the store may lack · `step` is the beat of it all.
 
 mod burial;
+mod namesakes;
 mod orders;
 mod recent;
 mod rounds;
@@ -70,6 +73,8 @@ pub struct Fleet {
     /// Orders that the store had lost, and that were written again.
     lost_orders: AtomicU64,
     health: Health,
+    /// Names that were killed while the store was away.
+    unresolved: Mutex<Vec<namesakes::Unresolved>>,
     recent: Mutex<Recent>,
     /// Records that were published and are not yet marked as written in the store.
     recording: Mutex<HashSet<Uid>>,
@@ -128,6 +133,7 @@ impl Fleet {
             hurry: Notify::new(),
             lost_orders: AtomicU64::new(0),
             health: Health::new(principals),
+            unresolved: Mutex::default(),
             recent: Mutex::default(),
             recording: Mutex::default(),
             fallbacks: AtomicU64::new(0),

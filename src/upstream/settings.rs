@@ -10,6 +10,7 @@ use url::{Host, Url};
 
 use super::credentials::{self, Auth};
 use super::health;
+use super::peer::authorities;
 use super::retries::{self, Retries};
 use crate::ids::BackendName;
 use crate::protocol::BackendKind;
@@ -336,13 +337,14 @@ fn read_ca(path: &str, file: &str, faults: &mut Faults) -> Option<Option<Arc<[u8
         return Some(None);
     }
     match std::fs::read(PathBuf::from(file)) {
-        Ok(pem) if memchr::memmem::find(&pem, b"-----BEGIN CERTIFICATE-----").is_some() => {
-            Some(Some(pem.into()))
-        }
-        Ok(_) => {
-            faults.add(path, format!("'{file}' holds no certificate"), "give a PEM file of certificates");
-            None
-        }
+        Ok(pem) => match authorities(&pem) {
+            Ok(_) => Some(Some(pem.into())),
+            Err(why) => {
+                let hint = "give a PEM file with the authorities to trust";
+                faults.add(path, format!("'{file}' cannot be used: {why}"), hint);
+                None
+            }
+        },
         Err(error) => {
             faults.unreadable(path, file, &error);
             None
@@ -437,10 +439,17 @@ mod tests {
         };
         assert!(faults_of("b", with_ca()).contains("cannot be read: No such file"));
         std::fs::write(&file, "not a certificate").unwrap();
-        assert!(
-            faults_of("b", with_ca()).ends_with("holds no certificate (give a PEM file of certificates)")
-        );
-        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        assert!(faults_of("b", with_ca()).contains("it holds no certificate (give a PEM file"));
+        // A frame alone is no certificate, and what is inside must be one.
+        for junk in [
+            "-----BEGIN CERTIFICATE-----\n",
+            "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
+        ] {
+            std::fs::write(&file, junk).unwrap();
+            assert!(faults_of("b", with_ca()).contains("cannot be used: it "), "{junk}");
+        }
+        let own = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+        std::fs::write(&file, own.cert.pem()).unwrap();
         let settings = with_ca().compile("b", &mut Faults::default()).unwrap();
         assert!(settings.tls().unwrap().ca_pem.is_some());
     }

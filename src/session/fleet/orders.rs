@@ -50,11 +50,7 @@ impl Manager {
                         tracing::debug!(session_id = %key.id, legs_cut, "a kill order of the fleet was carried out");
                     }
                 }
-                Stood::Lifted { agent, of, .. } => {
-                    for order in self.book.strike_until(key, agent.as_ref(), of) {
-                        self.lift_from_live(&order);
-                    }
-                }
+                Stood::Lifted { agent, of, .. } => self.lift_until(key, agent.as_ref(), of),
                 Stood::Unreadable { agent } => {
                     let order = Arc::new(self.unreadable(key, agent, now));
                     self.book.take(&order);

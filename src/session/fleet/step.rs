@@ -128,6 +128,7 @@ impl Step {
         }
         manager.flush(&fleet).await?;
         let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
+        manager.kill_namesakes(&fleet, is_trusted).await?;
         if is_trusted && self.looked.elapsed() >= TURN {
             self.looked = Instant::now();
             manager.bury(&fleet).await?;
@@ -152,7 +153,8 @@ impl Step {
         fleet.store.link().up();
         manager.publish(Event::StoreBack);
         // An order that was given meanwhile saw a store that was away.
-        self.settle().await
+        self.settle().await?;
+        manager.kill_namesakes(&fleet, false).await
     }
 
     /// Reads the orders of the others, which this instance may have missed.
