@@ -58,6 +58,9 @@ const COMMANDS: &[&str] = &[
 /// A read and a write that changes nothing, whatever the key holds.
 const TOUCH: [&str; 2] = ["TYPE KEY", "HDEL KEY elida-rights"];
 
+/// What an answer begins with when a right is missing.
+const NOPERM: &str = "NOPERM";
+
 /// Makes sure that this user has every right that ELIDA needs.
 ///
 /// # Errors
@@ -65,7 +68,12 @@ const TOUCH: [&str; 2] = ["TYPE KEY", "HDEL KEY elida-rights"];
 pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
     let script = Script::new(CHECK);
     let run = async |key: String, commands: Vec<String>| -> Result<Vec<String>, LinkError> {
-        link.run(&script, vec![key], commands).await
+        match link.run(&script, vec![key], commands).await {
+            Err(LinkError::Away(why)) if why.contains(NOPERM) => {
+                Err(LinkError::Away(format!("of its user '{}': {why}", link.user())))
+            }
+            done => done,
+        }
     };
     let session = SessionKey { scope: Scope::new("rights"), id: SessionId::new("elida-rights") };
     let (id, uid) = (session.id.as_str(), Uid::fresh());
@@ -97,7 +105,13 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
         ];
         for key in patterns {
             let touch = TOUCH.map(str::to_owned).to_vec();
-            if !run(key.clone(), touch).await?.is_empty() {
+            // A script that is given a key it may not use does not begin.
+            let lacks_it = match run(key.clone(), touch).await {
+                Ok(refused) => !refused.is_empty(),
+                Err(LinkError::Away(why)) if why.contains(NOPERM) => true,
+                Err(other) => return Err(other),
+            };
+            if lacks_it {
                 lacks.push(format!("the key {key}"));
             }
         }

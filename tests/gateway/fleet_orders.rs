@@ -258,8 +258,7 @@ async fn a_missing_right_is_named_once_with_its_user() {
         ))
         .await;
         let told = warning_until(&gateway, named).await;
-        let is_in_script = !["evalsha", "the channel elida:end"].contains(&named);
-        assert!(!is_in_script || told.contains("'elida' lacks"), "{change}: {told}");
+        assert!(told.contains("user 'elida'"), "{change}: {told}");
         assert_eq!(ask(&gateway, "alone").await, 200);
         tokio::time::sleep(Duration::from_millis(1200)).await;
         let said = gateway.log_lines().into_iter().filter(|line| line["why"].to_string().contains(named));
