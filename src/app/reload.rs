@@ -99,6 +99,7 @@ impl Reload {
                 "auth": settings.auth().name(),
                 "healthy": health.is_good(),
                 "rests_for_ms": health.rests_for(now).map(millis),
+                "callers_kept_away": backend.callers_kept_away(now),
                 "open": backend.load(),
             });
             (settings.name().to_string(), described)

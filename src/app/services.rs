@@ -289,6 +289,7 @@ mod tests {
             key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
             identity: Identity::default(),
             principal: PrincipalId::new("ada"),
+            accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
             idle_gap: None,
         };

@@ -111,9 +111,7 @@ pub(super) fn compile(
         }
         warn_of_realms(&rules, backends, faults);
     }
-    if let (Some(listen), Some(control)) = (listen, &control) {
-        check_ports(listen, control.listen(), faults);
-    }
+    check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
     check_folders(&written.data_dir, history.as_ref(), faults);
     Some(Config {
         listen: listen?,
@@ -181,7 +179,7 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
             let is_fallback = first.fallback == other.name;
             let is_equal =
                 at < place && first.kind == other.kind && first.models.iter().any(|text| says(other, text));
-            if (is_fallback || is_equal) && !backends[place].auth().may_take(backends[at].auth()) {
+            if (is_fallback || is_equal) && !backends[place].may_take(&backends[at]) {
                 let path = match is_fallback {
                     true => format!("backends.{}.fallback", first.name),
                     false => format!("backends.{}.models", other.name),

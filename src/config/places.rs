@@ -13,7 +13,8 @@ use crate::settings::folder::why_not_writable;
 const SQLITE: &[u8] = b"SQLite format 3\0";
 
 /// The proxy and the control API cannot share a port.
-pub(super) fn check_ports(proxy: SocketAddr, control: SocketAddr, faults: &mut Faults) {
+pub(super) fn check_ports(proxy: Option<SocketAddr>, control: Option<SocketAddr>, faults: &mut Faults) {
+    let (Some(proxy), Some(control)) = (proxy, control) else { return };
     if overlaps(proxy, control) {
         faults.add(
             "control.listen",

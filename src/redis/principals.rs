@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::connect::{Call, Link, LinkError, Script};
+use super::call::{Call, Script};
+use super::connect::{Link, LinkError};
 use super::keys::Keys;
 use super::probe::reach;
 use super::settings::Settings;
@@ -173,12 +174,12 @@ pub enum Agreed {
 pub async fn agree(settings: &Settings, own: &Claim) -> Result<Agreed, LinkError> {
     let (link, keys) = (Link::new(settings)?, Keys::new(settings));
     reach(&link).await?;
-    let agreed = settled(&link, &keys, own, settings.is_cluster()).await;
+    let agreed = settled(&link, &keys, own).await;
     link.close().await;
     agreed
 }
 
-async fn settled(link: &Link, keys: &Keys, own: &Claim, is_cluster: bool) -> Result<Agreed, LinkError> {
+async fn settled(link: &Link, keys: &Keys, own: &Claim) -> Result<Agreed, LinkError> {
     let begun = Instant::now();
     let mut others = None;
     loop {
@@ -193,8 +194,7 @@ async fn settled(link: &Link, keys: &Keys, own: &Claim, is_cluster: bool) -> Res
         }
         let others = match others {
             Some(others) => others,
-            // A node of a cluster knows only its own listeners.
-            None => *others.insert(is_cluster || anybody(link, keys).await?),
+            None => *others.insert(anybody(link, keys).await?),
         };
         if others && begun.elapsed() < INCUMBENT {
             tokio::time::sleep(STEP).await;
@@ -214,8 +214,8 @@ async fn settled(link: &Link, keys: &Keys, own: &Claim, is_cluster: bool) -> Res
 
 /// True when an instance listens.
 async fn anybody(link: &Link, keys: &Keys) -> Result<bool, LinkError> {
-    let heard = link.call(Call::new("PUBLISH", [keys.end_channel(), ANYBODY.to_owned()])).await?;
-    Ok(heard.as_u64().unwrap_or(0) > 0)
+    let channel = keys.end_channel();
+    Ok(link.publish(channel.clone(), ANYBODY.to_owned(), &channel).await? > 0)
 }
 
 /// True when Redis knows of an order or an active session.

@@ -1,7 +1,8 @@
 //! Whether this user may do what ELIDA does: asked at the start, because inside a script Redis does not name
 //! the right that is missing.
 
-use super::connect::{Link, LinkError, Script};
+use super::call::Script;
+use super::connect::{Link, LinkError};
 use super::keys::Keys;
 use crate::ids::{Scope, SessionId, SessionKey, Uid};
 

@@ -109,6 +109,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// True when the servers are those of a cluster.
+    pub fn is_cluster(&self) -> bool {
+        is_of_kind(self.url.reveal(), "-cluster")
+    }
+
     /// The address, without a password.
     pub fn shown(&self) -> &str {
         &self.shown
@@ -117,11 +122,6 @@ impl Settings {
     /// How often counters are written.
     pub fn flush_interval(&self) -> Duration {
         self.flush_interval
-    }
-
-    /// True for a Redis Cluster.
-    pub fn is_cluster(&self) -> bool {
-        self.url.reveal().contains("-cluster:")
     }
 
     /// What happens to new sessions while Redis is away.
@@ -170,7 +170,7 @@ impl Written {
             flush_interval: self.flush_interval.0,
             on_unavailable: self.on_unavailable,
         };
-        if let Some((key, why)) = super::connect::unusable(&settings) {
+        if let Some((key, why)) = super::plan::unusable(&settings) {
             let hint = "see the comments at session.redis in conf/elida.yaml";
             faults.add(format!("{before}.{key}"), format!("it cannot be used: {why}"), hint);
             return None;
@@ -192,7 +192,7 @@ impl Written {
             return Some(url);
         }
         let known = Url::parse(url).is_ok_and(|url| SCHEMES.contains(&url.scheme()) && url.has_host());
-        let sentinel = url.contains("-sentinel:") && !url.contains("sentinelServiceName=");
+        let sentinel = is_of_kind(url, "-sentinel") && !url.contains("sentinelServiceName=");
         if !known || sentinel {
             // Not shown: it may hold a password.
             faults.add(
@@ -236,6 +236,11 @@ impl Written {
             .map_err(|error| faults.unreadable("tls.ca_file", &self.tls.ca_file, &error))
             .ok()
     }
+}
+
+/// Whether the scheme of a URL ends so. Host names may, too: they do not count.
+fn is_of_kind(url: &str, suffix: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.scheme().ends_with(suffix))
 }
 
 /// The URL without passwords: in its authority, and the sentinels' own in its query.
@@ -306,6 +311,15 @@ mod tests {
             "without TLS",
         ] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:?}");
+        }
+        for (url, is_cluster) in [
+            ("redis://my-cluster:6379", false),
+            ("redis://my-sentinel:26379", false),
+            ("redis-cluster://a:1", true),
+            ("rediss-cluster://a:1?node=b:2", true),
+        ] {
+            let settings = compile(&format!("{{url: '{url}'}}")).unwrap();
+            assert_eq!(settings.is_cluster(), is_cluster, "{url}");
         }
         for url in ["http://a", "redis:", "redis-sentinel://a", "nonsense"] {
             assert!(compile(&format!("{{url: '{url}'}}")).is_err(), "{url}");

@@ -132,6 +132,7 @@ pub struct Settings {
     tls: Option<Tls>,
     http2: Http2,
     auth: Auth,
+    realm: Arc<str>,
     health: health::Settings,
     retries: Retries,
 }
@@ -193,6 +194,19 @@ impl Settings {
         &self.auth
     }
 
+    /// The protection space it belongs to (RFC 9110, 11.5): its origin, unless `auth.realm` names one.
+    pub fn realm(&self) -> &Arc<str> {
+        &self.realm
+    }
+
+    /// Whether a request may come here whose credential was meant for the backend `meant_for`.
+    pub fn may_take(&self, meant_for: &Self) -> bool {
+        match self.auth {
+            Auth::Passthrough => meant_for.auth == Auth::Passthrough && self.realm == meant_for.realm,
+            Auth::Inject { .. } | Auth::None => true,
+        }
+    }
+
     /// When it counts as ill.
     pub fn health(&self) -> &health::Settings {
         &self.health
@@ -224,7 +238,8 @@ impl Written {
         let health = self.health.compile(name, faults);
         let retries = self.retries.compile(name, faults);
         let origin = url.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
-        let auth = self.auth.compile(name, self.kind, origin, faults);
+        let realm = self.auth.realm(origin);
+        let auth = self.auth.compile(name, self.kind, faults);
         if self.rewrite_model && self.aliases.is_empty() {
             faults.add(
                 at("rewrite_model"),
@@ -260,6 +275,7 @@ impl Written {
             tls: secure.then_some(tls),
             http2: self.pool.http2,
             auth: auth?,
+            realm,
             health: health?,
             retries: retries?,
         })
@@ -427,6 +443,23 @@ mod tests {
             "backends.my backend: 'my backend' is not a name for a backend \
              (use up to 64 letters, digits, '-', '_' and '.', a letter or digit first)"
         );
+    }
+
+    #[test]
+    fn a_credential_is_taken_by_its_own_realm_only() {
+        let with = |url: &str, auth: &str| {
+            let auth = serde_yaml::from_str(auth).unwrap();
+            Written { auth, ..written(url) }.compile("b", &mut Faults::default()).unwrap()
+        };
+        let [a, b] = ["https://a", "https://b"].map(compiled);
+        assert!(a.may_take(&a) && !a.may_take(&b));
+        let named = |url: &str| with(url, "{ realm: r }");
+        assert!(named("https://a").may_take(&named("https://b")));
+        let none = with("https://a", "{ mode: none, realm: r }");
+        assert!(!a.may_take(&none), "a key for the gateway is for no backend");
+        assert!(!named("https://b").may_take(&none));
+        assert!(none.may_take(&a));
+        assert_eq!((&**none.realm(), &**a.realm()), ("r", "https://a"));
     }
 
     #[test]

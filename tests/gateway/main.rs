@@ -43,6 +43,8 @@ mod failover;
 mod fleet;
 /// One agent is killed on one instance and runs on another.
 mod fleet_agents;
+/// Redis Cluster: keys on several masters, slots that move, a master that is lost.
+mod fleet_cluster;
 /// The key that names principals, when Redis loses it.
 mod fleet_keys;
 /// What Redis acknowledged and lost: shares, records, kills that nobody was told of.

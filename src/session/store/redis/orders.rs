@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fred::types::Value;
+use fred::types::{InfoKind, Value};
 use serde::{Deserialize, Serialize};
 
 use super::{RedisStore, pairs, text};
@@ -140,9 +140,7 @@ impl RedisStore {
             written["rev"] = order.rev.into();
             written
         });
-        let message = [self.keys.kill_channel(), text(&hint)];
-        let heard = self.link.call(Call::new("PUBLISH", message)).await?;
-        Ok(heard.as_u64().unwrap_or(0))
+        self.link.publish(self.keys.kill_channel(), text(&hint), &self.keys.end_channel()).await
     }
 
     /// Tells all instances that an incarnation ended.
@@ -216,19 +214,19 @@ impl RedisStore {
         rights::check(&self.link, &self.keys).await
     }
 
-    /// How many keys Redis has evicted, and by which policy; `None` when it evicts none, or does not say.
+    /// How many keys the servers have evicted that do, and by which policy; `None` when none evicts, or says so.
     pub(in crate::session) async fn evictions(&self) -> Option<(String, u64)> {
-        let of = async |kind: &str| -> Option<String> {
-            self.link.call(Call::new("INFO", [kind.to_owned()])).await.ok()?.as_string()
-        };
         let field = |info: &str, name: &str| -> Option<String> {
             info.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
         };
-        let (memory, stats) = (of("memory").await?, of("stats").await?);
-        let policy = field(&memory, "maxmemory_policy").filter(|policy| policy != "noeviction")?;
-        let is_bounded = field(&memory, "maxmemory").is_some_and(|most| most != "0");
-        let evicted = field(&stats, "evicted_keys").and_then(|keys| keys.parse().ok()).unwrap_or(0);
-        is_bounded.then_some((policy, evicted))
+        let policy = |info: &String| {
+            let is_bounded = field(info, "maxmemory").is_some_and(|most| most != "0");
+            field(info, "maxmemory_policy").filter(|policy| is_bounded && policy != "noeviction")
+        };
+        let policy = self.link.info(InfoKind::Memory).await.ok()?.iter().find_map(policy)?;
+        let stats = self.link.info(InfoKind::Stats).await.ok()?;
+        let evicted = stats.iter().filter_map(|info| field(info, "evicted_keys")?.parse::<u64>().ok()).sum();
+        Some((policy, evicted))
     }
 }
 
