@@ -62,34 +62,73 @@ const TOUCH: [&str; 2] = ["TYPE KEY", "HDEL KEY elida-rights"];
 /// What an answer begins with when a right is missing.
 const NOPERM: &str = "NOPERM";
 
+/// The check of one user.
+struct Check<'a> {
+    link: &'a Link,
+    script: Script,
+    /// Commands, keys and channels that the user lacks.
+    lacks: Vec<String>,
+}
+
+impl Check<'_> {
+    /// Runs commands on a key; gives those that the user may not run.
+    async fn run(&self, key: String, commands: Vec<String>) -> Result<Vec<String>, LinkError> {
+        match self.link.run(&self.script, vec![key], commands).await {
+            Err(LinkError::Away(why)) if why.contains(NOPERM) => {
+                Err(LinkError::Away(format!("of its user '{}': {why}", self.link.user())))
+            }
+            done => done,
+        }
+    }
+
+    async fn commands(&mut self, scratch: String) -> Result<(), LinkError> {
+        let commands = COMMANDS.iter().map(|command| (*command).to_owned()).collect();
+        for refused in self.run(scratch, commands).await? {
+            let name = refused.split(' ').next().unwrap_or_default().to_ascii_lowercase();
+            if !self.lacks.contains(&name) {
+                self.lacks.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A script that is given a key it may not use does not begin.
+    async fn key(&mut self, key: String, shown: String) -> Result<(), LinkError> {
+        let lacks_it = match self.run(key, TOUCH.map(str::to_owned).to_vec()).await {
+            Ok(refused) => !refused.is_empty(),
+            Err(LinkError::Away(why)) if why.contains(NOPERM) => true,
+            Err(other) => return Err(other),
+        };
+        if lacks_it {
+            self.lacks.push(format!("the key {shown}"));
+        }
+        Ok(())
+    }
+
+    async fn channels(&mut self, scratch: String, channels: [String; 3]) -> Result<(), LinkError> {
+        let publish = channels.iter().map(|channel| format!("PUBLISH {channel} rights")).collect();
+        for refused in self.run(scratch, publish).await? {
+            let channel = refused.split(' ').nth(1).unwrap_or_default();
+            self.lacks.push(format!("publish on the channel {channel}"));
+        }
+        Ok(())
+    }
+}
+
 /// Makes sure that this user has every right that ELIDA needs.
 ///
 /// # Errors
 /// [`LinkError::Away`] names the user and each command, key and channel it lacks, or Redis does not answer.
 pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
-    let script = Script::new(CHECK);
-    let run = async |key: String, commands: Vec<String>| -> Result<Vec<String>, LinkError> {
-        match link.run(&script, vec![key], commands).await {
-            Err(LinkError::Away(why)) if why.contains(NOPERM) => {
-                Err(LinkError::Away(format!("of its user '{}': {why}", link.user())))
-            }
-            done => done,
-        }
-    };
-    let session = SessionKey { scope: Scope::new("rights"), id: SessionId::new("elida-rights") };
-    let (id, uid) = (session.id.as_str(), Uid::fresh());
+    let mut check = Check { link, script: Script::new(CHECK), lacks: Vec::new() };
+    let (session, uid) =
+        (SessionKey { scope: Scope::new("SCOPE"), id: SessionId::new("elida-rights") }, Uid::fresh());
     let scratch = keys.incarnation(&session, uid);
-    let mut lacks: Vec<String> = Vec::new();
-    let commands = COMMANDS.iter().map(|command| (*command).to_owned()).collect();
-    for refused in run(scratch, commands).await? {
-        let name = refused.split(' ').next().unwrap_or_default().to_ascii_lowercase();
-        if !lacks.contains(&name) {
-            lacks.push(name);
-        }
-    }
+    check.commands(scratch.clone()).await?;
     // Where these two are missing anyway, a key tells nothing more.
-    if lacks.iter().all(|name| name != "type" && name != "hdel") {
-        let patterns = [
+    if check.lacks.iter().all(|name| name != "type" && name != "hdel") {
+        let id = session.id.as_str();
+        for key in [
             keys.session(&session),
             keys.killed(&session),
             keys.by_id(id),
@@ -103,33 +142,19 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             keys.sweeper(),
             keys.principals(),
             keys.agreed(),
-        ];
-        for key in patterns {
-            let touch = TOUCH.map(str::to_owned).to_vec();
-            // A script that is given a key it may not use does not begin.
-            let lacks_it = match run(key.clone(), touch).await {
-                Ok(refused) => !refused.is_empty(),
-                Err(LinkError::Away(why)) if why.contains(NOPERM) => true,
-                Err(other) => return Err(other),
-            };
-            if lacks_it {
-                lacks.push(format!("the key {key}"));
-            }
+        ] {
+            let shown = key.replace(&uid.to_string(), "UID").replace(id, "ID");
+            check.key(key, shown).await?;
         }
     }
-    let channels = [keys.kill_channel(), keys.end_channel(), keys.event_channel()];
-    let publish = channels.iter().map(|channel| format!("PUBLISH {channel} rights")).collect();
-    for refused in run(keys.incarnation(&session, uid), publish).await? {
-        let channel = refused.split(' ').nth(1).unwrap_or_default();
-        lacks.push(format!("publish on the channel {channel}"));
-    }
-    if lacks.is_empty() {
+    check.channels(scratch, [keys.kill_channel(), keys.end_channel(), keys.event_channel()]).await?;
+    if check.lacks.is_empty() {
         return Ok(());
     }
     Err(LinkError::Away(format!(
         "its user '{}' lacks rights: {}; give it the line of docs/operations.md (ACL SETUSER or the ACL file)",
         link.user(),
-        lacks.join(", ")
+        check.lacks.join(", ")
     )))
 }
 
