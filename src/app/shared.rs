@@ -20,10 +20,11 @@ use crate::protocol::call::CallPaths;
 use crate::proxy::gateway::House;
 use crate::proxy::snapshot::{Live, Snapshot};
 use crate::redis::{self, Keys, Link};
-use crate::session::Manager;
 use crate::session::fleet::{Fleet, OwnKey};
 use crate::session::store::{MemoryStore, RedisStore};
+use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
+use crate::telemetry::capacity::CapacityNumbers;
 use crate::telemetry::fleet::FleetNumbers;
 use crate::telemetry::log::{Log, LogGuard};
 use crate::telemetry::metrics::{Gauge, Metrics};
@@ -88,6 +89,7 @@ impl Shared {
         sessions.show_backends(addresses(config));
         let kills = Kills::restore(history.as_ref(), &sessions);
         watch_fleet(&metrics, &sessions);
+        watch_capacity(&metrics, &sessions);
         if let Some(fleet) = sessions.fleet().cloned() {
             readiness.watch(move || fleet.warnings());
         }
@@ -192,6 +194,18 @@ fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
         lost_orders: fleet.lost_orders(),
         lost_keys: fleet.lost_keys(),
         other_key: fleet.is_other_key(),
+    });
+}
+
+fn watch_capacity(metrics: &Metrics, sessions: &Arc<Manager>) {
+    let sessions = Arc::clone(sessions);
+    metrics.watch_capacity(move || {
+        let Capacity { all, largest_principal, refused, evicted } = sessions.capacity();
+        CapacityNumbers {
+            used: vec![(Limit::Active.key(), all), (Limit::ActivePerPrincipal.key(), largest_principal)],
+            refused: refused.to_vec(),
+            evicted: evicted.to_vec(),
+        }
     });
 }
 
