@@ -47,6 +47,7 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         since: None,
         restored: None,
         rounds: Rounds::new(),
+        has_answered: false,
         told: None,
         repeated: None,
         looked: Instant::now(),
@@ -94,6 +95,8 @@ struct Step {
     /// When all that this instance knows was written last.
     restored: Option<Instant>,
     rounds: Rounds,
+    /// The store answered in this beat.
+    has_answered: bool,
     /// What was last said to be wrong with the store.
     told: Option<String>,
     /// When orders that the store does not take were told last.
@@ -105,7 +108,9 @@ struct Step {
 impl Step {
     async fn take(&mut self) -> Result<(), LinkError> {
         let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        self.has_answered = false;
         fleet.store.link().ping().await?;
+        self.has_answered = true;
         if !fleet.is_up() {
             return self.begin().await;
         }
@@ -200,12 +205,11 @@ impl Step {
             }
             Err(fault) => fault,
         };
-        let is_connected = fleet.store.link().is_connected();
         let (what, is_away) = match &fault {
             LinkError::Refused(what) => (what.clone(), false),
             LinkError::Away(what) => (what.clone(), true),
         };
-        if !is_away || is_connected {
+        if !is_away || self.has_answered {
             fleet.health.refuse(Some(what.clone()));
         } else {
             fleet.health.not_refused();
@@ -214,7 +218,7 @@ impl Step {
         if is_away {
             if fleet.is_up() {
                 self.manager.store_lost(&fleet, &fault);
-            } else if is_new && is_connected {
+            } else if is_new && self.has_answered {
                 error!(why = what, "redis answers, but cannot be used");
             }
         } else if is_new {
