@@ -54,6 +54,10 @@ shared_name! {
     Scope
 }
 shared_name! {
+    /// What a principals' key goes by; the key cannot be found from it.
+    KeyId
+}
+shared_name! {
     /// One agent inside a session, as its client names it: a label, not authority.
     AgentId
 }

@@ -11,7 +11,6 @@ use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::otlp::facts::Session;
-use crate::telemetry::readiness::Readiness;
 use crate::telemetry::settings::Level;
 
 /// The `message` of a line that holds a call detail record.
@@ -21,14 +20,13 @@ const RECORD: &str = "session_record";
 pub(super) struct Ledger {
     pub(super) log: Arc<Log>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) readiness: Arc<Readiness>,
     pub(super) history: Option<Arc<Archive>>,
     pub(super) exporter: Option<Arc<Exporter>>,
 }
 
 impl Listener for Ledger {
     fn hear(&self, event: &Event) {
-        tell(&self.log, &self.metrics, &self.readiness, event);
+        tell(&self.log, &self.metrics, event);
         if let Some(history) = &self.history {
             history.note(event);
         }
@@ -58,7 +56,7 @@ impl Listener for Ledger {
     }
 }
 
-fn tell(log: &Log, metrics: &Metrics, readiness: &Readiness, event: &Event) {
+fn tell(log: &Log, metrics: &Metrics, event: &Event) {
     match event {
         Event::Started(session) => metrics.session_started(session.kind.name()),
         Event::Ended(record) => {
@@ -77,11 +75,9 @@ fn tell(log: &Log, metrics: &Metrics, readiness: &Readiness, event: &Event) {
         Event::StoreLost { why } => {
             metrics.store_lost();
             error!(why, "redis does not answer: this instance goes on by itself, known kills stay refused");
-            readiness.warn(Some(format!("redis does not answer: {why}")));
         }
         Event::StoreBack => {
             info!("redis answers: sessions and kills are shared");
-            readiness.warn(None);
         }
         Event::Resumed { order, by } => match &order.agent {
             Some(agent) => info!(session_id = %order.session_id, %agent, by, "agent resumed"),

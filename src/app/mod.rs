@@ -17,6 +17,7 @@ mod handover;
 mod kills;
 mod ledger;
 mod listeners;
+mod names;
 mod notify;
 mod panics;
 mod probes;

@@ -72,7 +72,7 @@ pub(super) fn serve(
     let threads = config.server.threads();
     let mut server = server(threads, plan.idle());
 
-    let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house(&config)));
+    let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house()));
     let door = Door::new(gateway, Arc::clone(&shared.live), Places::new(&shared.metrics, plan.room()));
     let readiness = Arc::clone(&shared.readiness);
     let sessions = Arc::clone(&shared.sessions);
@@ -170,7 +170,7 @@ impl BackgroundService for Proxy {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
                 if let Some(fleet) = self.sessions.fleet() {
-                    orders_known(fleet, &self.readiness).await;
+                    orders_known(fleet).await;
                 }
                 // An error means that the control API has ended, and this process is about to.
                 let _ = self.is_met.clone().wait_for(|met| *met).await;
@@ -191,16 +191,22 @@ impl BackgroundService for Proxy {
 }
 
 /// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
-async fn orders_known(fleet: &Fleet, readiness: &Readiness) {
+async fn orders_known(fleet: &Fleet) {
     let known = async {
-        while !fleet.is_synced() {
+        while !fleet.is_up() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if tokio::time::timeout(FIRST_ANSWER, known).await.is_err() {
         let why = fleet.fault().unwrap_or_else(|| "no answer".to_owned());
-        error!(why, "redis does not answer: this instance begins without knowing the kills of the others");
-        readiness.warn(Some(format!("redis does not answer: {why}")));
+        if fleet.is_synced() {
+            error!(why, "redis cannot be used: this instance knows the kills in it, and begins on its own");
+        } else {
+            error!(
+                why,
+                "redis does not answer: this instance begins without knowing the kills of the others"
+            );
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector;
-use tracing::{error, warn};
+use tracing::error;
 use uuid::Uuid;
 
 use super::kills::Kills;
@@ -20,7 +20,7 @@ use crate::protocol::call::CallPaths;
 use crate::proxy::gateway::House;
 use crate::proxy::snapshot::{Live, Snapshot};
 use crate::redis::{self, Keys, Link};
-use crate::session::fleet::Fleet;
+use crate::session::fleet::{Fleet, OwnKey};
 use crate::session::store::{MemoryStore, RedisStore};
 use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     /// Tells a collector of requests and sessions; `None` when none is configured.
     pub(super) exporter: Option<Arc<Exporter>>,
     pub(super) clock: Clock,
+    /// Makes principals of credentials.
+    pub(super) principals: Key,
 }
 
 impl Shared {
@@ -67,32 +69,42 @@ impl Shared {
         let listener = Arc::new(Ledger {
             log: Arc::clone(&log),
             metrics: Arc::clone(&metrics),
-            readiness: Arc::clone(&readiness),
             history: history.clone(),
             exporter: exporter.clone(),
         });
+        let names = super::names::principals(config);
         let sessions = match config.session.redis() {
             None => {
                 let store = Arc::new(MemoryStore::default());
                 Manager::new(config.session.clone(), clock.clone(), store, listener)
             }
-            Some(redis) => Manager::in_fleet(config.session.clone(), clock.clone(), fleet(redis)?, listener),
+            Some(redis) => Manager::in_fleet(
+                config.session.clone(),
+                clock.clone(),
+                fleet(redis, names.shared)?,
+                listener,
+            ),
         };
+        sessions.live_by(names.key.id());
         sessions.show_backends(addresses(config));
         let kills = Kills::restore(history.as_ref(), &sessions);
         watch_fleet(&metrics, &sessions);
         watch_capacity(&metrics, &sessions);
-        if sessions.fleet().is_some() {
-            readiness.warn(Some("redis has not answered yet".to_owned()));
+        if let Some(fleet) = sessions.fleet().cloned() {
+            readiness.watch(move || fleet.warnings());
         }
-        Ok((Self { log, metrics, live, sessions, readiness, history, kills, exporter, clock }, guard))
+        let principals = names.key;
+        Ok((
+            Self { log, metrics, live, sessions, readiness, history, kills, exporter, clock, principals },
+            guard,
+        ))
     }
 
     /// What every request needs.
-    pub(super) fn house(&self, config: &Config) -> Arc<House> {
+    pub(super) fn house(&self) -> Arc<House> {
         Arc::new(House {
             sessions: Arc::clone(&self.sessions),
-            principals: principals(config),
+            principals: self.principals.clone(),
             unrouted: self.metrics.unrouted(),
             open_legs: self.open_legs(),
             open_sockets: self.open_sockets(),
@@ -165,11 +177,11 @@ pub(super) fn snapshot(
 }
 
 /// This process among all that share this Redis.
-fn fleet(settings: &redis::Settings) -> anyhow::Result<Fleet> {
+fn fleet(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Fleet> {
     let link = Link::new(settings).context("session.redis cannot be used")?;
     let instance = Uuid::new_v4().simple().to_string();
     let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok(Fleet::new(Arc::new(store), settings.on_unavailable(), settings.flush_interval()))
+    Ok(Fleet::new(Arc::new(store), settings.on_unavailable(), settings.flush_interval(), key))
 }
 
 fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
@@ -179,6 +191,9 @@ fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
         active: sessions.active(),
         store_up: fleet.is_up(),
         fallbacks: fleet.fallbacks(),
+        lost_orders: fleet.lost_orders(),
+        lost_keys: fleet.lost_keys(),
+        other_key: fleet.is_other_key(),
     });
 }
 
@@ -199,20 +214,6 @@ pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
     config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into())).collect()
 }
 
-/// The key all instances share, if Redis answers.
-fn agree(settings: &redis::Settings, own: String) -> Option<String> {
-    let agreed = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(redis::agree(settings, own)).map_err(|error| error.to_string()));
-    agreed
-        .inspect_err(|error| {
-            warn!(%error, "this instance may name principals otherwise than the others do, until it is restarted");
-        })
-        .ok()
-}
-
 /// The history. A file that cannot be used is a loud fault, but no reason to refuse traffic: the log has every
 /// record too.
 fn history(config: &Config, metrics: &Metrics) -> Option<Arc<Archive>> {
@@ -228,21 +229,4 @@ fn history(config: &Config, metrics: &Metrics) -> Option<Arc<Archive>> {
             None
         }
     }
-}
-
-/// The key that makes principals of credentials: kept in the data directory, so that a principal has
-/// the same name after a restart.
-fn principals(config: &Config) -> Key {
-    let agree = |own| match config.session.redis() {
-        Some(redis) => agree(redis, own),
-        None => None,
-    };
-    Key::agreed(&config.data_dir, agree).unwrap_or_else(|error| {
-        warn!(
-            %error,
-            data_dir = %config.data_dir.display(),
-            "no principal key can be kept there: principals get new names at the next start (data_dir)"
-        );
-        Key::ephemeral()
-    })
 }

@@ -14,19 +14,23 @@ use http::HeaderMap;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::ids::PrincipalId;
+use crate::ids::{KeyId, PrincipalId};
 use crate::protocol::credentials::credentials;
 use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
 const KEY_FILE: &str = "principal.key";
 const KEY_BYTES: usize = 32;
+/// Behind the key in its file: since when a fleet has agreed on it, in milliseconds since 1970.
+const SINCE_BYTES: usize = 8;
 /// SHA-256's block.
 const BLOCK_BYTES: usize = 64;
 /// Bytes of the digest in a principal's id; 16 hex digits.
 const SHOWN: usize = 8;
 /// Keeps digests of other uses of the same key apart.
 const USE: &[u8] = b"elida principal 1\0";
+/// Of what a key's own name is the digest.
+const NAME: &[u8] = b"\0the key itself";
 /// Begins the digest of several credentials; no single one begins like this, since no header field holds it.
 const SEVERAL: &[u8] = b"\0several\0";
 /// Different credentials in one request; more are a mistake or an attack.
@@ -60,24 +64,25 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// The key in `data_dir`; made there (readable by the owner only) when there is none.
     pub fn load_or_make(data_dir: &Path) -> io::Result<Self> {
-        Self::bytes(data_dir).map(|bytes| Self::from_bytes(&bytes))
+        Self::kept(data_dir).map(|kept| Self::from_bytes(&kept.bytes))
     }
 
-    /// The key that all instances of a fleet share. `agree` is given the one kept here, in hex, and gives
-    /// the one they agreed on, which is kept in its place; nothing when they cannot be asked.
+    /// The key that all instances of a fleet share. `agree` is given the one kept here and gives the one they agreed on,
+    /// which is kept in its place; nothing when the one kept here is to stay.
     ///
     /// # Errors
     /// The key cannot be read or kept.
-    pub fn agreed(data_dir: &Path, agree: impl FnOnce(String) -> Option<String>) -> io::Result<Self> {
-        let own = Self::bytes(data_dir)?;
-        let agreed: Option<[u8; KEY_BYTES]> =
-            agree(hex(&own)).and_then(|agreed| unhex(&agreed)?.try_into().ok());
-        match agreed {
-            Some(agreed) if agreed != own => {
-                key_file::replace(data_dir, KEY_FILE, &agreed)?;
-                Ok(Self::from_bytes(&agreed))
+    pub fn agreed(data_dir: &Path, agree: impl FnOnce(&Kept) -> Option<Kept>) -> io::Result<Self> {
+        let own = Self::kept(data_dir)?;
+        match agree(&own) {
+            Some(agreed) => {
+                if agreed != own {
+                    let file = [&agreed.bytes[..], &agreed.since_ms.to_be_bytes()].concat();
+                    key_file::replace(data_dir, KEY_FILE, &file)?;
+                }
+                Ok(Self::from_bytes(&agreed.bytes))
             }
-            _ => Ok(Self::from_bytes(&own)),
+            None => Ok(Self::from_bytes(&own.bytes)),
         }
     }
 
@@ -86,11 +91,13 @@ impl Key {
         Self::from_bytes(&random())
     }
 
-    fn bytes(data_dir: &Path) -> io::Result<[u8; KEY_BYTES]> {
-        let kept = key_file::load_or_make(data_dir, KEY_FILE, || Ok(random().to_vec()))?;
-        kept.first_chunk().copied().ok_or_else(|| {
+    fn kept(data_dir: &Path) -> io::Result<Kept> {
+        let file = key_file::load_or_make(data_dir, KEY_FILE, || Ok(random().to_vec()))?;
+        let (bytes, rest) = file.split_first_chunk().ok_or_else(|| {
             io::Error::new(io::ErrorKind::UnexpectedEof, format!("{KEY_FILE} holds no whole key"))
-        })
+        })?;
+        let since: Option<&[u8; SINCE_BYTES]> = rest.first_chunk();
+        Ok(Kept { bytes: *bytes, since_ms: since.map_or(0, |since| u64::from_be_bytes(*since)) })
     }
 
     fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
@@ -100,6 +107,12 @@ impl Key {
         let mut mac = Hmac::new(&block.into());
         mac.update(USE);
         Self(mac)
+    }
+
+    /// What the key goes by: the same for equal keys, and nothing that it could be found from.
+    pub fn id(&self) -> KeyId {
+        let digest = self.0.clone().chain_update(NAME).finalize().into_bytes();
+        KeyId::new(hex(&digest[..SHOWN]))
     }
 
     /// Who calls: `cred:<digest>` of the credentials in the head and the query, else `anon:<address>`.
@@ -142,6 +155,32 @@ impl Key {
         fill(&mut mac);
         let digest = mac.finalize().into_bytes();
         PrincipalId::new(format!("cred:{}", hex(&digest[..SHOWN])))
+    }
+}
+
+/// A key as its file holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Kept {
+    bytes: [u8; KEY_BYTES],
+    /// Since when a fleet has agreed on it, in milliseconds since 1970; 0 when none did.
+    pub since_ms: u64,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("since_ms", &self.since_ms).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// A key written in hex; `None` when that is no key.
+    pub fn from_hex(key: &str, since_ms: u64) -> Option<Self> {
+        Some(Self { bytes: unhex(key)?.try_into().ok()?, since_ms })
+    }
+
+    /// The key in hex.
+    pub fn hex(&self) -> String {
+        hex(&self.bytes)
     }
 }
 
@@ -238,6 +277,28 @@ mod tests {
             let mode = std::fs::metadata(place.join(KEY_FILE)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn what_a_fleet_agreed_on_is_kept_with_its_time_and_its_name_tells_it_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Key::load_or_make(dir.path()).unwrap();
+        let other = Kept::from_hex(&"ab".repeat(KEY_BYTES), 1_700_000_000_000).unwrap();
+        let agreed = Key::agreed(dir.path(), |kept| {
+            assert_eq!(kept.since_ms, 0);
+            Some(other.clone())
+        });
+        let agreed = agreed.unwrap();
+        assert_ne!(agreed.id(), own.id());
+        let again = Key::agreed(dir.path(), |kept| {
+            assert_eq!(*kept, other);
+            None
+        });
+        assert_eq!(again.unwrap().id(), agreed.id());
+        // An older version reads the key from the same file.
+        assert_eq!(Key::load_or_make(dir.path()).unwrap().id(), agreed.id());
+        assert_eq!(std::fs::read(dir.path().join(KEY_FILE)).unwrap()[..KEY_BYTES], [0xab; KEY_BYTES]);
+        assert!(Kept::from_hex("ab", 0).is_none());
     }
 
     #[test]

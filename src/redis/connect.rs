@@ -42,7 +42,7 @@ impl From<Error> for LinkError {
             ErrorKind::Parse | ErrorKind::NotFound | ErrorKind::InvalidArgument => {
                 Self::Refused(error.to_string())
             }
-            _ if about_a_key => Self::Refused(told.to_owned()),
+            _ if about_a_key && !lacks_a_right(told) => Self::Refused(told.to_owned()),
             _ => Self::Away(explained(&error)),
         }
     }
@@ -71,7 +71,7 @@ pub(super) fn explained(error: &Error) -> String {
              password_file"
         );
     }
-    if said.starts_with("NOPERM") {
+    if said.starts_with("NOPERM") || lacks_a_right(said) {
         return format!(
             "it refuses this user a right ({said}): give the user of session.redis.username those that \
              docs/operations.md lists"
@@ -88,13 +88,27 @@ pub(super) fn explained(error: &Error) -> String {
             "its certificate is not trusted ({said}): name the file of its authority in session.redis.tls.ca_file"
         );
     }
+    if said.starts_with("OOM") {
+        return format!(
+            "its memory is full and it takes no writes ({said}): raise maxmemory, or take away what else is in it"
+        );
+    }
+    if said.starts_with("MISCONF") {
+        return format!("it takes no writes because it cannot save to its disk ({said})");
+    }
     error.to_string()
+}
+
+/// The answer to a command in a script that this user may not run, or not on that key. It names neither.
+fn lacks_a_right(said: &str) -> bool {
+    said.contains("The user executing the script") || said.contains("ACL failure in script")
 }
 
 /// The way to Redis. It is down until [`Link::up`] says otherwise.
 pub struct Link {
     servers: Servers,
     subscription: Subscription,
+    user: String,
     up: AtomicBool,
     notices: Arc<Notices>,
 }
@@ -112,9 +126,10 @@ impl Link {
     /// The address or the authorities cannot be used.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, LinkError> {
         let (plan, notices) = (Plan::new(settings)?, Arc::default());
+        let user = plan.user().to_owned();
         let servers = Servers::new(&plan, &notices)?;
         let subscription = Subscription::new(plan);
-        Ok(Arc::new(Self { servers, subscription, up: AtomicBool::new(false), notices }))
+        Ok(Arc::new(Self { servers, subscription, user, up: AtomicBool::new(false), notices }))
     }
 
     /// Begins to connect, on this runtime.
@@ -142,6 +157,16 @@ impl Link {
     /// From now on none is sent; true when that was otherwise until now.
     pub fn down(&self) -> bool {
         self.up.swap(false, Ordering::AcqRel)
+    }
+
+    /// The user of the connections.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// True when there is a connection for commands, whether Redis answers on it or not.
+    pub fn is_connected(&self) -> bool {
+        self.servers.is_connected()
     }
 
     /// What was last wrong with a connection, and what to do about it.

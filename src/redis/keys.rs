@@ -106,6 +106,11 @@ impl Keys {
         format!("{}principals", self.root)
     }
 
+    /// Since when the fleet has agreed on [`Keys::principals`]; in the same slot.
+    pub fn agreed(&self) -> String {
+        format!("{}agreed:{{{}}}", self.root, self.principals())
+    }
+
     /// The channel on which kills and resumes are told.
     pub fn kill_channel(&self) -> String {
         format!("{}kill", self.root)

@@ -4,13 +4,16 @@
 //! `session/store/redis*` name the client crate (fred).
 //!
 //! Invariants: no command waits longer than [`connect::ANSWER`]; while the link is down none is sent
-//! at all; a command goes to the server that has its key, wherever that moves; a message is a hint, what it hints at is read from the key.
+//! at all, but the telling of a kill; a command goes to the server that has its key, wherever that moves; a message
+//! is a hint, what it hints at is read from the key.
 
 mod call;
 pub mod connect;
 pub mod keys;
 mod plan;
+pub mod principals;
 mod probe;
+pub mod rights;
 mod servers;
 pub mod settings;
 pub mod signals;
@@ -19,5 +22,5 @@ mod subscription;
 pub use call::{Call, Script};
 pub use connect::{Link, LinkError};
 pub use keys::Keys;
-pub use probe::{Found, agree, probe};
+pub use probe::{Found, probe};
 pub use settings::{OnUnavailable, Settings, Written};

@@ -45,6 +45,11 @@ impl Plan {
         Ok(Self { config, connections: settings.pool })
     }
 
+    /// Who the connections belong to.
+    pub(super) fn user(&self) -> &str {
+        self.config.username.as_deref().unwrap_or("default")
+    }
+
     /// The servers of a cluster that the settings name; `None` when there is no cluster.
     pub(super) fn cluster(&self) -> Option<Vec<Server>> {
         match &self.config.server {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use fred::types::InfoKind;
 
-use super::call::{Call, Script};
 use super::connect::{Link, LinkError};
 use super::keys::Keys;
+use super::rights;
 use super::settings::Settings;
 use super::signals::Signals;
 
@@ -15,22 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
 
-/// The value of the key that makes principals of credentials: this one, unless another instance was
-/// first.
-///
-/// # Errors
-/// Redis does not answer.
-pub async fn agree(settings: &Settings, proposal: String) -> Result<String, LinkError> {
-    let (link, key) = (Link::new(settings)?, Keys::new(settings).principals());
-    reach(&link).await?;
-    let calls = vec![Call::new("SETNX", [key.clone(), proposal]), Call::new("GET", [key])];
-    let agreed = link.calls(calls).await?.pop();
-    link.close().await;
-    let agreed = agreed.transpose()?.and_then(|value| value.as_string());
-    agreed.ok_or_else(|| LinkError::Refused("the principals' key is gone again".to_owned()))
-}
-
-async fn reach(link: &Link) -> Result<(), LinkError> {
+pub(super) async fn reach(link: &Link) -> Result<(), LinkError> {
     link.connect();
     let answered = tokio::time::timeout(PATIENCE, async {
         while link.ping().await.is_err() {
@@ -49,15 +34,14 @@ pub struct Found {
     pub evicts: Option<String>,
 }
 
-/// Connects, runs a script, subscribes.
+/// Connects, makes sure of every right, subscribes.
 ///
 /// # Errors
-/// Redis does not answer, or this user may not do one of the three.
+/// Redis does not answer, or this user lacks a right.
 pub async fn probe(settings: &Settings) -> Result<Found, LinkError> {
     let (link, keys) = (Link::new(settings)?, Keys::new(settings));
     reach(&link).await?;
-    let (script, key) = (Script::new("return redis.call('EXISTS', KEYS[1])"), keys.sessions());
-    link.run::<i64>(&script, vec![key], Vec::new()).await?;
+    rights::check(&link, &keys).await?;
     Signals::subscribe(&link, &keys).await?;
     let servers = link.info(InfoKind::Server).await?;
     let version = servers.iter().find_map(|info| field(info, "redis_version")).unwrap_or_default();

@@ -92,6 +92,11 @@ impl Servers {
         }
     }
 
+    /// True when there is a connection for commands, whether its server answers or not.
+    pub(super) fn is_connected(&self) -> bool {
+        self.all_connected().iter().any(|pool| pool.clients().iter().any(ClientLike::is_connected))
+    }
+
     /// The servers that have keys; `None` without a cluster.
     pub(super) fn addresses(&self) -> Option<Vec<Server>> {
         match self {

@@ -1,4 +1,5 @@
-//! Messages between instances. A message says where to look; what is true is what the key holds.
+//! Messages between instances. A message says where to look; what is true is what the key holds. Only a kill
+//! order stands in its message, too: it must hold even if Redis takes no writes.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
@@ -20,6 +21,9 @@ pub struct Hint {
     /// The incarnation, when only one is concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    /// The kill order that was given, as its key holds it: it is heeded even if it cannot be written there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<serde_json::Value>,
 }
 
 fn everybody() -> Scope {
@@ -29,7 +33,12 @@ fn everybody() -> Scope {
 impl Hint {
     /// A hint at a session, or at one of its incarnations.
     pub fn new(key: &SessionKey, uid: Option<Uid>) -> Self {
-        Self { session_id: key.id.clone(), scope: key.scope.clone(), uid: uid.map(|uid| uid.to_string()) }
+        Self {
+            session_id: key.id.clone(),
+            scope: key.scope.clone(),
+            uid: uid.map(|uid| uid.to_string()),
+            order: None,
+        }
     }
 
     /// The session.
@@ -41,7 +50,7 @@ impl Hint {
 /// What a message means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// The kill orders of this session changed.
+    /// The kill orders of this session changed; the hint may hold the order that was given.
     Kills(Hint),
     /// This incarnation ended.
     Ended(Hint),
@@ -115,6 +124,25 @@ fn read(kill: &str, end: &str, channel: &str, text: &[u8]) -> Option<Signal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_older_version_reads_a_message_with_an_order_and_the_other_way_round() {
+        #[derive(Deserialize)]
+        struct Older {
+            session_id: String,
+            #[serde(default)]
+            scope: String,
+        }
+        let key = SessionKey { scope: Scope::new("cred:1"), id: SessionId::new("a") };
+        let order = serde_json::json!({"v": 1, "rev": 7, "order": {}});
+        let hint = Hint { order: Some(order), ..Hint::new(&key, None) };
+        let text = serde_json::to_string(&hint).unwrap();
+        let Older { session_id, scope } = serde_json::from_str(&text).unwrap();
+        assert_eq!((session_id.as_str(), scope.as_str()), ("a", "cred:1"));
+        assert_eq!(serde_json::from_str::<Hint>(&text).unwrap(), hint);
+        let older = r#"{"session_id":"a","scope":"cred:1"}"#;
+        assert_eq!(serde_json::from_str::<Hint>(older).unwrap(), Hint::new(&key, None));
+    }
 
     #[test]
     fn both_spellings_of_a_kill_and_no_junk() {

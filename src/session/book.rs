@@ -3,7 +3,8 @@
 //! An order stands here before the first leg is cut, because real clients retry within
 //! milliseconds; whoever opens a session asks here while it holds the registry's shard.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use jiff::Timestamp;
@@ -12,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::lookup::SessionRef;
 use crate::clock::Moment;
-use crate::ids::{AgentId, Scope, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
+
+/// What scopes begin with that are made of credentials, with the principals' key.
+const BY_CREDENTIAL: &str = "cred:";
 
 /// What ends the block of a kill order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +56,10 @@ pub struct KillOrder {
     pub mode: BlockMode,
     /// When the clock ends it; `None` when the clock does not.
     pub until: Option<Timestamp>,
+    /// The principals' key by which `scope` names a credential; `None` when that is unknown. An instance that lives by
+    /// another key cannot tell whose scope it is, and refuses the id to all callers with a credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal_key: Option<KeyId>,
     #[serde(skip)]
     pub(super) expires: Option<Moment>,
     /// Of two orders against the same session or agent, the one with the higher revision counts.
@@ -89,9 +97,45 @@ impl KillOrder {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     orders: DashMap<SessionId, Vec<Arc<KillOrder>>>,
+    /// By which principals' key this instance lives.
+    key: OnceLock<KeyId>,
+    /// Instances with different keys run.
+    is_mixed: AtomicBool,
 }
 
 impl Book {
+    /// Tells by which principals' key this instance lives; the first one told is the one.
+    pub(super) fn live_by(&self, key: KeyId) {
+        let _ = self.key.set(key);
+    }
+
+    /// Tells whether instances with different keys run.
+    pub(super) fn mixed(&self, is_mixed: bool) {
+        self.is_mixed.store(is_mixed, Ordering::Relaxed);
+    }
+
+    /// What a new order names its scope by: no key that any instance has, while a session may have been named by
+    /// another one.
+    pub(super) fn principal_key(&self) -> Option<KeyId> {
+        if self.is_mixed.load(Ordering::Relaxed) {
+            Some(KeyId::new("mixed"))
+        } else {
+            self.key.get().cloned()
+        }
+    }
+
+    /// True when an order is against this session: its scope, or any that is made of a credential when another key
+    /// made the order's.
+    pub(super) fn is_against(&self, order: &KillOrder, key: &SessionKey) -> bool {
+        order.session_id == key.id
+            && (order.scope == key.scope || self.is_foreign(order) && by_credential(&key.scope))
+    }
+
+    fn is_foreign(&self, order: &KillOrder) -> bool {
+        let Some(theirs) = &order.principal_key else { return false };
+        by_credential(&order.scope) && self.key.get().is_some_and(|own| own != theirs)
+    }
+
     /// Writes an order; it takes the place of an older one for the same session or agent.
     pub(super) fn write(&self, order: Arc<KillOrder>) {
         let mut orders = self.orders.entry(order.session_id.clone()).or_default();
@@ -102,14 +146,14 @@ impl Book {
     /// The order that refuses this whole session now.
     pub(super) fn in_force(&self, key: &SessionKey, now: Moment) -> Option<Arc<KillOrder>> {
         let orders = self.orders.get(key.id.as_str())?;
-        let whole = |order: &&Arc<KillOrder>| order.agent.is_none() && order.scope == key.scope;
+        let whole = |order: &&Arc<KillOrder>| order.agent.is_none() && self.is_against(order, key);
         orders.iter().filter(whole).find(|order| order.in_force(now)).cloned()
     }
 
     /// The orders that refuse single agents of this session now.
     pub(super) fn against_agents(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
         let Some(orders) = self.orders.get(key.id.as_str()) else { return Vec::new() };
-        let theirs = |order: &&Arc<KillOrder>| order.agent.is_some() && order.scope == key.scope;
+        let theirs = |order: &&Arc<KillOrder>| order.agent.is_some() && self.is_against(order, key);
         orders.iter().filter(theirs).filter(|order| order.in_force(now)).cloned().collect()
     }
 
@@ -168,6 +212,22 @@ impl Book {
         true
     }
 
+    /// True while this very order, or one as new in its place, stands.
+    pub(super) fn holds(&self, order: &KillOrder, now: Moment) -> bool {
+        let same = |other: &Arc<KillOrder>| {
+            (&other.scope, &other.agent) == (&order.scope, &order.agent) && other.rev >= order.rev
+        };
+        let orders = self.orders.get(order.session_id.as_str());
+        orders.is_some_and(|orders| orders.iter().any(|other| same(other) && other.in_force(now)))
+    }
+
+    /// True while an order stands against this session or an agent in it that another instance may have to be told.
+    pub(super) fn has_any(&self, key: &SessionKey, now: Moment) -> bool {
+        let stands =
+            |order: &Arc<KillOrder>| order.scope == key.scope && order.rev > 0 && order.in_force(now);
+        self.orders.get(key.id.as_str()).is_some_and(|orders| orders.iter().any(stands))
+    }
+
     /// Strikes out the orders against a session or an agent up to this revision; gives them.
     pub(super) fn strike_until(
         &self,
@@ -206,5 +266,66 @@ impl Book {
                 orders.remove();
             }
         }
+    }
+}
+
+fn by_credential(scope: &Scope) -> bool {
+    scope.as_str().starts_with(BY_CREDENTIAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(scope: &str) -> SessionKey {
+        SessionKey { scope: Scope::new(scope), id: SessionId::new("s") }
+    }
+
+    fn order(scope: &str, principal_key: Option<&str>) -> Arc<KillOrder> {
+        Arc::new(KillOrder {
+            session_id: SessionId::new("s"),
+            scope: Scope::new(scope),
+            agent: None,
+            descendants: Vec::new(),
+            uid: Uid::fresh(),
+            reason: String::new(),
+            by: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            mode: BlockMode::UntilResumed,
+            until: None,
+            principal_key: principal_key.map(KeyId::new),
+            expires: None,
+            rev: 1,
+        })
+    }
+
+    #[test]
+    fn an_order_of_another_key_refuses_every_credential_and_one_of_the_same_key_only_its_own() {
+        let now = Moment::from_millis(0);
+        for (scope, made_by, refused) in [
+            ("cred:1", Some("here"), &["cred:1"][..]),
+            ("cred:1", None, &["cred:1"]),
+            ("cred:1", Some("elsewhere"), &["cred:1", "cred:2"]),
+            ("cred:1", Some("mixed"), &["cred:1", "cred:2"]),
+            ("anon:::1", Some("elsewhere"), &["anon:::1"]),
+            ("", Some("elsewhere"), &[""]),
+        ] {
+            let book = Book::default();
+            book.live_by(KeyId::new("here"));
+            book.write(order(scope, made_by));
+            for asked in ["cred:1", "cred:2", "anon:::1", ""] {
+                let found = book.in_force(&key(asked), now).is_some();
+                assert_eq!(found, refused.contains(&asked), "{scope} {made_by:?}: {asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn while_keys_are_mixed_an_order_names_no_key_that_an_instance_has() {
+        let book = Book::default();
+        book.live_by(KeyId::new("here"));
+        assert_eq!(book.principal_key(), Some(KeyId::new("here")));
+        book.mixed(true);
+        assert_eq!(book.principal_key(), Some(KeyId::new("mixed")));
     }
 }

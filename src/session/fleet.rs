@@ -6,7 +6,8 @@
 //! told to us, and looked up again after every gap (docs/adr/0014). Without the store this instance goes
 //! on by itself; what it did is written when the store is back.
 //!
-//! `orders` heeds kills · `namesakes` looks up names that were killed while the store was away ·
+//! `orders` heeds kills · `telling` gives them to the others · `rounds` and `watch` notice what the store loses ·
+//! `namesakes` looks up names that were killed while the store was away ·
 //! `shares` writes and closes shares · `burial` those of dead instances ·
 //! `recent` is what a copy of the store may lack · `step` is the beat of it all.
 
@@ -14,15 +15,18 @@ mod burial;
 mod namesakes;
 mod orders;
 mod recent;
+mod rounds;
 mod shares;
 mod step;
+mod telling;
+mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::book::KillOrder;
 use super::event::Event;
@@ -35,11 +39,15 @@ use super::snapshot::Snapshot;
 use super::store::redis::{Admitted, Ended, Lifetimes};
 use super::store::{RedisStore, StoreError};
 use crate::clock::{Moment, millis};
-use crate::ids::{SessionKey, Uid};
+use crate::ids::Uid;
 use crate::redis::{LinkError, OnUnavailable};
 
 use recent::Recent;
 pub use step::serve;
+use telling::Debts;
+pub(super) use telling::Reached;
+use watch::Health;
+pub use watch::OwnKey;
 
 /// How often an admission tries again after the session it joined turned out to be over.
 const TRIES: usize = 3;
@@ -58,8 +66,13 @@ pub struct Fleet {
     flushed: tokio::sync::Mutex<HashMap<u32, shares::Print>>,
     /// Orders lifted while the store was away.
     lifted: Mutex<Vec<Arc<KillOrder>>>,
-    /// Sessions whose orders the others were perhaps not told of.
-    untold: Mutex<Vec<SessionKey>>,
+    /// Orders that the store or the others did not get yet.
+    owed: Mutex<Debts>,
+    /// Has the next beat come at once.
+    hurry: Notify,
+    /// Orders that the store had lost, and that were written again.
+    lost_orders: AtomicU64,
+    health: Health,
     /// Names that were killed while the store was away.
     unresolved: Mutex<Vec<namesakes::Unresolved>>,
     recent: Mutex<Recent>,
@@ -97,7 +110,14 @@ pub(super) enum Opening {
 
 impl Fleet {
     /// A part in the fleet behind this store.
-    pub fn new(store: Arc<RedisStore>, on_unavailable: OnUnavailable, flush_interval: Duration) -> Self {
+    /// `principals` is the principals' key of this instance, and whether it is the one in the store; `None` when it
+    /// lives by one that is kept nowhere.
+    pub fn new(
+        store: Arc<RedisStore>,
+        on_unavailable: OnUnavailable,
+        flush_interval: Duration,
+        principals: Option<OwnKey>,
+    ) -> Self {
         let (work, todo) = mpsc::unbounded_channel();
         Self {
             store,
@@ -109,7 +129,10 @@ impl Fleet {
             todo: Mutex::new(Some(todo)),
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),
-            untold: Mutex::default(),
+            owed: Mutex::default(),
+            hurry: Notify::new(),
+            lost_orders: AtomicU64::new(0),
+            health: Health::new(principals),
             unresolved: Mutex::default(),
             recent: Mutex::default(),
             recording: Mutex::default(),
@@ -130,7 +153,7 @@ impl Fleet {
 
     /// What is wrong with the way to the store, and what to do about it.
     pub fn fault(&self) -> Option<String> {
-        self.store.link().fault()
+        self.health.refused().or_else(|| self.store.link().fault())
     }
 
     /// Admissions that were decided without the store.
@@ -151,14 +174,9 @@ impl Fleet {
         format!("{}:{share}", self.store.instance())
     }
 
-    /// Has the others told of the orders against this session as soon as the store is there.
-    fn tell_later(&self, key: SessionKey) {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner).push(key);
-    }
-
     /// True when the others were not told of everything yet.
     fn owes(&self) -> bool {
-        !self.untold.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.owed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 

@@ -10,6 +10,7 @@ use super::agents::{AgentView, MAIN};
 use super::book::{BlockMode, KillOrder};
 use super::cut::CutReason;
 use super::event::Event;
+use super::fleet::Reached;
 use super::live::Live;
 use super::lookup::SessionRef;
 use super::manager::Manager;
@@ -17,7 +18,7 @@ use super::model::{EndReason, State};
 use super::settings::Block;
 use super::store::StoreError;
 use crate::clock::{Moment, millis};
-use crate::ids::{AgentId, Scope, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
 
 /// What an operator asks for.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +63,9 @@ pub struct Killed {
     /// Instances that heard of the order.
     #[serde(rename = "instances_notified")]
     pub instances: u64,
+    /// What does not have the order yet, and why. This instance goes on trying.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_reached: Vec<String>,
 }
 
 /// Why a kill did nothing.
@@ -103,6 +107,9 @@ pub struct Resumed {
     pub session_id: SessionId,
     /// The order that no longer stands.
     pub order: Arc<KillOrder>,
+    /// What does not know it yet, and why. This instance goes on trying.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_reached: Vec<String>,
 }
 
 /// Why a resume did nothing.
@@ -192,7 +199,7 @@ impl Manager {
         if found.is_partial {
             self.kill_namesakes_later(target, &order);
         }
-        let instances = self.heard(&order, telling).await;
+        let Reached { instances, not_reached } = self.heard(&order, telling).await;
         let ended = match &live {
             // In a fleet it is kept when its legs have settled.
             Some(live) if self.fleet.is_none() && live.state().is_final() => self.keep(live).await,
@@ -215,6 +222,7 @@ impl Manager {
             legs_cut,
             blocked_until: order.until,
             instances,
+            not_reached,
         })
     }
 
@@ -237,18 +245,37 @@ impl Manager {
     /// Carries out an order that stands in the book: ends the session, or lays it on the session's agents,
     /// and cuts what is open. Gives the session, if it is live here, and how many legs were cut.
     pub(super) fn carry_out(&self, order: &Arc<KillOrder>) -> (Option<Arc<Live>>, usize) {
+        let mut found = None;
         // Whoever opened this session before the order was written is found here; whoever comes later
         // finds the order. The incarnation may be a newer one than the target's: it is killed too.
-        let key = SessionKey { scope: order.scope.clone(), id: order.session_id.clone() };
-        let Some(live) = self.live.find(&key) else { return (None, 0) };
-        let legs_cut = if order.agent.is_some() {
-            let cuts = live.order_agent(order);
-            cuts.iter().for_each(|cut| cut.cut(CutReason::AgentKilled));
-            cuts.len()
-        } else {
-            self.end(&live, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
-        };
-        (Some(live), legs_cut)
+        let mut legs_cut = 0;
+        for live in self.lives_against(order) {
+            legs_cut += if order.agent.is_some() {
+                let cuts = live.order_agent(order);
+                cuts.iter().for_each(|cut| cut.cut(CutReason::AgentKilled));
+                cuts.len()
+            } else {
+                self.end(&live, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
+            };
+            if *live.key() == order.key() {
+                found = Some(live);
+            }
+        }
+        (found, legs_cut)
+    }
+
+    /// The sessions here that an order is against: one, but for an order whose scope another principals' key made.
+    fn lives_against(&self, order: &KillOrder) -> Vec<Arc<Live>> {
+        let mut lives = self.live.by_id(order.session_id.as_str());
+        lives.retain(|live| self.book.is_against(order, live.key()));
+        lives
+    }
+
+    /// Lays the order against an agent on its sessions no longer.
+    pub(super) fn lift_from_live(&self, order: &Arc<KillOrder>) {
+        if order.agent.is_some() {
+            self.lives_against(order).iter().for_each(|live| live.lift(order));
+        }
     }
 
     /// Lifts the kill order against the session that `target` names (its id, or the uid the order was
@@ -276,14 +303,16 @@ impl Manager {
         if !self.book.strike(&order) {
             return Err(ResumeError::NotKilled { agents: Vec::new() });
         }
-        let key = SessionKey { scope: order.scope.clone(), id: order.session_id.clone() };
-        if let Some(live) = self.live.find(&key).filter(|_| order.agent.is_some()) {
-            live.lift(&order);
-        }
+        self.lift_from_live(&order);
         self.send_lifting(&order);
-        self.spread_lifting(&order).await;
+        let not_reached = self.spread_lifting(&order).await;
         self.publish(Event::Resumed { order: order.clone(), by: by.to_owned() });
-        Ok(Resumed { session_id: order.session_id.clone(), order })
+        Ok(Resumed { session_id: order.session_id.clone(), order, not_reached })
+    }
+
+    /// Tells by which principals' key scopes are named here.
+    pub fn live_by(&self, key: KeyId) {
+        self.book.live_by(key);
     }
 
     /// The kill orders in force, newest first.
@@ -312,6 +341,7 @@ impl Manager {
             at: self.clock.wall(now),
             mode: block.mode,
             until: expires.map(|expires| self.clock.wall(expires)),
+            principal_key: self.book.principal_key(),
             expires,
             rev: self.clock.unix_millis(now),
         }

@@ -272,9 +272,7 @@ impl Manager {
     /// Strikes out the orders against a session or an agent up to this revision.
     pub(super) fn lift_until(&self, key: &SessionKey, agent: Option<&crate::ids::AgentId>, rev: u64) {
         for order in self.book.strike_until(key, agent, rev) {
-            if let Some(live) = self.live.find(key).filter(|_| agent.is_some()) {
-                live.lift(&order);
-            }
+            self.lift_from_live(&order);
         }
     }
 }

@@ -16,6 +16,12 @@ pub struct FleetNumbers {
     pub store_up: bool,
     /// Admissions decided without it.
     pub fallbacks: u64,
+    /// Kill orders that the store had lost and that were written again here.
+    pub lost_orders: u64,
+    /// How often the store had lost the principals' key and it was written again here.
+    pub lost_keys: u64,
+    /// Whether another principals' key than the one of this instance stands in the store.
+    pub other_key: bool,
 }
 
 impl Metrics {
@@ -37,11 +43,16 @@ impl Metrics {
         if let Some(numbers) = self.fleet.get() {
             // Locked, as below.
             let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);
-            let FleetNumbers { active, store_up, fallbacks } = numbers();
+            let FleetNumbers { active, store_up, fallbacks, lost_orders, lost_keys, other_key } = numbers();
             self.sessions_active.with_label_values(&["traffic"]).set(active as i64);
             self.store_up.with_label_values(&[SHARED_STORE]).set(store_up.into());
             let told = self.store_fallbacks.with_label_values(&[SHARED_STORE]);
             told.inc_by(fallbacks.saturating_sub(told.get()));
+            for (what, lost) in [("kill_order", lost_orders), ("principal_key", lost_keys)] {
+                let told = self.store_lost.with_label_values(&[SHARED_STORE, what]);
+                told.inc_by(lost.saturating_sub(told.get()));
+            }
+            self.key_mismatch.set(other_key.into());
         }
     }
 }

@@ -1,18 +1,27 @@
 //! Whether this instance should be sent work: what the probes of both listeners answer from.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Why nothing should be sent here yet.
 const STARTING: &str = "starting";
 
+/// Where more warnings come from.
+type Warnings = Box<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// The readiness of one process. It begins as "starting".
-#[derive(Debug)]
 pub struct Readiness {
     ready: AtomicBool,
     started: AtomicBool,
     reason: Mutex<String>,
     warning: Mutex<Option<String>>,
+    more: OnceLock<Warnings>,
+}
+
+impl std::fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Readiness").field("ready", &self.ready).finish_non_exhaustive()
+    }
 }
 
 impl Default for Readiness {
@@ -22,6 +31,7 @@ impl Default for Readiness {
             started: AtomicBool::new(false),
             reason: Mutex::new(STARTING.to_owned()),
             warning: Mutex::default(),
+            more: OnceLock::new(),
         }
     }
 }
@@ -44,9 +54,17 @@ impl Readiness {
         *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
     }
 
-    /// What an operator should know.
+    /// Takes further warnings from here whenever it is asked; the first source given is the one.
+    pub fn watch(&self, warnings: impl Fn() -> Vec<String> + Send + Sync + 'static) {
+        let _ = self.more.set(Box::new(warnings));
+    }
+
+    /// What an operator should know; several warnings are joined by `; `.
     pub fn warning(&self) -> Option<String> {
-        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let own = self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all: Vec<String> =
+            own.into_iter().chain(self.more.get().into_iter().flat_map(|more| more())).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// True once it has been ready; it stays true.
@@ -73,6 +91,9 @@ mod tests {
         assert_eq!((readiness.check(), readiness.is_started()), (Err("starting".into()), false));
         readiness.ready();
         assert_eq!((readiness.check(), readiness.is_started()), (Ok(()), true));
+        readiness.warn(Some("one".to_owned()));
+        readiness.watch(|| vec!["two".to_owned()]);
+        assert_eq!(readiness.warning().as_deref(), Some("one; two"));
         readiness.not_ready("draining");
         assert_eq!((readiness.check(), readiness.is_started()), (Err("draining".into()), true));
     }

@@ -60,6 +60,10 @@ table! {
         "Times the shared store stopped answering.";
     STORE_FALLBACKS = "elida_store_fallbacks_total" ["store"]
         "Admissions decided without the shared store.";
+    STORE_LOST = "elida_store_lost_total" ["store", "what"]
+        "Kill orders, and times the principals' key, that the shared store had lost and that were written again.";
+    KEY_MISMATCH = "elida_principal_key_mismatch" []
+        "1 while another principals' key than this instance's stands in the shared store.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
         "Answers whose tokens are not counted: their coding could not be read, or the count cannot be true.";
     COST = "elida_cost_usd_total" ["backend", "model"]

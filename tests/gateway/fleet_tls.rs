@@ -82,7 +82,7 @@ impl Guarded {
 }
 
 /// The line of the access list in docs/operations.md.
-fn documented() -> String {
+pub(crate) fn documented() -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md"));
     let text = text.expect("the documentation");
     let line =

@@ -49,8 +49,12 @@ mod fleet;
 mod fleet_agents;
 /// Redis Cluster: keys on several masters, slots that move, a master that is lost.
 mod fleet_cluster;
+/// The key that names principals, when Redis loses it.
+mod fleet_keys;
 /// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
 mod fleet_loss;
+/// Kill orders while Redis is full, evicts, holds too many of them, or lacks a right.
+mod fleet_orders;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
 mod fleet_recipe;
 /// Random kills, resumes, aborts and faults of Redis; the books are exact afterwards.

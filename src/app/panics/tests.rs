@@ -80,7 +80,7 @@ async fn a_panic_ends_one_request_and_is_counted_told_and_settled() {
     let (log, guard) = Log::to(written.clone(), &config.logging);
     report(log, Arc::clone(&shared.metrics));
 
-    let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.house(&config))));
+    let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.house())));
     let room = Room { descriptors: usize::MAX, per_request: 1 };
     let places = Places::new(&shared.metrics, room);
     let door = Door::new(proxy, Arc::clone(&shared.live), places);

@@ -1,94 +1,35 @@
-//! Kill orders of the whole fleet: written where all can read them, heeded here whoever wrote them.
+//! Kill orders of the whole fleet, heeded here whoever gave them: by message, by looking up what changed, and by
+//! walking through all that stand. What the store has lost is written again.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::TryStreamExt;
+
 use super::Fleet;
-use crate::clock::Moment;
+use super::telling::AT_ONCE;
+use crate::clock::{Moment, millis};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
+use crate::redis::signals::Hint;
 use crate::session::book::{BlockMode, KillOrder};
 use crate::session::live::Live;
 use crate::session::manager::Manager;
-use crate::session::model::EndReason;
-use crate::session::store::redis::Stood;
+use crate::session::store::redis::{Cursor, Noted, Stood, told};
 
-/// A kill waits so long for its order to be written before it cuts what is open here.
-const WRITTEN: Duration = Duration::from_millis(20);
 /// Changes are looked up again this far back: Redis may have noted them a little late.
 const OVERLAP_MS: u64 = 5_000;
 /// Sessions whose orders are read in one round trip.
-const CHUNK: usize = 256;
-
-/// A kill order on its way to all others.
-pub(in crate::session) struct Telling(tokio::task::JoinHandle<Result<u64, LinkError>>);
+pub(super) const CHUNK: usize = 256;
+/// Changes read in one round trip.
+const PAGE: usize = 1024;
+/// Pages of changes read at once; what is more is left to the walk.
+const PAGES: usize = 4;
+/// An order that ends so soon is not written again: it may be over in the store by its clock.
+const ENDING: Duration = Duration::from_secs(5);
 
 impl Manager {
-    /// Writes an order where all can read it, and tells them. Returns when it is written, or when waiting
-    /// any longer would hold up the cut.
-    pub(in crate::session) async fn spread(&self, order: &Arc<KillOrder>) -> Option<Telling> {
-        let fleet = self.fleet.as_ref()?;
-        if !fleet.is_up() {
-            fleet.tell_later(order.key());
-            return None;
-        }
-        let (store, order) = (fleet.store.clone(), order.clone());
-        let now_ms = self.clock.unix_millis(self.clock.now());
-        let (written, wait) = tokio::sync::oneshot::channel();
-        let telling = tokio::spawn(async move {
-            store.order(&order, now_ms, true).await?;
-            // Nobody waits any more when this took too long.
-            let _ = written.send(());
-            store.tell_kill(&order.key()).await
-        });
-        let _ = tokio::time::timeout(WRITTEN, wait).await;
-        Some(Telling(telling))
-    }
-
-    /// How many instances heard of the order; the one that gave it at least.
-    pub(in crate::session) async fn heard(&self, order: &KillOrder, telling: Option<Telling>) -> u64 {
-        let (Some(fleet), Some(Telling(telling))) = (&self.fleet, telling) else { return 1 };
-        let fault = match telling.await {
-            Ok(Ok(heard)) => return heard.max(1),
-            Ok(Err(fault)) => fault,
-            Err(fault) => LinkError::Away(fault.to_string()),
-        };
-        // It stands in the book, and is written when the store is back; it may be written by now, with
-        // nobody told.
-        tracing::error!(%fault, "a kill order did not reach the other instances yet");
-        fleet.tell_later(order.key());
-        self.store_lost(fleet, &fault);
-        1
-    }
-
-    /// Ends an incarnation that is not live here: whoever has it will hear, and if nobody has it any more
-    /// its record is written all the same.
-    pub(in crate::session) async fn end_elsewhere(&self, order: &Arc<KillOrder>, uid: Uid) {
-        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_up()) else { return };
-        let key = order.key();
-        let note = self.end_note(EndReason::Killed, Some(order.clone()));
-        if let Err(fault) = fleet.store.end(&key, uid, &note, None).await {
-            tracing::warn!(%fault, "a killed session was not ended in the store");
-        }
-        self.look_soon(fleet, &key, uid).await;
-    }
-
-    /// Tells all that an order was lifted; later, if the store is away.
-    pub(in crate::session) async fn spread_lifting(&self, order: &Arc<KillOrder>) {
-        let Some(fleet) = &self.fleet else { return };
-        let now_ms = self.clock.unix_millis(self.clock.now());
-        let spread = async {
-            fleet.store.lift(order, now_ms).await?;
-            fleet.store.tell_kill(&order.key()).await
-        };
-        let done =
-            if fleet.is_up() { spread.await } else { Err(LinkError::Away("not connected".to_owned())) };
-        if let Err(fault) = done {
-            tracing::warn!(%fault, "a lifted kill order is told to the other instances later");
-            fleet.lifted.lock().unwrap_or_else(PoisonError::into_inner).push(order.clone());
-        }
-    }
-
     /// Does what stands in the store against a session: what is new is written into the book and carried
     /// out, what was lifted is struck out.
     pub(in crate::session) fn heed(&self, key: &SessionKey, stood: Vec<Stood>) {
@@ -101,17 +42,25 @@ impl Manager {
             match what {
                 Stood::Order(order) => {
                     let (scope, session_id) = (key.scope.clone(), key.id.clone());
-                    if let Some(legs_cut) = self.take_order(KillOrder { scope, session_id, ..order }) {
+                    let order = KillOrder { scope, session_id, ..order };
+                    if self.is_lifted_here(&order) {
+                        continue;
+                    }
+                    if let Some(legs_cut) = self.take_order(order) {
                         tracing::debug!(session_id = %key.id, legs_cut, "a kill order of the fleet was carried out");
                     }
                 }
-                Stood::Lifted { agent, rev } => self.lift_until(key, agent.as_ref(), rev),
+                Stood::Lifted { agent, of, .. } => self.lift_until(key, agent.as_ref(), of),
                 Stood::Unreadable { agent } => {
                     let order = Arc::new(self.unreadable(key, agent, now));
                     self.book.take(&order);
                 }
             }
         }
+    }
+
+    fn is_lifted_here(&self, order: &KillOrder) -> bool {
+        self.fleet.as_ref().is_some_and(|fleet| fleet.is_lifted(order))
     }
 
     /// Refuses a session as long as nobody can read what stands against it.
@@ -127,6 +76,7 @@ impl Manager {
             at: self.clock.wall(now),
             mode: BlockMode::UntilResumed,
             until: None,
+            principal_key: None,
             expires: None,
             rev: 0,
         }
@@ -139,58 +89,152 @@ impl Manager {
         Ok(())
     }
 
-    /// Reads the orders that changed since the last time; gives the time for the next one.
-    pub(super) async fn look_at_changes(&self, fleet: &Fleet, since_ms: u64) -> Result<u64, LinkError> {
-        let (now_ms, changed) = fleet.store.changed(since_ms.saturating_sub(OVERLAP_MS)).await?;
-        for chunk in changed.chunks(CHUNK) {
-            let stood = fleet.store.stood(chunk).await?;
-            chunk.iter().zip(stood).for_each(|(key, stood)| self.heed(key, stood));
+    /// What a message about the orders against a session asks for. The order in it is heeded at once; what the key
+    /// says counts all the same.
+    pub(super) async fn hear_orders(&self, fleet: &Fleet, hint: &Hint) -> Result<(), LinkError> {
+        let key = hint.key();
+        let Some(order) = hint.order.as_ref().and_then(told) else {
+            return self.look_at_orders(fleet, key).await;
+        };
+        let order = KillOrder { scope: key.scope.clone(), session_id: key.id.clone(), ..order };
+        if fleet.is_lifted(&order) || self.take_order(order.clone()).is_none() {
+            return Ok(());
         }
-        Ok(now_ms)
+        let stood = fleet.store.stood(std::slice::from_ref(&key)).await?.pop().unwrap_or_default();
+        if !stood.iter().any(|what| covers(what, &order)) {
+            // Whoever gave it may be gone before the store takes it.
+            let expires = order.until.map(|until| self.clock.moment(until));
+            fleet.owe(&Arc::new(KillOrder { expires, ..order }));
+        }
+        self.heed(&key, stood);
+        Ok(())
     }
 
-    /// Makes book and store agree: what was lifted is lifted there, what stands there is heeded, and what
-    /// stands in the book and is missing there is written again, because a store that was away may have
-    /// forgotten it. An order is never forgotten for being missing. An order against a session that is live
-    /// here is found even if nobody told of it.
-    pub(super) async fn settle_orders(&self, fleet: &Fleet) -> Result<u64, LinkError> {
-        let lifted: Vec<_> = fleet.lifted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let now = self.clock.now();
-        let now_ms = self.clock.unix_millis(now);
-        for order in &lifted {
-            fleet.store.lift(order, now_ms).await?;
-            fleet.store.tell_kill(&order.key()).await?;
-            let mut lifted = fleet.lifted.lock().unwrap_or_else(PoisonError::into_inner);
-            lifted.retain(|other| !Arc::ptr_eq(other, order));
+    /// Reads the orders that changed from there on; gives the time for the next one, and whether that was all.
+    async fn read_changes(&self, fleet: &Fleet, since_ms: u64) -> Result<(u64, bool), LinkError> {
+        let mut from = Cursor { at_ms: since_ms, passed: 0 };
+        let mut now_ms = 0;
+        for _ in 0..PAGES {
+            let (now, page) = fleet.store.changed(from, PAGE).await?;
+            now_ms = now;
+            for chunk in page.chunks(CHUNK) {
+                self.heed_noted(fleet, chunk).await?;
+            }
+            if page.len() < PAGE {
+                return Ok((now_ms, true));
+            }
+            from = from.after(&page, &[]);
         }
-        let seen_ms = self.look_at_changes(fleet, 0).await?;
-        for orders in self.book.all(now).chunks(CHUNK) {
-            let keys: Vec<SessionKey> = orders.iter().map(|order| order.key()).collect();
-            let stood = fleet.store.stood(&keys).await?;
-            for (order, stood) in orders.iter().zip(stood) {
-                let there = |what: &Stood| match what {
-                    Stood::Order(known) => known.agent == order.agent && known.rev >= order.rev,
-                    Stood::Lifted { agent, rev } => *agent == order.agent && *rev >= order.rev,
-                    Stood::Unreadable { .. } => true,
-                };
-                let missing = order.rev > 0 && !stood.iter().any(there);
-                self.heed(&order.key(), stood);
-                if missing {
-                    fleet.store.order(order, now_ms, false).await?;
-                    fleet.store.tell_kill(&order.key()).await?;
-                }
+        Ok((now_ms, false))
+    }
+
+    /// Reads the orders against these sessions; gives the entries that nobody needs any more.
+    async fn heed_noted<'a>(&self, fleet: &Fleet, page: &'a [Noted]) -> Result<Vec<&'a Noted>, LinkError> {
+        let (known, mut over): (Vec<&Noted>, Vec<&Noted>) =
+            page.iter().partition(|noted| noted.key.is_some());
+        let keys: Vec<SessionKey> = known.iter().filter_map(|noted| noted.key.clone()).collect();
+        let now = self.clock.now();
+        for ((noted, key), stood) in known.into_iter().zip(&keys).zip(fleet.store.stood(&keys).await?) {
+            let stands = |what: &Stood| match what {
+                Stood::Order(order) => order.until.is_none_or(|until| now < self.clock.moment(until)),
+                Stood::Lifted { .. } => false,
+                Stood::Unreadable { .. } => true,
+            };
+            let is_over = !stood.iter().any(stands);
+            self.heed(key, stood);
+            // One that the store has lost stands in the book, and is written again.
+            if is_over && !self.book.has_any(key, now) {
+                over.push(noted);
             }
         }
-        let untold = fleet.untold.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for key in &untold {
-            fleet.store.tell_kill(key).await?;
+        Ok(over)
+    }
+
+    /// Reads the orders that changed since the last time; gives the time for the next one, and whether that was all.
+    pub(super) async fn look_at_changes(
+        &self,
+        fleet: &Fleet,
+        since_ms: u64,
+    ) -> Result<(u64, bool), LinkError> {
+        self.read_changes(fleet, since_ms.saturating_sub(OVERLAP_MS)).await
+    }
+
+    /// Reads what this instance may have missed: the orders there are, or of very many the oldest and the latest,
+    /// and those against sessions that are live here. Gives the time for the next look, and whether that was all.
+    pub(super) async fn learn_orders(&self, fleet: &Fleet, since_ms: u64) -> Result<(u64, bool), LinkError> {
+        let (mut seen_ms, is_all) = self.read_changes(fleet, 0).await?;
+        if !is_all {
+            let since_ms = if since_ms == 0 { seen_ms } else { since_ms.min(seen_ms) };
+            seen_ms = self.look_at_changes(fleet, since_ms).await?.0;
         }
-        fleet.untold.lock().unwrap_or_else(PoisonError::into_inner).retain(|key| !untold.contains(key));
         for keys in self.live.collect(|live| Some(live.key().clone())).chunks(CHUNK) {
             let stood = fleet.store.stood(keys).await?;
             keys.iter().zip(stood).for_each(|(key, stood)| self.heed(key, stood));
         }
-        Ok(seen_ms)
+        Ok((seen_ms, is_all))
+    }
+
+    /// Walks on through the sessions that have orders: heeds those, and takes out what is over, and the first
+    /// `excess` in any case. Gives how far it came, and how many it saw.
+    pub(super) async fn walk_orders(
+        &self,
+        fleet: &Fleet,
+        from: Cursor,
+        excess: usize,
+    ) -> Result<(Option<Cursor>, usize), LinkError> {
+        let (_, page) = fleet.store.changed(from, CHUNK).await?;
+        let mut over: Vec<Noted> = self.heed_noted(fleet, &page).await?.into_iter().cloned().collect();
+        if excess > 0 {
+            over = page.iter().take(excess).cloned().collect();
+        }
+        let trimmed = if over.is_empty() { 0 } else { fleet.store.trim(&over).await? };
+        // Those that were noted again or too lately are still there.
+        let trimmed = if trimmed == over.len() as u64 { over.as_slice() } else { &[] };
+        let next = (page.len() == CHUNK).then(|| from.after(&page, trimmed));
+        Ok((next, page.len()))
+    }
+
+    /// Compares orders in the book with the store: what was lifted there is struck out, and what is missing there is
+    /// written again, since the lifting of an order outlives it. Gives how many were lost.
+    pub(super) async fn compare_orders(
+        &self,
+        fleet: &Fleet,
+        orders: &[Arc<KillOrder>],
+    ) -> Result<u64, LinkError> {
+        let keys: Vec<SessionKey> = orders.iter().map(|order| order.key()).collect();
+        let stood = fleet.store.stood(&keys).await?;
+        let soon = Moment::from_millis(self.clock.now().as_millis() + millis(ENDING));
+        let mut missing = Vec::new();
+        for ((order, key), stood) in orders.iter().zip(&keys).zip(stood) {
+            let is_there = order.rev == 0 || stood.iter().any(|what| covers(what, order));
+            self.heed(key, stood.clone());
+            if !is_there && self.book.holds(order, soon) {
+                missing.push((order, stood));
+            }
+        }
+        let lost = missing.len() as u64;
+        futures::stream::iter(missing.into_iter().map(Ok))
+            .try_for_each_concurrent(AT_ONCE, async |(order, stood)| fleet.write_order(order, &stood).await)
+            .await?;
+        if lost > 0 {
+            fleet.lost_orders.fetch_add(lost, Ordering::Relaxed);
+            tracing::error!(
+                lost,
+                "redis had lost kill orders that stand (wiped, evicted, or failed over to a copy); they are written \
+                 again"
+            );
+        }
+        Ok(lost)
+    }
+
+    /// Has every order in the book noted again, when the store has lost the set of them.
+    pub(super) async fn note_again(&self, fleet: &Fleet, orders: &[Arc<KillOrder>]) -> Result<(), LinkError> {
+        let keys: Vec<SessionKey> =
+            orders.iter().filter(|order| order.rev > 0).map(|order| order.key()).collect();
+        for keys in keys.chunks(CHUNK) {
+            fleet.store.note_kills(keys).await?;
+        }
+        Ok(())
     }
 
     /// What a message about an incarnation's end asks for.
@@ -206,5 +250,14 @@ impl Manager {
     /// Ends a session here as it ended in the store.
     pub(super) fn end_as(&self, live: &Arc<Live>, note: crate::session::doc::EndNote) {
         self.end(live, note.reason, note.order, |_, _| true);
+    }
+}
+
+/// True when this says that the order stands in the store, or was lifted there.
+pub(super) fn covers(what: &Stood, order: &KillOrder) -> bool {
+    match what {
+        Stood::Order(known) => known.agent == order.agent && known.rev >= order.rev,
+        Stood::Lifted { agent, of, .. } => *agent == order.agent && *of >= order.rev,
+        Stood::Unreadable { .. } => true,
     }
 }

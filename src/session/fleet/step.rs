@@ -4,8 +4,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tracing::warn;
+use tracing::{error, warn};
 
+use super::rounds::Rounds;
 use super::{Fleet, Work};
 use crate::ids::Uid;
 use crate::redis::LinkError;
@@ -17,8 +18,12 @@ use crate::session::manager::Manager;
 const BEAT: Duration = Duration::from_secs(1);
 /// The same while it is away.
 const KNOCK: Duration = Duration::from_millis(100);
-/// Book and store are compared as a whole this often.
-const COMPARE: Duration = Duration::from_secs(30);
+/// The same while it answers, but cannot be used.
+const REFUSED: Duration = Duration::from_millis(300);
+/// Orders that the store does not take are told this often.
+const REPEAT: Duration = Duration::from_secs(1);
+/// A store that keeps losing the principals' key is written to as a whole this often at most.
+const RESTORE: Duration = Duration::from_secs(5);
 /// The store must have been there so long before an instance is taken for dead: after an outage all of
 /// them have to show that they live.
 const TRUST: Duration = Duration::from_secs(8);
@@ -40,22 +45,28 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         renewed: false,
         seen_ms: 0,
         since: None,
-        compared: Instant::now(),
+        restored: None,
+        rounds: Rounds::new(),
+        has_answered: false,
+        told: None,
+        repeated: None,
         looked: Instant::now(),
     };
     loop {
-        let pause = if fleet.is_up() { BEAT.min(fleet.flush_interval) } else { KNOCK };
+        let pause = match (fleet.is_up(), fleet.health.refused()) {
+            (true, _) => BEAT.min(fleet.flush_interval),
+            (false, Some(_)) => REFUSED,
+            (false, None) => KNOCK,
+        };
         tokio::select! {
             // An error means that nobody can tell us to stop any more.
             _ = stop.wait_for(|stop| *stop) => break,
             () = fleet.store.link().renewed() => step.renewed = true,
+            () = fleet.hurry.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
-        match step.take().await {
-            Ok(()) => {}
-            Err(LinkError::Refused(why)) => warn!(why, "a key in the store holds what is not ours"),
-            Err(away) => step.manager.store_lost(&fleet, &away),
-        }
+        let done = step.take().await;
+        step.note(done).await;
     }
     worker.abort();
     if let Some(messages) = step.messages {
@@ -81,7 +92,15 @@ struct Step {
     seen_ms: u64,
     /// Since when the store has been there.
     since: Option<Instant>,
-    compared: Instant,
+    /// When all that this instance knows was written last.
+    restored: Option<Instant>,
+    rounds: Rounds,
+    /// The store answered in this beat.
+    has_answered: bool,
+    /// What was last said to be wrong with the store.
+    told: Option<String>,
+    /// When orders that the store does not take were told last.
+    repeated: Option<Instant>,
     /// When still sessions were looked at.
     looked: Instant,
 }
@@ -89,22 +108,32 @@ struct Step {
 impl Step {
     async fn take(&mut self) -> Result<(), LinkError> {
         let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        self.has_answered = false;
         fleet.store.link().ping().await?;
-        let was_seen = fleet.store.show_life().await?;
+        self.has_answered = true;
         if !fleet.is_up() {
             return self.begin().await;
         }
+        let was_seen = fleet.store.show_life().await?;
         if !was_seen {
             warn!("redis lost what this instance wrote there (wiped, or evicted): it is written again");
         }
-        if std::mem::take(&mut self.renewed) || !was_seen {
+        let is_lost = manager.claim_key(&fleet).await?;
+        if std::mem::take(&mut self.renewed)
+            || !was_seen
+            || is_lost && self.restored.is_none_or(|restored| restored.elapsed() >= RESTORE)
+        {
+            self.learn().await?;
             return self.restore().await;
         }
-        if self.compared.elapsed() >= COMPARE || fleet.owes() {
-            self.seen_ms = manager.settle_orders(&fleet).await?;
-            self.compared = Instant::now();
-        } else {
-            self.seen_ms = manager.look_at_changes(&fleet, self.seen_ms).await?;
+        self.settle().await?;
+        let (seen_ms, is_all) = manager.look_at_changes(&fleet, self.seen_ms).await?;
+        self.seen_ms = seen_ms;
+        if !is_all {
+            self.rounds.walk_soon();
+        }
+        if self.rounds.go(&manager, &fleet).await? {
+            fleet.hurry.notify_one();
         }
         manager.flush(&fleet).await?;
         let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
@@ -116,31 +145,94 @@ impl Step {
         Ok(())
     }
 
-    /// The store is there, for the first time or again: nothing is admitted by it before all orders are
-    /// known on both sides and every share is written.
+    /// The store is there, for the first time or again: nothing is admitted by it before the orders are known on both
+    /// sides and every share is written. What can be read is heeded first: a store that is full takes no writes.
     async fn begin(&mut self) -> Result<(), LinkError> {
         let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        fleet.store.check_rights().await?;
         if self.messages.is_none() {
             let messages = Signals::subscribe(fleet.store.link(), fleet.store.keys()).await?;
             self.messages = Some(tokio::spawn(listen(manager.clone(), fleet.clone(), messages)));
         }
+        self.learn().await?;
+        fleet.synced.store(true, std::sync::atomic::Ordering::Release);
+        fleet.store.show_life().await?;
+        manager.claim_key(&fleet).await?;
         self.restore().await?;
         fleet.store.link().up();
-        fleet.synced.store(true, std::sync::atomic::Ordering::Release);
         manager.publish(Event::StoreBack);
+        // An order that was given meanwhile saw a store that was away.
+        self.settle().await?;
         manager.kill_namesakes(&fleet, false).await
+    }
+
+    /// Reads the orders of the others, which this instance may have missed.
+    async fn learn(&mut self) -> Result<(), LinkError> {
+        let (seen_ms, is_all) = self.manager.learn_orders(&self.fleet, self.seen_ms).await?;
+        self.seen_ms = seen_ms;
+        if !is_all {
+            self.rounds.walk_soon();
+        }
+        Ok(())
+    }
+
+    /// Writes and tells what the store or the others did not get.
+    async fn settle(&self) -> Result<(), LinkError> {
+        if self.fleet.owes() {
+            self.manager.settle_liftings(&self.fleet).await?;
+            self.manager.settle_debts(&self.fleet).await?;
+        }
+        Ok(())
     }
 
     /// Writes all that this instance knows to a store that may have lost some of it.
     async fn restore(&mut self) -> Result<(), LinkError> {
         let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
         (self.since, self.renewed) = (None, false);
-        self.seen_ms = manager.settle_orders(&fleet).await?;
+        self.settle().await?;
+        self.rounds.restore(&manager, &fleet).await?;
         fleet.flushed.lock().await.clear();
         manager.repeat(&fleet).await?;
         manager.flush(&fleet).await?;
-        (self.since, self.compared) = (Some(Instant::now()), Instant::now());
+        (self.since, self.restored) = (Some(Instant::now()), Some(Instant::now()));
         Ok(())
+    }
+
+    /// Takes note of how a beat went. What is wrong is said once.
+    async fn note(&mut self, done: Result<(), LinkError>) {
+        let fleet = self.fleet.clone();
+        let fault = match done {
+            Ok(()) => {
+                fleet.health.not_refused();
+                self.told = None;
+                return;
+            }
+            Err(fault) => fault,
+        };
+        let (what, is_away) = match &fault {
+            LinkError::Refused(what) => (what.clone(), false),
+            LinkError::Away(what) => (what.clone(), true),
+        };
+        if !is_away || self.has_answered {
+            fleet.health.refuse(Some(what.clone()));
+        } else {
+            fleet.health.not_refused();
+        }
+        let is_new = self.told.as_ref() != Some(&what);
+        if is_away {
+            if fleet.is_up() {
+                self.manager.store_lost(&fleet, &fault);
+            } else if is_new && self.has_answered {
+                error!(why = what, "redis answers, but cannot be used");
+            }
+        } else if is_new {
+            warn!(why = what, "a key in the store holds what is not ours");
+        }
+        self.told = Some(what);
+        if self.repeated.is_none_or(|repeated| repeated.elapsed() >= REPEAT) {
+            self.repeated = Some(Instant::now());
+            self.manager.repeat_debts(&fleet).await;
+        }
     }
 }
 
@@ -160,7 +252,7 @@ async fn listen(manager: Arc<Manager>, fleet: Arc<Fleet>, mut messages: Signals)
     loop {
         let signal = messages.next().await;
         let heeded = match &signal {
-            Signal::Kills(hint) => manager.look_at_orders(&fleet, hint.key()).await,
+            Signal::Kills(hint) => manager.hear_orders(&fleet, hint).await,
             Signal::Ended(hint) => manager.look_at_end(&fleet, &hint.key()).await,
             Signal::Event(instance, event) => {
                 if instance != fleet.store.instance() {
@@ -171,7 +263,7 @@ async fn listen(manager: Arc<Manager>, fleet: Arc<Fleet>, mut messages: Signals)
                 }
                 Ok(())
             }
-            Signal::Everything => manager.settle_orders(&fleet).await.map(drop),
+            Signal::Everything => manager.learn_orders(&fleet, 0).await.map(drop),
         };
         match heeded {
             Ok(()) => {}

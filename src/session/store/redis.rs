@@ -6,6 +6,7 @@
 
 mod documents;
 mod life;
+mod order_scripts;
 mod orders;
 mod scripts;
 
@@ -16,8 +17,8 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
-pub(in crate::session) use orders::Stood;
 use orders::stood;
+pub(in crate::session) use orders::{Cursor, Noted, Stood, told};
 use scripts::Scripts;
 
 use super::StoreError;

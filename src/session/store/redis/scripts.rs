@@ -6,6 +6,7 @@
 //! `end` why and when the incarnation ended, `record` who writes its record and `done` that it is written. Whatever is asked twice,
 //! because an answer was lost, changes nothing the second time.
 
+use super::order_scripts::{CHANGED, NOTE, ORDER, TRIM};
 use crate::redis::Script;
 
 /// The scripts, with their digests.
@@ -21,6 +22,7 @@ pub(super) struct Scripts {
     pub(super) order: Script,
     pub(super) note: Script,
     pub(super) changed: Script,
+    pub(super) trim: Script,
 }
 
 impl Scripts {
@@ -36,30 +38,41 @@ impl Scripts {
             order: Script::new(ORDER),
             note: Script::new(NOTE),
             changed: Script::new(CHANGED),
+            trim: Script::new(TRIM),
         }
     }
 }
 
 /// KEYS session, killed, ids, incarnation. ARGV now, most bytes, ttl, retention of ids, prefix of incarnations, share,
 /// uid, member, document up to its incarnation. Gives how it went, the document, when something moved
-/// last, and the kill orders.
+/// last, and the kill orders: of more than 64 those that stand. What has been over for a minute is taken out, so that
+/// only what stands counts against the bound.
 const ADMIT: &str = r#"
 local now, most = tonumber(ARGV[1]), tonumber(ARGV[2])
-local orders = {}
+local orders, standing = {}, 0
 local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'none' then
-  if kind ~= 'hash' or redis.call('HLEN', KEYS[2]) > 1024 then return {'unreadable', KEYS[2]} end
+  if kind ~= 'hash' then return {'unreadable', KEYS[2]} end
+  local many, over = redis.call('HLEN', KEYS[2]) > 64, {}
   for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
     if redis.call('HSTRLEN', KEYS[2], field) > most then return {'unreadable', KEYS[2]} end
+    local text = redis.call('HGET', KEYS[2], field)
+    local fine, order = pcall(cjson.decode, text)
+    fine = fine and type(order) == 'table' and order.v == 1
+    local left = fine and not order.lifted and tonumber(order.until_ms)
+    local stands = not fine or not (order.lifted or left and left <= now)
+    if field == '*' and not fine then return {'unreadable', KEYS[2]} end
+    if field == '*' and stands then standing = math.huge end
+    if stands then standing = standing + 1 end
+    if left and left <= now - 60000 then over[#over + 1] = field
+    elseif stands or not many or field == '*' then
+      orders[#orders + 1] = field
+      orders[#orders + 1] = text
+    end
   end
-  orders = redis.call('HGETALL', KEYS[2])
-  local whole = redis.call('HGET', KEYS[2], '*')
-  if whole then
-    local fine, order = pcall(cjson.decode, whole)
-    if not fine or type(order) ~= 'table' or order.v ~= 1 then return {'unreadable', KEYS[2]} end
-    local over = type(order.until_ms) == 'number' and order.until_ms <= now
-    if not order.lifted and not over then return {'killed', '', '', orders} end
-  end
+  for i = 1, #over, 1000 do redis.call('HDEL', KEYS[2], unpack(over, i, math.min(i + 999, #over))) end
+  if standing == math.huge then return {'killed', '', '', orders} end
+  if standing > 1024 then return {'unreadable', KEYS[2]} end
 end
 local incarnation, previous = 1, 'null'
 kind = redis.call('TYPE', KEYS[1]).ok
@@ -195,48 +208,4 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
 end
 redis.call('HSET', KEYS[1], 'done', '1')
 return redis.call('PEXPIRE', KEYS[1], ARGV[1])
-"#;
-
-/// KEYS killed. ARGV field, revision, 1 to win in any case, document without its version and revision,
-/// ttl (0: none). Writes an order or its lifting, unless a newer one stands. Gives the revision.
-const ORDER: &str = r#"
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
-local revision, known = tonumber(ARGV[2]), 0
-local stored = redis.call('HGET', KEYS[1], ARGV[1])
-if stored then
-  local fine, order = pcall(cjson.decode, stored)
-  if fine and type(order) == 'table' and type(order.rev) == 'number' then known = order.rev end
-end
-if known >= revision then
-  if ARGV[3] ~= '1' then return string.format('%.0f', known) end
-  revision = known + 1
-end
-local left = redis.call('PTTL', KEYS[1])
-redis.call('HSET', KEYS[1], ARGV[1], '{"v":1,"rev":' .. string.format('%.0f', revision) .. ',' .. ARGV[4])
-local ttl = tonumber(ARGV[5])
-if redis.call('HLEN', KEYS[1]) == 1 then
-  if ttl == 0 then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ttl) end
-elseif ttl == 0 then redis.call('PERSIST', KEYS[1])
-elseif left >= 0 and left < ttl then redis.call('PEXPIRE', KEYS[1], ttl) end
-return string.format('%.0f', revision)
-"#;
-
-/// KEYS kills. ARGV sessions. Notes by Redis' own clock that their orders changed.
-const NOTE: &str = r#"
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
-for _, session in ipairs(ARGV) do redis.call('ZADD', KEYS[1], now, session) end
-return now
-"#;
-
-/// KEYS kills. ARGV since. Gives the time, and the sessions whose orders changed since.
-const CHANGED: &str = r#"
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'zset' then return {now, {}} end
-return {now, redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf')}
 "#;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::redis::{Settings, Written as WrittenSettings};
+use crate::session::book::KillOrder;
 use crate::session::store::contract;
 use crate::settings::fault::Faults;
 
@@ -72,3 +73,72 @@ fn store_of(spawned: &Spawned) -> &RedisStore {
 }
 
 contract::suite!(spawned().await, store_of);
+
+fn agent_order(agent: &str, until_s: i64) -> KillOrder {
+    let order = serde_json::json!({
+        "session_id": "s", "scope": "cred:1", "agent": agent, "uid": Uid::fresh().to_string(), "reason": "", "by": "",
+        "at": "2026-01-01T00:00:00Z", "mode": "duration",
+        "until": (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(until_s)).to_string(),
+    });
+    KillOrder { rev: 1, ..serde_json::from_value(order).unwrap() }
+}
+
+#[tokio::test]
+async fn what_is_over_leaves_with_the_next_order_and_the_key_lives_as_long_as_the_last() {
+    let spawned = spawned().await;
+    let store = &spawned.store;
+    let key = agent_order("a", 0).key();
+    let fields = async || store.stood(std::slice::from_ref(&key)).await.unwrap().pop().unwrap();
+    let left = async || {
+        store.link.call(Call::new("PTTL", [store.keys.killed(&key)])).await.unwrap().as_i64().unwrap() / 1000
+    };
+    store.order(&agent_order("over", -120), true).await.unwrap();
+    store.order(&agent_order("short", 100), true).await.unwrap();
+    assert!((95..=100).contains(&left().await), "{}", left().await);
+    store.order(&agent_order("long", 1000), true).await.unwrap();
+    assert_eq!(fields().await.len(), 2, "{:?}", fields().await);
+    assert!((995..=1000).contains(&left().await), "{}", left().await);
+    // Lifted, it is remembered for an hour more; the other one is not prolonged when that is gone.
+    store.lift(&agent_order("long", 1000), 1).await.unwrap();
+    assert!((4595..=4600).contains(&left().await), "{}", left().await);
+    let for_good = KillOrder { until: None, ..agent_order("for good", 0) };
+    store.order(&for_good, true).await.unwrap();
+    assert_eq!(left().await, 0, "no end");
+    store.lift(&for_good, 1).await.unwrap();
+    assert!(left().await > 0, "every field has an end");
+}
+
+#[tokio::test]
+async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
+    let spawned = spawned().await;
+    let store = &spawned.store;
+    let key = |number: usize| SessionKey {
+        scope: crate::ids::Scope::new("x"),
+        id: crate::ids::SessionId::new(format!("s-{number}")),
+    };
+    let old: Vec<String> =
+        (0..25).flat_map(|n| ["1000".to_owned(), text(&Hint::new(&key(n), None))]).collect();
+    store.link.call(Call::new("ZADD", [store.keys.kills()].into_iter().chain(old))).await.unwrap();
+    store.note_kills(&[key(100)]).await.unwrap();
+    let (mut from, mut seen) = (Cursor::default(), Vec::new());
+    loop {
+        let (_, page) = store.changed(from, 10).await.unwrap();
+        seen.extend(page.iter().cloned());
+        from = from.after(&page, &[]);
+        if page.len() < 10 {
+            break;
+        }
+    }
+    let mut ids: Vec<_> = seen.iter().map(|noted| noted.key.clone().unwrap()).collect();
+    ids.sort_by(|a, b| a.id.cmp(&b.id));
+    ids.dedup();
+    assert_eq!((seen.len(), ids.len()), (26, 26));
+    // Noted again since it was read, or lately: it stays.
+    store.note_kills(&[key(3)]).await.unwrap();
+    assert_eq!(store.trim(&seen).await.unwrap(), 24);
+    let (_, left) = store.changed(Cursor::default(), 10).await.unwrap();
+    assert_eq!(left.len(), 2);
+    // Where a page was trimmed, the next one begins where that one did.
+    let at_ms = seen[0].at_ms;
+    assert_eq!(Cursor { at_ms, passed: 5 }.after(&seen[..10], &seen[..10]), Cursor { at_ms, passed: 5 });
+}

@@ -1,0 +1,194 @@
+//! Whether this user may do what ELIDA does: asked at the start, because inside a script Redis does not name
+//! the right that is missing.
+
+use super::call::Script;
+use super::connect::{Link, LinkError};
+use super::keys::Keys;
+use crate::ids::{Scope, SessionId, SessionKey, Uid};
+
+/// KEYS one key. ARGV commands, `KEY` stands for the key. Gives those that this user may not run; nothing else that
+/// is wrong with them counts.
+const CHECK: &str = r#"
+local refused = {}
+for _, line in ipairs(ARGV) do
+  local words = {}
+  for word in string.gmatch(line, '%S+') do words[#words + 1] = word == 'KEY' and KEYS[1] or word end
+  local answer = redis.pcall(unpack(words))
+  local fault = type(answer) == 'table' and answer.err or ''
+  if string.find(fault, 'ACL failure', 1, true) or string.find(fault, 'NOPERM', 1, true)
+    or string.find(fault, 'The user executing the script', 1, true) then
+    refused[#refused + 1] = line
+  end
+end
+return refused
+"#;
+
+/// Every command that is sent or stands in a script, on a key that holds nothing of a session. `PUBLISH` is sent
+/// what no instance understands.
+const COMMANDS: &[&str] = &[
+    "DEL KEY",
+    "HSET KEY f v",
+    "PEXPIRE KEY 5000",
+    "HSETNX KEY f v",
+    "HGET KEY f",
+    "HGETALL KEY",
+    "HKEYS KEY",
+    "HLEN KEY",
+    "HSTRLEN KEY f",
+    "HEXISTS KEY f",
+    "HDEL KEY f",
+    "TYPE KEY",
+    "EXISTS KEY",
+    "TIME",
+    "PERSIST KEY",
+    "SET KEY v PX 5000",
+    "GET KEY",
+    "STRLEN KEY",
+    "DEL KEY",
+    "SADD KEY m",
+    "SREM KEY m",
+    "SMEMBERS KEY",
+    "ZADD KEY 0 m",
+    "ZREM KEY m",
+    "ZRANGEBYSCORE KEY 0 1",
+    "ZRANGEBYLEX KEY - +",
+    "ZREVRANGEBYLEX KEY + -",
+    "DEL KEY",
+];
+
+/// A read and a write that changes nothing, whatever the key holds.
+const TOUCH: [&str; 2] = ["TYPE KEY", "HDEL KEY elida-rights"];
+
+/// What an answer begins with when a right is missing.
+const NOPERM: &str = "NOPERM";
+
+/// The check of one user.
+struct Check<'a> {
+    link: &'a Link,
+    script: Script,
+    /// Commands, keys and channels that the user lacks.
+    lacks: Vec<String>,
+}
+
+impl Check<'_> {
+    /// Runs commands on a key; gives those that the user may not run.
+    async fn run(&self, key: String, commands: Vec<String>) -> Result<Vec<String>, LinkError> {
+        match self.link.run(&self.script, vec![key], commands).await {
+            Err(LinkError::Away(why)) if why.contains(NOPERM) => {
+                Err(LinkError::Away(format!("of its user '{}': {why}", self.link.user())))
+            }
+            done => done,
+        }
+    }
+
+    async fn commands(&mut self, scratch: String) -> Result<(), LinkError> {
+        let commands = COMMANDS.iter().map(|command| (*command).to_owned()).collect();
+        for refused in self.run(scratch, commands).await? {
+            let name = refused.split(' ').next().unwrap_or_default().to_ascii_lowercase();
+            if !self.lacks.contains(&name) {
+                self.lacks.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A script that is given a key it may not use does not begin.
+    async fn key(&mut self, key: String, shown: String) -> Result<(), LinkError> {
+        let lacks_it = match self.run(key, TOUCH.map(str::to_owned).to_vec()).await {
+            Ok(refused) => !refused.is_empty(),
+            Err(LinkError::Away(why)) if why.contains(NOPERM) => true,
+            Err(other) => return Err(other),
+        };
+        if lacks_it {
+            self.lacks.push(format!("the key {shown}"));
+        }
+        Ok(())
+    }
+
+    async fn channels(&mut self, scratch: String, channels: [String; 3]) -> Result<(), LinkError> {
+        let publish = channels.iter().map(|channel| format!("PUBLISH {channel} rights")).collect();
+        for refused in self.run(scratch, publish).await? {
+            let channel = refused.split(' ').nth(1).unwrap_or_default();
+            self.lacks.push(format!("publish on the channel {channel}"));
+        }
+        Ok(())
+    }
+}
+
+/// Makes sure that this user has every right that ELIDA needs.
+///
+/// # Errors
+/// [`LinkError::Away`] names the user and each command, key and channel it lacks, or Redis does not answer.
+pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
+    let mut check = Check { link, script: Script::new(CHECK), lacks: Vec::new() };
+    let (session, uid) =
+        (SessionKey { scope: Scope::new("SCOPE"), id: SessionId::new("elida-rights") }, Uid::fresh());
+    let scratch = keys.incarnation(&session, uid);
+    check.commands(scratch.clone()).await?;
+    // Where these two are missing anyway, a key tells nothing more.
+    if check.lacks.iter().all(|name| name != "type" && name != "hdel") {
+        let id = session.id.as_str();
+        for key in [
+            keys.session(&session),
+            keys.killed(&session),
+            keys.by_id(id),
+            keys.ended(id, uid),
+            keys.sessions(),
+            keys.activity(),
+            keys.gone(),
+            keys.all_ended(),
+            keys.kills(),
+            keys.instance("rights"),
+            keys.sweeper(),
+            keys.principals(),
+            keys.agreed(),
+        ] {
+            let shown = key.replace(&uid.to_string(), "UID").replace(id, "ID");
+            check.key(key, shown).await?;
+        }
+    }
+    check.channels(scratch, [keys.kill_channel(), keys.end_channel(), keys.event_channel()]).await?;
+    if check.lacks.is_empty() {
+        return Ok(());
+    }
+    Err(LinkError::Away(format!(
+        "its user '{}' lacks rights: {}; give it the line of docs/operations.md (ACL SETUSER or the ACL file)",
+        link.user(),
+        check.lacks.join(", ")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::COMMANDS;
+
+    #[test]
+    fn every_command_that_is_used_is_checked_and_no_other() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut files = vec![sources.join("session/store/redis.rs")];
+        for folder in ["redis", "session/store/redis"] {
+            let entries = std::fs::read_dir(sources.join(folder)).unwrap();
+            files.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        let mut used = BTreeSet::new();
+        files.retain(|file| !file.ends_with("tests.rs"));
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for begin in ["redis.call('", "Call::new(\""] {
+                let words = text.split(begin).skip(1);
+                let name = |rest: &str| rest.split(['\'', '"']).next().unwrap().to_owned();
+                used.extend(words.map(name).filter(|name| name.chars().all(|c| c.is_ascii_uppercase())));
+            }
+        }
+        // Each by its own check, by its first use, or not needed.
+        for elsewhere in ["PUBLISH", "INFO", "X", ""] {
+            used.remove(elsewhere);
+        }
+        let checked: BTreeSet<String> =
+            COMMANDS.iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+        assert_eq!(used, checked);
+    }
+}
