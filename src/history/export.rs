@@ -1,18 +1,18 @@
-//! Records as a file: NDJSON with the chain and its signed heads, for [`super::verify`]; or CSV for tables.
+//! Records as a file: NDJSON with the chain and its signed heads ([`super::chain_file`]), for [`super::verify`]; or CSV
+//! for tables.
 
 use std::io::{self, Write};
 
 use rusqlite::params;
 use serde_json::Value;
 
-use super::chain::Tip;
+use super::chain_file::Chain;
 use super::reader::Reader;
-use super::seal::Head;
-use super::verify::check_link;
+use super::walk::PAGE;
 use super::window::Window;
 
-/// Records read at a time.
-const PAGE: i64 = 500;
+/// The first and the last record of a window.
+const BOUNDS: &str = "SELECT min(seq), max(seq) FROM records WHERE ended_ms >= ?1 AND ended_ms < ?2";
 
 /// A column of the CSV form: its name, and where the value stands in the JSON form.
 pub(super) type Column = (&'static str, &'static str);
@@ -77,117 +77,56 @@ pub enum ExportError {
 }
 
 impl Reader {
-    /// Writes every record from the first to the last one that ended in the window; the chain has no gap then.
-    /// The NDJSON form begins and ends with a signed head; the last one is only signed if the chain is whole
-    /// since the one before it.
+    /// Writes the records that ended in the window and all between them; the chain has no gap then. The NDJSON form
+    /// reaches from a signed head to a signed head, so it may hold some records before and after the window, and ends with
+    /// a signed statement of what it holds. What does not lead to the last signed head is not signed: the last line
+    /// says why. Nothing of the file is held open while the sink is written to.
     ///
     /// # Errors
     /// The history cannot be read, or the sink takes nothing more.
     pub fn export(&self, format: Format, window: Window, sink: &mut impl Write) -> Result<u64, ExportError> {
         let (from, to) = window.bounds();
-        let bounds = "SELECT min(seq), max(seq) FROM records WHERE ended_ms >= ?1 AND ended_ms < ?2";
-        let (first, last): (Option<i64>, Option<i64>) =
-            self.database.query_row(bounds, params![from, to], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        if format == Format::Csv {
-            heading(&COLUMNS, sink)?;
+        let bounds = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(Option<i64>, Option<i64>)> {
+            Ok((row.get(0)?, row.get(1)?))
+        };
+        match format {
+            Format::Ndjson => {
+                let view = self.trust.view(&self.database)?;
+                let (first, last) = self.database.query_row(BOUNDS, params![from, to], bounds)?;
+                let asked = first.zip(last).map(|(first, last)| (number(first), number(last)));
+                Chain::new(self, view, asked)?.write(window, sink)
+            }
+            Format::Csv => {
+                heading(&COLUMNS, sink)?;
+                let (first, last) = self.database.query_row(BOUNDS, params![from, to], bounds)?;
+                let count = self.table(first.unwrap_or(1), last.unwrap_or(0), sink)?;
+                sink.flush()?;
+                Ok(count)
+            }
         }
-        let (Some(first), Some(last)) = (first, last) else { return Ok(0) };
-        let mut heads = Heads { reader: self, tip: None, is_whole: true, is_signed: false };
-        let mut next = first;
-        let mut count = 0;
+    }
+
+    fn table(&self, first: i64, last: i64, sink: &mut impl Write) -> Result<u64, ExportError> {
+        let (mut next, mut count) = (first, 0);
         while next <= last {
-            let sql =
-                "SELECT seq, prev, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
-            let mut page = self.database.prepare_cached(sql)?;
-            let mut rows = page.query(params![next, last, PAGE])?;
-            let before = next;
-            while let Some(row) = rows.next()? {
-                let seq: i64 = row.get(0)?;
-                let (prev, body): (String, String) = (row.get(1)?, row.get(2)?);
-                match format {
-                    Format::Ndjson => heads.record(seq, prev, &body, sink)?,
-                    Format::Csv => csv(&body, &COLUMNS, sink)?,
-                }
-                (next, count) = (seq + 1, count + 1);
-            }
-            if next == before {
-                break;
+            let mut page = self.database.prepare_cached(
+                "SELECT seq, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
+            )?;
+            let rows = page.query_map(params![next, last, PAGE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows: Vec<(i64, String)> = rows.collect::<rusqlite::Result<_>>()?;
+            let Some((end, _)) = rows.last() else { break };
+            next = end.saturating_add(1);
+            for (_, body) in &rows {
+                csv(body, &COLUMNS, sink)?;
+                count += 1;
             }
         }
-        if format == Format::Ndjson {
-            heads.end(sink)?;
-        }
-        sink.flush()?;
         Ok(count)
     }
 }
 
-/// Puts the heads between the records.
-struct Heads<'a> {
-    reader: &'a Reader,
-    tip: Option<Tip>,
-    /// The chain is whole since the last signed head.
-    is_whole: bool,
-    is_signed: bool,
-}
-
-impl Heads<'_> {
-    fn record(
-        &mut self,
-        seq: i64,
-        prev: String,
-        body: &str,
-        sink: &mut impl Write,
-    ) -> Result<(), ExportError> {
-        let number = i64::unsigned_abs(seq);
-        let before = match self.tip.take() {
-            Some(tip) => tip,
-            None => {
-                let anchor = Tip { seq: number.saturating_sub(1), hash: prev };
-                if anchor.seq > 0 {
-                    let head = self.stored(anchor.seq)?;
-                    self.write(&head.unwrap_or_else(|| self.sign(&anchor)), sink)?;
-                }
-                anchor
-            }
-        };
-        writeln!(sink, "{body}")?;
-        let tip = check_link(body.as_bytes(), Some(&before));
-        self.is_whole &= tip.is_ok();
-        self.tip = Some(tip.unwrap_or(Tip { seq: number, hash: String::new() }));
-        self.is_signed = false;
-        if let Some(head) = self.stored(number)? {
-            self.write(&head, sink)?;
-            self.is_signed = true;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, sink: &mut impl Write) -> Result<(), ExportError> {
-        match self.tip.take() {
-            Some(tip) if !self.is_signed && self.is_whole => self.write(&self.sign(&tip), sink),
-            _ => Ok(()),
-        }
-    }
-
-    fn sign(&self, tip: &Tip) -> Head {
-        self.reader.signer.sign(tip, jiff::Timestamp::now())
-    }
-
-    fn stored(&self, seq: u64) -> rusqlite::Result<Option<Head>> {
-        let mut find = self.reader.database.prepare_cached("SELECT body FROM heads WHERE seq = ?1")?;
-        let found = find.query_row([i64::try_from(seq).unwrap_or(i64::MAX)], |row| row.get::<_, String>(0));
-        match found {
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
-            // A head that cannot be read is as good as none: the file will show what is wrong.
-            found => Ok(serde_json::from_str(&found?).ok()),
-        }
-    }
-
-    fn write(&self, head: &Head, sink: &mut impl Write) -> Result<(), ExportError> {
-        let text = serde_json::to_string(head).map_err(io::Error::other)?;
-        Ok(writeln!(sink, "{text}")?)
-    }
+fn number(seq: i64) -> u64 {
+    u64::try_from(seq).unwrap_or(0)
 }
 
 /// The first line of a table.

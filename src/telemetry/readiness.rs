@@ -13,6 +13,7 @@ pub struct Readiness {
     started: AtomicBool,
     reason: Mutex<String>,
     warning: Mutex<Option<String>>,
+    of_history: Mutex<Option<String>>,
 }
 
 impl Default for Readiness {
@@ -22,6 +23,7 @@ impl Default for Readiness {
             started: AtomicBool::new(false),
             reason: Mutex::new(STARTING.to_owned()),
             warning: Mutex::default(),
+            of_history: Mutex::default(),
         }
     }
 }
@@ -44,9 +46,20 @@ impl Readiness {
         *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
     }
 
+    /// The same of the history, apart from what [`Readiness::warn`] is told.
+    pub fn warn_of_history(&self, warning: Option<String>) {
+        *self.of_history.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+    }
+
     /// What an operator should know.
     pub fn warning(&self) -> Option<String> {
-        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let read = |warning: &Mutex<Option<String>>| {
+            warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        match (read(&self.warning), read(&self.of_history)) {
+            (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+            (one, other) => one.or(other),
+        }
     }
 
     /// True once it has been ready; it stays true.
