@@ -135,7 +135,9 @@ fn captures(arguments: &CapturesArgs) -> anyhow::Result<()> {
 fn accept_file(arguments: AcceptArgs) -> anyhow::Result<()> {
     let sources = sources(arguments.file, Flags::default());
     let config = sources.load().map_err(|faults| anyhow!(check::fault_lines(&faults, sources.file())))?;
-    let Some(file) = config.history.file(&config.data_dir) else { bail!("no history is kept: history.enabled is false") };
+    let Some(file) = config.history.file(&config.data_dir) else {
+        bail!("no history is kept: history.enabled is false")
+    };
     let reason = arguments.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
     let accepted = accept(&file, &config.data_dir, reason)?;
     let name = file.display();
@@ -178,8 +180,10 @@ fn demand(arguments: &VerifyArgs) -> anyhow::Result<Demand> {
     });
     let head = arguments.head.as_deref().map(|file| {
         let name = file.display();
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the head in {name}"))?;
-        Known::read(&text).with_context(|| format!("{name} does not end with a signed head, and is no head file"))
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read the head in {name}"))?;
+        Known::read(&text)
+            .with_context(|| format!("{name} does not end with a signed head, and is no head file"))
     });
     Ok(Demand { keys, until: until.transpose()?, head: head.transpose()? })
 }

@@ -22,12 +22,14 @@ pub(super) struct Problem {
     code: &'static str,
     detail: String,
     more: Map<String, Value>,
+    /// Seconds after which the caller may come again (`Retry-After`).
+    retry_after: Option<u32>,
 }
 
 impl Problem {
     /// A refusal with its status, its stable code and a sentence about this case.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), more: Map::new() }
+        Self { status, code, detail: detail.into(), more: Map::new(), retry_after: None }
     }
 
     /// 400: the request makes no sense.
@@ -56,6 +58,12 @@ impl Problem {
     /// Adds a member of its own to the problem.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The caller may come again after so many seconds.
+    pub(super) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -116,6 +124,9 @@ pub(super) fn finish(mut response: Response, request_id: &RequestId) -> Response
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = problem.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
     }
     if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, id);

@@ -42,7 +42,10 @@ pub fn accept(file: &Path, data_dir: &Path, reason: Option<&str>) -> anyhow::Res
     let kept = HeadFile::new(data_dir, file);
     let (before, what) = found(&rows, &kept, &signer).with_context(told)?;
     let Some(what) = what else {
-        bail!("there is nothing to accept: the history leads to what was signed, record {}", before.head().seq)
+        bail!(
+            "there is nothing to accept: the history leads to what was signed, record {}",
+            before.head().seq
+        )
     };
     // Numbers are not used again, also in a file that has no record.
     let [base, head] = [before.base(), before.head()];

@@ -161,8 +161,10 @@ mod tests {
             a: Vec<f64>,
             most: u64,
         }
-        let record = Record { z: 0.0, a: vec![1e21, 0.25, 1e-7, 333_333_333.333_333_3, 4.5e15], most: u64::MAX };
-        let expected = r#"{"z":0,"a":[1e+21,0.25,1e-7,333333333.3333333,4500000000000000],"most":9007199254740991}"#;
+        let record =
+            Record { z: 0.0, a: vec![1e21, 0.25, 1e-7, 333_333_333.333_333_3, 4.5e15], most: u64::MAX };
+        let expected =
+            r#"{"z":0,"a":[1e+21,0.25,1e-7,333333333.3333333,4500000000000000],"most":9007199254740991}"#;
         assert_eq!(text(&record).unwrap(), expected);
     }
 

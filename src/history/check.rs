@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::chain::{LINK, OLDER, ORIGIN, Tip, digest, form_of};
+use super::export::{PAGE, PAGE_BYTES};
 
 /// A record as it was read, with the link that it claims.
 struct Link {
@@ -181,15 +182,26 @@ impl Row {
     }
 }
 
-/// The rows from this number on, so many at most; nothing of the file is held open afterwards.
-pub(super) fn rows_from(file: &Connection, seq: u64, limit: i64) -> rusqlite::Result<Vec<Row>> {
+/// The rows from this number on, a page of them; nothing of the file is held open afterwards.
+pub(super) fn rows_from(file: &Connection, seq: u64) -> rusqlite::Result<Vec<Row>> {
     let mut find = file.prepare_cached("SELECT * FROM records WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
-    find.query_map((i64::try_from(seq).unwrap_or(i64::MAX), limit), Row::of)?.collect()
+    let mut rows = find.query((i64::try_from(seq).unwrap_or(i64::MAX), PAGE))?;
+    let (mut page, mut size) = (Vec::new(), 0);
+    while size < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        let row = Row::of(row)?;
+        size += row.body.len();
+        page.push(row);
+    }
+    Ok(page)
 }
 
 /// The row with this number.
 pub(super) fn row_at(file: &Connection, seq: u64) -> rusqlite::Result<Option<Row>> {
-    Ok(rows_from(file, seq, 1)?.pop().filter(|row| row.seq == seq))
+    let mut find = file.prepare_cached("SELECT * FROM records WHERE seq = ?1")?;
+    let mut found = find.query_map([i64::try_from(seq).unwrap_or(i64::MAX)], Row::of)?;
+    found.next().transpose()
 }
 
 /// The row with the smallest number.

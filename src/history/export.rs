@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use super::chain_file::Chain;
 use super::reader::Reader;
-use super::walk::PAGE;
 use super::window::Window;
 
-/// The first and the last record of a window.
-const BOUNDS: &str = "SELECT min(seq), max(seq) FROM records WHERE ended_ms >= ?1 AND ended_ms < ?2";
+/// Records of one page at most.
+pub(super) const PAGE: i64 = 500;
+/// Bytes of one page, beside its last row.
+pub(super) const PAGE_BYTES: usize = 256 << 10;
 
 /// A column of the CSV form: its name, and where the value stands in the JSON form.
 pub(super) type Column = (&'static str, &'static str);
@@ -71,62 +72,92 @@ pub enum ExportError {
     /// The history cannot be read.
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
-    /// The reader of the export has gone.
+    /// A row holds no JSON object.
     #[error(transparent)]
-    Sink(#[from] io::Error),
+    Row(#[from] io::Error),
+}
+
+/// An export of records under way, read a page at a time. Between two pages no transaction is open: a reader that
+/// is slow or stalls holds back neither the write-ahead log nor a thread.
+pub struct RecordExport {
+    reader: Reader,
+    form: Form,
+}
+
+/// Where an export stands, by its format.
+enum Form {
+    Ndjson(Box<Chain>),
+    /// The heading is still to be written, and the first and the last record that are left; `None` when none are.
+    Csv {
+        needs_heading: bool,
+        rest: Option<(i64, i64)>,
+    },
 }
 
 impl Reader {
-    /// Writes the records that ended in the window and all between them; the chain has no gap then. The NDJSON form
-    /// reaches from a signed head to a signed head, so it may hold some records before and after the window, and ends with
-    /// a signed statement of what it holds. What does not lead to the last signed head is not signed: the last line
-    /// says why. Nothing of the file is held open while the sink is written to.
+    /// Begins an export of every record from the first to the last one that ended in the window; the chain has no
+    /// gap then. The NDJSON form reaches from a signed head to a signed head, so it may hold some records before and after
+    /// the window, and ends with a signed statement of what it holds. What does not lead to what was signed before is not
+    /// signed: the last line says why.
     ///
     /// # Errors
-    /// The history cannot be read, or the sink takes nothing more.
-    pub fn export(&self, format: Format, window: Window, sink: &mut impl Write) -> Result<u64, ExportError> {
-        let (from, to) = window.bounds();
-        let bounds = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(Option<i64>, Option<i64>)> {
-            Ok((row.get(0)?, row.get(1)?))
+    /// The history cannot be read.
+    pub fn export(self, format: Format, window: Window) -> rusqlite::Result<RecordExport> {
+        // What is known comes before what is read: the file only grows.
+        let view = match format {
+            Format::Ndjson => Some(self.trust.view(&self.database)?),
+            Format::Csv => None,
         };
-        match format {
-            Format::Ndjson => {
-                let view = self.trust.view(&self.database)?;
-                let (first, last) = self.database.query_row(BOUNDS, params![from, to], bounds)?;
+        let (from, to) = window.bounds();
+        let bounds = "SELECT min(seq), max(seq) FROM records WHERE ended_ms >= ?1 AND ended_ms < ?2";
+        let (first, last): (Option<i64>, Option<i64>) =
+            self.database.query_row(bounds, params![from, to], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let number = |seq| u64::try_from(seq).unwrap_or(0);
+        let form = match view {
+            Some(view) => {
                 let asked = first.zip(last).map(|(first, last)| (number(first), number(last)));
-                Chain::new(self, view, asked)?.write(window, sink)
+                Form::Ndjson(Box::new(Chain::new(&self, view, window, asked)?))
             }
-            Format::Csv => {
-                heading(&COLUMNS, sink)?;
-                let (first, last) = self.database.query_row(BOUNDS, params![from, to], bounds)?;
-                let count = self.table(first.unwrap_or(1), last.unwrap_or(0), sink)?;
-                sink.flush()?;
-                Ok(count)
-            }
-        }
-    }
-
-    fn table(&self, first: i64, last: i64, sink: &mut impl Write) -> Result<u64, ExportError> {
-        let (mut next, mut count) = (first, 0);
-        while next <= last {
-            let mut page = self.database.prepare_cached(
-                "SELECT seq, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
-            )?;
-            let rows = page.query_map(params![next, last, PAGE], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let rows: Vec<(i64, String)> = rows.collect::<rusqlite::Result<_>>()?;
-            let Some((end, _)) = rows.last() else { break };
-            next = end.saturating_add(1);
-            for (_, body) in &rows {
-                csv(body, &COLUMNS, sink)?;
-                count += 1;
-            }
-        }
-        Ok(count)
+            None => Form::Csv { needs_heading: true, rest: first.zip(last) },
+        };
+        Ok(RecordExport { reader: self, form })
     }
 }
 
-fn number(seq: i64) -> u64 {
-    u64::try_from(seq).unwrap_or(0)
+impl RecordExport {
+    /// Appends the next page to `page`; false when it was the last one.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub fn next_page(&mut self, page: &mut Vec<u8>) -> Result<bool, ExportError> {
+        match &mut self.form {
+            Form::Ndjson(chain) => Ok(chain.next_page(&self.reader, page)?),
+            Form::Csv { needs_heading, rest } => {
+                if std::mem::take(needs_heading) {
+                    heading(&COLUMNS, page)?;
+                }
+                let Some((first, last)) = rest.take() else { return Ok(false) };
+                let next = table_rows(&self.reader, first, last, page)?;
+                *rest = Some((next, last)).filter(|_| next > first && next <= last);
+                Ok(rest.is_some())
+            }
+        }
+    }
+}
+
+/// Appends records from this number on; gives the number behind the last one.
+fn table_rows(reader: &Reader, first: i64, last: i64, page: &mut Vec<u8>) -> Result<i64, ExportError> {
+    let sql = "SELECT seq, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
+    let mut select = reader.database.prepare_cached(sql)?;
+    let mut rows = select.query(params![first, last, PAGE])?;
+    let (begin, mut next) = (page.len(), first);
+    while page.len() - begin < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        csv(&row.get::<_, String>(1)?, &COLUMNS, page)?;
+        next = row.get::<_, i64>(0)? + 1;
+    }
+    Ok(next)
 }
 
 /// The first line of a table.

@@ -103,6 +103,11 @@ impl HeadFile {
         Self { folder: folder.to_owned(), name: format!("cdr-head-{name}.json") }
     }
 
+    /// The folder, in which the signing key lies, too.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its path.
     pub(super) fn path(&self) -> PathBuf {
         self.folder.join(&self.name)
@@ -111,11 +116,7 @@ impl HeadFile {
     /// Which file lies there now; `None` when there is none.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         let found = std::fs::metadata(self.path()).ok()?;
-        Some(Stamp {
-            device: found.dev(),
-            inode: found.ino(),
-            changed: (found.ctime(), found.ctime_nsec()),
-        })
+        Some(Stamp { device: found.dev(), inode: found.ino(), changed: (found.ctime(), found.ctime_nsec()) })
     }
 
     /// Reads it; `None` when there is none.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::archive::Archive;
-use super::tamper_tests::age;
 use super::settings::{Legs, Written};
+use super::tamper_tests::age;
 use crate::clock::Clock;
 use crate::ids::Uid;
 use crate::session::store::MemoryStore;

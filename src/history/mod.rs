@@ -63,5 +63,5 @@ mod tamper_tests;
 mod tests;
 
 pub use archive::Archive;
-pub use rusqlite::Result;
+pub use rusqlite::{InterruptHandle, Result};
 pub use settings::{Settings, Written};

@@ -22,8 +22,8 @@ const LEGS: i64 = 20_000;
 /// Legs for each record, on an average, below which a full file loses records: what `history.legs: last` keeps.
 const FAIR: i64 = 20;
 
-/// Pages of records that one round looks at: 2,000 records a minute.
-const ROUND: usize = 4;
+/// Pages of records that one round looks at: some 2,000 records a minute.
+const ROUND: usize = 10;
 
 /// How much was forgotten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -151,6 +151,11 @@ impl Reader {
         Ok(Self { database, trust })
     }
 
+    /// Stops the question under way, from another thread; it fails then.
+    pub fn interrupt(&self) -> rusqlite::InterruptHandle {
+        self.database.get_interrupt_handle()
+    }
+
     /// A page of records, the last written first; `before` is the cursor of the page before it.
     pub fn page(&self, wanted: &Wanted, before: Option<u64>, limit: usize) -> rusqlite::Result<RecordPage> {
         let (condition, mut values) = wanted.condition();

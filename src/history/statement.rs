@@ -71,6 +71,8 @@ pub struct Exported {
     pub to: Option<Timestamp>,
     /// The signatures do not vouch for the records up to this one: an operator accepted them as they were.
     pub accepted: Option<u64>,
+    /// The SHA-256 of all lines before, in hexadecimal digits.
+    pub digest: String,
 }
 
 impl Statement {

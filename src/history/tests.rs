@@ -63,7 +63,8 @@ pub(super) async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = u
 pub(super) fn exported(archive: &Archive) -> String {
     assert!(archive.seal());
     let mut text = Vec::new();
-    archive.reader().unwrap().export(Format::Ndjson, Window::default(), &mut text).unwrap();
+    let mut export = archive.reader().unwrap().export(Format::Ndjson, Window::default()).unwrap();
+    while export.next_page(&mut text).unwrap() {}
     String::from_utf8(text).unwrap()
 }
 
@@ -352,7 +353,8 @@ fn a_file_of_a_later_program_is_left_alone() {
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let settings = Written::default().compile(&mut Faults::default()).unwrap();
     let metrics = Metrics::new().unwrap().history();
-    let fault = Archive::open(&file, folder.path(), settings.clone(), metrics.clone(), Arc::default()).err().unwrap();
+    let fault =
+        Archive::open(&file, folder.path(), settings.clone(), metrics.clone(), Arc::default()).err().unwrap();
     assert!(format!("{fault:#}").contains("version 99"), "{fault:#}");
     std::fs::write(&file, "this is no database, and nothing that may be overwritten".repeat(100)).unwrap();
     assert!(Archive::open(&file, folder.path(), settings, metrics, Arc::default()).is_err());

@@ -21,7 +21,8 @@ use crate::telemetry::history::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
 
 /// What an operator does about a breach.
-const REMEDY: &str = "find out who changed it; put the file back, or accept it as it is with `elida cdr accept`";
+const REMEDY: &str =
+    "find out who changed it; put the file back, or accept it as it is with `elida cdr accept`";
 /// How long a program of an older version may go on beside this one, at the longest.
 const OLDER: SignedDuration = SignedDuration::from_hours(1);
 /// How often a look is repeated when another process signs in the same moment.
@@ -79,21 +80,21 @@ impl Trust {
         metrics: HistoryMetrics,
         readiness: Arc<Readiness>,
     ) -> Self {
-        let state = State { kept: Kept::default(), known: Tip::default(), stamp: None, is_unsaved: false, is_told: false };
-        Self {
-            signer,
-            file: HeadFile::new(folder, history),
-            metrics,
-            readiness,
-            state: Mutex::new(state),
-        }
+        let state = State {
+            kept: Kept::default(),
+            known: Tip::default(),
+            stamp: None,
+            is_unsaved: false,
+            is_told: false,
+        };
+        Self { signer, file: HeadFile::new(folder, history), metrics, readiness, state: Mutex::new(state) }
     }
 
     /// Looks, at the start, whether the file leads to the last signed head. `file` is locked for writing.
     ///
     /// # Errors
     /// The file cannot be read. A breach is none: it is told, and nothing is signed.
-    pub(super) fn begin(&self, file: &Connection, folder: &Path) -> rusqlite::Result<()> {
+    pub(super) fn begin(&self, file: &Connection) -> rusqlite::Result<()> {
         let mut state = self.state();
         let stamp = self.file.stamp();
         let found = match self.file.load() {
@@ -111,7 +112,7 @@ impl Trust {
         };
         if let Ok(lead) = &found {
             state.known = lead.tip.clone();
-            self.hand_over(&mut state, folder);
+            self.hand_over(&mut state);
         }
         self.settle(&mut state, found.err());
         if stamp.is_none() && state.kept.breach.is_none() {
@@ -125,7 +126,10 @@ impl Trust {
         let last = last_row(file)?;
         if last.as_ref().is_some_and(|last| !last.is_older()) {
             let path = self.file.path();
-            return Ok(Some(Breach::unknown(format!("{} is missing, but there are records", path.display()))));
+            return Ok(Some(Breach::unknown(format!(
+                "{} is missing, but there are records",
+                path.display()
+            ))));
         }
         let mut stored = all_heads(file)?;
         // Heads of other keys count only when this one has signed none.
@@ -151,19 +155,22 @@ impl Trust {
     }
 
     /// Another key than that of the last head is in use: signs where it begins.
-    fn hand_over(&self, state: &mut State, folder: &Path) {
+    fn hand_over(&self, state: &mut State) {
         let key = self.signer.public_key();
         let Some(former_key) = state.kept.head.as_ref().map(|head| head.key.clone()) else { return };
         if former_key == key {
             return;
         }
-        let former = Signer::former(folder).unwrap_or_else(|fault| {
+        let former = Signer::former(self.file.folder()).unwrap_or_else(|fault| {
             warn!(%fault, "the former signing key cannot be used");
             None
         });
         let former = former.filter(|former| former.public_key() == former_key);
         match &former {
-            Some(_) => warn!(former_key, key, "another signing key is in use from now on; the former one announces it"),
+            Some(_) => warn!(
+                former_key,
+                key, "another signing key is in use from now on; the former one announces it"
+            ),
             None => warn!(
                 former_key,
                 key,
@@ -295,7 +302,9 @@ impl Trust {
 
     fn keys(&self, kept: &Kept) -> Vec<String> {
         let own = std::iter::once(self.signer.public_key());
-        own.chain(kept.former_keys.iter().cloned()).chain(kept.head.iter().map(|head| head.key.clone())).collect()
+        own.chain(kept.former_keys.iter().cloned())
+            .chain(kept.head.iter().map(|head| head.key.clone()))
+            .collect()
     }
 
     /// Takes over what another process signed, or an operator accepted.
@@ -310,7 +319,11 @@ impl Trust {
                 let base = base.filter(|base| state.kept.base.as_ref() != Some(base));
                 let unsaved = state.kept.breach.take().filter(|_| state.is_unsaved && base.is_none());
                 if let Some(base) = base {
-                    info!(record = base.seq, reason = base.reason, "an operator accepted the history as it is");
+                    info!(
+                        record = base.seq,
+                        reason = base.reason,
+                        "an operator accepted the history as it is"
+                    );
                     state.known = base.tip();
                 }
                 state.kept = kept;
@@ -356,7 +369,10 @@ impl Trust {
         }
         match &found {
             Some(breach) => {
-                error!(what = breach.what, "the history was changed: it does not lead to what was signed, and nothing is signed; {REMEDY}");
+                error!(
+                    what = breach.what,
+                    "the history was changed: it does not lead to what was signed, and nothing is signed; {REMEDY}"
+                );
             }
             None => info!("the history leads to what was signed; it is signed again"),
         }

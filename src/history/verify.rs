@@ -6,6 +6,7 @@ use std::io::{self, BufRead};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::chain::Tip;
 use super::chain_file::UNSIGNED;
@@ -13,6 +14,7 @@ use super::check::check_link;
 use super::keys::Keys;
 use super::seal::{self, Head};
 use super::statement::{self, Kind, Statement};
+use crate::settings::hex::hex;
 
 /// The longest line that is read, in bytes.
 const LINE: u64 = 16 << 20;
@@ -130,6 +132,8 @@ pub fn verify(file: impl BufRead, demand: &Demand) -> Result<Report, VerifyError
             // What comes before a point that an operator accepted need not be in order.
             check.fault.get_or_insert(VerifyError::Line { line, what });
         }
+        check.digest.update(&text);
+        check.digest.update(b"\n");
     }
     check.end()
 }
@@ -151,6 +155,8 @@ struct Check {
     unsigned: Option<String>,
     /// The head that was asked for is in the file.
     has_known: bool,
+    /// Over all lines so far.
+    digest: Sha256,
     fault: Option<VerifyError>,
 }
 
@@ -280,7 +286,9 @@ impl Check {
     }
 
     fn trailer(&mut self, said: Statement) -> Result<(), String> {
-        let Some(export) = &said.export else { return Err("this end does not say what the export holds".to_owned()) };
+        let Some(export) = &said.export else {
+            return Err("this end does not say what the export holds".to_owned());
+        };
         let (accepted, first) = (self.accepted.last().map(|accepted| accepted.seq), self.first);
         let holds = export.records == self.records && export.first == first && export.accepted == accepted;
         if self.fault.is_none() && !holds {
@@ -294,6 +302,11 @@ impl Check {
         } else if self.fault.is_none() {
             self.tip = Some(said.tip());
             self.meet()?;
+        }
+        if self.fault.is_none() && export.digest != hex(&std::mem::take(&mut self.digest).finalize()) {
+            return Err(
+                "the export was signed with other lines: one was taken out, added or moved".to_owned()
+            );
         }
         self.signed_at = Some(export.to.map_or(said.at, |to| to.min(said.at)));
         self.trailer = Some(said);
@@ -326,7 +339,9 @@ impl Check {
             let last = self.tip.as_ref().map_or(0, |tip| tip.seq);
             if !self.has_known && last < known.tip.seq {
                 let signed = known.tip.seq;
-                return fault(format!("it ends with record {last}, but the given head was signed for record {signed}"));
+                return fault(format!(
+                    "it ends with record {last}, but the given head was signed for record {signed}"
+                ));
             }
             if !self.has_known {
                 let what = "it begins behind the record that the given head was signed for";

@@ -7,9 +7,6 @@ use super::check::{Row, rows_from};
 use super::head_file::Breach;
 use super::seal::Head;
 
-/// Rows read at a time: nothing of the file is held between.
-pub(super) const PAGE: i64 = 500;
-
 /// Where a walk stands.
 #[derive(Clone, Debug)]
 pub(super) struct Walk {
@@ -60,8 +57,7 @@ impl Walk {
         keys: &[String],
     ) -> rusqlite::Result<Result<bool, Breach>> {
         for _ in 0..pages {
-            let mut rows = rows_from(file, self.tip.seq + 1, PAGE)?;
-            let is_full = rows.len() == PAGE as usize;
+            let mut rows = rows_from(file, self.tip.seq + 1)?;
             rows.retain(|row| row.seq <= last);
             let Some(end) = rows.last().map(|row| row.seq) else { return Ok(Ok(false)) };
             let heads = heads(file, self.tip.seq + 1, end, keys)?;
@@ -71,7 +67,7 @@ impl Walk {
                     return Ok(Err(breach));
                 }
             }
-            if !is_full || end == last {
+            if end == last {
                 return Ok(Ok(false));
             }
         }
@@ -81,12 +77,7 @@ impl Walk {
 
 /// The stored heads between these records, both included, that one of these keys has signed. What else the table
 /// holds proves nothing.
-pub(super) fn heads(
-    file: &Connection,
-    from: u64,
-    to: u64,
-    keys: &[String],
-) -> rusqlite::Result<Vec<Head>> {
+pub(super) fn heads(file: &Connection, from: u64, to: u64, keys: &[String]) -> rusqlite::Result<Vec<Head>> {
     let bound = |seq| i64::try_from(seq).unwrap_or(i64::MAX);
     let mut find = file.prepare_cached("SELECT body FROM heads WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq")?;
     let bodies = find.query_map([bound(from), bound(to)], |row| row.get::<_, String>(0))?;

@@ -5,12 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use tokio::sync::oneshot::Sender;
 use tracing::{error, info};
 
 use super::entries::{self, Entry};
@@ -41,9 +42,9 @@ pub(super) enum Message {
     /// Write this.
     Entry(Entry),
     /// Write all that came before, and say so.
-    Written(SyncSender<bool>),
+    Written(Sender<bool>),
     /// Write all that came before, sign where the chain stands, and say so.
-    Seal(SyncSender<bool>),
+    Seal(Sender<bool>),
     /// Write all that came before, sign, and end.
     End,
 }
@@ -51,7 +52,7 @@ pub(super) enum Message {
 /// Who waits for the batch, and for what.
 #[derive(Default)]
 struct Asked {
-    replies: Vec<SyncSender<bool>>,
+    replies: Vec<Sender<bool>>,
     /// A head is to be signed.
     seal: bool,
 }
@@ -92,7 +93,6 @@ impl Writer {
     /// It cannot be opened, is no database, or is of a later program.
     pub(super) fn open(
         file: &Path,
-        data_dir: &Path,
         trust: Arc<Trust>,
         settings: Arc<ArcSwap<Settings>>,
         metrics: HistoryMetrics,
@@ -102,7 +102,7 @@ impl Writer {
     ) -> Result<Self, SchemaError> {
         let mut database = connect(file)?;
         let rows = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        trust.begin(&rows, data_dir)?;
+        trust.begin(&rows)?;
         drop(rows);
         let page_size = database.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?;
         metrics.up(true);
@@ -160,7 +160,7 @@ impl Writer {
             let written = self.write_all(asked.seal);
             for reply in asked.replies {
                 // Whoever waited may have gone.
-                let _ = reply.try_send(written);
+                let _ = reply.send(written);
             }
         }
         while self.legs.take() && self.write_all(true) {}

@@ -53,9 +53,8 @@ impl Readiness {
 
     /// What an operator should know.
     pub fn warning(&self) -> Option<String> {
-        let read = |warning: &Mutex<Option<String>>| {
-            warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        };
+        let read =
+            |warning: &Mutex<Option<String>>| warning.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match (read(&self.warning), read(&self.of_history)) {
             (Some(one), Some(other)) => Some(format!("{one}; {other}")),
             (one, other) => one.or(other),

@@ -53,8 +53,8 @@ impl Drop for Seat {
 /// The addresses behind the host name, asked for without blocking and by one request at a time.
 #[derive(Default)]
 struct Names {
-    known: ArcSwapOption<Known>,
-    asking: Mutex<()>,
+    known: Arc<ArcSwapOption<Known>>,
+    asking: Arc<Mutex<()>>,
     /// The address that answered last; `localhost` is two addresses, and often only one listens.
     preferred: AtomicUsize,
 }
@@ -218,22 +218,29 @@ impl Backend {
             return Ok(Arc::clone(known));
         }
         // One asks; the others go on with what was known, or wait when nothing was.
-        let _asking = match (self.names.asking.try_lock(), &stale) {
+        let asking = match (Arc::clone(&self.names.asking).try_lock_owned(), &stale) {
             (Ok(asking), _) => asking,
             (Err(_), Some(known)) => return Ok(Arc::clone(known)),
-            (Err(_), None) => self.names.asking.lock().await,
+            (Err(_), None) => Arc::clone(&self.names.asking).lock_owned().await,
         };
         if let Some(known) = self.names.known.load_full()
             && known.at.elapsed() < NAME_TTL
         {
             return Ok(known);
         }
-        match tokio::net::lookup_host((self.settings.host(), self.settings.port())).await {
-            Ok(found) => {
-                let known = Arc::new(Known { addresses: found.collect(), at: Instant::now() });
-                self.names.known.store(Some(Arc::clone(&known)));
-                Ok(known)
-            }
+        let (host, port) = (self.settings.host().to_owned(), self.settings.port());
+        let names = Arc::clone(&self.names.known);
+        // A task of its own: each question holds a blocking thread until the resolver answers, also when the request
+        // that asked has gone, and the next request must not take another one.
+        let lookup = tokio::spawn(async move {
+            let _asking = asking;
+            let addresses = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
+            let known = Arc::new(Known { addresses, at: Instant::now() });
+            names.store(Some(Arc::clone(&known)));
+            Ok(known)
+        });
+        match lookup.await.map_err(std::io::Error::other).flatten() {
+            Ok(known) => Ok(known),
             // A resolver that is away must not take reachable backends with it.
             Err(error) => stale.ok_or(error),
         }

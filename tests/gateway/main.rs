@@ -35,6 +35,8 @@ mod demo;
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// Exports whose readers stall: what they hold, and what goes on beside them.
+mod exports;
 /// Another backend answers when one fails before the first byte.
 mod failover;
 /// Three gateways and one Redis: one session, one kill, whatever instance it meets.
@@ -59,6 +61,8 @@ mod health;
 mod history;
 /// Each request of a session, kept as it ends.
 mod history_legs;
+/// What the history proves: nothing is signed that was changed, and others than we can check it.
+mod history_proof;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// HTTP/2 from clients: many requests at once, each for itself.

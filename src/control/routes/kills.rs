@@ -100,8 +100,7 @@ async fn kept(door: &Door) {
     let Some(history) = door.parts.history.clone().filter(|_| door.parts.manager.fleet().is_none()) else {
         return;
     };
-    let is_kept = tokio::task::spawn_blocking(move || history.is_written(KEPT)).await;
-    if !matches!(is_kept, Ok(true)) {
+    if !history.is_written(KEPT).await {
         tracing::warn!(
             "a kill or its lifting holds, but is not in the history yet: a crash now would undo it"
         );
