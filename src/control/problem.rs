@@ -43,10 +43,17 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "session_not_found", detail)
     }
 
-    /// 409: the id names several sessions; lists what to name instead.
-    pub(super) fn ambiguous(uids: impl IntoIterator<Item = Uid>) -> Self {
+    /// 409: the name means several sessions; lists what to name instead.
+    pub(super) fn ambiguous(target: &str, uids: impl IntoIterator<Item = Uid>) -> Self {
         let uids: Vec<String> = uids.into_iter().map(|uid| uid.to_string()).collect();
-        let detail = format!("{} callers have a session with this id; name one by its uid", uids.len());
+        let detail = match uids.iter().any(|uid| uid == target) {
+            true => {
+                "this is the uid of one session and the id of another; add ?by=uid or ?by=id (--by), or name \
+                     the other one by its uid"
+                    .to_owned()
+            }
+            false => format!("{} callers have a session with this id; name one by its uid", uids.len()),
+        };
         Self::new(StatusCode::CONFLICT, "session_ambiguous", detail).with("uids", uids)
     }
 

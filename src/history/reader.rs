@@ -171,7 +171,9 @@ impl Reader {
 
     /// The record of a uid, or the last one of a session id, with all that is kept beside it.
     pub fn detail(&self, target: &str) -> rusqlite::Result<Option<Detail>> {
-        let sql = "SELECT uid, body FROM records WHERE uid = ?1 OR session_id = ?1 ORDER BY seq DESC LIMIT 1";
+        // An id that a client chose to be another record's uid does not hide that record.
+        let sql = "SELECT uid, body FROM records WHERE uid = ?1 OR session_id = ?1 \
+             ORDER BY uid = ?1 DESC, seq DESC LIMIT 1";
         let found =
             self.database.query_row(sql, [target], |row| Ok((row.get::<_, String>(0)?, json(row, 1)?)));
         let (uid, record) = match found {

@@ -43,6 +43,8 @@ mod failover;
 mod fleet;
 /// One agent is killed on one instance and runs on another.
 mod fleet_agents;
+/// Redis Cluster: keys on several masters, slots that move, a master that is lost.
+mod fleet_cluster;
 /// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
 mod fleet_loss;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
@@ -87,6 +89,8 @@ mod listener_tls;
 mod mcp;
 /// One list of the models of all backends.
 mod models;
+/// A name that means two sessions.
+mod names;
 /// What a collector of OpenTelemetry is told, and what it cannot hold up.
 mod otel;
 /// The README's own commands.
@@ -113,6 +117,8 @@ mod tls;
 mod top;
 /// A new process takes over the ports.
 mod upgrade;
+/// Operators meet the new process, whose kills reach the old one.
+mod upgrade_kill;
 /// Tokens, as the provider counts them.
 mod usage;
 /// Dead peers are noticed.

@@ -60,7 +60,7 @@ pub(super) async fn requests(
         return Err(Problem::bad_request("the requests of a session take limit and cursor only"));
     }
     archive(&door)?;
-    let known = sessions::find(&door, &target).await?.map(|session| session.uid.to_string());
+    let known = sessions::find(&door, (&target).into()).await?.map(|session| session.uid.to_string());
     let wanted = target.clone();
     let found = read(&door, move |reader| {
         let uid = match known {
