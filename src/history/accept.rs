@@ -10,9 +10,9 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::check::last_row;
 use super::head_file::{HeadFile, Kept};
+use super::lead::lead;
 use super::seal::Signer;
 use super::statement::{Kind, Statement};
-use super::trust::lead;
 
 /// How long a lock of the gateway is waited for.
 const LOCK: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@
 //! - [`chain`]: the hash chain over the records, and its canonical form.
 //! - [`check`], [`walk`]: one record held against its digest and its columns; the way along the chain.
 //! - [`seal`], [`statement`]: the signed head of the chain, and the key in the data directory; what else is signed.
-//! - [`trust`], [`head_file`]: whether the file still leads to what was signed, which is kept apart from it.
+//! - [`trust`], [`lead`], [`head_file`]: whether the file still leads to what was signed, which is kept apart from it.
 //! - [`accept`]: an operator accepts a file that does not.
 //! - [`standing`]: the kill orders that still stand.
 //! - [`reader`], [`window`]: pages, one record in full, series for charts.
@@ -48,6 +48,7 @@ mod check;
 mod entries;
 mod head_file;
 mod keys;
+mod lead;
 mod leg_queue;
 mod prune;
 mod schema;

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 use tracing::{info, warn};
 
-use super::trust::{Lead, Trust};
+use super::lead::Lead;
+use super::trust::Trust;
 use super::walk::Walk;
 use super::writer::Writer;
 

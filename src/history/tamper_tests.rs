@@ -326,23 +326,20 @@ async fn a_file_that_is_put_back_is_signed_again() {
     let folder = copy(original.path());
     let watched = Watched::open(folder.path());
     let file = database(folder.path());
-    for (there, back) in [
-        ("UPDATE records SET body = replace(body, 'session-2', 'session-7') WHERE seq = 3", "session-2"),
-        ("UPDATE records SET requests = requests + 1 WHERE seq = 12", ""),
-    ] {
-        let body: (String, i64) = file
-            .query_row("SELECT body, requests FROM records WHERE seq IN (3)", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .unwrap();
-        file.execute(there, []).unwrap();
-        watched.refuses(there);
-        if back.is_empty() {
-            file.execute("UPDATE records SET requests = requests - 1 WHERE seq = 12", []).unwrap();
-        } else {
-            file.execute("UPDATE records SET body = ?1 WHERE seq = 3", [body.0]).unwrap();
+    for seq in [3, 12] {
+        let body = "SELECT body FROM records WHERE seq = ?1";
+        let body: String = file.query_row(body, [seq], |row| row.get(0)).unwrap();
+        for (there, back) in [
+            ("body = replace(body, '\"request_count\":1', '\"request_count\":2')", "body = ?2"),
+            ("requests = requests + 1", "requests = requests - 1"),
+        ] {
+            let set = |what| format!("UPDATE records SET {what} WHERE seq = ?1");
+            assert_eq!(file.execute(&set(there), [seq]).unwrap(), 1);
+            watched.refuses(there);
+            let values: &[&dyn rusqlite::ToSql] = if back.contains("?2") { &[&seq, &body] } else { &[&seq] };
+            file.execute(&set(back), values).unwrap();
+            watched.serves();
         }
-        watched.serves();
     }
 }
 

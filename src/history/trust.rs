@@ -12,11 +12,11 @@ use rusqlite::Connection;
 use tracing::{error, info, warn};
 
 use super::chain::Tip;
-use super::check::{first_row, last_row, row_at};
+use super::check::{first_row, last_row};
 use super::head_file::{Breach, HeadFile, Kept, Stamp};
+use super::lead::{Lead, all_heads, is_mended, is_there, lead};
 use super::seal::{FORMER_KEY_FILE, Head, Signer};
 use super::statement::{Kind, Statement};
-use super::walk::{Walk, head_before};
 use crate::telemetry::history::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
 
@@ -47,15 +47,6 @@ struct State {
     is_unsaved: bool,
     /// The log and the readiness say that there is a breach.
     is_told: bool,
-}
-
-/// What leads to the last signed head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lead {
-    /// The last record of the file.
-    pub(super) tip: Tip,
-    /// Records up to this one may be gone.
-    pub(super) base: Tip,
 }
 
 /// What an export needs to know.
@@ -260,13 +251,17 @@ impl Trust {
         Ok(found.unwrap_or_else(|| last_of(&self.state())))
     }
 
-    /// Keeps a head that was signed, and the base if an older program moved it.
+    /// Keeps a head that was signed, and the base if an older program moved it. The file is locked for writing: another
+    /// process keeps its own meanwhile.
     pub(super) fn sealed(&self, head: Head, base: &Tip) {
         let mut state = self.state();
+        self.refresh(&mut state);
         if base.seq > state.kept.base().seq {
             state.kept.base = Some(self.statement(Kind::Pruned, base));
         }
-        state.kept.head = Some(head);
+        if head.seq > state.kept.head().seq {
+            state.kept.head = Some(head);
+        }
         self.save(&mut state);
     }
 
@@ -401,94 +396,4 @@ fn warning(breach: &Breach) -> String {
 fn last_of(state: &State) -> Tip {
     let tips = [state.kept.base(), state.kept.head(), state.known.clone()];
     tips.into_iter().max_by_key(|tip| tip.seq).unwrap_or_default()
-}
-
-/// True when the record that the breach misses is in the file, or need not be.
-fn is_there(file: &Connection, breach: &Breach, base: &Tip) -> rusqlite::Result<bool> {
-    match &breach.expects {
-        Some((seq, hash)) if *seq > base.seq => {
-            Ok(row_at(file, *seq)?.is_some_and(|row| row.tip().hash == *hash))
-        }
-        _ => Ok(true),
-    }
-}
-
-/// True when the records at which the breach was found are in order now.
-fn is_mended(
-    file: &Connection,
-    breach: &Breach,
-    base: &Tip,
-    is_thorough: bool,
-    keys: &[String],
-) -> rusqlite::Result<bool> {
-    let Some((seq, hash, at)) = breach.range.clone() else { return Ok(true) };
-    if at <= base.seq {
-        return Ok(true);
-    }
-    if !is_thorough {
-        return Ok(false);
-    }
-    let mut walk = Walk::behind(if seq < base.seq { base.clone() } else { Tip { seq, hash } });
-    Ok(walk.to(file, at, usize::MAX, keys)?.is_ok() && walk.tip.seq == at)
-}
-
-/// Every genuine head of the file, the last first, whoever signed it.
-fn all_heads(file: &Connection) -> rusqlite::Result<Vec<Head>> {
-    let mut find = file.prepare("SELECT body FROM heads ORDER BY seq DESC")?;
-    let bodies = find.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let heads = bodies.iter().filter_map(|body| serde_json::from_str(body).ok());
-    Ok(heads.filter(Head::is_genuine).collect())
-}
-
-/// Looks at both ends of the file: where it begins, and whether what is known is there and all behind it follows.
-pub(super) fn lead(
-    file: &Connection,
-    kept: &Kept,
-    known: &Tip,
-    keys: &[String],
-) -> rusqlite::Result<Result<Lead, Breach>> {
-    let mut base = kept.base();
-    let Some(first) = first_row(file)? else {
-        return Ok(match known.seq > base.seq {
-            true => {
-                let what = format!("records {} to {} are gone", base.seq + 1, known.seq);
-                Err(Breach::without(what, known))
-            }
-            false => Ok(Lead { tip: base.clone(), base }),
-        });
-    };
-    if first.seq == 0 {
-        return Ok(Err(Breach::new("a record without a number was added")));
-    }
-    if first.seq > base.seq + 1 {
-        let is_older = kept.older_until.is_some_and(|until| Timestamp::now() < until);
-        let before = first.before();
-        let head = if is_older { head_before(file, before.seq, keys)? } else { None };
-        match head.filter(|head| head.tip() == before) {
-            Some(_) => base = before,
-            None => {
-                let what = format!("records {} to {} are gone", base.seq + 1, first.seq - 1);
-                return Ok(Err(Breach::new(what)));
-            }
-        }
-    }
-    let mut tip = base.clone();
-    if known.seq > base.seq {
-        // What stands before it is in its digest.
-        let row = row_at(file, known.seq)?;
-        let sound = row.is_some_and(|row| row.tip() == *known && row.check(&row.before()).is_ok());
-        if !sound {
-            let what = format!("record {} is not the one that was written", known.seq);
-            return Ok(Err(Breach::without(what, known)));
-        }
-        tip = known.clone();
-        // Only the link: the record itself is looked at by exports and on the rounds.
-        let next = row_at(file, base.seq + 1)?;
-        if next.is_none_or(|row| row.before() != base) {
-            let what = format!("the record behind {} is not the one that was written", base.seq);
-            return Ok(Err(Breach::new(what)));
-        }
-    }
-    let mut walk = Walk::behind(tip);
-    Ok(walk.to(file, u64::MAX, usize::MAX, keys)?.map(|_| Lead { tip: walk.tip, base }))
 }

@@ -304,6 +304,7 @@ impl Writer {
         store(&rows, &head)?;
         rows.commit()?;
         self.trust.wrote(&lead.tip);
+        let _lock = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.trust.sealed(head, &lead.base);
         Ok(())
     }

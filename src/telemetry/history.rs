@@ -29,12 +29,15 @@ pub struct HistoryMetrics {
 impl HistoryMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let spec = &table::HISTORY_DROPPED;
+        let intact = add(registry, IntGauge::with_opts(options(&table::HISTORY_INTACT))?)?;
+        // Until something is found.
+        intact.set(1);
         let dropped = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
         Ok(Self {
             up: add(registry, IntGauge::with_opts(options(&table::HISTORY_UP))?)?,
             dropped: ["records", "events", "legs"].map(|kind| dropped.with_label_values(&[kind])),
             captures_dropped: add(registry, IntCounter::with_opts(options(&table::CAPTURES_DROPPED))?)?,
-            intact: add(registry, IntGauge::with_opts(options(&table::HISTORY_INTACT))?)?,
+            intact,
         })
     }
 
