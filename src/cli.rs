@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod doctor;
 mod health;
+mod output;
 mod report;
 mod table;
 mod talk;
@@ -171,7 +172,7 @@ pub fn main() -> ExitCode {
         Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
         Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
-        Command::Cdr(command) => cdr::cdr(&command).map_err(failed),
+        Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema(arguments) => {
             let schema = match arguments.of {

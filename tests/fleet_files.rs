@@ -367,6 +367,7 @@ fn alerts_use_metrics_that_exist_and_miss_none_that_matters() {
         "up",
         "elida_store_up",
         "elida_history_up",
+        "elida_history_intact",
         "elida_panics_total",
         "elida_kill_latency_seconds_bucket",
         "elida_backend_healthy",

@@ -64,7 +64,8 @@ impl Shared {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics, &[])?));
         let clock = Clock::system();
-        let (readiness, history) = (Arc::<Readiness>::default(), history(config, &metrics));
+        let readiness = Arc::<Readiness>::default();
+        let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
         let listener = Arc::new(Ledger {
             log: Arc::clone(&log),
@@ -216,9 +217,10 @@ pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
 
 /// The history. A file that cannot be used is a loud fault, but no reason to refuse traffic: the log has every
 /// record too.
-fn history(config: &Config, metrics: &Metrics) -> Option<Arc<Archive>> {
+fn history(config: &Config, metrics: &Metrics, readiness: &Arc<Readiness>) -> Option<Arc<Archive>> {
     let file = config.history.file(&config.data_dir)?;
-    match Archive::open(&file, &config.data_dir, config.history.clone(), metrics.history()) {
+    let (settings, readiness) = (config.history.clone(), Arc::clone(readiness));
+    match Archive::open(&file, &config.data_dir, settings, metrics.history(), readiness) {
         Ok(archive) => Some(archive),
         Err(error) => {
             error!(

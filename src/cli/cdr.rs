@@ -2,17 +2,22 @@
 //! are kept beside them.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::client::{Client, ControlArgs};
+use super::output::write_file;
 use super::talk::{PlainArgs, show};
-use super::{print, report};
-use crate::history::verify::{Report, verify};
+use super::{FileArgs, check, print, report, sources};
+use crate::config::Flags;
+use crate::history::accept::accept;
+use crate::history::verify::{Demand, Known, Report, verify};
+use crate::history::window::read_time;
 
 /// What to do with records.
 #[derive(Debug, Subcommand)]
@@ -23,6 +28,8 @@ pub(super) enum CdrCommand {
     Captures(CapturesArgs),
     /// Check an exported file: nothing changed, taken out or moved, and signed by the gateway
     Verify(VerifyArgs),
+    /// Accept a history that was changed, so that it is signed again from here on: in the gateway's data_dir, as its user
+    Accept(AcceptArgs),
 }
 
 /// Arguments of `elida cdr export`.
@@ -67,21 +74,38 @@ pub(super) struct CapturesArgs {
 pub(super) struct VerifyArgs {
     /// A file written by `elida cdr export`
     file: PathBuf,
-    /// The gateway's public key, or the file that holds it (cdr-key.pub in its data_dir). Without it the file
-    /// is only held against itself
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
+    /// A public key of the gateway, or the file that holds it (cdr-key.pub in its data_dir); several when it changed and
+    /// the former did not announce the next. Without one the file is only held against itself
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// It must be signed up to this time at least: 2026-11-20T10:00:00Z, or 24h for so long ago
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// It must hold the record of this head: an earlier export, a line of it, or the gateway's cdr-head file
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
 }
 
+/// Arguments of `elida cdr accept`.
+#[derive(Args, Debug)]
+pub(super) struct AcceptArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Why it is accepted: signed, and told by each export. Without it only what is wrong is told
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
 /// Does it.
-pub(super) fn cdr(command: &CdrCommand) -> anyhow::Result<()> {
+pub(super) fn cdr(command: CdrCommand) -> anyhow::Result<()> {
     match command {
-        CdrCommand::Export(arguments) => export(arguments),
-        CdrCommand::Captures(arguments) => captures(arguments),
-        CdrCommand::Verify(arguments) => check(arguments),
+        CdrCommand::Export(arguments) => export(&arguments),
+        CdrCommand::Captures(arguments) => captures(&arguments),
+        CdrCommand::Verify(arguments) => verify_file(&arguments),
+        CdrCommand::Accept(arguments) => accept_file(arguments),
     }
 }
 
@@ -96,15 +120,8 @@ fn export(arguments: &ExportArgs) -> anyhow::Result<()> {
         client.download(&path, &query, &mut io::stdout().lock())?;
         return Ok(());
     };
-    // Under another name until it is whole: half an export must not be taken for one.
-    let draft = file.with_extension("part");
-    let made = File::create(&draft).with_context(|| format!("cannot write {}", draft.display()))?;
-    let mut sink = BufWriter::new(made);
-    client.download(&path, &query, &mut sink)?;
-    sink.flush()
-        .and_then(|()| sink.get_ref().sync_all())
-        .and_then(|()| std::fs::rename(&draft, file))
-        .with_context(|| format!("cannot write {}", file.display()))
+    // Half an export must not be taken for one.
+    write_file(file, |sink| client.download(&path, &query, sink).map(drop))
 }
 
 fn captures(arguments: &CapturesArgs) -> anyhow::Result<()> {
@@ -115,13 +132,35 @@ fn captures(arguments: &CapturesArgs) -> anyhow::Result<()> {
     show(&arguments.plain, &page, report::captures)
 }
 
-fn check(arguments: &VerifyArgs) -> anyhow::Result<()> {
+fn accept_file(arguments: AcceptArgs) -> anyhow::Result<()> {
+    let sources = sources(arguments.file, Flags::default());
+    let config = sources.load().map_err(|faults| anyhow!(check::fault_lines(&faults, sources.file())))?;
+    let Some(file) = config.history.file(&config.data_dir) else {
+        bail!("no history is kept: history.enabled is false")
+    };
+    let reason = arguments.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
+    let accepted = accept(&file, &config.data_dir, reason)?;
+    let name = file.display();
+    let (what, seq) = (accepted.what, accepted.seq);
+    print(&match reason {
+        Some(_) => format!(
+            "{name} is accepted as it is ({what}): nothing is vouched for up to record {seq}, what follows is signed again\n"
+        ),
+        None => format!(
+            "{name} does not lead to what was signed: {what}\nput the right file back; or accept this one, up to record {seq}, \
+             with --reason TEXT\n"
+        ),
+    });
+    Ok(())
+}
+
+fn verify_file(arguments: &VerifyArgs) -> anyhow::Result<()> {
     let name = arguments.file.display();
-    let key = arguments.key.as_deref().map(read_key).transpose()?;
+    let demand = demand(arguments)?;
     let file = File::open(&arguments.file).with_context(|| format!("cannot read {name}"))?;
-    match verify(BufReader::new(file), key.as_deref()) {
+    match verify(BufReader::new(file), &demand) {
         Ok(report) if arguments.json => print(&format!("{}\n", json!({"valid": true, "report": report}))),
-        Ok(report) => print(&told(&report, key.is_some())),
+        Ok(report) => print(&told(&report, !demand.keys.is_empty())),
         Err(fault) if arguments.json => {
             print(&format!("{}\n", json!({"valid": false, "fault": fault.to_string()})));
             bail!("{name} is not in order");
@@ -131,15 +170,51 @@ fn check(arguments: &VerifyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn demand(arguments: &VerifyArgs) -> anyhow::Result<Demand> {
+    let keys = arguments.keys.iter().map(|key| read_key(key)).collect::<anyhow::Result<_>>()?;
+    let until = arguments.until.as_deref().map(|until| {
+        let time = read_time(until, Timestamp::now());
+        time.with_context(|| {
+            format!("--until {until} is no time; write 2026-11-20T10:00:00Z, or 24h for so long ago")
+        })
+    });
+    let head = arguments.head.as_deref().map(|file| {
+        let name = file.display();
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read the head in {name}"))?;
+        Known::read(&text)
+            .with_context(|| format!("{name} does not end with a signed head, and is no head file"))
+    });
+    Ok(Demand { keys, until: until.transpose()?, head: head.transpose()? })
+}
+
 fn told(report: &Report, is_pinned: bool) -> String {
-    let Report { records, first, last, heads, key } = report;
-    let signer = match is_pinned {
-        true => format!("signed by the key given ({key})"),
-        false => format!(
-            "signed by the key {key}\nwhose key that is, this file cannot say: give --key with the gateway's cdr-key.pub"
-        ),
+    let Report { records, first, last, heads, .. } = report;
+    let mut text = match records {
+        0 => format!("in order: no records, {heads} signed heads\n"),
+        _ => format!("in order: {records} records ({first} to {last}), {heads} signed heads\n"),
     };
-    format!("in order: {records} records ({first} to {last}), {heads} signed heads, {signer}\n")
+    if let (Some(from), Some(to)) = (report.ended_from, report.ended_to) {
+        text.push_str(&format!("their sessions ended from {from} to {to}\n"));
+    }
+    let from = report.from.map_or("the beginning".to_owned(), |from| from.to_string());
+    text.push_str(&format!("signed from {from} until {}\n", report.signed_at));
+    for accepted in &report.accepted {
+        text.push_str(&format!(
+            "NOT vouched for up to record {}: the history was changed, and accepted at {}: {}\n",
+            accepted.seq,
+            accepted.at,
+            super::table::plain(&accepted.reason)
+        ));
+    }
+    let keys = report.keys.join(", ");
+    text.push_str(&match is_pinned {
+        true => format!("signed by the key given ({keys})\n"),
+        false => format!(
+            "signed by the key {keys}\nwhose key that is, this file cannot say: give --key with the gateway's cdr-key.pub\n"
+        ),
+    });
+    text
 }
 
 /// 64 hexadecimal digits, or a file that holds them.

@@ -17,11 +17,13 @@ use super::leg_queue::{LegSender, leg_queue};
 use super::reader::Reader;
 use super::seal::Signer;
 use super::settings::Settings;
+use super::trust::Trust;
 use super::writer::{Message, Writer};
 use crate::capture::Capture;
 use crate::session::{Event, Served};
 use crate::settings::private;
 use crate::telemetry::history::HistoryMetrics;
+use crate::telemetry::readiness::Readiness;
 
 /// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
 const QUEUE: usize = 4 << 10;
@@ -51,13 +53,14 @@ pub struct Archive {
     room: Arc<Waiting>,
     closing: Arc<AtomicBool>,
     file: PathBuf,
-    signer: Arc<Signer>,
+    trust: Arc<Trust>,
     settings: Arc<ArcSwap<Settings>>,
     metrics: HistoryMetrics,
 }
 
 impl Archive {
-    /// Opens the file and starts the thread that writes. The signing key lies in `data_dir`.
+    /// Opens the file and starts the thread that writes. The signing key lies in `data_dir`, and what was signed
+    /// last. `readiness` is told when the file does not lead to that.
     ///
     /// # Errors
     /// A sentence that says what is wrong with the file, its folder or the key.
@@ -66,12 +69,14 @@ impl Archive {
         data_dir: &Path,
         settings: Settings,
         metrics: HistoryMetrics,
+        readiness: Arc<Readiness>,
     ) -> anyhow::Result<Arc<Self>> {
         if let Some(folder) = file.parent() {
             private::make_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
         keep_private(file).with_context(|| format!("cannot use {}", file.display()))?;
+        let trust = Arc::new(Trust::new(data_dir, file, signer, metrics.clone(), readiness));
         let (sender, legs) = leg_queue(metrics.clone());
         let sender = settings.keeps_all_legs().then_some(sender);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
@@ -79,7 +84,7 @@ impl Archive {
         let waiting = Arc::<AtomicUsize>::default();
         let writer = Writer::open(
             file,
-            Arc::clone(&signer),
+            Arc::clone(&trust),
             Arc::clone(&settings),
             metrics.clone(),
             Arc::clone(&closing),
@@ -107,7 +112,7 @@ impl Archive {
             room: Arc::default(),
             closing,
             file: file.to_owned(),
-            signer,
+            trust,
             settings,
             metrics,
         }))
@@ -197,7 +202,7 @@ impl Archive {
     /// # Errors
     /// The file cannot be opened.
     pub fn reader(&self) -> rusqlite::Result<Reader> {
-        Reader::open(&self.file, Arc::clone(&self.signer))
+        Reader::open(&self.file, Arc::clone(&self.trust))
     }
 
     /// Writes what has come so far and ends the thread; what is noted later is dropped. Blocks, but not for

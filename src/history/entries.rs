@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::captures::Row;
-use super::chain::Tip;
+use super::chain::{self, Tip};
 use crate::ids::{AgentId, SessionId, Uid};
 use crate::protocol::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record, RequestLine, Served};
@@ -144,7 +144,7 @@ fn record_rows(
     tip: &mut Tip,
     with_legs: bool,
 ) -> rusqlite::Result<()> {
-    let text = serde_json::to_string(record).map_err(|fault| odd(Box::new(fault)))?;
+    let text = chain::text(record).map_err(|fault| odd(Box::new(fault)))?;
     let (body, next) = tip.link(&text).ok_or_else(|| odd("a record that is no object".into()))?;
     let insert = "INSERT INTO records (seq, uid, session_id, state, kind, principal, client, backend, \
          started_ms, ended_ms, requests, errors, bytes_in, bytes_out, prev, hash, body) \
@@ -259,29 +259,11 @@ fn counts(usage: &Usage) -> [u64; 5] {
     ]
 }
 
-/// SQLite's integers have a sign.
+/// As the record has it: no more than a double can tell apart.
 fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    number.min(chain::MAX_INTEGER).cast_signed()
 }
 
 fn odd(fault: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(fault)
-}
-
-/// Where the chain stands in this file.
-pub(super) fn tip(rows: &rusqlite::Connection) -> rusqlite::Result<Tip> {
-    let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Tip> {
-        Ok(Tip { seq: row.get::<_, i64>(0)?.unsigned_abs(), hash: row.get(1)? })
-    };
-    let last = "SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1";
-    match rows.prepare_cached(last)?.query_row([], read) {
-        // All records may have passed their time; the head that was signed then still stands.
-        Err(rusqlite::Error::QueryReturnedNoRows) => {}
-        found => return found,
-    }
-    let head = "SELECT seq, body ->> '$.hash' FROM heads ORDER BY seq DESC LIMIT 1";
-    match rows.prepare_cached(head)?.query_row([], read) {
-        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(Tip::default()),
-        found => found,
-    }
 }

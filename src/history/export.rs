@@ -1,18 +1,17 @@
-//! Records as a file: NDJSON with the chain and its signed heads, for [`super::verify`]; or CSV for tables.
+//! Records as a file: NDJSON with the chain and its signed heads ([`super::chain_file`]), for [`super::verify`]; or CSV
+//! for tables.
 
 use std::io::{self, Write};
 
 use rusqlite::params;
 use serde_json::Value;
 
-use super::chain::Tip;
+use super::chain_file::Chain;
 use super::reader::Reader;
-use super::seal::Head;
-use super::verify::check_link;
 use super::window::Window;
 
 /// Records of one page at most.
-const PAGE: i64 = 500;
+pub(super) const PAGE: i64 = 500;
 /// Bytes of one page, beside its last row.
 pub(super) const PAGE_BYTES: usize = 256 << 10;
 
@@ -82,33 +81,46 @@ pub enum ExportError {
 /// is slow or stalls holds back neither the write-ahead log nor a thread.
 pub struct RecordExport {
     reader: Reader,
-    format: Format,
-    /// The number at which the next page begins, and the last one of the export; `None` when nothing is left.
-    rest: Option<(i64, i64)>,
-    heads: Heads,
-    /// The heading of a table is still to be written.
-    needs_heading: bool,
+    form: Form,
+}
+
+/// Where an export stands, by its format.
+enum Form {
+    Ndjson(Box<Chain>),
+    /// The heading is still to be written, and the first and the last record that are left; `None` when none are.
+    Csv {
+        needs_heading: bool,
+        rest: Option<(i64, i64)>,
+    },
 }
 
 impl Reader {
     /// Begins an export of every record from the first to the last one that ended in the window; the chain has no
-    /// gap then. The NDJSON form begins and ends with a signed head; the last one is only signed if the chain is
-    /// whole since the one before it.
+    /// gap then. The NDJSON form reaches from a signed head to a signed head, so it may hold some records before and after
+    /// the window, and ends with a signed statement of what it holds. What does not lead to what was signed before is not
+    /// signed: the last line says why.
     ///
     /// # Errors
     /// The history cannot be read.
     pub fn export(self, format: Format, window: Window) -> rusqlite::Result<RecordExport> {
+        // What is known comes before what is read: the file only grows.
+        let view = match format {
+            Format::Ndjson => Some(self.trust.view(&self.database)?),
+            Format::Csv => None,
+        };
         let (from, to) = window.bounds();
         let bounds = "SELECT min(seq), max(seq) FROM records WHERE ended_ms >= ?1 AND ended_ms < ?2";
         let (first, last): (Option<i64>, Option<i64>) =
             self.database.query_row(bounds, params![from, to], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(RecordExport {
-            reader: self,
-            format,
-            rest: first.zip(last),
-            heads: Heads { tip: None, is_whole: true, is_signed: false },
-            needs_heading: format == Format::Csv,
-        })
+        let number = |seq| u64::try_from(seq).unwrap_or(0);
+        let form = match view {
+            Some(view) => {
+                let asked = first.zip(last).map(|(first, last)| (number(first), number(last)));
+                Form::Ndjson(Box::new(Chain::new(&self, view, window, asked)?))
+            }
+            None => Form::Csv { needs_heading: true, rest: first.zip(last) },
+        };
+        Ok(RecordExport { reader: self, form })
     }
 }
 
@@ -118,106 +130,34 @@ impl RecordExport {
     /// # Errors
     /// The history cannot be read.
     pub fn next_page(&mut self, page: &mut Vec<u8>) -> Result<bool, ExportError> {
-        if std::mem::take(&mut self.needs_heading) {
-            heading(&COLUMNS, page)?;
-        }
-        let Some((first, last)) = self.rest.take() else { return Ok(false) };
-        let next = self.records(first, last, page)?;
-        if next > first && next <= last {
-            self.rest = Some((next, last));
-        } else if self.format == Format::Ndjson {
-            self.heads.end(&self.reader, page)?;
-        }
-        Ok(self.rest.is_some())
-    }
-
-    /// Appends records from this number on; gives the number behind the last one.
-    fn records(&mut self, first: i64, last: i64, page: &mut Vec<u8>) -> Result<i64, ExportError> {
-        let sql = "SELECT seq, prev, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
-        let mut select = self.reader.database.prepare_cached(sql)?;
-        let mut rows = select.query(params![first, last, PAGE])?;
-        let (begin, mut next) = (page.len(), first);
-        while page.len() - begin < PAGE_BYTES
-            && let Some(row) = rows.next()?
-        {
-            let seq: i64 = row.get(0)?;
-            let (prev, body): (String, String) = (row.get(1)?, row.get(2)?);
-            match self.format {
-                Format::Ndjson => self.heads.record(&self.reader, seq, prev, &body, page)?,
-                Format::Csv => csv(&body, &COLUMNS, page)?,
-            }
-            next = seq + 1;
-        }
-        Ok(next)
-    }
-}
-
-/// Puts the heads between the records.
-struct Heads {
-    tip: Option<Tip>,
-    /// The chain is whole since the last signed head.
-    is_whole: bool,
-    is_signed: bool,
-}
-
-impl Heads {
-    fn record(
-        &mut self,
-        reader: &Reader,
-        seq: i64,
-        prev: String,
-        body: &str,
-        sink: &mut impl Write,
-    ) -> Result<(), ExportError> {
-        let number = i64::unsigned_abs(seq);
-        let before = match self.tip.take() {
-            Some(tip) => tip,
-            None => {
-                let anchor = Tip { seq: number.saturating_sub(1), hash: prev };
-                if anchor.seq > 0 {
-                    let head = stored(reader, anchor.seq)?;
-                    write_head(&head.unwrap_or_else(|| sign(reader, &anchor)), sink)?;
+        match &mut self.form {
+            Form::Ndjson(chain) => Ok(chain.next_page(&self.reader, page)?),
+            Form::Csv { needs_heading, rest } => {
+                if std::mem::take(needs_heading) {
+                    heading(&COLUMNS, page)?;
                 }
-                anchor
+                let Some((first, last)) = rest.take() else { return Ok(false) };
+                let next = table_rows(&self.reader, first, last, page)?;
+                *rest = Some((next, last)).filter(|_| next > first && next <= last);
+                Ok(rest.is_some())
             }
-        };
-        writeln!(sink, "{body}")?;
-        let tip = check_link(body.as_bytes(), Some(&before));
-        self.is_whole &= tip.is_ok();
-        self.tip = Some(tip.unwrap_or(Tip { seq: number, hash: String::new() }));
-        self.is_signed = false;
-        if let Some(head) = stored(reader, number)? {
-            write_head(&head, sink)?;
-            self.is_signed = true;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, reader: &Reader, sink: &mut impl Write) -> Result<(), ExportError> {
-        match self.tip.take() {
-            Some(tip) if !self.is_signed && self.is_whole => write_head(&sign(reader, &tip), sink),
-            _ => Ok(()),
         }
     }
 }
 
-fn sign(reader: &Reader, tip: &Tip) -> Head {
-    reader.signer.sign(tip, jiff::Timestamp::now())
-}
-
-fn stored(reader: &Reader, seq: u64) -> rusqlite::Result<Option<Head>> {
-    let mut find = reader.database.prepare_cached("SELECT body FROM heads WHERE seq = ?1")?;
-    let found = find.query_row([i64::try_from(seq).unwrap_or(i64::MAX)], |row| row.get::<_, String>(0));
-    match found {
-        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
-        // A head that cannot be read is as good as none: the file will show what is wrong.
-        found => Ok(serde_json::from_str(&found?).ok()),
+/// Appends records from this number on; gives the number behind the last one.
+fn table_rows(reader: &Reader, first: i64, last: i64, page: &mut Vec<u8>) -> Result<i64, ExportError> {
+    let sql = "SELECT seq, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
+    let mut select = reader.database.prepare_cached(sql)?;
+    let mut rows = select.query(params![first, last, PAGE])?;
+    let (begin, mut next) = (page.len(), first);
+    while page.len() - begin < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        csv(&row.get::<_, String>(1)?, &COLUMNS, page)?;
+        next = row.get::<_, i64>(0)? + 1;
     }
-}
-
-fn write_head(head: &Head, sink: &mut impl Write) -> Result<(), ExportError> {
-    let text = serde_json::to_string(head).map_err(io::Error::other)?;
-    Ok(writeln!(sink, "{text}")?)
+    Ok(next)
 }
 
 /// The first line of a table.

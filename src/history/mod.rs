@@ -13,17 +13,22 @@
 //! - [`captures`]: bodies on their way to the file, bounded and apart.
 //! - [`schema`]: the tables, by version.
 //! - [`chain`]: the hash chain over the records, and its canonical form.
-//! - [`seal`]: the signed head of the chain, and the key in the data directory.
+//! - [`check`], [`walk`]: one record held against its digest and its columns; the way along the chain.
+//! - [`seal`], [`statement`]: the signed head of the chain, and the key in the data directory; what else is signed.
+//! - [`trust`], [`lead`], [`head_file`]: whether the file still leads to what was signed, which is kept apart from it.
+//! - [`accept`]: an operator accepts a file that does not.
 //! - [`standing`]: the kill orders that still stand.
 //! - [`reader`], [`window`]: pages, one record in full, series for charts.
 //! - [`leg_reader`]: the legs of a session, page by page, or those of a time as a file.
 //! - [`form`]: a record's form as a JSON Schema.
-//! - [`export`]: the records as NDJSON with their chain, or as CSV.
-//! - [`verify`]: an exported file, checked without the gateway.
+//! - [`export`], [`chain_file`]: the records as CSV, or as NDJSON with their chain.
+//! - [`verify`], [`keys`]: an exported file, checked without the gateway; whose signatures count.
 //!
 //! Invariants: nothing here blocks a request; what cannot be taken is counted; a record is written with its
-//! link of the chain in one transaction, so neither `kill -9` nor a full disk leaves half of it.
+//! link of the chain in one transaction, so neither `kill -9` nor a full disk leaves half of it; nothing is signed that
+//! does not lead from what was signed before.
 
+pub mod accept;
 pub mod archive;
 pub mod chain;
 pub mod export;
@@ -33,18 +38,28 @@ pub mod reader;
 pub mod seal;
 pub mod settings;
 pub mod standing;
+pub mod statement;
 pub mod verify;
 pub mod window;
 
 mod captures;
+mod chain_file;
+mod check;
 mod entries;
+mod head_file;
+mod keys;
+mod lead;
 mod leg_queue;
 mod prune;
 mod schema;
+mod trust;
+mod walk;
 mod writer;
 
 #[cfg(test)]
 mod leg_tests;
+#[cfg(test)]
+mod tamper_tests;
 #[cfg(test)]
 mod tests;
 

@@ -3,12 +3,16 @@
 //! From the oldest on, so that the chain that is left has no gap; in small steps, so that the writer is never away
 //! from its queue for long.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use rusqlite::{ErrorCode, TransactionBehavior, params};
+use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 use tracing::{info, warn};
 
-use super::chain::Tip;
-use super::writer::{Writer, sign};
+use super::lead::Lead;
+use super::trust::Trust;
+use super::walk::Walk;
+use super::writer::Writer;
 
 /// Pages that one transaction needs at most, roughly.
 const BATCH_PAGES: i64 = 2048;
@@ -18,6 +22,9 @@ const RECORDS: i64 = 2000;
 const LEGS: i64 = 20_000;
 /// Legs for each record, on an average, below which a full file loses records: what `history.legs: last` keeps.
 const FAIR: i64 = 20;
+
+/// Pages of records that one round looks at: some 2,000 records a minute.
+const ROUND: usize = 10;
 
 /// How much was forgotten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,17 +129,52 @@ impl Writer {
         self.database.execute(strays, params![horizon, LEGS])
     }
 
-    /// Forgets the records before this number with their legs and bodies, and the events before that time, and signs where
-    /// the rest begins.
-    fn forget_before(&mut self, seq: i64, horizon: i64) -> rusqlite::Result<Gone> {
-        let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let last = "SELECT seq, hash FROM records WHERE seq < ?1 ORDER BY seq DESC LIMIT 1";
-        let anchor = rows
-            .query_row(last, [seq], |row| Ok(Tip { seq: i64::unsigned_abs(row.get(0)?), hash: row.get(1)? }));
-        match anchor {
-            Err(rusqlite::Error::QueryReturnedNoRows) => {}
-            anchor => sign(&rows, &self.signer, &anchor?)?,
+    /// Looks at some more of the older records, again and again over the whole file: whether they are as they were
+    /// written.
+    pub(super) fn look_around(&mut self) {
+        let base = self.trust.base();
+        if self.round.tip.seq < base.seq {
+            self.round = Walk::behind(base.clone());
         }
+        match self.round.to(&self.database, u64::MAX, ROUND, &self.trust.trusted_keys()) {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => self.round = Walk::behind(base),
+            Ok(Err(breach)) => {
+                self.trust.breached(breach);
+                self.round = Walk::behind(base);
+            }
+            Err(fault) => warn!(%fault, "a look at older records failed"),
+        }
+    }
+
+    /// Signs that the records before this number go; false when what goes is not what was written, which nobody may
+    /// sign for.
+    fn sign_before(trust: &Trust, rows: &Transaction<'_>, seq: i64) -> rusqlite::Result<bool> {
+        let Some(Lead { base, .. }) = trust.check(rows, true)? else { return Ok(false) };
+        let last = "SELECT coalesce(max(seq), 0) FROM records WHERE seq < ?1";
+        let last = rows.query_row(last, [seq], |row| row.get::<_, i64>(0))?;
+        let last = u64::try_from(last).unwrap_or(0);
+        if last <= base.seq {
+            return Ok(true);
+        }
+        let keys = trust.trusted_keys();
+        let mut walk = Walk::behind(base);
+        if let Err(breach) = walk.to(rows, last, usize::MAX, &keys)? {
+            trust.breached(breach);
+            return Ok(false);
+        }
+        let odd = |fault: std::io::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(fault));
+        trust.pruned(&walk.tip).map_err(odd)?;
+        Ok(true)
+    }
+
+    /// Forgets the records before this number with their legs and bodies, and the events before that time, and signs where
+    /// the rest begins. Of a history that was changed no record goes for its age: it shows what was done.
+    fn forget_before(&mut self, seq: i64, horizon: i64) -> rusqlite::Result<Gone> {
+        let trust = Arc::clone(&self.trust);
+        let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let is_for_room = horizon == i64::MIN;
+        let seq = if Self::sign_before(&trust, &rows, seq)? || is_for_room { seq } else { 0 };
         let ended: Option<i64> =
             rows.query_row("SELECT max(ended_ms) FROM records WHERE seq < ?1", [seq], |row| row.get(0))?;
         let theirs = "DELETE FROM requests WHERE uid IN (SELECT uid FROM records WHERE seq < ?1)";

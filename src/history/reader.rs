@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::seal::Signer;
+use super::trust::Trust;
 use super::window::{By, Step, Wanted, Window};
 
 /// How long a lock is waited for.
@@ -30,7 +30,7 @@ const REQUESTS: usize = 20;
 /// One view of the history.
 pub struct Reader {
     pub(super) database: Connection,
-    pub(super) signer: Arc<Signer>,
+    pub(super) trust: Arc<Trust>,
 }
 
 /// Some records, the last ended first.
@@ -144,11 +144,11 @@ pub struct UsageLine {
 }
 
 impl Reader {
-    pub(super) fn open(file: &Path, signer: Arc<Signer>) -> rusqlite::Result<Self> {
+    pub(super) fn open(file: &Path, trust: Arc<Trust>) -> rusqlite::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let database = Connection::open_with_flags(file, flags)?;
         database.busy_timeout(LOCK)?;
-        Ok(Self { database, signer })
+        Ok(Self { database, trust })
     }
 
     /// Stops the question under way, from another thread; it fails then.

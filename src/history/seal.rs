@@ -11,11 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::chain::{Tip, canonical};
+use super::statement::Statement;
 use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
 /// The private key in the data directory (PKCS #8, RFC 8410).
 const KEY_FILE: &str = "cdr-key.p8";
+
+/// The key before it: put here by the operator, so that it can announce its successor.
+pub(super) const FORMER_KEY_FILE: &str = "cdr-key.old.p8";
 
 /// The public key beside it, 64 hexadecimal digits: what an auditor keeps.
 pub const PUBLIC_FILE: &str = "cdr-key.pub";
@@ -61,11 +65,35 @@ impl Signer {
             let fresh = fresh.map_err(|_| io::Error::other("the system gives no randomness"))?;
             Ok(fresh.as_ref().to_vec())
         })?;
-        let signer = Ed25519KeyPair::from_pkcs8(&kept)
-            .map(Self)
-            .map_err(|why| io::Error::other(format!("{KEY_FILE} holds no Ed25519 key: {why}")))?;
+        let signer = Self::read(&kept, KEY_FILE)?;
         std::fs::write(folder.join(PUBLIC_FILE), format!("{}\n", signer.public_key()))?;
         Ok(signer)
+    }
+
+    /// Reads the key of this folder.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub(super) fn load(folder: &Path) -> io::Result<Self> {
+        Self::read(&std::fs::read(folder.join(KEY_FILE))?, KEY_FILE)
+    }
+
+    /// The key that was in use before, if it still lies in this folder.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds something that is no such key.
+    pub(super) fn former(folder: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read(folder.join(FORMER_KEY_FILE)) {
+            Ok(kept) => Self::read(&kept, FORMER_KEY_FILE).map(Some),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn read(kept: &[u8], name: &str) -> io::Result<Self> {
+        Ed25519KeyPair::from_pkcs8(kept)
+            .map(Self)
+            .map_err(|why| io::Error::other(format!("{name} holds no Ed25519 key: {why}")))
     }
 
     /// The public key, in hexadecimal digits.
@@ -83,17 +111,33 @@ impl Signer {
             key: self.public_key(),
             signature: String::new(),
         };
-        head.signature = hex(self.0.sign(&head.message()).as_ref());
+        head.signature = self.signature(&head.message());
         head
     }
+
+    /// Signs a statement in the name of this key.
+    pub(super) fn state(&self, mut statement: Statement) -> Statement {
+        statement.key = self.public_key();
+        statement.signature = self.signature(&statement.message());
+        statement
+    }
+
+    /// The signature over these bytes, in hexadecimal digits.
+    pub(super) fn signature(&self, message: &[u8]) -> String {
+        hex(self.0.sign(message).as_ref())
+    }
+}
+
+/// True when this key has signed these bytes; key and signature in hexadecimal digits.
+pub(super) fn is_signed(message: &[u8], key: &str, signature: &str) -> bool {
+    let (Some(key), Some(signature)) = (unhex(key), unhex(signature)) else { return false };
+    UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()
 }
 
 impl Head {
     /// True when the key it names has signed it.
     pub fn is_genuine(&self) -> bool {
-        let (Some(key), Some(signature)) = (unhex(&self.key), unhex(&self.signature)) else { return false };
-        self.schema == SCHEMA
-            && UnparsedPublicKey::new(&ED25519, key).verify(&self.message(), &signature).is_ok()
+        self.schema == SCHEMA && is_signed(&self.message(), &self.key, &self.signature)
     }
 
     /// Where the chain stood.

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::archive::Archive;
 use super::export::Format;
 use super::settings::{Settings, Written};
-use super::verify::{Report, VerifyError, verify};
+use super::tamper_tests::age;
+use super::verify::{Demand, Report, VerifyError, verify};
 use super::window::{By, Step, Wanted, Window};
 use crate::capture::{Body, Capture};
 use crate::clock::Clock;
@@ -23,10 +24,10 @@ use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 use crate::telemetry::metrics::Metrics;
 
-fn open(folder: &Path, written: Written) -> Arc<Archive> {
+pub(super) fn open(folder: &Path, written: Written) -> Arc<Archive> {
     let settings: Settings = written.compile(&mut Faults::default()).unwrap();
     let file = settings.file(folder).unwrap();
-    Archive::open(&file, folder, settings, Metrics::new().unwrap().history()).unwrap()
+    Archive::open(&file, folder, settings, Metrics::new().unwrap().history(), Arc::default()).unwrap()
 }
 
 struct Listening(Arc<Archive>);
@@ -42,7 +43,7 @@ impl Listener for Listening {
 }
 
 /// Sessions that come and go; each has one request, of which every third names no model.
-async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
+pub(super) async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
     let listener = Arc::new(Listening(Arc::clone(archive)));
     let store = Arc::new(MemoryStore::default());
     let manager =
@@ -59,7 +60,7 @@ async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
     manager.shutdown().await;
 }
 
-fn exported(archive: &Archive) -> String {
+pub(super) fn exported(archive: &Archive) -> String {
     assert!(archive.seal());
     let mut text = Vec::new();
     let mut export = archive.reader().unwrap().export(Format::Ndjson, Window::default()).unwrap();
@@ -67,8 +68,8 @@ fn exported(archive: &Archive) -> String {
     String::from_utf8(text).unwrap()
 }
 
-fn checked(text: &str) -> Result<Report, VerifyError> {
-    verify(Cursor::new(text), None)
+pub(super) fn checked(text: &str) -> Result<Report, VerifyError> {
+    verify(Cursor::new(text), &Demand::default())
 }
 
 fn count(archive: &Archive, table: &str) -> u64 {
@@ -86,13 +87,14 @@ async fn what_is_exported_verifies_and_any_change_is_found() {
     assert_eq!((report.records, report.first, report.last), (20, 1, 20));
     let key = std::fs::read_to_string(folder.path().join("cdr-key.pub")).unwrap();
     assert_eq!(report.key, key.trim());
-    assert!(verify(Cursor::new(&text), Some(&"0".repeat(64))).is_err());
+    let other = Demand { keys: vec!["0".repeat(64)], ..Demand::default() };
+    assert!(verify(Cursor::new(&text), &other).is_err());
 
     // One changed byte, wherever it is: each bit pattern of a byte that is one step away.
     for at in (0..text.len()).step_by(37) {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
-        assert!(verify(Cursor::new(bytes), None).is_err(), "byte {at} was changed unseen");
+        assert!(verify(Cursor::new(bytes), &Demand::default()).is_err(), "byte {at} was changed unseen");
     }
     let lines: Vec<&str> = text.lines().collect();
     for at in 0..lines.len() {
@@ -260,10 +262,9 @@ async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
     let archive = open(folder.path(), Written::default());
     sessions(&archive, 0..10).await;
     assert!(archive.seal());
-    let other = Connection::open(folder.path().join("history.db")).unwrap();
     let old = Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000;
-    other.execute("UPDATE records SET ended_ms = ?1 WHERE seq <= 4", [old]).unwrap();
     archive.close();
+    age(folder.path(), 4, old);
     // The first thing a writer does is to look for what is too old.
     let again = open(folder.path(), Written::default());
     sessions(&again, 10..12).await;
@@ -271,8 +272,8 @@ async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
     assert_eq!((report.records, report.first, report.last), (8, 5, 12));
     assert_eq!(count(&again, "requests"), 8);
 
-    other.execute("UPDATE records SET ended_ms = ?1", [old]).unwrap();
     again.close();
+    age(folder.path(), 12, old);
     let empty = open(folder.path(), Written::default());
     assert!(empty.seal());
     sessions(&empty, 12..13).await;
@@ -374,14 +375,8 @@ async fn bodies_go_with_their_record_and_never_stay_longer() {
         archive.keep(capture(uid, number, at));
     }
     captures_until(&archive, |_, last| last == 4);
-    let other = Connection::open(folder.path().join("history.db")).unwrap();
-    other
-        .execute(
-            "UPDATE records SET ended_ms = ?1 WHERE uid = ?2",
-            params![old.as_millisecond(), uids[1].to_string()],
-        )
-        .unwrap();
     archive.close();
+    age(folder.path(), 1, old.as_millisecond());
     let again = open(folder.path(), Written::default());
     assert!(again.seal());
     assert_eq!((count(&again, "captures"), count(&again, "records")), (2, 1));
@@ -397,10 +392,11 @@ fn a_file_of_a_later_program_is_left_alone() {
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let settings = Written::default().compile(&mut Faults::default()).unwrap();
     let metrics = Metrics::new().unwrap().history();
-    let fault = Archive::open(&file, folder.path(), settings.clone(), metrics.clone()).err().unwrap();
+    let fault =
+        Archive::open(&file, folder.path(), settings.clone(), metrics.clone(), Arc::default()).err().unwrap();
     assert!(format!("{fault:#}").contains("version 99"), "{fault:#}");
     std::fs::write(&file, "this is no database, and nothing that may be overwritten".repeat(100)).unwrap();
-    assert!(Archive::open(&file, folder.path(), settings, metrics).is_err());
+    assert!(Archive::open(&file, folder.path(), settings, metrics, Arc::default()).is_err());
     assert!(std::fs::read_to_string(&file).unwrap().starts_with("this is no database"));
 }
 

@@ -1,30 +1,95 @@
-//! Checks an exported file without the gateway: that no record was changed, taken out or moved, and that the
-//! gateway's key has signed where the chain stood.
+//! Checks an exported file without the gateway: that no record was changed, taken out or moved, that the file was not
+//! cut off, and that the gateway's key has signed it.
 
 use std::io::{self, BufRead};
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use super::chain::{LINK, ORIGIN, Tip, canonical, digest};
-use super::seal::{Head, SCHEMA};
+use super::chain::Tip;
+use super::chain_file::UNSIGNED;
+use super::check::check_link;
+use super::keys::Keys;
+use super::seal::{self, Head};
+use super::statement::{self, Kind, Statement};
+use crate::settings::hex::hex;
 
 /// The longest line that is read, in bytes.
 const LINE: u64 = 16 << 20;
+
+/// What a file must show beside being whole.
+#[derive(Clone, Debug, Default)]
+pub struct Demand {
+    /// The public keys that may have signed, in hexadecimal digits. Without one, those that the file names.
+    pub keys: Vec<String>,
+    /// Up to then at least it must be signed; `None` asks for nothing.
+    pub until: Option<Timestamp>,
+    /// A head or a statement that was kept apart, to which the file must lead; `None` asks for nothing.
+    pub head: Option<Known>,
+}
+
+/// What a head or a statement says, kept apart from the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    tip: Tip,
+    key: String,
+}
+
+impl Known {
+    /// Reads a head or a statement: the last line of an earlier export, a line of it, or the head file of a gateway.
+    /// `None` when there is none in the text, or it is not genuine.
+    pub fn read(text: &str) -> Option<Self> {
+        let line = text.trim_end().lines().next_back()?;
+        let whole = || serde_json::from_str::<Value>(text).ok()?.get("head").cloned();
+        let value: Value = serde_json::from_str(line).ok().filter(Value::is_object).or_else(whole)?;
+        if let Ok(head) = Head::deserialize(&value) {
+            return head.is_genuine().then(|| Self { tip: head.tip(), key: head.key });
+        }
+        let statement: Statement = serde_json::from_value(value).ok()?;
+        statement.is_genuine().then(|| Self { tip: statement.tip(), key: statement.key })
+    }
+}
 
 /// What a file holds, once it is found to be in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Records.
     pub records: u64,
-    /// The number of the first.
+    /// The number of the first; 0 when there is none.
     pub first: u64,
-    /// The number of the last.
+    /// The number of the last; 0 when there is none.
     pub last: u64,
+    /// When the first of them ended to end; `None` when there is none.
+    pub ended_from: Option<Timestamp>,
+    /// When the last of them ended to end.
+    pub ended_to: Option<Timestamp>,
     /// Signed heads.
     pub heads: u64,
-    /// The key that signed them, in hexadecimal digits.
+    /// When the file was signed: what ended before, and in the window, is in it.
+    pub signed_at: Timestamp,
+    /// The window that the export was asked for: not before; `None` when it was open.
+    pub from: Option<Timestamp>,
+    /// Before; `None` when it was open.
+    pub to: Option<Timestamp>,
+    /// The key that signed last, in hexadecimal digits.
     pub key: String,
+    /// All keys that signed, in the order in which they did.
+    pub keys: Vec<String>,
+    /// What operators accepted: up to these records nothing is vouched for.
+    pub accepted: Vec<Acceptance>,
+}
+
+/// What an operator accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Acceptance {
+    /// Up to this record.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// In the operator's words.
+    pub reason: String,
 }
 
 /// What is wrong, and where.
@@ -43,16 +108,15 @@ pub enum VerifyError {
     },
     /// The file as a whole is not what was exported.
     #[error("{0}")]
-    File(&'static str),
+    File(String),
 }
 
-/// Checks the NDJSON form of an export. `key`: the public key that must have signed, in hexadecimal digits;
-/// without one, whichever the first head names.
+/// Checks the NDJSON form of an export.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn verify(file: impl BufRead, key: Option<&str>) -> Result<Report, VerifyError> {
-    let mut check = Check { key: key.map(str::to_owned), ..Check::default() };
+pub fn verify(file: impl BufRead, demand: &Demand) -> Result<Report, VerifyError> {
+    let mut check = Check { demand: demand.clone(), keys: Keys::new(&demand.keys), ..Check::default() };
     let mut file = file;
     let mut text = Vec::new();
     for line in 1.. {
@@ -64,112 +128,241 @@ pub fn verify(file: impl BufRead, key: Option<&str>) -> Result<Report, VerifyErr
         let whole = text.pop() == Some(b'\n');
         let taken =
             if whole { check.line(&text) } else { Err("the line is cut short, or far too long".to_owned()) };
-        taken.map_err(|what| VerifyError::Line { line, what })?;
+        if let Err(what) = taken {
+            // What comes before a point that an operator accepted need not be in order.
+            check.fault.get_or_insert(VerifyError::Line { line, what });
+        }
+        check.digest.update(&text);
+        check.digest.update(b"\n");
     }
     check.end()
 }
 
-/// Checks one record: its own digest, and its place behind `before`. Gives the new tip.
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub(super) fn check_link(line: &[u8], before: Option<&Tip>) -> Result<Tip, String> {
-    let mut record: Value = serde_json::from_slice(line).map_err(|why| format!("this is no JSON: {why}"))?;
-    if !same_bytes(line, &canonical(&record)) {
-        return Err("the line is not written as ELIDA writes it: something in it was changed".to_owned());
-    }
-    let link = record.get_mut(LINK).and_then(Value::as_object_mut).ok_or("this record has no link")?;
-    let hash = link.remove("hash").and_then(|hash| hash.as_str().map(str::to_owned)).ok_or("no digest")?;
-    let seq = link.get("seq").and_then(Value::as_u64).ok_or("the record has no number")?;
-    let prev = link.get("prev").and_then(Value::as_str).ok_or("no digest of the record before")?.to_owned();
-    if digest(&record) != hash {
-        return Err(format!("record {seq} was changed: its digest does not fit"));
-    }
-    match before {
-        Some(before) if seq != before.seq + 1 => {
-            Err(format!("record {seq} follows record {}: one was taken out, added or moved", before.seq))
-        }
-        Some(before) if prev != before.hash => {
-            Err(format!("record {seq} does not follow the one before it: that one was replaced"))
-        }
-        None if seq == 1 && prev != ORIGIN => Err("record 1 does not begin the chain".to_owned()),
-        _ => Ok(Tip { seq, hash }),
-    }
-}
-
-/// True when both have the same bytes in whatever order: only the order of keys may differ from the canonical
-/// form, so another spelling of the same value is found too.
-fn same_bytes(a: &[u8], b: &[u8]) -> bool {
-    let count = |bytes: &[u8]| {
-        let mut counts = [0_u32; 256];
-        bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
-        counts
-    };
-    a.len() == b.len() && count(a) == count(b)
-}
-
 #[derive(Default)]
 struct Check {
-    key: Option<String>,
+    demand: Demand,
+    keys: Keys,
     tip: Option<Tip>,
     first: Option<u64>,
+    ended: Option<(Timestamp, Timestamp)>,
     records: u64,
     heads: u64,
-    is_signed: bool,
+    /// When the last line was signed, if it was.
+    signed_at: Option<Timestamp>,
+    accepted: Vec<Acceptance>,
+    trailer: Option<Statement>,
+    /// Why the gateway did not sign.
+    unsigned: Option<String>,
+    /// The head that was asked for is in the file.
+    has_known: bool,
+    /// Over all lines so far.
+    digest: Sha256,
+    fault: Option<VerifyError>,
 }
 
 impl Check {
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
-        // Only a head has its name at the top; a text in a record cannot look so, since quotes are escaped.
-        if line.starts_with(format!("{{\"schema\":\"{SCHEMA}\"").as_bytes()) {
-            return self.head(line);
+        if self.trailer.is_some() || self.unsigned.is_some() {
+            return Err("there is more behind the end of the export".to_owned());
+        }
+        let value: Value = serde_json::from_slice(line).map_err(|why| format!("this is no JSON: {why}"))?;
+        match value.get("schema").and_then(Value::as_str) {
+            Some(seal::SCHEMA) => self.head(line, &value),
+            Some(statement::SCHEMA) => self.statement(line, value),
+            Some(UNSIGNED) => {
+                self.unsigned = Some(value["why"].as_str().unwrap_or("it does not say why").to_owned());
+                Ok(())
+            }
+            _ => self.record(line, &value),
+        }
+    }
+
+    fn record(&mut self, line: &[u8], value: &Value) -> Result<(), String> {
+        self.records += 1;
+        self.signed_at = None;
+        let seq = value["chain"]["seq"].as_u64().unwrap_or(0);
+        self.first.get_or_insert(seq);
+        if let Some(ended) = value["ended_at"].as_str().and_then(|ended| ended.parse::<Timestamp>().ok()) {
+            let (from, to) = self.ended.unwrap_or((ended, ended));
+            self.ended = Some((from.min(ended), to.max(ended)));
+        }
+        if self.fault.is_some() {
+            return Ok(());
         }
         let tip = check_link(line, self.tip.as_ref())?;
         if self.tip.is_none() && tip.seq != 1 {
             return Err(format!("the file begins with record {}, and no signed head before it", tip.seq));
         }
-        self.first.get_or_insert(tip.seq);
-        self.records += 1;
         self.tip = Some(tip);
-        self.is_signed = false;
-        Ok(())
+        self.meet()
     }
 
-    fn head(&mut self, line: &[u8]) -> Result<(), String> {
-        let head: Head =
-            serde_json::from_slice(line).map_err(|why| format!("this head cannot be read: {why}"))?;
+    fn head(&mut self, line: &[u8], value: &Value) -> Result<(), String> {
+        let head = Head::deserialize(value).map_err(|why| format!("this head cannot be read: {why}"))?;
         if serde_json::to_vec(&head).ok().as_deref() != Some(line) {
             return Err("the head is not written as ELIDA writes it".to_owned());
         }
         if !head.is_genuine() {
             return Err("the signature of this head does not fit".to_owned());
         }
-        if *self.key.get_or_insert_with(|| head.key.clone()) != head.key {
-            return Err(format!("this head is signed with another key: {}", head.key));
-        }
-        match &self.tip {
-            Some(tip) if *tip != head.tip() => {
-                return Err(format!(
-                    "the head was signed for record {}, but the file stands at record {}",
-                    head.seq, tip.seq
-                ));
-            }
-            _ => self.tip = Some(head.tip()),
+        self.keys.signed(&head.key, head.seq);
+        if self.fault.is_none() {
+            self.stands_at(&head.tip())?;
         }
         self.heads += 1;
-        self.is_signed = true;
+        self.signed_at = Some(head.at);
+        Ok(())
+    }
+
+    fn statement(&mut self, line: &[u8], value: Value) -> Result<(), String> {
+        let said: Statement =
+            serde_json::from_value(value).map_err(|why| format!("this statement cannot be read: {why}"))?;
+        if said.line() != line {
+            return Err("the statement is not written as ELIDA writes it".to_owned());
+        }
+        if !said.is_genuine() {
+            return Err("the signature of this statement does not fit".to_owned());
+        }
+        self.keys.signed(&said.key, said.seq);
+        match said.kind {
+            Kind::Pruned if self.records > 0 => {
+                Err("a statement of what was forgotten stands between records".to_owned())
+            }
+            Kind::Pruned => self.stands_at(&said.tip()),
+            Kind::Accepted => {
+                self.accept(said);
+                self.meet()
+            }
+            Kind::Handover => {
+                self.keys.handover(&said);
+                match self.records {
+                    // Of a record before this file.
+                    0 => Ok(()),
+                    _ if self.fault.is_some() => Ok(()),
+                    _ => self.stands_at(&said.tip()),
+                }
+            }
+            Kind::Export => self.trailer(said),
+        }
+    }
+
+    /// What was signed for this position must find the file there.
+    fn stands_at(&mut self, signed: &Tip) -> Result<(), String> {
+        match &self.tip {
+            Some(tip) if tip != signed => Err(format!(
+                "this was signed for record {}, but the file stands at record {}",
+                signed.seq, tip.seq
+            )),
+            _ => {
+                self.tip = Some(signed.clone());
+                self.meet()
+            }
+        }
+    }
+
+    /// Holds the head that was asked for against the position.
+    fn meet(&mut self) -> Result<(), String> {
+        let (Some(known), Some(tip)) = (&self.demand.head, &self.tip) else { return Ok(()) };
+        if known.tip.seq == tip.seq {
+            if known.tip != *tip {
+                return Err(format!("record {} is not the one that the given head was signed for", tip.seq));
+            }
+            self.has_known = true;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, said: Statement) {
+        if self.records > 0 {
+            self.fault = None;
+            self.accepted.push(Acceptance {
+                seq: said.seq,
+                at: said.at,
+                reason: said.reason.clone().unwrap_or_default(),
+            });
+        }
+        self.tip = Some(said.tip());
+        self.signed_at = Some(said.at);
+    }
+
+    fn trailer(&mut self, said: Statement) -> Result<(), String> {
+        let Some(export) = &said.export else {
+            return Err("this end does not say what the export holds".to_owned());
+        };
+        let (accepted, first) = (self.accepted.last().map(|accepted| accepted.seq), self.first);
+        let holds = export.records == self.records && export.first == first && export.accepted == accepted;
+        if self.fault.is_none() && !holds {
+            return Err(format!(
+                "the export was signed with {} records, but the file has {}: some were taken out or added",
+                export.records, self.records
+            ));
+        }
+        if self.fault.is_none() && self.records > 0 {
+            self.stands_at(&said.tip())?;
+        } else if self.fault.is_none() {
+            self.tip = Some(said.tip());
+            self.meet()?;
+        }
+        if self.fault.is_none() && export.digest != hex(&std::mem::take(&mut self.digest).finalize()) {
+            return Err(
+                "the export was signed with other lines: one was taken out, added or moved".to_owned()
+            );
+        }
+        self.signed_at = Some(export.to.map_or(said.at, |to| to.min(said.at)));
+        self.trailer = Some(said);
         Ok(())
     }
 
     fn end(self) -> Result<Report, VerifyError> {
-        let (Some(tip), Some(first)) = (self.tip, self.first) else {
-            return Err(VerifyError::File("the file holds no record"));
-        };
-        if !self.is_signed {
-            let what = "the file does not end with a signed head: its end was cut off, or the chain was broken already";
-            return Err(VerifyError::File(what));
+        if let Some(fault) = self.fault {
+            return Err(fault);
         }
-        let key = self.key.unwrap_or_default();
-        Ok(Report { records: self.records, first, last: tip.seq, heads: self.heads, key })
+        let fault = |what: String| Err(VerifyError::File(what));
+        if let Some(why) = self.unsigned {
+            return fault(format!("the gateway did not sign this export: {why}"));
+        }
+        let Some(signed_at) = self.signed_at else {
+            return fault("the file does not end with a signature: its end was cut off".to_owned());
+        };
+        if self.trailer.is_none() && self.demand.until.is_none() && self.demand.head.is_none() {
+            return fault(
+                "the file does not end with the signed end of an export: it was cut off, or an older gateway wrote it; \
+                 say with --until TIME or --head FILE how far it must reach"
+                    .to_owned(),
+            );
+        }
+        if let Some(until) = self.demand.until.filter(|until| signed_at < *until) {
+            return fault(format!("it is signed until {signed_at} only, not until {until}"));
+        }
+        if let Some(known) = &self.demand.head {
+            self.keys.knows(&known.key).map_err(VerifyError::File)?;
+            let last = self.tip.as_ref().map_or(0, |tip| tip.seq);
+            if !self.has_known && last < known.tip.seq {
+                let signed = known.tip.seq;
+                return fault(format!(
+                    "it ends with record {last}, but the given head was signed for record {signed}"
+                ));
+            }
+            if !self.has_known {
+                let what = "it begins behind the record that the given head was signed for";
+                return fault(what.to_owned());
+            }
+        }
+        let keys = self.keys.end().map_err(VerifyError::File)?;
+        let export = self.trailer.and_then(|trailer| trailer.export);
+        Ok(Report {
+            records: self.records,
+            first: self.first.unwrap_or(0),
+            last: self.tip.filter(|_| self.records > 0).map_or(0, |tip| tip.seq),
+            ended_from: self.ended.map(|(from, _)| from),
+            ended_to: self.ended.map(|(_, to)| to),
+            heads: self.heads,
+            signed_at,
+            from: export.as_ref().and_then(|export| export.from),
+            to: export.as_ref().and_then(|export| export.to),
+            key: keys.last().cloned().unwrap_or_default(),
+            keys,
+            accepted: self.accepted,
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! The one thread that writes. It takes what has come in one transaction; when the file cannot be written to,
 //! it keeps what it has and tries again, while the queue before it fills and then drops, counted.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -13,12 +14,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot::Sender;
 use tracing::{error, info};
 
-use super::chain::Tip;
 use super::entries::{self, Entry};
 use super::leg_queue::{GATHER, LegReceiver};
 use super::schema::{self, SchemaError};
-use super::seal::Signer;
+use super::seal::Head;
 use super::settings::Settings;
+use super::trust::Trust;
+use super::walk::Walk;
 use crate::telemetry::history::{HistoryMetrics, Kept};
 
 /// Entries of one transaction at most.
@@ -58,7 +60,12 @@ struct Asked {
 /// What the thread works with.
 pub(super) struct Writer {
     pub(super) database: Connection,
-    pub(super) signer: Arc<Signer>,
+    path: PathBuf,
+    /// Device and inode of the file that is open.
+    opened: Option<(u64, u64)>,
+    pub(super) trust: Arc<Trust>,
+    /// Where the rounds over older records have come to.
+    pub(super) round: Walk,
     pub(super) settings: Arc<ArcSwap<Settings>>,
     metrics: HistoryMetrics,
     /// True when the process ends: nothing is tried for long any more.
@@ -72,8 +79,9 @@ pub(super) struct Writer {
     keeps_all: bool,
     /// In bytes; a file keeps it for ever.
     page_size: u64,
-    sealed: u64,
     sealed_at: Instant,
+    /// The number of the last record in the file.
+    last: u64,
     pruned_at: Option<Instant>,
     is_failing: bool,
 }
@@ -85,28 +93,27 @@ impl Writer {
     /// It cannot be opened, is no database, or is of a later program.
     pub(super) fn open(
         file: &Path,
-        signer: Arc<Signer>,
+        trust: Arc<Trust>,
         settings: Arc<ArcSwap<Settings>>,
         metrics: HistoryMetrics,
         closing: Arc<AtomicBool>,
         waiting: Arc<AtomicUsize>,
         legs: LegReceiver,
     ) -> Result<Self, SchemaError> {
-        let mut database = Connection::open(file)?;
-        database.busy_timeout(LOCK)?;
-        database.pragma_update(None, "journal_mode", "WAL")?;
-        // With a write-ahead log this loses no consistency, at worst the last moments when the power fails.
-        database.pragma_update(None, "synchronous", "NORMAL")?;
-        database.pragma_update(None, "foreign_keys", true)?;
-        schema::migrate(&mut database)?;
-        let sealed = database.query_row("SELECT coalesce(max(seq), 0) FROM heads", [], |row| row.get(0));
+        let mut database = connect(file)?;
+        let rows = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        trust.begin(&rows)?;
+        drop(rows);
         let page_size = database.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?;
         metrics.up(true);
         Ok(Self {
             page_size: page_size.unsigned_abs(),
-            sealed: i64::unsigned_abs(sealed?),
             database,
-            signer,
+            path: file.to_owned(),
+            opened: inode(file),
+            round: Walk::behind(trust.base()),
+            last: trust.head_seq(),
+            trust,
             keeps_all: settings.load().keeps_all_legs(),
             settings,
             metrics,
@@ -128,6 +135,7 @@ impl Writer {
         while !is_last {
             if self.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_TIME) {
                 let is_more = self.prune();
+                self.look_around();
                 self.pruned_at = (!is_more).then(Instant::now);
                 is_behind |= is_more;
             }
@@ -186,14 +194,12 @@ impl Writer {
             if self.batch.is_empty() && self.legs.batch().is_empty() && !due {
                 return true;
             }
-            match self.write(due) {
+            match self.write().and_then(|()| self.seal(due)) {
                 Ok(()) => {
                     if std::mem::take(&mut self.is_failing) {
                         info!("the history can be written again");
                         self.metrics.up(true);
                     }
-                    self.clear();
-                    self.legs.written();
                     return true;
                 }
                 Err(fault) if self.make_room(&fault) => {}
@@ -239,35 +245,111 @@ impl Writer {
         self.metrics.dropped(Kept::Leg, self.legs.give_up() as u64);
     }
 
-    /// One transaction: what has come, and the head when it is time.
-    fn write(&mut self, is_time: bool) -> rusqlite::Result<()> {
+    /// One transaction: what has come.
+    fn write(&mut self) -> rusqlite::Result<()> {
+        self.follow_file()?;
         let pages = self.settings.load().max_size / self.page_size;
         self.database.pragma_update(None, "max_page_count", i64::try_from(pages).unwrap_or(i64::MAX))?;
+        if self.batch.is_empty() && self.legs.batch().is_empty() {
+            return Ok(());
+        }
         // The tip is read under the lock: after a hand-over two processes write for a while.
         let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut tip = entries::tip(&rows)?;
+        let lead = self.trust.check(&rows, false)?;
+        let is_led = lead.is_some();
+        let mut tip = match lead {
+            Some(lead) => lead.tip,
+            None => self.trust.end_of(&rows)?,
+        };
         for entry in &self.batch {
             entry.write(&rows, &mut tip, !self.keeps_all)?;
         }
         entries::leg_rows(&rows, self.legs.batch())?;
-        let seal = tip.seq > self.sealed && (is_time || tip.seq - self.sealed >= SEAL_RECORDS);
-        if seal {
-            sign(&rows, &self.signer, &tip)?;
-        }
         rows.commit()?;
-        if seal || is_time {
-            (self.sealed, self.sealed_at) = (tip.seq, Instant::now());
+        if is_led {
+            self.trust.wrote(&tip);
         }
+        self.last = if is_led { tip.seq } else { 0 };
+        self.clear();
+        self.legs.written();
+        Ok(())
+    }
+
+    /// Signs where the chain stands, when it is time or many records have come since, and if it leads there.
+    fn seal(&mut self, is_time: bool) -> rusqlite::Result<()> {
+        if !is_time && self.last < self.trust.head_seq().saturating_add(SEAL_RECORDS) {
+            return Ok(());
+        }
+        // A head must not outlive, in its own file, the records it was signed for: the power may fail.
+        self.database.pragma_update(None, "synchronous", "FULL")?;
+        let sealed = self.sign_tip();
+        self.database.pragma_update(None, "synchronous", "NORMAL")?;
+        sealed?;
+        self.sealed_at = Instant::now();
+        Ok(())
+    }
+
+    fn sign_tip(&mut self) -> rusqlite::Result<()> {
+        let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let Some(lead) = self.trust.check(&rows, true)? else {
+            // Looked for again when more has come, or in a while.
+            self.last = 0;
+            return Ok(());
+        };
+        self.last = lead.tip.seq;
+        if lead.tip.seq <= self.trust.head_seq() {
+            return Ok(());
+        }
+        let head = self.trust.signer.sign(&lead.tip, Timestamp::now());
+        store(&rows, &head)?;
+        rows.commit()?;
+        self.trust.wrote(&lead.tip);
+        let _lock = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.trust.sealed(head, &lead.base);
+        Ok(())
+    }
+
+    /// Opens the file anew when another one lies in its place, or none.
+    fn follow_file(&mut self) -> rusqlite::Result<()> {
+        if inode(&self.path) == self.opened {
+            return Ok(());
+        }
+        error!(file = %self.path.display(), "the history's file was replaced or deleted; what lies there now is used");
+        // The old one is closed first: both have the same names for what lies beside them.
+        drop(std::mem::replace(&mut self.database, Connection::open_in_memory()?));
+        self.opened = None;
+        self.database = connect(&self.path).map_err(|fault| match fault {
+            SchemaError::Database(fault) => fault,
+            later => rusqlite::Error::ToSqlConversionFailure(Box::new(later)),
+        })?;
+        self.opened = inode(&self.path);
         Ok(())
     }
 }
 
-/// Signs where the chain stands.
-pub(super) fn sign(rows: &Transaction<'_>, signer: &Signer, tip: &Tip) -> rusqlite::Result<()> {
-    let head = signer.sign(tip, Timestamp::now());
-    let body = serde_json::to_string(&head)
+/// Opens the file, or makes it, in the form that this program knows.
+fn connect(file: &Path) -> Result<Connection, SchemaError> {
+    let mut database = Connection::open(file)?;
+    database.busy_timeout(LOCK)?;
+    database.pragma_update(None, "journal_mode", "WAL")?;
+    // With a write-ahead log this loses no consistency, at worst the last moments when the power fails.
+    database.pragma_update(None, "synchronous", "NORMAL")?;
+    database.pragma_update(None, "foreign_keys", true)?;
+    schema::migrate(&mut database)?;
+    Ok(database)
+}
+
+/// Device and inode of what lies there; `None` when nothing does.
+fn inode(file: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(file).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Puts a head beside the records.
+pub(super) fn store(rows: &Transaction<'_>, head: &Head) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(head)
         .map_err(|fault| rusqlite::Error::ToSqlConversionFailure(Box::new(fault)))?;
-    let insert = "INSERT INTO heads (seq, body) VALUES (?1, ?2) ON CONFLICT (seq) DO NOTHING";
-    rows.execute(insert, params![i64::try_from(tip.seq).unwrap_or(i64::MAX), body])?;
+    // What else may stand there was not signed by this program.
+    let insert = "INSERT INTO heads (seq, body) VALUES (?1, ?2) ON CONFLICT (seq) DO UPDATE SET body = ?2";
+    rows.execute(insert, params![i64::try_from(head.seq).unwrap_or(i64::MAX), body])?;
     Ok(())
 }

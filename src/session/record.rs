@@ -18,8 +18,8 @@ use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
-/// The version of the record's form.
-pub const SCHEMA: &str = "elida.cdr/1";
+/// The version of the record's form. Up to `elida.cdr/1` the digest of a record's chain was not of the form of RFC 8785.
+pub const SCHEMA: &str = "elida.cdr/2";
 
 /// One record. The first eight keys are the seed's, in its order; later ones are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -23,22 +23,32 @@ pub struct HistoryMetrics {
     /// In the order of [`Kept`].
     dropped: [IntCounter; 3],
     captures_dropped: IntCounter,
+    intact: IntGauge,
 }
 
 impl HistoryMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let spec = &table::HISTORY_DROPPED;
+        let intact = add(registry, IntGauge::with_opts(options(&table::HISTORY_INTACT))?)?;
+        // Until something is found.
+        intact.set(1);
         let dropped = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
         Ok(Self {
             up: add(registry, IntGauge::with_opts(options(&table::HISTORY_UP))?)?,
             dropped: ["records", "events", "legs"].map(|kind| dropped.with_label_values(&[kind])),
             captures_dropped: add(registry, IntCounter::with_opts(options(&table::CAPTURES_DROPPED))?)?,
+            intact,
         })
     }
 
     /// Whether it can be written.
     pub fn up(&self, is_up: bool) {
         self.up.set(is_up.into());
+    }
+
+    /// Whether it leads to the last signed head.
+    pub fn intact(&self, is_intact: bool) {
+        self.intact.set(is_intact.into());
     }
 
     /// True while the file can be written to.

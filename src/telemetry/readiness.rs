@@ -15,6 +15,7 @@ pub struct Readiness {
     started: AtomicBool,
     reason: Mutex<String>,
     warning: Mutex<Option<String>>,
+    of_history: Mutex<Option<String>>,
     more: OnceLock<Warnings>,
 }
 
@@ -32,6 +33,7 @@ impl Default for Readiness {
             reason: Mutex::new(STARTING.to_owned()),
             warning: Mutex::default(),
             more: OnceLock::new(),
+            of_history: Mutex::default(),
         }
     }
 }
@@ -54,6 +56,11 @@ impl Readiness {
         *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
     }
 
+    /// The same of the history, apart from what [`Readiness::warn`] is told.
+    pub fn warn_of_history(&self, warning: Option<String>) {
+        *self.of_history.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+    }
+
     /// Takes further warnings from here whenever it is asked; the first source given is the one.
     pub fn watch(&self, warnings: impl Fn() -> Vec<String> + Send + Sync + 'static) {
         let _ = self.more.set(Box::new(warnings));
@@ -61,9 +68,11 @@ impl Readiness {
 
     /// What an operator should know; several warnings are joined by `; `.
     pub fn warning(&self) -> Option<String> {
-        let own = self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let read =
+            |warning: &Mutex<Option<String>>| warning.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let more = self.more.get().into_iter().flat_map(|more| more());
         let all: Vec<String> =
-            own.into_iter().chain(self.more.get().into_iter().flat_map(|more| more())).collect();
+            read(&self.warning).into_iter().chain(read(&self.of_history)).chain(more).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

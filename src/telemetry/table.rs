@@ -80,6 +80,8 @@ table! {
         "Log lines dropped because the reader of the log was too slow.";
     HISTORY_UP = "elida_history_up" []
         "1 while the history can be written, 0 while it cannot.";
+    HISTORY_INTACT = "elida_history_intact" []
+        "1 while the history leads to what was signed last, 0 once it was changed and nothing is signed.";
     HISTORY_DROPPED = "elida_history_dropped_total" ["kind"]
         "Records, events and legs that the history could not take.";
     CAPTURES_DROPPED = "elida_captures_dropped_total" []

@@ -98,7 +98,7 @@ async fn an_export_verifies_offline_and_a_changed_one_does_not() {
         (text.replacen("\"request_count\":1", "\"request_count\":2", 1), "was changed"),
         ([&lines[..3], &lines[4..]].concat().join("\n") + "\n", "was taken out"),
         (swapped.join("\n") + "\n", "record"),
-        (lines[..6].join("\n") + "\n", "does not end with a signed head"),
+        (lines[..6].join("\n") + "\n", "its end was cut off"),
     ];
     for (changed, told) in changes {
         std::fs::write(&file, changed).expect("the changed export");
@@ -224,7 +224,7 @@ async fn every_record_fits_its_schema() {
     let schema: Value = serde_json::from_str(include_str!("../../docs/cdr.schema.json")).expect("a schema");
     let export = gateway.elida(&["cdr", "export"]).await;
     let lines = export.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-    let exported: Vec<Value> = lines.filter(|line: &Value| line["schema"] == "elida.cdr/1").collect();
+    let exported: Vec<Value> = lines.filter(|line: &Value| line["schema"] == "elida.cdr/2").collect();
     let logged = gateway.log_lines().into_iter().filter(|line| line["message"] == "session_record");
     let records: Vec<Value> = exported.into_iter().chain(logged).collect();
     assert_eq!(records.len(), 8, "{records:?}");

@@ -73,6 +73,8 @@ mod health;
 mod history;
 /// Each request of a session, kept as it ends.
 mod history_legs;
+/// What the history proves: nothing is signed that was changed, and others than we can check it.
+mod history_proof;
 /// What attackers send (attacks seen in the field).
 mod hostile;
 /// HTTP/2 from clients: many requests at once, each for itself.

@@ -1,0 +1,622 @@
+//! What somebody does to the history with SQL, or to its file: none of it is signed, and what follows after an operator
+//! has accepted it is signed again.
+
+use std::fs;
+use std::io::Cursor;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use rusqlite::{Connection, params};
+use serde_json::Value;
+
+use super::accept::accept;
+use super::archive::Archive;
+use super::chain::{LINK, Tip, canonical};
+use super::export::Format;
+use super::head_file::{HeadFile, Kept};
+use super::seal::{Head, Signer};
+use super::settings::{Settings, Written};
+use super::tests::{checked, exported, open, sessions};
+use super::verify::{Demand, Known, Report, VerifyError, verify};
+use super::window::Window;
+use crate::settings::fault::Faults;
+use crate::settings::units::Span;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
+
+const HEAD_FILE: &str = "cdr-head-history.db.json";
+
+fn database(folder: &Path) -> Connection {
+    let file = Connection::open(folder.join("history.db")).unwrap();
+    file.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+    file
+}
+
+/// Writes the chain anew from behind `tip` on, each record as `change` makes it; gives its end.
+fn relink(file: &Connection, mut tip: Tip, change: impl Fn(u64, &mut Value)) -> Tip {
+    let mut find = file.prepare("SELECT seq, body FROM records WHERE seq > ?1 ORDER BY seq").unwrap();
+    let rows = find
+        .query_map([tip.seq.cast_signed()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
+        .unwrap()
+        .collect::<rusqlite::Result<Vec<_>>>()
+        .unwrap();
+    for (seq, body) in rows {
+        let mut record: Value = serde_json::from_str(&body).unwrap();
+        record.as_object_mut().unwrap().remove(LINK);
+        change(seq.unsigned_abs(), &mut record);
+        let ended: Timestamp = record["ended_at"].as_str().unwrap().parse().unwrap();
+        let (body, next) = tip.link(std::str::from_utf8(&canonical(&record)).unwrap()).unwrap();
+        let update = "UPDATE records SET seq = ?2, prev = ?3, hash = ?4, body = ?5, ended_ms = ?6, principal = ?7 \
+             WHERE seq = ?1";
+        let principal = record["principal"].as_str().unwrap();
+        let values = params![
+            seq,
+            next.seq.cast_signed(),
+            tip.hash,
+            next.hash,
+            body,
+            ended.as_millisecond(),
+            principal
+        ];
+        file.execute(update, values).unwrap();
+        tip = next;
+    }
+    tip
+}
+
+/// Makes the records up to this one end at that time, with the key: as if they had been written so.
+pub(super) fn age(folder: &Path, last: u64, ended_ms: i64) {
+    let head_file = HeadFile::new(folder, &folder.join("history.db"));
+    let kept = head_file.load().unwrap().unwrap();
+    let file = database(folder);
+    file.execute_batch("DELETE FROM heads").unwrap();
+    let ended = Timestamp::from_millisecond(ended_ms).unwrap().to_string();
+    let tip = relink(&file, kept.base(), |seq, record| {
+        if seq <= last {
+            record["ended_at"] = ended.clone().into();
+        }
+    });
+    let head = Signer::load(folder).unwrap().sign(&tip, Timestamp::now());
+    head_file.store(&Kept { serial: kept.serial + 1, head: Some(head), ..kept }).unwrap();
+}
+
+/// An archive whose signals can be looked at.
+struct Watched {
+    archive: Arc<Archive>,
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+}
+
+impl Watched {
+    fn open(folder: &Path) -> Self {
+        Self::with(folder, Written::default())
+    }
+
+    fn with(folder: &Path, written: Written) -> Self {
+        let settings: Settings = written.compile(&mut Faults::default()).unwrap();
+        let (readiness, metrics) = (Arc::<Readiness>::default(), Metrics::new().unwrap());
+        let file = folder.join("history.db");
+        let archive =
+            Archive::open(&file, folder, settings, metrics.history(), Arc::clone(&readiness)).unwrap();
+        Self { archive, readiness, metrics }
+    }
+
+    fn is_intact(&self) -> bool {
+        let text = self.metrics.encode();
+        text.lines().any(|line| line == "elida_history_intact 1")
+    }
+
+    fn export(&self) -> Result<Report, VerifyError> {
+        checked(&exported(&self.archive))
+    }
+
+    /// The export is not signed, and everybody is told.
+    fn refuses(&self, what: &str) {
+        let fault = self.export().unwrap_err().to_string();
+        assert!(!self.is_intact() && self.readiness.warning().is_some(), "{what}: {fault}");
+        assert!(self.readiness.warning().unwrap().contains("elida cdr accept"), "{what}");
+    }
+
+    fn serves(&self) -> Report {
+        let report = self.export().unwrap();
+        assert!(self.is_intact() && self.readiness.warning().is_none(), "{report:?}");
+        report
+    }
+}
+
+/// A folder with twelve records and heads at 4, 8 and 12; nothing has it open.
+async fn twelve() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), Written::default());
+    for part in 0..3 {
+        sessions(&archive, part * 4..part * 4 + 4).await;
+        assert!(archive.seal());
+    }
+    archive.close();
+    folder
+}
+
+/// Every file of a closed history.
+fn copy(from: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+const COLUMNS: [&str; 17] = [
+    "seq",
+    "uid",
+    "session_id",
+    "state",
+    "kind",
+    "principal",
+    "client",
+    "backend",
+    "started_ms",
+    "ended_ms",
+    "requests",
+    "errors",
+    "bytes_in",
+    "bytes_out",
+    "prev",
+    "hash",
+    "body",
+];
+
+#[derive(Clone, Debug)]
+enum Tampering {
+    /// One column of one record, and what makes it another.
+    Column(i64, &'static str, usize),
+    Removal(i64),
+    Swap(i64, i64),
+    /// One removed, one changed, the chain and the heads made anew: all that can be done without the key.
+    Rebuilt(i64, u64),
+    /// The oldest, with a stored head to begin behind.
+    Front(i64),
+    /// The newest, back to a stored head.
+    Back(i64),
+    /// A record is written behind the last one.
+    Added,
+}
+
+fn tampering() -> impl Strategy<Value = Tampering> {
+    let seq = || 1_i64..=12;
+    prop_oneof![
+        8 => (seq(), proptest::sample::select(&COLUMNS[..]), 0_usize..1000)
+            .prop_map(|(seq, column, salt)| Tampering::Column(seq, column, salt)),
+        1 => seq().prop_map(Tampering::Removal),
+        1 => (seq(), 1_i64..12).prop_map(|(one, by)| Tampering::Swap(one, (one + by - 1) % 12 + 1)),
+        2 => (seq(), 1_u64..=11).prop_map(|(gone, changed)| Tampering::Rebuilt(gone, changed)),
+        1 => proptest::sample::select(vec![1_i64, 4, 8]).prop_map(Tampering::Front),
+        1 => proptest::sample::select(vec![4_i64, 8, 11]).prop_map(Tampering::Back),
+        1 => Just(Tampering::Added),
+    ]
+}
+
+fn tamper(file: &Connection, how: &Tampering) {
+    let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| file.execute(sql, values).unwrap();
+    match how {
+        Tampering::Column(seq, column, salt) => change(file, *seq, column, *salt),
+        Tampering::Removal(seq) => drop(run("DELETE FROM records WHERE seq = ?1", &[seq])),
+        Tampering::Swap(one, other) => {
+            for (from, to) in [(*one, -1), (*other, *one), (-1, *other)] {
+                run("UPDATE records SET seq = ?2 WHERE seq = ?1", &[&from, &to]);
+            }
+        }
+        Tampering::Rebuilt(gone, changed) => {
+            run("DELETE FROM records WHERE seq = ?1", &[gone]);
+            run("DELETE FROM heads", &[]);
+            relink(file, Tip::default(), |seq, record| {
+                if seq == *changed {
+                    record["principal"] = "another".into();
+                }
+            });
+        }
+        Tampering::Front(last) => drop(run("DELETE FROM records WHERE seq <= ?1", &[last])),
+        Tampering::Back(last) => {
+            run("DELETE FROM records WHERE seq > ?1", &[last]);
+            run("DELETE FROM heads WHERE seq > ?1", &[last]);
+        }
+        Tampering::Added => {
+            run(
+                "INSERT INTO records SELECT 13, 's_added', session_id, state, kind, principal, client, backend, \
+                 started_ms, ended_ms, requests, errors, bytes_in, bytes_out, prev, hash, body FROM records WHERE seq = 12",
+                &[],
+            );
+        }
+    }
+}
+
+/// Makes one column of one record another one than it was.
+fn change(file: &Connection, seq: i64, column: &str, salt: usize) {
+    let read = format!("SELECT {column} FROM records WHERE seq = ?1");
+    let found: rusqlite::types::Value = file.query_row(&read, [seq], |row| row.get(0)).unwrap();
+    let changed: rusqlite::types::Value = match found {
+        rusqlite::types::Value::Null => "x".to_owned().into(),
+        // Beyond the other numbers, where it is the record's own.
+        rusqlite::types::Value::Integer(number) => (number + 20 + i64::try_from(salt).unwrap()).into(),
+        rusqlite::types::Value::Text(text) => {
+            let mut bytes = text.into_bytes();
+            let at = salt * 7 % bytes.len();
+            bytes[at] = if bytes[at] == b'7' { b'8' } else { b'7' };
+            String::from_utf8(bytes).unwrap().into()
+        }
+        other => panic!("{other:?}"),
+    };
+    let write = format!("UPDATE records SET {column} = ?2 WHERE seq = ?1");
+    file.execute(&write, params![seq, changed]).unwrap();
+}
+
+fn block<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work)
+}
+
+#[test]
+fn every_column_of_a_record_is_held_against_it() {
+    let original = block(twelve());
+    for (index, column) in COLUMNS.into_iter().enumerate() {
+        let folder = copy(original.path());
+        let seq = 1 + i64::try_from(index % 12).unwrap();
+        change(&database(folder.path()), seq, column, 3 * index);
+        let watched = Watched::open(folder.path());
+        watched.refuses(column);
+        // More is written, sealed and exported, and nothing of it is signed.
+        block(sessions(&watched.archive, 50..52));
+        watched.refuses(column);
+        watched.archive.close();
+    }
+    let watched = Watched::open(original.path());
+    assert_eq!(watched.serves().records, 12);
+}
+
+#[test]
+fn whatever_is_done_with_sql_is_not_signed() {
+    let original = block(twelve());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        max_shrink_iters: 0,
+        ..ProptestConfig::default()
+    });
+    let cases = (tampering(), any::<bool>(), any::<bool>());
+    runner
+        .run(&cases, |(how, is_running, is_more)| {
+            let folder = copy(original.path());
+            let before = is_running.then(|| Watched::open(folder.path()));
+            tamper(&database(folder.path()), &how);
+            let watched = before.unwrap_or_else(|| Watched::open(folder.path()));
+            if is_more {
+                block(sessions(&watched.archive, 50..53));
+            }
+            watched.refuses(&format!("{how:?}"));
+            watched.archive.close();
+            // Nor after a restart.
+            let again = Watched::open(folder.path());
+            again.refuses(&format!("{how:?} after a restart"));
+            again.archive.close();
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_before_the_first_head_is_found_while_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let watched = Watched::open(folder.path());
+    sessions(&watched.archive, 0..5).await;
+    assert!(watched.archive.is_written(std::time::Duration::from_secs(10)).await);
+    let file = database(folder.path());
+    file.execute("DELETE FROM records WHERE seq = 2", []).unwrap();
+    relink(&file, Tip::default(), |_, _| {});
+    watched.refuses("a rebuilt tail");
+    sessions(&watched.archive, 5..8).await;
+    watched.archive.close();
+    Watched::open(folder.path()).refuses("after a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_put_back_is_signed_again() {
+    let original = twelve().await;
+    let folder = copy(original.path());
+    let watched = Watched::open(folder.path());
+    let file = database(folder.path());
+    for seq in [3, 12] {
+        let body = "SELECT body FROM records WHERE seq = ?1";
+        let body: String = file.query_row(body, [seq], |row| row.get(0)).unwrap();
+        for (there, back) in [
+            ("body = replace(body, '\"request_count\":1', '\"request_count\":2')", "body = ?2"),
+            ("requests = requests + 1", "requests = requests - 1"),
+        ] {
+            let set = |what| format!("UPDATE records SET {what} WHERE seq = ?1");
+            assert_eq!(file.execute(&set(there), [seq]).unwrap(), 1);
+            watched.refuses(there);
+            let values: &[&dyn rusqlite::ToSql] = if back.contains("?2") { &[&seq, &body] } else { &[&seq] };
+            file.execute(&set(back), values).unwrap();
+            watched.serves();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_deleted_or_replaced_while_running_is_told_and_used() {
+    for is_replaced in [false, true] {
+        let original = twelve().await;
+        let folder = copy(original.path());
+        let watched = Watched::open(folder.path());
+        sessions(&watched.archive, 12..20).await;
+        assert_eq!(watched.serves().records, 20);
+        for name in ["history.db", "history.db-wal", "history.db-shm"] {
+            let _ = fs::remove_file(folder.path().join(name));
+        }
+        if is_replaced {
+            fs::copy(original.path().join("history.db"), folder.path().join("history.db")).unwrap();
+        }
+        sessions(&watched.archive, 20..22).await;
+        watched.refuses("another file");
+        watched.archive.close();
+        let again = Watched::open(folder.path());
+        again.refuses("after a restart");
+        // Numbers go on, also in an empty file.
+        let first = if is_replaced { 13 } else { 21 };
+        let seqs: (i64, i64) = database(folder.path())
+            .query_row("SELECT min(seq), max(seq) FROM records", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(seqs, (if is_replaced { 1 } else { first }, first + 1));
+
+        let file = folder.path().join("history.db");
+        accept(&file, folder.path(), Some("restored")).unwrap();
+        sessions(&again.archive, 22..24).await;
+        let report = again.serves();
+        assert_eq!(report.accepted.len(), 1, "{report:?}");
+        assert_eq!(report.last, u64::try_from(first).unwrap() + 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_accepts_is_told_by_each_export() {
+    let folder = twelve().await;
+    let file = folder.path().join("history.db");
+    let fault = accept(&file, folder.path(), None).unwrap_err().to_string();
+    assert!(fault.contains("nothing to accept"), "{fault}");
+    tamper(&database(folder.path()), &Tampering::Rebuilt(5, 7));
+    let watched = Watched::open(folder.path());
+    watched.refuses("rebuilt");
+    let looked = accept(&file, folder.path(), None).unwrap();
+    assert!(looked.what.contains("record 12") && looked.seq == 11, "{looked:?}");
+    watched.refuses("a look accepts nothing");
+    assert_eq!(accept(&file, folder.path(), Some("a disk was restored")).unwrap(), looked);
+    // The gateway takes it over while it runs, and signs what follows.
+    sessions(&watched.archive, 12..15).await;
+    let report = watched.serves();
+    assert_eq!((report.records, report.last, report.accepted.len()), (14, 14, 1), "{report:?}");
+    assert_eq!((report.accepted[0].seq, &*report.accepted[0].reason), (11, "a disk was restored"));
+    watched.archive.close();
+    let again = Watched::open(folder.path());
+    assert_eq!(again.serves().accepted, report.accepted);
+    // What came after is under the same guard.
+    database(folder.path()).execute("DELETE FROM records WHERE seq = 13", []).unwrap();
+    again.refuses("changed again");
+    again.archive.close();
+
+    // The line that says so cannot be taken out.
+    let text = {
+        accept(&file, folder.path(), Some("again")).unwrap();
+        let watched = Watched::open(folder.path());
+        sessions(&watched.archive, 15..16).await;
+        exported(&watched.archive)
+    };
+    assert_eq!(checked(&text).unwrap().accepted.len(), 2);
+    let without: String = text
+        .lines()
+        .filter(|line| !line.contains("\"kind\":\"accepted\""))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(checked(&without).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_file_is_private_and_its_loss_is_no_way_around() {
+    let folder = twelve().await;
+    let head_file = folder.path().join(HEAD_FILE);
+    assert_eq!(fs::metadata(&head_file).unwrap().permissions().mode() & 0o777, 0o600);
+    let kept = fs::read(&head_file).unwrap();
+    for junk in [None, Some("junk")] {
+        match junk {
+            None => fs::remove_file(&head_file).unwrap(),
+            Some(junk) => fs::write(&head_file, junk).unwrap(),
+        }
+        let watched = Watched::open(folder.path());
+        watched.refuses("no head file");
+        watched.refuses("still none");
+        watched.archive.close();
+        Watched::open(folder.path()).refuses("after a restart");
+    }
+    fs::write(&head_file, kept).unwrap();
+    let watched = Watched::open(folder.path());
+    watched.serves();
+    // While it runs, the gateway knows by itself.
+    fs::remove_file(&head_file).unwrap();
+    sessions(&watched.archive, 12..13).await;
+    watched.serves();
+    watched.archive.close();
+    assert_eq!(Watched::open(folder.path()).serves().records, 13);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forgotten_is_told_from_what_was_removed() {
+    let folder = twelve().await;
+    let old = Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000;
+    age(folder.path(), 6, old);
+    let watched = Watched::open(folder.path());
+    let report = watched.serves();
+    assert_eq!((report.first, report.records), (7, 6), "{report:?}");
+    // Another process goes on beside it, and knows.
+    let other = Watched::with(
+        folder.path(),
+        Written { retention: Span(std::time::Duration::from_millis(1)), ..Written::default() },
+    );
+    other.serves();
+    sessions(&watched.archive, 12..14).await;
+    watched.serves();
+    database(folder.path()).execute("DELETE FROM records WHERE seq <= 13", []).unwrap();
+    watched.refuses("removed");
+    other.refuses("removed");
+
+    // A record that is made to look old is not forgotten: nobody signs for that.
+    let folder = twelve().await;
+    database(folder.path()).execute("UPDATE records SET ended_ms = ?1 WHERE seq <= 2", [old]).unwrap();
+    let watched = Watched::open(folder.path());
+    watched.refuses("made old");
+    let count = |sql| database(folder.path()).query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM records"), 12);
+}
+
+fn demand(keys: &[&str]) -> Demand {
+    Demand { keys: keys.iter().map(|key| (*key).to_owned()).collect(), ..Demand::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_spans_a_change_of_the_key() {
+    for is_announced in [true, false] {
+        let folder = twelve().await;
+        let key = folder.path().join("cdr-key.p8");
+        let old = fs::read_to_string(folder.path().join("cdr-key.pub")).unwrap().trim().to_owned();
+        if is_announced {
+            fs::rename(&key, folder.path().join("cdr-key.old.p8")).unwrap();
+        } else {
+            fs::remove_file(&key).unwrap();
+        }
+        let watched = Watched::open(folder.path());
+        sessions(&watched.archive, 12..15).await;
+        let new = fs::read_to_string(folder.path().join("cdr-key.pub")).unwrap().trim().to_owned();
+        watched.serves();
+        watched.archive.close();
+        let again = Watched::open(folder.path());
+        let text = exported(&again.archive);
+        let under = |keys: &[&str]| verify(Cursor::new(&text), &demand(keys));
+        let report = under(&[&old, &new]).unwrap();
+        assert_eq!((report.records, &report.keys), (15, &vec![old.clone(), new.clone()]));
+        assert!(under(&[&new]).is_ok(), "the new key has signed over all before it");
+        assert!(under(&[]).is_ok(), "held against itself");
+        assert_eq!(under(&[&old]).is_ok(), is_announced, "only what the old key announces");
+        if let Err(fault) = under(&[&old]) {
+            assert!(fault.to_string().contains(&new) && fault.to_string().contains("--key"), "{fault}");
+        }
+        assert!(under(&[&"0".repeat(64)]).is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
+    let folder = twelve().await;
+    let watched = Watched::open(folder.path());
+    let text = exported(&watched.archive);
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines.iter().position(|line| line.contains("cdr-head/1\",\"seq\":8,")).unwrap();
+    let cut: String = lines[..=at].iter().map(|line| format!("{line}\n")).collect();
+    let head: Head = serde_json::from_str(lines[at]).unwrap();
+    let fault = checked(&cut).unwrap_err().to_string();
+    assert!(fault.contains("cut off") && fault.contains("--until"), "{fault}");
+
+    let until =
+        |text: &str, until| verify(Cursor::new(text), &Demand { until: Some(until), ..Demand::default() });
+    let report = until(&cut, head.at).unwrap();
+    assert_eq!((report.last, report.signed_at), (8, head.at));
+    let fault = until(&cut, Timestamp::now()).unwrap_err().to_string();
+    assert!(fault.contains(&head.at.to_string()), "{fault}");
+    let whole = checked(&text).unwrap();
+    assert!(whole.signed_at > head.at && until(&text, whole.signed_at).is_ok());
+    assert!(until(&text, Timestamp::MAX).is_err());
+
+    // An earlier export, a line of it, or the gateway's own file: the record must be in it.
+    let led = |text: &str, head: &str| {
+        let head = Some(Known::read(head).expect("a head"));
+        verify(Cursor::new(text), &Demand { head, ..Demand::default() })
+    };
+    let own = fs::read_to_string(folder.path().join(HEAD_FILE)).unwrap();
+    for head in [&text, lines[at], &own, &cut] {
+        assert!(led(&text, head).is_ok(), "{head}");
+    }
+    assert!(led(&cut, lines[at]).is_ok());
+    for head in [&text, &own] {
+        let fault = led(&cut, head).unwrap_err().to_string();
+        assert!(fault.contains("record 8") && fault.contains("record 12"), "{fault}");
+    }
+    assert_eq!(Known::read("junk"), None);
+    assert_eq!(Known::read(&lines[at].replacen("\"seq\":8", "\"seq\":9", 1)), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_begin_and_end_at_signed_heads_and_an_empty_one_verifies() {
+    let folder = twelve().await;
+    let watched = Watched::open(folder.path());
+    let ended = |seq: i64| {
+        let sql = "SELECT ended_ms FROM records WHERE seq = ?1";
+        let ms = database(folder.path()).query_row(sql, [seq], |row| row.get(0)).unwrap();
+        Timestamp::from_millisecond(ms).unwrap()
+    };
+    let export = |window| {
+        let mut text = Vec::new();
+        let mut export = watched.archive.reader().unwrap().export(Format::Ndjson, window).unwrap();
+        while export.next_page(&mut text).unwrap() {}
+        String::from_utf8(text).unwrap()
+    };
+    let report = checked(&export(Window { from: Some(ended(5)), to: None })).unwrap();
+    assert_eq!((report.last, report.from), (12, Some(ended(5))));
+    assert!(report.first == 5 || report.first == 1, "{report:?}");
+    let future = Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let report = checked(&export(Window { from: Some(future), to: None })).unwrap();
+    assert_eq!((report.records, report.first, report.last), (0, 0, 0));
+    let report = checked(&export(Window { from: None, to: Some(Timestamp::UNIX_EPOCH) })).unwrap();
+    assert_eq!((report.records, report.signed_at), (0, Timestamp::UNIX_EPOCH));
+    // One that is cut to nothing is not an empty one.
+    assert!(checked("").is_err());
+
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(Watched::open(folder.path()).serves().records, 0);
+}
+
+/// The file of an older version, with its key.
+fn older(with_key: bool) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    database(folder.path()).execute_batch(include_str!("../../tests/older/history.sql")).unwrap();
+    if with_key {
+        fs::write(folder.path().join("cdr-key.p8"), include_bytes!("../../tests/older/cdr-key.p8")).unwrap();
+    }
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_of_an_older_version_goes_on_and_verifies() {
+    let key = include_str!("../../tests/older/cdr-key.pub").trim();
+    for with_key in [true, false] {
+        let folder = older(with_key);
+        let watched = Watched::open(folder.path());
+        assert_eq!(watched.serves().records, 3);
+        sessions(&watched.archive, 0..3).await;
+        let text = exported(&watched.archive);
+        let report = verify(Cursor::new(&text), &demand(&[key, &watched.serves().key])).unwrap();
+        assert_eq!((report.records, report.first, report.last), (6, 1, 6));
+        for schema in ["elida.cdr/1", "elida.cdr/2"] {
+            assert_eq!(text.matches(&format!("\"{schema}\"")).count(), 3, "{text}");
+        }
+        watched.archive.close();
+        Watched::open(folder.path()).serves();
+    }
+    let folder = older(true);
+    tamper(&database(folder.path()), &Tampering::Removal(2));
+    Watched::open(folder.path()).refuses("an older file that was changed");
+
+    let export = include_str!("../../tests/older/records.ndjson");
+    let until: Timestamp = "2026-11-29T17:55:00Z".parse().unwrap();
+    let told = verify(Cursor::new(export), &Demand { until: Some(until), ..demand(&[key]) }).unwrap();
+    assert_eq!((told.records, told.key.as_str()), (3, key));
+    let fault = verify(Cursor::new(export), &demand(&[key])).unwrap_err().to_string();
+    assert!(fault.contains("an older gateway wrote it"), "{fault}");
+}

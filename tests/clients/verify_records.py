@@ -1,0 +1,20 @@
+"""Checks the chain of an export with another implementation of RFC 8785 than the gateway's: rfc8785 of PyPI."""
+
+import hashlib
+import json
+import sys
+
+import rfc8785
+
+count, before = 0, None
+with open(sys.argv[1], encoding="utf-8") as file:
+    for line in file:
+        record = json.loads(line)
+        if record["schema"] != "elida.cdr/2":
+            continue
+        told = record["chain"].pop("hash")
+        found = hashlib.sha256(rfc8785.dumps(record)).hexdigest()
+        assert found == told, f"record {record['chain']['seq']}: {found} is not {told}"
+        assert before is None or record["chain"]["prev"] == before, "the chain is broken"
+        count, before = count + 1, told
+print(f"in order: {count} records")
