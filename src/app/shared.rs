@@ -167,7 +167,7 @@ fn fleet(settings: &redis::Settings) -> anyhow::Result<Fleet> {
     let link = Link::new(settings).context("session.redis cannot be used")?;
     let instance = Uuid::new_v4().simple().to_string();
     let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok(Fleet::new(Arc::new(store), settings.on_unavailable(), settings.flush_interval()))
+    Ok(Fleet::new(Arc::new(store)))
 }
 
 fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
@@ -177,6 +177,7 @@ fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
         active: sessions.active(),
         store_up: fleet.is_up(),
         fallbacks: fleet.fallbacks(),
+        events_dropped: fleet.events_dropped(),
     });
 }
 

@@ -21,6 +21,9 @@ use super::settings::Settings;
 pub const ANSWER: Duration = Duration::from_millis(250);
 /// A connection that answers nothing for this long is made anew.
 const DEAF: Duration = Duration::from_secs(2);
+/// Messages that wait to be heeded before some are missed and everything is looked at: more than the events of
+/// several instances that arrive in one moment.
+const MESSAGES: usize = 8192;
 /// Between attempts to connect, in milliseconds.
 const RETRY: (u32, u32) = (50, 1000);
 
@@ -168,7 +171,9 @@ impl Link {
                 connection.reconnect_errors =
                     vec![ReconnectError::ReadOnly, ReconnectError::Loading, ReconnectError::ClusterDown];
             });
-        let (pool, subscriber) = (builder.build_pool(settings.pool)?, builder.build_subscriber_client()?);
+        let pool = builder.build_pool(settings.pool)?;
+        builder.with_performance_config(|performance| performance.broadcast_channel_capacity = MESSAGES);
+        let subscriber = builder.build_subscriber_client()?;
         Ok(Arc::new(Self {
             pool,
             subscriber,

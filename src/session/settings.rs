@@ -68,7 +68,7 @@ pub struct Written {
     pub max_active_per_principal: usize,
     /// The block of a kill order that names none.
     pub kill_block: Block,
-    /// The Redis of `store: redis`. Needs a restart.
+    /// The Redis of `store: redis`. Needs a restart, but for `flush_interval` and `on_unavailable`.
     pub redis: redis::Written,
 }
 

@@ -16,6 +16,8 @@ pub struct FleetNumbers {
     pub store_up: bool,
     /// Admissions decided without it.
     pub fallbacks: u64,
+    /// Events that were not published to the other instances.
+    pub events_dropped: u64,
 }
 
 impl Metrics {
@@ -37,11 +39,13 @@ impl Metrics {
         if let Some(numbers) = self.fleet.get() {
             // Locked, as below.
             let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);
-            let FleetNumbers { active, store_up, fallbacks } = numbers();
+            let FleetNumbers { active, store_up, fallbacks, events_dropped } = numbers();
             self.sessions_active.with_label_values(&["traffic"]).set(active as i64);
             self.store_up.with_label_values(&[SHARED_STORE]).set(store_up.into());
             let told = self.store_fallbacks.with_label_values(&[SHARED_STORE]);
             told.inc_by(fallbacks.saturating_sub(told.get()));
+            let told = self.store_events_dropped.with_label_values(&[SHARED_STORE]);
+            told.inc_by(events_dropped.saturating_sub(told.get()));
         }
     }
 }

@@ -54,6 +54,8 @@ table! {
         "Times the shared store stopped answering.";
     STORE_FALLBACKS = "elida_store_fallbacks_total" ["store"]
         "Admissions decided without the shared store.";
+    STORE_EVENTS_DROPPED = "elida_store_events_dropped_total" ["store"]
+        "Events of this instance that the feeds of the others do not show, because the shared store is slow or away.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
         "Compressed answers that were passed on but not read, or not to their end: their tokens are not counted.";
     COST = "elida_cost_usd_total" ["backend", "model"]

@@ -20,7 +20,7 @@ pub(crate) async fn fleet(demo: &Demo, redis: &Redis, size: usize) -> Vec<Gatewa
     fleet_with(demo, redis, size, "").await
 }
 
-async fn fleet_with(demo: &Demo, redis: &Redis, size: usize, keys: &str) -> Vec<Gateway> {
+pub(crate) async fn fleet_with(demo: &Demo, redis: &Redis, size: usize, keys: &str) -> Vec<Gateway> {
     let mut gateways = Vec::new();
     for _ in 0..size {
         gateways.push(Gateway::with(yaml(demo, redis, keys)).await);
@@ -31,7 +31,7 @@ async fn fleet_with(demo: &Demo, redis: &Redis, size: usize, keys: &str) -> Vec<
     gateways
 }
 
-fn yaml(demo: &Demo, redis: &Redis, keys: &str) -> String {
+pub(crate) fn yaml(demo: &Demo, redis: &Redis, keys: &str) -> String {
     format!(
         "backend: {:?}\nsession:\n  store: redis\n  redis: {{ url: {:?}, flush_interval: 200ms }}\n{keys}\n",
         demo.url(),

@@ -41,10 +41,16 @@ mod failover;
 mod fleet;
 /// One agent is killed on one instance and runs on another.
 mod fleet_agents;
+/// Ends in a fleet: at once, everywhere, and what comes after one begins anew.
+mod fleet_ends;
+/// Lists and look-ups over many sessions of a fleet.
+mod fleet_lists;
 /// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
 mod fleet_loss;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
 mod fleet_recipe;
+/// A Redis that is slow or forgets, and settings that change while sessions live.
+mod fleet_slow;
 /// Redis behind TLS, a password and an access list.
 mod fleet_tls;
 /// What could be read in two ways, over raw sockets.

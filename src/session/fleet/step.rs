@@ -1,12 +1,14 @@
 //! The beat: is the store there, what changed in it, what is to be written; and what messages wake.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
-use super::{Fleet, Work};
+use super::flush::Which;
+use super::{Fleet, Work, feed};
 use crate::ids::Uid;
 use crate::redis::LinkError;
 use crate::redis::signals::{Signal, Signals};
@@ -14,7 +16,7 @@ use crate::session::event::Event;
 use crate::session::manager::Manager;
 
 /// The longest time between two looks at the store.
-const BEAT: Duration = Duration::from_secs(1);
+pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// The same while it is away.
 const KNOCK: Duration = Duration::from_millis(100);
 /// Book and store are compared as a whole this often.
@@ -33,6 +35,7 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
     let Some(todo) = fleet.todo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     fleet.store.link().connect();
     let worker = tokio::spawn(work(manager.clone(), fleet.clone(), todo));
+    let publisher = tokio::spawn(feed::publish(fleet.clone()));
     let mut step = Step {
         manager,
         fleet: fleet.clone(),
@@ -44,7 +47,7 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         looked: Instant::now(),
     };
     loop {
-        let pause = if fleet.is_up() { BEAT.min(fleet.flush_interval) } else { KNOCK };
+        let pause = if fleet.is_up() { BEAT.min(fleet.flush_interval()) } else { KNOCK };
         tokio::select! {
             // An error means that nobody can tell us to stop any more.
             _ = stop.wait_for(|stop| *stop) => break,
@@ -58,13 +61,14 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         }
     }
     worker.abort();
+    publisher.abort();
     if let Some(messages) = step.messages {
         messages.abort();
     }
 }
 
 /// Does at once what must not wait for the next beat.
-async fn work(manager: Arc<Manager>, fleet: Arc<Fleet>, mut todo: mpsc::UnboundedReceiver<Work>) {
+async fn work(manager: Arc<Manager>, fleet: Arc<Fleet>, mut todo: mpsc::Receiver<Work>) {
     let mut batch = Vec::with_capacity(BATCH);
     while todo.recv_many(&mut batch, BATCH).await > 0 {
         manager.work(&fleet, std::mem::take(&mut batch)).await;
@@ -99,11 +103,18 @@ impl Step {
         }
         if self.compared.elapsed() >= COMPARE || fleet.owes() {
             self.seen_ms = manager.settle_orders(&fleet).await?;
+            manager.look_for_lost(&fleet).await?;
             self.compared = Instant::now();
         } else {
             self.seen_ms = manager.look_at_changes(&fleet, self.seen_ms).await?;
         }
-        manager.flush(&fleet).await?;
+        manager.flush(&fleet, Which::Due).await?;
+        if fleet.retains_longer.swap(false, Ordering::AcqRel)
+            && let Err(fault) = fleet.store.prolong_ended().await
+        {
+            fleet.retains_longer.store(true, Ordering::Release);
+            return Err(fault);
+        }
         let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
         if is_trusted && self.looked.elapsed() >= TURN {
             self.looked = Instant::now();
@@ -122,7 +133,7 @@ impl Step {
         }
         self.restore().await?;
         fleet.store.link().up();
-        fleet.synced.store(true, std::sync::atomic::Ordering::Release);
+        fleet.synced.store(true, Ordering::Release);
         manager.publish(Event::StoreBack);
         Ok(())
     }
@@ -134,7 +145,8 @@ impl Step {
         self.seen_ms = manager.settle_orders(&fleet).await?;
         fleet.flushed.lock().await.clear();
         manager.repeat(&fleet).await?;
-        manager.flush(&fleet).await?;
+        manager.repeat_ends(&fleet).await?;
+        manager.flush(&fleet, Which::All).await?;
         (self.since, self.compared) = (Some(Instant::now()), Instant::now());
         Ok(())
     }

@@ -16,6 +16,7 @@ pub mod program;
 pub mod quiet;
 pub mod recording;
 pub mod redis;
+pub mod relay;
 pub mod socket;
 pub mod switch;
 pub mod timing;
