@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use crate::fleet::{fleet, fleet_with, record, records, store_is_up};
 use crate::support::redis::Redis;
+use crate::support::relay::Relay;
 use crate::support::wire::Unframed;
-use crate::support::{Call, Demo, Gateway, RawClient, within};
+use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
 /// Streams of one session on each instance.
 const STREAMS: usize = 12;
@@ -54,6 +55,36 @@ async fn what_comes_after_max_duration_is_the_next_incarnation() {
     assert_eq!(first["request_count"], 2 * (STREAMS + 1), "{first}");
     // Nothing of it is counted twice, nothing is lost.
     gateways[0].session_until("long", |session| session["request_count"] == 2 * STREAMS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_begins_after_an_end_is_not_cut_with_it_however_slow_redis_is() {
+    let (demo, redis) = (Demo::start().await, Redis::start().await);
+    let relay = Relay::start(redis.address(), Duration::from_millis(30)).await;
+    let gateway = Gateway::with(format!(
+        "backend: {:?}\nsession:\n  store: redis\n  max_duration: 4s\n  idle_timeout: 4s\n  redis: {{ addr: {:?} }}\n",
+        demo.url(),
+        relay.address().to_string()
+    ))
+    .await;
+    store_is_up(&gateway, true).await;
+    let open = (0..STREAMS).map(async |number| {
+        let id = format!("s-{number}");
+        let mut client = Call::chat_stream("[[stall]]").session(&id).open(gateway.proxy()).await;
+        client.until("\"delta\":{\"content\":\"").await;
+        let cut = client.message(Unframed::UntilEnd).await.expect("an answer").text();
+        assert!(cut.contains("session_timed_out"), "{cut}");
+        // As long as an end that is written late would take to cut it.
+        let call = Call::chat_stream("[[words 40]] [[pace 40ms]]").session(&id);
+        let next = call.send(gateway.proxy()).await;
+        assert!(next.text().contains("[DONE]"), "cut after the end of {id}: {}", next.text());
+    });
+    within("all streams", futures::future::join_all(open)).await;
+    let gateways = [gateway];
+    for number in 0..STREAMS {
+        let first = record(&gateways, &format!("s-{number}")).await;
+        assert_eq!((&first["incarnation"], &first["request_count"]), (&json!(1), &json!(1)), "{first}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

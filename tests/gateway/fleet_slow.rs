@@ -97,6 +97,8 @@ async fn a_longer_idle_timeout_holds_for_sessions_that_live() {
     let mut client = Call::chat_stream("[[stall]]").session("s").open(gateways[0].proxy()).await;
     client.until("\"delta\":{\"content\":\"").await;
     gateways[1].session_until("s", |session| session["open_legs"] == 1).await;
+    // Until nothing of the session waits to be written any more.
+    pause(&redis, 20).await;
     for gateway in &gateways {
         gateway.rewrite(&yaml(&demo, &redis, &keys("1h")));
         gateway.hangup();
