@@ -100,9 +100,13 @@ impl Uid {
         Self(Uuid::now_v7())
     }
 
-    /// Reads the written form; `None` when it is not one.
+    /// Reads the written form and no other one of a UUID, so that a text that is a uid is one name of one
+    /// incarnation; `None` when it is not one.
     pub fn parse(text: &str) -> Option<Self> {
-        Uuid::try_parse(text.strip_prefix("s_")?).ok().map(Self)
+        let digits = text.strip_prefix("s_")?;
+        let is_written_so = digits.len() == 32
+            && digits.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit));
+        is_written_so.then(|| Uuid::try_parse(digits).ok().map(Self)).flatten()
     }
 
     /// The number it is.
@@ -159,6 +163,9 @@ mod tests {
         assert_eq!(Uid::parse(&uid.to_string()), Some(uid));
         assert_eq!(Uid::parse("s_nonsense"), None);
         assert_eq!(Uid::parse(&uid.to_string()[2..]), None);
+        let upper = format!("s_{}", uid.to_string()[2..].to_uppercase());
+        assert_eq!(Uid::parse(&format!("s_{}", Uuid::now_v7())), None, "with hyphens");
+        assert_eq!(Uid::parse(&upper), None);
     }
 
     #[test]

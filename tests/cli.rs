@@ -123,3 +123,106 @@ fn the_help_tells_examples_and_exit_codes() {
     }
     assert!(!out.contains('\u{1b}'), "no colours without a terminal");
 }
+
+/// What a command does that must end by itself; one that goes on, as a gateway that starts, is killed.
+fn bounded(mut command: Command) -> Output {
+    let pipes = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = pipes.spawn().expect("the binary runs");
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while child.try_wait().expect("the child").is_none() {
+        if std::time::Instant::now() > limit {
+            child.kill().expect("it runs");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("its output")
+}
+
+/// `elida check` and `elida run` with a file that does not start: both tell the same and exit with 2.
+fn both_refuse(yaml: &str, variables: &[(&str, &std::ffi::OsStr)], fault: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("elida.yaml");
+    std::fs::write(&file, format!("data_dir: {:?}\n{yaml}\n", folder.path())).expect("a file");
+    for command in ["check", "run"] {
+        let mut elida = Command::new(env!("CARGO_BIN_EXE_elida"));
+        elida.env_clear().args([command, "-c"]).arg(&file).envs(variables.iter().copied());
+        let (code, out, error) = told(&bounded(elida));
+        assert_eq!(code, 2, "{command} of {yaml}: {out}{error}");
+        assert!(error.contains(fault), "{command} of {yaml}: {error}");
+    }
+}
+
+#[test]
+fn check_foresees_what_keeps_run_from_starting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let junk = folder.path().join("ca.pem");
+    std::fs::write(&junk, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n").expect("a file");
+    let listen = "listen: '127.0.0.1:0'\ncontrol: { listen: '127.0.0.1:0' }";
+    let redis = |keys: &str| format!("{listen}\nsession: {{ store: redis, redis: {{ {keys} }} }}");
+    both_refuse(
+        &redis(&format!("url: 'rediss://localhost', tls: {{ ca_file: {junk:?} }}")),
+        &[],
+        "session.redis.tls.ca_file: it cannot be used",
+    );
+    both_refuse(&redis("url: 'redis://localhost/seven'"), &[], "session.redis.url: it cannot be used");
+    both_refuse(
+        &format!(
+            "{listen}\nbackends: {{ a: {{ url: 'https://h', type: http, tls: {{ ca_file: {junk:?} }} }} }}"
+        ),
+        &[],
+        "backends.a.tls.ca_file: ",
+    );
+    both_refuse(
+        "listen: ':18080'\ncontrol: { listen: '127.0.0.1:18080' }",
+        &[],
+        "control.listen: 127.0.0.1:18080 is taken by the proxy",
+    );
+    both_refuse(
+        &format!("{listen}\nserver: {{ timeouts: {{ write: 30d }} }}"),
+        &[],
+        "server.timeouts.write: 30days is longer than a socket can wait",
+    );
+    both_refuse(
+        &format!("{listen}\nsession: {{ idle_timeout: 100000000000y }}"),
+        &[],
+        "session.idle_timeout: '100000000000y' is longer than 100 years",
+    );
+}
+
+#[test]
+fn a_token_that_cannot_be_read_does_not_leave_the_door_open() {
+    use std::os::unix::ffi::OsStrExt;
+    let token = std::ffi::OsStr::from_bytes(b"0123456789abcdef0123456789abcde\xff");
+    let listen = "listen: '127.0.0.1:0'\ncontrol: { listen: '127.0.0.1:0' }";
+    both_refuse(
+        listen,
+        &[("ELIDA_CONTROL_TOKEN", token)],
+        "ELIDA_CONTROL_TOKEN: its value is not UTF-8 text",
+    );
+    let mut elida = Command::new(env!("CARGO_BIN_EXE_elida"));
+    elida.env_clear().args(["stats", "--control", "http://127.0.0.1:1"]).env("ELIDA_CONTROL_TOKEN", token);
+    let (code, _, error) = told(&elida.output().expect("the binary runs"));
+    assert_eq!((code, error.contains("ELIDA_CONTROL_TOKEN is not UTF-8 text")), (1, true), "{error}");
+}
+
+#[test]
+fn check_tries_the_addresses_and_the_history_of_this_machine() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("elida.yaml");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let held = held.local_addr().expect("an address");
+    let check = |keys: &str| {
+        let text = format!("data_dir: {:?}\ncontrol: {{ listen: '127.0.0.1:0' }}\n{keys}\n", folder.path());
+        std::fs::write(&file, text).expect("a file");
+        told(&elida(&["check", "-c", &file.display().to_string()], &[]))
+    };
+    // From the block for documentation (RFC 5737): no machine has it.
+    let (code, _, error) = check("listen: '192.0.2.1:8080'");
+    assert!(code == 2 && error.contains("listen: cannot listen on 192.0.2.1:8080"), "{error}");
+    // The gateway that runs already holds its port.
+    assert_eq!(check(&format!("listen: '{held}'")).0, 0);
+    let (code, out, error) =
+        check(&format!("listen: '127.0.0.1:0'\nhistory: {{ file: {:?} }}", folder.path()));
+    assert_eq!((code, out.contains("ok, 1 warning")), (0, true), "{out}{error}");
+    assert!(error.contains("warning: history.file: no history is kept"), "{error}");
+}

@@ -48,9 +48,11 @@ fuzz_target!(|fields: Vec<(u8, &[u8])>| {
         }
     }
     let address: IpAddr = [192, 0, 2, 1].into();
-    let principal = KEY.principal(&headers, address);
-    assert_eq!(principal, KEY.principal(&headers, address));
-    assert!(printable(principal.as_str()) && principal.as_str().len() <= 64);
+    let principal = KEY.principal(&headers, None, address);
+    assert_eq!(principal, KEY.principal(&headers, None, address));
+    if let Ok(principal) = principal {
+        assert!(printable(principal.id.as_str()) && principal.id.as_str().len() <= 64);
+    }
     let client = Client::recognise(&headers);
     assert!(client.name.as_deref().is_none_or(|name| name.len() <= 64 && printable(name)));
     assert!(client.version.as_deref().is_none_or(|version| version.len() <= 64 && printable(version)));

@@ -48,7 +48,7 @@ impl ShutdownSignalWatch for Drain {
                 }
                 Wish::Drain => {
                     notify::stopping();
-                    self.drain().await;
+                    self.drain(false).await;
                     break;
                 }
                 Wish::Stop => {
@@ -65,15 +65,18 @@ impl ShutdownSignalWatch for Drain {
 impl Drain {
     /// Drains, and carries out what operators tell the new process meanwhile.
     async fn drain_beside_the_heir(&self) {
-        let follow = self.shared.kills.clone().map(|kills| tokio::spawn(kills.follow(|| true)));
-        self.drain().await;
+        // A new process of a version that does not talk about sessions leaves its orders in the history.
+        let kills = self.shared.kills.clone().filter(|_| !self.shared.sessions.has_siblings());
+        let follow = kills.map(|kills| tokio::spawn(kills.follow(|| true)));
+        self.drain(true).await;
         if let Some(follow) = follow {
             follow.abort();
         }
     }
 
-    /// Waits for open connections, at most for the grace time; a second signal to end ends the patience.
-    async fn drain(&self) {
+    /// Waits for open connections, at most for the grace time; a second signal to end ends the patience. The
+    /// process before this one is reached through it, so beside a new process it waits for that one, too.
+    async fn drain(&self, is_relay: bool) {
         self.upgrade.abandon();
         let grace = self.shared.live.load().timeouts.shutdown_grace;
         self.shared.readiness.not_ready("draining");
@@ -82,7 +85,12 @@ impl Drain {
         let connections = self.shared.metrics.connections().get();
         info!(open_legs = legs, connections, grace_ms = grace.as_millis(), "draining");
         tokio::select! {
-            () = self.connections_ended(grace) => {}
+            () = async {
+                self.connections_ended(grace).await;
+                if is_relay {
+                    let _ = timeout(grace, self.shared.sessions.predecessor_ended()).await;
+                }
+            } => {}
             () = async {
                 while !matches!(self.signals.next().await, None | Some(Wish::Drain | Wish::Stop)) {}
             } => info!("a second signal: not waiting any longer"),

@@ -1,8 +1,8 @@
 //! How listening sockets go from a running process to the one that takes its place.
 //!
 //! The standard input of the new process is one end of a Unix socket pair. The old one sends the sockets
-//! over it as `SCM_RIGHTS` (unix(7)), each with its service and its address as configured; the new one writes
-//! a byte when it serves. So no descriptor is inherited by number, nothing has to be kept open across
+//! over it as `SCM_RIGHTS` (unix(7)), each with its service and its address as configured, and with them the end
+//! of a second pair, on which both talk about sessions from then on; the new one writes a byte when it serves. So no descriptor is inherited by number, nothing has to be kept open across
 //! `exec`, and an end of the new process, however it comes about, is an end of the line.
 
 use std::env;
@@ -32,6 +32,9 @@ const READY: u8 = b'R';
 /// The most sockets in one message; the kernel's own limit is 253.
 const SOCKETS_MAX: usize = 16;
 
+/// The name of the line on which both processes talk about sessions.
+const SESSIONS: &str = "sessions";
+
 /// The longest list of names, in bytes.
 const NAMES_MAX: usize = 4096;
 
@@ -44,14 +47,20 @@ pub(super) struct Name {
     pub(super) address: SocketAddr,
 }
 
-/// Sends the sockets; they stay open here as well.
+/// Sends the sockets and the other end of the line about sessions; they stay open here as well.
 ///
 /// # Errors
 /// The system refuses, or there are too many of them.
-pub(super) fn give(line: &UnixStream, sockets: &[(Name, TcpListener)]) -> io::Result<()> {
-    let names: Vec<&Name> = sockets.iter().map(|(name, _)| name).collect();
+pub(super) fn give(
+    line: &UnixStream,
+    sockets: &[(Name, TcpListener)],
+    sessions: &UnixStream,
+) -> io::Result<()> {
+    let talk = Name { service: SESSIONS.to_owned(), address: ([0, 0, 0, 0], 0).into() };
+    let names: Vec<&Name> = sockets.iter().map(|(name, _)| name).chain([&talk]).collect();
     let names = serde_json::to_vec(&names)?;
-    let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+    let descriptors: Vec<_> =
+        sockets.iter().map(|(_, socket)| socket.as_fd()).chain([sessions.as_fd()]).collect();
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if names.len() > NAMES_MAX || !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
@@ -65,7 +74,7 @@ pub(super) fn give(line: &UnixStream, sockets: &[(Name, TcpListener)]) -> io::Re
 }
 
 /// What [`give`] has sent.
-fn receive(line: &UnixStream) -> io::Result<Vec<(Name, TcpListener)>> {
+fn receive(line: &UnixStream) -> io::Result<Vec<(Name, OwnedFd)>> {
     let mut text = [0; NAMES_MAX];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -80,7 +89,7 @@ fn receive(line: &UnixStream) -> io::Result<Vec<(Name, TcpListener)>> {
     if names.len() != descriptors.len() {
         return Err(io::Error::other("names and sockets do not match"));
     }
-    Ok(names.into_iter().zip(descriptors.into_iter().map(TcpListener::from)).collect())
+    Ok(names.into_iter().zip(descriptors).collect())
 }
 
 /// Waits until the new process serves.
@@ -96,7 +105,7 @@ pub(super) fn wait_until_ready(mut line: &UnixStream, limit: Duration) -> io::Re
 /// What this process has from the one before it; nothing, when there was none.
 #[derive(Default)]
 pub(super) struct Inherited {
-    sockets: Vec<(Name, TcpListener)>,
+    sockets: Vec<(Name, OwnedFd)>,
     line: Option<UnixStream>,
 }
 
@@ -120,7 +129,13 @@ impl Inherited {
     /// The socket of a service, if it listens where the configuration says.
     pub(super) fn listener(&mut self, name: &Name) -> Option<TcpListener> {
         let index = self.sockets.iter().position(|(known, _)| known == name)?;
-        Some(self.sockets.swap_remove(index).1)
+        Some(TcpListener::from(self.sockets.swap_remove(index).1))
+    }
+
+    /// The line on which the old process talks about sessions; `None` when it is a version that does not.
+    pub(super) fn sessions(&mut self) -> Option<UnixStream> {
+        let index = self.sockets.iter().position(|(known, _)| known.service == SESSIONS)?;
+        Some(UnixStream::from(self.sockets.swap_remove(index).1))
     }
 
     /// The way to say that this process serves. Sockets that nobody asked for are closed.
@@ -156,11 +171,15 @@ mod tests {
     fn sockets_arrive_with_their_names() {
         let (old, new) = UnixStream::pair().unwrap();
         let sockets = [(name("proxy"), listener()), (name("control"), listener())];
-        give(&old, &sockets).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        give(&old, &sockets, &theirs).unwrap();
         let mut inherited = Inherited { sockets: receive(&new).unwrap(), line: Some(new) };
         let control = inherited.listener(&name("control")).unwrap();
         assert_eq!(control.local_addr().unwrap(), sockets[1].1.local_addr().unwrap());
         assert!(inherited.listener(&name("control")).is_none(), "it is taken once");
+        inherited.sessions().unwrap().write_all(b"x").unwrap();
+        ours.read_exact(&mut [0]).unwrap();
+        assert!(inherited.sessions().is_none());
         let elsewhere = Name { address: ([127, 0, 0, 1], 1).into(), ..name("proxy") };
         assert!(inherited.listener(&elsewhere).is_none(), "the configuration wants another address");
         let sign = inherited.into_sign();

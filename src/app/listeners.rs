@@ -1,6 +1,8 @@
 //! The listening sockets: taken over from the process before this one, or bound.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,6 +11,7 @@ use tracing::info;
 
 use super::handover::{Inherited, Name, ReadySign};
 use crate::config::Config;
+use crate::settings::fault::Faults;
 
 /// A connection on which nothing came for so long is asked whether its peer is still there...
 const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -20,6 +23,9 @@ const PROBES: u32 = 4;
 /// This also bounds a peer that does not read, so a longer `server.timeouts.write` counts instead.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
+/// The kernel reads the milliseconds of TCP_USER_TIMEOUT as a signed number.
+const USER_TIMEOUT_MAX: u32 = i32::MAX as u32;
+
 /// Connections that may wait to be accepted; Linux' own default limit. With the 128 of the standard library,
 /// the rest of a fleet that connects at once would be asked to try again after a second (listen(2)).
 const QUEUE: i32 = 4096;
@@ -30,6 +36,8 @@ pub(super) struct Listeners {
     pub(super) control: TcpListener,
     /// To be told when this process serves.
     pub(super) ready: ReadySign,
+    /// The line on which the process before this one talks about its sessions.
+    pub(super) predecessor: Option<UnixStream>,
     /// Copies, for the process that takes this one's place.
     pub(super) copies: Vec<(Name, TcpListener)>,
 }
@@ -62,8 +70,28 @@ impl Listeners {
         };
         let proxy = take("proxy", "listen", config.listen)?;
         let control = take("control", "control.listen", config.control.listen())?;
-        Ok(Self { proxy, control, ready: inherited.into_sign(), copies })
+        let predecessor = inherited.sessions();
+        Ok(Self { proxy, control, ready: inherited.into_sign(), predecessor, copies })
     }
+}
+
+/// What will keep a start on this machine from listening where the configuration says. A port that is held
+/// is no fault: the gateway that runs with this configuration holds it.
+pub fn start_faults(config: &Config) -> Faults {
+    let mut faults = Faults::default();
+    for (key, address) in [("listen", config.listen), ("control.listen", config.control.listen())] {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                let hint = match error.kind() {
+                    io::ErrorKind::PermissionDenied => "choose a port above 1023, or let this user take it",
+                    _ => "write an address of this machine",
+                };
+                faults.add(key, format!("cannot listen on {address}: {error}"), hint);
+            }
+            _ => {}
+        }
+    }
+    faults
 }
 
 /// Makes the kernel notice peers that vanished without a word. Accepted sockets have these options from
@@ -73,7 +101,10 @@ fn notice_dead_peers(listener: &TcpListener, patience: Duration) -> rustix::io::
     sockopt::set_tcp_keepidle(listener, PROBE_AFTER)?;
     sockopt::set_tcp_keepintvl(listener, PROBE_EVERY)?;
     sockopt::set_tcp_keepcnt(listener, PROBES)?;
-    sockopt::set_tcp_user_timeout(listener, u32::try_from(patience.as_millis()).unwrap_or(u32::MAX))
+    sockopt::set_tcp_user_timeout(
+        listener,
+        u32::try_from(patience.as_millis()).unwrap_or(USER_TIMEOUT_MAX).min(USER_TIMEOUT_MAX),
+    )
 }
 
 #[cfg(test)]
@@ -93,6 +124,7 @@ mod tests {
         assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), PROBE_EVERY);
         assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), PROBES);
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 120_000);
+        notice_dead_peers(&listener, Duration::from_secs(60 * 24 * 3600)).unwrap();
     }
 
     #[test]

@@ -26,5 +26,6 @@ mod signals;
 mod upgrade;
 
 pub use demo::{demo, demo_provider};
+pub use listeners::start_faults;
 pub use reach::{Reach, Unreachable, reach, reach_redis};
 pub use services::run;

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::shared::{Shared, addresses, snapshot};
 use crate::clock::millis;
-use crate::config::{Config, Sources, changed_restart_keys};
+use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
 use crate::control::service::ReloadReport;
 use crate::settings::fault::Faults;
@@ -17,7 +17,9 @@ use crate::upstream::backend::Backend;
 /// Reads the configuration again, when told to.
 pub(super) struct Reload {
     sources: Sources,
-    /// The configuration in force.
+    /// What this process started with: keys that need a restart are in force as they stand here.
+    started: Config,
+    /// The configuration that was read last.
     pub(super) current: ArcSwap<Config>,
     /// Who may use the control API.
     pub(super) control: Arc<ArcSwap<control::settings::Settings>>,
@@ -29,7 +31,8 @@ pub(super) struct Reload {
 impl Reload {
     pub(super) fn new(sources: Sources, config: Config, shared: Shared) -> Self {
         let control = Arc::new(ArcSwap::from_pointee(config.control.clone()));
-        Self { sources, current: ArcSwap::from_pointee(config), control, shared, turn: Mutex::default() }
+        let (started, current) = (config.clone(), ArcSwap::from_pointee(config));
+        Self { sources, started, current, control, shared, turn: Mutex::default() }
     }
 
     /// SIGHUP: the outcome is in the log.
@@ -41,7 +44,7 @@ impl Reload {
         }
     }
 
-    /// Reads, compiles, compares and swaps. Returns the changed keys that need a restart.
+    /// Reads, compiles, compares and swaps. Returns the keys that wait for a restart.
     ///
     /// # Errors
     /// All faults of the new configuration; the old one stays in force.
@@ -61,7 +64,7 @@ impl Reload {
         let before = self.shared.live.load_full();
         let snapshot = snapshot(&config, &self.shared.metrics, &before.backends)?;
         tell_warnings(&config);
-        let restart = changed_restart_keys(&self.current.load(), &config);
+        let restart = changed_restart_keys(&self.started, &config);
         for gone in &before.backends {
             let name = gone.settings().name();
             if !snapshot.backends.iter().any(|backend| backend.settings().name() == name) {
@@ -80,6 +83,11 @@ impl Reload {
         Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })
     }
 
+    /// The values in force under the keys of the file; secrets are masked.
+    pub(super) fn in_force(&self) -> Value {
+        in_force(&self.started, &self.current.load())
+    }
+
     /// The backends by name: what they are and how they are.
     pub(super) fn describe_backends(&self) -> Value {
         let now = self.shared.clock.now();
@@ -91,6 +99,7 @@ impl Reload {
                 "auth": settings.auth().name(),
                 "healthy": health.is_good(),
                 "rests_for_ms": health.rests_for(now).map(millis),
+                "callers_kept_away": backend.callers_kept_away(now),
                 "open": backend.load(),
             });
             (settings.name().to_string(), described)

@@ -1,6 +1,7 @@
 //! The parts, built in order and run as Pingora services: the proxy, the control door, housekeeping.
 
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::error;
+use tracing::{error, info, warn};
 
 use super::drain::Drain;
 use super::handover::ReadySign;
@@ -64,8 +65,9 @@ pub(super) fn serve(
 ) -> anyhow::Result<()> {
     let (shared, log_guard) = Shared::build(&config)?;
     tell_warnings(&config);
-    let Listeners { proxy, control, ready, copies } = Listeners::take(&config)?;
-    let upgrade = Upgrade::new(copies, signals.sender());
+    let Listeners { proxy, control, ready, predecessor, copies } = Listeners::take(&config)?;
+    let upgrade = Upgrade::new(copies, signals.sender(), Arc::clone(&shared.sessions));
+    let (met, is_met) = watch::channel(predecessor.is_none());
     let (draining, drained) = watch::channel(false);
     let (closing, closed) = watch::channel(false);
     let threads = config.server.threads();
@@ -76,7 +78,8 @@ pub(super) fn serve(
     let readiness = Arc::clone(&shared.readiness);
     let sessions = Arc::clone(&shared.sessions);
     let kills = shared.kills.clone();
-    let proxy = Proxy { begin: Mutex::new(Some((proxy, drained))), door, readiness, ready, sessions, kills };
+    let proxy =
+        Proxy { begin: Mutex::new(Some((proxy, drained))), is_met, door, readiness, ready, sessions, kills };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
@@ -93,7 +96,9 @@ pub(super) fn serve(
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
     let control = control_service(control, &reload, &shared);
-    let control = Control { service: control, closing: Mutex::new(Some(closed)) };
+    let sessions = Arc::clone(&shared.sessions);
+    let predecessor = Mutex::new(predecessor);
+    let control = Control { service: control, closing: Mutex::new(Some(closed)), predecessor, sessions, met };
     let mut control = background_service("control", control);
     // Two, so that a long list of sessions does not hold up a kill.
     control.threads = Some(2);
@@ -130,7 +135,7 @@ fn control_service(listener: TcpListener, reload: &Arc<Reload>, shared: &Shared)
         metrics: Arc::clone(&shared.metrics),
         readiness: Arc::clone(&shared.readiness),
         settings: Arc::clone(&reload.control),
-        config: Arc::new(move || config.current.load().printable()),
+        config: Arc::new(move || config.in_force()),
         reload: Arc::new(move || again.now()),
         backends: Arc::new(move || backends.describe_backends()),
         history: shared.history.clone(),
@@ -142,6 +147,8 @@ fn control_service(listener: TcpListener, reload: &Arc<Reload>, shared: &Shared)
 struct Proxy {
     /// Taken once, by `start`: the drain waits for all receivers to be gone.
     begin: Mutex<Option<(TcpListener, watch::Receiver<bool>)>>,
+    /// Becomes true when the kill orders of the process before this one are known.
+    is_met: watch::Receiver<bool>,
     door: Arc<Door<Gateway>>,
     readiness: Arc<Readiness>,
     ready: ReadySign,
@@ -159,12 +166,15 @@ impl BackgroundService for Proxy {
                 if let Some(fleet) = self.sessions.fleet() {
                     orders_known(fleet, &self.readiness).await;
                 }
+                // An error means that the control API has ended, and this process is about to.
+                let _ = self.is_met.clone().wait_for(|met| *met).await;
                 self.readiness.ready();
                 let old = parent_id();
                 // The old process tells the service manager who the main one is now.
                 if !self.ready.give() {
                     notify::ready();
-                } else if let Some(kills) = self.kills.clone() {
+                } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_siblings()) {
+                    // Of a version that does not talk about its sessions.
                     tokio::spawn(kills.follow(move || parent_id() == old));
                 }
                 door::serve(listener, Arc::clone(&self.door), draining).await;
@@ -205,11 +215,31 @@ struct Control {
     service: ControlService,
     /// Given back when the service has ended.
     closing: Mutex<Option<watch::Receiver<bool>>>,
+    /// The line to the process before this one; taken once.
+    predecessor: Mutex<Option<UnixStream>>,
+    sessions: Arc<Manager>,
+    met: watch::Sender<bool>,
+}
+
+impl Control {
+    /// No operator is let in before the process whose sessions he may mean can be asked. The line is carried by
+    /// this runtime, as a kill must not wait for the proxy's.
+    async fn meet_predecessor(&self) {
+        let predecessor = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(stream) = predecessor {
+            match self.sessions.meet_predecessor(stream).await {
+                Ok(orders) => info!(orders, "the old process tells of its sessions"),
+                Err(error) => warn!(%error, "the sessions of the old process cannot be killed here"),
+            }
+        }
+        self.met.send_replace(true);
+    }
 }
 
 #[async_trait]
 impl BackgroundService for Control {
     async fn start(&self, shutdown: ShutdownWatch) {
+        self.meet_predecessor().await;
         let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.service.run(closing.unwrap_or(shutdown)).await;
     }
@@ -253,6 +283,7 @@ mod tests {
             key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
             identity: Identity::default(),
             principal: PrincipalId::new("ada"),
+            accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
             idle_gap: None,
         };

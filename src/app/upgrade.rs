@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::handover::{self, Name};
 use super::notify;
 use super::signals::Wish;
+use crate::session::Manager;
 
 /// A new process that does not serve after this time has failed.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -31,16 +32,23 @@ pub(super) struct Upgrade {
     heir: Mutex<Option<Child>>,
     /// Hears of the new process' success.
     wishes: UnboundedSender<Wish>,
+    /// What both processes talk about.
+    sessions: Arc<Manager>,
 }
 
 impl Upgrade {
     /// An upgrade that may come, of this program with these sockets.
-    pub(super) fn new(sockets: Vec<(Name, TcpListener)>, wishes: UnboundedSender<Wish>) -> Arc<Self> {
+    pub(super) fn new(
+        sockets: Vec<(Name, TcpListener)>,
+        wishes: UnboundedSender<Wish>,
+        sessions: Arc<Manager>,
+    ) -> Arc<Self> {
         let (sockets, heir) = (Mutex::new(sockets), Mutex::default());
-        Arc::new(Self { program: program(), sockets, heir, wishes })
+        Arc::new(Self { program: program(), sockets, heir, wishes, sessions })
     }
 
-    /// Starts the new process. The outcome comes as a [`Wish::Leave`], or is in the log.
+    /// Starts the new process; inside a runtime, which carries the line to it. The outcome comes as a
+    /// [`Wish::Leave`], or is in the log.
     pub(super) fn begin(self: &Arc<Self>) {
         if std::process::id() == 1 {
             error!("no upgrade as process 1: its end ends the container; replace the container instead");
@@ -76,13 +84,16 @@ impl Upgrade {
 
     fn start(&self) -> io::Result<(Child, UnixStream)> {
         let (here, there) = UnixStream::pair()?;
+        let (ours, theirs) = UnixStream::pair()?;
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        handover::give(&here, &sockets)?;
+        handover::give(&here, &sockets, &theirs)?;
         let child = Command::new(&self.program)
             .args(env::args_os().skip(1))
             .env(handover::VARIABLE, std::process::id().to_string())
             .stdin(OwnedFd::from(there))
             .spawn()?;
+        // It ends with the new process, whenever that does.
+        self.sessions.meet_successor(ours)?;
         Ok((child, here))
     }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{FileArgs, INVALID, complain, print};
+use crate::app::start_faults;
 use crate::config::Sources;
 use crate::settings::fault::{Fault, Faults};
 
@@ -20,10 +21,13 @@ pub(super) struct CheckArgs {
     pub(super) json: bool,
 }
 
-/// Reads and compiles; 0 when it is valid, with warnings or without, else 2.
+/// Reads and compiles, and tries what a start here would need; 0 when it is valid, with warnings or without, else 2.
 pub(super) fn check(sources: &Sources, json: bool) -> ExitCode {
     let file = sources.file();
-    let outcome = sources.load();
+    let outcome = sources.load().and_then(|config| {
+        let faults = start_faults(&config);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    });
     let (faults, warnings): (Vec<&Fault>, &[Fault]) = match &outcome {
         Ok(config) => (Vec::new(), config.warnings()),
         Err(faults) => (faults.iter().collect(), faults.warnings()),

@@ -37,12 +37,11 @@ pub(super) struct Client {
 impl Client {
     /// Reads the token and checks the address; connects to nothing yet.
     pub(super) fn new(arguments: &ControlArgs) -> anyhow::Result<Self> {
-        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let token = match &arguments.token_file {
             Some(file) => Some(read_token(file)?),
-            None => match variable("ELIDA_CONTROL_TOKEN") {
+            None => match variable("ELIDA_CONTROL_TOKEN")? {
                 Some(token) => Some(token),
-                None => variable("ELIDA_CONTROL_TOKEN_FILE")
+                None => variable("ELIDA_CONTROL_TOKEN_FILE")?
                     .map(|file| read_token(Path::new(&file)))
                     .transpose()?,
             },
@@ -90,9 +89,14 @@ impl Client {
         std::io::copy(&mut response.body_mut().as_reader(), sink).context("the answer broke off")
     }
 
-    /// `POST` of a JSON body.
-    pub(super) fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Value> {
-        let url = self.url(path, &[])?;
+    /// `POST` of a JSON body, with a query.
+    pub(super) fn post(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: &Value,
+    ) -> anyhow::Result<Value> {
+        let url = self.url(path, query)?;
         let request =
             self.authorised(self.agent.post(url.as_str()).header("content-type", "application/json"));
         self.answer(request.send(body.to_string()))
@@ -168,6 +172,18 @@ impl Client {
     }
 }
 
+/// The value of a variable that is set and not empty. One that is not UTF-8 is an error: passed over it would look
+/// as if there were no token.
+fn variable(name: &str) -> anyhow::Result<Option<String>> {
+    match std::env::var_os(name).filter(|value| !value.is_empty()) {
+        None => Ok(None),
+        Some(value) => match value.into_string() {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => bail!("{name} is not UTF-8 text; set it again"),
+        },
+    }
+}
+
 /// The uids to choose from, when an id was not enough.
 fn uids(body: Option<&Value>) -> String {
     let uids = body.and_then(|body| body["uids"].as_array()).into_iter().flatten();
@@ -230,7 +246,7 @@ mod tests {
             "HTTP/1.1 409 Conflict\r\ncontent-length: 37\r\n\r\n{\"detail\":\"two\",\"uids\":[\"s_1\",\"s_2\"]}",
         );
         let client = Client::with_token(&address, None).unwrap();
-        assert_eq!(client.post(&["x"], &Value::Null).unwrap_err().to_string(), "two: s_1, s_2");
+        assert_eq!(client.post(&["x"], &[], &Value::Null).unwrap_err().to_string(), "two: s_1, s_2");
         thread.join().unwrap();
 
         let (address, thread) = server("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");

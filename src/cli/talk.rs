@@ -45,11 +45,27 @@ pub(super) struct SessionsArgs {
     plain: PlainArgs,
 }
 
+/// Which session.
+#[derive(Args, Debug)]
+struct NameArgs {
+    /// Id or uid of the session
+    id: String,
+    /// What ID is, when it is one session's uid and another one's id
+    #[arg(long, value_name = "WHAT", value_parser = ["uid", "id"])]
+    by: Option<String>,
+}
+
+impl NameArgs {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        self.by.iter().map(|by| ("by", by.clone())).collect()
+    }
+}
+
 /// Arguments of `elida session`.
 #[derive(Args, Debug)]
 pub(super) struct SessionArgs {
-    /// Id or uid of the session
-    id: String,
+    #[command(flatten)]
+    name: NameArgs,
     #[command(flatten)]
     plain: PlainArgs,
 }
@@ -57,8 +73,8 @@ pub(super) struct SessionArgs {
 /// Arguments of `elida kill`.
 #[derive(Args, Debug)]
 pub(super) struct KillArgs {
-    /// Id or uid of the session
-    id: String,
+    #[command(flatten)]
+    name: NameArgs,
     /// Only this agent of the session, and all that it started
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
@@ -92,8 +108,8 @@ struct BlockArgs {
 /// Arguments of `elida resume`.
 #[derive(Args, Debug)]
 pub(super) struct ResumeArgs {
-    /// Id or uid of the session
-    id: String,
+    #[command(flatten)]
+    name: NameArgs,
     /// Lift the block of this agent, not the session's
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
@@ -146,7 +162,9 @@ fn query(arguments: &SessionsArgs, limit: usize, cursor: Option<&str>) -> Vec<(&
 
 /// `elida session ID`
 pub(super) fn session(arguments: &SessionArgs) -> anyhow::Result<()> {
-    let answer = Client::new(&arguments.plain.control)?.get(&["control", "sessions", &arguments.id], &[])?;
+    let name = &arguments.name;
+    let client = Client::new(&arguments.plain.control)?;
+    let answer = client.get(&["control", "sessions", &name.id], &name.query())?;
     show(&arguments.plain, &answer, report::session_detail)
 }
 
@@ -166,7 +184,11 @@ pub(super) fn kills(arguments: &PlainArgs) -> anyhow::Result<()> {
 pub(super) fn kill(arguments: &KillArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
     let answer = client
-        .post(&["control", "sessions", &arguments.id, "kill"], &kill_request(arguments))
+        .post(
+            &["control", "sessions", &arguments.name.id, "kill"],
+            &arguments.name.query(),
+            &kill_request(arguments),
+        )
         // The API names its own remedy; here it is a flag.
         .map_err(|error| anyhow!(error.to_string().replace("\"force\": true", "--force")))?;
     show(&arguments.plain, &answer, report::killed)
@@ -198,8 +220,9 @@ fn kill_request(arguments: &KillArgs) -> Value {
 pub(super) fn resume(arguments: &ResumeArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
     let request = arguments.agent.as_ref().map_or_else(|| json!({}), |agent| json!({"agent": agent}));
-    let answer = client.post(&["control", "sessions", &arguments.id, "resume"], &request)?;
-    show(&arguments.plain, &answer, |answer| report::resumed(&arguments.id, answer))
+    let name = &arguments.name;
+    let answer = client.post(&["control", "sessions", &name.id, "resume"], &name.query(), &request)?;
+    show(&arguments.plain, &answer, |answer| report::resumed(&name.id, answer))
 }
 
 /// Prints an answer, as JSON if that is asked for.

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::places::{check_folders, check_ports};
 use super::tree::Tree;
 use super::written::{Backends, Guard, IDENTITY_PART, VERSION, Written};
 use crate::protocol::BackendKind;
 use crate::routing::{BackendRule, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
-use crate::settings::folder::why_not_writable;
 use crate::settings::secret::Secret;
 use crate::{capture, control, history, identity, limits, proxy, session, telemetry, upstream};
 
@@ -105,13 +105,14 @@ pub(super) fn compile(
     let telemetry = written.telemetry.compile(faults);
     let knows_clients =
         server.as_ref().and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
-    if let (Some(listen), Some(backends), false) = (listen, &backends, knows_clients) {
-        guard(written.startup_guard, listen, backends, faults);
-    }
     if let Some(backends) = &backends {
+        if let (Some(listen), false) = (listen, knows_clients) {
+            guard(written.startup_guard, listen, backends, faults);
+        }
         warn_of_realms(&rules, backends, faults);
     }
-    check_data_dir(&written.data_dir, faults);
+    check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
+    check_folders(&written.data_dir, history.as_ref(), faults);
     Some(Config {
         listen: listen?,
         data_dir: PathBuf::from(written.data_dir),
@@ -178,7 +179,7 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
             let is_fallback = first.fallback == other.name;
             let is_equal =
                 at < place && first.kind == other.kind && first.models.iter().any(|text| says(other, text));
-            if (is_fallback || is_equal) && !backends[place].auth().may_take(backends[at].auth()) {
+            if (is_fallback || is_equal) && !backends[place].may_take(&backends[at]) {
                 let path = match is_fallback {
                     true => format!("backends.{}.fallback", first.name),
                     false => format!("backends.{}.models", other.name),
@@ -203,16 +204,6 @@ fn check_capture(
     if is_on && history.is_some_and(|history| history.file(Path::new("")).is_none()) {
         let hint = "write history.enabled: true, or capture.mode: off";
         faults.add("capture.mode", "bodies are kept in the history, and there is none", hint);
-    }
-}
-
-/// State is kept in memory when it cannot be written, so only an empty path is a fault.
-fn check_data_dir(folder: &str, faults: &mut Faults) {
-    let hint = "name a folder ELIDA may write to";
-    if folder.is_empty() {
-        faults.add("data_dir", "the path is empty", hint);
-    } else if let Some(why) = why_not_writable(Path::new(folder)) {
-        faults.warn("data_dir", format!("nothing can be kept in {folder}: {why}"), hint);
     }
 }
 

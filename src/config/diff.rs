@@ -1,5 +1,7 @@
 //! What a reload may change.
 
+use serde_json::Value;
+
 use super::compiled::Config;
 
 /// Tells whether a key differs.
@@ -26,4 +28,49 @@ const RESTART_KEYS: [(&str, Differs); 9] = [
 pub fn changed_restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = RESTART_KEYS.iter().filter(|(_, differs)| differs(old, new));
     changed.map(|(key, _)| *key).collect()
+}
+
+/// The written keys that one of the keys above stands for, as JSON pointers.
+fn pointers(key: &str) -> &'static [&'static str] {
+    match key {
+        "listen" => &["/listen"],
+        "control.listen" => &["/control/listen"],
+        "server.threads" => &["/server/threads"],
+        "session.store" => &["/session/store"],
+        "session.redis" => &["/session/redis"],
+        "data_dir" => &["/data_dir"],
+        "history.file" => &["/history/enabled", "/history/file"],
+        "history.legs" => &["/history/legs"],
+        "telemetry" => &["/telemetry"],
+        _ => &[],
+    }
+}
+
+/// The values that a process has in force which started with `started` and has read `current` since, with those
+/// that wait for a restart under `restart_required`.
+pub fn in_force(started: &Config, current: &Config) -> Value {
+    let waiting = changed_restart_keys(started, current);
+    let (mut shown, old) = (current.printable(), started.printable());
+    for pointer in waiting.iter().flat_map(|key| pointers(key)) {
+        if let (Some(value), Some(old)) = (shown.pointer_mut(pointer), old.pointer(pointer)) {
+            *value = old.clone();
+        }
+    }
+    shown["restart_required"] = Value::from(waiting);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_that_needs_a_restart_is_shown_as_it_is_in_force() {
+        let config = crate::config::Sources::default().load().unwrap();
+        let shown = config.printable();
+        for (key, _) in RESTART_KEYS {
+            assert!(!pointers(key).is_empty(), "{key}");
+            assert!(pointers(key).iter().all(|pointer| shown.pointer(pointer).is_some()), "{key}: {shown}");
+        }
+    }
 }

@@ -77,6 +77,12 @@ impl Walk<'_> {
             return Some((format!("'${{{name}' is not closed"), "write } at its end".into()));
         }
         if let Some(variable) = name.strip_prefix("env:") {
+            if self.environment.is_unreadable(variable) {
+                return Some((
+                    format!("the variable {variable} is not UTF-8 text"),
+                    format!("set {variable} again"),
+                ));
+            }
             let Some(value) = self.environment.get(variable) else {
                 return Some((format!("the variable {variable} is not set"), format!("set {variable}")));
             };

@@ -11,6 +11,7 @@ mod diff;
 mod expand;
 mod lines;
 mod parse;
+mod places;
 mod read;
 mod schema;
 mod sources;
@@ -18,7 +19,7 @@ mod tree;
 mod written;
 
 pub use compiled::Config;
-pub use diff::changed_restart_keys;
+pub use diff::{changed_restart_keys, in_force};
 pub use schema::schema;
 pub use sources::{Environment, Flags, Sources};
 

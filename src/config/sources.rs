@@ -5,7 +5,8 @@
 //! `ELIDA__` name is a fault. Other unknown `ELIDA_` names are not: Kubernetes itself sets
 //! `ELIDA_PORT` and the like for a service of that name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
@@ -43,26 +44,60 @@ const TOKEN: &str = "ELIDA_CONTROL_TOKEN";
 /// The variable that names the file.
 const FILE: &str = "ELIDA_CONFIG";
 
+/// How all variables begin that are ELIDA's own.
+const PREFIX: &str = "ELIDA_";
+
+/// Names that other programs use, too ([`Sources::aliases`]).
+const ALIASES: [&str; 9] = [
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+    "REDIS_URL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "DEFAULT_BACKEND",
+    "PROXY_HOST",
+    "PROXY_PORT",
+];
+
 /// The start of variables that set any key.
 const ANY_KEY: &str = "ELIDA__";
 
 /// The variables of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    values: BTreeMap<String, String>,
+    /// Those that are set to what is not UTF-8.
+    unreadable: BTreeSet<String>,
+}
 
 impl Environment {
-    /// The variables of this process; those that are not UTF-8 are left out.
+    /// The variables of this process.
     pub fn of_process() -> Self {
-        Self(
-            std::env::vars_os()
-                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-                .collect(),
-        )
+        Self::of(std::env::vars_os())
+    }
+
+    /// These variables. One that is not UTF-8 is a fault if ELIDA reads it.
+    fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let mut environment = Self::default();
+        for (name, value) in variables {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => drop(environment.values.insert(name, value)),
+                (Ok(name), Err(_)) => _ = environment.unreadable.insert(name),
+                (Err(name), _) => _ = environment.unreadable.insert(name.to_string_lossy().into_owned()),
+            }
+        }
+        environment
+    }
+
+    /// True when a variable is set to what is not UTF-8.
+    pub(super) fn is_unreadable(&self, name: &str) -> bool {
+        self.unreadable.contains(name)
     }
 
     /// The value of a variable, also when it is empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.values.get(name).map(String::as_str)
     }
 
     /// The value of a variable that is not empty: `ELIDA_LISTEN=` in a compose file means "not set".
@@ -73,7 +108,8 @@ impl Environment {
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let values = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { values, unreadable: BTreeSet::new() }
     }
 }
 
@@ -129,6 +165,7 @@ impl Sources {
     /// As [`Sources::load`], with the text of the file given.
     pub fn load_text(&self, text: &str) -> Result<Config, Faults> {
         let mut faults = Faults::default();
+        self.check_variables(&mut faults);
         let parsed = parse(text, &mut faults);
         let mut tree = Tree::new(parsed.root);
         if parsed.is_whole {
@@ -144,10 +181,19 @@ impl Sources {
         }
     }
 
+    /// A variable that cannot be read must not look as if it were not set: a token that is passed over leaves the
+    /// door open.
+    fn check_variables(&self, faults: &mut Faults) {
+        let is_read = |name: &&String| name.starts_with(PREFIX) || ALIASES.contains(&name.as_str());
+        for name in self.environment.unreadable.iter().filter(is_read) {
+            faults.add(name.as_str(), "its value is not UTF-8 text", "set it again, or unset it");
+        }
+    }
+
     /// Lays variables and flags over the file, the weakest first.
     fn overlay(&self, tree: &mut Tree) {
         self.aliases(tree);
-        for (name, text) in &self.environment.0 {
+        for (name, text) in &self.environment.values {
             let Some(key) = name.strip_prefix(ANY_KEY) else { continue };
             let keys: Vec<&str> = key.split("__").collect();
             let value = match serde_yaml::from_str(text) {
@@ -269,5 +315,32 @@ fn place(fault: &mut Fault, text: &str, tree: &Tree) {
         && let Some((line, column)) = place_of(text, &fault.path)
     {
         (fault.line, fault.column) = (Some(line), Some(column));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn faults(text: &str, name: &str) -> Option<String> {
+        let value = OsString::from_vec(b"0123456789abcdef\xff".to_vec());
+        let variables = [(OsString::from(name), value), (OsString::from("PATH"), OsString::from("/bin"))];
+        let sources = Sources::new(None, Environment::of(variables.into_iter()), Flags::default());
+        sources.load_text(text).err().map(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn a_variable_that_is_read_and_not_utf8_is_a_fault() {
+        for name in
+            ["ELIDA_CONTROL_TOKEN", "ELIDA_LISTEN", "ELIDA__SESSION__HEADER", "PROXY_PORT", "ELIDA_CONFIG"]
+        {
+            let told = faults("", name).unwrap_or_default();
+            assert_eq!(told, format!("{name}: its value is not UTF-8 text (set it again, or unset it)"));
+        }
+        assert_eq!(faults("", "OTHER"), None, "another program's variable");
+        let told = faults("listen: '${env:OTHER}'", "OTHER").unwrap_or_default();
+        assert!(told.contains("the variable OTHER is not UTF-8 text"), "{told}");
     }
 }

@@ -22,12 +22,14 @@ pub(super) struct Problem {
     code: &'static str,
     detail: String,
     more: Map<String, Value>,
+    /// Seconds after which the caller may come again (`Retry-After`).
+    retry_after: Option<u32>,
 }
 
 impl Problem {
     /// A refusal with its status, its stable code and a sentence about this case.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), more: Map::new() }
+        Self { status, code, detail: detail.into(), more: Map::new(), retry_after: None }
     }
 
     /// 400: the request makes no sense.
@@ -41,10 +43,17 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "session_not_found", detail)
     }
 
-    /// 409: the id names several sessions; lists what to name instead.
-    pub(super) fn ambiguous(uids: impl IntoIterator<Item = Uid>) -> Self {
+    /// 409: the name means several sessions; lists what to name instead.
+    pub(super) fn ambiguous(target: &str, uids: impl IntoIterator<Item = Uid>) -> Self {
         let uids: Vec<String> = uids.into_iter().map(|uid| uid.to_string()).collect();
-        let detail = format!("{} callers have a session with this id; name one by its uid", uids.len());
+        let detail = match uids.iter().any(|uid| uid == target) {
+            true => {
+                "this is the uid of one session and the id of another; add ?by=uid or ?by=id (--by), or name \
+                     the other one by its uid"
+                    .to_owned()
+            }
+            false => format!("{} callers have a session with this id; name one by its uid", uids.len()),
+        };
         Self::new(StatusCode::CONFLICT, "session_ambiguous", detail).with("uids", uids)
     }
 
@@ -56,6 +65,12 @@ impl Problem {
     /// Adds a member of its own to the problem.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The caller may come again after so many seconds.
+    pub(super) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -116,6 +131,9 @@ pub(super) fn finish(mut response: Response, request_id: &RequestId) -> Response
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = problem.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
     }
     if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, id);

@@ -13,6 +13,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
 
+use super::blocking::Blocking;
 use super::listen::{Patience, Peer};
 use super::settings::Settings;
 use super::{auth, routes};
@@ -60,6 +61,8 @@ pub struct Parts {
 /// What every route sees.
 pub(super) struct Door {
     pub(super) parts: Parts,
+    /// Bounds on what takes a thread.
+    pub(super) blocking: Blocking,
     /// Becomes true when this service stops; endless answers end themselves then.
     pub(super) stopping: ShutdownWatch,
     pub(super) opened: Instant,
@@ -99,7 +102,8 @@ impl BackgroundService for ControlService {
 async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let door = Door { parts, stopping: shutdown.clone(), opened: Instant::now() };
+    let door =
+        Door { parts, blocking: Blocking::default(), stopping: shutdown.clone(), opened: Instant::now() };
     let app = router(Arc::new(door)).into_make_service_with_connect_info::<Peer>();
     let server =
         axum::serve(Patience::new(listener, SILENCE), app).with_graceful_shutdown(stopped(shutdown.clone()));

@@ -156,6 +156,7 @@ impl Desk {
             key: SessionKey { scope: Scope::new(principal), id: SessionId::new(id) },
             identity: Identity { source: "header:x-session-id".into(), ..Identity::default() },
             principal: PrincipalId::new(principal),
+            accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
             idle_gap: None,
         };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
 use super::captures::{self, Order, Waiting};
 use super::entries::Entry;
@@ -158,14 +159,35 @@ impl Archive {
 
     /// Waits until all that was noted is written and signed; false when it cannot be. Blocks.
     pub fn seal(&self) -> bool {
-        let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Message::Seal(reply), SEAL_LIMIT) && answer.recv_timeout(SEAL_LIMIT).unwrap_or(false)
+        let (reply, mut answer) = oneshot::channel();
+        if !self.send(Message::Seal(reply), SEAL_LIMIT) {
+            return false;
+        }
+        let until = Instant::now() + SEAL_LIMIT;
+        loop {
+            match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) if Instant::now() < until => {
+                    std::thread::sleep(STEP)
+                }
+                answered => return answered.unwrap_or(false),
+            }
+        }
     }
 
-    /// Waits until all that was noted is written; false when that takes longer than `limit`. Blocks.
-    pub fn is_written(&self, limit: Duration) -> bool {
-        let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Message::Written(reply), limit) && answer.recv_timeout(limit).unwrap_or(false)
+    /// Waits until all that was noted is written; false when that takes longer than `limit`. Takes no thread: the
+    /// answer to a kill waits for this.
+    pub async fn is_written(&self, limit: Duration) -> bool {
+        let written = async {
+            let (reply, answer) = oneshot::channel();
+            let mut message = Message::Written(reply);
+            while let Err(refused) = self.queue.try_send(message) {
+                let TrySendError::Full(again) = refused else { return false };
+                message = again;
+                tokio::time::sleep(STEP).await;
+            }
+            answer.await.unwrap_or(false)
+        };
+        tokio::time::timeout(limit, written).await.unwrap_or(false)
     }
 
     /// A view of what is written.

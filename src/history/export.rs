@@ -11,8 +11,10 @@ use super::seal::Head;
 use super::verify::check_link;
 use super::window::Window;
 
-/// Records read at a time.
+/// Records of one page at most.
 const PAGE: i64 = 500;
+/// Bytes of one page, beside its last row.
+pub(super) const PAGE_BYTES: usize = 256 << 10;
 
 /// A column of the CSV form: its name, and where the value stands in the JSON form.
 pub(super) type Column = (&'static str, &'static str);
@@ -71,69 +73,97 @@ pub enum ExportError {
     /// The history cannot be read.
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
-    /// The reader of the export has gone.
+    /// A row holds no JSON object.
     #[error(transparent)]
-    Sink(#[from] io::Error),
+    Row(#[from] io::Error),
+}
+
+/// An export of records under way, read a page at a time. Between two pages no transaction is open: a reader that
+/// is slow or stalls holds back neither the write-ahead log nor a thread.
+pub struct RecordExport {
+    reader: Reader,
+    format: Format,
+    /// The number at which the next page begins, and the last one of the export; `None` when nothing is left.
+    rest: Option<(i64, i64)>,
+    heads: Heads,
+    /// The heading of a table is still to be written.
+    needs_heading: bool,
 }
 
 impl Reader {
-    /// Writes every record from the first to the last one that ended in the window; the chain has no gap then.
-    /// The NDJSON form begins and ends with a signed head; the last one is only signed if the chain is whole
-    /// since the one before it.
+    /// Begins an export of every record from the first to the last one that ended in the window; the chain has no
+    /// gap then. The NDJSON form begins and ends with a signed head; the last one is only signed if the chain is
+    /// whole since the one before it.
     ///
     /// # Errors
-    /// The history cannot be read, or the sink takes nothing more.
-    pub fn export(&self, format: Format, window: Window, sink: &mut impl Write) -> Result<u64, ExportError> {
+    /// The history cannot be read.
+    pub fn export(self, format: Format, window: Window) -> rusqlite::Result<RecordExport> {
         let (from, to) = window.bounds();
         let bounds = "SELECT min(seq), max(seq) FROM records WHERE ended_ms >= ?1 AND ended_ms < ?2";
         let (first, last): (Option<i64>, Option<i64>) =
             self.database.query_row(bounds, params![from, to], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        if format == Format::Csv {
-            heading(&COLUMNS, sink)?;
+        Ok(RecordExport {
+            reader: self,
+            format,
+            rest: first.zip(last),
+            heads: Heads { tip: None, is_whole: true, is_signed: false },
+            needs_heading: format == Format::Csv,
+        })
+    }
+}
+
+impl RecordExport {
+    /// Appends the next page to `page`; false when it was the last one.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub fn next_page(&mut self, page: &mut Vec<u8>) -> Result<bool, ExportError> {
+        if std::mem::take(&mut self.needs_heading) {
+            heading(&COLUMNS, page)?;
         }
-        let (Some(first), Some(last)) = (first, last) else { return Ok(0) };
-        let mut heads = Heads { reader: self, tip: None, is_whole: true, is_signed: false };
-        let mut next = first;
-        let mut count = 0;
-        while next <= last {
-            let sql =
-                "SELECT seq, prev, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
-            let mut page = self.database.prepare_cached(sql)?;
-            let mut rows = page.query(params![next, last, PAGE])?;
-            let before = next;
-            while let Some(row) = rows.next()? {
-                let seq: i64 = row.get(0)?;
-                let (prev, body): (String, String) = (row.get(1)?, row.get(2)?);
-                match format {
-                    Format::Ndjson => heads.record(seq, prev, &body, sink)?,
-                    Format::Csv => csv(&body, &COLUMNS, sink)?,
-                }
-                (next, count) = (seq + 1, count + 1);
+        let Some((first, last)) = self.rest.take() else { return Ok(false) };
+        let next = self.records(first, last, page)?;
+        if next > first && next <= last {
+            self.rest = Some((next, last));
+        } else if self.format == Format::Ndjson {
+            self.heads.end(&self.reader, page)?;
+        }
+        Ok(self.rest.is_some())
+    }
+
+    /// Appends records from this number on; gives the number behind the last one.
+    fn records(&mut self, first: i64, last: i64, page: &mut Vec<u8>) -> Result<i64, ExportError> {
+        let sql = "SELECT seq, prev, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
+        let mut select = self.reader.database.prepare_cached(sql)?;
+        let mut rows = select.query(params![first, last, PAGE])?;
+        let (begin, mut next) = (page.len(), first);
+        while page.len() - begin < PAGE_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let seq: i64 = row.get(0)?;
+            let (prev, body): (String, String) = (row.get(1)?, row.get(2)?);
+            match self.format {
+                Format::Ndjson => self.heads.record(&self.reader, seq, prev, &body, page)?,
+                Format::Csv => csv(&body, &COLUMNS, page)?,
             }
-            if next == before {
-                break;
-            }
+            next = seq + 1;
         }
-        if format == Format::Ndjson {
-            heads.end(sink)?;
-        }
-        sink.flush()?;
-        Ok(count)
+        Ok(next)
     }
 }
 
 /// Puts the heads between the records.
-struct Heads<'a> {
-    reader: &'a Reader,
+struct Heads {
     tip: Option<Tip>,
     /// The chain is whole since the last signed head.
     is_whole: bool,
     is_signed: bool,
 }
 
-impl Heads<'_> {
+impl Heads {
     fn record(
         &mut self,
+        reader: &Reader,
         seq: i64,
         prev: String,
         body: &str,
@@ -145,8 +175,8 @@ impl Heads<'_> {
             None => {
                 let anchor = Tip { seq: number.saturating_sub(1), hash: prev };
                 if anchor.seq > 0 {
-                    let head = self.stored(anchor.seq)?;
-                    self.write(&head.unwrap_or_else(|| self.sign(&anchor)), sink)?;
+                    let head = stored(reader, anchor.seq)?;
+                    write_head(&head.unwrap_or_else(|| sign(reader, &anchor)), sink)?;
                 }
                 anchor
             }
@@ -156,38 +186,38 @@ impl Heads<'_> {
         self.is_whole &= tip.is_ok();
         self.tip = Some(tip.unwrap_or(Tip { seq: number, hash: String::new() }));
         self.is_signed = false;
-        if let Some(head) = self.stored(number)? {
-            self.write(&head, sink)?;
+        if let Some(head) = stored(reader, number)? {
+            write_head(&head, sink)?;
             self.is_signed = true;
         }
         Ok(())
     }
 
-    fn end(&mut self, sink: &mut impl Write) -> Result<(), ExportError> {
+    fn end(&mut self, reader: &Reader, sink: &mut impl Write) -> Result<(), ExportError> {
         match self.tip.take() {
-            Some(tip) if !self.is_signed && self.is_whole => self.write(&self.sign(&tip), sink),
+            Some(tip) if !self.is_signed && self.is_whole => write_head(&sign(reader, &tip), sink),
             _ => Ok(()),
         }
     }
+}
 
-    fn sign(&self, tip: &Tip) -> Head {
-        self.reader.signer.sign(tip, jiff::Timestamp::now())
-    }
+fn sign(reader: &Reader, tip: &Tip) -> Head {
+    reader.signer.sign(tip, jiff::Timestamp::now())
+}
 
-    fn stored(&self, seq: u64) -> rusqlite::Result<Option<Head>> {
-        let mut find = self.reader.database.prepare_cached("SELECT body FROM heads WHERE seq = ?1")?;
-        let found = find.query_row([i64::try_from(seq).unwrap_or(i64::MAX)], |row| row.get::<_, String>(0));
-        match found {
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
-            // A head that cannot be read is as good as none: the file will show what is wrong.
-            found => Ok(serde_json::from_str(&found?).ok()),
-        }
+fn stored(reader: &Reader, seq: u64) -> rusqlite::Result<Option<Head>> {
+    let mut find = reader.database.prepare_cached("SELECT body FROM heads WHERE seq = ?1")?;
+    let found = find.query_row([i64::try_from(seq).unwrap_or(i64::MAX)], |row| row.get::<_, String>(0));
+    match found {
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+        // A head that cannot be read is as good as none: the file will show what is wrong.
+        found => Ok(serde_json::from_str(&found?).ok()),
     }
+}
 
-    fn write(&self, head: &Head, sink: &mut impl Write) -> Result<(), ExportError> {
-        let text = serde_json::to_string(head).map_err(io::Error::other)?;
-        Ok(writeln!(sink, "{text}")?)
-    }
+fn write_head(head: &Head, sink: &mut impl Write) -> Result<(), ExportError> {
+    let text = serde_json::to_string(head).map_err(io::Error::other)?;
+    Ok(writeln!(sink, "{text}")?)
 }
 
 /// The first line of a table.

@@ -6,12 +6,12 @@ use rusqlite::params;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::export::{Column, ExportError, Format, csv, heading};
+use super::export::{Column, ExportError, Format, PAGE_BYTES, csv, heading};
 use super::reader::{Reader, json, one_page};
 use super::window::Window;
 use crate::ids::Uid;
 
-/// Legs read at a time.
+/// Legs of one page at most.
 const PAGE: i64 = 1000;
 
 /// The columns of the CSV form.
@@ -95,44 +95,58 @@ impl Reader {
         Ok(LegPage { uid: uid.to_owned(), requests, next_cursor })
     }
 
-    /// Writes every leg that ended in the window, in the order in which they ended, each with the uid and, once its
-    /// session has a record here, the id of its session.
+    /// Begins an export of every leg that ended in the window up to now, in the order in which they ended, each with
+    /// the uid and, once its session has a record here, the id of its session.
     ///
     /// # Errors
-    /// The history cannot be read, or the sink takes nothing more.
-    pub fn export_legs(
-        &self,
-        format: Format,
-        window: Window,
-        sink: &mut impl Write,
-    ) -> Result<u64, ExportError> {
-        let (from, to) = window.bounds();
-        if format == Format::Csv {
-            heading(&COLUMNS, sink)?;
+    /// The history cannot be read.
+    pub fn export_legs(self, format: Format, window: Window) -> rusqlite::Result<LegExport> {
+        let sql = "SELECT coalesce(max(number), 0) FROM requests";
+        let last = self.database.query_row(sql, [], |row| row.get(0))?;
+        Ok(LegExport { reader: self, format, window, after: 0, last, needs_heading: format == Format::Csv })
+    }
+}
+
+/// An export of legs under way, read a page at a time as [`super::export::RecordExport`] is.
+pub struct LegExport {
+    reader: Reader,
+    format: Format,
+    window: Window,
+    /// The number of the last leg that was written, and of the last one of the export.
+    after: i64,
+    last: i64,
+    /// The heading of a table is still to be written.
+    needs_heading: bool,
+}
+
+impl LegExport {
+    /// Appends the next page to `page`; false when it was the last one.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub fn next_page(&mut self, page: &mut Vec<u8>) -> Result<bool, ExportError> {
+        if std::mem::take(&mut self.needs_heading) {
+            heading(&COLUMNS, page)?;
         }
+        let (from, to) = self.window.bounds();
         let sql = "SELECT number, requests.uid, session_id, requests.body FROM requests \
              LEFT JOIN records ON records.uid = requests.uid \
-             WHERE number > ?1 AND at_ms >= ?2 AND at_ms < ?3 ORDER BY number LIMIT ?4";
-        let mut page = self.database.prepare(sql)?;
-        let (mut last, mut count) = (0_i64, 0);
-        loop {
-            let before = last;
-            // A page at a time, so that a slow reader of the export does not hold back the write-ahead log.
-            let mut rows = page.query(params![last, from, to, PAGE])?;
-            while let Some(row) = rows.next()? {
-                let (uid, id): (String, Option<String>) = (row.get(1)?, row.get(2)?);
-                let leg = whole(&uid, id.as_deref(), &row.get::<_, String>(3)?)?;
-                match format {
-                    Format::Ndjson => writeln!(sink, "{leg}")?,
-                    Format::Csv => csv(&leg, &COLUMNS, sink)?,
-                }
-                (last, count) = (row.get(0)?, count + 1);
+             WHERE number > ?1 AND number <= ?2 AND at_ms >= ?3 AND at_ms < ?4 ORDER BY number LIMIT ?5";
+        let mut select = self.reader.database.prepare_cached(sql)?;
+        let mut rows = select.query(params![self.after, self.last, from, to, PAGE])?;
+        let (begin, before) = (page.len(), self.after);
+        while page.len() - begin < PAGE_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let (uid, id): (String, Option<String>) = (row.get(1)?, row.get(2)?);
+            let leg = whole(&uid, id.as_deref(), &row.get::<_, String>(3)?)?;
+            match self.format {
+                Format::Ndjson => writeln!(page, "{leg}")?,
+                Format::Csv => csv(&leg, &COLUMNS, page)?,
             }
-            if last == before {
-                sink.flush()?;
-                return Ok(count);
-            }
+            self.after = row.get(0)?;
         }
+        Ok(self.after > before && self.after < self.last)
     }
 }
 

@@ -49,5 +49,5 @@ mod leg_tests;
 mod tests;
 
 pub use archive::Archive;
-pub use rusqlite::Result;
+pub use rusqlite::{InterruptHandle, Result};
 pub use settings::{Settings, Written};

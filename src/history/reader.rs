@@ -151,6 +151,11 @@ impl Reader {
         Ok(Self { database, signer })
     }
 
+    /// Stops the question under way, from another thread; it fails then.
+    pub fn interrupt(&self) -> rusqlite::InterruptHandle {
+        self.database.get_interrupt_handle()
+    }
+
     /// A page of records, the last written first; `before` is the cursor of the page before it.
     pub fn page(&self, wanted: &Wanted, before: Option<u64>, limit: usize) -> rusqlite::Result<RecordPage> {
         let (condition, mut values) = wanted.condition();
@@ -166,7 +171,9 @@ impl Reader {
 
     /// The record of a uid, or the last one of a session id, with all that is kept beside it.
     pub fn detail(&self, target: &str) -> rusqlite::Result<Option<Detail>> {
-        let sql = "SELECT uid, body FROM records WHERE uid = ?1 OR session_id = ?1 ORDER BY seq DESC LIMIT 1";
+        // An id that a client chose to be another record's uid does not hide that record.
+        let sql = "SELECT uid, body FROM records WHERE uid = ?1 OR session_id = ?1 \
+             ORDER BY uid = ?1 DESC, seq DESC LIMIT 1";
         let found =
             self.database.query_row(sql, [target], |row| Ok((row.get::<_, String>(0)?, json(row, 1)?)));
         let (uid, record) = match found {

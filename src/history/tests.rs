@@ -62,7 +62,8 @@ async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
 fn exported(archive: &Archive) -> String {
     assert!(archive.seal());
     let mut text = Vec::new();
-    archive.reader().unwrap().export(Format::Ndjson, Window::default(), &mut text).unwrap();
+    let mut export = archive.reader().unwrap().export(Format::Ndjson, Window::default()).unwrap();
+    while export.next_page(&mut text).unwrap() {}
     String::from_utf8(text).unwrap()
 }
 

@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use tokio::sync::oneshot::Sender;
 use tracing::{error, info};
 
 use super::chain::Tip;
@@ -39,9 +40,9 @@ pub(super) enum Message {
     /// Write this.
     Entry(Entry),
     /// Write all that came before, and say so.
-    Written(SyncSender<bool>),
+    Written(Sender<bool>),
     /// Write all that came before, sign where the chain stands, and say so.
-    Seal(SyncSender<bool>),
+    Seal(Sender<bool>),
     /// Write all that came before, sign, and end.
     End,
 }
@@ -49,7 +50,7 @@ pub(super) enum Message {
 /// Who waits for the batch, and for what.
 #[derive(Default)]
 struct Asked {
-    replies: Vec<SyncSender<bool>>,
+    replies: Vec<Sender<bool>>,
     /// A head is to be signed.
     seal: bool,
 }
@@ -151,7 +152,7 @@ impl Writer {
             let written = self.write_all(asked.seal);
             for reply in asked.replies {
                 // Whoever waited may have gone.
-                let _ = reply.try_send(written);
+                let _ = reply.send(written);
             }
         }
         while self.legs.take() && self.write_all(true) {}

@@ -15,5 +15,5 @@ pub mod settings;
 
 pub use chain::{Conflict, Found};
 pub use client::Client;
-pub use principal::Key;
+pub use principal::{Key, Principal};
 pub use settings::{Settings, Written};

@@ -1,27 +1,24 @@
-//! The principal of a request: a keyed digest of the credential it carries, else its address.
+//! The principal of a request: a keyed digest of the credentials it carries, else its address.
+//!
+//! All credentials that a backend may see count ([`credentials`] is the list): of two callers that share one of
+//! them, a dummy key for instance, each is a principal. One that carries a single credential goes by the digest
+//! of that one, wherever it stands. With several, each has an account of its own beside the common name, so that
+//! one constant credential beside changing ones does not make as many limits as there are changes.
 
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::ids::PrincipalId;
+use crate::protocol::credentials::credentials;
 use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
-/// Where credentials are looked for, first one first. `authorization` loses its scheme, so that one key
-/// is one principal, whichever header an SDK puts it in.
-const CREDENTIALS: [HeaderName; 4] = [
-    AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-];
 const KEY_FILE: &str = "principal.key";
 const KEY_BYTES: usize = 32;
 /// SHA-256's block.
@@ -30,6 +27,24 @@ const BLOCK_BYTES: usize = 64;
 const SHOWN: usize = 8;
 /// Keeps digests of other uses of the same key apart.
 const USE: &[u8] = b"elida principal 1\0";
+/// Begins the digest of several credentials; no single one begins like this, since no header field holds it.
+const SEVERAL: &[u8] = b"\0several\0";
+/// Different credentials in one request; more are a mistake or an attack.
+pub const MAX_CREDENTIALS: usize = 8;
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// `cred:<digest>` or `anon:<address>`.
+    pub id: PrincipalId,
+    /// The principal that each of its credentials would be alone; empty when it carries one at most.
+    pub accounts: Box<[PrincipalId]>,
+}
+
+/// A request carries more than [`MAX_CREDENTIALS`] different credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request carries {0} different credentials; send at most {MAX_CREDENTIALS}")]
+pub struct TooMany(pub usize);
 
 /// The key of the digests. Without it a principal's id cannot be tied to a credential, and with another
 /// one the same credential is another principal.
@@ -87,31 +102,46 @@ impl Key {
         Self(mac)
     }
 
-    /// Who calls: `cred:<digest>` of the first credential in the head, else `anon:<address>`.
-    pub fn principal(&self, headers: &HeaderMap, client: IpAddr) -> PrincipalId {
-        let credential = CREDENTIALS.iter().find_map(|name| {
-            let value = headers.get(name)?.as_bytes().trim_ascii();
-            let value = if name == AUTHORIZATION { without_scheme(value) } else { value };
-            (!value.is_empty()).then_some(value)
-        });
-        match credential {
-            Some(credential) => {
-                let digest = self.0.clone().chain_update(credential).finalize().into_bytes();
-                PrincipalId::new(format!("cred:{}", hex(&digest[..SHOWN])))
-            }
+    /// Who calls: `cred:<digest>` of the credentials in the head and the query, else `anon:<address>`.
+    ///
+    /// # Errors
+    /// There are more than [`MAX_CREDENTIALS`] of them.
+    pub fn principal(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        client: IpAddr,
+    ) -> Result<Principal, TooMany> {
+        let mut found = credentials(headers, query);
+        let alone = |id| Ok(Principal { id, accounts: Box::default() });
+        match found.as_slice() {
             // One host is one principal, whether it came by IPv4 or by IPv4 mapped into IPv6.
-            None => PrincipalId::new(format!("anon:{}", client.to_canonical())),
+            [] => alone(PrincipalId::new(format!("anon:{}", client.to_canonical()))),
+            [credential] => alone(self.named(|mac| mac.update(credential))),
+            all if all.len() > MAX_CREDENTIALS => Err(TooMany(all.len())),
+            _ => {
+                // In whichever places they stand, the same ones are the same principal.
+                found.sort_unstable();
+                let accounts = found.iter().map(|credential| self.named(|mac| mac.update(credential)));
+                let accounts = accounts.collect();
+                let id = self.named(|mac| {
+                    mac.update(SEVERAL);
+                    for credential in &found {
+                        // With its length before it, none can pass for the beginning of the next.
+                        mac.update(&(credential.len() as u64).to_be_bytes());
+                        mac.update(credential);
+                    }
+                });
+                Ok(Principal { id, accounts })
+            }
         }
     }
-}
 
-/// What follows `Bearer`, `Basic` or another scheme; the whole value when there is no scheme.
-fn without_scheme(value: &[u8]) -> &[u8] {
-    match value.iter().position(|byte| *byte == b' ') {
-        Some(space) => value[space..].trim_ascii_start(),
-        // The word alone is the same for all who forgot their key.
-        None if value.eq_ignore_ascii_case(b"bearer") || value.eq_ignore_ascii_case(b"basic") => b"",
-        None => value,
+    fn named(&self, fill: impl FnOnce(&mut Hmac<Sha256>)) -> PrincipalId {
+        let mut mac = self.0.clone();
+        fill(&mut mac);
+        let digest = mac.finalize().into_bytes();
+        PrincipalId::new(format!("cred:{}", hex(&digest[..SHOWN])))
     }
 }
 
@@ -130,34 +160,66 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
     }
 
     fn home() -> IpAddr {
         "::ffff:10.0.0.5".parse().unwrap()
     }
 
+    fn whose(key: &Key, pairs: &[(&'static str, &str)], query: &str) -> PrincipalId {
+        key.principal(&headers(pairs), Some(query), home()).unwrap().id
+    }
+
     #[test]
-    fn one_credential_is_one_principal_in_every_header() {
+    fn one_credential_is_one_principal_in_every_place() {
+        let key = Key::from_bytes(&[7; KEY_BYTES]);
+        let bearer = whose(&key, &[("authorization", "Bearer sk-1")], "");
+        // HMAC-SHA256 computed elsewhere: a standing kill names it, so it must never change.
+        assert_eq!(bearer.as_str(), "cred:f289f291563887c8");
+        for (pairs, query) in [
+            (&[("authorization", "bearer  sk-1")][..], ""),
+            (&[("x-api-key", "sk-1")], ""),
+            (&[("x-api-key", "sk-1"), ("api-key", "sk-1")], "key=sk-1"),
+            (&[("sec-websocket-protocol", "realtime, openai-insecure-api-key.sk-1")], ""),
+            (&[("x-api-key", "sk-1"), ("cookie", "a=1"), ("openai-project", "p")], ""),
+            (&[], "alt=sse&key=sk-1"),
+        ] {
+            assert_eq!(whose(&key, pairs, query), bearer, "{pairs:?} {query}");
+        }
+        assert_ne!(bearer, whose(&key, &[("x-goog-api-key", "sk-2")], ""));
+    }
+
+    #[test]
+    fn all_credentials_make_the_principal_and_each_has_its_account() {
         let key = Key::ephemeral();
-        let who = |pairs: &[(&'static str, &str)]| key.principal(&headers(pairs), home());
-        let bearer = who(&[("authorization", "Bearer sk-1")]);
-        assert_eq!(bearer, who(&[("authorization", "bearer  sk-1")]));
-        assert_eq!(bearer, who(&[("x-api-key", "sk-1")]));
-        assert_eq!(bearer, who(&[("x-api-key", "sk-1"), ("api-key", "other")]));
-        assert_ne!(bearer, who(&[("x-goog-api-key", "sk-2")]));
-        assert_eq!(bearer.as_str().len(), "cred:".len() + 16);
-        assert!(!bearer.as_str().contains("sk-1"));
+        let of = |pairs: &[(&'static str, &str)]| key.principal(&headers(pairs), None, home()).unwrap();
+        let both = |token: &str| of(&[("authorization", token), ("x-api-key", "dummy")]);
+        assert_ne!(both("Bearer a").id, both("Bearer b").id, "who shares a dummy is somebody else");
+        assert_eq!(both("Bearer a"), of(&[("x-api-key", "a"), ("authorization", "dummy")]));
+        let dummy = of(&[("x-api-key", "dummy")]);
+        assert!(dummy.accounts.is_empty());
+        for token in ["Bearer a", "Bearer b"] {
+            let both = both(token);
+            assert_eq!(both.accounts.len(), 2);
+            assert!(both.accounts.contains(&dummy.id) && both.id != dummy.id);
+        }
+        let names = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token"];
+        let more = ["x-access-token", "apikey", "xi-api-key", "x-functions-key"];
+        let all: Vec<_> = names.into_iter().chain(more).map(|name| (name, name)).collect();
+        assert!(key.principal(&headers(&all[..8]), None, home()).is_ok());
+        assert_eq!(key.principal(&headers(&all), None, home()), Err(TooMany(9)));
     }
 
     #[test]
     fn nothing_to_show_is_the_address() {
         let key = Key::ephemeral();
-        assert_eq!(key.principal(&HeaderMap::new(), home()).as_str(), "anon:10.0.0.5");
-        let empty = headers(&[("authorization", "Bearer "), ("x-api-key", "")]);
-        assert_eq!(key.principal(&empty, home()).as_str(), "anon:10.0.0.5");
-        let blank = headers(&[("x-api-key", " ")]);
-        assert_eq!(key.principal(&blank, home()).as_str(), "anon:10.0.0.5");
+        for pairs in [&[][..], &[("authorization", "Bearer "), ("x-api-key", "")], &[("x-api-key", " ")]] {
+            assert_eq!(whose(&key, pairs, "alt=sse&key=").as_str(), "anon:10.0.0.5");
+        }
     }
 
     #[test]
@@ -166,9 +228,9 @@ mod tests {
         let place = dir.path().join("state");
         let made = Key::load_or_make(&place).unwrap();
         let read = Key::load_or_make(&place).unwrap();
-        let sent = headers(&[("x-api-key", "sk-1")]);
-        assert_eq!(made.principal(&sent, home()), read.principal(&sent, home()));
-        assert_ne!(made.principal(&sent, home()), Key::ephemeral().principal(&sent, home()));
+        let sent = [("x-api-key", "sk-1")];
+        assert_eq!(whose(&made, &sent, ""), whose(&read, &sent, ""));
+        assert_ne!(whose(&made, &sent, ""), whose(&Key::ephemeral(), &sent, ""));
         assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
         #[cfg(unix)]
         {

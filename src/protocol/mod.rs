@@ -8,6 +8,7 @@
 //! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
 //! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer); [`json_rpc`]: its
 //!   envelope in MCP and A2A.
+//! - [`credentials`]: where a request carries its caller's credentials, and what holds none.
 //! - [`mcp`]: what header fields of MCP must agree with.
 //! - [`rename`]: a request's body with another model in it.
 //! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
@@ -24,6 +25,7 @@
 pub mod base64;
 pub mod call;
 pub mod coding;
+pub mod credentials;
 pub mod dialect;
 pub mod event_tail;
 pub mod events;

@@ -31,6 +31,7 @@ pub(crate) async fn admit(
             parent_agent_id: found.parent_agent_id,
         },
         principal: caller.principal.clone(),
+        accounts: caller.accounts.clone(),
         client_addr: caller.address,
         idle_gap: found.idle_gap,
     };

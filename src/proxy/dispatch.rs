@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
@@ -9,20 +10,28 @@ use pingora_http::RequestHeader;
 use super::arrive::Arrival;
 use super::door::CUT;
 use super::framing;
+use super::identify::Caller;
 use super::refuse::Stop;
+use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
 use crate::protocol::call::Call;
+use crate::protocol::credentials;
 use crate::protocol::dialect::Dialect;
 use crate::routing::{Choice, Method, RouteError};
-use crate::upstream::backend::Seat;
-use crate::upstream::credentials;
+use crate::upstream::backend::{Leave, Seat};
 use crate::upstream::peer;
 use crate::upstream::retries::Retries;
 
 /// Where a request goes, and where it may go instead.
 pub(crate) struct Route {
     pub(crate) backend: Seat,
+    /// The backend that routing named first is of another realm: what it may not know stays behind.
+    pub(crate) is_foreign: bool,
+    /// The position of that first backend.
+    pub(super) meant_for: usize,
+    /// The mark of the caller.
+    pub(super) caller: u64,
     /// The name of the model there, when it has to be written into the body.
     pub(crate) served_as: Option<Arc<str>>,
     /// How many bytes of the path named the backend and are not sent on.
@@ -73,7 +82,13 @@ impl Route {
 ///
 /// # Errors
 /// Nothing in `routing` and `backends` fits.
-pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Result<Route, Refusal> {
+pub(crate) fn route(
+    arrival: &Arrival,
+    caller: &Caller,
+    head: &RequestHeader,
+    call: &Call,
+    now: Moment,
+) -> Result<Route, Refusal> {
     if call.model_doubled {
         let message = "the body names two different models; send one";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
@@ -85,41 +100,30 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
                        send it uncompressed";
         return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
     }
-    let mut wishes = head.headers.get_all(snapshot.routes.header()).iter();
-    let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
-    if wishes.any(|other| Some(other.as_bytes()) != wanted.map(str::as_bytes)) {
-        let message = format!("two different backends are named; send {} once", snapshot.routes.header());
-        return Err(Refusal::new(ErrorKind::BadRequest, message));
-    }
-    let decision =
-        snapshot.routes.decide(wanted, arrival.uri.path(), call.model.as_deref()).map_err(|error| {
-            match error {
-                // The names of the others are not told: whoever may call need not know them.
-                RouteError::UnknownBackend(_) => {
-                    let header = snapshot.routes.header();
-                    let message = format!("{error}; name a configured one in {header} or leave it out");
-                    Refusal::new(ErrorKind::UnknownBackend, message)
-                }
-                RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
-                RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
-            }
-        })?;
+    let wanted = wanted(head, snapshot.routes.header())?;
+    let decision = snapshot
+        .routes
+        .decide(wanted, arrival.uri.path(), call.model.as_deref())
+        .map_err(|error| undecided(&error, snapshot.routes.header()))?;
     let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
     if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let backend = snapshot.backends[decision.backend].seat();
+    let backend = snapshot.backends[decision.backend].seat(caller.mark, Leave::Granted, now);
     let mut others = decision.others;
     if !others.is_empty() && credentials::is_present(&head.headers, arrival.uri.query()) {
         // The caller's credential is meant for the backend that routing names, and for its realm.
-        let meant_for = backend.settings().auth();
-        others.retain(|other| snapshot.backends[other.backend].settings().auth().may_take(meant_for));
+        let meant_for = backend.settings();
+        others.retain(|other| snapshot.backends[other.backend].settings().may_take(meant_for));
     }
     Ok(Route {
         dialect: arrival.dialect.on(backend.settings().kind()),
         retries: backend.settings().retries(),
         backend,
+        is_foreign: false,
+        meant_for: decision.backend,
+        caller: caller.mark,
         served_as: decision.served_as.clone(),
         strip: decision.strip,
         via: decision.via,
@@ -131,6 +135,30 @@ pub(crate) fn route(arrival: &Arrival, head: &RequestHeader, call: &Call) -> Res
         others,
         answered: None,
     })
+}
+
+/// Why no backend was found; `header` names one.
+fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
+    match error {
+        // The names of the others are not told: whoever may call need not know them.
+        RouteError::UnknownBackend(_) => {
+            let message = format!("{error}; name a configured one in {header} or leave it out");
+            Refusal::new(ErrorKind::UnknownBackend, message)
+        }
+        RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
+        RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+    }
+}
+
+/// The backend that the request names itself.
+fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h str>, Refusal> {
+    let mut wishes = head.headers.get_all(name).iter();
+    let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
+    if wishes.any(|other| Some(other.as_bytes()) != wanted.map(str::as_bytes)) {
+        let message = format!("two different backends are named; send {name} once");
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
+    Ok(wanted)
 }
 
 /// The peer for the next attempt. The wait for the name server is cut like any other.

@@ -17,10 +17,10 @@ use super::exchange::Exchange;
 use crate::clock::Moment;
 use crate::routing::Choice;
 use crate::session::Live;
-use crate::upstream::backend::Backend;
+use crate::upstream::backend::{Leave, SpeaksFor};
 use crate::upstream::balance::{self, Candidate};
-use crate::upstream::credentials;
 use crate::upstream::health::State;
+use crate::upstream::peer::is_unprocessed;
 use crate::upstream::retries::Failure;
 
 /// The error with which an answer is given up for that of another backend.
@@ -33,17 +33,17 @@ impl Route {
             return;
         }
         self.others.push(self.chosen.clone());
-        if let Some(at) = self.pick(arrival, session, now, true) {
-            self.go(at, arrival);
+        if let Some((at, leave)) = self.pick(arrival, session, now, true) {
+            self.go(at, arrival, leave, now);
         }
         session.set_home(self.backend.mark());
     }
 
     /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
-    fn pick(&self, arrival: &Arrival, session: &Live, now: Moment, anyway: bool) -> Option<usize> {
+    fn pick(&self, arrival: &Arrival, session: &Live, now: Moment, anyway: bool) -> Option<(usize, Leave)> {
         let backends = &arrival.ticket.snapshot.backends;
-        let mut candidates: Vec<Candidate> =
-            self.others.iter().map(|other| backends[other.backend].candidate(other.tier, now)).collect();
+        let candidate = |other: &Choice| backends[other.backend].candidate(other.tier, self.caller, now);
+        let mut candidates: Vec<Candidate> = self.others.iter().map(candidate).collect();
         let own = self.backend.mark();
         // This request's own place is no load.
         candidates
@@ -56,22 +56,23 @@ impl Route {
             if candidates[at].state == State::Out && !anyway {
                 return None;
             }
-            if backends[self.others[at].backend].takes(now) {
-                return Some(at);
+            match backends[self.others[at].backend].takes(now) {
+                Leave::Denied => candidates[at].state = State::Out,
+                leave => return Some((at, leave)),
             }
-            // Another request was faster to try it.
-            candidates[at].state = State::Out;
         }
     }
 
     /// Goes to the one at this position of `others`.
-    fn go(&mut self, at: usize, arrival: &Arrival) {
+    fn go(&mut self, at: usize, arrival: &Arrival, leave: Leave, now: Moment) {
         let choice = self.others.swap_remove(at);
-        self.go_to(choice, arrival);
+        self.go_to(choice, arrival, leave, now);
     }
 
-    fn go_to(&mut self, choice: Choice, arrival: &Arrival) {
-        self.backend = arrival.ticket.snapshot.backends[choice.backend].seat();
+    fn go_to(&mut self, choice: Choice, arrival: &Arrival, leave: Leave, now: Moment) {
+        let backends = &arrival.ticket.snapshot.backends;
+        self.backend = backends[choice.backend].seat(self.caller, leave, now);
+        self.is_foreign = backends[self.meant_for].settings().realm() != self.backend.settings().realm();
         self.dialect = arrival.dialect.on(self.backend.settings().kind());
         self.served_as.clone_from(&choice.served_as);
         self.attempt = 0;
@@ -84,16 +85,17 @@ impl Route {
         let failed = self.backend.settings().name().clone();
         // Whoever has an answer, if a bad one, troubles nobody who is out himself.
         let has_answered = matches!(why, Failure::ServerError | Failure::RateLimited);
-        if let Some(at) = may_go_on.then(|| self.pick(arrival, session, now, !has_answered)).flatten() {
+        let next = may_go_on.then(|| self.pick(arrival, session, now, !has_answered)).flatten();
+        if let Some((at, leave)) = next {
             if has_answered {
                 self.answered = Some(self.chosen.clone());
             }
-            self.go(at, arrival);
+            self.go(at, arrival, leave, now);
         } else if let Some(answered) = self.answered.take().filter(|_| why == Failure::ConnectFailure) {
             // What the provider says is better than that nobody else was reached.
             self.others.clear();
             self.retries.attempts = 0;
-            self.go_to(answered, arrival);
+            self.go_to(answered, arrival, Leave::Granted, now);
         } else {
             return false;
         }
@@ -128,7 +130,7 @@ pub(crate) fn go_on(exchange: &mut Exchange, why: Failure) -> bool {
 
 /// The backend cannot be reached; true when another one is asked.
 pub(crate) fn after_no_connection(exchange: &mut Exchange) -> bool {
-    note_failure(exchange);
+    note_failure(exchange, true);
     go_on(exchange, Failure::ConnectFailure)
 }
 
@@ -145,13 +147,14 @@ pub(crate) fn after_answer(exchange: &mut Exchange, head: &ResponseHeader, sessi
         }
     };
     let now = exchange.house.clock.now();
-    if why == Failure::ServerError {
-        route.backend.failed(now);
+    match status {
+        // What the request asks for is not there; that says nothing about those that ask for something else.
+        501 | 505 => route.backend.answered(),
+        429 => {}
+        _ => route.backend.failed(false, now),
     }
-    if let Some(wait) = retry_after(&head.headers)
-        .filter(|_| why == Failure::ServerError || speaks_for_all(exchange, session))
-    {
-        route.backend.asked_for_rest(wait, now);
+    if let Some(wait) = retry_after(&head.headers) {
+        route.backend.asked_for_rest(wait, speaks_for(route, why), now);
     }
     let is_final = head.headers.get("x-should-retry").is_some_and(|value| value == "false");
     !is_final && can_be_repeated(session) && go_on(exchange, why)
@@ -160,8 +163,15 @@ pub(crate) fn after_answer(exchange: &mut Exchange, head: &ResponseHeader, sessi
 /// Looks at an error after the connection was made, before any byte went to the client; true when another
 /// backend is asked. What was sent may have been worked on, so it is only repeated when that does no harm or
 /// the file says so.
-pub(crate) fn after_error(exchange: &mut Exchange, error: &Error, session: &Session, reused: bool) -> bool {
+pub(crate) fn after_error(
+    exchange: &mut Exchange,
+    error: &Error,
+    session: &mut Session,
+    reused: bool,
+) -> bool {
     let why = match (error.etype(), error.esource()) {
+        // The client has not sent all of it: the silence is its own.
+        (etype, _) if *etype == SILENT && !session.as_mut().is_body_done() => return false,
         (etype, _) if *etype == SILENT => Failure::FirstByteTimeout,
         (_, ErrorSource::Upstream) => Failure::Broken,
         _ => return false,
@@ -169,16 +179,17 @@ pub(crate) fn after_error(exchange: &mut Exchange, error: &Error, session: &Sess
     if exchange.answer.status.is_some() {
         return false;
     }
-    // A kept connection may be closed by the other side at any time; that says nothing about its health.
-    if !(why == Failure::Broken && reused) {
-        note_failure(exchange);
+    // A kept connection may be closed by the other side at any time, and a connection of HTTP/2 by GOAWAY;
+    // neither says anything about its health.
+    if !(why == Failure::Broken && (reused || is_unprocessed(error))) {
+        note_failure(exchange, false);
     }
     can_be_repeated(session) && go_on(exchange, why)
 }
 
-fn note_failure(exchange: &Exchange) {
+fn note_failure(exchange: &Exchange, unreached: bool) {
     if let Some(route) = &exchange.route {
-        route.backend.failed(exchange.house.clock.now());
+        route.backend.failed(unreached, exchange.house.clock.now());
     }
 }
 
@@ -187,12 +198,13 @@ fn can_be_repeated(session: &Session) -> bool {
     !session.as_ref().retry_buffer_truncated()
 }
 
-/// Whether a limit that was reached is that of all requests: a client's own key has its own limits.
-fn speaks_for_all(exchange: &Exchange, session: &Session) -> bool {
-    let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else { return false };
-    let is_own =
-        |backend: &Backend| matches!(backend.settings().auth(), credentials::Auth::Passthrough { .. });
-    !is_own(&route.backend) || !credentials::is_present(&session.req_header().headers, arrival.uri.query())
+/// For whom `Retry-After` speaks: a limit that was reached is that of the caller's own credential or address,
+/// unless the backend gets the gateway's key.
+fn speaks_for(route: &Route, why: Failure) -> SpeaksFor {
+    match why {
+        Failure::RateLimited if !route.backend.settings().auth().is_injected() => SpeaksFor::Caller,
+        _ => SpeaksFor::All,
+    }
 }
 
 /// How long to stay away (RFC 9110, 10.2.3); a date is not read, since no provider of models sends one.

@@ -93,7 +93,7 @@ impl Gateway {
         }
         let headers = &session.req_header().headers;
         upgrade::check_origin(arrival, headers)?;
-        let caller = &*exchange.caller.insert(identify::caller(arrival, headers, &house.principals));
+        let caller = &*exchange.caller.insert(identify::caller(arrival, headers, &house.principals)?);
         let found = identify::by_head(arrival, headers)?;
         if let Some(found) = found {
             exchange.named = Some(found.id.clone());
@@ -122,7 +122,8 @@ impl Gateway {
             return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
         };
         let model = exchange.call.model.as_deref();
-        let route = dispatch::route(arrival, head, &exchange.call)?;
+        let now = house.clock.now();
+        let route = dispatch::route(arrival, caller, head, &exchange.call, now)?;
         let route = exchange.route.insert(route);
         let is_llm = route.dialect.is_llm();
         if !is_llm {
@@ -142,7 +143,7 @@ impl Gateway {
                 admit::admit(&house.sessions, arrival, caller, found).await?
             }
         };
-        route.balance(arrival, leg.session(), house.clock.now());
+        route.balance(arrival, leg.session(), now);
         leg.routed(route.backend.settings().name(), model);
         if is_llm {
             leg.offers(&exchange.call.offer);

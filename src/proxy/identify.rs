@@ -11,22 +11,35 @@ use crate::identity::chain::Found;
 use crate::identity::client::Client;
 use crate::ids::PrincipalId;
 use crate::protocol::call::Call;
+use crate::upstream::balance;
 
 /// The one at the other end.
 pub(crate) struct Caller {
     pub(crate) principal: PrincipalId,
+    /// The principals that its credentials would be alone, when it carries several.
+    pub(crate) accounts: Box<[PrincipalId]>,
+    /// The mark of the principal, by which backends tell callers apart.
+    pub(crate) mark: u64,
     /// The program; a label, never authority.
     pub(crate) client: Client,
     pub(crate) address: IpAddr,
 }
 
 /// Reads who calls from the head.
-pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Caller {
-    Caller {
-        principal: key.principal(headers, arrival.client),
+///
+/// # Errors
+/// It carries more credentials than anybody needs.
+pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Result<Caller, Refusal> {
+    let principal = key
+        .principal(headers, arrival.uri.query(), arrival.client)
+        .map_err(|fault| Refusal::new(ErrorKind::BadRequest, fault.to_string()))?;
+    Ok(Caller {
+        mark: balance::mark(principal.id.as_str()),
+        principal: principal.id,
+        accounts: principal.accounts,
         client: Client::recognise(headers),
         address: arrival.client,
-    }
+    })
 }
 
 /// The session as the head names it. Then the leg can be opened, and cut, before the body is here.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, Method};
 use jiff::Timestamp;
 use pingora_core::connectors::http::Connector;
@@ -28,6 +28,7 @@ use super::local::{self, LocalAnswer};
 use super::refuse::Stop;
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};
+use crate::protocol::credentials;
 use crate::protocol::dialect::{BackendKind, Dialect};
 use crate::routing::{RouteError, Table, forwarded};
 use crate::upstream::backend::Backend;
@@ -40,18 +41,9 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of one backend's list.
 const MAX_LIST: usize = 2 << 20;
 
-/// What of the caller's head the backend is told that its request would have gone to.
-const TOLD: [HeaderName; 9] = [
-    AUTHORIZATION,
-    USER_AGENT,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-    HeaderName::from_static("anthropic-version"),
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("openai-organization"),
-    HeaderName::from_static("openai-project"),
-];
+/// What of the caller's head, beside its credentials, the backend is told that its request would have gone to.
+static TOLD: [HeaderName; 3] =
+    [USER_AGENT, HeaderName::from_static("anthropic-version"), HeaderName::from_static("anthropic-beta")];
 
 /// The `models:` section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -96,7 +88,8 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange) -> Re
         exchange.named = Some(found.id.clone());
         exchange.leg = Some(admit::admit(&exchange.house.sessions, arrival, caller, found).await?);
     }
-    let own = dispatch::route(arrival, head, &exchange.call).ok().map(|route| route.backend);
+    let now = exchange.house.clock.now();
+    let own = dispatch::route(arrival, caller, head, &exchange.call, now).ok().map(|route| route.backend);
     let lists = tokio::select! {
         biased;
         _ = arrival.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
@@ -159,6 +152,13 @@ fn request(
     is_own: bool,
 ) -> pingora_core::Result<RequestHeader> {
     let settings = backend.settings();
+    let takes_own = is_own && *settings.auth() == Auth::Passthrough;
+    let query = arrival.uri.query().filter(|_| takes_own).map(credentials::only_parameters);
+    let path = match query.filter(|query| !query.is_empty()) {
+        Some(query) if path.contains('?') => format!("{path}&{query}"),
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
     let path = forwarded(settings.base_path(), path.as_bytes(), 0);
     let mut head = RequestHeader::build(Method::GET, &path, Some(12))?;
     head.insert_header(HOST, settings.authority())?;
@@ -168,16 +168,13 @@ fn request(
     if settings.kind() == BackendKind::Anthropic {
         head.insert_header("anthropic-version", "2023-06-01")?;
     }
-    match settings.auth() {
-        Auth::Inject { header, value } => head.insert_header(header.clone(), value.clone())?,
-        Auth::Passthrough { .. } => {
-            for name in TOLD.iter().filter(|_| is_own) {
-                if let Some(value) = headers.get(name) {
-                    head.insert_header(name.clone(), value.clone())?;
-                }
-            }
+    if let Auth::Inject { header, value } = settings.auth() {
+        head.insert_header(header.clone(), value.clone())?;
+    }
+    for name in credentials::fields().chain(&TOLD).filter(|_| takes_own) {
+        if let Some(value) = headers.get(name) {
+            head.insert_header(name.clone(), value.clone())?;
         }
-        Auth::None => {}
     }
     Ok(head)
 }

@@ -11,9 +11,10 @@ use pingora_http::RequestHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
+use crate::protocol::credentials;
 use crate::protocol::rename::rename_model;
 use crate::routing::forwarded;
-use crate::upstream::credentials::{self, Auth};
+use crate::upstream::credentials::Auth;
 
 /// Rewrites `head` for the route's backend.
 ///
@@ -23,6 +24,9 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
     let snapshot = &arrival.ticket.snapshot;
     head.remove_header(snapshot.routes.header());
     remove_ours(head);
+    if route.is_foreign {
+        leave_behind(head, snapshot.identity.header())?;
+    }
     snapshot.forwarding.write(head, arrival)?;
     head.insert_header(HOST, route.backend.settings().authority())?;
     head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
@@ -44,19 +48,34 @@ pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Rout
     Ok(())
 }
 
+/// Takes out what the caller meant for a backend of another realm: all but the fields, parameters and subprotocols
+/// that are known to be harmless, and the field `session` with the session's id.
+fn leave_behind(head: &mut RequestHeader, session: &HeaderName) -> Result<()> {
+    let stays = |name: &&HeaderName| !credentials::is_harmless(name) && *name != session;
+    let unknown: Vec<HeaderName> = head.headers.keys().filter(stays).cloned().collect();
+    for name in &unknown {
+        head.remove_header(name);
+    }
+    if head.headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        let known = credentials::harmless_subprotocols(&head.headers);
+        offer_subprotocols(head, known)?;
+    }
+    if let Cow::Owned(target) = credentials::harmless_parameters(head.raw_path()) {
+        head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
+    }
+    Ok(())
+}
+
 /// Leaves the client's credential, or takes it out and puts the backend's own in its place.
 fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
-    if let Auth::Passthrough { .. } = auth {
+    if *auth == Auth::Passthrough {
         return Ok(());
     }
-    for field in &credentials::FIELDS {
+    for field in credentials::fields() {
         head.remove_header(field);
     }
-    if let Some(left) = head.headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(credentials::without_subprotocols) {
-        head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
-        if !left.is_empty() {
-            head.insert_header(SEC_WEBSOCKET_PROTOCOL, left)?;
-        }
+    if let Some(left) = credentials::without_subprotocols(&head.headers) {
+        offer_subprotocols(head, left)?;
     }
     if let Cow::Owned(target) = credentials::without_parameters(head.raw_path()) {
         head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
@@ -64,6 +83,15 @@ fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
     if let Auth::Inject { header, value } = auth {
         head.remove_header(header);
         head.insert_header(header.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// Offers these subprotocols in place of the client's; the field is taken out when there are none.
+fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<()> {
+    head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
+    if !offered.is_empty() {
+        head.insert_header(SEC_WEBSOCKET_PROTOCOL, offered)?;
     }
     Ok(())
 }

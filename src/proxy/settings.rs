@@ -250,6 +250,10 @@ impl Written {
     }
 }
 
+/// Unacknowledged bytes end a connection after `timeouts.write`, which the kernel counts in milliseconds in a signed
+/// number (TCP_USER_TIMEOUT, tcp(7)).
+const MAX_WRITE: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// More worker threads than any machine has cores: a mistyped number.
 const MAX_THREADS: usize = 4096;
 
@@ -268,6 +272,11 @@ impl WrittenTimeouts {
             good = false;
             let hint = "write a time such as 30s; a silent peer must go away at some time";
             faults.add(format!("server.timeouts.{key}"), "zero would cut every request", hint);
+        }
+        if self.write.0 > MAX_WRITE {
+            good = false;
+            let message = format!("{} is longer than a socket can wait", self.write);
+            faults.add("server.timeouts.write", message, "write 24d or less");
         }
         good.then_some(Timeouts {
             read: self.read.0,
@@ -330,6 +339,7 @@ mod tests {
     fn zeros_are_refused_all_at_once() {
         let mut written = Written { threads: 5000, ..Written::default() };
         written.timeouts.read = Span::secs(0);
+        written.timeouts.write = Span::secs(25 * 24 * 3600);
         written.timeouts.shutdown_grace = Span::secs(0);
         written.limits.max_uri = Size(0);
         let mut faults = Faults::default();
@@ -338,6 +348,7 @@ mod tests {
             faults.to_string(),
             "server.timeouts.read: zero would cut every request \
              (write a time such as 30s; a silent peer must go away at some time)\n\
+             server.timeouts.write: 25days is longer than a socket can wait (write 24d or less)\n\
              server.limits.max_uri: zero would refuse every request (write a number above zero)\n\
              server.threads: 5000 threads are more than 4096 (0 means one per core)"
         );

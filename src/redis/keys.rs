@@ -2,7 +2,8 @@
 //!
 //! A session's name is its id, and `@` and its scope when it has one (a scope holds no `@`). In a Redis
 //! Cluster the id stands in braces: all keys of an id are then in one slot, so that one script can
-//! work on them.
+//! work on them. Redis takes what stands between the first `{` and the `}` after it, and nothing when that is
+//! empty; so a `}` in an id is written as `%7D` there, and `%` as `%25`.
 
 use super::settings::Settings;
 use crate::ids::{SessionKey, Uid};
@@ -18,12 +19,14 @@ pub struct Keys {
 impl Keys {
     /// The names below the configured prefix.
     pub fn new(settings: &Settings) -> Self {
-        let braces = settings.url.reveal().contains("-cluster:");
-        Self { prefix: settings.prefix.clone(), root: settings.root.clone(), braces }
+        Self { prefix: settings.prefix.clone(), root: settings.root.clone(), braces: settings.is_cluster() }
     }
 
     fn id(&self, id: &str) -> String {
-        if self.braces { format!("{{{id}}}") } else { id.to_owned() }
+        match self.braces {
+            true => format!("{{{}}}", id.replace('%', "%25").replace('}', "%7D")),
+            false => id.to_owned(),
+        }
     }
 
     fn name(&self, key: &SessionKey) -> String {
@@ -116,5 +119,48 @@ impl Keys {
     /// The channel on which other ends are told.
     pub fn end_channel(&self) -> String {
         format!("{}end", self.root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fred::util::redis_keyslot;
+
+    use super::*;
+    use crate::ids::{Scope, SessionId};
+    use crate::redis::Written;
+    use crate::settings::fault::Faults;
+
+    fn keys(url: &str) -> Keys {
+        let written: Written = serde_yaml::from_str(&format!("url: '{url}'")).unwrap();
+        Keys::new(&written.compile(&mut Faults::default()).unwrap())
+    }
+
+    #[test]
+    fn all_keys_of_an_id_are_in_one_slot_whatever_the_id_is() {
+        let (keys, uid) = (keys("redis-cluster://a:1"), Uid::fresh());
+        let mut names = std::collections::HashSet::new();
+        let ids = ["plain", "}", "}x", "a}b", "{a}b", "{}", "{", "}{", "%7Dx", "%", "a@b", "a b", "{plain}"];
+        for id in ids {
+            let key = SessionKey { scope: Scope::new("cred:1"), id: SessionId::new(id) };
+            let all = [
+                keys.session(&key),
+                keys.killed(&key),
+                keys.incarnation(&key, uid),
+                keys.by_id(id),
+                keys.ended(id, uid),
+            ];
+            let slots: std::collections::HashSet<u16> =
+                all.iter().map(|name| redis_keyslot(name.as_bytes())).collect();
+            assert_eq!(slots.len(), 1, "{all:?}");
+            assert!(all.into_iter().all(|name| names.insert(name)), "{id}: another id has the same name");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_called_cluster_is_none() {
+        let (key, plain) = (SessionKey { scope: Scope::new(""), id: SessionId::new("a}%") }, "redis://a:1");
+        assert_eq!(keys("redis://my-cluster:6379/0").session(&key), keys(plain).session(&key));
+        assert_eq!(keys(plain).session(&key), "elida:session:a}%");
     }
 }

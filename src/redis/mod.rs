@@ -4,15 +4,20 @@
 //! `session/store/redis*` name the client crate (fred).
 //!
 //! Invariants: no command waits longer than [`connect::ANSWER`]; while the link is down none is sent
-//! at all; a message is a hint, what it hints at is read from the key.
+//! at all; a command goes to the server that has its key, wherever that moves; a message is a hint, what it hints at is read from the key.
 
+mod call;
 pub mod connect;
 pub mod keys;
+mod plan;
 mod probe;
+mod servers;
 pub mod settings;
 pub mod signals;
+mod subscription;
 
-pub use connect::{Call, Link, LinkError, Script};
+pub use call::{Call, Script};
+pub use connect::{Link, LinkError};
 pub use keys::Keys;
 pub use probe::{Found, agree, probe};
 pub use settings::{OnUnavailable, Settings, Written};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use fred::prelude::*;
 use fred::types::InfoKind;
 
-use super::connect::{Call, Link, LinkError, Script};
+use super::call::{Call, Script};
+use super::connect::{Link, LinkError};
 use super::keys::Keys;
 use super::settings::Settings;
 use super::signals::Signals;
@@ -45,7 +45,7 @@ async fn reach(link: &Link) -> Result<(), LinkError> {
 pub struct Found {
     /// The server's version.
     pub version: String,
-    /// Its policy for a full memory, when keys are forgotten then.
+    /// A policy for a full memory by which keys are forgotten then; of any server of a cluster.
     pub evicts: Option<String>,
 }
 
@@ -59,11 +59,13 @@ pub async fn probe(settings: &Settings) -> Result<Found, LinkError> {
     let (script, key) = (Script::new("return redis.call('EXISTS', KEYS[1])"), keys.sessions());
     link.run::<i64>(&script, vec![key], Vec::new()).await?;
     Signals::subscribe(&link, &keys).await?;
-    let of = |kind| async { link.client().info::<String>(Some(kind)).await };
-    let version = field(&of(InfoKind::Server).await?, "redis_version").unwrap_or_default();
-    let policy = field(&of(InfoKind::Memory).await?, "maxmemory_policy");
+    let servers = link.info(InfoKind::Server).await?;
+    let version = servers.iter().find_map(|info| field(info, "redis_version")).unwrap_or_default();
+    let memory = link.info(InfoKind::Memory).await?;
+    let policies = memory.iter().filter_map(|info| field(info, "maxmemory_policy"));
+    let evicts = policies.into_iter().find(|policy| policy != "noeviction");
     link.close().await;
-    Ok(Found { version, evicts: policy.filter(|policy| policy != "noeviction") })
+    Ok(Found { version, evicts })
 }
 
 fn field(info: &str, name: &str) -> Option<String> {

@@ -109,6 +109,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// True when the servers are those of a cluster.
+    pub fn is_cluster(&self) -> bool {
+        is_of_kind(self.url.reveal(), "-cluster")
+    }
+
     /// The address, without a password.
     pub fn shown(&self) -> &str {
         &self.shown
@@ -159,7 +164,7 @@ impl Written {
         let whole = found.is_empty();
         faults.absorb(found, |path| format!("{before}.{path}"));
         let url = url.filter(|_| whole)?;
-        Some(Settings {
+        let settings = Settings {
             shown: shown(&url),
             url: Secret::new(url),
             username: (!self.username.is_empty()).then_some(self.username),
@@ -170,7 +175,13 @@ impl Written {
             pool: self.pool,
             flush_interval: self.flush_interval.0,
             on_unavailable: self.on_unavailable,
-        })
+        };
+        if let Some((key, why)) = super::plan::unusable(&settings) {
+            let hint = "see the comments at session.redis in conf/elida.yaml";
+            faults.add(format!("{before}.{key}"), format!("it cannot be used: {why}"), hint);
+            return None;
+        }
+        Some(settings)
     }
 
     fn address(&self, faults: &mut Faults) -> Option<String> {
@@ -187,7 +198,7 @@ impl Written {
             return Some(url);
         }
         let known = Url::parse(url).is_ok_and(|url| SCHEMES.contains(&url.scheme()) && url.has_host());
-        let sentinel = url.contains("-sentinel:") && !url.contains("sentinelServiceName=");
+        let sentinel = is_of_kind(url, "-sentinel") && !url.contains("sentinelServiceName=");
         if !known || sentinel {
             // Not shown: it may hold a password.
             faults.add(
@@ -231,6 +242,11 @@ impl Written {
             .map_err(|error| faults.unreadable("tls.ca_file", &self.tls.ca_file, &error))
             .ok()
     }
+}
+
+/// Whether the scheme of a URL ends so. Host names may, too: they do not count.
+fn is_of_kind(url: &str, suffix: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.scheme().ends_with(suffix))
 }
 
 /// The URL without passwords: in its authority, and the sentinels' own in its query.
@@ -302,10 +318,27 @@ mod tests {
         ] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:?}");
         }
+        for (url, is_cluster) in [
+            ("redis://my-cluster:6379", false),
+            ("redis://my-sentinel:26379", false),
+            ("redis-cluster://a:1", true),
+            ("rediss-cluster://a:1?node=b:2", true),
+        ] {
+            let settings = compile(&format!("{{url: '{url}'}}")).unwrap();
+            assert_eq!(settings.is_cluster(), is_cluster, "{url}");
+        }
         for url in ["http://a", "redis:", "redis-sentinel://a", "nonsense"] {
             assert!(compile(&format!("{{url: '{url}'}}")).is_err(), "{url}");
         }
         assert!(compile("{url: 'redis://a', tls: {enabled: true}}").is_err());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "no certificate").unwrap();
+        let ca_file = format!("{{url: 'rediss://a', tls: {{ca_file: {:?}}}}}", file.path());
+        let faults = compile(&ca_file).unwrap_err();
+        assert!(faults[0].contains("session.redis.tls.ca_file: it cannot be used"), "{faults:?}");
+        // What only the client finds wrong is told before the start, too.
+        let faults = compile("{url: 'redis://a/seven'}").unwrap_err();
+        assert!(faults[0].starts_with("session.redis.url: it cannot be used"), "{faults:?}");
     }
 
     #[test]

@@ -1,14 +1,12 @@
 //! Messages between instances. A message says where to look; what is true is what the key holds.
 
-use fred::interfaces::{EventInterface, PubsubInterface};
-use fred::types::Message;
-use fred::types::config::Server;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::connect::{Link, LinkError};
 use super::keys::Keys;
+use super::subscription::Heard;
 use crate::ids::{Scope, SessionId, SessionKey, Uid};
 
 /// Which session to look at.
@@ -55,11 +53,10 @@ pub enum Signal {
 
 /// The messages that arrive.
 pub struct Signals {
-    messages: Receiver<Message>,
+    heard: Receiver<Heard>,
     kill: String,
     end: String,
     event: String,
-    reconnected: Receiver<Server>,
 }
 
 impl Signals {
@@ -69,24 +66,16 @@ impl Signals {
     /// Redis does not answer.
     pub async fn subscribe(link: &Link, keys: &Keys) -> Result<Self, LinkError> {
         let (kill, end, event) = (keys.kill_channel(), keys.end_channel(), keys.event_channel());
-        let reconnected = link.subscriber().reconnect_rx();
-        let messages = link.subscriber().message_rx();
-        link.subscriber().psubscribe(format!("{kill}*")).await?;
-        link.subscriber().subscribe(vec![end.clone(), event.clone()]).await?;
-        Ok(Self { messages, kill, end, event, reconnected })
+        let heard = link.subscribe(vec![format!("{kill}*")], vec![end.clone(), event.clone()]).await?;
+        Ok(Self { heard, kill, end, event })
     }
 
     /// The next one; waits for ever when the connection is given up.
     pub async fn next(&mut self) -> Signal {
         loop {
-            let message = tokio::select! {
-                message = self.messages.recv() => message,
-                // What was said meanwhile is lost.
-                Ok(_) = self.reconnected.recv() => return Signal::Everything,
-            };
-            let message = match message {
-                Ok(message) => message,
-                Err(RecvError::Lagged(_)) => return Signal::Everything,
+            let message = match self.heard.recv().await {
+                Ok(Heard::Message(message)) => message,
+                Ok(Heard::Gap) | Err(RecvError::Lagged(_)) => return Signal::Everything,
                 Err(RecvError::Closed) => std::future::pending().await,
             };
             let text = message.value.as_bytes().unwrap_or_default();

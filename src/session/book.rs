@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::lookup::SessionRef;
 use crate::clock::Moment;
 use crate::ids::{AgentId, Scope, SessionId, SessionKey, Uid};
 
@@ -129,17 +130,18 @@ impl Book {
         self.orders.iter().map(|entry| entry.value().iter().filter(|o| o.in_force(now)).count()).sum()
     }
 
-    /// The orders in force that `target` names (a session id, or the uid an order was made against), those
+    /// The orders in force that `target` names (a session id, the uid an order was made against, or both), those
     /// against single agents too.
-    pub(super) fn named(&self, target: &str, now: Moment) -> Vec<Arc<KillOrder>> {
-        let mut named: Vec<_> =
-            self.orders.get(target).map(|orders| orders.value().clone()).unwrap_or_default();
-        if named.is_empty()
-            && let Some(uid) = Uid::parse(target)
-        {
-            named = self.all(now).into_iter().filter(|order| order.uid == uid).collect();
-        }
+    pub(super) fn named(&self, target: SessionRef<'_>, now: Moment) -> Vec<Arc<KillOrder>> {
+        let by_id = target.id().and_then(|id| self.orders.get(id));
+        let mut named: Vec<_> = by_id.map(|orders| orders.value().clone()).unwrap_or_default();
         named.retain(|order| order.in_force(now));
+        if let Some(uid) = target.uid() {
+            let others = self.all(now).into_iter().filter(|order| order.uid == uid);
+            let others: Vec<_> =
+                others.filter(|order| !named.iter().any(|known| Arc::ptr_eq(known, order))).collect();
+            named.extend(others);
+        }
         named
     }
 

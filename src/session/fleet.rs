@@ -6,14 +6,16 @@
 //! told to us, and looked up again after every gap (docs/adr/0014). Without the store this instance goes
 //! on by itself; what it did is written when the store is back.
 //!
-//! `orders` heeds kills · `shares` writes and closes shares · `flush` says which of them are written when ·
-//! `ends` writes ends at once · `burial` closes shares of dead instances · `feed` publishes events ·
+//! `orders` heeds kills · `namesakes` looks up names that were killed while the store was away ·
+//! `shares` writes and closes shares · `flush` says which of them are written when · `ends` writes ends at once ·
+//! `burial` closes shares of dead instances · `feed` publishes events ·
 //! `recent` is what a copy of the store may lack · `step` is the beat of it all.
 
 mod burial;
 mod ends;
 mod feed;
 mod flush;
+mod namesakes;
 mod orders;
 mod recent;
 mod shares;
@@ -75,6 +77,8 @@ pub struct Fleet {
     lifted: Mutex<Vec<Arc<KillOrder>>>,
     /// Sessions whose orders the others were perhaps not told of.
     untold: Mutex<Vec<SessionKey>>,
+    /// Names that were killed while the store was away.
+    unresolved: Mutex<Vec<namesakes::Unresolved>>,
     recent: Mutex<Recent>,
     /// Records that were published and are not yet marked as written in the store.
     recording: Mutex<HashSet<Uid>>,
@@ -128,6 +132,7 @@ impl Fleet {
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),
             untold: Mutex::default(),
+            unresolved: Mutex::default(),
             recent: Mutex::default(),
             recording: Mutex::default(),
             fallbacks: AtomicU64::new(0),

@@ -11,6 +11,7 @@ use super::book::{BlockMode, KillOrder};
 use super::cut::CutReason;
 use super::event::Event;
 use super::live::Live;
+use super::lookup::SessionRef;
 use super::manager::Manager;
 use super::model::{EndReason, State};
 use super::settings::Block;
@@ -54,7 +55,7 @@ pub struct Killed {
     pub killed_at: Timestamp,
     /// Who gave it.
     pub by: String,
-    /// Legs that were open at this instance and are cut.
+    /// Legs that were open at this instance and are cut, those of its old process during an upgrade too.
     pub legs_cut: usize,
     /// When the block ends; `None` when the clock does not end it.
     pub blocked_until: Option<Timestamp>,
@@ -75,8 +76,8 @@ pub enum KillError {
         /// Its state.
         state: State,
     },
-    /// Several principals have a session with this id; one must be named by its uid.
-    #[error("{} sessions have this id; name one by its uid", .0.len())]
+    /// The name means several sessions; one must be named by its uid.
+    #[error("{} sessions have this name; name one by its uid", .0.len())]
     Ambiguous(Vec<Uid>),
     /// The session has no such agent.
     #[error("the session has no such agent")]
@@ -121,13 +122,15 @@ pub enum ResumeError {
     Permanent,
 }
 
-/// The one incarnation a target names.
+/// The one session a name means.
 struct Target {
     key: SessionKey,
     uid: Uid,
     state: State,
-    /// Each before those below it.
-    agents: Vec<AgentView>,
+    /// Its agents, each before those below it: one tree for each process that has the session.
+    trees: Vec<Vec<AgentView>>,
+    /// It was looked up without the store, which may know others of this name.
+    is_partial: bool,
 }
 
 impl Target {
@@ -136,19 +139,38 @@ impl Target {
         if agent.as_str() == MAIN {
             return Err(KillError::MainAgent);
         }
-        let mut known = self.agents.iter().filter(|known| known.is_one());
-        let Some(killed) = known.find(|known| known.id == *agent) else {
-            let known = self.agents.iter().filter(|known| known.is_one());
-            return Err(KillError::UnknownAgent { known: known.map(|known| known.id.clone()).collect() });
-        };
-        Ok(known.take_while(|below| below.depth > killed.depth).map(|below| below.id.clone()).collect())
+        let (mut is_known, mut all, mut below) = (false, Vec::new(), Vec::new());
+        for tree in &self.trees {
+            let mut known = tree.iter().filter(|known| known.is_one());
+            all.extend(tree.iter().filter(|known| known.is_one()).map(|known| known.id.clone()));
+            if let Some(killed) = known.find(|known| known.id == *agent) {
+                is_known = true;
+                let subtree = known.take_while(|below| below.depth > killed.depth);
+                below.extend(subtree.map(|below| below.id.clone()));
+            }
+        }
+        match is_known {
+            true => Ok(distinct(below)),
+            false => Err(KillError::UnknownAgent { known: distinct(all) }),
+        }
     }
+}
+
+/// The same names in the same order, each once.
+fn distinct(names: Vec<AgentId>) -> Vec<AgentId> {
+    let mut seen = std::collections::HashSet::new();
+    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
 }
 
 impl Manager {
     /// Kills the session that `target` names (its id, or the uid of an incarnation), or one agent in it with
     /// all that it started.
-    pub async fn kill(&self, target: &str, request: KillRequest) -> Result<Killed, KillError> {
+    pub async fn kill<'a>(
+        &self,
+        target: impl Into<SessionRef<'a>>,
+        request: KillRequest,
+    ) -> Result<Killed, KillError> {
+        let target = target.into();
         let block = request.block.unwrap_or(self.settings.load().kill_block);
         if !block.is_whole() {
             return Err(KillError::EmptyBlock);
@@ -162,9 +184,14 @@ impl Manager {
         self.book.write(order.clone());
         // Written for all instances, too, before anything is cut here.
         let telling = self.spread(&order).await;
+        let sent = self.send_kill(&order, None);
         self.kills.fetch_add(1, Ordering::Relaxed);
-        let (live, legs_cut) = self.carry_out(&order);
+        let (live, cut_here) = self.carry_out(&order);
+        let legs_cut = cut_here + sent.legs_cut().await;
         self.publish(Event::Killed { order: order.clone(), legs_cut });
+        if found.is_partial {
+            self.kill_namesakes_later(target, &order);
+        }
         let instances = self.heard(&order, telling).await;
         let ended = match &live {
             // In a fleet it is kept when its legs have settled.
@@ -226,8 +253,13 @@ impl Manager {
 
     /// Lifts the kill order against the session that `target` names (its id, or the uid the order was
     /// made against); the id may then start a new incarnation. With `agent`, lifts the order against that.
-    pub async fn resume(&self, target: &str, agent: Option<&str>, by: &str) -> Result<Resumed, ResumeError> {
-        let orders = self.book.named(target, self.clock.now());
+    pub async fn resume<'a>(
+        &self,
+        target: impl Into<SessionRef<'a>>,
+        agent: Option<&str>,
+        by: &str,
+    ) -> Result<Resumed, ResumeError> {
+        let orders = self.book.named(target.into(), self.clock.now());
         let (orders, others): (Vec<_>, Vec<_>) =
             orders.into_iter().partition(|order| order.agent.as_ref().map(AgentId::as_str) == agent);
         let order = match orders.as_slice() {
@@ -248,6 +280,7 @@ impl Manager {
         if let Some(live) = self.live.find(&key).filter(|_| order.agent.is_some()) {
             live.lift(&order);
         }
+        self.send_lifting(&order);
         self.spread_lifting(&order).await;
         self.publish(Event::Resumed { order: order.clone(), by: by.to_owned() });
         Ok(Resumed { session_id: order.session_id.clone(), order })
@@ -284,27 +317,21 @@ impl Manager {
         }
     }
 
-    /// An id names the newest incarnation of a session; active ones go before ended ones.
-    async fn target(&self, target: &str, scope: Option<&Scope>) -> Result<Target, KillError> {
-        let mut found: Vec<Target> = self
-            .find(target)
-            .await?
-            .into_iter()
-            .filter(|session| scope.is_none_or(|scope| *scope == session.key().scope))
-            .map(|session| Target {
+    async fn target(&self, target: SessionRef<'_>, scope: Option<&Scope>) -> Result<Target, KillError> {
+        let mut found = self.find(target).await?;
+        if let Some(scope) = scope {
+            found.keep_scope(scope);
+        }
+        match found.sessions().as_slice() {
+            [] => Err(KillError::Unknown),
+            [session] => Ok(Target {
                 key: session.key().clone(),
                 uid: session.uid,
                 state: session.state,
-                agents: session.agents.unwrap_or_default(),
-            })
-            .collect();
-        if found.iter().any(|target| target.state == State::Active) {
-            found.retain(|target| target.state == State::Active);
-        }
-        match found.len() {
-            0 => Err(KillError::Unknown),
-            1 => Ok(found.remove(0)),
-            _ => Err(KillError::Ambiguous(found.iter().map(|target| target.uid).collect())),
+                trees: found.agents(session.key()),
+                is_partial: found.is_partial,
+            }),
+            several => Err(KillError::Ambiguous(several.iter().map(|session| session.uid).collect())),
         }
     }
 }

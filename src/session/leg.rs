@@ -39,6 +39,8 @@ pub struct Arrival {
     pub identity: Identity,
     /// Who calls.
     pub principal: PrincipalId,
+    /// The principals that the credentials of the request would be alone, when it carries several; else empty.
+    pub accounts: Box<[PrincipalId]>,
     /// Where from.
     pub client_addr: IpAddr,
     /// A derived id: after so long a silence the same id is a new incarnation.

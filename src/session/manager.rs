@@ -19,6 +19,7 @@ use super::live::{Closed, End, Inner, Live};
 use super::model::{EndReason, Identity};
 use super::registry::Registry;
 use super::settings::Settings;
+use super::sibling::Siblings;
 use super::stats::Stats;
 use super::store::SessionStore;
 use crate::clock::Clock;
@@ -39,6 +40,8 @@ pub struct Manager {
     pub(super) store: Arc<dyn SessionStore>,
     /// This instance's part among others; none when it is the only one.
     pub(super) fleet: Option<Arc<Fleet>>,
+    /// Other processes of this gateway, during an upgrade.
+    pub(super) siblings: Siblings,
     listener: Arc<dyn Listener>,
     /// Whether the listener is to be told of each leg.
     tells_legs: bool,
@@ -97,6 +100,7 @@ impl Manager {
             clock,
             store,
             fleet,
+            siblings: Siblings::default(),
             tells_legs: listener.wants_legs(),
             listener,
             feed: broadcast::Sender::new(FEED),

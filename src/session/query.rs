@@ -1,23 +1,37 @@
 //! Questions: the live sessions laid over what the store keeps.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::fleet::Which;
 use super::live::Live;
+use super::lookup::{Found, SessionRef};
 use super::manager::Manager;
 use super::model::State;
+use super::sibling::Line;
 use super::snapshot::{Filter, Page, Snapshot};
 use super::stats::Stats;
 use super::store::{Listed, StoreError};
-use crate::ids::{Scope, Uid};
+use crate::ids::Uid;
 
 impl Manager {
     /// One page of sessions, newest first. When the store does not answer, the live ones are listed.
     pub async fn list(&self, filter: &Filter) -> Page {
+        self.list_for(filter, None).await
+    }
+
+    /// The same; `asker` is the process that asks, which is not asked itself.
+    pub(super) async fn list_for(&self, filter: &Filter, asker: Option<&Arc<Line>>) -> Page {
+        let page = self.list_here(filter).await;
+        self.page_with_siblings(page, filter, asker).await
+    }
+
+    /// Without those of other processes of this gateway.
+    async fn list_here(&self, filter: &Filter) -> Page {
         self.write_before_reading(None).await;
         let before = filter.before();
-        let pick = |live: &std::sync::Arc<Live>| {
+        let pick = |live: &Arc<Live>| {
             let asked = before.is_none_or(|before| live.uid() < before) && filter.matches_live(live);
             asked.then(|| live.clone())
         };
@@ -51,14 +65,16 @@ impl Manager {
         Page { sessions, next_cursor, truncated: truncated || last.is_none() && searched_to.is_some() }
     }
 
-    /// The sessions `target` names, with detail, newest first: one for a uid; for an id the newest
-    /// incarnation in each scope. More than one is for the caller to resolve.
-    pub async fn get(&self, target: &str) -> Vec<Snapshot> {
+    /// The sessions `target` names, with detail, newest first: the same that a kill would mean. More than one is
+    /// for the caller to resolve.
+    pub async fn get<'a>(&self, target: impl Into<SessionRef<'a>>) -> Vec<Snapshot> {
+        let target = target.into();
         self.write_before_reading(Some(target)).await;
-        let mut found = self.find(target).await.unwrap_or_else(|fault| {
+        let found = self.find(target).await.unwrap_or_else(|fault| {
             tracing::warn!(%fault, "an ended session was not looked up");
-            Vec::new()
+            Found::default()
         });
+        let mut found: Vec<Snapshot> = found.sessions().into_iter().cloned().collect();
         if self.fleet.is_some() {
             for session in &mut found {
                 if let Ok(Some(whole)) = self.store.get(session.uid).await {
@@ -71,13 +87,13 @@ impl Manager {
 
     /// In a fleet the store is to know this instance's shares as they are now: of the sessions that `target`
     /// names, or of all.
-    async fn write_before_reading(&self, target: Option<&str>) {
+    async fn write_before_reading(&self, target: Option<SessionRef<'_>>) {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_up()) else { return };
         let written = match target {
             None => self.flush(fleet, Which::All).await,
             Some(target) => {
-                let mut named = self.live.by_id(target);
-                if let Some(uid) = Uid::parse(target) {
+                let mut named = target.id().map(|id| self.live.by_id(id)).unwrap_or_default();
+                if let Some(uid) = target.uid() {
                     named.extend(self.live.collect(|live| (live.uid() == uid).then(|| live.clone())));
                 }
                 self.flush_some(fleet, named).await
@@ -92,7 +108,7 @@ impl Manager {
     pub fn stats(&self) -> Stats {
         let mut stats = self.totals().clone();
         let mut counted = HashSet::new();
-        let mut add = |live: &std::sync::Arc<Live>| {
+        let mut add = |live: &Arc<Live>| {
             if !counted.insert(live.uid()) || live.is_recorded() {
                 return;
             }
@@ -124,33 +140,60 @@ impl Manager {
         self.census.active()
     }
 
-    /// What [`Manager::get`] gives, or the store's fault when nothing is found here.
-    pub(super) async fn find(&self, target: &str) -> Result<Vec<Snapshot>, StoreError> {
-        let snapshot = |live: std::sync::Arc<Live>| live.snapshot(&self.clock, true);
-        if let Some(uid) = Uid::parse(target) {
-            let here = |live: &std::sync::Arc<Live>| (live.uid() == uid).then(|| live.clone());
-            let mut found = self.live.collect(here);
-            if found.is_empty() {
-                found = self.closing.collect(here);
-            }
-            if let Some(live) = found.pop() {
-                return Ok(vec![snapshot(live)]);
-            }
-            if let Some(stored) = self.store.get(uid).await? {
-                return Ok(vec![Snapshot::clone(&stored)]);
+    /// Every incarnation that a name leads to.
+    ///
+    /// # Errors
+    /// Nothing is found here, and the store or another process of this gateway does not answer.
+    pub(super) async fn find(&self, target: SessionRef<'_>) -> Result<Found, StoreError> {
+        self.find_for(target, None).await
+    }
+
+    /// The same; `asker` is the process that asks, which is not asked itself.
+    pub(super) async fn find_for(
+        &self,
+        target: SessionRef<'_>,
+        asker: Option<&Arc<Line>>,
+    ) -> Result<Found, StoreError> {
+        let snapshot = |live: Arc<Live>| live.snapshot(&self.clock, true);
+        let mut found = Found::default();
+        if let Some(uid) = target.uid() {
+            let here = |live: &Arc<Live>| (live.uid() == uid).then(|| live.clone());
+            found.add_by_uid(self.live.collect(here).into_iter().map(snapshot));
+            if !found.has_uid() {
+                found.add_by_uid(self.closing.collect(here).into_iter().map(snapshot));
             }
         }
-        let mut found: Vec<Snapshot> = self.live.by_id(target).into_iter().map(snapshot).collect();
-        found.extend(self.closing.by_id(target).into_iter().map(snapshot));
-        match self.store.by_id(target).await {
-            Ok(stored) => found.extend(stored.iter().map(|stored| Snapshot::clone(stored))),
-            Err(fault) if found.is_empty() => return Err(fault),
-            Err(fault) => tracing::warn!(%fault, "ended sessions are missing from a search"),
+        if let Some(id) = target.id() {
+            found.add_by_id(self.live.by_id(id).into_iter().map(snapshot));
+            found.add_by_id(self.closing.by_id(id).into_iter().map(snapshot));
         }
-        // A stable sort: what was found here stays before what the store says of the same one.
-        found.sort_by_key(|session| std::cmp::Reverse(session.uid));
-        let mut scopes: HashSet<Scope> = HashSet::new();
-        found.retain(|session| scopes.insert(session.key().scope.clone()));
+        let beyond = self.find_at_siblings(target, asker, &mut found).await;
+        let stored = self.find_stored(target, &mut found).await;
+        match (beyond, stored) {
+            (Ok(()), Ok(())) => {}
+            (Err(fault), _) if found.is_empty() => return Err(StoreError(fault.to_owned())),
+            (_, Err(fault)) if found.is_empty() => return Err(fault),
+            (beyond, stored) => {
+                let fault = beyond.err().map(str::to_owned).or(stored.err().map(|fault| fault.to_string()));
+                tracing::warn!(fault, "sessions may be missing from a search");
+                found.is_partial = true;
+            }
+        }
         Ok(found)
+    }
+
+    /// Adds what the store finds; what was found here is newer.
+    pub(super) async fn find_stored(
+        &self,
+        target: SessionRef<'_>,
+        found: &mut Found,
+    ) -> Result<(), StoreError> {
+        if let Some(uid) = target.uid().filter(|_| !found.has_uid()) {
+            found.add_by_uid(self.store.get(uid).await?.as_deref().cloned());
+        }
+        if let Some(id) = target.id() {
+            found.add_by_id(self.store.by_id(id).await?.iter().map(|stored| Snapshot::clone(stored)));
+        }
+        Ok(())
     }
 }

@@ -228,7 +228,7 @@ fn via(principal: &PrincipalId) -> &'static str {
 }
 
 /// Which sessions to list. An absent part asks for nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// In this state.

@@ -20,6 +20,7 @@ pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
             ..Identity::default()
         },
         principal: PrincipalId::new(principal),
+        accounts: Box::default(),
         client_addr: [10, 0, 0, 5].into(),
         idle_gap: None,
     }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize, de};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
+/// Longer than anything lives, and short enough that sums of two are still lengths of time.
+const MAX_SPAN: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 impl Span {
     /// A span of whole seconds.
     pub const fn secs(seconds: u64) -> Self {
@@ -47,9 +50,13 @@ impl<'de> Deserialize<'de> for Span {
                 if text.trim() == "0" {
                     return Ok(Span(Duration::ZERO));
                 }
-                humantime::parse_duration(text)
-                    .map(Span)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+                match humantime::parse_duration(text) {
+                    Ok(time) if time > MAX_SPAN => {
+                        Err(E::custom(format!("'{text}' is longer than 100 years")))
+                    }
+                    Ok(time) => Ok(Span(time)),
+                    Err(_) => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
             }
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Span, E> {
                 match number {

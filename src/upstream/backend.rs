@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -12,7 +12,8 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::balance;
-use super::health::{Health, State};
+use super::callers::Callers;
+use super::health::{Attempt, Health, State};
 use super::settings::Settings;
 use crate::clock::Moment;
 use crate::telemetry::metrics::BackendMetrics;
@@ -29,32 +30,105 @@ pub struct Backend {
     ca: Option<super::peer::CustomCa>,
     mark: u64,
     health: Health,
+    callers: Callers,
     /// Requests open at it.
     load: AtomicUsize,
 }
 
-/// A request's place at a backend, which counts as load until it is dropped.
-pub struct Seat(Arc<Backend>);
+/// A request's place at a backend, which counts as load until it is dropped. How the request fared is reported
+/// here, because what it says of the backend depends on whose it is and when it was sent.
+pub struct Seat {
+    backend: Arc<Backend>,
+    attempt: Attempt,
+    /// Something was learnt of the backend.
+    judged: AtomicBool,
+}
+
+/// Whether a request may go to a backend that the choice fell upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It may.
+    Granted,
+    /// It may, as the one request that tries whether the backend has recovered.
+    Trial(u64),
+    /// Another request was faster to try it.
+    Denied,
+}
+
+/// For whom an answer with `Retry-After` speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpeaksFor {
+    /// The caller who got it: a limit of its own credential or address.
+    Caller,
+    /// All, once a second caller has got one, too.
+    All,
+}
 
 impl Deref for Seat {
     type Target = Backend;
 
     fn deref(&self) -> &Backend {
-        &self.0
+        &self.backend
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.load.fetch_sub(1, Relaxed);
+        self.backend.load.fetch_sub(1, Relaxed);
+        if let Some(trial) = self.attempt.trial
+            && !self.judged.load(Relaxed)
+        {
+            self.backend.health.give_back_trial(trial);
+        }
+    }
+}
+
+impl Seat {
+    /// It answered the request.
+    pub fn answered(&self) {
+        self.judged.store(true, Relaxed);
+        self.callers.answered(self.attempt);
+        if self.health.answered(self.attempt.sent) {
+            self.is_back("an answer");
+        }
+    }
+
+    /// The request failed at it; `unreached` when it could not even be connected to.
+    pub fn failed(&self, unreached: bool, now: Moment) {
+        self.judged.store(true, Relaxed);
+        let settings = self.settings.health();
+        if let Some(rest) = self.health.failed(self.attempt, unreached, settings, now) {
+            self.rests("failed requests", rest);
+        }
+        if !unreached && let Some(rest) = self.callers.failed(self.attempt, settings, now) {
+            self.keeps_away("failed requests", rest);
+        }
+    }
+
+    /// It asked to be left alone for so long.
+    pub fn asked_for_rest(&self, wait: Duration, whom: SpeaksFor, now: Moment) {
+        let settings = self.settings.health();
+        if whom == SpeaksFor::All {
+            self.judged.store(true, Relaxed);
+            if let Some(rest) = self.health.asked_for_rest(self.attempt, wait, settings, now) {
+                return self.rests("Retry-After", rest);
+            }
+        }
+        if let Some(rest) = self.callers.told(self.attempt, wait, settings, now) {
+            self.keeps_away("Retry-After", rest);
+        }
+    }
+
+    fn keeps_away(&self, why: &str, rest: Duration) {
+        info!(backend = %self.settings.name(), why, ?rest, "one caller leaves the backend alone for a while");
     }
 }
 
 /// The addresses behind the host name, asked for without blocking and by one request at a time.
 #[derive(Default)]
 struct Names {
-    known: ArcSwapOption<Known>,
-    asking: Mutex<()>,
+    known: Arc<ArcSwapOption<Known>>,
+    asking: Arc<Mutex<()>>,
     /// The address that answered last; `localhost` is two addresses, and often only one listens.
     preferred: AtomicUsize,
 }
@@ -82,19 +156,29 @@ impl Backend {
             names: Names::default(),
             ca,
             health: Health::default(),
+            callers: Callers::default(),
             load: AtomicUsize::new(0),
         }))
     }
 
-    /// A place for one more request.
-    pub fn seat(self: &Arc<Self>) -> Seat {
+    /// A place for one more request: of the caller of this mark, sent now, with this leave.
+    pub fn seat(self: &Arc<Self>, caller: u64, leave: Leave, now: Moment) -> Seat {
         self.load.fetch_add(1, Relaxed);
-        Seat(Arc::clone(self))
+        let trial = if let Leave::Trial(trial) = leave { Some(trial) } else { None };
+        let attempt = Attempt { caller, sent: now, trial };
+        Seat { backend: Arc::clone(self), attempt, judged: AtomicBool::new(false) }
     }
 
-    /// What the choice between several looks at.
-    pub fn candidate(&self, tier: usize, now: Moment) -> balance::Candidate {
-        balance::Candidate { tier, mark: self.mark, load: self.load(), state: self.health.state(now) }
+    /// What the choice between several looks at, for the caller of this mark.
+    pub fn candidate(&self, tier: usize, caller: u64, now: Moment) -> balance::Candidate {
+        let is_kept_away = self.callers.is_kept_away(caller, now);
+        let state = if is_kept_away { State::Out } else { self.health.state(now) };
+        balance::Candidate { tier, mark: self.mark, load: self.load(), state }
+    }
+
+    /// Callers who leave it alone now, each for itself.
+    pub fn callers_kept_away(&self, now: Moment) -> usize {
+        self.callers.kept_away(now)
     }
 
     /// The mark of its name ([`balance::mark`]).
@@ -113,28 +197,11 @@ impl Backend {
     }
 
     /// Whether a request that may go here goes: of a backend whose rest is over, one finds out how it is.
-    pub fn takes(&self, now: Moment) -> bool {
-        self.health.state(now) != State::Trial || self.health.take_trial(self.settings.health(), now)
-    }
-
-    /// It answered a request.
-    pub fn answered(&self) {
-        if self.health.answered() {
-            self.is_back("an answer");
+    pub fn takes(&self, now: Moment) -> Leave {
+        if self.health.state(now) != State::Trial {
+            return Leave::Granted;
         }
-    }
-
-    /// A request failed at it.
-    pub fn failed(&self, now: Moment) {
-        if let Some(rest) = self.health.failed(self.settings.health(), now) {
-            self.rests("failed requests", rest);
-        }
-    }
-
-    /// It asked to be left alone for so long.
-    pub fn asked_for_rest(&self, wait: Duration, now: Moment) {
-        let rest = self.health.asked_for_rest(wait, self.settings.health(), now);
-        self.rests("Retry-After", rest);
+        self.health.take_trial(self.settings.health(), now).map_or(Leave::Denied, Leave::Trial)
     }
 
     /// A probe ended.
@@ -218,22 +285,29 @@ impl Backend {
             return Ok(Arc::clone(known));
         }
         // One asks; the others go on with what was known, or wait when nothing was.
-        let _asking = match (self.names.asking.try_lock(), &stale) {
+        let asking = match (Arc::clone(&self.names.asking).try_lock_owned(), &stale) {
             (Ok(asking), _) => asking,
             (Err(_), Some(known)) => return Ok(Arc::clone(known)),
-            (Err(_), None) => self.names.asking.lock().await,
+            (Err(_), None) => Arc::clone(&self.names.asking).lock_owned().await,
         };
         if let Some(known) = self.names.known.load_full()
             && known.at.elapsed() < NAME_TTL
         {
             return Ok(known);
         }
-        match tokio::net::lookup_host((self.settings.host(), self.settings.port())).await {
-            Ok(found) => {
-                let known = Arc::new(Known { addresses: found.collect(), at: Instant::now() });
-                self.names.known.store(Some(Arc::clone(&known)));
-                Ok(known)
-            }
+        let (host, port) = (self.settings.host().to_owned(), self.settings.port());
+        let names = Arc::clone(&self.names.known);
+        // A task of its own: each question holds a blocking thread until the resolver answers, also when the request
+        // that asked has gone, and the next request must not take another one.
+        let lookup = tokio::spawn(async move {
+            let _asking = asking;
+            let addresses = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
+            let known = Arc::new(Known { addresses, at: Instant::now() });
+            names.store(Some(Arc::clone(&known)));
+            Ok(known)
+        });
+        match lookup.await.map_err(std::io::Error::other).flatten() {
+            Ok(known) => Ok(known),
             // A resolver that is away must not take reachable backends with it.
             Err(error) => stale.ok_or(error),
         }

@@ -1,13 +1,12 @@
-//! `backends.NAME.auth`: whose credential a backend gets; and where credentials stand in a request.
+//! `backends.NAME.auth`: whose credential a backend gets. Where credentials stand in a request is in
+//! [`crate::protocol::credentials`].
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use url::form_urlencoded;
 
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
@@ -15,25 +14,6 @@ use crate::settings::secret::Secret;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-
-/// Fields that hold a caller's credential, or choose what it pays for.
-pub const FIELDS: [HeaderName; 8] = [
-    AUTHORIZATION,
-    X_API_KEY,
-    HeaderName::from_static("api-key"),
-    X_GOOG_API_KEY,
-    COOKIE,
-    PROXY_AUTHORIZATION,
-    HeaderName::from_static("openai-organization"),
-    HeaderName::from_static("openai-project"),
-];
-
-/// Query parameters that hold one: Gemini takes `?key=`.
-const PARAMETERS: [&str; 4] = ["key", "access_token", "api_key", "api-key"];
-
-/// Beginnings of WebSocket subprotocols that hold one: a browser has no other place for the key of OpenAI's
-/// Realtime API.
-const SUBPROTOCOLS: [&str; 3] = ["openai-insecure-api-key.", "openai-organization.", "openai-project."];
 
 /// `backends.NAME.auth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -49,7 +29,8 @@ pub struct Written {
     pub api_key_file: String,
     /// With `inject`: the header that carries the key; empty for the one of the backend's type.
     pub header: String,
-    /// With `passthrough`: backends of one realm take each other's credentials; empty for the URL's origin.
+    /// Backends of one realm take each other's requests as they came: with `passthrough` the credentials too, in
+    /// every mode the fields that another realm does not get. Empty for the URL's origin.
     pub realm: String,
 }
 
@@ -70,10 +51,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Auth {
     /// The client's own. A credential meant for another realm never comes here.
-    Passthrough {
-        /// The protection space (RFC 9110, 11.5): the origin, unless a name was written.
-        realm: Arc<str>,
-    },
+    Passthrough,
     /// This one.
     Inject {
         /// The field.
@@ -89,7 +67,7 @@ impl Auth {
     /// The word of the file.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Passthrough { .. } => "passthrough",
+            Self::Passthrough => "passthrough",
             Self::Inject { .. } => "inject",
             Self::None => "none",
         }
@@ -99,19 +77,16 @@ impl Auth {
     pub fn is_injected(&self) -> bool {
         matches!(self, Self::Inject { .. })
     }
-
-    /// Whether a request may come here whose credential was meant for a backend of the auth `meant_for`.
-    pub fn may_take(&self, meant_for: &Self) -> bool {
-        match self {
-            Self::Passthrough { .. } => self == meant_for,
-            Self::Inject { .. } | Self::None => true,
-        }
-    }
 }
 
 impl Written {
-    /// Compiles the section of the backend `name`; reads its `api_key_file`. `origin` is that of its URL.
-    pub fn compile(self, name: &str, kind: BackendKind, origin: String, faults: &mut Faults) -> Option<Auth> {
+    /// The protection space (RFC 9110, 11.5): the origin of the URL, unless a name is written.
+    pub fn realm(&self, origin: String) -> Arc<str> {
+        if self.realm.is_empty() { origin.into() } else { self.realm.as_str().into() }
+    }
+
+    /// Compiles the section of the backend `name`; reads its `api_key_file`.
+    pub fn compile(self, name: &str, kind: BackendKind, faults: &mut Faults) -> Option<Auth> {
         let at = |key: &str| format!("backends.{name}.auth.{key}");
         let has_key = !self.api_key.is_empty() || !self.api_key_file.is_empty();
         if self.mode != Mode::Inject && (has_key || !self.header.is_empty()) {
@@ -119,15 +94,9 @@ impl Written {
             faults.add(at("mode"), "a key is given, but it would not be used", hint);
             return None;
         }
-        if self.mode != Mode::Passthrough && !self.realm.is_empty() {
-            let hint = "remove it: clients' credentials do not come here";
-            faults.add(at("realm"), "a realm counts with mode: passthrough only", hint);
-            return None;
-        }
         match self.mode {
             Mode::None => Some(Auth::None),
-            Mode::Passthrough if self.realm.is_empty() => Some(Auth::Passthrough { realm: origin.into() }),
-            Mode::Passthrough => Some(Auth::Passthrough { realm: self.realm.into() }),
+            Mode::Passthrough => Some(Auth::Passthrough),
             Mode::Inject => {
                 let header = header(&at("header"), &self.header, kind, faults);
                 let key = read_key(&at, &self.api_key, &self.api_key_file, faults);
@@ -201,50 +170,13 @@ fn value(header: &HeaderName, key: &Secret) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Whether a request carries a credential of its caller's.
-pub fn is_present(headers: &HeaderMap, query: Option<&str>) -> bool {
-    FIELDS.iter().any(|field| headers.contains_key(field))
-        || headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().any(|value| without_subprotocols(value).is_some())
-        || query.is_some_and(|query| query.split('&').any(|pair| is_parameter(pair.as_bytes())))
-}
-
-fn is_parameter(pair: &[u8]) -> bool {
-    form_urlencoded::parse(pair).next().is_some_and(|(name, _)| PARAMETERS.contains(&&*name))
-}
-
-/// The value of `Sec-WebSocket-Protocol` without the entries that hold a credential; `None` when there are none.
-pub fn without_subprotocols(value: &HeaderValue) -> Option<HeaderValue> {
-    let entries = || value.to_str().unwrap_or_default().split(',').map(str::trim);
-    let holds = |entry: &&str| SUBPROTOCOLS.iter().any(|start| entry.starts_with(start));
-    entries().any(|entry| holds(&entry)).then(|| {
-        let kept: Vec<&str> = entries().filter(|entry| !holds(entry)).collect();
-        HeaderValue::from_str(&kept.join(", ")).unwrap_or(HeaderValue::from_static(""))
-    })
-}
-
-/// A request target without the query parameters that hold a credential; all else byte for byte.
-pub fn without_parameters(target: &[u8]) -> Cow<'_, [u8]> {
-    let Some(mark) = memchr::memchr(b'?', target) else { return Cow::Borrowed(target) };
-    let query = &target[mark + 1..];
-    if !query.split(|byte| *byte == b'&').any(is_parameter) {
-        return Cow::Borrowed(target);
-    }
-    let kept: Vec<&[u8]> = query.split(|byte| *byte == b'&').filter(|pair| !is_parameter(pair)).collect();
-    let mut rest = target[..mark].to_vec();
-    if !kept.is_empty() {
-        rest.push(b'?');
-        rest.extend(kept.join(&b'&'));
-    }
-    Cow::Owned(rest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn compiled(written: Written, kind: BackendKind) -> Result<Auth, String> {
         let mut faults = Faults::default();
-        let auth = written.compile("b", kind, "https://h".into(), &mut faults);
+        let auth = written.compile("b", kind, &mut faults);
         auth.ok_or_else(|| faults.to_string())
     }
 
@@ -300,50 +232,7 @@ mod tests {
     fn what_would_not_be_used_is_a_fault() {
         let idle = Written { mode: Mode::Passthrough, ..inject("k") };
         assert!(compiled(idle, BackendKind::Openai).unwrap_err().contains("would not be used"));
-        let realm = Written { realm: "r".into(), ..inject("k") };
-        assert!(compiled(realm, BackendKind::Openai).unwrap_err().contains("mode: passthrough only"));
         let none = Written { mode: Mode::Inject, ..Written::default() };
         assert!(compiled(none, BackendKind::Openai).unwrap_err().contains("no key to inject"));
-    }
-
-    #[test]
-    fn a_credential_is_taken_by_its_own_realm_only() {
-        let realm = |realm: &str| Auth::Passthrough { realm: realm.into() };
-        assert!(realm("a").may_take(&realm("a")));
-        assert!(!realm("a").may_take(&realm("b")));
-        assert!(!realm("a").may_take(&Auth::None), "a key for the gateway is for no backend");
-        assert!(Auth::None.may_take(&realm("a")));
-    }
-
-    #[test]
-    fn a_key_among_subprotocols_is_found_and_taken_out() {
-        let left = |value: &'static str| {
-            let value = without_subprotocols(&HeaderValue::from_static(value));
-            value.map(|value| value.to_str().unwrap().to_owned())
-        };
-        let key = "realtime,openai-insecure-api-key.sk-1 , openai-beta.realtime-v1";
-        assert_eq!(left(key).as_deref(), Some("realtime, openai-beta.realtime-v1"));
-        assert_eq!(left("openai-insecure-api-key.sk-1").as_deref(), Some(""));
-        assert_eq!(left("realtime"), None);
-        let mut headers = HeaderMap::new();
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(key));
-        assert!(is_present(&headers, None));
-    }
-
-    #[test]
-    fn parameters_with_credentials_are_found_and_taken_out() {
-        for (target, left) in [
-            ("/m:generate?key=AIza&alt=sse", "/m:generate?alt=sse"),
-            ("/m?alt=sse&%6bey=AIza", "/m?alt=sse"),
-            ("/m?key=a", "/m"),
-            ("/m?key", "/m"),
-            ("/m?a=%20+&monkey=1&&x", "/m?a=%20+&monkey=1&&x"),
-            ("/m?", "/m?"),
-            ("/key=1", "/key=1"),
-        ] {
-            assert_eq!(without_parameters(target.as_bytes()), left.as_bytes(), "{target}");
-            let query = target.split_once('?').map(|(_, query)| query);
-            assert_eq!(is_present(&HeaderMap::new(), query), target != left, "{target}");
-        }
     }
 }

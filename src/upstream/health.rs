@@ -1,7 +1,10 @@
 //! The health of a backend: what requests saw (passive) and what probes saw (active).
 //!
 //! Passive: after `unhealthy_after` failures in a row it rests, twice as long each time; then one request
-//! tries it (half open) while the others stay away. Active: probes that fail in a row take it out until
+//! tries it (half open) while the others stay away. A rest ends with the answer to a request that was sent after
+//! it began, the trial or another; what was sent before says nothing about now. One caller alone takes it from
+//! nobody else: its failures are those of a row only together with another's ([`super::callers`] keeps that
+//! caller away), unless it could not be reached at all. Active: probes that fail in a row take it out until
 //! enough succeed. Atomics only, since every request asks.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -61,10 +64,17 @@ pub struct Settings {
     pub interval: Option<Duration>,
     /// How long a probe may take.
     pub timeout: Duration,
-    unhealthy_after: u32,
+    pub(super) unhealthy_after: u32,
     healthy_after: u32,
     rest: Duration,
-    max_rest: Duration,
+    pub(super) max_rest: Duration,
+}
+
+impl Settings {
+    /// How long the rest after so many rests in a row is.
+    pub(super) fn rest_after(&self, rests: u32) -> Duration {
+        self.rest.saturating_mul(1 << rests.min(20)).min(self.max_rest)
+    }
 }
 
 impl Written {
@@ -128,17 +138,37 @@ pub enum State {
     Out,
 }
 
+/// A request at a backend, as its health sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The mark of its caller; never 0 or [`SEVERAL`].
+    pub caller: u64,
+    /// When the backend was chosen for it.
+    pub sent: Moment,
+    /// The claim of a trial ([`Health::take_trial`]); `None` for any other request.
+    pub trial: Option<u64>,
+}
+
+/// Stands for more than one caller.
+pub const SEVERAL: u64 = u64::MAX;
+
 /// The health of one backend.
 #[derive(Debug, Default)]
 pub struct Health {
     /// Failed requests in a row.
     failures: AtomicU32,
+    /// Whose they are: 0 for nobody's, the mark of a caller, or [`SEVERAL`].
+    failures_of: AtomicU64,
     /// Rests in a row.
     rests: AtomicU32,
-    /// Until when it rests, in milliseconds of the clock; 0 while it does not.
+    /// When the present rest began, in milliseconds of the clock.
+    rests_since: AtomicU64,
+    /// Until when it rests, in milliseconds of the clock; 0 while it does not. During a trial the moment from
+    /// which another request may try.
     rests_until: AtomicU64,
-    /// A request tries whether it has recovered.
-    on_trial: AtomicBool,
+    /// The caller to whom it said `Retry-After` last, and until when.
+    told: AtomicU64,
+    told_until: AtomicU64,
     /// Probes say that it is down.
     down: AtomicBool,
     /// Probes in a row: above 0 good ones, below 0 bad ones.
@@ -160,54 +190,98 @@ impl Health {
 
     /// Claims the trial of a backend whose rest is over; one request gets it. When nothing is heard of it
     /// for the length of a rest, another one may try.
-    pub fn take_trial(&self, settings: &Settings, now: Moment) -> bool {
+    pub fn take_trial(&self, settings: &Settings, now: Moment) -> Option<u64> {
         let until = self.rests_until.load(Relaxed);
         let next = now.as_millis().saturating_add(millis(settings.rest));
         let is_over = until != 0 && until <= now.as_millis();
         let taken = is_over && self.rests_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
-        if taken {
-            self.on_trial.store(true, Relaxed);
-        }
-        taken
+        taken.then_some(next)
     }
 
-    /// It answered; true when it had rested.
-    pub fn answered(&self) -> bool {
-        if self.failures.load(Relaxed) != 0 {
+    /// Gives a trial back of which nothing was learnt (its client went away, say): another request may try.
+    pub fn give_back_trial(&self, trial: u64) {
+        // A failure means that its rest is not this trial's any more.
+        let _ = self.rests_until.compare_exchange(trial, 1, Relaxed, Relaxed);
+    }
+
+    /// It answered a request that was sent then; true when that ended its rest.
+    pub fn answered(&self, sent: Moment) -> bool {
+        if self.failures_of.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
+            self.failures_of.store(0, Relaxed);
         }
-        if self.rests_until.load(Relaxed) == 0 {
+        if self.rests_until.load(Relaxed) == 0 || sent.as_millis() <= self.rests_since.load(Relaxed) {
             return false;
         }
         self.rests.store(0, Relaxed);
-        self.on_trial.store(false, Relaxed);
         self.rests_until.swap(0, Relaxed) != 0
     }
 
-    /// A request failed at it; how long it rests now, if this was one too many. What fails while it rests
-    /// anyway was sent before, and changes nothing.
-    pub fn failed(&self, settings: &Settings, now: Moment) -> Option<Duration> {
-        let had_trial = self.on_trial.swap(false, Relaxed);
-        if !had_trial && self.rests_until.load(Relaxed) > now.as_millis() {
+    /// A request failed at it; how long it rests now, if this was one too many. With `unreached` it could not be
+    /// connected to, which no caller can bring about. What was sent before it rested, and what fails while it
+    /// rests anyway, changes nothing.
+    pub fn failed(
+        &self,
+        attempt: Attempt,
+        unreached: bool,
+        settings: &Settings,
+        now: Moment,
+    ) -> Option<Duration> {
+        let until = self.rests_until.load(Relaxed);
+        let is_trial = attempt.trial.is_some();
+        let is_old = until != 0 && attempt.sent.as_millis() <= self.rests_since.load(Relaxed);
+        if is_old || (!is_trial && until > now.as_millis()) {
             return None;
         }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
-        if !had_trial && failures < settings.unhealthy_after {
+        let of_several = self.adds_caller(if unreached { SEVERAL } else { attempt.caller });
+        if !is_trial && failures >= settings.unhealthy_after && !of_several {
+            // One more, of anybody else's, is enough.
+            self.failures.store(settings.unhealthy_after - 1, Relaxed);
+            return None;
+        }
+        if !is_trial && failures < settings.unhealthy_after {
             return None;
         }
         self.failures.store(0, Relaxed);
-        let rests = self.rests.fetch_add(1, Relaxed);
-        let length = settings.rest.saturating_mul(1 << rests.min(20)).min(settings.max_rest);
+        self.failures_of.store(0, Relaxed);
+        let length = settings.rest_after(self.rests.fetch_add(1, Relaxed));
+        self.rests_since.store(now.as_millis(), Relaxed);
         self.rests_until.store(now.as_millis().saturating_add(millis(length)), Relaxed);
         Some(length)
     }
 
-    /// It asked to be left alone for `wait` (`Retry-After`); how long it is.
-    pub fn asked_for_rest(&self, wait: Duration, settings: &Settings, now: Moment) -> Duration {
+    /// Adds a caller to those whose requests failed in a row; true when they are several.
+    fn adds_caller(&self, caller: u64) -> bool {
+        match self.failures_of.compare_exchange(0, caller, Relaxed, Relaxed) {
+            Ok(_) => caller == SEVERAL,
+            Err(of) if of == caller => caller == SEVERAL,
+            Err(_) => {
+                self.failures_of.store(SEVERAL, Relaxed);
+                true
+            }
+        }
+    }
+
+    /// It asked a caller to be left alone for `wait` (`Retry-After`). The first one is asked for itself alone;
+    /// when a second one is within that time, all are: how long it rests then.
+    pub fn asked_for_rest(
+        &self,
+        attempt: Attempt,
+        wait: Duration,
+        settings: &Settings,
+        now: Moment,
+    ) -> Option<Duration> {
         let wait = wait.min(settings.max_rest);
-        self.on_trial.store(false, Relaxed);
-        self.rests_until.fetch_max(now.as_millis().saturating_add(millis(wait)), Relaxed);
-        wait
+        let until = now.as_millis().saturating_add(millis(wait));
+        let before = (self.told.swap(attempt.caller, Relaxed), self.told_until.swap(until, Relaxed));
+        let is_second = before.0 != 0 && before.0 != attempt.caller && before.1 > now.as_millis();
+        if !is_second && attempt.trial.is_none() {
+            return None;
+        }
+        self.rests_since.store(now.as_millis(), Relaxed);
+        self.rests_until.fetch_max(until, Relaxed);
+        Some(wait)
     }
 
     /// A probe has ended. `Some(true)` when it is up again with this one, `Some(false)` when it is down now.
@@ -219,7 +293,10 @@ impl Health {
         let down = self.down.load(Relaxed);
         if good && down && now >= i64::from(settings.healthy_after) {
             self.down.store(false, Relaxed);
-            self.answered();
+            self.failures.store(0, Relaxed);
+            self.failures_of.store(0, Relaxed);
+            self.rests.store(0, Relaxed);
+            self.rests_until.store(0, Relaxed);
             return Some(true);
         }
         if !good && !down && -now >= i64::from(settings.unhealthy_after) {
@@ -254,53 +331,127 @@ mod tests {
         Moment::from_millis(1 + seconds * 1000)
     }
 
+    const ADA: u64 = 1;
+    const BOB: u64 = 2;
+
+    fn sent(caller: u64, at: Moment) -> Attempt {
+        Attempt { caller, sent: at, trial: None }
+    }
+
+    /// A failure of a request that was sent just now.
+    fn fail(health: &Health, caller: u64, now: Moment) -> Option<Duration> {
+        health.failed(sent(caller, now), false, &settings(), now)
+    }
+
+    /// A backend that rests from this second on, for ten of them.
+    fn resting(since: u64) -> Health {
+        let health = Health::default();
+        for caller in [ADA, BOB, ADA] {
+            fail(&health, caller, at(since));
+        }
+        assert_eq!(health.rests_for(at(since)), Some(Duration::from_secs(10)));
+        health
+    }
+
     #[test]
     fn it_rests_after_failures_in_a_row_and_longer_each_time() {
         let (health, settings) = (Health::default(), settings());
-        assert_eq!(health.failed(&settings, at(0)), None);
-        assert_eq!(health.failed(&settings, at(0)), None);
-        health.answered();
-        assert_eq!(health.failed(&settings, at(0)), None, "an answer begins the count anew");
-        assert_eq!(health.failed(&settings, at(0)), None);
-        assert_eq!(health.failed(&settings, at(0)), Some(Duration::from_secs(10)));
+        assert_eq!(fail(&health, ADA, at(0)), None);
+        assert_eq!(fail(&health, BOB, at(0)), None);
+        health.answered(at(0));
+        assert_eq!(fail(&health, ADA, at(0)), None, "an answer begins the count anew");
+        assert_eq!(fail(&health, BOB, at(0)), None);
+        assert_eq!(fail(&health, ADA, at(0)), Some(Duration::from_secs(10)));
         assert_eq!((health.state(at(9)), health.is_good()), (State::Out, false));
         for _ in 0..100 {
-            assert_eq!(health.failed(&settings, at(9)), None, "what was under way changes nothing");
+            assert_eq!(fail(&health, BOB, at(9)), None, "what fails meanwhile changes nothing");
         }
         let mut now = 10;
         for rest in [20, 40, 60, 60] {
             assert_eq!(health.state(at(now)), State::Trial);
-            assert!(health.take_trial(&settings, at(now)), "one may try");
-            assert!(!health.take_trial(&settings, at(now)), "and no other");
+            let trial = health.take_trial(&settings, at(now));
+            assert!(trial.is_some(), "one may try");
+            assert_eq!(health.take_trial(&settings, at(now)), None, "and no other");
             assert_eq!(health.state(at(now)), State::Out);
-            assert_eq!(health.failed(&settings, at(now)), Some(Duration::from_secs(rest)));
+            let attempt = Attempt { trial, ..sent(ADA, at(now)) };
+            assert_eq!(
+                health.failed(attempt, false, &settings, at(now)),
+                Some(Duration::from_secs(rest)),
+                "the trial of one caller is enough"
+            );
             now += rest;
         }
-        assert!(health.take_trial(&settings, at(now)));
-        assert!(health.answered());
+        assert!(health.take_trial(&settings, at(now)).is_some());
+        assert!(health.answered(at(now)));
         assert_eq!((health.state(at(now)), health.is_good()), (State::Up, true));
-        assert!(!health.answered());
-        for _ in 0..2 {
-            assert_eq!(health.failed(&settings, at(now)), None, "one failure is forgiven again");
+        assert!(!health.answered(at(now)));
+        for caller in [ADA, BOB] {
+            assert_eq!(fail(&health, caller, at(now)), None, "one failure is forgiven again");
         }
-        assert_eq!(health.failed(&settings, at(now)), Some(Duration::from_secs(10)));
+        assert_eq!(fail(&health, ADA, at(now)), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn what_was_sent_before_a_rest_neither_ends_nor_prolongs_it() {
+        let (health, settings) = (resting(5), settings());
+        assert!(!health.answered(at(4)) && !health.answered(at(5)));
+        assert_eq!((health.state(at(6)), health.is_good()), (State::Out, false));
+        let trial = health.take_trial(&settings, at(15));
+        assert_eq!(
+            health.failed(sent(BOB, at(4)), false, &settings, at(16)),
+            None,
+            "no verdict on the trial"
+        );
+        assert_eq!(health.state(at(24)), State::Out, "which goes on");
+        let attempt = Attempt { trial, ..sent(ADA, at(15)) };
+        assert_eq!(health.failed(attempt, false, &settings, at(17)), Some(Duration::from_secs(20)));
+        assert!(health.answered(at(18)), "when all are out it is asked anyway, and answers");
+        assert!(health.is_good());
+    }
+
+    #[test]
+    fn one_caller_alone_takes_it_from_nobody() {
+        let (health, settings) = (Health::default(), settings());
+        for _ in 0..100 {
+            assert_eq!(fail(&health, ADA, at(0)), None);
+        }
+        assert_eq!(health.state(at(0)), State::Up);
+        assert_eq!(
+            fail(&health, BOB, at(0)),
+            Some(Duration::from_secs(10)),
+            "another one has the same to say"
+        );
+        let unreached = Health::default();
+        for rest in [None, None, Some(Duration::from_secs(10))] {
+            assert_eq!(unreached.failed(sent(ADA, at(0)), true, &settings, at(0)), rest);
+        }
     }
 
     #[test]
     fn a_trial_of_which_nothing_is_heard_is_given_to_another() {
-        let (health, settings) = (Health::default(), settings());
-        health.asked_for_rest(Duration::from_secs(5), &settings, at(0));
-        assert!(health.take_trial(&settings, at(5)));
-        assert_eq!(health.state(at(14)), State::Out);
-        assert!(health.take_trial(&settings, at(15)));
+        let (health, settings) = (resting(0), settings());
+        assert!(health.take_trial(&settings, at(10)).is_some());
+        assert_eq!(health.state(at(19)), State::Out);
+        let second = health.take_trial(&settings, at(20)).unwrap();
+        health.give_back_trial(second);
+        assert_eq!(health.state(at(20)), State::Trial, "given back, it need not be waited for");
+        let third = health.take_trial(&settings, at(20)).unwrap();
+        assert!(health.answered(at(20)));
+        health.give_back_trial(third);
+        assert_eq!(health.state(at(20)), State::Up);
     }
 
     #[test]
-    fn what_it_asks_for_is_capped() {
+    fn what_it_asks_of_two_is_for_all_and_capped() {
         let (health, settings) = (Health::default(), settings());
-        let granted = health.asked_for_rest(Duration::from_secs(86_400), &settings, at(0));
-        assert_eq!((granted, health.rests_for(at(0))), (Duration::from_secs(60), Some(granted)));
-        assert_eq!((health.state(at(59)), health.state(at(60))), (State::Out, State::Trial));
+        let day = Duration::from_secs(86_400);
+        let asked = |caller, now| health.asked_for_rest(sent(caller, now), day, &settings, now);
+        assert_eq!((asked(ADA, at(0)), asked(ADA, at(1)), health.is_good()), (None, None, true));
+        assert_eq!(asked(BOB, at(62)), None, "what Ada was told is over");
+        assert_eq!(asked(ADA, at(63)), Some(Duration::from_secs(60)));
+        assert_eq!(health.rests_for(at(63)), Some(Duration::from_secs(60)));
+        assert_eq!((health.state(at(122)), health.state(at(123))), (State::Out, State::Trial));
+        assert!(!health.answered(at(63)) && health.answered(at(64)));
     }
 
     #[test]

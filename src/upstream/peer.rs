@@ -54,9 +54,14 @@ const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 /// # Errors
 /// A sentence that says why the text holds no usable certificate.
 pub(super) fn custom_ca(settings: &Settings) -> Result<Option<CustomCa>, String> {
-    let Some(pem) = settings.tls().and_then(|tls| tls.ca_pem.as_deref()) else {
-        return Ok(None);
-    };
+    settings.tls().and_then(|tls| tls.ca_pem.as_deref()).map(authorities).transpose()
+}
+
+/// The certificates of a PEM text.
+///
+/// # Errors
+/// A sentence that says why the text holds no usable certificate.
+pub(super) fn authorities(pem: &[u8]) -> Result<CustomCa, String> {
     let mut store = RootCertStore::empty();
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -68,7 +73,7 @@ pub(super) fn custom_ca(settings: &Settings) -> Result<Option<CustomCa>, String>
     if certificates.is_empty() {
         return Err("it holds no certificate".to_owned());
     }
-    Ok(Some(certificates.into()))
+    Ok(certificates.into())
 }
 
 /// The peer for one attempt at `backend`.

@@ -10,6 +10,7 @@ use url::{Host, Url};
 
 use super::credentials::{self, Auth};
 use super::health;
+use super::peer::authorities;
 use super::retries::{self, Retries};
 use crate::ids::BackendName;
 use crate::protocol::BackendKind;
@@ -131,6 +132,7 @@ pub struct Settings {
     tls: Option<Tls>,
     http2: Http2,
     auth: Auth,
+    realm: Arc<str>,
     health: health::Settings,
     retries: Retries,
 }
@@ -192,6 +194,19 @@ impl Settings {
         &self.auth
     }
 
+    /// The protection space it belongs to (RFC 9110, 11.5): its origin, unless `auth.realm` names one.
+    pub fn realm(&self) -> &Arc<str> {
+        &self.realm
+    }
+
+    /// Whether a request may come here whose credential was meant for the backend `meant_for`.
+    pub fn may_take(&self, meant_for: &Self) -> bool {
+        match self.auth {
+            Auth::Passthrough => meant_for.auth == Auth::Passthrough && self.realm == meant_for.realm,
+            Auth::Inject { .. } | Auth::None => true,
+        }
+    }
+
     /// When it counts as ill.
     pub fn health(&self) -> &health::Settings {
         &self.health
@@ -223,7 +238,8 @@ impl Written {
         let health = self.health.compile(name, faults);
         let retries = self.retries.compile(name, faults);
         let origin = url.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
-        let auth = self.auth.compile(name, self.kind, origin, faults);
+        let realm = self.auth.realm(origin);
+        let auth = self.auth.compile(name, self.kind, faults);
         if self.rewrite_model && self.aliases.is_empty() {
             faults.add(
                 at("rewrite_model"),
@@ -259,6 +275,7 @@ impl Written {
             tls: secure.then_some(tls),
             http2: self.pool.http2,
             auth: auth?,
+            realm,
             health: health?,
             retries: retries?,
         })
@@ -336,13 +353,14 @@ fn read_ca(path: &str, file: &str, faults: &mut Faults) -> Option<Option<Arc<[u8
         return Some(None);
     }
     match std::fs::read(PathBuf::from(file)) {
-        Ok(pem) if memchr::memmem::find(&pem, b"-----BEGIN CERTIFICATE-----").is_some() => {
-            Some(Some(pem.into()))
-        }
-        Ok(_) => {
-            faults.add(path, format!("'{file}' holds no certificate"), "give a PEM file of certificates");
-            None
-        }
+        Ok(pem) => match authorities(&pem) {
+            Ok(_) => Some(Some(pem.into())),
+            Err(why) => {
+                let hint = "give a PEM file with the authorities to trust";
+                faults.add(path, format!("'{file}' cannot be used: {why}"), hint);
+                None
+            }
+        },
         Err(error) => {
             faults.unreadable(path, file, &error);
             None
@@ -428,6 +446,23 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_is_taken_by_its_own_realm_only() {
+        let with = |url: &str, auth: &str| {
+            let auth = serde_yaml::from_str(auth).unwrap();
+            Written { auth, ..written(url) }.compile("b", &mut Faults::default()).unwrap()
+        };
+        let [a, b] = ["https://a", "https://b"].map(compiled);
+        assert!(a.may_take(&a) && !a.may_take(&b));
+        let named = |url: &str| with(url, "{ realm: r }");
+        assert!(named("https://a").may_take(&named("https://b")));
+        let none = with("https://a", "{ mode: none, realm: r }");
+        assert!(!a.may_take(&none), "a key for the gateway is for no backend");
+        assert!(!named("https://b").may_take(&none));
+        assert!(none.may_take(&a));
+        assert_eq!((&**none.realm(), &**a.realm()), ("r", "https://a"));
+    }
+
+    #[test]
     fn a_ca_file_is_read_and_checked() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.pem");
@@ -437,10 +472,17 @@ mod tests {
         };
         assert!(faults_of("b", with_ca()).contains("cannot be read: No such file"));
         std::fs::write(&file, "not a certificate").unwrap();
-        assert!(
-            faults_of("b", with_ca()).ends_with("holds no certificate (give a PEM file of certificates)")
-        );
-        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        assert!(faults_of("b", with_ca()).contains("it holds no certificate (give a PEM file"));
+        // A frame alone is no certificate, and what is inside must be one.
+        for junk in [
+            "-----BEGIN CERTIFICATE-----\n",
+            "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
+        ] {
+            std::fs::write(&file, junk).unwrap();
+            assert!(faults_of("b", with_ca()).contains("cannot be used: it "), "{junk}");
+        }
+        let own = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+        std::fs::write(&file, own.cert.pem()).unwrap();
         let settings = with_ca().compile("b", &mut Faults::default()).unwrap();
         assert!(settings.tls().unwrap().ca_pem.is_some());
     }

@@ -188,3 +188,65 @@ async fn keys_that_strangers_could_spend_are_a_fault_at_the_start() {
     let (code, told) = check(yaml("listen: '127.0.0.1:8080'\ndata_dir: /tmp"));
     assert_eq!((code, &told["warnings"]), (Some(0), &json!([])), "{told}");
 }
+
+/// What a client may send that a gateway does not know: none of it is in any list of secrets.
+const UNKNOWN: [&str; 5] = ["X-Vendor-Key", "CF-Access-Jwt-Assertion", "DPoP", "Baggage", "Mcp-Session-Id"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn between_realms_only_what_is_harmless_travels() {
+    for other in ["", "auth: { mode: inject, api_key: second-key }", "auth: { mode: none }"] {
+        let second = RawBackend::answering(OK).await;
+        let gateway = gateway(&[("a", &nobody(), "fallback: b"), ("b", &second.url(), other)], "").await;
+        let known = ["traceparent", "anthropic-version", "x-stainless-lang", "idempotency-key", "accept"];
+        let mut call = Call::post("/v1/chat/completions?beta=true&sig=client-secret&jwt=client-secret")
+            .json(&json!({"model": "gpt-demo", "messages": []}))
+            .session("one");
+        for name in UNKNOWN {
+            call = call.header(name, "client-secret");
+        }
+        for name in known {
+            call = call.header(name, "harmless");
+        }
+        assert_eq!(call.send(gateway.proxy()).await.status(), 200, "{other}");
+        let head = &second.heads()[0];
+        assert!(!tells_the_secret(head), "{head:?}");
+        assert_eq!(head.target(), "/v1/chat/completions?beta=true");
+        assert!(known.iter().all(|name| head.field(name) == Some("harmless")), "{head:?}");
+        assert_eq!(
+            (head.field("x-session-id"), head.field("content-type")),
+            (Some("one"), Some("application/json"))
+        );
+        assert!(head.field("content-length").is_some() && head.field("via").is_some(), "{head:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_in_places_of_their_own_go_to_no_other_realm() {
+    for (name, value) in [
+        ("X-Auth-Token", "client-secret"),
+        ("X-Amz-Security-Token", "client-secret"),
+        ("CF-Access-Client-Secret", "client-secret"),
+        ("Ocp-Apim-Subscription-Key", "client-secret"),
+    ] {
+        for (other, is_asked) in [("", 0), ("auth: { mode: inject, api_key: second-key }", 1)] {
+            let second = RawBackend::answering(OK).await;
+            let gateway = gateway(&[("a", &nobody(), "fallback: b"), ("b", &second.url(), other)], "").await;
+            Call::chat("hello").header(name, value).send(gateway.proxy()).await;
+            assert_eq!(second.heads().len(), is_asked, "{name}");
+            assert!(second.heads().iter().all(|head| !tells_the_secret(head)), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_a_realm_a_request_travels_as_it_came() {
+    let second = RawBackend::answering(OK).await;
+    let inject = "auth: { mode: inject, api_key: k, realm: r }";
+    let keys = format!("fallback: b, {inject}");
+    let gateway = gateway(&[("a", &nobody(), &keys), ("b", &second.url(), inject)], "").await;
+    let call = Call::chat("hello").header("X-Tenant", "acme").header("X-Api-Key", "client-secret");
+    assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+    let head = &second.heads()[0];
+    assert_eq!((head.field("x-tenant"), head.field("authorization")), (Some("acme"), Some("Bearer k")));
+    assert!(!tells_the_secret(head), "{head:?}");
+}

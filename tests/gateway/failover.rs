@@ -115,10 +115,10 @@ async fn each_backend_is_asked_at_its_own_path() {
     let well = RawBackend::answering(OK).await;
     let (first, second) = (sick.url() + "/a", well.url() + "/b/c");
     let gateway = gateway(&[("sick", &first, "fallback: well"), ("well", &second, "")], "").await;
-    let answer = Call::post("/sick/v1/chat/completions?x=1").body("{}").send(gateway.proxy()).await;
+    let answer = Call::post("/sick/v1/chat/completions?beta=true").body("{}").send(gateway.proxy()).await;
     assert_eq!(answer.status(), 200);
-    assert_eq!(sick.heads()[0].target(), "/a/v1/chat/completions?x=1");
-    assert_eq!(well.heads()[0].target(), "/b/c/v1/chat/completions?x=1");
+    assert_eq!(sick.heads()[0].target(), "/a/v1/chat/completions?beta=true");
+    assert_eq!(well.heads()[0].target(), "/b/c/v1/chat/completions?beta=true");
 }
 
 /// Sends a chat through backends `a`, `b` and `c`, each the fallback of the one before.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::redis::Redis;
 use crate::support::timing::{Times, after};
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, within};
+use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, Shared, within};
 
 /// Kills measured.
 const KILLS: usize = 100;
@@ -16,11 +16,11 @@ const KILLS: usize = 100;
 const BOUND: Duration = Duration::from_millis(50);
 
 /// Gateways before one backend that share one Redis.
-pub(crate) async fn fleet(demo: &Demo, redis: &Redis, size: usize) -> Vec<Gateway> {
+pub(crate) async fn fleet(demo: &Demo, redis: &impl Shared, size: usize) -> Vec<Gateway> {
     fleet_with(demo, redis, size, "").await
 }
 
-pub(crate) async fn fleet_with(demo: &Demo, redis: &Redis, size: usize, keys: &str) -> Vec<Gateway> {
+pub(crate) async fn fleet_with(demo: &Demo, redis: &impl Shared, size: usize, keys: &str) -> Vec<Gateway> {
     let mut gateways = Vec::new();
     for _ in 0..size {
         gateways.push(Gateway::with(yaml(demo, redis, keys)).await);
@@ -31,7 +31,7 @@ pub(crate) async fn fleet_with(demo: &Demo, redis: &Redis, size: usize, keys: &s
     gateways
 }
 
-pub(crate) fn yaml(demo: &Demo, redis: &Redis, keys: &str) -> String {
+pub(crate) fn yaml(demo: &Demo, redis: &impl Shared, keys: &str) -> String {
     format!(
         "backend: {:?}\nsession:\n  store: redis\n  redis: {{ url: {:?}, flush_interval: 200ms }}\n{keys}\n",
         demo.url(),
@@ -225,8 +225,11 @@ async fn load(proxies: Vec<std::net::SocketAddr>, stop: Arc<AtomicBool>) -> Load
 
 /// Three gateways under load, with streams open and one session killed; then what `outage` does. In the
 /// end no stream was dropped, the killed one stays killed, and the records tell every request.
-async fn survive(redis: Redis, keys: &str, outage: impl AsyncFnOnce(&mut Redis, &[Gateway])) {
-    let mut redis = redis;
+pub(crate) async fn survive<R: Shared>(
+    mut redis: R,
+    keys: &str,
+    outage: impl AsyncFnOnce(&mut R, &[Gateway]),
+) {
     let demo = Demo::start().await;
     let gateways = fleet_with(&demo, &redis, 3, keys).await;
     let proxies: Vec<_> = gateways.iter().map(Gateway::proxy).collect();

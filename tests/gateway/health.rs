@@ -24,6 +24,11 @@ async fn moody(is_sick: &Arc<AtomicBool>) -> RawBackend {
     .await
 }
 
+/// A chat of this caller's. Backends that are to share it are of one realm.
+fn chat_of(caller: &str) -> Call {
+    Call::chat("hello").header("authorization", &format!("Bearer {caller}"))
+}
+
 /// What the control API and the metric say of a backend's health, once they agree.
 async fn is_told_healthy(gateway: &Gateway, name: &str) -> bool {
     within("one word about health", async {
@@ -43,10 +48,10 @@ async fn is_told_healthy(gateway: &Gateway, name: &str) -> bool {
 async fn a_backend_that_fails_in_a_row_is_left_alone_and_tried_again() {
     let is_sick = Arc::new(AtomicBool::new(true));
     let [first, second] = [moody(&is_sick).await, RawBackend::answering(OK).await];
-    let keys = "fallback: b, health: { unhealthy_after: 3, rest: 2s }";
-    let gateway = gateway(&[("a", &first.url(), keys), ("b", &second.url(), "")], "").await;
-    for _ in 0..8 {
-        assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+    let keys = "auth: { realm: r }, fallback: b, health: { unhealthy_after: 3, rest: 2s }";
+    let gateway = gateway(&[("a", &first.url(), keys), ("b", &second.url(), "auth: { realm: r }")], "").await;
+    for number in 0..8 {
+        assert_eq!(chat_of(["ada", "bob"][number % 2]).send(gateway.proxy()).await.status(), 200);
     }
     assert_eq!((first.requests().len(), second.requests().len()), (3, 8));
     assert!(!is_told_healthy(&gateway, "a").await && is_told_healthy(&gateway, "b").await);
@@ -85,11 +90,17 @@ async fn when_all_are_out_they_are_asked_anyway() {
 async fn retry_after_is_obeyed() {
     let [busy, second] =
         [RawBackend::answering(error(529, "Retry-After: 100\r\n")).await, RawBackend::answering(OK).await];
-    let gateway = gateway(&[("a", &busy.url(), "fallback: b"), ("b", &second.url(), "")], "").await;
-    for _ in 0..5 {
-        assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+    let keys = "auth: { realm: r }, fallback: b";
+    let gateway = gateway(&[("a", &busy.url(), keys), ("b", &second.url(), "auth: { realm: r }")], "").await;
+    for _ in 0..3 {
+        assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
     }
-    assert_eq!((busy.requests().len(), second.requests().len()), (1, 5));
+    assert_eq!((busy.requests().len(), second.requests().len()), (1, 3));
+    assert!(is_told_healthy(&gateway, "a").await, "so far one caller was told");
+    for caller in ["bob", "eve", "bob"] {
+        assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
+    }
+    assert_eq!((busy.requests().len(), second.requests().len()), (2, 6));
     let told = gateway.operator().await.get("/control/backends").await.json();
     assert!(told["backends"]["a"]["rests_for_ms"].as_u64().is_some_and(|ms| ms > 60_000), "{told}");
 }
@@ -201,14 +212,17 @@ async fn equals_share_the_work_and_a_session_stays_where_its_cache_is_warm() {
 async fn a_reload_forgets_no_health_of_a_backend_that_stays() {
     let [busy, second] =
         [RawBackend::answering(error(503, "Retry-After: 100\r\n")).await, RawBackend::answering(OK).await];
-    let backends = [("a", &*busy.url(), "fallback: b"), ("b", &second.url(), "")];
+    let keys = "auth: { realm: r }, fallback: b";
+    let backends = [("a", &*busy.url(), keys), ("b", &second.url(), "auth: { realm: r }")];
     let gateway = gateway(&backends, "").await;
-    assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+    for caller in ["ada", "bob"] {
+        assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
+    }
     gateway.rewrite(&crate::failover::configuration(&backends, "session: { idle_timeout: 3m }"));
     gateway.hangup();
     gateway.log_until(|line| line["message"] == "configuration reloaded").await;
-    assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
-    assert_eq!((busy.requests().len(), second.requests().len()), (1, 2));
+    assert_eq!(chat_of("eve").send(gateway.proxy()).await.status(), 200);
+    assert_eq!((busy.requests().len(), second.requests().len()), (2, 3));
     assert!(!is_told_healthy(&gateway, "a").await);
     gateway.rewrite(&crate::failover::configuration(&[("b", &second.url(), "")], ""));
     gateway.hangup();
@@ -216,4 +230,170 @@ async fn a_reload_forgets_no_health_of_a_backend_that_stays() {
         while gateway.metrics().await.contains("elida_backend_healthy{backend=\"a\"}") {}
     })
     .await;
+}
+
+/// What a backend does with a request, by the credential it carries.
+async fn by_caller(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> RawBackend {
+    let answer = Arc::new(answer);
+    RawBackend::start(move |mut connection: Connection| {
+        let answer = Arc::clone(&answer);
+        async move {
+            while let Some(request) = connection.request().await {
+                let who = request.head.field("authorization").unwrap_or_default().to_owned();
+                if connection.send(answer(&who)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// A gateway before `first`, which `second` stands in for; both may have a client's credential.
+async fn pair(first: &RawBackend, second: &RawBackend, keys: &str) -> Gateway {
+    let keys = format!("auth: {{ realm: r }}, fallback: b, {keys}");
+    gateway(&[("a", &first.url(), &keys), ("b", &second.url(), "auth: { realm: r }")], "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_what_was_sent_before_ends_no_rest() {
+    let (release, held) = tokio::sync::watch::channel(false);
+    let first = RawBackend::start(move |mut connection: Connection| {
+        let mut held = held.clone();
+        async move {
+            while let Some(request) = connection.request().await {
+                let is_early = request.head.field("authorization") == Some("Bearer early");
+                if is_early {
+                    held.wait_for(|free| *free).await.expect("the test goes on");
+                }
+                if connection.send(error(if is_early { 401 } else { 500 }, "")).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let second = RawBackend::answering(OK).await;
+    let gateway = pair(&first, &second, "health: { unhealthy_after: 2, rest: 5m }").await;
+    let mut early = chat_of("early").open(gateway.proxy()).await;
+    first.until("the early request", |first| first.requests().len() == 1).await;
+    for caller in ["ada", "bob"] {
+        assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
+    }
+    assert!(!is_told_healthy(&gateway, "a").await);
+    release.send_replace(true);
+    assert_eq!(early.head().await.expect("a head").status(), 401);
+    assert!(!is_told_healthy(&gateway, "a").await, "it was asked before the others failed");
+    assert_eq!(chat_of("eve").send(gateway.proxy()).await.status(), 200);
+    assert_eq!((first.requests().len(), second.requests().len()), (3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_alone_takes_a_backend_from_nobody() {
+    let first = by_caller(|who| match who {
+        "Bearer eve" => error(500, ""),
+        "Bearer mal" => error(501, ""),
+        "Bearer sam" => error(505, ""),
+        "Bearer tim" => error(503, "Retry-After: 100\r\n"),
+        _ => OK.to_owned(),
+    })
+    .await;
+    let second = RawBackend::answering(OK).await;
+    let gateway = pair(&first, &second, "health: { unhealthy_after: 3, rest: 5m }").await;
+    // How often the first backend was asked by a caller of five requests.
+    for (caller, asked) in [("eve", 3), ("mal", 5), ("sam", 5), ("tim", 1)] {
+        let before = first.requests().len();
+        for _ in 0..5 {
+            assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
+        }
+        assert_eq!(first.requests().len() - before, asked, "{caller}");
+        assert!(is_told_healthy(&gateway, "a").await, "{caller}");
+        let (before, elsewhere) = (first.requests().len(), second.requests().len());
+        assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
+        assert_eq!((first.requests().len(), second.requests().len()), (before + 1, elsewhere), "{caller}");
+    }
+    let told = gateway.operator().await.get("/control/backends").await.json();
+    assert_eq!(told["backends"]["a"]["callers_kept_away"], 2, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anonymous_429_speaks_for_its_address_only() {
+    let first = by_caller(|who| match who {
+        "" => error(429, "Retry-After: 100\r\n"),
+        _ => OK.to_owned(),
+    })
+    .await;
+    let second = RawBackend::answering(OK).await;
+    let gateway = pair(&first, &second, "").await;
+    for _ in 0..3 {
+        assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+    }
+    assert_eq!((first.requests().len(), second.requests().len()), (1, 3), "that address was told");
+    assert!(is_told_healthy(&gateway, "a").await);
+    assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_whose_client_leaves_is_given_to_another() {
+    let (mode, seen) = tokio::sync::watch::channel("sick");
+    let first = RawBackend::start(move |mut connection: Connection| {
+        let seen = seen.clone();
+        async move {
+            while connection.request().await.is_some() {
+                let mode = *seen.borrow();
+                let sent = match mode {
+                    "silent" => return connection.stay_silent().await,
+                    "sick" => connection.send(error(500, "")).await,
+                    _ => connection.send(OK).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let second = RawBackend::answering(OK).await;
+    // Long enough to tell a trial that is given back from one whose time is over.
+    let gateway = pair(&first, &second, "health: { unhealthy_after: 2, rest: 3s }").await;
+    for caller in ["ada", "bob"] {
+        assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
+    }
+    mode.send_replace("silent");
+    gateway.answer_until("/control/backends", |told| told["backends"]["a"]["rests_for_ms"].is_null()).await;
+    let trial = chat_of("eve").open(gateway.proxy()).await;
+    first.until("the trial", |first| first.requests().len() == 3).await;
+    drop(trial);
+    first.until("its end", |first| !first.closed().is_empty()).await;
+    mode.send_replace("well");
+    gateway.log_until(|line| line["outcome"] == "client_gone").await;
+    assert_eq!(chat_of("tim").send(gateway.proxy()).await.status(), 200);
+    assert_eq!(first.requests().len(), 4, "the next request tries it");
+    assert!(is_told_healthy(&gateway, "a").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_send_its_request_says_nothing_about_the_backend() {
+    let first = RawBackend::start(async |mut connection: Connection| {
+        if let Some(head) = connection.request_head().await {
+            connection.rest_of(head).await;
+        }
+    })
+    .await;
+    let keys = "type: http, health: { unhealthy_after: 1, rest: 5m }";
+    let yaml = format!(
+        "server: {{ timeouts: {{ upstream_first_byte: 300ms }} }}\nbackends:\n  a: {{ url: {:?}, default: true, {keys} }}\n",
+        first.url()
+    );
+    let gateway = Gateway::with(yaml).await;
+    for caller in ["ada", "bob"] {
+        let call = Call::post("/upload").header("content-type", "application/octet-stream");
+        let call = call.header("content-length", "1000").header("authorization", caller).body("so far");
+        let mut client = call.open(gateway.proxy()).await;
+        client.end().await;
+    }
+    assert!(is_told_healthy(&gateway, "a").await);
+    let told = gateway.operator().await.get("/control/backends").await.json();
+    assert_eq!(told["backends"]["a"]["callers_kept_away"], 0, "{told}");
 }

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::support::wire::Message;
-use crate::support::{Backend, Call, Demo, Gateway};
+use crate::support::{Backend, Call, Demo, Gateway, RawBackend};
 
 const UUID: &str = "bd060396-fe08-454b-8ed9-b937c9a41123";
 
@@ -280,4 +280,83 @@ async fn a_request_without_a_session_can_be_given_a_new_one_each_time() {
 /// The version's digit of a UUID (RFC 9562, 4.2).
 fn uuid_version(id: &str) -> Option<char> {
     (id.len() == 36).then(|| id.chars().nth(14)).flatten()
+}
+
+/// The principals of the sessions named `shared`, of which each call opens or joins one.
+async fn principals(calls: &[Call]) -> (Vec<String>, Gateway) {
+    let backend = RawBackend::answering(OK).await;
+    let gateway = Gateway::start(&backend).await;
+    for call in calls {
+        assert_eq!(call.clone().session("shared").send(gateway.proxy()).await.status(), 200);
+    }
+    let sessions = gateway.sessions().await;
+    let id = |session: &Value| session["principal"]["id"].as_str().expect("an id").to_owned();
+    (sessions.iter().map(id).collect(), gateway)
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_in_any_place_makes_a_principal() {
+    let gemini =
+        |key: &str| Call::post(&format!("/v1beta/models/g:generateContent?alt=sse&key={key}")).body("{}");
+    let with = |name: &'static str, value: &str| Call::chat("hello").header(name, value);
+    let pairs = [
+        [gemini("AIza-ada"), gemini("AIza-bob")],
+        [Call::get("/v1/x?access_token=ada"), Call::get("/v1/x?access_token=bob")],
+        [with("x-auth-token", "ada"), with("x-auth-token", "bob")],
+        [with("proxy-authorization", "Basic YWRh"), with("proxy-authorization", "Basic Ym9i")],
+        [with("cookie", "session=ada"), with("cookie", "session=bob")],
+        [
+            with("sec-websocket-protocol", "realtime, openai-insecure-api-key.ada"),
+            with("sec-websocket-protocol", "realtime, openai-insecure-api-key.bob"),
+        ],
+    ];
+    for pair in pairs {
+        let (whose, gateway) = principals(&[pair[0].clone(), pair[1].clone(), pair[0].clone()]).await;
+        assert_eq!(whose.len(), 2, "{pair:?}: {whose:?}");
+        assert!(whose.iter().all(|id| id.starts_with("cred:")), "{pair:?}: {whose:?}");
+        let sessions = gateway.sessions().await;
+        let of_ada = sessions.iter().find(|session| session["request_count"] == 2).expect("Ada's session");
+        assert_eq!(gateway.kill(of_ada["uid"].as_str().expect("a uid")).await.status, 200);
+        let status = async |call: &Call| call.clone().session("shared").send(gateway.proxy()).await.status();
+        assert_eq!((status(&pair[0]).await, status(&pair[1]).await), (403, 200), "{pair:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_credentials_of_a_request_make_its_principal() {
+    let both = |token: &str, key: &str| {
+        Call::chat("hello").header("authorization", &format!("Bearer {token}")).header("x-api-key", key)
+    };
+    // Who shares a constant, whichever it is, is somebody else all the same.
+    let (whose, _gateway) =
+        principals(&[both("ada", "dummy"), both("bob", "dummy"), both("ada", "other")]).await;
+    assert_eq!(whose.len(), 3, "{whose:?}");
+    let one = [both("ada", "ada"), chat_of("ada"), Call::chat("hello").header("api-key", "ada")];
+    assert_eq!(principals(&one).await.0.len(), 1, "one key in several places");
+    let signed = |signature: &str| {
+        let value = format!(
+            "AWS4-HMAC-SHA256 Credential=AKID/20261129/us-east-1/bedrock/aws4_request, \
+             SignedHeaders=host;x-amz-date, Signature={signature}"
+        );
+        Call::chat("hello").header("authorization", &value).header("x-amz-security-token", "of the role")
+    };
+    assert_eq!(principals(&[signed("1f"), signed("2e"), signed("3d")]).await.0.len(), 1);
+    let jar = |more: &str| chat_of("ada").header("cookie", &format!("__cf_bm={more}; _ga={more}"));
+    assert_eq!(principals(&[jar("1"), jar("2"), chat_of("ada")]).await.0.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_crowd_of_credentials_is_refused() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let mut call = Call::chat("hello");
+    for number in 0..9 {
+        call = call.header("x-auth-token", &format!("made-up-{number}"));
+    }
+    let refused = call.send(gateway.proxy()).await;
+    assert_eq!((refused.status(), &refused.json()["error"]["code"]), (400, &json!("bad_request")));
+    assert!(refused.text().contains("9 different credentials"), "{}", refused.text());
+    assert_eq!(demo.ledger().arrived(), 0);
 }

@@ -35,12 +35,16 @@ mod demo;
 mod dialects;
 /// `elida doctor` and `healthcheck`, before a running gateway and without one.
 mod doctor;
+/// Exports whose readers stall: what they hold, and what goes on beside them.
+mod exports;
 /// Another backend answers when one fails before the first byte.
 mod failover;
 /// Three gateways and one Redis: one session, one kill, whatever instance it meets.
 mod fleet;
 /// One agent is killed on one instance and runs on another.
 mod fleet_agents;
+/// Redis Cluster: keys on several masters, slots that move, a master that is lost.
+mod fleet_cluster;
 /// Ends in a fleet: at once, everywhere, and what comes after one begins anew.
 mod fleet_ends;
 /// Lists and look-ups over many sessions of a fleet.
@@ -89,6 +93,8 @@ mod listener_tls;
 mod mcp;
 /// One list of the models of all backends.
 mod models;
+/// A name that means two sessions.
+mod names;
 /// What a collector of OpenTelemetry is told, and what it cannot hold up.
 mod otel;
 /// The README's own commands.
@@ -115,6 +121,8 @@ mod tls;
 mod top;
 /// A new process takes over the ports.
 mod upgrade;
+/// Operators meet the new process, whose kills reach the old one.
+mod upgrade_kill;
 /// Tokens, as the provider counts them.
 mod usage;
 /// Dead peers are noticed.

@@ -1,3 +1,5 @@
+use serde_json::{Value, json};
+
 use crate::support::{Backend, Call, Demo, Gateway, within};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,4 +27,22 @@ async fn an_invalid_file_keeps_the_running_configuration_and_says_why() {
     gateway.hangup();
     gateway.log_until(|line| line.to_string().contains("no_such_key")).await;
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_waits_for_a_restart_waits_through_every_reload() {
+    let demo = Demo::start().await;
+    let yaml = |threads: usize| format!("backend: {:?}\nserver: {{ threads: {threads} }}\n", demo.url());
+    let gateway = Gateway::with(yaml(2)).await;
+    let mut operator = gateway.operator().await;
+    // The second reload finds nothing new, and the process still runs as it was started.
+    for (threads, waiting) in
+        [(2, json!([])), (3, json!(["server.threads"])), (3, json!(["server.threads"])), (2, json!([]))]
+    {
+        gateway.rewrite(&yaml(threads));
+        let report = operator.post("/control/config/reload", &Value::Null).await.json();
+        assert_eq!(report["restart_required"], waiting, "{report}");
+        let config = operator.get("/control/config").await.json();
+        assert_eq!((&config["server"]["threads"], &config["restart_required"]), (&json!(2), &waiting));
+    }
 }

@@ -66,7 +66,8 @@ fn run(client: &Client, tell: &Sender<Update>, orders: &Receiver<String>) {
     loop {
         match orders.recv_timeout(EVERY) {
             Ok(uid) => {
-                let told = match client.post(&["control", "sessions", &uid, "kill"], &json!({})) {
+                let path = ["control", "sessions", &uid, "kill"];
+                let told = match client.post(&path, &[("by", "uid".to_owned())], &json!({})) {
                     Ok(answer) => report::killed(&answer).trim_end().to_owned(),
                     Err(error) => error.to_string(),
                 };

@@ -25,7 +25,12 @@ pub(super) async fn reload(
     tracing::info!(by = %peer.ip(), "control_reload");
     let reload = Arc::clone(&door.parts.reload);
     // It reads files, and this runtime must stay free for a kill.
-    let done = tokio::task::spawn_blocking(move || reload()).await;
+    let turn = door.blocking.reload().await?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        reload()
+    })
+    .await;
     match done.map_err(|_| Problem::internal("the reload broke off; the log says why"))? {
         Ok(report) => Ok(Json(json!({"applied": true, "restart_required": report.restart_required}))),
         Err(faults) => Err(rejected(&faults)),

@@ -85,6 +85,7 @@ mod tests {
             key: SessionKey { scope: Scope::new(""), id: SessionId::new("one") },
             identity: Identity::default(),
             principal: PrincipalId::new("anon:1"),
+            accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
             idle_gap: None,
         };

@@ -1,23 +1,17 @@
-//! What has ended: records, what happened to them, sums for charts, and the export.
+//! What has ended: records, what happened to them, and sums for charts.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
-use axum::response::{IntoResponse, Response};
-use futures::stream;
-use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{query, sessions};
 use crate::control::problem::Problem;
 use crate::control::service::Door;
-use crate::history::export::{ExportError, Format};
+use crate::history::export::Format;
 use crate::history::leg_reader::LegPage;
 use crate::history::reader::{Detail, Reader, RecordPage};
 use crate::history::window::{By, Step, Wanted, read_time};
@@ -30,9 +24,6 @@ const LIMIT_MAX: usize = 1000;
 /// Captures on one page when the caller does not say, and at most: each may hold two bodies.
 const CAPTURES_DEFAULT: usize = 20;
 const CAPTURES_MAX: usize = 100;
-/// Pieces of an export that wait for a slow reader, and their size in bytes.
-const PIECES: usize = 4;
-const PIECE: usize = 64 << 10;
 
 /// Records, the last ended first.
 pub(super) async fn list(
@@ -69,7 +60,7 @@ pub(super) async fn requests(
         return Err(Problem::bad_request("the requests of a session take limit and cursor only"));
     }
     archive(&door)?;
-    let known = sessions::find(&door, &target).await?.map(|session| session.uid.to_string());
+    let known = sessions::find(&door, (&target).into()).await?.map(|session| session.uid.to_string());
     let wanted = target.clone();
     let found = read(&door, move |reader| {
         let uid = match known {
@@ -135,82 +126,7 @@ pub(super) async fn usage(
     Ok(Json(json!({"usage": lines})))
 }
 
-/// The records as a file, in the order of the chain, or the requests, in the order in which they ended; what ended up
-/// to this moment is in it.
-pub(super) async fn export(
-    State(door): State<Arc<Door>>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    let asked = Asked::read(query, &["format", "of"])?;
-    if asked.wanted != (Wanted { window: asked.wanted.window, ..Wanted::default() }) {
-        let detail = "an export takes of, format, from and to only: the chain must have no gap";
-        return Err(Problem::bad_request(detail));
-    }
-    let archive = archive(&door)?;
-    let (sender, pieces) = channel(PIECES);
-    let kind = match asked.format {
-        Format::Ndjson => "application/x-ndjson",
-        Format::Csv => "text/csv; charset=utf-8",
-    };
-    let name = match (asked.of, asked.format) {
-        (Of::Records, Format::Ndjson) => "attachment; filename=\"elida-records.ndjson\"",
-        (Of::Records, Format::Csv) => "attachment; filename=\"elida-records.csv\"",
-        (Of::Requests, Format::Ndjson) => "attachment; filename=\"elida-requests.ndjson\"",
-        (Of::Requests, Format::Csv) => "attachment; filename=\"elida-requests.csv\"",
-    };
-    tokio::task::spawn_blocking(move || write_out(&archive, &asked, sender));
-    let mut response = Body::from_stream(stream::unfold(pieces, next_piece)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CONTENT_DISPOSITION, HeaderValue::from_static(name));
-    Ok(response)
-}
-
-/// One part of an export, or why there is no more.
-type Piece = Result<Bytes, io::Error>;
-
-/// Runs on a thread of its own; waits for a slow reader.
-fn write_out(archive: &Archive, asked: &Asked, pieces: Sender<Piece>) {
-    // What ended just now is to be in it. When the disk is full, what is there is exported all the same.
-    archive.seal();
-    let mut sink = Pieces { sender: pieces, buffer: Vec::with_capacity(PIECE) };
-    let done = archive.reader().map_err(ExportError::from).and_then(|reader| match asked.of {
-        Of::Records => reader.export(asked.format, asked.wanted.window, &mut sink),
-        Of::Requests => reader.export_legs(asked.format, asked.wanted.window, &mut sink),
-    });
-    if let Err(ExportError::Database(fault)) = done {
-        tracing::error!(%fault, "an export of records broke off");
-        // Without this the file would look whole.
-        let _ = sink.sender.blocking_send(Err(io::Error::other(fault)));
-    }
-}
-
-/// Cuts what is written into pieces.
-struct Pieces {
-    sender: Sender<Piece>,
-    buffer: Vec<u8>,
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= PIECE {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let piece = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE)));
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads the export any more");
-        self.sender.blocking_send(Ok(piece)).map_err(gone)
-    }
-}
-
-async fn next_piece(mut pieces: Receiver<Piece>) -> Option<(Piece, Receiver<Piece>)> {
-    pieces.recv().await.map(|piece| (piece, pieces))
-}
-
-fn archive(door: &Door) -> Result<Arc<Archive>, Problem> {
+pub(super) fn archive(door: &Door) -> Result<Arc<Archive>, Problem> {
     door.parts.history.clone().ok_or_else(|| {
         let detail =
             "no history is kept here: history.enabled is false, or its file cannot be used (see the log)";
@@ -223,35 +139,25 @@ async fn read<T: Send + 'static>(
     door: &Door,
     question: impl FnOnce(&Reader) -> history::Result<T> + Send + 'static,
 ) -> Result<T, Problem> {
-    let archive = archive(door)?;
-    let answer = tokio::task::spawn_blocking(move || archive.reader().and_then(|reader| question(&reader)));
-    match answer.await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(fault)) => {
-            tracing::error!(%fault, "the history cannot be read");
-            let detail = "the history cannot be read; the log says why";
-            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history_unavailable", detail))
-        }
-        Err(_) => Err(Problem::internal("the question to the history broke off; the log says why")),
-    }
+    door.blocking.ask(archive(door)?, question).await
 }
 
 /// What a query asks for.
 #[derive(Debug, PartialEq)]
-struct Asked {
-    wanted: Wanted,
+pub(super) struct Asked {
+    pub(super) wanted: Wanted,
     limit: usize,
     cursor: Option<u64>,
     kind: Option<String>,
     step: Step,
     by: By,
-    of: Of,
-    format: Format,
+    pub(super) of: Of,
+    pub(super) format: Format,
 }
 
 /// What an export is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Of {
+pub(super) enum Of {
     Records,
     Requests,
 }
@@ -259,7 +165,7 @@ enum Of {
 impl Asked {
     /// Reads the query of an endpoint that takes these keys beside those of [`Wanted`]; all its faults are told
     /// at once.
-    fn read(query: Option<String>, keys: &[&str]) -> Result<Self, Problem> {
+    pub(super) fn read(query: Option<String>, keys: &[&str]) -> Result<Self, Problem> {
         let mut asked = Self {
             wanted: Wanted::default(),
             limit: LIMIT_DEFAULT,

@@ -6,17 +6,18 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Path, RawQuery, State};
 use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::query;
 use crate::control::listen::Peer;
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::ids::AgentId;
-use crate::session::{Block, KillError, KillRequest, Killed, ResumeError};
+use crate::session::{Block, KillError, KillRequest, Killed, ResumeError, SessionRef};
 
 /// A reason is shown to the client; more bytes than this are refused.
 const REASON_MAX: usize = 1024;
@@ -57,13 +58,16 @@ pub(super) async fn kill(
     State(door): State<Arc<Door>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(target): Path<String>,
+    RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
+    let by_what = query::named_by(query.as_deref())?;
     let request = kill_request(&body.map_err(unreadable)?, by(peer))?;
     let reason = request.reason.clone();
     let (manager, name) = (Arc::clone(&door.parts.manager), target.clone());
     // A task of its own: an operator whose connection breaks has still killed.
-    let done = tokio::spawn(async move { manager.kill(&name, request).await }).await;
+    let done =
+        tokio::spawn(async move { manager.kill(SessionRef::new(&name, by_what), request).await }).await;
     match done.map_err(|_| Problem::internal("the kill broke off; the log says why"))? {
         Ok(killed) => {
             kept(&door).await;
@@ -78,16 +82,18 @@ pub(super) async fn resume(
     State(door): State<Arc<Door>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(target): Path<String>,
+    RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
+    let name = SessionRef::new(&target, query::named_by(query.as_deref())?);
     let ResumeBody { agent } = read(&body.map_err(unreadable)?)?;
-    let resumed = door.parts.manager.resume(&target, agent.as_deref(), &by(peer)).await;
+    let resumed = door.parts.manager.resume(name, agent.as_deref(), &by(peer)).await;
     if resumed.is_ok() {
         kept(&door).await;
     }
     resumed.map(|resumed| Json(json!(resumed))).map_err(|fault| match fault {
         ResumeError::NotKilled { agents } => not_resumed(&target, agent.as_deref(), &agents),
-        ResumeError::Ambiguous(uids) => Problem::ambiguous(uids),
+        ResumeError::Ambiguous(uids) => Problem::ambiguous(&target, uids),
         ResumeError::Permanent => {
             Problem::new(StatusCode::CONFLICT, "block_permanent", "the kill order is permanent")
         }
@@ -100,8 +106,7 @@ async fn kept(door: &Door) {
     let Some(history) = door.parts.history.clone().filter(|_| door.parts.manager.fleet().is_none()) else {
         return;
     };
-    let is_kept = tokio::task::spawn_blocking(move || history.is_written(KEPT)).await;
-    if !matches!(is_kept, Ok(true)) {
+    if !history.is_written(KEPT).await {
         tracing::warn!(
             "a kill or its lifting holds, but is not in the history yet: a crash now would undo it"
         );
@@ -153,7 +158,7 @@ fn not_killed(target: &str, fault: KillError) -> Problem {
             format!("the session has already ended ({state}); \"force\": true blocks its id all the same"),
         )
         .with("state", state.name()),
-        KillError::Ambiguous(uids) => Problem::ambiguous(uids),
+        KillError::Ambiguous(uids) => Problem::ambiguous(target, uids),
         KillError::UnknownAgent { known } => Problem::new(
             StatusCode::NOT_FOUND,
             "agent_not_found",

@@ -7,7 +7,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use super::super::service::Door;
-use super::{config, events, health, history, kills, metrics, sessions, stats};
+use super::{config, events, export, health, history, kills, metrics, sessions, stats};
 
 /// No request here needs a larger body, in bytes.
 const BODY_MAX: usize = 64 << 10;
@@ -33,7 +33,7 @@ pub(in crate::control) fn all() -> Router<Arc<Door>> {
         .route("/control/history/events", get(history::events))
         .route("/control/history/series", get(history::series))
         .route("/control/history/{id}/captures", get(history::captures))
-        .route("/control/records/export", get(history::export))
+        .route("/control/records/export", get(export::export))
         .route("/control/records/{id}", get(history::one))
         .route("/control/records/{id}/requests", get(history::requests))
         .route("/control/usage", get(history::usage))

@@ -1,6 +1,7 @@
 //! The query of a request, key by key.
 
 use crate::control::problem::Problem;
+use crate::session::NamedBy;
 
 /// Gives `take` each key with its text; all faults are told at once, keys that are given twice among them.
 pub(super) fn read(
@@ -16,6 +17,25 @@ pub(super) fn read(
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(Problem::bad_request(faults.join("; "))) }
+}
+
+/// The query of a request about one session: `by` says whether its name is a uid or an id. Without it both
+/// readings count.
+pub(super) fn named_by(query: Option<&str>) -> Result<Option<NamedBy>, Problem> {
+    let mut by = None;
+    read(query.unwrap_or_default(), |key, text| match (key, text.as_str()) {
+        ("by", "uid") => {
+            by = Some(NamedBy::Uid);
+            Ok(())
+        }
+        ("by", "id") => {
+            by = Some(NamedBy::Id);
+            Ok(())
+        }
+        ("by", _) => Err("by must be uid or id".to_owned()),
+        (other, _) => Err(unknown(other)),
+    })?;
+    Ok(by)
 }
 
 /// A number of things on one page, from 1 to `max`.

@@ -11,7 +11,7 @@ use super::query;
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::ids::Uid;
-use crate::session::{self, Filter, Snapshot};
+use crate::session::{Filter, SessionRef, Snapshot};
 
 /// Sessions on one page when the caller does not say.
 const LIMIT_DEFAULT: usize = 100;
@@ -40,19 +40,19 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(door): State<Arc<Door>>,
     Path(target): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Snapshot>, Problem> {
-    find(&door, &target).await?.map(Json).ok_or_else(|| Problem::session_not_found(&target))
+    let by = query::named_by(query.as_deref())?;
+    let found = find(&door, SessionRef::new(&target, by)).await?;
+    found.map(Json).ok_or_else(|| Problem::session_not_found(&target))
 }
 
-/// The session of this id or uid, if it is known. Active ones go before ended ones, as for a kill.
-pub(super) async fn find(door: &Door, target: &str) -> Result<Option<Snapshot>, Problem> {
+/// The session of this id or uid, if it is known: the one that a kill would mean.
+pub(super) async fn find(door: &Door, target: SessionRef<'_>) -> Result<Option<Snapshot>, Problem> {
     let mut found = door.parts.manager.get(target).await;
-    if found.iter().any(|session| session.state == session::State::Active) {
-        found.retain(|session| session.state == session::State::Active);
-    }
     match found.len() {
         0 | 1 => Ok(found.pop()),
-        _ => Err(Problem::ambiguous(found.iter().map(|session| session.uid))),
+        _ => Err(Problem::ambiguous(target.text(), found.iter().map(|session| session.uid))),
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_query_becomes_a_filter() {
         let filter = super::filter("state=timed_out&kind=traffic&limit=1000&q=a%20b&client=codex").unwrap();
-        assert_eq!(filter.state, Some(session::State::TimedOut));
+        assert_eq!(filter.state, Some(crate::session::State::TimedOut));
         assert_eq!((filter.limit, filter.q.as_deref()), (1000, Some("a b")));
         assert_eq!(super::filter("").unwrap().limit, LIMIT_DEFAULT);
     }

@@ -105,13 +105,7 @@ impl Manager {
                         tracing::debug!(session_id = %key.id, legs_cut, "a kill order of the fleet was carried out");
                     }
                 }
-                Stood::Lifted { agent, rev } => {
-                    for order in self.book.strike_until(key, agent.as_ref(), rev) {
-                        if let Some(live) = self.live.find(key).filter(|_| agent.is_some()) {
-                            live.lift(&order);
-                        }
-                    }
-                }
+                Stood::Lifted { agent, rev } => self.lift_until(key, agent.as_ref(), rev),
                 Stood::Unreadable { agent } => {
                     let order = Arc::new(self.unreadable(key, agent, now));
                     self.book.take(&order);

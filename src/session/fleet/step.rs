@@ -116,6 +116,7 @@ impl Step {
             return Err(fault);
         }
         let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
+        manager.kill_namesakes(&fleet, is_trusted).await?;
         if is_trusted && self.looked.elapsed() >= TURN {
             self.looked = Instant::now();
             manager.bury(&fleet).await?;
@@ -135,7 +136,7 @@ impl Step {
         fleet.store.link().up();
         fleet.synced.store(true, Ordering::Release);
         manager.publish(Event::StoreBack);
-        Ok(())
+        manager.kill_namesakes(&fleet, false).await
     }
 
     /// Writes all that this instance knows to a store that may have lost some of it.

@@ -12,6 +12,7 @@ impl Live {
             key: session.key().clone(),
             identity: session.identity.clone(),
             principal: session.principal.id.clone(),
+            accounts: Box::default(),
             client_addr: session.client_addr,
             idle_gap: None,
         };

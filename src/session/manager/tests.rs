@@ -82,6 +82,35 @@ async fn manager_keeps_principals_apart() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_a_uid_and_an_id_is_ambiguous_for_every_order() {
+    let house = House::new("{}");
+    let victim = house.admit("victim").await.unwrap();
+    let uid = victim.session().uid().to_string();
+    let other = house.manager.admit(arrival_of("cred:eve", &uid), leg_start()).await.unwrap();
+    let by = |by| SessionRef::new(&uid, Some(by));
+    assert_eq!(house.manager.get(&uid).await.len(), 2);
+    assert!(matches!(house.kill(&uid).await, Err(KillError::Ambiguous(uids)) if uids.len() == 2));
+    assert_eq!(house.manager.get(by(NamedBy::Uid)).await[0].uid, victim.session().uid());
+    assert_eq!(house.manager.get(by(NamedBy::Id)).await[0].uid, other.session().uid());
+
+    let killed = house.manager.kill(by(NamedBy::Id), order()).await.unwrap();
+    assert_eq!((killed.uid, victim.session().state()), (other.session().uid(), State::Active));
+    // Its end does not make the name mean the other one.
+    assert!(matches!(house.kill(&uid).await, Err(KillError::Ambiguous(_))));
+    house.manager.kill(by(NamedBy::Uid), order()).await.unwrap();
+    assert_eq!(victim.session().state(), State::Killed);
+
+    let both = house.manager.resume(&uid, None, "user:sec").await.unwrap_err();
+    assert!(matches!(both, ResumeError::Ambiguous(uids) if uids.len() == 2));
+    house.manager.resume(by(NamedBy::Uid), None, "user:sec").await.unwrap();
+    let left = house.manager.kills();
+    assert_eq!((left.len(), left[0].uid), (1, other.session().uid()));
+    // One order is left that the name can mean.
+    house.manager.resume(&uid, None, "user:sec").await.unwrap();
+    assert!(house.manager.kills().is_empty());
+}
+
+#[tokio::test]
 async fn manager_rejects_killed_session() {
     let house = House::new("{}");
     house.visit("s-1").await;

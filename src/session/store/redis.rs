@@ -158,7 +158,13 @@ impl RedisStore {
         now_ms: u64,
     ) -> Result<Admitted, LinkError> {
         let (key, uid) = (proposed.key().clone(), proposed.uid);
-        let keys = vec![self.keys.session(&key), self.keys.killed(&key), self.keys.by_id(key.id.as_str())];
+        let keys = vec![
+            self.keys.session(&key),
+            self.keys.killed(&key),
+            self.keys.by_id(key.id.as_str()),
+            // The script makes this name itself; a cluster has to know that it needs it.
+            self.keys.incarnation(&key, uid),
+        ];
         let arguments = vec![
             now_ms.to_string(),
             MOST_BYTES.to_string(),
@@ -204,14 +210,10 @@ impl RedisStore {
         &self,
         shares: &[Flush],
     ) -> Result<Vec<Option<EndNote>>, LinkError> {
-        let call = |flush: &Flush| (self.flush_keys(flush), self.flush_arguments(flush));
-        let mut calls: Vec<Call> = shares
-            .iter()
-            .map(|flush| {
-                let (keys, arguments) = call(flush);
-                Call::script(&self.scripts.flush, keys, arguments)
-            })
-            .collect();
+        let call = |flush: &Flush| {
+            Call::script(&self.scripts.flush, self.flush_keys(flush), self.flush_arguments(flush))
+        };
+        let mut calls: Vec<Call> = shares.iter().map(call).collect();
         let (mut sessions, mut activity) = (vec![self.keys.sessions()], vec![self.keys.activity()]);
         for flush in shares {
             let member = member(flush.doc.key(), flush.doc.uid());
@@ -222,14 +224,6 @@ impl RedisStore {
         let answers = self.link.calls(calls).await?;
         let mut ends = Vec::with_capacity(shares.len());
         for (flush, answer) in shares.iter().zip(answers) {
-            let answer = match answer {
-                // The script is not known yet: the text goes along once.
-                Err(LinkError::Away(why)) if why.contains("NOSCRIPT") => {
-                    let (keys, arguments) = call(flush);
-                    self.link.run(&self.scripts.flush, keys, arguments).await
-                }
-                answer => answer,
-            };
             match answer {
                 Ok(end) => ends.push(end.as_str().and_then(|text| EndNote::read(&text))),
                 // Junk under our keys concerns this session only.

@@ -16,6 +16,7 @@ pub mod program;
 pub mod quiet;
 pub mod recording;
 pub mod redis;
+pub mod redis_cluster;
 pub mod relay;
 pub mod socket;
 pub mod switch;
@@ -36,6 +37,12 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub trait Backend {
     /// Its URL, without a path.
     fn url(&self) -> String;
+}
+
+/// What a fleet shares.
+pub trait Shared {
+    /// The URL that gateways reach it by.
+    fn url(&self) -> &str;
 }
 
 /// Waits for `future`, or fails the test saying what was waited for.

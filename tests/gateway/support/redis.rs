@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::gateway::signal;
-use super::within;
+use super::{Shared, within};
 
 /// A running server; killed when dropped.
 pub struct Redis {
@@ -20,7 +20,7 @@ pub struct Redis {
 }
 
 /// A free port.
-fn free() -> SocketAddr {
+pub(super) fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
@@ -140,6 +140,10 @@ impl Redis {
         }
     }
 
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// It keeps its connections and answers nothing.
     pub fn freeze(&self) {
         assert!(signal(self.child.as_ref().expect("a running server").id(), "STOP"));
@@ -172,6 +176,12 @@ impl Redis {
             text.trim_end_matches("+PONG\r\n").trim_end().to_owned()
         })
         .await
+    }
+}
+
+impl Shared for Redis {
+    fn url(&self) -> &str {
+        self.url()
     }
 }
 

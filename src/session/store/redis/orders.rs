@@ -90,8 +90,7 @@ impl RedisStore {
     pub(in crate::session) async fn tell_kill(&self, key: &SessionKey) -> Result<u64, LinkError> {
         let hint = text(&Hint::new(key, None));
         self.link.run::<Value>(&self.scripts.note, vec![self.keys.kills()], vec![hint.clone()]).await?;
-        let heard = self.link.call(Call::new("PUBLISH", [self.keys.kill_channel(), hint])).await?;
-        Ok(heard.as_u64().unwrap_or(0))
+        self.link.publish(self.keys.kill_channel(), hint, &self.keys.end_channel()).await
     }
 
     /// Tells all instances that an incarnation ended.

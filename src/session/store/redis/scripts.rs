@@ -40,7 +40,7 @@ impl Scripts {
     }
 }
 
-/// KEYS session, killed, ids. ARGV now, most bytes, ttl, retention of ids, prefix of incarnations, share,
+/// KEYS session, killed, ids, incarnation. ARGV now, most bytes, ttl, retention of ids, prefix of incarnations, share,
 /// uid, member, document up to its incarnation. Gives how it went, the document, when something moved
 /// last, and the kill orders.
 const ADMIT: &str = r#"

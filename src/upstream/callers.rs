@@ -1,0 +1,172 @@
+//! What single callers met at a backend: one whose requests alone fail, or whose own limit is reached, is kept
+//! away from it for a while, and nobody else is.
+//!
+//! Bounded: at most [`MOST`] callers of a backend are remembered, and one more is not. Answers to callers of whom
+//! nothing is remembered cost one atomic load while there are none at all.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::health::{Attempt, Settings};
+use crate::clock::{Moment, millis};
+
+/// Callers that are remembered.
+const MOST: usize = 4096;
+
+/// The callers of one backend for whom something failed since they were last answered.
+#[derive(Debug, Default)]
+pub struct Callers {
+    count: AtomicUsize,
+    by_mark: Mutex<HashMap<u64, Caller>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Caller {
+    /// Failed requests in a row.
+    failures: u32,
+    /// Rests in a row.
+    rests: u32,
+    since: Moment,
+    until: Moment,
+}
+
+impl Callers {
+    /// Whether this caller should ask another backend now.
+    pub fn is_kept_away(&self, caller: u64, now: Moment) -> bool {
+        self.count.load(Relaxed) > 0 && self.map().get(&caller).is_some_and(|found| found.until > now)
+    }
+
+    /// How many are kept away now.
+    pub fn kept_away(&self, now: Moment) -> usize {
+        self.map().values().filter(|found| found.until > now).count()
+    }
+
+    /// It was answered: what was remembered is forgotten, unless the request was sent before.
+    pub fn answered(&self, attempt: Attempt) {
+        if self.count.load(Relaxed) == 0 {
+            return;
+        }
+        let mut map = self.map();
+        if map
+            .get(&attempt.caller)
+            .is_some_and(|found| found.until <= found.since || attempt.sent > found.since)
+        {
+            map.remove(&attempt.caller);
+        }
+        self.count.store(map.len(), Relaxed);
+    }
+
+    /// A request of this caller's failed; how long it is kept away now, if this was one too many.
+    pub fn failed(&self, attempt: Attempt, settings: &Settings, now: Moment) -> Option<Duration> {
+        self.change(attempt.caller, now, |found| {
+            if found.until > now {
+                return None;
+            }
+            found.failures += 1;
+            if found.rests == 0 && found.failures < settings.unhealthy_after {
+                return None;
+            }
+            let length = settings.rest_after(found.rests);
+            (found.failures, found.rests) = (0, found.rests.saturating_add(1));
+            found.keep_away(length, now);
+            Some(length)
+        })
+    }
+
+    /// The backend told this caller to stay away for `wait`; how long it does.
+    pub fn told(
+        &self,
+        attempt: Attempt,
+        wait: Duration,
+        settings: &Settings,
+        now: Moment,
+    ) -> Option<Duration> {
+        let wait = wait.min(settings.max_rest);
+        self.change(attempt.caller, now, |found| {
+            found.keep_away(wait, now);
+            Some(wait)
+        })
+    }
+
+    /// Changes what is remembered of a caller; `None` also where there is no room for one more.
+    fn change(
+        &self,
+        caller: u64,
+        now: Moment,
+        change: impl FnOnce(&mut Caller) -> Option<Duration>,
+    ) -> Option<Duration> {
+        let mut map = self.map();
+        if map.len() >= MOST && !map.contains_key(&caller) {
+            map.retain(|_, found| found.until > now);
+            if map.len() >= MOST {
+                return None;
+            }
+        }
+        let changed = change(map.entry(caller).or_default());
+        self.count.store(map.len(), Relaxed);
+        changed
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<u64, Caller>> {
+        self.by_mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Caller {
+    fn keep_away(&mut self, length: Duration, now: Moment) {
+        self.since = now;
+        self.until = self.until.max(Moment::from_millis(now.as_millis().saturating_add(millis(length))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::fault::Faults;
+    use crate::upstream::health::Written;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_millis(1 + seconds * 1000)
+    }
+
+    fn sent(caller: u64, seconds: u64) -> Attempt {
+        Attempt { caller, sent: at(seconds), trial: None }
+    }
+
+    fn settings() -> Settings {
+        Written::default().compile("b", &mut Faults::default()).unwrap()
+    }
+
+    #[test]
+    fn who_fails_alone_is_kept_away_alone_and_longer_each_time() {
+        let (callers, settings) = (Callers::default(), settings());
+        let fail = |seconds| callers.failed(sent(1, seconds), &settings, at(seconds));
+        assert_eq!((fail(0), fail(0), fail(0)), (None, None, Some(Duration::from_secs(10))));
+        assert!(callers.is_kept_away(1, at(9)) && !callers.is_kept_away(2, at(9)));
+        assert_eq!((callers.kept_away(at(9)), callers.kept_away(at(10))), (1, 0));
+        assert_eq!(fail(9), None, "what fails meanwhile changes nothing");
+        assert_eq!(fail(10), Some(Duration::from_secs(20)), "the next one is enough");
+        callers.answered(sent(1, 10));
+        assert!(callers.is_kept_away(1, at(11)), "that one was sent before");
+        callers.answered(sent(1, 12));
+        assert!(!callers.is_kept_away(1, at(12)));
+        assert_eq!(fail(12), None);
+        callers.answered(sent(1, 12));
+        assert_eq!((fail(13), fail(13)), (None, None), "an answer begins the count anew");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (callers, settings) = (Callers::default(), settings());
+        let tell = |caller, seconds| {
+            let wait = Duration::from_secs(100);
+            callers.told(sent(caller, seconds), wait, &settings, at(seconds)).is_some()
+        };
+        assert!((1..=MOST as u64).all(|caller| tell(caller, 0)));
+        assert!(!tell(5000, 0) && tell(1, 0));
+        assert!(tell(5000, 200), "what is over makes room");
+        assert_eq!(callers.map().len(), 1);
+    }
+}
