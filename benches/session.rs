@@ -35,6 +35,7 @@ fn arrival(session: &str) -> Arrival {
         principal: PrincipalId::new("cred:0011223344556677"),
         accounts: Box::default(),
         client_addr: [127, 0, 0, 1].into(),
+        counted_from: None,
         idle_gap: None,
     }
 }

@@ -3,6 +3,7 @@
 //! Status codes are not known here; `proxy/refuse.rs` and `control/problem.rs` give them.
 
 use std::fmt;
+use std::time::Duration;
 
 /// The kind of a refusal or failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +42,8 @@ pub enum ErrorKind {
     SessionTimedOut,
     /// `session.max_active` or `max_active_per_principal` is reached.
     SessionCapacity,
+    /// The client's address starts sessions faster than `session.starts_per_address`.
+    SessionStartRate,
     /// What the shared store holds of the session cannot be read.
     SessionUnreadable,
     /// The shared store does not answer, and without it nothing is admitted.
@@ -80,6 +83,7 @@ impl ErrorKind {
             Self::AgentKilled => "agent_killed",
             Self::SessionTimedOut => "session_timed_out",
             Self::SessionCapacity => "session_capacity",
+            Self::SessionStartRate => "session_start_rate",
             Self::SessionUnreadable => "session_unreadable",
             Self::StoreUnavailable => "store_unavailable",
             Self::BackendUnavailable => "backend_unavailable",
@@ -106,11 +110,13 @@ pub struct Refusal {
     pub kind: ErrorKind,
     /// For the caller's eyes; holds nothing of other callers and no secret.
     pub message: String,
+    /// After how long the caller may ask again (`Retry-After`); `None` says nothing.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
     /// A refusal with its sentence.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), retry_after: None }
     }
 }

@@ -163,7 +163,8 @@ fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: 
          \x20 {name}: {{ url: 'http://{paced}', type: openai }}\n\
          routing:\n  methods: [header, path, model, default]\n\
          logging: {{ level: info, format: json, access_log: true }}\n\
-         {sections}\x20 max_active: {sessions}\n  max_active_per_principal: {sessions}\n"
+         {sections}\x20 max_active: {sessions}\n  max_active_per_principal: {sessions}\n  \
+         starts_per_address: {{ per_second: 0 }}\n"
     )
 }
 

@@ -285,6 +285,7 @@ mod tests {
             principal: PrincipalId::new("ada"),
             accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
+            counted_from: None,
             idle_gap: None,
         };
         let start = LegStart {

@@ -20,10 +20,11 @@ use crate::protocol::call::CallPaths;
 use crate::proxy::gateway::House;
 use crate::proxy::snapshot::{Live, Snapshot};
 use crate::redis::{self, Keys, Link};
-use crate::session::Manager;
 use crate::session::fleet::Fleet;
 use crate::session::store::{MemoryStore, RedisStore};
+use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
+use crate::telemetry::capacity::CapacityNumbers;
 use crate::telemetry::fleet::FleetNumbers;
 use crate::telemetry::log::{Log, LogGuard};
 use crate::telemetry::metrics::{Gauge, Metrics};
@@ -80,6 +81,7 @@ impl Shared {
         sessions.show_backends(addresses(config));
         let kills = Kills::restore(history.as_ref(), &sessions);
         watch_fleet(&metrics, &sessions);
+        watch_capacity(&metrics, &sessions);
         if sessions.fleet().is_some() {
             readiness.warn(Some("redis has not answered yet".to_owned()));
         }
@@ -178,6 +180,18 @@ fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
         store_up: fleet.is_up(),
         fallbacks: fleet.fallbacks(),
         events_dropped: fleet.events_dropped(),
+    });
+}
+
+fn watch_capacity(metrics: &Metrics, sessions: &Arc<Manager>) {
+    let sessions = Arc::clone(sessions);
+    metrics.watch_capacity(move || {
+        let Capacity { all, largest_principal, refused, evicted } = sessions.capacity();
+        CapacityNumbers {
+            used: vec![(Limit::Active.key(), all), (Limit::ActivePerPrincipal.key(), largest_principal)],
+            refused: refused.to_vec(),
+            evicted: evicted.to_vec(),
+        }
     });
 }
 

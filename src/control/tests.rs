@@ -158,6 +158,7 @@ impl Desk {
             principal: PrincipalId::new(principal),
             accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
+            counted_from: None,
             idle_gap: None,
         };
         let start = LegStart {

@@ -1,6 +1,7 @@
 //! Step 4: a leg is opened in the session, atomically against kills, or the request ends here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::chain::Found;
@@ -33,6 +34,7 @@ pub(crate) async fn admit(
         principal: caller.principal.clone(),
         accounts: caller.accounts.clone(),
         client_addr: caller.address,
+        counted_from: arrival.ticket.snapshot.forwarding.counts(caller.address),
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
@@ -45,14 +47,26 @@ pub(crate) async fn admit(
     sessions.admit(who, leg).await.map_err(denied)
 }
 
+/// A client that meets a full gateway asks again after so long.
+const FULL: Duration = Duration::from_secs(5);
+/// One that meets an instance that cannot serve just now: another one may.
+const ELSEWHERE: Duration = Duration::from_secs(1);
+
 fn denied(denied: Denied) -> Refusal {
+    let retry_after = match &denied {
+        Denied::Capacity { .. } => Some(FULL),
+        Denied::StartRate { wait } => Some(*wait),
+        Denied::ShuttingDown | Denied::Store(_) => Some(ELSEWHERE),
+        Denied::Killed { .. } | Denied::Unreadable { .. } => None,
+    };
     let kind = match &denied {
         Denied::Killed { order } if order.agent.is_some() => ErrorKind::AgentKilled,
         Denied::Killed { .. } => ErrorKind::SessionKilled,
         Denied::Capacity { .. } => ErrorKind::SessionCapacity,
+        Denied::StartRate { .. } => ErrorKind::SessionStartRate,
         Denied::ShuttingDown => ErrorKind::ShuttingDown,
         Denied::Store(_) => ErrorKind::StoreUnavailable,
         Denied::Unreadable { .. } => ErrorKind::SessionUnreadable,
     };
-    Refusal::new(kind, denied.to_string())
+    Refusal { retry_after, ..Refusal::new(kind, denied.to_string()) }
 }

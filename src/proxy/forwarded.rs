@@ -77,6 +77,12 @@ impl Forwarding {
         client
     }
 
+    /// The address for which something of a client is counted; `None` for a proxy of ours, behind which there may be
+    /// any number of clients.
+    pub(super) fn counts(&self, client: IpAddr) -> Option<IpAddr> {
+        (!self.trusts(client)).then_some(client)
+    }
+
     /// Writes the fields for the backend: `Via` always, the others with `server.forwarded_headers`. `head`
     /// still has the client's `Host`.
     ///

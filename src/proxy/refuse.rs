@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -71,6 +71,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
+        ErrorKind::SessionStartRate => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -91,6 +92,7 @@ fn notice_kind(kind: ErrorKind) -> NoticeKind {
         ErrorKind::HeaderMismatch => NoticeKind::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
         ErrorKind::NoRoute => NoticeKind::NotFound,
+        ErrorKind::SessionStartRate => NoticeKind::RateLimit,
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
             NoticeKind::Overloaded
         }
@@ -236,7 +238,7 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
         ..notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
     };
     let body = Bytes::from(refusal::body(dialect, &notice));
-    let mut head = head(status, body.len(), refusal.kind)?;
+    let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
     if let (Some(arrival), Some(id)) = (&exchange.arrival, &session_id) {
         head.insert_header(arrival.ticket.snapshot.identity.header().clone(), id.as_str())?;
@@ -261,7 +263,7 @@ pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
     let notice = notice(refusal, None, request_id.as_str());
     let body = Bytes::from(refusal::body(Dialect::Plain, &notice));
     let written = async {
-        let mut head = head(status(refusal.kind), body.len(), refusal.kind)?;
+        let mut head = head(status(refusal.kind), body.len(), refusal)?;
         head.insert_header(REQUEST_ID, request_id.as_str())?;
         session.set_keepalive(None);
         session.write_response_header(Box::new(head)).await?;
@@ -272,13 +274,17 @@ pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
     }
 }
 
-fn head(status: StatusCode, length: usize, kind: ErrorKind) -> Result<ResponseHeader> {
+fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(status, Some(8))?;
     head.insert_header(CONTENT_TYPE, "application/json")?;
     head.insert_header(CONTENT_LENGTH, length)?;
     head.insert_header(CACHE_CONTROL, "no-store")?;
-    if is_final(kind) {
+    if is_final(refusal.kind) {
         head.insert_header("x-should-retry", "false")?;
+    }
+    if let Some(wait) = refusal.retry_after {
+        // Whole seconds (RFC 9110, 10.2.3), rounded up.
+        head.insert_header(RETRY_AFTER, wait.as_secs() + u64::from(wait.subsec_nanos() > 0))?;
     }
     Ok(head)
 }

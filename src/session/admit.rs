@@ -7,14 +7,20 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::census::Place;
 use super::event::Event;
 use super::fleet::Opening;
-use super::leg::{Arrival, Denied, Leg, LegStart};
+use super::leg::{Arrival, Denied, Leg, LegStart, Limit};
 use super::live::{Live, NotOpened, Previous};
 use super::manager::Manager;
 use super::model::EndReason;
 use crate::clock::Moment;
-use crate::ids::LegId;
+use crate::ids::{LegId, PrincipalId};
+
+/// How often room is made for a newcomer, and another one takes it.
+const TURNS: usize = 8;
+/// Samples of sessions in which one without an open leg is looked for.
+const SAMPLES: usize = 4;
 
 impl Manager {
     /// Admits a leg to its session. After `kill` has returned no leg of that session is admitted until
@@ -35,8 +41,51 @@ impl Manager {
         if let Some(order) = self.book.in_force(&arrival.key, now) {
             return Err(Denied::Killed { order });
         }
+        if let Some(address) = arrival.counted_from {
+            let rate = self.settings.load().starts_per_address;
+            self.starts.take(address, rate, now).map_err(|wait| Denied::StartRate { wait })?;
+        }
+        let place = self.place(&arrival).await?;
         let opening = self.opening(&arrival).await?;
-        self.join_or_open(arrival, start, opening)
+        self.join_or_open(arrival, start, opening, place)
+    }
+
+    /// A place for a new session; where there is none, the longest idle one without an open leg ends.
+    async fn place(&self, arrival: &Arrival) -> Result<Place<'_>, Denied> {
+        let account = self.census.account(arrival);
+        let mut turns = 0;
+        loop {
+            let denied = match self.census.reserve(account.clone(), &self.settings.load()) {
+                Ok(place) => return Ok(place),
+                Err(denied) => denied,
+            };
+            let Denied::Capacity { what, .. } = denied else { return Err(denied) };
+            turns += 1;
+            // Apart: its future must not make every request's larger.
+            if turns > TURNS || !Box::pin(self.make_room(what, &account)).await {
+                self.census.counts.refused[what as usize].fetch_add(1, Ordering::Relaxed);
+                return Err(denied);
+            }
+        }
+    }
+
+    /// Ends the longest idle session without an open leg among those that this limit counts; of many it is the
+    /// longest idle of a sample. False when none was found.
+    async fn make_room(&self, limit: Limit, account: &PrincipalId) -> bool {
+        for _ in 0..SAMPLES {
+            let now = self.clock.now();
+            let mut sample = self.census.sample(limit, account);
+            sample.retain(|live| live.open_legs() == 0);
+            sample.sort_by_key(|live| live.last_activity());
+            for live in sample {
+                // In a fleet it only leaves this instance when another one goes on with it.
+                if self.end_idle(&live, EndReason::Capacity, live.idle(now)).await {
+                    self.census.counts.evicted[limit as usize].fetch_add(1, Ordering::Relaxed);
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Joins an active session.
@@ -67,6 +116,7 @@ impl Manager {
         arrival: Arrival,
         start: LegStart,
         opening: Opening,
+        place: Place<'_>,
     ) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let id = arrival.key.id.clone();
@@ -92,7 +142,7 @@ impl Manager {
             }
             let closing = self.closing.find(&arrival.key).map(|live| live.as_previous());
             previous = newer(previous, closing);
-            let (live, leg_id) = self.open(&arrival, &opening, previous, start, now)?;
+            let (live, leg_id) = self.open(&arrival, &opening, previous, place, start, now)?;
             slot.push(live.clone());
             is_here = true;
             is_new = matches!(opening, Opening::Own(_) | Opening::Shared { is_new: true, .. });
@@ -119,6 +169,7 @@ impl Manager {
         arrival: &Arrival,
         opening: &Opening,
         previous: Option<Previous>,
+        place: Place<'_>,
         start: LegStart,
         now: Moment,
     ) -> Result<(Arc<Live>, LegId), Denied> {
@@ -137,7 +188,7 @@ impl Manager {
             Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
             Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),
         }
-        self.census.reserve(&live, &self.settings.load())?;
+        place.take(&live);
         Ok((live, leg))
     }
 }

@@ -43,6 +43,8 @@ pub struct Arrival {
     pub accounts: Box<[PrincipalId]>,
     /// Where from.
     pub client_addr: IpAddr,
+    /// The address whose new sessions are counted (`session.starts_per_address`); `None` counts nothing.
+    pub counted_from: Option<IpAddr>,
     /// A derived id: after so long a silence the same id is a new incarnation.
     pub idle_gap: Option<Duration>,
 }
@@ -128,6 +130,9 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// All limits.
+    pub const ALL: [Limit; 2] = [Limit::Active, Limit::ActivePerPrincipal];
+
     /// The configuration key that sets it.
     pub fn key(self) -> &'static str {
         match self {
@@ -146,13 +151,22 @@ pub enum Denied {
         /// The order.
         order: Arc<KillOrder>,
     },
-    /// A new session would be one too many.
-    #[error("{} is reached: {limit}", .what.key())]
+    /// A new session would be one too many, and all others have open requests.
+    #[error("{} is reached: {limit} sessions, all of them with open requests", .what.key())]
     Capacity {
         /// Which limit.
         what: Limit,
         /// How many sessions it allows.
         limit: usize,
+    },
+    /// The client's address starts sessions too fast.
+    #[error(
+        "too many new sessions from this address (session.starts_per_address); send the id of a session that \
+         exists, or wait"
+    )]
+    StartRate {
+        /// Until it may start another one.
+        wait: Duration,
     },
     /// The instance goes away.
     #[error("this instance is shutting down")]

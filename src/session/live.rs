@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::agents::{Agents, Place};
 use super::book::KillOrder;
+use super::census::Seats;
 use super::cut::Cut;
 use super::kept::Kept;
 use super::leg::{Arrival, LegStart};
@@ -38,6 +39,7 @@ pub struct Live {
     share: u32,
     /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
     home: AtomicU64,
+    pub(super) seats: Seats,
     inner: Mutex<Inner>,
 }
 
@@ -121,6 +123,7 @@ impl Live {
             captured: AtomicU32::new(0),
             share: 0,
             home: AtomicU64::new(0),
+            seats: Seats::default(),
             inner: Mutex::new(Inner {
                 state: State::Active,
                 legs: Vec::new(),

@@ -2,28 +2,29 @@
 //! the duties are `admit.rs`, `kill.rs`, `reaper.rs` and `query.rs`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use dashmap::{DashMap, Entry};
 use tokio::sync::broadcast;
 
 use super::book::{Book, KillOrder};
+use super::census::Census;
 use super::cut::CutReason;
 use super::event::{Event, Listener, Served};
 use super::fleet::Fleet;
-use super::leg::{Denied, LegReport, Limit};
+use super::leg::LegReport;
 use super::live::{Closed, End, Inner, Live};
-use super::model::{EndReason, Identity};
+use super::model::EndReason;
 use super::registry::Registry;
 use super::settings::Settings;
 use super::sibling::Siblings;
+use super::starts::Starts;
 use super::stats::Stats;
 use super::store::SessionStore;
 use crate::clock::Clock;
-use crate::ids::{BackendName, LegId, PrincipalId};
+use crate::ids::{BackendName, LegId};
 
 /// Events a slow reader of the feed may lag behind before it loses some.
 const FEED: usize = 1024;
@@ -52,6 +53,7 @@ pub struct Manager {
     pub(super) closing: Registry,
     pub(super) book: Book,
     pub(super) census: Census,
+    pub(super) starts: Starts,
     pub(super) totals: Mutex<Stats>,
     pub(super) kills: AtomicU64,
     pub(super) closed: AtomicBool,
@@ -108,6 +110,7 @@ impl Manager {
             closing: Registry::new(),
             book: Book::default(),
             census: Census::default(),
+            starts: Starts::default(),
             totals: Mutex::default(),
             kills: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -186,7 +189,7 @@ impl Manager {
         only_if: impl FnOnce(&Live, &Inner) -> bool,
     ) -> Option<usize> {
         let cuts = live.end(End { at: self.clock.now(), reason, order }, only_if)?;
-        self.census.release(live.principal());
+        self.census.release(live);
         // In this order, so that it can be found at every moment.
         self.closing.insert(live.clone());
         self.live.remove(live);
@@ -245,64 +248,6 @@ impl Manager {
 
     pub(super) fn totals(&self) -> std::sync::MutexGuard<'_, Stats> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How many sessions are active, in all and by principal. Places are taken before a session is made,
-/// so the limits are exact.
-#[derive(Debug, Default)]
-pub(super) struct Census {
-    active: AtomicUsize,
-    by_principal: DashMap<PrincipalId, Theirs>,
-}
-
-/// The active sessions of one principal.
-#[derive(Debug)]
-struct Theirs {
-    active: usize,
-    /// How the first of them was recognised, as most of the others are.
-    identity: Arc<Identity>,
-}
-
-impl Census {
-    /// Sessions active now.
-    pub(super) fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    /// A new session, in one piece of memory with the others of its principal what all have.
-    pub(super) fn share(&self, live: Live) -> Live {
-        match self.by_principal.get(live.principal()) {
-            Some(theirs) => live.sharing(theirs.key(), &theirs.identity),
-            None => live,
-        }
-    }
-
-    /// Takes a place for a new session.
-    pub(super) fn reserve(&self, live: &Live, settings: &Settings) -> Result<(), Denied> {
-        let theirs = self.by_principal.entry(live.principal().clone());
-        let max = settings.max_active_per_principal;
-        if matches!(&theirs, Entry::Occupied(theirs) if theirs.get().active >= max) {
-            return Err(Denied::Capacity { what: Limit::ActivePerPrincipal, limit: max });
-        }
-        let max = settings.max_active;
-        let below = |active| (active < max).then_some(active + 1);
-        self.active
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, below)
-            .map_err(|_| Denied::Capacity { what: Limit::Active, limit: max })?;
-        theirs.or_insert_with(|| Theirs { active: 0, identity: Arc::clone(live.identity()) }).active += 1;
-        Ok(())
-    }
-
-    /// Gives a place back.
-    pub(super) fn release(&self, principal: &PrincipalId) {
-        self.active.fetch_sub(1, Ordering::AcqRel);
-        if let Entry::Occupied(mut theirs) = self.by_principal.entry(principal.clone()) {
-            theirs.get_mut().active = theirs.get().active.saturating_sub(1);
-            if theirs.get().active == 0 {
-                theirs.remove();
-            }
-        }
     }
 }
 

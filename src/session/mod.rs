@@ -16,6 +16,7 @@
 mod admit;
 pub mod agents;
 pub mod book;
+mod census;
 pub mod cut;
 mod doc;
 pub mod event;
@@ -36,6 +37,7 @@ mod registry;
 pub mod settings;
 mod sibling;
 pub mod snapshot;
+pub mod starts;
 pub mod stats;
 pub mod store;
 mod tally;
@@ -44,6 +46,7 @@ pub(crate) mod testing;
 
 pub use agents::AgentView;
 pub use book::{BlockMode, KillOrder};
+pub use census::Capacity;
 pub use cut::{Cut, CutReason};
 pub use event::{Event, Listener, Served};
 pub use kill::{KillError, KillRequest, Killed, ResumeError, Resumed};

@@ -97,6 +97,9 @@ pub enum EndReason {
     CompletedAfter,
     /// A derived id came back after more than `session.derive.idle_gap`.
     IdleGap,
+    /// There was no room for another one (`session.max_active`, `max_active_per_principal`), and it was the longest
+    /// idle of those without an open request.
+    Capacity,
     /// A kill order.
     Killed,
     /// This instance went away.
@@ -107,7 +110,7 @@ impl EndReason {
     /// The state this end leads to.
     pub fn state(self) -> State {
         match self {
-            Self::IdleTimeout | Self::MaxDuration => State::TimedOut,
+            Self::IdleTimeout | Self::MaxDuration | Self::Capacity => State::TimedOut,
             Self::CompletedAfter | Self::IdleGap | Self::Shutdown => State::Completed,
             Self::Killed => State::Killed,
         }

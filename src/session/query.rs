@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::census::Capacity;
 use super::fleet::Which;
 use super::live::Live;
 use super::lookup::{Found, SessionRef};
@@ -133,6 +134,11 @@ impl Manager {
         stats.kills = self.kills.load(Ordering::Relaxed);
         stats.kills_in_force = self.book.count(self.clock.now());
         stats
+    }
+
+    /// How near the limits of sessions are, and what they did since the start.
+    pub fn capacity(&self) -> Capacity {
+        self.census.capacity(&self.settings.load())
     }
 
     /// Sessions active now.

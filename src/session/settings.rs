@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::book::BlockMode;
+use super::starts::Rate;
 use crate::redis;
 use crate::settings::fault::Faults;
 use crate::settings::units::Span;
@@ -62,10 +63,12 @@ pub struct Written {
     pub completed_after: Span,
     /// Ended sessions stay listed this long.
     pub retention: Span,
-    /// Active sessions of all principals together.
+    /// Active sessions of all principals together; above it the longest idle one without an open request ends.
     pub max_active: usize,
-    /// Active sessions of one principal.
+    /// Active sessions of one principal; above it the same among its own.
     pub max_active_per_principal: usize,
+    /// How fast one client address may start sessions; an IPv6 /64 is one.
+    pub starts_per_address: Rate,
     /// The block of a kill order that names none.
     pub kill_block: Block,
     /// The Redis of `store: redis`. Needs a restart, but for `flush_interval` and `on_unavailable`.
@@ -73,7 +76,7 @@ pub struct Written {
 }
 
 /// The keys of [`Written`], for a reader that shares the section with others.
-pub const KEYS: [&str; 9] = [
+pub const KEYS: [&str; 10] = [
     "store",
     "idle_timeout",
     "max_duration",
@@ -81,6 +84,7 @@ pub const KEYS: [&str; 9] = [
     "retention",
     "max_active",
     "max_active_per_principal",
+    "starts_per_address",
     "kill_block",
     "redis",
 ];
@@ -94,7 +98,8 @@ impl Default for Written {
             completed_after: Span::secs(0),
             retention: Span::secs(24 * 3600),
             max_active: 100_000,
-            max_active_per_principal: 200,
+            max_active_per_principal: 10_000,
+            starts_per_address: Rate::default(),
             kill_block: Block::default(),
             redis: redis::Written::default(),
         }
@@ -110,6 +115,7 @@ pub struct Settings {
     pub(super) retention: Duration,
     pub(super) max_active: usize,
     pub(super) max_active_per_principal: usize,
+    pub(super) starts_per_address: Rate,
     pub(super) kill_block: Block,
     redis: Option<redis::Settings>,
 }
@@ -148,6 +154,12 @@ impl Written {
             demand(count > 0, key, "is 0: every request would be refused", "write 1 or more");
         }
         demand(
+            self.starts_per_address.burst > 0 || self.starts_per_address.per_second == 0,
+            "starts_per_address.burst",
+            "is 0: no address could start a session",
+            "write 1 or more, or per_second: 0 for no limit",
+        );
+        demand(
             self.kill_block.is_whole(),
             "kill_block.duration",
             "is 0 with mode duration: a kill would block nothing",
@@ -166,6 +178,7 @@ impl Written {
             retention: self.retention.0,
             max_active: self.max_active,
             max_active_per_principal: self.max_active_per_principal,
+            starts_per_address: self.starts_per_address,
             kill_block: self.kill_block,
             redis: redis.filter(|_| self.store == StoreKind::Redis),
         })

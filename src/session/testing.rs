@@ -22,6 +22,7 @@ pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
         principal: PrincipalId::new(principal),
         accounts: Box::default(),
         client_addr: [10, 0, 0, 5].into(),
+        counted_from: None,
         idle_gap: None,
     }
 }

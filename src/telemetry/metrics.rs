@@ -13,6 +13,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::capacity::CapacityMetrics;
 use super::fleet::FleetNumbers;
 pub use super::gauge::{Gauge, Inside};
 use super::history::HistoryMetrics;
@@ -67,6 +68,7 @@ pub struct Metrics {
     otlp_dropped: Dropped,
     log: OnceLock<Mutex<Sink>>,
     pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
+    pub(super) capacity: CapacityMetrics,
     models: Arc<Models>,
 }
 
@@ -108,6 +110,7 @@ impl Metrics {
             otlp_dropped: Dropped::new(in_registry)?,
             log: OnceLock::new(),
             fleet: OnceLock::new(),
+            capacity: CapacityMetrics::new(in_registry)?,
             models: Arc::default(),
             registry,
         };
@@ -216,6 +219,7 @@ impl Metrics {
     /// Everything in Prometheus' text format.
     pub fn encode(&self) -> String {
         self.read_fleet();
+        self.capacity.read();
         if let Some(dropped) = self.log.get() {
             // Locked, so that two readers at once do not count the same lines twice.
             let dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,6 +10,7 @@
 //! label; whatever bytes a peer sends, a log line stays one valid line.
 
 pub mod access;
+pub mod capacity;
 pub mod fleet;
 mod gauge;
 pub mod history;

@@ -24,6 +24,12 @@ table! {
         "Sessions that are active now.";
     SESSIONS_TOTAL = "elida_sessions_total" ["state", "kind"]
         "Sessions that ended, by their last state.";
+    SESSIONS_LIMIT_USED = "elida_sessions_limit_used_ratio" ["limit"]
+        "Share of a limit of active sessions that is in use; of the limit per principal, by the caller with the most.";
+    SESSIONS_REFUSED = "elida_sessions_refused_total" ["limit"]
+        "Sessions that were not opened because a limit was reached and all counted sessions had open requests.";
+    SESSIONS_EVICTED = "elida_sessions_evicted_total" ["limit"]
+        "Idle sessions that ended to make room for others.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []

@@ -33,53 +33,143 @@ async fn at_once(gateway: &Gateway, calls: Vec<Call>) -> Vec<Message> {
 fn served(answers: &[Message]) -> usize {
     let (served, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status() == 200);
     for refusal in refused {
-        assert_eq!(refusal.status(), 503, "{}", refusal.text());
-        assert_eq!(refusal.json()["error"]["code"], "session_capacity", "{}", refusal.text());
+        is_refused(refusal);
     }
     served.len()
+}
+
+fn is_refused(refusal: &Message) {
+    assert_eq!(refusal.status(), 503, "{}", refusal.text());
+    assert_eq!(refusal.json()["error"]["code"], "session_capacity", "{}", refusal.text());
+    assert_eq!(refusal.head.field("retry-after"), Some("5"));
+}
+
+/// Streams that stay open, each in a session of its own.
+async fn streams(gateway: &Gateway, calls: impl IntoIterator<Item = Call>) -> Vec<RawClient> {
+    let mut open = Vec::new();
+    for call in calls {
+        let mut stream = call.open(gateway.proxy()).await;
+        stream.until("first").await;
+        open.push(stream);
+    }
+    open
+}
+
+fn stalled(key: &str, id: &str) -> Call {
+    Call::chat_stream("first [[stall]]").header("x-api-key", key).session(id)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_never_more_sessions_than_allowed() {
     let demo = Demo::start().await;
     let gateway = gateway(&demo, "max_active: 20").await;
+    let _open = streams(&gateway, (0..20).map(|number| stalled(&format!("sk-{number}"), "open"))).await;
     let call = |number: usize| {
         let call = Call::chat("hello").session(&format!("s-{number}"));
         call.header("x-api-key", &format!("sk-{number}"))
     };
     let answers = at_once(&gateway, (0..50).map(call).collect()).await;
-    assert_eq!(served(&answers), 20);
-    assert_eq!((demo.ledger().arrived(), gateway.sessions().await.len()), (20, 20));
-    // Those that have a place keep it, the others still have none.
-    let again = at_once(&gateway, (0..50).map(call).collect()).await;
-    let first = answers.iter().filter_map(|answer| answer.head.field("x-session-id"));
-    assert_eq!((served(&again), first.count()), (20, 50), "a refusal names the session too");
+    let named = answers.iter().filter_map(|answer| answer.head.field("x-session-id"));
+    assert_eq!((served(&answers), named.count()), (0, 50), "a refusal names the session too");
     assert_eq!(gateway.sessions().await.len(), 20);
+    assert_eq!(gateway.metric("elida_sessions_limit_used_ratio{limit=\"session.max_active\"}").await, 1.0);
+    assert_eq!(gateway.metric("elida_sessions_refused_total{limit=\"session.max_active\"}").await, 50.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_caller_cannot_take_all_places() {
     let demo = Demo::start().await;
     let gateway = gateway(&demo, "max_active_per_principal: 10").await;
-    let of = |key: &'static str| {
-        let call = move |number| Call::chat("hello").session(&format!("s-{number}")).header("x-api-key", key);
-        (0..50).map(call)
+    let _open = streams(&gateway, (0..10).map(|number| stalled("sk-ada", &format!("s-{number}")))).await;
+    let refused = stalled("sk-ada", "s-10").send(gateway.proxy()).await;
+    is_refused(&refused);
+    assert!(refused.text().contains("session.max_active_per_principal"), "{}", refused.text());
+    let of_bob = |number| Call::chat("hello").session(&format!("s-{number}")).header("x-api-key", "sk-bob");
+    assert_eq!(served(&at_once(&gateway, (0..5).map(of_bob).collect()).await), 5);
+    assert_eq!(gateway.sessions().await.len(), 15);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_gateway_ends_the_longest_idle_session_for_a_newcomer() {
+    let demo = Demo::start().await;
+    let gateway = gateway(&demo, "max_active: 3").await;
+    let _open = streams(&gateway, [stalled("sk-ada", "open")]).await;
+    for id in ["idle", "busy"] {
+        is_served(&gateway, id).await;
+        gateway.session_until(id, |session| session["open_legs"] == 0).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let made_up = Call::chat("hello").session("new").header("x-api-key", "made-up");
+    assert_eq!(made_up.send(gateway.proxy()).await.status(), 200, "nobody is locked out");
+    let ended = record(&gateway, "idle", 1).await;
+    assert_eq!((&ended["state"], &ended["end_reason"]), (&json!("timed_out"), &json!("capacity")), "{ended}");
+    assert_eq!(gateway.session_until("busy", |_| true).await["state"], "active");
+    assert_eq!(gateway.session_until("open", |_| true).await["open_legs"], 1);
+    // Its id goes on in another incarnation.
+    is_served(&gateway, "idle").await;
+    let again = gateway.session_until("idle", |session| session["incarnation"] == 2).await;
+    assert_eq!(again["previous_id"], ended["uid"], "{again}");
+    assert_eq!(gateway.metric("elida_sessions_evicted_total{limit=\"session.max_active\"}").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_with_one_key_has_room_by_default() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let call =
+        |number: usize| Call::chat("hello").session(&format!("s-{number}")).header("x-api-key", "fleet");
+    let mut client = RawClient::connect(gateway.proxy()).await;
+    for number in 0..201 {
+        assert_eq!(call(number).send_over(&mut client, gateway.proxy()).await.status(), 200, "{number}");
+    }
+    let series = "elida_sessions_limit_used_ratio{limit=\"session.max_active_per_principal\"}";
+    assert_eq!(gateway.metric(series).await, 0.0201);
+    let stats = gateway.operator().await.get("/control/stats").await.json();
+    assert_eq!(stats["active"], 201, "{stats}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_starts_sessions_at_its_own_pace_only() {
+    let demo = Demo::start().await;
+    let keys = "session: { starts_per_address: { per_second: 1, burst: 5 } }\nserver: { trusted_proxies: [127.0.0.1] }";
+    let gateway = Gateway::with(format!("backend: {:?}\n{keys}\n", demo.url())).await;
+    let made_up = |number: usize, from: &str| {
+        let key = format!("made-up-{number}");
+        let call = Call::chat("hello").session("s").header("x-api-key", &key);
+        if from.is_empty() { call } else { call.header("x-forwarded-for", from) }
     };
-    let answers = at_once(&gateway, of("sk-ada").chain(of("sk-bob")).collect()).await;
-    assert_eq!(served(&answers), 20);
-    let sessions = gateway.sessions().await;
-    let owner = sessions[0]["principal"]["id"].clone();
-    let owned = sessions.iter().filter(|session| session["principal"]["id"] == owner).count();
-    assert_eq!((sessions.len(), owned), (20, 10));
+    let burst = |from: &'static str| at_once(&gateway, (1..20).map(|number| made_up(number, from)).collect());
+    assert_eq!(made_up(0, "203.0.113.9").send(gateway.proxy()).await.status(), 200);
+    let answers = burst("203.0.113.9").await;
+    let refused: Vec<&Message> = answers.iter().filter(|answer| answer.status() == 429).collect();
+    assert!((10..=15).contains(&refused.len()), "{}", refused.len());
+    for refusal in refused {
+        assert_eq!(refusal.json()["error"]["code"], "session_start_rate", "{}", refusal.text());
+        let wait = refusal.head.field("retry-after").and_then(|wait| wait.parse::<u64>().ok());
+        assert!(wait.is_some_and(|wait| (1..=10).contains(&wait)), "{:?}", refusal.head);
+    }
+    // Whose session is there goes on, and so do others.
+    assert_eq!(made_up(0, "203.0.113.9").send(gateway.proxy()).await.status(), 200);
+    assert_eq!(made_up(50, "203.0.113.10").send(gateway.proxy()).await.status(), 200);
+    // Addresses of one /64 are one; what comes from the trusted proxy itself is not one client.
+    let of_prefix = async |number: usize| {
+        made_up(number, &format!("2001:db8::{number}")).send(gateway.proxy()).await.status()
+    };
+    let mut statuses = Vec::new();
+    for number in 60..80 {
+        statuses.push(of_prefix(number).await);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert!(burst("").await.iter().all(|answer| answer.status() == 200));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ended_leaves_its_place() {
     let demo = Demo::start().await;
     let gateway = gateway(&demo, "max_active: 1").await;
-    is_served(&gateway, "first").await;
+    let _first = streams(&gateway, [stalled("sk-ada", "first")]).await;
     let second = Call::chat("hello").session("second");
-    assert_eq!(second.send(gateway.proxy()).await.status(), 503);
+    is_refused(&second.send(gateway.proxy()).await);
     assert_eq!(gateway.kill("first").await.status, 200);
     assert_eq!(second.send(gateway.proxy()).await.status(), 200);
 }

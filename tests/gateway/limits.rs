@@ -198,8 +198,13 @@ async fn connections_to_a_backend_are_used_again() {
 async fn sessions_over_the_capacity_are_refused() {
     let demo = Demo::start().await;
     let gateway = Gateway::with(format!("backend: {:?}\nsession: {{ max_active: 2 }}\n", demo.url())).await;
-    let status = async |id: &str| Call::chat("hello").session(id).send(gateway.proxy()).await.status();
-    assert_eq!((status("a").await, status("b").await, status("a").await), (200, 200, 200));
+    let mut open = Vec::new();
+    for id in ["a", "b"] {
+        let mut stream = Call::chat_stream("first [[stall]]").session(id).open(gateway.proxy()).await;
+        stream.until("first").await;
+        open.push(stream);
+    }
+    assert_eq!(Call::chat("hello").session("a").send(gateway.proxy()).await.status(), 200);
     let refused = Call::chat("hello").session("c").send(gateway.proxy()).await;
     assert_eq!(refused.status(), 503);
     assert_eq!(refused.json()["error"]["code"], json!("session_capacity"));

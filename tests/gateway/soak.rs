@@ -35,7 +35,7 @@ const ROUND: Duration = Duration::from_millis(20);
 /// No access lines, since the harness keeps every line.
 fn yaml(demo: &Demo, round: usize) -> String {
     format!(
-        "backend: {:?}\nsession: {{ retention: 5s, max_active: {}, kill_block: {{ duration: 1m }} }}\n\
+        "backend: {:?}\nsession: {{ retention: 5s, max_active: {}, starts_per_address: {{ per_second: 0 }}, kill_block: {{ duration: 1m }} }}\n\
          logging: {{ access_log: false }}\n\
          server: {{ limits: {{ max_body: 1MiB, max_body_llm: 1MiB }} }}\n",
         demo.url(),

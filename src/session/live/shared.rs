@@ -14,6 +14,7 @@ impl Live {
             principal: session.principal.id.clone(),
             accounts: Box::default(),
             client_addr: session.client_addr,
+            counted_from: None,
             idle_gap: None,
         };
         Self {

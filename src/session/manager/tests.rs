@@ -1,10 +1,11 @@
 //! What a manager promises to the proxy and to operators.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 
-use crate::ids::{BackendName, Scope};
+use crate::ids::{BackendName, PrincipalId, Scope};
 use crate::protocol::tools::ToolCounts;
 use crate::session::testing::{House, arrival, arrival_of, leg_start, settings};
 use crate::session::*;
@@ -19,7 +20,7 @@ impl House {
     }
 
     /// A session with one request that is done.
-    async fn visit(&self, id: &str) -> std::sync::Arc<Live> {
+    async fn visit(&self, id: &str) -> Arc<Live> {
         let mut leg = self.admit(id).await.unwrap();
         leg.settle(LegReport::default());
         leg.session().clone()
@@ -393,12 +394,97 @@ async fn limits_hold_and_give_places_back() {
     assert_eq!(denied(house.admit("s-2").await), (Limit::ActivePerPrincipal, 1));
     let as_bob = || house.manager.admit(arrival_of("cred:bob", "b"), leg_start());
     let as_eve = || house.manager.admit(arrival_of("cred:eve", "e"), leg_start());
-    assert!(as_bob().await.is_ok());
+    let bob = as_bob().await.unwrap();
     assert_eq!(denied(as_eve().await), (Limit::Active, 2));
     house.kill("b").await.unwrap();
+    drop(bob);
     assert!(as_eve().await.is_ok());
     house.manager.reconfigure(settings("max_active_per_principal: 2"));
     assert!(house.admit("s-2").await.is_ok());
+}
+
+#[tokio::test]
+async fn when_full_the_longest_idle_without_an_open_leg_ends() {
+    let house = House::new("{max_active: 4, max_active_per_principal: 3}");
+    let _open = house.admit("open").await.unwrap();
+    for id in ["old", "older"] {
+        drop(house.admit(id).await.unwrap());
+        house.clock.advance(SECOND);
+    }
+    // What moved last counts, not what began last.
+    drop(house.admit("old").await.unwrap());
+    house.clock.advance(SECOND);
+    drop(house.admit("new").await.unwrap());
+    let ended = |house: &House| {
+        let records = house.records();
+        records.iter().map(|record| (record.session_id.to_string(), record.end_reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(ended(&house), [("older".to_owned(), EndReason::Capacity)]);
+    assert_eq!(house.records()[0].state, State::TimedOut);
+    house.clock.advance(SECOND);
+    for (who, id) in [("cred:bob", "b-1"), ("cred:bob", "b-2")] {
+        drop(house.manager.admit(arrival_of(who, id), leg_start()).await.unwrap());
+        house.clock.advance(SECOND);
+    }
+    assert_eq!(ended(&house)[1..], [("old".to_owned(), EndReason::Capacity)], "of all, Ada's goes");
+    let capacity = house.manager.capacity();
+    assert_eq!((capacity.all, house.manager.active()), (1.0, 4));
+    assert_eq!(capacity.evicted.map(|(_, count)| count), [1, 1]);
+    assert!(house.admit("older").await.is_ok(), "its id may be used again");
+}
+
+#[tokio::test]
+async fn one_constant_credential_has_one_limit_however_the_others_change() {
+    let house = House::new("max_active_per_principal: 10");
+    let mut legs = Vec::new();
+    let mut refused = 0;
+    for number in 0..100 {
+        let mut arrival = arrival_of(&format!("cred:both-{number}"), "s");
+        let accounts = [format!("cred:{:x}", number * 7919), "cred:constant".to_owned()];
+        arrival.accounts = accounts.map(PrincipalId::new).into();
+        match house.manager.admit(arrival, leg_start()).await {
+            Ok(leg) => legs.push(leg),
+            Err(Denied::Capacity { what: Limit::ActivePerPrincipal, .. }) => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((legs.len(), refused), (10, 90));
+    for uid in legs.iter().map(|leg| leg.session().uid().to_string()).collect::<Vec<_>>() {
+        house.kill(&uid).await.unwrap();
+    }
+    assert_eq!((house.manager.active(), house.manager.capacity().largest_principal), (0, 0.0));
+}
+
+#[tokio::test]
+async fn among_many_sessions_an_old_one_goes() {
+    let house = House::new("{max_active: 1000, max_active_per_principal: 1000}");
+    for number in 0..1000 {
+        drop(house.admit(&format!("s-{number}")).await.unwrap());
+        house.clock.advance(Duration::from_millis(100));
+    }
+    for number in 0..300 {
+        drop(house.admit(&format!("new-{number}")).await.unwrap());
+    }
+    assert_eq!((house.manager.active(), house.records().len()), (1000, 300));
+    let place = |record: &Arc<Record>| record.session_id.as_str()[2..].parse::<usize>().ok();
+    let old = house.records().iter().filter(|record| place(record).is_some_and(|place| place < 500)).count();
+    assert!(old >= 295, "{old} of 300 are of the older half");
+}
+
+#[tokio::test]
+async fn an_address_that_starts_sessions_too_fast_waits() {
+    let house = House::new("starts_per_address: {per_second: 1, burst: 2}");
+    let from = |id: &str, address: [u8; 4]| {
+        let arrival = Arrival { counted_from: Some(address.into()), ..arrival(id) };
+        house.manager.admit(arrival, leg_start())
+    };
+    assert!(from("a", [192, 0, 2, 1]).await.is_ok() && from("b", [192, 0, 2, 1]).await.is_ok());
+    let Err(Denied::StartRate { wait }) = from("c", [192, 0, 2, 1]).await else { panic!("too fast") };
+    assert_eq!(wait, SECOND);
+    assert!(from("a", [192, 0, 2, 1]).await.is_ok(), "a session that is there is not started");
+    assert!(from("c", [192, 0, 2, 2]).await.is_ok());
+    house.clock.advance(SECOND);
+    assert!(from("d", [192, 0, 2, 1]).await.is_ok());
 }
 
 #[tokio::test]
