@@ -182,7 +182,7 @@ fn fleet(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Flee
     let link = Link::new(settings).context("session.redis cannot be used")?;
     let instance = Uuid::new_v4().simple().to_string();
     let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok(Fleet::new(Arc::new(store), settings.on_unavailable(), settings.flush_interval(), key))
+    Ok(Fleet::new(Arc::new(store), key))
 }
 
 fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
@@ -195,6 +195,7 @@ fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
         lost_orders: fleet.lost_orders(),
         lost_keys: fleet.lost_keys(),
         other_key: fleet.is_other_key(),
+        events_dropped: fleet.events_dropped(),
     });
 }
 

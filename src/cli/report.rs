@@ -7,14 +7,17 @@ use super::table::{bytes, plain, span, table};
 /// A table of sessions (`GET /control/sessions`).
 pub(super) fn sessions(answer: &Value) -> String {
     let list = items(answer, "sessions");
-    if list.is_empty() {
-        return "no sessions\n".into();
-    }
-    let mut text = table(&session_rows(list), &NUMBERS);
+    let mut text = match list.is_empty() {
+        true => "no sessions\n".to_owned(),
+        false => table(&session_rows(list), &NUMBERS),
+    };
     let total = answer["total"].as_u64().unwrap_or_default();
     let shown = list.len() as u64;
     if total > shown {
         text.push_str(&format!("{shown} of {total} sessions; more with --limit\n"));
+    }
+    if answer["truncated"] == true && answer["next_cursor"].is_null() {
+        text.push_str("Redis does not answer: ended sessions and those of other instances are missing\n");
     }
     text
 }
@@ -234,6 +237,11 @@ mod tests {
              2 of 7 sessions; more with --limit\n"
         );
         assert_eq!(sessions(&json!({"sessions": [], "total": 0})), "no sessions\n");
+        let alone = json!({"sessions": [], "next_cursor": null, "total": null, "truncated": true});
+        assert_eq!(
+            sessions(&alone),
+            "no sessions\nRedis does not answer: ended sessions and those of other instances are missing\n"
+        );
     }
 
     #[test]

@@ -135,10 +135,10 @@ pub(super) fn sessions(arguments: &SessionsArgs) -> anyhow::Result<()> {
         let wanted = limit.saturating_sub(list.len()).min(PAGE);
         answer = client.get(&["control", "sessions"], &query(arguments, wanted, cursor.as_deref()))?;
         let page = answer["sessions"].as_array_mut().map(std::mem::take).unwrap_or_default();
-        let empty = page.is_empty();
         list.extend(page);
         cursor = answer["next_cursor"].as_str().map(String::from);
-        if empty || cursor.is_none() || list.len() >= limit {
+        // A search that was cut gives few sessions, or none, and a cursor.
+        if cursor.is_none() || list.len() >= limit {
             break;
         }
     }

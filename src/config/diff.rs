@@ -17,8 +17,8 @@ const RESTART_KEYS: [(&str, Differs); 10] = [
     ("server.threads", |old, new| old.server.threads() != new.server.threads()),
     ("session.store", |old, new| old.session.store() != new.session.store()),
     ("session.redis", |old, new| {
-        let both = old.session.redis().is_some() && new.session.redis().is_some();
-        both && old.session.redis() != new.session.redis()
+        let both = old.session.redis().zip(new.session.redis());
+        both.is_some_and(|(old, new)| !old.follows(new))
     }),
     ("data_dir", |old, new| old.data_dir != new.data_dir),
     // One name for both of its keys: either changes which file is written.

@@ -58,7 +58,7 @@ pub struct Written {
     pub key_prefix: String,
     /// Connections, one more for messages.
     pub pool: usize,
-    /// Counters are written this often; changes of state at once.
+    /// Counters of a session in which something moves are written this often; changes of state at once.
     pub flush_interval: Span,
     /// What happens to new sessions while Redis is away.
     pub on_unavailable: OnUnavailable,
@@ -117,6 +117,12 @@ impl Settings {
     /// The address, without a password.
     pub fn shown(&self) -> &str {
         &self.shown
+    }
+
+    /// True when nothing differs but what a running process can follow.
+    pub fn follows(&self, other: &Self) -> bool {
+        let Self { flush_interval, on_unavailable, .. } = *other;
+        Self { flush_interval, on_unavailable, ..self.clone() } == *other
     }
 
     /// How often counters are written.

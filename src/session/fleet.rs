@@ -8,10 +8,14 @@
 //!
 //! `orders` heeds kills · `telling` gives them to the others · `rounds` and `watch` notice what the store loses ·
 //! `namesakes` looks up names that were killed while the store was away ·
-//! `shares` writes and closes shares · `burial` those of dead instances ·
+//! `shares` writes and closes shares · `flush` says which of them are written when · `ends` writes ends at once ·
+//! `burial` closes shares of dead instances · `feed` publishes events ·
 //! `recent` is what a copy of the store may lack · `step` is the beat of it all.
 
 mod burial;
+mod ends;
+mod feed;
+mod flush;
 mod namesakes;
 mod orders;
 mod recent;
@@ -42,6 +46,9 @@ use crate::clock::{Moment, millis};
 use crate::ids::Uid;
 use crate::redis::{LinkError, OnUnavailable};
 
+use feed::Feed;
+use flush::Flushed;
+pub(super) use flush::Which;
 use recent::Recent;
 pub use step::serve;
 use telling::Debts;
@@ -51,19 +58,29 @@ pub use watch::OwnKey;
 
 /// How often an admission tries again after the session it joined turned out to be over.
 const TRIES: usize = 3;
+/// Work that waits at most.
+const WORK: usize = 16_384;
 
 /// This instance's part in the fleet.
 pub struct Fleet {
     store: Arc<RedisStore>,
-    on_unavailable: OnUnavailable,
-    flush_interval: Duration,
+    rejects_alone: AtomicBool,
+    /// Milliseconds between two writes of a share in which something moves.
+    flush_ms: AtomicU64,
+    /// Milliseconds after which a session may end for being idle: the shortest that requests asked for.
+    gap_ms: AtomicU64,
+    /// `retention` is longer than the documents of ended sessions were written for.
+    retains_longer: AtomicBool,
     /// The number of the last share, and of the last version of any.
     shares: AtomicU32,
     versions: AtomicU64,
-    work: mpsc::UnboundedSender<Work>,
-    todo: Mutex<Option<mpsc::UnboundedReceiver<Work>>>,
+    work: mpsc::Sender<Work>,
+    todo: Mutex<Option<mpsc::Receiver<Work>>>,
+    feed: Feed,
     /// What was flushed last of each share.
-    flushed: tokio::sync::Mutex<HashMap<u32, shares::Print>>,
+    flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
+    /// Shares that are being closed now.
+    in_hand: Mutex<HashSet<u32>>,
     /// Orders lifted while the store was away.
     lifted: Mutex<Vec<Arc<KillOrder>>>,
     /// Orders that the store or the others did not get yet.
@@ -83,14 +100,15 @@ pub struct Fleet {
     synced: AtomicBool,
 }
 
-/// What is to be written at once.
+/// What is to be written at once. Work that finds no room is not lost: each beat flushes what is live, each
+/// reaping closes what has ended.
 enum Work {
     /// A share that is new.
     Flush(Arc<Live>),
+    /// A session that ended while legs are still open.
+    End(Arc<Live>),
     /// A share that is done.
     Close(Arc<Live>),
-    /// What the feeds of the other instances show.
-    Tell(Arc<Event>),
 }
 
 /// How a session that is not live here is opened.
@@ -112,21 +130,20 @@ impl Fleet {
     /// A part in the fleet behind this store.
     /// `principals` is the principals' key of this instance, and whether it is the one in the store; `None` when it
     /// lives by one that is kept nowhere.
-    pub fn new(
-        store: Arc<RedisStore>,
-        on_unavailable: OnUnavailable,
-        flush_interval: Duration,
-        principals: Option<OwnKey>,
-    ) -> Self {
-        let (work, todo) = mpsc::unbounded_channel();
+    pub fn new(store: Arc<RedisStore>, principals: Option<OwnKey>) -> Self {
+        let (work, todo) = mpsc::channel(WORK);
         Self {
             store,
-            on_unavailable,
-            flush_interval,
+            rejects_alone: AtomicBool::new(false),
+            flush_ms: AtomicU64::new(1000),
+            gap_ms: AtomicU64::new(u64::MAX),
+            retains_longer: AtomicBool::new(false),
             shares: AtomicU32::new(0),
             versions: AtomicU64::new(0),
             work,
             todo: Mutex::new(Some(todo)),
+            feed: Feed::new(),
+            in_hand: Mutex::default(),
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),
             owed: Mutex::default(),
@@ -161,13 +178,30 @@ impl Fleet {
         self.fallbacks.load(Ordering::Relaxed)
     }
 
+    /// Events that the feeds of the other instances do not show.
+    pub fn events_dropped(&self) -> u64 {
+        self.feed.dropped()
+    }
+
     pub(super) fn store(&self) -> &Arc<RedisStore> {
         &self.store
     }
 
     pub(super) fn reconfigure(&self, settings: &Settings) {
         let active = settings.idle_timeout + settings.retention;
-        self.store.live_for(Lifetimes { active, ended: settings.retention });
+        if self.store.live_for(Lifetimes { active, ended: settings.retention }) {
+            self.retains_longer.store(true, Ordering::Release);
+        }
+        if let Some(redis) = settings.redis() {
+            self.flush_ms.store(millis(redis.flush_interval()), Ordering::Relaxed);
+            let rejects = redis.on_unavailable() == OnUnavailable::Reject;
+            self.rejects_alone.store(rejects, Ordering::Relaxed);
+        }
+    }
+
+    /// How often counters are written.
+    fn flush_interval(&self) -> Duration {
+        Duration::from_millis(self.flush_ms.load(Ordering::Relaxed))
     }
 
     fn share_name(&self, share: u32) -> String {
@@ -180,14 +214,20 @@ impl Fleet {
             || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// True when this instance has published the record of this incarnation.
+    fn has_published(&self, uid: Uid) -> bool {
+        let is_in_hand = self.recording.lock().unwrap_or_else(PoisonError::into_inner).contains(&uid);
+        is_in_hand || self.recent().has_recorded(uid)
+    }
+
     fn recent(&self) -> MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has this written soon, off the path of a request.
     fn later(&self, work: Work) {
-        // Fails only when the process ends.
-        let _ = self.work.send(work);
+        // Without room it is done by the next beat or reaping.
+        let _ = self.work.try_send(work);
     }
 
     pub(super) fn opened(&self, live: &Arc<Live>) {
@@ -197,9 +237,14 @@ impl Fleet {
     /// Has the other instances show this in their feeds.
     pub(super) fn tell(&self, event: &Arc<Event>) {
         let is_ours_only = matches!(**event, Event::StoreLost { .. } | Event::StoreBack);
-        if !is_ours_only && self.is_up() {
-            self.later(Work::Tell(event.clone()));
+        if !is_ours_only {
+            self.feed.push(event);
         }
+    }
+
+    /// Has the end of a session written at once, while its legs settle.
+    pub(super) fn ended(&self, live: &Arc<Live>) {
+        self.later(Work::End(live.clone()));
     }
 
     pub(super) fn settled(&self, live: &Arc<Live>) {
@@ -233,6 +278,9 @@ impl Manager {
     }
 
     async fn opening_in(&self, fleet: &Fleet, arrival: &Arrival) -> Result<Opening, Denied> {
+        if let Some(gap) = arrival.idle_gap {
+            fleet.gap_ms.fetch_min(millis(gap), Ordering::Relaxed);
+        }
         for _ in 0..TRIES {
             let now = self.clock.now();
             let share = fleet.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -252,6 +300,7 @@ impl Manager {
                     if !self.ended_meanwhile(fleet, arrival, &session, last_ms, now).await {
                         return Ok(Opening::Shared { session, share, is_new: false });
                     }
+                    self.give_back(fleet, &session, share).await;
                 }
                 Ok(Admitted::Killed(stood)) => {
                     self.heed(&arrival.key, stood);
@@ -275,14 +324,14 @@ impl Manager {
     /// Without the store, as the configuration says.
     fn alone(&self, fleet: &Fleet, proposed: Snapshot, share: u32) -> Result<Opening, Denied> {
         fleet.fallbacks.fetch_add(1, Ordering::Relaxed);
-        match fleet.on_unavailable {
-            // Under the incarnation that was proposed: the store may have taken it, and only its answer was lost.
-            OnUnavailable::Memory => Ok(Opening::Shared { session: Box::new(proposed), share, is_new: true }),
-            OnUnavailable::Reject => Err(Denied::Store(StoreError("redis is unavailable".to_owned()))),
+        if fleet.rejects_alone.load(Ordering::Relaxed) {
+            return Err(Denied::Store(StoreError("redis is unavailable".to_owned())));
         }
+        // Under the incarnation that was proposed: the store may have taken it, and only its answer was lost.
+        Ok(Opening::Shared { session: Box::new(proposed), share, is_new: true })
     }
 
-    /// A session that nobody used for too long is over, though nobody has ended it yet.
+    /// A session that ended here, or that is due to end, is over though the store does not say so yet.
     async fn ended_meanwhile(
         &self,
         fleet: &Fleet,
@@ -291,7 +340,17 @@ impl Manager {
         last_ms: u64,
         now: Moment,
     ) -> bool {
-        let idle_timeout = self.settings.load().idle_timeout;
+        let (key, uid) = (session.key(), session.uid);
+        if let Some(note) = self.ended_here(key, uid) {
+            return self.is_over(fleet, fleet.store.end(key, uid, &note, None).await);
+        }
+        let settings = self.settings.load_full();
+        let age = now.since(self.clock.moment(session.started_at));
+        if settings.max_duration.is_some_and(|max| age >= max) {
+            let ended = self.end_in_store(fleet, key, uid, EndReason::MaxDuration, None).await;
+            return self.is_over(fleet, ended);
+        }
+        let idle_timeout = settings.idle_timeout;
         let (limit, reason) = match arrival.idle_gap {
             Some(gap) if gap < idle_timeout => (gap, EndReason::IdleGap),
             _ => (idle_timeout, EndReason::IdleTimeout),
@@ -300,8 +359,20 @@ impl Manager {
         if last_ms == 0 || last_ms >= since {
             return false;
         }
-        let ended = self.end_in_store(fleet, session.key(), session.uid, reason, Some(since)).await;
-        matches!(ended, Ok(Ended::So(_)))
+        let ended = self.end_in_store(fleet, key, uid, reason, Some(since)).await;
+        self.is_over(fleet, ended)
+    }
+
+    /// True when it ended, and when the store went away over the question: then nothing is joined by it.
+    fn is_over(&self, fleet: &Fleet, ended: Result<Ended, LinkError>) -> bool {
+        match ended {
+            Ok(Ended::So(_)) => true,
+            Ok(Ended::Busy(_)) | Err(LinkError::Refused(_)) => false,
+            Err(away) => {
+                self.store_lost(fleet, &away);
+                true
+            }
+        }
     }
 
     /// Gives back what was opened in the store for a leg that then was not admitted here, or that found

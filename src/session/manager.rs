@@ -203,6 +203,8 @@ impl Manager {
         }
         if cuts.is_empty() {
             self.finish(live);
+        } else if let Some(fleet) = self.fleet.as_ref().filter(|_| reason != EndReason::Shutdown) {
+            fleet.ended(live);
         }
         Some(cuts.len())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::census::Capacity;
+use super::fleet::Which;
 use super::live::Live;
 use super::lookup::{Found, SessionRef};
 use super::manager::Manager;
@@ -12,7 +13,7 @@ use super::model::State;
 use super::sibling::Line;
 use super::snapshot::{Filter, Page, Snapshot};
 use super::stats::Stats;
-use super::store::StoreError;
+use super::store::{Listed, StoreError};
 use crate::ids::Uid;
 
 impl Manager {
@@ -29,7 +30,7 @@ impl Manager {
 
     /// Without those of other processes of this gateway.
     async fn list_here(&self, filter: &Filter) -> Page {
-        self.write_before_reading().await;
+        self.write_before_reading(None).await;
         let before = filter.before();
         let pick = |live: &Arc<Live>| {
             let asked = before.is_none_or(|before| live.uid() < before) && filter.matches_live(live);
@@ -41,13 +42,17 @@ impl Manager {
         here.sort_by_key(|live| std::cmp::Reverse(live.uid()));
         here.dedup_by_key(|live| live.uid());
         let len = filter.page_len();
-        let stored = self.store.list(filter).await.unwrap_or_else(|fault| {
-            tracing::warn!(%fault, "ended sessions are missing from a list");
-            Vec::new()
-        });
+        let mut truncated = false;
+        let Listed { sessions: stored, searched_to } =
+            self.store.list(filter).await.unwrap_or_else(|fault| {
+                tracing::warn!(%fault, "ended sessions are missing from a list");
+                truncated = true;
+                Listed::default()
+            });
         let mut sessions: BTreeMap<Uid, Snapshot> =
             stored.iter().map(|session| (session.uid, session.brief())).collect();
-        for live in here.into_iter().take(len + 1) {
+        let here = here.into_iter().filter(|live| searched_to.is_none_or(|lowest| live.uid() >= lowest));
+        for live in here.take(len + 1) {
             // In a fleet the store knows the shares of all.
             let in_fleet = self.fleet.is_some() && sessions.contains_key(&live.uid());
             if !in_fleet {
@@ -56,15 +61,17 @@ impl Manager {
         }
         let more = sessions.len() > len;
         let sessions: Vec<Snapshot> = sessions.into_values().rev().take(len).collect();
-        let next_cursor = sessions.last().filter(|_| more).map(|last| last.uid.to_string());
-        Page { sessions, next_cursor }
+        let last = sessions.last().filter(|_| more).map(|last| last.uid);
+        let next_cursor = last.or(searched_to).map(|uid| uid.to_string());
+        Page { sessions, next_cursor, truncated: truncated || last.is_none() && searched_to.is_some() }
     }
 
     /// The sessions `target` names, with detail, newest first: the same that a kill would mean. More than one is
     /// for the caller to resolve.
     pub async fn get<'a>(&self, target: impl Into<SessionRef<'a>>) -> Vec<Snapshot> {
-        self.write_before_reading().await;
-        let found = self.find(target.into()).await.unwrap_or_else(|fault| {
+        let target = target.into();
+        self.write_before_reading(Some(target)).await;
+        let found = self.find(target).await.unwrap_or_else(|fault| {
             tracing::warn!(%fault, "an ended session was not looked up");
             Found::default()
         });
@@ -79,11 +86,21 @@ impl Manager {
         found
     }
 
-    /// In a fleet the store is to know this instance's shares as they are now.
-    async fn write_before_reading(&self) {
-        if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_up())
-            && let Err(fault) = self.flush(fleet).await
-        {
+    /// In a fleet the store is to know this instance's shares as they are now: of the sessions that `target`
+    /// names, or of all.
+    async fn write_before_reading(&self, target: Option<SessionRef<'_>>) {
+        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_up()) else { return };
+        let written = match target {
+            None => self.flush(fleet, Which::All).await,
+            Some(target) => {
+                let mut named = target.id().map(|id| self.live.by_id(id)).unwrap_or_default();
+                if let Some(uid) = target.uid() {
+                    named.extend(self.live.collect(|live| (live.uid() == uid).then(|| live.clone())));
+                }
+                self.flush_some(fleet, named).await
+            }
+        };
+        if let Err(fault) = written {
             self.store_lost(fleet, &fault);
         }
     }

@@ -39,25 +39,7 @@ impl Manager {
             self.pace(&mut patience).await;
             self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
         }
-        for live in self.closing.collect(|live| Some(live.clone())) {
-            let ended = live.ended().map_or(Duration::ZERO, |ended| now.since(ended));
-            if ended < SETTLE {
-                continue;
-            }
-            self.finish(&live);
-            if let Some(fleet) = &self.fleet {
-                self.close_all(fleet, vec![live.clone()]).await;
-                if ended >= settings.retention && self.closing.find(live.key()).is_some() {
-                    self.record_alone(&live);
-                    self.closing.remove(&live);
-                }
-                continue;
-            }
-            // With a store that stays away, what is past its retention goes all the same.
-            if self.keep(&live).await || ended >= settings.retention {
-                self.closing.remove(&live);
-            }
-        }
+        self.settle(&settings, now).await;
         self.book.forget_expired(now);
         if self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
             return;
@@ -66,6 +48,36 @@ impl Manager {
             let horizon = self.clock.wall(Moment::from_millis(horizon));
             if let Err(fault) = self.store.purge(horizon).await {
                 tracing::warn!(%fault, "ended sessions were not purged");
+            }
+        }
+    }
+
+    /// Writes down what has ended and whose legs had their time to settle.
+    async fn settle(&self, settings: &Settings, now: Moment) {
+        let age = |live: &Live| live.ended().map_or(Duration::ZERO, |ended| now.since(ended));
+        let ended = self.closing.collect(|live| (age(live) >= SETTLE).then(|| live.clone()));
+        for live in &ended {
+            self.finish(live);
+        }
+        if let Some(fleet) = &self.fleet {
+            self.close_all(fleet, ended.clone()).await;
+        }
+        for live in ended {
+            let is_past = age(&live) >= settings.retention;
+            if self.fleet.is_some() {
+                if is_past
+                    && self
+                        .closing
+                        .by_id(live.key().id.as_str())
+                        .iter()
+                        .any(|other| Arc::ptr_eq(other, &live))
+                {
+                    self.record_alone(&live);
+                    self.closing.remove(&live);
+                }
+            // With a store that stays away, what is past its retention goes all the same.
+            } else if self.keep(&live).await || is_past {
+                self.closing.remove(&live);
             }
         }
     }

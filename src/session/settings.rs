@@ -71,7 +71,7 @@ pub struct Written {
     pub starts_per_address: Rate,
     /// The block of a kill order that names none.
     pub kill_block: Block,
-    /// The Redis of `store: redis`. Needs a restart.
+    /// The Redis of `store: redis`. Needs a restart, but for `flush_interval` and `on_unavailable`.
     pub redis: redis::Written,
 }
 

@@ -172,7 +172,7 @@ impl Manager {
                 Answer::Found { by_uid: sent(by_uid), by_id: sent(by_id) }
             }
             Ask::List { filter } => {
-                let Page { sessions, next_cursor } = self.list_for(&filter, Some(asker)).await;
+                let Page { sessions, next_cursor, .. } = self.list_for(&filter, Some(asker)).await;
                 Answer::Page { sessions, more: next_cursor.is_some() }
             }
             Ask::Kill(_) | Ask::Lift { .. } => Answer::Unknown,
@@ -240,7 +240,7 @@ impl Manager {
         if lines.is_empty() {
             return page;
         }
-        let Page { mut sessions, next_cursor } = page;
+        let Page { mut sessions, next_cursor, mut truncated } = page;
         let mut is_more = next_cursor.is_some();
         for line in lines {
             match line.ask(&Ask::List { filter: filter.clone() }, ANSWER).await {
@@ -250,14 +250,17 @@ impl Manager {
                     sessions.extend(theirs.into_iter().filter(|one| !known.contains(&one.uid)));
                 }
                 _ if line.is_closed() => {}
-                _ => tracing::warn!("the sessions of the other process are missing from a list"),
+                _ => {
+                    truncated = true;
+                    tracing::warn!("the sessions of the other process are missing from a list");
+                }
             }
         }
         sessions.sort_by_key(|session| std::cmp::Reverse(session.uid));
         is_more |= sessions.len() > filter.page_len();
         sessions.truncate(filter.page_len());
         let next_cursor = sessions.last().filter(|_| is_more).map(|last| last.uid.to_string());
-        Page { sessions, next_cursor }
+        Page { sessions, next_cursor, truncated }
     }
 
     fn siblings_to_ask(&self, asker: Option<&Arc<Line>>) -> Vec<Arc<Line>> {

@@ -249,6 +249,30 @@ pub struct Filter {
     pub cursor: Option<String>,
 }
 
+/// What a list can be filtered by, without the session itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Labels {
+    state: State,
+    kind: Kind,
+    principal: PrincipalId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    backends: Vec<BackendName>,
+}
+
+impl Labels {
+    pub(super) fn of(session: &Snapshot) -> Self {
+        Self {
+            state: session.state,
+            kind: session.kind,
+            principal: session.principal.id.clone(),
+            client: session.identity.client.as_deref().map(Box::from),
+            backends: session.backends.keys().cloned().collect(),
+        }
+    }
+}
+
 /// Some sessions, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Page {
@@ -256,6 +280,9 @@ pub struct Page {
     pub sessions: Vec<Snapshot>,
     /// The cursor of the next page; `None` on the last one.
     pub next_cursor: Option<String>,
+    /// True when sessions may be missing: the search stopped at its bound and goes on at `next_cursor`, or, without
+    /// one, the shared store did not answer.
+    pub truncated: bool,
 }
 
 const DEFAULT_LIMIT: usize = 100;
@@ -285,19 +312,37 @@ impl Filter {
                 session.uid,
                 session.kind,
                 &session.principal.id,
-                &session.identity,
+                session.identity.client.as_deref(),
             )
             && self.backend.as_deref().is_none_or(|name| session.backends.contains_key(name))
     }
 
     /// The same for a live session, without making a snapshot of it.
     pub(super) fn matches_live(&self, live: &Live) -> bool {
-        self.matches_labels(&live.key().id, live.uid(), live.kind(), live.principal(), live.identity())
+        let client = live.identity().client.as_deref();
+        self.matches_labels(&live.key().id, live.uid(), live.kind(), live.principal(), client)
             && (self.state.is_none() && self.backend.is_none() || {
                 let inner = live.inner();
                 self.state.is_none_or(|state| state == inner.state)
                     && self.backend.as_deref().is_none_or(|name| inner.tally.used(name))
             })
+    }
+
+    /// False when the labels of an ended session say that it is not asked for.
+    pub(super) fn matches_listed(&self, key: &SessionKey, uid: Uid, labels: &Labels) -> bool {
+        self.state.is_none_or(|state| state == labels.state)
+            && self.matches_labels(&key.id, uid, labels.kind, &labels.principal, labels.client.as_deref())
+            && self
+                .backend
+                .as_deref()
+                .is_none_or(|asked| labels.backends.iter().any(|name| name.as_str() == asked))
+    }
+
+    /// False when the scope of a session says that it is not asked for: a scope that is not empty is the
+    /// principal.
+    pub(super) fn matches_scope(&self, key: &SessionKey) -> bool {
+        let scope = key.scope.as_str();
+        scope.is_empty() || self.principal.as_deref().is_none_or(|asked| asked == scope)
     }
 
     fn matches_labels(
@@ -306,9 +351,9 @@ impl Filter {
         uid: Uid,
         kind: Kind,
         principal: &PrincipalId,
-        identity: &Identity,
+        client: Option<&str>,
     ) -> bool {
-        let client = identity.client.as_deref().unwrap_or_default();
+        let client = client.unwrap_or_default();
         self.kind.is_none_or(|asked| asked == kind)
             && self.principal.as_deref().is_none_or(|asked| asked == principal.as_str())
             && self.client.as_deref().is_none_or(|asked| asked == client)

@@ -22,6 +22,8 @@ pub struct FleetNumbers {
     pub lost_keys: u64,
     /// Whether another principals' key than the one of this instance stands in the store.
     pub other_key: bool,
+    /// Events that were not published to the other instances.
+    pub events_dropped: u64,
 }
 
 impl Metrics {
@@ -43,7 +45,15 @@ impl Metrics {
         if let Some(numbers) = self.fleet.get() {
             // Locked, as below.
             let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);
-            let FleetNumbers { active, store_up, fallbacks, lost_orders, lost_keys, other_key } = numbers();
+            let FleetNumbers {
+                active,
+                store_up,
+                fallbacks,
+                lost_orders,
+                lost_keys,
+                other_key,
+                events_dropped,
+            } = numbers();
             self.sessions_active.with_label_values(&["traffic"]).set(active as i64);
             self.store_up.with_label_values(&[SHARED_STORE]).set(store_up.into());
             let told = self.store_fallbacks.with_label_values(&[SHARED_STORE]);
@@ -53,6 +63,8 @@ impl Metrics {
                 told.inc_by(lost.saturating_sub(told.get()));
             }
             self.key_mismatch.set(other_key.into());
+            let told = self.store_events_dropped.with_label_values(&[SHARED_STORE]);
+            told.inc_by(events_dropped.saturating_sub(told.get()));
         }
     }
 }

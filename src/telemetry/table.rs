@@ -64,6 +64,8 @@ table! {
         "Kill orders, and times the principals' key, that the shared store had lost and that were written again.";
     KEY_MISMATCH = "elida_principal_key_mismatch" []
         "1 while another principals' key than this instance's stands in the shared store.";
+    STORE_EVENTS_DROPPED = "elida_store_events_dropped_total" ["store"]
+        "Events of this instance that the feeds of the others do not show, because the shared store is slow or away.";
     ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
         "Answers whose tokens are not counted: their coding could not be read, or the count cannot be true.";
     COST = "elida_cost_usd_total" ["backend", "model"]

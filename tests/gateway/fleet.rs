@@ -31,7 +31,7 @@ pub(crate) async fn fleet_with(demo: &Demo, redis: &impl Shared, size: usize, ke
     gateways
 }
 
-fn yaml(demo: &Demo, redis: &impl Shared, keys: &str) -> String {
+pub(crate) fn yaml(demo: &Demo, redis: &impl Shared, keys: &str) -> String {
     format!(
         "backend: {:?}\nsession:\n  store: redis\n  redis: {{ url: {:?}, flush_interval: 200ms }}\n{keys}\n",
         demo.url(),

@@ -49,14 +49,20 @@ mod fleet;
 mod fleet_agents;
 /// Redis Cluster: keys on several masters, slots that move, a master that is lost.
 mod fleet_cluster;
+/// Ends in a fleet: at once, everywhere, and what comes after one begins anew.
+mod fleet_ends;
 /// The key that names principals, when Redis loses it.
 mod fleet_keys;
+/// Lists and look-ups over many sessions of a fleet.
+mod fleet_lists;
 /// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
 mod fleet_loss;
 /// Kill orders while Redis is full, evicts, holds too many of them, or lacks a right.
 mod fleet_orders;
 /// `just fleet`: what it tells to try works, and nothing of it stays.
 mod fleet_recipe;
+/// A Redis that is slow or forgets, and settings that change while sessions live.
+mod fleet_slow;
 /// Random kills, resumes, aborts and faults of Redis; the books are exact afterwards.
 mod fleet_stress;
 /// Redis behind TLS, a password and an access list.

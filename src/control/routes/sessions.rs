@@ -26,9 +26,14 @@ pub(super) async fn list(
     let filter = filter(query.as_deref().unwrap_or_default())?;
     let page = door.parts.manager.list(&filter).await;
     // Only a first page that is also the last knows the total.
-    let is_whole = filter.cursor.is_none() && page.next_cursor.is_none();
+    let is_whole = filter.cursor.is_none() && page.next_cursor.is_none() && !page.truncated;
     let total = is_whole.then_some(page.sessions.len());
-    Ok(Json(json!({"sessions": page.sessions, "next_cursor": page.next_cursor, "total": total})))
+    Ok(Json(json!({
+        "sessions": page.sessions,
+        "next_cursor": page.next_cursor,
+        "total": total,
+        "truncated": page.truncated,
+    })))
 }
 
 /// One session in detail, by its id or uid.

@@ -20,7 +20,8 @@ impl Manager {
     /// not know (an answer was lost); the one whose turn it is, also those of dead instances.
     pub(super) async fn bury(&self, fleet: &Fleet) -> Result<(), LinkError> {
         let is_turn = fleet.store.may_bury().await?;
-        let idle = self.settings.load().idle_timeout + 4 * fleet.flush_interval;
+        let settings = self.settings.load_full();
+        let idle = settings.idle_timeout + 4 * fleet.staleness(&settings);
         let since = self.clock.unix_millis(self.clock.now()).saturating_sub(millis(idle));
         for (key, uid) in fleet.store.still_since(since, BURIED).await? {
             let shares = fleet.store.shares(&key, uid).await?;

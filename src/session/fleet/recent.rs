@@ -43,6 +43,11 @@ impl Recent {
         keep(&mut self.recorded, recorded, now);
     }
 
+    /// True when this instance wrote the record of this incarnation.
+    pub(super) fn has_recorded(&self, uid: Uid) -> bool {
+        self.recorded.iter().any(|(_, recorded)| recorded.session.uid == uid)
+    }
+
     /// The record of this incarnation is written, whoever wrote it.
     pub(super) fn is_recorded(&mut self, uid: Uid) {
         self.closed.retain(|(_, live)| live.uid() != uid);

@@ -1,13 +1,15 @@
 //! The beat: is the store there, what changed in it, what is to be written; and what messages wake.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
+use super::flush::Which;
 use super::rounds::Rounds;
-use super::{Fleet, Work};
+use super::{Fleet, Work, feed};
 use crate::ids::Uid;
 use crate::redis::LinkError;
 use crate::redis::signals::{Signal, Signals};
@@ -15,13 +17,15 @@ use crate::session::event::Event;
 use crate::session::manager::Manager;
 
 /// The longest time between two looks at the store.
-const BEAT: Duration = Duration::from_secs(1);
+pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// The same while it is away.
 const KNOCK: Duration = Duration::from_millis(100);
 /// The same while it answers, but cannot be used.
 const REFUSED: Duration = Duration::from_millis(300);
 /// Orders that the store does not take are told this often.
 const REPEAT: Duration = Duration::from_secs(1);
+/// Keys of live sessions that the store lost are looked for this often.
+const COMPARE: Duration = Duration::from_secs(30);
 /// A store that keeps losing the principals' key is written to as a whole this often at most.
 const RESTORE: Duration = Duration::from_secs(5);
 /// The store must have been there so long before an instance is taken for dead: after an outage all of
@@ -38,6 +42,7 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
     let Some(todo) = fleet.todo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     fleet.store.link().connect();
     let worker = tokio::spawn(work(manager.clone(), fleet.clone(), todo));
+    let publisher = tokio::spawn(feed::publish(fleet.clone()));
     let mut step = Step {
         manager,
         fleet: fleet.clone(),
@@ -46,6 +51,7 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         seen_ms: 0,
         since: None,
         restored: None,
+        compared: Instant::now(),
         rounds: Rounds::new(),
         has_answered: false,
         told: None,
@@ -54,7 +60,7 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
     };
     loop {
         let pause = match (fleet.is_up(), fleet.health.refused()) {
-            (true, _) => BEAT.min(fleet.flush_interval),
+            (true, _) => BEAT.min(fleet.flush_interval()),
             (false, Some(_)) => REFUSED,
             (false, None) => KNOCK,
         };
@@ -69,13 +75,14 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         step.note(done).await;
     }
     worker.abort();
+    publisher.abort();
     if let Some(messages) = step.messages {
         messages.abort();
     }
 }
 
 /// Does at once what must not wait for the next beat.
-async fn work(manager: Arc<Manager>, fleet: Arc<Fleet>, mut todo: mpsc::UnboundedReceiver<Work>) {
+async fn work(manager: Arc<Manager>, fleet: Arc<Fleet>, mut todo: mpsc::Receiver<Work>) {
     let mut batch = Vec::with_capacity(BATCH);
     while todo.recv_many(&mut batch, BATCH).await > 0 {
         manager.work(&fleet, std::mem::take(&mut batch)).await;
@@ -94,6 +101,8 @@ struct Step {
     since: Option<Instant>,
     /// When all that this instance knows was written last.
     restored: Option<Instant>,
+    /// When keys that the store lost were looked for last.
+    compared: Instant,
     rounds: Rounds,
     /// The store answered in this beat.
     has_answered: bool,
@@ -135,7 +144,17 @@ impl Step {
         if self.rounds.go(&manager, &fleet).await? {
             fleet.hurry.notify_one();
         }
-        manager.flush(&fleet).await?;
+        if self.compared.elapsed() >= COMPARE {
+            manager.look_for_lost(&fleet).await?;
+            self.compared = Instant::now();
+        }
+        manager.flush(&fleet, Which::Due).await?;
+        if fleet.retains_longer.swap(false, Ordering::AcqRel)
+            && let Err(fault) = fleet.store.prolong_ended().await
+        {
+            fleet.retains_longer.store(true, Ordering::Release);
+            return Err(fault);
+        }
         let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
         manager.kill_namesakes(&fleet, is_trusted).await?;
         if is_trusted && self.looked.elapsed() >= TURN {
@@ -193,7 +212,8 @@ impl Step {
         self.rounds.restore(&manager, &fleet).await?;
         fleet.flushed.lock().await.clear();
         manager.repeat(&fleet).await?;
-        manager.flush(&fleet).await?;
+        manager.repeat_ends(&fleet).await?;
+        manager.flush(&fleet, Which::All).await?;
         (self.since, self.restored) = (Some(Instant::now()), Some(Instant::now()));
         Ok(())
     }

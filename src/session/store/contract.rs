@@ -104,7 +104,7 @@ pub(crate) async fn store_list(store: &impl SessionStore) {
     let b = maker.ended("cred:bob", "beta", EndReason::IdleTimeout);
     store.put(b.clone()).await.unwrap();
     store.put(a.clone()).await.unwrap();
-    let list = async |filter: Filter| uids(&store.list(&filter).await.unwrap());
+    let list = async |filter: Filter| uids(&store.list(&filter).await.unwrap().sessions);
     assert_eq!(list(Filter::default()).await, [b.uid, a.uid]);
     let of = |principal: &str| Filter { principal: Some(principal.to_owned()), ..Filter::default() };
     assert_eq!(list(of("cred:bob")).await, [b.uid]);
@@ -131,7 +131,7 @@ pub(crate) async fn store_active_filter(store: &impl SessionStore) {
         store.put(maker.ended("cred:ada", "s-2", reason)).await.unwrap();
     }
     let filter = Filter::in_state(State::Active);
-    assert_eq!(store.list(&filter).await.unwrap(), [active]);
+    assert_eq!(store.list(&filter).await.unwrap().sessions, [active]);
     assert_eq!(store.count(&filter).await.unwrap(), 1);
 }
 
@@ -144,9 +144,9 @@ pub(crate) async fn store_pages(store: &impl SessionStore) {
         store.put(session).await.unwrap();
     }
     let page = Filter { limit: 2, ..Filter::default() };
-    assert_eq!(uids(&store.list(&page).await.unwrap()), all[..3]);
+    assert_eq!(uids(&store.list(&page).await.unwrap().sessions), all[..3]);
     let next = Filter { cursor: Some(all[1].to_string()), ..page };
-    assert_eq!(uids(&store.list(&next).await.unwrap()), all[2..]);
+    assert_eq!(uids(&store.list(&next).await.unwrap().sessions), all[2..]);
 }
 
 pub(crate) async fn store_by_id_and_latest(store: &impl SessionStore) {
@@ -171,7 +171,7 @@ pub(crate) async fn store_purge(store: &impl SessionStore) {
     store.put(old.clone()).await.unwrap();
     assert_eq!(store.purge(old.ended_at.unwrap()).await.unwrap(), 0);
     assert_eq!(store.purge(new.ended_at.unwrap()).await.unwrap(), 1);
-    assert_eq!(store.list(&Filter::default()).await.unwrap(), [new]);
+    assert_eq!(store.list(&Filter::default()).await.unwrap().sessions, [new]);
 }
 
 /// Puts one more ended session.

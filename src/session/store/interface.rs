@@ -13,6 +13,16 @@ use crate::session::snapshot::{Filter, Snapshot};
 #[error("session store: {0}")]
 pub struct StoreError(pub String);
 
+/// Snapshots that were found, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// The snapshots.
+    pub sessions: Vec<Arc<Snapshot>>,
+    /// Where the search stopped at its bound: everything from this uid on was looked at, nothing below it. `None`
+    /// when there is nothing below, or when more than a page was found.
+    pub searched_to: Option<Uid>,
+}
+
 /// What every store gives.
 #[async_trait]
 pub trait SessionStore: Send + Sync {
@@ -35,8 +45,8 @@ pub trait SessionStore: Send + Sync {
     async fn delete(&self, uid: Uid) -> Result<bool, StoreError>;
 
     /// The snapshots the filter asks for, newest first, from its cursor on: one more than make a page,
-    /// when there are so many.
-    async fn list(&self, filter: &Filter) -> Result<Vec<Arc<Snapshot>>, StoreError>;
+    /// when there are so many and the search finds them within its bound.
+    async fn list(&self, filter: &Filter) -> Result<Listed, StoreError>;
 
     /// How many snapshots the filter asks for, wherever its page begins.
     async fn count(&self, filter: &Filter) -> Result<usize, StoreError>;

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{SessionStore, StoreError};
+use super::{Listed, SessionStore, StoreError};
 use crate::ids::{SessionId, Uid};
 use crate::session::snapshot::{Filter, Snapshot};
 
@@ -104,12 +104,13 @@ impl SessionStore for MemoryStore {
         Ok(self.write().remove(uid))
     }
 
-    async fn list(&self, filter: &Filter) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+    async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
         let end = filter.before().map_or(Bound::Unbounded, Bound::Excluded);
         let shelf = self.read();
         let newest_first = shelf.by_uid.range((Bound::Unbounded, end)).rev().map(|(_, session)| session);
         let asked = newest_first.filter(|session| filter.matches(session));
-        Ok(asked.take(filter.page_len() + 1).cloned().collect())
+        let sessions = asked.take(filter.page_len() + 1).cloned().collect();
+        Ok(Listed { sessions, searched_to: None })
     }
 
     async fn count(&self, filter: &Filter) -> Result<usize, StoreError> {

@@ -9,6 +9,6 @@ mod interface;
 mod memory;
 pub(in crate::session) mod redis;
 
-pub use interface::{SessionStore, StoreError};
+pub use interface::{Listed, SessionStore, StoreError};
 pub use memory::MemoryStore;
 pub use redis::RedisStore;

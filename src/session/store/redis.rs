@@ -6,6 +6,7 @@
 
 mod documents;
 mod life;
+mod listing;
 mod order_scripts;
 mod orders;
 mod scripts;
@@ -110,10 +111,16 @@ impl RedisStore {
         Self { link, keys, scripts: Scripts::new(), instance, active_ms, ended_ms }
     }
 
-    /// Takes how long keys live from now on.
-    pub(in crate::session) fn live_for(&self, Lifetimes { active, ended }: Lifetimes) {
+    /// Takes how long keys live from now on. Returns true when ended sessions live longer than before.
+    pub(in crate::session) fn live_for(&self, Lifetimes { active, ended }: Lifetimes) -> bool {
         self.active_ms.store(millis(active), Ordering::Relaxed);
-        self.ended_ms.store(millis(ended).max(1), Ordering::Relaxed);
+        let ended = millis(ended).max(1);
+        self.ended_ms.swap(ended, Ordering::Relaxed) < ended
+    }
+
+    /// Milliseconds that keys of active sessions live.
+    pub(in crate::session) fn active_ms(&self) -> u64 {
+        self.active_ms.load(Ordering::Relaxed)
     }
 
     fn active_ttl(&self) -> String {

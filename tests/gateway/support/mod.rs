@@ -17,6 +17,7 @@ pub mod quiet;
 pub mod recording;
 pub mod redis;
 pub mod redis_cluster;
+pub mod relay;
 pub mod socket;
 pub mod switch;
 pub mod timing;

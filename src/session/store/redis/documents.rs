@@ -1,25 +1,28 @@
-//! Sessions as documents: what lists, look-ups and the retention need.
+//! Sessions as documents: what look-ups, lists (`listing.rs`) and the retention need.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use fred::types::Value;
 use jiff::Timestamp;
 
+use super::listing::labelled;
 use super::{RedisStore, incarnation, member, pairs};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
 use crate::session::doc::{Doc, Whole};
 use crate::session::snapshot::{Filter, Snapshot};
-use crate::session::store::{SessionStore, StoreError};
+use crate::session::store::{Listed, SessionStore, StoreError};
 
 /// Documents read in one round trip.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
+/// Incarnations of one id that are read at most, beside the newest in each scope.
+const OF_ONE_ID: usize = 256;
 
 /// Which set of incarnations.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shelf {
+pub(super) enum Shelf {
     Active,
     Ended,
 }
@@ -42,6 +45,12 @@ impl SessionStore for RedisStore {
         let members = self.link.call(Call::new("SMEMBERS", [self.keys.by_id(id)])).await?;
         let mut incarnations = incarnations(members);
         incarnations.sort_by_key(|(_, uid)| std::cmp::Reverse(*uid));
+        let mut scopes = HashSet::new();
+        let mut place = 0;
+        incarnations.retain(|(key, _)| {
+            place += 1;
+            scopes.insert(key.scope.clone()) || place <= OF_ONE_ID
+        });
         let mut found = Vec::new();
         for chunk in incarnations.chunks(CHUNK) {
             found.extend(self.load(chunk, None).await?);
@@ -55,27 +64,23 @@ impl SessionStore for RedisStore {
         Ok(self.forget(&[(key, uid)]).await? > 0)
     }
 
-    async fn list(&self, filter: &Filter) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+    async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
         self.ready()?;
-        let most = filter.page_len() + 1;
-        let mut found = BTreeMap::new();
-        for shelf in [Shelf::Active, Shelf::Ended] {
-            for session in self.gather(shelf, filter.before(), filter, most).await? {
-                found.insert(session.uid, session);
-            }
-        }
-        Ok(found.into_values().rev().take(most).collect())
+        Ok(self.page(filter).await?)
     }
 
     async fn count(&self, filter: &Filter) -> Result<usize, StoreError> {
-        self.ready()?;
-        let mut found = BTreeMap::new();
-        for shelf in [Shelf::Active, Shelf::Ended] {
-            for session in self.gather(shelf, None, filter, usize::MAX).await? {
-                found.insert(session.uid, ());
-            }
+        let mut page = Filter { limit: usize::MAX, cursor: None, ..filter.clone() };
+        let mut count = 0;
+        loop {
+            let Listed { mut sessions, searched_to } = self.list(&page).await?;
+            let is_full = sessions.len() > page.page_len();
+            sessions.truncate(page.page_len());
+            count += sessions.len();
+            let next = if is_full { sessions.last().map(|last| last.uid) } else { searched_to };
+            let Some(next) = next else { return Ok(count) };
+            page.cursor = Some(next.to_string());
         }
-        Ok(found.len())
     }
 
     async fn purge(&self, ended_before: Timestamp) -> Result<usize, StoreError> {
@@ -103,15 +108,22 @@ impl RedisStore {
         let by_id = self.keys.by_id(key.id.as_str());
         let doc = Doc::new(session.clone(), None).write();
         let document = self.keys.ended(key.id.as_str(), uid);
-        let calls = vec![
+        let mut calls = vec![
             Call::new("SET", [document, doc, "PX".to_owned(), self.ended_ttl()]),
             Call::new("SADD", [by_id.clone(), member.clone()]),
             Call::new("PEXPIRE", [by_id, self.ids_ttl()]),
-            Call::new("ZADD", [self.keys.all_ended(), "0".to_owned(), member.clone()]),
             Call::new("ZADD", [self.keys.gone(), gone, member.clone()]),
-            Call::new("ZREM", [self.keys.sessions(), member.clone()]),
-            Call::new("ZREM", [self.keys.activity(), member]),
         ];
+        if session.state.is_final() {
+            let labelled = labelled(&key, uid, session);
+            calls.extend([
+                Call::new("ZADD", [self.keys.all_ended(), "0".to_owned(), labelled]),
+                Call::new("ZREM", [self.keys.sessions(), member.clone()]),
+                Call::new("ZREM", [self.keys.activity(), member]),
+            ]);
+        } else {
+            calls.push(Call::new("ZADD", [self.keys.sessions(), "0".to_owned(), member]));
+        }
         self.all(calls).await?;
         Ok(())
     }
@@ -121,7 +133,7 @@ impl RedisStore {
         if self.link.is_up() { Ok(()) } else { Err(StoreError("redis is unavailable".to_owned())) }
     }
 
-    async fn all(&self, calls: Vec<Call>) -> Result<Vec<Value>, LinkError> {
+    pub(super) async fn all(&self, calls: Vec<Call>) -> Result<Vec<Value>, LinkError> {
         self.link.calls(calls).await?.into_iter().collect()
     }
 
@@ -141,44 +153,17 @@ impl RedisStore {
             calls.extend([
                 Call::new("DEL", [self.keys.ended(id, *uid)]),
                 Call::new("SREM", [self.keys.by_id(id), member.clone()]),
-                Call::new("ZREM", [self.keys.all_ended(), member.clone()]),
-                Call::new("ZREM", [self.keys.gone(), member]),
+                Call::new("ZREM", [self.keys.sessions(), member]),
             ]);
         }
         let answers = self.all(calls).await?;
-        Ok(answers.iter().step_by(4).filter(|deleted| deleted.as_u64() == Some(1)).count())
-    }
-
-    /// What the filter asks for, newest first, below a uid: at most so many.
-    async fn gather(
-        &self,
-        shelf: Shelf,
-        before: Option<Uid>,
-        filter: &Filter,
-        most: usize,
-    ) -> Result<Vec<Arc<Snapshot>>, LinkError> {
-        let set = match shelf {
-            Shelf::Active => self.keys.sessions(),
-            Shelf::Ended => self.keys.all_ended(),
-        };
-        let mut found = Vec::new();
-        let mut below = before.map_or("+".to_owned(), |uid| format!("({uid}"));
-        while found.len() < most {
-            let range = [set.clone(), below, "-".into(), "LIMIT".into(), "0".into(), CHUNK.to_string()];
-            let members = self.link.call(Call::new("ZREVRANGEBYLEX", range)).await?;
-            let chunk = incarnations(members);
-            let Some((key, uid)) = chunk.last() else { break };
-            below = format!("({}", member(key, *uid));
-            let sessions = self.load(&chunk, Some(shelf)).await?;
-            found.extend(sessions.into_iter().filter(|session| filter.matches(session)));
-        }
-        found.truncate(most);
-        Ok(found)
+        self.strike_ended(which).await?;
+        Ok(answers.iter().step_by(3).filter(|deleted| deleted.as_u64() == Some(1)).count())
     }
 
     /// Reads incarnations: their document once they have ended, else all shares together. What is gone
     /// or cannot be read is left out, and taken off the shelf it was found on.
-    async fn load(
+    pub(super) async fn load(
         &self,
         which: &[(SessionKey, Uid)],
         shelf: Option<Shelf>,
@@ -199,17 +184,19 @@ impl RedisStore {
             let empty = nothing && fields.is_empty();
             match ended.or_else(|| Whole::of(fields).map(|whole| whole.session)) {
                 Some(session) => found.push(Arc::new(session)),
-                None if empty => gone.push(member(key, *uid)),
+                None if empty => gone.push((key.clone(), *uid)),
                 None => {}
             }
         }
-        if let Some(shelf) = shelf.filter(|_| !gone.is_empty()) {
-            let sets = match shelf {
-                Shelf::Active => vec![self.keys.sessions(), self.keys.activity()],
-                Shelf::Ended => vec![self.keys.all_ended(), self.keys.gone()],
-            };
-            let call = |set| Call::new("ZREM", [set].into_iter().chain(gone.iter().cloned()));
-            self.all(sets.into_iter().map(call).collect()).await?;
+        match shelf {
+            Some(Shelf::Active) if !gone.is_empty() => {
+                let members: Vec<String> = gone.iter().map(|(key, uid)| member(key, *uid)).collect();
+                let sets = [self.keys.sessions(), self.keys.activity()];
+                let call = |set| Call::new("ZREM", [set].into_iter().chain(members.iter().cloned()));
+                self.all(sets.into_iter().map(call).collect()).await?;
+            }
+            Some(Shelf::Ended) if !gone.is_empty() => self.strike_ended(&gone).await?,
+            _ => {}
         }
         Ok(found)
     }

@@ -13,6 +13,9 @@ use crate::redis::{Call, LinkError};
 const ALIVE: Duration = Duration::from_secs(5);
 /// One instance after another looks after dead ones, each this long.
 const TURN: Duration = Duration::from_secs(2);
+/// Documents prolonged in one round trip.
+const PROLONGED: usize = 256;
+
 impl RedisStore {
     /// Shows the others that this instance lives. Returns whether they could see it until now: when they could not
     /// although it showed itself a moment ago, the store was wiped.
@@ -98,9 +101,48 @@ impl RedisStore {
         self.link.call(Call::new("HSET", field)).await.map(drop)
     }
 
-    /// Tells all instances what happened at this one.
-    pub(in crate::session) async fn tell_event(&self, event: &str) -> Result<(), LinkError> {
-        let said = format!("{} {event}", self.instance);
-        self.link.call(Call::new("PUBLISH", [self.keys.event_channel(), said])).await.map(drop)
+    /// Publishes events of this instance, all in one round trip. Returns how many were not published.
+    pub(in crate::session) async fn tell_events(&self, events: &[String]) -> Result<usize, LinkError> {
+        let call = |event: &String| {
+            Call::new("PUBLISH", [self.keys.event_channel(), format!("{} {event}", self.instance)])
+        };
+        let answers = self.link.calls(events.iter().map(call).collect()).await?;
+        Ok(answers.iter().filter(|answer| answer.is_err()).count())
+    }
+
+    /// For each incarnation, whether a key that a live one has is missing.
+    pub(in crate::session) async fn lacking(
+        &self,
+        incarnations: &[(SessionKey, Uid)],
+    ) -> Result<Vec<bool>, LinkError> {
+        let call = |(key, uid): &(SessionKey, Uid)| {
+            Call::new("EXISTS", [self.keys.incarnation(key, *uid), self.keys.session(key)])
+        };
+        let answers = self.link.calls(incarnations.iter().map(call).collect()).await?;
+        answers.into_iter().map(|answer| answer.map(|found| found.as_u64() != Some(2))).collect()
+    }
+
+    /// Gives the documents of ended sessions at least the lifetime that a longer `retention` asks for;
+    /// [`SessionStore::purge`] still forgets each when it is due.
+    pub(in crate::session) async fn prolong_ended(&self) -> Result<(), LinkError> {
+        let mut from = 0;
+        loop {
+            let range =
+                ["-inf", "+inf", "LIMIT", &from.to_string(), &PROLONGED.to_string()].map(str::to_owned);
+            let call = Call::new("ZRANGEBYSCORE", [self.keys.gone()].into_iter().chain(range));
+            let ended = documents::incarnations(self.link.call(call).await?);
+            if ended.is_empty() {
+                return Ok(());
+            }
+            from += PROLONGED;
+            let calls = ended.iter().flat_map(|(key, uid)| {
+                let id = key.id.as_str();
+                [
+                    Call::new("PEXPIRE", [self.keys.ended(id, *uid), self.ended_ttl()]),
+                    Call::new("PEXPIRE", [self.keys.by_id(id), self.ids_ttl()]),
+                ]
+            });
+            self.link.calls(calls.collect()).await?;
+        }
     }
 }

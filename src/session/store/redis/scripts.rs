@@ -88,14 +88,16 @@ if kind ~= 'none' then
     local hash, last = ARGV[5] .. known.uid, 0
     local is = redis.call('TYPE', hash).ok
     if is ~= 'none' and is ~= 'hash' then return {'unreadable', hash} end
-    for _, field in ipairs(redis.call('HKEYS', hash)) do
-      if string.sub(field, 1, 2) == 't:' then
-        last = math.max(last, tonumber(redis.call('HGET', hash, field)) or 0)
+    if redis.call('HEXISTS', hash, 'end') == 0 then
+      for _, field in ipairs(redis.call('HKEYS', hash)) do
+        if string.sub(field, 1, 2) == 't:' then
+          last = math.max(last, tonumber(redis.call('HGET', hash, field)) or 0)
+        end
       end
+      redis.call('HSETNX', hash, 'o:' .. ARGV[6], '')
+      if redis.call('PTTL', hash) < tonumber(ARGV[3]) then redis.call('PEXPIRE', hash, ARGV[3]) end
+      return {'join', text, string.format('%.0f', last), orders}
     end
-    redis.call('HSETNX', hash, 'o:' .. ARGV[6], '')
-    redis.call('PEXPIRE', hash, ARGV[3])
-    return {'join', text, string.format('%.0f', last), orders}
   end
   incarnation, previous = known.incarnation + 1, cjson.encode(known.uid)
 end
@@ -122,19 +124,25 @@ return 1
 "#;
 
 /// KEYS incarnation, session, ids. ARGV share, number, last activity, document, ttl, retention of ids,
-/// member, document of the session. Gives the incarnation's end, if it has ended.
+/// member, document of the session. Prolongs the keys and never shortens them: instances may be configured
+/// with different times while a change is rolled out. Gives the incarnation's end, if it has ended.
 const FLUSH: &str = r#"
 if redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[1]) == 0
   and (tonumber(redis.call('HGET', KEYS[1], 'n:' .. ARGV[1])) or 0) < tonumber(ARGV[2]) then
   redis.call('HSET', KEYS[1], 'o:' .. ARGV[1], ARGV[4], 'n:' .. ARGV[1], ARGV[2], 't:' .. ARGV[1], ARGV[3])
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
+local function prolong(key, ttl)
+  local left = redis.call('PTTL', key)
+  if left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+  return left
+end
+prolong(KEYS[1], ARGV[5])
 local ended = redis.call('HGET', KEYS[1], 'end')
-if not ended and redis.call('PEXPIRE', KEYS[2], ARGV[5]) == 0 then
+if not ended and prolong(KEYS[2], ARGV[5]) == -2 then
   redis.call('SET', KEYS[2], ARGV[8], 'PX', ARGV[5], 'NX')
 end
 redis.call('SADD', KEYS[3], ARGV[7])
-redis.call('PEXPIRE', KEYS[3], ARGV[6])
+prolong(KEYS[3], ARGV[6])
 return ended or ''
 "#;
 
@@ -179,7 +187,7 @@ for i = 3, #ARGV, 2 do
   redis.call('HDEL', KEYS[1], 'o:' .. ARGV[i], 'n:' .. ARGV[i])
   if text ~= '' then redis.call('HSET', KEYS[1], 'c:' .. ARGV[i], text) end
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 if redis.call('HEXISTS', KEYS[1], 'end') == 0 then return {'active'} end
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.sub(field, 1, 2) == 'o:' then return {'waiting'} end

@@ -4,8 +4,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::*;
+use futures::StreamExt;
+
 use crate::redis::{Settings, Written as WrittenSettings};
 use crate::session::book::KillOrder;
+use crate::session::model::State;
+use crate::session::snapshot::Filter;
+use crate::session::store::SessionStore;
 use crate::session::store::contract;
 use crate::settings::fault::Faults;
 
@@ -141,4 +146,35 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     // Where a page was trimmed, the next one begins where that one did.
     let at_ms = seen[0].at_ms;
     assert_eq!(Cursor { at_ms, passed: 5 }.after(&seen[..10], &seen[..10]), Cursor { at_ms, passed: 5 });
+}
+
+/// Fills a store with ended sessions and times some lists; gives the slowest.
+async fn time_lists(count: usize) -> Duration {
+    let spawned = spawned().await;
+    let store = &spawned.store;
+    let puts = futures::stream::iter(0..count).map(|_| contract::fill(store));
+    puts.buffer_unordered(64).for_each(async |()| {}).await;
+    let mut slowest = Duration::ZERO;
+    for query in [
+        Filter::default(),
+        Filter::in_state(State::Active),
+        Filter::in_state(State::TimedOut),
+        Filter { principal: Some("cred:bob".to_owned()), ..Filter::default() },
+        Filter { client: Some("codex".to_owned()), ..Filter::default() },
+        Filter { backend: Some("nowhere".to_owned()), ..Filter::default() },
+        Filter { q: Some("no such text".to_owned()), ..Filter::default() },
+    ] {
+        let begun = std::time::Instant::now();
+        let found = store.list(&query).await.unwrap();
+        slowest = slowest.max(begun.elapsed());
+        eprintln!("{count} ended: {:?} for {query:?}, {} found", begun.elapsed(), found.sessions.len());
+        assert_eq!(found.searched_to, None);
+    }
+    slowest
+}
+
+#[tokio::test]
+#[ignore = "writes 30,000 sessions: for measuring"]
+async fn lists_over_many_ended_sessions() {
+    time_lists(30_000).await;
 }
