@@ -140,7 +140,8 @@ mod tests {
         let open = |visitor: &Visitor| admission.visitors().open.contains_key(&visitor.number);
         assert!(open(&guest) && open(&new) && !open(&crowd[0]));
         admission.left(&crowd[0]);
-        assert_eq!((admission.visitors().open.len(), admission.visitors().closing), (5, 0));
+        let visitors = admission.visitors();
+        assert_eq!((visitors.open.len(), visitors.closing), (5, 0));
     }
 
     #[tokio::test]

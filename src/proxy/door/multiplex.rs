@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use h2::Reason;
 use http::header::{COOKIE, EXPECT, HOST};
@@ -49,6 +50,8 @@ const FIELD: u32 = 32;
 /// A connection that was told to end has this long to do so.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+type Connection = h2::server::Connection<Stream, Bytes>;
+
 /// The numbers for the `h2` crate. Heads over our own limits are answered by us up to twice their size, beyond that
 /// by the crate.
 fn options(limits: &Limits, toll: &Toll) -> H2Options {
@@ -86,8 +89,9 @@ impl Patience {
         self.limit = if self.leaving { FAREWELL } else { limit };
     }
 
-    /// The connection is told to end.
-    fn leave(&mut self, limit: Duration) {
+    /// Tells the connection to end (GOAWAY).
+    fn leave(&mut self, connection: &mut Connection, limit: Duration) {
+        connection.graceful_shutdown();
         (self.leaving, self.since, self.limit) = (true, Instant::now(), limit);
     }
 }
@@ -106,10 +110,8 @@ where
         toll: Arc<Toll>,
         mut draining: watch::Receiver<bool>,
     ) {
-        let options = options(&self.live.load().limits, &toll);
-        let Ok(Ok(mut connection)) = timeout(limit, handshake(stream, Some(options))).await else {
-            return;
-        };
+        let handshake = handshake(stream, Some(options(&self.live.load().limits, &toll)));
+        let Ok(Ok(mut connection)) = timeout(limit, handshake).await else { return };
         let (digest, told) = (Arc::new(Digest::default()), draining.clone());
         let mut streams = JoinSet::new();
         let mut patience = Patience { since: Instant::now(), limit, leaving: false };
@@ -120,47 +122,51 @@ where
                 // GOAWAY: open streams go on, new ones are refused, so that the client opens another connection.
                 () = toll.exhausted(), if !is_refusing => {
                     is_refusing = true;
-                    connection.graceful_shutdown();
-                    patience.leave(FAREWELL);
+                    patience.leave(&mut connection, FAREWELL);
                 }
                 () = toll.exhausted() => {
-                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    let _ = timeout(FAREWELL, async { while connection.accept().await.is_some() {} }).await;
+                    close(&mut connection).await;
                     break;
                 }
                 () = drained(&mut draining, Duration::ZERO), if !patience.leaving => {
                     // GOAWAY: streams that are open, or on their way, are still served (RFC 9113, 6.8).
-                    connection.graceful_shutdown();
-                    patience.leave(FIRST_REQUEST);
+                    patience.leave(&mut connection, FIRST_REQUEST);
                 }
                 Some(_) = streams.join_next(), if !streams.is_empty() => {
                     patience.restart(self.live.load().timeouts.idle);
                 }
                 accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => match accepted {
-                    Ok(Some(H2Accept::Session(mut session))) if is_refusing => {
-                        toll.cancelled();
-                        session.shutdown_with_reason(Reason::REFUSED_STREAM);
-                    }
-                    Ok(Some(H2Accept::Session(session))) => {
-                        toll.began();
-                        let (door, toll, told) = (Arc::clone(&self), Arc::clone(&toll), told.clone());
-                        streams.spawn(async move { door.serve_stream(session, peer, toll, told).await });
-                    }
-                    // Its head was malformed; it has its answer.
-                    Ok(Some(H2Accept::Rejected)) => toll.cancelled(),
+                    Ok(Some(accepted)) if is_refusing => refuse(accepted, &toll),
+                    Ok(Some(accepted)) => self.begin(accepted, &mut streams, peer, &toll, &told),
                     Ok(None) | Err(_) => break,
                 },
                 () = sleep_until(patience.until()), if streams.is_empty() => {
                     if patience.leaving {
                         break;
                     }
-                    connection.graceful_shutdown();
-                    patience.leave(FAREWELL);
+                    patience.leave(&mut connection, FAREWELL);
                 }
             }
         }
         // Those that are left see the end of the connection and close their books.
         streams.detach_all();
+    }
+
+    /// Gives a stream a task of its own.
+    fn begin(
+        self: &Arc<Self>,
+        accepted: H2Accept,
+        streams: &mut JoinSet<()>,
+        peer: Peer,
+        toll: &Arc<Toll>,
+        draining: &watch::Receiver<bool>,
+    ) {
+        let H2Accept::Session(session) = accepted else {
+            // Its head was malformed; it has its answer.
+            return toll.cancelled();
+        };
+        toll.began();
+        streams.spawn(Arc::clone(self).serve_stream(session, peer, Arc::clone(toll), draining.clone()));
     }
 
     /// Lets the request of one stream through.
@@ -195,6 +201,20 @@ where
         // What is left of the stream goes with the session: the end of the answer is on its way.
         drop(ticket.take_back());
     }
+}
+
+/// Refuses a stream of which nothing was done, so that the client may repeat it (RFC 9113, 8.7).
+fn refuse(accepted: H2Accept, toll: &Toll) {
+    toll.cancelled();
+    if let H2Accept::Session(mut session) = accepted {
+        session.shutdown_with_reason(Reason::REFUSED_STREAM);
+    }
+}
+
+/// Closes a connection whose client goes on cancelling after GOAWAY.
+async fn close(connection: &mut Connection) {
+    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    let _ = timeout(FAREWELL, async { while connection.accept().await.is_some() {} }).await;
 }
 
 /// Gives the head the form in which HTTP/1.1 has it: `Host` for `:authority`, one field of cookies (RFC 9113, 8.2.3).

@@ -125,10 +125,7 @@ impl DoorSession {
         };
         let done = inner.is_body_done();
         if let Some(stream) = &mut self.stream {
-            match &chunk {
-                Ok(chunk) => stream.moved(chunk.as_ref().map_or(0, Bytes::len)),
-                Err(_) => stream.failed(inner.response_written().is_some()),
-            }
+            stream.read(&chunk, inner.response_written().is_some());
         }
         let Some(chunk) = chunk? else {
             self.held.seal();
@@ -248,17 +245,8 @@ impl Session for DoorSession {
             keep_alive::complete(inner, ticket, broken).await?;
             let written = write(ticket, broken, inner.response_duplex_vec(batch)).await;
             if let Some(stream) = &mut self.stream {
-                match written {
-                    Ok(end) => {
-                        stream.moved(weight);
-                        if end {
-                            stream.answered();
-                        }
-                    }
-                    // What we cut is no fault of the client's.
-                    Err(_) if self.ticket.cut.reason().is_some() => {}
-                    Err(_) => stream.failed(has_answer),
-                }
+                // What we cut is no fault of the client's.
+                stream.wrote(&written, weight, has_answer || self.ticket.cut.reason().is_some());
             }
             end = written?;
             // A slow reader is not a silent backend.

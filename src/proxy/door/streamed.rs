@@ -34,13 +34,34 @@ impl Streamed {
     }
 
     /// Bytes of its bodies have moved.
-    pub(super) fn moved(&mut self, bytes: usize) {
+    fn moved(&mut self, bytes: usize) {
         self.toll.useful(bytes);
+    }
+
+    /// A piece of the request came, or did not.
+    pub(super) fn read(&mut self, chunk: &Result<Option<Bytes>>, has_answer: bool) {
+        match chunk {
+            Ok(chunk) => self.moved(chunk.as_ref().map_or(0, Bytes::len)),
+            Err(_) => self.failed(has_answer),
+        }
+    }
+
+    /// So many bytes of the answer went out, or did not; `is_excused` when a failure is not the client's.
+    pub(super) fn wrote(&mut self, written: &Result<bool>, bytes: usize, is_excused: bool) {
+        match written {
+            Ok(end) => {
+                self.moved(bytes);
+                if *end {
+                    self.answered();
+                }
+            }
+            Err(_) => self.failed(is_excused),
+        }
     }
 
     /// It was given up by the client, or for a fault of the client's. A client that has seen its answer begin has
     /// waited for the backend, so this is no way to make much work for little.
-    pub(super) fn failed(&mut self, has_answer: bool) {
+    fn failed(&mut self, has_answer: bool) {
         if !std::mem::replace(&mut self.has_ended, true) && !has_answer {
             self.toll.cancelled();
         }
