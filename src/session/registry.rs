@@ -37,9 +37,11 @@ impl Registry {
         self.with_slot(&live.key().id.clone(), |slot| slot.push(live));
     }
 
-    /// Takes a session out; no other one.
+    /// Takes a session out; no other one, not even another share of the same incarnation, which an instance has that
+    /// joined it again before its end was in the store.
     pub(super) fn remove(&self, live: &Live) {
-        self.with_slot(&live.key().id, |slot| slot.retain(|other| other.uid() != live.uid()));
+        let is_other = |other: &Arc<Live>| !std::ptr::eq(Arc::as_ptr(other), live);
+        self.with_slot(&live.key().id, |slot| slot.retain(is_other));
     }
 
     /// Works on the slot of an id while nobody else can; an empty slot leaves no trace.
