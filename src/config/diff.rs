@@ -38,9 +38,21 @@ fn pointers(key: &str) -> &'static [&'static str] {
     match key {
         "listen" => &["/listen"],
         "control.listen" => &["/control/listen"],
+        "control.limits.max_connections" => &["/control/limits/max_connections"],
         "server.threads" => &["/server/threads"],
         "session.store" => &["/session/store"],
-        "session.redis" => &["/session/redis"],
+        // All but `flush_interval` and `on_unavailable`, which apply at once.
+        "session.redis" => &[
+            "/session/redis/url",
+            "/session/redis/addr",
+            "/session/redis/username",
+            "/session/redis/password",
+            "/session/redis/password_file",
+            "/session/redis/db",
+            "/session/redis/tls",
+            "/session/redis/key_prefix",
+            "/session/redis/pool",
+        ],
         "data_dir" => &["/data_dir"],
         "history.file" => &["/history/enabled", "/history/file"],
         "history.legs" => &["/history/legs"],

@@ -23,6 +23,7 @@ use super::tests::{checked, exported, open, sessions};
 use super::verify::{Demand, Known, Report, VerifyError, verify};
 use super::window::Window;
 use crate::settings::fault::Faults;
+use crate::settings::private;
 use crate::settings::units::Span;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
@@ -359,6 +360,10 @@ async fn a_file_that_is_deleted_or_replaced_while_running_is_told_and_used() {
         }
         sessions(&watched.archive, 20..22).await;
         watched.refuses("another file");
+        if !is_replaced {
+            let made = folder.path().join("history.db");
+            assert!(!private::is_wide(&made), "the file that was made again is for its owner only");
+        }
         watched.archive.close();
         let again = Watched::open(folder.path());
         again.refuses("after a restart");

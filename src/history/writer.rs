@@ -21,6 +21,7 @@ use super::seal::Head;
 use super::settings::Settings;
 use super::trust::Trust;
 use super::walk::Walk;
+use crate::settings::private;
 use crate::telemetry::history::{HistoryMetrics, Kept};
 
 /// Entries of one transaction at most.
@@ -318,6 +319,9 @@ impl Writer {
         // The old one is closed first: both have the same names for what lies beside them.
         drop(std::mem::replace(&mut self.database, Connection::open_in_memory()?));
         self.opened = None;
+        // SQLite would make it with the rights that the umask leaves.
+        private::make_file(&self.path)
+            .map_err(|fault| rusqlite::Error::ToSqlConversionFailure(Box::new(fault)))?;
         self.database = connect(&self.path).map_err(|fault| match fault {
             SchemaError::Database(fault) => fault,
             later => rusqlite::Error::ToSqlConversionFailure(Box::new(later)),

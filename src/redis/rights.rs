@@ -41,6 +41,7 @@ const COMMANDS: &[&str] = &[
     "EXISTS KEY",
     "TIME",
     "PERSIST KEY",
+    "PTTL KEY",
     "SET KEY v PX 5000",
     "GET KEY",
     "STRLEN KEY",
