@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::redact::redact;
-use super::rules::{Kind, is_json, is_secret_name};
+use super::rules::{Kind, is_document, is_secret_name};
 use crate::protocol::framing::Framing;
 
 /// The head of a part, up to its content; the name of its field is one of the groups.
@@ -41,7 +41,7 @@ fn redact_pair(pair: &str, is_cut: bool) -> Cow<'_, str> {
         return Cow::Owned(format!("{name}={}", Kind::Secret.mark()));
     }
     let plain = decoded(value);
-    let framing = if is_json(&plain) { Framing::Json } else { Framing::Opaque };
+    let framing = if is_document(&plain) { Framing::Json } else { Framing::Opaque };
     let redacted = redact(&plain, framing, is_cut);
     if redacted == plain {
         return Cow::Borrowed(pair);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::leaves::{Form, Leaf, as_it_reads, inside, leaves, leaves_of_event};
-use super::rules::{Kind, Span, find, is_json, is_mark};
+use super::rules::{Kind, Span, find, is_document, is_json, is_mark};
 use crate::protocol::framing::Framing;
 
 /// How often a body is gone through: two secrets that touch may hide each other, as words of one name do.
@@ -190,7 +190,7 @@ fn join(readings: &mut [Reading<'_>], is_cut: bool) {
             whole.push_str(&readings[*at].text);
             places.push(begin..whole.len());
         }
-        if is_json(&whole) {
+        if is_document(&whole) {
             // A piece alone looks like a text around an object; the document says which of its texts are secret.
             for at in lane {
                 let Reading { text, spans, .. } = &mut readings[*at];

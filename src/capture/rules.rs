@@ -210,6 +210,13 @@ pub(super) fn is_json(text: &str) -> bool {
     text.trim_start().starts_with(['{', '['])
 }
 
+/// Whether a text is one JSON document, or the beginning of one that was cut. A text of another kind may begin with a
+/// bracket, too.
+pub(super) fn is_document(text: &str) -> bool {
+    is_json(text)
+        && serde_json::from_str::<serde::de::IgnoredAny>(text).map_or_else(|why| why.is_eof(), |_| true)
+}
+
 /// Words that stand where a secret may: schemes of `Authorization`, types, and what says that there is none.
 const NO_SECRET: [&str; 12] = [
     "basic", "bearer", "token", "digest", "string", "str", "&str", "number", "null", "none", "true", "false",
@@ -256,6 +263,7 @@ fn private_keys(text: &str, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
 /// and adds one. An object or array is taken out whole.
 fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
     let mut from = 0;
+    let mut document = None;
     while let Some(found) = rule.captures_at(text, from) {
         let groups = (found.get(0), found.get(found.len() - 2), found.get(found.len() - 1));
         let (Some(all), Some(level), Some(open)) = groups else { return };
@@ -272,7 +280,8 @@ fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Ran
         let is_left = match open.as_str() {
             // Of a document, each text says by itself what it is. What holds no text and no number is no secret.
             "{" | "[" => {
-                is_json(text) || !value.contains(|c: char| c.is_ascii_digit() || matches!(c, '"' | '\''))
+                *document.get_or_insert_with(|| is_document(text))
+                    || !value.contains(|c: char| c.is_ascii_digit() || matches!(c, '"' | '\''))
             }
             _ => is_mark(value),
         };

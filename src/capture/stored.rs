@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::fields::{redact_pairs, redact_parts};
 use super::leg::{Body, Capture};
 use super::redact::redact;
+use super::rules::is_document;
 use super::shown::shown;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
 use crate::protocol::coding::{Coding, Decoder};
@@ -163,7 +164,7 @@ fn says_text(media: &str) -> bool {
 /// How the text is divided. `curl -d` calls its JSON a form.
 fn framing(media: Option<&str>, text: &str) -> Framing {
     match Framing::of(media, None) {
-        Framing::Opaque if text.trim_start().starts_with(['{', '[']) => Framing::Json,
+        Framing::Opaque if is_document(text) => Framing::Json,
         framing => framing,
     }
 }

@@ -209,9 +209,9 @@ pub(super) fn first_row(file: &Connection) -> rusqlite::Result<Option<Row>> {
     one(file, "SELECT * FROM records ORDER BY seq LIMIT 1")
 }
 
-/// The row with the largest number.
+/// The row with the largest number that a record can have: no record could follow a larger one.
 pub(super) fn last_row(file: &Connection) -> rusqlite::Result<Option<Row>> {
-    one(file, "SELECT * FROM records ORDER BY seq DESC LIMIT 1")
+    one(file, "SELECT * FROM records WHERE seq < 9007199254740991 ORDER BY seq DESC LIMIT 1")
 }
 
 fn one(file: &Connection, sql: &str) -> rusqlite::Result<Option<Row>> {

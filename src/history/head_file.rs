@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::chain::Tip;
 use super::seal::Head;
 use super::statement::Statement;
-use crate::settings::key_file;
+use crate::settings::{key_file, private};
 
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,10 +97,12 @@ pub(super) struct HeadFile {
 }
 
 impl HeadFile {
-    /// That of this history, in this folder.
+    /// That of this history, in this folder. Rights that others have on it are taken away.
     pub(super) fn new(folder: &Path, history: &Path) -> Self {
         let name = history.file_name().unwrap_or_default().to_string_lossy();
-        Self { folder: folder.to_owned(), name: format!("cdr-head-{name}.json") }
+        let file = Self { folder: folder.to_owned(), name: format!("cdr-head-{name}.json") };
+        private::narrow(&file.path());
+        file
     }
 
     /// The folder, in which the signing key lies, too.

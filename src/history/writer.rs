@@ -312,10 +312,13 @@ impl Writer {
 
     /// Opens the file anew when another one lies in its place, or none.
     fn follow_file(&mut self) -> rusqlite::Result<()> {
-        if inode(&self.path) == self.opened {
-            return Ok(());
+        // After a failure no file is open, and one that is missing has to be made.
+        if self.opened.is_some() {
+            if inode(&self.path) == self.opened {
+                return Ok(());
+            }
+            error!(file = %self.path.display(), "the history's file was replaced or deleted; what lies there now is used");
         }
-        error!(file = %self.path.display(), "the history's file was replaced or deleted; what lies there now is used");
         // The old one is closed first: both have the same names for what lies beside them.
         drop(std::mem::replace(&mut self.database, Connection::open_in_memory()?));
         self.opened = None;

@@ -116,7 +116,7 @@ impl Manager {
             let is_new = |order: SentOrder| self.take_order(order.into()).is_some();
             return Ok(orders.into_iter().map(is_new).filter(|is_new| *is_new).count());
         }
-        self.siblings.remove(&line);
+        // A slow one still carries out what it is sent; one that has ended is removed by `serve_sibling`.
         Err(io::Error::new(io::ErrorKind::TimedOut, "the old process does not tell its kill orders"))
     }
 

@@ -228,7 +228,8 @@ impl Health {
         now: Moment,
     ) -> Option<Duration> {
         let until = self.rests_until.load(Relaxed);
-        let is_trial = attempt.trial.is_some();
+        // A claim that another request has taken over, or an answer has ended, is a request like any other.
+        let is_trial = attempt.trial.is_some_and(|trial| trial == until);
         let is_old = until != 0 && attempt.sent.as_millis() <= self.rests_since.load(Relaxed);
         if is_old || (!is_trial && until > now.as_millis()) {
             return None;
@@ -276,7 +277,9 @@ impl Health {
         let until = now.as_millis().saturating_add(millis(wait));
         let before = (self.told.swap(attempt.caller, Relaxed), self.told_until.swap(until, Relaxed));
         let is_second = before.0 != 0 && before.0 != attempt.caller && before.1 > now.as_millis();
-        if !is_second && attempt.trial.is_none() {
+        // `failed` has prolonged the rest of a trial; a backend that does not rest had none.
+        let is_trial = attempt.trial.is_some() && self.rests_until.load(Relaxed) != 0;
+        if !is_second && !is_trial {
             return None;
         }
         self.rests_since.store(now.as_millis(), Relaxed);

@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use crate::support::wire::{Unframed, Wire};
-use crate::support::{Call, Demo, Gateway, within, within_time};
+use crate::support::{Backend, Call, Demo, Gateway, within, within_time};
 
 const EXPORT: &str = "/control/records/export?of=requests";
 /// More exports than tokio has blocking threads.

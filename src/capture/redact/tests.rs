@@ -376,3 +376,29 @@ proptest! {
         prop_assert_eq!(said(&redacted), "key: [redacted:api_key] end");
     }
 }
+
+#[test]
+fn a_text_that_only_begins_like_a_document_loses_its_secrets() {
+    let cases = [
+        (
+            Framing::Json,
+            r#"{"messages":[{"content":"[info] config: \"password\": [\"hunter2f\", \"x1\"]"}]}"#,
+        ),
+        (Framing::Json, r#"{"a":"{x} say \"password\": [\"hunter2f\"] ok"}"#),
+        (Framing::Json, r#"{"a":"{\"password\":[\"hunter2f\"]} \\q"}"#),
+        (Framing::Opaque, r#"[note] "password": ["hunter2f"] and "api_key": {"value": "hunter2f"}"#),
+    ];
+    for (framing, text) in cases {
+        let redacted = redact(text, framing, false);
+        assert!(!redacted.contains("hunter2f"), "{redacted}");
+    }
+}
+
+#[test]
+fn nesting_without_end_is_taken_out_in_one_go() {
+    let text = format!("{{\"a\":\"{}\"}}", r#"{\"token\":"#.repeat(20_000));
+    let begun = std::time::Instant::now();
+    redact(&text, Framing::Json, false);
+    // Measured once for each level it takes minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+}
