@@ -271,19 +271,23 @@ fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Ran
         if found.name("name").is_some_and(|name| !is_secret_name(&unescaped(name.as_str()))) {
             continue;
         }
+        let is_nested = matches!(open.as_str(), "{" | "[");
+        // Of a document, each text says by itself what it is. It is not measured: nested names would each walk to its end.
+        if is_nested && *document.get_or_insert_with(|| is_document(text)) {
+            continue;
+        }
         let rest = &text.as_bytes()[all.end()..];
-        let range = match open.as_str() {
-            "{" | "[" => open.start()..all.end() + nested_length(rest, level_of(all.as_str())),
-            quote => all.end()..all.end() + value_length(rest, quote, level.len()),
+        let range = if is_nested {
+            open.start()..all.end() + nested_length(rest, level_of(all.as_str()))
+        } else {
+            all.end()..all.end() + value_length(rest, open.as_str(), level.len())
         };
         let value = &text[range.clone()];
-        let is_left = match open.as_str() {
-            // Of a document, each text says by itself what it is. What holds no text and no number is no secret.
-            "{" | "[" => {
-                *document.get_or_insert_with(|| is_document(text))
-                    || !value.contains(|c: char| c.is_ascii_digit() || matches!(c, '"' | '\''))
-            }
-            _ => is_mark(value),
+        let is_left = if is_nested {
+            // What holds no text and no number is no secret.
+            !value.contains(|c: char| c.is_ascii_digit() || matches!(c, '"' | '\''))
+        } else {
+            is_mark(value)
         };
         if !is_left {
             from = range.end.max(from);

@@ -41,9 +41,9 @@ async fn stalled(gateway: &Gateway, mut wire: Wire) -> (u16, Option<String>, Wir
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_exports_hold_up_neither_a_kill_nor_a_question_nor_a_reload() {
     let demo = Demo::start().await;
-    // Room for the whole crowd: with less, the readers' connections would make room for each other.
-    let yaml = format!("backend: {:?}\ncontrol: {{ limits: {{ max_connections: 1024 }} }}\n", demo.url());
-    let gateway = Gateway::with(&yaml).await;
+    // More than the crowd, or the listener would refuse it before a route is looked at.
+    let yaml = format!("  limits: {{ max_connections: 1000 }}\nbackend: {:?}\n", demo.url());
+    let gateway = Gateway::with(yaml).await;
     assert_eq!(Call::chat("hello").session("run-1").send(gateway.proxy()).await.status(), 200);
     fill(&gateway, 16_000);
     let mut operator = gateway.operator().await;
