@@ -395,6 +395,17 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_that_another_has_decided_is_a_request_like_any_other() {
+        let (health, settings) = (resting(5), settings());
+        let stale = health.take_trial(&settings, at(15));
+        assert!(stale.is_some() && health.take_trial(&settings, at(25)).is_some());
+        assert!(health.answered(at(25)));
+        let attempt = Attempt { trial: stale, ..sent(ADA, at(15)) };
+        assert_eq!(health.failed(attempt, false, &settings, at(26)), None, "one caller alone ejects nobody");
+        assert_eq!(health.state(at(26)), State::Up);
+    }
+
+    #[test]
     fn what_was_sent_before_a_rest_neither_ends_nor_prolongs_it() {
         let (health, settings) = (resting(5), settings());
         assert!(!health.answered(at(4)) && !health.answered(at(5)));
