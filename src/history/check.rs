@@ -3,6 +3,7 @@
 
 use jiff::Timestamp;
 use rusqlite::Connection;
+use rusqlite::types::ValueRef;
 use serde_json::Value;
 
 use super::chain::{LINK, OLDER, ORIGIN, Tip, digest, form_of};
@@ -107,7 +108,7 @@ impl Row {
     fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         let (mut texts, mut times, mut numbers) = <([Option<String>; 7], [i64; 2], [i64; 4])>::default();
         for (text, (column, _)) in texts.iter_mut().zip(TEXTS) {
-            *text = row.get(column)?;
+            *text = text_of(row, column)?;
         }
         for (time, (column, _)) in times.iter_mut().zip(TIMES) {
             *time = row.get(column)?;
@@ -118,9 +119,9 @@ impl Row {
         Ok(Self {
             // No record has the number 0: what is below is found by that.
             seq: u64::try_from(row.get::<_, i64>("seq")?).unwrap_or(0),
-            prev: row.get("prev")?,
-            hash: row.get("hash")?,
-            body: row.get("body")?,
+            prev: text_of(row, "prev")?.unwrap_or_default(),
+            hash: text_of(row, "hash")?.unwrap_or_default(),
+            body: text_of(row, "body")?.unwrap_or_default(),
             texts,
             times,
             numbers,
@@ -207,6 +208,15 @@ pub(super) fn row_at(file: &Connection, seq: u64) -> rusqlite::Result<Option<Row
 /// The row with the smallest number.
 pub(super) fn first_row(file: &Connection) -> rusqlite::Result<Option<Row>> {
     one(file, "SELECT * FROM records ORDER BY seq LIMIT 1")
+}
+
+/// The text in a column. What is not UTF-8 differs from every record, so it is found as a change rather than failing.
+fn text_of(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        _ => Some(char::REPLACEMENT_CHARACTER.to_string()),
+    })
 }
 
 /// The row with the largest number that a record can have: no record could follow a larger one.

@@ -625,3 +625,20 @@ async fn a_history_of_an_older_version_goes_on_and_verifies() {
     let fault = verify(Cursor::new(export), &demand(&[key])).unwrap_err().to_string();
     assert!(fault.contains("an older gateway wrote it"), "{fault}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_not_utf8_is_told_and_stops_nothing() {
+    for change in ["client = CAST(x'ff' AS TEXT)", "body = CAST(x'ff' AS TEXT)"] {
+        let folder = twelve().await;
+        let changed =
+            database(folder.path()).execute(&format!("UPDATE records SET {change} WHERE seq = 3"), []);
+        assert_eq!(changed.unwrap(), 1, "{change}");
+        let watched = Watched::open(folder.path());
+        watched.refuses(change);
+        sessions(&watched.archive, 12..14).await;
+        watched.archive.close();
+        let count: i64 =
+            database(folder.path()).query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 14, "{change}");
+    }
+}
