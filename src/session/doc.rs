@@ -218,6 +218,12 @@ impl Whole {
         self.end = end;
     }
 
+    /// Makes this an incarnation of its own after the one that its shares are of.
+    pub(super) fn set_apart(&mut self) {
+        self.session.previous_id = Some(self.session.uid);
+        self.session.uid = Uid::fresh();
+    }
+
     /// How it ended.
     pub(super) fn end(&self) -> Option<EndNote> {
         self.end.clone()

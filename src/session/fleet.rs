@@ -43,7 +43,6 @@ use super::snapshot::Snapshot;
 use super::store::redis::{Admitted, Ended, Lifetimes};
 use super::store::{RedisStore, StoreError};
 use crate::clock::{Moment, millis};
-use crate::ids::Uid;
 use crate::redis::{LinkError, OnUnavailable};
 
 use feed::Feed;
@@ -93,8 +92,6 @@ pub struct Fleet {
     /// Names that were killed while the store was away.
     unresolved: Mutex<Vec<namesakes::Unresolved>>,
     recent: Mutex<Recent>,
-    /// Records that were published and are not yet marked as written in the store.
-    recording: Mutex<HashSet<Uid>>,
     /// Admissions that were decided without the store.
     fallbacks: AtomicU64,
     synced: AtomicBool,
@@ -152,7 +149,6 @@ impl Fleet {
             health: Health::new(principals),
             unresolved: Mutex::default(),
             recent: Mutex::default(),
-            recording: Mutex::default(),
             fallbacks: AtomicU64::new(0),
             synced: AtomicBool::new(false),
         }
@@ -212,12 +208,6 @@ impl Fleet {
     fn owes(&self) -> bool {
         !self.owed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// True when this instance has published the record of this incarnation.
-    fn has_published(&self, uid: Uid) -> bool {
-        let is_in_hand = self.recording.lock().unwrap_or_else(PoisonError::into_inner).contains(&uid);
-        is_in_hand || self.recent().has_recorded(uid)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -341,7 +331,7 @@ impl Manager {
         now: Moment,
     ) -> bool {
         let (key, uid) = (session.key(), session.uid);
-        if let Some(note) = self.ended_here(key, uid) {
+        if let Some(note) = self.ended_here(fleet, key, uid) {
             return self.is_over(fleet, fleet.store.end(key, uid, &note, None).await);
         }
         let settings = self.settings.load_full();

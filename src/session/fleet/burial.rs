@@ -36,8 +36,11 @@ impl Manager {
             let dead = self.dead_of(fleet, uid, shares, is_turn).await?;
             let dead: Vec<(String, Option<&Doc>)> = dead.into_iter().map(|share| (share, None)).collect();
             match fleet.store.close(&key, uid, &dead).await? {
-                Closed::Record(Some(whole)) => self.write_record(fleet, &whole).await?,
-                Closed::Record(None) | Closed::Recorded => fleet.store.no_session(&key, uid).await?,
+                Closed::Record { shares, is_rest } => {
+                    self.write_record(fleet, &key, uid, shares, is_rest).await?;
+                    fleet.store.no_session(&key, uid).await?;
+                }
+                Closed::Recorded => fleet.store.no_session(&key, uid).await?,
                 // It died with the record in its hands.
                 Closed::Claimed(by) if is_turn && !fleet.store.is_alive(&by).await? => {
                     fleet.store.take_over(&key, uid).await?;

@@ -51,10 +51,15 @@ impl Manager {
             .await
     }
 
-    /// The end of an incarnation that has ended here and whose share is not closed yet.
-    pub(super) fn ended_here(&self, key: &SessionKey, uid: Uid) -> Option<EndNote> {
-        let closing = self.closing.by_id(key.id.as_str());
-        closing.iter().find(|live| live.uid() == uid).and_then(|live| self.shared_note(live))
+    /// The end of an incarnation that has ended here: the store may not know of it, or know no longer.
+    pub(super) fn ended_here(&self, fleet: &Fleet, key: &SessionKey, uid: Uid) -> Option<EndNote> {
+        let closing = self.closing.by_id(key.id.as_str()).into_iter().find(|live| live.uid() == uid);
+        if let Some(live) = closing {
+            return self.shared_note(&live);
+        }
+        let recent = fleet.recent();
+        let closed = recent.closed_of(key, uid).and_then(|live| self.shared_note(&live));
+        closed.or_else(|| recent.end_of(uid))
     }
 
     /// Gives back a share of an incarnation that turned out to be over.

@@ -1,51 +1,94 @@
-//! What this instance told the store last. A store that fails over to a copy lacks what was not copied
-//! yet, though it was acknowledged; what is live here is written again anyway, this is the rest.
+//! What this instance told the store last. A store that was wiped or fails over to a copy lacks what was acknowledged;
+//! what is live here is written again anyway, this is the rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::ids::Uid;
-use crate::session::doc::EndNote;
+use crate::ids::{SessionKey, Uid};
+use crate::session::doc::{EndNote, Whole};
 use crate::session::live::Live;
 use crate::session::snapshot::Snapshot;
+use crate::session::store::redis::Shares;
 
 /// No copy that is made the main one is further behind.
 const BEHIND: Duration = Duration::from_secs(60);
 /// So many of each kind at most, some 5 KB each.
 const MOST: usize = 4096;
 
-/// A record that this instance wrote.
+/// A record that this instance published.
 #[derive(Clone, Debug)]
 pub(super) struct Recorded {
-    pub(super) session: Arc<Snapshot>,
+    /// The incarnation.
+    pub(super) uid: Uid,
+    /// The shares that the record tells of.
+    pub(super) shares: Vec<String>,
     pub(super) end: Option<EndNote>,
+    /// What is shown of it; under a uid of its own when another record had told of other shares.
+    pub(super) session: Arc<Snapshot>,
 }
 
-/// Shares that were closed and records that were written, the oldest first.
+/// Shares that were closed and records that were published, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     closed: VecDeque<(Moment, Arc<Live>)>,
-    recorded: VecDeque<(Moment, Recorded)>,
+    /// Published, and not yet marked as written in the store.
+    unmarked: Vec<Arc<Recorded>>,
+    recorded: VecDeque<(Moment, Arc<Recorded>)>,
 }
 
 impl Recent {
-    /// A share was closed, and its session's record is still to be written.
+    /// A share is closed, and its session's record is still to be written.
     pub(super) fn closed(&mut self, live: Arc<Live>, now: Moment) {
         self.closed.retain(|(_, other)| !Arc::ptr_eq(other, &live));
         keep(&mut self.closed, live, now);
     }
 
-    /// This instance wrote a record.
-    pub(super) fn recorded(&mut self, recorded: Recorded, now: Moment) {
-        self.is_recorded(recorded.session.uid);
-        keep(&mut self.recorded, recorded, now);
+    /// The share of this incarnation that was closed here.
+    pub(super) fn closed_of(&self, key: &SessionKey, uid: Uid) -> Option<Arc<Live>> {
+        self.closed.iter().map(|(_, live)| live).find(|live| live.uid() == uid && live.key() == key).cloned()
     }
 
-    /// True when this instance wrote the record of this incarnation.
-    pub(super) fn has_recorded(&self, uid: Uid) -> bool {
-        self.recorded.iter().any(|(_, recorded)| recorded.session.uid == uid)
+    /// The end of an incarnation whose record was published here.
+    pub(super) fn end_of(&self, uid: Uid) -> Option<EndNote> {
+        self.published(uid).find_map(|recorded| recorded.end.clone())
+    }
+
+    /// Takes these shares of an incarnation for a record that the caller publishes, but for those of which this
+    /// instance has published one; `None` when nothing is left. `is_rest` says that another record tells of other
+    /// shares: then this one has a uid of its own, and names the incarnation as the one before.
+    pub(super) fn record(&mut self, uid: Uid, shares: Shares, is_rest: bool) -> Option<Whole> {
+        let told: Vec<String> = self.published(uid).flat_map(|recorded| recorded.shares.clone()).collect();
+        let shares = shares.without(&told);
+        let names = shares.names();
+        let mut whole = shares.whole()?;
+        if is_rest || !told.is_empty() {
+            whole.set_apart();
+        }
+        let session = Arc::new(whole.session.clone());
+        self.unmarked.push(Arc::new(Recorded { uid, shares: names, end: whole.end(), session }));
+        Some(whole)
+    }
+
+    /// Those of these records that are not marked as written in the store.
+    pub(super) fn unmarked(&self, which: impl Fn(&Recorded) -> bool) -> Vec<Arc<Recorded>> {
+        self.unmarked.iter().filter(|recorded| which(recorded)).cloned().collect()
+    }
+
+    /// The store knows that this record is written.
+    pub(super) fn marked(&mut self, recorded: &Arc<Recorded>, now: Moment) {
+        let unmarked = self.unmarked.len();
+        self.unmarked.retain(|other| !Arc::ptr_eq(other, recorded));
+        self.is_recorded(recorded.uid);
+        if self.unmarked.len() < unmarked {
+            keep(&mut self.recorded, recorded.clone(), now);
+        }
+    }
+
+    /// True when this instance published a record that tells of this share.
+    pub(super) fn has_published(&self, uid: Uid, share: &str) -> bool {
+        self.published(uid).any(|recorded| recorded.shares.iter().any(|told| told == share))
     }
 
     /// The record of this incarnation is written, whoever wrote it.
@@ -53,12 +96,22 @@ impl Recent {
         self.closed.retain(|(_, live)| live.uid() != uid);
     }
 
-    /// What a copy may lack.
-    pub(super) fn all(&mut self, now: Moment) -> (Vec<Arc<Live>>, Vec<Recorded>) {
+    /// Shares that the store may lack.
+    pub(super) fn all_closed(&mut self, now: Moment) -> Vec<Arc<Live>> {
         forget(&mut self.closed, now);
+        self.closed.iter().map(|(_, live)| live.clone()).collect()
+    }
+
+    /// Records of which the store may not know.
+    pub(super) fn all_published(&mut self, now: Moment) -> Vec<Arc<Recorded>> {
         forget(&mut self.recorded, now);
-        let closed = self.closed.iter().map(|(_, live)| live.clone()).collect();
-        (closed, self.recorded.iter().map(|(_, recorded)| recorded.clone()).collect())
+        let marked = self.recorded.iter().map(|(_, recorded)| recorded);
+        self.unmarked.iter().chain(marked).cloned().collect()
+    }
+
+    fn published(&self, uid: Uid) -> impl Iterator<Item = &Arc<Recorded>> {
+        let marked = self.recorded.iter().map(|(_, recorded)| recorded);
+        self.unmarked.iter().chain(marked).filter(move |recorded| recorded.uid == uid)
     }
 }
 
@@ -73,5 +126,41 @@ fn keep<T>(list: &mut VecDeque<(Moment, T)>, what: T, now: Moment) {
 fn forget<T>(list: &mut VecDeque<(Moment, T)>, now: Moment) {
     while list.front().is_some_and(|(at, _)| now.since(*at) > BEHIND) {
         list.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::session::doc::Doc;
+    use crate::session::testing::arrival_of;
+
+    fn shares(live: &Live, clock: &Clock, names: &[&str]) -> Shares {
+        let end = EndNote::new(crate::session::model::EndReason::Killed, jiff::Timestamp::now(), None);
+        let shares = names.iter().map(|name| (format!("c:{name}"), Doc::of(live, clock).write()));
+        Shares::from(shares.chain([("end".to_owned(), end.write())]).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn each_share_is_in_one_record() {
+        let (clock, mut recent) = (Clock::manual(), Recent::default());
+        let live = Live::new(arrival_of("cred:ada", "s"), None, clock.now());
+        let uid = live.uid();
+        let first = recent.record(uid, shares(&live, &clock, &["a:1", "b:1"]), false).unwrap();
+        assert_eq!(first.session.uid, uid);
+        assert!(recent.record(uid, shares(&live, &clock, &["a:1", "b:1"]), false).is_none(), "published");
+        let rest = recent.record(uid, shares(&live, &clock, &["a:1", "c:1"]), false).unwrap();
+        assert_ne!(rest.session.uid, uid, "a record of its own");
+        assert_eq!(rest.session.previous_id, Some(uid));
+        let unmarked = recent.unmarked(|recorded| recorded.uid == uid);
+        assert_eq!(unmarked.iter().map(|recorded| recorded.shares.len()).collect::<Vec<_>>(), [2, 1]);
+        for recorded in unmarked {
+            recent.marked(&recorded, clock.now());
+        }
+        assert!(recent.unmarked(|_| true).is_empty());
+        assert!(recent.has_published(uid, "c:1") && !recent.has_published(uid, "d:1"));
+        assert!(recent.record(uid, shares(&live, &clock, &["b:1", "c:1"]), false).is_none(), "still known");
+        assert!(recent.end_of(uid).is_some());
     }
 }

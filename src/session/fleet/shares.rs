@@ -13,10 +13,12 @@ use crate::session::doc::{Doc, Whole};
 use crate::session::event::Event;
 use crate::session::live::Live;
 use crate::session::manager::Manager;
-use crate::session::store::redis::Closed;
+use crate::session::store::redis::{Closed, Shares};
 
 /// Shares closed at a time.
 pub(super) const CLOSING: usize = 32;
+/// Closed shares that are looked up in one round trip.
+const LOOKED_AT: usize = 256;
 /// An instance that leaves waits so long for what its worker has in hand: some commands' longest time.
 const IN_HAND: Duration = Duration::from_secs(1);
 /// Between two looks.
@@ -72,16 +74,19 @@ impl Manager {
                 }
                 // The beat's worker and the reaper may come to the same one.
                 let Some(_hand) = InHand::take(fleet, live.share()) else { return };
+                // Before it is closed there: the store may lose it while its answer is on the way.
+                fleet.recent().closed(live.clone(), self.clock.now());
                 match self.close_share(fleet, &live).await {
                     Ok(is_recorded) => {
-                        if !is_recorded {
-                            fleet.recent().closed(live.clone(), self.clock.now());
+                        if is_recorded {
+                            fleet.recent().is_recorded(live.uid());
                         }
                         self.closing.remove(&live);
                     }
                     Err(LinkError::Refused(why)) => {
                         tracing::warn!(uid = %live.uid(), why, "a session cannot be closed in the store");
                         self.record_alone(&live);
+                        fleet.recent().is_recorded(live.uid());
                         self.closing.remove(&live);
                     }
                     Err(away) => self.store_lost(fleet, &away),
@@ -100,12 +105,8 @@ impl Manager {
         let doc = Doc::of(live, &self.clock);
         let shares = [(fleet.share_name(live.share()), Some(&doc))];
         match fleet.store.close(key, uid, &shares).await? {
-            Closed::Record(Some(whole)) => {
-                self.write_record(fleet, &whole).await?;
-                return Ok(true);
-            }
-            Closed::Record(None) => {
-                self.record_alone(live);
+            Closed::Record { shares, is_rest } => {
+                self.write_record(fleet, key, uid, shares, is_rest).await?;
                 return Ok(true);
             }
             Closed::Waiting => {
@@ -121,24 +122,39 @@ impl Manager {
     /// Tells the store once more what it was told last, since it may be a copy that lacks it: first what is
     /// written down for good, so that nobody does so a second time.
     pub(super) async fn repeat(&self, fleet: &Fleet) -> Result<(), LinkError> {
-        let (closed, recorded) = fleet.recent().all(self.clock.now());
+        let recorded = fleet.recent().all_published(self.clock.now());
         let recorded = futures::stream::iter(recorded.into_iter().map(Ok));
         recorded
-            .try_for_each_concurrent(CLOSING, async |Recorded { session, end }| {
-                let (key, uid) = (session.key(), session.uid);
-                if let Some(end) = &end {
+            .try_for_each_concurrent(CLOSING, async |recorded: Arc<Recorded>| {
+                let (key, uid) = (recorded.session.key(), recorded.uid);
+                if let Some(end) = &recorded.end {
                     tolerated(fleet.store.end(key, uid, end, None).await.map(drop), uid)?;
                 }
-                tolerated(fleet.store.shelve(&session).await, uid)?;
-                tolerated(fleet.store.done(key, uid).await, uid)
+                tolerated(self.mark(fleet, &recorded).await, uid)
             })
             .await?;
+        let closed = fleet.recent().all_closed(self.clock.now());
         let closed = futures::stream::iter(closed.into_iter().map(Ok));
         closed
-            .try_for_each_concurrent(CLOSING, async |live| {
+            .try_for_each_concurrent(CLOSING, async |live: Arc<Live>| {
                 tolerated(self.close_again(fleet, &live).await, live.uid())
             })
             .await
+    }
+
+    /// Forgets closed shares of which a record tells: the message that said so may have been lost, and the instance
+    /// that wrote it may be gone when the store loses it.
+    pub(super) async fn forget_recorded(&self, fleet: &Fleet) -> Result<(), LinkError> {
+        let closed = fleet.recent().all_closed(self.clock.now());
+        for chunk in closed.chunks(LOOKED_AT) {
+            let name = |live: &Arc<Live>| (live.key().clone(), live.uid(), fleet.share_name(live.share()));
+            let names: Vec<_> = chunk.iter().map(name).collect();
+            let recorded = fleet.store.recorded(&names).await?;
+            for ((_, uid, _), _) in names.iter().zip(recorded).filter(|(_, is_recorded)| *is_recorded) {
+                fleet.recent().is_recorded(*uid);
+            }
+        }
+        Ok(())
     }
 
     /// Closes a share that was closed already. The record is left to those who look after still sessions:
@@ -173,15 +189,26 @@ impl Manager {
             self.closing.remove(&live);
         }
         if fleet.is_up()
-            && let Err(fault) = fleet.store.show_end().await
+            && let Err(fault) = self.say_goodbye(fleet).await
         {
             tracing::debug!(%fault, "the other instances will find out that this one is gone");
         }
     }
 
+    /// The last that the store is told: a record that is not marked in it is written by another instance.
+    async fn say_goodbye(&self, fleet: &Fleet) -> Result<(), LinkError> {
+        let unmarked = fleet.recent().unmarked(|_| true);
+        for recorded in unmarked {
+            self.mark(fleet, &recorded).await?;
+        }
+        fleet.store.show_end().await
+    }
+
     /// The record of a session that only this instance can tell of.
     pub(in crate::session) fn record_alone(&self, live: &Live) {
-        if self.fleet.as_ref().is_some_and(|fleet| fleet.has_published(live.uid())) {
+        let has_published =
+            |fleet: &Arc<Fleet>| fleet.recent().has_published(live.uid(), &fleet.share_name(live.share()));
+        if self.fleet.as_ref().is_some_and(has_published) {
             return;
         }
         let fields = [("c:".to_owned(), Doc::of(live, &self.clock).write())];
@@ -197,21 +224,39 @@ impl Manager {
         }
     }
 
-    /// Publishes a record, once: who asks again, because an answer was lost, is only marked as done.
-    pub(super) async fn write_record(&self, fleet: &Fleet, whole: &Whole) -> Result<(), LinkError> {
-        let (key, uid) = (whole.session.key(), whole.session.uid);
-        let recording = || fleet.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = recording().insert(uid) && !fleet.recent().has_recorded(uid);
-        if is_first {
-            self.publish_record(whole);
+    /// Publishes the record of these shares, once: who asks again, because an answer was lost, is only marked as done.
+    pub(super) async fn write_record(
+        &self,
+        fleet: &Fleet,
+        key: &SessionKey,
+        uid: Uid,
+        shares: Shares,
+        is_rest: bool,
+    ) -> Result<(), LinkError> {
+        let names = shares.names();
+        let whole = fleet.recent().record(uid, shares, is_rest);
+        if let Some(whole) = whole {
+            self.publish_record(&whole);
         }
-        let session = Arc::new(whole.session.clone());
-        if let Err(fault) = fleet.store.shelve(&session).await {
-            tracing::warn!(%fault, %uid, "an ended session was not kept");
+        let unmarked = fleet.recent().unmarked(|recorded| recorded.uid == uid);
+        for recorded in unmarked {
+            self.mark(fleet, &recorded).await?;
         }
-        fleet.store.done(key, uid).await?;
-        fleet.recent().recorded(Recorded { session, end: whole.end() }, self.clock.now());
-        recording().remove(&uid);
+        fleet.store.done(key, uid, &names).await
+    }
+
+    /// Has the store know that a record is written.
+    async fn mark(&self, fleet: &Fleet, recorded: &Arc<Recorded>) -> Result<(), LinkError> {
+        let Recorded { uid, shares, session, .. } = &**recorded;
+        match fleet.store.shelve(session).await {
+            Err(LinkError::Refused(why)) => tracing::warn!(why, %uid, "an ended session was not kept"),
+            shelved => shelved?,
+        }
+        fleet.store.done(session.key(), *uid, shares).await?;
+        if session.uid != *uid {
+            fleet.store.no_session(session.key(), *uid).await?;
+        }
+        fleet.recent().marked(recorded, self.clock.now());
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::redis::LinkError;
 use crate::redis::signals::{Signal, Signals};
 use crate::session::event::Event;
 use crate::session::manager::Manager;
+use crate::session::store::redis::TRUST;
 
 /// The longest time between two looks at the store.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
@@ -28,9 +29,6 @@ const REPEAT: Duration = Duration::from_secs(1);
 const COMPARE: Duration = Duration::from_secs(30);
 /// A store that keeps losing the principals' key is written to as a whole this often at most.
 const RESTORE: Duration = Duration::from_secs(5);
-/// The store must have been there so long before an instance is taken for dead: after an outage all of
-/// them have to show that they live.
-const TRUST: Duration = Duration::from_secs(8);
 /// Still sessions are looked at this often.
 const TURN: Duration = Duration::from_secs(2);
 /// Work taken up at once.
@@ -157,9 +155,12 @@ impl Step {
         }
         let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
         manager.kill_namesakes(&fleet, is_trusted).await?;
-        if is_trusted && self.looked.elapsed() >= TURN {
+        if self.looked.elapsed() >= TURN {
             self.looked = Instant::now();
-            manager.bury(&fleet).await?;
+            manager.forget_recorded(&fleet).await?;
+            if is_trusted {
+                manager.bury(&fleet).await?;
+            }
         }
         Ok(())
     }

@@ -58,12 +58,17 @@ pub(in crate::session) enum Closed {
     Active,
     /// It has ended, and others have to close their shares.
     Waiting,
-    /// Its record was written.
+    /// Records tell of all its shares.
     Recorded,
     /// Another instance is about to write its record.
     Claimed(String),
-    /// Its record is ours to write; `None` when no share of it could be read.
-    Record(Option<Box<Whole>>),
+    /// A record is ours to write.
+    Record {
+        /// What it is to tell of.
+        shares: Shares,
+        /// Whether another record tells of other shares.
+        is_rest: bool,
+    },
 }
 
 /// How ending went.
@@ -73,6 +78,36 @@ pub(in crate::session) enum Ended {
     So(Option<EndNote>),
     /// Something moved in it at this time.
     Busy(u64),
+}
+
+/// Closed shares of an incarnation that no record tells of, and its end: names of fields and their texts.
+#[derive(Clone, Debug)]
+pub(in crate::session) struct Shares(Vec<(String, String)>);
+
+impl From<Vec<(String, String)>> for Shares {
+    fn from(fields: Vec<(String, String)>) -> Self {
+        Self(fields)
+    }
+}
+
+impl Shares {
+    /// The names of the shares.
+    pub(in crate::session) fn names(&self) -> Vec<String> {
+        self.0.iter().filter_map(|(field, _)| Some(field.strip_prefix("c:")?.to_owned())).collect()
+    }
+
+    /// The shares but for these.
+    pub(in crate::session) fn without(mut self, told: &[String]) -> Self {
+        self.0.retain(|(field, _)| {
+            !field.strip_prefix("c:").is_some_and(|name| told.iter().any(|told| told == name))
+        });
+        self
+    }
+
+    /// The sum of the shares; `None` when none of them can be read.
+    pub(in crate::session) fn whole(self) -> Option<Whole> {
+        Whole::of(self.0)
+    }
 }
 
 /// One share to be flushed.
@@ -297,7 +332,7 @@ impl RedisStore {
         uid: Uid,
         shares: &[(String, Option<&Doc>)],
     ) -> Result<Closed, LinkError> {
-        let mut arguments = vec![self.instance.clone(), self.active_ttl()];
+        let mut arguments = vec![self.instance.clone(), self.active_ttl(), TRUST.as_secs().to_string()];
         for (share, doc) in shares {
             arguments.extend([share.clone(), doc.map(Doc::write).unwrap_or_default()]);
         }
@@ -308,8 +343,11 @@ impl RedisStore {
             Some("active") => Closed::Active,
             Some("waiting") => Closed::Waiting,
             Some("record") => {
-                let fields = pairs(answer.next());
-                Closed::Record(Whole::of(fields).map(Box::new))
+                let fields = answer.next().and_then(|fields| fields.convert::<Vec<String>>().ok());
+                let mut fields = fields.unwrap_or_default().into_iter();
+                let pairs = std::iter::from_fn(|| Some((fields.next()?, fields.next()?)));
+                let is_rest = answer.next().is_some_and(|rest| rest.as_u64() == Some(1));
+                Closed::Record { shares: Shares(pairs.collect()), is_rest }
             }
             Some("claimed") => {
                 Closed::Claimed(answer.next().and_then(|by| by.as_string()).unwrap_or_default())
@@ -332,6 +370,9 @@ impl RedisStore {
     }
 }
 
+/// After a loss the store must have been there so long before it is taken for whole, and an instance that it does not
+/// show for dead: by then each has written what it knows.
+pub(in crate::session) const TRUST: Duration = Duration::from_secs(8);
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 fn text(value: &impl Serialize) -> String {

@@ -89,10 +89,32 @@ impl RedisStore {
         self.link.calls(calls.into_iter().collect()).await.map(drop)
     }
 
-    /// The record of an incarnation is written.
-    pub(in crate::session) async fn done(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    /// For each of these shares, whether a record tells of it.
+    pub(in crate::session) async fn recorded(
+        &self,
+        shares: &[(SessionKey, Uid, String)],
+    ) -> Result<Vec<bool>, LinkError> {
+        let call = |(key, uid, _): &(SessionKey, Uid, String)| {
+            Call::new("HGET", [self.keys.incarnation(key, *uid), "done".to_owned()])
+        };
+        let answers = self.link.calls(shares.iter().map(call).collect()).await?;
+        let is_told = |((_, _, share), answer): (&(SessionKey, Uid, String), Result<Value, LinkError>)| {
+            let done = answer.ok().and_then(|done| done.as_string()).unwrap_or_default();
+            done.split(' ').any(|told| told == share)
+        };
+        Ok(shares.iter().zip(answers).map(is_told).collect())
+    }
+
+    /// A record that tells of these shares of an incarnation is written.
+    pub(in crate::session) async fn done(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+        shares: &[String],
+    ) -> Result<(), LinkError> {
         let keys = vec![self.keys.incarnation(key, uid)];
-        self.link.run::<Value>(&self.scripts.done, keys, vec![self.active_ttl()]).await.map(drop)
+        let arguments = std::iter::once(self.active_ttl()).chain(shares.iter().cloned()).collect();
+        self.link.run::<Value>(&self.scripts.done, keys, arguments).await.map(drop)
     }
 
     /// The one that was about to write a record is gone: this instance will.

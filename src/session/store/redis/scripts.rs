@@ -3,7 +3,9 @@
 //! An incarnation is a hash. Of each instance that has it, it holds a share under `o:INSTANCE:N` while
 //! legs may still join there (until its first flush as it was opened, or empty), and under `c:INSTANCE:N` for good when none
 //! can; `n:` is the number of the share's last version, `t:` when something moved last (milliseconds),
-//! `end` why and when the incarnation ended, `record` who writes its record and `done` that it is written. Whatever is asked twice,
+//! `end` why and when the incarnation ended, `record` who writes its record and `done` the shares that a record tells of,
+//! each between two spaces. `rebuilt` is when (seconds of Redis' clock) an instance last wrote what the hash should have
+//! held: Redis was wiped or failed over to a copy, and shares of others may be missing, too. Whatever is asked twice,
 //! because an answer was lost, changes nothing the second time.
 
 use super::order_scripts::{CHANGED, NOTE, ORDER, TRIM};
@@ -94,6 +96,7 @@ if kind ~= 'none' then
           last = math.max(last, tonumber(redis.call('HGET', hash, field)) or 0)
         end
       end
+      if is == 'none' then redis.call('HSET', hash, 'rebuilt', redis.call('TIME')[1]) end
       redis.call('HSETNX', hash, 'o:' .. ARGV[6], '')
       if redis.call('PTTL', hash) < tonumber(ARGV[3]) then redis.call('PEXPIRE', hash, ARGV[3]) end
       return {'join', text, string.format('%.0f', last), orders}
@@ -115,7 +118,8 @@ return {'new', text, ARGV[1], orders}
 /// KEYS session, incarnation, ids. ARGV share, uid, member. Takes back a share nothing joined.
 const ABANDON: &str = r#"
 redis.call('HDEL', KEYS[2], 'o:' .. ARGV[1], 't:' .. ARGV[1], 'n:' .. ARGV[1])
-if redis.call('HLEN', KEYS[2]) > 0 then return 0 end
+if redis.call('HLEN', KEYS[2]) > redis.call('HEXISTS', KEYS[2], 'rebuilt') then return 0 end
+redis.call('DEL', KEYS[2])
 local text = redis.call('GET', KEYS[1])
 local fine, known = pcall(cjson.decode, text or '')
 if fine and type(known) == 'table' and known.uid == ARGV[2] then redis.call('DEL', KEYS[1]) end
@@ -129,6 +133,9 @@ return 1
 const FLUSH: &str = r#"
 if redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[1]) == 0
   and (tonumber(redis.call('HGET', KEYS[1], 'n:' .. ARGV[1])) or 0) < tonumber(ARGV[2]) then
+  if redis.call('HEXISTS', KEYS[1], 'o:' .. ARGV[1]) == 0 then
+    redis.call('HSET', KEYS[1], 'rebuilt', redis.call('TIME')[1])
+  end
   redis.call('HSET', KEYS[1], 'o:' .. ARGV[1], ARGV[4], 'n:' .. ARGV[1], ARGV[2], 't:' .. ARGV[1], ARGV[3])
 end
 local function prolong(key, ttl)
@@ -151,6 +158,7 @@ return ended or ''
 const END: &str = r#"
 local known = redis.call('HGET', KEYS[1], 'end')
 if known then return {'ended', known} end
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], 'rebuilt', redis.call('TIME')[1]) end
 if ARGV[5] ~= '' then
   local last = 0
   for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
@@ -171,49 +179,65 @@ end
 return {'ended', ARGV[2]}
 "#;
 
-/// KEYS incarnation. ARGV instance, ttl, then for each share its name and its last document (empty: the
+/// KEYS incarnation. ARGV instance, ttl, seconds, then for each share its name and its last document (empty: the
 /// one that was flushed last). Closes the shares; the one who closes the last share of an ended
-/// incarnation gets it whole, to write its record; again, when the answer was lost. Where a share is missing, those of
-/// others may be, too: then nobody gets it until they had time to close theirs.
+/// incarnation gets all that no record tells of, to write the record; again, when the answer was lost. Where a share
+/// was missing, those of others may be, too: then nobody gets it for so many seconds, in which they write theirs.
 const CLOSE: &str = r#"
-local lost = false
-for i = 3, #ARGV, 2 do
-  local text = ARGV[i + 1]
-  if text ~= '' and redis.call('HEXISTS', KEYS[1], 'o:' .. ARGV[i]) == 0
-    and redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[i]) == 0 then
-    lost = true
+local now = redis.call('TIME')[1]
+local done = redis.call('HGET', KEYS[1], 'done') or ''
+local function is_told(share) return string.find(done, ' ' .. share .. ' ', 1, true) end
+for i = 4, #ARGV, 2 do
+  local share, text = ARGV[i], ARGV[i + 1]
+  if text ~= '' and not is_told(share) and redis.call('HEXISTS', KEYS[1], 'o:' .. share) == 0
+    and redis.call('HEXISTS', KEYS[1], 'c:' .. share) == 0 then
+    redis.call('HSET', KEYS[1], 'rebuilt', now)
   end
-  if text == '' then text = redis.call('HGET', KEYS[1], 'o:' .. ARGV[i]) or '' end
-  redis.call('HDEL', KEYS[1], 'o:' .. ARGV[i], 'n:' .. ARGV[i])
-  if text ~= '' then redis.call('HSET', KEYS[1], 'c:' .. ARGV[i], text) end
+  if text == '' then text = redis.call('HGET', KEYS[1], 'o:' .. share) or '' end
+  redis.call('HDEL', KEYS[1], 'o:' .. share, 'n:' .. share)
+  if text ~= '' and not is_told(share) then redis.call('HSET', KEYS[1], 'c:' .. share, text) end
 end
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 if redis.call('HEXISTS', KEYS[1], 'end') == 0 then return {'active'} end
+local fields = {}
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if string.sub(field, 1, 2) == 'o:' then return {'waiting'} end
+  local kind = string.sub(field, 1, 2)
+  if kind == 'o:' then return {'waiting'} end
+  if kind == 'c:' and not is_told(string.sub(field, 3)) or field == 'end' then
+    fields[#fields + 1] = field
+    fields[#fields + 1] = redis.call('HGET', KEYS[1], field)
+  end
 end
-if redis.call('HEXISTS', KEYS[1], 'done') == 1 then return {'recorded'} end
-if lost then return {'waiting'} end
+if done ~= '' and #fields == 2 then return {'recorded'} end
+local rebuilt = tonumber(redis.call('HGET', KEYS[1], 'rebuilt'))
+if rebuilt and tonumber(now) - rebuilt <= tonumber(ARGV[3]) then return {'waiting'} end
 local by = redis.call('HGET', KEYS[1], 'record')
 if by and by ~= ARGV[1] then return {'claimed', by} end
 redis.call('HSET', KEYS[1], 'record', ARGV[1])
-return {'record', redis.call('HGETALL', KEYS[1])}
+return {'record', fields, done == '' and 0 or 1}
 "#;
 
-/// KEYS incarnation. ARGV ttl, share, document. Closes a share that was closed already, unless the record is
-/// written. Claims nothing.
+/// KEYS incarnation. ARGV ttl, share, document. Closes a share that was closed already, unless a record tells of it.
+/// Claims nothing.
 const AGAIN: &str = r#"
-if redis.call('HEXISTS', KEYS[1], 'done') == 1 then return 0 end
+local done = redis.call('HGET', KEYS[1], 'done') or ''
+if string.find(done, ' ' .. ARGV[2] .. ' ', 1, true) then return 0 end
 redis.call('HDEL', KEYS[1], 'o:' .. ARGV[2], 'n:' .. ARGV[2])
-redis.call('HSET', KEYS[1], 'c:' .. ARGV[2], ARGV[3])
+if redis.call('HSET', KEYS[1], 'c:' .. ARGV[2], ARGV[3]) == 1 then
+  redis.call('HSET', KEYS[1], 'rebuilt', redis.call('TIME')[1])
+end
 return redis.call('PEXPIRE', KEYS[1], ARGV[1])
 "#;
 
-/// KEYS incarnation. ARGV ttl. The record is written: what it was made of may go.
+/// KEYS incarnation. ARGV ttl, then the shares that the record tells of. It is written: what it was made of may go.
 const DONE: &str = r#"
-for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if field ~= 'end' and field ~= 'record' then redis.call('HDEL', KEYS[1], field) end
+local done = redis.call('HGET', KEYS[1], 'done') or ' '
+for i = 2, #ARGV do
+  local share = ARGV[i]
+  redis.call('HDEL', KEYS[1], 'o:' .. share, 'c:' .. share, 'n:' .. share, 't:' .. share)
+  if not string.find(done, ' ' .. share .. ' ', 1, true) then done = done .. share .. ' ' end
 end
-redis.call('HSET', KEYS[1], 'done', '1')
+redis.call('HDEL', KEYS[1], 'record')
+redis.call('HSET', KEYS[1], 'done', done)
 return redis.call('PEXPIRE', KEYS[1], ARGV[1])
 "#;

@@ -8,10 +8,12 @@ use futures::StreamExt;
 
 use crate::redis::{Settings, Written as WrittenSettings};
 use crate::session::book::KillOrder;
+use crate::session::live::Live;
 use crate::session::model::State;
 use crate::session::snapshot::Filter;
 use crate::session::store::SessionStore;
 use crate::session::store::contract;
+use crate::session::testing::arrival_of;
 use crate::settings::fault::Faults;
 
 /// A redis-server of its own, without persistence; ends with the value.
@@ -146,6 +148,88 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     // Where a page was trimmed, the next one begins where that one did.
     let at_ms = seen[0].at_ms;
     assert_eq!(Cursor { at_ms, passed: 5 }.after(&seen[..10], &seen[..10]), Cursor { at_ms, passed: 5 });
+}
+
+/// An incarnation with shares `here:1` and `there:2`, and the documents of both.
+async fn shared_by_two(store: &RedisStore) -> (Snapshot, Doc) {
+    let clock = crate::clock::Clock::manual();
+    let live = Live::new(arrival_of("cred:ada", "s"), None, clock.now());
+    let proposed = live.snapshot(&clock, false);
+    let Admitted::New(session, _) = store.admit(proposed.clone(), "here:1", 1).await.unwrap() else {
+        panic!("not opened")
+    };
+    assert!(matches!(store.admit(proposed, "there:2", 1).await.unwrap(), Admitted::Join(..)));
+    (*session, Doc::of(&live, &clock))
+}
+
+async fn close(store: &RedisStore, session: &Snapshot, share: &str, doc: &Doc) -> Closed {
+    store.close(session.key(), session.uid, &[(share.to_owned(), Some(doc))]).await.unwrap()
+}
+
+/// The names of the shares that a record is to tell of, and whether another one tells of others.
+fn told_of(closed: Closed) -> (Vec<String>, bool) {
+    match closed {
+        Closed::Record { shares, is_rest } => {
+            let mut names = shares.names();
+            names.sort();
+            (names, is_rest)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn end() -> EndNote {
+    EndNote::new(crate::session::model::EndReason::Killed, jiff::Timestamp::now(), None)
+}
+
+#[tokio::test]
+async fn whoever_closes_the_last_share_gets_the_record_and_gets_it_again() {
+    let spawned = spawned().await;
+    let store = &spawned.store;
+    let (session, doc) = shared_by_two(store).await;
+    let (key, uid) = (session.key(), session.uid);
+    assert!(matches!(close(store, &session, "here:1", &doc).await, Closed::Active));
+    store.end(key, uid, &end(), None).await.unwrap();
+    assert!(matches!(close(store, &session, "here:1", &doc).await, Closed::Waiting));
+    let both = vec!["here:1".to_owned(), "there:2".to_owned()];
+    assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (both.clone(), false));
+    // The answer was lost.
+    assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (both.clone(), false));
+    store.done(key, uid, &both).await.unwrap();
+    store.done(key, uid, &both).await.unwrap();
+    store.close_again(key, uid, "here:1", &doc).await.unwrap();
+    for share in both {
+        assert!(matches!(close(store, &session, &share, &doc).await, Closed::Recorded));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_lost_shares_gives_no_record_until_all_had_time_to_write_theirs() {
+    let spawned = spawned().await;
+    let store = &spawned.store;
+    let (session, doc) = shared_by_two(store).await;
+    let (key, uid) = (session.key(), session.uid);
+    store.end(key, uid, &end(), None).await.unwrap();
+    store.link.call(Call::new("FLUSHALL", Vec::<String>::new())).await.unwrap();
+    store.end(key, uid, &end(), None).await.unwrap();
+    assert!(matches!(close(store, &session, "there:2", &doc).await, Closed::Waiting));
+    assert!(matches!(close(store, &session, "there:2", &doc).await, Closed::Waiting));
+    // The time passes without the other instance.
+    let long_ago = [store.keys.incarnation(key, uid), "rebuilt".to_owned(), "1".to_owned()];
+    store.link.call(Call::new("HSET", long_ago)).await.unwrap();
+    let there = vec!["there:2".to_owned()];
+    assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (there.clone(), false));
+    // It comes while the record is written.
+    store.close_again(key, uid, "here:1", &doc).await.unwrap();
+    store.done(key, uid, &there).await.unwrap();
+    let long_ago = [store.keys.incarnation(key, uid), "rebuilt".to_owned(), "1".to_owned()];
+    store.link.call(Call::new("HSET", long_ago)).await.unwrap();
+    let here = vec!["here:1".to_owned()];
+    assert_eq!(told_of(close(store, &session, "here:1", &doc).await), (here.clone(), true));
+    store.done(key, uid, &here).await.unwrap();
+    for share in ["here:1", "there:2"] {
+        assert!(matches!(close(store, &session, share, &doc).await, Closed::Recorded));
+    }
 }
 
 /// Fills a store with ended sessions and times some lists; gives the slowest.
