@@ -7,12 +7,12 @@
 mod cdr;
 mod check;
 mod client;
+mod commands;
 mod doctor;
 mod health;
 mod output;
 mod report;
 mod table;
-mod talk;
 mod top;
 
 use std::io::{self, IsTerminal, Write};
@@ -70,22 +70,22 @@ enum Command {
     Demo(DemoArgs),
     /// Check a configuration and tell every fault and warning
     Check(check::CheckArgs),
-    /// Look whether the gateway can work here: backends, ports, folders, limits
+    /// Style whether the gateway can work here: backends, ports, folders, limits
     Doctor(doctor::DoctorArgs),
     /// Show live sessions in the terminal; kill one with k
-    Top(talk::PlainArgs),
+    Top(commands::PlainArgs),
     /// List sessions
-    Sessions(talk::SessionsArgs),
+    Sessions(commands::SessionsArgs),
     /// Show a session and the tree of its agents
-    Session(talk::SessionArgs),
+    Session(commands::SessionArgs),
     /// Show totals
-    Stats(talk::PlainArgs),
+    Stats(commands::PlainArgs),
     /// Kill a session, or an agent in it: cut what is open and refuse what follows
-    Kill(talk::KillArgs),
+    Kill(commands::KillArgs),
     /// Lift the block of a killed session or agent
-    Resume(talk::ResumeArgs),
+    Resume(commands::ResumeArgs),
     /// List kill orders in force
-    Kills(talk::PlainArgs),
+    Kills(commands::PlainArgs),
     /// Records of ended sessions: export them, or verify an exported file
     #[command(subcommand)]
     Cdr(cdr::CdrCommand),
@@ -166,12 +166,12 @@ pub fn main() -> ExitCode {
             return doctor::doctor(&sources(arguments.file, Flags::default()), arguments.json);
         }
         Command::Top(arguments) => top::top(&arguments).map_err(failed),
-        Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
-        Command::Session(arguments) => talk::session(&arguments).map_err(failed),
-        Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
-        Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
-        Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
-        Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
+        Command::Sessions(arguments) => commands::sessions(&arguments).map_err(failed),
+        Command::Session(arguments) => commands::session(&arguments).map_err(failed),
+        Command::Stats(arguments) => commands::stats(&arguments).map_err(failed),
+        Command::Kill(arguments) => commands::kill(&arguments).map_err(failed),
+        Command::Resume(arguments) => commands::resume(&arguments).map_err(failed),
+        Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema(arguments) => {

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::client::{Client, ControlArgs};
+use super::commands::{PlainArgs, show};
 use super::output::write_file;
-use super::talk::{PlainArgs, show};
 use super::{FileArgs, check, print, report, sources};
 use crate::config::Flags;
 use crate::history::accept::accept;

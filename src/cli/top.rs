@@ -18,9 +18,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::feed::Feed;
 use self::screen::Screen;
-use self::view::{View, Wish};
+use self::view::{Action, View};
 use super::client::Client;
-use super::talk::PlainArgs;
+use super::commands::PlainArgs;
 use super::{is_dumb, print, report};
 
 /// How long a key or a signal may wait to be noticed.
@@ -56,9 +56,9 @@ fn watch(mut view: View, feed: Feed) -> anyhow::Result<()> {
         if let Some(input) = screen.input(PATIENCE)? {
             changed = true;
             match view.press(input) {
-                Wish::Quit => break,
-                Wish::Kill(uid) => feed.kill(uid),
-                Wish::Nothing => {}
+                Action::Quit => break,
+                Action::Kill(uid) => feed.kill(uid),
+                Action::Nothing => {}
             }
         }
         while let Some(update) = feed.next() {

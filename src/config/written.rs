@@ -33,7 +33,7 @@ pub(super) struct Written {
     /// Threads, timeouts and limits of the proxy listener.
     pub(super) server: proxy::settings::Written,
     /// The control API.
-    pub(super) control: control::settings::Written,
+    pub(super) control: control::settings::ControlConfig,
     /// The life of sessions, and how the session of a request is found.
     pub(super) session: session::Written,
     #[serde(rename = "session identity")]

@@ -18,11 +18,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout_at};
 
+use super::connection::{Connection, TrackedBody};
 use super::listen::Peer;
 use super::problem::{Problem, finish};
-use super::service::Door;
+use super::service::ControlState;
 use super::settings::Settings;
-use super::visitor::{Pieces, Visitor};
 use crate::ids::RequestId;
 
 /// Methods a page of an allowed origin may use.
@@ -39,27 +39,36 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Whether the caller showed the token, or there is none to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trusted(pub(super) bool);
+pub(super) struct Authenticated(pub(super) bool);
 
 /// The outermost layer: lets the request in or refuses it, and dresses the answer.
-pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    State(state): State<Arc<ControlState>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let request_id = RequestId::fresh();
-    let settings = door.parts.settings.load_full();
+    let settings = state.parts.settings.load_full();
     let mut origin = None;
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.clone());
-    let visitor = peer.as_ref().map(|peer| Arc::clone(&peer.visitor));
-    if let Some(visitor) = &visitor {
-        visitor.arrived();
+    let connection = peer.as_ref().map(|peer| Arc::clone(&peer.connection));
+    if let Some(connection) = &connection {
+        connection.request_received();
     }
     let mut response = match enter(&settings, &request, &mut origin) {
         Ok(Entry::Preflight) => preflight(),
-        Ok(Entry::Caller(trusted)) => {
-            let trust = || visitor.iter().filter(|_| trusted.0).for_each(|visitor| visitor.trust());
-            // Without a token everybody is trusted: whoever still owes a body must be able to make room.
+        Ok(Entry::Caller(authenticated)) => {
+            let trust = || {
+                connection
+                    .iter()
+                    .filter(|_| authenticated.0)
+                    .for_each(|connection| connection.mark_authenticated())
+            };
+            // Without a token everybody is authenticated: whoever still owes a body must be able to make room.
             if settings.token().is_some() {
                 trust();
             }
-            request.extensions_mut().insert(trusted);
+            request.extensions_mut().insert(authenticated);
             match whole_body(request).await {
                 Ok(request) => {
                     trust();
@@ -88,8 +97,8 @@ pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, n
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let response = finish(response, &request_id);
-    match visitor {
-        Some(visitor) => watch(response, visitor),
+    match connection {
+        Some(connection) => watch(response, connection),
         None => response,
     }
 }
@@ -119,19 +128,19 @@ async fn whole_body(request: Request) -> Result<Request, Problem> {
 }
 
 /// Tells the connection what goes out.
-fn watch(response: Response, visitor: Arc<Visitor>) -> Response {
+fn watch(response: Response, connection: Arc<Connection>) -> Response {
     if response.body().size_hint().exact().is_some() {
-        visitor.answered();
+        connection.response_ready();
         return response;
     }
-    visitor.streams();
-    response.map(|body| Body::from_stream(Pieces { pieces: body.into_data_stream(), visitor }))
+    connection.response_streaming();
+    response.map(|body| Body::from_stream(TrackedBody { pieces: body.into_data_stream(), connection }))
 }
 
 /// Who came in.
 enum Entry {
     Preflight,
-    Caller(Trusted),
+    Caller(Authenticated),
 }
 
 /// Checks a request; `origin` becomes the allowed origin it came from, if it came from one.
@@ -146,9 +155,9 @@ fn enter(settings: &Settings, request: &Request, origin: &mut Option<HeaderValue
     {
         return Ok(Entry::Preflight);
     }
-    let trusted = Trusted(check_token(settings, headers));
-    if trusted.0 || is_probe || path == "/control/health" {
-        return Ok(Entry::Caller(trusted));
+    let authenticated = Authenticated(check_token(settings, headers));
+    if authenticated.0 || is_probe || path == "/control/health" {
+        return Ok(Entry::Caller(authenticated));
     }
     Err(Problem::new(
         StatusCode::UNAUTHORIZED,

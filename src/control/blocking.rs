@@ -25,13 +25,13 @@ const AGAIN: u32 = 5;
 
 /// The turns.
 #[derive(Debug)]
-pub(super) struct Blocking {
+pub(super) struct BlockingLimits {
     questions: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     reloads: Arc<Semaphore>,
 }
 
-impl Default for Blocking {
+impl Default for BlockingLimits {
     fn default() -> Self {
         Self {
             questions: Arc::new(Semaphore::new(QUESTIONS)),
@@ -41,7 +41,7 @@ impl Default for Blocking {
     }
 }
 
-impl Blocking {
+impl BlockingLimits {
     /// Asks the history on a blocking thread.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_over_the_bound_is_refused_and_a_place_is_free_again_after_its_holder() {
-        let blocking = Blocking::default();
+        let blocking = BlockingLimits::default();
         let mut held: Vec<_> = (0..EXPORTS).map(|_| blocking.export().unwrap()).collect();
         let refused = format!("{:?}", blocking.export().unwrap_err());
         assert!(refused.contains("too_many_exports") && refused.contains("429"), "{refused}");

@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::admission::Admission;
-use super::visitor::{Visit, Visitor};
+use super::connection::{Connection, ConnectionStream};
+use super::connection_limit::ConnectionLimit;
 
 /// Descriptors that are kept, to be given back when there is none left for a connection.
 const SPARES: usize = 8;
@@ -29,28 +29,29 @@ const LOGGED_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// Its connection.
-    pub(super) visitor: Arc<Visitor>,
+    pub(super) connection: Arc<Connection>,
 }
 
-impl Connected<IncomingStream<'_, Doorway>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Doorway>) -> Self {
-        Self { address: *stream.remote_addr(), visitor: Arc::clone(stream.io().visitor()) }
+impl Connected<IncomingStream<'_, ControlListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, ControlListener>) -> Self {
+        Self { address: *stream.remote_addr(), connection: Arc::clone(stream.io().connection()) }
     }
 }
 
 /// The control listener.
-pub(super) struct Doorway {
+pub(super) struct ControlListener {
     listener: TcpListener,
-    admission: Arc<Admission>,
+    connection_limit: Arc<ConnectionLimit>,
     spares: Vec<File>,
     logged: Option<Instant>,
 }
 
-impl Doorway {
-    pub(super) fn new(listener: TcpListener, admission: Arc<Admission>) -> Self {
-        let mut doorway = Self { listener, admission, spares: Vec::with_capacity(SPARES), logged: None };
-        while doorway.spares.len() < SPARES && doorway.keep_spare() {}
-        doorway
+impl ControlListener {
+    pub(super) fn new(listener: TcpListener, connection_limit: Arc<ConnectionLimit>) -> Self {
+        let mut listener =
+            Self { listener, connection_limit, spares: Vec::with_capacity(SPARES), logged: None };
+        while listener.spares.len() < SPARES && listener.keep_spare() {}
+        listener
     }
 
     /// Keeps one descriptor more; false when there is none.
@@ -68,31 +69,31 @@ impl Doorway {
             warn!(%error, spares = self.spares.len(), "the control listener runs short of descriptors (ulimit -n)");
         }
         if self.spares.pop().is_none() {
-            self.admission.evict();
+            self.connection_limit.evict();
             sleep(PAUSE).await;
         }
     }
 
     /// Takes a connection in; `None` when all others are being served.
-    fn let_in(&mut self, stream: TcpStream, address: SocketAddr) -> Option<(Visit, SocketAddr)> {
+    fn let_in(&mut self, stream: TcpStream, address: SocketAddr) -> Option<(ConnectionStream, SocketAddr)> {
         // Those that were given back are kept again as soon as others are free.
         if self.spares.len() < SPARES {
             self.keep_spare();
         }
-        let visitor = self.admission.admit(address)?;
+        let connection = self.connection_limit.admit(address)?;
         // An event is small and must not wait for the next one.
         let _ = stream.set_nodelay(true);
-        Some((Visit::new(stream, visitor, Arc::clone(&self.admission)), address))
+        Some((ConnectionStream::new(stream, connection, Arc::clone(&self.connection_limit)), address))
     }
 }
 
-impl Listener for Doorway {
-    type Io = Visit;
+impl Listener for ControlListener {
+    type Io = ConnectionStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Visit, SocketAddr) {
+    async fn accept(&mut self) -> (ConnectionStream, SocketAddr) {
         loop {
-            self.admission.settled().await;
+            self.connection_limit.evictions_done().await;
             match self.listener.accept().await {
                 Ok((stream, address)) => {
                     if let Some(accepted) = self.let_in(stream, address) {

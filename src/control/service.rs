@@ -14,11 +14,11 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
 
-use super::admission::Admission;
-use super::blocking::Blocking;
-use super::listen::{Doorway, Peer};
+use super::blocking::BlockingLimits;
+use super::connection::DEADLINES;
+use super::connection_limit::ConnectionLimit;
+use super::listen::{ControlListener, Peer};
 use super::settings::Settings;
-use super::visitor::DEADLINES;
 use super::{auth, routes};
 use crate::history::Archive;
 use crate::session::Manager;
@@ -61,10 +61,10 @@ pub struct Parts {
 }
 
 /// What every route sees.
-pub(super) struct Door {
+pub(super) struct ControlState {
     pub(super) parts: Parts,
     /// Bounds on what takes a thread.
-    pub(super) blocking: Blocking,
+    pub(super) blocking: BlockingLimits,
     /// Becomes true when this service stops; endless answers end themselves then.
     pub(super) stopping: ShutdownWatch,
     pub(super) opened: Instant,
@@ -106,17 +106,17 @@ impl BackgroundService for ControlService {
 async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let admission = Admission::new(parts.max_connections, DEADLINES, Arc::clone(&parts.metrics));
-    let door = Door {
+    let connection_limit = ConnectionLimit::new(parts.max_connections, DEADLINES, Arc::clone(&parts.metrics));
+    let state = ControlState {
         parts,
-        blocking: Blocking::default(),
+        blocking: BlockingLimits::default(),
         stopping: shutdown.clone(),
         opened: Instant::now(),
         feeds: Arc::default(),
     };
-    let app = router(Arc::new(door)).into_make_service_with_connect_info::<Peer>();
-    let server =
-        axum::serve(Doorway::new(listener, admission), app).with_graceful_shutdown(stopped(shutdown.clone()));
+    let app = router(Arc::new(state)).into_make_service_with_connect_info::<Peer>();
+    let server = axum::serve(ControlListener::new(listener, connection_limit), app)
+        .with_graceful_shutdown(stopped(shutdown.clone()));
     tokio::select! {
         done = server => done,
         // A client that does not read its answer must not hold the program.
@@ -130,6 +130,6 @@ pub(super) async fn stopped(mut shutdown: ShutdownWatch) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-fn router(door: Arc<Door>) -> Router {
-    routes::all().layer(from_fn_with_state(Arc::clone(&door), auth::guard)).with_state(door)
+fn router(state: Arc<ControlState>) -> Router {
+    routes::all().layer(from_fn_with_state(Arc::clone(&state), auth::guard)).with_state(state)
 }

@@ -1,4 +1,4 @@
-//! News from the control API, asked for on a thread of its own so that keys never wait for an answer.
+//! Sample from the control API, asked for on a thread of its own so that keys never wait for an answer.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -17,7 +17,7 @@ const LIMIT: usize = 1000;
 
 /// One look at the gateway.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct Sample {
     /// Active sessions, the one that moved last first.
     pub(super) sessions: Vec<Value>,
     /// Totals.
@@ -28,7 +28,7 @@ pub(super) struct News {
 #[derive(Debug)]
 pub(super) enum Update {
     /// What is to be seen now.
-    News(News),
+    Sample(Sample),
     /// The control API does not answer; what was seen is old.
     Lost(String),
     /// What became of a kill.
@@ -77,7 +77,7 @@ fn run(client: &Client, tell: &Sender<Update>, orders: &Receiver<String>) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let update = match ask(client) {
-            Ok(news) => Update::News(news),
+            Ok(news) => Update::Sample(news),
             Err(error) => Update::Lost(error.to_string()),
         };
         if tell.send(update).is_err() {
@@ -87,12 +87,12 @@ fn run(client: &Client, tell: &Sender<Update>, orders: &Receiver<String>) {
 }
 
 /// Asks once.
-pub(super) fn ask(client: &Client) -> anyhow::Result<News> {
+pub(super) fn ask(client: &Client) -> anyhow::Result<Sample> {
     let query = [("state", "active".to_owned()), ("limit", LIMIT.to_string())];
     let mut answer = client.get(&["control", "sessions"], &query)?;
     let mut sessions = answer["sessions"].as_array_mut().map(std::mem::take).unwrap_or_default();
     sessions.sort_by_key(quietness);
-    Ok(News { sessions, stats: client.get(&["control", "stats"], &[])? })
+    Ok(Sample { sessions, stats: client.get(&["control", "stats"], &[])? })
 }
 
 /// Those with an open request first, then by silence in whole seconds: a finer order would never rest.

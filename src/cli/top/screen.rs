@@ -11,7 +11,7 @@ use crossterm::terminal::{
 };
 use crossterm::{cursor, queue};
 
-use super::view::{Input, Line, Look};
+use super::view::{Input, Line, Style};
 use crate::cli::is_plain;
 
 // The terminal's own colours (ECMA-48 SGR), which its user chose to be read well on its background.
@@ -69,13 +69,13 @@ impl<W: Write> Screen<W> {
         let mut frame = Vec::new();
         for (row, line) in lines.iter().enumerate() {
             queue!(frame, cursor::MoveTo(0, u16::try_from(row).unwrap_or(u16::MAX)))?;
-            match line.look {
-                Look::Plain => {}
-                Look::Bold => queue!(frame, SetAttribute(Attribute::Bold))?,
-                Look::Chosen => queue!(frame, SetAttribute(Attribute::Reverse))?,
-                Look::Busy if self.has_colours => frame.extend_from_slice(GREEN),
-                Look::Loud if self.has_colours => frame.extend_from_slice(YELLOW),
-                Look::Busy | Look::Loud => {}
+            match line.style {
+                Style::Plain => {}
+                Style::Bold => queue!(frame, SetAttribute(Attribute::Bold))?,
+                Style::Chosen => queue!(frame, SetAttribute(Attribute::Reverse))?,
+                Style::Busy if self.has_colours => frame.extend_from_slice(GREEN),
+                Style::Loud if self.has_colours => frame.extend_from_slice(YELLOW),
+                Style::Busy | Style::Loud => {}
             }
             frame.extend_from_slice(line.text.as_bytes());
             queue!(frame, SetAttribute(Attribute::Reset), Clear(ClearType::UntilNewLine))?;
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn no_colour_means_none() {
-        let lines = [Look::Busy, Look::Loud, Look::Chosen].map(|look| Line { text: "x".into(), look });
+        let lines = [Style::Busy, Style::Loud, Style::Chosen].map(|look| Line { text: "x".into(), style });
         let painted = |has_colours| {
             let paper = Paper::default();
             Screen::on(paper.clone(), has_colours).unwrap().paint(&lines).unwrap();

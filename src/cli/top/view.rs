@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::feed::{News, Update};
+use super::feed::{Sample, Update};
 use crate::cli::report;
 use crate::cli::table::{plain, table};
 
@@ -11,7 +11,7 @@ const CELL: usize = 36;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Style {
     Plain,
     /// Headings.
     Bold,
@@ -27,7 +27,7 @@ pub(super) enum Look {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) text: String,
-    pub(super) look: Look,
+    pub(super) style: Style,
 }
 
 /// What came from the keyboard.
@@ -43,7 +43,7 @@ pub(super) enum Input {
 
 /// What the view wants done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Action {
     Nothing,
     Quit,
     /// Kill the session with this uid.
@@ -53,7 +53,7 @@ pub(super) enum Wish {
 /// All there is to see.
 pub(super) struct View {
     address: String,
-    news: News,
+    news: Sample,
     /// The uid of the chosen session: it stays chosen when the order changes.
     chosen: Option<String>,
     /// The uid and id of the session that is asked about.
@@ -65,21 +65,21 @@ pub(super) struct View {
 impl View {
     /// A view of the control API at `address`, with nothing seen yet.
     pub(super) fn new(address: &str) -> Self {
-        let news = News::default();
+        let news = Sample::default();
         Self { address: address.to_owned(), news, chosen: None, asked: None, notice: None, lost: None }
     }
 
     /// Shows what was told.
     pub(super) fn update(&mut self, update: Update) {
         match update {
-            Update::News(news) => self.take(news),
+            Update::Sample(news) => self.take(news),
             Update::Lost(why) => self.lost = Some(why),
             Update::Killed(told) => self.notice = Some(told),
         }
     }
 
     /// Shows another look at the gateway.
-    pub(super) fn take(&mut self, news: News) {
+    pub(super) fn take(&mut self, news: Sample) {
         let place = self.place();
         self.news = news;
         self.lost = None;
@@ -90,20 +90,24 @@ impl View {
     }
 
     /// Does what a key means.
-    pub(super) fn press(&mut self, input: Input) -> Wish {
+    pub(super) fn press(&mut self, input: Input) -> Action {
         if let Some((uid, _)) = self.asked.take_if(|_| input != Input::Resized) {
             // Anything but a clear yes is a no.
-            return if matches!(input, Input::Letter('y' | 'Y')) { Wish::Kill(uid) } else { Wish::Nothing };
+            return if matches!(input, Input::Letter('y' | 'Y')) {
+                Action::Kill(uid)
+            } else {
+                Action::Nothing
+            };
         }
         match input {
-            Input::Letter('q' | 'Q') => return Wish::Quit,
+            Input::Letter('q' | 'Q') => return Action::Quit,
             Input::Letter('k' | 'K') => self.ask(),
             Input::Up => self.choose(self.place().saturating_sub(1)),
             Input::Down => self.choose(self.place() + 1),
             Input::Escape | Input::Letter(_) => self.notice = None,
             Input::Resized => {}
         }
-        Wish::Nothing
+        Action::Nothing
     }
 
     fn ask(&mut self) {
@@ -126,7 +130,7 @@ impl View {
 
     /// The whole screen: a title, the sessions around the chosen one, and a line to talk in.
     pub(super) fn lines(&self, width: usize, height: usize) -> Vec<Line> {
-        let mut lines = vec![line(self.title(), Look::Bold)];
+        let mut lines = vec![line(self.title(), Style::Bold)];
         let room = height.saturating_sub(3);
         let first = self.place().saturating_sub(room.saturating_sub(1));
         let mut rows = report::session_rows(&self.news.sessions);
@@ -135,16 +139,16 @@ impl View {
         let texts = table(&rows, &report::NUMBERS);
         for (i, text) in texts.lines().enumerate() {
             match i.checked_sub(1) {
-                None => lines.push(line(format!("  {text}"), Look::Bold)),
+                None => lines.push(line(format!("  {text}"), Style::Bold)),
                 Some(i) if i >= first && i < first + room => lines.push(self.row(i, text)),
                 Some(_) => {}
             }
         }
         if self.news.sessions.is_empty() {
-            lines.push(line("  no active sessions", Look::Plain));
+            lines.push(line("  no active sessions", Style::Plain));
         }
         lines.truncate(height.saturating_sub(1));
-        lines.resize(height.saturating_sub(1), line("", Look::Plain));
+        lines.resize(height.saturating_sub(1), line("", Style::Plain));
         lines.push(self.talk());
         for line in &mut lines {
             line.text = line.text.chars().take(width).collect();
@@ -155,9 +159,9 @@ impl View {
     fn row(&self, i: usize, text: &str) -> Line {
         let is_busy = self.news.sessions[i]["open_legs"].as_u64() > Some(0);
         match (i == self.place(), is_busy) {
-            (true, _) => line(format!("> {text}"), Look::Chosen),
-            (false, true) => line(format!("  {text}"), Look::Busy),
-            (false, false) => line(format!("  {text}"), Look::Plain),
+            (true, _) => line(format!("> {text}"), Style::Chosen),
+            (false, true) => line(format!("  {text}"), Style::Busy),
+            (false, false) => line(format!("  {text}"), Style::Plain),
         }
     }
 
@@ -177,16 +181,16 @@ impl View {
 
     fn talk(&self) -> Line {
         match (&self.asked, &self.lost, &self.notice) {
-            (Some((_, id)), ..) => line(format!("kill {}? y/n", plain(id)), Look::Loud),
-            (None, Some(why), _) => line(plain(why), Look::Loud),
-            (None, None, Some(told)) => line(plain(told), Look::Bold),
-            (None, None, None) => line("q quit   k kill   up/down select", Look::Plain),
+            (Some((_, id)), ..) => line(format!("kill {}? y/n", plain(id)), Style::Loud),
+            (None, Some(why), _) => line(plain(why), Style::Loud),
+            (None, None, Some(told)) => line(plain(told), Style::Bold),
+            (None, None, None) => line("q quit   k kill   up/down select", Style::Plain),
         }
     }
 }
 
-fn line(text: impl Into<String>, look: Look) -> Line {
-    Line { text: text.into(), look }
+fn line(text: impl Into<String>, style: Style) -> Line {
+    Line { text: text.into(), style }
 }
 
 fn shorten(cell: &mut String) {
@@ -201,13 +205,13 @@ mod tests {
 
     use super::*;
 
-    fn news(ids: &[&str]) -> News {
+    fn news(ids: &[&str]) -> Sample {
         let session = |id: &&str| {
             json!({"id": id, "uid": format!("s_{id}"), "state": "active", "open_legs": u64::from(*id == "busy"),
                    "identity": {"client": "curl"}, "backends": {"b": 1}, "models": {"m": 1}})
         };
         let stats = json!({"active": ids.len(), "open_legs": 1, "kills_in_force": 2});
-        News { sessions: ids.iter().map(session).collect(), stats }
+        Sample { sessions: ids.iter().map(session).collect(), stats }
     }
 
     fn texts(view: &View, width: usize, height: usize) -> Vec<String> {
@@ -222,8 +226,8 @@ mod tests {
         assert_eq!(lines.len(), 6);
         assert_eq!(lines[0].text, "elida top  http://h:1  2 active, 1 open request, 2 kills in force");
         assert!(lines[1].text.starts_with("  ID"), "{lines:?}");
-        assert!(lines[2].text.starts_with("> busy") && lines[2].look == Look::Chosen, "{lines:?}");
-        assert!(lines[3].text.starts_with("  b\u{fffd}[2J") && lines[3].look == Look::Plain, "{lines:?}");
+        assert!(lines[2].text.starts_with("> busy") && lines[2].style == Style::Chosen, "{lines:?}");
+        assert!(lines[3].text.starts_with("  b\u{fffd}[2J") && lines[3].style == Style::Plain, "{lines:?}");
         assert_eq!(lines[5].text, "q quit   k kill   up/down select");
         assert!(texts(&view, 10, 4).iter().all(|line| line.chars().count() <= 10));
         for height in 0..4 {
@@ -253,21 +257,21 @@ mod tests {
     #[test]
     fn a_kill_needs_a_clear_yes() {
         let mut view = View::new("");
-        assert_eq!(view.press(Input::Letter('k')), Wish::Nothing);
-        assert_eq!(view.press(Input::Letter('y')), Wish::Nothing, "nobody is chosen");
+        assert_eq!(view.press(Input::Letter('k')), Action::Nothing);
+        assert_eq!(view.press(Input::Letter('y')), Action::Nothing, "nobody is chosen");
         view.take(news(&["a", "b"]));
         view.press(Input::Down);
         view.press(Input::Letter('k'));
         assert_eq!(texts(&view, 80, 5)[4], "kill b? y/n");
         view.take(news(&["b", "a"]));
-        assert_eq!(view.press(Input::Letter('q')), Wish::Nothing, "q means no here");
+        assert_eq!(view.press(Input::Letter('q')), Action::Nothing, "q means no here");
         view.press(Input::Letter('k'));
-        assert_eq!(view.press(Input::Resized), Wish::Nothing);
-        assert_eq!(view.press(Input::Letter('y')), Wish::Kill("s_b".into()));
+        assert_eq!(view.press(Input::Resized), Action::Nothing);
+        assert_eq!(view.press(Input::Letter('y')), Action::Kill("s_b".into()));
         view.update(Update::Killed("b killed".into()));
         assert_eq!(texts(&view, 80, 5)[4], "b killed");
         view.update(Update::Lost("no answer".into()));
         assert_eq!(texts(&view, 80, 5)[4], "no answer");
-        assert_eq!(view.press(Input::Letter('q')), Wish::Quit);
+        assert_eq!(view.press(Input::Letter('q')), Action::Quit);
     }
 }

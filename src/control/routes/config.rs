@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 
 use crate::control::listen::Peer;
 use crate::control::problem::Problem;
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::settings::fault::{Fault, Faults};
 
 /// The configuration in force; secrets are masked.
-pub(super) async fn show(State(door): State<Arc<Door>>) -> Json<Value> {
-    Json((door.parts.config)())
+pub(super) async fn show(State(state): State<Arc<ControlState>>) -> Json<Value> {
+    Json((state.parts.config)())
 }
 
 /// Reads the configuration again. A faulty one changes nothing and is answered with all its faults.
 pub(super) async fn reload(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     ConnectInfo(Peer { address: peer, .. }): ConnectInfo<Peer>,
 ) -> Result<Json<Value>, Problem> {
     tracing::info!(by = %peer.ip(), "control_reload");
-    let reload = Arc::clone(&door.parts.reload);
+    let reload = Arc::clone(&state.parts.reload);
     // It reads files, and this runtime must stay free for a kill.
-    let turn = door.blocking.reload().await?;
+    let turn = state.blocking.reload().await?;
     let done = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         reload()

@@ -16,20 +16,20 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::control::problem::Problem;
-use crate::control::service::{Door, stopped};
+use crate::control::service::{ControlState, stopped};
 use crate::session::Event;
 
 /// A comment goes out after this much silence, so that proxies between keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Seconds after which a reader that found no place may ask again.
+/// Seconds after which a reader that found no permit may ask again.
 const RETRY: &str = "10";
 
 /// Sends what happens from now on; a reader that is too slow is told how much it missed.
-pub(super) async fn feed(State(door): State<Arc<Door>>) -> Response {
+pub(super) async fn feed(State(state): State<Arc<ControlState>>) -> Response {
     // Readers leave connections to those who kill.
-    let limit = door.parts.settings.load().max_event_feeds().min(door.parts.max_connections / 2);
-    let Some(place) = Place::take(&door.feeds, limit) else {
+    let limit = state.parts.settings.load().max_event_feeds().min(state.parts.max_connections / 2);
+    let Some(permit) = FeedPermit::take(&state.feeds, limit) else {
         let detail = format!(
             "{limit} readers of this feed are connected; end one, or raise control.limits.max_event_feeds"
         );
@@ -38,20 +38,20 @@ pub(super) async fn feed(State(door): State<Arc<Door>>) -> Response {
     };
     let hello = stream::once(async { Ok(sse::Event::default().comment("connected")) });
     // Without this end a reader would hold the shutdown.
-    let stop = stopped(door.stopping.clone());
-    let events = happenings(door.parts.manager.events()).take_until(Box::pin(stop));
+    let stop = stopped(state.stopping.clone());
+    let events = happenings(state.parts.manager.events()).take_until(Box::pin(stop));
     let events = hello.chain(events).inspect(move |_| {
         // It goes with the feed.
-        let _ = &place;
+        let _ = &permit;
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
     Sse::new(events).keep_alive(keep_alive).into_response()
 }
 
-/// A place among the readers of the feed; dropping it gives it back.
-struct Place(Arc<AtomicUsize>);
+/// A permit among the readers of the feed; dropping it gives it back.
+struct FeedPermit(Arc<AtomicUsize>);
 
-impl Place {
+impl FeedPermit {
     fn take(feeds: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         feeds
             .fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1))
@@ -60,7 +60,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for FeedPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }

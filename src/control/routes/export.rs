@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::history::{Asked, Of, archive};
 use crate::control::problem::Problem;
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::history::Archive;
 use crate::history::export::{ExportError, Format, RecordExport};
 use crate::history::leg_reader::LegExport;
@@ -31,7 +31,7 @@ const PIECE: usize = 64 << 10;
 /// The records as a file, in the order of the chain, or the requests, in the order in which they ended; what ended up
 /// to this moment is in it.
 pub(super) async fn export(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let asked = Asked::read(query, &["format", "of"])?;
@@ -39,8 +39,8 @@ pub(super) async fn export(
         let detail = "an export takes of, format, from and to only: the chain must have no gap";
         return Err(Problem::bad_request(detail));
     }
-    let archive = archive(&door)?;
-    let place = door.blocking.export()?;
+    let archive = archive(&state)?;
+    let place = state.blocking.export()?;
     let kind = match asked.format {
         Format::Ndjson => "application/x-ndjson",
         Format::Csv => "text/csv; charset=utf-8",

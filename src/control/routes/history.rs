@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{query, sessions};
 use crate::control::problem::Problem;
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::history::export::Format;
 use crate::history::leg_reader::LegPage;
 use crate::history::reader::{Detail, Reader, RecordPage};
@@ -27,20 +27,20 @@ const CAPTURES_MAX: usize = 100;
 
 /// Records, the last ended first.
 pub(super) async fn list(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<RecordPage>, Problem> {
     let asked = Asked::read(query, &["limit", "cursor"])?;
-    read(&door, move |reader| reader.page(&asked.wanted, asked.cursor, asked.limit)).await.map(Json)
+    read(&state, move |reader| reader.page(&asked.wanted, asked.cursor, asked.limit)).await.map(Json)
 }
 
 /// One record with its last requests, events and kills, by uid or session id.
 pub(super) async fn one(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     Path(target): Path<String>,
 ) -> Result<Json<Detail>, Problem> {
     let wanted = target.clone();
-    let found = read(&door, move |reader| reader.detail(&wanted)).await?;
+    let found = read(&state, move |reader| reader.detail(&wanted)).await?;
     found.map(Json).ok_or_else(|| unknown_record(&target))
 }
 
@@ -51,7 +51,7 @@ fn unknown_record(target: &str) -> Problem {
 
 /// What is kept of the requests of one session, also while it is active, in the order in which they ended.
 pub(super) async fn requests(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     Path(target): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<LegPage>, Problem> {
@@ -59,10 +59,10 @@ pub(super) async fn requests(
     if asked.wanted != Wanted::default() {
         return Err(Problem::bad_request("the requests of a session take limit and cursor only"));
     }
-    archive(&door)?;
-    let known = sessions::find(&door, (&target).into()).await?.map(|session| session.uid.to_string());
+    archive(&state)?;
+    let known = sessions::find(&state, (&target).into()).await?.map(|session| session.uid.to_string());
     let wanted = target.clone();
-    let found = read(&door, move |reader| {
+    let found = read(&state, move |reader| {
         let uid = match known {
             Some(uid) => Some(uid),
             None => reader.incarnation(&wanted)?,
@@ -75,7 +75,7 @@ pub(super) async fn requests(
 
 /// The bodies that are kept of a session, by uid or session id, the last first.
 pub(super) async fn captures(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     Path(target): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
@@ -88,17 +88,17 @@ pub(super) async fn captures(
         }
         Ok(())
     })?;
-    let (captures, next_cursor) = read(&door, move |reader| reader.captures(&target, cursor, limit)).await?;
+    let (captures, next_cursor) = read(&state, move |reader| reader.captures(&target, cursor, limit)).await?;
     Ok(Json(json!({"captures": captures, "next_cursor": next_cursor})))
 }
 
 /// What happened, the last first.
 pub(super) async fn events(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     let asked = Asked::read(query, &["limit", "cursor", "type"])?;
-    let (events, next_cursor) = read(&door, move |reader| {
+    let (events, next_cursor) = read(&state, move |reader| {
         reader.events(asked.wanted.window, asked.kind.as_deref(), asked.cursor, asked.limit)
     })
     .await?;
@@ -107,27 +107,27 @@ pub(super) async fn events(
 
 /// Sums for each minute, hour or day.
 pub(super) async fn series(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     let asked = Asked::read(query, &["step"])?;
-    let points = read(&door, move |reader| reader.series(&asked.wanted, asked.step)).await?;
+    let points = read(&state, move |reader| reader.series(&asked.wanted, asked.step)).await?;
     Ok(Json(json!({"points": points})))
 }
 
 /// Tokens and cost by principal, model, client, backend or session.
 pub(super) async fn usage(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     let asked = Asked::read(query, &["by"])?;
     let by = asked.by;
-    let lines = read(&door, move |reader| reader.usage(&asked.wanted, by)).await?;
+    let lines = read(&state, move |reader| reader.usage(&asked.wanted, by)).await?;
     Ok(Json(json!({"usage": lines})))
 }
 
-pub(super) fn archive(door: &Door) -> Result<Arc<Archive>, Problem> {
-    door.parts.history.clone().ok_or_else(|| {
+pub(super) fn archive(state: &ControlState) -> Result<Arc<Archive>, Problem> {
+    state.parts.history.clone().ok_or_else(|| {
         let detail =
             "no history is kept here: history.enabled is false, or its file cannot be used (see the log)";
         Problem::new(StatusCode::NOT_FOUND, "history_disabled", detail)
@@ -136,10 +136,10 @@ pub(super) fn archive(door: &Door) -> Result<Arc<Archive>, Problem> {
 
 /// Asks on a thread that may block.
 async fn read<T: Send + 'static>(
-    door: &Door,
+    state: &ControlState,
     question: impl FnOnce(&Reader) -> history::Result<T> + Send + 'static,
 ) -> Result<T, Problem> {
-    door.blocking.ask(archive(door)?, question).await
+    state.blocking.ask(archive(state)?, question).await
 }
 
 /// What a query asks for.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::query;
 use crate::control::listen::Peer;
 use crate::control::problem::Problem;
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::ids::AgentId;
 use crate::session::{Block, KillError, KillRequest, Killed, ResumeError, SessionRef};
 
@@ -55,7 +55,7 @@ enum Reach {
 
 /// Cuts every leg of a session, or of an agent and those below it, and refuses them from now on.
 pub(super) async fn kill(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(target): Path<String>,
     RawQuery(query): RawQuery,
@@ -64,13 +64,13 @@ pub(super) async fn kill(
     let by_what = query::named_by(query.as_deref())?;
     let request = kill_request(&body.map_err(unreadable)?, by(peer))?;
     let reason = request.reason.clone();
-    let (manager, name) = (Arc::clone(&door.parts.manager), target.clone());
+    let (manager, name) = (Arc::clone(&state.parts.manager), target.clone());
     // A task of its own: an operator whose connection breaks has still killed.
     let done =
         tokio::spawn(async move { manager.kill(SessionRef::new(&name, by_what), request).await }).await;
     match done.map_err(|_| Problem::internal("the kill broke off; the log says why"))? {
         Ok(killed) => {
-            kept(&door).await;
+            kept(&state).await;
             Ok(Json(json!(KillReply { killed, reason })))
         }
         Err(fault) => Err(not_killed(&target, fault)),
@@ -79,7 +79,7 @@ pub(super) async fn kill(
 
 /// Lifts the order against a session, or against an agent in it.
 pub(super) async fn resume(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(target): Path<String>,
     RawQuery(query): RawQuery,
@@ -87,9 +87,9 @@ pub(super) async fn resume(
 ) -> Result<Json<Value>, Problem> {
     let name = SessionRef::new(&target, query::named_by(query.as_deref())?);
     let ResumeBody { agent } = read(&body.map_err(unreadable)?)?;
-    let resumed = door.parts.manager.resume(name, agent.as_deref(), &by(peer)).await;
+    let resumed = state.parts.manager.resume(name, agent.as_deref(), &by(peer)).await;
     if resumed.is_ok() {
-        kept(&door).await;
+        kept(&state).await;
     }
     resumed.map(|resumed| Json(json!(resumed))).map_err(|fault| match fault {
         ResumeError::NotKilled { agents } => not_resumed(&target, agent.as_deref(), &agents),
@@ -102,8 +102,8 @@ pub(super) async fn resume(
 
 /// Waits until the history has it, where that alone carries orders over a restart. The cut does not wait, nor
 /// does the operator for long.
-async fn kept(door: &Door) {
-    let Some(history) = door.parts.history.clone().filter(|_| door.parts.manager.fleet().is_none()) else {
+async fn kept(state: &ControlState) {
+    let Some(history) = state.parts.history.clone().filter(|_| state.parts.manager.fleet().is_none()) else {
         return;
     };
     if !history.is_written(KEPT).await {
@@ -114,8 +114,8 @@ async fn kept(door: &Door) {
 }
 
 /// The orders in force, newest first.
-pub(super) async fn list(State(door): State<Arc<Door>>) -> Json<Value> {
-    Json(json!({"kills": door.parts.manager.kills()}))
+pub(super) async fn list(State(state): State<Arc<ControlState>>) -> Json<Value> {
+    Json(json!({"kills": state.parts.manager.kills()}))
 }
 
 /// The answer to a kill.

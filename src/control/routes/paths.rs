@@ -5,11 +5,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{get, post};
 
-use super::super::service::Door;
+use super::super::service::ControlState;
 use super::{config, events, export, health, history, kills, metrics, sessions, stats};
 
 /// Every endpoint.
-pub(in crate::control) fn all() -> Router<Arc<Door>> {
+pub(in crate::control) fn all() -> Router<Arc<ControlState>> {
     Router::new()
         .route("/health", get(health::readiness))
         .route("/health/liveness", get(health::liveness))

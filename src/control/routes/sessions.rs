@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::query;
 use crate::control::problem::Problem;
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::ids::Uid;
 use crate::session::{Filter, SessionRef, Snapshot};
 
@@ -20,11 +20,11 @@ const LIMIT_MAX: usize = 1000;
 
 /// The sessions that match, newest first.
 pub(super) async fn list(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     let filter = filter(query.as_deref().unwrap_or_default())?;
-    let page = door.parts.manager.list(&filter).await;
+    let page = state.parts.manager.list(&filter).await;
     // Only a first page that is also the last knows the total.
     let is_whole = filter.cursor.is_none() && page.next_cursor.is_none() && !page.truncated;
     let total = is_whole.then_some(page.sessions.len());
@@ -38,18 +38,18 @@ pub(super) async fn list(
 
 /// One session in detail, by its id or uid.
 pub(super) async fn one(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     Path(target): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Snapshot>, Problem> {
     let by = query::named_by(query.as_deref())?;
-    let found = find(&door, SessionRef::new(&target, by)).await?;
+    let found = find(&state, SessionRef::new(&target, by)).await?;
     found.map(Json).ok_or_else(|| Problem::session_not_found(&target))
 }
 
 /// The session of this id or uid, if it is known: the one that a kill would mean.
-pub(super) async fn find(door: &Door, target: SessionRef<'_>) -> Result<Option<Snapshot>, Problem> {
-    let mut found = door.parts.manager.get(target).await;
+pub(super) async fn find(state: &ControlState, target: SessionRef<'_>) -> Result<Option<Snapshot>, Problem> {
+    let mut found = state.parts.manager.get(target).await;
     match found.len() {
         0 | 1 => Ok(found.pop()),
         _ => Err(Problem::ambiguous(target.text(), found.iter().map(|session| session.uid))),

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::admission::Admission;
+use super::connection_limit::ConnectionLimit;
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -54,58 +54,58 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct State {
+struct ConnectionState {
     phase: Phase,
     /// The last request showed the token, or there is none to show.
-    is_trusted: bool,
+    is_authenticated: bool,
     /// It is to make room for another connection.
     is_evicted: bool,
 }
 
 /// A connection, seen by those who do not own its stream.
 #[derive(Debug)]
-pub(super) struct Visitor {
+pub(super) struct Connection {
     pub(super) address: SocketAddr,
     /// Counts up: a smaller one came earlier.
     pub(super) number: u64,
     deadlines: Deadlines,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     waker: AtomicWaker,
 }
 
-impl Visitor {
+impl Connection {
     pub(super) fn new(address: SocketAddr, number: u64, deadlines: Deadlines) -> Arc<Self> {
         let phase = Phase::Head { until: Instant::now() + deadlines.head, came: 0 };
-        let state = Mutex::new(State { phase, is_trusted: false, is_evicted: false });
+        let state = Mutex::new(ConnectionState { phase, is_authenticated: false, is_evicted: false });
         Arc::new(Self { address, number, deadlines, state, waker: AtomicWaker::new() })
     }
 
     /// The head of a request is complete.
-    pub(super) fn arrived(&self) {
+    pub(super) fn request_received(&self) {
         let mut state = self.state();
-        (state.phase, state.is_trusted) = (Phase::Handling, false);
+        (state.phase, state.is_authenticated) = (Phase::Handling, false);
     }
 
     /// The request showed the token, or there is none to show.
-    pub(super) fn trust(&self) {
-        self.state().is_trusted = true;
+    pub(super) fn mark_authenticated(&self) {
+        self.state().is_authenticated = true;
     }
 
     /// A whole answer goes out, or the last piece of one.
-    pub(super) fn answered(&self) {
+    pub(super) fn response_ready(&self) {
         self.state().phase = Phase::Answering { until: Instant::now() + self.deadlines.answer };
     }
 
     /// An answer begins whose end is not known.
-    pub(super) fn streams(&self) {
+    pub(super) fn response_streaming(&self) {
         self.state().phase = Phase::Streaming { since: Instant::now() };
     }
 
     /// How much is lost when this connection is closed: nothing (0) while it has not shown the token, a handshake (1)
     /// while it is idle; `None` when it may not be closed.
-    pub(super) fn worth(&self) -> Option<u8> {
+    pub(super) fn eviction_cost(&self) -> Option<u8> {
         let state = self.state();
-        match (state.is_trusted, state.phase) {
+        match (state.is_authenticated, state.phase) {
             (false, _) => Some(0),
             (true, Phase::Head { .. } | Phase::Answering { .. }) => Some(1),
             (true, Phase::Handling | Phase::Streaming { .. }) => None,
@@ -155,35 +155,39 @@ impl Visitor {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The stream of a connection.
-pub(super) struct Visit {
+pub(super) struct ConnectionStream {
     stream: TcpStream,
-    visitor: Arc<Visitor>,
-    admission: Arc<Admission>,
+    connection: Arc<Connection>,
+    connection_limit: Arc<ConnectionLimit>,
     last_write: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Visit {
-    pub(super) fn new(stream: TcpStream, visitor: Arc<Visitor>, admission: Arc<Admission>) -> Self {
+impl ConnectionStream {
+    pub(super) fn new(
+        stream: TcpStream,
+        connection: Arc<Connection>,
+        connection_limit: Arc<ConnectionLimit>,
+    ) -> Self {
         let now = Instant::now();
-        Self { stream, visitor, admission, last_write: now, timer: Box::pin(sleep_until(now)) }
+        Self { stream, connection, connection_limit, last_write: now, timer: Box::pin(sleep_until(now)) }
     }
 
-    pub(super) fn visitor(&self) -> &Arc<Visitor> {
-        &self.visitor
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     /// Waits for the stream, but no longer than the peer may take.
     fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         // First, so that an eviction from now on is heard.
-        self.visitor.waker.register(context.waker());
-        let Some(due) = self.visitor.due(self.last_write)? else { return Poll::Pending };
+        self.connection.waker.register(context.waker());
+        let Some(due) = self.connection.due(self.last_write)? else { return Poll::Pending };
         self.timer.as_mut().reset(due);
         ready!(self.timer.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -198,13 +202,13 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for ConnectionStream {
     fn drop(&mut self) {
-        self.admission.left(&self.visitor);
+        self.connection_limit.closed(&self.connection);
     }
 }
 
-impl AsyncRead for Visit {
+impl AsyncRead for ConnectionStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -212,14 +216,14 @@ impl AsyncRead for Visit {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            Poll::Ready(Ok(())) => Poll::Ready(self.visitor.read(buffer.filled().len() - before)),
+            Poll::Ready(Ok(())) => Poll::Ready(self.connection.read(buffer.filled().len() - before)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => self.wait(context),
         }
     }
 }
 
-impl AsyncWrite for Visit {
+impl AsyncWrite for ConnectionStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -251,13 +255,13 @@ impl AsyncWrite for Visit {
     }
 }
 
-/// Pieces of an answer without a known end; tells the visitor when they have ended.
-pub(super) struct Pieces<S> {
+/// TrackedBody of an answer without a known end; tells the connection when they have ended.
+pub(super) struct TrackedBody<S> {
     pub(super) pieces: S,
-    pub(super) visitor: Arc<Visitor>,
+    pub(super) connection: Arc<Connection>,
 }
 
-impl<S: Stream + Unpin> Stream for Pieces<S> {
+impl<S: Stream + Unpin> Stream for TrackedBody<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
@@ -265,9 +269,9 @@ impl<S: Stream + Unpin> Stream for Pieces<S> {
     }
 }
 
-impl<S> Drop for Pieces<S> {
+impl<S> Drop for TrackedBody<S> {
     fn drop(&mut self) {
-        self.visitor.answered();
+        self.connection.response_ready();
     }
 }
 
@@ -282,14 +286,14 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(300);
     const LONG: Duration = Duration::from_secs(20);
 
-    async fn connection(deadlines: Deadlines) -> (Visit, TcpStream) {
+    async fn connection(deadlines: Deadlines) -> (ConnectionStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (accepted, peer) = tokio::join!(listener.accept(), TcpStream::connect(address));
-        let admission = Admission::new(16, deadlines, Metrics::new().unwrap());
+        let connection_limit = ConnectionLimit::new(16, deadlines, Metrics::new().unwrap());
         let (stream, address) = accepted.unwrap();
-        let visitor = admission.admit(address).unwrap();
-        (Visit::new(stream, visitor, admission), peer.unwrap())
+        let connection = connection_limit.admit(address).unwrap();
+        (ConnectionStream::new(stream, connection, connection_limit), peer.unwrap())
     }
 
     /// Sends a byte now and then until the other side is gone.
@@ -299,7 +303,7 @@ mod tests {
         }
     }
 
-    async fn ending(here: &mut Visit) -> io::ErrorKind {
+    async fn ending(here: &mut ConnectionStream) -> io::ErrorKind {
         loop {
             if let Err(error) = here.read_u8().await {
                 return error.kind();
@@ -317,8 +321,8 @@ mod tests {
         assert!(begun.elapsed() >= SHORT);
         // The next head has its time from its first byte on.
         let (mut here, mut there) = connection(deadlines).await;
-        here.visitor().arrived();
-        here.visitor().answered();
+        here.connection().request_received();
+        here.connection().response_ready();
         tokio::time::sleep(SHORT * 2).await;
         there.write_u8(b'x').await.unwrap();
         here.read_u8().await.unwrap();
@@ -350,10 +354,10 @@ mod tests {
                 false => Deadlines { head: LONG, answer: LONG, stall: SHORT },
             };
             let (mut here, there) = connection(deadlines).await;
-            here.visitor().arrived();
+            here.connection().request_received();
             match whole {
-                true => here.visitor().answered(),
-                false => here.visitor().streams(),
+                true => here.connection().response_ready(),
+                false => here.connection().response_streaming(),
             }
             let much = vec![0; 64 << 20];
             let error = here.write_all(&much).await.unwrap_err();
@@ -365,10 +369,10 @@ mod tests {
     #[tokio::test]
     async fn a_handler_has_its_time_and_a_stream_goes_on() {
         let (mut here, mut there) = connection(Deadlines { head: SHORT, answer: SHORT, stall: SHORT }).await;
-        here.visitor().arrived();
+        here.connection().request_received();
         let waiting = tokio::time::timeout(SHORT * 3, here.read_u8()).await;
         assert!(waiting.is_err(), "a handler works: {waiting:?}");
-        here.visitor().streams();
+        here.connection().response_streaming();
         for _ in 0..4 {
             here.write_u8(1).await.unwrap();
             let waiting = tokio::time::timeout(SHORT / 2, here.read_u8()).await;
