@@ -45,7 +45,7 @@ impl ConnectionLimit {
     /// Admits up to `limit` connections at a time.
     pub(super) fn new(limit: usize, deadlines: Deadlines, metrics: Arc<Metrics>) -> Arc<Self> {
         let (connections, closed) = (Mutex::default(), Notify::new());
-        Arc::new(Self { limit, deadlines, metrics, connections, left })
+        Arc::new(Self { limit, deadlines, metrics, connections, closed })
     }
 
     /// Admits a connection, if need be in place of another one; `None` when all others are being served.

@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn no_colour_means_none() {
-        let lines = [Style::Busy, Style::Loud, Style::Chosen].map(|look| Line { text: "x".into(), style });
+        let lines = [Style::Busy, Style::Loud, Style::Chosen].map(|style| Line { text: "x".into(), style });
         let painted = |has_colours| {
             let paper = Paper::default();
             Screen::on(paper.clone(), has_colours).unwrap().paint(&lines).unwrap();
