@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout_at};
 
+use super::api::error::ErrorCode;
 use super::connection::{Connection, TrackedBody};
 use super::listen::Peer;
 use super::problem::{Problem, finish};
@@ -115,13 +116,13 @@ async fn whole_body(request: Request) -> Result<Request, Problem> {
             Ok(Some(Ok(piece))) if whole.len() + piece.len() <= BODY_MAX => whole.extend_from_slice(&piece),
             Ok(Some(Ok(_))) => {
                 let detail = "the body is larger than 64 KiB";
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
+                return Err(Problem::new(ErrorCode::BodyTooLarge, detail));
             }
             Ok(Some(Err(_))) => return Err(Problem::bad_request("the body cannot be read")),
             Ok(None) => return Ok(Request::from_parts(head, Body::from(whole))),
             Err(_) => {
-                let detail = format!("the body did not come within {} s", BODY_TIME.as_secs());
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
+                let detail = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+                return Err(Problem::new(ErrorCode::RequestTimeout, detail));
             }
         }
     }
@@ -159,17 +160,13 @@ fn enter(settings: &Settings, request: &Request, origin: &mut Option<HeaderValue
     if authenticated.0 || is_probe || path == "/control/health" {
         return Ok(Entry::Caller(authenticated));
     }
-    Err(Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "unauthorized",
-        "send the control token: Authorization: Bearer …",
-    ))
+    Err(Problem::new(ErrorCode::Unauthorized, "send the control token: Authorization: Bearer …"))
 }
 
 /// Every name the request gives for us must be one of ours. A probe may name any address: an orchestrator
 /// knows no name, and a rebound DNS name is never an address.
 fn check_host(allowed: &[String], headers: &HeaderMap, uri: &Uri, is_probe: bool) -> Result<(), Problem> {
-    let refuse = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", detail));
+    let refuse = |detail: String| Err(Problem::new(ErrorCode::HostNotAllowed, detail));
     let mut named = 0;
     let written = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
     for host in written.chain(uri.authority().map(|authority| authority.as_str())) {
@@ -202,7 +199,7 @@ fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<Header
     for origin in headers.get_all(header::ORIGIN) {
         if !allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             let detail = "the page's origin is not in control.cors.allow_origins";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail));
+            return Err(Problem::new(ErrorCode::OriginNotAllowed, detail));
         }
         found = Some(origin.clone());
     }

@@ -1,4 +1,4 @@
-//! The numbers, for Prometheus.
+//! The metrics, for Prometheus.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use http::header;
 use crate::control::service::ControlState;
 use crate::telemetry::metrics::Metrics;
 
-/// Everything in the text format.
+/// Returns all metrics in the text format.
 pub(super) async fn text(State(state): State<Arc<ControlState>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], state.parts.metrics.encode())
 }

@@ -1,4 +1,4 @@
-//! The sums over all sessions.
+//! Totals over all sessions.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use axum::extract::State;
 use crate::control::service::ControlState;
 use crate::session::Stats;
 
-/// Totals by state, backend and client, and what moves now.
+/// Returns totals by state, backend and client.
 pub(super) async fn stats(State(state): State<Arc<ControlState>>) -> Json<Stats> {
     Json(state.parts.manager.stats())
 }
