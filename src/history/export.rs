@@ -1,9 +1,11 @@
 //! Records as a file: NDJSON with the chain and its signed heads ([`super::chain_file`]), for [`super::verify`]; or CSV
 //! for tables.
 
+use serde::Deserialize;
 use std::io::{self, Write};
 
 use rusqlite::params;
+use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::chain_file::Chain;
@@ -47,23 +49,14 @@ const COLUMNS: [Column; 24] = [
 ];
 
 /// The form of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object a line, in the order of the chain.
+    #[default]
     Ndjson,
     /// A table with a heading (RFC 4180).
     Csv,
-}
-
-impl Format {
-    /// Reads the word of the API.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "ndjson" => Some(Self::Ndjson),
-            "csv" => Some(Self::Csv),
-            _ => None,
-        }
-    }
 }
 
 /// Why an export broke off.

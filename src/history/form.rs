@@ -1,10 +1,45 @@
 //! The form of a record as a JSON Schema, for those who read exports: `docs/cdr.schema.json`.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::chain::LINK;
-use crate::session::Record;
+use crate::protocol::usage::Usage;
+use crate::session::{Record, RequestLine};
+
+/// A record with its link of the hash chain, as the history stores and exports it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ChainedRecord {
+    /// The record.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Its link of the hash chain.
+    pub chain: ChainLink,
+}
+
+/// The link of a record in the hash chain.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ChainLink {
+    /// Position in the chain; the first record has 1.
+    pub seq: u64,
+    /// SHA-256 of the record before, in hex.
+    pub prev: String,
+    /// SHA-256 of this record in canonical JSON (RFC 8785), with `seq` and `prev` and without `hash`, in hex.
+    pub hash: String,
+}
+
+/// A request, as the history stores it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct StoredRequest<'a> {
+    /// The request.
+    #[serde(flatten)]
+    pub line: &'a RequestLine,
+    /// The provider's token counts; absent when it reported none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
 
 /// The schema of a record (JSON Schema 2020-12), made from the type that is written. Other keys may come: they are
 /// only ever added.

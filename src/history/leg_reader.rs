@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 
 use rusqlite::params;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::export::{Column, ExportError, Format, PAGE_BYTES, csv, heading};
+use super::form::StoredRequest;
 use super::reader::{Reader, json, one_page};
 use super::window::Window;
 use crate::ids::Uid;
@@ -50,11 +52,12 @@ const COLUMNS: [Column; 31] = [
 ];
 
 /// Some legs of one session, in the order in which they ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct LegPage {
     /// The session's incarnation.
     pub uid: String,
     /// What was kept of each.
+    #[schemars(with = "Vec<StoredRequest<'static>>")]
     pub requests: Vec<Box<RawValue>>,
     /// The number behind which the next page begins; `None` on the last page.
     pub next_cursor: Option<String>,

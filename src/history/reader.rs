@@ -8,11 +8,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OpenFlags, Row, params, params_from_iter};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::form::{ChainedRecord, StoredRequest};
 use super::trust::Trust;
 use super::window::{By, Step, Wanted, Window};
+use crate::session::KillOrder;
 
 /// How long a lock is waited for.
 const LOCK: Duration = Duration::from_secs(2);
@@ -34,20 +37,23 @@ pub struct Reader {
 }
 
 /// Some records, the last ended first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct RecordPage {
     /// The records as they were written, with their links of the chain.
+    #[schemars(with = "Vec<ChainedRecord>")]
     pub records: Vec<Box<RawValue>>,
     /// The number before which the next page begins; `None` on the last page.
     pub next_cursor: Option<String>,
 }
 
 /// One record with everything that is kept of its session.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Detail {
     /// The record.
+    #[schemars(with = "ChainedRecord")]
     pub record: Box<RawValue>,
     /// Its last requests, in the order in which they ended.
+    #[schemars(with = "Vec<StoredRequest<'static>>")]
     pub requests: Vec<Box<RawValue>>,
     /// What happened to it.
     pub events: Vec<EventLine>,
@@ -56,7 +62,7 @@ pub struct Detail {
 }
 
 /// One event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct EventLine {
     /// When.
     pub at: Timestamp,
@@ -67,13 +73,15 @@ pub struct EventLine {
     /// Of which incarnation.
     pub uid: String,
     /// What there is to say beyond that.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub detail: Box<RawValue>,
 }
 
 /// One kill order, and its lifting.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct KillLine {
     /// The order.
+    #[schemars(with = "KillOrder")]
     pub order: Box<RawValue>,
     /// When it was lifted.
     pub lifted_at: Option<Timestamp>,
@@ -82,7 +90,7 @@ pub struct KillLine {
 }
 
 /// Sums over the sessions that ended in one step of time, or under one name.
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Sums {
     /// Sessions that ended.
     pub sessions: u64,
@@ -113,7 +121,7 @@ pub struct Sums {
 }
 
 /// One step of a series.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Point {
     /// When it begins.
     pub at: Timestamp,
@@ -123,7 +131,7 @@ pub struct Point {
 }
 
 /// One line of a usage report.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct UsageLine {
     /// The principal, model, client, backend or session; `None` for what has none.
     pub name: Option<String>,

@@ -1,5 +1,7 @@
 //! Which records are asked for: a time, and words that must agree.
 
+use serde::Deserialize;
+use schemars::JsonSchema;
 use jiff::Timestamp;
 
 /// The longest text that is searched for, in bytes.
@@ -79,27 +81,19 @@ impl Wanted {
 }
 
 /// The length of one point of a series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Step {
     /// A minute.
     Minute,
     /// An hour.
+    #[default]
     Hour,
     /// A day (UTC).
     Day,
 }
 
 impl Step {
-    /// Reads the word of the API.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "minute" => Some(Self::Minute),
-            "hour" => Some(Self::Hour),
-            "day" => Some(Self::Day),
-            _ => None,
-        }
-    }
-
     pub(super) fn millis(self) -> i64 {
         match self {
             Self::Minute => 60_000,
@@ -110,9 +104,11 @@ impl Step {
 }
 
 /// What usage is summed by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum By {
     /// Who called.
+    #[default]
     Principal,
     /// The model.
     Model,
@@ -125,18 +121,6 @@ pub enum By {
 }
 
 impl By {
-    /// Reads the word of the API.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "principal" => Some(Self::Principal),
-            "model" => Some(Self::Model),
-            "client" => Some(Self::Client),
-            "backend" => Some(Self::Backend),
-            "session" => Some(Self::Session),
-            _ => None,
-        }
-    }
-
     /// The column.
     pub(super) fn column(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ use std::iter;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
@@ -42,7 +43,7 @@ impl Place {
 }
 
 /// One agent of a session (`GET /control/sessions/{id}`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentView {
     /// Its name, as its client gives it.
     pub id: AgentId,

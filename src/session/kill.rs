@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::agents::{AgentView, MAIN};
 use super::book::{BlockMode, KillOrder};
@@ -38,7 +39,7 @@ pub struct KillRequest {
 }
 
 /// What a kill did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Killed {
     /// The id that is refused from now on.
     pub session_id: SessionId,
@@ -101,7 +102,7 @@ pub enum KillError {
 }
 
 /// What a resume did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resumed {
     /// The id that is no longer refused.
     pub session_id: SessionId,

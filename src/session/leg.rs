@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::book::KillOrder;
@@ -20,7 +21,7 @@ use crate::protocol::usage::Usage;
 use crate::protocol::websocket::Traffic;
 
 /// What a leg is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LegKind {
     /// A request and its answer, streamed or not.
@@ -105,7 +106,7 @@ pub struct LegReport {
 }
 
 /// What passed over a WebSocket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SocketReport {
     /// From the client.
     #[serde(rename = "in")]

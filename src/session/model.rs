@@ -118,7 +118,7 @@ impl EndReason {
 }
 
 /// How the session was recognised and which program it says it is: labels, never authority.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Identity {
     /// Where the id came from: `header:x-claude-code-session-id`, `derived`, `generated`.
     pub source: Arc<str>,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::agents::AgentView;
@@ -19,7 +20,7 @@ use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
 /// Who calls, as far as it is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Caller {
     /// The principal.
     pub id: PrincipalId,
@@ -39,7 +40,7 @@ impl<'de> Deserialize<'de> for Caller {
 }
 
 /// A leg that is open.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LegView {
     /// Its id in this process.
     pub id: LegId,
@@ -68,7 +69,7 @@ pub struct LegView {
 }
 
 /// A session at one moment (`GET /control/sessions/{id}`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// The external id.
     pub id: SessionId,
@@ -122,6 +123,7 @@ pub struct Snapshot {
     /// The provider's own token counts, summed.
     pub usage: Usage,
     /// Calls by tool.
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub tools: ToolCounts,
     /// Findings of policies; none are made yet.
     pub flags: Vec<String>,

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::model::State;
 use super::record::Record;
@@ -13,7 +14,7 @@ const OTHER: &str = "other";
 const UNKNOWN: &str = "unknown";
 
 /// Totals since this instance started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stats {
     /// Sessions active now.
     pub active: usize,

@@ -26,7 +26,7 @@ const NAME_BYTES: usize = 256;
 const OTHER: &str = "other";
 
 /// One request that has ended, for the detail view.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RequestLine {
     /// The request's id.
     pub request_id: RequestId,
@@ -64,6 +64,7 @@ pub struct RequestLine {
     /// Why the model stopped, in the provider's word.
     pub stop_reason: Option<Box<str>>,
     /// The tools it called.
+    #[schemars(with = "std::collections::BTreeMap<String, u64>")]
     pub tools: ToolCounts,
     /// True when the answer was a stream.
     pub stream: bool,

@@ -9,8 +9,6 @@ use crate::history::export::Format;
 use crate::history::reader::{EventLine, Point, UsageLine};
 use crate::history::window::{By, Step, Wanted, Window};
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
-use crate::protocol::usage::Usage;
-use crate::session::{Record, RequestLine};
 
 /// Items on a page of the history: 100, at most 1000.
 pub type HistoryLimit = Limit<100, 1000>;
@@ -186,38 +184,6 @@ pub enum ExportKind {
     Records,
     /// Requests, in the order in which they ended.
     Requests,
-}
-
-/// A record with its link of the hash chain.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ChainedRecord {
-    /// The record.
-    #[serde(flatten)]
-    pub record: Record,
-    /// Its link of the hash chain.
-    pub chain: ChainLink,
-}
-
-/// The link of a record in the hash chain.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ChainLink {
-    /// Position in the chain; the first record has 1.
-    pub seq: u64,
-    /// SHA-256 of the record before, in hex.
-    pub prev: String,
-    /// SHA-256 of this record in canonical JSON (RFC 8785), with `seq` and `prev` and without `hash`, in hex.
-    pub hash: String,
-}
-
-/// A request of the history.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct StoredRequest {
-    /// The request.
-    #[serde(flatten)]
-    pub line: RequestLine,
-    /// The provider's token counts; absent when it reported none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
 }
 
 /// Answer of `GET /control/history/events`: events, newest first.
