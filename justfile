@@ -69,12 +69,14 @@ clients:
 fmt:
     cargo fmt
 
-# Make conf/schema.json and docs/cdr.schema.json again, after a key of the configuration or of the record has changed.
+# Generate conf/schema.json, docs/cdr.schema.json and docs/openapi.json, after a change of the configuration, the record or the control API.
 schema:
     cargo run --quiet -- schema > target/schema.json
     mv target/schema.json conf/schema.json
     cargo run --quiet -- schema --of record > target/schema.json
     mv target/schema.json docs/cdr.schema.json
+    cargo run --quiet -- schema --of openapi > target/schema.json
+    mv target/schema.json docs/openapi.json
 
 # Formatting and lints, warnings are errors.
 lint:

@@ -1,19 +1,25 @@
-//! The commands that talk to a running ELIDA.
+//! The commands that use the control API of a running gateway.
 
 use std::num::NonZeroUsize;
 
 use anyhow::anyhow;
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde_json::{Value, json};
 
-use super::client::{Client, ControlArgs};
+use super::client::{Answer, Client, ControlArgs};
 use super::{print, report};
+use crate::control::api::kills::{BlockBody, KillBody, ResumeBody};
+use crate::control::api::params::SessionQuery;
+use crate::control::api::sessions::{SessionLimit, SessionPage, SessionsQuery};
+use crate::session::{BlockMode, NamedBy, State};
 use crate::settings::units::Span;
 
-/// The most sessions asked for at a time.
+/// Sessions read per request.
 const PAGE: usize = 500;
 
-/// Arguments of commands that only ask.
+/// Arguments of commands without parameters of their own.
 #[derive(Args, Debug)]
 pub(super) struct PlainArgs {
     #[command(flatten)]
@@ -27,37 +33,48 @@ pub(super) struct PlainArgs {
 #[derive(Args, Debug)]
 pub(super) struct SessionsArgs {
     /// Only those in this state: active, completed, killed, timed_out
-    #[arg(long)]
-    state: Option<String>,
-    /// Only those of this program, such as claude-code
+    #[arg(long, value_parser = read_state)]
+    state: Option<State>,
+    /// Only those of this client program, such as claude-code
     #[arg(long)]
     client: Option<String>,
     /// Only those that used this backend
     #[arg(long)]
     backend: Option<String>,
-    /// Only those of this caller
+    /// Only those of this principal
     #[arg(long)]
     principal: Option<String>,
-    /// At most so many
+    /// At most this many
     #[arg(long, value_name = "N", default_value = "100")]
     limit: NonZeroUsize,
     #[command(flatten)]
     plain: PlainArgs,
 }
 
-/// Which session.
+/// Names a session.
 #[derive(Args, Debug)]
 struct NameArgs {
     /// Id or uid of the session
     id: String,
-    /// What ID is, when it is one session's uid and another one's id
-    #[arg(long, value_name = "WHAT", value_parser = ["uid", "id"])]
-    by: Option<String>,
+    /// What ID is, when it is the uid of one session and the id of another
+    #[arg(long, value_name = "WHAT")]
+    by: Option<NameKind>,
+}
+
+/// What the name of a session is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NameKind {
+    Uid,
+    Id,
 }
 
 impl NameArgs {
-    fn query(&self) -> Vec<(&'static str, String)> {
-        self.by.iter().map(|by| ("by", by.clone())).collect()
+    fn query(&self) -> SessionQuery {
+        let by = self.by.map(|kind| match kind {
+            NameKind::Uid => NamedBy::Uid,
+            NameKind::Id => NamedBy::Id,
+        });
+        SessionQuery { by }
     }
 }
 
@@ -75,29 +92,29 @@ pub(super) struct SessionArgs {
 pub(super) struct KillArgs {
     #[command(flatten)]
     name: NameArgs,
-    /// Only this agent of the session, and all that it started
+    /// Kill only this agent of the session, and all agents below it
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
-    /// Why; the agent is told
+    /// Why; the client sees it
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
     block: BlockArgs,
-    /// Block the id also when the session has ended already
+    /// Block the id even if the session has ended
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     plain: PlainArgs,
 }
 
-/// How long the id stays refused; without any of these as `session.kill_block` says.
+/// How long the id stays refused; by default as `session.kill_block` says.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 struct BlockArgs {
-    /// Refuse the id for so long, such as 24h
+    /// Refuse the id for this long, such as 24h
     #[arg(long = "for", value_name = "TIME", value_parser = read_span)]
     duration: Option<Span>,
-    /// Refuse the id for ever
+    /// Refuse the id permanently
     #[arg(long)]
     permanent: bool,
     /// Refuse the id until `elida resume`
@@ -110,7 +127,7 @@ struct BlockArgs {
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     name: NameArgs,
-    /// Lift the block of this agent, not the session's
+    /// Lift the order against this agent, not the one against the session
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
     #[command(flatten)]
@@ -124,40 +141,54 @@ fn read_span(text: &str) -> Result<Span, String> {
     }
 }
 
-/// `elida sessions`: asks page by page until there are enough.
+fn read_state(text: &str) -> Result<State, String> {
+    let state: Result<State, serde::de::value::Error> = State::deserialize(text.into_deserializer());
+    state.map_err(|_| "must be active, completed, killed or timed_out".to_owned())
+}
+
+/// `elida sessions`: reads page after page until there are enough sessions.
 pub(super) fn sessions(arguments: &SessionsArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
-    let mut list: Vec<Value> = Vec::new();
-    let mut answer;
+    if arguments.plain.json {
+        print(&format!("{}\n", json!(session_pages::<Value>(arguments, &client)?)));
+    } else {
+        print(&report::sessions(&session_pages(arguments, &client)?));
+    }
+    Ok(())
+}
+
+/// Reads up to `--limit` sessions as one page.
+fn session_pages<S: DeserializeOwned>(
+    arguments: &SessionsArgs,
+    client: &Client,
+) -> anyhow::Result<SessionPage<S>> {
+    let mut sessions: Vec<S> = Vec::new();
     let mut cursor = None;
     let limit = arguments.limit.get();
     loop {
-        let wanted = limit.saturating_sub(list.len()).min(PAGE);
-        answer = client.get(&["control", "sessions"], &query(arguments, wanted, cursor.as_deref()))?;
-        let page = answer["sessions"].as_array_mut().map(std::mem::take).unwrap_or_default();
-        list.extend(page);
-        cursor = answer["next_cursor"].as_str().map(String::from);
-        // A search that was cut gives few sessions, or none, and a cursor.
-        if cursor.is_none() || list.len() >= limit {
-            break;
+        let wanted = limit.saturating_sub(sessions.len()).min(PAGE);
+        let answer = client.get(&["control", "sessions"], &query(arguments, wanted, cursor))?;
+        let mut page: SessionPage<S> = answer.read()?;
+        sessions.append(&mut page.sessions);
+        // A search that stopped at its bound returns few sessions, or none, and a cursor.
+        if page.next_cursor.is_none() || sessions.len() >= limit {
+            sessions.truncate(limit);
+            return Ok(SessionPage { sessions, ..page });
         }
+        cursor = page.next_cursor;
     }
-    list.truncate(limit);
-    answer["sessions"] = Value::Array(list);
-    show(&arguments.plain, &answer, report::sessions)
 }
 
-fn query(arguments: &SessionsArgs, limit: usize, cursor: Option<&str>) -> Vec<(&'static str, String)> {
-    let mut query = vec![("limit", limit.to_string())];
-    let filters = [
-        ("state", arguments.state.as_deref()),
-        ("client", arguments.client.as_deref()),
-        ("backend", arguments.backend.as_deref()),
-        ("principal", arguments.principal.as_deref()),
-        ("cursor", cursor),
-    ];
-    query.extend(filters.into_iter().filter_map(|(key, value)| Some((key, value?.to_owned()))));
-    query
+fn query(arguments: &SessionsArgs, limit: usize, cursor: Option<String>) -> SessionsQuery {
+    SessionsQuery {
+        state: arguments.state,
+        client: arguments.client.clone(),
+        backend: arguments.backend.clone(),
+        principal: arguments.principal.clone(),
+        limit: SessionLimit::new(limit),
+        cursor,
+        ..SessionsQuery::default()
+    }
 }
 
 /// `elida session ID`
@@ -165,76 +196,68 @@ pub(super) fn session(arguments: &SessionArgs) -> anyhow::Result<()> {
     let name = &arguments.name;
     let client = Client::new(&arguments.plain.control)?;
     let answer = client.get(&["control", "sessions", &name.id], &name.query())?;
-    show(&arguments.plain, &answer, report::session_detail)
+    show(&arguments.plain, answer, report::session_detail)
 }
 
 /// `elida stats`
 pub(super) fn stats(arguments: &PlainArgs) -> anyhow::Result<()> {
-    let answer = Client::new(&arguments.control)?.get(&["control", "stats"], &[])?;
-    show(arguments, &answer, report::stats)
+    let answer = Client::new(&arguments.control)?.get(&["control", "stats"], &())?;
+    show(arguments, answer, report::stats)
 }
 
 /// `elida kills`
 pub(super) fn kills(arguments: &PlainArgs) -> anyhow::Result<()> {
-    let answer = Client::new(&arguments.control)?.get(&["control", "kills"], &[])?;
-    show(arguments, &answer, report::kills)
+    let answer = Client::new(&arguments.control)?.get(&["control", "kills"], &())?;
+    show(arguments, answer, report::kills)
 }
 
 /// `elida kill ID`
 pub(super) fn kill(arguments: &KillArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
+    let path = ["control", "sessions", &arguments.name.id, "kill"];
     let answer = client
-        .post(
-            &["control", "sessions", &arguments.name.id, "kill"],
-            &arguments.name.query(),
-            &kill_request(arguments),
-        )
-        // The API names its own remedy; here it is a flag.
+        .post(&path, &arguments.name.query(), &kill_body(arguments))
+        // The API names a member of the body; here it is a flag.
         .map_err(|error| anyhow!(error.to_string().replace("\"force\": true", "--force")))?;
-    show(&arguments.plain, &answer, report::killed)
+    show(&arguments.plain, answer, report::killed)
 }
 
-fn kill_request(arguments: &KillArgs) -> Value {
-    let mut request = json!({});
-    if let Some(reason) = &arguments.reason {
-        request["reason"] = json!(reason);
-    }
-    if let Some(agent) = &arguments.agent {
-        request["agent"] = json!(agent);
-    }
-    if arguments.force {
-        request["force"] = json!(true);
-    }
+fn kill_body(arguments: &KillArgs) -> KillBody {
     let block = &arguments.block;
-    if let Some(duration) = block.duration {
-        request["block"] = json!({"mode": "duration", "duration": duration});
-    } else if block.permanent {
-        request["block"] = json!({"mode": "permanent"});
-    } else if block.until_resumed {
-        request["block"] = json!({"mode": "until_resumed"});
+    let mode = |mode| Some(BlockBody { mode, duration: None });
+    KillBody {
+        reason: arguments.reason.clone(),
+        agent: arguments.agent.clone(),
+        force: arguments.force,
+        scope: None,
+        block: match block.duration {
+            Some(duration) => Some(BlockBody { mode: BlockMode::Duration, duration: Some(duration) }),
+            None if block.permanent => mode(BlockMode::Permanent),
+            None if block.until_resumed => mode(BlockMode::UntilResumed),
+            None => None,
+        },
     }
-    request
 }
 
 /// `elida resume ID`
 pub(super) fn resume(arguments: &ResumeArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
-    let request = arguments.agent.as_ref().map_or_else(|| json!({}), |agent| json!({"agent": agent}));
     let name = &arguments.name;
-    let answer = client.post(&["control", "sessions", &name.id, "resume"], &name.query(), &request)?;
-    show(&arguments.plain, &answer, |answer| report::resumed(&name.id, answer))
+    let path = ["control", "sessions", &name.id, "resume"];
+    let answer = client.post(&path, &name.query(), &ResumeBody { agent: arguments.agent.clone() })?;
+    show(&arguments.plain, answer, report::resumed)
 }
 
-/// Prints an answer, as JSON if that is asked for.
-pub(super) fn show(
+/// Prints an answer, with `--json` as it came.
+pub(super) fn show<T: DeserializeOwned>(
     arguments: &PlainArgs,
-    answer: &Value,
-    report: impl Fn(&Value) -> String,
+    answer: Answer,
+    report: impl Fn(&T) -> String,
 ) -> anyhow::Result<()> {
     if arguments.json {
-        print(&format!("{answer}\n"));
+        print(&format!("{}\n", answer.json()));
     } else {
-        print(&report(answer));
+        print(&report(&answer.read()?));
     }
     Ok(())
 }
@@ -261,7 +284,7 @@ mod tests {
     fn a_kill_says_only_what_was_asked_for() {
         let request = |flags: &[&str]| {
             let words = ["kill", "id"].iter().chain(flags);
-            kill_request(&Kill::try_parse_from(words).unwrap().arguments)
+            json!(kill_body(&Kill::try_parse_from(words).unwrap().arguments))
         };
         assert_eq!(request(&[]), json!({}));
         assert_eq!(
@@ -277,9 +300,8 @@ mod tests {
     fn filters_become_the_query() {
         let words = ["sessions", "--state", "killed", "--principal", "anon:1.2.3.4"];
         let arguments = Sessions::try_parse_from(words).unwrap().arguments;
-        let query = query(&arguments, 100, Some("c"));
-        let expected =
-            [("limit", "100"), ("state", "killed"), ("principal", "anon:1.2.3.4"), ("cursor", "c")];
-        assert_eq!(query, expected.map(|(key, value)| (key, value.to_owned())));
+        let query = json!(query(&arguments, 100, Some("c".to_owned())));
+        let expected = json!({"limit": 100, "state": "killed", "principal": "anon:1.2.3.4", "cursor": "c"});
+        assert_eq!(query, expected);
     }
 }

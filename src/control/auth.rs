@@ -1,8 +1,8 @@
-//! Who may come in: decided before any route is looked at.
+//! Access checks, made before any route is looked at.
 //!
-//! In this order: `Host` must be one of ours (against DNS rebinding), `Origin` must be one we allow (a web
-//! page elsewhere must not kill, nor read), then the token. Preflights of allowed origins are answered
-//! before the token, since browsers send none with them; probes need no token.
+//! In this order: `Host` must be an allowed one (against DNS rebinding), `Origin` must be an allowed one (other web pages
+//! must neither kill nor read), then the token. Preflight requests of allowed origins are answered before the token is
+//! checked, since browsers send none with them; probes need no token.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,23 +26,23 @@ use super::service::ControlState;
 use super::settings::Settings;
 use crate::ids::RequestId;
 
-/// Methods a page of an allowed origin may use.
+/// `Access-Control-Allow-Methods` of an allowed origin.
 const CORS_METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
-/// Headers a page of an allowed origin may send.
+/// `Access-Control-Allow-Headers` of an allowed origin.
 const CORS_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
-/// Seconds for which a browser may keep a preflight's answer.
+/// `Access-Control-Max-Age`: seconds for which a browser may cache the answer to a preflight request.
 const CORS_MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// No request here needs a larger body, in bytes.
+/// The largest request body, in bytes.
 const BODY_MAX: usize = 64 << 10;
-/// For a body to come, from its head on.
+/// How long a body may take after its head.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// Whether the caller showed the token, or there is none to show.
+/// Whether the request has the token, or none is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Authenticated(pub(super) bool);
 
-/// The outermost layer: lets the request in or refuses it, and dresses the answer.
+/// The outermost layer: checks the request, and completes the response.
 pub(super) async fn guard(
     State(state): State<Arc<ControlState>>,
     mut request: Request,
@@ -56,16 +56,16 @@ pub(super) async fn guard(
     if let Some(connection) = &connection {
         connection.request_received();
     }
-    let mut response = match enter(&settings, &request, &mut origin) {
-        Ok(Entry::Preflight) => preflight(),
-        Ok(Entry::Caller(authenticated)) => {
+    let mut response = match check(&settings, &request, &mut origin) {
+        Ok(Access::Preflight) => preflight(),
+        Ok(Access::Granted(authenticated)) => {
             let trust = || {
                 connection
                     .iter()
                     .filter(|_| authenticated.0)
                     .for_each(|connection| connection.mark_authenticated())
             };
-            // Without a token everybody is authenticated: whoever still owes a body must be able to make room.
+            // Without a token every request is authenticated: one whose body is incomplete must stay evictable.
             if settings.token().is_some() {
                 trust();
             }
@@ -104,7 +104,7 @@ pub(super) async fn guard(
     }
 }
 
-/// Reads the body of a request, which must be there within [`BODY_TIME`].
+/// Reads the body of a request, which must be complete within [`BODY_TIME`].
 async fn whole_body(request: Request) -> Result<Request, Problem> {
     if request.body().is_end_stream() {
         return Ok(request);
@@ -128,7 +128,7 @@ async fn whole_body(request: Request) -> Result<Request, Problem> {
     }
 }
 
-/// Tells the connection what goes out.
+/// Reports the response to its connection.
 fn watch(response: Response, connection: Arc<Connection>) -> Response {
     if response.body().size_hint().exact().is_some() {
         connection.response_ready();
@@ -138,14 +138,18 @@ fn watch(response: Response, connection: Arc<Connection>) -> Response {
     response.map(|body| Body::from_stream(TrackedBody { pieces: body.into_data_stream(), connection }))
 }
 
-/// Who came in.
-enum Entry {
+/// Outcome of the checks.
+enum Access {
     Preflight,
-    Caller(Authenticated),
+    Granted(Authenticated),
 }
 
-/// Checks a request; `origin` becomes the allowed origin it came from, if it came from one.
-fn enter(settings: &Settings, request: &Request, origin: &mut Option<HeaderValue>) -> Result<Entry, Problem> {
+/// Checks a request; sets `origin` to its `Origin` if that is allowed.
+fn check(
+    settings: &Settings,
+    request: &Request,
+    origin: &mut Option<HeaderValue>,
+) -> Result<Access, Problem> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_probe = path == "/health" || path.starts_with("/health/");
     check_host(settings.allowed_hosts(), headers, request.uri(), is_probe)?;
@@ -154,17 +158,17 @@ fn enter(settings: &Settings, request: &Request, origin: &mut Option<HeaderValue
         && origin.is_some()
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
     {
-        return Ok(Entry::Preflight);
+        return Ok(Access::Preflight);
     }
     let authenticated = Authenticated(check_token(settings, headers));
     if authenticated.0 || is_probe || path == "/control/health" {
-        return Ok(Entry::Caller(authenticated));
+        return Ok(Access::Granted(authenticated));
     }
     Err(Problem::new(ErrorCode::Unauthorized, "send the control token: Authorization: Bearer …"))
 }
 
-/// Every name the request gives for us must be one of ours. A probe may name any address: an orchestrator
-/// knows no name, and a rebound DNS name is never an address.
+/// Checks every host that the request names. A probe may name any IP address: an orchestrator knows no name, and a
+/// rebound DNS name is never an address.
 fn check_host(allowed: &[String], headers: &HeaderMap, uri: &Uri, is_probe: bool) -> Result<(), Problem> {
     let refuse = |detail: String| Err(Problem::new(ErrorCode::HostNotAllowed, detail));
     let mut named = 0;
@@ -185,7 +189,7 @@ fn check_host(allowed: &[String], headers: &HeaderMap, uri: &Uri, is_probe: bool
     }
 }
 
-/// `localhost:9090` and `[::1]:9090` without their ports.
+/// Returns the host without its port: `localhost` of `localhost:9090`, `[::1]` of `[::1]:9090`.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -193,12 +197,12 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// A web page's request comes with its origin, on every method that could change or read something.
+/// Checks the origin, which browsers send with every request of a page that could read or change something.
 fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
     let mut found = None;
     for origin in headers.get_all(header::ORIGIN) {
         if !allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
-            let detail = "the page's origin is not in control.cors.allow_origins";
+            let detail = "the origin of the page is not in control.cors.allow_origins";
             return Err(Problem::new(ErrorCode::OriginNotAllowed, detail));
         }
         found = Some(origin.clone());
@@ -206,14 +210,14 @@ fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<Header
     Ok(found)
 }
 
-/// True when the request shows the token, or none is configured.
+/// True when the request has the token, or none is configured.
 fn check_token(settings: &Settings, headers: &HeaderMap) -> bool {
     let Some(token) = settings.token() else { return true };
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (shown.next(), shown.next()) else { return false };
     let value = value.as_bytes();
     let Some((scheme, credential)) = value.split_at_checked(b"Bearer ".len()) else { return false };
-    // Digests are of one length, so the comparison tells nothing about the token's.
+    // Digests have one length, so the comparison does not reveal the token's.
     let (shown, ours) = (Sha256::digest(credential.trim_ascii()), Sha256::digest(token.reveal()));
     let same = shown.as_slice().ct_eq(ours.as_slice());
     scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(same)

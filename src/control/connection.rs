@@ -1,8 +1,8 @@
-//! One connection of the control listener: what it is doing, and until when it may.
+//! One connection of the control listener, with deadlines.
 //!
-//! The framework knows no deadline for a head or an answer, and a limit of silence is no limit for a peer that sends
-//! a byte now and then. So the stream keeps deadlines: `auth` tells when a request has arrived and when its answer
-//! begins, the stream sees the bytes.
+//! axum has no deadline for a request head or a response, and an idle timeout does not limit a peer that sends a byte now
+//! and then. So the stream keeps deadlines of its own: `auth` reports when a request was received and when its response
+//! starts, and the stream sees the bytes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,14 +20,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection_limit::ConnectionLimit;
 
-/// How long a peer may take.
+/// How long a peer may take for each step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// From the connection, or the first byte of a later request, to the end of the head.
+    /// From accepting the connection, or the first byte of a later request, to the end of the head.
     pub(super) head: Duration,
-    /// From the answer's beginning to the next request: for taking a whole answer, and for being idle after it.
+    /// From the start of a response of known length to the next request: for reading it and for being idle afterwards.
     pub(super) answer: Duration,
-    /// For taking a piece of an answer without a known end.
+    /// Between two reads of a streamed response.
     pub(super) stall: Duration,
 }
 
@@ -38,36 +38,36 @@ pub(super) const DEADLINES: Deadlines = Deadlines {
     stall: Duration::from_secs(60),
 };
 
-/// Bytes that may come before a head is complete, those of a body behind it included.
+/// Maximum of bytes received before a head is complete, including those of a body behind it.
 const HEAD_MAX: usize = 256 << 10;
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// A head is awaited, of which so many bytes came.
+    /// Reading a head, of which `came` bytes were received.
     Head { until: Instant, came: usize },
-    /// A handler works.
+    /// A handler runs.
     Handling,
-    /// A whole answer goes out, and then nothing happens.
+    /// Writing a response of known length, then idle.
     Answering { until: Instant },
-    /// An answer without a known end goes out.
+    /// Writing a streamed response.
     Streaming { since: Instant },
 }
 
 #[derive(Debug)]
 struct ConnectionState {
     phase: Phase,
-    /// The last request showed the token, or there is none to show.
+    /// The last request had the token, or none is configured.
     is_authenticated: bool,
-    /// It is to make room for another connection.
+    /// The connection is closed for another one.
     is_evicted: bool,
 }
 
-/// A connection, seen by those who do not own its stream.
+/// The state of a connection, shared by its stream, the connection limit and the handlers.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) address: SocketAddr,
-    /// Counts up: a smaller one came earlier.
+    /// Sequence number: older connections have smaller ones.
     pub(super) number: u64,
     deadlines: Deadlines,
     state: Mutex<ConnectionState>,
@@ -81,29 +81,28 @@ impl Connection {
         Arc::new(Self { address, number, deadlines, state, waker: AtomicWaker::new() })
     }
 
-    /// The head of a request is complete.
+    /// Records that the head of a request is complete.
     pub(super) fn request_received(&self) {
         let mut state = self.state();
         (state.phase, state.is_authenticated) = (Phase::Handling, false);
     }
 
-    /// The request showed the token, or there is none to show.
+    /// Records that the request has the token, or that none is configured.
     pub(super) fn mark_authenticated(&self) {
         self.state().is_authenticated = true;
     }
 
-    /// A whole answer goes out, or the last piece of one.
+    /// Records the start of a response of known length, or the end of a streamed one.
     pub(super) fn response_ready(&self) {
         self.state().phase = Phase::Answering { until: Instant::now() + self.deadlines.answer };
     }
 
-    /// An answer begins whose end is not known.
+    /// Records the start of a streamed response.
     pub(super) fn response_streaming(&self) {
         self.state().phase = Phase::Streaming { since: Instant::now() };
     }
 
-    /// How much is lost when this connection is closed: nothing (0) while it has not shown the token, a handshake (1)
-    /// while it is idle; `None` when it may not be closed.
+    /// Cost of closing this connection: 0 without the token, 1 while it is idle; `None` when it must not be closed.
     pub(super) fn eviction_cost(&self) -> Option<u8> {
         let state = self.state();
         match (state.is_authenticated, state.phase) {
@@ -119,10 +118,10 @@ impl Connection {
         self.waker.wake();
     }
 
-    /// Bytes came.
+    /// Records received bytes.
     ///
     /// # Errors
-    /// The connection is to be closed.
+    /// The connection was evicted, or the head took too long or was too large.
     fn read(&self, bytes: usize) -> io::Result<()> {
         let mut state = self.state();
         if state.is_evicted {
@@ -143,7 +142,7 @@ impl Connection {
         Ok(())
     }
 
-    /// When the connection ends if nothing happens; `None` while it is not its peer who is waited for.
+    /// Returns when the connection times out; `None` while the peer has nothing to do.
     fn due(&self, last_write: Instant) -> io::Result<Option<Instant>> {
         let state = self.state();
         if state.is_evicted {
@@ -184,9 +183,9 @@ impl ConnectionStream {
         &self.connection
     }
 
-    /// Waits for the stream, but no longer than the peer may take.
+    /// Waits for the stream, but no longer than the deadline.
     fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        // First, so that an eviction from now on is heard.
+        // First, so that no eviction is missed.
         self.connection.waker.register(context.waker());
         let Some(due) = self.connection.due(self.last_write)? else { return Poll::Pending };
         self.timer.as_mut().reset(due);
@@ -256,7 +255,7 @@ impl AsyncWrite for ConnectionStream {
     }
 }
 
-/// TrackedBody of an answer without a known end; tells the connection when they have ended.
+/// A streamed body; reports its end to the connection.
 pub(super) struct TrackedBody<S> {
     pub(super) pieces: S,
     pub(super) connection: Arc<Connection>,

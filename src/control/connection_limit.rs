@@ -1,8 +1,8 @@
-//! Who may connect to the control listener: a bounded number, of whom the least needed makes room for the next one.
+//! Limits the connections of the control listener; at the limit, a new connection replaces the least needed one.
 //!
-//! No token is asked before a connection is accepted, so a crowd of silent peers must not keep an operator out. When
-//! there are as many connections as may be, one that has not shown the token is closed for the new one, else an idle
-//! one. One that is being served, or reads the event feed, stays.
+//! The token is checked only after a connection is accepted, so a crowd of silent peers must not keep an operator out.
+//! At the limit, a connection that has not sent the token is closed for the new one, else an idle one. A connection with
+//! a request in progress, or one that reads the event feed, stays.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,16 +14,16 @@ use tokio::sync::Notify;
 use super::connection::{Connection, Deadlines};
 use crate::telemetry::metrics::Metrics;
 
-/// Connections that were told to close and have not yet closed are at most so many.
+/// Maximum of evicted connections that are not closed yet.
 const CLOSING_MAX: usize = 8;
 
-/// The connections that are open.
+/// The open connections.
 pub(super) struct ConnectionLimit {
     limit: usize,
     deadlines: Deadlines,
     metrics: Arc<Metrics>,
     connections: Mutex<Connections>,
-    /// Told when a connection has closed.
+    /// Notified when a connection has closed.
     closed: Notify,
 }
 
@@ -35,21 +35,21 @@ impl std::fmt::Debug for ConnectionLimit {
 
 #[derive(Default)]
 struct Connections {
-    /// By number, without those that were told to close.
+    /// By number, without the evicted ones.
     open: HashMap<u64, Arc<Connection>>,
-    /// Those that were told to close and have not yet closed.
+    /// Number of evicted connections that are not closed yet.
     closing: usize,
     next: u64,
 }
 
 impl ConnectionLimit {
-    /// Admits up to `limit` connections at a time.
+    /// Admits up to `limit` open connections.
     pub(super) fn new(limit: usize, deadlines: Deadlines, metrics: Arc<Metrics>) -> Arc<Self> {
         let (connections, closed) = (Mutex::default(), Notify::new());
         Arc::new(Self { limit, deadlines, metrics, connections, closed })
     }
 
-    /// Admits a connection, if need be in place of another one; `None` when all others are being served.
+    /// Admits a connection, at the limit in place of another one; `None` when no other one may be closed.
     pub(super) fn admit(&self, address: SocketAddr) -> Option<Arc<Connection>> {
         let mut connections = self.connections();
         if connections.open.len() >= self.limit && !self.evict_from(&mut connections) {
@@ -63,7 +63,7 @@ impl ConnectionLimit {
         Some(connection)
     }
 
-    /// Closes the connection that is least needed; false when each one is.
+    /// Closes the least needed connection; false when none may be closed.
     pub(super) fn evict(&self) -> bool {
         self.evict_from(&mut self.connections())
     }
@@ -78,14 +78,14 @@ impl ConnectionLimit {
         true
     }
 
-    /// Waits until those that were told to close have done so, but for a few.
+    /// Waits until all evicted connections but a few are closed.
     pub(super) async fn evictions_done(&self) {
         while self.connections().closing > CLOSING_MAX {
             self.closed.notified().await;
         }
     }
 
-    /// The connection has closed.
+    /// Records that a connection has closed.
     pub(super) fn closed(&self, connection: &Connection) {
         let mut connections = self.connections();
         if connections.open.remove(&connection.number).is_none() {
@@ -100,8 +100,8 @@ impl ConnectionLimit {
     }
 }
 
-/// Of those whose end loses least, the oldest of the address that has most: a crowd from one address does not close
-/// the connections of others.
+/// Returns the number of the connection to evict: of those with the lowest cost, the oldest of the address that has most,
+/// so that a crowd from one address does not close the connections of others.
 fn cheapest_to_evict<'a>(connections: impl Iterator<Item = &'a Arc<Connection>>) -> Option<u64> {
     let mut least = u8::MAX;
     let mut by_address: HashMap<IpAddr, (usize, u64)> = HashMap::new();

@@ -253,7 +253,8 @@ mod tests {
 
     #[test]
     fn an_unreadable_body_is_refused() {
-        for (body, part) in [("nonsense", "cannot be read"), ("[]", "cannot be read"), (r#"["x"]"#, "cannot be read")]
+        for (body, part) in
+            [("nonsense", "cannot be read"), ("[]", "cannot be read"), (r#"["x"]"#, "cannot be read")]
         {
             let fault = format!("{:?}", read_body::<KillBody>(body.as_bytes()).unwrap_err());
             assert!(fault.contains(part), "{body}: {fault}");

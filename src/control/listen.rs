@@ -1,4 +1,4 @@
-//! Accepts connections: as many as may be, also when the process has no descriptors left.
+//! Accepts connections up to the limit, even when the process has no file descriptors left.
 
 use std::fs::File;
 use std::io;
@@ -15,20 +15,20 @@ use tracing::warn;
 use super::connection::{Connection, ConnectionStream};
 use super::connection_limit::ConnectionLimit;
 
-/// Descriptors that are kept, to be given back when there is none left for a connection.
+/// Spare descriptors, closed one by one when a connection cannot be accepted for lack of one.
 const SPARES: usize = 8;
 
-/// How long accepting rests when nothing could be given back.
+/// Pause after a failed accept when there is no spare left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// While accepting fails, it is logged this often.
+/// Interval between log lines while accepting fails.
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
-/// Who is at the other end.
+/// The client of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
-    /// Its connection.
+    /// State of its connection.
     pub(super) connection: Arc<Connection>,
 }
 
@@ -54,7 +54,7 @@ impl ControlListener {
         listener
     }
 
-    /// Keeps one descriptor more; false when there is none.
+    /// Opens one more spare; false when there is no descriptor.
     fn keep_spare(&mut self) -> bool {
         let spare = File::open("/dev/null");
         let is_kept = spare.is_ok();
@@ -62,7 +62,7 @@ impl ControlListener {
         is_kept
     }
 
-    /// Gives a descriptor back, or waits for one.
+    /// Closes a spare; without spares, evicts a connection and waits.
     async fn make_room(&mut self, error: &io::Error) {
         if self.logged.is_none_or(|logged| logged.elapsed() > LOGGED_EVERY) {
             self.logged = Some(Instant::now());
@@ -74,14 +74,14 @@ impl ControlListener {
         }
     }
 
-    /// Takes a connection in; `None` when all others are being served.
+    /// Admits a connection; `None` when the limit is reached and no other connection may be closed.
     fn let_in(&mut self, stream: TcpStream, address: SocketAddr) -> Option<(ConnectionStream, SocketAddr)> {
-        // Those that were given back are kept again as soon as others are free.
+        // Spares are opened again as soon as descriptors are free.
         if self.spares.len() < SPARES {
             self.keep_spare();
         }
         let connection = self.connection_limit.admit(address)?;
-        // An event is small and must not wait for the next one.
+        // Events are small and must not wait for the next one (Nagle's algorithm).
         let _ = stream.set_nodelay(true);
         Some((ConnectionStream::new(stream, connection, Arc::clone(&self.connection_limit)), address))
     }
@@ -100,7 +100,7 @@ impl Listener for ControlListener {
                         return accepted;
                     }
                 }
-                // The peer has gone before it was accepted (accept(2)).
+                // The peer closed the connection before it was accepted (accept(2)).
                 Err(error) if is_gone(&error) => {}
                 Err(error) => self.make_room(&error).await,
             }

@@ -153,8 +153,7 @@ impl Operation {
             let response = json!({"description": description, "content": content});
             responses.insert(status.to_string(), response);
         }
-        let token: &[ErrorCode] =
-            if self.access == Access::Token { &[ErrorCode::Unauthorized] } else { &[] };
+        let token: &[ErrorCode] = if self.access == Access::Token { &[ErrorCode::Unauthorized] } else { &[] };
         // The middleware reads every body before a route sees it.
         let body: &[ErrorCode] = match self.body {
             Some(_) => &[ErrorCode::BadRequest, ErrorCode::RequestTimeout, ErrorCode::BodyTooLarge],
@@ -221,9 +220,8 @@ impl Schemas {
 
     /// The data of each event of the feed, by the event's name.
     fn events(&mut self) -> Value {
-        let schemas = EVENTS.iter().map(|(name, schema)| {
-            ((*name).to_owned(), schema(&mut self.responses).to_value())
-        });
+        let schemas =
+            EVENTS.iter().map(|(name, schema)| ((*name).to_owned(), schema(&mut self.responses).to_value()));
         Value::Object(schemas.collect())
     }
 
@@ -234,8 +232,10 @@ impl Schemas {
         properties
             .into_iter()
             .map(|(name, mut schema)| {
-                let description =
-                    schema.as_object_mut().and_then(|schema| schema.remove("description")).unwrap_or_default();
+                let description = schema
+                    .as_object_mut()
+                    .and_then(|schema| schema.remove("description"))
+                    .unwrap_or_default();
                 json!({"name": name, "in": "query", "description": description, "schema": not_null(schema)})
             })
             .collect()
@@ -308,3 +308,16 @@ pub fn document() -> Value {
         },
     })
 }
+
+#[cfg(test)]
+#[path = "../../tests/gateway/support/openapi.rs"]
+#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
+pub(super) mod answers;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+#[path = "../../tests/gateway/support/json_schema.rs"]
+#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
+mod json_schema;
+#[cfg(test)]
+mod tests;

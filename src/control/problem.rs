@@ -60,9 +60,11 @@ impl Problem {
     pub(super) fn ambiguous(target: &str, uids: impl IntoIterator<Item = Uid>) -> Self {
         let uids: Vec<String> = uids.into_iter().map(|uid| uid.to_string()).collect();
         let detail = match uids.iter().any(|uid| uid == target) {
-            true => "this is the uid of one session and the id of another; add ?by=uid or ?by=id (--by), or name \
+            true => {
+                "this is the uid of one session and the id of another; add ?by=uid or ?by=id (--by), or name \
                      the other session by its uid"
-                .to_owned(),
+                    .to_owned()
+            }
             false => format!("{} callers have a session with this id; name one by its uid", uids.len()),
         };
         let mut problem = Self::new(ErrorCode::SessionAmbiguous, detail);

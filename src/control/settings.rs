@@ -1,4 +1,4 @@
-//! The `control:` section: where the control API listens and whom it lets in.
+//! The `control:` section: address, access and limits of the control API.
 
 use std::net::SocketAddr;
 

@@ -1,16 +1,19 @@
 //! The control API over a real socket, one test per promise of `docs/control-api.md`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::service::{ControlService, Parts, ReloadReport};
+use super::api::health::BackendStatus;
+use super::openapi::answers::check_answer;
+use super::openapi::document;
+use super::service::{ControlService, Parts, ReloadReport, Runtime};
 use super::settings::{AuthConfig, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
@@ -23,7 +26,38 @@ use crate::telemetry::readiness::Readiness;
 
 const TOKEN: &str = "0123456789abcdef0123";
 
-/// A control API with what stands behind it.
+/// A program whose reload finds these faults, or none.
+struct Program {
+    faults: Option<Faults>,
+}
+
+impl Runtime for Program {
+    fn config(&self) -> Value {
+        json!({"listen": ":8080", "token": Secret::new("hidden")})
+    }
+
+    fn reload(&self) -> Result<ReloadReport, Faults> {
+        match &self.faults {
+            Some(faults) => Err(faults.clone()),
+            None => Ok(ReloadReport { restart_required: vec!["listen".into()] }),
+        }
+    }
+
+    fn backends(&self) -> BTreeMap<String, BackendStatus> {
+        let openai = BackendStatus {
+            r#type: "openai".into(),
+            url: "https://api.openai.com".into(),
+            auth: "passthrough".into(),
+            healthy: true,
+            rests_for_ms: None,
+            callers_kept_away: 0,
+            open: 0,
+        };
+        BTreeMap::from([("openai".to_owned(), openai)])
+    }
+}
+
+/// A control API over a real socket.
 struct TestServer {
     runtime: tokio::runtime::Runtime,
     address: SocketAddr,
@@ -95,9 +129,7 @@ impl TestServer {
             metrics: Metrics::new().unwrap(),
             readiness: Arc::clone(&readiness),
             settings: Arc::clone(&settings),
-            config: Arc::new(|| json!({"listen": ":8080", "token": Secret::new("hidden")})),
-            reload: Arc::new(|| Ok(ReloadReport { restart_required: vec!["listen".into()] })),
-            backends: Arc::new(|| json!({"openai": {"type": "openai"}})),
+            runtime: Arc::new(Program { faults: None }),
             history: None,
             store: "memory",
             max_connections: 256,
@@ -121,10 +153,10 @@ impl TestServer {
         Self { runtime, address, manager, readiness, settings, stop, served }
     }
 
-    /// Sends a request head (without its end) and a body, word for word.
-    fn raw(&self, head: &str, body: &str) -> Answer {
+    /// Sends a request head (without its end) and a body, byte for byte; the answer must agree with the OpenAPI document.
+    fn raw(&self, sent: &str, body: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        write!(stream, "{sent}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
             .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -135,6 +167,12 @@ impl TestServer {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
+        static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+        let mut words = sent.split([' ', '\r']);
+        if let (Some(method), Some(target)) = (words.next(), words.next()) {
+            let checked = check_answer(&DOCUMENT, method, target, status, body.as_bytes());
+            checked.unwrap_or_else(|fault| panic!("{fault}"));
+        }
         Answer { status, headers, body: body.to_owned() }
     }
 
@@ -431,9 +469,7 @@ fn control_config_reload_tells_every_fault() {
         metrics: Metrics::new().unwrap(),
         readiness: Arc::default(),
         settings: Arc::clone(&settings),
-        config: Arc::new(|| json!({})),
-        reload: Arc::new(move || Err(faults.clone())),
-        backends: Arc::new(|| json!({})),
+        runtime: Arc::new(Program { faults: Some(faults) }),
         history: None,
         store: "memory",
         max_connections: 256,

@@ -1,11 +1,11 @@
 //! Records as a file: NDJSON with the chain and its signed heads ([`super::chain_file`]), for [`super::verify`]; or CSV
 //! for tables.
 
-use serde::Deserialize;
 use std::io::{self, Write};
 
 use rusqlite::params;
 use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::chain_file::Chain;
@@ -49,7 +49,7 @@ const COLUMNS: [Column; 24] = [
 ];
 
 /// The form of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object a line, in the order of the chain.

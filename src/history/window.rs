@@ -1,8 +1,8 @@
 //! Which records are asked for: a time, and words that must agree.
 
-use serde::Deserialize;
-use schemars::JsonSchema;
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// The longest text that is searched for, in bytes.
 const NEEDLE: usize = 256;

@@ -129,17 +129,20 @@ pub struct CapturesQuery {
 }
 
 /// Query of `GET /control/records/export`. It takes no filter: the hash chain must have no gap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+/// The command line passes times on as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct ExportQuery {
+pub struct ExportQuery<T = Time> {
     /// What to export.
     pub of: ExportKind,
     /// The file format.
     pub format: Format,
     /// Sessions or requests that ended at this time or later: a time, or an age such as `24h`.
-    pub from: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<T>,
     /// Sessions or requests that ended before this time.
-    pub to: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<T>,
 }
 
 impl ExportQuery {
@@ -176,7 +179,7 @@ impl FinalState {
 }
 
 /// What an export holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExportKind {
     /// Records of ended sessions, in the order of the hash chain.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::session::{Block, KillOrder, Killed};
+use crate::session::{Block, BlockMode, KillOrder, Killed};
+use crate::settings::units::Span;
 
 /// Body of a kill; every member is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,7 +17,7 @@ pub struct KillBody {
     pub reason: Option<String>,
     /// How long the session id stays refused; `session.kill_block` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub block: Option<Block>,
+    pub block: Option<BlockBody>,
     /// What the order covers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<KillScope>,
@@ -26,6 +27,30 @@ pub struct KillBody {
     /// Kills only this agent of the session and all agents below it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+}
+
+/// How long a killed id stays refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "KillBlock")]
+pub struct BlockBody {
+    /// What ends the block.
+    pub mode: BlockMode,
+    /// With mode `duration`: for how long; 24 h when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Span>,
+}
+
+impl Default for BlockBody {
+    fn default() -> Self {
+        Self { mode: Block::default().mode, duration: None }
+    }
+}
+
+impl From<BlockBody> for Block {
+    fn from(BlockBody { mode, duration }: BlockBody) -> Self {
+        Self { mode, duration: duration.unwrap_or(Self::default().duration) }
+    }
 }
 
 /// What a kill order covers.

@@ -94,7 +94,7 @@ impl JsonSchema for Cursor {
 }
 
 /// A point in time: RFC 3339, such as `2026-11-20T10:00:00Z`, or an age such as `24h`, counted back from now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time(pub Timestamp);
 
 impl<'de> Deserialize<'de> for Time {

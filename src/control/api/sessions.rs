@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::params::{Limit, NO_CURSOR};
 use crate::ids::Uid;
-use crate::session::{Filter, Kind, SessionView, State};
+use crate::session::{Filter, Kind, Snapshot as SessionView, State};
 
 /// Items on a page of sessions: 100, at most 1000.
 pub type SessionLimit = Limit<100, 1000>;

@@ -22,12 +22,12 @@ use crate::session::Event;
 /// A comment is sent after this much silence, so that intermediaries keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Seconds after which a reader that found no permit may ask again.
-const RETRY: &str = "10";
+/// `Retry-After` of a reader that got no permit, in seconds.
+const RETRY_AFTER: u32 = 10;
 
-/// Sends what happens from now on; a reader that is too slow is told how much it missed.
+/// Streams what happens from now on; a reader that is too slow gets the number of events it missed.
 pub(super) async fn feed(State(state): State<Arc<ControlState>>) -> Response {
-    // Readers leave connections to those who kill.
+    // Feeds must leave connections for kills.
     let limit = state.parts.settings.load().max_event_feeds().min(state.parts.max_connections / 2);
     let Some(permit) = FeedPermit::take(&state.feeds, limit) else {
         let detail = format!(

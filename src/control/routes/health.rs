@@ -30,9 +30,7 @@ pub(super) async fn startup(State(state): State<Arc<ControlState>>) -> (StatusCo
 }
 
 /// Answers 200 when requests may be sent here, else 503 with the reason.
-pub(super) async fn readiness(
-    State(state): State<Arc<ControlState>>,
-) -> (StatusCode, Json<ReadinessReport>) {
+pub(super) async fn readiness(State(state): State<Arc<ControlState>>) -> (StatusCode, Json<ReadinessReport>) {
     let (readiness, store) = (&state.parts.readiness, state.parts.store.into());
     match readiness.check() {
         Ok(()) => {

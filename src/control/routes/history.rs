@@ -142,7 +142,8 @@ pub(super) async fn usage(
 /// 404 when there is none.
 pub(super) fn archive(state: &ControlState) -> Result<Arc<Archive>, Problem> {
     state.parts.history.clone().ok_or_else(|| {
-        let detail = "there is no history: history.enabled is false, or its file cannot be used (see the server log)";
+        let detail =
+            "there is no history: history.enabled is false, or its file cannot be used (see the server log)";
         Problem::new(ErrorCode::HistoryDisabled, detail)
     })
 }

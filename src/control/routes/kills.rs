@@ -90,7 +90,7 @@ fn kill_request(body: KillBody, by: String) -> Result<KillRequest, Problem> {
         return Err(Problem::bad_request(format!("reason is longer than {REASON_MAX} bytes")));
     }
     let agent = body.agent.map(AgentId::new);
-    Ok(KillRequest { reason, by, block: body.block, force: body.force, scope: None, agent })
+    Ok(KillRequest { reason, by, block: body.block.map(Into::into), force: body.force, scope: None, agent })
 }
 
 fn not_killed(target: &str, fault: KillError) -> Problem {
@@ -117,7 +117,8 @@ fn not_killed(target: &str, fault: KillError) -> Problem {
 /// Returns the problem of a resume without an order; lists the agents that have one.
 fn not_resumed(target: &str, agent: Option<&str>, killed: Vec<AgentId>) -> Problem {
     let against = agent.map_or_else(String::new, |agent| format!("the agent '{agent}' of "));
-    let detail = format!("no kill order is in force against {against}a session with the id or uid '{target}'");
+    let detail =
+        format!("no kill order is in force against {against}a session with the id or uid '{target}'");
     match killed.is_empty() {
         true => Problem::new(ErrorCode::NotKilled, detail),
         false => {

@@ -23,7 +23,7 @@ use super::super::service::ControlState;
 use super::{config, events, export, health, history, kills, metrics, schema, sessions, stats};
 use crate::history::leg_reader::LegPage;
 use crate::history::reader::{Detail, RecordPage};
-use crate::session::{Resumed, SessionView, Stats};
+use crate::session::{Resumed, Snapshot as SessionView, Stats};
 
 /// Groups of endpoints.
 pub(in crate::control) const TAGS: [(&str, &str); 4] = [
@@ -93,19 +93,22 @@ fn session_endpoints() -> Vec<Endpoint> {
         order(
             "/control/sessions/{id}/kill",
             kills::kill,
-            operation("killSession", "Cuts every open leg of a session, or of an agent, and refuses what follows")
-                .query::<SessionQuery>()
-                .body::<KillBody>()
-                .ok::<KillReply>("The kill order is in force and the legs are cut.")
-                .errors(&[
-                    BadRequest,
-                    SessionNotFound,
-                    AgentNotFound,
-                    SessionAmbiguous,
-                    SessionEnded,
-                    Internal,
-                    StoreUnavailable,
-                ]),
+            operation(
+                "killSession",
+                "Cuts every open leg of a session, or of an agent, and refuses what follows",
+            )
+            .query::<SessionQuery>()
+            .body::<KillBody>()
+            .ok::<KillReply>("The kill order is in force and the legs are cut.")
+            .errors(&[
+                BadRequest,
+                SessionNotFound,
+                AgentNotFound,
+                SessionAmbiguous,
+                SessionEnded,
+                Internal,
+                StoreUnavailable,
+            ]),
         ),
         order(
             "/control/sessions/{id}/resume",
@@ -119,7 +122,8 @@ fn session_endpoints() -> Vec<Endpoint> {
         read(
             "/control/kills",
             kills::list,
-            operation("listKills", "Lists the kill orders in force, newest first").ok::<KillList>("The orders."),
+            operation("listKills", "Lists the kill orders in force, newest first")
+                .ok::<KillList>("The orders."),
         ),
         read(
             "/control/events",
@@ -177,9 +181,12 @@ fn history_endpoints() -> Vec<Endpoint> {
         read(
             "/control/records/{id}",
             history::one,
-            operation("getRecord", "Returns the record of a session with its last requests, events and kills")
-                .ok::<Detail>("The record.")
-                .errors(history::ERRORS_OF_ONE),
+            operation(
+                "getRecord",
+                "Returns the record of a session with its last requests, events and kills",
+            )
+            .ok::<Detail>("The record.")
+            .errors(history::ERRORS_OF_ONE),
         ),
         read(
             "/control/records/{id}/requests",

@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod http2;
 pub mod json_schema;
 pub mod kernel;
+pub mod openapi;
 pub mod outside;
 pub mod process;
 pub mod program;
