@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::failover::{configuration, error, gateway, nobody};
+use crate::routing::failover::{configuration, error, gateway, nobody};
 use crate::support::wire::Head;
 use crate::support::{Backend, Call, Gateway, RawBackend, within};
 

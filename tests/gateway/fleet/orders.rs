@@ -2,9 +2,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::agents::{SESSION, order};
-use crate::fleet::{fleet, store_is_up};
-use crate::fleet_tls::documented;
+use crate::sessions::agents::{SESSION, order};
+use crate::fleet::shared::{fleet, store_is_up};
+use crate::fleet::tls::documented;
 use crate::support::redis::Redis;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, within, within_time};
@@ -222,13 +222,13 @@ async fn agent_orders_that_are_over_leave_their_session_alone() {
                 '{\"v\":1,\"rev\":2,\"lifted\":true,\"forget_ms\":99999999999999}')";
     redis.ask(&["EVAL", seed, "1", &key, "1767229200000", "s_019b7a00000070008000000000000000"]).await;
     assert_eq!(redis.ask(&["HLEN", &key]).await, ":1501");
-    let status = crate::agents::spoke(&gateways[0], "new", "").await;
+    let status = crate::sessions::agents::spoke(&gateways[0], "new", "").await;
     assert_eq!(status, 200, "orders that are long over refuse the session");
     assert_eq!(redis.ask(&["HLEN", &key]).await, ":1", "what is over leaves");
     // The lifting is kept as long as somebody may need it; a short order beside it does not outlive itself by that.
     let body = json!({"agent": "new", "block": {"mode": "duration", "duration": "1h"}});
     assert_eq!(order(&gateways[0], "kill", &body).await.0, 200);
-    assert_eq!(crate::agents::spoke(&gateways[0], "new", "").await, 403);
+    assert_eq!(crate::sessions::agents::spoke(&gateways[0], "new", "").await, 403);
 }
 
 #[tokio::test(flavor = "multi_thread")]

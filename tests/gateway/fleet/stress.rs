@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::fleet::{records, store_is_up};
+use crate::fleet::shared::{records, store_is_up};
 use crate::support::control::Control;
 use crate::support::redis::Redis;
 use crate::support::wire::Unframed;

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::failover::{error, gateway, nobody};
+use crate::routing::failover::{error, gateway, nobody};
 use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
@@ -78,7 +78,7 @@ async fn when_all_are_out_they_are_asked_anyway() {
     }
     assert_eq!(alone.requests().len(), 4);
     let (both, keys) = (nobody(), "health: { unhealthy_after: 1, rest: 5m }, models: ['gpt-*']");
-    let dead = crate::failover::gateway(&[("a", &both, keys), ("b", &alone.url(), keys)], "").await;
+    let dead = crate::routing::failover::gateway(&[("a", &both, keys), ("b", &alone.url(), keys)], "").await;
     for _ in 0..4 {
         assert_eq!(Call::chat("hello").send(dead.proxy()).await.status(), 500);
     }
@@ -218,13 +218,13 @@ async fn a_reload_forgets_no_health_of_a_backend_that_stays() {
     for caller in ["ada", "bob"] {
         assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
     }
-    gateway.rewrite(&crate::failover::configuration(&backends, "session: { idle_timeout: 3m }"));
+    gateway.rewrite(&crate::routing::failover::configuration(&backends, "session: { idle_timeout: 3m }"));
     gateway.hangup();
     gateway.log_until(|line| line["message"] == "configuration reloaded").await;
     assert_eq!(chat_of("eve").send(gateway.proxy()).await.status(), 200);
     assert_eq!((busy.requests().len(), second.requests().len()), (2, 3));
     assert!(!is_told_healthy(&gateway, "a").await);
-    gateway.rewrite(&crate::failover::configuration(&[("b", &second.url(), "")], ""));
+    gateway.rewrite(&crate::routing::failover::configuration(&[("b", &second.url(), "")], ""));
     gateway.hangup();
     within("the reload", async {
         while gateway.metrics().await.contains("elida_backend_healthy{backend=\"a\"}") {}

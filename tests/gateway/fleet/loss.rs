@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::fleet::{fleet, record, records, store_is_up};
+use crate::fleet::shared::{fleet, record, records, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::switch::Switch;
 use crate::support::wire::Unframed;

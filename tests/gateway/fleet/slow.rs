@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 
-use crate::fleet::{fleet, fleet_with, store_is_up, yaml};
+use crate::fleet::shared::{fleet, fleet_with, store_is_up, yaml};
 use crate::support::redis::Redis;
 use crate::support::relay::Relay;
 use crate::support::wire::Unframed;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::fleet::{fleet, fleet_with, record, store_is_up, survive};
+use crate::fleet::shared::{fleet, fleet_with, record, store_is_up, survive};
 use crate::support::redis_cluster::Cluster;
 use crate::support::wire::Unframed;
 use crate::support::{Call, Demo, Gateway, within};

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{fleet, store_is_up};
+use crate::fleet::shared::{fleet, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::wire::Unframed;
 use crate::support::{Call, Demo, Gateway, RawClient, within};

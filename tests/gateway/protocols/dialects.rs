@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use crate::support::recording::{Dice, Recording};
 use crate::support::wire::Message;
 use crate::support::{Call, Demo, Gateway, RawBackend, RawClient};
-use crate::usage::{Counts, RECORDED, counts};
+use crate::sessions::usage::{Counts, RECORDED, counts};
 
 /// A way to ask for an answer, and where the provider writes its counts in it, in the order of
-/// [`crate::usage::KEYS`]. The last one written counts.
+/// [`crate::sessions::usage::KEYS`]. The last one written counts.
 struct Case {
     name: &'static str,
     path: &'static str,

@@ -1,4 +1,4 @@
-use crate::failover::{error, gateway};
+use crate::routing::failover::{error, gateway};
 use crate::support::{Backend, Call, RawBackend};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";

@@ -6,7 +6,7 @@ use crate::support::{Gateway, json};
 
 /// The shell blocks of one section that begin with `curl`.
 fn commands(section: &str) -> Vec<String> {
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../../README.md");
     let text = readme.split("\n## ").find(|text| text.starts_with(section)).expect("the section");
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().expect("an end"));
     blocks.filter(|block| block.starts_with("curl")).map(str::to_owned).collect()

@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use crate::fleet::fleet;
+use crate::fleet::shared::fleet;
 use crate::support::redis::Redis;
 use crate::support::{Call, Demo, Gateway};
 
@@ -125,7 +125,7 @@ async fn a_list_without_redis_says_that_it_is_not_whole() {
     let page = list(&gateways[0], "state=active").await;
     assert_eq!((&page["truncated"], &page["total"]), (&Value::from(false), &Value::from(1)), "{page}");
     redis.stop();
-    crate::fleet::store_is_up(&gateways[0], false).await;
+    crate::fleet::shared::store_is_up(&gateways[0], false).await;
     let page = list(&gateways[0], "state=active").await;
     assert_eq!((&page["truncated"], &page["total"]), (&Value::from(true), &Value::Null), "{page}");
     assert_eq!(ids(&page), ["here"], "{page}");

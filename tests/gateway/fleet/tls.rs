@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 
-use crate::fleet::store_is_up;
+use crate::fleet::shared::store_is_up;
 use crate::support::redis::Redis;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway};
@@ -113,7 +113,7 @@ async fn a_user_with_the_documented_rights_is_enough_for_a_fleet_over_tls() {
     assert_eq!((killed.status, &killed.body["instances_notified"]), (200, &Value::from(2)), "{killed:?}");
     let cut = client.message(Unframed::UntilEnd).await.expect("an answer");
     assert!(cut.text().contains("session_killed"), "{}", cut.text());
-    assert_eq!(crate::fleet::record(&gateways, "one").await["request_count"], 3);
+    assert_eq!(crate::fleet::shared::record(&gateways, "one").await["request_count"], 3);
     assert_eq!(gateways[1].resume("one").await, 200);
     assert_eq!(gateways[0].operator().await.get("/control/sessions").await.status(), 200);
     let told = doctor(&gateways[0]).await;

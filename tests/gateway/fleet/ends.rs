@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{fleet, fleet_with, record, records, store_is_up};
+use crate::fleet::shared::{fleet, fleet_with, record, records, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::relay::Relay;
 use crate::support::wire::Unframed;

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::agents::{order, spoke};
+use crate::sessions::agents::{order, spoke};
 use crate::support::gateway::signal;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, within};

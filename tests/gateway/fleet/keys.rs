@@ -2,7 +2,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::fleet::{fleet, fleet_with, store_is_up};
+use crate::fleet::shared::{fleet, fleet_with, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::{Backend, Call, Demo, Gateway, within};
 
