@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::sessions::agents::{SESSION, order, spoke, stalled};
 use crate::fleet::shared::fleet;
+use crate::sessions::agents::{SESSION, order, spoke, stalled};
 use crate::support::redis::Redis;
 use crate::support::wire::Unframed;
 use crate::support::{Demo, within};

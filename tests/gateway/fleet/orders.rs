@@ -2,9 +2,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::sessions::agents::{SESSION, order};
 use crate::fleet::shared::{fleet, store_is_up};
 use crate::fleet::tls::documented;
+use crate::sessions::agents::{SESSION, order};
 use crate::support::redis::Redis;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, within, within_time};

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::sessions::agents::{SESSION, order, spoke, stalled};
 use crate::fleet::shared::store_is_up;
+use crate::sessions::agents::{SESSION, order, spoke, stalled};
 use crate::support::gateway::signal;
 use crate::support::redis::Redis;
 use crate::support::timing::{Times, after};

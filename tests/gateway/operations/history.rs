@@ -221,7 +221,8 @@ async fn every_record_fits_its_schema() {
     gateway.answer_until("/control/history", has("records", 4)).await;
     gateway.log_until(|line| line["message"] == "session_record" && line["incarnation"] == 2).await;
 
-    let schema: Value = serde_json::from_str(include_str!("../../../docs/cdr.schema.json")).expect("a schema");
+    let schema: Value =
+        serde_json::from_str(include_str!("../../../docs/cdr.schema.json")).expect("a schema");
     let export = gateway.elida(&["cdr", "export"]).await;
     let lines = export.lines().map(|line| serde_json::from_str(line).expect("JSON"));
     let exported: Vec<Value> = lines.filter(|line: &Value| line["schema"] == "elida.cdr/2").collect();

@@ -2,10 +2,10 @@ use std::io::{Read, Write};
 
 use serde_json::{Value, json};
 
+use crate::sessions::usage::{Counts, RECORDED, counts};
 use crate::support::recording::{Dice, Recording};
 use crate::support::wire::Message;
 use crate::support::{Call, Demo, Gateway, RawBackend, RawClient};
-use crate::sessions::usage::{Counts, RECORDED, counts};
 
 /// A way to ask for an answer, and where the provider writes its counts in it, in the order of
 /// [`crate::sessions::usage::KEYS`]. The last one written counts.
