@@ -39,7 +39,7 @@ async fn a_kill_of_an_agent_reaches_its_streams_on_another_instance_and_no_other
         }
     })
     .await;
-    // The main agent's stream was never touched: it ends with the session.
+    // The main agent's stream was not affected: it ends with the session.
     assert_eq!(gateways[0].kill(SESSION).await.status, 200);
     let cut = within("the end", main.message(Unframed::UntilEnd)).await.expect("an answer");
     assert!(cut.text().contains("session_killed"), "{}", cut.text());

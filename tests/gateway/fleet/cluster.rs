@@ -7,18 +7,18 @@ use crate::support::redis_cluster::Cluster;
 use crate::support::wire::Unframed;
 use crate::support::{Call, Demo, Gateway, within};
 
-/// Sessions of each instance: enough for every master to have some.
+/// Sessions per instance: enough for every master to have some.
 const EACH: usize = 20;
-/// Sessions that begin while slots move.
+/// Sessions that begin while slots migrate.
 const NEW: usize = 120;
-/// Ids that would break the braces in which a cluster looks for the part of a key that makes its slot.
+/// Ids that would break the hash tag (the braces) from which a cluster computes a key's slot.
 const ODD: [&str; 6] = ["}", "}x", "a}b", "{", "{a}b", "%7Dx"];
 
 async fn ask(gateway: &Gateway, id: &str) -> u16 {
     Call::chat("hello").session(id).send(gateway.proxy()).await.status()
 }
 
-/// No command failed so far.
+/// Asserts that no command has failed.
 async fn never_lost(gateways: &[Gateway]) {
     for gateway in gateways {
         let outages = gateway.metric("elida_store_outages_total{store=\"redis\"}").await;
@@ -27,7 +27,7 @@ async fn never_lost(gateways: &[Gateway]) {
     }
 }
 
-/// A kill on the first instance cuts a stream on the second, and tells that both know.
+/// A kill on the first instance cuts a stream on the second, and reports that both instances know it.
 async fn kill_reaches(gateways: &[Gateway], id: &str) {
     let mut client = Call::chat_stream("[[stall]]").session(id).open(gateways[1].proxy()).await;
     client.until("\"delta\":{\"content\":\"").await;
@@ -52,7 +52,7 @@ async fn sessions_live_on_all_masters_also_while_slots_move() {
     for (number, id) in ids.iter().enumerate() {
         assert_eq!(ask(&gateways[number % 2], id).await, 200, "{id}");
     }
-    // Each is one session, whichever instance it meets.
+    // Each id is one session on all instances.
     for (number, id) in ids.iter().enumerate() {
         assert_eq!(ask(&gateways[1 - number % 2], id).await, 200, "{id}");
     }
@@ -74,7 +74,7 @@ async fn sessions_live_on_all_masters_also_while_slots_move() {
     kill_reaches(&gateways, "before").await;
     never_lost(&gateways).await;
 
-    // One master gives all its slots to another while requests run, and leaves.
+    // One master migrates all its slots to another while requests run, and leaves.
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let load = {
         let (stop, asked, proxies) =
@@ -83,7 +83,7 @@ async fn sessions_live_on_all_masters_also_while_slots_move() {
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let number = asked.fetch_add(1, Ordering::Relaxed);
-                // Sessions that are known, and new ones.
+                // Known sessions and new ones.
                 let is_new = number % 3 == 0 && number < 3 * NEW;
                 let id = if is_new { format!("new-{number}") } else { ids[number % ids.len()].clone() };
                 let answer = Call::chat("hello").session(&id).send(proxies[number % 2]).await;
@@ -97,9 +97,9 @@ async fn sessions_live_on_all_masters_also_while_slots_move() {
     let door = cluster.servers[staying].address().to_string();
     let slots = ["--cluster-slots", "5462", "--cluster-yes"];
     let ends = ["--cluster", "reshard", &door, "--cluster-from", &from, "--cluster-to", &to];
-    // It has 5461 or 5462.
+    // It has 5461 or 5462 slots.
     cluster.cli(&[&ends[..], &slots[..]].concat()).await;
-    // Messages arrive by one that stays.
+    // Messages arrive through a master that stays.
     within("all to listen elsewhere", async {
         while cluster.heard_at().await.contains(&leaving) {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -129,7 +129,7 @@ async fn a_slot_that_is_on_two_masters_holds_nobody_up() {
     let gateways = fleet(&demo, &cluster, 2).await;
     assert_eq!(ask(&gateways[0], "known").await, 200);
     gateways[1].session_until("known", |session| session["request_count"] == 1).await;
-    // The keys that all instances read and write go over one by one, and stay between two masters.
+    // The keys that all instances read and write migrate one by one, and stay split between two masters.
     for key in ["elida:kills", "elida:sessions", "elida:sessions:activity"] {
         let (slot, from) = cluster.slot(key).await;
         let to = (from + 1) % 3;
@@ -184,7 +184,7 @@ async fn a_cluster_that_loses_masters() {
     let cluster = Cluster::start(3, 1).await;
     survive(cluster, "", async |cluster, gateways| {
         for _ in 0..2 {
-            // One at which an instance waits for messages.
+            // A master at which an instance subscribes.
             let lost = cluster.heard_at().await[0];
             cluster.servers[lost].stop();
             for gateway in gateways {

@@ -8,10 +8,10 @@ use crate::support::relay::Relay;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
-/// Streams of one session on each instance.
+/// Streams of one session per instance.
 const STREAMS: usize = 12;
 
-/// A stream whose client does not read: its leg takes some time to settle once it is cut.
+/// A stream whose client does not read: once cut, its leg takes some time to close.
 async fn unread(gateway: &Gateway, id: &str) -> RawClient {
     let call = Call::chat_stream("[[words 100000]]").session(id);
     let mut client = call.open(gateway.proxy()).await;
@@ -36,7 +36,7 @@ async fn what_comes_after_max_duration_is_the_next_incarnation() {
             let proxy = gateway.proxy();
             followers.push(tokio::spawn(async move {
                 let cut = client.message(Unframed::UntilEnd).await.expect("an answer").text();
-                // The client's next step, in the moment in which it learns of the end.
+                // The client's next request, at the moment in which it learns of the end.
                 let next = Call::chat("hello").session("long").send(proxy).await;
                 (cut, next.status(), next.text())
             }));
@@ -53,7 +53,7 @@ async fn what_comes_after_max_duration_is_the_next_incarnation() {
     let first = record(&gateways, "long").await;
     assert_eq!((&first["incarnation"], &first["end_reason"]), (&json!(1), &json!("max_duration")), "{first}");
     assert_eq!(first["request_count"], 2 * (STREAMS + 1), "{first}");
-    // Nothing of it is counted twice, nothing is lost.
+    // Nothing is counted twice, nothing is lost.
     gateways[0].session_until("long", |session| session["request_count"] == 2 * STREAMS).await;
 }
 
@@ -74,7 +74,7 @@ async fn what_begins_after_an_end_is_not_cut_with_it_however_slow_redis_is() {
         client.until("\"delta\":{\"content\":\"").await;
         let cut = client.message(Unframed::UntilEnd).await.expect("an answer").text();
         assert!(cut.contains("session_timed_out"), "{cut}");
-        // As long as an end that is written late would take to cut it.
+        // Long enough for an end that is written late to cut it.
         let call = Call::chat_stream("[[words 40]] [[pace 40ms]]").session(&id);
         let next = call.send(gateway.proxy()).await;
         assert!(next.text().contains("[DONE]"), "cut after the end of {id}: {}", next.text());
@@ -93,7 +93,7 @@ async fn a_session_that_is_past_max_duration_is_not_joined() {
     let mut gateways = fleet(&demo, &redis, 1).await;
     assert_eq!(ask(&gateways[0], "old").await, 200);
     gateways[0].session_until("old", |session| session["request_count"] == 1).await;
-    // Nobody ends it; then an instance comes for which it is overdue.
+    // No instance ends it; then an instance starts for which it is overdue.
     gateways[0].signal("STOP");
     gateways.extend(fleet_with(&demo, &redis, 1, "  max_duration: 1ms").await);
     assert_eq!(ask(&gateways[1], "old").await, 200);
@@ -117,7 +117,7 @@ async fn a_session_that_is_killed_and_resumed_at_once_begins_anew() {
         within("the block to be lifted", async { while ask(&gateways[0], &id).await == 403 {} }).await;
         let session = gateways[0].session_until(&id, |session| session["incarnation"] == 2).await;
         assert_eq!(session["state"], "active", "{session}");
-        // The kill was lifted before the other instance could read it, and has ended the session all the same.
+        // The kill was lifted before the other instance could read it, and has ended the session nevertheless.
         let cut = within("the cut", other.message(Unframed::UntilEnd)).await.expect("an answer");
         assert!(cut.text().contains("session_killed"), "{}", cut.text());
         let first = record(&gateways, &id).await;
@@ -147,7 +147,7 @@ async fn what_ended_while_redis_was_away_is_over_when_it_is_back() {
         (&Value::from(1), &Value::from(1)),
         "{first}"
     );
-    // Long enough for whoever would write it a second time.
+    // Long enough for an instance that would write it a second time.
     tokio::time::timeout(Duration::from_secs(2), std::future::pending::<()>()).await.expect_err("a pause");
     record(&gateways, "s").await;
 }

@@ -33,7 +33,7 @@ async fn a_newcomer_after_a_flush_takes_the_key_of_the_fleet_and_heeds_its_kills
     }
     assert_eq!(gateways[0].kill("killed").await.status, 200);
     let key = redis.ask(&["GET", KEY]).await;
-    // No connection breaks, and nobody is told.
+    // No connection breaks, and no instance is notified.
     redis.ask(&["FLUSHALL"]).await;
     let newcomer = Gateway::with(yaml(&demo, &redis)).await;
     store_is_up(&newcomer, true).await;
@@ -48,7 +48,7 @@ async fn a_newcomer_after_a_flush_takes_the_key_of_the_fleet_and_heeds_its_kills
         assert_eq!(ask(gateway, "killed").await, 403);
         assert_eq!(ask(gateway, "other").await, 200);
     }
-    // One of the two noticed first; both may tell.
+    // One of the two noticed first; both may report it.
     let mut lost = 0.0;
     for gateway in &gateways {
         lost += gateway.metric("elida_store_lost_total{store=\"redis\",what=\"principal_key\"}").await;
@@ -70,7 +70,7 @@ async fn a_younger_key_is_replaced_by_the_one_in_force_and_its_instance_says_so(
     assert_eq!(ask(&gateways[0], "killed").await, 200);
     assert_eq!(gateways[0].kill("killed").await.status, 200);
     let key = redis.ask(&["GET", KEY]).await;
-    // An instance that found Redis wiped, and was there first.
+    // An instance found Redis empty and was the first to write a key.
     redis.ask(&["FLUSHALL"]).await;
     redis.ask(&["SET", KEY, FOREIGN]).await;
     let odd = Gateway::with(yaml(&demo, &redis)).await;
@@ -84,7 +84,7 @@ async fn a_younger_key_is_replaced_by_the_one_in_force_and_its_instance_says_so(
     let loud =
         |line: &Value| line["level"] == "ERROR" && line.to_string().contains("another principals' key");
     gateways[0].log_until(loud).await;
-    // Whatever it calls its callers: the kill holds there.
+    // Whatever its callers are named: the kill applies there.
     within("the kill at the odd one", async {
         while ask(&odd, "killed").await != 403 {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -105,7 +105,7 @@ async fn a_restart_neither_takes_a_younger_key_over_nor_revives_a_kill() {
     let file = one.data().join("principal.key");
     let kept = fs::read(&file).expect("the key");
     one.signal("STOP");
-    // Its elder key is in nobody's hands for the moment.
+    // For the moment no instance uses the older key.
     redis.ask(&["SET", KEY, FOREIGN]).await;
     one.crash_and_restart(&yaml(&demo, &redis)).await;
     assert_eq!(fs::read(&file).expect("the key"), kept, "another key was taken over");
@@ -122,11 +122,11 @@ async fn a_restart_neither_takes_a_younger_key_over_nor_revives_a_kill() {
         |line: &Value| line["level"] == "ERROR" && line.to_string().contains("principals' key in redis");
     one.log_until(loud).await;
     assert_eq!(ask(&one, "killed").await, 403);
-    // One that lives by the other key knows the caller by another name, and refuses the id all the same.
+    // An instance with the other key has another name for the caller, and still refuses the id.
     let newcomer = Gateway::with(yaml(&demo, &redis)).await;
     store_is_up(&newcomer, true).await;
     assert_eq!(ask(&newcomer, "killed").await, 403);
-    // So it does when one of the two gives the order while both keys are in use.
+    // The same when one of the two gives the order while both keys are in use.
     assert_eq!(ask(&newcomer, "late").await, 200);
     newcomer.session_until("late", |session| session["request_count"] == 1).await;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;

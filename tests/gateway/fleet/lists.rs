@@ -4,10 +4,10 @@ use crate::fleet::shared::fleet;
 use crate::support::redis::Redis;
 use crate::support::{Call, Demo, Gateway};
 
-/// Ended sessions that an older version left without labels, more than one search looks at.
+/// Ended sessions that an older version stored without labels: more than one search reads.
 const OLD: usize = 5000;
 
-/// Calls of one command that Redis has served.
+/// How often Redis has run a command.
 async fn served(redis: &Redis, command: &str) -> u64 {
     let told = redis.ask(&["INFO", "commandstats"]).await;
     let prefix = format!("cmdstat_{command}:calls=");
@@ -65,7 +65,7 @@ async fn a_search_that_was_cut_says_so_and_goes_on() {
     assert_eq!(Call::chat("hello").session("first").send(gateways[0].proxy()).await.status(), 200);
     assert_eq!(gateways[0].kill("first").await.status, 200);
     gateways[0].answer_until("/control/sessions?state=killed", |page| page["total"] == 1).await;
-    // Names without labels: each document would have to be read.
+    // Entries without labels: each document would have to be read.
     let first = redis.ask(&["ZRANGE", "elida:sessions:ended", "0", "-1"]).await;
     let first = first.lines().last().expect("a member").to_owned();
     let document =
@@ -99,12 +99,12 @@ async fn a_search_that_was_cut_says_so_and_goes_on() {
     };
     assert_eq!((ids(&found), &found["truncated"]), (vec!["first"], &Value::from(false)), "{found}");
     assert!((2..=4).contains(&searches), "{searches}");
-    // The command asks on by itself.
+    // The command requests the next pages by itself.
     let told = gateways[0].elida(&["sessions", "--json", "--state", "killed", "--limit", "6000"]).await;
     let told: Value = serde_json::from_str(&told).expect("JSON");
     assert_eq!(told["sessions"].as_array().map(Vec::len), Some(OLD + 1), "{}", told["truncated"]);
 
-    // One id with thousands of incarnations is looked up without reading all of them.
+    // One id with thousands of incarnations is found without reading all of them.
     for uid in 1..=OLD {
         let uid = format!("s_{:032x}", base + uid as u128);
         let member = format!("{uid} {{\"session_id\":\"old\",\"scope\":\"anon:127.0.0.1\"}}");

@@ -16,13 +16,13 @@ async fn ask(gateway: &Gateway, id: &str) -> u16 {
 async fn a_kill_that_redis_took_but_told_nobody_of_reaches_all() {
     let (demo, redis) = (Demo::start().await, Redis::start().await);
     let gateways = fleet(&demo, &redis, 2).await;
-    // Redis knows the scripts from then on.
+    // Redis has the scripts from then on.
     assert_eq!(ask(&gateways[1], "before").await, 200);
     assert_eq!(gateways[0].kill("before").await.status, 200);
     let mut client = Call::chat_stream("[[stall]]").session("s").open(gateways[1].proxy()).await;
     client.until("\"delta\":{\"content\":\"").await;
     gateways[0].session_until("s", |session| session["open_legs"] == 1).await;
-    // Redis does what it is told when nobody waits for the answer any more.
+    // Redis runs the command after the instance has stopped waiting for the reply.
     redis.ask(&["CLIENT", "PAUSE", "700", "WRITE"]).await;
     let killed = gateways[0].kill("s").await;
     assert_eq!((killed.status, &killed.body["instances_notified"]), (200, &Value::from(1)), "{killed:?}");
@@ -61,7 +61,7 @@ async fn a_copy_that_lacks_the_last_writes_loses_nothing() {
     })
     .await;
 
-    // From here on the copy hears of nothing, whatever the main one acknowledges.
+    // From here on the replica receives nothing, whatever the master acknowledges.
     copy.ask(&["REPLICAOF", "NO", "ONE"]).await;
     for at in [0, 0, 1] {
         assert_eq!(ask(&gateways[at], "both").await, 200);
@@ -76,11 +76,11 @@ async fn a_copy_that_lacks_the_last_writes_loses_nothing() {
     assert_eq!(record(&gateways, "late").await["request_count"], 1);
     gateways[0].session_until("both", |session| session["request_count"] == 5).await;
 
-    // No request comes any more: what the copy lacks it gets all the same.
+    // No more requests come: the replica still gets what it lacks.
     switch.to(copy.address());
     gateways[0].session_until("both", |session| session["request_count"] == 5).await;
     gateways[0].session_until("fresh", |session| session["request_count"] == 1).await;
-    // Whoever knows only what the copy holds now.
+    // An instance that knows only what the replica holds now.
     gateways.push(Gateway::with(&yaml).await);
     store_is_up(&gateways[2], true).await;
     for id in ["ended", "late"] {
@@ -96,7 +96,7 @@ async fn a_copy_that_lacks_the_last_writes_loses_nothing() {
         assert_eq!(gateways[2].kill(id).await.status, 200);
         assert_eq!(record(&gateways, id).await["request_count"], requests);
     }
-    // Nothing waits to be recorded, and nothing was recorded a second time.
+    // Nothing waits to be recorded, and nothing was recorded twice.
     within("all to be looked after", async {
         while copy.ask(&["ZRANGE", "elida:sessions:activity", "0", "-1"]).await != "*0" {
             tokio::time::sleep(Duration::from_millis(50)).await;

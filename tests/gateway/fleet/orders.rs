@@ -33,7 +33,7 @@ async fn warning_until(gateway: &Gateway, part: &str) -> String {
     .await
 }
 
-/// `full`: takes no writes from now on; else takes them again.
+/// With `full` Redis refuses writes from now on; without it, it accepts them again.
 async fn limit(redis: &Redis, full: bool) {
     assert_eq!(redis.ask(&["CONFIG", "SET", "maxmemory", if full { "1" } else { "0" }]).await, "+OK");
 }
@@ -62,8 +62,8 @@ async fn a_kill_while_redis_is_full_cuts_everywhere_and_says_what_it_did_not_rea
     assert_eq!((ask(&gateways[0], "s").await, ask(&gateways[1], "s").await), (403, 403));
     let told = warning_until(&gateways[1], "redis cannot be used").await;
     assert!(told.contains("its memory is full"), "{told}");
-    // One that starts now finds the earlier order in Redis, and is told of the one that is not there; also when the
-    // one that gave it is gone.
+    // An instance that starts now finds the earlier order in Redis and receives the missing one; also when the
+    // instance that gave it is gone.
     gateways.remove(0).signal("KILL");
     gateways.push(Gateway::with(yaml(&demo, &redis)).await);
     within("the newcomer to know both", async {
@@ -101,7 +101,7 @@ async fn a_resume_while_redis_is_full_holds_where_it_was_given_and_everywhere_la
     let resumed = operator.post("/control/sessions/s/resume", &json!({})).await;
     assert_eq!(resumed.status(), 200, "{}", resumed.text());
     assert!(resumed.json()["not_reached"].to_string().contains("lifted order"), "{}", resumed.text());
-    // What others still tell of the order does not bring it back.
+    // Messages of other instances about the order do not restore it.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(1500) {
         assert_eq!(ask(&gateways[0], "s").await, 200);
@@ -128,7 +128,7 @@ async fn a_kill_is_told_at_once_while_an_instance_finds_redis_again() {
         limit(&redis, true).await;
         store_is_up(&gateways[0], false).await;
         limit(&redis, false).await;
-        // Between the first beat that finds it and the end of all that it does then.
+        // Between the first heartbeat that finds it and the end of the resulting work.
         tokio::time::sleep(Duration::from_millis(round * 50)).await;
         let begun = Instant::now();
         assert_eq!(gateways[0].kill(&id).await.status, 200);
@@ -167,7 +167,7 @@ async fn evicted_orders_are_written_again_and_told() {
     assert!(told.contains("allkeys-random") && told.contains("noeviction"), "{told}");
     let log = format!("{}{}", gateways[0].log_text(), gateways[1].log_text());
     assert!(log.contains("redis had lost kill orders"), "{log}");
-    // With room again, the next beats have all of them back, and one that starts knows them.
+    // With free memory again, the next heartbeats write all of them, and a new instance knows them.
     redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
     within("every order", async {
         while redis.ask(&["KEYS", "elida:killed:s-*"]).await.lines().next() != Some("*40") {
@@ -182,7 +182,7 @@ async fn evicted_orders_are_written_again_and_told() {
     }
 }
 
-/// Entries that nobody trimmed: more than one answer of Redis may hold.
+/// Entries that were never trimmed: more than one Redis reply may hold.
 const OLD: u32 = 200_000;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,7 +225,7 @@ async fn agent_orders_that_are_over_leave_their_session_alone() {
     let status = crate::sessions::agents::spoke(&gateways[0], "new", "").await;
     assert_eq!(status, 200, "orders that are long over refuse the session");
     assert_eq!(redis.ask(&["HLEN", &key]).await, ":1", "what is over leaves");
-    // The lifting is kept as long as somebody may need it; a short order beside it does not outlive itself by that.
+    // The resume is kept as long as an instance may need it; a short order beside it does not live longer for that.
     let body = json!({"agent": "new", "block": {"mode": "duration", "duration": "1h"}});
     assert_eq!(order(&gateways[0], "kill", &body).await.0, 200);
     assert_eq!(crate::sessions::agents::spoke(&gateways[0], "new", "").await, 403);

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use crate::support::quiet::Quiet;
 use crate::support::{json, within};
 
-/// What `just fleet` runs, after it has built the program.
+/// What `just fleet` runs after the build.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/fleet/run.sh");
 
-/// The variables that name its ports.
+/// The variables that set its ports.
 const PORTS: [&str; 6] = [
     "FLEET_PROXY_1",
     "FLEET_CONTROL_1",
@@ -23,7 +23,7 @@ const PORTS: [&str; 6] = [
     "FLEET_PROVIDER_PORT",
 ];
 
-/// The running script, in a process group of its own as a terminal makes it; ended when dropped.
+/// The running script, in its own process group as under a terminal; stopped when dropped.
 struct Fleet {
     child: Child,
     folder: TempDir,
@@ -31,12 +31,12 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Starts it on free ports, but for those given.
+    /// Starts it on free ports, except for those given.
     async fn start(ports: &[(&str, u16)]) -> Self {
         let quiet = Quiet::shared().await;
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir(folder.path().join("tmp")).expect("a folder");
-        // All are taken before the first is given back, so that no two are the same.
+        // All ports are bound before the first one is released, so that no two are the same.
         let free = PORTS.map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
         let free = free.map(|listener| listener.local_addr().expect("an address").port().to_string());
         let output = File::create(folder.path().join("output")).expect("a file");
@@ -64,7 +64,7 @@ impl Fleet {
         let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
     }
 
-    /// What of it still runs.
+    /// Its processes that still run.
     fn processes(&self) -> Vec<String> {
         let group = self.child.id().to_string();
         let entries = fs::read_dir("/proc").expect("/proc").flatten();
@@ -77,7 +77,7 @@ impl Fleet {
         stats.filter(is_ours).collect()
     }
 
-    /// Its folders for the time it runs.
+    /// Its temporary folders.
     fn leftovers(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder.path().join("tmp")).expect("the folder");
         entries.flatten().map(|entry| entry.path()).collect()
@@ -96,7 +96,7 @@ impl Drop for Fleet {
     }
 }
 
-/// Waits until a file says this; gives all it says.
+/// Waits until a file contains this text; returns its content.
 async fn says(file: &Path, text: &str) -> String {
     within(text, async {
         loop {
@@ -122,7 +122,7 @@ async fn end(what: &str, child: &mut Child) -> ExitStatus {
     .await
 }
 
-/// Runs a command as a shell does; gives what it prints.
+/// Runs a command in a shell; returns its output.
 async fn run(command: &str) -> String {
     let mut shell = Command::new("sh");
     shell.args(["-ec", command]);

@@ -12,10 +12,10 @@ use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, Shared, within};
 
 /// Kills measured.
 const KILLS: usize = 100;
-/// Ninety-nine of a hundred streams on another instance end within this.
+/// 99 % of the streams on other instances end within this time.
 const BOUND: Duration = Duration::from_millis(50);
 
-/// Gateways before one backend that share one Redis.
+/// Gateways with one backend that share one Redis.
 pub(crate) async fn fleet(demo: &Demo, redis: &impl Shared, size: usize) -> Vec<Gateway> {
     fleet_with(demo, redis, size, "").await
 }
@@ -62,7 +62,7 @@ pub(crate) fn records(gateways: &[Gateway]) -> BTreeMap<String, Vec<Value>> {
     records
 }
 
-/// Waits until there is a record of this session, and makes sure that there is only one of each.
+/// Waits until there is a record of this session, and asserts that each record exists only once.
 pub(crate) async fn record(gateways: &[Gateway], id: &str) -> Value {
     within(&format!("the record of {id}"), async {
         loop {
@@ -98,7 +98,7 @@ async fn a_kill_on_one_instance_cuts_a_silent_stream_on_another() {
         }
         eprintln!("kill of a silent stream on another instance: from the question {times}");
         if times.percentile(99) < BOUND {
-            // Refused everywhere, also where it never was.
+            // Refused everywhere, also on instances that never served it.
             for gateway in &gateways {
                 let refused = Call::chat("hello").session("s-0-0").send(gateway.proxy()).await;
                 assert_eq!(refused.status(), 403, "{}", refused.text());
@@ -119,7 +119,7 @@ async fn a_session_is_one_whichever_instance_its_requests_meet() {
         let answer = Call::chat("hello").session("one").send(gateways[turn % 3].proxy()).await;
         assert_eq!(answer.status(), 200, "{}", answer.text());
     }
-    // The key as the documentation tells it.
+    // The key as documented.
     let key = redis.ask(&["KEYS", "elida:session:one*"]).await;
     assert!(key.contains("elida:session:one@anon:127.0.0.1"), "{key}");
     for gateway in &gateways {
@@ -170,7 +170,7 @@ async fn a_resume_on_one_instance_holds_on_all() {
     assert!(session["previous_id"].is_string(), "{session}");
 }
 
-/// The longest an admission may wait for a Redis that does not answer, and some room for a busy machine.
+/// The longest that an admission may wait for a Redis that does not answer, with some room for a busy machine.
 const ADMISSION: Duration = Duration::from_secs(2);
 
 async fn admitted_quickly(gateway: &Gateway, id: &str, status: u16) {
@@ -188,10 +188,10 @@ struct Load {
     refused: u64,
 }
 
-/// Sessions that the load spreads over.
+/// Sessions that the load is spread over.
 const SESSIONS: usize = 12;
 
-/// Small requests over all gateways until told to stop. Nothing but an answer may come back.
+/// Sends small requests to all gateways until it is stopped. Each must get an answer.
 async fn load(proxies: Vec<std::net::SocketAddr>, stop: Arc<AtomicBool>) -> Load {
     let workers = (0..6).map(|worker| {
         let (proxies, stop) = (proxies.clone(), stop.clone());
@@ -223,8 +223,8 @@ async fn load(proxies: Vec<std::net::SocketAddr>, stop: Arc<AtomicBool>) -> Load
     all
 }
 
-/// Three gateways under load, with streams open and one session killed; then what `outage` does. In the
-/// end no stream was dropped, the killed one stays killed, and the records tell every request.
+/// Three gateways under load, with open streams and one killed session; then `outage` runs. At the
+/// end no stream was dropped, the killed session stays killed, and the records contain every request.
 pub(crate) async fn survive<R: Shared>(
     mut redis: R,
     keys: &str,
@@ -260,7 +260,7 @@ pub(crate) async fn survive<R: Shared>(
     stop.store(true, Ordering::Relaxed);
     let seen = clients.await.expect("the load");
     assert_eq!(seen.refused, 0);
-    // What instances opened by themselves ends with the kill, too: an order is against the id.
+    // Sessions that instances opened by themselves end with the kill, too: an order applies to the id.
     for id in seen.answered.keys() {
         assert_eq!(gateways[0].kill(id).await.status, 200, "{id}");
     }
@@ -311,7 +311,7 @@ async fn a_redis_that_stops_and_comes_back_empty() {
                 ready.text()
             );
         }
-        // A kill given meanwhile holds where it was given, and everywhere when Redis is back.
+        // A kill given meanwhile applies where it was given, and everywhere when Redis is back.
         assert_eq!(Call::chat("hello").session("late").send(gateways[2].proxy()).await.status(), 200);
         assert_eq!(gateways[2].kill("late").await.status, 200);
         redis.run().await;
@@ -403,11 +403,11 @@ async fn junk_under_our_keys_refuses_that_session_only() {
         let refused = Call::chat("hello").session(id).send(proxy).await;
         assert_eq!(refused.status(), 403, "{id}: {}", refused.text());
         assert!(refused.text().contains("session_unreadable"), "{id}: {}", refused.text());
-        // An operator puts it right.
+        // An operator repairs it.
         redis.ask(&["DEL", command[1]]).await;
         assert_eq!(Call::chat("hello").session(id).send(proxy).await.status(), 200, "{id}");
     }
-    // Sets that are none of ours any more, and messages that say nothing.
+    // Keys of another type, and messages without a meaning.
     for key in ["elida:kills", "elida:sessions", "elida:sessions:activity", "elida:ids:odd"] {
         redis.ask(&["SET", key, "junk"]).await;
     }
@@ -479,7 +479,7 @@ async fn the_feed_of_one_instance_shows_what_happens_at_another() {
     let gateways = fleet(&demo, &redis, 2).await;
     let mut feed = Call::get("/control/events").open(gateways[0].control()).await;
     feed.until("connected").await;
-    // With a credential: both instances have to make the same principal of it.
+    // With a credential: both instances must derive the same principal from it.
     let call = || Call::chat("hello").session("seen").header("authorization", "Bearer sk-1");
     assert_eq!(call().send(gateways[1].proxy()).await.status(), 200);
     feed.until("session.started").await;
@@ -527,7 +527,7 @@ async fn a_redis_cluster_serves_as_well() {
     assert_eq!(gateways[1].resume("one").await, 200);
 }
 
-/// Scripts that Redis ran so far: an admission is one.
+/// How many scripts Redis has run; an admission is one.
 async fn scripts(redis: &Redis) -> u64 {
     let told = redis.ask(&["INFO", "commandstats"]).await;
     let of = |name: &str| {
@@ -554,13 +554,13 @@ async fn a_known_session_costs_no_round_trip() {
             let id = if one_session { "known".to_owned() } else { format!("new-{number}") };
             assert_eq!(Call::chat("hello").session(&id).send(gateway.proxy()).await.status(), 200);
         }
-        // Each beat asks which orders changed, and flushes.
+        // Each heartbeat asks which orders changed, and flushes.
         let beats = 2 * (begun.elapsed().as_secs() + 2);
         ran.push((scripts(&redis).await - before).saturating_sub(beats));
     }
     eprintln!("scripts for 100 requests: of one session {}, of a new one each {}", ran[0], ran[1]);
     assert!(ran[0] <= 5, "{ran:?}");
-    // One admits; the new session's share is written afterwards, once more if that was before its request ended.
+    // One admits; the new session's share is written afterwards, and once more if that was before its request ended.
     assert!(ran[1] <= 300, "{ran:?}");
 }
 

@@ -12,7 +12,7 @@ use crate::support::{Backend, Call, Demo, Gateway, within, within_time};
 const SESSIONS: usize = 700;
 /// Half of a round trip.
 const DELAY: Duration = Duration::from_millis(20);
-/// One event for each round trip would take five times as long.
+/// One event per round trip would take five times as long.
 const SOON: Duration = Duration::from_secs(6);
 
 async fn ask(gateway: &Gateway, id: &str) -> u16 {
@@ -25,7 +25,7 @@ async fn number(redis: &Redis, command: &[&str]) -> i64 {
     number.unwrap_or_else(|| panic!("no number: {answer}"))
 }
 
-/// Waits for so many beats of all instances together: each shows that it lives with one.
+/// Waits for this many heartbeats of all instances together: each of them writes one.
 async fn pause(redis: &Redis, beats: u64) {
     let shown = async || {
         let told = redis.ask(&["INFO", "commandstats"]).await;
@@ -97,7 +97,7 @@ async fn a_longer_idle_timeout_holds_for_sessions_that_live() {
     let mut client = Call::chat_stream("[[stall]]").session("s").open(gateways[0].proxy()).await;
     client.until("\"delta\":{\"content\":\"").await;
     gateways[1].session_until("s", |session| session["open_legs"] == 1).await;
-    // Until nothing of the session waits to be written any more.
+    // Until all writes of the session are done.
     pause(&redis, 20).await;
     for gateway in &gateways {
         gateway.rewrite(&yaml(&demo, &redis, &keys("1h")));
@@ -114,7 +114,7 @@ async fn a_longer_idle_timeout_holds_for_sessions_that_live() {
         })
         .await;
     }
-    // An instance that still has the old time does not take it back.
+    // An instance that still has the old time-out does not restore it.
     gateways[1].rewrite(&yaml(&demo, &redis, &keys("8s")));
     gateways[1].hangup();
     assert_eq!(ask(&gateways[1], "s").await, 200);
@@ -175,7 +175,7 @@ async fn counters_are_written_as_often_as_flush_interval_says() {
     assert!(before > 0);
     pause(&redis, 8).await;
     assert_eq!(written().await, before, "counters are written more often than flush_interval says");
-    // Whoever asks is told what is true now.
+    // A query returns the current state.
     let count = redis.ask(&["HGETALL", &key]).await;
     let session = gateway.session_until("s", |session| session["bytes_out"].as_u64() > Some(1000)).await;
     assert!(!count.contains(&format!("\"bytes_out\":{}", session["bytes_out"])), "{count}");
@@ -204,7 +204,7 @@ async fn keys_that_redis_forgot_are_written_again() {
     let mut command = vec!["DEL", "elida:ids:s", "elida:sessions", "elida:sessions:activity"];
     command.extend(keys.lines().filter(|line| line.starts_with("elida:")));
     let key = "elida:session:s@anon:127.0.0.1";
-    // Until nothing of the session waits to be written any more.
+    // Until all writes of the session are done.
     within("the loss", async {
         while redis.ask(&["EXISTS", key]).await != ":0" {
             redis.ask(&command).await;

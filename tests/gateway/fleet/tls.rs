@@ -13,7 +13,7 @@ use crate::support::{Backend, Call, Demo, Gateway};
 
 const PASSWORD: &str = "not-to-be-seen-4711";
 
-/// A server with an authority of its own, and the user that the documentation describes.
+/// A server with its own certificate authority, and the Redis user that the documentation describes.
 struct Guarded {
     redis: Redis,
     folder: tempfile::TempDir,
@@ -135,7 +135,7 @@ async fn a_way_in_that_does_not_work_is_told_with_its_key_and_its_remedy() {
         ("other.pem", "password", "session.redis.tls.ca_file"),
     ] {
         let gateway = Gateway::with(guarded.yaml(&demo, ca, password)).await;
-        // It serves by itself.
+        // The instance serves by itself.
         let ready = crate::support::within("readiness", async {
             loop {
                 let ready = gateway.operator().await.get("/health/readiness").await;

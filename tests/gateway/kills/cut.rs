@@ -9,14 +9,14 @@ use crate::support::timing::{Times, after};
 use crate::support::wire::{Message, Unframed};
 use crate::support::{Call, Demo, Gateway, RawBackend, RawClient, json as json_of, within};
 
-/// Kills measured for each state.
+/// Kills per state.
 const KILLS: usize = 200;
-/// Where the proxy's own wait is woken.
+/// Limit for states in which the proxy itself waits and is woken.
 const SOFT: Duration = Duration::from_millis(5);
-/// Where the request's future must be dropped.
+/// Limit for states in which the request's future must be dropped.
 const HARD: Duration = Duration::from_millis(50);
 
-/// Times of one state: from the question and from the answer of the kill to the last byte.
+/// Times of one state: from the kill request, and from its answer, to the last byte.
 #[derive(Default)]
 struct Latency {
     asked: Times,
@@ -32,8 +32,8 @@ impl Latency {
     }
 }
 
-/// Measures a state. Other programs on the machine only make times longer, so the first of three
-/// rounds that stays under the bound counts.
+/// Measures a state. Other programs on the machine can only make times longer, so the first of three
+/// rounds that stays below the limit counts.
 async fn must_stay_under(bound: Duration, state: &str, round: impl AsyncFn() -> Latency) {
     for _ in 0..3 {
         let Latency { asked, answered } = round().await;
@@ -46,7 +46,7 @@ async fn must_stay_under(bound: Duration, state: &str, round: impl AsyncFn() -> 
     panic!("{state}: p99 was never under {bound:?}");
 }
 
-/// Kills `id` while its answer is read to the end; `None` when the connection ends before a head.
+/// Kills `id` while its answer is read to the end; `None` when the connection ends before a response head.
 async fn kill_and_read(
     operator: &mut Control,
     id: &str,
@@ -55,8 +55,8 @@ async fn kill_and_read(
     tokio::join!(operator.kill(id), client.message(Unframed::UntilEnd))
 }
 
-/// Brings one request after the other into a state with `open`, kills its session there, and looks with `check` at
-/// what its client reads.
+/// Brings one request after the other into a state with `open`, kills its session there, and passes what its
+/// client reads to `check`.
 async fn round(
     gateway: &Gateway,
     open: impl AsyncFn(usize, &str) -> RawClient,
@@ -131,7 +131,7 @@ async fn upload_round() -> Latency {
     let demo = Demo::start().await;
     let gateway = Gateway::alone(&demo).await;
     let open = async |number, id: &str| {
-        // On `/echo` nothing has to be read before it can be forwarded, on the chat the model has.
+        // `/echo` is forwarded without reading its body; a chat needs its model first.
         let path = if number % 2 == 0 { "/v1/chat/completions" } else { "/echo" };
         let call = Call::post(path).session(id).header("content-length", "1000000").body("x".repeat(2000));
         let client = call.open(gateway.proxy()).await;
@@ -141,7 +141,7 @@ async fn upload_round() -> Latency {
     round(&gateway, open, is_refused).await
 }
 
-/// Kills a request that nothing answers; its client sees a refusal or the connection's end.
+/// Kills a request that gets no answer; its client sees a refusal or the end of the connection.
 async fn unanswered_round(backend: &RawBackend, call: impl Fn(&str) -> Call, settle: Duration) -> Latency {
     let gateway = Gateway::alone(backend).await;
     let address = gateway.proxy();
@@ -150,7 +150,7 @@ async fn unanswered_round(backend: &RawBackend, call: impl Fn(&str) -> Call, set
         let bytes = call(id).bytes(&address.to_string());
         let _ = tokio::time::timeout(Duration::from_secs(5), client.send(&bytes)).await;
         gateway.session_until(id, |session| session["open_legs"] == 1).await;
-        // Full pipes cannot be seen from here.
+        // The test cannot see when the pipes are full.
         tokio::time::sleep(settle).await;
         client
     };
@@ -178,7 +178,7 @@ async fn a_request_ends_within_50_ms_while_the_backend_does_not_read() {
     must_stay_under(HARD, "backend not reading", round).await;
 }
 
-/// Sends events without an end, as fast as they are taken.
+/// Sends an endless stream of events, as fast as they are read.
 async fn flooding() -> RawBackend {
     RawBackend::start(async |mut connection| {
         let Some(_) = connection.request().await else { return };
@@ -202,7 +202,7 @@ async fn unread_round() -> Latency {
     let address = gateway.proxy();
     let mut operator = gateway.operator().await;
     let mut latency = Latency::default();
-    // Filling all buffers on the way takes long, so many streams fill theirs together.
+    // Filling all buffers takes long, so many streams fill theirs at the same time.
     for batch in 0..KILLS / 20 {
         let mut clients = Vec::new();
         for number in batch * 20..(batch + 1) * 20 {
@@ -215,7 +215,7 @@ async fn unread_round() -> Latency {
         backend.held_back(Duration::from_millis(50)).await;
         for (number, client) in &mut clients {
             let killed = operator.kill(&format!("s-{number}")).await;
-            // A client that does not read sees nothing; the backend sees the connection go.
+            // A client that does not read sees nothing; the backend sees its connection close.
             backend
                 .until("the backend's connection to close", |backend| backend.closed().len() > *number)
                 .await;

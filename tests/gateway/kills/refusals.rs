@@ -30,7 +30,7 @@ async fn each_program_gets_the_status_on_which_it_stops() {
             assert_eq!(answer.head.field("x-should-retry"), Some("false"), "{agent}");
         }
     }
-    // A library that says so in another header only.
+    // A library that names itself in another header only.
     let codex = Call::chat("again")
         .session("s")
         .header("user-agent", "reqwest/0.12")
@@ -60,8 +60,8 @@ async fn an_upgrade_is_refused_with_the_same_status() {
     assert_eq!(demo.ledger().arrived(), reached);
 }
 
-/// A Claude-like client: streams, and when the stream breaks asks for the same at once without streaming, over the
-/// same connection if that lives.
+/// A client like Claude Code: streams, and when the stream breaks retries at once without streaming, over the
+/// same connection if it is still open.
 async fn repeat_unstreamed(
     gateway: &Gateway,
     over: Option<&mut RawClient>,

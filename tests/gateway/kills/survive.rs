@@ -24,7 +24,7 @@ async fn kill_for(gateway: &Gateway, id: &str, block: &Value) {
     assert_eq!(answer.status(), 200, "{}", answer.text());
 }
 
-/// What must hold after any restart; the orders were given by [`give`].
+/// Holds after every restart; [`give`] gave the orders.
 async fn hold(gateway: &Gateway, orders: usize) {
     for id in ["timed", "for-good", "until-told", "twice"] {
         let (status, text) = ask(gateway, id).await;
@@ -53,7 +53,7 @@ async fn give(gateway: &Gateway) {
     kill_for(gateway, "over", &short).await;
     kill_for(gateway, "resumed", &long).await;
     assert_eq!(gateway.resume("resumed").await, 200);
-    // An order that another one replaced does not come back: not the longer one, not the one before a resume.
+    // A replaced order does not come back: not the longer one, and not the one before a resume.
     for (id, blocks) in [
         ("twice", [&short, &long]),
         ("shorter", [&long, &short]),
@@ -87,7 +87,7 @@ async fn kills_hold_after_an_end_and_after_a_crash() {
     assert!(gateway.ended().await.success());
     gateway.crash_and_restart(&yaml(&demo)).await;
     hold(&gateway, 5).await;
-    // Killed right after the answers: nothing was closed in order.
+    // Killed right after the answers: the gateway could not shut down in order.
     for number in 0..5 {
         let id = format!("last-{number}");
         assert_eq!(ask(&gateway, &id).await.0, 200);
@@ -100,7 +100,7 @@ async fn kills_hold_after_an_end_and_after_a_crash() {
             assert_eq!(ask(&gateway, &id).await.0, 200, "{id}");
         }
     }
-    // An order that was taken over can be lifted like any other.
+    // A restored order can be lifted like any other.
     assert_eq!(gateway.resume("until-told").await, 200);
     assert_eq!(ask(&gateway, "until-told").await.0, 200);
     assert_eq!(gateway.resume("for-good").await, 409);
@@ -136,7 +136,7 @@ async fn a_file_with_many_old_orders_and_damaged_rows_does_not_hold_up_the_start
     let damaged =
         |line: &&Value| line["message"] == "a kill order in the history cannot be read and does not hold";
     assert_eq!(gateway.log_lines().iter().filter(damaged).count(), 3, "{}", gateway.log_text());
-    // Damaged rows do not hold up what is written after them either.
+    // Damaged rows do not block later writes either.
     assert_eq!(gateway.resume("stays").await, 200);
     gateway.crash_and_restart(&yaml(&demo)).await;
     assert_eq!(ask(&gateway, "stays").await.0, 200);
@@ -176,7 +176,7 @@ async fn an_upgrade_takes_the_kills_along_and_each_process_hears_of_the_others()
     let mut old = gateway.operator().await;
     gateway.signal("QUIT");
     let started = gateway.log_until(|line| line["message"] == "starting the new process").await;
-    // Given to the old process while the new one starts.
+    // Sent to the old process while the new one starts.
     let between = old.kill("other").await.status;
     gateway.log_until(|line| line["message"] == "draining").await;
     assert_eq!(between, 200);
@@ -187,7 +187,7 @@ async fn an_upgrade_takes_the_kills_along_and_each_process_hears_of_the_others()
     })
     .await;
     hold(&gateway, 6).await;
-    // Given to the new one: the old one cuts its stream.
+    // Sent to the new process: the old one cuts its stream.
     assert_eq!(ask(&gateway, "shared").await.0, 200);
     assert_eq!(gateway.kill("shared").await.status, 200);
     for mut client in streams {

@@ -10,9 +10,9 @@ use crate::support::timing::{Times, after};
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
-/// Streams killed in one round.
+/// Streams killed per round.
 const KILLS: usize = 100;
-/// Ninety-nine of a hundred streams that flow end within this after the kill's answer.
+/// 99 % of the active streams end within this time after the answer to the kill.
 const BOUND: Duration = Duration::from_millis(5);
 
 fn yaml(demo: &Demo, keys: &str) -> String {
@@ -23,7 +23,7 @@ async fn ask(gateway: &Gateway, id: &str) -> u16 {
     Call::chat("hello").session(id).send(gateway.proxy()).await.status()
 }
 
-/// A stream that flows until it is cut.
+/// A stream that goes on until it is cut.
 async fn stream(gateway: &Gateway, id: &str) -> RawClient {
     let call = Call::chat_stream("[[words 5000]] [[pace 5ms]]").session(id);
     let mut client = call.open(gateway.proxy()).await;
@@ -37,13 +37,13 @@ async fn is_cut(client: &mut RawClient) {
     assert!(text.contains("session_killed") && !text.contains("[DONE]"), "{}", &text[text.len() - 300..]);
 }
 
-/// Processes that serve instead of another one so far.
+/// How many processes have replaced another one so far.
 fn upgrades(gateway: &Gateway) -> usize {
     let draining = |line: &&Value| line["message"] == "draining";
     gateway.log_lines().iter().filter(draining).count()
 }
 
-/// Has the process `pid` replaced, and waits until the new one serves alone; gives its id.
+/// Replaces the process `pid`, waits until only the new one accepts, and returns the new pid.
 async fn upgrade(gateway: &Gateway, pid: u32) -> u32 {
     let before = upgrades(gateway);
     assert!(signal(pid, "QUIT"));
@@ -69,7 +69,7 @@ async fn old_sessions_obey(gateway: &Gateway, new: u32, mut client: RawClient) {
     assert_eq!((&killed.body["state"], &killed.body["uid"]), (&json!("killed"), &session["uid"]));
     is_cut(&mut client).await;
     assert_eq!(ask(gateway, "old").await, 403, "it stays killed");
-    // The old process, which had nothing else to do, is gone; the order is not.
+    // The old process had no other work and has exited; the order is still in force.
     assert!(signal(new, "0"));
     assert_eq!(ask(gateway, "old").await, 403);
     let kills = gateway.operator().await.get("/control/kills").await.json();
@@ -180,7 +180,7 @@ async fn two_upgrades_in_a_row_leave_nobody_out_of_reach() {
     assert_eq!(ask(&gateway, "before").await, 403, "a kill without a history goes along");
     let ids: Vec<Value> = gateway.sessions().await.into_iter().map(|session| session["id"].clone()).collect();
     assert!(ids.contains(&json!("first")) && ids.contains(&json!("second")), "{ids:?}");
-    // The one in between has nothing to do from now on but to pass on what is said.
+    // The process in the middle only passes messages on from now on.
     assert_eq!(gateway.kill("second").await.status, 200);
     is_cut(&mut second).await;
     let killed = gateway.kill("first").await;

@@ -11,14 +11,14 @@ fn with(backend: &impl Backend, capture: &str) -> String {
     format!("backend: {:?}\ncapture: {capture}\n", backend.url())
 }
 
-/// The bodies that are kept of a session, the last first, once there are so many.
+/// The captured bodies of a session, the last first, once there are this many.
 async fn captures(gateway: &Gateway, id: &str, count: usize) -> Vec<Value> {
     let there = |page: &Value| page["captures"].as_array().is_some_and(|found| found.len() >= count);
     let page = gateway.answer_until(&format!("/control/history/{id}/captures?limit=100"), there).await;
     page["captures"].as_array().expect("captures").clone()
 }
 
-/// One request after which all that came before is kept, if it is to be kept at all: there is one queue.
+/// Sends one request and waits for its capture: there is one queue, so everything before it is stored as well.
 async fn mark(gateway: &Gateway) {
     let call = Call::chat("[[error 500]]").session("mark").send(gateway.proxy()).await;
     assert_eq!(call.status(), 500);
@@ -29,7 +29,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
 }
 
-/// An answer of this type and body, as it goes over the wire.
+/// A response with this type and body, as it goes over the wire.
 fn answer(media: &str, body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
@@ -76,7 +76,7 @@ async fn all_keeps_whole_answers_and_streams_byte_for_byte() {
         assert_eq!((&kept["path"], &kept["model"]), (&"/v1/chat/completions".into(), &"gpt-demo".into()));
         assert!(!kept.to_string().contains("never-kept"), "{kept}");
     }
-    // A compressed answer is stored as what it says.
+    // A compressed answer is stored decompressed.
     let sent = post(&chat("hello [[gzip]]", false)).session("packed").send(gateway.proxy()).await;
     let kept = &captures(&gateway, "packed", 1).await[0];
     let response = &kept["response"];
@@ -92,7 +92,7 @@ async fn a_body_over_the_limit_is_cut_and_said_so() {
     let long = format!("{{\"answer\":\"{}\"}}", "é ".repeat(2000));
     let backend = RawBackend::answering(answer("application/json", &long)).await;
     let gateway = Gateway::with(with(&backend, "{ mode: all, max_body: 1KiB }")).await;
-    // Held and read, and streamed through: both are cut.
+    // Buffered and streamed bodies: both are truncated.
     let uploads = [
         ("held", post(&chat(&"word ".repeat(1000), false))),
         (
@@ -167,7 +167,7 @@ async fn flagged_keeps_what_went_wrong_and_nothing_else() {
     assert_eq!(kept[0]["outcome"], "session_killed", "{kept:?}");
     let response = text(&kept[0]["response"]["body"]);
     assert!(response.contains("content_block_delta") && response.contains("event: error"), "{response}");
-    // A refusal of ours is an answer too.
+    // The gateway's own refusal is an answer too.
     let blocked = post("{\"model\":\"gpt-demo\"}").session("lost").header("X-Backend", "nobody");
     let refused = blocked.send(gateway.proxy()).await;
     assert!(refused.status() >= 400, "{}", refused.status());

@@ -8,7 +8,7 @@ use crate::support::{Backend, Call, Demo, within};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A gateway whose control service wants a token, and the commands that talk to it.
+/// A gateway whose control service requires a token, and the commands that talk to it.
 struct Running {
     process: Process,
     proxy: SocketAddr,
@@ -26,7 +26,7 @@ impl Running {
         Self { process, proxy, control }
     }
 
-    /// Runs `elida` with these words; gives its exit code and what it printed.
+    /// Runs `elida` with these arguments; returns its exit code and output.
     async fn elida(&self, words: &[&str], token: Option<&str>) -> (i32, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_elida"));
         command.args(words).env_clear().env("ELIDA_CONTROL", format!("http://{}", self.control));

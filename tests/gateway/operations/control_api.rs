@@ -19,7 +19,7 @@ fn commands(page: &str) -> Vec<String> {
     blocks.map(|block| block.split("```").next().unwrap_or_default().trim().to_owned()).collect()
 }
 
-/// Runs a command of the documentation as it stands, but for the address; gives what it prints.
+/// Runs a command of the documentation with only its address changed; returns its output.
 async fn shell(command: &str, control: SocketAddr) -> String {
     let command = command.replace("localhost:9090", &control.to_string());
     let run = tokio::task::spawn_blocking(move || {
@@ -141,9 +141,9 @@ async fn the_feed_tells_of_sessions_and_kills() {
     assert_eq!(data("session.resumed")["order"]["uid"], killed["uid"]);
 }
 
-/// Asks the control service with these headers.
+/// Sends a request to the control service with these headers.
 async fn asked(address: SocketAddr, call: Call, headers: &[(&str, &str)]) -> Message {
-    // An answer without a body has no length either: its end is the connection's.
+    // An answer without a body has no length either: it ends with the connection.
     let call = call.header("Connection", "close");
     headers.iter().fold(call, |call, (name, value)| call.header(name, value)).send(address).await
 }
@@ -151,7 +151,7 @@ async fn asked(address: SocketAddr, call: Call, headers: &[(&str, &str)]) -> Mes
 #[tokio::test(flavor = "multi_thread")]
 async fn strange_hosts_and_origins_are_refused() {
     let demo = Demo::start().await;
-    // `with` writes the keys behind `control: listen:`.
+    // `with` writes the keys after `control: listen:`.
     let yaml =
         format!("  cors: {{ allow_origins: [\"https://ops.example.com\"] }}\nbackend: {:?}\n", demo.url());
     let gateway = Gateway::with(yaml).await;

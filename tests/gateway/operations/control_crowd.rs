@@ -7,18 +7,18 @@ use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 /// `control.limits.max_connections`.
 const CONNECTIONS: usize = 256;
 
-/// Heads and bodies have 10 s; the machine may be busy.
+/// Heads and bodies have a time-out of 10 s; the rest is for a busy machine.
 const SLOW: Duration = Duration::from_secs(20);
 
 /// A gateway with these keys of `control`.
 async fn with_control(keys: &str) -> (Demo, Gateway) {
     let demo = Demo::start().await;
-    // The harness has begun the section.
+    // The harness has already written the section's first key.
     let gateway = Gateway::with(format!("  {keys}\nbackend: {:?}\n", demo.url())).await;
     (demo, gateway)
 }
 
-/// Opens the event feed; the answer's head has been read.
+/// Opens the event feed and reads the response head.
 async fn feed(gateway: &Gateway) -> (RawClient, u16) {
     let mut client = RawClient::connect(gateway.control()).await;
     client.send(&Call::get("/control/events").bytes("localhost")).await.expect("send");

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, within};
 
-/// A backend that sends half of an answer and then waits. The path says which kind of answer.
+/// A backend that sends half of an answer and then waits. The path selects the kind of answer.
 async fn half() -> RawBackend {
     RawBackend::start(async |mut connection| {
         let Some(request) = connection.request().await else { return };
@@ -16,7 +16,7 @@ async fn half() -> RawBackend {
             "/length" => "Content-Type: application/json\r\nContent-Length: 24\r\n\r\n{\"whole\":true",
             "/sse" => "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nd\r\ndata: {\"a\":1}\r\n",
             "/ndjson" => "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"a\":1}\n\r\n",
-            // Ended by the connection: only the gateway knows that it is not whole.
+            // Delimited by the end of the connection: only the gateway knows that it is truncated.
             _ => "Content-Type: application/json\r\nConnection: close\r\n\r\n{\"whole\":true}",
         };
         let _ = connection.send(format!("HTTP/1.1 200 OK\r\n{answer}")).await;
@@ -25,16 +25,16 @@ async fn half() -> RawBackend {
     .await
 }
 
-/// What a client made of one request under load.
+/// What a client saw of one request under load.
 enum Seen {
-    /// The whole, right answer.
+    /// The whole, correct answer.
     Whole,
-    /// It could tell that there is none.
+    /// The client could see that there is no answer.
     Failed,
 }
 
-/// One request over a connection of its own, read with a client's care: an answer counts only when its framing
-/// says that it is whole, and then it must be the right one.
+/// One request over its own connection, read with a client's care: an answer counts only when its framing
+/// says that it is whole, and then it must be the correct one.
 async fn ask(address: SocketAddr, call: &Call, right: &[u8]) -> Seen {
     let Ok(mut stream) = TcpStream::connect(address).await else { return Seen::Failed };
     if stream.write_all(&call.bytes("x")).await.is_err() {

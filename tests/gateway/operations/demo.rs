@@ -7,7 +7,7 @@ use crate::support::recording::{Dice, Recording};
 use crate::support::timing::after;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, sha256};
 
-/// Everything between `"content":"` and the next quote, joined: enough for plain words.
+/// Joins everything between `"content":"` and the next quote: enough for plain words.
 fn contents(text: &str, key: &str) -> String {
     let start = format!("\"{key}\":\"");
     let pieces = text.split(&start).skip(1);

@@ -7,10 +7,10 @@ use crate::support::timing::after;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient};
 
-/// A kill and a look take no longer while the proxy is full; the machine may be busy.
+/// The longest that a kill or a query may take while the proxy is full, on a busy machine.
 const BOUND: Duration = Duration::from_secs(1);
 
-/// This process has both ends of the connections.
+/// The test process holds both ends of the connections.
 fn raise_own_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a higher limit");
@@ -72,7 +72,7 @@ async fn a_full_proxy_leaves_descriptors_to_the_kill_switch() {
     let series = "elida_connections_refused_total{listener=\"proxy\",reason=\"descriptors\"}";
     assert!(gateway.metric(series).await >= 240.0);
     assert!(!gateway.log_text().contains("cannot accept"));
-    // The place of the client whose stream was cut is free for another one.
+    // The cut client's descriptors are free for another client.
     drop(cut);
     let answer = crate::support::within("a free place", async {
         loop {
@@ -104,7 +104,7 @@ async fn streams_of_http2_take_descriptors_too() {
         let call = Call::get("/silent").session(&format!("h-{number}"));
         exchanges.push(clients[number % 3].send(&call).await);
     }
-    // Of 165 descriptors three connections have two each.
+    // Three connections hold two of the 165 descriptors each.
     backend.until("all that fit", |backend| backend.heads().len() == 159).await;
     let refused = async {
         let answers = exchanges.into_iter().map(crate::support::http2::Exchange::answer);
@@ -146,7 +146,7 @@ async fn the_control_listener_has_descriptors_when_there_is_none_left() {
     let stats = control_answers(&gateway, "held").await;
     assert_eq!(stats["kills"], 1, "{stats}");
     client.message(Unframed::UntilEnd).await.expect("the end");
-    // More operators than were kept for: each one takes the place of another that is idle.
+    // More operators than the reserve allows: each one replaces another that is idle.
     for _ in 0..20 {
         let ready = gateway.operator().await.get("/health/readiness").await;
         assert_eq!(ready.status(), 200);

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::{Backend, Call, Demo, Gateway};
 
-/// Runs `elida` with this configuration; gives its exit code and what it printed.
+/// Runs `elida` with this configuration; returns its exit code and output.
 async fn elida(words: &[&str], yaml: Option<String>) -> (i32, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("elida.yaml");
@@ -85,7 +85,7 @@ async fn a_health_check_follows_readiness() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
     let control = format!("http://{}", gateway.control());
-    // Bound ports are told of before the gateway is ready; who is served knows that it is.
+    // Ports are reported as bound before the gateway is ready; a client that is served knows that it is.
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     assert_eq!(elida(&["healthcheck", "--control", &control], None).await, (0, "ready\n".into()));
     let (code, out) = elida(&["healthcheck", "--json", "--control", &demo.url()], None).await;

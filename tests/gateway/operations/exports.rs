@@ -10,10 +10,10 @@ use crate::support::{Backend, Call, Demo, Gateway, within, within_time};
 const EXPORT: &str = "/control/records/export?of=requests";
 /// More exports than tokio has blocking threads.
 const CROWD: usize = 540;
-/// What a kill, a question or a reload may take beside them, on a busy machine.
+/// The longest that a kill, a query or a reload may take meanwhile, on a busy machine.
 const PROMPT: Duration = Duration::from_secs(5);
 
-/// Puts requests into the history: more than the socket buffers of an export hold.
+/// Writes requests to the history: more than the socket buffers of an export hold.
 fn fill(gateway: &Gateway, rows: usize) -> Connection {
     let mut file = Connection::open(gateway.data().join("history.db")).expect("the file");
     file.busy_timeout(Duration::from_secs(10)).expect("a timeout");
@@ -29,7 +29,7 @@ fn fill(gateway: &Gateway, rows: usize) -> Connection {
     file
 }
 
-/// A reader that asks for an export, reads the head of the answer and then nothing.
+/// A client that requests an export, reads the response head and then nothing.
 async fn stalled(gateway: &Gateway, mut wire: Wire) -> (u16, Option<String>, Wire) {
     let request = format!("GET {EXPORT} HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.control());
     wire.send(request.as_bytes()).await.expect("sent");
@@ -41,7 +41,7 @@ async fn stalled(gateway: &Gateway, mut wire: Wire) -> (u16, Option<String>, Wir
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_exports_hold_up_neither_a_kill_nor_a_question_nor_a_reload() {
     let demo = Demo::start().await;
-    // More than the crowd, or the listener would refuse it before a route is looked at.
+    // More than these clients, or the listener would refuse connections before routing.
     let yaml = format!("  limits: {{ max_connections: 1000 }}\nbackend: {:?}\n", demo.url());
     let gateway = Gateway::with(yaml).await;
     assert_eq!(Call::chat("hello").session("run-1").send(gateway.proxy()).await.status(), 200);
@@ -63,7 +63,7 @@ async fn stalled_exports_hold_up_neither_a_kill_nor_a_question_nor_a_reload() {
         assert_eq!(again.is_some(), *status == 429, "{status} {again:?}");
     }
     assert_eq!(answers, BTreeMap::from([(200, 4), (429, CROWD - 4)]));
-    // Their places are free once they have gone.
+    // Their permits are free once they have disconnected.
     drop(crowd);
     let whole = within("an export", async {
         loop {
@@ -86,7 +86,7 @@ async fn a_stalled_export_does_not_hold_the_write_ahead_log() {
     let (status, _, mut reader) = stalled(&gateway, Wire::connect(gateway.control()).await).await;
     assert_eq!(status, 200);
     let file = fill(&gateway, 1000);
-    // A reader of an old state would keep the log from being taken over whole.
+    // A reader of an old snapshot would block the checkpoint of the write-ahead log.
     within("the log to be taken over", async {
         loop {
             let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -100,7 +100,7 @@ async fn a_stalled_export_does_not_hold_the_write_ahead_log() {
     .await;
     let log = std::fs::metadata(gateway.data().join("history.db-wal")).expect("the log").len();
     assert!(log < 1 << 20, "{log} bytes");
-    // It goes on where it stood, and ends with what was there when it began.
+    // It continues where it stopped, and ends with the rows that existed when it began.
     let request =
         format!("GET {EXPORT} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", gateway.control());
     let mut other = Wire::connect(gateway.control()).await;

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::support::json_schema::fits;
 use crate::support::{Backend, Call, Demo, Gateway, within};
 
-/// Runs `elida` against this gateway; gives its exit code and what it printed on either pipe.
+/// Runs `elida` against this gateway; returns its exit code and what it printed on either pipe.
 async fn elida(gateway: &Gateway, words: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_elida"));
     command.args(words).env_clear().env("ELIDA_CONTROL", format!("http://{}", gateway.control()));
@@ -28,7 +28,7 @@ fn path(file: &Path) -> &str {
     file.to_str().expect("a plain path")
 }
 
-/// An export of everything, by the command.
+/// Exports everything with the command.
 async fn exported(gateway: &Gateway, folder: &Path) -> PathBuf {
     let file = folder.join("records.ndjson");
     let (code, _, error) = elida(gateway, &["cdr", "export", "--output", path(&file)]).await;
@@ -134,7 +134,7 @@ async fn kill_nine_leaves_a_history_that_goes_on_and_verifies() {
     let (code, out, error) = elida(&gateway, &["cdr", "verify", path(&file), "--json"]).await;
     assert_eq!(code, 0, "{error}");
     let records = crate::support::json(out.as_bytes())["report"]["records"].as_u64().expect("a number");
-    // Those of the last milliseconds before each end are lost here; the log has them.
+    // The requests of the last milliseconds before each crash are lost here; the log has them.
     assert!((ended - 30..=ended).contains(&records), "{records} of {ended}");
 }
 
@@ -250,7 +250,7 @@ async fn every_record_fits_its_schema() {
     }
 }
 
-/// The rights on a file or folder.
+/// The permissions of a file or folder.
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }
@@ -282,7 +282,7 @@ async fn files_that_hold_keys_or_prompts_are_for_their_owner_only() {
     for name in ["history.db", "history.db-wal", "history.db-shm", "cdr-key.p8"] {
         assert!(files.iter().any(|file| file == name), "{name} in {files:?}");
     }
-    // An older program made them for all.
+    // An older program made them readable for everybody.
     for name in &files {
         std::fs::set_permissions(gateway.data().join(name), Permissions::from_mode(0o644))
             .expect("the owner");

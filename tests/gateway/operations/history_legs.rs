@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::support::socket::Socket;
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
-/// The file as the program wrote it before each request could be kept.
+/// The database as written before the history stored single requests.
 const VERSION_1: &str = "
     CREATE TABLE records (seq INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL,
         state TEXT NOT NULL, kind TEXT NOT NULL, principal TEXT NOT NULL, client TEXT, backend TEXT,
@@ -35,7 +35,7 @@ const VERSION_1: &str = "
     PRAGMA user_version = 1;
 ";
 
-/// One record with two requests, as such a file holds them.
+/// One record with two requests, as such a database stores them.
 fn old_file(path: &Path) {
     let file = Connection::open(path).expect("a file");
     file.execute_batch(VERSION_1).expect("the tables");
@@ -53,7 +53,7 @@ fn yaml(backend: &impl Backend, legs: &str, more: &str) -> String {
     format!("backend: {:?}\nhistory: {{ legs: {legs}{more} }}\n", backend.url())
 }
 
-/// So many requests of a session, one after another; the number in each path is its place.
+/// This many requests of a session, in sequence; the number in each path is its position.
 async fn run(gateway: &Gateway, session: &str, requests: std::ops::Range<usize>) {
     let mut client = RawClient::connect(gateway.proxy()).await;
     for number in requests {
@@ -70,7 +70,7 @@ fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| format!("r-{number}")).collect()
 }
 
-/// All pages of what is kept of a session's requests, so many on each.
+/// All pages of a session's stored requests, with this page size.
 async fn paged(gateway: &Gateway, session: &str, limit: usize) -> Vec<Value> {
     let mut operator = gateway.operator().await;
     let (mut all, mut cursor) = (Vec::new(), String::new());
@@ -87,7 +87,7 @@ async fn paged(gateway: &Gateway, session: &str, limit: usize) -> Vec<Value> {
     }
 }
 
-/// Waits until so many requests of a session are kept.
+/// Waits until this many requests of a session are stored.
 async fn kept(gateway: &Gateway, session: &str, count: usize) -> Vec<Value> {
     within("kept requests", async {
         loop {
@@ -202,7 +202,7 @@ async fn an_older_file_keeps_what_it_has_in_both_modes() {
         gateway.answer_until("/control/history", |page| page["records"].get(1).is_some()).await;
         assert_eq!(ids(&kept(&gateway, "run-1", expected.len()).await), numbered(expected), "{legs}");
 
-        // An older program that hands over still writes as it did.
+        // An older program that is being replaced still writes in its own way.
         let other = Connection::open(&file).expect("the file");
         other
             .execute("INSERT INTO legs (seq, body) VALUES (1, '{\"request_id\":\"third\"}')", [])
@@ -219,7 +219,7 @@ async fn kill_nine_keeps_the_requests_that_were_written() {
     run(&gateway, "run-1", 0..60).await;
     kept(&gateway, "run-1", 60).await;
     gateway.crash_and_restart(&yaml).await;
-    // No record of it ever comes; who it was is found by the event of its beginning.
+    // There will never be a record; the event of its beginning names the principal.
     assert_eq!(gateway.operator().await.get("/control/records/run-1").await.status(), 404);
     assert_eq!(ids(&paged(&gateway, "run-1", 25).await), numbered(0..60));
     run(&gateway, "run-1", 60..70).await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::program::python;
 use crate::support::{Backend, Call, Demo, Gateway, within};
 
-/// Runs `elida`; gives its exit code and what it printed on either pipe.
+/// Runs `elida`; returns its exit code and what it printed on either pipe.
 async fn elida(gateway: &Gateway, words: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_elida"));
     command.args(words).env_clear().env("ELIDA_CONTROL", format!("http://{}", gateway.control()));
@@ -23,7 +23,7 @@ fn path(file: &Path) -> &str {
     file.to_str().expect("a plain path")
 }
 
-/// Sessions that are served and killed; their records are in the history afterwards.
+/// Sessions that are served and killed; the history has their records afterwards.
 async fn records(gateway: &Gateway, of: &str, count: usize) {
     for number in 0..count {
         let id = format!("{of}-{number}");
@@ -116,7 +116,7 @@ async fn a_history_that_was_changed_while_down_is_told_at_the_start() {
 async fn another_implementation_of_rfc_8785_finds_the_records_in_order() {
     let demo = Demo::start().await;
     let folder = tempfile::tempdir().expect("a folder");
-    // Costs are what the older form got wrong: 0.0, and small fractions.
+    // The older form was wrong for costs: 0.0, and small fractions.
     let prices = folder.path().join("prices.yaml");
     let row = "{ model: 'dear-*', input: 0.007, output: 0.0123 }";
     fs::write(&prices, format!("version: 1\nprices:\n  - {row}\n")).expect("prices");

@@ -19,10 +19,10 @@ use crate::support::collector::{Collector, attributes, plain};
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend};
 
-/// The client's span in the W3C's own example.
+/// The client's span in the example of W3C Trace Context.
 const CLIENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// Keys for one OpenAI backend and a collector.
+/// Configuration keys for one OpenAI backend and a collector.
 fn keys(backend: &impl Backend, telemetry: &str) -> String {
     let url = backend.url();
     format!(
@@ -46,7 +46,7 @@ fn code(span: &Span) -> StatusCode {
     span.status.as_ref().map_or(StatusCode::Unset, |status| status.code())
 }
 
-/// A served and a killed request; the collector is told of both, of their session and of its record.
+/// A served and a killed request: the collector receives both, their session and its record.
 async fn requests_sessions_and_records_are_told(collector: Collector, telemetry: String) {
     let demo = Demo::start().await;
     let gateway = Gateway::with(keys(&demo, &telemetry)).await;
@@ -166,7 +166,7 @@ async fn trace_context_comes_in_and_goes_out() {
             demo.ledger().last().expect("a request")
         }
     };
-    // The client's span is above.
+    // The parent is the client's span.
     let seen = sent(vec![("traceparent", CLIENT), ("tracestate", "vendor=1")]).await;
     let onward = seen.header("traceparent").expect("a span to work for").to_owned();
     assert_eq!((&onward[..36], &onward[52..]), (&CLIENT[..36], "-01"));
@@ -177,7 +177,7 @@ async fn trace_context_comes_in_and_goes_out() {
         (CLIENT[3..35].into(), CLIENT[36..52].into())
     );
     let link = &span.links[0];
-    // The session's is, when there is no other; what is none, means nothing.
+    // Without one, the session's span is the parent; an invalid field is ignored.
     for wrong in ["00-nonsense", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
         let seen = sent(vec![("traceparent", wrong), ("tracestate", "vendor=1")]).await;
         let onward = seen.header("traceparent").expect("a span to work for").to_owned();
@@ -186,7 +186,7 @@ async fn trace_context_comes_in_and_goes_out() {
         let span = collector.span("the request", |span, _| hex(&span.span_id) == onward[36..52]).await;
         assert_eq!(span.parent_span_id, link.span_id);
     }
-    // A client that does not want to be traced is not.
+    // A request that is marked as not sampled has no span.
     let unwanted = CLIENT.replace("-01", "-00").leak();
     let seen = sent(vec![("traceparent", unwanted)]).await;
     let onward = seen.header("traceparent").expect("a header");
@@ -218,7 +218,7 @@ async fn of_sessions_that_are_not_sampled_only_the_record_is_told() {
     assert!(
         demo.ledger().last().expect("a request").header("traceparent").is_some_and(|of| of.ends_with("-00"))
     );
-    // Unless a client wants it traced.
+    // Unless the client's field is marked as sampled.
     Call::chat("hello").session("unseen").header("traceparent", CLIENT).send(gateway.proxy()).await;
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
@@ -241,7 +241,7 @@ async fn the_end_waits_for_what_is_still_to_be_told() {
     for client in &mut clients {
         assert_eq!(client.message(Unframed::UntilEnd).await.expect("an answer").status(), 200);
     }
-    // With its tokens, which streams of OpenAI tell only when asked.
+    // With token counts, which OpenAI streams contain only on request.
     assert_eq!(Call::chat("hello").session("s-0").send(gateway.proxy()).await.status(), 200);
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
@@ -273,7 +273,7 @@ async fn the_end_waits_for_what_is_still_to_be_told() {
     assert!(!of.to_string().contains("s-1"), "no session is a label: {of}");
 }
 
-/// Waits for the counter to move.
+/// Waits until the counter moves.
 async fn dropped(gateway: &Gateway, signal: &str, least: f64) -> f64 {
     let series = format!("elida_otlp_dropped_total{{signal=\"{signal}\"}}");
     crate::support::within("drops", async {
@@ -288,7 +288,7 @@ async fn dropped(gateway: &Gateway, signal: &str, least: f64) -> f64 {
     .await
 }
 
-/// Requests through a gateway with a collector that takes nothing: all are served, at once, and the end comes.
+/// Requests through a gateway whose collector accepts nothing: all are served at once, and the gateway stops in time.
 async fn nobody_waits_for(telemetry: &str) {
     let demo = Demo::start().await;
     let mut gateway = Gateway::with(keys(&demo, telemetry)).await;
@@ -296,7 +296,7 @@ async fn nobody_waits_for(telemetry: &str) {
     for _ in 0..50 {
         assert_eq!(Call::chat("hello").session("served").send(gateway.proxy()).await.status(), 200);
     }
-    // One of them that waited for a collector would wait for as long: its time is five seconds.
+    // A request that waited for the collector would take five seconds, the exporter's time-out.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     dropped(&gateway, "spans", 50.0).await;
     gateway
@@ -324,7 +324,7 @@ async fn a_collector_that_is_away_is_not_waited_for_at_the_end() {
         let telemetry = format!("protocol: {protocol}, endpoint: {:?}", nobody.url());
         let mut gateway = Gateway::with(keys(&demo, &telemetry)).await;
         Call::chat("hello").session("last").send(gateway.proxy()).await;
-        // The end finds the request's batch on its way, and the session's is still to be sent.
+        // At the stop the request's batch is on its way, and the session's is still to be sent.
         nobody.until("an attempt", |nobody| nobody.connections() > 0).await;
         gateway.terminate();
         assert_eq!(gateway.ended().await.code(), Some(0));
@@ -391,7 +391,7 @@ async fn a_collector_is_told_the_credential_that_the_variable_has() {
         Call::chat("hello").send(gateway.proxy()).await;
         let got = collector.until("a span", |got| !got.spans.is_empty()).await;
         assert_eq!(got.authorization.as_deref(), Some("Bearer for-the-collector"), "{protocol}");
-        // It is the collector's alone.
+        // This certificate authority is only for the collector.
         let seen = demo.ledger().last().expect("a request");
         assert_ne!(seen.header("authorization"), Some("Bearer for-the-collector"), "{protocol}");
     }
@@ -427,7 +427,7 @@ async fn stdout_gets_lines_of_otlps_json() {
     gateway.log_until(is_it).await;
 }
 
-/// TLS for `localhost` before a collector; gives the port, and the authority to trust.
+/// TLS for `localhost` in front of a collector; returns the port and the authority's certificate.
 async fn behind_tls(collector: SocketAddr) -> (u16, NamedTempFile) {
     let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let authority = NamedTempFile::new().expect("a file");
@@ -468,7 +468,7 @@ async fn a_collector_behind_tls_is_told_when_its_authority_is_trusted() {
         let gateway = Gateway::in_environment(&demo, &variables).await;
         Call::chat("hello").send(gateway.proxy()).await;
         collector.until(protocol, |got| !got.spans.is_empty()).await;
-        // Without that authority it is not told a thing.
+        // Without that authority the gateway sends nothing.
         let stranger = Gateway::in_environment(&demo, &variables[..3]).await;
         let before = collector.got().messages;
         Call::chat("hello").send(stranger.proxy()).await;

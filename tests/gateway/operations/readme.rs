@@ -1,4 +1,4 @@
-//! The curl commands of the README's first section, word for word but for the ports, in their order.
+//! The curl commands of the README's first section, verbatim except for the ports, in their order.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ fn commands(section: &str) -> Vec<String> {
     blocks.filter(|block| block.starts_with("curl")).map(str::to_owned).collect()
 }
 
-/// Runs a block as a shell does; gives what it prints.
+/// Runs a block in a shell; returns its output.
 async fn run(gateway: &Gateway, block: &str) -> String {
     let proxy = gateway.proxy().to_string();
     let control = gateway.control().to_string();

@@ -35,7 +35,7 @@ async fn a_key_that_waits_for_a_restart_waits_through_every_reload() {
     let yaml = |threads: usize| format!("backend: {:?}\nserver: {{ threads: {threads} }}\n", demo.url());
     let gateway = Gateway::with(yaml(2)).await;
     let mut operator = gateway.operator().await;
-    // The second reload finds nothing new, and the process still runs as it was started.
+    // The second reload finds no change, and the process still runs as it was started.
     for (threads, waiting) in
         [(2, json!([])), (3, json!(["server.threads"])), (3, json!(["server.threads"])), (2, json!([]))]
     {

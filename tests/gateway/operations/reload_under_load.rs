@@ -15,10 +15,10 @@ const RELOADS: usize = 20;
 const CLIENTS: usize = 6;
 const STREAMS: usize = 4;
 
-/// The words of a stream that lasts longer than the reloads.
+/// The words of a stream that outlasts the reloads.
 const WORDS: usize = 400;
 
-/// Two backends change with each reload, the third stays.
+/// Two backends change with each reload, the third one stays.
 fn yaml(round: usize, demos: [&Demo; 2], steady: &RawBackend) -> String {
     let (one, two) = if round.is_multiple_of(2) { (demos[0], demos[1]) } else { (demos[1], demos[0]) };
     format!(
@@ -35,7 +35,7 @@ fn yaml(round: usize, demos: [&Demo; 2], steady: &RawBackend) -> String {
     )
 }
 
-/// Sends one request after another over one connection until told to stop. Each must be answered whole.
+/// Sends requests in sequence over one connection until it is stopped. Each must be answered completely.
 async fn keep_asking(gateway: SocketAddr, call: Call, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
     let mut client = RawClient::connect(gateway).await;
     while !stop.load(Ordering::Relaxed) {
@@ -126,7 +126,7 @@ async fn a_key_that_needs_a_restart_is_named() {
     assert!(line["restart_required"].to_string().contains("server.threads"), "{line}");
 }
 
-/// Whether the process has a handler for SIGHUP (signal 1) already, from `SigCgt` of proc(5).
+/// Whether the process has a handler for SIGHUP (signal 1), from `SigCgt` of proc(5).
 fn handles_hangup(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
@@ -142,9 +142,9 @@ impl Drop for Spawned {
     }
 }
 
-/// Before `main` has run, the default action stands and nothing inside the program can change that. So the
-/// first signals are sent as soon as the kernel knows of the handler. The configuration is a pipe that holds
-/// the program up there: the handler stands before anything is read, let alone listens. Then it is signalled
+/// Before `main` runs, the default action is in place and the program cannot change that. So the
+/// first signals are sent as soon as the kernel knows the handler. The configuration is a pipe that holds
+/// the program up: its handler is installed before it reads anything or listens. Then it gets signals
 /// without a pause until it has answered a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_while_it_starts_does_not_end_the_process() {
@@ -179,7 +179,7 @@ async fn a_hangup_while_it_starts_does_not_end_the_process() {
     }
     let mut writer = std::fs::File::options().write(true).open(&pipe).expect("the reader is there");
     writer.write_all(yaml.as_bytes()).expect("the pipe");
-    // The reloads that were asked for read a file.
+    // The requested reloads read a file.
     std::fs::rename(&file, &pipe).expect("the file in the place of the pipe");
     drop(writer);
     within("an answer under a hail of signals", async {

@@ -1,4 +1,4 @@
-//! Everything at once for a while: half a minute here, an hour with `just soak` (`ELIDA_SOAK`, in seconds).
+//! All kinds of load at once: half a minute by default, an hour with `just soak` (`ELIDA_SOAK`, in seconds).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,26 +13,26 @@ use crate::support::kernel::{hex, sockets};
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
-/// How long without `ELIDA_SOAK`.
+/// Duration without `ELIDA_SOAK`.
 const SHORT: Duration = Duration::from_secs(30);
-/// The memory at this time is what the end is compared with; in a shorter run, that at half-time.
+/// The end is compared with the memory at this time; in a shorter run, at half-time.
 const WARM: Duration = Duration::from_secs(300);
-/// How much more memory there may be at the end.
+/// How much memory may grow until the end.
 const GROWTH: f64 = 1.1;
-/// The same in a run that ends before the memory is warm: it grows for about a minute, then stays.
+/// The same in a run that ends before memory is warm: it grows for about a minute, then stays.
 const GROWTH_COLD: f64 = 1.3;
 /// Clients of each kind.
 const EACH: usize = 1;
-/// Sessions that the load takes turns with.
+/// Sessions that the load alternates between.
 const SESSIONS: usize = 40;
-/// Rounds on one connection: each thread of the gateway shall have met each kind of load before memory is compared.
+/// Rounds on one connection: each thread of the gateway has seen each kind of load before memory is compared.
 const KEPT: usize = 50;
-/// A round of every client lasts at least this long: the point is time, not load.
+/// Minimum duration of a client's round: the point is time, not load.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// Ended sessions go quickly, so that the number of them is steady before the memory is looked at. A block lasts until
-/// it is lifted, also on a machine with other work.
-/// No access lines, since the harness keeps every line.
+/// Ended sessions are removed quickly, so that their number is steady before memory is compared. A block lasts until
+/// it is lifted, also on a busy machine.
+/// No access lines, because the harness keeps every line.
 fn yaml(demo: &Demo, round: usize) -> String {
     format!(
         "backend: {:?}\nsession: {{ retention: 5s, max_active: {}, starts_per_address: {{ per_second: 0 }}, kill_block: {{ duration: 1m }} }}\n\
@@ -43,7 +43,7 @@ fn yaml(demo: &Demo, round: usize) -> String {
     )
 }
 
-/// What one kind of client does, again and again.
+/// What one kind of client does, repeatedly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Whole,
@@ -112,7 +112,7 @@ impl Load {
         }
     }
 
-    /// Kills a session of its own in the middle of a stream; it is refused, then resumed.
+    /// Kills its own session in the middle of a stream; it is refused, then resumed.
     async fn kill(&self) {
         let id = format!("kill-{}", self.next.fetch_add(1, Ordering::Relaxed));
         let call = Call::messages_stream("[[words 3000]] [[pace 5ms]]").session(&id);
@@ -133,7 +133,7 @@ impl Load {
 struct Memory(Vec<(Duration, u64)>);
 
 impl Memory {
-    /// The middle of the looks in a part of the run, since an allocator breathes.
+    /// The median of the samples in a part of the run, because the allocator's memory fluctuates.
     fn between(&self, from: Duration, to: Duration) -> u64 {
         let looks = self.0.iter().filter(|(at, _)| (from..=to).contains(at));
         let mut bytes: Vec<u64> = looks.map(|(_, bytes)| *bytes).collect();
@@ -142,7 +142,7 @@ impl Memory {
     }
 }
 
-/// Descriptors but for the connections that are kept to the backend.
+/// Open descriptors without the idle connections to the backend.
 fn descriptors(gateway: &Gateway, backend: &str) -> usize {
     /// A connection in this state has no descriptor any more.
     const TIME_WAIT: u8 = 6;
@@ -163,7 +163,7 @@ async fn memory_and_descriptors_stay_where_they_are_under_mixed_load() {
     let gateway = Gateway::with(yaml(&demo, 0)).await;
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     let backend = hex(demo.address());
-    // The fewest of some looks: a connection that was closed just now is no base.
+    // The minimum of several samples: a connection that was closed just now must not be in the baseline.
     let mut base = usize::MAX;
     for _ in 0..10 {
         sleep(Duration::from_millis(20)).await;

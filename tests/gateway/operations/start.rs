@@ -7,7 +7,7 @@ use crate::support::control::Control;
 use crate::support::process::Process;
 use crate::support::{Backend, Call, Demo, RawBackend, within};
 
-/// Any free port of this machine.
+/// A free port.
 const ANY: &str = "127.0.0.1:0";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +48,7 @@ async fn the_level_decides_what_is_logged() {
         ];
         let process = Process::start("", &variables).await;
         let proxy = process.address("proxy").await;
-        // A client that leaves before its answer is a debug line.
+        // A client that disconnects before its answer is a debug line.
         let mut client = Call::chat_stream("first [[stall]]").open(proxy).await;
         client.until("first").await;
         drop(client);
@@ -75,7 +75,7 @@ fn recipe(name: &str) -> Vec<String> {
     commands
 }
 
-/// Runs a recipe's commands as `just` would; gives what they print.
+/// Runs a recipe's commands as `just` does; returns their output.
 async fn run(name: &str, proxy: SocketAddr, control: SocketAddr) -> String {
     let commands = recipe(name).join(" && ");
     let commands = commands

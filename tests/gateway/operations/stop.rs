@@ -48,7 +48,7 @@ async fn idle_connections_end_at_once_and_the_last_answer_says_so() {
     backend.until("the request", |backend| backend.heads().len() == 2).await;
     gateway.terminate();
     let _ = idle.end().await;
-    // Only now: the idle one did not wait for the busy one, whose answer begins after the signal.
+    // Only now: the idle connection did not wait for the busy one, whose answer begins after the signal.
     go_on.notify_one();
     let answer = busy.message(Unframed::UntilEnd).await.expect("an answer");
     assert_eq!((answer.status(), answer.is_whole), (200, true));
@@ -61,13 +61,13 @@ async fn a_connection_that_was_accepted_may_still_ask() {
     let demo = Demo::start().await;
     let mut gateway = Gateway::start(&demo).await;
     let mut fresh = RawClient::connect(gateway.proxy()).await;
-    // Another one was accepted after it, so it was, too.
+    // A later connection was accepted, so this one was, too.
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     let mut idle = RawClient::connect(gateway.proxy()).await;
     assert_eq!(Call::chat("hello").send_over(&mut idle, gateway.proxy()).await.status(), 200);
     gateway.terminate();
     let _ = idle.end().await;
-    // The idle one is closed at once. This one has a second; a part of it passes, to see that it does.
+    // The idle connection is closed at once. This one has a second; the test waits for a part of it.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let answer = Call::chat("hello").send_over(&mut fresh, gateway.proxy()).await;
     assert_eq!((answer.status(), answer.is_whole), (200, true));

@@ -7,7 +7,7 @@ use crate::support::{Call, Demo, Gateway};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_elida");
 
-/// What `elida top` and the terminal did while a person did these steps.
+/// What `elida top` and the terminal did during these steps of a user.
 async fn play(gateway: &Gateway, steps: &Value, variables: &[&str]) -> Value {
     let control = format!("http://{}", gateway.control());
     let steps = steps.to_string();
@@ -72,7 +72,7 @@ async fn a_signal_gives_the_terminal_back_and_colours_can_be_refused() {
     gateway.session_until("open-one", |session| session["open_legs"] == 1).await;
     two_sessions(&gateway).await;
     for (variables, coloured) in [(&[][..], true), (&["NO_COLOR=1"], false)] {
-        // The chosen one is shown in reverse, so the open one is coloured after a step down.
+        // The selected row is shown in reverse, so the open session is coloured after a step down.
         let steps =
             json!([["see", "> open-one"], ["press", "\u{1b}[B"], ["see", "  open-one"], ["signal", "TERM"]]);
         let played = play(&gateway, &steps, variables).await;

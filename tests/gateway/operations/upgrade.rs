@@ -12,7 +12,7 @@ use crate::support::gateway::signal;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
-/// Makes a new connection for each request until told to stop; each must be let in and answered whole.
+/// Opens a new connection for each request until it is stopped; each must be accepted and answered completely.
 async fn keep_arriving(gateway: SocketAddr, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
     let call = Call::chat("hello").header("Connection", "close");
     while !stop.load(Ordering::Relaxed) {
@@ -50,7 +50,7 @@ impl Load {
         reaches("more requests", &self.count, self.count.load(Ordering::Relaxed) + requests).await;
     }
 
-    /// Every client was let in and answered each time.
+    /// Asserts that every client was accepted and answered each time.
     async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -77,7 +77,7 @@ async fn a_new_process_takes_over_without_a_refused_connection() {
 
     let load = Load::on(proxy);
     load.more(20).await;
-    // The program is replaced, as a package manager does.
+    // Replaces the program's file, as a package manager does.
     std::fs::remove_file(gateway.program()).expect("the old link");
     symlink(env!("CARGO_BIN_EXE_elida"), gateway.program()).expect("a link");
     gateway.signal("QUIT");
@@ -101,7 +101,7 @@ async fn a_new_process_takes_over_without_a_refused_connection() {
     let record = |line: &&Value| line["message"] == "session_record" && line["session_id"] == "old";
     assert_eq!(records.iter().filter(record).count(), 1, "its session has its record");
 
-    // The new one can be replaced in its turn.
+    // The new process can be replaced in turn.
     assert!(signal(u32::try_from(new).expect("a pid"), "QUIT"), "the new process lives");
     let started =
         gateway.log_until(|line| line["message"] == "starting the new process" && line["pid"] != new).await;
@@ -129,7 +129,7 @@ async fn after_a_failed_upgrade_the_old_process_goes_on() {
         })
         .await;
     };
-    // A faulty configuration: the new process says why and ends.
+    // An invalid configuration: the new process logs why and exits.
     gateway.rewrite("no_such_key: 1\n");
     gateway.signal("QUIT");
     failed(1).await;
@@ -138,7 +138,7 @@ async fn after_a_failed_upgrade_the_old_process_goes_on() {
     assert!(line["status"].to_string().contains("exit status: 2"), "{line}");
     load.more(10).await;
 
-    // A program that ends at once.
+    // A program that exits at once.
     let replace = |content: &str| {
         std::fs::remove_file(gateway.program()).expect("the old program");
         std::fs::write(gateway.program(), content).expect("another program");
@@ -157,7 +157,7 @@ async fn after_a_failed_upgrade_the_old_process_goes_on() {
     load.more(10).await;
     load.end().await;
 
-    // And then one that works.
+    // Then one that works.
     gateway.rewrite(&format!("backend: {:?}\n", demo.url()));
     symlink(env!("CARGO_BIN_EXE_elida"), gateway.program()).expect("a link");
     gateway.signal("QUIT");

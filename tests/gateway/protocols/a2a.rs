@@ -16,7 +16,7 @@ async fn the_context_of_a_task_is_its_session() {
     let gateway = Gateway::start(&demo).await;
     let answer = send("message/send", "hello there", "ctx-1").send(gateway.proxy()).await;
     assert_eq!(answer.json()["result"]["parts"][0]["text"], "hello there", "{}", answer.text());
-    // The HTTP form has no envelope.
+    // The HTTP binding has no envelope.
     let message = json!({"message": {"contextId": "ctx-1", "parts": [{"text": "again"}]}});
     let answer = Call::post("/message:send").json(&message).send(gateway.proxy()).await;
     assert_eq!(answer.json()["message"]["parts"][0]["text"], "again", "{}", answer.text());

@@ -1,4 +1,4 @@
-//! Peers that wait, stall, come in numbers or do not read; and a machine that has no files left.
+//! Peers that wait, stall, come in crowds or do not read; and a process without free descriptors.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient, within
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
-/// A gateway before `backend` with these keys of `server`.
+/// A gateway in front of `backend` with these keys of `server`.
 async fn with_server(backend: &impl Backend, server: &str) -> Gateway {
     Gateway::with(format!("backend: {:?}\nserver: {{ {server} }}\n", backend.url())).await
 }
 
-/// A backend that answers each request with this many bytes, as fast as they are taken.
+/// A backend that answers each request with this many bytes, as fast as they are read.
 async fn endless(length: usize) -> RawBackend {
     RawBackend::start(move |mut connection| async move {
         while connection.request().await.is_some() {
@@ -33,7 +33,7 @@ async fn endless(length: usize) -> RawBackend {
     .await
 }
 
-/// Waits until the backend has sent nothing more for a while; how much it had sent then.
+/// Waits until the backend has not sent anything for a while; returns how much it had sent.
 async fn held_back(backend: &RawBackend) -> usize {
     within("the backend to be held back", async {
         let mut last = (backend.sent(), Instant::now());
@@ -105,7 +105,7 @@ async fn a_tunnel_may_be_idle_for_as_long_as_a_stream() {
     let call = Call::get("/socket").header("Connection", "Upgrade").header("Upgrade", "websocket");
     let mut client = call.open(gateway.proxy()).await;
     assert_eq!(client.head().await.expect("an answer").status(), 101);
-    // Three times what a request may take between two pieces of its body.
+    // Three times the limit between two pieces of a request body.
     tokio::time::sleep(Duration::from_millis(600)).await;
     client.send(b"late").await.expect("send");
     client.until("heard").await;
@@ -126,7 +126,7 @@ async fn a_client_that_does_not_read_is_cut() {
     assert_eq!(line["outcome"], "client_stalled", "{line}");
     let ending = client.end().await;
     assert!(matches!(ending, Ending::Reset(_) | Ending::Closed(_)));
-    // The same when nothing is left to send but heads: pipelined answers that nobody reads.
+    // The same when only response heads are left to send: pipelined answers that nobody reads.
     let backend = RawBackend::answering(OK).await;
     let gateway = with_server(&backend, "timeouts: { write: 300ms }").await;
     let mut client = RawClient::connect_narrow(gateway.proxy()).await;
@@ -178,7 +178,7 @@ async fn without_files_it_serves_whom_it_has_and_recovers() {
     let mut settled = RawClient::connect(gateway.proxy()).await;
     assert_eq!(Call::get("/in").send_over(&mut settled, gateway.proxy()).await.status(), 200);
     gateway.exhaust_files();
-    // The kernel completes the connections, the gateway has no file for them.
+    // The kernel completes the connections; the gateway has no descriptor for them.
     let mut crowd = Vec::new();
     for _ in 0..80 {
         crowd.push(RawClient::connect(gateway.proxy()).await);
@@ -214,7 +214,7 @@ async fn without_files_it_serves_whom_it_has_and_recovers() {
 async fn one_slow_reader_holds_the_backend_back() {
     let backend = endless(64 << 20).await;
     let gateway = Gateway::start(&backend).await;
-    // A client with the receive buffer that the kernel gives to everybody.
+    // A client with the kernel's default receive buffer.
     let mut client = RawClient::connect(gateway.proxy()).await;
     client.send(&Call::get("/large").bytes("a")).await.expect("send");
     let in_flight = held_back(&backend).await;
@@ -229,7 +229,7 @@ async fn two_hundred_slow_readers_cost_little() {
     let backend = endless(64 << 20).await;
     let gateway = Gateway::start(&backend).await;
     let mut clients = Vec::new();
-    // One first, so that what is allocated once for all is not counted.
+    // One first, so that one-time allocations are not counted.
     let mut before = 0;
     for count in 0..=200 {
         if count == 1 {

@@ -14,7 +14,7 @@ enum Frame {
 
 const FRAMES: [Frame; 3] = [Frame::Length, Frame::Chunks, Frame::UntilClose];
 
-/// Answers `…?recording=3&frame=1&seed=9` with that recording, cut at random.
+/// Answers `…?recording=3&frame=1&seed=9` with that recording, in random pieces.
 async fn replay(mut connection: Connection, recordings: Arc<Vec<Recording>>) {
     while let Some(request) = connection.request().await {
         let number = |key: &str| {
@@ -87,7 +87,7 @@ async fn recorded_streams_of_all_dialects_arrive_unchanged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_counted_for_every_dialect() {
-    // Input and output tokens that the recording itself reports, without cached ones.
+    // Input and output tokens that the recording reports, without cached ones.
     let expected = [
         ("anthropic_thinking_tool.sse", 472, 89),
         ("anthropic_text_crlf.sse", 25, 17),
@@ -120,7 +120,7 @@ async fn usage_is_counted_for_every_dialect() {
                 .await;
             let usage = &session["usage"];
             assert_eq!(usage["output_tokens"], output, "{name} {framing:?}: {usage}");
-            // Vendors count cached input in or beside the input: the sum with the cached is the same.
+            // Vendors count cached input in or beside the input: the sum with the cached tokens is the same.
             let counted = usage["input_tokens"].as_u64().unwrap_or_default();
             let cached = usage["cache_read_tokens"].as_u64().unwrap_or_default();
             assert!(counted == input || counted + cached == input, "{name} {framing:?}: {usage}");
@@ -128,7 +128,7 @@ async fn usage_is_counted_for_every_dialect() {
     }
 }
 
-/// A chat of exactly `length` bytes with the model written last, as SDKs do.
+/// A chat of exactly `length` bytes with the model as its last field, as SDKs write it.
 fn chat_of(length: usize) -> Vec<u8> {
     let (start, end) = (r#"{"messages":[{"role":"user","content":""#, r#""}],"model":"gpt-demo"}"#);
     match length.checked_sub(start.len() + end.len()) {

@@ -1,6 +1,6 @@
-//! Real programs before a gateway with the demo provider behind it: served whole and streamed, with
-//! tools, with every kind of error, cut and killed. What they send and show stands in
-//! `docs/clients.md`; each run holds its rows to the page, `just clients` writes them.
+//! Real programs with a gateway between them and the demo provider: served with and without streaming, with
+//! tools, with every kind of error, cut and killed. `docs/clients.md` says what they send and show; each run
+//! compares its rows with the page, and `just clients` writes them.
 
 /// Claude Code, Codex, opencode.
 mod agents;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::support::Gateway;
 use crate::support::outside::Outside;
 
-/// Ends the gateway; the access lines of all requests that reached it, in order.
+/// Terminates the gateway; returns the access lines of all requests that reached it, in order.
 async fn requests_of(gateway: &mut Gateway) -> Vec<Value> {
     gateway.terminate();
     gateway.ended().await;
@@ -32,7 +32,7 @@ fn refused<'a>(requests: impl IntoIterator<Item = &'a Value>) -> usize {
     requests.into_iter().filter(is_refused).count()
 }
 
-/// Header fields and members of bodies that say to which session a request belongs.
+/// Header fields and body members that name the session of a request.
 fn hints(seen: &[Seen], ours: Option<&str>) -> Vec<String> {
     const WORDS: [&str; 5] = ["session", "thread", "conversation", "agent-id", "turn-metadata"];
     const MEMBERS: [&str; 5] =

@@ -7,8 +7,8 @@ use crate::support::recording::{Dice, Recording};
 use crate::support::wire::Message;
 use crate::support::{Call, Demo, Gateway, RawBackend, RawClient};
 
-/// A way to ask for an answer, and where the provider writes its counts in it, in the order of
-/// [`crate::sessions::usage::KEYS`]. The last one written counts.
+/// How to ask for an answer, and where the provider reports its counts in it, in the order of
+/// [`crate::sessions::usage::KEYS`]. The last report counts.
 struct Case {
     name: &'static str,
     path: &'static str,
@@ -114,7 +114,7 @@ const CASES: [Case; 7] = [
     },
 ];
 
-/// The body as the client's library would decompress it.
+/// Decompresses the body as the client's library does.
 fn unpacked(answer: &Message) -> Vec<u8> {
     let mut plain = Vec::new();
     let read = match answer.head.field("content-encoding") {
@@ -128,7 +128,7 @@ fn unpacked(answer: &Message) -> Vec<u8> {
     plain
 }
 
-/// The JSON values of an answer, in order: the whole, its lines, or the data of its events.
+/// The JSON values of an answer, in order: the whole body, its lines, or the data of its events.
 fn values(body: &[u8]) -> Vec<Value> {
     let text = std::str::from_utf8(body).expect("text");
     if let Ok(whole) = serde_json::from_str(text) {
@@ -138,7 +138,7 @@ fn values(body: &[u8]) -> Vec<Value> {
     text.lines().filter_map(data).collect()
 }
 
-/// The last count at each of the case's places.
+/// The last count at each of the case's paths.
 fn told(case: &Case, values: &[Value]) -> Counts {
     let all = |pointers: &[&str]| {
         let at = |value: &Value| pointers.iter().find_map(|pointer| value.pointer(pointer)?.as_u64());
@@ -147,7 +147,7 @@ fn told(case: &Case, values: &[Value]) -> Counts {
     case.counts.map(all)
 }
 
-/// Asks for every kind of answer of a case; what the session shows must be the provider's own words.
+/// Asks for every kind of answer of a case; the session must show the provider's own values.
 async fn asked(gateway: &Gateway, case: &Case) {
     let has_tools = case.stop[0] != case.stop[1] || case.name == "responses" || case.name == "ollama chat";
     for packing in ["", "[[gzip]]", "[[deflate]]", "[[br]]"] {
@@ -308,7 +308,7 @@ async fn answering(content_type: &str, encoding: &str, body: Vec<u8>) -> RawBack
     .await
 }
 
-/// Recordings under a coding, in pieces that do not care for its borders.
+/// Recordings with a content coding, in pieces that ignore its block boundaries.
 async fn recorded_under(encoding: &str, pack: fn(&[u8]) -> Vec<u8>) {
     for (recording, (name, expected)) in Recording::all().iter().zip(RECORDED) {
         let packed = pack(&recording.bytes);

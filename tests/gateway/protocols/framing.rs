@@ -1,5 +1,5 @@
-//! Each trick is sent over a raw socket, with a second request hidden behind it where that is the point; the
-//! backend counts what reaches it.
+//! Each attack is sent over a raw socket, with a second request hidden behind it where that is the point; the
+//! backend counts the requests that reach it.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Gateway, RawBackend, RawClient};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-/// What a trick wants the backend to see as a request of its own.
+/// What an attack wants the backend to parse as a separate request.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// `POST` with these field lines beside `Host`, and what follows the head.
+/// `POST` with these field lines beside `Host`, and these bytes after the head.
 fn post(fields: &str, rest: &str) -> Vec<u8> {
     format!("POST /v1/messages HTTP/1.1\r\nHost: a\r\n{fields}\r\n{rest}").into_bytes()
 }
@@ -20,13 +20,13 @@ fn get(target: &str, fields: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes()
 }
 
-/// Sends each; wants this status, the connection closed behind it, and nothing at the backend.
+/// Sends each; expects this status, the connection closed after it, and nothing at the backend.
 async fn all_refused(status: u16, cases: Vec<(&str, Vec<u8>)>) {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
     for (name, bytes) in cases {
         let mut client = RawClient::connect(gateway.proxy()).await;
-        // The gateway may have closed before all of it was sent.
+        // The gateway may have closed before everything was sent.
         let _ = client.send(&bytes).await;
         let answer = client.message(Unframed::UntilEnd).await;
         let answer = answer.unwrap_or_else(|| panic!("{name}: closed without an answer"));
@@ -195,7 +195,7 @@ async fn only_the_expectation_of_rfc_9110_is_met() {
     assert_eq!(client.message(Unframed::UntilEnd).await.expect("an answer").status(), 200);
     let request = backend.requests().remove(0);
     assert_eq!((request.body.as_slice(), request.head.field("expect")), (&b"{}"[..], None));
-    // An HTTP/1.0 client cannot expect anything; it must not be left waiting, nor the backend.
+    // HTTP/1.0 has no `Expect`; neither the client nor the backend may be left waiting.
     let old = b"POST /v1/messages HTTP/1.0\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}";
     let answer = RawClient::connect(gateway.proxy()).await.exchange(old, Unframed::UntilEnd).await;
     assert_eq!(answer.status(), 200, "{}", answer.text());
@@ -246,7 +246,7 @@ async fn chunk_extensions_and_trailers_do_not_reach_the_backend() {
 async fn a_body_that_breaks_on_its_way_is_never_whole_at_the_backend() {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
-    // Not a model call, so the body is not held: the backend has its head before the fault is seen.
+    // Not a model call, so the body is not buffered: the backend has its head before the fault is found.
     let head = "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n";
     let mut client = RawClient::connect(gateway.proxy()).await;
     client.send(head.as_bytes()).await.expect("send");
@@ -282,7 +282,7 @@ async fn the_rest_of_a_body_is_never_a_request() {
         client.send(head.as_bytes()).await.expect("send");
         let answer = client.message(Unframed::UntilEnd).await.expect("an answer");
         assert_eq!((answer.status(), answer.head.field("connection")), (200, Some("close")));
-        // What comes now is the body, whatever it looks like.
+        // The next bytes are the body, whatever they look like.
         let _ = client.send(HIDDEN.as_bytes()).await;
         let _ = client.send(HIDDEN.as_bytes()).await;
         assert!(client.message(Unframed::UntilEnd).await.is_none(), "{expect:?}");
@@ -290,7 +290,7 @@ async fn the_rest_of_a_body_is_never_a_request() {
         let targets: Vec<_> = backend.heads()[before..].iter().map(|head| head.target().to_owned()).collect();
         assert_eq!(targets, ["/upload", "/next"], "{expect:?}");
     }
-    // A refusal of ours comes before the body is read, too.
+    // The gateway's own refusal is also sent before the body is read.
     let before = backend.heads().len();
     let mut client = RawClient::connect(gateway.proxy()).await;
     let head = format!("POST /v1/messages HTTP/1.1\r\nHost: a\r\nX-Backend: none\r\n{length}\r\n{HIDDEN}");
@@ -354,7 +354,7 @@ async fn an_answer_that_ends_with_its_connection_is_framed_for_the_client() {
         let answer = Call::get(target).send_over(&mut client, gateway.proxy()).await;
         assert_eq!((answer.status(), answer.text(), answer.is_whole), (200, "hello".to_owned(), true));
     }
-    // An HTTP/1.0 client does not know chunks (RFC 9112, 6.1).
+    // An HTTP/1.0 client does not know the chunked coding (RFC 9112, 6.1).
     for target in ["/old", "/new"] {
         let request = format!("GET {target} HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
         let mut client = RawClient::connect(gateway.proxy()).await;
@@ -439,7 +439,7 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
             "{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n{fields}\r\n"
         )
     };
-    // The backend says nothing: not a byte behind the handshake may reach it.
+    // The backend does not answer: no byte after the handshake may reach it.
     let mut client = RawClient::connect(gateway.proxy()).await;
     let bytes = upgrade("/wait", "GET", "Upgrade: websocket\r\n") + HIDDEN;
     client.send(bytes.as_bytes()).await.expect("send");
@@ -447,10 +447,10 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
     let _ = tokio::time::timeout(Duration::from_millis(300), client.head()).await;
     assert_eq!(backend.heads().len(), 1, "{:?}", backend.heads());
     drop(client);
-    // Nor is a 101 believed that nobody asked for.
+    // An unsolicited 101 is not accepted either.
     let answer = Call::get("/unasked").send(gateway.proxy()).await;
     assert_eq!(answer.status(), 502, "{}", answer.text());
-    // A 200 is no upgrade: what follows is a request like any other, with checks and books of its own.
+    // A 200 is not an upgrade: the next bytes are another request, which is checked and counted.
     let mut client = RawClient::connect(gateway.proxy()).await;
     let bytes = upgrade("/refuse", "GET", "Upgrade: websocket\r\n")
         + &HIDDEN.replace("Host: a", "Host: a\r\nX-Backend: x");
@@ -460,7 +460,7 @@ async fn what_follows_an_upgrade_waits_for_the_101() {
         assert_eq!(second.status(), 400, "{}", second.text());
     }
     assert_eq!(backend.heads().len(), 3, "{:?}", backend.heads());
-    // Upgrades to anything else are not asked for, and a body stays a body.
+    // Other upgrades are not forwarded, and a body stays a body.
     for (method, fields, rest) in [
         ("GET", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n", ""),
         ("GET", "Upgrade: tls/1.0, websocket\r\n", ""),
@@ -490,7 +490,7 @@ async fn a_tunnel_carries_each_byte_once_and_in_order() {
     })
     .await;
     let gateway = Gateway::start(&backend).await;
-    // Impatient clients send frames behind the handshake, before the 101.
+    // Some clients send frames right after the handshake, before the 101.
     for early in ["", "f", "first s"] {
         let mut client = RawClient::connect(gateway.proxy()).await;
         let head =
@@ -511,7 +511,7 @@ async fn a_path_names_a_backend_by_its_first_segment_to_the_letter() {
         other.url()
     ))
     .await;
-    // The path as sent, and as the default backend must see it: to the letter.
+    // The path as sent, and as the default backend must receive it: byte for byte.
     for path in [
         "/one;x/v1",
         "/one;/v1",
@@ -545,7 +545,7 @@ async fn a_path_names_a_backend_by_its_first_segment_to_the_letter() {
         let answer = Call::get(path).send(gateway.proxy()).await;
         let reached = one.heads().len() + other.heads().len() - before;
         match path {
-            // No backend's prefix: to the default one, which sees what was sent.
+            // No backend's prefix: goes to the default backend, unchanged.
             "/one%2f.." => assert_eq!((answer.status(), reached), (200, 1), "{path}"),
             _ => assert_eq!((answer.status(), reached), (400, 0), "{path}: {}", answer.text()),
         }
@@ -609,7 +609,7 @@ async fn two_models_or_two_sessions_in_one_request_are_refused() {
 async fn bytes_that_must_be_encoded_are_encoded_once_for_all() {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
-    // Pingora's parser repairs these before anybody looks; backend and log see the same repaired target.
+    // Pingora's parser repairs these before the gateway sees them; backend and log have the same repaired target.
     for (sent, seen) in [("/v1/a b", "/v1/a%20b"), ("/v1/a\0b", "/v1/a%00b"), ("/v1/a<b>", "/v1/a%3Cb%3E")] {
         let mut client = RawClient::connect(gateway.proxy()).await;
         let answer = client.exchange(&get(sent, ""), Unframed::UntilEnd).await;

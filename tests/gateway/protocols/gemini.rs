@@ -68,7 +68,7 @@ async fn the_model_in_the_path_is_routed_and_blocked() {
         assert_eq!(error["status"], "PERMISSION_DENIED", "{target}");
         assert_eq!(error["details"][0]["reason"], "policy_blocked", "{target}");
     }
-    // What names two models is refused, whichever of them would be obeyed.
+    // A request that names two models is refused, whichever of them the backend would use.
     let two = "/v1beta/models/gemini-2.5-pro:generateContent/../gemini-2.5-flash:generateContent";
     assert!(matches!(ask(two, "x").send(gateway.proxy()).await.status(), 400 | 403));
     let both = Call::post("/v1beta/models/gemini-3:embedContent")
@@ -77,7 +77,7 @@ async fn the_model_in_the_path_is_routed_and_blocked() {
     assert_eq!((google.ledger().arrived(), other.ledger().arrived()), (1, 0));
 }
 
-/// The last thing a killed stream says.
+/// The last element of a killed stream.
 async fn killed(gateway: &Gateway, session: &str, verb: &str) -> String {
     let call = ask(&format!("{MODEL}:{verb}"), "[[words 100000]] [[pace 5ms]]").session(session);
     let mut client = call.open(gateway.proxy()).await;
@@ -98,7 +98,7 @@ async fn a_killed_stream_ends_with_an_error_of_googles() {
     assert_eq!(last["error"]["details"][0]["reason"], "session_killed", "{last}");
     assert!(!events.contains("finishReason"));
 
-    // Behind the comma of the next element nothing can be said: then the array stays open. Else it ends
+    // After the comma of the next element no error can be written: the array stays open. Otherwise it ends
     // with the error. Neither is a whole answer.
     let array = killed(&gateway, "array", "streamGenerateContent").await;
     assert!(!array.contains("finishReason"));

@@ -1,4 +1,4 @@
-//! What passes from one side's head to the other's, and what a hostile one does to the log.
+//! Which header fields are forwarded in each direction, and how hostile ones appear in the log.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::support::wire::{Head, Unframed};
 use crate::support::{Backend, Call, Gateway, RawBackend, RawClient};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-/// All fields that tell where a request came from.
+/// All fields that name the origin of a request.
 const ORIGIN: [(&str, &str); 6] = [
     ("X-Forwarded-For", "203.0.113.9"),
     ("X-Forwarded-Proto", "https"),
@@ -61,7 +61,7 @@ async fn what_is_for_one_hop_only_stays_there() {
         assert!(name.eq_ignore_ascii_case("connection") || seen.field(name).is_none(), "{name}: {seen:?}");
     }
     assert_eq!(seen.field("x-elidable"), Some("kept"));
-    // `Connection: Content-Length` takes the length, not the body.
+    // `Connection: Content-Length` removes the length, not the body.
     let request = backend.requests().pop().expect("a request");
     assert!(request.is_whole && String::from_utf8_lossy(&request.body).contains("gpt-demo"));
     for name in ["x-hop", "keep-alive", "proxy-authenticate", "proxy-connection"] {
@@ -96,7 +96,7 @@ async fn a_trusted_proxy_says_who_the_client_is() {
     let first = call.send(gateway.proxy()).await;
     let line = gateway.access_line("/v1/chat/completions").await;
     assert_eq!((&line["client_ip"], &line["principal"]), (&"203.0.113.9".into(), &"anon:203.0.113.9".into()));
-    // Another client behind the same proxy is another session.
+    // Another client behind the same proxy has another session.
     let other = Call::chat("hello").header("X-Forwarded-For", "203.0.113.10");
     let other = other.send(gateway.proxy()).await;
     assert_ne!(first.head.field("x-session-id"), other.head.field("x-session-id"));
@@ -134,11 +134,11 @@ async fn nothing_in_a_request_breaks_a_line_of_the_log() {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
     let evil = "a\"}\\\t\u{1b}[31m\u{2028}\u{0}\n{\"message\":\"forged\"}\r\nend";
-    // In the body anything can be written, and is logged as the model.
+    // The body can contain anything; it is logged as the model.
     let body = serde_json::json!({"model": evil, "messages": []}).to_string();
     let call = Call::post("/v1/chat/completions").body(body);
     assert_eq!(call.send(gateway.proxy()).await.status(), 200);
-    // In the head, all that the parser lets through.
+    // In the head, everything that the parser accepts.
     let mut client = RawClient::connect(gateway.proxy()).await;
     let mut head =
         b"GET /v1/models/%22}%0a{%22message%22:%22forged%22}?a%0d%0a=%22x HTTP/1.1\r\nHost: a\r\n".to_vec();
@@ -152,7 +152,7 @@ async fn nothing_in_a_request_breaks_a_line_of_the_log() {
     client.send(&head).await.expect("send");
     let answer = client.message(Unframed::UntilEnd).await.expect("an answer");
     assert_eq!(answer.status(), 200, "{}", answer.text());
-    // What is refused by the parser, and what is very long.
+    // Values that the parser rejects, and a very long one.
     for bytes in [
         b"GET / HTTP/1.1\r\nHost: a\r\nX: \x1b[31m\xff\r\n \"}\r\n\r\n".to_vec(),
         b"\x1b]0;evil\x07\xff\xfe\"}\n{\"message\":\"forged\"}\r\n\r\n".to_vec(),

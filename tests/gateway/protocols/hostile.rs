@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawClient};
 
-/// Sends bytes as they are; gives back the status of each answer, until nothing more comes.
+/// Sends bytes as they are; returns the status of each answer, until the connection ends.
 async fn statuses(gateway: &Gateway, bytes: &str) -> Vec<u16> {
     let mut client = RawClient::connect(gateway.proxy()).await;
     let _ = client.send(bytes.as_bytes()).await;
@@ -24,7 +24,7 @@ async fn a_request_inside_another_ones_body_stays_hidden() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
     let heads = [
-        // Two framings, two lengths, doubled and odd codings, lengths that are no number.
+        // Two framings, two lengths, duplicate and unknown codings, lengths that are not numbers.
         format!("Content-Length: {}\r\nTransfer-Encoding: chunked", HIDDEN.len() + 5),
         format!("Transfer-Encoding: chunked\r\nContent-Length: {}", HIDDEN.len() + 5),
         "Content-Length: 5\r\nContent-Length: 0".to_owned(),
@@ -43,7 +43,7 @@ async fn a_request_inside_another_ones_body_stays_hidden() {
         let bytes = format!("POST /echo HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n0\r\n\r\n{HIDDEN}");
         let hidden = demo.ledger().count("/hidden");
         let statuses = statuses(&gateway, &bytes).await;
-        // What the proxy does not take for a request of its own, the backend must not either.
+        // Bytes that the proxy does not parse as a request, the backend must not either.
         let reached = demo.ledger().count("/hidden") - hidden;
         let own = statuses.len().saturating_sub(1) as u64;
         assert!(reached <= own, "{head}: {statuses:?}, and the backend saw {reached}");
@@ -75,7 +75,7 @@ async fn a_head_that_is_none_is_refused_in_peace() {
         let reached = demo.ledger().last().map(|seen| (seen.method, seen.path));
         assert_eq!(reached, None, "{head:?} reached the backend");
     }
-    // A panic of the gateway would fail this test when the gateway is dropped.
+    // A panic in the gateway fails this test when the gateway is dropped.
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,12 +13,12 @@ use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient, within
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A gateway before `backend` with these keys under `server`.
+/// A gateway in front of `backend` with these keys under `server`.
 async fn with_server(backend: &impl Backend, server: &str) -> Gateway {
     Gateway::with(format!("backend: {:?}\nserver: {{ {server} }}\n", backend.url())).await
 }
 
-/// A backend whose answer has this many bytes, as fast as they are taken.
+/// A backend whose answer has this many bytes, sent as fast as they are read.
 async fn large(length: usize) -> RawBackend {
     RawBackend::start(move |mut connection| async move {
         while connection.request().await.is_some() {
@@ -87,7 +87,7 @@ async fn requests_reach_the_backend_as_http11_would_send_them() {
     assert_eq!(request.head.field("via"), Some("2.0 elida"));
     assert_eq!(request.head.field("host"), Some(backend.url().trim_start_matches("http://")));
     assert_eq!(request.head.field("x-forwarded-host"), Some(gateway.proxy().to_string().as_str()));
-    // A body that is not held goes on as it comes, also in pieces of nothing.
+    // A body that is not buffered is forwarded as it comes, also after empty DATA frames.
     let (request, _) = Call::post("/upload").header("content-type", "text/plain").request("gateway");
     let (answer, mut upload) = client.begin(request, false).await;
     for piece in ["", "first ", "", "", "second"] {
@@ -112,7 +112,7 @@ async fn the_preface_may_come_byte_by_byte_and_so_may_http11() {
         }
         tcp
     };
-    // The crate sends its preface whole, so the first letters go before it, and its own are cut off.
+    // The crate sends its preface whole, so the first letters are sent before it, and its own copy of them is cut off.
     let tcp = dribble(&OPENING[..3]).await;
     let mut client = RawFrames::begun(tcp, &OPENING[3..]).await;
     client.send(&frame(1, 5, 1, &block(&GET))).await.expect("a request");
@@ -193,7 +193,7 @@ async fn an_answer_without_an_error_event_ends_with_a_reset() {
     assert!(client.is_open().await);
 }
 
-/// As for HTTP/1.1 in `kill`: the best of three rounds counts, since others only make times longer.
+/// As for HTTP/1.1 in `kills::cut`: the best of three rounds counts, since other programs only make times longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_latency_over_http2_is_under_5_ms() {
     for _ in 0..3 {
@@ -267,7 +267,7 @@ async fn limits_are_those_of_http11_and_the_connection_lives() {
     let many =
         (0..130).fold(Call::get("/v1/models"), |call, number| call.header(&format!("x-{number}"), "1"));
     assert_eq!(client.ask(&many).await.status, 431);
-    // A body that stops.
+    // A request body that stalls.
     let (request, _) =
         Call::post("/v1/messages").header("content-type", "application/json").request("gateway");
     let (answer, mut upload) = client.begin(request, false).await;
@@ -357,7 +357,7 @@ async fn silent_connections_are_told_to_go() {
         client.ended().await.expect("a GOAWAY without an error");
     }
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    // One that does not even begin.
+    // A request body that never begins.
     let mut mute = TcpStream::connect(gateway.proxy()).await.expect("a connection");
     mute.write_all(&OPENING[..20]).await.expect("half a preface");
     RawClient::new(mute).end().await;
@@ -444,7 +444,7 @@ async fn a_websocket_goes_over_a_stream() {
             assert!(!head.headers.contains_key(name), "{name} belongs to HTTP/1.1");
         }
         assert_eq!(within("a frame", body.data()).await.expect("a piece").expect("bytes"), "hello");
-        // Three times what a request may take between two pieces of its body.
+        // Three times the limit between two pieces of a request body.
         tokio::time::sleep(Duration::from_millis(600)).await;
         write(&mut upload, "late".into(), false).await.expect("a frame");
         assert_eq!(within("a frame", body.data()).await.expect("a piece").expect("bytes"), "heard");

@@ -10,7 +10,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// ENHANCE_YOUR_CALM (RFC 9113, 7).
 const CALM: u32 = 11;
 
-/// What a flood may send before it is ended, and what it may leave in memory.
+/// How much a flood may send before it is ended, and how much memory it may leave behind.
 const ENOUGH: usize = 64 << 20;
 const MEMORY: u64 = 24 << 20;
 
@@ -18,7 +18,7 @@ async fn with_server(backend: &impl Backend, server: &str) -> Gateway {
     Gateway::with(format!("backend: {:?}\nserver: {{ {server} }}\n", backend.url())).await
 }
 
-/// Answers after a while, so that a stream is still open when it is given up.
+/// Answers after a while, so that a stream is still open when it is cancelled.
 async fn slow() -> RawBackend {
     RawBackend::start(async |mut connection| {
         while connection.request().await.is_some() {
@@ -31,7 +31,7 @@ async fn slow() -> RawBackend {
     .await
 }
 
-/// Another client is served at once, and the flood has left no memory.
+/// Another client is served at once, and the flood has left no memory behind.
 async fn is_unharmed(gateway: &Gateway, before: u64) {
     let mut calm = Client::connect(gateway.proxy()).await;
     assert_eq!(calm.ask(&Call::get("/health/liveness")).await.status, 200);
@@ -44,7 +44,7 @@ async fn is_unharmed(gateway: &Gateway, before: u64) {
 async fn streams_reset_at_once_do_not_reach_the_backend() {
     let backend = slow().await;
     let gateway = Gateway::start(&backend).await;
-    // CVE-2023-44487: open and reset, many in a segment.
+    // CVE-2023-44487: open and reset, many per segment.
     let client = RawFrames::connect(gateway.proxy()).await;
     let pair =
         |stream| [frame(1, 5, stream, &block(&GET)), frame(3, 0, stream, &8_u32.to_be_bytes())].concat();
@@ -52,7 +52,7 @@ async fn streams_reset_at_once_do_not_reach_the_backend() {
     let flooded = client.flood(&many, many.len()).await;
     assert_eq!(flooded.code(), Some(CALM));
     assert!(backend.heads().len() <= 20, "{} of 4000 reached the backend", backend.heads().len());
-    // The same, each left alone until it is being served.
+    // The same, with a pause until each stream is being served.
     let mut client = RawFrames::connect(gateway.proxy()).await;
     let mut opened = 0;
     for number in 0..2000 {
@@ -75,7 +75,7 @@ async fn streams_reset_at_once_do_not_reach_the_backend() {
 async fn streams_that_we_are_made_to_reset_are_counted() {
     let backend = slow().await;
     let gateway = Gateway::start(&backend).await;
-    // CVE-2025-8671: a window over its limit is the client's fault, and the stream's end is our work.
+    // CVE-2025-8671: the client exceeds its own window, so that the gateway has to reset the stream.
     let mut client = RawFrames::connect(gateway.proxy()).await;
     let mut made = 0;
     for number in 0..2000 {
@@ -105,7 +105,7 @@ async fn heads_without_end_are_not_kept() {
     let flooded = client.flood(&frame(9, 0, 1, &field), ENOUGH).await;
     println!("CONTINUATION: {} KiB", flooded.sent >> 10);
     assert!(flooded.sent < ENOUGH);
-    // The same with frames of nothing.
+    // The same with empty frames.
     let mut client = RawFrames::connect(gateway.proxy()).await;
     client.send(&frame(1, 1, 1, &block(&GET))).await.expect("a head without its end");
     let flooded = client.flood(&frame(9, 0, 1, &[]).repeat(100), ENOUGH).await;
@@ -121,7 +121,7 @@ async fn a_header_bomb_is_refused_before_it_unfolds() {
     let gateway = Gateway::start(&backend).await;
     Client::connect(gateway.proxy()).await.ask(&Call::get("/warm")).await;
     let before = gateway.resident_bytes();
-    // CVE-2026-47774: one field of 3,900 bytes in the table (RFC 7541, 6.2.1), then a byte for each copy of it.
+    // CVE-2026-47774: one field of 3,900 bytes in the table (RFC 7541, 6.2.1), then one byte for each copy of it.
     let value = "x".repeat(3900);
     let mut stored = block(&[("x-bomb", &value)]);
     stored[0] = 0x40;
@@ -130,7 +130,7 @@ async fn a_header_bomb_is_refused_before_it_unfolds() {
     let mut client = RawFrames::connect(gateway.proxy()).await;
     let mut streams = vec![frame(1, 5, 1, &bomb)];
     streams.extend((1..100).map(|number| frame(1, 5, 2 * number + 1, &reference)));
-    // A refusal of one, or of the connection: both hold it.
+    // The gateway may refuse one stream or the whole connection.
     for stream in streams {
         if client.send(&stream).await.is_err() {
             break;
@@ -147,7 +147,7 @@ async fn frames_that_ask_for_nothing_end_the_connection() {
     let gateway = Gateway::start(&backend).await;
     Client::connect(gateway.proxy()).await.ask(&Call::get("/warm")).await;
     let before = gateway.resident_bytes();
-    // CVE-2019-9512, -9515, -9513, and what else has no body.
+    // CVE-2019-9512, -9515, -9513, and other frames without a body.
     for (name, bytes) in [
         ("PING", frame(6, 0, 0, &[7; 8])),
         ("SETTINGS", frame(4, 0, 0, &[])),
@@ -160,7 +160,7 @@ async fn frames_that_ask_for_nothing_end_the_connection() {
         println!("{name}: {} KiB", flooded.sent >> 10);
         assert!(flooded.sent < ENOUGH, "{name}");
     }
-    // CVE-2019-9518: DATA of nothing, on a stream that never ends.
+    // CVE-2019-9518: empty DATA frames on a stream that never ends.
     let mut client = RawFrames::connect(gateway.proxy()).await;
     let head =
         block(&[(":method", "POST"), (":scheme", "http"), (":path", "/up"), (":authority", "gateway")]);
@@ -176,7 +176,7 @@ async fn frames_that_ask_for_nothing_end_the_connection() {
 async fn frames_of_nothing_are_borne_with_requests() {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
-    // A client that pings with each of many requests is no attacker.
+    // A client that sends a PING with each of many requests is not an attacker.
     let mut client = RawFrames::connect(gateway.proxy()).await;
     for number in 0..3000 {
         let stream = 2 * number + 1;
@@ -301,11 +301,11 @@ async fn what_http11_could_read_as_more_does_not_reach_the_backend() {
         let mut client = RawFrames::connect(gateway.proxy()).await;
         client.send(&frame(1, 5, 1, &block(&head))).await.expect("send");
         client.send(&frame(6, 0, 0, &[9; 8])).await.expect("a question behind it");
-        // The end of the stream or of the connection, or an answer that the gateway has made.
+        // The end of the stream or of the connection, or an answer made by the gateway.
         client.ended_or_refused(what).await;
         assert!(backend.heads().is_empty(), "{what}: {:?}", backend.heads());
     }
-    // H2.CL: the body is longer or shorter than it says.
+    // H2.CL: the body is longer or shorter than declared.
     for (length, body) in [("2", "four"), ("10", "four")] {
         let mut client = RawFrames::connect(gateway.proxy()).await;
         let head = block(&with(&[

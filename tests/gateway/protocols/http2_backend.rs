@@ -11,7 +11,7 @@ use crate::support::http2::{Asked, Client, End, H2Backend, a_moment, write};
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Gateway, RawBackend};
 
-/// A certificate for localhost that offers these protocols.
+/// A certificate for localhost whose server offers these protocols.
 fn config(alpn: &[&str]) -> ServerConfig {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
@@ -23,7 +23,7 @@ fn config(alpn: &[&str]) -> ServerConfig {
     config
 }
 
-/// A gateway before this backend alone, with these keys of it and of the server.
+/// A gateway with this backend only, with these keys for the backend and the server.
 async fn gateway(backend: &impl Backend, keys: &str, server: &str) -> Gateway {
     let url = backend.url();
     let tls = if url.starts_with("https") { ", tls: { insecure_skip_verify: true }" } else { "" };
@@ -35,7 +35,7 @@ async fn gateway(backend: &impl Backend, keys: &str, server: &str) -> Gateway {
 
 const ALWAYS: &str = ", pool: { http2: always }";
 
-/// Answers `/now…` at once; begins a stream for others and waits until it is given up.
+/// Answers `/now…` at once; starts a stream for other paths and waits until it is reset.
 async fn serve(mut asked: Asked) {
     if asked.path.starts_with("/now") {
         return asked.answer("ok").await;
@@ -70,7 +70,7 @@ async fn it_is_spoken_when_the_backend_chooses_it() {
     for name in ["host", "connection", "x-hop", "keep-alive", "transfer-encoding"] {
         assert_eq!(field(name), None, "{name}");
     }
-    // When it does not choose it, or is not asked.
+    // The server does not select HTTP/2, or does not negotiate.
     let plain = Gateway::with(format!(
         "backends:\n  b: {{ url: {:?}, type: openai, tls: {{ insecure_skip_verify: true }}, pool: {{ http2: never }} }}\n",
         chosen.url()
@@ -225,7 +225,7 @@ async fn one_who_does_not_read_does_not_stop_the_others_of_the_connection() {
     let mut slow = Vec::new();
     for number in 0..20 {
         slow.push(Call::get("/large").open(through.proxy()).await);
-        // One after another: those that come together make connections of their own.
+        // In sequence: concurrent ones would open a connection each.
         backend.until("the request", |backend| backend.requests().len() == number + 1).await;
     }
     a_moment().await;
@@ -240,7 +240,7 @@ async fn one_who_does_not_read_does_not_stop_the_others_of_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_goes_over_http11() {
-    // Chosen over TLS for all else, HTTP/2 has no upgrade; the handshake then offers HTTP/1.1 alone.
+    // HTTP/2 is negotiated for other requests but has no upgrade; the handshake then offers HTTP/1.1 only.
     let offered = RawBackend::answering("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n").await;
     let through = gateway(&offered, ALWAYS, "").await;
     let call = Call::get("/socket").header("Connection", "Upgrade").header("Upgrade", "websocket");

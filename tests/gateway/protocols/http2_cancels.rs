@@ -8,7 +8,7 @@ use crate::support::{Backend, Call, Gateway, RawBackend, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Answers `/ok` at once, `/long` with a first half at once and the rest when it is told to, and all else never.
+/// Answers `/ok` at once, `/long` with a first half at once and the rest on notice, other paths never.
 async fn backend() -> (RawBackend, Arc<Notify>) {
     let finish = Arc::new(Notify::new());
     let told = Arc::clone(&finish);
@@ -36,7 +36,7 @@ async fn with_server(backend: &impl Backend, server: &str) -> Gateway {
     Gateway::with(format!("backend: {:?}\nserver: {{ {server} }}\n", backend.url())).await
 }
 
-/// Opens streams and cancels each when its backend has it, until the gateway wants no more; how many there were.
+/// Opens streams and cancels each one when its backend has it, until the gateway accepts no more; returns their number.
 async fn cancel(client: &mut Client, backend: &RawBackend, most: usize) -> usize {
     for number in 0..most {
         let before = backend.heads().len();
@@ -79,7 +79,7 @@ async fn beyond_its_credit_a_client_keeps_its_open_streams() {
     innocent.until("half").await;
     let cancelled = cancel(&mut client, &backend, 200).await;
     assert!((20..60).contains(&cancelled), "{cancelled} were borne");
-    // GOAWAY: the client opens another connection for what is new.
+    // After GOAWAY the client opens another connection for new requests.
     assert!(!client.is_open().await);
     assert_eq!(Client::connect(gateway.proxy()).await.ask(&Call::get("/ok")).await.status, 200);
     finish.notify_one();
@@ -96,7 +96,7 @@ async fn a_trusted_proxy_speaks_for_many_clients() {
         with_server(&backend, "trusted_proxies: [127.0.0.1], limits: { max_cancelled_streams: 20 }").await;
     let mut client = Client::connect(gateway.proxy()).await;
     assert_eq!(cancel(&mut client, &backend, 500).await, 500);
-    // And many at once, before anybody has seen them.
+    // Many at once, before the gateway has seen any of them.
     let mut exchanges = Vec::new();
     for _ in 0..90 {
         exchanges.push(client.send(&Call::get("/never")).await);
@@ -113,7 +113,7 @@ async fn streams_cancelled_after_their_answer_began_cost_nothing() {
     for _ in 0..60 {
         let mut begun = client.send(&Call::get("/long")).await.head().await.expect("a head");
         begun.until("half").await;
-        // The client resets what it drops.
+        // The client resets a stream when it is dropped.
         drop(begun);
     }
     assert_eq!(client.ask(&Call::get("/ok")).await.status, 200);

@@ -8,7 +8,7 @@ use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, RawCl
 
 const COMMENT: &str = ": keep-alive\n\n";
 const SSE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-/// Several comments would fit into this silence.
+/// Several comments fit into this silence.
 const SILENCE: Duration = Duration::from_millis(500);
 
 async fn with_keep_alive(backend: &impl Backend, more: &str) -> Gateway {
@@ -63,7 +63,7 @@ async fn comments_stand_between_events_and_nowhere_else() {
         format!("data: [DONE]\n\n{c}"),
     ];
     assert!(text.starts_with(c) && places.iter().all(|place| text.contains(place)), "{text:?}");
-    // What the gateway says is what the provider sent.
+    // The gateway's counts are those of the provider.
     let session = gateway.session_until("s", |session| session["open_legs"] == 0).await;
     assert_eq!(session["bytes_out"], json!(original.len()), "{session}");
     assert_eq!(gateway.access_line("/v1/chat/completions").await["bytes_out"], json!(original.len()));
@@ -112,7 +112,7 @@ async fn nothing_is_written_before_the_head_nor_without_being_asked_for() {
     let head = client.head().await.expect("a head");
     assert_eq!(head.status(), 200, "{head:?}");
     assert!(client.body(head, Unframed::UntilEnd).await.text().contains(COMMENT));
-    // An HTTP/1.0 client has no chunks.
+    // HTTP/1.0 has no chunked coding.
     let mut old = RawClient::connect(gateway.proxy()).await;
     let request = "POST /v1/chat/completions HTTP/1.0\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
     old.send(request.as_bytes()).await.expect("send");
@@ -145,7 +145,7 @@ async fn a_comment_is_no_sign_of_life_of_the_backend() {
     let gateway = with_keep_alive(&demo, ", stream_idle: 1s").await;
     let text = Call::chat_stream("first [[stall]]").send(gateway.proxy()).await.text();
     assert!(text.contains(COMMENT) && text.contains("\"code\":\"backend_timeout\""), "{text}");
-    // The last words are an event by themselves.
+    // The closing event is an event by itself.
     assert!(text.contains(&format!("{COMMENT}data: {{")), "{text}");
 }
 
@@ -175,8 +175,8 @@ async fn a_kill_ends_a_stream_that_is_kept_alive() {
     demo.until("the abort", |ledger| ledger.aborts().len() == 1).await;
 }
 
-/// Comments and events meet at every distance while the client's buffers are full again and again: whatever is given
-/// up half written is completed before anything else.
+/// Comments and events meet at every distance while the client's buffers fill up again and again: a write that is
+/// abandoned halfway is completed before anything else is written.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_and_comments_never_mix_before_a_slow_reader() {
     const EVENTS: usize = 300;

@@ -6,7 +6,7 @@ use crate::support::timing::after;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient};
 
-/// A gateway before `backend` with these `server.timeouts`.
+/// A gateway in front of `backend` with these `server.timeouts`.
 async fn with_timeouts(backend: &impl Backend, timeouts: &str) -> Gateway {
     Gateway::with(format!("backend: {:?}\nserver:\n  timeouts: {{ {timeouts} }}\n", backend.url())).await
 }
@@ -54,7 +54,7 @@ async fn a_slow_head_is_not_waited_for() {
     client.send(b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.expect("send");
     let end = client.end().await;
     assert!(after(started, end.at()) < Duration::from_secs(2));
-    // One byte at a time is no way around it.
+    // Sending one byte at a time does not extend the time.
     let mut client = RawClient::connect(gateway.proxy()).await;
     let started = Instant::now();
     while client.send(b"G").await.is_ok() && started.elapsed() < Duration::from_secs(5) {
@@ -137,7 +137,7 @@ async fn a_client_that_leaves_cancels_upstream_within_100_ms() {
         demo.until("the abort", |ledger| ledger.aborts().len() == number + 1).await;
         let late = after(left, demo.ledger().aborts()[number]);
         assert!(late < Duration::from_millis(100), "{directive}: {late:?}");
-        // It still counts.
+        // It is still counted.
         let session = gateway.session_until(&id, |session| session["open_legs"] == 0).await;
         assert_eq!(session["request_count"], 1, "{session}");
     }
@@ -155,7 +155,7 @@ async fn a_slow_reader_holds_the_backend_back() {
     })
     .await;
     let gateway = Gateway::start(&backend).await;
-    // One stream first, so that what is allocated once is not counted.
+    // One stream first, so that one-time allocations are not counted.
     Call::chat_stream("hello").open(gateway.proxy()).await.until("data: ").await;
     let before = gateway.resident_bytes();
     let mut clients = Vec::new();
@@ -166,12 +166,12 @@ async fn a_slow_reader_holds_the_backend_back() {
         client.until("data: ").await;
         clients.push(client);
     }
-    // The backend goes on until all buffers are full; then it cannot.
+    // The backend sends until all buffers are full and it blocks.
     let stopped_at = backend.held_back(Duration::from_millis(300)).await;
     assert!(stopped_at < 400 << 20, "{stopped_at} bytes to ten readers that do not read");
     let grown = gateway.resident_bytes().saturating_sub(before);
     assert!(grown < 10 * (2 << 20), "{grown} bytes for ten readers that do not read");
-    // Reading again lets it go on.
+    // When the client reads again, the backend continues.
     let read = tokio::spawn(async move {
         let mut client = clients.swap_remove(0);
         let _ = tokio::time::timeout(Duration::from_secs(5), client.end()).await;

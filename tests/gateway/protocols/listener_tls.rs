@@ -21,7 +21,7 @@ use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient, within
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// An authority and what it has issued, in a folder.
+/// A certificate authority and what it has issued, in a folder.
 struct Issued {
     folder: TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
@@ -56,7 +56,7 @@ impl Issued {
         (leaf.der().clone(), key, leaf.pem())
     }
 
-    /// Writes a new certificate for localhost and its key; gives the certificate back.
+    /// Writes a new certificate for localhost and its key; returns the certificate.
     fn server(&self) -> CertificateDer<'static> {
         let (leaf, key, pem) = self.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
         fs::write(self.file("tls.crt"), pem).expect("a file");
@@ -102,7 +102,7 @@ impl Issued {
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
 
-/// A client's TLS configuration with the protocols it offers.
+/// A client's TLS configuration that offers these protocols.
 struct Connecting(ClientConfig, Vec<String>);
 
 impl Connecting {
@@ -123,7 +123,7 @@ fn certificate(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().expect("certificates")[0].clone().into_owned()
 }
 
-/// Asks over a connection that speaks HTTP/1.1, and reads to its end.
+/// Sends a request over a connection that speaks HTTP/1.1, and reads to its end.
 async fn ask(mut stream: TlsStream<TcpStream>, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("send");
@@ -155,7 +155,7 @@ async fn curl_is_served_over_tls_with_both_protocols() {
     assert!(!curl(&["--http2-prior-knowledge", &plain], &issued.file("ca.pem")).status.success());
     assert!(!curl(&["--http1.1", &plain], &issued.file("ca.pem")).status.success());
     assert_eq!(demo.ledger().arrived(), 2, "what is not TLS reaches nobody");
-    // Without TLS curl needs to be told.
+    // Without TLS, curl needs a flag.
     let plain = Gateway::start(&demo).await;
     let url = format!("{}/v1/models", plain.url());
     let output = curl(&["--http2-prior-knowledge", "-w", "\n%{http_version}", &url], &issued.file("ca.pem"));
@@ -189,7 +189,7 @@ async fn clients_show_a_certificate_when_they_must() {
     let (backend, issued, others) = (RawBackend::answering(OK).await, Issued::new(), Issued::new());
     let more = format!(", client_ca: {:?}", issued.file("ca.pem"));
     let gateway = Gateway::with(issued.yaml(&backend, &more, "")).await;
-    // In TLS 1.3 the client learns of it with its first read.
+    // In TLS 1.3 the client learns of the rejection at its first read.
     let with = async |own: Option<(CertificateDer<'static>, KeyPair)>| {
         let client = Connecting(issued.client_config(&BOTH, own), Vec::new());
         let mut stream = client.to(&gateway).await?;
@@ -223,7 +223,7 @@ async fn a_reload_takes_a_new_certificate_and_cuts_nobody() {
     gateway.log_until(|line| line["message"] == "configuration reloaded").await;
     let served = now().await;
     assert!(served == second && served != first);
-    // A key that does not fit changes nothing, by signal or by the control API.
+    // A key that does not match is rejected, by signal and by the control API.
     fs::write(issued.file("tls.key"), KeyPair::generate().expect("a key").serialize_pem()).expect("a file");
     gateway.hangup();
     let line = gateway.log_until(|line| line["level"] == "ERROR").await;
@@ -237,7 +237,7 @@ async fn a_reload_takes_a_new_certificate_and_cuts_nobody() {
     let answer = begun.rest().await;
     assert!(answer.text().contains("[DONE]") && answer.end == End::Whole, "{}", answer.text());
     assert_eq!(client.ask(&Call::chat("hello")).await.status, 200);
-    // TLS itself can be turned off; who is in stays.
+    // TLS can be turned off; open connections stay.
     gateway.rewrite(&format!("backend: {:?}\n", demo.url()));
     gateway.operator().await.post("/control/config/reload", &json!(null)).await;
     assert_eq!(Call::chat("plain").send(gateway.proxy()).await.status(), 200);

@@ -19,7 +19,7 @@ fn say(id: u32, text: &str) -> Value {
     request(id, "tools/call", json!({"name": "echo", "arguments": {"text": text}}))
 }
 
-/// Begins a session at the demo server; its id and the answer.
+/// Initializes a session at the demo server; returns its id and the answer.
 async fn initialize(gateway: &Gateway) -> (String, Message) {
     let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
     let answer = post(&request(0, "initialize", hello)).send(gateway.proxy()).await;
@@ -53,15 +53,15 @@ async fn the_session_that_the_server_names_begins_with_the_request_that_made_it(
     assert_eq!(session["error_count"], 0, "{session}");
     let lines = session["requests"].as_array().expect("requests").iter();
     let mut operations: Vec<_> = lines.filter_map(|line| line["operation"].as_str()).collect();
-    // They end in this order or another: each came over a connection of its own.
+    // They end in any order: each came over a connection of its own.
     operations.sort_unstable();
     assert_eq!(operations, ["initialize", "notifications/initialized", "tools/call echo"]);
     gateway.log_until(|line| line["operation"] == "tools/call echo").await;
-    // What the first request was in before has nothing of it.
+    // The session of the first request contains none of it.
     for other in gateway.sessions().await.iter().filter(|other| other["id"] != id.as_str()) {
         assert_eq!((&other["request_count"], &other["bytes_in"]), (&json!(0), &json!(0)), "{other}");
     }
-    // A session that the caller names itself stays what it is.
+    // A session that the caller names keeps its name.
     let hello = request(0, "initialize", json!({}));
     let named = post(&hello).session("mine").send(gateway.proxy()).await;
     assert_eq!(named.head.field("x-session-id"), Some("mine"));
@@ -115,7 +115,7 @@ async fn a_silent_server_stream_lives_as_long_as_its_session() {
     let (id, _) = initialize(&gateway).await;
     let mut stream = Call::get("/mcp").header("mcp-session-id", &id).open(gateway.proxy()).await;
     stream.until("listening").await;
-    // An answer of a tool may not be as silent.
+    // A tool's answer may not be silent for that long.
     let stalled = post(&say(1, "[[stall]] x y")).header("mcp-session-id", &id).send(gateway.proxy()).await;
     assert_eq!(last_event(&stalled.text())["error"]["data"]["code"], "backend_timeout");
     tokio::time::sleep(Duration::from_millis(600)).await;
@@ -124,7 +124,7 @@ async fn a_silent_server_stream_lives_as_long_as_its_session() {
     assert_eq!(last["error"]["data"]["code"], "session_killed", "{last}");
 }
 
-/// A call of 2026-07-28.
+/// A call of protocol version 2026-07-28.
 fn modern(tool: &str, fields: &[(&str, &str)]) -> Call {
     let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
     let params = json!({"name": tool, "arguments": {"text": "hi"}, "_meta": meta});
@@ -198,13 +198,13 @@ async fn pages_elsewhere_may_not_call() {
         assert_eq!(answer.json()["error"]["data"]["code"], "origin_refused", "{origin}");
         let listen = Call::get("/mcp").header("origin", origin).send(gateway.proxy()).await;
         assert_eq!(listen.status(), 403, "{origin}");
-        // At a backend of this type any path is MCP's.
+        // With a backend of this type every path is MCP.
         let elsewhere =
             Call::post("/anywhere").header("origin", origin).json(&json!({"method": "ping", "id": 1}));
         assert_eq!(elsewhere.send(gateway.proxy()).await.status(), 403, "{origin}");
     }
     assert_eq!(demo.ledger().arrived(), reached);
-    // Model APIs answer pages as they always did.
+    // Model APIs still answer web pages.
     let chat = Call::chat("hi").header("origin", "https://evil.example");
     assert_eq!(chat.send(gateway.proxy()).await.status(), 200);
 }

@@ -1,7 +1,7 @@
 use crate::support::kernel::{Socket, hex, sockets};
 use crate::support::{Backend, Call, Gateway, RawBackend, RawClient, within};
 
-/// Waits until nothing but the keepalive timer runs at the socket, and gives back when it rings.
+/// Waits until only the keepalive timer is set on the socket; returns when it expires.
 async fn asks_after(what: &str, found: impl Fn(&Socket) -> bool) -> u64 {
     within(what, async {
         loop {

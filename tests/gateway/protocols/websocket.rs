@@ -11,7 +11,7 @@ use crate::support::timing::{Times, after};
 use crate::support::wire::{Ending, Unframed};
 use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, RawClient, within};
 
-/// Asks a Realtime socket for an answer to this text.
+/// Asks a Realtime socket for a response to this text.
 async fn ask(socket: &mut Socket, text: &str) {
     let content = json!([{"type": "input_text", "text": text}]);
     let item = json!({"type": "message", "role": "user", "content": content});
@@ -19,13 +19,13 @@ async fn ask(socket: &mut Socket, text: &str) {
     socket.send(&json!({"type": "response.create"})).await;
 }
 
-/// Asks a socket of the responses API for an answer, as Codex does.
+/// Asks a socket of the Responses API for a response, as Codex does.
 async fn create(socket: &mut Socket, model: &str, text: &str) {
     let input = json!([{"role": "user", "content": [{"type": "input_text", "text": text}]}]);
     socket.send(&json!({"type": "response.create", "model": model, "input": input, "stream": true})).await;
 }
 
-/// A backend that switches and then does this.
+/// A backend that switches protocols and then runs `handle`.
 async fn switching<F, Fut>(then: F) -> RawBackend
 where
     F: Fn(Connection) -> Fut + Clone + Send + Sync + 'static,
@@ -43,7 +43,7 @@ where
     .await
 }
 
-/// A backend that sends every frame back.
+/// A backend that echoes every frame.
 async fn echoing() -> RawBackend {
     switching(async |mut connection: Connection| {
         while let Some(frame) = connection.frame().await {
@@ -67,7 +67,7 @@ async fn realtime_is_counted_while_it_goes_on() {
     assert_eq!(done["response"]["usage"]["output_tokens"], 3);
     ask(&mut socket, "four five").await;
     socket.until("response.done").await;
-    // The provider's own numbers: 3 and 2 words out; in, with the item's type, 4 and then all 7.
+    // The provider's own numbers: 3 and 2 words of output; 4 of input (with the item's type), then all 7.
     let open = gateway.session_until("voice", |session| session["usage"]["output_tokens"] == 5).await;
     assert_eq!(open["usage"]["input_tokens"], 11, "{open}");
     assert_eq!(
@@ -106,9 +106,9 @@ async fn the_responses_api_names_its_models_in_its_messages() {
     let session = gateway.session_until("codex-1", |session| session["usage"]["output_tokens"] == 8).await;
     assert_eq!(session["models"], json!({"gpt-5-codex": 1, "gpt-5-mini": 1}), "{session}");
     assert_eq!(session["legs"][0]["model"], "gpt-5-codex");
-    // What is compressed could not be read, so the backend was not offered it.
+    // The gateway could not read compressed frames, so it did not offer the extension to the backend.
     assert_eq!(demo.ledger().last().expect("a request").header("sec-websocket-extensions"), None);
-    // An error of the provider's own ends nothing.
+    // An error event of the provider does not end the session.
     create(&mut socket, "gpt-5-mini", "[[error 429]]").await;
     assert_eq!(socket.until("error").await["status"], 429);
     create(&mut socket, "gpt-5-mini", "again").await;
@@ -136,7 +136,7 @@ async fn a_kill_ends_a_socket_with_an_event_and_1008() {
     let line = gateway.access_line("/v1/realtime").await;
     assert_eq!((&line["outcome"], &line["status"]), (&json!("session_killed"), &json!(101)), "{line}");
 
-    // Codex reads the status of the event.
+    // Codex reads the status from the event.
     let mut socket = Socket::open(gateway.proxy(), "/v1/responses", "codex").await;
     create(&mut socket, "gpt-5-codex", "word [[stall]]").await;
     socket.until("response.output_text.delta").await;
@@ -147,7 +147,7 @@ async fn a_kill_ends_a_socket_with_an_event_and_1008() {
     assert_eq!(event["error"]["code"], "session_killed");
     assert_eq!(ended.expect("a Close frame").0, 1008);
 
-    // The next handshake is refused in plain HTTP, and the backend does not hear of it.
+    // The next handshake is refused in plain HTTP, and the backend does not receive it.
     let reached = demo.ledger().arrived();
     let refused = handshake("/v1/realtime?model=m").session("voice").send(gateway.proxy()).await;
     assert_eq!(refused.status(), 403, "{}", refused.text());
@@ -156,7 +156,7 @@ async fn a_kill_ends_a_socket_with_an_event_and_1008() {
     assert_eq!(demo.ledger().arrived(), reached);
 }
 
-/// How long after its kill a socket has ended, for so many sockets one after another.
+/// How long each socket took to end after its kill, for so many sockets in sequence.
 async fn kill_times(gateway: &Gateway, target: &str, ready: &str, expected: &[u8]) -> Times {
     let mut operator = gateway.operator().await;
     let mut times = Times::default();
@@ -317,7 +317,7 @@ async fn frames_sent_while_the_backend_thinks_arrive_after_the_switch() {
         for frame in &frames {
             client.send(&frame.masked()).await.expect("send");
         }
-        // Bytes behind the handshake are no frames before the switch, and the backend must not see them.
+        // Bytes after the handshake are not frames before the switch, and must not reach the backend.
         go.notify_one();
         assert_eq!(client.head().await.map(|head| head.status()), Some(101), "round {round}");
         for frame in &frames {
@@ -458,7 +458,7 @@ async fn a_socket_may_carry_more_than_a_body_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pings_keep_a_socket_open_and_silence_ends_it() {
     let backend = switching(async |mut connection: Connection| {
-        // Four times what may pass in silence.
+        // Four times the idle time-out.
         for _ in 0..8 {
             tokio::time::sleep(Duration::from_millis(250)).await;
             let _ = connection.send([0x89, 0]).await;
@@ -518,11 +518,11 @@ fn weight() -> Frame {
     Frame::binary(vec![0x5A; 1 << 16])
 }
 
-/// So many peers that do not read may cost so much memory each.
+/// Number of peers that do not read, and how much memory each of them may cost.
 const SLOW: u64 = 10;
 const SLOW_MEMORY: u64 = 2 << 20;
 
-/// Memory before anybody is slow; what is allocated once is there.
+/// Memory before any peer is slow, after everything that is allocated once.
 async fn warm(gateway: &Gateway) -> u64 {
     let mut client = open(gateway.proxy(), &handshake("/warm").session("warm")).await;
     client.send(&weight().masked()).await.expect("send");
@@ -548,7 +548,7 @@ async fn clients_that_do_not_read_hold_the_backend_back() {
     let grown = gateway.resident_bytes().saturating_sub(before);
     eprintln!("clients that do not read: held back after {sent} bytes, grown by {grown}");
     assert!(grown < SLOW * SLOW_MEMORY, "{grown}");
-    // Nothing of it is lost when a client reads on.
+    // Nothing is lost when a client reads on.
     let mut client = clients.swap_remove(0);
     client.head().await.expect("an answer");
     for number in 0..100 {
@@ -581,7 +581,7 @@ async fn backends_that_do_not_read_hold_the_client_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_on_which_nothing_moves_any_more_ends_though_bytes_wait() {
     let backend = switching(async |mut connection: Connection| {
-        // Writes all it has before it reads: with a client that does the same, nothing can move.
+        // Writes everything before it reads: with a client that does the same, nothing would move.
         for _ in 0..1024 {
             if connection.send(weight().plain()).await.is_err() {
                 return;
@@ -628,7 +628,7 @@ async fn only_pages_of_known_origins_may_connect() {
         assert!(refused.text().contains("server.cors.allow_origins"), "{}", refused.text());
         assert_eq!(backend.heads().len(), reached, "{origin}");
     }
-    // Other requests of pages are no sockets, and not looked at here.
+    // Other requests of web pages are not sockets and not checked here.
     let plain = RawBackend::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let gateway = Gateway::start(&plain).await;
     let answer = Call::get("/page").header("Origin", "https://evil.example.com").send(gateway.proxy()).await;
@@ -667,7 +667,7 @@ async fn a_blocked_model_is_blocked_in_query_and_message() {
     ];
     for (number, (target, bytes)) in cases.iter().enumerate() {
         let mut client = open(gateway.proxy(), &handshake(target).session(&format!("s{number}"))).await;
-        // Byte by byte, so that the backend gets as much of it as it ever could.
+        // Byte by byte, so that the backend would get as much of it as possible.
         for byte in bytes {
             if client.send(&[*byte]).await.is_err() {
                 break;
@@ -678,7 +678,7 @@ async fn a_blocked_model_is_blocked_in_query_and_message() {
         let closing = client.frame().await.and_then(|frame| frame.closes());
         assert_eq!(closing.map(|(code, _)| code), Some(1008), "case {number}");
     }
-    // A model that is not blocked goes on to the same backend.
+    // A model that is not blocked still reaches the same backend.
     let mut client = open(gateway.proxy(), &handshake("/v1/responses").session("good")).await;
     client.send(&Frame::text(r#"{"type":"response.create","model":"gpt-5"}"#).masked()).await.expect("send");
     gateway.session_until("good", |session| session["models"]["gpt-5"] == 1).await;
@@ -716,7 +716,7 @@ async fn extensions_and_subprotocols_of_other_sockets_pass() {
         client.frame().await.map(|frame| (frame.first, frame.payload)),
         Some((0xC1, b"deflated".to_vec()))
     );
-    // Ours is not compressed, which the extension allows (RFC 7692, 6).
+    // The gateway's own frame is not compressed, which the extension allows (RFC 7692, 6).
     gateway.kill("tty").await;
     assert_eq!(client.frame().await.and_then(|frame| frame.closes()).map(|(code, _)| code), Some(1008));
 }
@@ -734,7 +734,7 @@ async fn a_killed_handshake_is_refused_as_http() {
     gateway.kill("s").await;
     let refused = client.message(Unframed::UntilEnd).await.expect("an answer");
     assert_eq!((refused.status(), &refused.json()["error"]["code"]), (403, &json!("session_killed")));
-    // As a client of the standard sees it.
+    // As a client that follows the standard sees it.
     let fields = [("x-session-id", "s")];
     match Socket::connect(gateway.proxy(), "/v1/realtime", &fields).await {
         Err(Error::Http(answer)) => assert_eq!(answer.status().as_u16(), 403),

@@ -5,8 +5,8 @@ use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
-/// Two backends, `one` (the default) and `two` for `mistral-*`, and a gateway before them with these
-/// `routing` keys.
+/// Two backends, `one` (the default) and `two` for `mistral-*`, and a gateway with these `routing`
+/// keys in front of them.
 struct Two {
     one: Demo,
     two: Demo,
@@ -26,7 +26,7 @@ impl Two {
         Self { one, two, gateway }
     }
 
-    /// Sends a call that must be served; says which backend did.
+    /// Sends a call that must be answered; returns the backend that answered it.
     async fn served_by(&self, call: &Call) -> &'static str {
         let before = (self.one.ledger().arrived(), self.two.ledger().arrived());
         let answer = self.send(call).await;
@@ -98,7 +98,7 @@ async fn the_model_is_found_wherever_it_stands() {
     assert_eq!(two.served_by(&chat("gpt-demo")).await, "one");
 }
 
-/// What a backend with this base path sees of these targets, when it is the default and called `house`.
+/// The targets that a backend with this base path receives, as the default backend named `house`.
 async fn targets_seen(base: &str, targets: &[&str]) -> Vec<String> {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::with(format!(
@@ -171,7 +171,7 @@ async fn a_body_that_cannot_be_read_does_not_slip_past_the_blocked_models() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_configured_order_decides() {
-    // The model says `two`, the path says `one`.
+    // The model selects `two`, the path `one`.
     let call = |target: &str| {
         Call::post(target)
             .json(&json!({"model": "mistral-small", "messages": [{"role": "user", "content": "x"}]}))
@@ -207,7 +207,7 @@ async fn each_backend_has_its_own_connections() {
     }
     assert_eq!((one.connections(), two.connections()), (1, 1), "each is used again");
     assert_eq!((one.requests().len(), two.requests().len()), (10, 10));
-    // The same address under another name is another backend.
+    // The same address under another name is a different backend.
     let again = chat("gpt-demo").header("X-Backend", "again");
     assert_eq!(again.send_over(&mut client, gateway.proxy()).await.status(), 200);
     assert_eq!((one.connections(), two.connections()), (1, 2));

@@ -6,7 +6,7 @@ use crate::support::{Backend, Call, Gateway, RawBackend, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
-/// A call with a credential in every place that clients put one.
+/// A call with a credential in each place where clients send one.
 fn with_credentials() -> Call {
     Call::chat("hello")
         .header("Authorization", "Bearer client-secret")
@@ -17,7 +17,7 @@ fn with_credentials() -> Call {
         .header("OpenAI-Organization", "client-secret")
 }
 
-/// Whether anything of the head tells the client's credential.
+/// Whether any field of the head contains the client's credential.
 fn tells_the_secret(head: &Head) -> bool {
     head.line.contains("client-secret")
         || head.fields.iter().any(|(_, value)| value.contains("client-secret"))
@@ -105,7 +105,7 @@ async fn a_key_in_a_file_is_read_again_at_a_reload() {
 async fn a_failover_takes_no_client_s_credential_to_another_provider() {
     let (dead, sick) = (nobody(), RawBackend::answering(error(503, "")).await);
     let sick = sick.url();
-    // The first backend, its keys, the second one's keys, and whether that one is asked.
+    // The first backend, its keys, the second backend's keys, and whether the second one gets the request.
     let inject = "auth: { mode: inject, api_key: second-key }";
     let cases = [
         (&dead, "", "", false),
@@ -189,7 +189,7 @@ async fn keys_that_strangers_could_spend_are_a_fault_at_the_start() {
     assert_eq!((code, &told["warnings"]), (Some(0), &json!([])), "{told}");
 }
 
-/// What a client may send that a gateway does not know: none of it is in any list of secrets.
+/// Fields that a client may send and the gateway does not know; no list of secrets contains them.
 const UNKNOWN: [&str; 5] = ["X-Vendor-Key", "CF-Access-Jwt-Assertion", "DPoP", "Baggage", "Mcp-Session-Id"];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,13 +8,13 @@ use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, RawCl
 const OK: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"ok\":true}";
 
-/// An address at which nobody listens.
+/// An address without a listener.
 pub fn nobody() -> String {
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     format!("http://{}", port.local_addr().expect("an address"))
 }
 
-/// An error with a body and header fields of the provider's own.
+/// An error with the provider's own body and header fields.
 pub fn error(status: u16, fields: &str) -> String {
     let body =
         format!(r#"{{"type":"error","error":{{"type":"overloaded_error","message":"from {status}"}}}}"#);
@@ -25,7 +25,7 @@ pub fn error(status: u16, fields: &str) -> String {
     )
 }
 
-/// A gateway before backends of type `openai`: name, URL, further keys. The first one is the default.
+/// A gateway with backends of type `openai`: name, URL, further keys. The first one is the default.
 pub async fn gateway(backends: &[(&str, &str, &str)], more: &str) -> Gateway {
     Gateway::with(configuration(backends, more)).await
 }
@@ -38,7 +38,7 @@ pub fn configuration(backends: &[(&str, &str, &str)], more: &str) -> String {
     yaml
 }
 
-/// The line of the last request in its session's detail, once the request has ended.
+/// The last request in its session's detail, once the request has ended.
 async fn request_line(gateway: &Gateway, session: &str) -> Value {
     let detail =
         gateway.session_until(session, |session| session["requests"][0]["status"] != Value::Null).await;
@@ -121,7 +121,7 @@ async fn each_backend_is_asked_at_its_own_path() {
     assert_eq!(well.heads()[0].target(), "/b/c/v1/chat/completions?beta=true");
 }
 
-/// Sends a chat through backends `a`, `b` and `c`, each the fallback of the one before.
+/// Sends a chat to backends `a`, `b` and `c`; each is the fallback of the previous one.
 async fn through(urls: [&str; 3], keys: &str, call: Call) -> Message {
     let [a, b, c] = urls;
     let keys_of_a = format!("fallback: b, {keys}");

@@ -7,7 +7,7 @@ use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, withi
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
-/// A backend that answers 500 while it is told to.
+/// A backend that answers 500 while its switch is on.
 async fn moody(is_sick: &Arc<AtomicBool>) -> RawBackend {
     let is_sick = Arc::clone(is_sick);
     RawBackend::start(move |mut connection: Connection| {
@@ -24,12 +24,12 @@ async fn moody(is_sick: &Arc<AtomicBool>) -> RawBackend {
     .await
 }
 
-/// A chat of this caller's. Backends that are to share it are of one realm.
+/// A chat request with this caller's credential. Backends that share callers are in one realm.
 fn chat_of(caller: &str) -> Call {
     Call::chat("hello").header("authorization", &format!("Bearer {caller}"))
 }
 
-/// What the control API and the metric say of a backend's health, once they agree.
+/// A backend's health as the control API and the metric report it, once they agree.
 async fn is_told_healthy(gateway: &Gateway, name: &str) -> bool {
     within("one word about health", async {
         loop {
@@ -232,7 +232,7 @@ async fn a_reload_forgets_no_health_of_a_backend_that_stays() {
     .await;
 }
 
-/// What a backend does with a request, by the credential it carries.
+/// How a backend answers a request, by the credential it carries.
 async fn by_caller(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> RawBackend {
     let answer = Arc::new(answer);
     RawBackend::start(move |mut connection: Connection| {
@@ -249,7 +249,7 @@ async fn by_caller(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> R
     .await
 }
 
-/// A gateway before `first`, which `second` stands in for; both may have a client's credential.
+/// A gateway in front of `first` with `second` as its fallback; both may receive the client's credential.
 async fn pair(first: &RawBackend, second: &RawBackend, keys: &str) -> Gateway {
     let keys = format!("auth: {{ realm: r }}, fallback: b, {keys}");
     gateway(&[("a", &first.url(), &keys), ("b", &second.url(), "auth: { realm: r }")], "").await
@@ -300,7 +300,7 @@ async fn one_caller_alone_takes_a_backend_from_nobody() {
     .await;
     let second = RawBackend::answering(OK).await;
     let gateway = pair(&first, &second, "health: { unhealthy_after: 3, rest: 5m }").await;
-    // How often the first backend was asked by a caller of five requests.
+    // How many of a caller's five requests reached the first backend.
     for (caller, asked) in [("eve", 3), ("mal", 5), ("sam", 5), ("tim", 1)] {
         let before = first.requests().len();
         for _ in 0..5 {
@@ -355,7 +355,7 @@ async fn a_trial_whose_client_leaves_is_given_to_another() {
     })
     .await;
     let second = RawBackend::answering(OK).await;
-    // Long enough to tell a trial that is given back from one whose time is over.
+    // Long enough to distinguish a half-open request that was returned from one that timed out.
     let gateway = pair(&first, &second, "health: { unhealthy_after: 2, rest: 3s }").await;
     for caller in ["ada", "bob"] {
         assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);

@@ -50,7 +50,7 @@ async fn one_list_of_all_backends_without_their_keys() {
     assert_eq!(entry(&list, "claude-demo")["owned_by"], "demo");
     assert_eq!(entry(&list, "claude-own")["owned_by"], "anthropic");
 
-    // The caller's key reaches the one backend that its request would have gone to.
+    // The caller's key reaches only the backend that its request would have been sent to.
     assert_eq!(demo.ledger().last().expect("a request").header("authorization"), Some("Bearer sk-secret"));
     for other in [&anthropic, &broken, &garbage] {
         let heads = other.heads();
@@ -66,7 +66,7 @@ async fn one_list_of_all_backends_without_their_keys() {
     let session = gateway.session_until("listed", |session| session["open_legs"] == 0).await;
     assert_eq!(session["request_count"], 1, "{session}");
 
-    // Anthropic's clients get their shape; who names a backend gets its own list.
+    // Anthropic's clients get their shape; a client that names a backend gets that backend's list.
     let theirs =
         Call::get("/v1/models").header("anthropic-version", "2023-06-01").send(gateway.proxy()).await;
     let theirs = theirs.json();
@@ -77,7 +77,7 @@ async fn one_list_of_all_backends_without_their_keys() {
     let own = Call::get("/v1/models").header("X-Backend", "anthropic").send(gateway.proxy()).await;
     assert_eq!(own.text(), LIST);
 
-    // A killed session is told nothing.
+    // A killed session gets no list.
     gateway.kill("listed").await;
     let arrived = demo.ledger().arrived();
     assert_eq!(call.send(gateway.proxy()).await.status(), 403);

@@ -18,12 +18,12 @@ use crate::support::{Call, Gateway};
 
 const BODY: &[u8] = b"{\"over\":\"tls\"}";
 
-/// A backend that speaks TLS, with a certificate for one name, issued by an authority of its own.
+/// A TLS backend with a certificate for one name, issued by its own authority.
 struct Secure {
     address: SocketAddr,
-    /// The authority's certificate lies here.
+    /// The file of the authority's certificate.
     folder: TempDir,
-    /// Bytes of requests that came out of the encryption.
+    /// Decrypted request bytes.
     received: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
@@ -64,7 +64,7 @@ impl Secure {
         self.folder.path().join("ca.pem")
     }
 
-    /// Asks through a gateway whose backend has this host and these `tls` keys.
+    /// Sends a request through a gateway whose backend has this host and these `tls` keys.
     async fn ask(&self, host: &str, tls: &str) -> Message {
         let url = format!("https://{host}:{}", self.address.port());
         let gateway = Gateway::with(format!(
@@ -101,7 +101,7 @@ impl Drop for Secure {
     }
 }
 
-/// Answers each request whose head arrives; its body is read as it comes.
+/// Answers each request as soon as its head arrives; the body is read as it comes.
 async fn serve(acceptor: TlsAcceptor, stream: TcpStream, received: Arc<AtomicUsize>) {
     let Ok(mut stream) = acceptor.accept(stream).await else { return };
     let mut buffer = [0; 16 * 1024];

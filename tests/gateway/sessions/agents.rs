@@ -11,7 +11,7 @@ use crate::support::{Call, Demo, Gateway, RawClient, within};
 
 pub(crate) const SESSION: &str = "5b7a2c64-6d5c-4a8e-9c53-0f6f3f1a2b77";
 
-/// As Claude Code sends it; the main agent and an untold parent are written as "".
+/// A request as Claude Code sends it; "" stands for the main agent and for an unknown parent.
 fn by(agent: &str, parent: &str, call: Call) -> Call {
     let mut call = call.header("x-claude-code-session-id", SESSION);
     for (name, value) in [("x-claude-code-agent-id", agent), ("x-claude-code-parent-agent-id", parent)] {
@@ -89,7 +89,7 @@ async fn a_kill_of_one_agent_takes_its_subtree_and_nobody_else() {
     }
     demo.until("the aborts", |ledger| ledger.aborts().len() == 2).await;
 
-    // The same again, unstreamed and streamed, then ones that come later.
+    // The same again, with and without streaming, then later ones.
     for (agent, parent) in [("one", ""), ("below", "one"), ("new", "one"), ("newer", "new"), ("newer", "")] {
         for call in [Call::messages_stream("again"), Call::post("/v1/messages").json(&json!({"model": "m"}))]
         {
@@ -186,11 +186,11 @@ async fn codex_tells_its_threads() {
     assert_eq!(thread(SESSION, "").send(gateway.proxy()).await.status(), 200);
 }
 
-/// What an agent asks after the kill, at least.
+/// Minimum number of requests of an agent after the kill.
 const LATE: usize = 3;
 
-/// Asks for an agent until it has done so a few times after the kill; gives when each request was sent, its mark and
-/// its status.
+/// Sends an agent's requests until a few of them came after the kill; returns when each was sent, its mark and its
+/// status.
 async fn ask_on(
     address: SocketAddr,
     agent: String,

@@ -114,7 +114,7 @@ async fn a_backend_that_is_not_there_gives_502() {
     let backend = RawBackend::answering("").await;
     let gone = format!("backend: {:?}\n", backend.url());
     drop(backend);
-    // The task that held the listener is aborted, not awaited.
+    // The task that owned the listener is aborted, not awaited.
     tokio::task::yield_now().await;
     let gateway = Gateway::with(gone).await;
     let answer = Call::chat("hello").send(gateway.proxy()).await;
@@ -129,7 +129,7 @@ async fn streaming_detection() {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
         let _ = connection.send(head).await;
         let _ = connection.send("d\r\ndata: first\n\n\r\n").await;
-        // The second event waits for a second request, which the client makes when it has the first.
+        // The second event waits for a second request, which the client sends when it has the first event.
         let _ = connection.stay_silent().await;
     })
     .await;

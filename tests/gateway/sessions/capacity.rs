@@ -15,7 +15,7 @@ async fn is_served(gateway: &Gateway, id: &str) {
     assert_eq!(answer.status(), 200, "{}", answer.text());
 }
 
-/// Sends all calls at the same time, each over a connection that stands already.
+/// Sends all calls at the same time, each over a connection that is already open.
 async fn at_once(gateway: &Gateway, calls: Vec<Call>) -> Vec<Message> {
     let address = gateway.proxy();
     let mut clients = Vec::new();
@@ -29,7 +29,7 @@ async fn at_once(gateway: &Gateway, calls: Vec<Call>) -> Vec<Message> {
     sending.join_all().await
 }
 
-/// How many were served; the others must have been refused for want of a place.
+/// How many were served; the others must have been refused because the limit was reached.
 fn served(answers: &[Message]) -> usize {
     let (served, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status() == 200);
     for refusal in refused {
@@ -44,7 +44,7 @@ fn is_refused(refusal: &Message) {
     assert_eq!(refusal.head.field("retry-after"), Some("5"));
 }
 
-/// Streams that stay open, each in a session of its own.
+/// Streams that stay open, each in its own session.
 async fn streams(gateway: &Gateway, calls: impl IntoIterator<Item = Call>) -> Vec<RawClient> {
     let mut open = Vec::new();
     for call in calls {
@@ -105,7 +105,7 @@ async fn a_full_gateway_ends_the_longest_idle_session_for_a_newcomer() {
     assert_eq!((&ended["state"], &ended["end_reason"]), (&json!("timed_out"), &json!("capacity")), "{ended}");
     assert_eq!(gateway.session_until("busy", |_| true).await["state"], "active");
     assert_eq!(gateway.session_until("open", |_| true).await["open_legs"], 1);
-    // Its id goes on in another incarnation.
+    // Its id continues in another incarnation.
     is_served(&gateway, "idle").await;
     let again = gateway.session_until("idle", |session| session["incarnation"] == 2).await;
     assert_eq!(again["previous_id"], ended["uid"], "{again}");
@@ -148,10 +148,10 @@ async fn one_address_starts_sessions_at_its_own_pace_only() {
         let wait = refusal.head.field("retry-after").and_then(|wait| wait.parse::<u64>().ok());
         assert!(wait.is_some_and(|wait| (1..=10).contains(&wait)), "{:?}", refusal.head);
     }
-    // Whose session is there goes on, and so do others.
+    // A caller with a session goes on, and so do other callers.
     assert_eq!(made_up(0, "203.0.113.9").send(gateway.proxy()).await.status(), 200);
     assert_eq!(made_up(50, "203.0.113.10").send(gateway.proxy()).await.status(), 200);
-    // Addresses of one /64 are one; what comes from the trusted proxy itself is not one client.
+    // Addresses of one /64 are one client; requests of the trusted proxy itself are not one client.
     let of_prefix = async |number: usize| {
         made_up(number, &format!("2001:db8::{number}")).send(gateway.proxy()).await.status()
     };
@@ -209,7 +209,7 @@ async fn an_idle_session_times_out_and_its_id_may_be_used_again() {
 async fn a_busy_session_does_not_idle() {
     let demo = Demo::start().await;
     let gateway = gateway(&demo, "idle_timeout: 500ms").await;
-    // A word each 100 ms, for three seconds: three rounds of housekeeping.
+    // One word every 100 ms, for three seconds: three runs of the reaper.
     let call = Call::chat_stream("[[words 30]] [[pace 100ms]]").session("busy");
     let answer = call.send(gateway.proxy()).await;
     assert!(answer.is_whole && answer.text().contains("[DONE]"), "{}", answer.text());
@@ -246,7 +246,7 @@ async fn the_longest_duration_cuts_an_open_stream_with_an_error_of_its_dialect()
             (&json!("timed_out"), &json!("max_duration")),
             "{ended}"
         );
-        // Not a kill: the id may be used at once.
+        // Not a kill: the id can be used again at once.
         is_served(&gateway, &id).await;
         gateway.session_until(&id, |session| session["incarnation"] == 2).await;
     }
@@ -270,7 +270,7 @@ async fn a_silent_stream_ends_with_its_idle_session_and_says_so() {
 async fn a_session_is_completed_after_its_last_request() {
     let demo = Demo::start().await;
     let gateway = gateway(&demo, "completed_after: 200ms").await;
-    // An open leg is no end, however silent.
+    // A session with an open leg does not end, however silent it is.
     let mut open = Call::chat_stream("first [[stall]]").session("open").open(gateway.proxy()).await;
     open.until("first").await;
     is_served(&gateway, "done").await;
@@ -322,7 +322,7 @@ async fn connections_over_the_limit_are_closed_at_once() {
     for client in &mut two {
         assert_eq!(Call::chat("hello").send_over(client, address).await.status(), 200);
     }
-    // Well before the time that a silent connection is given (`server.timeouts.read`).
+    // Well below the time-out of a silent connection (`server.timeouts.read`).
     let third = async { RawClient::connect(address).await.end().await };
     tokio::time::timeout(Duration::from_secs(10), third).await.expect("the third is closed");
     let metrics = gateway.operator().await.get("/metrics").await.text();

@@ -14,12 +14,12 @@ fn id_of(answer: &Message) -> String {
     answer.head.field("x-session-id").expect("an id").to_owned()
 }
 
-/// A whole chat with this credential.
+/// A chat request, not streamed, with this credential.
 fn chat_of(key: &str) -> Call {
     Call::chat("hello").header("x-api-key", key)
 }
 
-/// What the control service tells about the session of this call.
+/// The session of this call, as the control service shows it.
 async fn session_of(gateway: &Gateway, call: &Call) -> Value {
     let id = id_of(&call.send(gateway.proxy()).await);
     gateway.session_until(&id, |session| session["open_legs"] == 0).await
@@ -107,7 +107,7 @@ async fn bodies_name_the_session() {
         let sent = demo.ledger().last().and_then(|seen| seen.body).expect("a body");
         assert_eq!(sent, body.to_string(), "the body is not changed");
     }
-    // A user that is no session of Claude Code's is none.
+    // A `user` that is not one of Claude Code's session ids is not a session.
     let user = json!({"metadata": {"user_id": "ada"}, "messages": [{"role": "user", "content": "x"}]});
     let session = session_of(&gateway, &Call::post("/v1/chat/completions").json(&user)).await;
     assert_eq!(session["identity"]["source"], "derived", "{session}");
@@ -129,7 +129,7 @@ async fn the_explicit_header_goes_before_all_hints() {
     let call = Call::post("/v1/chat/completions").json(&body).header("session-id", "of-codex");
     assert_eq!(id_of(&call.send(gateway.proxy()).await), "of-codex", "the head before the body");
     assert_eq!(id_of(&call.clone().session("explicit").send(gateway.proxy()).await), "explicit");
-    // The same one twice is one; an empty one is none.
+    // The same value twice counts as one; an empty value counts as none.
     let twice = call.clone().session("explicit").session(" explicit ");
     assert_eq!(id_of(&twice.send(gateway.proxy()).await), "explicit");
     assert_eq!(id_of(&call.clone().session("").send(gateway.proxy()).await), "of-codex");
@@ -219,7 +219,7 @@ async fn an_id_is_its_callers_own() {
     assert_eq!((killed.status, &killed.body["legs_cut"]), (200, &json!(0)), "{killed:?}");
     assert_eq!(ada.send(gateway.proxy()).await.status(), 403);
     assert_eq!(bob.send(gateway.proxy()).await.status(), 200);
-    // An answer is read a moment before its leg is closed.
+    // The client reads the answer a moment before the leg is closed.
     let is_bobs = |session: &Value| session["state"] == "active" && session["open_legs"] == 1;
     let session = gateway.session_until("shared", is_bobs).await;
     assert_eq!(session["request_count"], 3, "{session}");
@@ -248,7 +248,7 @@ async fn unsafe_ids_are_replaced_by_a_digest() {
         let expected = format!("h-{}", &crate::support::sha256(unsafe_id.as_bytes())[..32]);
         let answer = Call::chat("hello").session(unsafe_id).send(gateway.proxy()).await;
         assert_eq!(id_of(&answer), expected, "{unsafe_id}");
-        // The same id again is the same session, which the operator can name.
+        // The same id is the same session again, and the operator can name it.
         Call::chat("hello").session(unsafe_id).send(gateway.proxy()).await;
         let session = gateway.session_until(&expected, |session| session["request_count"] == 2).await;
         assert_eq!(session["incarnation"], 1, "{session}");
@@ -277,12 +277,12 @@ async fn a_request_without_a_session_can_be_given_a_new_one_each_time() {
     assert_eq!(uuid_version(&first), Some('7'), "{first}");
 }
 
-/// The version's digit of a UUID (RFC 9562, 4.2).
+/// The version digit of a UUID (RFC 9562, 4.2).
 fn uuid_version(id: &str) -> Option<char> {
     (id.len() == 36).then(|| id.chars().nth(14)).flatten()
 }
 
-/// The principals of the sessions named `shared`, of which each call opens or joins one.
+/// The principals of the sessions named `shared`; each call opens or joins one of them.
 async fn principals(calls: &[Call]) -> (Vec<String>, Gateway) {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
@@ -329,7 +329,7 @@ async fn all_credentials_of_a_request_make_its_principal() {
     let both = |token: &str, key: &str| {
         Call::chat("hello").header("authorization", &format!("Bearer {token}")).header("x-api-key", key)
     };
-    // Who shares a constant, whichever it is, is somebody else all the same.
+    // Callers that share a constant, whatever it is, remain separate.
     let (whose, _gateway) =
         principals(&[both("ada", "dummy"), both("bob", "dummy"), both("ada", "other")]).await;
     assert_eq!(whose.len(), 3, "{whose:?}");

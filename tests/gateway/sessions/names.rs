@@ -43,7 +43,7 @@ async fn an_id_that_is_anothers_uid_is_told_and_never_guessed() {
     let eve = operator.get(&format!("{path}?by=id")).await.json();
     assert_eq!(eve["id"], json!(uid));
 
-    // The command line has the same words; what it kills is what was meant.
+    // The command line prints the same text, and kills what was meant.
     let shown = gateway.elida(&["session", &uid, "--by", "uid", "--json"]).await;
     assert!(shown.contains("\"victim\""), "{shown}");
     gateway.elida(&["kill", &uid, "--by", "id", "--reason", "runaway"]).await;
@@ -88,7 +88,7 @@ async fn an_id_killed_while_redis_is_away_is_killed_for_all_its_callers_once_it_
             assert_eq!(ask(gateway, caller, "shared").await, 403, "{caller}");
         }
     }
-    // Whoever comes after the kill is nobody who was killed.
+    // A caller that arrives after the kill is not the killed one.
     assert_eq!(ask(&gateways[1], "eves-key", "shared").await, 200);
     let quiet = tokio::time::timeout(Duration::from_millis(100), other.message(Unframed::UntilEnd)).await;
     assert!(quiet.is_err(), "another id goes on");

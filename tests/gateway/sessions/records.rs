@@ -11,7 +11,7 @@ use crate::support::process::Process;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient, within};
 
-/// What each access line has, beside timestamp, level and message.
+/// The fields of each access line, beside timestamp, level and message.
 const FIELDS: [&str; 16] = [
     "client_ip",
     "method",
@@ -115,7 +115,7 @@ async fn no_credential_and_no_content_is_ever_logged() {
         with_secrets(chat, "").header("X-Backend", "nowhere"),
         with_secrets(chat, "").session("a").session("b"),
         with_secrets("/unknown", ""),
-        // Not HTTP, and not JSON.
+        // Neither HTTP nor JSON.
         Call::new("GET SECRET-13", "/"),
         Call::post(chat).body("{\"model\": SECRET-14").header("authorization", "SECRET-15"),
         Call::get("http://user:SECRET-16@elsewhere/").header("authorization", "Bearer SECRET-17"),
@@ -128,7 +128,7 @@ async fn no_credential_and_no_content_is_ever_logged() {
     operator.get("/control/sessions?token=SECRET-18").await;
     operator.get("/control/nothing?token=SECRET-19").await;
     operator.post("/control/sessions/SECRETLESS/kill", &json!({"raison": "SECRET-20"})).await;
-    // The records of the sessions are written at the end.
+    // The sessions' records are written at the end.
     let mut gateway = gateway;
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
@@ -209,7 +209,7 @@ async fn each_incarnation_has_exactly_one_record_also_with_open_legs() {
     assert_eq!(incarnations, [Some(1), Some(2), Some(3)]);
 }
 
-/// Sends one event, and the rest of the stream when it is told to.
+/// Sends one event, and the rest of the stream when the test says so.
 async fn waiting(go: &Arc<Notify>) -> RawBackend {
     let go = Arc::clone(go);
     RawBackend::start(move |mut connection| {
@@ -250,7 +250,7 @@ async fn an_orderly_end_lets_the_stream_finish_and_nobody_in() {
     assert_eq!(readiness.status(), 503, "{}", readiness.text());
     assert!(readiness.text().contains("draining"), "{}", readiness.text());
     assert_eq!(operator.get("/health/liveness").await.status(), 200, "the program lives");
-    // An idle connection is closed, and there are no new ones.
+    // An idle connection is closed, and no new ones are accepted.
     kept.end().await;
     within("a refused connection", async {
         while TcpStream::connect(gateway.proxy()).await.is_ok() {

@@ -9,7 +9,7 @@ pub type Counts = [u64; 5];
 pub const KEYS: [&str; 5] =
     ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"];
 
-/// What the provider wrote in each recording; `None` where it counted nothing.
+/// The provider's counts in each recording; `None` where it reports none.
 pub const RECORDED: [(&str, Option<Counts>); 17] = [
     ("anthropic_overloaded_midway.sse", Some([25, 1, 0, 0, 0])),
     ("anthropic_text_crlf.sse", Some([25, 17, 0, 0, 0])),
@@ -67,7 +67,7 @@ async fn replaying(recording: &Recording) -> RawBackend {
     .await
 }
 
-/// Replays one recording; the counts must be the same wherever they are shown.
+/// Replays one recording; the counts must be the same in every view.
 async fn counted(recording: &Recording, expected: Option<Counts>) {
     let name = &recording.name;
     let backend = replaying(recording).await;
@@ -181,7 +181,7 @@ async fn what_a_session_costs_is_known_at_once_and_kept() {
     let priced = |session: &Value| session["usage"]["cost_usd"].as_f64().is_some_and(|cost| cost > 0.0);
     let session = gateway.session_until("dear", priced).await;
     let [input, output, cached, ..] = counts(&session["usage"]);
-    // Cached tokens are counted in the input here, and paid once.
+    // Cached tokens are included in the input here, and are charged once.
     let cost = ((input - cached) * 1000 + output * 5000 + cached * 100) as f64 / 1e6;
     assert_eq!(session["usage"]["cost_usd"], cost, "{session}");
     assert!(
@@ -198,7 +198,7 @@ async fn what_a_session_costs_is_known_at_once_and_kept() {
         (&"dear-1".into(), &cost.into())
     );
 
-    // Prices are read again with the configuration.
+    // A reload reads the prices again.
     std::fs::write(&prices, "version: 1\nprices: [{ model: '*', input: -1, output: 0 }]\n").expect("prices");
     let answer = operator.post("/control/config/reload", &Value::Null).await;
     assert_eq!(answer.status(), 422, "{}", answer.text());

@@ -1,5 +1,5 @@
-//! Claude Code, Codex and opencode: each scenario is a process with a home, a gateway and a provider of
-//! its own. They wait long before they try again, so several run at once.
+//! Claude Code, Codex and opencode: each scenario has its own process, home folder, gateway and provider.
+//! The programs wait long before they retry, so several run at once.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::support::outside::Outside;
 use crate::support::program::{Home, Outcome, Program};
 use crate::support::{Demo, Gateway, within_time};
 
-/// The longest seen is 76 s: opencode after five waits for a stream that is cut each time.
+/// The longest run observed is 76 s: opencode, which waits five times for a stream that is cut each time.
 const LIMIT: Duration = Duration::from_secs(180);
-/// Programs at once in one test.
+/// Concurrent programs in one test.
 const AT_ONCE: usize = 3;
-/// Providers send `retry-after` with most of these, here a second.
+/// Providers send `retry-after` with most of these statuses; here it is one second.
 const FAILURES: [(&str, &str); 6] = [
     ("cut", "one two three four [[cut]]"),
     ("400", "fail [[error 400]]"),
@@ -37,7 +37,7 @@ struct Run {
     seen: Vec<Seen>,
 }
 
-/// One agent before a gateway.
+/// One agent with a gateway.
 struct Stage {
     agent: Agent,
     demo: Demo,
@@ -65,7 +65,7 @@ impl Stage {
     }
 }
 
-/// A turn that ends well, seen under the program's own session; and one with a tool.
+/// A turn that succeeds, recorded under the program's own session; and one with a tool.
 async fn is_served(agent: Agent) -> (Run, Outside) {
     let stage = Stage::set(agent).await;
     let outcome = stage.run("one two three", None).outcome_in(LIMIT).await;
@@ -84,7 +84,7 @@ async fn is_served(agent: Agent) -> (Run, Outside) {
     (run, outside)
 }
 
-/// A turn that fails: the program ends by itself, and not well.
+/// A turn that fails: the program exits by itself, with an error.
 async fn fails(agent: Agent, name: &'static str, prompt: &'static str) -> Run {
     let stage = Stage::set(agent).await;
     let outcome = stage.run(prompt, None).outcome_in(LIMIT).await;
@@ -94,11 +94,11 @@ async fn fails(agent: Agent, name: &'static str, prompt: &'static str) -> Run {
     run
 }
 
-/// A turn that is killed: nothing reaches the backend any more, the user reads why, the program ends;
-/// after the resume the same session goes on.
+/// A killed turn: nothing more reaches the backend, the user reads the reason, the program exits;
+/// after the resume the same session continues.
 async fn is_killed(agent: Agent) -> Run {
     let stage = Stage::set(agent).await;
-    // After a first turn, since opencode begins a session with a question of its own.
+    // After a first turn, because opencode begins a session with a request of its own.
     let first = stage.run("one two three", None).outcome_in(LIMIT).await;
     let id = agent.session(&first);
     let session = stage.gateway.session_until(&id, |session| session["open_legs"] == 0).await;

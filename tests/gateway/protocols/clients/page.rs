@@ -1,4 +1,4 @@
-//! `docs/clients.md`: its rows are what the programs did. A run compares them with the page; with
+//! `docs/clients.md`: what the programs did, one row each. A run compares its rows with the page; with
 //! `ELIDA_WRITE_CLIENTS` set it writes them (`just clients`).
 
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-/// The programs of the page in its order, and the package whose version they have.
+/// The programs of the page in order, and the package that has their version.
 const PROGRAMS: [(&str, &str); 15] = [
     ("Claude Code", "@anthropic-ai/claude-code-linux-x64"),
     ("Codex", "@openai/codex-linux-x64"),
@@ -46,7 +46,7 @@ impl Table {
     }
 }
 
-/// Holds one row to the page, or writes it there.
+/// Compares one row with the page, or writes it there.
 pub fn hold(table: Table, program: &str, cells: &[String]) {
     let row = format!("| {program} {} | {} |", version(program), cells.join(" | "));
     if std::env::var_os("ELIDA_WRITE_CLIENTS").is_some() {
@@ -57,7 +57,7 @@ pub fn hold(table: Table, program: &str, cells: &[String]) {
     assert_eq!(written, row, "docs/clients.md says otherwise; write it again with `just clients`");
 }
 
-/// A sentence of a program as a cell: in one line, without what is new in each run.
+/// A sentence of a program as a cell: on one line, without the parts that change with each run.
 pub fn quoted(text: &str) -> String {
     const LONGEST: usize = 200;
     let is_id = |word: &str| word.len() >= 20 && word.contains(|c: char| c.is_ascii_digit());
@@ -105,7 +105,7 @@ fn version(program: &str) -> String {
     version.trim_end_matches("-linux-x64").to_owned()
 }
 
-/// Where the rows of a table stand among the lines: after its heading and its head of two lines.
+/// The lines of a table's rows: after its heading and its two header lines.
 fn place(lines: &[&str], table: Table) -> std::ops::Range<usize> {
     let heading = lines.iter().position(|line| *line == table.heading());
     let heading = heading.unwrap_or_else(|| panic!("docs/clients.md has no {:?}", table.heading()));
@@ -120,7 +120,7 @@ fn rows(page: &str, table: Table) -> Vec<String> {
     lines[place(&lines, table)].iter().map(|&line| line.to_owned()).collect()
 }
 
-/// True for `| PROGRAM 1.2.3 | …`.
+/// Whether a line begins with `| PROGRAM 1.2.3 | …`.
 fn is_of(row: &str, program: &str) -> bool {
     let rest = row.strip_prefix("| ").and_then(|row| row.strip_prefix(program)?.strip_prefix(' '));
     rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
@@ -145,7 +145,7 @@ fn write(table: Table, program: &str, row: &str) {
     fs::write(path("docs/clients.md"), written).expect("docs/clients.md");
 }
 
-/// The date in UTC.
+/// The current date (UTC).
 fn today() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now())
         .to_string()

@@ -12,13 +12,13 @@ use crate::support::outside::Outside;
 use crate::support::program::{Home, Outcome, Program, node, python};
 use crate::support::{Demo, Gateway};
 
-/// SDKs wait before they try again, and a dozen conversations at once take their time.
+/// SDKs wait between retries, and a dozen conversations run at once.
 const LIMIT: Duration = Duration::from_secs(90);
-/// The header with which a caller names the session; a default header in every SDK.
+/// The header that names the session; a default header in every SDK.
 const SESSION: &str = "x-session-id";
 const STATUSES: [&str; 5] = ["400", "401", "429", "500", "529"];
 
-/// What one program did in all scenarios, and what was counted meanwhile.
+/// What one program did in all scenarios, and what the gateway counted meanwhile.
 struct Played {
     program: &'static str,
     reports: Vec<Value>,
@@ -27,14 +27,14 @@ struct Played {
     records: Vec<Value>,
 }
 
-/// One scenario of them.
+/// One scenario.
 struct Scene<'a> {
     name: &'a str,
-    /// What the SDK gave its caller.
+    /// What the SDK returned to its caller.
     report: &'a Value,
-    /// Access lines of the gateway.
+    /// The gateway's access lines.
     requests: Vec<&'a Value>,
-    /// What the backend saw.
+    /// What the backend received.
     seen: Vec<&'a Seen>,
     /// The session's record.
     record: &'a Value,
@@ -56,13 +56,13 @@ impl Played {
 }
 
 impl Scene<'_> {
-    /// So many requests came to the gateway, and each of them went to the backend once.
+    /// Asserts that this many requests reached the gateway, and each of them reached the backend once.
     fn counts(&self, requests: usize) {
         let counts = (self.requests.len(), self.seen.len());
         assert_eq!(counts, (requests, requests), "{}: {}", self.name, self.report);
     }
 
-    /// Whole or streamed, the caller got everything; the gateway counts as it does.
+    /// The caller got the whole answer, streamed or not, and the gateway counts the same tokens.
     fn is_served(&self) {
         let report = self.report;
         assert_eq!((&report["text"], &report["tokens"]), (&json!("one two three"), &json!(3)), "{report}");
@@ -79,7 +79,7 @@ impl Scene<'_> {
         self.counts(2);
     }
 
-    /// The provider's status and words reach the caller, however often it tried.
+    /// The provider's status and message reach the caller, however often it retried.
     fn failed_with(&self) {
         let failure = &self.report["failure"];
         assert_eq!(failure["status"].to_string(), self.name, "{}", self.report);
@@ -87,7 +87,7 @@ impl Scene<'_> {
         self.counts(self.requests.len());
     }
 
-    /// A stream that broke off is no whole answer.
+    /// A truncated stream is not reported as a whole answer.
     fn was_cut(&self) {
         let report = self.report;
         assert_eq!((&report["text"], &report["stop"]), (&json!("one two"), &Value::Null), "{report}");
@@ -95,8 +95,8 @@ impl Scene<'_> {
         self.counts(1);
     }
 
-    /// The stream ends with the reason, the next request is refused with it and not tried again, none
-    /// of it reaches the backend; after the resume all is well.
+    /// The stream ends with the reason, the next request is refused with it and not retried, nothing of it
+    /// reaches the backend; after the resume requests are served again.
     fn was_killed(&self) {
         let report = self.report;
         assert_eq!(report["stop"], Value::Null, "the stream must not look whole: {report}");
@@ -104,7 +104,7 @@ impl Scene<'_> {
         assert_eq!(report["next"]["status"], 403, "{report}");
         assert!(says(&report["next"], "Session killed by operator: runaway"), "{report}");
         assert_eq!(report["again"], "one two three", "{report}");
-        // The line of a cut stream may come after that of the refusal.
+        // The access line of a cut stream may come after that of the refusal.
         let said = |line: &&Value| format!("{} {}", line["status"], line["outcome"]);
         let mut outcomes: Vec<_> = self.requests.iter().map(said).collect();
         outcomes.sort_unstable();
@@ -114,7 +114,7 @@ impl Scene<'_> {
     }
 }
 
-/// The demo provider's words for a status.
+/// The demo provider's message for a status.
 fn provider_says(status: &str) -> &'static str {
     match status {
         "429" => "Rate limited by the demo provider",
@@ -123,12 +123,12 @@ fn provider_says(status: &str) -> &'static str {
     }
 }
 
-/// True when the caller can read `words` off the error.
+/// Whether the caller can find `words` in the error.
 fn says(failure: &Value, words: &str) -> bool {
     ["message", "body"].iter().any(|part| failure[part].as_str().is_some_and(|text| text.contains(words)))
 }
 
-/// Runs the driver before a gateway.
+/// Runs the driver with a gateway in front of the provider.
 async fn play(program: &'static str, mut driver: Command) -> (Played, Outside) {
     let demo = Demo::start().await;
     let mut gateway = Gateway::start(&demo).await;
@@ -163,7 +163,7 @@ async fn is_served_refused_and_killed(program: &'static str, driver: Command) {
     hold(Table::Reads, program, &reads(&played));
 }
 
-/// How often it asked what failed, and the error that its caller got.
+/// How many times the SDK sent the failing request, and the error that its caller got.
 fn errors(played: &Played) -> Vec<String> {
     let scenes = STATUSES.iter().chain(&["cut", "kill"]).map(|name| played.scene(name));
     let has_failed = |line: &&&Value| {
@@ -185,7 +185,7 @@ fn reads(played: &Played) -> Vec<String> {
     [overloaded, cut, &kill["failure"], &kill["next"]].map(sentence).to_vec()
 }
 
-/// What the error says, or where the reason stands when it does not.
+/// The error's message, or where the reason is when the message does not contain it.
 fn sentence(failure: &Value) -> String {
     let part = |name: &str| failure[name].as_str().unwrap_or_default();
     let is_elsewhere = !part("message").contains("killed") && part("body").contains("killed");
@@ -228,7 +228,7 @@ async fn langchain_with_anthropic_is_served_refused_and_killed() {
     is_served_refused_and_killed("langchain-anthropic", python("drive.py")).await;
 }
 
-/// A session of the protocol for each call: initialize, its notification, the server's own stream, the list of
+/// One MCP session per call: initialize, its notification, the server's own stream, the list of
 /// tools, the call, and DELETE.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mcp_sdk_is_served_refused_and_killed() {
