@@ -1,4 +1,4 @@
-//! The languages, byte by byte: scanning a request's body, reading usage off a stream, wording a refusal.
+//! Protocol parsing: scanning a request body, reading usage from a stream, writing a refusal.
 #![expect(missing_docs, reason = "criterion's macro makes functions without them")]
 
 use std::fs;
@@ -8,22 +8,22 @@ use std::sync::Arc;
 
 use brotli::CompressorWriter;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use elida::protocol::call::{CallPaths, CallScan};
-use elida::protocol::coding::Coding;
-use elida::protocol::dialect::Dialect;
-use elida::protocol::framing::Framing;
-use elida::protocol::refusal::{self, Notice, NoticeKind};
-use elida::protocol::tap::ResponseTap;
+use elida::protocol::Dialect;
+use elida::protocol::answer::tap::ResponseTap;
+use elida::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use elida::protocol::request::{RequestPaths, RequestScan};
+use elida::protocol::wire::coding::Coding;
+use elida::protocol::wire::framing::Framing;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What one read from a socket brings.
+/// The size of one read from a socket.
 const CHUNK: usize = 16 << 10;
 
-/// The hints of the default configuration that are in bodies.
+/// The hints in bodies of the default configuration.
 const HINTS: [&str; 6] = [
     "metadata.user_id",
     "metadata.session_id",
@@ -33,7 +33,7 @@ const HINTS: [&str; 6] = [
     "message.contextId",
 ];
 
-/// A chat of about `bytes`, its model last, as SDKs write it.
+/// A chat of about `bytes` bytes with the model as its last field, as SDKs write it.
 fn chat(bytes: usize) -> String {
     let turn =
         r#"{"role":"user","content":"Look at \"src/main.rs\":\n\tfn main() { println!(\"hello\"); }"}"#;
@@ -41,21 +41,21 @@ fn chat(bytes: usize) -> String {
     format!(r#"{{"messages":[{turns}],"metadata":{{"user_id":"u_1"}},"stream":true,"model":"gpt-demo"}}"#)
 }
 
-/// A recorded stream, many times over.
+/// A recorded stream, repeated many times.
 fn recorded(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/recordings/{name}", env!("CARGO_MANIFEST_DIR"));
     fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")).repeat(50)
 }
 
 fn scanner(criterion: &mut Criterion) {
-    let paths = Arc::new(CallPaths::new(&HINTS.map(str::to_owned)));
+    let paths = Arc::new(RequestPaths::new(&HINTS.map(str::to_owned)));
     let mut group = criterion.benchmark_group("request body scan");
     for bytes in [300, 76 << 10, 1 << 20] {
         let body = chat(bytes);
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("{} bytes", body.len()), |bencher| {
             bencher.iter(|| {
-                let mut scan = CallScan::new(Arc::clone(&paths));
+                let mut scan = RequestScan::new(Arc::clone(&paths));
                 body.as_bytes().chunks(CHUNK).for_each(|chunk| scan.feed(black_box(chunk)));
                 scan.finish()
             });
@@ -85,7 +85,7 @@ fn tap(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The same with somebody who wants text and arguments too.
+/// The same with a consumer that also wants text and arguments.
 fn listener(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tap with a listener");
     for (name, dialect) in
@@ -110,7 +110,7 @@ fn listener(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Compressed answers, by the bytes that were compressed.
+/// Compressed answers, per compressed byte.
 fn decoding(criterion: &mut Criterion) {
     let stream = recorded("anthropic_thinking_tool.sse");
     let mut group = criterion.benchmark_group("usage tap, compressed");
@@ -137,9 +137,9 @@ fn decoding(criterion: &mut Criterion) {
 }
 
 fn refusals(criterion: &mut Criterion) {
-    let notice = Notice {
+    let notice = ErrorBody {
         code: "session_killed",
-        kind: NoticeKind::Permission,
+        kind: ErrorClass::Permission,
         status: 403,
         message: "this session was killed by an operator: it looped",
         session_id: Some("bd060396-fe08-454b-8ed9-b937c9a41123"),
@@ -147,10 +147,10 @@ fn refusals(criterion: &mut Criterion) {
         rpc_id: None,
     };
     criterion.bench_function("refusal, before the head", |bencher| {
-        bencher.iter(|| refusal::body(Dialect::Anthropic, black_box(&notice)));
+        bencher.iter(|| Dialect::Anthropic.error_body(black_box(&notice)));
     });
     criterion.bench_function("refusal, in a stream", |bencher| {
-        bencher.iter(|| refusal::stream_end(Dialect::Anthropic, Framing::Sse, true, black_box(&notice)));
+        bencher.iter(|| Dialect::Anthropic.stream_end(Framing::Sse, true, black_box(&notice)));
     });
 }
 
