@@ -229,7 +229,7 @@ fn flatten(path: String, value: &Value, rows: &mut Vec<Vec<String>>) {
 mod tests {
     use super::*;
     use crate::cli::testing::{read, session, uid};
-    use crate::protocol::usage::Usage;
+    use crate::protocol::facts::usage::Usage;
     use crate::session::State;
 
     /// A page of sessions that says only what a test is about.

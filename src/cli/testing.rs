@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 use crate::session::Snapshot as SessionView;
 
 /// The uid of the session that a test calls `name`.

@@ -484,6 +484,21 @@ fn control_config_reload_tells_every_fault() {
 }
 
 #[test]
+fn control_openapi() {
+    let server = TestServer::open();
+    let document = server.get("/openapi.json").json();
+    assert_eq!(document, super::openapi::document());
+    for (path, item) in document["paths"].as_object().unwrap() {
+        // The feed has no end.
+        for method in item.as_object().unwrap().keys().filter(|_| path != "/control/events") {
+            let answer = server.call(&method.to_uppercase(), &path.replace("{id}", "x"), "", "");
+            let is_unknown = answer.status == 405 || answer.body.contains("\"not_found\"");
+            assert!(!is_unknown, "{method} {path}: {answer:?}");
+        }
+    }
+}
+
+#[test]
 fn control_metrics() {
     let server = TestServer::open();
     let answer = server.get("/metrics");
@@ -525,6 +540,7 @@ fn control_token() {
             ("GET", "/control/config"),
             ("GET", "/control/kills"),
             ("GET", "/metrics"),
+            ("GET", "/openapi.json"),
         ] {
             let answer = server.call(method, path, headers, "");
             assert_eq!(answer.status, status, "{path} with {headers:?}");

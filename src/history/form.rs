@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::chain::LINK;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 use crate::session::{Record, RequestLine};
 
 /// A record with its link of the hash chain, as the history stores and exports it.

@@ -92,7 +92,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     assert!(metrics.contains("elida_session_kills_total{source=\"control\"} 2\n"), "{metrics}");
     assert_eq!(read("/health/readiness").await["status"], "ready");
     let document = read("/openapi.json").await;
-    let file: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).expect("the file");
+    let file: Value = serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("the file");
     assert_eq!(document, file, "run: just schema");
 }
 
