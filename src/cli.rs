@@ -73,7 +73,7 @@ enum Command {
     Demo(DemoArgs),
     /// Check a configuration and print every fault and warning
     Check(check::CheckArgs),
-    /// Style whether the gateway can work here: backends, ports, folders, limits
+    /// Check whether the gateway can work on this host: backends, ports, folders, limits
     Doctor(doctor::DoctorArgs),
     /// Show live sessions in the terminal; kill one with k
     Top(commands::PlainArgs),

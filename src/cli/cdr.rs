@@ -228,7 +228,7 @@ fn verified(report: &Report, is_pinned: bool) -> String {
     text.push_str(&match is_pinned {
         true => format!("signed by the key given ({keys})\n"),
         false => format!(
-            "signed by the key {keys}\nwhose key that is, this file cannot say: give --key with the gateway's cdr-key.pub\n"
+            "signed by the key {keys}\nthe file does not prove whose key this is: use --key with the gateway's cdr-key.pub\n"
         ),
     });
     text

@@ -95,7 +95,7 @@ fn unreadable(rejection: BytesRejection) -> Problem {
     }
 }
 
-/// The text of a parameter, which may stand for an `Option`, a newtype or a word of an enum.
+/// The text of a parameter, deserialised as an `Option`, a newtype or a variant of an enum.
 #[derive(Clone, Copy)]
 struct Text<'a>(&'a Cow<'a, str>);
 

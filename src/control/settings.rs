@@ -17,13 +17,13 @@ use crate::settings::secret::Secret;
 pub struct ControlConfig {
     /// Address to listen on; `:9090` means every address. Needs a restart.
     pub listen: String,
-    /// Who may come in.
+    /// Authentication.
     pub auth: AuthConfig,
-    /// Values of `Host` that are answered, without the port.
+    /// Allowed values of the `Host` header, without the port.
     pub allowed_hosts: Vec<String>,
-    /// Which web pages may call.
+    /// Web pages that may call the API.
     pub cors: CorsConfig,
-    /// How many may come at a time.
+    /// Limits of the listener.
     pub limits: LimitsConfig,
 }
 
@@ -32,9 +32,9 @@ pub struct ControlConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ControlLimits")]
 pub struct LimitsConfig {
-    /// Connections at a time, at least 16; for a new one an idle one is closed. Needs a restart.
+    /// Maximum of open connections, at least 16; at the limit a new one replaces an idle one. Needs a restart.
     pub max_connections: usize,
-    /// Readers of the event feed at a time, at most half of `max_connections`; 429 above.
+    /// Maximum of readers of the event feed, at most half of `max_connections`; more get 429.
     pub max_event_feeds: usize,
 }
 
@@ -88,13 +88,13 @@ pub struct Settings {
     max_event_feeds: usize,
 }
 
-/// With fewer connections, a dashboard and a scraper would keep operators out.
+/// With fewer connections, a dashboard and a scraper could keep operators out.
 const MIN_CONNECTIONS: usize = 16;
 
-/// A token can be guessed when it is shorter than this many bytes.
+/// A shorter token, in bytes, can be guessed.
 const MIN_TOKEN: usize = 16;
 
-/// A token of this many bytes holds 128 bits of chance even when it is written in hex.
+/// A hex token of this many bytes holds 128 random bits.
 const GOOD_TOKEN: usize = 32;
 
 impl Settings {
@@ -103,27 +103,27 @@ impl Settings {
         self.listen
     }
 
-    /// The token every call must show; `None` on loopback only.
+    /// Token that every request must send; `None` on loopback only.
     pub fn token(&self) -> Option<&Secret> {
         self.token.as_ref()
     }
 
-    /// Hosts that are answered: lower case, without a port, IPv6 addresses in brackets.
+    /// Allowed hosts: lower case, without a port, IPv6 addresses in brackets.
     pub fn allowed_hosts(&self) -> &[String] {
         &self.allowed_hosts
     }
 
-    /// Connections at a time, at least 16.
+    /// Maximum of open connections, at least 16.
     pub fn max_connections(&self) -> usize {
         self.max_connections
     }
 
-    /// Readers of the event feed at a time; at most half of the connections.
+    /// Maximum of readers of the event feed, at most half of the connections.
     pub fn max_event_feeds(&self) -> usize {
         self.max_event_feeds
     }
 
-    /// Origins whose pages may call: scheme, host and port exactly as browsers send them.
+    /// Origins whose pages may call the API: scheme, host and port exactly as browsers send them.
     pub fn allow_origins(&self) -> &[String] {
         &self.allow_origins
     }
@@ -181,7 +181,7 @@ impl LimitsConfig {
     }
 }
 
-/// Reads the token: `Some(None)` when no file is named, `None` after a fault.
+/// Reads the token file: `Some(None)` when none is configured, `None` after a fault.
 fn read_token(file: &str, faults: &mut Faults) -> Option<Option<Secret>> {
     if file.is_empty() {
         return Some(None);

@@ -41,7 +41,7 @@ pub(super) enum Input {
     Resized,
 }
 
-/// What a key asks for.
+/// What a key does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Nothing,

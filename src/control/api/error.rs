@@ -107,7 +107,8 @@ pub struct ProblemDetails {
     pub status: u16,
     /// One sentence about this case.
     pub detail: String,
-    /// The stable code. A string here, so that a client can read the codes of newer versions.
+    /// The stable code.
+    // A string, so that a client can read the codes of newer versions.
     #[schemars(with = "ErrorCode")]
     pub code: Cow<'static, str>,
     /// The request's id, also in the header `X-Request-ID`.

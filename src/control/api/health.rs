@@ -118,7 +118,7 @@ pub struct BackendStatus {
     pub healthy: bool,
     /// Milliseconds until requests are sent to it again; null when it is healthy or when probes decide.
     pub rests_for_ms: Option<u64>,
-    /// Callers whose requests are kept away from it, because only theirs failed or only they were told to wait.
+    /// Callers whose requests are kept away from it, because only theirs failed or only they got `Retry-After`.
     pub callers_kept_away: usize,
     /// Open requests.
     pub open: usize,

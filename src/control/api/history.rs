@@ -42,7 +42,7 @@ macro_rules! record_query {
         }
 
         impl $query {
-            /// Which records are asked for.
+            /// Returns the filter of the history.
             pub fn wanted(&self) -> Wanted {
                 Wanted {
                     window: window(self.from, self.to),
@@ -101,7 +101,7 @@ pub struct EventsQuery {
 }
 
 impl EventsQuery {
-    /// The time range asked for.
+    /// Returns the time range.
     pub fn window(&self) -> Window {
         window(self.from, self.to)
     }
@@ -132,6 +132,7 @@ pub struct CapturesQuery {
 /// The command line passes times on as text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(bound = "T: JsonSchema + Default + Serialize")]
 pub struct ExportQuery<T = Time> {
     /// What to export.
     pub of: ExportKind,
@@ -146,7 +147,7 @@ pub struct ExportQuery<T = Time> {
 }
 
 impl ExportQuery {
-    /// The time range asked for.
+    /// Returns the time range.
     pub fn window(&self) -> Window {
         window(self.from, self.to)
     }

@@ -127,7 +127,7 @@ fn not_resumed(target: &str, agent: Option<&str>, killed: Vec<AgentId>) -> Probl
     }
 }
 
-/// Returns who gives an order: there is one token without a name, so the address says most.
+/// Returns the author of an order: the token names nobody, so the address says most.
 fn by(peer: &Peer) -> String {
     format!("control:{}", peer.address.ip().to_canonical())
 }
