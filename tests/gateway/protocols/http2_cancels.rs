@@ -101,7 +101,7 @@ async fn a_trusted_proxy_speaks_for_many_clients() {
     for _ in 0..90 {
         exchanges.push(client.send(&Call::get("/never")).await);
     }
-    exchanges.into_iter().for_each(crate::support::http2::Exchange::reset);
+    exchanges.into_iter().for_each(crate::support::http2::PendingAnswer::reset);
     assert_eq!(within("an answer", client.ask(&Call::get("/ok"))).await.status, 200);
 }
 

@@ -143,12 +143,12 @@ async fn probes_take_a_backend_out_and_bring_it_back() {
     let probe = first.heads()[0].clone();
     assert_eq!((probe.target(), probe.field("authorization")), ("/base/healthz", Some("Bearer probe-key")));
     is_sick.store(true, Relaxed);
-    within("probes to find it down", async { while is_told_healthy(&gateway, "a").await {} }).await;
+    within("probes to find it down", async { while is_reported_healthy(&gateway, "a").await {} }).await;
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     assert_eq!(second.requests().len(), 1);
     assert!(first.heads().iter().all(|head| head.target() == "/base/healthz"), "no request was spent on it");
     is_sick.store(false, Relaxed);
-    within("probes to find it up", async { while !is_told_healthy(&gateway, "a").await {} }).await;
+    within("probes to find it up", async { while !is_reported_healthy(&gateway, "a").await {} }).await;
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     assert_eq!(second.requests().len(), 1);
 }
@@ -161,9 +161,9 @@ async fn a_probe_without_a_path_is_a_connection() {
     let dead = nobody();
     let gateway =
         gateway(&[("a", &dead, probe), ("b", &silent.url(), probe), ("c", &second.url(), "")], "").await;
-    within("probes to find it down", async { while is_told_healthy(&gateway, "a").await {} }).await;
+    within("probes to find it down", async { while is_reported_healthy(&gateway, "a").await {} }).await;
     silent.until("probes", |silent| silent.connections() > 2).await;
-    assert!(is_told_healthy(&gateway, "b").await);
+    assert!(is_reported_healthy(&gateway, "b").await);
     let line = gateway.log_until(|line| line["message"] == "probes find the backend down").await;
     assert_eq!(line["backend"], "a");
 }
@@ -223,7 +223,7 @@ async fn a_reload_forgets_no_health_of_a_backend_that_stays() {
     gateway.log_until(|line| line["message"] == "configuration reloaded").await;
     assert_eq!(chat_of("eve").send(gateway.proxy()).await.status(), 200);
     assert_eq!((busy.requests().len(), second.requests().len()), (2, 3));
-    assert!(!is_told_healthy(&gateway, "a").await);
+    assert!(!is_reported_healthy(&gateway, "a").await);
     gateway.rewrite(&crate::routing::failover::configuration(&[("b", &second.url(), "")], ""));
     gateway.hangup();
     within("the reload", async {
