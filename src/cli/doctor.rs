@@ -103,24 +103,24 @@ fn configuration(config: &Config) -> Finding {
 }
 
 fn backends(config: &Config) -> Vec<Finding> {
-    let reached = match app::reach(config) {
-        Ok(reached) => reached,
+    let checks = match app::check_backends(config) {
+        Ok(checks) => checks,
         Err(error) => {
             return vec![Finding::new(Health::Fail, "backends", format!("{error:#}"), "try again")];
         }
     };
-    let finding = |reach: app::Reach| {
-        let check = format!("backends.{}", reach.backend);
-        match reach.outcome {
-            Ok(told) => Finding::ok(check, told),
+    let finding = |app::BackendCheck { backend, outcome }| {
+        let check = format!("backends.{backend}");
+        match outcome {
+            Ok(message) => Finding::ok(check, message),
             Err(fault) => Finding::new(Health::Fail, check, fault.message, fault.remedy),
         }
     };
-    reached.into_iter().map(finding).collect()
+    checks.into_iter().map(finding).collect()
 }
 
 fn redis(config: &Config) -> Option<Finding> {
-    let found = match app::reach_redis(config)? {
+    let found = match app::check_redis(config)? {
         Ok(found) => found,
         Err(fault) => return Some(Finding::new(Health::Fail, "redis", fault.message, fault.remedy)),
     };
