@@ -85,6 +85,16 @@ pub(super) async fn guard(
             problem.into_response()
         }
     };
+    set_headers(&mut response, origin);
+    let response = finish(response, &request_id);
+    match connection {
+        Some(connection) => watch(response, connection),
+        None => response,
+    }
+}
+
+/// Sets the headers that every response has.
+fn set_headers(response: &mut Response, origin: Option<HeaderValue>) {
     let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     if is_unauthorized {
@@ -97,11 +107,6 @@ pub(super) async fn guard(
     headers.append(header::VARY, HeaderValue::from_static("origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let response = finish(response, &request_id);
-    match connection {
-        Some(connection) => watch(response, connection),
-        None => response,
-    }
 }
 
 /// Reads the body of a request, which must be complete within [`BODY_TIME`].

@@ -47,7 +47,15 @@ pub(in crate::control) struct Endpoint {
 
 /// Every endpoint, in the order of the document.
 pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
-    session_endpoints().into_iter().chain(history_endpoints()).chain(instance_endpoints()).chain(probes())
+    let groups = [
+        session_endpoints(),
+        kill_endpoints(),
+        history_endpoints(),
+        record_endpoints(),
+        instance_endpoints(),
+        probes(),
+    ];
+    groups.into_iter().flatten()
 }
 
 /// The router of every endpoint.
@@ -55,7 +63,7 @@ pub(in crate::control) fn router() -> Router<Arc<ControlState>> {
     endpoints().fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.route))
 }
 
-fn read<T: 'static>(
+fn on_get<T: 'static>(
     path: &'static str,
     handler: impl Handler<T, Arc<ControlState>>,
     operation: Operation,
@@ -63,7 +71,7 @@ fn read<T: 'static>(
     Endpoint { path, method: Method::GET, operation, route: get(handler) }
 }
 
-fn order<T: 'static>(
+fn on_post<T: 'static>(
     path: &'static str,
     handler: impl Handler<T, Arc<ControlState>>,
     operation: Operation,
@@ -74,7 +82,7 @@ fn order<T: 'static>(
 fn session_endpoints() -> Vec<Endpoint> {
     let operation = |id, summary| Operation::new(SESSIONS, id, summary);
     vec![
-        read(
+        on_get(
             "/control/sessions",
             sessions::list,
             operation("listSessions", "Lists sessions, newest first")
@@ -82,7 +90,7 @@ fn session_endpoints() -> Vec<Endpoint> {
                 .ok::<SessionPage>("A page of sessions.")
                 .errors(&[BadRequest]),
         ),
-        read(
+        on_get(
             "/control/sessions/{id}",
             sessions::one,
             operation("getSession", "Returns a session with its agents, open legs and last 20 requests")
@@ -90,7 +98,20 @@ fn session_endpoints() -> Vec<Endpoint> {
                 .ok::<SessionView>("The session.")
                 .errors(&[BadRequest, SessionNotFound, SessionAmbiguous]),
         ),
-        order(
+        on_get(
+            "/control/events",
+            events::feed,
+            operation("readEvents", "Streams what happens to sessions from now on, as server-sent events")
+                .text(&["text/event-stream"], "The feed; x-events has the data of each event by its name.")
+                .errors(&[TooManyFeeds]),
+        ),
+    ]
+}
+
+fn kill_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(SESSIONS, id, summary);
+    vec![
+        on_post(
             "/control/sessions/{id}/kill",
             kills::kill,
             operation(
@@ -110,7 +131,7 @@ fn session_endpoints() -> Vec<Endpoint> {
                 StoreUnavailable,
             ]),
         ),
-        order(
+        on_post(
             "/control/sessions/{id}/resume",
             kills::resume,
             operation("resumeSession", "Lifts the kill order against a session or an agent")
@@ -119,18 +140,11 @@ fn session_endpoints() -> Vec<Endpoint> {
                 .ok::<Resumed>("The order is lifted.")
                 .errors(&[BadRequest, NotKilled, SessionAmbiguous, BlockPermanent]),
         ),
-        read(
+        on_get(
             "/control/kills",
             kills::list,
             operation("listKills", "Lists the kill orders in force, newest first")
                 .ok::<KillList>("The orders."),
-        ),
-        read(
-            "/control/events",
-            events::feed,
-            operation("readEvents", "Streams what happens to sessions from now on, as server-sent events")
-                .text(&["text/event-stream"], "The feed; x-events has the data of each event by its name.")
-                .errors(&[TooManyFeeds]),
         ),
     ]
 }
@@ -138,7 +152,7 @@ fn session_endpoints() -> Vec<Endpoint> {
 fn history_endpoints() -> Vec<Endpoint> {
     let operation = |id, summary| Operation::new(HISTORY, id, summary);
     vec![
-        read(
+        on_get(
             "/control/history",
             history::list,
             operation("listRecords", "Lists records of ended sessions, the last written first")
@@ -146,7 +160,7 @@ fn history_endpoints() -> Vec<Endpoint> {
                 .ok::<RecordPage>("A page of records.")
                 .errors(history::ERRORS),
         ),
-        read(
+        on_get(
             "/control/history/events",
             history::events,
             operation("listEvents", "Lists what happened to sessions, newest first")
@@ -154,7 +168,7 @@ fn history_endpoints() -> Vec<Endpoint> {
                 .ok::<EventPage>("A page of events.")
                 .errors(history::ERRORS),
         ),
-        read(
+        on_get(
             "/control/history/series",
             history::series,
             operation("getSeries", "Returns sums over the sessions that ended in each minute, hour or day")
@@ -162,41 +176,7 @@ fn history_endpoints() -> Vec<Endpoint> {
                 .ok::<Series>("The points with at least one session.")
                 .errors(history::ERRORS),
         ),
-        read(
-            "/control/history/{id}/captures",
-            history::captures,
-            operation("listCaptures", "Lists the captured bodies of a session, newest first")
-                .query::<CapturesQuery>()
-                .ok::<CapturePage>("A page of captures.")
-                .errors(history::ERRORS),
-        ),
-        read(
-            "/control/records/export",
-            export::export,
-            operation("exportRecords", "Exports all records or requests as a file")
-                .query::<ExportQuery>()
-                .text(&["application/x-ndjson", "text/csv"], "The file, in the format that was asked for.")
-                .errors(&[BadRequest, HistoryDisabled, TooManyExports]),
-        ),
-        read(
-            "/control/records/{id}",
-            history::one,
-            operation(
-                "getRecord",
-                "Returns the record of a session with its last requests, events and kills",
-            )
-            .ok::<Detail>("The record.")
-            .errors(history::ERRORS_OF_ONE),
-        ),
-        read(
-            "/control/records/{id}/requests",
-            history::requests,
-            operation("listRequests", "Lists the requests of a session in the order in which they ended")
-                .query::<RequestsQuery>()
-                .ok::<LegPage>("A page of requests.")
-                .errors(history::ERRORS_OF_REQUESTS),
-        ),
-        read(
+        on_get(
             "/control/usage",
             history::usage,
             operation("getUsage", "Sums requests, tokens and cost of ended sessions, most expensive first")
@@ -207,45 +187,85 @@ fn history_endpoints() -> Vec<Endpoint> {
     ]
 }
 
+fn record_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(HISTORY, id, summary);
+    vec![
+        on_get(
+            "/control/history/{id}/captures",
+            history::captures,
+            operation("listCaptures", "Lists the captured bodies of a session, newest first")
+                .query::<CapturesQuery>()
+                .ok::<CapturePage>("A page of captures.")
+                .errors(history::ERRORS),
+        ),
+        on_get(
+            "/control/records/export",
+            export::export,
+            operation("exportRecords", "Exports all records or requests as a file")
+                .query::<ExportQuery>()
+                .text(&["application/x-ndjson", "text/csv"], "The file, in the format that was asked for.")
+                .errors(&[BadRequest, HistoryDisabled, TooManyExports]),
+        ),
+        on_get(
+            "/control/records/{id}",
+            history::one,
+            operation(
+                "getRecord",
+                "Returns the record of a session with its last requests, events and kills",
+            )
+            .ok::<Detail>("The record.")
+            .errors(history::ERRORS_OF_ONE),
+        ),
+        on_get(
+            "/control/records/{id}/requests",
+            history::requests,
+            operation("listRequests", "Lists the requests of a session in the order in which they ended")
+                .query::<RequestsQuery>()
+                .ok::<LegPage>("A page of requests.")
+                .errors(history::ERRORS_OF_REQUESTS),
+        ),
+    ]
+}
+
 fn instance_endpoints() -> Vec<Endpoint> {
     let operation = |id, summary| Operation::new(INSTANCE, id, summary);
     vec![
-        read(
+        on_get(
             "/control/health",
             health::control,
             operation("getHealth", "Returns status, version and backends; the status is always 200")
                 .token_optional()
                 .ok::<ControlHealth>("The health."),
         ),
-        read(
+        on_get(
             "/control/backends",
             health::backends,
             operation("listBackends", "Returns the backends and their health").ok::<BackendList>("The backends."),
         ),
-        read(
+        on_get(
             "/control/stats",
             stats::stats,
             operation("getStats", "Returns totals since the start").ok::<Stats>("The totals."),
         ),
-        read(
+        on_get(
             "/control/config",
             config::show,
             operation("getConfig", "Returns the configuration in force, after file, environment and flags")
                 .ok::<Map<String, Value>>("Keys as in conf/schema.json, secrets as `***`, and restart_required."),
         ),
-        order(
+        on_post(
             "/control/config/reload",
             config::reload,
             operation("reloadConfig", "Reads the configuration again, as SIGHUP does")
                 .ok::<ReloadReply>("The new configuration is in force.")
                 .errors(&[ConfigInvalid, Internal, ReloadBusy]),
         ),
-        read(
+        on_get(
             "/metrics",
             metrics::text,
             operation("getMetrics", "Returns the metrics").text(&["text/plain"], "Prometheus text format."),
         ),
-        read(
+        on_get(
             "/openapi.json",
             schema::openapi,
             operation("getOpenApi", "Returns this document").ok::<Map<String, Value>>("OpenAPI 3.1."),
@@ -261,14 +281,14 @@ fn probes() -> Vec<Endpoint> {
             .answer::<ReadinessReport>(503, "Starting or draining.")
     };
     vec![
-        read("/health", health::readiness, readiness("probe")),
-        read("/health/readiness", health::readiness, readiness("probeReadiness")),
-        read(
+        on_get("/health", health::readiness, readiness("probe")),
+        on_get("/health/readiness", health::readiness, readiness("probeReadiness")),
+        on_get(
             "/health/liveness",
             health::liveness,
             probe("probeLiveness", "Answers as long as the control API works").ok::<Liveness>("Alive."),
         ),
-        read(
+        on_get(
             "/health/startup",
             health::startup,
             probe("probeStartup", "Tells whether the instance was ready once")
