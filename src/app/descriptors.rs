@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::proxy::door::Room;
+use crate::proxy::downstream::DescriptorBudget;
 
 /// Descriptors for runtimes, log, history, Redis, collector and name lookups: an eighth of the limit, within these
 /// bounds. An idle process has about 45.
@@ -97,9 +97,9 @@ impl Plan {
     }
 
     /// What the proxy may take.
-    pub(super) fn room(&self) -> Room {
+    pub(super) fn proxy_budget(&self) -> DescriptorBudget {
         let least = CLIENTS_MIN * self.per_connection();
-        Room { descriptors: self.descriptors().max(least), per_request: self.per_request }
+        DescriptorBudget { descriptors: self.descriptors().max(least), per_request: self.per_request }
     }
 
     /// Logs what was raised and what does not fit.

@@ -22,7 +22,7 @@ pub(crate) async fn admit(
     caller: &Caller,
     found: Found,
 ) -> Result<Leg, Refusal> {
-    let identity = &arrival.ticket.snapshot.identity;
+    let identity = &arrival.handle.snapshot.identity;
     let who = session::Arrival {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
@@ -35,7 +35,7 @@ pub(crate) async fn admit(
         principal: caller.principal.clone(),
         accounts: caller.accounts.clone(),
         client_addr: caller.address,
-        counted_from: arrival.ticket.snapshot.forwarding.counts(caller.address),
+        counted_from: arrival.handle.snapshot.forwarding.counts(caller.address),
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
@@ -43,7 +43,7 @@ pub(crate) async fn admit(
         method: arrival.method.as_str().into(),
         path: shown(arrival.uri.path()).into_owned(),
         request_id: arrival.request_id.clone(),
-        cut: arrival.ticket.cut.clone(),
+        cut: arrival.handle.cut.clone(),
     };
     sessions.admit(who, leg).await.map_err(denied)
 }

@@ -43,7 +43,7 @@ impl Capturing {
 /// its answer already (the list of all models) is not kept.
 pub(crate) fn begin(session: &Session, exchange: &mut Exchange) {
     let (Some(arrival), Some(leg)) = (&exchange.arrival, &exchange.leg) else { return };
-    let settings = &arrival.ticket.snapshot.capture;
+    let settings = &arrival.handle.snapshot.capture;
     let is_answered = exchange.answer.status.is_some();
     if !settings.is_on() || is_answered || arrival.socket || exchange.house.history.is_none() {
         return;
@@ -93,12 +93,12 @@ pub(crate) fn settle(exchange: &mut Exchange, failure: Option<ErrorKind>) {
     else {
         return;
     };
-    let (settings, live) = (&arrival.ticket.snapshot.capture, leg.session());
+    let (settings, live) = (&arrival.handle.snapshot.capture, leg.session());
     let is_kept = settings.keeps(live.uid(), is_flagged(&exchange.answer, failure));
     if !is_kept || !live.capture_one(settings.max_per_session) {
         return;
     }
-    capturing.request.came(arrival.ticket.received());
+    capturing.request.came(arrival.handle.upload.bytes());
     history.keep(Capture {
         at: capturing.at,
         request_id: arrival.request_id.clone(),

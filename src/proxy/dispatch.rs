@@ -8,7 +8,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use super::arrive::Arrival;
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::framing;
 use super::identify::Caller;
 use super::refuse::Stop;
@@ -93,7 +93,7 @@ pub(crate) fn route(
         let message = "the body names two different models; send one";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let snapshot = &arrival.ticket.snapshot;
+    let snapshot = &arrival.handle.snapshot;
     if call.malformed && arrival.dialect.is_llm() && snapshot.routes.blocks_models() {
         // A compressed body, say: the backend may read a blocked model in it where nobody here can.
         let message = "the body is not plain JSON, so its model cannot be held against routing.blocked_models; \
@@ -166,11 +166,11 @@ fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h s
 /// # Errors
 /// The leg was cut, the name cannot be resolved, or no address is left to try.
 pub(crate) async fn peer(arrival: &Arrival, route: &Route, is_upgrade: bool) -> Result<Box<HttpPeer>, Stop> {
-    let limit = arrival.ticket.snapshot.timeouts.upstream_connect;
+    let limit = arrival.handle.snapshot.timeouts.upstream_connect;
     let name = route.backend.settings().name();
     let address = tokio::select! {
         biased;
-        _ = arrival.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        _ = arrival.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
         address = tokio::time::timeout(limit, route.backend.address(route.attempt)) => address,
     };
     let (kind, fault) = match address {
@@ -181,7 +181,7 @@ pub(crate) async fn peer(arrival: &Arrival, route: &Route, is_upgrade: bool) -> 
             }
             // Over HTTP/2 Pingora waits for leave to send where it does not hear of the backend's silence.
             if peer.options.alpn.get_max_http_version() > 1 {
-                peer.options.write_timeout = Some(arrival.ticket.snapshot.timeouts.stream_idle);
+                peer.options.write_timeout = Some(arrival.handle.snapshot.timeouts.stream_idle);
             }
             return Ok(Box::new(peer));
         }

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::arrive::Arrival;
 use super::dispatch::Route;
-use super::door::SILENT;
+use super::downstream::UPSTREAM_IDLE;
 use super::exchange::Exchange;
 use crate::clock::Moment;
 use crate::routing::Choice;
@@ -41,7 +41,7 @@ impl Route {
 
     /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
     fn pick(&self, arrival: &Arrival, session: &Live, now: Moment, anyway: bool) -> Option<(usize, Leave)> {
-        let backends = &arrival.ticket.snapshot.backends;
+        let backends = &arrival.handle.snapshot.backends;
         let candidate = |other: &Choice| backends[other.backend].candidate(other.tier, self.caller, now);
         let mut candidates: Vec<Candidate> = self.others.iter().map(candidate).collect();
         let own = self.backend.mark();
@@ -70,7 +70,7 @@ impl Route {
     }
 
     fn go_to(&mut self, choice: Choice, arrival: &Arrival, leave: Leave, now: Moment) {
-        let backends = &arrival.ticket.snapshot.backends;
+        let backends = &arrival.handle.snapshot.backends;
         self.backend = backends[choice.backend].seat(self.caller, leave, now);
         self.is_foreign = backends[self.meant_for].settings().realm() != self.backend.settings().realm();
         self.dialect = arrival.dialect.on(self.backend.settings().kind());
@@ -114,7 +114,7 @@ pub(crate) fn go_on(exchange: &mut Exchange, why: Failure) -> bool {
     else {
         return false;
     };
-    if arrival.ticket.cut.reason().is_some() {
+    if arrival.handle.cut.reason().is_some() {
         return false;
     }
     let (from, metrics) = (route.backend.settings().name().clone(), route.backend.metrics().clone());
@@ -171,8 +171,8 @@ pub(crate) fn after_error(
 ) -> bool {
     let why = match (error.etype(), error.esource()) {
         // The client has not sent all of it: the silence is its own.
-        (etype, _) if *etype == SILENT && !session.as_mut().is_body_done() => return false,
-        (etype, _) if *etype == SILENT => Failure::FirstByteTimeout,
+        (etype, _) if *etype == UPSTREAM_IDLE && !session.as_mut().is_body_done() => return false,
+        (etype, _) if *etype == UPSTREAM_IDLE => Failure::FirstByteTimeout,
         (_, ErrorSource::Upstream) => Failure::Broken,
         _ => return false,
     };

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::arrive::{self, Arrival};
 use super::dispatch::Route;
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::exchange::Exchange;
 use super::inbound::{self, Answer};
 use super::refuse::{self, REFUSED, Stop};
@@ -84,7 +84,7 @@ impl Gateway {
     async fn admit(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool, Stop> {
         let house = &self.house;
         let arrival = Arrival::of(session.req_header())
-            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a handle"))?;
         let arrival = &*exchange.arrival.insert(arrival);
         exchange.trace = Trace::begin(house, &session.req_header().headers);
         arrive::check(arrival, session)?;
@@ -106,7 +106,7 @@ impl Gateway {
             Some(call) => call,
             None => read::read(session, arrival).await?,
         };
-        let (arrived, waited) = (arrival.ticket.arrived, reading.elapsed());
+        let (arrived, waited) = (arrival.handle.arrived, reading.elapsed());
         if models::is_asked(arrival, &session.req_header().headers) {
             models::answer(session, exchange).await?;
             return Ok(false);
@@ -129,7 +129,7 @@ impl Gateway {
         let is_llm = route.dialect.is_llm();
         if !is_llm {
             // Models answer in words; all else may be a download.
-            arrival.ticket.expect_large();
+            arrival.handle.backpressure.expect_large_chunks();
         }
         exchange.socket = upgrade::socket(arrival, route);
         if route.dialect == Dialect::Mcp {
@@ -149,7 +149,7 @@ impl Gateway {
         if is_llm {
             leg.offers(&exchange.call.offer);
         }
-        leg.session().add_bytes_in(arrival.ticket.received());
+        leg.session().add_bytes_in(arrival.handle.upload.bytes());
         exchange.leg = Some(leg);
         exchange.open.get_or_insert_with(|| house.open(arrival).enter());
         Ok(())
@@ -196,7 +196,7 @@ impl ProxyHttp for Gateway {
             };
             match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
                 Ok(peer) => {
-                    arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
+                    arrival.handle.activity.limit_idle(arrival.handle.snapshot.timeouts.upstream_first_byte);
                     return Ok(peer);
                 }
                 Err(Stop::Refused(_)) if failover::after_no_connection(exchange) => {}
@@ -256,8 +256,8 @@ impl ProxyHttp for Gateway {
         let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        if arrival.ticket.cut.reason().is_some() {
-            return Error::e_explain(CUT, "the leg was cut");
+        if arrival.handle.cut.reason().is_some() {
+            return Error::e_explain(LEG_CUT, "the leg was cut");
         }
         outbound::outbound(head, arrival, route)?;
         if route.served_as.is_some() {
@@ -344,10 +344,10 @@ impl ProxyHttp for Gateway {
         let refusal = refuse::refusal_of(error, exchange);
         if let Some(arrival) = &exchange.arrival
             && *error.esource() == ErrorSource::Downstream
-            && *error.etype() != CUT
+            && *error.etype() != LEG_CUT
         {
             // Where this request ends is not known, so nothing behind it is one.
-            arrival.ticket.close_after();
+            arrival.handle.reuse.forbid();
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {

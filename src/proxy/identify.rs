@@ -48,7 +48,7 @@ pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Resul
 /// The head names two different sessions.
 pub(crate) fn by_head(arrival: &Arrival, headers: &HeaderMap) -> Result<Option<Found>, Refusal> {
     arrival
-        .ticket
+        .handle
         .snapshot
         .identity
         .by_header(headers)
@@ -66,7 +66,7 @@ pub(crate) fn by_body(
     headers: &HeaderMap,
     backend: &str,
 ) -> Result<Found, Refusal> {
-    let identity = &arrival.ticket.snapshot.identity;
+    let identity = &arrival.handle.snapshot.identity;
     let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
     identity
         .by_body(&|index| call.hint(index))

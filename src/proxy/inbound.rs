@@ -42,18 +42,22 @@ pub(crate) struct Answer {
 impl Answer {
     /// Begins an answer of the backend's: from here on silence is counted as silence in a stream.
     pub(crate) fn begin(arrival: &Arrival, route: &Route, call: &Call, head: &ResponseHeader) -> Self {
-        let ticket = &arrival.ticket;
+        let handle = &arrival.handle;
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let encoding = text(CONTENT_ENCODING);
         let framing = Framing::of(text(CONTENT_TYPE), encoding);
         let inside = Framing::of(text(CONTENT_TYPE), None);
         // A server that only speaks up when it has something to say may be silent as long as its session.
-        let limit = ticket.snapshot.timeouts.stream_idle;
-        ticket.bear_silence(if mcp::is_server_stream(arrival, route, call) { Duration::MAX } else { limit });
+        let limit = handle.snapshot.timeouts.stream_idle;
+        handle.activity.limit_idle(if mcp::is_server_stream(arrival, route, call) {
+            Duration::MAX
+        } else {
+            limit
+        });
         let is_read = route.dialect.is_read() && head.status.is_success();
         Self {
             status: Some(head.status.as_u16()),
-            first_byte: Some(ticket.arrived.elapsed()),
+            first_byte: Some(handle.arrived.elapsed()),
             framing: Some(framing),
             is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
             tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
@@ -72,11 +76,11 @@ pub(crate) fn is_final(head: &ResponseHeader) -> bool {
 /// Whether comments may be written into the answer while it is silent, and are wanted. In a body of known length
 /// there is no room for them.
 fn bears_comments(arrival: &Arrival, framing: Framing, head: &ResponseHeader) -> bool {
-    let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
+    let silence = arrival.handle.snapshot.timeouts.stream_keep_alive;
     let is_open = || head.status.is_success() && !head.headers.contains_key(CONTENT_LENGTH);
     let bears = silence.is_some() && framing == Framing::Sse && arrival.method != Method::HEAD && is_open();
     if bears {
-        arrival.ticket.comment_after(silence);
+        arrival.handle.activity.allow_comments(silence);
     }
     bears
 }
@@ -131,9 +135,9 @@ pub(crate) fn inbound(head: &mut ResponseHeader, arrival: &Arrival, leg: &Leg) -
     if arrival.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
         // Such a client knows no chunks; its answer ends with the connection (RFC 9112, 6.1).
         head.remove_header(&TRANSFER_ENCODING);
-        arrival.ticket.close_after();
+        arrival.handle.reuse.forbid();
     }
-    let header = arrival.ticket.snapshot.identity.header().clone();
+    let header = arrival.handle.snapshot.identity.header().clone();
     head.insert_header(header, leg.session().key().id.as_str())?;
     if !head.headers.contains_key(REQUEST_ID) {
         head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;

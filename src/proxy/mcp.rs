@@ -21,7 +21,7 @@ use crate::protocol::mcp::{SESSION_ID, disagreement};
 /// # Errors
 /// A web page elsewhere calls (it may have rebound its name to this address), or header and body differ.
 pub(crate) fn check(arrival: &Arrival, headers: &HeaderMap, call: &Call) -> Result<(), Refusal> {
-    let allowed = &arrival.ticket.snapshot.allow_origins;
+    let allowed = &arrival.handle.snapshot.allow_origins;
     let mut origins = headers.get_all(ORIGIN).iter();
     if origins.any(|origin| origin.to_str().map_or(true, |origin| is_foreign(origin, allowed))) {
         let message = "web pages of this origin may not call MCP servers (server.cors.allow_origins)";
@@ -85,7 +85,7 @@ pub(crate) async fn follow(
     if let Some(route) = &exchange.route {
         leg.routed(route.backend.settings().name(), None);
     }
-    let received = arrival.ticket.received();
+    let received = arrival.handle.upload.bytes();
     leg.session().add_bytes_in(received);
     if let Some(former) = exchange.leg.replace(leg) {
         former.withdraw(received);

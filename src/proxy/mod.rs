@@ -1,6 +1,6 @@
 //! The way of a request, one file per step, in order.
 //!
-//! `door` lets it in · `gateway` is Pingora's `ProxyHttp`, every phase a few lines · `exchange` is what
+//! `downstream` accepts it · `gateway` is Pingora's `ProxyHttp`, every phase a few lines · `exchange` is what
 //! is known of it so far · `arrive` measures its head · `framing` refuses heads that can be read in two
 //! ways · `local` answers what is ours · `identify` says who
 //! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
@@ -19,7 +19,7 @@ pub(crate) mod admit;
 pub(crate) mod arrive;
 pub(crate) mod capture;
 pub(crate) mod dispatch;
-pub(crate) mod door;
+pub(crate) mod downstream;
 pub(crate) mod exchange;
 pub(crate) mod failover;
 pub mod forwarded;

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch;
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::exchange::Exchange;
 use super::local::{self, LocalAnswer};
 use super::refuse::Stop;
@@ -67,7 +67,7 @@ pub enum Discovery {
 
 /// Whether this request asks for the list of all: it names no backend, neither in its path nor by a header.
 pub(crate) fn is_asked(arrival: &Arrival, headers: &HeaderMap) -> bool {
-    let snapshot = &arrival.ticket.snapshot;
+    let snapshot = &arrival.handle.snapshot;
     snapshot.discovery == Discovery::Merged
         && arrival.method == Method::GET
         && matches!(arrival.uri.path(), "/v1/models" | "/v1/models/")
@@ -92,14 +92,14 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange) -> Re
     let own = dispatch::route(arrival, caller, head, &exchange.call, now).ok().map(|route| route.backend);
     let lists = tokio::select! {
         biased;
-        _ = arrival.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        _ = arrival.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
         lists = ask_all(&exchange.house.connector, arrival, &head.headers, own.as_deref()) => lists,
     };
     if lists.is_empty() {
         let message = "no backend has told its models; the log says why";
         return Err(Refusal::new(ErrorKind::BackendUnavailable, message).into());
     }
-    let merged = merge(lists, &arrival.ticket.snapshot.routes, arrival.dialect);
+    let merged = merge(lists, &arrival.handle.snapshot.routes, arrival.dialect);
     local::write(session, exchange, LocalAnswer::json(merged)).await?;
     Ok(())
 }
@@ -111,7 +111,7 @@ async fn ask_all(
     headers: &HeaderMap,
     own: Option<&Backend>,
 ) -> Vec<(String, Vec<Value>)> {
-    let asked = arrival.ticket.snapshot.backends.iter().filter_map(|backend| {
+    let asked = arrival.handle.snapshot.backends.iter().filter_map(|backend| {
         let path = list_path(backend.settings().kind())?;
         let is_own = own.is_some_and(|own| own.settings().name() == backend.settings().name());
         Some(async move {

@@ -21,7 +21,7 @@ use crate::upstream::credentials::Auth;
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
 pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Route) -> Result<()> {
-    let snapshot = &arrival.ticket.snapshot;
+    let snapshot = &arrival.handle.snapshot;
     head.remove_header(snapshot.routes.header());
     remove_ours(head);
     if route.is_foreign {

@@ -34,8 +34,8 @@ async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<Call, Sto
         session.write_continue_response().await?;
         session.req_header_mut().remove_header(&EXPECT);
     }
-    arrival.ticket.hold_body();
-    let mut scan = CallScan::speaking(arrival.dialect, &arrival.ticket.snapshot.call_paths);
+    arrival.handle.upload.buffer_for_replay();
+    let mut scan = CallScan::speaking(arrival.dialect, &arrival.handle.snapshot.call_paths);
     let mut length = 0;
     while let Some(chunk) = session.as_mut().read_request_body().await.map_err(Error::into_down)? {
         length += chunk.len();
@@ -59,7 +59,7 @@ fn is_held(arrival: &Arrival, headers: &HeaderMap) -> bool {
 
 /// How many bytes this request's body may have.
 pub(crate) fn body_limit(arrival: &Arrival) -> usize {
-    let limits = &arrival.ticket.snapshot.limits;
+    let limits = &arrival.handle.snapshot.limits;
     if arrival.dialect.is_read() { limits.max_body_llm } else { limits.max_body }
 }
 

@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 use tracing::debug;
 
 use super::arrive::REQUEST_ID;
-use super::door::{CUT, SILENT};
+use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::exchange::Exchange;
 use super::upgrade;
 use crate::error::{ErrorKind, Refusal};
@@ -143,13 +143,13 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
     if let Some(refusal) = exchange.refusal.take() {
         return refusal;
     }
-    let cut = exchange.arrival.as_ref().and_then(|arrival| arrival.ticket.cut.reason());
+    let cut = exchange.arrival.as_ref().and_then(|arrival| arrival.handle.cut.reason());
     if let Some(reason) = cut {
         return cut_refusal(reason, exchange);
     }
     let upstream = exchange.route.as_ref().map_or("", |route| route.backend.settings().name().as_str());
     match (error.etype(), error.esource()) {
-        (etype, _) if *etype == SILENT => Refusal::new(
+        (etype, _) if *etype == UPSTREAM_IDLE => Refusal::new(
             ErrorKind::BackendTimeout,
             format!("the backend {upstream} was silent for longer than the configured time"),
         ),
@@ -241,12 +241,12 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
     if let (Some(arrival), Some(id)) = (&exchange.arrival, &session_id) {
-        head.insert_header(arrival.ticket.snapshot.identity.header().clone(), id.as_str())?;
+        head.insert_header(arrival.handle.snapshot.identity.header().clone(), id.as_str())?;
     }
     if let Some(arrival) = &exchange.arrival
         && !session.as_mut().is_body_done()
     {
-        arrival.ticket.close_after();
+        arrival.handle.reuse.forbid();
     }
     exchange.answer.sent = body.len() as u64;
     if let Some(capture) = &mut exchange.capture {
@@ -292,9 +292,9 @@ fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<Response
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing, and with them their connection. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    let ticket = exchange.arrival.as_ref().map(|arrival| Arc::clone(&arrival.ticket));
+    let handle = exchange.arrival.as_ref().map(|arrival| Arc::clone(&arrival.handle));
     // Whoever is dropped in the middle of the last event leaves a connection that nothing may follow on.
-    let was_reusable = ticket.as_ref().is_some_and(|ticket| ticket.close_after());
+    let was_reusable = handle.as_ref().is_some_and(|handle| handle.reuse.forbid());
     let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
     let written = session.as_ref().body_bytes_sent() as u64;
     let ending = stream_end(exchange, refusal, written).filter(|_| !has_length);
@@ -306,18 +306,18 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
             }
             session.write_response_body(Some(event), true).await
         }
-        None => Error::e_explain(CUT, "no native end"),
+        None => Error::e_explain(LEG_CUT, "no native end"),
     };
     match ended {
         // A client that keeps connections sends its next request on this one, and must have an answer to it.
         Ok(()) => {
             let is_framed = session.as_mut().finish_body().await.is_ok();
-            if let Some(ticket) = ticket
+            if let Some(handle) = handle
                 && is_framed
                 && was_reusable
                 && exchange.socket.is_none()
             {
-                ticket.keep();
+                handle.reuse.permit();
             }
         }
         Err(_) => session.as_mut().shutdown().await,

@@ -31,7 +31,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
     let Some(arrival) = &exchange.arrival else {
         return;
     };
-    let duration = arrival.ticket.arrived.elapsed();
+    let duration = arrival.handle.arrived.elapsed();
     if let Some(tap) = &mut exchange.answer.tap {
         tap.end();
     }
@@ -66,7 +66,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             tools,
             ttfb: exchange.answer.first_byte,
             duration,
-            bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.ticket.received()),
+            bytes_in: exchange.arrival.as_ref().map_or(0, |arrival| arrival.handle.upload.bytes()),
             bytes_out: exchange.answer.sent,
             stream,
             socket,
@@ -102,10 +102,10 @@ fn failure(exchange: &Exchange) -> Option<ErrorKind> {
         return told;
     }
     let arrival = exchange.arrival.as_ref()?;
-    if arrival.ticket.was_given_up() {
+    if arrival.handle.tunnel.was_abandoned() {
         return Some(ErrorKind::BackendTimeout);
     }
-    Some(match arrival.ticket.cut.reason() {
+    Some(match arrival.handle.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
         Some(CutReason::AgentKilled) => ErrorKind::AgentKilled,
         Some(CutReason::TimedOut) => ErrorKind::SessionTimedOut,
@@ -130,7 +130,7 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
     let metrics = exchange.route.as_ref().map_or(&house.unrouted, |route| route.backend.metrics());
     let code = exchange.answer.status.unwrap_or(0);
     metrics.finished(route_label(exchange), arrival.method.as_str(), code, duration);
-    metrics.bytes_in(arrival.ticket.received());
+    metrics.bytes_in(arrival.handle.upload.bytes());
     metrics.bytes_out(exchange.answer.sent);
     if let Some(after) = exchange.answer.first_byte {
         metrics.first_byte(after);
@@ -151,7 +151,7 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
         warn!(request_id = %arrival.request_id, "the answer has a token count that cannot be true; it is not counted");
     }
     let is_killed = matches!(failure, Some(ErrorKind::SessionKilled | ErrorKind::AgentKilled));
-    if let Some(since) = arrival.ticket.cut.since().filter(|_| is_killed) {
+    if let Some(since) = arrival.handle.cut.since().filter(|_| is_killed) {
         house.metrics.kill_latency(since);
     }
 }
@@ -159,7 +159,7 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
 /// The same with what it costs at this backend.
 pub(crate) fn priced(arrival: &Arrival, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
     let backend = route.backend.settings().name().as_str();
-    let prices = &arrival.ticket.snapshot.prices;
+    let prices = &arrival.handle.snapshot.prices;
     let cost = model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect)));
     Usage { cost: cost.unwrap_or_default(), ..usage }
 }
@@ -229,7 +229,7 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, oper
             .map(|name| name.as_str()),
         model: model.as_deref(),
         operation,
-        bytes_in: arrival.ticket.received(),
+        bytes_in: arrival.handle.upload.bytes(),
         bytes_out: exchange.answer.sent,
         ttfb_ms: exchange.answer.first_byte.map(millis),
         stream: exchange.answer.is_stream,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pingora_core::{Error, Result};
 
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::exchange::Exchange;
 use super::read;
 use super::refuse::REFUSED;
@@ -17,8 +17,8 @@ pub(crate) fn upload(exchange: &mut Exchange, chunk: &Option<Bytes>) -> Result<(
     let (Some(arrival), Some(leg), Some(chunk)) = (&exchange.arrival, &exchange.leg, chunk) else {
         return Ok(());
     };
-    if arrival.ticket.cut.reason().is_some() {
-        return Error::e_explain(CUT, "the leg was cut");
+    if arrival.handle.cut.reason().is_some() {
+        return Error::e_explain(LEG_CUT, "the leg was cut");
     }
     leg.session().touch(exchange.house.clock.now());
     if exchange.socket.is_some() {
@@ -26,13 +26,13 @@ pub(crate) fn upload(exchange: &mut Exchange, chunk: &Option<Bytes>) -> Result<(
         return upgrade::asked(exchange, chunk);
     }
     // Each attempt sends a held body again; it was counted and limited while it was read.
-    if !arrival.ticket.is_held() {
+    if !arrival.handle.upload.is_buffered() {
         if let Some(capture) = &mut exchange.capture {
             capture.upload(chunk);
         }
         leg.session().add_bytes_in(chunk.len() as u64);
         let limit = read::body_limit(arrival);
-        if arrival.ticket.received() > limit as u64 {
+        if arrival.handle.upload.bytes() > limit as u64 {
             exchange.refusal = Some(read::too_large(limit));
             return Error::e_explain(REFUSED, "the body is too large");
         }
@@ -48,11 +48,11 @@ pub(crate) fn download(exchange: &mut Exchange, chunk: &Option<Bytes>, end: bool
     let (Some(arrival), Some(leg)) = (&exchange.arrival, &exchange.leg) else {
         return Ok(());
     };
-    if arrival.ticket.cut.reason().is_some() {
-        return Error::e_explain(CUT, "the leg was cut");
+    if arrival.handle.cut.reason().is_some() {
+        return Error::e_explain(LEG_CUT, "the leg was cut");
     }
     if let Some(chunk) = chunk {
-        arrival.ticket.moved();
+        arrival.handle.activity.record();
         leg.session().touch(exchange.house.clock.now());
         leg.session().add_bytes_out(chunk.len() as u64);
         exchange.answer.sent += chunk.len() as u64;
@@ -67,8 +67,8 @@ pub(crate) fn download(exchange: &mut Exchange, chunk: &Option<Bytes>, end: bool
         }
     }
     if let Some(tail) = &exchange.answer.tail {
-        let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
-        arrival.ticket.comment_after(silence.filter(|_| tail.at_boundary() && !end));
+        let silence = arrival.handle.snapshot.timeouts.stream_keep_alive;
+        arrival.handle.activity.allow_comments(silence.filter(|_| tail.at_boundary() && !end));
     }
     if let Some(chunk) = chunk
         && exchange.socket.is_some()

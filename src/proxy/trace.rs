@@ -90,7 +90,7 @@ pub(crate) fn settle(
         client: exchange.caller.as_ref().and_then(|caller| caller.client.name.as_deref()).map(clipped),
         client_address: arrival.client,
         backend: exchange.route.as_ref().map(backend),
-        bytes_in: arrival.ticket.received(),
+        bytes_in: arrival.handle.upload.bytes(),
         bytes_out: exchange.answer.sent,
         operation,
         call: exchange.route.as_ref().and_then(|route| call(exchange, arrival, route, usage)),

@@ -32,7 +32,7 @@ pub(crate) fn check_origin(arrival: &Arrival, headers: &HeaderMap) -> Result<(),
     if !arrival.socket {
         return Ok(());
     }
-    let allowed = arrival.ticket.snapshot.allow_origins.as_slice();
+    let allowed = arrival.handle.snapshot.allow_origins.as_slice();
     let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
     for origin in headers.get_all(ORIGIN) {
         let origin = origin.as_bytes();
@@ -87,7 +87,7 @@ pub(crate) fn asked(exchange: &mut Exchange, chunk: &Bytes) -> Result<()> {
         return Ok(());
     };
     let Some(socket) = &mut exchange.socket else { return Ok(()) };
-    let table = &arrival.ticket.snapshot.routes;
+    let table = &arrival.handle.snapshot.routes;
     let (known, refusal) = (&mut exchange.call.model, &mut exchange.refusal);
     socket.feed_client(chunk, |asked| match asked {
         Asked::Model(model) if table.blocks(model) => {
