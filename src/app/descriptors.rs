@@ -167,9 +167,9 @@ mod tests {
     fn everybody_together_stays_below_the_limit() {
         for limit in [200_u64, 256, 1024, 4096, 20_000, 43_000, 1 << 20] {
             let plan = plan(Some(limit), "");
-            let together = plan.room().descriptors + 2 * plan.idle() + plan.operators();
+            let together = plan.proxy_budget().descriptors + 2 * plan.idle() + plan.operators();
             assert!(together as u64 + OWN.0 as u64 <= limit, "{limit}: {plan:?}");
-            assert!(plan.connections() * 2 <= plan.room().descriptors, "{limit}: {plan:?}");
+            assert!(plan.connections() * 2 <= plan.proxy_budget().descriptors, "{limit}: {plan:?}");
         }
         assert_eq!(plan(Some(1024), "").connections(), 360);
         assert_eq!(plan(Some(64), "").connections(), CLIENTS_MIN);
