@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pingora_core::protocols::http::ServerSession;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -66,12 +67,12 @@ impl RequestHandle {
 
     /// Hands Pingora's session back to the connection.
     pub(super) fn return_session(&self, session: Box<ServerSession>) {
-        *self.returned.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        *self.returned.lock() = Some(session);
     }
 
     /// Takes the returned session; `None` if the connection cannot be used any more.
     pub(super) fn take_session(&self) -> Option<Box<ServerSession>> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.returned.lock().take()
     }
 }
 
