@@ -54,7 +54,11 @@ impl Answer {
         let inside = Framing::of(text(CONTENT_TYPE), None);
         // A server that only speaks up when it has something to say may be silent as long as its session.
         let limit = handle.snapshot.timeouts.stream_idle;
-        handle.activity.limit_idle(if mcp::is_server_stream(arrival, route, call) { Duration::MAX } else { limit });
+        handle.activity.limit_idle(if mcp::is_server_stream(arrival, route, call) {
+            Duration::MAX
+        } else {
+            limit
+        });
         let is_read = route.dialect.is_read() && head.status.is_success();
         Self {
             status: Some(head.status.as_u16()),

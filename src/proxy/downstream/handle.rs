@@ -1,8 +1,8 @@
 //! State of one request that the connection, the downstream session and the gateway share.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use pingora_core::protocols::http::ServerSession;
