@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::timing::{Activity, Backpressure, Tunnel};
-use crate::proxy::snapshot::Snapshot;
+use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::cut::Cut;
 
 /// The client's end of a connection.
@@ -30,7 +30,7 @@ pub(crate) struct RequestHandle {
     /// The client's end of the connection.
     pub(crate) peer: Peer,
     /// The settings in force when the head was complete; used until the request ends.
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) settings: Arc<RuntimeSettings>,
     /// When the head was complete.
     pub(crate) arrived: Instant,
     /// When bytes last moved, and how long none may.
@@ -49,12 +49,16 @@ pub(crate) struct RequestHandle {
 
 impl RequestHandle {
     /// Creates the handle of a request whose head is complete now.
-    pub(crate) fn new(peer: Peer, snapshot: Arc<Snapshot>, draining: watch::Receiver<bool>) -> Arc<Self> {
+    pub(crate) fn new(
+        peer: Peer,
+        settings: Arc<RuntimeSettings>,
+        draining: watch::Receiver<bool>,
+    ) -> Arc<Self> {
         let arrived = Instant::now();
         Arc::new(Self {
             cut: Cut::new(),
             peer,
-            snapshot,
+            settings,
             arrived,
             activity: Activity::new(arrived),
             upload: Upload::default(),

@@ -21,7 +21,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::DownstreamSession;
 use crate::proxy::refuse;
-use crate::proxy::snapshot::Live;
+use crate::proxy::runtime_settings::SharedSettings;
 
 /// How long the proxy has to write its closing frames after a cut; then its future is dropped.
 const HARD_CUT: Duration = Duration::from_millis(25);
@@ -34,7 +34,7 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Accepts connections and runs the proxy over their requests.
 pub(crate) struct Downstream<P> {
     proxy: Arc<HttpProxy<P>>,
-    pub(super) live: Live,
+    pub(super) live: SharedSettings,
     pub(super) permits: Arc<ConnectionPermits>,
 }
 
@@ -44,7 +44,11 @@ where
     P::CTX: Send + Sync + 'static,
 {
     /// Creates the downstream side of `proxy`, for as many clients as there are `permits`.
-    pub(crate) fn new(proxy: HttpProxy<P>, live: Live, permits: Arc<ConnectionPermits>) -> Arc<Self> {
+    pub(crate) fn new(
+        proxy: HttpProxy<P>,
+        live: SharedSettings,
+        permits: Arc<ConnectionPermits>,
+    ) -> Arc<Self> {
         Arc::new(Self { proxy: Arc::new(proxy), live, permits })
     }
 
@@ -60,11 +64,11 @@ where
         client: SocketAddr,
         mut draining: watch::Receiver<bool>,
     ) {
-        let snapshot = self.live.load_full();
-        let (begun, limit) = (Instant::now(), snapshot.timeouts.read);
+        let settings = self.live.load_full();
+        let (begun, limit) = (Instant::now(), settings.timeouts.read);
         let negotiated = tokio::select! {
             biased;
-            negotiated = timeout(limit, negotiate(tcp, client.ip(), &snapshot)) => negotiated,
+            negotiated = timeout(limit, negotiate(tcp, client.ip(), &settings)) => negotiated,
             () = drained(&mut draining, FIRST_REQUEST) => return,
         };
         let negotiated = match negotiated {
@@ -73,7 +77,7 @@ where
             Err(_) => return,
         };
         // The connection may stay open for hours and should not keep old settings alive.
-        drop(snapshot);
+        drop(settings);
         // The handshake and the first head share one limit.
         let limit = limit.saturating_sub(begun.elapsed());
         let peer = Peer { address: client, is_secure: negotiated.is_secure };

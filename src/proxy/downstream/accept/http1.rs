@@ -92,10 +92,10 @@ where
         peer: Peer,
         draining: &watch::Receiver<bool>,
     ) -> Option<ReusedHttpStream> {
-        let snapshot = self.live.load_full();
-        session.set_read_timeout(Some(snapshot.timeouts.read));
+        let settings = self.live.load_full();
+        session.set_read_timeout(Some(settings.timeouts.read));
         session.set_pipelining_enabled(true);
-        let handle = RequestHandle::new(peer, snapshot, draining.clone());
+        let handle = RequestHandle::new(peer, settings, draining.clone());
         session.req_header_mut().extensions_mut().insert(Arc::clone(&handle));
         let downstream = DownstreamSession::new(Box::new(session), Arc::clone(&handle));
         let end = self.run_proxy(downstream, &handle, draining).await;

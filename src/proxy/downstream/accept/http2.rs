@@ -179,12 +179,12 @@ where
         if session.idle().now_or_never().is_some() {
             return budget.cancelled();
         }
-        let snapshot = self.live.load_full();
-        let Some(_permit) = self.permits.stream(snapshot.limits.max_connections) else {
+        let settings = self.live.load_full();
+        let Some(_permit) = self.permits.stream(settings.limits.max_connections) else {
             // Nothing was done, so the client may ask again (RFC 9113, 8.7).
             return session.shutdown_with_reason(Reason::REFUSED_STREAM);
         };
-        let handle = RequestHandle::new(peer, snapshot, draining.clone());
+        let handle = RequestHandle::new(peer, settings, draining.clone());
         let mut session = if is_websocket(session.req_header()) {
             // What cannot be written as HTTP/1.1 was refused with its head; the stream ends with the session.
             let Ok(socket) = WebSocketStream::new(session) else { return };

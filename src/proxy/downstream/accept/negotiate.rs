@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::buffered::Buffered;
 use crate::proxy::downstream::h2_budget::H2Budget;
-use crate::proxy::snapshot::Snapshot;
+use crate::proxy::runtime_settings::RuntimeSettings;
 
 /// What every HTTP/2 connection of a client begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -39,20 +39,20 @@ pub(super) struct Negotiated {
 pub(super) async fn negotiate(
     mut tcp: TcpStream,
     client: IpAddr,
-    snapshot: &Snapshot,
+    settings: &RuntimeSettings,
 ) -> io::Result<Negotiated> {
     let budget = || {
-        let is_trusted = snapshot.forwarding.trusts(client.to_canonical());
-        Arc::new(H2Budget::new(snapshot.limits.max_cancelled_streams, is_trusted))
+        let is_trusted = settings.forwarding.trusts(client.to_canonical());
+        Arc::new(H2Budget::new(settings.limits.max_cancelled_streams, is_trusted))
     };
-    if let Some(tls) = &snapshot.tls {
+    if let Some(tls) = &settings.tls {
         let accepted = Box::pin(TlsAcceptor::from(tls.config()).accept(tcp)).await?;
         let h2_budget = is_http2(&accepted).then(budget);
         let stream = Box::new(Buffered::new(accepted, Vec::new(), h2_budget.clone()));
         return Ok(Negotiated { stream, is_secure: true, h2_budget });
     }
     let mut ahead = Vec::new();
-    let h2_budget = match snapshot.h2c {
+    let h2_budget = match settings.h2c {
         true => begins_http2(&mut tcp, &mut ahead).await?.then(budget),
         false => None,
     };

@@ -81,7 +81,7 @@ impl DownstreamSession {
         handle: Arc<RequestHandle>,
         budget: Arc<H2Budget>,
     ) -> Self {
-        let stream = H2Stream::new(handle.snapshot.timeouts.read, budget);
+        let stream = H2Stream::new(handle.settings.timeouts.read, budget);
         let mut session = Self::new(inner, handle);
         session.stream = Some(stream);
         session

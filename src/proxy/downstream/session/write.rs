@@ -44,7 +44,7 @@ pub(super) async fn write<T>(
     let ended = async {
         tokio::select! {
             biased;
-            written = timeout(handle.snapshot.timeouts.write, write) => written.unwrap_or_else(|_| {
+            written = timeout(handle.settings.timeouts.write, write) => written.unwrap_or_else(|_| {
                 *broken = true;
                 Err(Error::explain(ErrorType::WriteTimedout, "the client does not read").into_down())
             }),
