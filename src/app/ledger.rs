@@ -28,7 +28,7 @@ impl Listener for Ledger {
     fn hear(&self, event: &Event) {
         tell(&self.log, &self.metrics, event);
         if let Some(history) = &self.history {
-            history.note(event);
+            history.record(event);
         }
         if let (Some(exporter), Event::Ended(record)) = (&self.exporter, event) {
             exporter.session(Session {
@@ -51,7 +51,7 @@ impl Listener for Ledger {
 
     fn hear_leg(&self, leg: Served) {
         if let Some(history) = &self.history {
-            history.note_leg(leg);
+            history.record_leg(leg);
         }
     }
 }

@@ -9,11 +9,11 @@ use std::sync::LazyLock;
 use memchr::memmem;
 use regex::Regex;
 
-use super::cards::cards;
+use super::card_numbers::card_numbers;
 
 /// What something is that is taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SecretKind {
     ApiKey,
     PrivateKey,
     Token,
@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Card,
 }
 
-impl Kind {
+impl SecretKind {
     /// What is written in its place.
     pub(super) fn mark(self) -> &'static str {
         match self {
@@ -64,9 +64,9 @@ const BLOCK: usize = 16 << 10;
 
 struct Rules {
     /// The secret is the first group that takes part, or all where there is none.
-    whole: Vec<(Kind, Regex)>,
+    whole: Vec<(SecretKind, Regex)>,
     /// At the end of a text that was cut: what may have begun.
-    begun: Vec<(Kind, Regex)>,
+    begun: Vec<(SecretKind, Regex)>,
     private_key: Regex,
     /// Up to the value of a secret's name: its quotation mark, or the bracket of an object or array.
     named: Regex,
@@ -105,54 +105,54 @@ impl Rules {
     }
 }
 
-fn compiled(patterns: Vec<(Kind, String)>) -> Result<Vec<(Kind, Regex)>, regex::Error> {
+fn compiled(patterns: Vec<(SecretKind, String)>) -> Result<Vec<(SecretKind, Regex)>, regex::Error> {
     patterns.into_iter().map(|(kind, pattern)| Ok((kind, Regex::new(&pattern)?))).collect()
 }
 
-fn whole() -> Vec<(Kind, String)> {
+fn whole() -> Vec<(SecretKind, String)> {
     let keys = KEYS.map(|(begin, rest)| format!("{begin}{rest}")).join("|");
     vec![
-        (Kind::ApiKey, format!("{BEFORE}({keys})")),
-        (Kind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
-        (Kind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]{2,})".into()),
-        (Kind::Secret, format!(r#"(?i-u:(?:{NAMES})(?:[\])]|%5D)*(?:=|%3D))["']?({VALUE}+)"#)),
+        (SecretKind::ApiKey, format!("{BEFORE}({keys})")),
+        (SecretKind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
+        (SecretKind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]{2,})".into()),
+        (SecretKind::Secret, format!(r#"(?i-u:(?:{NAMES})(?:[\])]|%5D)*(?:=|%3D))["']?({VALUE}+)"#)),
         // Quoted, so with spaces: a shell's, TOML's, YAML's.
         (
-            Kind::Secret,
+            SecretKind::Secret,
             format!(
                 r#"(?i-u:{NAMES})[\])]*[ \t]*[:=][ \t]*(?:"([^"\r\n\\]+)"|'([^'\r\n\\]+)'|\\+"([^"\r\n\\]+)\\+")"#
             ),
         ),
         // A line of YAML.
         (
-            Kind::Secret,
+            SecretKind::Secret,
             format!(r"(?m)^[ \t-]*[A-Za-z0-9_.-]{{0,40}}(?i-u:{NAMES}):[ \t]+({VALUE}+)[ \t]*\r?$"),
         ),
         // A number in JSON.
-        (Kind::Secret, format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#)),
-        (Kind::Secret, format!("{HEADER}({VALUE}+)")),
-        (Kind::Secret, format!(r"(?i-u:authorization):[ \t]*(?i-u:{SCHEMES})[ \t]+([^\r\n\[\]]+)")),
+        (SecretKind::Secret, format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#)),
+        (SecretKind::Secret, format!("{HEADER}({VALUE}+)")),
+        (SecretKind::Secret, format!(r"(?i-u:authorization):[ \t]*(?i-u:{SCHEMES})[ \t]+([^\r\n\[\]]+)")),
         (
-            Kind::Token,
+            SecretKind::Token,
             r#"(?i-u:authorization):[ \t]*[A-Za-z][A-Za-z0-9-]*[ \t]+([A-Za-z0-9._~+/=-]{8,})"#.into(),
         ),
-        (Kind::Secret, r#"(?i-u:cookie):[ \t]*([^ \t\r\n"'\\;=\[\]]+=[^\r\n"'\\\[\]]*)"#.into()),
-        (Kind::Secret, format!("(?i-u:[?&](?:{PARAMETERS})=)({VALUE}+)")),
-        (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)@"#.into()),
-        (Kind::Token, r#"://([A-Za-z0-9._%+~-]{8,})@"#.into()),
-        (Kind::Email, format!("{LOCAL}(?:[A-Za-z0-9-]+\\.)+[A-Za-z]{{2,}}")),
+        (SecretKind::Secret, r#"(?i-u:cookie):[ \t]*([^ \t\r\n"'\\;=\[\]]+=[^\r\n"'\\\[\]]*)"#.into()),
+        (SecretKind::Secret, format!("(?i-u:[?&](?:{PARAMETERS})=)({VALUE}+)")),
+        (SecretKind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)@"#.into()),
+        (SecretKind::Token, r#"://([A-Za-z0-9._%+~-]{8,})@"#.into()),
+        (SecretKind::Email, format!("{LOCAL}(?:[A-Za-z0-9-]+\\.)+[A-Za-z]{{2,}}")),
     ]
 }
 
-fn begun() -> Vec<(Kind, String)> {
+fn begun() -> Vec<(SecretKind, String)> {
     let begun = KEYS.map(|(begin, _)| begin).join("|");
     vec![
-        (Kind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
-        (Kind::Token, r"eyJ[A-Za-z0-9_.-]*\z".into()),
-        (Kind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]+)\z".into()),
-        (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)\z"#.into()),
-        (Kind::Email, format!(r"{LOCAL}[A-Za-z0-9.-]*\z")),
-        (Kind::Secret, format!(r#"(?i-u:{NAMES})[ \t]*[:=][ \t]*\\*["']([^"'\r\n]+)\z"#)),
+        (SecretKind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
+        (SecretKind::Token, r"eyJ[A-Za-z0-9_.-]*\z".into()),
+        (SecretKind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]+)\z".into()),
+        (SecretKind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)\z"#.into()),
+        (SecretKind::Email, format!(r"{LOCAL}[A-Za-z0-9.-]*\z")),
+        (SecretKind::Secret, format!(r#"(?i-u:{NAMES})[ \t]*[:=][ \t]*\\*["']([^"'\r\n]+)\z"#)),
     ]
 }
 
@@ -170,7 +170,7 @@ pub(super) fn is_mark(text: &str) -> bool {
 
 /// Something that is to be taken out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct Redaction {
     pub(super) range: Range<usize>,
     /// Where the rule begins that found it: at the name of a value, for one.
     pub(super) from: usize,
@@ -178,12 +178,12 @@ pub(super) struct Span {
     pub(super) mark: &'static str,
 }
 
-/// Finds what is to be taken out, in any order; spans may overlap. Where the text was cut, what has begun counts.
-pub(super) fn find(text: &str, is_cut: bool) -> Vec<Span> {
-    let mut spans = Vec::new();
-    let mut take = |kind: Kind, from: usize, range: Range<usize>| {
+/// Finds what is to be taken out, in any order; redactions may overlap. Where the text was cut, what has begun counts.
+pub(super) fn find_secrets(text: &str, is_cut: bool) -> Vec<Redaction> {
+    let mut redactions = Vec::new();
+    let mut take = |kind: SecretKind, from: usize, range: Range<usize>| {
         if !range.is_empty() {
-            spans.push(Span { range, from, mark: kind.mark() });
+            redactions.push(Redaction { range, from, mark: kind.mark() });
         }
     };
     private_keys(text, &mut take);
@@ -201,8 +201,8 @@ pub(super) fn find(text: &str, is_cut: bool) -> Vec<Span> {
     if text.contains("\\u") {
         named_values(text, &RULES.escaped, &mut take);
     }
-    cards(text, is_cut, &mut |range| take(Kind::Card, range.start, range));
-    spans
+    card_numbers(text, is_cut, &mut |range| take(SecretKind::Card, range.start, range));
+    redactions
 }
 
 /// Whether a text begins as a JSON document does.
@@ -223,12 +223,12 @@ const NO_SECRET: [&str; 12] = [
 ];
 
 /// Words joined by hyphens look like a key; no key is without a digit. The name of a scheme is no credential.
-fn is_likely(kind: Kind, found: &str) -> bool {
+fn is_likely(kind: SecretKind, found: &str) -> bool {
     let is_word = || !found.bytes().any(|byte| byte.is_ascii_digit());
     match kind {
-        Kind::ApiKey => !(found.len() >= 20 && found.starts_with("sk-") && is_word()),
-        Kind::Token => found.len() >= 20 || !is_word(),
-        Kind::Secret => !NO_SECRET.iter().any(|word| found.eq_ignore_ascii_case(word)),
+        SecretKind::ApiKey => !(found.len() >= 20 && found.starts_with("sk-") && is_word()),
+        SecretKind::Token => found.len() >= 20 || !is_word(),
+        SecretKind::Secret => !NO_SECRET.iter().any(|word| found.eq_ignore_ascii_case(word)),
         _ => true,
     }
 }
@@ -244,7 +244,7 @@ fn behind_escape(text: &str, mut range: Range<usize>) -> Range<usize> {
 }
 
 /// From the first line of a block to its last; without one, as far as it looks like the block.
-fn private_keys(text: &str, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
+fn private_keys(text: &str, take: &mut impl FnMut(SecretKind, usize, Range<usize>)) {
     for begin in RULES.private_key.find_iter(text) {
         let rest = &text.as_bytes()[begin.end()..];
         let near = &rest[..rest.len().min(BLOCK)];
@@ -255,13 +255,13 @@ fn private_keys(text: &str, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
         let is_inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=\\:,- \t\r\n".contains(byte);
         let length =
             last_line.unwrap_or_else(|| rest.iter().position(|byte| !is_inside(byte)).unwrap_or(rest.len()));
-        take(Kind::PrivateKey, begin.start(), begin.start()..begin.end() + length);
+        take(SecretKind::PrivateKey, begin.start(), begin.start()..begin.end() + length);
     }
 }
 
 /// The values of secret names, in JSON inside a text too: each level doubles the backslashes before a quotation mark
 /// and adds one. An object or array is taken out whole.
-fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
+fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(SecretKind, usize, Range<usize>)) {
     let mut from = 0;
     let mut document = None;
     while let Some(found) = rule.captures_at(text, from) {
@@ -291,7 +291,7 @@ fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Ran
         };
         if !is_left {
             from = range.end.max(from);
-            take(Kind::Secret, all.start(), range);
+            take(SecretKind::Secret, all.start(), range);
         }
     }
 }

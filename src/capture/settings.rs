@@ -9,7 +9,7 @@ use crate::settings::units::Size;
 use crate::telemetry::otlp::settings::Ratio;
 
 /// The largest `max_body`: one transaction of the history takes some of these.
-const MOST: Size = Size::mib(1);
+const MAX_BODY: Size = Size::mib(1);
 
 /// Which requests are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,7 +32,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Capture")]
-pub struct Written {
+pub struct CaptureConfig {
     /// Which requests are kept with their bodies.
     pub mode: Mode,
     /// With `sampled`: the share of the sessions; a session is kept as a whole or not at all.
@@ -45,7 +45,7 @@ pub struct Written {
     pub redact: bool,
 }
 
-impl Default for Written {
+impl Default for CaptureConfig {
     fn default() -> Self {
         Self {
             mode: Mode::Off,
@@ -92,7 +92,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl CaptureConfig {
     /// Compiles this share of the file.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let mut good = true;
@@ -100,7 +100,7 @@ impl Written {
             faults.add(path, message, hint);
             good = false;
         };
-        if self.max_body.0 == 0 || self.max_body.0 > MOST.0 {
+        if self.max_body.0 == 0 || self.max_body.0 > MAX_BODY.0 {
             let message = format!("{} of a body cannot be kept", self.max_body);
             fault("capture.max_body", message, "write a size up to 1MiB, or capture.mode: off");
         }
@@ -128,7 +128,7 @@ mod tests {
 
     fn compiled(yaml: &str) -> (Option<Settings>, Faults) {
         let mut faults = Faults::default();
-        let settings = serde_yaml::from_str::<Written>(yaml).unwrap().compile(&mut faults);
+        let settings = serde_yaml::from_str::<CaptureConfig>(yaml).unwrap().compile(&mut faults);
         (settings, faults)
     }
 

@@ -11,34 +11,34 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
-use super::captures::{self, Order, Waiting};
-use super::entries::Entry;
-use super::leg_queue::{LegSender, leg_queue};
-use super::reader::Reader;
-use super::seal::Signer;
+use super::write::capture_queue::{self, Budget, Job};
+use super::write::rows::Entry;
+use super::write::leg_queue::{LegSender, leg_queue};
+use super::read::reader::Reader;
+use super::proof::signature::Signer;
 use super::settings::Settings;
-use super::trust::Trust;
-use super::writer::{Message, Writer};
+use super::proof::integrity::Integrity;
+use super::write::writer::{Message, Writer};
 use crate::capture::Capture;
 use crate::session::{Event, Served};
 use crate::settings::private;
-use crate::telemetry::history::HistoryMetrics;
+use crate::telemetry::metrics::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
 
 /// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
 const QUEUE: usize = 4 << 10;
-/// Beginnings of sessions that wait at most: their records tell the same later, and must find room.
-const BEGINNINGS: usize = QUEUE / 2;
+/// Beginnings of sessions that wait at most: their records tell the same later, and must find budget.
+const MAX_STARTS: usize = QUEUE / 2;
 /// With so many entries waiting, sessions that need not end at once had better wait.
-const BEHIND: usize = QUEUE / 4;
+const BEHIND_AT: usize = QUEUE / 4;
 /// How long the writer may take for all that came before a question.
-const SEAL_LIMIT: Duration = Duration::from_secs(10);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for the last records.
-const END_LIMIT: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it waits for the last bodies before.
-const CAPTURES_LIMIT: Duration = Duration::from_secs(1);
+const CAPTURES_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a full queue, or a thread that ends, is looked at again.
-const STEP: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The history of this instance.
 pub struct Archive {
@@ -48,12 +48,12 @@ pub struct Archive {
     /// Only where all of them are kept.
     legs: Option<LegSender>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    captures: SyncSender<Order>,
+    captures: SyncSender<Job>,
     capturing: Mutex<Option<JoinHandle<()>>>,
-    room: Arc<Waiting>,
+    budget: Arc<Budget>,
     closing: Arc<AtomicBool>,
     file: PathBuf,
-    trust: Arc<Trust>,
+    integrity: Arc<Integrity>,
     settings: Arc<ArcSwap<Settings>>,
     metrics: HistoryMetrics,
 }
@@ -74,9 +74,9 @@ impl Archive {
         if let Some(folder) = file.parent() {
             private::make_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
+        let signer = Arc::new(Signer::load_or_create(data_dir).context("cannot have a key for the records")?);
         keep_private(file).with_context(|| format!("cannot use {}", file.display()))?;
-        let trust = Arc::new(Trust::new(data_dir, file, signer, metrics.clone(), readiness));
+        let integrity = Arc::new(Integrity::new(data_dir, file, signer, metrics.clone(), readiness));
         let (sender, legs) = leg_queue(metrics.clone());
         let sender = settings.keeps_all_legs().then_some(sender);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
@@ -84,7 +84,7 @@ impl Archive {
         let waiting = Arc::<AtomicUsize>::default();
         let writer = Writer::open(
             file,
-            Arc::clone(&trust),
+            Arc::clone(&integrity),
             Arc::clone(&settings),
             metrics.clone(),
             Arc::clone(&closing),
@@ -93,15 +93,15 @@ impl Archive {
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
         // Captures have places of their own: they take none that a record needs.
-        let (queue, messages) = mpsc::sync_channel(QUEUE + captures::QUEUE);
+        let (queue, messages) = mpsc::sync_channel(QUEUE + capture_queue::QUEUE);
         let thread =
             std::thread::Builder::new().name("history".into()).spawn(move || writer.run(&messages))?;
         // One more, for the word to end.
-        let (orders, taken) = mpsc::sync_channel(captures::QUEUE + 1);
+        let (orders, taken) = mpsc::sync_channel(capture_queue::QUEUE + 1);
         let (rows, numbers) = (queue.clone(), metrics.clone());
         let capturing = std::thread::Builder::new()
             .name("captures".into())
-            .spawn(move || captures::run(&taken, &rows, &numbers))?;
+            .spawn(move || capture_queue::run(&taken, &rows, &numbers))?;
         Ok(Arc::new(Self {
             queue,
             waiting,
@@ -109,25 +109,25 @@ impl Archive {
             thread: Mutex::new(Some(thread)),
             captures: orders,
             capturing: Mutex::new(Some(capturing)),
-            room: Arc::default(),
+            budget: Arc::default(),
             closing,
             file: file.to_owned(),
-            trust,
+            integrity,
             settings,
             metrics,
         }))
     }
 
     /// Notes what happened; never waits. What finds the queue full is counted as dropped.
-    pub fn note(&self, event: &Event) {
+    pub fn record(&self, event: &Event) {
         let Some(entry) = Entry::of(event) else { return };
-        let room = if matches!(entry, Entry::Started { .. }) { BEGINNINGS } else { QUEUE };
-        let kept = entry.kept();
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= room
+        let limit = if matches!(entry, Entry::Started { .. }) { MAX_STARTS } else { QUEUE };
+        let item = entry.item();
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= limit
             || self.queue.try_send(Message::Entry(entry)).is_err()
         {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.metrics.dropped(kept, 1);
+            self.metrics.dropped(item, 1);
         }
     }
 
@@ -137,18 +137,18 @@ impl Archive {
     }
 
     /// Notes a leg that has ended, under the same terms.
-    pub fn note_leg(&self, leg: Served) {
+    pub fn record_leg(&self, leg: Served) {
         if let Some(legs) = &self.legs {
             legs.send(leg);
         }
     }
 
-    /// Takes the bodies of a request; never waits. What finds no room is counted as dropped.
-    pub fn keep(&self, capture: Capture) {
+    /// Takes the bodies of a request; never waits. What finds no budget is counted as dropped.
+    pub fn capture(&self, capture: Capture) {
         let taken = self
-            .room
+            .budget
             .take(capture.weight())
-            .is_some_and(|room| self.captures.try_send(Order::Keep(Box::new(capture), room)).is_ok());
+            .is_some_and(|budget| self.captures.try_send(Job::Keep(Box::new(capture), budget)).is_ok());
         if !taken {
             self.metrics.captures_dropped(1);
         }
@@ -156,7 +156,7 @@ impl Archive {
 
     /// True while the file can be written to and much is waiting for it: who can wait should.
     pub fn is_behind(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) >= BEHIND && self.metrics.is_up()
+        self.waiting.load(Ordering::Relaxed) >= BEHIND_AT && self.metrics.is_up()
     }
 
     /// Takes new settings: retention and size. The file and which legs are kept stay those of the start.
@@ -165,16 +165,16 @@ impl Archive {
     }
 
     /// Waits until all that was noted is written and signed; false when it cannot be. Blocks.
-    pub fn seal(&self) -> bool {
+    pub fn sign(&self) -> bool {
         let (reply, mut answer) = oneshot::channel();
-        if !self.send(Message::Seal(reply), SEAL_LIMIT) {
+        if !self.send(Message::Sign(reply), FLUSH_TIMEOUT) {
             return false;
         }
-        let until = Instant::now() + SEAL_LIMIT;
+        let until = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match answer.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) if Instant::now() < until => {
-                    std::thread::sleep(STEP)
+                    std::thread::sleep(POLL_INTERVAL)
                 }
                 answered => return answered.unwrap_or(false),
             }
@@ -183,14 +183,14 @@ impl Archive {
 
     /// Waits until all that was noted is written; false when that takes longer than `limit`. Takes no thread: the
     /// answer to a kill waits for this.
-    pub async fn is_written(&self, limit: Duration) -> bool {
+    pub async fn flush(&self, limit: Duration) -> bool {
         let written = async {
             let (reply, answer) = oneshot::channel();
             let mut message = Message::Written(reply);
             while let Err(refused) = self.queue.try_send(message) {
                 let TrySendError::Full(again) = refused else { return false };
                 message = again;
-                tokio::time::sleep(STEP).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             answer.await.unwrap_or(false)
         };
@@ -202,19 +202,19 @@ impl Archive {
     /// # Errors
     /// The file cannot be opened.
     pub fn reader(&self) -> rusqlite::Result<Reader> {
-        Reader::open(&self.file, Arc::clone(&self.trust))
+        Reader::open(&self.file, Arc::clone(&self.integrity))
     }
 
     /// Writes what has come so far and ends the thread; what is noted later is dropped. Blocks, but not for
     /// long: a disk that is full does not hold up the end of the process.
     pub fn close(&self) {
-        if self.captures.try_send(Order::End).is_ok() {
-            end(&self.capturing, Instant::now() + CAPTURES_LIMIT);
+        if self.captures.try_send(Job::End).is_ok() {
+            join(&self.capturing, Instant::now() + CAPTURES_SHUTDOWN_TIMEOUT);
         }
         self.closing.store(true, Ordering::Release);
-        let until = Instant::now() + END_LIMIT;
-        self.send(Message::End, END_LIMIT);
-        end(&self.thread, until);
+        let until = Instant::now() + SHUTDOWN_TIMEOUT;
+        self.send(Message::End, SHUTDOWN_TIMEOUT);
+        join(&self.thread, until);
     }
 
     fn send(&self, message: Message, limit: Duration) -> bool {
@@ -226,7 +226,7 @@ impl Archive {
                 Err(TrySendError::Full(again)) if begun.elapsed() < limit => message = again,
                 Err(_) => return false,
             }
-            std::thread::sleep(STEP);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
@@ -243,10 +243,10 @@ fn keep_private(file: &Path) -> std::io::Result<()> {
 }
 
 /// Waits for a thread that was told to end; a second call does nothing.
-fn end(thread: &Mutex<Option<JoinHandle<()>>>, until: Instant) {
+fn join(thread: &Mutex<Option<JoinHandle<()>>>, until: Instant) {
     let Some(thread) = thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     while !thread.is_finished() && Instant::now() < until {
-        std::thread::sleep(STEP);
+        std::thread::sleep(POLL_INTERVAL);
     }
     if thread.is_finished() && thread.join().is_err() {
         tracing::error!("a thread of the history panicked");

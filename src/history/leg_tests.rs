@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::archive::Archive;
-use super::settings::{Legs, Written};
+use super::settings::{Legs, HistoryConfig};
 use super::tamper_tests::age;
 use crate::clock::Clock;
 use crate::ids::Uid;
@@ -27,7 +27,7 @@ struct House {
 }
 
 impl House {
-    fn new(written: Written) -> Self {
+    fn new(written: HistoryConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let metrics = Metrics::new().unwrap();
         let archive = open(folder.path(), &metrics, written);
@@ -61,11 +61,11 @@ impl House {
     }
 }
 
-fn all() -> Written {
-    Written { legs: Legs::All, ..Written::default() }
+fn all() -> HistoryConfig {
+    HistoryConfig { legs: Legs::All, ..HistoryConfig::default() }
 }
 
-fn open(folder: &Path, metrics: &Metrics, written: Written) -> Arc<Archive> {
+fn open(folder: &Path, metrics: &Metrics, written: HistoryConfig) -> Arc<Archive> {
     let settings = written.compile(&mut Faults::default()).unwrap();
     let file = settings.file(folder).unwrap();
     Archive::open(&file, folder, settings, metrics.history(), Arc::default()).unwrap()
@@ -75,7 +75,7 @@ struct Listening(Arc<Archive>);
 
 impl Listener for Listening {
     fn hear(&self, event: &Event) {
-        self.0.note(event);
+        self.0.record(event);
     }
 
     fn wants_legs(&self) -> bool {
@@ -83,7 +83,7 @@ impl Listener for Listening {
     }
 
     fn hear_leg(&self, leg: Served) {
-        self.0.note_leg(leg);
+        self.0.record_leg(leg);
     }
 }
 
@@ -119,7 +119,7 @@ async fn more_legs_than_may_wait_are_counted_and_displace_no_record() {
     let lock = house.database();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     for _ in 0..40_000 {
-        house.archive.note_leg(leg.clone());
+        house.archive.record_leg(leg.clone());
     }
     assert_eq!(house.dropped("legs"), 40_000 - 32_768);
     for session in 0..1000 {
@@ -128,27 +128,27 @@ async fn more_legs_than_may_wait_are_counted_and_displace_no_record() {
     assert_eq!(house.dropped("legs"), 40_000 - 32_768 + 1000);
     house.manager.shutdown().await;
     lock.execute_batch("COMMIT").unwrap();
-    assert!(house.archive.seal());
+    assert!(house.archive.sign());
     assert_eq!((house.count("records"), house.count("requests")), (1000, 32_768));
     assert_eq!((house.dropped("records"), house.dropped("events")), (0, 0));
     // There is room again.
-    house.archive.note_leg(leg);
+    house.archive.record_leg(leg);
     house.archive.close();
     assert_eq!(house.count("requests"), 32_769);
 }
 
 #[tokio::test]
 async fn a_full_file_loses_legs_before_records() {
-    let house = House::new(Written { max_size: Size::mib(16), ..all() });
+    let house = House::new(HistoryConfig { max_size: Size::mib(16), ..all() });
     for session in 0..100 {
         house.serve(&format!("session-{session}"), 1).await;
     }
     house.manager.shutdown().await;
-    assert!(house.archive.seal());
+    assert!(house.archive.sign());
     let leg = some_leg().await;
     for _ in 0..60 {
-        (0..1000).for_each(|_| house.archive.note_leg(leg.clone()));
-        assert!(house.archive.seal());
+        (0..1000).for_each(|_| house.archive.record_leg(leg.clone()));
+        assert!(house.archive.sign());
     }
     assert_eq!(house.count("records"), 100, "no record went");
     let (first, last): (i64, i64) = house
@@ -168,7 +168,7 @@ async fn legs_go_with_their_record_and_without_one_in_their_time() {
         house.serve(session, 3).await;
     }
     house.manager.shutdown().await;
-    assert!(house.archive.seal());
+    assert!(house.archive.sign());
     house.archive.close();
     let file = house.database();
     let past = Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000;

@@ -10,16 +10,16 @@ use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 
 /// The file in the data directory, unless another is named.
-const FILE: &str = "history.db";
+const DEFAULT_FILE: &str = "history.db";
 
 /// The least there must be room for: some batches of the writer.
-const LEAST: Size = Size::mib(16);
+const MIN_SIZE: Size = Size::mib(16);
 
 /// `history:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "History")]
-pub struct Written {
+pub struct HistoryConfig {
     /// False: nothing is kept after a session has left the memory. Needs a restart.
     pub enabled: bool,
     /// The SQLite file; empty is `history.db` in `data_dir`. Needs a restart.
@@ -43,7 +43,7 @@ pub enum Legs {
     All,
 }
 
-impl Default for Written {
+impl Default for HistoryConfig {
     fn default() -> Self {
         Self {
             enabled: true,
@@ -79,7 +79,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl HistoryConfig {
     /// Compiles this share of the file.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let mut good = true;
@@ -88,12 +88,12 @@ impl Written {
             faults.add("history.retention", "a history of no length keeps nothing", hint);
             good = false;
         }
-        if self.max_size.0 < LEAST.0 {
+        if self.max_size.0 < MIN_SIZE.0 {
             let message = format!("{} is too little for a history", self.max_size);
-            faults.add("history.max_size", message, format!("give it {LEAST} or more, such as 4GiB"));
+            faults.add("history.max_size", message, format!("give it {MIN_SIZE} or more, such as 4GiB"));
             good = false;
         }
-        let file = if self.file.is_empty() { FILE.into() } else { PathBuf::from(self.file) };
+        let file = if self.file.is_empty() { DEFAULT_FILE.into() } else { PathBuf::from(self.file) };
         good.then_some(Settings {
             enabled: self.enabled,
             file,

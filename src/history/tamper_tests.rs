@@ -12,16 +12,16 @@ use proptest::prelude::*;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::accept::accept;
+use super::proof::accept::accept;
 use super::archive::Archive;
-use super::chain::{LINK, Tip, canonical};
-use super::export::Format;
-use super::head_file::{HeadFile, Kept};
-use super::seal::{Head, Signer};
-use super::settings::{Settings, Written};
+use super::proof::hash_chain::{LINK, Tip, canonical};
+use super::read::export::Format;
+use super::proof::head_file::{HeadFile, SignedState};
+use super::proof::signature::{Head, Signer};
+use super::settings::{Settings, HistoryConfig};
 use super::tests::{checked, exported, open, sessions};
-use super::verify::{Demand, Known, Report, VerifyError, verify};
-use super::window::Window;
+use super::proof::verify::{Requirements, TrustedHead, Report, VerifyError, verify};
+use super::read::time_range::TimeRange;
 use crate::settings::fault::Faults;
 use crate::settings::private;
 use crate::settings::units::Span;
@@ -81,7 +81,7 @@ pub(super) fn age(folder: &Path, last: u64, ended_ms: i64) {
         }
     });
     let head = Signer::load(folder).unwrap().sign(&tip, Timestamp::now());
-    head_file.store(&Kept { serial: kept.serial + 1, head: Some(head), ..kept }).unwrap();
+    head_file.store(&SignedState { serial: kept.serial + 1, head: Some(head), ..kept }).unwrap();
 }
 
 /// An archive whose signals can be looked at.
@@ -93,10 +93,10 @@ struct Watched {
 
 impl Watched {
     fn open(folder: &Path) -> Self {
-        Self::with(folder, Written::default())
+        Self::with(folder, HistoryConfig::default())
     }
 
-    fn with(folder: &Path, written: Written) -> Self {
+    fn with(folder: &Path, written: HistoryConfig) -> Self {
         let settings: Settings = written.compile(&mut Faults::default()).unwrap();
         let (readiness, metrics) = (Arc::<Readiness>::default(), Metrics::new().unwrap());
         let file = folder.join("history.db");
@@ -131,10 +131,10 @@ impl Watched {
 /// A folder with twelve records and heads at 4, 8 and 12; nothing has it open.
 async fn twelve() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     for part in 0..3 {
         sessions(&archive, part * 4..part * 4 + 4).await;
-        assert!(archive.seal());
+        assert!(archive.sign());
     }
     archive.close();
     folder
@@ -464,7 +464,7 @@ async fn what_is_forgotten_is_told_from_what_was_removed() {
     // Another process goes on beside it, and knows.
     let other = Watched::with(
         folder.path(),
-        Written { retention: Span(std::time::Duration::from_millis(1)), ..Written::default() },
+        HistoryConfig { retention: Span(std::time::Duration::from_millis(1)), ..HistoryConfig::default() },
     );
     other.serves();
     sessions(&watched.archive, 12..14).await;
@@ -482,8 +482,8 @@ async fn what_is_forgotten_is_told_from_what_was_removed() {
     assert_eq!(count("SELECT count(*) FROM records"), 12);
 }
 
-fn demand(keys: &[&str]) -> Demand {
-    Demand { keys: keys.iter().map(|key| (*key).to_owned()).collect(), ..Demand::default() }
+fn demand(keys: &[&str]) -> Requirements {
+    Requirements { keys: keys.iter().map(|key| (*key).to_owned()).collect(), ..Requirements::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -530,7 +530,7 @@ async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
     assert!(fault.contains("cut off") && fault.contains("--until"), "{fault}");
 
     let until =
-        |text: &str, until| verify(Cursor::new(text), &Demand { until: Some(until), ..Demand::default() });
+        |text: &str, until| verify(Cursor::new(text), &Requirements { until: Some(until), ..Requirements::default() });
     let report = until(&cut, head.at).unwrap();
     assert_eq!((report.last, report.signed_at), (8, head.at));
     let fault = until(&cut, Timestamp::now()).unwrap_err().to_string();
@@ -541,8 +541,8 @@ async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
 
     // An earlier export, a line of it, or the gateway's own file: the record must be in it.
     let led = |text: &str, head: &str| {
-        let head = Some(Known::read(head).expect("a head"));
-        verify(Cursor::new(text), &Demand { head, ..Demand::default() })
+        let head = Some(TrustedHead::read(head).expect("a head"));
+        verify(Cursor::new(text), &Requirements { head, ..Requirements::default() })
     };
     let own = fs::read_to_string(folder.path().join(HEAD_FILE)).unwrap();
     for head in [&text, lines[at], &own, &cut] {
@@ -553,8 +553,8 @@ async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
         let fault = led(&cut, head).unwrap_err().to_string();
         assert!(fault.contains("record 8") && fault.contains("record 12"), "{fault}");
     }
-    assert_eq!(Known::read("junk"), None);
-    assert_eq!(Known::read(&lines[at].replacen("\"seq\":8", "\"seq\":9", 1)), None);
+    assert_eq!(TrustedHead::read("junk"), None);
+    assert_eq!(TrustedHead::read(&lines[at].replacen("\"seq\":8", "\"seq\":9", 1)), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -572,13 +572,13 @@ async fn windows_begin_and_end_at_signed_heads_and_an_empty_one_verifies() {
         while export.next_page(&mut text).unwrap() {}
         String::from_utf8(text).unwrap()
     };
-    let report = checked(&export(Window { from: Some(ended(5)), to: None })).unwrap();
+    let report = checked(&export(TimeRange { from: Some(ended(5)), to: None })).unwrap();
     assert_eq!((report.last, report.from), (12, Some(ended(5))));
     assert!(report.first == 5 || report.first == 1, "{report:?}");
     let future = Timestamp::now() + jiff::SignedDuration::from_hours(1);
-    let report = checked(&export(Window { from: Some(future), to: None })).unwrap();
+    let report = checked(&export(TimeRange { from: Some(future), to: None })).unwrap();
     assert_eq!((report.records, report.first, report.last), (0, 0, 0));
-    let report = checked(&export(Window { from: None, to: Some(Timestamp::UNIX_EPOCH) })).unwrap();
+    let report = checked(&export(TimeRange { from: None, to: Some(Timestamp::UNIX_EPOCH) })).unwrap();
     assert_eq!((report.records, report.signed_at), (0, Timestamp::UNIX_EPOCH));
     // One that is cut to nothing is not an empty one.
     assert!(checked("").is_err());
@@ -620,7 +620,7 @@ async fn a_history_of_an_older_version_goes_on_and_verifies() {
 
     let export = include_str!("../../tests/older/records.ndjson");
     let until: Timestamp = "2026-11-29T17:55:00Z".parse().unwrap();
-    let told = verify(Cursor::new(export), &Demand { until: Some(until), ..demand(&[key]) }).unwrap();
+    let told = verify(Cursor::new(export), &Requirements { until: Some(until), ..demand(&[key]) }).unwrap();
     assert_eq!((told.records, told.key.as_str()), (3, key));
     let fault = verify(Cursor::new(export), &demand(&[key])).unwrap_err().to_string();
     assert!(fault.contains("an older gateway wrote it"), "{fault}");

@@ -99,7 +99,7 @@ pub(crate) fn settle(exchange: &mut Exchange, failure: Option<ErrorKind>) {
         return;
     }
     capturing.request.came(arrival.ticket.received());
-    history.keep(Capture {
+    history.capture(Capture {
         at: capturing.at,
         request_id: arrival.request_id.clone(),
         session_id: live.key().id.clone(),

@@ -17,7 +17,7 @@ use crate::protocol::call::Call;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::socket::SocketTap;
 use crate::session::Leg;
-use crate::telemetry::metrics::Inside;
+use crate::telemetry::metrics::GaugeGuard;
 
 /// Pingora's context of one request. A step that was not reached has left nothing.
 pub(crate) struct Exchange {
@@ -36,7 +36,7 @@ pub(crate) struct Exchange {
     /// Left by `admit`; the leg ends with the exchange.
     pub(crate) leg: Option<Leg>,
     /// Counts the leg as open.
-    pub(crate) open: Option<Inside>,
+    pub(crate) open: Option<GaugeGuard>,
     /// Its bodies, while they may be kept.
     pub(crate) capture: Option<Box<Capturing>>,
     /// Left by `dispatch`.

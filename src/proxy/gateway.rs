@@ -22,7 +22,7 @@ use super::trace::{self, Trace};
 use super::{
     admit, capture, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade,
 };
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::history::Archive;
@@ -122,7 +122,7 @@ impl Gateway {
         let (Some(arrival), Some(caller)) = (&exchange.arrival, &exchange.caller) else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
         };
-        let model = exchange.call.model.as_deref().map(shown);
+        let model = exchange.call.model.as_deref().map(redact_text);
         let now = house.clock.now();
         let route = dispatch::route(arrival, caller, head, &exchange.call, now)?;
         let route = exchange.route.insert(route);

@@ -10,7 +10,7 @@ use super::arrive::Arrival;
 use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::{capture, mcp, refuse, trace, upgrade};
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
@@ -57,7 +57,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
             backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
             failover_from: exchange.route.as_ref().and_then(|route| route.failed_over_from.clone()),
             attempts: exchange.route.as_ref().map_or(0, |route| route.asked),
-            model: exchange.call.model.as_deref().map(|model| shown(model).into_owned()),
+            model: exchange.call.model.as_deref().map(|model| redact_text(model).into_owned()),
             operation: operation.clone(),
             status: exchange.answer.status,
             error: failure,
@@ -167,7 +167,7 @@ pub(crate) fn priced(arrival: &Arrival, route: &Route, model: Option<&str>, usag
 /// Counts the provider's own tokens of one answer, and their cost; those of an answer without a model too, so that
 /// metrics and records agree.
 pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
-    let model = model.map_or(Cow::Borrowed(NO_MODEL), shown);
+    let model = model.map_or(Cow::Borrowed(NO_MODEL), redact_text);
     let model = &*model;
     metrics.cost(model, usage.cost.as_usd());
     metrics.tokens(
@@ -204,12 +204,12 @@ fn log(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, oper
         return;
     };
     let target = arrival.uri.path_and_query().map_or("", |target| target.as_str());
-    let url = match (shown(arrival.uri.path()), arrival.uri.query()) {
+    let url = match (redact_text(arrival.uri.path()), arrival.uri.query()) {
         (Cow::Borrowed(_), _) => Cow::Borrowed(target),
         (path, None) => path,
         (path, Some(query)) => Cow::Owned(format!("{path}?{query}")),
     };
-    let model = model(exchange).map(shown);
+    let model = model(exchange).map(redact_text);
     let session = exchange.leg.as_ref().map(|leg| leg.session().key().id.as_str());
     exchange.house.log.access(&AccessLine {
         client_ip: arrival.client,

@@ -11,7 +11,7 @@ use super::arrive::Arrival;
 use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::gateway::House;
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::ErrorKind;
 use crate::protocol::BackendKind;
 use crate::protocol::dialect::Dialect;
@@ -83,7 +83,7 @@ pub(crate) fn settle(
         ended: SystemTime::now(),
         duration,
         method: clipped(arrival.method.as_str()),
-        path: clipped(&shown(arrival.uri.path())),
+        path: clipped(&redact_text(arrival.uri.path())),
         status: exchange.answer.status,
         outcome: failure.map_or("ok", ErrorKind::code),
         principal: exchange.caller.as_ref().map(|caller| caller.principal.clone()),
@@ -116,8 +116,8 @@ fn call(exchange: &Exchange, arrival: &Arrival, route: &Route, usage: Option<Usa
     Some(ModelCall {
         operation,
         provider: provider(route.dialect, route.backend.settings().kind()),
-        model: exchange.call.model.as_deref().map(|model| clipped(&shown(model))),
-        answered_by: tap.and_then(|tap| tap.model()).map(|model| clipped(&shown(model))),
+        model: exchange.call.model.as_deref().map(|model| clipped(&redact_text(model))),
+        answered_by: tap.and_then(|tap| tap.model()).map(|model| clipped(&redact_text(model))),
         stream: exchange.answer.is_stream,
         first_chunk: exchange.answer.first_byte,
         stop_reason: tap.and_then(|tap| tap.stop_reason()).map(clipped),

@@ -15,7 +15,7 @@ use super::dispatch::Route;
 use super::exchange::Exchange;
 use super::refuse::{REFUSED, SocketEnd};
 use super::settle;
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::call::Call;
 use crate::protocol::refusal::{self, Notice};
@@ -123,7 +123,7 @@ pub(crate) fn answered(exchange: &mut Exchange, chunk: &Bytes) {
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
         let usage = settle::priced(arrival, route, model, usage);
-        leg.add_usage(model.map(shown).as_deref(), usage);
+        leg.add_usage(model.map(redact_text).as_deref(), usage);
         settle::count_tokens(route.backend.metrics(), model, usage);
     });
 }

@@ -18,10 +18,12 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
+use self::sink::{Sink, SinkGuard};
 use super::access::{AccessLine, CLIPPED, FIELD_MAX, MESSAGE};
 use super::settings::{Format, Level, Settings};
-use super::sink::{Sink, SinkGuard};
-use super::text;
+
+mod line;
+pub(super) mod sink;
 
 /// More lines than this waiting to be written are dropped.
 const QUEUE_LINES: usize = 16 << 10;
@@ -116,7 +118,7 @@ impl Log {
 
     /// Writes a record: timestamp, level, message, then `fields` (a struct or a map), flat.
     pub fn line(&self, level: Level, message: &str, fields: &impl Serialize) {
-        self.write(&text::line(self.format(), level, None, message, fields));
+        self.write(&line::line(self.format(), level, None, message, fields));
     }
 
     /// Writes a request's access line, if requests leave one.
@@ -185,7 +187,7 @@ impl<S: Subscriber> Layer<S> for Diagnostics {
         event.record(&mut fields);
         let target = fields.target.as_deref().unwrap_or(event.metadata().target());
         let level = level_of(*event.metadata().level()).unwrap_or(Level::Debug);
-        let line = text::line(self.0.format(), level, Some(target), &fields.message, &fields);
+        let line = line::line(self.0.format(), level, Some(target), &fields.message, &fields);
         self.0.write(&line);
     }
 }

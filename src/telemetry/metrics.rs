@@ -7,25 +7,34 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
-use super::capacity::CapacityMetrics;
-use super::fleet::FleetNumbers;
-pub use super::gauge::{Gauge, Inside};
-use super::history::HistoryMetrics;
-pub use super::labels::{Route, TokenKind};
+use self::capacity::CapacityMetrics;
+pub use self::capacity::CapacityNumbers;
+pub use self::fleet::FleetNumbers;
+pub use self::gauge::{Gauge, GaugeGuard};
+pub use self::history::{HistoryMetrics, Item};
+use self::labels::OTHER;
+pub use self::labels::{Route, TokenKind};
+use self::models::{ByModel, Models};
+pub use self::otlp::OtlpDropped;
+use self::registry::{add, counters, gauges, histogram, histograms, options};
 use super::log::Log;
-use super::models::{ByModel, Models};
-use super::otlp::export::Dropped;
-use super::sink::Sink;
-use super::table::{self, Spec};
+use super::log::sink::Sink;
 
-/// The value of a label whose own value is out of bounds.
-pub(super) const OTHER: &str = "other";
+mod capacity;
+mod fleet;
+mod gauge;
+mod history;
+mod labels;
+mod models;
+mod otlp;
+mod registry;
+mod table;
+
 /// The backend label of a request for which no backend was chosen.
 const NO_BACKEND: &str = "none";
 
@@ -68,7 +77,7 @@ pub struct Metrics {
     panics: IntCounter,
     log_lines_dropped: IntCounter,
     history: HistoryMetrics,
-    otlp_dropped: Dropped,
+    otlp_dropped: OtlpDropped,
     log: OnceLock<Mutex<Sink>>,
     pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
     pub(super) capacity: CapacityMetrics,
@@ -113,7 +122,7 @@ impl Metrics {
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
             history: HistoryMetrics::new(in_registry)?,
-            otlp_dropped: Dropped::new(in_registry)?,
+            otlp_dropped: OtlpDropped::new(in_registry)?,
             log: OnceLock::new(),
             fleet: OnceLock::new(),
             capacity: CapacityMetrics::new(in_registry)?,
@@ -171,7 +180,7 @@ impl Metrics {
     }
 
     /// The counters of what no collector took.
-    pub fn otlp_dropped(&self) -> Dropped {
+    pub fn otlp_dropped(&self) -> OtlpDropped {
         self.otlp_dropped.clone()
     }
 
@@ -360,36 +369,6 @@ fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
         }
         _ => OTHER,
     }
-}
-
-pub(super) fn options(spec: &Spec) -> Opts {
-    Opts::new(spec.name, spec.help)
-}
-
-pub(super) fn add<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: C,
-) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn counters(registry: &Registry, spec: &Spec) -> Result<IntCounterVec, prometheus::Error> {
-    add(registry, IntCounterVec::new(options(spec), spec.labels)?)
-}
-
-fn gauges(registry: &Registry, spec: &Spec) -> Result<IntGaugeVec, prometheus::Error> {
-    add(registry, IntGaugeVec::new(options(spec), spec.labels)?)
-}
-
-fn histogram(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
-    add(registry, Histogram::with_opts(options)?)
-}
-
-fn histograms(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
-    add(registry, HistogramVec::new(options, spec.labels)?)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::settings::fault::Faults;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Logging")]
-pub struct Written {
+pub struct LoggingConfig {
     /// The least important lines that are written.
     pub level: Level,
     /// How lines look.
@@ -18,7 +18,7 @@ pub struct Written {
     pub access_log: bool,
 }
 
-impl Default for Written {
+impl Default for LoggingConfig {
     fn default() -> Self {
         Self { level: Level::Info, format: Format::Json, access_log: true }
     }
@@ -99,7 +99,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl LoggingConfig {
     /// Compiles the section; whatever could be read is valid.
     pub fn compile(self, _faults: &mut Faults) -> Option<Settings> {
         Some(Settings { level: self.level, format: self.format, access_log: self.access_log })

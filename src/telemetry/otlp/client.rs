@@ -6,7 +6,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::transport::TIMEOUT;
-use crate::telemetry::sink::Sink;
+use crate::telemetry::log::sink::Sink;
 
 /// More bytes of an answer than this are not read.
 const MAX_ANSWER: u64 = 64 << 10;

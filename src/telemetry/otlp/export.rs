@@ -11,7 +11,7 @@ use opentelemetry::logs::{Logger, LoggerProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{SdkLogRecord, SdkLogger, SdkLoggerProvider};
 use opentelemetry_sdk::trace::SpanData;
-use prometheus::{IntCounter, IntCounterVec, Registry};
+use prometheus::IntCounter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{error, info, warn};
@@ -23,9 +23,8 @@ use super::spans::{self, SCHEMA_URL};
 use super::transport::Transport;
 use crate::ids::{RequestId, Uid};
 use crate::telemetry::log::Log;
-use crate::telemetry::metrics::{add, options};
-use crate::telemetry::sink::Sink;
-use crate::telemetry::table;
+use crate::telemetry::log::sink::Sink;
+use crate::telemetry::metrics::OtlpDropped;
 use crate::telemetry::trace::{Context, Parent};
 
 /// Requests and sessions that wait; some 10 MB at most.
@@ -47,23 +46,6 @@ const PUSH: Duration = Duration::from_secs(60);
 /// The end of the program waits no longer for a collector.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// What could not be delivered.
-#[derive(Clone)]
-pub struct Dropped {
-    pub(super) spans: IntCounter,
-    pub(super) logs: IntCounter,
-    pub(super) metrics: IntCounter,
-}
-
-impl Dropped {
-    pub(in crate::telemetry) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let spec = &table::OTLP_DROPPED;
-        let counters = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
-        let of = |signal| counters.with_label_values(&[signal]);
-        Ok(Self { spans: of("spans"), logs: of("logs"), metrics: of("metrics") })
-    }
-}
-
 enum Item {
     Request(Box<Request>),
     Session(Box<Session>, Context),
@@ -75,14 +57,14 @@ pub struct Exporter {
     ratio: Ratio,
     /// Requests are measured also when they are not traced.
     measures: bool,
-    dropped: Dropped,
+    dropped: OtlpDropped,
     closing: watch::Sender<bool>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Exporter {
     /// Starts the thread; `None` when nobody is to be told.
-    pub fn start(settings: &Settings, dropped: Dropped, log: &Log) -> Option<Arc<Self>> {
+    pub fn start(settings: &Settings, dropped: OtlpDropped, log: &Log) -> Option<Arc<Self>> {
         if !settings.enabled() {
             return None;
         }
@@ -165,7 +147,7 @@ struct Worker {
     histograms: Option<Histograms>,
     /// Makes blank log records, which nobody else can.
     logger: SdkLogger,
-    dropped: Dropped,
+    dropped: OtlpDropped,
     /// The last message was not delivered, and the log says so.
     is_down: bool,
 }
@@ -176,7 +158,7 @@ impl Worker {
         stdout: Sink,
         items: mpsc::Receiver<Item>,
         closing: watch::Receiver<bool>,
-        dropped: Dropped,
+        dropped: OtlpDropped,
     ) -> anyhow::Result<Self> {
         let resource = resource(settings);
         let transport =
@@ -265,7 +247,7 @@ impl Worker {
     }
 
     /// Counts what was not taken, and says once that nothing is taken, and once that it is again.
-    fn settle(&mut self, sent: Result<(), String>, count: usize, counter: fn(&Dropped) -> &IntCounter) {
+    fn settle(&mut self, sent: Result<(), String>, count: usize, counter: fn(&OtlpDropped) -> &IntCounter) {
         let was_down = std::mem::replace(&mut self.is_down, sent.is_err());
         match sent {
             Ok(()) if was_down => info!("the collector takes telemetry again"),

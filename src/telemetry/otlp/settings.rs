@@ -13,7 +13,7 @@ const SERVICE: &str = "elida";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Telemetry")]
-pub struct Written {
+pub struct TelemetryConfig {
     /// True: a collector is told of requests and sessions.
     pub enabled: bool,
     /// Who is told.
@@ -32,7 +32,7 @@ pub struct Written {
     pub metrics: bool,
 }
 
-impl Default for Written {
+impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             enabled: false,
@@ -129,7 +129,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl TelemetryConfig {
     /// Compiles the section.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let endpoint = self.endpoint(faults);
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn compiled(yaml: &str) -> Result<Settings, String> {
-        let written: Written = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+        let written: TelemetryConfig = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
         let mut faults = Faults::default();
         written.compile(&mut faults).ok_or_else(|| faults.to_string())
     }

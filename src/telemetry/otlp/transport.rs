@@ -25,9 +25,9 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use super::client::{Http, Lines};
-use super::export::Dropped;
 use super::settings::Target;
-use crate::telemetry::sink::Sink;
+use crate::telemetry::log::sink::Sink;
+use crate::telemetry::metrics::OtlpDropped;
 
 /// The time for a message, for one attempt as for all: the exporters begin none after it. So what a collector has not
 /// answered by then is not sent again; it might arrive twice.
@@ -67,7 +67,7 @@ impl Transport {
         target: &Target,
         resource: &Resource,
         stdout: Sink,
-        dropped: Dropped,
+        dropped: OtlpDropped,
         closing: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
         let mut client = None;
@@ -194,7 +194,7 @@ fn channel(url: &str) -> anyhow::Result<Channel> {
 
 /// Counts what a collector refuses of a message that it takes: the exporters tell that as a warning of `tracing` and in
 /// no other way. Their other warnings end here: what is lost is said once, by the worker.
-struct Refusals(Dropped);
+struct Refusals(OtlpDropped);
 
 impl<S: Subscriber> Layer<S> for Refusals {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
@@ -210,7 +210,7 @@ impl<S: Subscriber> Layer<S> for Refusals {
     }
 }
 
-struct Count<'a>(&'a Dropped);
+struct Count<'a>(&'a OtlpDropped);
 
 impl Visit for Count<'_> {
     fn record_i64(&mut self, field: &Field, value: i64) {
