@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::form_fields::{redact_pairs, redact_parts};
 use super::buffer::{Body, Capture};
+use super::form_fields::{redact_pairs, redact_parts};
 use super::redact::redact_body;
-use super::rules::is_document;
 use super::redact_text::redact_text;
+use super::rules::is_document;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
 use crate::protocol::coding::{Coding, Decoder};
 use crate::protocol::framing::Framing;

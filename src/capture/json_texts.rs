@@ -176,7 +176,8 @@ impl Reading<'_> {
             }
         };
         let notation = if after > end { Notation::Quoted } else { Notation::Raw };
-        let mut leaf = JsonText { range: self.base + begin..self.base + end, notation, location: 0, is_secret: false };
+        let mut leaf =
+            JsonText { range: self.base + begin..self.base + end, notation, location: 0, is_secret: false };
         match self.frames.last_mut() {
             Some(frame) if frame.at_key => {
                 let key = as_it_reads(&self.document[begin..end]);

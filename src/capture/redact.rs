@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::json_texts::{Notation, JsonText, as_it_reads, inside, json_texts, json_texts_of_event};
-use super::rules::{SecretKind, Redaction, find_secrets, is_document, is_json, is_mark};
+use super::json_texts::{JsonText, Notation, as_it_reads, inside, json_texts, json_texts_of_event};
+use super::rules::{Redaction, SecretKind, find_secrets, is_document, is_json, is_mark};
 use crate::protocol::framing::Framing;
 
 /// How often a body is gone through: two secrets that touch may hide each other, as words of one name do.
@@ -125,7 +125,8 @@ impl<'a> Reading<'a> {
         // What cannot be read is taken as it stands.
         let is_escaped = leaf.notation == Notation::Quoted && raw.contains('\\');
         let notation = if is_escaped && read == raw { Notation::Raw } else { leaf.notation };
-        let mut reading = Self { leaf, text: read.into_owned(), notation, is_changed: false, redactions: Vec::new() };
+        let mut reading =
+            Self { leaf, text: read.into_owned(), notation, is_changed: false, redactions: Vec::new() };
         if notation == Notation::Quoted && !leaf.is_secret && depth > 0 && is_json(&reading.text) {
             let inner = document(&reading.text, is_cut, depth - 1);
             reading.is_changed = inner != reading.text;
@@ -156,7 +157,9 @@ fn rewrite(document: &str, found: &[JsonText], is_stream: bool, is_cut: bool, de
         let is_cut = is_cut && leaf.range.end == document.len();
         let mut reading = Reading::of(document, leaf, is_cut, depth);
         reading.redactions = match leaf.is_secret && !reading.text.is_empty() && !is_mark(&reading.text) {
-            true => vec![Redaction { range: 0..reading.text.len(), from: 0, mark: SecretKind::Secret.mark() }],
+            true => {
+                vec![Redaction { range: 0..reading.text.len(), from: 0, mark: SecretKind::Secret.mark() }]
+            }
             false => find_secrets(&reading.text, is_cut),
         };
         readings.push(reading);
@@ -166,7 +169,8 @@ fn rewrite(document: &str, found: &[JsonText], is_stream: bool, is_cut: bool, de
     }
     let mut written = String::with_capacity(document.len());
     let mut at = 0;
-    for reading in readings.into_iter().filter(|reading| reading.is_changed || !reading.redactions.is_empty()) {
+    for reading in readings.into_iter().filter(|reading| reading.is_changed || !reading.redactions.is_empty())
+    {
         let range = reading.leaf.range.clone();
         written.push_str(&document[at..range.start]);
         written.push_str(&reading.written());

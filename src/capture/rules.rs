@@ -129,7 +129,10 @@ fn whole() -> Vec<(SecretKind, String)> {
             format!(r"(?m)^[ \t-]*[A-Za-z0-9_.-]{{0,40}}(?i-u:{NAMES}):[ \t]+({VALUE}+)[ \t]*\r?$"),
         ),
         // A number in JSON.
-        (SecretKind::Secret, format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#)),
+        (
+            SecretKind::Secret,
+            format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#),
+        ),
         (SecretKind::Secret, format!("{HEADER}({VALUE}+)")),
         (SecretKind::Secret, format!(r"(?i-u:authorization):[ \t]*(?i-u:{SCHEMES})[ \t]+([^\r\n\[\]]+)")),
         (

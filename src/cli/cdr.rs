@@ -16,7 +16,7 @@ use super::talk::{PlainArgs, show};
 use super::{FileArgs, check, print, report, sources};
 use crate::config::Flags;
 use crate::history::proof::accept::accept;
-use crate::history::proof::verify::{Requirements, TrustedHead, Report, verify};
+use crate::history::proof::verify::{Report, Requirements, TrustedHead, verify};
 use crate::history::read::time_range::parse_time;
 
 /// What to do with records.

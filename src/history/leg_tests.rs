@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::archive::Archive;
-use super::settings::{Legs, HistoryConfig};
+use super::settings::{HistoryConfig, Legs};
 use super::tamper_tests::age;
 use crate::clock::Clock;
 use crate::ids::Uid;

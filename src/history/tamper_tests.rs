@@ -12,16 +12,16 @@ use proptest::prelude::*;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::proof::accept::accept;
 use super::archive::Archive;
+use super::proof::accept::accept;
 use super::proof::hash_chain::{LINK, Tip, canonical};
-use super::read::export::Format;
 use super::proof::head_file::{HeadFile, SignedState};
 use super::proof::signature::{Head, Signer};
-use super::settings::{Settings, HistoryConfig};
-use super::tests::{checked, exported, open, sessions};
-use super::proof::verify::{Requirements, TrustedHead, Report, VerifyError, verify};
+use super::proof::verify::{Report, Requirements, TrustedHead, VerifyError, verify};
+use super::read::export::Format;
 use super::read::time_range::TimeRange;
+use super::settings::{HistoryConfig, Settings};
+use super::tests::{checked, exported, open, sessions};
 use crate::settings::fault::Faults;
 use crate::settings::private;
 use crate::settings::units::Span;
@@ -529,8 +529,9 @@ async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
     let fault = checked(&cut).unwrap_err().to_string();
     assert!(fault.contains("cut off") && fault.contains("--until"), "{fault}");
 
-    let until =
-        |text: &str, until| verify(Cursor::new(text), &Requirements { until: Some(until), ..Requirements::default() });
+    let until = |text: &str, until| {
+        verify(Cursor::new(text), &Requirements { until: Some(until), ..Requirements::default() })
+    };
     let report = until(&cut, head.at).unwrap();
     assert_eq!((report.last, report.signed_at), (8, head.at));
     let fault = until(&cut, Timestamp::now()).unwrap_err().to_string();

@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::archive::Archive;
+use super::proof::verify::{Report, Requirements, VerifyError, verify};
 use super::read::export::Format;
-use super::settings::{Settings, HistoryConfig};
-use super::tamper_tests::age;
-use super::proof::verify::{Requirements, Report, VerifyError, verify};
 use super::read::filter::{GroupBy, Interval, RecordFilter};
 use super::read::time_range::TimeRange;
+use super::settings::{HistoryConfig, Settings};
+use super::tamper_tests::age;
 use crate::capture::{Body, Capture};
 use crate::clock::Clock;
 use crate::ids::{RequestId, SessionId, Uid};
@@ -95,7 +95,10 @@ async fn what_is_exported_verifies_and_any_change_is_found() {
     for at in (0..text.len()).step_by(37) {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
-        assert!(verify(Cursor::new(bytes), &Requirements::default()).is_err(), "byte {at} was changed unseen");
+        assert!(
+            verify(Cursor::new(bytes), &Requirements::default()).is_err(),
+            "byte {at} was changed unseen"
+        );
     }
     let lines: Vec<&str> = text.lines().collect();
     for at in 0..lines.len() {
@@ -160,7 +163,8 @@ async fn the_chain_goes_on_after_a_restart_and_under_two_writers() {
     let first = open(folder.path(), HistoryConfig::default());
     sessions(&first, 0..10).await;
     first.close();
-    let (second, third) = (open(folder.path(), HistoryConfig::default()), open(folder.path(), HistoryConfig::default()));
+    let (second, third) =
+        (open(folder.path(), HistoryConfig::default()), open(folder.path(), HistoryConfig::default()));
     tokio::join!(sessions(&second, 10..60), sessions(&third, 60..110));
     assert!(second.sign() && third.sign());
     let report = checked(&exported(&second)).unwrap();
@@ -433,8 +437,9 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
     let junk = "INSERT INTO kills (uid, session_id, at_ms, body) VALUES ('x', 'junk', 1, 'junk')";
     file.execute(junk, []).unwrap();
     drop(file);
-    let standing =
-        |after, limit| open(folder.path(), HistoryConfig::default()).reader().unwrap().standing(after, now, limit);
+    let standing = |after, limit| {
+        open(folder.path(), HistoryConfig::default()).reader().unwrap().standing(after, now, limit)
+    };
     let found = standing(0, 10).unwrap();
     let mut ids: Vec<String> = found.orders.iter().map(|order| order.session_id.to_string()).collect();
     ids.sort_unstable();
@@ -446,7 +451,8 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
 #[test]
 fn settings_that_keep_nothing_are_faults() {
     let mut faults = Faults::default();
-    let written = HistoryConfig { retention: Span::secs(0), max_size: Size::kib(1), ..HistoryConfig::default() };
+    let written =
+        HistoryConfig { retention: Span::secs(0), max_size: Size::kib(1), ..HistoryConfig::default() };
     assert!(written.compile(&mut faults).is_none());
     let text = faults.to_string();
     assert!(text.contains("history.retention") && text.contains("history.max_size"), "{text}");

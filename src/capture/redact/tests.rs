@@ -253,7 +253,8 @@ fn a_secret_that_a_stream_divides_is_found() {
 
 #[test]
 fn what_is_named_secret_in_a_stream_ends_where_it_ends() {
-    let redacted = redact_body(&anthropic(&["{'password': '", "hunt", "er22', 'b': ", "1}"]), Framing::Sse, false);
+    let redacted =
+        redact_body(&anthropic(&["{'password': '", "hunt", "er22', 'b': ", "1}"]), Framing::Sse, false);
     assert_eq!(said(&redacted), "{'password': '[redacted:secret]', 'b': 1}");
     let alone = anthropic(&["write 'token': '", " and more"]);
     assert!(redact_body(&alone, Framing::Json, false) == alone, "nothing reaches out of its text");

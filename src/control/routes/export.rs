@@ -20,8 +20,8 @@ use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::history::Archive;
 use crate::history::read::export::{ExportError, Format, RecordExport};
-use crate::history::read::legs::LegExport;
 use crate::history::read::filter::RecordFilter;
+use crate::history::read::legs::LegExport;
 use crate::history::read::time_range::TimeRange;
 
 /// An export whose reader takes nothing for so long is cut.

@@ -12,9 +12,9 @@ use super::{query, sessions};
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::history::read::export::Format;
-use crate::history::read::legs::LegPage;
-use crate::history::read::reader::{RecordDetail, Reader, RecordPage};
 use crate::history::read::filter::{GroupBy, Interval, RecordFilter};
+use crate::history::read::legs::LegPage;
+use crate::history::read::reader::{Reader, RecordDetail, RecordPage};
 use crate::history::read::time_range::parse_time;
 use crate::history::{self, Archive};
 

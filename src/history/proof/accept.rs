@@ -8,9 +8,9 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::record_check::last_row;
-use super::head_file::{HeadFile, SignedState};
 use super::continuity::check_continuity;
+use super::head_file::{HeadFile, SignedState};
+use super::record_check::last_row;
 use super::signature::Signer;
 use super::statement::{Kind, Statement};
 
@@ -55,7 +55,8 @@ pub fn accept(file: &Path, data_dir: &Path, reason: Option<&str>) -> anyhow::Res
         None => base,
     };
     if let Some(reason) = reason {
-        state.store(&accepted(before, &signer, &end, reason))
+        state
+            .store(&accepted(before, &signer, &end, reason))
             .with_context(|| format!("cannot write {}", state.path().display()))?;
     }
     Ok(Accepted { what, seq: end.seq })
@@ -82,7 +83,12 @@ fn found(
     Ok((state, breach.map(|breach| breach.what)))
 }
 
-fn accepted(mut state: SignedState, signer: &Signer, end: &super::hash_chain::Tip, reason: &str) -> SignedState {
+fn accepted(
+    mut state: SignedState,
+    signer: &Signer,
+    end: &super::hash_chain::Tip,
+    reason: &str,
+) -> SignedState {
     let unsigned = Statement {
         reason: Some(reason.to_owned()),
         ..Statement::new(Kind::Accepted, end, Timestamp::now())

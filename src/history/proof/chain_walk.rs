@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 
 use super::hash_chain::Tip;
-use super::record_check::{RecordRow, rows_from};
 use super::head_file::Breach;
+use super::record_check::{RecordRow, rows_from};
 use super::signature::Head;
 
 /// Where a walk stands.
@@ -63,7 +63,9 @@ impl ChainWalk {
             let heads = heads(file, self.tip.seq + 1, end, keys)?;
             for row in &rows {
                 let mut here = heads.iter().filter(|head| head.seq == row.seq);
-                if let Err(breach) = self.step(row).and_then(|()| here.try_for_each(|head| self.pass_head(head))) {
+                if let Err(breach) =
+                    self.step(row).and_then(|()| here.try_for_each(|head| self.pass_head(head)))
+                {
                     return Ok(Err(breach));
                 }
             }
@@ -77,7 +79,12 @@ impl ChainWalk {
 
 /// The stored heads between these records, both included, that one of these keys has signed. What else the table
 /// holds proves nothing.
-pub(in crate::history) fn heads(file: &Connection, from: u64, to: u64, keys: &[String]) -> rusqlite::Result<Vec<Head>> {
+pub(in crate::history) fn heads(
+    file: &Connection,
+    from: u64,
+    to: u64,
+    keys: &[String],
+) -> rusqlite::Result<Vec<Head>> {
     let bound = |seq| i64::try_from(seq).unwrap_or(i64::MAX);
     let mut find = file.prepare_cached("SELECT body FROM heads WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq")?;
     let bodies = find.query_map([bound(from), bound(to)], |row| row.get::<_, String>(0))?;
@@ -89,13 +96,21 @@ pub(in crate::history) fn heads(file: &Connection, from: u64, to: u64, keys: &[S
 }
 
 /// The nearest such head at or before this record.
-pub(in crate::history) fn head_before(file: &Connection, seq: u64, keys: &[String]) -> rusqlite::Result<Option<Head>> {
+pub(in crate::history) fn head_before(
+    file: &Connection,
+    seq: u64,
+    keys: &[String],
+) -> rusqlite::Result<Option<Head>> {
     let found = "SELECT body FROM heads WHERE seq <= ?1 ORDER BY seq DESC";
     nearest(file, found, seq, keys, |head| head.seq <= seq)
 }
 
 /// The nearest such head at or after this record.
-pub(in crate::history) fn head_after(file: &Connection, seq: u64, keys: &[String]) -> rusqlite::Result<Option<Head>> {
+pub(in crate::history) fn head_after(
+    file: &Connection,
+    seq: u64,
+    keys: &[String],
+) -> rusqlite::Result<Option<Head>> {
     nearest(file, "SELECT body FROM heads WHERE seq >= ?1 ORDER BY seq", seq, keys, |head| head.seq >= seq)
 }
 

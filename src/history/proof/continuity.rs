@@ -4,11 +4,11 @@
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use super::hash_chain::Tip;
-use super::record_check::{first_row, row_at};
-use super::head_file::{Breach, SignedState};
-use super::signature::Head;
 use super::chain_walk::{ChainWalk, head_before};
+use super::hash_chain::Tip;
+use super::head_file::{Breach, SignedState};
+use super::record_check::{first_row, row_at};
+use super::signature::Head;
 
 /// What leads to the last signed head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,11 @@ pub(in crate::history) struct Continuity {
 }
 
 /// True when the record that the breach misses is in the file, or need not be.
-pub(in crate::history) fn has_expected_record(file: &Connection, breach: &Breach, base: &Tip) -> rusqlite::Result<bool> {
+pub(in crate::history) fn has_expected_record(
+    file: &Connection,
+    breach: &Breach,
+    base: &Tip,
+) -> rusqlite::Result<bool> {
     match &breach.expects {
         Some((seq, hash)) if *seq > base.seq => {
             Ok(row_at(file, *seq)?.is_some_and(|row| row.tip().hash == *hash))

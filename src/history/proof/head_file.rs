@@ -118,7 +118,11 @@ impl HeadFile {
     /// Which file lies there now; `None` when there is none.
     pub(in crate::history) fn stamp(&self) -> Option<FileStamp> {
         let found = std::fs::metadata(self.path()).ok()?;
-        Some(FileStamp { device: found.dev(), inode: found.ino(), changed: (found.ctime(), found.ctime_nsec()) })
+        Some(FileStamp {
+            device: found.dev(),
+            inode: found.ino(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
     }
 
     /// Reads it; `None` when there is none.

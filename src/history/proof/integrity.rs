@@ -11,10 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 use tracing::{error, info, warn};
 
+use super::continuity::{Continuity, all_heads, check_continuity, has_expected_record, is_repaired};
 use super::hash_chain::Tip;
+use super::head_file::{Breach, FileStamp, HeadFile, SignedState};
 use super::record_check::{first_row, last_row};
-use super::head_file::{Breach, HeadFile, SignedState, FileStamp};
-use super::continuity::{Continuity, all_heads, is_repaired, has_expected_record, check_continuity};
 use super::signature::{FORMER_KEY_FILE, Head, Signer};
 use super::statement::{Kind, Statement};
 use crate::telemetry::metrics::HistoryMetrics;
@@ -181,7 +181,11 @@ impl Integrity {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(in crate::history) fn check(&self, file: &Connection, is_thorough: bool) -> rusqlite::Result<Option<Continuity>> {
+    pub(in crate::history) fn check(
+        &self,
+        file: &Connection,
+        is_thorough: bool,
+    ) -> rusqlite::Result<Option<Continuity>> {
         let mut state = self.state();
         self.refresh(&mut state);
         let found = self.check_file(&mut state, file, is_thorough)?;
@@ -213,7 +217,12 @@ impl Integrity {
         let lead = found.as_ref().map_err(|breach| breach.what.clone()).cloned();
         self.report(&mut state, found.err());
         let signed = &state.signed;
-        Ok(ExportView { lead, base: signed.base.clone(), marks: signed.marks.clone(), keys: self.keys(signed) })
+        Ok(ExportView {
+            lead,
+            base: signed.base.clone(),
+            marks: signed.marks.clone(),
+            keys: self.keys(signed),
+        })
     }
 
     /// The public keys whose heads count.

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde_json::Value;
 
-use super::hash_chain::{LINK, SCHEMA_V1, ORIGIN, Tip, digest, hashed_form};
+use super::hash_chain::{LINK, ORIGIN, SCHEMA_V1, Tip, digest, hashed_form};
 
 /// The largest number of records that are read at a time.
 pub(in crate::history) const PAGE_RECORDS: i64 = 500;

@@ -97,7 +97,12 @@ impl Statement {
     }
 
     /// A signed hand-over from the key `former_key` to that of `signer`; `former` announces it, where it is there.
-    pub(in crate::history) fn handover(tip: &Tip, former_key: &str, former: Option<&Signer>, signer: &Signer) -> Self {
+    pub(in crate::history) fn handover(
+        tip: &Tip,
+        former_key: &str,
+        former: Option<&Signer>,
+        signer: &Signer,
+    ) -> Self {
         let unsigned = Self {
             former_key: Some(former_key.to_owned()),
             ..Self::new(Kind::Handover, tip, Timestamp::now())
@@ -150,7 +155,8 @@ mod tests {
     #[test]
     fn a_handover_is_signed_by_both_keys() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (old, new) = (Signer::load_or_create(a.path()).unwrap(), Signer::load_or_create(b.path()).unwrap());
+        let (old, new) =
+            (Signer::load_or_create(a.path()).unwrap(), Signer::load_or_create(b.path()).unwrap());
         let tip = Tip { seq: 7, hash: "ab".into() };
         let both = Statement::handover(&tip, &old.public_key(), Some(&old), &new);
         assert!(both.is_genuine());

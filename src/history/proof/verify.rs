@@ -9,10 +9,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::hash_chain::Tip;
-use super::statement::UNSIGNED;
 use super::record_check::check_link;
-use super::signing_keys::SigningKeys;
 use super::signature::{self, Head};
+use super::signing_keys::SigningKeys;
+use super::statement::UNSIGNED;
 use super::statement::{self, Kind, Statement};
 use crate::settings::hex::hex;
 
@@ -116,7 +116,8 @@ pub enum VerifyError {
 /// # Errors
 /// The first thing that is wrong.
 pub fn verify(file: impl BufRead, required: &Requirements) -> Result<Report, VerifyError> {
-    let mut check = Check { required: required.clone(), keys: SigningKeys::new(&required.keys), ..Check::default() };
+    let mut check =
+        Check { required: required.clone(), keys: SigningKeys::new(&required.keys), ..Check::default() };
     let mut file = file;
     let mut text = Vec::new();
     for line in 1.. {

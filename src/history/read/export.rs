@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use rusqlite::params;
 use serde_json::Value;
 
-use super::signed_export::SignedExport;
 use super::reader::Reader;
+use super::signed_export::SignedExport;
 use super::time_range::TimeRange;
 use crate::history::proof::record_check::{PAGE_BYTES, PAGE_RECORDS};
 
@@ -163,7 +163,11 @@ pub(in crate::history) fn heading(columns: &[Column], sink: &mut impl Write) -> 
 }
 
 /// One line of a table.
-pub(in crate::history) fn csv(body: &str, columns: &[Column], sink: &mut impl Write) -> Result<(), ExportError> {
+pub(in crate::history) fn csv(
+    body: &str,
+    columns: &[Column],
+    sink: &mut impl Write,
+) -> Result<(), ExportError> {
     let record: Value = serde_json::from_str(body).map_err(io::Error::other)?;
     for (index, (_, pointer)) in columns.iter().enumerate() {
         if index > 0 {

@@ -41,8 +41,10 @@ impl RecordFilter {
         and("(client = ? OR substr(client, 1, instr(client, '/') - 1) = ?)", 2, &self.client);
         and("backend = ?", 1, &self.backend);
         and("seq IN (SELECT seq FROM usage WHERE model = ?)", 1, &self.model);
-        let needle =
-            self.q.as_deref().map(|text| text.chars().take(MAX_SEARCH_CHARS).collect::<String>().to_lowercase());
+        let needle = self
+            .q
+            .as_deref()
+            .map(|text| text.chars().take(MAX_SEARCH_CHARS).collect::<String>().to_lowercase());
         let searched = "instr(lower(session_id || ' ' || uid || ' ' || principal || ' ' || coalesce(client, '')), ?) > 0";
         and(searched, 1, &needle);
         (sql, values)
@@ -119,4 +121,3 @@ impl GroupBy {
         }
     }
 }
-

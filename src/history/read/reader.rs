@@ -11,9 +11,9 @@ use rusqlite::{Connection, OpenFlags, Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::history::proof::integrity::Integrity;
 use super::filter::{GroupBy, Interval, RecordFilter};
 use super::time_range::TimeRange;
+use crate::history::proof::integrity::Integrity;
 
 /// How long a lock is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -158,7 +158,12 @@ impl Reader {
     }
 
     /// A page of records, the last written first; `before` is the cursor of the page before it.
-    pub fn page(&self, filter: &RecordFilter, before: Option<u64>, limit: usize) -> rusqlite::Result<RecordPage> {
+    pub fn page(
+        &self,
+        filter: &RecordFilter,
+        before: Option<u64>,
+        limit: usize,
+    ) -> rusqlite::Result<RecordPage> {
         let (condition, mut values) = filter.condition();
         let sql =
             format!("SELECT seq, body FROM records WHERE {condition} AND seq < ? ORDER BY seq DESC LIMIT ?");

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::history::proof::record_check::rows_from;
-use crate::history::proof::head_file::Breach;
 use super::reader::Reader;
+use super::time_range::TimeRange;
+use crate::history::proof::chain_walk::{ChainWalk, head_after, head_before, heads};
+use crate::history::proof::head_file::Breach;
+use crate::history::proof::integrity::ExportView;
+use crate::history::proof::record_check::rows_from;
 use crate::history::proof::signature::Head;
 use crate::history::proof::statement::{ExportSummary, Kind, Statement, UNSIGNED};
-use crate::history::proof::integrity::ExportView;
-use crate::history::proof::chain_walk::{ChainWalk, head_after, head_before, heads};
-use super::time_range::TimeRange;
 use crate::settings::hex::hex;
 
 /// What is wrong with an export.
@@ -95,7 +95,11 @@ impl SignedExport {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(in crate::history) fn next_page(&mut self, reader: &Reader, page: &mut Vec<u8>) -> rusqlite::Result<bool> {
+    pub(in crate::history) fn next_page(
+        &mut self,
+        reader: &Reader,
+        page: &mut Vec<u8>,
+    ) -> rusqlite::Result<bool> {
         let begin = page.len();
         page.append(&mut self.opening);
         let mut rows = match self.next <= self.last {

@@ -81,7 +81,11 @@ impl CaptureRow {
 }
 
 /// Makes rows of captures, one after another, and hands them to the writer; runs on a thread of its own.
-pub(in crate::history) fn run(orders: &Receiver<Job>, writer: &SyncSender<Message>, metrics: &HistoryMetrics) {
+pub(in crate::history) fn run(
+    orders: &Receiver<Job>,
+    writer: &SyncSender<Message>,
+    metrics: &HistoryMetrics,
+) {
     while let Ok(Job::Keep(capture, room)) = orders.recv() {
         let row = CaptureRow {
             uid: capture.uid,

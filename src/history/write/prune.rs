@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 use tracing::{info, warn};
 
+use super::writer::Writer;
+use crate::history::proof::chain_walk::ChainWalk;
 use crate::history::proof::continuity::Continuity;
 use crate::history::proof::integrity::Integrity;
-use crate::history::proof::chain_walk::ChainWalk;
-use super::writer::Writer;
 
 /// Pages that one transaction needs at most, roughly.
 const BATCH_PAGES: i64 = 2048;

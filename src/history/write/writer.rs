@@ -14,13 +14,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot::Sender;
 use tracing::{error, info};
 
-use super::rows::{Entry, leg_rows};
 use super::leg_queue::{GATHER_TIME, LegReceiver};
+use super::rows::{Entry, leg_rows};
 use super::schema::{self, SchemaError};
+use crate::history::proof::chain_walk::ChainWalk;
+use crate::history::proof::integrity::Integrity;
 use crate::history::proof::signature::Head;
 use crate::history::settings::Settings;
-use crate::history::proof::integrity::Integrity;
-use crate::history::proof::chain_walk::ChainWalk;
 use crate::settings::private;
 use crate::telemetry::metrics::{HistoryMetrics, Item};
 

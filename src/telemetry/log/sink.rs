@@ -55,7 +55,10 @@ pub(in crate::telemetry) struct SinkGuard(Sink);
 impl Sink {
     /// A queue of at most `max_lines`, written to `writer` by a thread of its own. Without a thread (the
     /// machine has none left) every line is counted as dropped.
-    pub(in crate::telemetry) fn new(writer: impl Write + Send + 'static, max_lines: usize) -> (Self, SinkGuard) {
+    pub(in crate::telemetry) fn new(
+        writer: impl Write + Send + 'static,
+        max_lines: usize,
+    ) -> (Self, SinkGuard) {
         let sink = Self(Arc::new(Shared {
             queue: Mutex::default(),
             filled: Condvar::new(),

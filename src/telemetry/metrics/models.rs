@@ -45,7 +45,12 @@ pub(in crate::telemetry) struct ByModel {
 }
 
 impl ByModel {
-    pub(in crate::telemetry) fn new(backend: &str, tokens: IntCounterVec, cost: CounterVec, models: Arc<Models>) -> Self {
+    pub(in crate::telemetry) fn new(
+        backend: &str,
+        tokens: IntCounterVec,
+        cost: CounterVec,
+        models: Arc<Models>,
+    ) -> Self {
         let (known, other) = (RwLock::default(), Arc::default());
         Self { backend: backend.into(), tokens, cost, models, known, other }
     }

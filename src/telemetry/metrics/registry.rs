@@ -1,9 +1,7 @@
 //! Creates metrics from the table and registers them.
 
 use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::table::Spec;
 
@@ -27,12 +25,20 @@ pub(super) fn gauges(registry: &Registry, spec: &Spec) -> Result<IntGaugeVec, pr
     add(registry, IntGaugeVec::new(options(spec), spec.labels)?)
 }
 
-pub(super) fn histogram(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+pub(super) fn histogram(
+    registry: &Registry,
+    spec: &Spec,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
     let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
     add(registry, Histogram::with_opts(options)?)
 }
 
-pub(super) fn histograms(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<HistogramVec, prometheus::Error> {
+pub(super) fn histograms(
+    registry: &Registry,
+    spec: &Spec,
+    buckets: &[f64],
+) -> Result<HistogramVec, prometheus::Error> {
     let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
     add(registry, HistogramVec::new(options, spec.labels)?)
 }
