@@ -3,11 +3,12 @@
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
@@ -165,7 +166,7 @@ struct Proxy {
 #[async_trait]
 impl BackgroundService for Proxy {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begin = self.begin.lock().take();
         let Some((listener, draining)) = begin else { return };
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
@@ -237,7 +238,7 @@ impl Control {
     /// No operator is let in before the process whose sessions he may mean can be asked. The line is carried by
     /// this runtime, as a kill must not wait for the proxy's.
     async fn meet_predecessor(&self) {
-        let predecessor = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let predecessor = self.predecessor.lock().take();
         if let Some(stream) = predecessor {
             match self.sessions.meet_predecessor(stream).await {
                 Ok(orders) => info!(orders, "the old process tells of its sessions"),
@@ -252,7 +253,7 @@ impl Control {
 impl BackgroundService for Control {
     async fn start(&self, shutdown: ShutdownWatch) {
         self.meet_predecessor().await;
-        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let closing = self.closing.lock().take();
         self.service.run(closing.unwrap_or(shutdown)).await;
     }
 }

@@ -5,10 +5,11 @@
 //! sessions are counted, so that a constant one beside changing ones has one limit. Places are reserved before a
 //! session is made, so the limits are exact.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::{DashMap, Entry};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::leg::{Arrival, Denied, Limit};
 use super::live::Live;
@@ -218,7 +219,7 @@ impl Census {
     }
 
     fn all(&self) -> MutexGuard<'_, Roster> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 }
 

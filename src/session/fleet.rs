@@ -26,10 +26,11 @@ mod telling;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
 
 use super::book::KillOrder;
@@ -206,12 +207,11 @@ impl Fleet {
 
     /// True when the others were not told of everything yet.
     fn owes(&self) -> bool {
-        !self.owed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-            || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.owed.lock().is_empty() || !self.lifted.lock().is_empty()
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recent.lock()
     }
 
     /// Has this written soon, off the path of a request.

@@ -1,9 +1,11 @@
 //! The handle of a session that is active here: counters for the data path, legs behind a mutex.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::agents::{Agents, Place};
 use super::book::KillOrder;
@@ -283,7 +285,7 @@ impl Live {
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic elsewhere must not take the session with it: its parts stay consistent by themselves.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Ends the session if `only_if` holds at the moment of ending. Gives the open legs' slots, still to

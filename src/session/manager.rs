@@ -2,11 +2,12 @@
 //! the duties are `admit.rs`, `kill.rs`, `reaper.rs` and `query.rs`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use super::book::{Book, KillOrder};
@@ -246,8 +247,8 @@ impl Manager {
         self.shown_as.load().get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()))
     }
 
-    pub(super) fn totals(&self) -> std::sync::MutexGuard<'_, Stats> {
-        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn totals(&self) -> parking_lot::MutexGuard<'_, Stats> {
+        self.totals.lock()
     }
 }
 

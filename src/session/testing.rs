@@ -1,6 +1,8 @@
 //! What the tests of sessions start from (tests only).
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::settings::Written;
 use super::store::MemoryStore;
@@ -68,14 +70,14 @@ impl House {
     pub(crate) fn new(yaml: &str) -> Self {
         let (clock, events) = (Clock::manual(), Arc::<Mutex<Vec<Event>>>::default());
         let heard = events.clone();
-        let listener = Arc::new(move |event: &Event| heard.lock().unwrap().push(event.clone()));
+        let listener = Arc::new(move |event: &Event| heard.lock().push(event.clone()));
         let store = Arc::new(MemoryStore::default());
         Self { manager: Manager::new(settings(yaml), clock.clone(), store, listener), clock, events }
     }
 
     /// The records published so far.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
-        let events = self.events.lock().unwrap();
+        let events = self.events.lock();
         let record = |event: &Event| match event {
             Event::Ended(record) => Some(record.clone()),
             _ => None,
@@ -85,6 +87,6 @@ impl House {
 
     /// The names of the events published so far.
     pub(crate) fn names(&self) -> Vec<&'static str> {
-        self.events.lock().unwrap().iter().map(Event::name).collect()
+        self.events.lock().iter().map(Event::name).collect()
     }
 }

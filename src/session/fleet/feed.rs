@@ -3,9 +3,10 @@
 //! An event is for whoever watches; nothing is decided by it. So a store that is slow or away costs
 //! events, which are counted, and never memory, the link, or the time of what has to be written.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::Fleet;
@@ -52,7 +53,7 @@ impl Feed {
     }
 
     fn take(&self) -> Option<mpsc::Receiver<Arc<Event>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.waiting.lock().take()
     }
 }
 

@@ -2,7 +2,7 @@
 //! cannot be known then, and an operator who has read "killed" must not be wrong: once the store is back
 //! they are killed as well.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fleet;
@@ -31,13 +31,13 @@ impl Manager {
         let Some(fleet) = &self.fleet else { return };
         let unresolved =
             Unresolved { text: target.text().to_owned(), by: target.by(), order: Arc::clone(order) };
-        fleet.unresolved.lock().unwrap_or_else(PoisonError::into_inner).push(unresolved);
+        fleet.unresolved.lock().push(unresolved);
     }
 
     /// Kills the sessions whose name was killed while the store was away. With `is_last` every instance has had
     /// the time to write its sessions, and the names are forgotten.
     pub(super) async fn kill_namesakes(&self, fleet: &Fleet, is_last: bool) -> Result<(), LinkError> {
-        let unresolved = fleet.unresolved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unresolved = fleet.unresolved.lock().clone();
         for Unresolved { text, by, order } in &unresolved {
             let found = self.find(SessionRef::new(text, *by)).await.ok().filter(|found| !found.is_partial);
             let Some(found) = found else {
@@ -52,7 +52,7 @@ impl Manager {
             }
         }
         if is_last {
-            let mut left = fleet.unresolved.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut left = fleet.unresolved.lock();
             left.retain(|one| !unresolved.iter().any(|done| Arc::ptr_eq(&done.order, &one.order)));
         }
         Ok(())

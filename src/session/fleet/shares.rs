@@ -1,6 +1,6 @@
 //! Shares: closed when the session is over here, written once more when the store may have lost them.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -32,14 +32,14 @@ struct InHand<'a> {
 
 impl<'a> InHand<'a> {
     fn take(fleet: &'a Fleet, share: u32) -> Option<Self> {
-        let is_free = fleet.in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(share);
+        let is_free = fleet.in_hand.lock().insert(share);
         is_free.then_some(Self { fleet, share })
     }
 }
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        self.fleet.in_hand.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.share);
+        self.fleet.in_hand.lock().remove(&self.share);
     }
 }
 
@@ -179,7 +179,7 @@ impl Manager {
         self.close_all(fleet, ended).await;
         // What the worker has in hand is written by it, or again from here once it has stopped.
         let mut waited = Duration::ZERO;
-        while waited < IN_HAND && !fleet.in_hand.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        while waited < IN_HAND && !fleet.in_hand.lock().is_empty() {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }

@@ -1,7 +1,7 @@
 //! The beat: is the store there, what changed in it, what is to be written; and what messages wake.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -37,7 +37,7 @@ const BATCH: usize = 512;
 /// Plays this instance's part until told to stop.
 pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
     let Some(fleet) = manager.fleet.clone() else { return };
-    let Some(todo) = fleet.todo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let Some(todo) = fleet.todo.lock().take() else { return };
     fleet.store.link().connect();
     let worker = tokio::spawn(work(manager.clone(), fleet.clone(), todo));
     let publisher = tokio::spawn(feed::publish(fleet.clone()));

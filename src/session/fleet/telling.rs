@@ -2,7 +2,7 @@
 //! order in the message, so that a kill holds even while the store takes no writes.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -65,8 +65,8 @@ fn same(a: &KillOrder, b: &KillOrder) -> bool {
 }
 
 impl Fleet {
-    fn debts(&self) -> std::sync::MutexGuard<'_, Debts> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn debts(&self) -> parking_lot::MutexGuard<'_, Debts> {
+        self.owed.lock()
     }
 
     /// Has an order written and told as soon as the store takes it.
@@ -77,7 +77,7 @@ impl Fleet {
 
     /// True for an order whose lifting is still to be written: what the store or a message says of it is too old.
     pub(super) fn is_lifted(&self, order: &KillOrder) -> bool {
-        let lifted = self.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+        let lifted = self.lifted.lock();
         lifted.iter().any(|lifted| same(lifted, order) && lifted.rev >= order.rev)
     }
 }
@@ -185,7 +185,7 @@ impl Manager {
             false => Err(LinkError::Away("not connected".to_owned())),
         };
         let Err(fault) = done else { return Vec::new() };
-        fleet.lifted.lock().unwrap_or_else(PoisonError::into_inner).push(order.clone());
+        fleet.lifted.lock().push(order.clone());
         fleet.hurry.notify_one();
         // The others heed a lifting that they can read, and nothing less.
         self.reached(fleet, "lifted order", &Told { written: Err(fault), heard: Ok(1) }).not_reached
@@ -193,11 +193,11 @@ impl Manager {
 
     /// Writes and tells what was lifted while the store did not take it.
     pub(super) async fn settle_liftings(&self, fleet: &Fleet) -> Result<(), LinkError> {
-        let lifted: Vec<_> = fleet.lifted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lifted: Vec<_> = fleet.lifted.lock().clone();
         let now_ms = self.clock.unix_millis(self.clock.now());
         for order in &lifted {
             fleet.write_lifting(order, now_ms).await?;
-            let mut lifted = fleet.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lifted = fleet.lifted.lock();
             lifted.retain(|other| !Arc::ptr_eq(other, order));
         }
         Ok(())

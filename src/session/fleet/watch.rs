@@ -2,9 +2,9 @@
 //! principals' key stands in it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::{error, warn};
 
 use super::Fleet;
@@ -41,11 +41,11 @@ pub(super) struct Health {
 }
 
 fn set<T>(place: &Mutex<T>, value: T) -> T {
-    std::mem::replace(&mut place.lock().unwrap_or_else(PoisonError::into_inner), value)
+    std::mem::replace(&mut place.lock(), value)
 }
 
 fn get<T: Clone>(place: &Mutex<T>) -> T {
-    place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    place.lock().clone()
 }
 
 impl Health {
@@ -162,7 +162,7 @@ impl Manager {
         let was_other = health.is_other.swap(standing == Standing::Other, Ordering::Relaxed);
         match standing {
             Standing::Missing => {
-                *health.keyless.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                *health.keyless.lock() += 1;
                 return Ok(false);
             }
             Standing::Other => {
