@@ -61,7 +61,7 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
         Event::Started(session) => metrics.session_started(session.kind.name()),
         Event::Ended(record) => {
             metrics.session_ended(record.state.name(), record.kind.name());
-            log.line(Level::Info, RECORD, record.as_ref());
+            log.log_event(Level::Info, RECORD, record.as_ref());
         }
         Event::Killed { order, legs_cut } => {
             metrics.session_killed("control");

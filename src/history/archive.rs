@@ -1,4 +1,4 @@
-//! The front of the history: takes what happens without ever waiting, and opens readers.
+//! The entry point of the history: queues events without blocking, and opens readers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,27 +26,28 @@ use crate::settings::private;
 use crate::telemetry::metrics::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
 
-/// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
+/// The largest number of queued entries, not counting captures. An entry takes about 3 KB, so this bounds the memory
+/// that a stalled disk costs.
 const QUEUE: usize = 4 << 10;
-/// Beginnings of sessions that wait at most: their records tell the same later, and must find budget.
+/// Session starts are dropped above this queue length: the record repeats them later, and records need the room.
 const MAX_STARTS: usize = QUEUE / 2;
-/// With so many entries waiting, sessions that need not end at once had better wait.
+/// Above this queue length, sessions that need not end now should wait.
 const BEHIND_AT: usize = QUEUE / 4;
-/// How long the writer may take for all that came before a question.
+/// How long the writer may take to write everything queued before a flush.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the end of the process waits for the last records.
+/// How long shutdown waits for the last records.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it waits for the last bodies before.
+/// How long shutdown waits for the last captures, before the records.
 const CAPTURES_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a full queue, or a thread that ends, is looked at again.
+/// How often a full queue or an ending thread is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The history of this instance.
 pub struct Archive {
     queue: SyncSender<Message>,
-    /// How many entries are in it beside captures.
+    /// The number of entries in the queue, not counting captures.
     waiting: Arc<AtomicUsize>,
-    /// Only where all of them are kept.
+    /// `None` unless every leg is kept (`history.legs: all`).
     legs: Option<LegSender>,
     thread: Mutex<Option<JoinHandle<()>>>,
     captures: SyncSender<Job>,
@@ -60,11 +61,11 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Opens the file and starts the thread that writes. The signing key lies in `data_dir`, and what was signed
-    /// last. `readiness` is told when the file does not lead to that.
+    /// Opens the file and starts the writer thread. `data_dir` holds the signing key and the last signature;
+    /// `readiness` gets a warning if the file does not continue from that signature.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with the file, its folder or the key.
+    /// The file, its folder or the key cannot be used.
     pub fn open(
         file: &Path,
         data_dir: &Path,
@@ -93,11 +94,11 @@ impl Archive {
             legs,
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
-        // Captures have places of their own: they take none that a record needs.
+        // Captures have slots of their own, so that they never displace a record.
         let (queue, messages) = mpsc::sync_channel(QUEUE + capture_queue::QUEUE);
         let thread =
             std::thread::Builder::new().name("history".into()).spawn(move || writer.run(&messages))?;
-        // One more, for the word to end.
+        // One slot more, for `Job::End`.
         let (orders, taken) = mpsc::sync_channel(capture_queue::QUEUE + 1);
         let (rows, numbers) = (queue.clone(), metrics.clone());
         let capturing = std::thread::Builder::new()
@@ -119,7 +120,7 @@ impl Archive {
         }))
     }
 
-    /// Notes what happened; never waits. What finds the queue full is counted as dropped.
+    /// Queues an event. Never blocks: when the queue is full, the event is dropped and counted.
     pub fn record(&self, event: &Event) {
         let Some(entry) = Entry::of(event) else { return };
         let limit = if matches!(entry, Entry::Started { .. }) { MAX_STARTS } else { QUEUE };
@@ -132,19 +133,19 @@ impl Archive {
         }
     }
 
-    /// Whether each leg is to be noted, not only the last ones with the record (`history.legs`).
+    /// Returns true if every leg is recorded (`history.legs: all`), not only the last ones with the record.
     pub fn wants_legs(&self) -> bool {
         self.legs.is_some()
     }
 
-    /// Notes a leg that has ended, under the same terms.
+    /// Queues a leg that has ended. Never blocks, and drops like [`Archive::record`].
     pub fn record_leg(&self, leg: Served) {
         if let Some(legs) = &self.legs {
             legs.send(leg);
         }
     }
 
-    /// Takes the bodies of a request; never waits. What finds no budget is counted as dropped.
+    /// Queues the captured bodies of a request. Never blocks: what exceeds the memory budget is dropped and counted.
     pub fn capture(&self, capture: Capture) {
         let taken = self
             .budget
@@ -155,17 +156,17 @@ impl Archive {
         }
     }
 
-    /// True while the file can be written to and much is waiting for it: who can wait should.
+    /// Returns true while the queue is long although the file can be written to.
     pub fn is_behind(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) >= BEHIND_AT && self.metrics.is_up()
     }
 
-    /// Takes new settings: retention and size. The file and which legs are kept stay those of the start.
+    /// Applies new settings for retention and size. The file and `history.legs` need a restart.
     pub fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Waits until all that was noted is written and signed; false when it cannot be. Blocks.
+    /// Blocks until everything queued so far is written and signed. Returns false on failure or timeout.
     pub fn sign(&self) -> bool {
         let (reply, mut answer) = oneshot::channel();
         if !self.send(Message::Sign(reply), FLUSH_TIMEOUT) {
@@ -182,8 +183,8 @@ impl Archive {
         }
     }
 
-    /// Waits until all that was noted is written; false when that takes longer than `limit`. Takes no thread: the
-    /// answer to a kill waits for this.
+    /// Waits until everything queued so far is written. Returns false if that takes longer than `limit`. Does not block
+    /// a thread: the response to a kill waits for this.
     pub async fn flush(&self, limit: Duration) -> bool {
         let written = async {
             let (reply, answer) = oneshot::channel();
@@ -198,7 +199,7 @@ impl Archive {
         tokio::time::timeout(limit, written).await.unwrap_or(false)
     }
 
-    /// A view of what is written.
+    /// Opens a reader.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -206,8 +207,8 @@ impl Archive {
         Reader::open(&self.file, Arc::clone(&self.integrity))
     }
 
-    /// Writes what has come so far and ends the thread; what is noted later is dropped. Blocks, but not for
-    /// long: a disk that is full does not hold up the end of the process.
+    /// Writes what is queued and stops the threads; later events are dropped. Blocks for a bounded time only, so that
+    /// a full disk does not delay shutdown.
     pub fn close(&self) {
         if self.captures.try_send(Job::End).is_ok() {
             join(&self.capturing, Instant::now() + CAPTURES_SHUTDOWN_TIMEOUT);
@@ -232,7 +233,8 @@ impl Archive {
     }
 }
 
-/// Makes the file for its owner only, before SQLite makes it for all; what SQLite puts beside it has the same rights.
+/// Creates the file with access for its owner only, before SQLite creates it with the umask's. SQLite gives the files
+/// beside it the same permissions.
 fn keep_private(file: &Path) -> std::io::Result<()> {
     private::make_file(file)?;
     for beside in ["", "-wal", "-shm", "-journal"] {
@@ -243,7 +245,7 @@ fn keep_private(file: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Waits for a thread that was told to end; a second call does nothing.
+/// Waits until `until` for a thread that was asked to stop. A second call does nothing.
 fn join(thread: &Mutex<Option<JoinHandle<()>>>, until: Instant) {
     let Some(thread) = thread.lock().take() else { return };
     while !thread.is_finished() && Instant::now() < until {

@@ -9,6 +9,7 @@
 //! - [`archive`]: the entry point. Queues events without blocking and opens readers.
 //! - [`write`]: the writer thread, its queues, the schema, and retention.
 //! - [`read`]: pages, single records, time series, and exports.
+//! - `sql/`: the migrations and the longer statements.
 //! - [`proof`]: the hash chain, signatures, and the checks against tampering.
 //!
 //! Invariants: nothing here blocks a request; whatever is dropped is counted; a record and its link in the chain are

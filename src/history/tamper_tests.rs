@@ -80,7 +80,7 @@ pub(super) fn age(folder: &Path, last: u64, ended_ms: i64) {
             record["ended_at"] = ended.clone().into();
         }
     });
-    let head = Signer::load(folder).unwrap().sign(&tip, Timestamp::now());
+    let head = Signer::load(folder).unwrap().sign_head(&tip, Timestamp::now());
     head_file.store(&SignedState { serial: kept.serial + 1, head: Some(head), ..kept }).unwrap();
 }
 
@@ -311,7 +311,7 @@ async fn what_was_changed_before_the_first_head_is_found_while_running() {
     let folder = tempfile::tempdir().unwrap();
     let watched = Watched::open(folder.path());
     sessions(&watched.archive, 0..5).await;
-    assert!(watched.archive.is_written(std::time::Duration::from_secs(10)).await);
+    assert!(watched.archive.flush(std::time::Duration::from_secs(10)).await);
     let file = database(folder.path());
     file.execute("DELETE FROM records WHERE seq = 2", []).unwrap();
     relink(&file, Tip::default(), |_, _| {});

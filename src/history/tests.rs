@@ -229,7 +229,7 @@ async fn lines_of_the_same_cost_come_by_their_tokens() {
     let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
     file.execute("UPDATE usage SET output_tokens = 1 + seq % 7", []).unwrap();
     let lines = archive.reader().unwrap().usage(&RecordFilter::default(), GroupBy::Session).unwrap();
-    let tokens = |line: &crate::history::reader::UsageLine| line.input_tokens + line.output_tokens;
+    let tokens = |line: &crate::history::read::reader::UsageLine| line.input_tokens + line.output_tokens;
     assert!(lines.is_sorted_by_key(|line| std::cmp::Reverse(tokens(line))), "{lines:?}");
     assert!(tokens(&lines[0]) > tokens(&lines[29]));
 }
@@ -345,7 +345,7 @@ async fn bodies_go_before_records_when_the_file_is_full() {
     sessions(&archive, 0..100).await;
     assert!(archive.sign());
     for number in 1..=120 {
-        archive.keep(capture(Uid::fresh(), number, Timestamp::now()));
+        archive.capture(capture(Uid::fresh(), number, Timestamp::now()));
         captures_until(&archive, |_, last| last >= i64::try_from(number).unwrap());
     }
     captures_until(&archive, |first, last| first > 1 && last == 120);
@@ -377,7 +377,7 @@ async fn bodies_go_with_their_record_and_never_stay_longer() {
     .into_iter()
     .enumerate()
     {
-        archive.keep(capture(uid, number, at));
+        archive.capture(capture(uid, number, at));
     }
     captures_until(&archive, |_, last| last == 4);
     archive.close();
@@ -438,7 +438,7 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
     file.execute(junk, []).unwrap();
     drop(file);
     let standing = |after, limit| {
-        open(folder.path(), HistoryConfig::default()).reader().unwrap().standing(after, now, limit)
+        open(folder.path(), HistoryConfig::default()).reader().unwrap().active_kills(after, now, limit)
     };
     let found = standing(0, 10).unwrap();
     let mut ids: Vec<String> = found.orders.iter().map(|order| order.session_id.to_string()).collect();

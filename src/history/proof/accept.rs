@@ -1,5 +1,5 @@
-//! An operator accepts a history that does not lead to what was signed, with the rights of the signing key and beside the
-//! running gateway, which takes it over at its next look.
+//! `elida cdr accept`: an operator accepts a history that does not continue from what was signed. This needs access to
+//! the signing key. A running gateway picks up the acceptance with its next check.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,40 +14,40 @@ use super::record_check::last_row;
 use super::signature::Signer;
 use super::statement::{Kind, Statement};
 
-/// How long a lock of the gateway is waited for.
+/// How long to wait for the gateway's lock.
 const LOCK: Duration = Duration::from_secs(5);
 
-/// What was accepted.
+/// The outcome of [`accept`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// What was wrong: a sentence.
+    /// What was wrong with the file: a sentence.
     pub what: String,
-    /// Up to this record nothing is vouched for.
+    /// Records up to this one are not vouched for.
     pub seq: u64,
 }
 
-/// Accepts the history in `file` as it is; the signing key lies in `data_dir`. From here on it is signed again, and each
-/// export says up to which record it is not vouched for. Without a reason it is only looked at.
+/// Accepts the history in `file` as it is. The signing key is in `data_dir`. From here on the history is signed again, and
+/// each export states up to which record it is not vouched for. Without a `reason` this only reports what is wrong.
 ///
 /// # Errors
-/// A sentence: there is nothing to accept, or a file cannot be read or written.
+/// There is nothing to accept, or a file cannot be read or written.
 pub fn accept(file: &Path, data_dir: &Path, reason: Option<&str>) -> anyhow::Result<Accepted> {
-    let signer = Signer::load(data_dir).context("cannot read the key of the records")?;
+    let signer = Signer::load(data_dir).context("cannot read the signing key")?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let told = || format!("cannot read {}", file.display());
     let mut database = Connection::open_with_flags(file, flags).with_context(told)?;
     database.busy_timeout(LOCK)?;
-    // The gateway writes neither file meanwhile.
+    // Holds the write lock, so that the gateway changes neither file.
     let rows = database.transaction_with_behavior(TransactionBehavior::Immediate).with_context(told)?;
     let state = HeadFile::new(data_dir, file);
     let (before, what) = found(&rows, &state, &signer).with_context(told)?;
     let Some(what) = what else {
         bail!(
-            "there is nothing to accept: the history leads to what was signed, record {}",
+            "there is nothing to accept: the history continues from what was signed, record {}",
             before.head().seq
         )
     };
-    // Numbers are not used again, also in a file that has no record.
+    // Numbers are never reused, not even in a file without records.
     let [base, head] = [before.base(), before.head()];
     let end = match last_row(&rows)? {
         Some(row) => row.tip(),
@@ -62,7 +62,7 @@ pub fn accept(file: &Path, data_dir: &Path, reason: Option<&str>) -> anyhow::Res
     Ok(Accepted { what, seq: end.seq })
 }
 
-/// What was signed last, and what is wrong with the file.
+/// Returns what was signed last, and what is wrong with the file, if anything.
 fn found(
     file: &Connection,
     head_file: &HeadFile,
@@ -97,7 +97,7 @@ fn accepted(
     if let Some(head) = state.head.take().filter(|head| head.key != signer.public_key()) {
         state.former_keys.push(head.key);
     }
-    // Above whatever the running gateway has, also when the file was lost.
+    // Higher than the running gateway's, even if the head file was lost.
     let now = u64::try_from(mark.at.as_millisecond()).unwrap_or(0);
     SignedState {
         serial: state.serial.max(now) + 1,

@@ -1,4 +1,4 @@
-//! A walk along the chain in the file, record by record, past the heads that are stored there.
+//! Walks along the chain in the database, record by record, and checks the signed heads that are stored there.
 
 use rusqlite::Connection;
 
@@ -7,35 +7,35 @@ use super::head_file::Breach;
 use super::record_check::{RecordRow, rows_from};
 use super::signature::Head;
 
-/// Where a walk stands.
+/// The position of a walk.
 #[derive(Clone, Debug)]
 pub(in crate::history) struct ChainWalk {
-    /// The last record.
+    /// The last record checked.
     pub(in crate::history) tip: Tip,
-    /// The last position that is anchor: where it began, or that of a stored head since.
+    /// The last trusted position: where the walk started, or a signed head since.
     anchor: Tip,
 }
 
 impl ChainWalk {
-    /// Begins behind a position that is anchor.
+    /// Starts after a trusted position.
     pub(in crate::history) fn after(tip: Tip) -> Self {
         Self { anchor: tip.clone(), tip }
     }
 
-    /// Goes on to the next record.
+    /// Checks the next record.
     ///
     /// # Errors
-    /// It is not what was written there.
+    /// It is not the record that was written.
     pub(in crate::history) fn step(&mut self, row: &RecordRow) -> Result<(), Breach> {
         let found = row.check(&self.tip);
         self.tip = found.map_err(|what| Breach::between(what, &self.anchor, self.tip.seq + 1))?;
         Ok(())
     }
 
-    /// Passes a genuine head, which must have been signed for this position.
+    /// Checks that a genuine head was signed for the current position.
     ///
     /// # Errors
-    /// It was signed for another record with this number.
+    /// The head was signed for a different record with this number.
     pub(in crate::history) fn pass_head(&mut self, head: &Head) -> Result<(), Breach> {
         if head.tip() != self.tip {
             let what = format!("record {} is not the one that was signed", head.seq);
@@ -45,10 +45,10 @@ impl ChainWalk {
         Ok(())
     }
 
-    /// Walks to this record at most, and no more than `pages`; true when there may be more.
+    /// Walks up to record `last`, but no further than `pages` pages. Returns true if there may be more.
     ///
     /// # Errors
-    /// The file cannot be read; what is found that was not written so.
+    /// The outer error means that the database cannot be read, the inner one that a record is not the one written.
     pub(in crate::history) fn advance_to(
         &mut self,
         file: &Connection,
@@ -77,8 +77,8 @@ impl ChainWalk {
     }
 }
 
-/// The stored heads between these records, both included, that one of these keys has signed. What else the table
-/// holds proves nothing.
+/// Reads the stored heads from record `from` to `to` (inclusive) that one of `keys` has signed. Other rows of the table
+/// prove nothing and are skipped.
 pub(in crate::history) fn heads(
     file: &Connection,
     from: u64,
@@ -95,7 +95,7 @@ pub(in crate::history) fn heads(
     Ok(found)
 }
 
-/// The nearest such head at or before this record.
+/// Reads the last such head at or before this record.
 pub(in crate::history) fn head_before(
     file: &Connection,
     seq: u64,
@@ -105,7 +105,7 @@ pub(in crate::history) fn head_before(
     nearest(file, found, seq, keys, |head| head.seq <= seq)
 }
 
-/// The nearest such head at or after this record.
+/// Reads the first such head at or after this record.
 pub(in crate::history) fn head_after(
     file: &Connection,
     seq: u64,

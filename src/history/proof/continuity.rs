@@ -1,5 +1,5 @@
-//! The questions that the file must answer before anything is signed: does it begin and go on where it should, and is a
-//! breach that was found before over.
+//! What must hold before anything is signed: the file begins and continues where it should, and a breach found earlier
+//! has been repaired.
 
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -10,16 +10,16 @@ use super::head_file::{Breach, SignedState};
 use super::record_check::{first_row, row_at};
 use super::signature::Head;
 
-/// What leads to the last signed head.
+/// The range of records that continues from the last signed head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::history) struct Continuity {
-    /// The last record of the file.
+    /// The last record.
     pub(in crate::history) tip: Tip,
-    /// Records up to this one may be gone.
+    /// The position before the first record; records up to here may be deleted.
     pub(in crate::history) base: Tip,
 }
 
-/// True when the record that the breach misses is in the file, or need not be.
+/// Returns true if the record that the breach misses is in the file, or is no longer needed.
 pub(in crate::history) fn has_expected_record(
     file: &Connection,
     breach: &Breach,
@@ -33,7 +33,8 @@ pub(in crate::history) fn has_expected_record(
     }
 }
 
-/// True when the records at which the breach was found are in order now.
+/// Returns true if the records at which the breach was found are in order now. Without `is_thorough` they are not
+/// read, and the breach counts as unrepaired.
 pub(in crate::history) fn is_repaired(
     file: &Connection,
     breach: &Breach,
@@ -52,7 +53,7 @@ pub(in crate::history) fn is_repaired(
     Ok(walk.advance_to(file, at, usize::MAX, keys)?.is_ok() && walk.tip.seq == at)
 }
 
-/// Every genuine head of the file, the last first, whoever signed it.
+/// Reads every genuine head of the file, newest first, whichever key signed it.
 pub(in crate::history) fn all_heads(file: &Connection) -> rusqlite::Result<Vec<Head>> {
     let mut find = file.prepare("SELECT body FROM heads ORDER BY seq DESC")?;
     let bodies = find.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -60,7 +61,11 @@ pub(in crate::history) fn all_heads(file: &Connection) -> rusqlite::Result<Vec<H
     Ok(heads.filter(Head::is_genuine).collect())
 }
 
-/// Looks at both ends of the file: where it begins, and whether what is known is there and all behind it follows.
+/// Checks that the file begins where it should, that it contains the `known` record, and that everything after that
+/// record follows from it.
+///
+/// # Errors
+/// The outer error means that the database cannot be read, the inner one that the file was changed.
 pub(in crate::history) fn check_continuity(
     file: &Connection,
     signed: &SignedState,
@@ -71,7 +76,7 @@ pub(in crate::history) fn check_continuity(
     let Some(first) = first_row(file)? else {
         return Ok(match known.seq > base.seq {
             true => {
-                let what = format!("records {} to {} are gone", base.seq + 1, known.seq);
+                let what = format!("records {} to {} are missing", base.seq + 1, known.seq);
                 Err(Breach::missing(what, known))
             }
             false => Ok(Continuity { tip: base.clone(), base }),
@@ -87,14 +92,14 @@ pub(in crate::history) fn check_continuity(
         match head.filter(|head| head.tip() == before) {
             Some(_) => base = before,
             None => {
-                let what = format!("records {} to {} are gone", base.seq + 1, first.seq - 1);
+                let what = format!("records {} to {} are missing", base.seq + 1, first.seq - 1);
                 return Ok(Err(Breach::new(what)));
             }
         }
     }
     let mut tip = base.clone();
     if known.seq > base.seq {
-        // What stands before it is in its digest.
+        // Its digest covers everything before it.
         let row = row_at(file, known.seq)?;
         let sound = row.is_some_and(|row| row.tip() == *known && row.check(&row.before()).is_ok());
         if !sound {
@@ -102,10 +107,10 @@ pub(in crate::history) fn check_continuity(
             return Ok(Err(Breach::missing(what, known)));
         }
         tip = known.clone();
-        // Only the link: the record itself is looked at by exports and on the rounds.
+        // Check only the link here; exports and the audit check the record itself.
         let next = row_at(file, base.seq + 1)?;
         if next.is_none_or(|row| row.before() != base) {
-            let what = format!("the record behind {} is not the one that was written", base.seq);
+            let what = format!("the record after {} is not the one that was written", base.seq);
             return Ok(Err(Breach::new(what)));
         }
     }

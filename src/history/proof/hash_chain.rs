@@ -1,9 +1,9 @@
-//! The hash chain: each record holds the digest of the one before it, so none can be changed, taken out or
-//! moved without breaking all that follow.
+//! The hash chain: each record contains the digest of the one before it, so that changing, removing or reordering a
+//! record breaks the chain from there on.
 //!
-//! A link is a member `chain` at the end of the record: `{"seq":7,"prev":"…","hash":"…"}`. `hash` is the
-//! SHA-256 of the canonical form (RFC 8785) of the record with `seq` and `prev` in it and without `hash`. Records
-//! of the version `elida.cdr/1` have a form of their own instead, in which a double keeps its `.0`.
+//! The link is the last member of a record, `"chain":{"seq":7,"prev":"…","hash":"…"}`. `hash` is the SHA-256 of the
+//! canonical form (RFC 8785) of the record with `seq` and `prev` but without `hash`. Records of schema `elida.cdr/1`
+//! use a form of their own, in which a double keeps its `.0`.
 
 use std::io::{self, Write};
 
@@ -15,37 +15,37 @@ use sha2::{Digest, Sha256};
 use crate::session::record::SCHEMA;
 use crate::settings::hex::hex;
 
-/// The member of a record that holds its link.
+/// The member of a record that contains its link.
 pub const LINK: &str = "chain";
 
-/// The `prev` of the very first record.
+/// The `prev` of record 1.
 pub const ORIGIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The version of records whose digest is not of the RFC's form.
+/// The old record schema, whose digest is not based on RFC 8785.
 pub(in crate::history) const SCHEMA_V1: &str = "elida.cdr/1";
 
-/// The largest integer of a record: beyond it a double, which is what RFC 8785 knows, cannot tell neighbours apart.
+/// The largest integer in a record. RFC 8785 numbers are doubles, which represent integers exactly up to 2^53 - 1.
 pub(in crate::history) const MAX_INTEGER: u64 = (1 << 53) - 1;
 
-/// Where the chain stands: the last record's number and digest.
+/// A position in the chain: the number and digest of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tip {
-    /// Number of the record; the first is 1.
+    /// The number of the record, starting at 1; 0 means before the first record.
     pub seq: u64,
-    /// Its digest, in hexadecimal digits.
+    /// The digest of the record in hexadecimal, or [`ORIGIN`].
     pub hash: String,
 }
 
 impl Default for Tip {
-    /// Before the first record.
+    /// The position before the first record.
     fn default() -> Self {
         Self { seq: 0, hash: ORIGIN.to_owned() }
     }
 }
 
 impl Tip {
-    /// Links a record, a JSON object without `chain`, behind this one; gives its text with the link and the
-    /// new tip. `None` when it is no object, or not of this program's version.
+    /// Appends a record, a JSON object without `chain`, to the chain. Returns its text with the link, and the new tip;
+    /// `None` if it is not a JSON object.
     pub fn link(&self, record: &str) -> Option<(String, Tip)> {
         let open = record.strip_suffix('}')?;
         let comma = if open.ends_with('{') { "" } else { "," };
@@ -57,18 +57,18 @@ impl Tip {
     }
 }
 
-/// The text of a record, its keys in their own order and each value as RFC 8785 writes it. An integer above
-/// 2^53 - 1 is written as that.
+/// Serializes a record with its keys in declaration order and numbers in RFC 8785 form. Integers above
+/// [`MAX_INTEGER`] are clamped.
 ///
 /// # Errors
-/// The value cannot be written as JSON.
+/// The value cannot be serialized as JSON.
 pub(in crate::history) fn to_text(record: &impl Serialize) -> serde_json::Result<String> {
     let mut text = Vec::new();
     record.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Numbers))?;
     String::from_utf8(text).map_err(serde::ser::Error::custom)
 }
 
-/// Writes numbers in their canonical form.
+/// Writes numbers in RFC 8785 form.
 struct Numbers;
 
 impl Formatter for Numbers {
@@ -81,18 +81,18 @@ impl Formatter for Numbers {
     }
 }
 
-/// The digest of these bytes, in hexadecimal digits.
+/// Returns the SHA-256 of the bytes in hexadecimal.
 pub(in crate::history) fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// The canonical form of a value (RFC 8785).
+/// Returns the canonical form of a JSON value (RFC 8785).
 pub fn canonical(value: &Value) -> Vec<u8> {
-    // Only a map whose keys are no texts, or a number that is none, could fail, and JSON has neither.
+    // Fails only for non-string keys and non-finite numbers, which a `Value` cannot contain.
     serde_json_canonicalizer::to_vec(value).unwrap_or_default()
 }
 
-/// The form that the digest of this record is made of; `None` when its version is not known.
+/// Returns the bytes that the digest of a record is computed over; `None` if its schema is unknown.
 pub(in crate::history) fn hashed_form(record: &Value) -> Option<Vec<u8>> {
     match record.get("schema").and_then(Value::as_str)? {
         SCHEMA => Some(canonical(record)),
@@ -105,7 +105,7 @@ pub(in crate::history) fn hashed_form(record: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// The form of `elida.cdr/1`: sorted keys and no white space, but numbers as `serde_json` writes them.
+/// Writes the form of `elida.cdr/1`: sorted keys and no whitespace, but numbers as `serde_json` writes them.
 fn write_v1(value: &Value, text: &mut Vec<u8>) {
     match value {
         Value::Object(members) => {
@@ -165,7 +165,7 @@ mod tests {
             Record { z: 0.0, a: vec![1e21, 0.25, 1e-7, 333_333_333.333_333_3, 4.5e15], most: u64::MAX };
         let expected =
             r#"{"z":0,"a":[1e+21,0.25,1e-7,333333333.3333333,4500000000000000],"most":9007199254740991}"#;
-        assert_eq!(text(&record).unwrap(), expected);
+        assert_eq!(to_text(&record).unwrap(), expected);
     }
 
     #[test]

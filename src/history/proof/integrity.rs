@@ -1,8 +1,8 @@
-//! Whether the history still leads to what this gateway signed last. Nothing is signed while it does not: who writes
-//! into the file with SQL, replaces or deletes it, cannot get a signature for that.
+//! Checks whether the history still continues from what this gateway signed last, and signs nothing while it does not:
+//! an attacker who edits the file with SQL, replaces it or deletes it gets no signature for the result.
 //!
-//! Three things are known apart from the file: the last signed head and the point up to which records were forgotten
-//! (both in [`super::head_file`]), and in memory the last record that this process wrote or found to be in order.
+//! Three facts are known independently of the file: the last signed head and the point up to which records were deleted
+//! (both in [`super::head_file`]), and, in memory, the last record that this process wrote or found intact.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use super::statement::{Kind, Statement};
 use crate::telemetry::metrics::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
 
-/// What an operator does about a breach.
+/// What an operator should do about a breach.
 const REMEDY: &str =
     "find out who changed it; put the file back, or accept it as it is with `elida cdr accept`";
-/// How long a program of an older version may go on beside this one, at the longest.
+/// How long an older version of the program may run beside this one, at most.
 const UPGRADE_OVERLAP: SignedDuration = SignedDuration::from_hours(1);
-/// How often a look is repeated when another process signs in the same moment.
+/// How often a check is attempted when another process signs at the same time.
 const CHECK_ATTEMPTS: usize = 3;
 
-/// What the gateway knows of its history apart from the file.
+/// What the gateway knows about its history, independently of the file.
 pub(in crate::history) struct Integrity {
     pub(in crate::history) signer: Arc<Signer>,
     file: HeadFile,
@@ -40,31 +40,31 @@ pub(in crate::history) struct Integrity {
 
 struct State {
     signed: SignedState,
-    /// The last record that this process wrote, or found to lead here.
+    /// The last record that this process wrote or found intact.
     known: Tip,
-    /// The head file as it was read or written last.
+    /// The version of the head file that was read or written last.
     stamp: Option<FileStamp>,
-    /// `signed.breach` is not in the head file yet.
+    /// `signed` has a change that is not in the head file yet.
     is_unsaved: bool,
-    /// The log and the readiness say that there is a breach.
+    /// The breach was logged, and readiness warns of it.
     is_reported: bool,
 }
 
-/// What an export needs to know.
+/// What an export needs: the checked range of the file, and what was signed about it.
 #[derive(Clone, Debug)]
 pub(in crate::history) struct ExportView {
-    /// What leads to the last signed head, or why nothing does.
+    /// The range that continues from the last signed head, or what is wrong with the file.
     pub(in crate::history) lead: Result<Continuity, String>,
-    /// Records up to this one may be gone, or are not vouched for.
+    /// Records up to this one may be deleted, or are not vouched for.
     pub(in crate::history) base: Option<Statement>,
-    /// Hand-overs and acceptances, in order.
+    /// Key hand-overs and acceptances, in order.
     pub(in crate::history) marks: Vec<Statement>,
-    /// The public keys whose heads count.
+    /// The public keys whose signatures are trusted.
     pub(in crate::history) keys: Vec<String>,
 }
 
 impl Integrity {
-    /// Nothing is known yet: [`Integrity::begin`] comes next.
+    /// Creates the guard. Call [`Integrity::begin`] before anything else.
     pub(in crate::history) fn new(
         folder: &Path,
         history: &Path,
@@ -82,10 +82,10 @@ impl Integrity {
         Self { signer, file: HeadFile::new(folder, history), metrics, readiness, state: Mutex::new(state) }
     }
 
-    /// Looks, at the start, whether the file leads to the last signed head. `file` is locked for writing.
+    /// Checks at start whether the file continues from the last signed head. `file` is locked for writing.
     ///
     /// # Errors
-    /// The file cannot be read. A breach is none: it is told, and nothing is signed.
+    /// The file cannot be read. A breach is not an error: it is reported, and nothing is signed.
     pub(in crate::history) fn begin(&self, file: &Connection) -> rusqlite::Result<()> {
         let mut state = self.state();
         let stamp = self.file.stamp();
@@ -113,7 +113,7 @@ impl Integrity {
         Ok(())
     }
 
-    /// Takes over a file that a program without a head file has written: what it signed last is believed.
+    /// Adopts a file that was written by an older version, which had no head file. Trusts its last signature.
     fn adopt(&self, state: &mut State, file: &Connection) -> rusqlite::Result<Option<Breach>> {
         let last = last_row(file)?;
         if last.as_ref().is_some_and(|last| !last.is_v1()) {
@@ -124,7 +124,7 @@ impl Integrity {
             ))));
         }
         let mut stored = all_heads(file)?;
-        // Heads of other keys count only when this one has signed none.
+        // Heads of other keys count only if the current key has signed none.
         let key = self.signer.public_key();
         if stored.iter().any(|head| head.key == key) {
             stored.retain(|head| head.key == key);
@@ -134,7 +134,7 @@ impl Integrity {
             None => stored.first().map(Head::tip).unwrap_or_default(),
         };
         if first.seq > 0 && !stored.iter().any(|head| head.tip() == first) {
-            let what = format!("no signed head says that the history begins behind record {}", first.seq);
+            let what = format!("no signed head confirms that the history begins after record {}", first.seq);
             return Ok(Some(Breach::lasting(what)));
         }
         state.signed.base = (first.seq > 0).then(|| self.statement(Kind::Pruned, &first));
@@ -146,7 +146,7 @@ impl Integrity {
         Ok(None)
     }
 
-    /// Another key than that of the last head is in use: signs where it begins.
+    /// Signs a hand-over if another key signed the last head.
     fn hand_over(&self, state: &mut State) {
         let key = self.signer.public_key();
         let Some(former_key) = state.signed.head.as_ref().map(|head| head.key.clone()) else { return };
@@ -177,8 +177,8 @@ impl Integrity {
         self.save(state);
     }
 
-    /// Looks whether the file leads to what is known; `None` when it does not, which is told. `file` is locked for
-    /// writing. `is_thorough`: also where a breach was found before.
+    /// Checks whether the file continues from the last known record. Reports a breach and returns `None` if it does not.
+    /// `file` is locked for writing. With `is_thorough`, also checks whether an earlier breach was repaired.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -198,7 +198,7 @@ impl Integrity {
         Ok(lead)
     }
 
-    /// What an export stands on, by a connection that reads only.
+    /// Checks the file for an export, over a read-only connection.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -209,7 +209,7 @@ impl Integrity {
         for _ in 1..CHECK_ATTEMPTS {
             let serial = state.signed.serial;
             self.refresh(&mut state);
-            // Another process may have forgotten records just now.
+            // Another process may just have deleted records.
             if found.is_ok() || state.signed.serial == serial {
                 break;
             }
@@ -226,33 +226,33 @@ impl Integrity {
         })
     }
 
-    /// The public keys whose heads count.
+    /// The public keys whose signatures are trusted.
     pub(in crate::history) fn trusted_keys(&self) -> Vec<String> {
         self.keys(&self.state().signed)
     }
 
-    /// Something in the file does not lead to what was signed.
+    /// Reports that the file does not continue from what was signed.
     pub(in crate::history) fn report_breach(&self, breach: Breach) {
         self.report(&mut self.state(), Some(breach));
     }
 
-    /// The record where this process stands is in the file for good.
+    /// Sets the last record that this process has committed.
     pub(in crate::history) fn set_known(&self, tip: &Tip) {
         self.state().known = tip.clone();
     }
 
-    /// Where the last head was signed.
+    /// The number of the record that was signed last.
     pub(in crate::history) fn head_seq(&self) -> u64 {
         self.state().signed.head().seq
     }
 
-    /// Records up to this one may be gone.
+    /// Records up to this one may be deleted.
     pub(in crate::history) fn base(&self) -> Tip {
         self.state().signed.base()
     }
 
-    /// Behind which record the next one comes, whether or not the file leads here. Numbers are not used again, also
-    /// in a file that has no record.
+    /// The tip for the next record, whether or not the file is intact. Numbers are never reused, not even in a file
+    /// without records.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -261,8 +261,8 @@ impl Integrity {
         Ok(found.unwrap_or_else(|| last_known_tip(&self.state())))
     }
 
-    /// Keeps a head that was signed, and the base if an older program moved it. The file is locked for writing: another
-    /// process keeps its own meanwhile.
+    /// Saves a signed head, and the base if an older version of the program moved it. The caller holds the write lock of
+    /// the history, so that another process cannot save its own head at the same time.
     pub(in crate::history) fn set_head(&self, head: Head, base: &Tip) {
         let mut state = self.state();
         self.refresh(&mut state);
@@ -275,8 +275,8 @@ impl Integrity {
         self.save(&mut state);
     }
 
-    /// Signs that the records up to this one are forgotten. This comes before they go: after a crash in between they
-    /// are still there, which is no breach.
+    /// Signs that the records up to `anchor` are deleted. Call this before deleting them: if the process crashes in
+    /// between, the records are still there, which is not a breach.
     ///
     /// # Errors
     /// The head file cannot be written.
@@ -312,7 +312,7 @@ impl Integrity {
             .collect()
     }
 
-    /// Takes over what another process signed, or an operator accepted.
+    /// Reloads the head file if another process or an operator has changed it.
     fn refresh(&self, state: &mut State) {
         let stamp = self.file.stamp();
         if stamp == state.stamp {
@@ -365,10 +365,10 @@ impl Integrity {
         Ok(if is_over { Ok(lead) } else { Err(breach) })
     }
 
-    /// Tells when a breach is found, and when it is over.
+    /// Logs and records when a breach is found and when it ends.
     fn report(&self, state: &mut State, found: Option<Breach>) {
         self.metrics.intact(found.is_none());
-        // The log and the readiness of a new process do not know of a breach that is older.
+        // A new process reports a breach that an earlier one found, too.
         if found.is_some() == std::mem::replace(&mut state.is_reported, found.is_some()) {
             return;
         }
@@ -402,7 +402,7 @@ fn warning(breach: &Breach) -> String {
     format!("the history was changed and is not signed: {}; {REMEDY}", breach.what)
 }
 
-/// The last position that is known of.
+/// The highest position known.
 fn last_known_tip(state: &State) -> Tip {
     let tips = [state.signed.base(), state.signed.head(), state.known.clone()];
     tips.into_iter().max_by_key(|tip| tip.seq).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! The seal: the head of the chain, signed now and then with a key that is kept in the data directory
-//! (Ed25519, RFC 8032). Without the key nobody can write a chain anew.
+//! The signing key and signed heads. The head of the chain is signed periodically with an Ed25519 key (RFC 8032) that is
+//! kept in the data directory. Without the key, an attacker can rewrite the chain but not sign the result.
 
 use std::io;
 use std::path::Path;
@@ -15,19 +15,19 @@ use super::statement::Statement;
 use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
-/// The private key in the data directory (PKCS #8, RFC 8410).
+/// The file of the private key in the data directory (PKCS #8, RFC 8410).
 const KEY_FILE: &str = "cdr-key.p8";
 
-/// The key before it: put here by the operator, so that it can announce its successor.
+/// The file of the previous private key. An operator puts it here so that it can announce its successor.
 pub(in crate::history) const FORMER_KEY_FILE: &str = "cdr-key.old.p8";
 
-/// The public key beside it, 64 hexadecimal digits: what an auditor keeps.
+/// The file of the public key, 64 hexadecimal digits. Auditors keep a copy.
 pub const PUBLIC_FILE: &str = "cdr-key.pub";
 
-/// The version of a head's form.
+/// The schema of a signed head.
 pub const SCHEMA: &str = "elida.cdr-head/1";
 
-/// Signs heads.
+/// Signs heads and statements.
 pub struct Signer(Ed25519KeyPair);
 
 impl std::fmt::Debug for Signer {
@@ -36,33 +36,33 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// A signed head: so far the chain went at that time.
+/// A signed head: the tip of the chain at some time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
     /// Always [`SCHEMA`].
     pub schema: String,
-    /// Number of the last record.
+    /// The number of the last record.
     pub seq: u64,
     /// Its digest.
     pub hash: String,
     /// When it was signed.
     pub at: Timestamp,
-    /// The public key, in hexadecimal digits.
+    /// The public key in hexadecimal.
     pub key: String,
-    /// Over the canonical form of the other members, in hexadecimal digits.
+    /// The signature over the canonical form of the other members, in hexadecimal.
     pub signature: String,
 }
 
 impl Signer {
-    /// Reads the key of this folder, or makes it; the public half lies beside it.
+    /// Reads the key in `folder`, or creates it. Writes the public key beside it.
     ///
     /// # Errors
-    /// The folder cannot be written to, or holds something that is no such key.
+    /// The folder cannot be written, or the file does not contain an Ed25519 key.
     pub fn load_or_create(folder: &Path) -> io::Result<Self> {
         let kept = key_file::load_or_make(folder, KEY_FILE, || {
             let fresh = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-            let fresh = fresh.map_err(|_| io::Error::other("the system gives no randomness"))?;
+            let fresh = fresh.map_err(|_| io::Error::other("the system's random number generator failed"))?;
             Ok(fresh.as_ref().to_vec())
         })?;
         let signer = Self::read(&kept, KEY_FILE)?;
@@ -70,18 +70,18 @@ impl Signer {
         Ok(signer)
     }
 
-    /// Reads the key of this folder.
+    /// Reads the key in `folder`.
     ///
     /// # Errors
-    /// There is none, or it cannot be read.
+    /// The file does not exist or cannot be read.
     pub(in crate::history) fn load(folder: &Path) -> io::Result<Self> {
         Self::read(&std::fs::read(folder.join(KEY_FILE))?, KEY_FILE)
     }
 
-    /// The key that was in use before, if it still lies in this folder.
+    /// Reads the previous key, or returns `None` if it is not in `folder`.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something that is no such key.
+    /// The file cannot be read, or does not contain an Ed25519 key.
     pub(in crate::history) fn former(folder: &Path) -> io::Result<Option<Self>> {
         match std::fs::read(folder.join(FORMER_KEY_FILE)) {
             Ok(kept) => Self::read(&kept, FORMER_KEY_FILE).map(Some),
@@ -93,15 +93,15 @@ impl Signer {
     fn read(kept: &[u8], name: &str) -> io::Result<Self> {
         Ed25519KeyPair::from_pkcs8(kept)
             .map(Self)
-            .map_err(|why| io::Error::other(format!("{name} holds no Ed25519 key: {why}")))
+            .map_err(|why| io::Error::other(format!("{name} does not contain an Ed25519 key: {why}")))
     }
 
-    /// The public key, in hexadecimal digits.
+    /// The public key in hexadecimal.
     pub fn public_key(&self) -> String {
         hex(self.0.public_key().as_ref())
     }
 
-    /// Signs where the chain stands.
+    /// Signs the tip of the chain.
     pub fn sign_head(&self, tip: &Tip, at: Timestamp) -> Head {
         let mut head = Head {
             schema: SCHEMA.to_owned(),
@@ -115,32 +115,32 @@ impl Signer {
         head
     }
 
-    /// Signs a statement in the name of this key.
+    /// Signs a statement.
     pub(in crate::history) fn sign_statement(&self, mut statement: Statement) -> Statement {
         statement.key = self.public_key();
         statement.signature = self.sign(&statement.message());
         statement
     }
 
-    /// The signature over these bytes, in hexadecimal digits.
+    /// Returns the signature of `message` in hexadecimal.
     pub(in crate::history) fn sign(&self, message: &[u8]) -> String {
         hex(self.0.sign(message).as_ref())
     }
 }
 
-/// True when this key has signed these bytes; key and signature in hexadecimal digits.
+/// Verifies a signature; `key` and `signature` are in hexadecimal.
 pub(in crate::history) fn is_signed(message: &[u8], key: &str, signature: &str) -> bool {
     let (Some(key), Some(signature)) = (unhex(key), unhex(signature)) else { return false };
     UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()
 }
 
 impl Head {
-    /// True when the key it names has signed it.
+    /// Returns true if the signature is valid for the key that the head names.
     pub fn is_genuine(&self) -> bool {
         self.schema == SCHEMA && is_signed(&self.message(), &self.key, &self.signature)
     }
 
-    /// Where the chain stood.
+    /// The tip that was signed.
     pub fn tip(&self) -> Tip {
         Tip { seq: self.seq, hash: self.hash.clone() }
     }

@@ -1,24 +1,24 @@
-//! Which keys may have signed a file: those that the auditor gives, and those that they announce or that announce them.
+//! Which keys may sign an export: those that the auditor gives, and those connected to them by hand-overs.
 
 use super::statement::Statement;
 
-/// The keys of a file, while it is read.
+/// The keys of an export, collected while it is read.
 #[derive(Debug, Default)]
 pub(in crate::history) struct SigningKeys {
     given: Vec<String>,
-    /// Each key that signed, and the first record that it signed for.
+    /// Each key that signed, with the number of the first record that it signed.
     used: Vec<(String, u64)>,
-    /// The former key, the new one, and whether the former announces it.
+    /// The previous key, the new key, and whether the previous one countersigned.
     handovers: Vec<(String, String, bool)>,
 }
 
 impl SigningKeys {
-    /// The keys that were given; none means: whichever the file names.
+    /// Creates the set from the keys that the auditor gives. If empty, the first key in the file is trusted.
     pub(in crate::history) fn new(given: &[String]) -> Self {
         Self { given: given.to_vec(), ..Self::default() }
     }
 
-    /// This key signed for this record.
+    /// Adds a signature of `key` for record `seq`.
     pub(in crate::history) fn add_signature(&mut self, key: &str, seq: u64) {
         match self.used.last() {
             Some((last, _)) if last == key => {}
@@ -26,17 +26,17 @@ impl SigningKeys {
         }
     }
 
-    /// A genuine hand-over.
+    /// Adds a genuine hand-over.
     pub(in crate::history) fn add_handover(&mut self, said: &Statement) {
         if let Some(former) = &said.former_key {
             self.handovers.push((former.clone(), said.key.clone(), said.former_signature.is_some()));
         }
     }
 
-    /// Checks that this key may sign.
+    /// Checks that `key` may sign.
     ///
     /// # Errors
-    /// A sentence.
+    /// A sentence that names the key.
     pub(in crate::history) fn check_allowed(&self, key: &str) -> Result<(), String> {
         match self.allowed().iter().any(|allowed| allowed == key) {
             true => Ok(()),
@@ -44,10 +44,10 @@ impl SigningKeys {
         }
     }
 
-    /// All keys that signed, in order.
+    /// Returns all keys that signed, in order.
     ///
     /// # Errors
-    /// A sentence that names one that was neither given nor announced.
+    /// A sentence that names a key that was neither given nor announced.
     pub(in crate::history) fn finish(self) -> Result<Vec<String>, String> {
         let allowed = self.allowed();
         if let Some((key, seq)) = self.used.iter().find(|(key, _)| !allowed.contains(key)) {
@@ -65,8 +65,8 @@ impl SigningKeys {
         Ok(keys)
     }
 
-    /// A former key is taken from the one after it, which has signed over all that it signed; a later one only where
-    /// the former announces it, or when no key was given and the file is only held against itself.
+    /// A previous key is trusted because its successor has signed the chain that it signed. A successor is trusted only if
+    /// the previous key countersigned, or if no key was given and the file is checked for consistency only.
     fn allowed(&self) -> Vec<String> {
         let mut allowed = self.given.clone();
         let is_open = allowed.is_empty();

@@ -1,5 +1,5 @@
-//! What the gateway signs beside heads: where forgetting has come to, a change of the key, what an operator accepted,
-//! and what an export holds.
+//! What the gateway signs besides heads: up to where records were deleted, a new key, an operator's acceptance, and the
+//! content of an export.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,78 +8,78 @@ use serde_json::Value;
 use super::hash_chain::{Tip, canonical};
 use super::signature::{Signer, is_signed};
 
-/// The version of a statement's form.
+/// The schema of a statement.
 pub const SCHEMA: &str = "elida.cdr-statement/1";
 
 /// The schema of the last line of an export that the gateway does not sign.
 pub(in crate::history) const UNSIGNED: &str = "elida.cdr-unsigned/1";
 
-/// What a statement says of the record it names.
+/// What a statement says about the record that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Up to this record the history has been forgotten (`history.retention`, `history.max_size`).
+    /// Records up to this one were deleted (`history.retention`, `history.max_size`).
     Pruned,
-    /// Up to this record the history does not lead to what was signed before, and an operator accepted that.
+    /// Records up to this one do not continue from the earlier signatures, and an operator accepted that.
     Accepted,
-    /// From this record on another key signs.
+    /// A new key signs from this record on.
     Handover,
-    /// An export ends with this record: the last line of a file.
+    /// An export ends with this record. This is the last line of the file.
     Export,
 }
 
-/// One statement: a line of an export, written in the form of RFC 8785.
+/// A signed statement: one line of an export, in RFC 8785 form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
     /// Always [`SCHEMA`].
     pub schema: String,
-    /// What it says.
+    /// What the statement says.
     pub kind: Kind,
-    /// Number of the record.
+    /// The number of the record.
     pub seq: u64,
-    /// Its digest.
+    /// The digest of the record.
     pub hash: String,
     /// When it was signed.
     pub at: Timestamp,
-    /// Why an operator accepted, in the operator's words.
+    /// Acceptance: the operator's reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The key before a hand-over, in hexadecimal digits.
+    /// Hand-over: the previous public key in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_key: Option<String>,
-    /// The signature of that key over the same as `signature`; `None` when it was gone.
+    /// Hand-over: the previous key's signature over the same message; `None` if that key was no longer available.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_signature: Option<String>,
-    /// What an export holds.
+    /// Export: what it contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<ExportSummary>,
-    /// The public key, in hexadecimal digits.
+    /// The public key in hexadecimal.
     pub key: String,
-    /// Over the canonical form of the other members, without `former_signature`, in hexadecimal digits.
+    /// The signature over the canonical form of the other members without `former_signature`, in hexadecimal.
     pub signature: String,
 }
 
-/// What an export holds.
+/// What an export contains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportSummary {
-    /// Number of the first record; `None` when there is none in the window.
+    /// The number of the first record; `None` if the export has no records.
     pub first: Option<u64>,
-    /// How many records.
+    /// The number of records.
     pub records: u64,
-    /// The window that was asked for, by the end of the sessions: not before; `None` when it was open.
+    /// The requested range of session end times: from (inclusive); `None` if open.
     pub from: Option<Timestamp>,
-    /// Before; `None` when it was open.
+    /// To (exclusive); `None` if open.
     pub to: Option<Timestamp>,
-    /// The signatures do not vouch for the records up to this one: an operator accepted them as they were.
+    /// Records up to this one were accepted by an operator, and the signatures do not vouch for them.
     pub accepted: Option<u64>,
-    /// The SHA-256 of all lines before, in hexadecimal digits.
+    /// The SHA-256 of all lines before this one, in hexadecimal.
     pub digest: String,
 }
 
 impl Statement {
-    /// An unsigned statement of a record.
+    /// Creates an unsigned statement about a record.
     pub(in crate::history) fn new(kind: Kind, tip: &Tip, at: Timestamp) -> Self {
         Self {
             schema: SCHEMA.to_owned(),
@@ -96,7 +96,7 @@ impl Statement {
         }
     }
 
-    /// A signed hand-over from the key `former_key` to that of `signer`; `former` announces it, where it is there.
+    /// Creates a signed hand-over from `former_key` to the key of `signer`, countersigned by `former` if available.
     pub(in crate::history) fn handover(
         tip: &Tip,
         former_key: &str,
@@ -112,12 +112,12 @@ impl Statement {
         statement
     }
 
-    /// The record it speaks of.
+    /// The position that the statement is about.
     pub(in crate::history) fn tip(&self) -> Tip {
         Tip { seq: self.seq, hash: self.hash.clone() }
     }
 
-    /// True when the key it names has signed it, and the former one where it says so.
+    /// Returns true if the signature is valid, and the previous key's signature, if there is one.
     pub fn is_genuine(&self) -> bool {
         let message = self.message();
         let is_announced = match (&self.former_key, &self.former_signature) {
@@ -127,12 +127,12 @@ impl Statement {
         self.schema == SCHEMA && is_announced && is_signed(&message, &self.key, &self.signature)
     }
 
-    /// Its line in an export.
+    /// The statement as a line of an export, without newline.
     pub(in crate::history) fn line(&self) -> Vec<u8> {
         canonical(&self.value())
     }
 
-    /// What is signed.
+    /// The bytes that are signed.
     pub(in crate::history) fn message(&self) -> Vec<u8> {
         let mut value = self.value();
         if let Some(members) = value.as_object_mut() {
@@ -143,7 +143,7 @@ impl Statement {
     }
 
     fn value(&self) -> Value {
-        // It has texts and numbers only, so this cannot fail.
+        // All keys are strings, so this cannot fail.
         serde_json::to_value(self).unwrap_or_default()
     }
 }

@@ -1,5 +1,5 @@
-//! Checks an exported file without the gateway: that no record was changed, taken out or moved, that the file was not
-//! cut off, and that the gateway's key has signed it.
+//! `elida cdr verify`: checks an export without the gateway. It proves that no record was changed, removed or reordered,
+//! that the file was not truncated, and that the gateway's key signed it.
 
 use std::io::{self, BufRead};
 
@@ -16,21 +16,21 @@ use super::statement::UNSIGNED;
 use super::statement::{self, Kind, Statement};
 use crate::settings::hex::hex;
 
-/// The longest line that is read, in bytes.
+/// The longest line that is accepted, in bytes.
 const LINE: u64 = 16 << 20;
 
-/// What a file must show beside being whole.
+/// What an export must prove besides being intact.
 #[derive(Clone, Debug, Default)]
 pub struct Requirements {
-    /// The public keys that may have signed, in hexadecimal digits. Without one, those that the file names.
+    /// The public keys that may sign, in hexadecimal. If empty, the keys that the file names are used.
     pub keys: Vec<String>,
-    /// Up to then at least it must be signed; `None` asks for nothing.
+    /// The file must be signed at least up to this time; `None` for no requirement.
     pub until: Option<Timestamp>,
-    /// A head or a statement that was kept apart, to which the file must lead; `None` asks for nothing.
+    /// A head or statement, kept apart from the file, that the file must contain; `None` for no requirement.
     pub head: Option<TrustedHead>,
 }
 
-/// What a head or a statement says, kept apart from the file.
+/// A position and key from a signed head or statement that the auditor has kept apart from the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedHead {
     tip: Tip,
@@ -38,8 +38,8 @@ pub struct TrustedHead {
 }
 
 impl TrustedHead {
-    /// Reads a head or a statement: the last line of an earlier export, a line of it, or the head file of a gateway.
-    /// `None` when there is none in the text, or it is not genuine.
+    /// Parses a head or a statement: an earlier export (its last line), a line of one, or a gateway's head file. `None`
+    /// if the text contains neither, or if the signature is invalid.
     pub fn read(text: &str) -> Option<Self> {
         let line = text.trim_end().lines().next_back()?;
         let whole = || serde_json::from_str::<Value>(text).ok()?.get("head").cloned();
@@ -52,69 +52,69 @@ impl TrustedHead {
     }
 }
 
-/// What a file holds, once it is found to be in order.
+/// The content of a verified export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Records.
+    /// The number of records.
     pub records: u64,
-    /// The number of the first; 0 when there is none.
+    /// The number of the first record; 0 if there is none.
     pub first: u64,
-    /// The number of the last; 0 when there is none.
+    /// The number of the last record; 0 if there is none.
     pub last: u64,
-    /// When the first of them ended to end; `None` when there is none.
+    /// The earliest end time of a session; `None` if there are no records.
     pub ended_from: Option<Timestamp>,
-    /// When the last of them ended to end.
+    /// The latest end time of a session; `None` if there are no records.
     pub ended_to: Option<Timestamp>,
-    /// Signed heads.
+    /// The number of signed heads.
     pub heads: u64,
-    /// When the file was signed: what ended before, and in the window, is in it.
+    /// When the file was signed. It contains every record of the requested range that ended before.
     pub signed_at: Timestamp,
-    /// The window that the export was asked for: not before; `None` when it was open.
+    /// The requested range: from (inclusive); `None` if open.
     pub from: Option<Timestamp>,
-    /// Before; `None` when it was open.
+    /// To (exclusive); `None` if open.
     pub to: Option<Timestamp>,
-    /// The key that signed last, in hexadecimal digits.
+    /// The key that signed last, in hexadecimal.
     pub key: String,
-    /// All keys that signed, in the order in which they did.
+    /// All keys that signed, in order.
     pub keys: Vec<String>,
-    /// What operators accepted: up to these records nothing is vouched for.
+    /// What operators accepted. Records up to these positions are not vouched for.
     pub accepted: Vec<Acceptance>,
 }
 
-/// What an operator accepted.
+/// An operator's acceptance (`elida cdr accept`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Acceptance {
-    /// Up to this record.
+    /// Records up to this one were accepted.
     pub seq: u64,
-    /// When.
+    /// When it was signed.
     pub at: Timestamp,
-    /// In the operator's words.
+    /// The operator's reason.
     pub reason: String,
 }
 
-/// What is wrong, and where.
+/// Why an export is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    /// A line is not what was written.
+    /// A line is not the one that was written.
     #[error("line {line}: {what}")]
     Line {
-        /// Counted from 1.
+        /// The line number, starting at 1.
         line: u64,
-        /// A sentence.
+        /// What is wrong: a sentence.
         what: String,
     },
-    /// The file as a whole is not what was exported.
+    /// The file as a whole is not the one that was exported.
     #[error("{0}")]
     File(String),
 }
 
-/// Checks the NDJSON form of an export.
+/// Verifies an NDJSON export.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first problem found.
 pub fn verify(file: impl BufRead, required: &Requirements) -> Result<Report, VerifyError> {
     let mut check =
         Check { required: required.clone(), keys: SigningKeys::new(&required.keys), ..Check::default() };
@@ -128,9 +128,9 @@ pub fn verify(file: impl BufRead, required: &Requirements) -> Result<Report, Ver
         }
         let whole = text.pop() == Some(b'\n');
         let taken =
-            if whole { check.line(&text) } else { Err("the line is cut short, or far too long".to_owned()) };
+            if whole { check.line(&text) } else { Err("the line is truncated or far too long".to_owned()) };
         if let Err(what) = taken {
-            // What comes before a point that an operator accepted need not be in order.
+            // Keep the error for later: an acceptance further down may cover it.
             check.fault.get_or_insert(VerifyError::Line { line, what });
         }
         check.digest.update(&text);
@@ -148,15 +148,15 @@ struct Check {
     ended: Option<(Timestamp, Timestamp)>,
     records: u64,
     heads: u64,
-    /// When the last line was signed, if it was.
+    /// When the last line was signed; `None` if the last line is not signed.
     signed_at: Option<Timestamp>,
     accepted: Vec<Acceptance>,
     trailer: Option<Statement>,
-    /// Why the gateway did not sign.
+    /// Why the gateway did not sign the export, if it did not.
     unsigned: Option<String>,
-    /// The head that was asked for is in the file.
+    /// True once the required head was found.
     has_known: bool,
-    /// Over all lines so far.
+    /// The digest of all lines so far.
     digest: Sha256,
     fault: Option<VerifyError>,
 }
@@ -164,14 +164,14 @@ struct Check {
 impl Check {
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
         if self.trailer.is_some() || self.unsigned.is_some() {
-            return Err("there is more behind the end of the export".to_owned());
+            return Err("there are lines after the end of the export".to_owned());
         }
-        let value: Value = serde_json::from_slice(line).map_err(|why| format!("this is no JSON: {why}"))?;
+        let value: Value = serde_json::from_slice(line).map_err(|why| format!("this is not JSON: {why}"))?;
         match value.get("schema").and_then(Value::as_str) {
             Some(signature::SCHEMA) => self.head(line, &value),
             Some(statement::SCHEMA) => self.statement(line, value),
             Some(UNSIGNED) => {
-                self.unsigned = Some(value["why"].as_str().unwrap_or("it does not say why").to_owned());
+                self.unsigned = Some(value["why"].as_str().unwrap_or("it gives no reason").to_owned());
                 Ok(())
             }
             _ => self.record(line, &value),
@@ -201,10 +201,10 @@ impl Check {
     fn head(&mut self, line: &[u8], value: &Value) -> Result<(), String> {
         let head = Head::deserialize(value).map_err(|why| format!("this head cannot be read: {why}"))?;
         if serde_json::to_vec(&head).ok().as_deref() != Some(line) {
-            return Err("the head is not written as ELIDA writes it".to_owned());
+            return Err("the head is not in ELIDA's format".to_owned());
         }
         if !head.is_genuine() {
-            return Err("the signature of this head does not fit".to_owned());
+            return Err("the signature of this head is invalid".to_owned());
         }
         self.keys.add_signature(&head.key, head.seq);
         if self.fault.is_none() {
@@ -219,15 +219,15 @@ impl Check {
         let said: Statement =
             serde_json::from_value(value).map_err(|why| format!("this statement cannot be read: {why}"))?;
         if said.line() != line {
-            return Err("the statement is not written as ELIDA writes it".to_owned());
+            return Err("the statement is not in ELIDA's format".to_owned());
         }
         if !said.is_genuine() {
-            return Err("the signature of this statement does not fit".to_owned());
+            return Err("the signature of this statement is invalid".to_owned());
         }
         self.keys.add_signature(&said.key, said.seq);
         match said.kind {
             Kind::Pruned if self.records > 0 => {
-                Err("a statement of what was forgotten stands between records".to_owned())
+                Err("a statement about deleted records comes after a record".to_owned())
             }
             Kind::Pruned => self.check_position(&said.tip()),
             Kind::Accepted => {
@@ -237,7 +237,7 @@ impl Check {
             Kind::Handover => {
                 self.keys.add_handover(&said);
                 match self.records {
-                    // Of a record before this file.
+                    // It is about a record before this file.
                     0 => Ok(()),
                     _ if self.fault.is_some() => Ok(()),
                     _ => self.check_position(&said.tip()),
@@ -247,11 +247,11 @@ impl Check {
         }
     }
 
-    /// What was signed for this position must find the file there.
+    /// Checks that a signature is for the current position.
     fn check_position(&mut self, signed: &Tip) -> Result<(), String> {
         match &self.tip {
             Some(tip) if tip != signed => Err(format!(
-                "this was signed for record {}, but the file stands at record {}",
+                "this was signed for record {}, but the file is at record {}",
                 signed.seq, tip.seq
             )),
             _ => {
@@ -261,7 +261,7 @@ impl Check {
         }
     }
 
-    /// Holds the head that was asked for against the position.
+    /// Compares the required head with the current position.
     fn match_known_head(&mut self) -> Result<(), String> {
         let (Some(known), Some(tip)) = (&self.required.head, &self.tip) else { return Ok(()) };
         if known.tip.seq == tip.seq {
@@ -288,13 +288,13 @@ impl Check {
 
     fn trailer(&mut self, said: Statement) -> Result<(), String> {
         let Some(export) = &said.export else {
-            return Err("this end does not say what the export holds".to_owned());
+            return Err("the end of the export does not say what it contains".to_owned());
         };
         let (accepted, first) = (self.accepted.last().map(|accepted| accepted.seq), self.first);
         let holds = export.records == self.records && export.first == first && export.accepted == accepted;
         if self.fault.is_none() && !holds {
             return Err(format!(
-                "the export was signed with {} records, but the file has {}: some were taken out or added",
+                "the export was signed with {} records, but the file has {}: some were removed or added",
                 export.records, self.records
             ));
         }
@@ -306,7 +306,7 @@ impl Check {
         }
         if self.fault.is_none() && export.digest != hex(&std::mem::take(&mut self.digest).finalize()) {
             return Err(
-                "the export was signed with other lines: one was taken out, added or moved".to_owned()
+                "the export was signed with different lines: one was removed, added or moved".to_owned()
             );
         }
         self.signed_at = Some(export.to.map_or(said.at, |to| to.min(said.at)));
@@ -328,12 +328,12 @@ impl Check {
         if self.trailer.is_none() && self.required.until.is_none() && self.required.head.is_none() {
             return fault(
                 "the file does not end with the signed end of an export: it was cut off, or an older gateway wrote it; \
-                 say with --until TIME or --head FILE how far it must reach"
+                 use --until TIME or --head FILE to say how far it must reach"
                     .to_owned(),
             );
         }
         if let Some(until) = self.required.until.filter(|until| signed_at < *until) {
-            return fault(format!("it is signed until {signed_at} only, not until {until}"));
+            return fault(format!("it is signed only until {signed_at}, not until {until}"));
         }
         if let Some(known) = &self.required.head {
             self.keys.check_allowed(&known.key).map_err(VerifyError::File)?;
@@ -345,7 +345,7 @@ impl Check {
                 ));
             }
             if !self.has_known {
-                let what = "it begins behind the record that the given head was signed for";
+                let what = "it begins after the record that the given head was signed for";
                 return fault(what.to_owned());
             }
         }

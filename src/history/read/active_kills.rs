@@ -1,5 +1,5 @@
-//! The kill orders that still stand: what a gateway without a shared store reads when it starts, and while two
-//! of its processes stand side by side.
+//! The kill orders in force. A gateway without a shared store reads them at start, and repeatedly while two of its
+//! processes run during an upgrade.
 
 use jiff::Timestamp;
 use rusqlite::{Row, params};
@@ -7,26 +7,25 @@ use rusqlite::{Row, params};
 use super::reader::Reader;
 use crate::session::{BlockMode, KillOrder};
 
-/// What stands.
+/// The kill orders in force.
 #[derive(Debug, Default)]
 pub struct ActiveKills {
     /// The orders, newest first.
     pub orders: Vec<KillOrder>,
-    /// The number of the newest row; the next question may begin behind it.
+    /// The number of the newest row. Pass it as `after` to read only newer orders next time.
     pub last: i64,
-    /// True when there are more than were asked for.
+    /// True if there are more than `limit`.
     pub more: bool,
 }
 
 impl Reader {
-    /// The orders behind row `after` that are neither lifted nor replaced nor over, the newest `limit` of
-    /// them. A row that cannot be read is left out and logged.
+    /// Reads the newest `limit` orders after row `after` that are neither lifted, replaced nor expired. A row that cannot
+    /// be parsed is logged and skipped.
     pub fn active_kills(&self, after: i64, now: Timestamp, limit: usize) -> rusqlite::Result<ActiveKills> {
         let last = "SELECT coalesce(max(rowid), 0) FROM kills";
         let last = self.database.query_row(last, [], |row| row.get(0))?;
-        // By the index: a file may hold any number of orders that are over.
-        let sql = "SELECT rowid, body FROM kills INDEXED BY kills_by_end WHERE ends_ms > ?1 \
-             AND rowid > ?2 AND lifted_ms IS NULL ORDER BY at_ms DESC LIMIT ?3";
+        // Force the index: a file may contain any number of expired orders.
+        let sql = include_str!("../sql/active_kills.sql");
         let mut found = ActiveKills { last, ..ActiveKills::default() };
         let mut statement = self.database.prepare(sql)?;
         let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
@@ -56,7 +55,7 @@ fn order(row: &Row<'_>) -> rusqlite::Result<Result<KillOrder, String>> {
         Err(fault) => Err(fault.to_string()),
     };
     Ok(order.and_then(|order| match (order.mode, order.until) {
-        (BlockMode::Duration, None) => Err("it names no end of its block".to_owned()),
+        (BlockMode::Duration, None) => Err("its block has no end".to_owned()),
         _ => Ok(order),
     }))
 }

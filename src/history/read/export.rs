@@ -1,5 +1,5 @@
-//! Records as a file: NDJSON with the chain and its signed heads ([`super::signed_export`]), for [`crate::history::proof::verify`]; or CSV
-//! for tables.
+//! Exports records, either as NDJSON with the hash chain and its signatures ([`super::signed_export`]) for
+//! [`crate::history::proof::verify`], or as CSV.
 
 use std::io::{self, Write};
 
@@ -11,10 +11,10 @@ use super::signed_export::SignedExport;
 use super::time_range::TimeRange;
 use crate::history::proof::record_check::{PAGE_BYTES, PAGE_RECORDS};
 
-/// A column of the CSV form: its name, and where the value stands in the JSON form.
+/// A CSV column: its name, and the JSON pointer of its value.
 pub(in crate::history) type Column = (&'static str, &'static str);
 
-/// The columns of records.
+/// The CSV columns of records.
 const COLUMNS: [Column; 24] = [
     ("seq", "/chain/seq"),
     ("uid", "/uid"),
@@ -42,17 +42,17 @@ const COLUMNS: [Column; 24] = [
     ("hash", "/chain/hash"),
 ];
 
-/// The form of an export.
+/// The format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line, in the order of the chain.
+    /// One JSON object per line, in the order of the chain.
     Ndjson,
-    /// A table with a heading (RFC 4180).
+    /// CSV with a header line (RFC 4180).
     Csv,
 }
 
 impl Format {
-    /// Reads the word of the API.
+    /// Parses the value of the API's `format` parameter.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "ndjson" => Some(Self::Ndjson),
@@ -62,28 +62,28 @@ impl Format {
     }
 }
 
-/// Why an export broke off.
+/// Why an export failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The history cannot be read.
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
-    /// A row holds no JSON object.
+    /// A row does not contain a JSON object.
     #[error(transparent)]
     Row(#[from] io::Error),
 }
 
-/// An export of records under way, read a page at a time. Between two pages no transaction is open: a reader that
-/// is slow or stalls holds back neither the write-ahead log nor a thread.
+/// An export of records in progress, read page by page. No transaction is open between pages, so that a slow client
+/// blocks neither a thread nor the checkpoint of the write-ahead log.
 pub struct RecordExport {
     reader: Reader,
     form: Form,
 }
 
-/// Where an export stands, by its format.
+/// The progress of an export, by format.
 enum Form {
     Ndjson(Box<SignedExport>),
-    /// The heading is still to be written, and the first and the last record that are left; `None` when none are.
+    /// `rest` is the first and the last record still to be exported; `None` if there are none.
     Csv {
         needs_heading: bool,
         rest: Option<(i64, i64)>,
@@ -91,15 +91,16 @@ enum Form {
 }
 
 impl Reader {
-    /// Begins an export of every record from the first to the last one that ended in the range; the chain has no
-    /// gap then. The NDJSON form reaches from a signed head to a signed head, so it may hold some records before and after
-    /// the range, and ends with a signed statement of what it holds. What does not lead to what was signed before is not
-    /// signed: the last line says why.
+    /// Starts an export of the records from the first to the last one that ended in `range`, without gaps in the chain.
+    ///
+    /// The NDJSON format starts and ends at a signed head, so it may contain some records before and after the range. It
+    /// ends with a signed statement of its content, or, if the history does not continue from what was signed before,
+    /// with a line that says why it is not signed.
     ///
     /// # Errors
     /// The history cannot be read.
     pub fn export(self, format: Format, range: TimeRange) -> rusqlite::Result<RecordExport> {
-        // What is known comes before what is read: the file only grows.
+        // Check the file before reading the bounds: it only grows.
         let view = match format {
             Format::Ndjson => Some(self.integrity.view(&self.database)?),
             Format::Csv => None,
@@ -121,7 +122,7 @@ impl Reader {
 }
 
 impl RecordExport {
-    /// Appends the next page to `page`; false when it was the last one.
+    /// Appends the next page to `page`. Returns false if it was the last one.
     ///
     /// # Errors
     /// The history cannot be read.
@@ -141,7 +142,7 @@ impl RecordExport {
     }
 }
 
-/// Appends records from this number on; gives the number behind the last one.
+/// Appends a page of records starting at `first`. Returns the number after the last one.
 fn table_rows(reader: &Reader, first: i64, last: i64, page: &mut Vec<u8>) -> Result<i64, ExportError> {
     let sql = "SELECT seq, body FROM records WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
     let mut select = reader.database.prepare_cached(sql)?;
@@ -156,13 +157,13 @@ fn table_rows(reader: &Reader, first: i64, last: i64, page: &mut Vec<u8>) -> Res
     Ok(next)
 }
 
-/// The first line of a table.
+/// Writes the header line of a CSV file.
 pub(in crate::history) fn heading(columns: &[Column], sink: &mut impl Write) -> io::Result<()> {
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     write!(sink, "{}\r\n", names.join(","))
 }
 
-/// One line of a table.
+/// Writes one line of a CSV file.
 pub(in crate::history) fn csv(
     body: &str,
     columns: &[Column],
@@ -182,8 +183,8 @@ pub(in crate::history) fn csv(
     Ok(sink.write_all(b"\r\n")?)
 }
 
-/// A text as a cell. What a spreadsheet would run as a formula gets an apostrophe before it (OWASP, CSV
-/// injection): ids come from clients.
+/// Quotes a CSV field. A value that a spreadsheet would run as a formula gets a leading apostrophe (OWASP, "CSV
+/// injection"): clients choose ids.
 fn cell(text: &str) -> String {
     let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
     match text.contains(['"', ',', '\n', '\r']) {

@@ -2,30 +2,30 @@
 
 use super::time_range::TimeRange;
 
-/// The longest text that is searched for, in bytes.
+/// The longest search text, in characters; the rest is ignored.
 const MAX_SEARCH_CHARS: usize = 256;
 
-/// What a record must agree with; an absent word asks for nothing.
+/// Selects records. A `None` field matches every record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordFilter {
-    /// By the end of the session.
+    /// When the session ended.
     pub range: TimeRange,
     /// `completed`, `killed` or `timed_out`.
     pub state: Option<String>,
-    /// Whose it was.
+    /// The caller.
     pub principal: Option<String>,
-    /// The program, with or without its version.
+    /// The client program, with or without its version.
     pub client: Option<String>,
-    /// The backend that served most of it.
+    /// The backend that served most of its requests.
     pub backend: Option<String>,
-    /// A model that it used.
+    /// A model that the session used.
     pub model: Option<String>,
-    /// A text in its id, uid, principal or client.
+    /// Text to find in the id, uid, principal or client; case is ignored.
     pub q: Option<String>,
 }
 
 impl RecordFilter {
-    /// The condition for `records`, and the values in it.
+    /// Returns a SQL condition on the table `records`, and its parameters.
     pub(in crate::history) fn condition(&self) -> (String, Vec<rusqlite::types::Value>) {
         let (from, to) = self.range.bounds();
         let mut sql = "ended_ms >= ? AND ended_ms < ?".to_owned();
@@ -51,7 +51,7 @@ impl RecordFilter {
     }
 }
 
-/// The length of one point of a series.
+/// The length of one interval of a time series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interval {
     /// A minute.
@@ -63,7 +63,7 @@ pub enum Interval {
 }
 
 impl Interval {
-    /// Reads the word of the API.
+    /// Parses the value of the API's parameter.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "minute" => Some(Self::Minute),
@@ -82,23 +82,23 @@ impl Interval {
     }
 }
 
-/// What usage is summed by.
+/// What usage is grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupBy {
-    /// Who called.
+    /// The caller.
     Principal,
     /// The model.
     Model,
-    /// The program and its version.
+    /// The client program and its version.
     Client,
-    /// The backend that served most of a session.
+    /// The backend that served most of the session's requests.
     Backend,
     /// The session.
     Session,
 }
 
 impl GroupBy {
-    /// Reads the word of the API.
+    /// Parses the value of the API's parameter.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "principal" => Some(Self::Principal),
@@ -110,7 +110,7 @@ impl GroupBy {
         }
     }
 
-    /// The column.
+    /// The column of `records` or `usage`.
     pub(in crate::history) fn column(self) -> &'static str {
         match self {
             Self::Principal => "principal",

@@ -1,4 +1,4 @@
-//! Legs as they were kept: those of one session page by page, or all of a time as a file.
+//! Reads legs: those of one session page by page, or all of a time range as an export.
 
 use std::io::{self, Write};
 
@@ -12,10 +12,10 @@ use super::time_range::TimeRange;
 use crate::history::proof::record_check::PAGE_BYTES;
 use crate::ids::Uid;
 
-/// Legs of one page at most.
+/// The largest number of legs read at a time.
 const PAGE: i64 = 1000;
 
-/// The columns of the CSV form.
+/// The CSV columns of legs.
 const COLUMNS: [Column; 31] = [
     ("uid", "/uid"),
     ("session_id", "/session_id"),
@@ -50,31 +50,29 @@ const COLUMNS: [Column; 31] = [
     ("close_code", "/socket/close_code"),
 ];
 
-/// Some legs of one session, in the order in which they ended.
+/// A page of legs of one session, in the order in which they ended.
 #[derive(Debug, Serialize)]
 pub struct LegPage {
     /// The session's incarnation.
     pub uid: String,
-    /// What was kept of each.
+    /// The legs.
     pub requests: Vec<Box<RawValue>>,
-    /// The number behind which the next page begins; `None` on the last page.
+    /// Pass this as `after` to get the next page; `None` on the last page.
     pub next_cursor: Option<String>,
 }
 
 impl Reader {
-    /// The incarnation that a uid or a session id means here: of several the last one that ended, or, if none has a
-    /// record, the last one that began. `None` when nothing is kept of it.
+    /// Resolves a uid or session id to the uid of an incarnation. If a session id has several, returns the last one that
+    /// ended, or, if none has ended, the last one that started. `None` if the history does not know it.
     pub fn incarnation(&self, target: &str) -> rusqlite::Result<Option<String>> {
         let known = match Uid::parse(target) {
             Some(_) => {
-                "SELECT uid FROM (SELECT uid FROM requests WHERE uid = ?1 LIMIT 1) \
-                 UNION SELECT uid FROM records WHERE uid = ?1"
+                include_str!("../sql/uid_of_uid.sql")
             }
             None => "SELECT uid FROM records WHERE session_id = ?1 ORDER BY seq DESC LIMIT 1",
         };
-        // From the last event back: after a crash it is among the last.
-        let begun = "SELECT uid FROM events WHERE session_id = ?1 AND type = 'session_started' \
-             ORDER BY number DESC LIMIT 1";
+        // Search from the newest event: after a crash it is among the last ones.
+        let begun = include_str!("../sql/uid_of_started_session.sql");
         for sql in [known, begun] {
             match self.database.query_row(sql, [target], |row| row.get(0)) {
                 Err(rusqlite::Error::QueryReturnedNoRows) => {}
@@ -84,8 +82,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// A page of the legs of this incarnation, the first that ended first; `after` is the cursor of the page before
-    /// it.
+    /// Reads a page of the legs of an incarnation, oldest first. `after` is the cursor of the previous page.
     pub fn legs(&self, uid: &str, after: Option<u64>, limit: usize) -> rusqlite::Result<LegPage> {
         let sql = "SELECT number, body FROM requests WHERE uid = ?1 AND number > ?2 ORDER BY number LIMIT ?3";
         let after = after.and_then(|number| i64::try_from(number).ok()).unwrap_or(0);
@@ -96,8 +93,8 @@ impl Reader {
         Ok(LegPage { uid: uid.to_owned(), requests, next_cursor })
     }
 
-    /// Begins an export of every leg that ended in the range up to now, in the order in which they ended, each with
-    /// the uid and, once its session has a record here, the id of its session.
+    /// Starts an export of every leg that ended in `range`, in the order in which they ended. Each has the uid of its
+    /// session and, once the session has a record, its id.
     ///
     /// # Errors
     /// The history cannot be read.
@@ -108,20 +105,21 @@ impl Reader {
     }
 }
 
-/// An export of legs under way, read a page at a time as [`super::export::RecordExport`] is.
+/// An export of legs in progress, read page by page like [`super::export::RecordExport`].
 pub struct LegExport {
     reader: Reader,
     format: Format,
     range: TimeRange,
-    /// The number of the last leg that was written, and of the last one of the export.
+    /// The number of the last leg written.
     after: i64,
+    /// The number of the last leg of the export.
     last: i64,
-    /// The heading of a table is still to be written.
+    /// True until the header line of a CSV file is written.
     needs_heading: bool,
 }
 
 impl LegExport {
-    /// Appends the next page to `page`; false when it was the last one.
+    /// Appends the next page to `page`. Returns false if it was the last one.
     ///
     /// # Errors
     /// The history cannot be read.
@@ -130,9 +128,7 @@ impl LegExport {
             heading(&COLUMNS, page)?;
         }
         let (from, to) = self.range.bounds();
-        let sql = "SELECT number, requests.uid, session_id, requests.body FROM requests \
-             LEFT JOIN records ON records.uid = requests.uid \
-             WHERE number > ?1 AND number <= ?2 AND at_ms >= ?3 AND at_ms < ?4 ORDER BY number LIMIT ?5";
+        let sql = include_str!("../sql/export_legs.sql");
         let mut select = self.reader.database.prepare_cached(sql)?;
         let mut rows = select.query(params![self.after, self.last, from, to, PAGE])?;
         let (begin, before) = (page.len(), self.after);
@@ -151,9 +147,9 @@ impl LegExport {
     }
 }
 
-/// A leg with its session's names before the rest.
+/// Prepends the uid and id of its session to a leg's JSON.
 fn with_session(uid: &str, id: Option<&str>, body: &str) -> Result<String, ExportError> {
     let id = serde_json::to_string(&id).map_err(io::Error::other)?;
-    let rest = body.strip_prefix('{').ok_or_else(|| io::Error::other("a leg that is no object"))?;
+    let rest = body.strip_prefix('{').ok_or_else(|| io::Error::other("the leg is not a JSON object"))?;
     Ok(format!("{{\"uid\":\"{uid}\",\"session_id\":{id},{rest}"))
 }

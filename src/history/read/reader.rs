@@ -1,5 +1,5 @@
-//! Reads the history. Each reader is a connection of its own, read-only, so a long question never holds up
-//! the writer (SQLite's write-ahead log).
+//! Reads the history. Each reader has a read-only connection of its own; thanks to SQLite's write-ahead log, a long query
+//! never blocks the writer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,110 +15,110 @@ use super::filter::{GroupBy, Interval, RecordFilter};
 use super::time_range::TimeRange;
 use crate::history::proof::integrity::Integrity;
 
-/// How long a lock is waited for.
+/// How long to wait for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Points of a series at most.
+/// The largest number of points of a series.
 const MAX_POINTS: usize = 10_000;
-/// Lines of a usage report at most.
+/// The largest number of lines of a usage report.
 const MAX_USAGE_LINES: usize = 1000;
-/// Bytes of captures on one page, beside the last.
+/// A page of captures ends after this many bytes.
 const MAX_CAPTURE_BYTES: usize = 8 << 20;
-/// Events of one session that are shown.
+/// The largest number of events returned with a record.
 const MAX_EVENTS: usize = 200;
-/// Requests of one session that are shown with its record; [`Reader::legs`] gives all that are kept.
+/// The largest number of requests returned with a record; [`Reader::legs`] returns all.
 const MAX_REQUESTS: usize = 20;
 
-/// One view of the history.
+/// A connection to the history.
 pub struct Reader {
     pub(in crate::history) database: Connection,
     pub(in crate::history) integrity: Arc<Integrity>,
 }
 
-/// Some records, the last ended first.
+/// A page of records, newest first.
 #[derive(Debug, Serialize)]
 pub struct RecordPage {
-    /// The records as they were written, with their links of the chain.
+    /// The records as they were written, with their links in the chain.
     pub records: Vec<Box<RawValue>>,
-    /// The number before which the next page begins; `None` on the last page.
+    /// Pass this as `before` to get the next page; `None` on the last page.
     pub next_cursor: Option<String>,
 }
 
-/// One record with everything that is kept of its session.
+/// A record with everything else that the history has about its session.
 #[derive(Debug, Serialize)]
 pub struct RecordDetail {
     /// The record.
     pub record: Box<RawValue>,
     /// Its last requests, in the order in which they ended.
     pub requests: Vec<Box<RawValue>>,
-    /// What happened to it.
+    /// Its events, oldest first.
     pub events: Vec<EventLine>,
-    /// The orders against it.
+    /// The kill orders against it.
     pub kills: Vec<KillLine>,
 }
 
-/// One event.
+/// An event of a session.
 #[derive(Debug, Serialize)]
 pub struct EventLine {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
     /// `session_started`, `session_ended`, `session_killed` or `session_resumed`.
     pub r#type: String,
-    /// Of which session.
+    /// The id of the session.
     pub session_id: String,
-    /// Of which incarnation.
+    /// The uid of the incarnation.
     pub uid: String,
-    /// What there is to say beyond that.
+    /// Details, depending on the type.
     pub detail: Box<RawValue>,
 }
 
-/// One kill order, and its lifting.
+/// A kill order, and when it was lifted.
 #[derive(Debug, Serialize)]
 pub struct KillLine {
     /// The order.
     pub order: Box<RawValue>,
-    /// When it was lifted.
+    /// When it was lifted; `None` if it was not.
     pub lifted_at: Option<Timestamp>,
-    /// Who lifted it.
+    /// Who lifted it; `None` if it was not lifted.
     pub lifted_by: Option<String>,
 }
 
-/// Sums over the sessions that ended in one step of time, or under one name.
+/// Sums over the sessions that ended in an interval.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Sums {
     /// Sessions that ended.
     pub sessions: u64,
-    /// Those of them that were killed.
+    /// How many of them were killed.
     pub killed: u64,
-    /// Those of them that timed out.
+    /// How many of them timed out.
     pub timed_out: u64,
     /// Their requests.
     pub requests: u64,
-    /// Those of them that failed.
+    /// How many of the requests failed.
     pub errors: u64,
-    /// Bytes from their clients.
+    /// Body bytes from clients.
     pub bytes_in: u64,
-    /// Bytes to their clients.
+    /// Body bytes to clients.
     pub bytes_out: u64,
-    /// Tokens read by the models.
+    /// Input tokens.
     pub input_tokens: u64,
-    /// Tokens written by the models.
+    /// Output tokens.
     pub output_tokens: u64,
-    /// Tokens read from the providers' caches.
+    /// Tokens read from prompt caches.
     pub cache_read_tokens: u64,
-    /// Tokens written to the providers' caches.
+    /// Tokens written to prompt caches.
     pub cache_write_tokens: u64,
-    /// Tokens spent on reasoning, counted in `output_tokens`.
+    /// Reasoning tokens, which are included in `output_tokens`.
     pub reasoning_tokens: u64,
-    /// What they cost, in US dollars; 0 where no price is known.
+    /// Cost in US dollars; requests without a known price count as 0.
     pub cost_usd: f64,
 }
 
-/// One step of a series.
+/// One point of a time series.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Point {
-    /// When it begins.
+    /// The start of the interval.
     pub at: Timestamp,
-    /// The sums over what ended in it.
+    /// The sums over the sessions that ended in it.
     #[serde(flatten)]
     pub sums: Sums,
 }
@@ -126,21 +126,21 @@ pub struct Point {
 /// One line of a usage report.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct UsageLine {
-    /// The principal, model, client, backend or session; `None` for what has none.
+    /// The principal, model, client, backend or session; `None` for requests without one.
     pub name: Option<String>,
     /// Requests.
     pub requests: u64,
-    /// Tokens read by the model.
+    /// Input tokens.
     pub input_tokens: u64,
-    /// Tokens written by the model.
+    /// Output tokens.
     pub output_tokens: u64,
-    /// Tokens read from the provider's cache.
+    /// Tokens read from the prompt cache.
     pub cache_read_tokens: u64,
-    /// Tokens written to the provider's cache.
+    /// Tokens written to the prompt cache.
     pub cache_write_tokens: u64,
-    /// Tokens spent on reasoning.
+    /// Reasoning tokens.
     pub reasoning_tokens: u64,
-    /// In US dollars.
+    /// Cost in US dollars.
     pub cost_usd: f64,
 }
 
@@ -152,12 +152,12 @@ impl Reader {
         Ok(Self { database, integrity })
     }
 
-    /// Stops the question under way, from another thread; it fails then.
+    /// Returns a handle that interrupts the running query from another thread. The query then fails.
     pub fn interrupt(&self) -> rusqlite::InterruptHandle {
         self.database.get_interrupt_handle()
     }
 
-    /// A page of records, the last written first; `before` is the cursor of the page before it.
+    /// Reads a page of records, newest first. `before` is the cursor of the previous page.
     pub fn page(
         &self,
         filter: &RecordFilter,
@@ -175,11 +175,10 @@ impl Reader {
         Ok(RecordPage { records, next_cursor })
     }
 
-    /// The record of a uid, or the last one of a session id, with all that is kept beside it.
+    /// Reads the record of a uid, or the newest record of a session id, with everything about it. `None` if there is none.
     pub fn detail(&self, target: &str) -> rusqlite::Result<Option<RecordDetail>> {
-        // An id that a client chose to be another record's uid does not hide that record.
-        let sql = "SELECT uid, body FROM records WHERE uid = ?1 OR session_id = ?1 \
-             ORDER BY uid = ?1 DESC, seq DESC LIMIT 1";
+        // The uid takes precedence: a client may choose another session's uid as its session id.
+        let sql = include_str!("../sql/record.sql");
         let found =
             self.database.query_row(sql, [target], |row| Ok((row.get::<_, String>(0)?, json(row, 1)?)));
         let (uid, record) = match found {
@@ -187,8 +186,7 @@ impl Reader {
             found => found?,
         };
         let mut legs = self.database.prepare(
-            "SELECT body FROM (SELECT number, body FROM requests WHERE uid = ?1 ORDER BY number DESC LIMIT ?2) \
-             ORDER BY number",
+            include_str!("../sql/last_legs.sql"),
         )?;
         let limit = i64::try_from(MAX_REQUESTS).unwrap_or(i64::MAX);
         let requests =
@@ -208,15 +206,15 @@ impl Reader {
         Ok(Some(RecordDetail { record, requests, events, kills }))
     }
 
-    /// The bodies that are kept of a uid, or of a session id, the last first. A page ends where it becomes large.
+    /// Reads a page of the captures of a uid or session id, newest first. A page may end early, see
+    /// [`MAX_CAPTURE_BYTES`].
     pub fn captures(
         &self,
         target: &str,
         before: Option<u64>,
         limit: usize,
     ) -> rusqlite::Result<(Vec<Box<RawValue>>, Option<String>)> {
-        let sql = "SELECT number, body FROM captures WHERE (uid = ?1 OR session_id = ?1) AND number < ?2 \
-             ORDER BY number DESC LIMIT ?3";
+        let sql = include_str!("../sql/captures.sql");
         let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
         let mut statement = self.database.prepare(sql)?;
         let values = params![target, before, i64::try_from(limit + 1).unwrap_or(i64::MAX)];
@@ -236,7 +234,7 @@ impl Reader {
         Ok(one_page(found, limit))
     }
 
-    /// What happened in a range, the last first.
+    /// Reads a page of events, newest first.
     pub fn events(
         &self,
         range: TimeRange,
@@ -245,8 +243,7 @@ impl Reader {
         limit: usize,
     ) -> rusqlite::Result<(Vec<EventLine>, Option<String>)> {
         let (from, to) = range.bounds();
-        let sql = "SELECT at_ms, type, session_id, uid, body, number FROM events WHERE at_ms >= ?1 \
-             AND at_ms < ?2 AND (?3 IS NULL OR type = ?3) AND number < ?4 ORDER BY number DESC LIMIT ?5";
+        let sql = include_str!("../sql/events.sql");
         let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
         let mut statement = self.database.prepare(sql)?;
         let values = params![from, to, kind, before, i64::try_from(limit + 1).unwrap_or(i64::MAX)];
@@ -254,7 +251,7 @@ impl Reader {
         Ok(one_page(rows.collect::<rusqlite::Result<_>>()?, limit))
     }
 
-    /// Sums for each step of time, in order; steps in which nothing ended are left out.
+    /// Returns the sums for each interval, oldest first. Intervals in which no session ended are left out.
     pub fn series(&self, filter: &RecordFilter, step: Interval) -> rusqlite::Result<Vec<Point>> {
         let (condition, values) = filter.condition();
         let length = step.millis();
@@ -284,7 +281,7 @@ impl Reader {
         points.collect()
     }
 
-    /// Tokens and cost in a range, by name, the dearest first.
+    /// Returns tokens and cost by group, the most expensive first.
     pub fn usage(&self, filter: &RecordFilter, by: GroupBy) -> rusqlite::Result<Vec<UsageLine>> {
         let (condition, values): (_, Vec<Sql>) = filter.condition();
         let condition = condition.replace("seq IN", "records.seq IN");
@@ -317,13 +314,12 @@ impl Reader {
     }
 }
 
-/// The sum of a column, which never fails: where SQLite's `sum` of integers overflows, this is the largest integer. It
-/// is exact up to 2^53.
+/// A SQL sum that saturates, where SQLite's `sum` of integers fails on overflow. It is exact up to 2^53.
 fn sum(column: &str) -> String {
     format!("CAST(total({column}) AS INTEGER)")
 }
 
-/// The first `limit` of what was found, and the number at which the next page goes on, if there is more.
+/// Returns the first `limit` rows, and the cursor of the next page if there are more.
 pub(in crate::history) fn one_page<T>(mut found: Vec<(i64, T)>, limit: usize) -> (Vec<T>, Option<String>) {
     let more = found.len() > limit;
     found.truncate(limit);
@@ -341,7 +337,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<EventLine> {
     })
 }
 
-/// The columns behind the first.
+/// Reads the columns after the first.
 fn sums(row: &Row<'_>) -> rusqlite::Result<Sums> {
     Ok(Sums {
         sessions: number(row, 1)?,
@@ -368,7 +364,7 @@ fn time(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// JSON as it was written.
+/// Reads a JSON column without parsing it into values.
 pub(in crate::history) fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Box<RawValue>> {
     let text: String = row.get(column)?;
     RawValue::from_string(text).map_err(|fault| {

@@ -1,4 +1,4 @@
-//! The form of a record as a JSON Schema, for those who read exports: `docs/cdr.schema.json`.
+//! The JSON Schema of a record: `docs/cdr.schema.json`, for programs that read exports.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use crate::history::proof::hash_chain::LINK;
 use crate::session::Record;
 
-/// The schema of a record (JSON Schema 2020-12), made from the type that is written. Other keys may come: they are
-/// only ever added.
+/// Generates the JSON Schema (2020-12) of a record from its Rust type. Later versions may add keys.
 pub fn schema() -> Value {
     let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let mut schema = generator.into_root_schema_for::<Record>().to_value();

@@ -1,4 +1,4 @@
-//! The NDJSON form of an export: records between signed heads, and at its end what the gateway says of it.
+//! The NDJSON format of an export: records between signed heads, and a signed statement at the end.
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -14,35 +14,36 @@ use crate::history::proof::signature::Head;
 use crate::history::proof::statement::{ExportSummary, Kind, Statement, UNSIGNED};
 use crate::settings::hex::hex;
 
-/// What is wrong with an export.
+/// Why an export cannot be signed.
 enum Fault {
-    /// The file does not lead to what was signed.
+    /// The file does not continue from what was signed.
     Breach(Breach),
-    /// The records were forgotten while they were read.
+    /// Records were deleted (`history.retention`) while they were being exported.
     Forgotten,
 }
 
-/// The records of an export, and what surrounds them.
+/// An NDJSON export in progress.
 pub(in crate::history) struct SignedExport {
     view: ExportView,
     range: TimeRange,
     walk: ChainWalk,
-    /// Lines before the first record: hand-overs, and what was signed for the position there.
+    /// The lines before the first record: hand-overs, and the signature for the position before it.
     opening: Vec<u8>,
-    /// The first record, the next one, and the last; the last is below the first when there is none.
+    /// The first record, the next one, and the last. `last < first` if there are no records.
     first: u64,
     next: u64,
     last: u64,
-    /// Up to here nothing is vouched for.
+    /// Records up to this one are not vouched for.
     accepted: Option<u64>,
     fault: Option<Fault>,
     count: u64,
-    /// Over all that was written.
+    /// The digest of all lines written so far.
     digest: Sha256,
 }
 
 impl SignedExport {
-    /// The records between the heads around those that are asked for.
+    /// Starts an export of the records `asked` (first and last), extended to the signed heads around them. `None` exports
+    /// no records.
     pub(in crate::history) fn new(
         reader: &Reader,
         view: ExportView,
@@ -55,7 +56,7 @@ impl SignedExport {
         let (mut first, mut last) = (base.seq + 1, 0);
         let (mut walk, mut anchor) = (ChainWalk::after(base.clone()), None);
         if let Some((wanted, end)) = asked {
-            // What is forgotten may still be there for a moment.
+            // Records that are signed as deleted may still be in the file for a moment.
             let wanted = if accepted.is_some() { wanted } else { wanted.max(base.seq + 1) };
             match wanted > base.seq {
                 true => anchor = view.base.as_ref().map(Statement::line),
@@ -91,7 +92,7 @@ impl SignedExport {
         })
     }
 
-    /// Appends the next page; false when it was the last one.
+    /// Appends the next page. Returns false if it was the last one.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -128,7 +129,7 @@ impl SignedExport {
         Ok(true)
     }
 
-    /// What was signed for this record.
+    /// Appends the heads and statements that were signed for record `seq`.
     fn after(
         &mut self,
         reader: &Reader,
@@ -153,7 +154,7 @@ impl SignedExport {
         Ok(())
     }
 
-    /// Something is not as it was written: no matter where an operator accepted it, else the export is not signed.
+    /// Marks the export as unsigned because of a breach, unless an operator has accepted that part of the history.
     fn add_fault(&mut self, reader: &Reader, breach: Breach, seq: u64) {
         if self.accepted.is_some_and(|accepted| seq <= accepted) {
             return;
@@ -169,7 +170,7 @@ impl SignedExport {
         }
         let why = match (self.fault.take(), &self.view.lead) {
             (Some(Fault::Forgotten), _) => {
-                "records were forgotten while they were exported; export again".to_owned()
+                "records were deleted while they were exported; export again".to_owned()
             }
             (Some(Fault::Breach(breach)), _) => {
                 let what = breach.what.clone();

@@ -1,18 +1,18 @@
-//! Which records are asked for: a time, and words that must agree.
+//! Time ranges of queries and exports.
 
 use jiff::Timestamp;
 
-/// A span of time by the end of the sessions; an absent side is open.
+/// A range of session end times; `None` means open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeRange {
-    /// Not before.
+    /// Inclusive.
     pub from: Option<Timestamp>,
-    /// Before.
+    /// Exclusive.
     pub to: Option<Timestamp>,
 }
 
 impl TimeRange {
-    /// Both sides in milliseconds since 1970.
+    /// Both bounds in milliseconds since the Unix epoch.
     pub(in crate::history) fn bounds(&self) -> (i64, i64) {
         (
             self.from.map_or(i64::MIN, Timestamp::as_millisecond),
@@ -21,8 +21,8 @@ impl TimeRange {
     }
 }
 
-/// A time as people write it: `2026-11-20T10:00:00Z` (RFC 3339), or `24h`, so long before `now`. `None` when
-/// it is neither.
+/// Parses an RFC 3339 timestamp such as `2026-11-20T10:00:00Z`, or a duration before `now` such as `24h`. Returns `None`
+/// if it is neither.
 pub fn parse_time(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Ok(time) = text.parse() {
         return Some(time);

@@ -1,5 +1,5 @@
-//! Bodies on their way to the file: a queue of their own, bounded in bytes, and a thread that makes of each what is
-//! stored. Records never wait for that, and what finds no room is dropped and counted.
+//! Captured bodies on their way to the file: a queue bounded in bytes, and a thread that redacts and encodes each
+//! capture. Records never wait for captures; what exceeds the budget is dropped and counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,18 +14,19 @@ use crate::capture::document::to_json;
 use crate::ids::{SessionId, Uid};
 use crate::telemetry::metrics::HistoryMetrics;
 
-/// Captures that wait at most, until they are written: so many, and so many bytes.
+/// The largest number of captures that wait to be written, and the largest number of bytes.
 pub(in crate::history) const QUEUE: usize = 512;
 const BYTES: usize = 16 << 20;
 
-/// The room for captures that wait.
+/// The memory budget of captures that wait to be written.
 #[derive(Debug, Default)]
 pub(in crate::history) struct Budget {
     bytes: AtomicUsize,
 }
 
 impl Budget {
-    /// Takes so many bytes of the room, if there are as many; a small capture takes as much as its place is worth.
+    /// Reserves `bytes`, or returns `None` if the budget does not allow it. A small capture counts as one slot's share,
+    /// so that the number of captures is bounded, too.
     pub(in crate::history) fn take(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         let bytes = bytes.max(BYTES / QUEUE);
         let next = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= BYTES);
@@ -34,7 +35,7 @@ impl Budget {
     }
 }
 
-/// What one capture takes of the room; given back when this goes.
+/// The share of the budget that one capture holds until this is dropped.
 #[derive(Debug)]
 pub(in crate::history) struct Reservation {
     waiting: Arc<Budget>,
@@ -47,15 +48,15 @@ impl Drop for Reservation {
     }
 }
 
-/// What the thread is told.
+/// Work for the capture thread.
 pub(in crate::history) enum Job {
-    /// Make a row of this.
+    /// Turn this capture into a row and pass it to the writer.
     Keep(Box<Capture>, Reservation),
-    /// All that came before is done: end.
+    /// Stop once everything before it is done.
     End,
 }
 
-/// A capture as it is stored.
+/// A capture in its stored form.
 #[derive(Debug)]
 pub(in crate::history) struct CaptureRow {
     uid: Uid,
@@ -66,12 +67,12 @@ pub(in crate::history) struct CaptureRow {
 }
 
 impl CaptureRow {
-    /// Its size in the file, in bytes, roughly.
+    /// Its approximate size in the file, in bytes.
     pub(in crate::history) fn weight(&self) -> usize {
         self.body.len()
     }
 
-    /// Writes it.
+    /// Inserts the row.
     pub(in crate::history) fn write(&self, rows: &Transaction<'_>) -> rusqlite::Result<()> {
         let insert = "INSERT INTO captures (uid, session_id, at_ms, body) VALUES (?1, ?2, ?3, ?4)";
         let values = params![self.uid.to_string(), self.session_id.as_str(), self.at_ms, self.body];
@@ -80,7 +81,7 @@ impl CaptureRow {
     }
 }
 
-/// Makes rows of captures, one after another, and hands them to the writer; runs on a thread of its own.
+/// Turns captures into rows and passes them to the writer. Runs on a thread of its own until [`Job::End`].
 pub(in crate::history) fn run(
     orders: &Receiver<Job>,
     writer: &SyncSender<Message>,
@@ -94,7 +95,7 @@ pub(in crate::history) fn run(
             body: to_json(&capture),
             _room: room,
         };
-        // The bytes as they passed are not needed any more, and may be as many again.
+        // The raw bytes may be as large as the row.
         drop(capture);
         if writer.try_send(Message::Entry(Entry::Captured(Box::new(row)))).is_err() {
             metrics.captures_dropped(1);

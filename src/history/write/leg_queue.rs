@@ -1,7 +1,7 @@
-//! Legs on their way to the writer: in a queue of their own, so that however many there are, none of them takes
-//! the place of a record or of an event.
+//! Legs on their way to the writer. They have a queue of their own, so that a flood of legs never displaces a record or
+//! an event.
 //!
-//! Who puts a leg here wakes nobody: the writer looks every [`GATHER_TIME`], so thousands of legs are one transaction.
+//! Sending a leg does not wake the writer: it polls every [`GATHER_TIME`] and writes thousands of legs in one transaction.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,29 +11,29 @@ use std::time::Duration;
 use crate::session::Served;
 use crate::telemetry::metrics::{HistoryMetrics, Item};
 
-/// Legs that wait at most, some 0.6 KB each: what a stall of the disk may cost in memory.
+/// The largest number of queued legs. A leg takes about 0.6 KB, so this bounds the memory that a stalled disk costs.
 const MAX_LEGS: usize = 32 << 10;
-/// Legs of one transaction at most.
+/// The largest number of legs in one transaction.
 const BATCH: usize = 2048;
-/// How long legs may wait for more of them.
+/// How long the writer lets legs accumulate.
 pub(in crate::history) const GATHER_TIME: Duration = Duration::from_millis(100);
 
-/// The end at which legs are put in.
+/// The sending end of the queue.
 pub(in crate::history) struct LegSender {
     queue: Sender<Served>,
     waiting: Arc<AtomicUsize>,
     metrics: HistoryMetrics,
 }
 
-/// The end of the writer, with what it took out and has not written yet.
+/// The writer's end of the queue, with the legs that it has taken but not yet written.
 pub(in crate::history) struct LegReceiver {
     queue: Receiver<Served>,
-    /// Put in and not yet written.
+    /// Legs that were sent and are not yet written.
     waiting: Arc<AtomicUsize>,
     batch: Vec<Served>,
 }
 
-/// An empty queue.
+/// Creates a queue.
 pub(in crate::history) fn leg_queue(metrics: HistoryMetrics) -> (LegSender, LegReceiver) {
     let (sender, receiver) = mpsc::channel();
     let waiting = Arc::new(AtomicUsize::new(0));
@@ -45,7 +45,7 @@ pub(in crate::history) fn leg_queue(metrics: HistoryMetrics) -> (LegSender, LegR
 }
 
 impl LegSender {
-    /// Puts a leg in and never waits; one too many is counted as dropped.
+    /// Queues a leg. Never blocks: above [`MAX_LEGS`] the leg is dropped and counted.
     pub(in crate::history) fn send(&self, leg: Served) {
         let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < MAX_LEGS;
         if !has_room || self.queue.send(leg).is_err() {
@@ -56,25 +56,25 @@ impl LegSender {
 }
 
 impl LegReceiver {
-    /// Adds what has come to the batch; true when more may have.
+    /// Moves queued legs into the batch. Returns true if the batch is full, so there may be more.
     pub(in crate::history) fn take(&mut self) -> bool {
         let room = BATCH - self.batch.len();
         self.batch.extend(self.queue.try_iter().take(room));
         self.batch.len() == BATCH
     }
 
-    /// What is to be written next.
+    /// The legs to write next.
     pub(in crate::history) fn batch(&self) -> &[Served] {
         &self.batch
     }
 
-    /// The batch is written.
+    /// Clears the batch after it was written.
     pub(in crate::history) fn written(&mut self) {
         self.waiting.fetch_sub(self.batch.len(), Ordering::Relaxed);
         self.batch.clear();
     }
 
-    /// Nothing can be written any more; gives how many legs are lost.
+    /// Drops everything, because the process ends and the file cannot be written. Returns the number of lost legs.
     pub(in crate::history) fn give_up(&mut self) -> usize {
         let lost = self.batch.len() + self.queue.try_iter().count();
         self.batch.clear();

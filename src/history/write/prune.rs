@@ -1,7 +1,7 @@
-//! What is forgotten: what is past its time, and what a file at its largest size has no room for.
+//! Deletes what is older than `history.retention`, and the oldest entries when the file reaches `history.max_size`.
 //!
-//! From the oldest on, so that the chain that is left has no gap; in small steps, so that the writer is never away
-//! from its queue for long.
+//! Records are deleted oldest first, so that the remaining chain has no gap, and in small steps, so that the writer
+//! returns to its queue quickly.
 
 use std::sync::Arc;
 
@@ -14,19 +14,20 @@ use crate::history::proof::chain_walk::ChainWalk;
 use crate::history::proof::continuity::Continuity;
 use crate::history::proof::integrity::Integrity;
 
-/// Pages that one transaction needs at most, roughly.
+/// About the largest number of database pages that one transaction needs.
 const BATCH_PAGES: i64 = 2048;
-/// Records forgotten in one transaction.
+/// The largest number of records deleted in one transaction.
 const MAX_RECORDS: i64 = 2000;
-/// Legs forgotten in one transaction.
+/// The largest number of legs deleted in one transaction.
 const MAX_LEGS: i64 = 20_000;
-/// Legs for each record, on an average, below which a full file loses records: what `history.legs: last` keeps.
+/// A full file loses legs while it has more than this many per record on average, then records. It is the number that
+/// `history.legs: last` keeps.
 const LEGS_PER_RECORD: i64 = 20;
 
-/// Pages of records that one audit looks at: some 2,000 records a minute.
+/// Pages of records that are audited at a time: about 2,000 records a minute.
 const AUDIT_PAGES: usize = 10;
 
-/// How much was forgotten.
+/// How much was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::history) struct Pruned {
     records: usize,
@@ -35,27 +36,29 @@ pub(in crate::history) struct Pruned {
 }
 
 impl Pruned {
-    /// True when a step has done as much as it may, so there may be more to do.
+    /// Returns true if the step reached its limit, so there may be more to delete.
     fn is_full_step(self) -> bool {
         self.records >= MAX_RECORDS as usize || self.legs >= MAX_LEGS as usize
     }
 }
 
 impl Writer {
-    /// One step of forgetting what is past `history.retention`; true when there may be more to forget.
+    /// Deletes one step of what is past `history.retention`. Returns true if there may be more.
     pub(in crate::history) fn prune(&mut self) -> bool {
         let gone = self.prune_expired();
         log_pruned("forgot what is past history.retention", gone).is_some_and(Pruned::is_full_step)
     }
 
-    /// At its largest size the file loses its oldest bodies; when there are none, the batch loses its own; then the
-    /// oldest legs go, as long as there are more than `history.legs: last` would keep, then records. A disk that is full is another matter: there nothing is taken away.
+    /// Makes room in a file that has reached `history.max_size`. Returns false if nothing could be freed.
+    ///
+    /// The oldest captures go first, then the captures of the current batch, then the oldest legs (see
+    /// [`LEGS_PER_RECORD`]), then the oldest records. If the disk itself is full, nothing is deleted.
     pub(in crate::history) fn make_room(&mut self, fault: &rusqlite::Error) -> bool {
         if fault.sqlite_error_code() != Some(ErrorCode::DiskFull) {
             return false;
         }
         let count = |name| self.database.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        // The pages of the batch that did not fit have been given back already.
+        // The pages of the failed batch were already rolled back.
         let near = |is: i64, max: i64| max - is < BATCH_PAGES;
         let at_limit =
             matches!((count("page_count"), count("max_page_count")), (Ok(is), Ok(max)) if near(is, max));
@@ -70,7 +73,7 @@ impl Writer {
         }
     }
 
-    /// A tenth of the bodies, so that this is seldom.
+    /// Deletes a tenth of the captures, so that this happens rarely.
     fn prune_bodies(&mut self) -> rusqlite::Result<Pruned> {
         let count: i64 = self.database.query_row("SELECT count(*) FROM captures", [], |row| row.get(0))?;
         let oldest =
@@ -80,11 +83,11 @@ impl Writer {
     }
 
     fn prune_oldest(&mut self) -> rusqlite::Result<Pruned> {
-        // Numbers are given one after another: this is at least how many there are, and costs nothing to ask.
+        // Numbers are consecutive, so the span is an upper bound of the count, and cheaper.
         let span = |sql| self.database.query_row(sql, [], |row| row.get::<_, i64>(0));
         let legs = span("SELECT coalesce(max(number) - min(number) + 1, 0) FROM requests")?;
         let records = span("SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM records")?;
-        // A tenth of them, so that this is seldom; of few all, so that it always ends.
+        // A tenth of them, so that this happens rarely, but at least one, so that it terminates.
         if legs > records.saturating_mul(LEGS_PER_RECORD) {
             let oldest =
                 "DELETE FROM requests WHERE number IN (SELECT number FROM requests ORDER BY number LIMIT ?1)";
@@ -107,9 +110,8 @@ impl Writer {
         let bound = "SELECT coalesce(max(seq), 0) FROM \
              (SELECT seq FROM records WHERE seq < ?1 ORDER BY seq LIMIT ?2)";
         let bound: i64 = self.database.query_row(bound, params![first, MAX_RECORDS], |row| row.get(0))?;
-        // A record may have any number of legs: they go first, so many at a time.
-        let owned = "DELETE FROM requests WHERE number IN (SELECT number FROM requests WHERE uid IN \
-             (SELECT uid FROM records WHERE seq <= ?1) LIMIT ?2)";
+        // A record may have any number of legs: delete them first, a limited number at a time.
+        let owned = include_str!("../sql/delete_legs_of_records.sql");
         let legs = self.database.execute(owned, params![bound, MAX_LEGS])?;
         let mut gone = Pruned { legs, ..Pruned::default() };
         if !gone.is_full_step() {
@@ -119,18 +121,15 @@ impl Writer {
         Ok(gone)
     }
 
-    /// Forgets legs that ended before that time and whose session has no record here: the process was killed before
-    /// it could be written, another instance has it, or the session is still active.
+    /// Deletes legs that ended before `horizon` and whose session has no record here: the process was killed before it
+    /// could write the record, another instance has it, or the session is still active.
     fn prune_orphaned_legs(&mut self, horizon: i64) -> rusqlite::Result<usize> {
-        // Legs are written as they end: the search ends at the first that is young.
-        let strays = "DELETE FROM requests WHERE number IN (SELECT number FROM requests WHERE number < \
-             coalesce((SELECT number FROM requests WHERE at_ms >= ?1 ORDER BY number LIMIT 1), 9223372036854775807) \
-             AND NOT EXISTS (SELECT 1 FROM records WHERE records.uid = requests.uid) LIMIT ?2)";
+        // Legs are numbered in the order in which they end: stop at the first one within the horizon.
+        let strays = include_str!("../sql/delete_orphaned_legs.sql");
         self.database.execute(strays, params![horizon, MAX_LEGS])
     }
 
-    /// Looks at some more of the older records, again and again over the whole file: whether they are as they were
-    /// written.
+    /// Checks the next pages of older records for changes. Starts over at the end of the file.
     pub(in crate::history) fn audit_older_records(&mut self) {
         let base = self.integrity.base();
         if self.audit.tip.seq < base.seq {
@@ -147,8 +146,8 @@ impl Writer {
         }
     }
 
-    /// Signs that the records before this number go; false when what goes is not what was written, which nobody may
-    /// sign for.
+    /// Signs that the records before `seq` are deleted. Returns false if they are not the records that were written: the
+    /// gateway does not sign for those.
     fn sign_before(integrity: &Integrity, rows: &Transaction<'_>, seq: i64) -> rusqlite::Result<bool> {
         let Some(Continuity { base, .. }) = integrity.check(rows, true)? else { return Ok(false) };
         let last = "SELECT coalesce(max(seq), 0) FROM records WHERE seq < ?1";
@@ -168,8 +167,8 @@ impl Writer {
         Ok(true)
     }
 
-    /// Forgets the records before this number with their legs and bodies, and the events before that time, and signs where
-    /// the rest begins. Of a history that was changed no record goes for its age: it shows what was done.
+    /// Deletes the records before `seq` with their legs and captures, and the events before `horizon`, and signs where the
+    /// rest begins. If the history was tampered with, no record is deleted for its age: it is evidence.
     fn prune_before(&mut self, seq: i64, horizon: i64) -> rusqlite::Result<Pruned> {
         let integrity = Arc::clone(&self.integrity);
         let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -179,19 +178,18 @@ impl Writer {
             rows.query_row("SELECT max(ended_ms) FROM records WHERE seq < ?1", [seq], |row| row.get(0))?;
         let owned = "DELETE FROM requests WHERE uid IN (SELECT uid FROM records WHERE seq < ?1)";
         let legs = rows.execute(owned, [seq])?;
-        // No body is kept for longer, also when its session goes on or its record was lost.
+        // Captures expire even if their session is still active or its record was lost.
         let bodies = "DELETE FROM captures \
              WHERE at_ms < ?2 OR uid IN (SELECT uid FROM records WHERE seq < ?1)";
         let bodies = rows.execute(bodies, [seq, horizon])?;
         let records = rows.execute("DELETE FROM records WHERE seq < ?1", [seq])?;
         rows.execute(
-            "DELETE FROM heads WHERE seq < (SELECT coalesce(min(seq), 9223372036854775807) - 1 FROM records) \
-             AND seq < (SELECT max(seq) FROM heads)",
+            include_str!("../sql/delete_unused_heads.sql"),
             [],
         )?;
         let before = horizon.max(ended.unwrap_or(i64::MIN));
         rows.execute("DELETE FROM events WHERE at_ms < ?1", [before])?;
-        // What still stands is needed at the next start, however old it is.
+        // Orders in force are needed at the next start, however old they are.
         let now = Timestamp::now().as_millisecond();
         rows.execute("DELETE FROM kills WHERE at_ms < ?1 AND ends_ms <= ?2", params![before, now])?;
         rows.commit()?;
@@ -199,7 +197,7 @@ impl Writer {
     }
 }
 
-/// Tells it; `None` when nothing was forgotten.
+/// Logs the result of a step; returns `None` if nothing was deleted or the step failed.
 fn log_pruned(what: &str, gone: rusqlite::Result<Pruned>) -> Option<Pruned> {
     match gone {
         Ok(gone) if gone == Pruned::default() => None,

@@ -1,4 +1,4 @@
-//! How what happened becomes rows.
+//! Turns events into rows.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use crate::protocol::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record, RequestLine, Served};
 use crate::telemetry::metrics::Item;
 
-/// Something to be written.
+/// An event to write.
 #[derive(Debug)]
 pub(in crate::history) enum Entry {
-    /// An incarnation began.
+    /// A session incarnation started.
     Started { at: Timestamp, id: SessionId, uid: Uid },
-    /// An incarnation ended.
+    /// A session incarnation ended.
     Ended(Arc<Record>),
-    /// An order was given.
+    /// A kill order was given.
     Killed(Arc<KillOrder>),
-    /// An order was lifted.
+    /// A kill order was lifted.
     Resumed { at: Timestamp, order: Arc<KillOrder>, by: String },
-    /// The bodies of a request are kept.
+    /// The bodies of a request were captured.
     Captured(Box<CaptureRow>),
 }
 
 impl Entry {
-    /// What is kept of an event, if anything.
+    /// Returns what the history stores of an event; `None` if nothing.
     pub(in crate::history) fn of(event: &Event) -> Option<Self> {
         Some(match event {
             Event::Started(session) => {
@@ -45,12 +45,12 @@ impl Entry {
         })
     }
 
-    /// Whether it is one of the bodies, which give way to records.
+    /// Returns true for a capture: captures are dropped first when the file is full.
     pub(in crate::history) fn is_capture(&self) -> bool {
         matches!(self, Self::Captured(_))
     }
 
-    /// Its size in the file, in bytes, roughly.
+    /// Its approximate size in the file, in bytes.
     pub(in crate::history) fn weight(&self) -> usize {
         match self {
             Self::Captured(row) => row.weight(),
@@ -58,12 +58,12 @@ impl Entry {
         }
     }
 
-    /// What it is counted as when it cannot be kept; bodies are counted apart.
+    /// What it counts as in `elida_history_dropped_total`. Captures have a metric of their own.
     pub(in crate::history) fn item(&self) -> Item {
         if matches!(self, Self::Ended(_)) { Item::Record } else { Item::Event }
     }
 
-    /// Writes it, a record with its last legs if `with_legs`; it becomes the chain's new tip.
+    /// Writes the entry. A record becomes the new tip of the chain, and is written with its last legs if `with_legs`.
     pub(in crate::history) fn write(
         &self,
         rows: &Transaction<'_>,
@@ -86,9 +86,7 @@ impl Entry {
                 let kind = if order.agent.is_some() { "agent_resumed" } else { "session_resumed" };
                 let body = json!({"by": by, "agent": order.agent});
                 event(rows, *at, kind, &order.session_id, order.uid, &body)?;
-                let lift = "UPDATE kills SET lifted_ms = ?1, lifted_by = ?2, ends_ms = min(ends_ms, ?1) \
-                     WHERE uid = ?3 AND at_ms = ?4 \
-                     AND CASE WHEN json_valid(body) THEN body ->> '$.agent' END IS ?5";
+                let lift = include_str!("../sql/lift_kill.sql");
                 rows.prepare_cached(lift)?.execute(params![
                     at.as_millisecond(),
                     by,
@@ -116,11 +114,9 @@ fn event(
     Ok(())
 }
 
-/// An order takes the place of the one that stood against the same session or agent.
+/// Inserts a kill order. It replaces an earlier order against the same session or agent.
 fn kill_row(rows: &Transaction<'_>, order: &KillOrder) -> rusqlite::Result<()> {
-    let replaced = "UPDATE kills SET ends_ms = min(ends_ms, ?1) WHERE session_id = ?2 \
-         AND CASE WHEN json_valid(body) THEN body ->> '$.scope' END = ?3 \
-         AND CASE WHEN json_valid(body) THEN body ->> '$.agent' END IS ?4";
+    let replaced = include_str!("../sql/replace_kill.sql");
     rows.prepare_cached(replaced)?.execute(params![
         order.at.as_millisecond(),
         order.session_id.as_str(),
@@ -145,11 +141,8 @@ fn record_rows(
     with_legs: bool,
 ) -> rusqlite::Result<()> {
     let text = hash_chain::to_text(record).map_err(|fault| odd(Box::new(fault)))?;
-    let (body, next) = tip.link(&text).ok_or_else(|| odd("a record that is no object".into()))?;
-    let insert = "INSERT INTO records (seq, uid, session_id, state, kind, principal, client, backend, \
-         started_ms, ended_ms, requests, errors, bytes_in, bytes_out, prev, hash, body) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
-         ON CONFLICT (uid) DO NOTHING";
+    let (body, next) = tip.link(&text).ok_or_else(|| odd("the record is not a JSON object".into()))?;
+    let insert = include_str!("../sql/insert_record.sql");
     let inserted = rows.prepare_cached(insert)?.execute(params![
         signed(next.seq),
         record.uid.to_string(),
@@ -169,7 +162,7 @@ fn record_rows(
         next.hash,
         body
     ])?;
-    // A batch that is written again after a fault holds what is there already.
+    // A batch that is retried after an error may contain a record that was already written.
     if inserted == 0 {
         return Ok(());
     }
@@ -182,7 +175,7 @@ fn record_rows(
     Ok(())
 }
 
-/// Legs that have ended, whatever becomes of their sessions.
+/// Writes legs as they end (`history.legs: all`), whether or not their session has a record yet.
 pub(in crate::history) fn leg_rows(rows: &Transaction<'_>, legs: &[Served]) -> rusqlite::Result<()> {
     let mut insert = insert_leg(rows)?;
     for leg in legs {
@@ -214,10 +207,10 @@ fn leg_row(
     Ok(())
 }
 
-/// Token counts by model; what no model was named for stands without one, so that the sums agree.
+/// Writes token counts by model. Requests without a model get a row with model `NULL`, so that the sums agree with the
+/// record's totals.
 fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Result<()> {
-    let insert = "INSERT INTO usage (seq, model, requests, input_tokens, output_tokens, cache_read_tokens, \
-         cache_write_tokens, reasoning_tokens, cost_usd) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let insert = include_str!("../sql/insert_usage.sql");
     let mut insert = rows.prepare_cached(insert)?;
     let mut add = |model: Option<&str>, requests: u64, counts: [u64; 5], cost: u64| {
         let [input, output, read, written, reasoning] = counts.map(signed);
@@ -259,7 +252,7 @@ fn counts(usage: &Usage) -> [u64; 5] {
     ]
 }
 
-/// As the record has it: no more than a double can tell apart.
+/// Converts to SQLite's integer type. Clamped to 2^53 - 1 as in the record's JSON.
 fn signed(number: u64) -> i64 {
     number.min(hash_chain::MAX_INTEGER).cast_signed()
 }

@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes what has come in one transaction; when the file cannot be written to,
-//! it keeps what it has and tries again, while the queue before it fills and then drops, counted.
+//! The only thread that writes. It writes what is queued in one transaction. When the file cannot be written, it keeps
+//! its batch and retries, while the queue fills up and then drops and counts.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,74 +24,74 @@ use crate::history::settings::Settings;
 use crate::settings::private;
 use crate::telemetry::metrics::{HistoryMetrics, Item};
 
-/// Entries of one transaction at most.
+/// The largest number of entries in one transaction.
 const BATCH: usize = 512;
-/// Bytes of one transaction beside its last entry, roughly.
+/// The approximate size of one transaction in bytes; the last entry may exceed it.
 const BATCH_BYTES: usize = 2 << 20;
-/// How long a file that cannot be written to is left alone.
+/// How long the writer waits before it retries a failed write, and for the next message.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// A head is signed after so many records, or so much time.
+/// The head of the chain is signed after this many records or this much time.
 const SIGN_RECORDS: u64 = 1000;
 const SIGN_INTERVAL: Duration = Duration::from_secs(60);
-/// How often what is too old is looked for.
+/// How often expired entries are deleted.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a lock of another process is waited for: of the one that takes over (SIGQUIT).
+/// How long to wait for the lock of another process: during an upgrade (SIGQUIT) two of them write.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the thread is told.
+/// A message to the writer thread.
 pub(in crate::history) enum Message {
     /// Write this.
     Entry(Entry),
-    /// Write all that came before, and say so.
+    /// Write everything before it, then reply.
     Written(Sender<bool>),
-    /// Write all that came before, sign where the chain stands, and say so.
+    /// Write everything before it, sign the head of the chain, then reply.
     Sign(Sender<bool>),
-    /// Write all that came before, sign, and end.
+    /// Write everything before it, sign, and stop.
     End,
 }
 
-/// Who waits for the batch, and for what.
+/// Replies owed once the batch is written.
 #[derive(Default)]
 struct Replies {
     replies: Vec<Sender<bool>>,
-    /// A head is to be signed.
+    /// The head must be signed first.
     sign: bool,
 }
 
-/// What the thread works with.
+/// The state of the writer thread.
 pub(in crate::history) struct Writer {
     pub(in crate::history) database: Connection,
     path: PathBuf,
-    /// Device and inode of the file that is open.
+    /// Device and inode of the open file; `None` if none is open.
     opened: Option<(u64, u64)>,
     pub(in crate::history) integrity: Arc<Integrity>,
-    /// Where the rounds over older records have come to.
+    /// The position of the audit of older records.
     pub(in crate::history) audit: ChainWalk,
     pub(in crate::history) settings: Arc<ArcSwap<Settings>>,
     metrics: HistoryMetrics,
-    /// True when the process ends: nothing is tried for long any more.
+    /// True once the process is shutting down: then failed writes are not retried.
     closing: Arc<AtomicBool>,
-    /// How many entries are in the queue beside captures.
+    /// The number of queued entries, not counting captures.
     waiting: Arc<AtomicUsize>,
     batch: Vec<Entry>,
     batch_bytes: usize,
-    /// Empty for ever with `history.legs: last`: the last ones come with their record then.
+    /// Always empty with `history.legs: last`, where the last legs come with the record.
     legs: LegReceiver,
     keeps_all: bool,
-    /// In bytes; a file keeps it for ever.
+    /// In bytes; fixed when the file is created.
     page_size: u64,
     signed_at: Instant,
-    /// The number of the last record in the file.
+    /// The number of the last record in the file, or 0 if its chain does not continue from the last signature.
     last: u64,
     pruned_at: Option<Instant>,
     is_failing: bool,
 }
 
 impl Writer {
-    /// Opens the file, or makes it.
+    /// Opens or creates the file.
     ///
     /// # Errors
-    /// It cannot be opened, is no database, or is of a later program.
+    /// The file cannot be opened, is not a database, or was written by a newer version.
     pub(in crate::history) fn open(
         file: &Path,
         integrity: Arc<Integrity>,
@@ -129,7 +129,7 @@ impl Writer {
         })
     }
 
-    /// Works until it is told to end, or nobody is left who could.
+    /// Runs until [`Message::End`] or until all senders are gone.
     pub(in crate::history) fn run(mut self, queue: &Receiver<Message>) {
         let patience = if self.keeps_all { GATHER_TIME } else { RETRY_INTERVAL };
         let (mut is_last, mut is_behind) = (false, false);
@@ -154,13 +154,13 @@ impl Writer {
                 is_last = self.sort(message, &mut replies);
             }
             is_behind = self.legs.take();
-            // A seal comes after all that was noted before it.
+            // Sign only after all queued legs are written.
             while is_behind && replies.sign && self.write_all(true) {
                 is_behind = self.legs.take();
             }
             let written = self.write_all(replies.sign);
             for reply in replies.replies {
-                // Whoever waited may have gone.
+                // The receiver may have given up.
                 let _ = reply.send(written);
             }
         }
@@ -168,7 +168,7 @@ impl Writer {
         self.write_all(true);
     }
 
-    /// True when this was the last message.
+    /// Adds a message to the batch or to the replies. Returns true for [`Message::End`].
     fn sort(&mut self, message: Message, replies: &mut Replies) -> bool {
         match message {
             Message::Entry(entry) => {
@@ -188,7 +188,7 @@ impl Writer {
         false
     }
 
-    /// Writes the batch, however long it takes; gives up only when the process ends.
+    /// Writes the batch, and signs if `sign` or if it is time. Retries until it succeeds or the process shuts down.
     fn write_all(&mut self, sign: bool) -> bool {
         loop {
             let due = sign || self.signed_at.elapsed() >= SIGN_INTERVAL;
@@ -227,7 +227,7 @@ impl Writer {
         self.batch_bytes = 0;
     }
 
-    /// Gives up the bodies of the batch; the number of them.
+    /// Drops the captures of the batch and returns their number.
     pub(in crate::history) fn drop_captures(&mut self) -> usize {
         let before = self.batch.len();
         self.batch.retain(|entry| !entry.is_capture());
@@ -236,7 +236,7 @@ impl Writer {
         gone
     }
 
-    /// Counts what is not written and never will be.
+    /// Drops and counts everything that is not written.
     fn give_up(&mut self) {
         self.drop_captures();
         for entry in &self.batch {
@@ -246,7 +246,7 @@ impl Writer {
         self.metrics.dropped(Item::Leg, self.legs.give_up() as u64);
     }
 
-    /// One transaction: what has come.
+    /// Writes the batch in one transaction.
     fn write(&mut self) -> rusqlite::Result<()> {
         self.reopen_if_replaced()?;
         let pages = self.settings.load().max_size / self.page_size;
@@ -254,7 +254,7 @@ impl Writer {
         if self.batch.is_empty() && self.legs.batch().is_empty() {
             return Ok(());
         }
-        // The tip is read under the lock: after a hand-over two processes write for a while.
+        // Read the tip under the lock: during an upgrade two processes write.
         let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let lead = self.integrity.check(&rows, false)?;
         let is_led = lead.is_some();
@@ -276,12 +276,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Signs where the chain stands, when it is time or many records have come since, and if it leads there.
+    /// Signs the head of the chain if `is_time` or after [`SIGN_RECORDS`] records, provided that the chain is intact.
     fn sign(&mut self, is_time: bool) -> rusqlite::Result<()> {
         if !is_time && self.last < self.integrity.head_seq().saturating_add(SIGN_RECORDS) {
             return Ok(());
         }
-        // A head must not outlive, in its own file, the records it was signed for: the power may fail.
+        // After a power failure the head file must not be ahead of the records it was signed for.
         self.database.pragma_update(None, "synchronous", "FULL")?;
         let signed = self.sign_tip();
         self.database.pragma_update(None, "synchronous", "NORMAL")?;
@@ -293,7 +293,7 @@ impl Writer {
     fn sign_tip(&mut self) -> rusqlite::Result<()> {
         let rows = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let Some(lead) = self.integrity.check(&rows, true)? else {
-            // Looked for again when more has come, or in a while.
+            // Checked again with the next batch.
             self.last = 0;
             return Ok(());
         };
@@ -310,19 +310,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Opens the file anew when another one lies in its place, or none.
+    /// Reopens the file if it was replaced or deleted.
     fn reopen_if_replaced(&mut self) -> rusqlite::Result<()> {
-        // After a failure no file is open, and one that is missing has to be made.
+        // `None` after a failed attempt: then open, or create, the file in any case.
         if self.opened.is_some() {
             if inode(&self.path) == self.opened {
                 return Ok(());
             }
             error!(file = %self.path.display(), "the history's file was replaced or deleted; what lies there now is used");
         }
-        // The old one is closed first: both have the same names for what lies beside them.
+        // Close the old one first: both use the same names for their `-wal` and `-shm` files.
         drop(std::mem::replace(&mut self.database, Connection::open_in_memory()?));
         self.opened = None;
-        // SQLite would make it with the rights that the umask leaves.
+        // SQLite would create it with the umask's permissions.
         private::make_file(&self.path)
             .map_err(|fault| rusqlite::Error::ToSqlConversionFailure(Box::new(fault)))?;
         self.database = connect(&self.path).map_err(|fault| match fault {
@@ -334,28 +334,28 @@ impl Writer {
     }
 }
 
-/// Opens the file, or makes it, in the form that this program knows.
+/// Opens or creates the database and applies missing migrations.
 fn connect(file: &Path) -> Result<Connection, SchemaError> {
     let mut database = Connection::open(file)?;
     database.busy_timeout(LOCK_TIMEOUT)?;
     database.pragma_update(None, "journal_mode", "WAL")?;
-    // With a write-ahead log this loses no consistency, at worst the last moments when the power fails.
+    // With a write-ahead log the file stays consistent; a power failure loses the last commits at worst.
     database.pragma_update(None, "synchronous", "NORMAL")?;
     database.pragma_update(None, "foreign_keys", true)?;
     schema::migrate(&mut database)?;
     Ok(database)
 }
 
-/// Device and inode of what lies there; `None` when nothing does.
+/// Returns device and inode of a file, or `None` if it does not exist.
 fn inode(file: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(file).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// Puts a head beside the records.
+/// Stores a signed head in the database.
 pub(in crate::history) fn store_head(rows: &Transaction<'_>, head: &Head) -> rusqlite::Result<()> {
     let body = serde_json::to_string(head)
         .map_err(|fault| rusqlite::Error::ToSqlConversionFailure(Box::new(fault)))?;
-    // What else may stand there was not signed by this program.
+    // A row with the same number was not written by this program: overwrite it.
     let insert = "INSERT INTO heads (seq, body) VALUES (?1, ?2) ON CONFLICT (seq) DO UPDATE SET body = ?2";
     rows.execute(insert, params![i64::try_from(head.seq).unwrap_or(i64::MAX), body])?;
     Ok(())

@@ -1,6 +1,6 @@
-//! One record becomes one line, as JSON or as `key=value` text.
+//! Formats a log line, as JSON or as `key=value` text.
 //!
-//! Invariant: the result holds exactly one newline, its last byte, whatever the fields hold.
+//! Invariant: the result contains exactly one newline, its last byte, whatever the fields contain.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -13,10 +13,10 @@ use serde_json::value::RawValue;
 use super::label;
 use crate::telemetry::settings::{Format, Level};
 
-/// Bytes that most lines fit into: their buffer never grows.
+/// The initial buffer size in bytes, which is enough for most lines.
 const USUAL: usize = 768;
 
-/// A record: its own fields stand after those every line has.
+/// A line: the common fields, then its own.
 #[derive(Serialize)]
 struct Record<'a, T> {
     timestamp: &'a str,
@@ -28,7 +28,7 @@ struct Record<'a, T> {
     fields: &'a T,
 }
 
-/// Writes a record as a line, its newline included. `fields` serializes as a struct or a map.
+/// Formats a line, including its newline. `fields` must serialize as a struct or a map.
 pub(in crate::telemetry) fn line(
     format: Format,
     level: Level,
@@ -40,7 +40,7 @@ pub(in crate::telemetry) fn line(
     let (timestamp, level) = (std::str::from_utf8(&timestamp).unwrap_or_default(), label(level));
     let mut line = Vec::with_capacity(USUAL);
     let written = serde_json::to_writer(&mut line, &Record { timestamp, level, target, message, fields });
-    // Only fields that are no struct or map fail; the line then still says what happened.
+    // Fails only if `fields` is not a struct or map. The line then still has its message.
     if let Err(fault) = written {
         let fields = &serde_json::json!({"log_fault": fault.to_string()});
         line = serde_json::to_vec(&Record { timestamp, level, target, message, fields }).unwrap_or_default();
@@ -52,20 +52,20 @@ pub(in crate::telemetry) fn line(
     line
 }
 
-/// The length of a time down to its seconds, and down to microseconds with the `Z` behind them.
+/// The lengths of a timestamp: up to the seconds, and with microseconds and the `Z`.
 const SECONDS: usize = "2026-11-20T09:00:00".len();
 const MICROS: usize = "2026-11-20T09:00:00.123456Z".len();
 
 thread_local! {
-    /// The second that was written last on this thread, and how: lines come many to a second.
+    /// The second formatted last on this thread, and its text: many lines share a second.
     static LAST: Cell<(i64, [u8; SECONDS])> = const { Cell::new((i64::MIN, [b'0'; SECONDS])) };
 }
 
-/// A time as RFC 3339 writes it, with microseconds.
+/// Formats a timestamp as RFC 3339 with microseconds.
 fn written(now: Timestamp) -> [u8; MICROS] {
     let (mut second, mut micros) = (now.as_second(), now.subsec_microsecond());
     if micros < 0 {
-        // Before 1970 the fraction counts backwards.
+        // Before 1970 the fraction is negative.
         (second, micros) = (second - 1, micros + 1_000_000);
     }
     let mut last = LAST.get();
@@ -86,13 +86,13 @@ fn written(now: Timestamp) -> [u8; MICROS] {
     time
 }
 
-/// Turns a line of JSON into `2026-11-20T09:00:00Z INFO the message key=value …`.
+/// Converts a JSON line to `2026-11-20T09:00:00Z INFO the message key=value …`.
 fn text(json: &[u8]) -> Vec<u8> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     reader.deserialize_map(Pairs(String::with_capacity(json.len()))).unwrap_or_default().into_bytes()
 }
 
-/// Appends each pair of a map as it is read.
+/// Appends each pair of a map while it is parsed.
 struct Pairs(String);
 
 impl<'de> Visitor<'de> for Pairs {
@@ -112,14 +112,14 @@ impl<'de> Visitor<'de> for Pairs {
                 key.chars().for_each(|c| self.0.push(if is_bare(c) { c } else { '_' }));
                 self.0.push('=');
             }
-            // Only the message is a sentence; elsewhere a space would end the value.
+            // Only the message may contain spaces without quotes.
             push_value(&mut self.0, value.get(), key == "message");
         }
         Ok(self.0)
     }
 }
 
-/// A string without special characters stands without quotes; all else stands as its JSON.
+/// Appends a value: a string without special characters without quotes, everything else as JSON.
 fn push_value(line: &mut String, json: &str, is_sentence: bool) {
     let inside = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match inside {
@@ -131,7 +131,7 @@ fn push_value(line: &mut String, json: &str, is_sentence: bool) {
         _ => {
             for c in json.chars() {
                 match c {
-                    // JSON leaves DEL, C1 and the separators as they are; a terminal would act on them.
+                    // JSON does not escape DEL, C1 and the line separators, but a terminal interprets them.
                     c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
                         let _ = write!(line, "\\u{:04x}", u32::from(c));
                     }

@@ -1,8 +1,8 @@
-//! Where lines wait for the one thread that writes them.
+//! The queue between producers of lines and the one thread that writes them.
 //!
-//! A thread that is woken for each line costs a futex, a context switch and a `write` each time (under full
-//! load still half a `write` per request, counted with perf), so the writer lets lines gather for [`GATHER`]
-//! and writes them together. Whoever has a line only appends it under a short lock.
+//! Waking a thread for each line would cost a futex call, a context switch and a `write` (under full load still half a
+//! `write` per request, measured with perf). So the writer lets lines accumulate for [`GATHER`] and writes them together.
+//! Producers only append under a short lock.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// How long the first line of a batch waits for others; nobody who reads a log notices.
+/// How long the first line of a batch waits for others; short enough that a reader does not notice.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// A pipe takes so many bytes whole or not at all (`PIPE_BUF`, POSIX `write`). During an upgrade two
-/// processes write to one pipe, and their lines must not be mixed.
-const WHOLE: usize = 4096;
+/// Writes to a pipe are atomic up to this many bytes (`PIPE_BUF`, POSIX `write`). During an upgrade two processes write to
+/// one pipe, and their lines must not be interleaved.
+const PIPE_BUF: usize = 4096;
 
-/// How long the end of the program waits for a reader that does not read.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long shutdown waits for a reader that does not read.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// More memory than this is given back after a burst, in bytes.
-const KEPT: usize = 1 << 20;
+/// The capacity in bytes that a buffer keeps after a burst.
+const KEPT_CAPACITY: usize = 1 << 20;
 
-/// The queue of one log; a clone is the same queue.
+/// The queue of a log. Clones share it.
 #[derive(Clone)]
 pub(in crate::telemetry) struct Sink(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// The writer waits here for lines, and for the end.
+    /// Signals lines, or the end, to the writer.
     filled: Condvar,
-    /// The guard waits here for the writer.
+    /// Signals the end of the writer to the guard.
     written: Condvar,
     dropped: AtomicU64,
     max_lines: usize,
@@ -41,22 +41,22 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     bytes: Vec<u8>,
-    /// Lines in `bytes`, and those the writer has taken but not yet written.
+    /// The number of lines in `bytes`, plus those that the writer has taken but not yet written.
     lines: usize,
-    /// The writer waits for a first line.
+    /// The writer is waiting for the first line of a batch.
     asleep: bool,
-    /// Nothing is taken any more.
+    /// No more lines are accepted.
     closed: bool,
     /// The writer has written the last line.
     done: bool,
 }
 
-/// Closes the queue when it is dropped, and waits a moment until everything in it is written.
+/// Closes the queue when dropped, and waits up to [`SHUTDOWN_TIMEOUT`] until everything is written.
 pub(in crate::telemetry) struct SinkGuard(Sink);
 
 impl Sink {
-    /// A queue of at most `max_lines`, written to `writer` by a thread of its own. Without a thread (the
-    /// machine has none left) every line is counted as dropped.
+    /// Creates a queue of at most `max_lines`, written to `writer` by a thread of its own. If no thread can be started,
+    /// every line is counted as dropped.
     pub(in crate::telemetry) fn new(
         writer: impl Write + Send + 'static,
         max_lines: usize,
@@ -77,7 +77,7 @@ impl Sink {
         (sink.clone(), SinkGuard(sink))
     }
 
-    /// Takes a line with its newline, or counts it as dropped.
+    /// Queues a line, which includes its newline, or counts it as dropped.
     pub(in crate::telemetry) fn push(&self, line: &[u8]) {
         let mut queue = self.queue();
         if queue.closed || queue.lines >= self.0.max_lines {
@@ -92,7 +92,7 @@ impl Sink {
         }
     }
 
-    /// Lines that were dropped so far.
+    /// The number of lines dropped so far.
     pub(in crate::telemetry) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
@@ -101,7 +101,7 @@ impl Sink {
         self.0.queue.lock()
     }
 
-    /// The writer's life.
+    /// The loop of the writer thread.
     fn write_to(&self, mut writer: impl Write) {
         let mut batch = Vec::new();
         let mut taken = 0;
@@ -122,24 +122,24 @@ impl Sink {
                 std::mem::swap(&mut queue.bytes, &mut batch);
                 taken = queue.lines;
             }
-            // A reader that is gone is borne in silence.
+            // Ignore a closed pipe.
             let _ =
                 pieces(&batch).try_for_each(|lines| writer.write_all(lines)).and_then(|()| writer.flush());
             batch.clear();
-            batch.shrink_to(KEPT);
+            batch.shrink_to(KEPT_CAPACITY);
         }
     }
 
-    /// Lets more lines come, unless the end has come.
+    /// Lets lines accumulate, unless the queue is closed.
     fn gather(&self, queue: &mut MutexGuard<'_, Queue>) {
         self.0.filled.wait_while_for(queue, |queue| !queue.closed, GATHER);
     }
 }
 
-/// Whole lines, as many at a time as a pipe takes at once; a longer line by itself.
+/// Splits a batch into pieces of whole lines of at most [`PIPE_BUF`] bytes; a longer line is a piece of its own.
 fn pieces(mut batch: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let room = &batch[..batch.len().min(WHOLE)];
+        let room = &batch[..batch.len().min(PIPE_BUF)];
         let end = memchr::memrchr(b'\n', room).or_else(|| memchr::memchr(b'\n', batch));
         let (lines, rest) = batch.split_at(end.map_or(batch.len(), |end| end + 1));
         batch = rest;
@@ -152,8 +152,8 @@ impl Drop for SinkGuard {
         let mut queue = self.0.queue();
         queue.closed = true;
         self.0.0.filled.notify_all();
-        // What a stuck reader leaves unwritten after this time is lost with the process.
-        self.0.0.written.wait_while_for(&mut queue, |queue| !queue.done, LAST_WORDS);
+        // What a stuck reader leaves unwritten after this time is lost.
+        self.0.0.written.wait_while_for(&mut queue, |queue| !queue.done, SHUTDOWN_TIMEOUT);
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
         let found: Vec<&[u8]> = pieces(text.as_bytes()).collect();
         assert_eq!(found.concat(), text.as_bytes());
         assert!(found.iter().all(|piece| piece.ends_with(b"\n")));
-        let long: Vec<usize> = found.iter().map(|piece| piece.len()).filter(|len| *len > WHOLE).collect();
+        let long: Vec<usize> = found.iter().map(|piece| piece.len()).filter(|len| *len > PIPE_BUF).collect();
         assert_eq!(long, [5000], "only a line that is longer by itself");
         assert_eq!(pieces(b"no end").collect::<Vec<_>>(), [b"no end"]);
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::settings::fault::Faults;
-use crate::telemetry::settings::Written;
+use crate::telemetry::settings::LoggingConfig;
 use parking_lot::Mutex;
 
 /// A place to write to that the test can read.
@@ -52,7 +52,7 @@ fn access() -> AccessLine<'static> {
 }
 
 fn settings(level: Level, access_log: bool) -> Settings {
-    let written = Written { level, access_log, ..Written::default() };
+    let written = LoggingConfig { level, access_log, ..LoggingConfig::default() };
     written.compile(&mut Faults::default()).unwrap()
 }
 
@@ -143,7 +143,7 @@ fn a_stuck_reader_costs_lines_and_they_are_counted() {
     metrics.watch_log(&log);
     let line = serde_json::json!({"filler": "x".repeat(900)});
     for _ in 0..QUEUE_LINES + 2000 {
-        log.line(Level::Info, "full", &line);
+        log.log_event(Level::Info, "full", &line);
     }
     let text = metrics.encode();
     let counted = text.lines().find(|line| line.starts_with("elida_log_lines_dropped_total ")).unwrap();
@@ -187,7 +187,7 @@ fn what_pingora_logs_comes_out_here_too() {
 #[test]
 fn text_is_for_eyes() {
     let page = Page::default();
-    let written = Written { format: Format::Text, ..Written::default() };
+    let written = LoggingConfig { format: Format::Text, ..LoggingConfig::default() };
     let (log, guard) = Log::to(page.clone(), &written.compile(&mut Faults::default()).unwrap());
     log.access(&access());
     drop(guard);

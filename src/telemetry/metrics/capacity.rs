@@ -1,4 +1,4 @@
-//! How near the limits of sessions are: numbers that are read when they are asked for.
+//! How close the session limits are. Read when the metrics are scraped.
 
 use std::sync::OnceLock;
 
@@ -9,18 +9,18 @@ use super::Metrics;
 use super::registry::{add, options};
 use super::table;
 
-/// How near the limits are, and what they did since the start, by the key of the limit.
+/// The use of the session limits, by the configuration key of the limit.
 #[derive(Clone, Debug, Default)]
 pub struct CapacityNumbers {
-    /// The share of each limit that is in use; 1 is all of it.
+    /// The share of each limit in use, from 0 to 1.
     pub used: Vec<(&'static str, f64)>,
-    /// Sessions that were refused.
+    /// Sessions refused since start.
     pub refused: Vec<(&'static str, u64)>,
-    /// Sessions that ended to make room.
+    /// Sessions ended to make room since start.
     pub evicted: Vec<(&'static str, u64)>,
 }
 
-/// The metrics, and where their numbers come from.
+/// The metrics and their source.
 pub(in crate::telemetry) struct CapacityMetrics {
     used: GaugeVec,
     refused: IntCounterVec,
@@ -40,10 +40,10 @@ impl CapacityMetrics {
         })
     }
 
-    /// Takes over the numbers as they are now.
+    /// Updates the metrics from the source.
     pub(in crate::telemetry) fn read(&self) {
         let Some(source) = self.source.get() else { return };
-        // Locked, so that two readers at once do not count the same sessions twice.
+        // Hold the lock: concurrent scrapes must not count the same sessions twice.
         let source = source.lock();
         let numbers = source();
         for (limit, used) in numbers.used {
@@ -59,7 +59,7 @@ impl CapacityMetrics {
 }
 
 impl Metrics {
-    /// Takes the numbers of the limits of sessions from here; the first source given is the one.
+    /// Sets the source of the session limits' numbers. Only the first call has an effect.
     pub fn watch_capacity(&self, numbers: impl Fn() -> CapacityNumbers + Send + 'static) {
         let _ = self.capacity.source.set(Mutex::new(Box::new(numbers)));
     }

@@ -1,26 +1,26 @@
-//! Numbers of things that are there now, counted by guards.
+//! Gauges that count by guards.
 
 use prometheus::IntGauge;
 
-/// A number of things that are there now.
+/// Counts the guards that exist now.
 #[derive(Clone)]
 pub struct Gauge(pub(in crate::telemetry) IntGauge);
 
 impl Gauge {
-    /// One more is there, until the returned guard is dropped.
+    /// Increments the gauge until the returned guard is dropped.
     pub fn enter(&self) -> GaugeGuard {
         self.0.inc();
         GaugeGuard(self.0.clone())
     }
 
-    /// How many are there now.
+    /// The current value.
     pub fn get(&self) -> i64 {
         self.0.get()
     }
 }
 
-/// One thing that a [`Gauge`] counts.
-#[must_use = "the thing is counted as gone when this is dropped"]
+/// Decrements its [`Gauge`] when dropped.
+#[must_use = "the gauge is decremented when this is dropped"]
 pub struct GaugeGuard(IntGauge);
 
 impl Drop for GaugeGuard {

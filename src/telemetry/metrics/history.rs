@@ -1,26 +1,26 @@
-//! The numbers of the history.
+//! Metrics of the history.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::registry::{add, options};
 use super::table;
 
-/// What the history keeps, one by one.
+/// What the history stores; the `kind` label of `elida_history_dropped_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// The record of a session.
+    /// A session's record.
     Record,
-    /// That something happened to a session.
+    /// An event of a session.
     Event,
-    /// One of its legs.
+    /// A leg of a session.
     Leg,
 }
 
-/// The handles of the history, resolved.
+/// The metric handles of the history.
 #[derive(Clone)]
 pub struct HistoryMetrics {
     up: IntGauge,
-    /// In the order of [`Item`].
+    /// Indexed by [`Item`].
     dropped: [IntCounter; 3],
     captures_dropped: IntCounter,
     intact: IntGauge,
@@ -30,7 +30,7 @@ impl HistoryMetrics {
     pub(in crate::telemetry) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let spec = &table::HISTORY_DROPPED;
         let intact = add(registry, IntGauge::with_opts(options(&table::HISTORY_INTACT))?)?;
-        // Until something is found.
+        // Intact until a check fails.
         intact.set(1);
         let dropped = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
         Ok(Self {
@@ -41,27 +41,27 @@ impl HistoryMetrics {
         })
     }
 
-    /// Whether it can be written.
+    /// Sets whether the history can be written.
     pub fn up(&self, is_up: bool) {
         self.up.set(is_up.into());
     }
 
-    /// Whether it leads to the last signed head.
+    /// Sets whether the history continues from the last signed head.
     pub fn intact(&self, is_intact: bool) {
         self.intact.set(is_intact.into());
     }
 
-    /// True while the file can be written to.
+    /// Returns true while the history can be written.
     pub fn is_up(&self) -> bool {
         self.up.get() != 0
     }
 
-    /// So many could not be taken.
-    pub fn dropped(&self, kept: Item, count: u64) {
-        self.dropped[kept as usize].inc_by(count);
+    /// Counts dropped items.
+    pub fn dropped(&self, item: Item, count: u64) {
+        self.dropped[item as usize].inc_by(count);
     }
 
-    /// The bodies of so many requests could not be taken.
+    /// Counts dropped captures.
     pub fn captures_dropped(&self, captures: u64) {
         self.captures_dropped.inc_by(captures);
     }

@@ -6,22 +6,22 @@ pub(super) const OTHER: &str = "other";
 /// How a request found its backend; the `route` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// By the `X-Backend` header.
+    /// The `X-Backend` header.
     Header,
-    /// By the model in its body.
+    /// The model in the body.
     Model,
-    /// By a path prefix.
+    /// A path prefix.
     Path,
-    /// By the default backend.
+    /// The default backend.
     Default,
-    /// It was answered here (health, `HEAD /`).
+    /// ELIDA answered the request itself (health, `HEAD /`).
     Local,
-    /// It was refused before a backend was chosen.
+    /// The request was refused before a backend was chosen.
     Refused,
 }
 
 impl Route {
-    /// How many there are.
+    /// The number of variants.
     pub(in crate::telemetry) const COUNT: usize = 6;
 
     pub(in crate::telemetry) fn label(self) -> &'static str {
@@ -36,23 +36,23 @@ impl Route {
     }
 }
 
-/// What a counted token was; the `type` label.
+/// A kind of tokens; the `type` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// Read by the model, not from a cache.
+    /// Input tokens, not from a cache.
     Input,
-    /// Written by the model.
+    /// Output tokens.
     Output,
     /// Read from the provider's prompt cache.
     CacheRead,
     /// Written to the provider's prompt cache.
     CacheWrite,
-    /// Spent on reasoning.
+    /// Reasoning tokens.
     Reasoning,
 }
 
 impl TokenKind {
-    /// How many there are.
+    /// The number of variants.
     pub(in crate::telemetry) const COUNT: usize = 5;
 
     pub(in crate::telemetry) fn label(self) -> &'static str {

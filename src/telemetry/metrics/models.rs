@@ -1,5 +1,5 @@
-//! Token counters by model: the model is a label that clients choose, so it is bounded here, and its
-//! handles are found with one look-up per answer.
+//! Token counters by model. Clients choose the model name, so the number of label values is bounded here. The handles of
+//! a model need one lookup per response.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -9,12 +9,12 @@ use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec};
 
 use super::labels::{OTHER, TokenKind};
 
-/// More distinct models than this are counted under `other`.
+/// The largest number of distinct models; further ones are counted as `other`.
 const MODELS_MAX: usize = 200;
-/// A longer model name is counted under `other`.
+/// The longest model name in bytes; a longer one is counted as `other`.
 const MODEL_NAME_MAX: usize = 128;
 
-/// The models that have a label value of their own, of all backends together.
+/// The models that have a label value of their own, across all backends.
 #[derive(Default)]
 pub(in crate::telemetry) struct Models(Mutex<HashSet<Box<str>>>);
 
@@ -56,7 +56,7 @@ impl ByModel {
         Self { backend: backend.into(), tokens, cost, models, known, other }
     }
 
-    /// Adds counts under the model, or under `other` when there are too many models.
+    /// Adds token counts.
     pub(in crate::telemetry) fn count(&self, model: &str, counts: &[(TokenKind, u64)]) {
         let (handles, label) = self.handles(model);
         for (kind, count) in counts.iter().filter(|(_, count)| *count > 0) {
@@ -72,7 +72,7 @@ impl ByModel {
         handles.cost.get_or_init(|| self.cost.with_label_values(&[&self.backend, label])).inc_by(usd);
     }
 
-    /// The handles of a model, and the name it goes by.
+    /// Returns the handles of a model and its label value.
     fn handles<'m>(&self, model: &'m str) -> (Arc<Handles>, &'m str) {
         let known = self.known.read().get(model).cloned();
         match known {

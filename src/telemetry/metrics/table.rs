@@ -1,19 +1,19 @@
-//! Every metric there is: its name, its meaning, its labels. `docs/metrics.md` says the same to operators.
+//! All metrics: name, help text, and labels. `docs/metrics.md` documents them for operators.
 
-/// One metric's description.
+/// The description of a metric.
 pub(in crate::telemetry) struct Spec {
     /// The exposed name.
     pub(in crate::telemetry) name: &'static str,
-    /// What it counts, in one sentence with its unit.
+    /// The help text: one sentence with the unit.
     pub(in crate::telemetry) help: &'static str,
-    /// Its labels, in the order in which values are given.
+    /// The label names, in the order of their values.
     pub(in crate::telemetry) labels: &'static [&'static str],
 }
 
 macro_rules! table {
     ($($id:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {
         $(pub(in crate::telemetry) const $id: Spec = Spec { name: $name, help: $help, labels: &[$($label),*] };)*
-        /// The whole table, for the test that compares it with the documentation.
+        /// All metrics, for the test that compares them with the documentation.
         #[cfg(test)]
         pub(in crate::telemetry) const ALL: &[Spec] = &[$($id),*];
     };
