@@ -11,8 +11,8 @@ use super::redact::redact_body;
 use super::redact_text::redact_text;
 use super::rules::is_document;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
-use crate::protocol::coding::{Coding, Decoder};
-use crate::protocol::framing::Framing;
+use crate::protocol::wire::coding::{Coding, Decoder};
+use crate::protocol::wire::framing::Framing;
 
 /// The notation in which a capture is stored and shown.
 #[derive(Serialize)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::json_texts::{JsonText, Notation, as_it_reads, inside, json_texts, json_texts_of_event};
 use super::rules::{Redaction, SecretKind, find_secrets, is_document, is_json, is_mark};
-use crate::protocol::framing::Framing;
+use crate::protocol::wire::framing::Framing;
 
 /// How often a body is gone through: two secrets that touch may hide each other, as words of one name do.
 const ROUNDS: usize = 4;

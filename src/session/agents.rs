@@ -21,7 +21,7 @@ use super::model::{Identity, State};
 use super::tally::Tally;
 use crate::clock::{Clock, Moment};
 use crate::ids::{AgentId, LegId};
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 
 /// Agents told apart in one session, and so the deepest a tree can be.
 const MOST: usize = 128;

@@ -10,7 +10,7 @@ use super::record::Record;
 use super::snapshot::Snapshot;
 use super::tally::RequestLine;
 use crate::ids::Uid;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 
 /// Whoever is told of each event.
 pub trait Listener: Send + Sync {

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::leg::{LegKind, SocketReport};
 use super::tally::{RequestLine, clipped};
 use crate::ids::{AgentId, BackendName, RequestId};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 
 /// How many texts a line has.
 const TEXTS: usize = 11;
@@ -143,7 +143,7 @@ fn saturated(number: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::websocket::Traffic;
+    use crate::protocol::wire::websocket::Traffic;
 
     fn begun(request_id: &str, path: &str) -> RequestLine {
         RequestLine::begun(

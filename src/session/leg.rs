@@ -14,10 +14,10 @@ use super::model::Identity;
 use super::store::StoreError;
 use crate::error::ErrorKind;
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
-use crate::protocol::offer::Offer;
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
-use crate::protocol::websocket::Traffic;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::tools_offered::ToolsOffered;
+use crate::protocol::facts::usage::Usage;
+use crate::protocol::wire::websocket::Traffic;
 
 /// What a leg is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -218,7 +218,7 @@ impl Leg {
     }
 
     /// Notes what the request of the leg offers the model.
-    pub fn offers(&self, offer: &Offer) {
+    pub fn offers(&self, offer: &ToolsOffered) {
         self.session.offers(self.id, offer);
     }
 

@@ -8,8 +8,8 @@ use super::model::{Identity, State};
 use super::tally::{self, RequestLine};
 use crate::clock::{Clock, Moment};
 use crate::ids::{BackendName, LegId};
-use crate::protocol::offer::Offer;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools_offered::ToolsOffered;
+use crate::protocol::facts::usage::Usage;
 
 impl Live {
     /// Opens a leg, unless the session has ended or an order stands against the agent.
@@ -57,7 +57,7 @@ impl Live {
     }
 
     /// Notes what the request of an open leg offers.
-    pub(super) fn offers(&self, id: LegId, offer: &Offer) {
+    pub(super) fn offers(&self, id: LegId, offer: &ToolsOffered) {
         if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
             leg.line.tools_offered = offer.count();
             leg.line.input_tokens_estimate = offer.token_estimate();

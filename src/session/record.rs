@@ -15,8 +15,8 @@ use super::model::{EndReason, Kind, State};
 use super::tally::{BackendUse, ModelUse, RequestLine};
 use crate::clock::{Clock, millis};
 use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 
 /// The version of the record's form. Up to `elida.cdr/1` the digest of a record's chain was not of the form of RFC 8785.
 pub const SCHEMA: &str = "elida.cdr/2";

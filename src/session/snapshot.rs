@@ -15,8 +15,8 @@ use super::model::{EndReason, Identity, Kind, State};
 use super::tally::RequestLine;
 use crate::clock::{Clock, Moment, millis};
 use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, Scope, SessionId, SessionKey, Uid};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 
 /// Who calls, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

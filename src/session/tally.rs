@@ -14,8 +14,8 @@ use super::leg::{LegKind, LegReport, SocketReport};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{AgentId, BackendName, RequestId};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 
 /// Requests that stay visible one by one.
 pub(super) const LAST_REQUESTS: usize = 20;

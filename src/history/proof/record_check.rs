@@ -36,10 +36,18 @@ fn parse(line: &[u8]) -> Result<LinkedRecord, String> {
     if !is_permutation(line, &form) {
         return Err("the line is not in ELIDA's format: something in it was changed".to_owned());
     }
-    let link = record.get_mut(LINK).and_then(Value::as_object_mut).ok_or("this record has no link to the chain")?;
-    let hash = link.remove("hash").and_then(|hash| hash.as_str().map(str::to_owned)).ok_or("the record has no digest")?;
+    let link =
+        record.get_mut(LINK).and_then(Value::as_object_mut).ok_or("this record has no link to the chain")?;
+    let hash = link
+        .remove("hash")
+        .and_then(|hash| hash.as_str().map(str::to_owned))
+        .ok_or("the record has no digest")?;
     let seq = link.get("seq").and_then(Value::as_u64).ok_or("the record has no number")?;
-    let prev = link.get("prev").and_then(Value::as_str).ok_or("the record has no digest of the record before it")?.to_owned();
+    let prev = link
+        .get("prev")
+        .and_then(Value::as_str)
+        .ok_or("the record has no digest of the record before it")?
+        .to_owned();
     if hashed_form(&record).is_none_or(|form| digest(&form) != hash) {
         return Err(format!("record {seq} was changed: its digest does not match"));
     }
@@ -164,9 +172,7 @@ impl RecordRow {
             return Err(format!("record {}: its columns prev and hash do not match its body", self.seq));
         }
         match self.mismatched_column(&link.record) {
-            Some(column) => {
-                Err(format!("record {}: its column {column} does not match its body", self.seq))
-            }
+            Some(column) => Err(format!("record {}: its column {column} does not match its body", self.seq)),
             None => Ok(link.tip),
         }
     }

@@ -185,9 +185,7 @@ impl Reader {
             Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(None),
             found => found?,
         };
-        let mut legs = self.database.prepare(
-            include_str!("../sql/last_legs.sql"),
-        )?;
+        let mut legs = self.database.prepare(include_str!("../sql/last_legs.sql"))?;
         let limit = i64::try_from(MAX_REQUESTS).unwrap_or(i64::MAX);
         let requests =
             legs.query_map(params![uid, limit], |row| json(row, 0))?.collect::<rusqlite::Result<_>>()?;

@@ -183,10 +183,7 @@ impl Writer {
              WHERE at_ms < ?2 OR uid IN (SELECT uid FROM records WHERE seq < ?1)";
         let bodies = rows.execute(bodies, [seq, horizon])?;
         let records = rows.execute("DELETE FROM records WHERE seq < ?1", [seq])?;
-        rows.execute(
-            include_str!("../sql/delete_unused_heads.sql"),
-            [],
-        )?;
+        rows.execute(include_str!("../sql/delete_unused_heads.sql"), [])?;
         let before = horizon.max(ended.unwrap_or(i64::MIN));
         rows.execute("DELETE FROM events WHERE at_ms < ?1", [before])?;
         // Orders in force are needed at the next start, however old they are.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::capture_queue::CaptureRow;
 use crate::history::proof::hash_chain::{self, Tip};
 use crate::ids::{AgentId, SessionId, Uid};
-use crate::protocol::usage::{Cost, Usage};
+use crate::protocol::facts::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record, RequestLine, Served};
 use crate::telemetry::metrics::Item;
 
