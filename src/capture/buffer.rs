@@ -1,13 +1,13 @@
-//! What is kept of one request while it passes: the first bytes of both bodies.
+//! Buffers the first bytes of a request and its response while they pass.
 
 use jiff::Timestamp;
 
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
 
-/// What a capture takes beside its bodies, in bytes: a generous guess.
+/// The memory of a capture besides its bodies, in bytes: a generous estimate.
 const FRAME: usize = 1 << 10;
 
-/// The first bytes of a body, and how many there were.
+/// The first bytes of a body, and its total size.
 #[derive(Debug, Default)]
 pub struct Body {
     /// Its `Content-Type`.
@@ -19,71 +19,71 @@ pub struct Body {
 }
 
 impl Body {
-    /// A body of this type and coding, of which nothing has come.
+    /// Creates an empty body from its `Content-Type` and `Content-Encoding`.
     pub fn of((media, coding): (Option<Box<str>>, Option<Box<str>>)) -> Self {
         Self { media, coding, ..Self::default() }
     }
 
-    /// Takes the body's next bytes, as far as they are among the first `max`.
+    /// Appends the next bytes of the body, as far as they are among the first `max`.
     pub fn feed(&mut self, chunk: &[u8], max: usize) {
         self.total += chunk.len() as u64;
         let room = max.saturating_sub(self.bytes.len());
         let taken = &chunk[..chunk.len().min(room)];
         let needed = self.bytes.len() + taken.len();
         if needed > self.bytes.capacity() {
-            // Doubles as usual, but never beyond `max`.
+            // Double as usual, but never beyond `max`.
             let target = needed.max((2 * self.bytes.capacity()).min(max));
             self.bytes.reserve_exact(target - self.bytes.len());
         }
         self.bytes.extend_from_slice(taken);
     }
 
-    /// So many bytes came in all, also such as were read before anything could be kept of them.
+    /// Sets the total size to at least `total`, which includes bytes that were read before the capture started.
     pub fn came(&mut self, total: u64) {
         self.total = self.total.max(total);
     }
 
-    /// Whether there was more than is kept.
+    /// Returns true if the body has more bytes than are stored.
     pub(super) fn is_cut(&self) -> bool {
         self.total > self.bytes.len() as u64
     }
 }
 
-/// One request and its answer.
+/// A request and its response.
 #[derive(Debug)]
 pub struct Capture {
-    /// When the request came.
+    /// When the request arrived.
     pub at: Timestamp,
-    /// The request's id.
+    /// The request id.
     pub request_id: RequestId,
-    /// Its session.
+    /// The session id.
     pub session_id: SessionId,
     /// The session's incarnation.
     pub uid: Uid,
-    /// The method.
+    /// The request method.
     pub method: Box<str>,
-    /// The path, without a query.
+    /// The path without the query.
     pub path: Box<str>,
-    /// The backend that served it.
+    /// The backend; `None` if none was chosen.
     pub backend: Option<BackendName>,
-    /// The model that was asked for.
+    /// The requested model.
     pub model: Option<Box<str>>,
-    /// The status sent to the client.
+    /// The status sent to the client; `None` if none was.
     pub status: Option<u16>,
-    /// `ok`, or the code of its failure.
+    /// `ok`, or the code of the error.
     pub outcome: &'static str,
-    /// Whether secrets are taken out of what is stored.
+    /// Whether secrets are redacted in the stored copy.
     pub redact: bool,
-    /// Bytes that are kept of each body, also of one that is decoded.
+    /// The number of bytes stored of each body, also after decoding.
     pub max_body: usize,
-    /// As the client sent it.
+    /// The request body, as the client sent it.
     pub request: Body,
-    /// As it was sent to the client.
+    /// The response body, as it was sent to the client.
     pub answer: Body,
 }
 
 impl Capture {
-    /// The memory that it takes, in bytes.
+    /// The memory used, in bytes.
     pub fn weight(&self) -> usize {
         FRAME + self.request.bytes.capacity() + self.answer.bytes.capacity()
     }

@@ -1,17 +1,17 @@
-//! Numbers of card_numbers in a text.
+//! Finds payment card numbers in a text.
 
 use std::ops::Range;
 
-/// Digits of a card's number (ISO/IEC 7812-1).
+/// The number of digits of a card number (ISO/IEC 7812-1).
 const CARD_DIGITS: Range<usize> = 13..20;
 
-/// Numbers of card_numbers: digits, alone or in groups, whose check digit is right (ISO/IEC 7812-1, annex B).
+/// Finds card numbers: digits, possibly in groups, with a valid check digit (ISO/IEC 7812-1, annex B).
 pub(super) fn card_numbers(text: &str, is_cut: bool, take: &mut impl FnMut(Range<usize>)) {
     let bytes = text.as_bytes();
     let mut at = 0;
     while let Some(next) = bytes[at..].iter().position(u8::is_ascii_digit) {
         let begin = at + next;
-        // Groups of digits with one space or hyphen between two.
+        // Groups of digits, separated by one space or hyphen.
         let mut groups: Vec<Range<usize>> = Vec::new();
         at = begin;
         while bytes.get(at).is_some_and(u8::is_ascii_digit) {
@@ -24,10 +24,10 @@ pub(super) fn card_numbers(text: &str, is_cut: bool, take: &mut impl FnMut(Range
                 at += 1;
             }
         }
-        // The digits behind a point are those of a fraction.
+        // Digits after a decimal point are a fraction.
         let is_fraction = begin > 1 && bytes[begin - 1] == b'.' && bytes[begin - 2].is_ascii_digit();
         if !is_fraction {
-            // The next group may have been to come.
+            // The text may have been cut before the next group.
             let is_last = matches!(bytes[at..], [] | [b' ' | b'-']);
             find_in_groups(bytes, &groups, is_cut && is_last, take);
         }
@@ -60,12 +60,12 @@ fn find_in_groups(bytes: &[u8], groups: &[Range<usize>], is_cut: bool, take: &mu
     }
 }
 
-/// The first digit of the card_numbers of banks and shops.
+/// The first digits of cards of banks and merchants.
 fn is_issuer(digit: u8) -> bool {
     matches!(digit, b'2'..=b'6')
 }
 
-/// Luhn's sum.
+/// The Luhn check.
 fn passes_luhn<'a>(digits: impl DoubleEndedIterator<Item = &'a u8>) -> bool {
     let sum: u32 = digits
         .rev()

@@ -1,4 +1,4 @@
-//! What is stored of a capture: its bodies as text, decoded where they are compressed, secrets taken out.
+//! The stored JSON document of a capture: bodies as text, decompressed, with secrets redacted.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::ids::{BackendName, RequestId, SessionId, Uid};
 use crate::protocol::wire::coding::{Coding, Decoder};
 use crate::protocol::wire::framing::Framing;
 
-/// The notation in which a capture is stored and shown.
+/// A capture as it is stored and returned by the API.
 #[derive(Serialize)]
 struct Stored<'a> {
     at: Timestamp,
@@ -36,16 +36,16 @@ struct Stored<'a> {
 struct StoredBody<'a> {
     content_type: Option<Cow<'a, str>>,
     content_encoding: Option<&'a str>,
-    /// Of the whole body as it passed.
+    /// The size of the whole body as it passed.
     bytes: u64,
     truncated: bool,
     body: Option<Cow<'a, str>>,
-    /// Why there is no text.
+    /// Why `body` is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     omitted: Option<&'static str>,
 }
 
-/// The capture as JSON.
+/// Serializes a capture as JSON.
 pub fn to_json(capture: &Capture) -> String {
     let is_whole = capture.outcome == "ok";
     let body = |body| stored_body(body, capture, is_whole);
@@ -65,7 +65,7 @@ pub fn to_json(capture: &Capture) -> String {
         request: body(&capture.request),
         response: body(&capture.answer),
     };
-    // Only a map with keys that are not texts can fail, and there is none.
+    // Fails only for maps with non-string keys, and there are none.
     serde_json::to_string(&stored).unwrap_or_default()
 }
 
@@ -99,7 +99,7 @@ fn stored_body<'a>(body: &'a Body, capture: &Capture, is_whole: bool) -> StoredB
     }
 }
 
-/// The text of a body of this type without its secrets.
+/// Redacts the text of a body, depending on its media type.
 fn redacted(media: Option<&str>, text: &str, is_cut: bool) -> String {
     let framing = framing(media, text);
     let is = |kind: &str| {
@@ -116,8 +116,8 @@ fn redacted(media: Option<&str>, text: &str, is_cut: bool) -> String {
     }
 }
 
-/// The body as it was before it was compressed, as far as it is kept, and whether something is missing; `None` where
-/// that cannot be known.
+/// Decompresses a body to at most `max` bytes. Returns it, and whether anything is missing; `None` if its coding is
+/// unknown or corrupt from the start.
 fn plain(body: &Body, max: usize) -> Option<(Cow<'_, [u8]>, bool)> {
     let mut decoder = match Decoder::new(Coding::of(body.coding.as_deref())) {
         Ok(None) => return Some((Cow::Borrowed(&body.bytes), body.is_cut())),
@@ -134,11 +134,11 @@ fn plain(body: &Body, max: usize) -> Option<(Cow<'_, [u8]>, bool)> {
     is_readable.then_some((Cow::Owned(plain), is_cut || decoded.is_err()))
 }
 
-/// The bytes as text; `None` when they are none.
+/// Converts bytes to text; `None` if they are binary.
 fn as_text<'a>(bytes: Cow<'a, [u8]>, media: Option<&str>, is_cut: bool) -> Option<Cow<'a, str>> {
     let valid = match std::str::from_utf8(&bytes) {
         Ok(_) => bytes.len(),
-        // The cut went through a character.
+        // The body was cut inside a character.
         Err(fault) if is_cut && fault.error_len().is_none() => fault.valid_up_to(),
         Err(_) if media.is_some_and(says_text) => {
             return Some(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()));
@@ -154,14 +154,14 @@ fn as_text<'a>(bytes: Cow<'a, [u8]>, media: Option<&str>, is_cut: bool) -> Optio
     }
 }
 
-/// Whether a media type is one of texts, so that one wrong byte does not hide it.
+/// Returns true for media types of text: for those, invalid bytes are replaced instead of omitting the body.
 fn says_text(media: &str) -> bool {
     let media = media.to_ascii_lowercase();
     media.starts_with("text/")
         || ["json", "xml", "javascript", "x-www-form-urlencoded"].iter().any(|word| media.contains(word))
 }
 
-/// How the text is divided. `curl -d` calls its JSON a notation.
+/// The framing of the text. `curl -d` sends JSON with the media type of a form.
 fn framing(media: Option<&str>, text: &str) -> Framing {
     match Framing::of(media, None) {
         Framing::Opaque if is_document(text) => Framing::Json,

@@ -1,4 +1,4 @@
-//! Fields of forms: `application/x-www-form-urlencoded`, and parts of `multipart/form-data`.
+//! Redacts form fields: `application/x-www-form-urlencoded`, and the parts of `multipart/form-data`.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,14 +10,14 @@ use super::redact::redact_body;
 use super::rules::{SecretKind, is_document, is_secret_name};
 use crate::protocol::wire::framing::Framing;
 
-/// The head of a part, up to its content; the name of its field is one of the groups.
+/// The head of a multipart part, up to its content. One of the two groups is the field name.
 #[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]
 static PART: LazyLock<Regex> = LazyLock::new(|| {
     let name = r#"(?i-u:content-disposition):[^\r\n]*[; \t](?i-u:name)=(?:"([^"\r\n]*)"|([^"; \t\r\n]+))[^\r\n]*\r?\n"#;
     Regex::new(&format!(r"{name}(?:[^\r\n]+\r?\n)*\r?\n")).expect("the pattern is well formed")
 });
 
-/// A notation of pairs without its secrets. A pair that holds none stays as it came.
+/// Redacts a URL-encoded form. Pairs without secrets are not changed.
 pub(super) fn redact_pairs(text: &str, is_cut: bool) -> String {
     let last = text.len() - text.rsplit('&').next().map_or(0, str::len);
     let mut at = 0;
@@ -62,7 +62,7 @@ fn redact_pair(pair: &str, is_cut: bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The contents of parts whose name says that they are secret.
+/// Redacts the content of multipart parts with a secret name.
 pub(super) fn redact_parts(text: &str) -> String {
     let mut secrets: Vec<Range<usize>> = Vec::new();
     let mut at = 0;
@@ -88,12 +88,12 @@ pub(super) fn redact_parts(text: &str) -> String {
     out
 }
 
-/// The text without percent-encoding, `+` as a space.
+/// Decodes percent-encoding, and `+` as a space.
 fn decoded(text: &str) -> Cow<'_, str> {
     if text.contains(['%', '+']) { Cow::Owned(percent_decoded(&text.replace('+', " "))) } else { text.into() }
 }
 
-/// The text without percent-encoding. What is no UTF-8 then is replaced.
+/// Decodes percent-encoding. Invalid UTF-8 in the result is replaced.
 pub(super) fn percent_decoded(text: &str) -> String {
     let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let bytes = text.as_bytes();

@@ -1,5 +1,5 @@
-//! The texts of a JSON document, where they stand in it. Takes anything: a document that was cut, or is none, gives
-//! the texts that can be made out.
+//! Finds the strings of a JSON document and their positions. Accepts any input: for a truncated or invalid document it
+//! returns the strings that can be recognized.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,68 +9,68 @@ use memchr::memchr2;
 
 use super::rules::is_secret_name;
 
-/// A number of so many digits may be a card's.
+/// A number with at least this many digits may be a card number.
 const LONG_NUMBER: usize = 13;
 
-/// How a text is written.
+/// How a text is encoded in the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notation {
-    /// Between quotation marks, escaped.
+    /// A JSON string, with escapes.
     Quoted,
     /// A number.
     Number,
-    /// As it is.
+    /// Plain text.
     Raw,
 }
 
-/// A text of a document.
+/// A string or long number of a document.
 #[derive(Clone, Debug)]
 pub(super) struct JsonText {
-    /// Its bytes, without quotation marks.
+    /// Its byte range, without quotation marks.
     pub(super) range: Range<usize>,
     pub(super) notation: Notation,
-    /// The place in its document: in a stream, texts of the same place continue each other. 0 for a key.
+    /// A hash of its location in the document. In a stream, texts at the same location continue each other. 0 for a key.
     pub(super) location: u64,
-    /// Its key says that it is a secret.
+    /// Its key is a secret name.
     pub(super) is_secret: bool,
 }
 
-/// An object or array under way.
+/// An open object or array.
 struct Frame {
     is_object: bool,
-    /// A key comes next, not a value.
+    /// The next string is a key.
     at_key: bool,
-    /// The place of the member under way.
+    /// The location of the current member.
     place: u64,
-    /// The place of the object or array itself.
+    /// The location of the object or array itself.
     own: u64,
     index: usize,
     is_secret: bool,
-    /// All that it holds is secret, since its own name, or that of what it stands in, is.
+    /// Everything in it is secret, since its key, or that of an outer object, is a secret name.
     holds_secrets: bool,
-    /// The member under way is `type`, as in the schema of a tool.
+    /// The current member is `type`, as in a tool's JSON Schema.
     is_type: bool,
-    /// The member under way says which of several things its event is about: `index`, `output_index`.
+    /// The current member is an index such as `index` or `output_index`, which says what its event is about.
     is_index: bool,
 }
 
-/// The types of a JSON Schema: the secret that they describe is not in it.
+/// The types of JSON Schema. A schema describes a secret but does not contain it.
 const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "object", "array", "null"];
 
-/// The place of `part` inside `place`.
+/// The location of `part` inside `place`.
 pub(super) fn inside(place: u64, part: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     (place, part).hash(&mut hasher);
     hasher.finish()
 }
 
-/// Finds the texts of a document, which stands at `base` of a larger text.
+/// Finds the texts of a document that starts at byte `base` of a larger text.
 pub(super) fn json_texts(document: &str, base: usize, found: &mut Vec<JsonText>) {
     read(document, base, false, found);
 }
 
-/// The same of a document that an event divides into several lines of `data:`. From line to line other fields of the
-/// event may stand between.
+/// Finds the texts of a document that a server-sent event splits into several `data:` lines. There may be other fields
+/// between the lines.
 pub(super) fn json_texts_of_event(document: &str, base: usize, found: &mut Vec<JsonText>) {
     read(document, base, true, found);
 }
@@ -98,7 +98,7 @@ fn read(document: &str, base: usize, is_event: bool, found: &mut Vec<JsonText>) 
     }
 }
 
-/// The beginning of the data of a line, or the end of a line that holds another field.
+/// Returns the start of the data of a `data:` line, or the end of a line with another field.
 fn behind_field(document: &str, at: usize) -> usize {
     let rest = &document.as_bytes()[at..];
     match rest.strip_prefix(b"data:") {
@@ -112,7 +112,7 @@ struct Reading<'a> {
     base: usize,
     found: &'a mut Vec<JsonText>,
     frames: Vec<Frame>,
-    /// Made of all indices that the document names.
+    /// A hash of all indices in the document.
     which: u64,
 }
 
@@ -157,7 +157,7 @@ impl Reading<'_> {
         }
     }
 
-    /// A text begins with this quotation mark; gives the place behind it.
+    /// Reads the string that starts with the quotation mark at `quote`. Returns the position after it.
     fn text(&mut self, quote: usize) -> usize {
         let bytes = self.document.as_bytes();
         let begin = quote + 1;
@@ -217,7 +217,7 @@ impl Reading<'_> {
     }
 }
 
-/// A text without its escapes, if it has any and they can be read.
+/// Unescapes a JSON string; returns it unchanged if the escapes are invalid.
 pub(super) fn as_it_reads(raw: &str) -> Cow<'_, str> {
     match raw.contains('\\').then(|| serde_json::from_str(&format!("\"{raw}\""))) {
         Some(Ok(text)) => Cow::Owned(text),
@@ -226,8 +226,8 @@ pub(super) fn as_it_reads(raw: &str) -> Cow<'_, str> {
 }
 
 impl Frame {
-    /// The place of the element under way. Elements of the outermost array, at depth 0, have the same: a stream may
-    /// be written as one.
+    /// Updates the location of the current array element. All elements of the outermost array (depth 0) have the same
+    /// location, since a stream may be one array.
     fn place_element(&mut self, depth: usize) {
         if !self.is_object {
             self.place = inside(self.own, if depth == 0 { 0 } else { self.index });

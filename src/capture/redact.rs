@@ -1,5 +1,5 @@
-//! Takes secrets out of a body. In JSON each text is read as a program reads it, escapes and all; in a stream also
-//! what the texts of one place say together, since a secret comes in as many pieces as the model has tokens.
+//! Redacts secrets in a body. JSON strings are unescaped before they are searched. In a stream, the texts at the same
+//! location are also searched as one, since a secret may be split over as many events as the model has tokens.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,14 +8,14 @@ use super::json_texts::{JsonText, Notation, as_it_reads, inside, json_texts, jso
 use super::rules::{Redaction, SecretKind, find_secrets, is_document, is_json, is_mark};
 use crate::protocol::wire::framing::Framing;
 
-/// How often a body is gone through: two secrets that touch may hide each other, as words of one name do.
+/// The largest number of passes over a body: adjacent secrets may hide each other.
 const ROUNDS: usize = 4;
-/// How deep documents are read that stand in a text of another: the arguments of a tool call are one.
+/// How deep JSON documents inside strings of other documents are parsed; the arguments of a tool call are one.
 const DEPTH: usize = 4;
-/// What stands in the place of a number, so that the document stays one.
+/// Replaces a number, so that the document stays valid JSON.
 const NUMBER: &str = "\"[redacted:secret]\"";
 
-/// The body without its secrets. Where it was cut, what has begun to be a secret is taken out too.
+/// Redacts a body. If it was cut, an incomplete secret at its end is redacted, too.
 pub fn redact_body(text: &str, framing: Framing, is_cut: bool) -> String {
     let mut redacted = once(text, framing, is_cut);
     for _ in 1..ROUNDS {
@@ -41,8 +41,7 @@ fn once(text: &str, framing: Framing, is_cut: bool) -> String {
         Framing::Json => document(text, is_cut, DEPTH),
         Framing::Messages | Framing::Opaque => text.to_owned(),
     };
-    // What stands in no text of the document, and all of what is none. What would reach from one text into another has
-    // been misread.
+    // Search everything outside the document's strings. A match that spans two strings is a false positive.
     let mut redactions = find_secrets(&by_texts, is_cut);
     if framing != Framing::Opaque {
         redactions.retain(|redaction| !by_texts[redaction.from..redaction.range.end].contains('"'));
@@ -50,7 +49,7 @@ fn once(text: &str, framing: Framing, is_cut: bool) -> String {
     replace(&by_texts, redactions)
 }
 
-/// One JSON document.
+/// Redacts a JSON document.
 fn document(text: &str, is_cut: bool, depth: usize) -> String {
     let mut found = Vec::new();
     json_texts(text, 0, &mut found);
@@ -58,7 +57,7 @@ fn document(text: &str, is_cut: bool, depth: usize) -> String {
     rewrite(text, &found, text.trim_start().starts_with('['), is_cut, depth)
 }
 
-/// The lines of a text with their place, each with its end.
+/// Iterates over lines, including their line ends, with their positions.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.split_inclusive(['\n', '\r']).scan(0, |at, line| {
         let begin = *at;
@@ -67,10 +66,10 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The texts of a stream of server-sent events.
+/// Finds the texts of a stream of server-sent events.
 fn stream_texts(text: &str) -> Vec<JsonText> {
     let mut found = Vec::new();
-    // The data of the event under way: where each line of it stands.
+    // The ranges of the `data:` lines of the current event.
     let mut event: Vec<Range<usize>> = Vec::new();
     for (at, line) in lines(text) {
         let content = line.trim_end_matches(['\n', '\r']);
@@ -94,7 +93,7 @@ fn event_texts(text: &str, data: Vec<Range<usize>>, found: &mut Vec<JsonText>) {
     }
 }
 
-/// The texts of one line.
+/// Finds the texts of a line.
 fn line_texts(line: &str, begin: usize, found: &mut Vec<JsonText>) {
     let content = line.trim_end_matches(['\n', '\r']);
     if content.starts_with(['{', '[', '"']) {
@@ -105,12 +104,12 @@ fn line_texts(line: &str, begin: usize, found: &mut Vec<JsonText>) {
     }
 }
 
-/// A text of the document as it reads, and what is to be taken out of it.
+/// An unescaped text of the document, and what to redact in it.
 struct Reading<'a> {
     leaf: &'a JsonText,
     text: String,
     notation: Notation,
-    /// It is a document from which something was taken out.
+    /// It is a JSON document in which something was redacted.
     is_changed: bool,
     redactions: Vec<Redaction>,
 }
@@ -122,7 +121,7 @@ impl<'a> Reading<'a> {
             Notation::Quoted => as_it_reads(raw),
             _ => raw.into(),
         };
-        // What cannot be read is taken as it stands.
+        // A string with invalid escapes is searched as it is.
         let is_escaped = leaf.notation == Notation::Quoted && raw.contains('\\');
         let notation = if is_escaped && read == raw { Notation::Raw } else { leaf.notation };
         let mut reading =
@@ -135,7 +134,7 @@ impl<'a> Reading<'a> {
         reading
     }
 
-    /// As it is written in the document.
+    /// Encodes the redacted text for the document.
     fn written(self) -> String {
         let text = replace(&self.text, self.redactions);
         match self.notation {
@@ -149,11 +148,11 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Writes the document again; all but the texts that hold a secret stays as it was.
+/// Rewrites the document. Only texts with secrets are changed.
 fn rewrite(document: &str, found: &[JsonText], is_stream: bool, is_cut: bool, depth: usize) -> String {
     let mut readings: Vec<Reading<'_>> = Vec::with_capacity(found.len());
     for leaf in found {
-        // Only the last text of a document can have been cut.
+        // Only the last text can be incomplete.
         let is_cut = is_cut && leaf.range.end == document.len();
         let mut reading = Reading::of(document, leaf, is_cut, depth);
         reading.redactions = match leaf.is_secret && !reading.text.is_empty() && !is_mark(&reading.text) {
@@ -180,7 +179,7 @@ fn rewrite(document: &str, found: &[JsonText], is_stream: bool, is_cut: bool, de
     written
 }
 
-/// Finds what only the texts of one place together say.
+/// Finds secrets that are split over several texts at the same location.
 fn join(readings: &mut [Reading<'_>], is_cut: bool) {
     let mut locations: HashMap<u64, Vec<usize>> = HashMap::new();
     for (at, reading) in readings.iter().enumerate().filter(|(_, reading)| reading.leaf.location != 0) {
@@ -195,7 +194,7 @@ fn join(readings: &mut [Reading<'_>], is_cut: bool) {
             places.push(begin..whole.len());
         }
         if is_document(&whole) {
-            // A piece alone looks like a text around an object; the document says which of its texts are secret.
+            // Drop matches of a single piece: the joined document shows which of its texts are secret.
             for at in location {
                 let Reading { text, redactions, .. } = &mut readings[*at];
                 redactions.retain(|redaction| !text[redaction.range.clone()].starts_with(['{', '[']));
@@ -210,7 +209,7 @@ fn join(readings: &mut [Reading<'_>], is_cut: bool) {
                 }
                 let begin = redaction.range.start.max(place.start) - place.start;
                 let end = redaction.range.end.min(place.end) - place.start;
-                // The mark stands where the secret began; of the rest nothing is left.
+                // The placeholder goes where the secret starts; the rest is removed.
                 if begin < end {
                     readings[*at].redactions.push(Redaction { range: begin..end, from: begin, mark });
                     mark = "";
@@ -220,7 +219,7 @@ fn join(readings: &mut [Reading<'_>], is_cut: bool) {
     }
 }
 
-/// What is to be taken out of a text that came in pieces, which may be a document: the arguments of a tool call.
+/// Finds secrets in a text that came in pieces and may be a JSON document, such as the arguments of a tool call.
 fn joined_redactions(whole: &str, is_cut: bool) -> Vec<Redaction> {
     let mut found = Vec::new();
     if is_json(whole) {
@@ -231,7 +230,7 @@ fn joined_redactions(whole: &str, is_cut: bool) -> Vec<Redaction> {
         let mark = if notation == Notation::Number { NUMBER } else { SecretKind::Secret.mark() };
         Redaction { from: range.start, range, mark }
     });
-    // Of two that begin at the same place the first gives the mark: that of the document.
+    // If two start at the same position, the first placeholder wins: that of the document.
     secrets.chain(find_secrets(whole, is_cut)).collect()
 }
 

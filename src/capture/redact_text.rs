@@ -1,4 +1,4 @@
-//! Short texts of a client that are told beside bodies, in logs, spans and records: a path, the name of a model.
+//! Redacts short client-supplied texts in logs, spans and records, such as a path or a model name.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use super::form_fields::percent_decoded;
 use super::redact::redact_body;
 use crate::protocol::wire::framing::Framing;
 
-/// What every secret has, in one pass: nearly all texts have none of it, and cost no more than this.
+/// Matches a part of every secret. Almost no text matches, so that most texts cost one scan.
 #[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]
 static HINT: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
@@ -19,7 +19,7 @@ static HINT: LazyLock<Regex> = LazyLock::new(|| {
     .expect("the pattern is well formed")
 });
 
-/// The text without its secrets, also where they are percent-encoded; the text itself when it has none.
+/// Redacts secrets, including percent-encoded ones. Returns the text unchanged if it contains none.
 pub fn redact_text(text: &str) -> Cow<'_, str> {
     if !HINT.is_match(text) {
         return Cow::Borrowed(text);
