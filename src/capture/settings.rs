@@ -28,7 +28,7 @@ pub enum Mode {
     All,
 }
 
-/// `capture:`.
+/// The `capture:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Capture")]

@@ -15,7 +15,7 @@ const DEFAULT_FILE: &str = "history.db";
 /// The smallest `max_size`: a few batches of the writer must fit.
 const MIN_SIZE: Size = Size::mib(16);
 
-/// `history:`.
+/// The `history:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "History")]
@@ -32,7 +32,7 @@ pub struct HistoryConfig {
     pub legs: Legs,
 }
 
-/// `history.legs`.
+/// The values of `history.legs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Legs {
