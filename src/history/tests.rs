@@ -1,4 +1,4 @@
-//! The history as its users see it: what is noted is found, proves itself, and goes in its time.
+//! The history as its users see it: events are found, exports verify, and entries expire.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -43,7 +43,7 @@ impl Listener for Listening {
     }
 }
 
-/// Sessions that come and go; each has one request, of which every third names no model.
+/// Runs sessions to their end. Each has one request; every third request names no model.
 pub(super) async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
     let listener = Arc::new(Listening(Arc::clone(archive)));
     let store = Arc::new(MemoryStore::default());
@@ -91,7 +91,7 @@ async fn what_is_exported_verifies_and_any_change_is_found() {
     let other = Requirements { keys: vec!["0".repeat(64)], ..Requirements::default() };
     assert!(verify(Cursor::new(&text), &other).is_err());
 
-    // One changed byte, wherever it is: each bit pattern of a byte that is one step away.
+    // Change each byte, one bit at a time.
     for at in (0..text.len()).step_by(37) {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
@@ -119,7 +119,7 @@ async fn what_is_exported_verifies_and_any_change_is_found() {
 async fn when_all_sessions_end_at_once_no_record_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let archive = open(folder.path(), HistoryConfig::default());
-    // Several times what the queue holds.
+    // Several times the capacity of the queue.
     sessions(&archive, 0..15_000).await;
     assert!(archive.sign());
     assert_eq!(count(&archive, "records"), 15_000);
@@ -270,7 +270,7 @@ async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
     let old = Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000;
     archive.close();
     age(folder.path(), 4, old);
-    // The first thing a writer does is to look for what is too old.
+    // A writer starts by deleting what has expired.
     let again = open(folder.path(), HistoryConfig::default());
     sessions(&again, 10..12).await;
     let report = checked(&exported(&again)).unwrap();
@@ -323,7 +323,7 @@ fn capture(uid: Uid, number: usize, at: Timestamp) -> Capture {
     }
 }
 
-/// Waits until `done` holds for the numbers of the first and the last capture in the file.
+/// Waits until `done` returns true for the numbers of the first and the last capture in the file.
 fn captures_until(archive: &Archive, done: impl Fn(i64, i64) -> bool) {
     let sql = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM captures";
     let begun = std::time::Instant::now();
@@ -367,7 +367,8 @@ async fn bodies_go_with_their_record_and_never_stay_longer() {
         .map(|record| Uid::parse(record["uid"].as_str().unwrap()).unwrap())
         .collect();
     let old = Timestamp::from_millisecond(Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000).unwrap();
-    // Of the record that stays, of the one that goes, of a session that goes on; the last is older than a record may be.
+    // Of a record that stays, of a record that expires, and of an active session; the last capture is older than
+    // the retention.
     for (number, (uid, at)) in [
         (uids[0], Timestamp::now()),
         (uids[1], Timestamp::now()),

@@ -1,4 +1,4 @@
-//! What is taken out, what stays, and that neither depends on how a stream divides it.
+//! What is redacted, what stays, and that neither depends on how a stream splits it.
 
 use proptest::prelude::*;
 
@@ -68,7 +68,7 @@ fn all_that_a_secret_name_holds_is_taken_out() {
             r#"{"user[password]":"x","password2":"y"}"#,
             r#"{"user[password]":"[redacted:secret]","password2":"[redacted:secret]"}"#,
         ),
-        // The schema of a tool says what a secret is like.
+        // A tool's schema describes a secret.
         (
             r#"{"properties":{"password":{"type":"string","default":"x"}}}"#,
             r#"{"properties":{"password":{"type":"string","default":"[redacted:secret]"}}}"#,
@@ -77,13 +77,13 @@ fn all_that_a_secret_name_holds_is_taken_out() {
     ] {
         assert_eq!(json(document), expected);
         assert_eq!(json(&json(document)), expected);
-        // The same as the arguments of a call, a text in a document, and one level deeper.
+        // The same as arguments of a tool call, that is, a string in a document, and one level deeper.
         let arguments = serde_json::json!({"arguments": document}).to_string();
         assert_eq!(json(&arguments), serde_json::json!({"arguments": expected}).to_string());
         let deeper = serde_json::json!({"a": arguments}).to_string();
         let expected_there = serde_json::json!({"arguments": expected}).to_string();
         assert_eq!(json(&deeper), serde_json::json!({"a": expected_there}).to_string());
-        // And in the lines and events of a stream.
+        // And in lines and events of a stream.
         assert_eq!(redact_body(&format!("{document}\n"), Framing::Ndjson, false), format!("{expected}\n"));
         assert_eq!(
             redact_body(&format!("data: {document}\n\n"), Framing::Sse, false),
@@ -166,7 +166,7 @@ fn a_named_secret_that_a_stream_divides_is_found() {
     let redacted: serde_json::Value = serde_json::from_str(&redacted).unwrap();
     let mark = "[redacted:secret]";
     assert_eq!(redacted, serde_json::json!({"password": mark, "secret": {"a": [mark, mark]}, "n": 1}));
-    // One event may divide its document into lines.
+    // An event may split its document into lines.
     let lines =
         "event: x\ndata: {\ndata: \"password\":\nid: 1\ndata: 12345,\r\ndata:\"n\":1}\n\ndata: {\"a\":1}\n\n";
     assert_eq!(redact_body(lines, Framing::Sse, false), lines.replace("12345", "\"[redacted:secret]\""));
@@ -207,12 +207,12 @@ fn json_is_read_as_a_program_reads_it() {
     let inner: serde_json::Value = serde_json::from_str(redacted["arguments"].as_str().unwrap()).unwrap();
     assert_eq!(inner["Password"], "[redacted:secret]");
     assert_eq!(inner["note"], "x\n[redacted:api_key]\n");
-    // A character written as an escape does not hide a key.
+    // An escaped character does not hide a key.
     assert_eq!(
         json(&format!("{{\"a\":\"{}\"}}", ANT.replace('k', "\\u006b"))),
         r#"{"a":"[redacted:api_key]"}"#
     );
-    // What holds no secret keeps its every byte, whatever it is.
+    // What contains no secret is unchanged.
     for text in [r#"{ "b" : "\u00e9\/" , "a":1e5 }"#, "{\"a\": \"\\ud800\"}", "not json", "[1,", ""] {
         assert_eq!(json(text), text);
     }
@@ -226,7 +226,7 @@ fn anthropic(pieces: &[&str]) -> String {
     })
 }
 
-/// The texts of a stream's deltas together.
+/// Joins the texts of a stream's deltas.
 fn said(stream: &str) -> String {
     let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
     let texts = data.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap());
@@ -306,7 +306,7 @@ fn a_cut_leaves_no_half_of_a_secret() {
     assert_eq!(said(&cut), "see [redacted:api_key]");
 }
 
-/// Pieces of which secrets, documents and streams are made.
+/// Building blocks of secrets, documents and streams.
 fn pieces() -> impl Strategy<Value = String> {
     let known = prop::sample::select(
         &[
@@ -400,6 +400,6 @@ fn nesting_without_end_is_taken_out_in_one_go() {
     let text = format!("{{\"a\":\"{}\"}}", r#"{\"token\":"#.repeat(20_000));
     let begun = std::time::Instant::now();
     redact_body(&text, Framing::Json, false);
-    // Measured once for each level it takes minutes.
+    // Measuring each level would take minutes.
     assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
 }

@@ -1,11 +1,11 @@
-//! What the log promises.
+//! Tests of the log.
 
 use super::*;
 use crate::settings::fault::Faults;
 use crate::telemetry::settings::LoggingConfig;
 use parking_lot::Mutex;
 
-/// A place to write to that the test can read.
+/// A writer whose output the test can read.
 #[derive(Clone, Default)]
 struct Page(Arc<Mutex<Vec<u8>>>);
 
@@ -100,7 +100,7 @@ fn diagnostics_follow_the_level_and_noisy_crates_only_warn() {
     assert!(lines[2]["long"].as_str().unwrap().len() <= FIELD_MAX);
 }
 
-/// A reader that is gone.
+/// A closed pipe.
 struct Closed;
 
 impl Write for Closed {
@@ -153,7 +153,7 @@ fn a_stuck_reader_costs_lines_and_they_are_counted() {
     drop(guard);
 }
 
-/// The only test that makes its log that of the process; lines of other tests may stand between its own.
+/// The only test that installs its log for the process, so lines of other tests may appear between its own.
 #[test]
 fn what_pingora_logs_comes_out_here_too() {
     let page = Page::default();
