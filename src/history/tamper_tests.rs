@@ -240,7 +240,7 @@ fn change(file: &Connection, seq: i64, column: &str, salt: usize) {
     let found: rusqlite::types::Value = file.query_row(&read, [seq], |row| row.get(0)).unwrap();
     let changed: rusqlite::types::Value = match found {
         rusqlite::types::Value::Null => "x".to_owned().into(),
-        // A record's own number must stay beyond the other numbers.
+        // Far enough that a changed record number does not collide with another one.
         rusqlite::types::Value::Integer(number) => (number + 20 + i64::try_from(salt).unwrap()).into(),
         rusqlite::types::Value::Text(text) => {
             let mut bytes = text.into_bytes();

@@ -91,7 +91,7 @@ async fn what_is_exported_verifies_and_any_change_is_found() {
     let other = Requirements { keys: vec!["0".repeat(64)], ..Requirements::default() };
     assert!(verify(Cursor::new(&text), &other).is_err());
 
-    // Change each byte, one bit at a time.
+    // Flip one bit in every 37th byte.
     for at in (0..text.len()).step_by(37) {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
