@@ -234,7 +234,7 @@ fn joined_redactions(whole: &str, is_cut: bool) -> Vec<Redaction> {
     secrets.chain(find_secrets(whole, is_cut)).collect()
 }
 
-/// The text with its redactions replaced; of those that overlap, the first gives the mark for all.
+/// Replaces the ranges with their placeholders. Overlapping ranges are merged and get the first placeholder.
 fn replace(text: &str, mut redactions: Vec<Redaction>) -> String {
     redactions.sort_by_key(|redaction| (redaction.range.start, std::cmp::Reverse(redaction.range.end)));
     let mut out = String::with_capacity(text.len());
