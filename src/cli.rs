@@ -28,7 +28,7 @@ use clap_complete::Shell;
 use crate::app;
 use crate::config::{Environment, Flags, Sources, schema};
 use crate::control::openapi;
-use crate::history::form;
+use crate::history::read::record_schema;
 use crate::settings::fault::Faults;
 
 /// Exit code of a failure.
@@ -181,7 +181,7 @@ pub fn main() -> ExitCode {
         Command::Schema(arguments) => {
             let schema = match arguments.of {
                 SchemaOf::Config => schema(),
-                SchemaOf::Record => form::schema(),
+                SchemaOf::Record => record_schema::schema(),
                 SchemaOf::Openapi => openapi::document(),
             };
             print(&format!("{schema:#}\n"));

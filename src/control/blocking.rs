@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::api::error::ErrorCode;
 use super::problem::Problem;
-use crate::history::reader::Reader;
+use crate::history::read::reader::Reader;
 use crate::history::{self, Archive, InterruptHandle};
 
 /// History queries that run at the same time.

@@ -188,7 +188,7 @@ mod tests {
     use crate::control::api::kills::KillBody;
     use crate::control::api::params::SessionQuery;
     use crate::control::api::sessions::SessionsQuery;
-    use crate::history::window::{By, Step};
+    use crate::history::read::filter::{GroupBy, Interval};
     use crate::session::{Filter, NamedBy, State};
 
     fn fault<T: DeserializeOwned + fmt::Debug>(query: &str) -> String {
@@ -225,9 +225,9 @@ mod tests {
     fn every_fault_of_a_query_of_the_history_is_told() {
         let good: HistoryQuery = read_query("state=killed&limit=5&cursor=9&q=a%20b&from=1h").unwrap();
         let cursor = good.cursor.map(|cursor| cursor.0);
-        assert_eq!((good.limit.get(), cursor, good.wanted().q.as_deref()), (5, Some(9), Some("a b")));
-        assert_eq!(good.wanted().state.as_deref(), Some("killed"));
-        assert!(good.wanted().window.from.is_some());
+        assert_eq!((good.limit.get(), cursor, good.filter().q.as_deref()), (5, Some(9), Some("a b")));
+        assert_eq!(good.filter().state.as_deref(), Some("killed"));
+        assert!(good.filter().range.from.is_some());
         let told = fault::<HistoryQuery>("state=x&limit=0&from=now&q=1&q=2&step=day");
         for part in ["state must be", "limit must be", "from must be", "'q' is given twice", "'step' is not"]
         {
@@ -239,9 +239,9 @@ mod tests {
     fn each_endpoint_has_its_own_parameters() {
         assert_eq!(read_query::<SessionQuery>("by=uid").unwrap().by, Some(NamedBy::Uid));
         assert!(fault::<SessionQuery>("by=name").contains("by must be uid or id"));
-        assert_eq!(read_query::<SeriesQuery>("").unwrap().step, Step::Hour);
+        assert_eq!(read_query::<SeriesQuery>("").unwrap().step, Interval::Hour);
         assert!(fault::<SeriesQuery>("step=week").contains("step must be minute, hour or day"));
-        assert_eq!(read_query::<UsageQuery>("by=model").unwrap().by, By::Model);
+        assert_eq!(read_query::<UsageQuery>("by=model").unwrap().by, GroupBy::Model);
         assert!(
             fault::<UsageQuery>("by=x").contains("by must be principal, model, client, backend or session")
         );

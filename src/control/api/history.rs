@@ -5,9 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::params::{Cursor, Limit, Time};
-use crate::history::export::Format;
-use crate::history::reader::{EventLine, Point, UsageLine};
-use crate::history::window::{By, Step, Wanted, Window};
+use crate::history::read::export::Format;
+use crate::history::read::filter::{GroupBy, Interval, RecordFilter};
+use crate::history::read::reader::{EventLine, Point, UsageLine};
+use crate::history::read::time_range::TimeRange;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
 
 /// Items on a page of the history: 100, at most 1000.
@@ -43,9 +44,9 @@ macro_rules! record_query {
 
         impl $query {
             /// Returns the filter of the history.
-            pub fn wanted(&self) -> Wanted {
-                Wanted {
-                    window: window(self.from, self.to),
+            pub fn filter(&self) -> RecordFilter {
+                RecordFilter {
+                    range: range(self.from, self.to),
                     state: self.state.map(|state| state.name().to_owned()),
                     principal: self.principal.clone(),
                     client: self.client.clone(),
@@ -72,7 +73,7 @@ record_query! {
     /// Query of `GET /control/history/series`.
     SeriesQuery {
         /// The length of one point; days are days in UTC.
-        step: Step,
+        step: Interval,
     }
 }
 
@@ -80,7 +81,7 @@ record_query! {
     /// Query of `GET /control/usage`.
     UsageQuery {
         /// What requests, tokens and cost are summed by.
-        by: By,
+        by: GroupBy,
     }
 }
 
@@ -102,8 +103,8 @@ pub struct EventsQuery {
 
 impl EventsQuery {
     /// Returns the time range.
-    pub fn window(&self) -> Window {
-        window(self.from, self.to)
+    pub fn range(&self) -> TimeRange {
+        range(self.from, self.to)
     }
 }
 
@@ -148,13 +149,13 @@ pub struct ExportQuery<T = Time> {
 
 impl ExportQuery {
     /// Returns the time range.
-    pub fn window(&self) -> Window {
-        window(self.from, self.to)
+    pub fn range(&self) -> TimeRange {
+        range(self.from, self.to)
     }
 }
 
-fn window(from: Option<Time>, to: Option<Time>) -> Window {
-    Window { from: from.map(|Time(time)| time), to: to.map(|Time(time)| time) }
+fn range(from: Option<Time>, to: Option<Time>) -> TimeRange {
+    TimeRange { from: from.map(|Time(time)| time), to: to.map(|Time(time)| time) }
 }
 
 /// State in which a session ended.

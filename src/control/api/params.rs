@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::history::window::read_time;
+use crate::history::read::time_range::parse_time;
 use crate::session::NamedBy;
 
 /// What is wrong with a `cursor`.
@@ -107,7 +107,7 @@ impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
         let wrong = "must be a time such as 2026-11-20T10:00:00Z, or an age such as 24h";
-        read_time(&text, Timestamp::now()).map(Self).ok_or_else(|| de::Error::custom(wrong))
+        parse_time(&text, Timestamp::now()).map(Self).ok_or_else(|| de::Error::custom(wrong))
     }
 }
 

@@ -21,9 +21,9 @@ use crate::control::extract::ApiQuery;
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
 use crate::history::Archive;
-use crate::history::export::{ExportError, Format, RecordExport};
-use crate::history::leg_reader::LegExport;
-use crate::history::window::Window;
+use crate::history::read::export::{ExportError, Format, RecordExport};
+use crate::history::read::legs::LegExport;
+use crate::history::read::time_range::TimeRange;
 
 /// An export is aborted when its client reads nothing for this long.
 const STALL: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ pub(super) async fn export(
         (ExportKind::Requests, Format::Csv) => "attachment; filename=\"elida-requests.csv\"",
     };
     let (sender, chunks) = channel(1);
-    let start = ExportStart { archive, of: query.of, format: query.format, window: query.window() };
+    let start = ExportStart { archive, of: query.of, format: query.format, range: query.range() };
     tokio::spawn(send(Pages::Start(start), sender, permit));
     let mut response = Body::from_stream(stream::unfold(Some(chunks), next_chunk)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -129,7 +129,7 @@ struct ExportStart {
     archive: Arc<Archive>,
     of: ExportKind,
     format: Format,
-    window: Window,
+    range: TimeRange,
 }
 
 /// Progress of an export.
@@ -153,13 +153,13 @@ impl Pages {
     }
 
     fn started(self) -> Result<Self, ExportError> {
-        let Self::Start(ExportStart { archive, of, format, window }) = self else { return Ok(self) };
+        let Self::Start(ExportStart { archive, of, format, range }) = self else { return Ok(self) };
         // Includes what ended just now. When the disk is full, what is there is exported anyway.
-        archive.seal();
+        archive.sign();
         let reader = archive.reader()?;
         Ok(match of {
-            ExportKind::Records => Self::Records(reader.export(format, window)?),
-            ExportKind::Requests => Self::Legs(reader.export_legs(format, window)?),
+            ExportKind::Records => Self::Records(reader.export(format, range)?),
+            ExportKind::Requests => Self::Legs(reader.export_legs(format, range)?),
         })
     }
 }

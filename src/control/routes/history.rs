@@ -15,8 +15,8 @@ use crate::control::api::history::{
 use crate::control::extract::ApiQuery;
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
-use crate::history::leg_reader::LegPage;
-use crate::history::reader::{Detail, Reader, RecordPage};
+use crate::history::read::legs::LegPage;
+use crate::history::read::reader::{Reader, RecordDetail, RecordPage};
 use crate::history::{self, Archive};
 
 /// Errors of every query of the history.
@@ -54,7 +54,7 @@ pub(super) async fn list(
     State(state): State<Arc<ControlState>>,
     ApiQuery(query): ApiQuery<HistoryQuery>,
 ) -> Result<Json<RecordPage>, Problem> {
-    let (wanted, cursor) = (query.wanted(), query.cursor.map(|cursor| cursor.0));
+    let (wanted, cursor) = (query.filter(), query.cursor.map(|cursor| cursor.0));
     read(&state, move |reader| reader.page(&wanted, cursor, query.limit.get())).await.map(Json)
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(state): State<Arc<ControlState>>,
     Path(target): Path<String>,
-) -> Result<Json<Detail>, Problem> {
+) -> Result<Json<RecordDetail>, Problem> {
     let wanted = target.clone();
     let found = read(&state, move |reader| reader.detail(&wanted)).await?;
     found.map(Json).ok_or_else(|| unknown_record(&target))
@@ -112,7 +112,7 @@ pub(super) async fn events(
 ) -> Result<Json<EventPage>, Problem> {
     let cursor = query.cursor.map(|cursor| cursor.0);
     let (events, next_cursor) = read(&state, move |reader| {
-        reader.events(query.window(), query.r#type.as_deref(), cursor, query.limit.get())
+        reader.events(query.range(), query.r#type.as_deref(), cursor, query.limit.get())
     })
     .await?;
     Ok(Json(EventPage { events, next_cursor }))
@@ -123,7 +123,7 @@ pub(super) async fn series(
     State(state): State<Arc<ControlState>>,
     ApiQuery(query): ApiQuery<SeriesQuery>,
 ) -> Result<Json<Series>, Problem> {
-    let points = read(&state, move |reader| reader.series(&query.wanted(), query.step)).await?;
+    let points = read(&state, move |reader| reader.series(&query.filter(), query.step)).await?;
     Ok(Json(Series { points }))
 }
 
@@ -132,7 +132,7 @@ pub(super) async fn usage(
     State(state): State<Arc<ControlState>>,
     ApiQuery(query): ApiQuery<UsageQuery>,
 ) -> Result<Json<UsageReport>, Problem> {
-    let usage = read(&state, move |reader| reader.usage(&query.wanted(), query.by)).await?;
+    let usage = read(&state, move |reader| reader.usage(&query.filter(), query.by)).await?;
     Ok(Json(UsageReport { usage }))
 }
 

@@ -72,7 +72,7 @@ async fn wait_until_written(state: &ControlState) {
     let Some(history) = state.parts.history.clone().filter(|_| state.parts.manager.fleet().is_none()) else {
         return;
     };
-    if !history.is_written(WRITE_WAIT).await {
+    if !history.flush(WRITE_WAIT).await {
         tracing::warn!(
             "a kill or its lifting holds, but is not in the history yet: a crash now would undo it"
         );

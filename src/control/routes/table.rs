@@ -21,8 +21,8 @@ use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::super::service::ControlState;
 use super::{config, events, export, health, history, kills, metrics, schema, sessions, stats};
-use crate::history::leg_reader::LegPage;
-use crate::history::reader::{Detail, RecordPage};
+use crate::history::read::legs::LegPage;
+use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::session::{Resumed, Snapshot as SessionView, Stats};
 
 /// Groups of endpoints.
@@ -213,7 +213,7 @@ fn record_endpoints() -> Vec<Endpoint> {
                 "getRecord",
                 "Returns the record of a session with its last requests, events and kills",
             )
-            .ok::<Detail>("The record.")
+            .ok::<RecordDetail>("The record.")
             .errors(history::ERRORS_OF_ONE),
         ),
         on_get(
