@@ -31,7 +31,7 @@ use crate::control::service::{ControlService, Parts};
 use crate::proxy::door::{self, Door, Places};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
-use crate::session::fleet::{self, Fleet};
+use crate::session::replication::{self, Replicator};
 use crate::telemetry::readiness::Readiness;
 
 /// How often sessions are looked at for their timeouts.
@@ -191,7 +191,7 @@ impl BackgroundService for Proxy {
 }
 
 /// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
-async fn orders_known(fleet: &Fleet) {
+async fn orders_known(fleet: &Replicator) {
     let known = async {
         while !fleet.is_up() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -218,7 +218,7 @@ struct InFleet {
 #[async_trait]
 impl BackgroundService for InFleet {
     async fn start(&self, shutdown: ShutdownWatch) {
-        fleet::serve(Arc::clone(&self.sessions), shutdown).await;
+        replication::serve(Arc::clone(&self.sessions), shutdown).await;
     }
 }
 
@@ -285,13 +285,13 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::Flags;
     use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
-    use crate::session::cut::Cut;
-    use crate::session::event::Event;
+    use crate::session::Cut;
+    use crate::session::Event;
     use crate::session::store::MemoryStore;
-    use crate::session::{Arrival, Identity, LegKind, LegStart};
+    use crate::session::{SessionRequest, Identity, LegKind, LegStart};
 
     async fn visit(sessions: &Arc<Manager>, id: &str) {
-        let arrival = Arrival {
+        let arrival = SessionRequest {
             key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
             identity: Identity::default(),
             principal: PrincipalId::new("ada"),

@@ -20,7 +20,7 @@ use crate::protocol::call::CallPaths;
 use crate::proxy::gateway::House;
 use crate::proxy::snapshot::{Live, Snapshot};
 use crate::redis::{self, Keys, Link};
-use crate::session::fleet::{Fleet, OwnKey};
+use crate::session::replication::{Replicator, OwnKey};
 use crate::session::store::{MemoryStore, RedisStore};
 use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
@@ -178,11 +178,11 @@ pub(super) fn snapshot(
 }
 
 /// This process among all that share this Redis.
-fn fleet(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Fleet> {
+fn fleet(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Replicator> {
     let link = Link::new(settings).context("session.redis cannot be used")?;
     let instance = Uuid::new_v4().simple().to_string();
     let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok(Fleet::new(Arc::new(store), key))
+    Ok(Replicator::new(Arc::new(store), key))
 }
 
 fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {

@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::trust::Trust;
 use super::writer::{Message, Writer};
 use crate::capture::Capture;
-use crate::session::{Event, Served};
+use crate::session::{Event, ServedLeg};
 use crate::settings::private;
 use crate::telemetry::history::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
@@ -137,7 +137,7 @@ impl Archive {
     }
 
     /// Notes a leg that has ended, under the same terms.
-    pub fn note_leg(&self, leg: Served) {
+    pub fn note_leg(&self, leg: ServedLeg) {
         if let Some(legs) = &self.legs {
             legs.send(leg);
         }

@@ -11,7 +11,7 @@ use super::captures::Row;
 use super::chain::{self, Tip};
 use crate::ids::{AgentId, SessionId, Uid};
 use crate::protocol::usage::{Cost, Usage};
-use crate::session::{Event, KillOrder, Record, RequestLine, Served};
+use crate::session::{Event, KillOrder, Record, RequestLine, ServedLeg};
 use crate::telemetry::history::Kept;
 
 /// Something to be written.
@@ -183,7 +183,7 @@ fn record_rows(
 }
 
 /// Legs that have ended, whatever becomes of their sessions.
-pub(super) fn leg_rows(rows: &Transaction<'_>, legs: &[Served]) -> rusqlite::Result<()> {
+pub(super) fn leg_rows(rows: &Transaction<'_>, legs: &[ServedLeg]) -> rusqlite::Result<()> {
     let mut insert = insert_leg(rows)?;
     for leg in legs {
         leg_row(&mut insert, leg.uid, &leg.line(), leg.usage())?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use crate::session::Served;
+use crate::session::ServedLeg;
 use crate::telemetry::history::{HistoryMetrics, Kept};
 
 /// Legs that wait at most, some 0.6 KB each: what a stall of the disk may cost in memory.
@@ -20,17 +20,17 @@ pub(super) const GATHER: Duration = Duration::from_millis(100);
 
 /// The end at which legs are put in.
 pub(super) struct LegSender {
-    queue: Sender<Served>,
+    queue: Sender<ServedLeg>,
     waiting: Arc<AtomicUsize>,
     metrics: HistoryMetrics,
 }
 
 /// The end of the writer, with what it took out and has not written yet.
 pub(super) struct LegReceiver {
-    queue: Receiver<Served>,
+    queue: Receiver<ServedLeg>,
     /// Put in and not yet written.
     waiting: Arc<AtomicUsize>,
-    batch: Vec<Served>,
+    batch: Vec<ServedLeg>,
 }
 
 /// An empty queue.
@@ -46,7 +46,7 @@ pub(super) fn leg_queue(metrics: HistoryMetrics) -> (LegSender, LegReceiver) {
 
 impl LegSender {
     /// Puts a leg in and never waits; one too many is counted as dropped.
-    pub(super) fn send(&self, leg: Served) {
+    pub(super) fn send(&self, leg: ServedLeg) {
         let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < MOST;
         if !has_room || self.queue.send(leg).is_err() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl LegReceiver {
     }
 
     /// What is to be written next.
-    pub(super) fn batch(&self) -> &[Served] {
+    pub(super) fn batch(&self) -> &[ServedLeg] {
         &self.batch
     }
 

@@ -16,7 +16,7 @@ use super::door::SILENT;
 use super::exchange::Exchange;
 use crate::clock::Moment;
 use crate::routing::Choice;
-use crate::session::Live;
+use crate::session;
 use crate::upstream::backend::{Leave, SpeaksFor};
 use crate::upstream::balance::{self, Candidate};
 use crate::upstream::health::State;
@@ -28,7 +28,7 @@ pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
 
 impl Route {
     /// Moves the request to the best of the backends that may take it; nothing to do when there is one only.
-    pub(crate) fn balance(&mut self, arrival: &Arrival, session: &Live, now: Moment) {
+    pub(crate) fn balance(&mut self, arrival: &Arrival, session: &session::Session, now: Moment) {
         if self.others.is_empty() {
             return;
         }
@@ -40,7 +40,7 @@ impl Route {
     }
 
     /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
-    fn pick(&self, arrival: &Arrival, session: &Live, now: Moment, anyway: bool) -> Option<(usize, Leave)> {
+    fn pick(&self, arrival: &Arrival, session: &session::Session, now: Moment, anyway: bool) -> Option<(usize, Leave)> {
         let backends = &arrival.ticket.snapshot.backends;
         let candidate = |other: &Choice| backends[other.backend].candidate(other.tier, self.caller, now);
         let mut candidates: Vec<Candidate> = self.others.iter().map(candidate).collect();
@@ -80,7 +80,7 @@ impl Route {
     }
 
     /// Goes on to the next backend after this failure; false when there is none, or none shall be asked.
-    fn go_on(&mut self, why: Failure, arrival: &Arrival, session: &Live, now: Moment) -> bool {
+    fn go_on(&mut self, why: Failure, arrival: &Arrival, session: &session::Session, now: Moment) -> bool {
         let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
         let failed = self.backend.settings().name().clone();
         // Whoever has an answer, if a bad one, troubles nobody who is out himself.

@@ -20,7 +20,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::framing::Framing;
 use crate::protocol::refusal::{self, Notice, NoticeKind};
-use crate::session::cut::CutReason;
+use crate::session::CutReason;
 use crate::session::{EndReason, Leg};
 
 /// The error with which a step stops Pingora after it has left its refusal in the exchange.

@@ -17,7 +17,7 @@ use crate::protocol::dialect::Dialect;
 use crate::protocol::usage::Usage;
 use crate::routing::Method;
 use crate::session::LegReport;
-use crate::session::cut::CutReason;
+use crate::session::CutReason;
 use crate::telemetry::access::AccessLine;
 use crate::telemetry::metrics::{self, BackendMetrics, TokenKind};
 

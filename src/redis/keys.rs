@@ -133,11 +133,11 @@ mod tests {
 
     use super::*;
     use crate::ids::{Scope, SessionId};
-    use crate::redis::Written;
+    use crate::redis::RedisConfig;
     use crate::settings::fault::Faults;
 
     fn keys(url: &str) -> Keys {
-        let written: Written = serde_yaml::from_str(&format!("url: '{url}'")).unwrap();
+        let written: RedisConfig = serde_yaml::from_str(&format!("url: '{url}'")).unwrap();
         Keys::new(&written.compile(&mut Faults::default()).unwrap())
     }
 

@@ -23,4 +23,4 @@ pub use call::{Call, Script};
 pub use connect::{Link, LinkError};
 pub use keys::Keys;
 pub use probe::{Found, probe};
-pub use settings::{OnUnavailable, Settings, Written};
+pub use settings::{OnUnavailable, RedisConfig, Settings};

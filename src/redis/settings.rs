@@ -34,7 +34,7 @@ pub enum OnUnavailable {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Redis")]
-pub struct Written {
+pub struct RedisConfig {
     /// `redis://`, `redis-sentinel://`, `redis-cluster://`, or the same with `rediss` for TLS; wins over
     /// `addr`, `db` and `tls.enabled`.
     #[serde(serialize_with = "without_password")]
@@ -53,7 +53,7 @@ pub struct Written {
     /// Number of the database.
     pub db: u8,
     /// TLS towards Redis.
-    pub tls: WrittenTls,
+    pub tls: RedisTlsConfig,
     /// Prefix of the sessions' keys; those of other keys are made from what precedes `session:`.
     pub key_prefix: String,
     /// Connections, one more for messages.
@@ -68,14 +68,14 @@ pub struct Written {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "RedisTls")]
-pub struct WrittenTls {
+pub struct RedisTlsConfig {
     /// True: connections are encrypted and the certificate is checked.
     pub enabled: bool,
     /// PEM file of the authorities to trust in place of the system's; empty for the system's.
     pub ca_file: String,
 }
 
-impl Default for Written {
+impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             url: Secret::new(""),
@@ -84,7 +84,7 @@ impl Default for Written {
             password: Secret::new(""),
             password_file: String::new(),
             db: 0,
-            tls: WrittenTls::default(),
+            tls: RedisTlsConfig::default(),
             key_prefix: "elida:session:".into(),
             pool: 4,
             flush_interval: Span::secs(1),
@@ -136,7 +136,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl RedisConfig {
     /// Compiles the keys; every fault is noted, and with one there are no settings.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let (before, mut found) = ("session.redis", Faults::default());
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     fn compile(yaml: &str) -> Result<Settings, Vec<String>> {
-        let written: Written = serde_yaml::from_str(yaml).unwrap();
+        let written: RedisConfig = serde_yaml::from_str(yaml).unwrap();
         let mut faults = Faults::default();
         written.compile(&mut faults).ok_or_else(|| faults.iter().map(ToString::to_string).collect())
     }
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn no_password_is_shown() {
         let url = "redis-sentinel://u:hidden1@a/1?sentinelServiceName=m&sentinelPassword=hidden2";
-        let written: Written = serde_yaml::from_str(&format!("{{url: '{url}', password: hidden3}}")).unwrap();
+        let written: RedisConfig = serde_yaml::from_str(&format!("{{url: '{url}', password: hidden3}}")).unwrap();
         let printed = serde_json::to_string(&written).unwrap();
         let settings = written.compile(&mut Faults::default()).unwrap();
         let told = format!("{printed} {settings:?} {}", settings.shown());

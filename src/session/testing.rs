@@ -2,16 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::settings::Written;
-use super::store::MemoryStore;
-use super::{Arrival, Cut, Event, Identity, LegKind, LegStart, Manager, Record, Settings};
+use crate::session::core::settings::SessionConfig;
+use crate::session::store::MemoryStore;
+use super::{SessionRequest, Cut, Event, Identity, LegKind, LegStart, Manager, Record, Settings};
 use crate::clock::Clock;
 use crate::ids::{AgentId, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::settings::fault::Faults;
 
 /// A principal's request for a session.
-pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
-    Arrival {
+pub(crate) fn arrival_of(principal: &str, id: &str) -> SessionRequest {
+    SessionRequest {
         key: SessionKey { scope: Scope::new(principal), id: SessionId::new(id) },
         identity: Identity {
             source: "header:x-session-id".into(),
@@ -28,12 +28,12 @@ pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
 }
 
 /// Ada's request for a session.
-pub(crate) fn arrival(id: &str) -> Arrival {
+pub(crate) fn arrival(id: &str) -> SessionRequest {
     arrival_of("cred:ada", id)
 }
 
 /// A request of an agent of Ada's; without a name it is the main one, without a parent that is not told.
-pub(crate) fn agent_arrival(id: &str, agent: &str, parent: &str) -> Arrival {
+pub(crate) fn agent_arrival(id: &str, agent: &str, parent: &str) -> SessionRequest {
     let name = |name: &str| (!name.is_empty()).then(|| AgentId::new(name));
     let mut arrival = arrival(id);
     (arrival.identity.agent_id, arrival.identity.parent_agent_id) = (name(agent), name(parent));
@@ -53,18 +53,18 @@ pub(crate) fn leg_start() -> LegStart {
 
 /// Settings with some keys written.
 pub(crate) fn settings(yaml: &str) -> Settings {
-    let written: Written = serde_yaml::from_str(yaml).unwrap();
+    let written: SessionConfig = serde_yaml::from_str(yaml).unwrap();
     written.compile(&mut Faults::default()).unwrap()
 }
 
 /// A manager with its clock and all it has published.
-pub(crate) struct House {
+pub(crate) struct TestManager {
     pub(crate) manager: Arc<Manager>,
     pub(crate) clock: Clock,
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
 }
 
-impl House {
+impl TestManager {
     pub(crate) fn new(yaml: &str) -> Self {
         let (clock, events) = (Clock::manual(), Arc::<Mutex<Vec<Event>>>::default());
         let heard = events.clone();

@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::silence::Silence;
 use crate::clock::millis;
 use crate::proxy::snapshot::Snapshot;
-use crate::session::cut::Cut;
+use crate::session::Cut;
 
 /// No limit of silence is set.
 const NO_LIMIT: u64 = u64::MAX;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::SessionStore;
 use crate::clock::Clock;
 use crate::ids::Uid;
-use crate::session::live::{End, Live};
-use crate::session::model::{EndReason, State};
-use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::core::session::{End, Session};
+use crate::session::views::state::{EndReason, SessionState};
+use crate::session::views::session_view::{Filter, SessionView};
 use crate::session::testing::arrival_of;
 
 /// Makes one test of each part of the contract, over the store that `$make` gives, or `$store` finds in it.
@@ -52,22 +52,22 @@ impl Maker {
         Self { clock: Clock::manual() }
     }
 
-    fn live(&self, principal: &str, id: &str) -> Live {
-        Live::new(arrival_of(principal, id), None, self.clock.now())
+    fn live(&self, principal: &str, id: &str) -> Session {
+        Session::new(arrival_of(principal, id), None, self.clock.now())
     }
 
-    fn active(&self, id: &str) -> Arc<Snapshot> {
+    fn active(&self, id: &str) -> Arc<SessionView> {
         Arc::new(self.live("cred:ada", id).snapshot(&self.clock, true))
     }
 
-    fn ended(&self, principal: &str, id: &str, reason: EndReason) -> Arc<Snapshot> {
+    fn ended(&self, principal: &str, id: &str, reason: EndReason) -> Arc<SessionView> {
         let live = self.live(principal, id);
         live.end(End { at: self.clock.now(), reason, order: None }, |_, _| true).unwrap();
         Arc::new(live.snapshot(&self.clock, true))
     }
 }
 
-fn uids(sessions: &[Arc<Snapshot>]) -> Vec<Uid> {
+fn uids(sessions: &[Arc<SessionView>]) -> Vec<Uid> {
     sessions.iter().map(|session| session.uid).collect()
 }
 
@@ -120,7 +120,7 @@ pub(crate) async fn store_count(store: &impl SessionStore) {
         store.put(maker.ended("cred:ada", &format!("s-{i}"), EndReason::Killed)).await.unwrap();
     }
     assert_eq!(store.count(&Filter { limit: 1, ..Filter::default() }).await.unwrap(), 3);
-    assert_eq!(store.count(&Filter::in_state(State::TimedOut)).await.unwrap(), 0);
+    assert_eq!(store.count(&Filter::in_state(SessionState::TimedOut)).await.unwrap(), 0);
 }
 
 pub(crate) async fn store_active_filter(store: &impl SessionStore) {
@@ -130,7 +130,7 @@ pub(crate) async fn store_active_filter(store: &impl SessionStore) {
     for reason in [EndReason::Killed, EndReason::IdleTimeout, EndReason::CompletedAfter] {
         store.put(maker.ended("cred:ada", "s-2", reason)).await.unwrap();
     }
-    let filter = Filter::in_state(State::Active);
+    let filter = Filter::in_state(SessionState::Active);
     assert_eq!(store.list(&filter).await.unwrap().sessions, [active]);
     assert_eq!(store.count(&filter).await.unwrap(), 1);
 }

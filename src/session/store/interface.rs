@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::ids::{SessionKey, Uid};
-use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::views::session_view::{Filter, SessionView};
 
 /// The store does not answer as it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +17,7 @@ pub struct StoreError(pub String);
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
     /// The snapshots.
-    pub sessions: Vec<Arc<Snapshot>>,
+    pub sessions: Vec<Arc<SessionView>>,
     /// Where the search stopped at its bound: everything from this uid on was looked at, nothing below it. `None`
     /// when there is nothing below, or when more than a page was found.
     pub searched_to: Option<Uid>,
@@ -27,16 +27,16 @@ pub struct Listed {
 #[async_trait]
 pub trait SessionStore: Send + Sync {
     /// Keeps a snapshot in place of an older one of the same incarnation.
-    async fn put(&self, session: Arc<Snapshot>) -> Result<(), StoreError>;
+    async fn put(&self, session: Arc<SessionView>) -> Result<(), StoreError>;
 
     /// The snapshot of one incarnation.
-    async fn get(&self, uid: Uid) -> Result<Option<Arc<Snapshot>>, StoreError>;
+    async fn get(&self, uid: Uid) -> Result<Option<Arc<SessionView>>, StoreError>;
 
     /// All incarnations of an external id in all scopes, newest first.
-    async fn by_id(&self, id: &str) -> Result<Vec<Arc<Snapshot>>, StoreError>;
+    async fn by_id(&self, id: &str) -> Result<Vec<Arc<SessionView>>, StoreError>;
 
     /// The newest incarnation of a session.
-    async fn latest(&self, key: &SessionKey) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    async fn latest(&self, key: &SessionKey) -> Result<Option<Arc<SessionView>>, StoreError> {
         let all = self.by_id(key.id.as_str()).await?;
         Ok(all.into_iter().find(|session| session.key() == key))
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{Listed, SessionStore, StoreError};
 use crate::ids::{SessionId, Uid};
-use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::views::session_view::{Filter, SessionView};
 
 /// Ended sessions kept at most, so that a flood of ids cannot fill the memory (a snapshot with its
 /// 20 requests is about 5 KB).
@@ -24,7 +24,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Shelf {
-    by_uid: BTreeMap<Uid, Arc<Snapshot>>,
+    by_uid: BTreeMap<Uid, Arc<SessionView>>,
     by_id: HashMap<SessionId, Vec<Uid>>,
     by_end: BTreeSet<(Timestamp, Uid)>,
 }
@@ -51,7 +51,7 @@ impl MemoryStore {
 }
 
 impl Shelf {
-    fn put(&mut self, session: Arc<Snapshot>) {
+    fn put(&mut self, session: Arc<SessionView>) {
         self.remove(session.uid);
         self.by_id.entry(session.id.clone()).or_default().push(session.uid);
         self.by_end.insert((session.gone_at(), session.uid));
@@ -78,7 +78,7 @@ impl Shelf {
 
 #[async_trait]
 impl SessionStore for MemoryStore {
-    async fn put(&self, session: Arc<Snapshot>) -> Result<(), StoreError> {
+    async fn put(&self, session: Arc<SessionView>) -> Result<(), StoreError> {
         let mut shelf = self.write();
         shelf.put(session);
         while shelf.by_uid.len() > self.max
@@ -89,11 +89,11 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn get(&self, uid: Uid) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    async fn get(&self, uid: Uid) -> Result<Option<Arc<SessionView>>, StoreError> {
         Ok(self.read().by_uid.get(&uid).cloned())
     }
 
-    async fn by_id(&self, id: &str) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+    async fn by_id(&self, id: &str) -> Result<Vec<Arc<SessionView>>, StoreError> {
         let shelf = self.read();
         let mut uids = shelf.by_id.get(id).cloned().unwrap_or_default();
         uids.sort_by(|a, b| b.cmp(a));

@@ -8,6 +8,7 @@ pub(crate) mod contract;
 mod interface;
 mod memory;
 pub(in crate::session) mod redis;
+pub(in crate::session) mod share_document;
 
 pub use interface::{Listed, SessionStore, StoreError};
 pub use memory::MemoryStore;

@@ -19,7 +19,7 @@ use fred::types::Value;
 use serde::Serialize;
 
 use orders::stood;
-pub(in crate::session) use orders::{Cursor, Noted, Stood, told};
+pub(in crate::session) use orders::{Cursor, ChangedSession, OrderEntry, told};
 use scripts::Scripts;
 
 use super::StoreError;
@@ -27,8 +27,8 @@ use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, Keys, Link, LinkError};
-use crate::session::doc::{Doc, EndNote, Whole};
-use crate::session::snapshot::Snapshot;
+use super::share_document::{ShareDocument, EndNote, MergedShares};
+use crate::session::views::session_view::SessionView;
 
 /// Nothing we write is larger; what is, is not ours.
 const MOST_BYTES: usize = 1 << 20;
@@ -42,11 +42,11 @@ impl From<LinkError> for StoreError {
 #[derive(Debug)]
 pub(in crate::session) enum Admitted {
     /// There was none: this incarnation has been opened, with what the store gave it.
-    New(Box<Snapshot>, Vec<Stood>),
+    New(Box<SessionView>, Vec<OrderEntry>),
     /// It is active already; something moved in it last at this time.
-    Join(Box<Snapshot>, u64, Vec<Stood>),
+    Join(Box<SessionView>, u64, Vec<OrderEntry>),
     /// An order stands against it.
-    Killed(Vec<Stood>),
+    Killed(Vec<OrderEntry>),
     /// A key holds what cannot be read.
     Unreadable(String),
 }
@@ -105,8 +105,8 @@ impl Shares {
     }
 
     /// The sum of the shares; `None` when none of them can be read.
-    pub(in crate::session) fn whole(self) -> Option<Whole> {
-        Whole::of(self.0)
+    pub(in crate::session) fn whole(self) -> Option<MergedShares> {
+        MergedShares::of(self.0)
     }
 }
 
@@ -116,8 +116,8 @@ pub(in crate::session) struct Flush {
     pub(in crate::session) share: String,
     pub(in crate::session) number: u64,
     pub(in crate::session) last_ms: u64,
-    pub(in crate::session) doc: Doc,
-    pub(in crate::session) session: Doc,
+    pub(in crate::session) doc: ShareDocument,
+    pub(in crate::session) session: ShareDocument,
 }
 
 /// How long keys live that nobody touches.
@@ -189,7 +189,7 @@ impl RedisStore {
     /// Looks at the orders, joins the active incarnation or opens this one: one round trip.
     pub(in crate::session) async fn admit(
         &self,
-        proposed: Snapshot,
+        proposed: SessionView,
         share: &str,
         now_ms: u64,
     ) -> Result<Admitted, LinkError> {
@@ -210,13 +210,13 @@ impl RedisStore {
             share.to_owned(),
             uid.to_string(),
             member(&key, uid),
-            Doc::new(proposed, None).open_text(),
+            ShareDocument::new(proposed, None).open_text(),
         ];
         let answer: Vec<Value> = self.link.run(&self.scripts.admit, keys, arguments).await?;
         let text = |at: usize| answer.get(at).and_then(Value::as_string).unwrap_or_default();
         let stood = || stood(answer.get(3).cloned());
         let unreadable = || Admitted::Unreadable(self.keys.session(&key));
-        let session = || Doc::read(&text(1)).map(|doc| Box::new(doc.session()));
+        let session = || ShareDocument::read(&text(1)).map(|doc| Box::new(doc.session()));
         Ok(match text(0).as_str() {
             "killed" => Admitted::Killed(stood()),
             "unreadable" => Admitted::Unreadable(text(1)),
@@ -330,11 +330,11 @@ impl RedisStore {
         &self,
         key: &SessionKey,
         uid: Uid,
-        shares: &[(String, Option<&Doc>)],
+        shares: &[(String, Option<&ShareDocument>)],
     ) -> Result<Closed, LinkError> {
         let mut arguments = vec![self.instance.clone(), self.active_ttl(), TRUST.as_secs().to_string()];
         for (share, doc) in shares {
-            arguments.extend([share.clone(), doc.map(Doc::write).unwrap_or_default()]);
+            arguments.extend([share.clone(), doc.map(ShareDocument::write).unwrap_or_default()]);
         }
         let keys = vec![self.keys.incarnation(key, uid)];
         let answer: Vec<Value> = self.link.run(&self.scripts.close, keys, arguments).await?;
@@ -362,7 +362,7 @@ impl RedisStore {
         key: &SessionKey,
         uid: Uid,
         share: &str,
-        doc: &Doc,
+        doc: &ShareDocument,
     ) -> Result<(), LinkError> {
         let arguments = vec![self.active_ttl(), share.to_owned(), doc.write()];
         let keys = vec![self.keys.incarnation(key, uid)];

@@ -11,8 +11,8 @@ use super::listing::labelled;
 use super::{RedisStore, incarnation, member, pairs};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
-use crate::session::doc::{Doc, Whole};
-use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::store::share_document::{ShareDocument, MergedShares};
+use crate::session::views::session_view::{Filter, SessionView};
 use crate::session::store::{Listed, SessionStore, StoreError};
 
 /// Documents read in one round trip.
@@ -29,18 +29,18 @@ pub(super) enum Shelf {
 
 #[async_trait]
 impl SessionStore for RedisStore {
-    async fn put(&self, session: Arc<Snapshot>) -> Result<(), StoreError> {
+    async fn put(&self, session: Arc<SessionView>) -> Result<(), StoreError> {
         self.ready()?;
         Ok(self.shelve(&session).await?)
     }
 
-    async fn get(&self, uid: Uid) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    async fn get(&self, uid: Uid) -> Result<Option<Arc<SessionView>>, StoreError> {
         self.ready()?;
         let Some((key, uid)) = self.find(uid).await? else { return Ok(None) };
         Ok(self.load(&[(key, uid)], None).await?.pop())
     }
 
-    async fn by_id(&self, id: &str) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+    async fn by_id(&self, id: &str) -> Result<Vec<Arc<SessionView>>, StoreError> {
         self.ready()?;
         let members = self.link.call(Call::new("SMEMBERS", [self.keys.by_id(id)])).await?;
         let mut incarnations = incarnations(members);
@@ -102,11 +102,11 @@ impl SessionStore for RedisStore {
 
 impl RedisStore {
     /// Puts an ended session on the shelf, also while the link is not up yet.
-    pub(in crate::session) async fn shelve(&self, session: &Snapshot) -> Result<(), LinkError> {
+    pub(in crate::session) async fn shelve(&self, session: &SessionView) -> Result<(), LinkError> {
         let (key, uid) = (session.key().clone(), session.uid);
         let (member, gone) = (member(&key, uid), session.gone_at().as_millisecond().to_string());
         let by_id = self.keys.by_id(key.id.as_str());
-        let doc = Doc::new(session.clone(), None).write();
+        let doc = ShareDocument::new(session.clone(), None).write();
         let document = self.keys.ended(key.id.as_str(), uid);
         let mut calls = vec![
             Call::new("SET", [document, doc, "PX".to_owned(), self.ended_ttl()]),
@@ -167,7 +167,7 @@ impl RedisStore {
         &self,
         which: &[(SessionKey, Uid)],
         shelf: Option<Shelf>,
-    ) -> Result<Vec<Arc<Snapshot>>, LinkError> {
+    ) -> Result<Vec<Arc<SessionView>>, LinkError> {
         let mut calls = Vec::with_capacity(2 * which.len());
         for (key, uid) in which {
             calls.push(Call::new("GET", [self.keys.ended(key.id.as_str(), *uid)]));
@@ -178,11 +178,11 @@ impl RedisStore {
         for (key, uid) in which {
             let (document, shares) = (answers.next(), answers.next());
             let document = document.and_then(Result::ok);
-            let ended = document.as_ref().and_then(|text| Doc::read(&text.as_str()?)).map(Doc::session);
+            let ended = document.as_ref().and_then(|text| ShareDocument::read(&text.as_str()?)).map(ShareDocument::session);
             let nothing = document.is_none_or(|text| text.is_null());
             let fields = pairs(shares.and_then(Result::ok));
             let empty = nothing && fields.is_empty();
-            match ended.or_else(|| Whole::of(fields).map(|whole| whole.session)) {
+            match ended.or_else(|| MergedShares::of(fields).map(|whole| whole.session)) {
                 Some(session) => found.push(Arc::new(session)),
                 None if empty => gone.push((key.clone(), *uid)),
                 None => {}

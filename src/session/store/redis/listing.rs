@@ -16,8 +16,8 @@ use super::{RedisStore, member, text};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, LinkError};
-use crate::session::model::State;
-use crate::session::snapshot::{Filter, Labels, Snapshot};
+use crate::session::views::state::SessionState;
+use crate::session::views::session_view::{Filter, ListLabels, SessionView};
 use crate::session::store::Listed;
 
 /// Names read in one round trip.
@@ -35,31 +35,31 @@ struct Entry {
     #[serde(flatten)]
     hint: Hint,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    labels: Option<Labels>,
+    labels: Option<ListLabels>,
 }
 
 /// An ended incarnation in the set of them.
-pub(super) fn labelled(key: &SessionKey, uid: Uid, session: &Snapshot) -> String {
-    let entry = Entry { hint: Hint::new(key, None), labels: Some(Labels::of(session)) };
+pub(super) fn labelled(key: &SessionKey, uid: Uid, session: &SessionView) -> String {
+    let entry = Entry { hint: Hint::new(key, None), labels: Some(ListLabels::of(session)) };
     let written = format!("{uid} {}", text(&entry));
     if written.len() > member(key, uid).len() + MOST_LABELS { member(key, uid) } else { written }
 }
 
-fn read(member: &str) -> Option<(SessionKey, Uid, Option<Labels>)> {
+fn read(member: &str) -> Option<(SessionKey, Uid, Option<ListLabels>)> {
     let (uid, entry) = member.split_once(' ')?;
     let Entry { hint, labels } = serde_json::from_str(entry).ok()?;
     Some((hint.key(), Uid::parse(uid)?, labels))
 }
 
 /// What was found in one set, and down to which uid it was searched when that is not the end.
-type Gathered = (Vec<Arc<Snapshot>>, Option<Uid>);
+type Gathered = (Vec<Arc<SessionView>>, Option<Uid>);
 
 impl RedisStore {
     /// The sessions the filter asks for: one more than make a page, when there are so many.
     pub(super) async fn page(&self, filter: &Filter) -> Result<Listed, LinkError> {
         // Until its record is written, what has ended stands among the active ones.
         let shelves: &[Shelf] = match filter.state {
-            Some(State::Active) => &[Shelf::Active],
+            Some(SessionState::Active) => &[Shelf::Active],
             _ => &[Shelf::Active, Shelf::Ended],
         };
         let most = filter.page_len() + 1;
@@ -118,10 +118,10 @@ impl RedisStore {
     async fn in_state(
         &self,
         shelf: Shelf,
-        state: Option<State>,
+        state: Option<SessionState>,
         names: Vec<(SessionKey, Uid)>,
     ) -> Result<Vec<(SessionKey, Uid)>, LinkError> {
-        if shelf == Shelf::Ended || !state.is_some_and(State::is_final) {
+        if shelf == Shelf::Ended || !state.is_some_and(SessionState::is_final) {
             return Ok(names);
         }
         let ended = |(key, uid): &(SessionKey, Uid)| {

@@ -11,7 +11,7 @@ use crate::ids::{AgentId, SessionKey, Uid};
 use crate::redis::principals::{self, Claim, Claimed, Means};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, LinkError, rights};
-use crate::session::book::KillOrder;
+use crate::session::core::kill_orders::KillOrder;
 
 /// The field of the order against a whole session; agents have a field of their own name.
 const WHOLE: &str = "*";
@@ -25,7 +25,7 @@ const TRIMMED: Duration = Duration::from_secs(600);
 
 /// What stands in Redis against a session or an agent of it.
 #[derive(Clone, Debug)]
-pub(in crate::session) enum Stood {
+pub(in crate::session) enum OrderEntry {
     /// An order.
     Order(KillOrder),
     /// The order with the revision `of`, and all before it, were lifted. The lifting has a revision of its own, which
@@ -37,7 +37,7 @@ pub(in crate::session) enum Stood {
 
 /// An order as it is written, behind its version and revision.
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct OrderDocument {
     #[serde(default)]
     lifted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub(in crate::session) struct Cursor {
 
 /// A session whose orders changed.
 #[derive(Clone, Debug)]
-pub(in crate::session) struct Noted {
+pub(in crate::session) struct ChangedSession {
     /// `None` when the entry cannot be read.
     pub(in crate::session) key: Option<SessionKey>,
     pub(super) at_ms: u64,
@@ -72,9 +72,9 @@ pub(in crate::session) struct Noted {
 
 impl Cursor {
     /// Behind what was read; `trimmed` was taken out meanwhile.
-    pub(in crate::session) fn after(self, page: &[Noted], trimmed: &[Noted]) -> Self {
+    pub(in crate::session) fn after(self, page: &[ChangedSession], trimmed: &[ChangedSession]) -> Self {
         let Some(last) = page.last() else { return self };
-        let at_last = |page: &[Noted]| page.iter().filter(|noted| noted.at_ms == last.at_ms).count();
+        let at_last = |page: &[ChangedSession]| page.iter().filter(|noted| noted.at_ms == last.at_ms).count();
         let before = if last.at_ms == self.at_ms { self.passed } else { 0 };
         Self { at_ms: last.at_ms, passed: (before + at_last(page)).saturating_sub(at_last(trimmed)) }
     }
@@ -90,7 +90,7 @@ impl RedisStore {
     pub(in crate::session) async fn lift(&self, order: &KillOrder, now_ms: u64) -> Result<u64, LinkError> {
         let forget_ms = until_ms(order)
             .map_or(now_ms + millis(LIFTED_FOR_GOOD), |until| until.max(now_ms) + millis(LIFTED));
-        let written = Written {
+        let written = OrderDocument {
             lifted: true,
             until_ms: None,
             of: Some(order.rev),
@@ -103,7 +103,7 @@ impl RedisStore {
     async fn write_order(
         &self,
         order: &KillOrder,
-        written: Written,
+        written: OrderDocument,
         rev: u64,
         wins: bool,
     ) -> Result<u64, LinkError> {
@@ -153,14 +153,14 @@ impl RedisStore {
     pub(in crate::session) async fn stood(
         &self,
         sessions: &[SessionKey],
-    ) -> Result<Vec<Vec<Stood>>, LinkError> {
+    ) -> Result<Vec<Vec<OrderEntry>>, LinkError> {
         let calls = sessions.iter().map(|key| Call::new("HGETALL", [self.keys.killed(key)])).collect();
         let answers = self.link.calls(calls).await?;
         let mut all = Vec::with_capacity(answers.len());
         for answer in answers {
             all.push(match answer {
                 Ok(fields) => stood(Some(fields)),
-                Err(LinkError::Refused(_)) => vec![Stood::Unreadable { agent: None }],
+                Err(LinkError::Refused(_)) => vec![OrderEntry::Unreadable { agent: None }],
                 Err(away) => return Err(away),
             });
         }
@@ -172,7 +172,7 @@ impl RedisStore {
         &self,
         from: Cursor,
         most: usize,
-    ) -> Result<(u64, Vec<Noted>), LinkError> {
+    ) -> Result<(u64, Vec<ChangedSession>), LinkError> {
         let arguments = vec![from.at_ms.to_string(), from.passed.to_string(), most.to_string()];
         let answer: Vec<Value> =
             self.link.run(&self.scripts.changed, vec![self.keys.kills()], arguments).await?;
@@ -185,15 +185,15 @@ impl RedisStore {
             let key = serde_json::from_str::<Hint>(&member).ok().map(|hint| hint.key());
             // A float has room for milliseconds; what was noted by somebody else may be anything.
             let at_ms = at.as_f64().unwrap_or(0.0) as u64;
-            page.push(Noted { key, at_ms, member });
+            page.push(ChangedSession { key, at_ms, member });
         }
         Ok((now, page))
     }
 
     /// Takes sessions out of the set of changes, unless they were noted again or lately. Gives how many.
-    pub(in crate::session) async fn trim(&self, noted: &[Noted]) -> Result<u64, LinkError> {
+    pub(in crate::session) async fn trim(&self, noted: &[ChangedSession]) -> Result<u64, LinkError> {
         let mut arguments = vec![millis(TRIMMED).to_string()];
-        for Noted { member, at_ms, .. } in noted {
+        for ChangedSession { member, at_ms, .. } in noted {
             arguments.extend([member.clone(), at_ms.to_string()]);
         }
         self.link.run(&self.scripts.trim, vec![self.keys.kills()], arguments).await
@@ -234,8 +234,8 @@ fn until_ms(order: &KillOrder) -> Option<u64> {
     order.until.and_then(|until| u64::try_from(until.as_millisecond()).ok())
 }
 
-fn standing(order: &KillOrder) -> Written {
-    Written {
+fn standing(order: &KillOrder) -> OrderDocument {
+    OrderDocument {
         lifted: false,
         until_ms: until_ms(order),
         of: None,
@@ -248,17 +248,17 @@ fn standing(order: &KillOrder) -> Written {
 pub(in crate::session) fn told(order: &serde_json::Value) -> Option<KillOrder> {
     let agent = order["order"]["agent"].as_str().unwrap_or(WHOLE);
     match stands(agent, &order.to_string()) {
-        Stood::Order(order) => Some(order),
+        OrderEntry::Order(order) => Some(order),
         _ => None,
     }
 }
 
-pub(super) fn stood(fields: Option<Value>) -> Vec<Stood> {
+pub(super) fn stood(fields: Option<Value>) -> Vec<OrderEntry> {
     pairs(fields).into_iter().map(|(field, text)| stands(&field, &text)).collect()
 }
 
 /// What one field of the kill key says.
-fn stands(field: &str, text: &str) -> Stood {
+fn stands(field: &str, text: &str) -> OrderEntry {
     #[derive(Deserialize)]
     struct Version {
         v: u32,
@@ -267,16 +267,16 @@ fn stands(field: &str, text: &str) -> Stood {
     let agent = (field != WHOLE).then(|| AgentId::new(field));
     let read = || {
         let Version { v: 1, rev } = serde_json::from_str(text).ok()? else { return None };
-        let written: Written = serde_json::from_str(text).ok()?;
+        let written: OrderDocument = serde_json::from_str(text).ok()?;
         match written {
-            Written { lifted: true, of, .. } => {
-                Some(Stood::Lifted { agent: agent.clone(), of: of.unwrap_or(rev), rev })
+            OrderDocument { lifted: true, of, .. } => {
+                Some(OrderEntry::Lifted { agent: agent.clone(), of: of.unwrap_or(rev), rev })
             }
-            Written { order: Some(order), .. } if order.agent == agent => {
-                Some(Stood::Order(KillOrder { rev, ..order }))
+            OrderDocument { order: Some(order), .. } if order.agent == agent => {
+                Some(OrderEntry::Order(KillOrder { rev, ..order }))
             }
             _ => None,
         }
     };
-    read().unwrap_or(Stood::Unreadable { agent: agent.clone() })
+    read().unwrap_or(OrderEntry::Unreadable { agent: agent.clone() })
 }

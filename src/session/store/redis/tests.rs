@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::*;
 use futures::StreamExt;
 
-use crate::redis::{Settings, Written as WrittenSettings};
-use crate::session::book::KillOrder;
-use crate::session::live::Live;
-use crate::session::model::State;
-use crate::session::snapshot::Filter;
+use crate::redis::{Settings, RedisConfig};
+use crate::session::core::kill_orders::KillOrder;
+use crate::session::core::session::Session;
+use crate::session::views::state::SessionState;
+use crate::session::views::session_view::Filter;
 use crate::session::store::SessionStore;
 use crate::session::store::contract;
 use crate::session::testing::arrival_of;
@@ -37,7 +37,7 @@ impl Server {
     }
 
     fn settings(&self) -> Settings {
-        let written: WrittenSettings =
+        let written: RedisConfig =
             serde_yaml::from_str(&format!("addr: '127.0.0.1:{}'", self.port)).unwrap();
         written.compile(&mut Faults::default()).unwrap()
     }
@@ -151,18 +151,18 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
 }
 
 /// An incarnation with shares `here:1` and `there:2`, and the documents of both.
-async fn shared_by_two(store: &RedisStore) -> (Snapshot, Doc) {
+async fn shared_by_two(store: &RedisStore) -> (SessionView, ShareDocument) {
     let clock = crate::clock::Clock::manual();
-    let live = Live::new(arrival_of("cred:ada", "s"), None, clock.now());
+    let live = Session::new(arrival_of("cred:ada", "s"), None, clock.now());
     let proposed = live.snapshot(&clock, false);
     let Admitted::New(session, _) = store.admit(proposed.clone(), "here:1", 1).await.unwrap() else {
         panic!("not opened")
     };
     assert!(matches!(store.admit(proposed, "there:2", 1).await.unwrap(), Admitted::Join(..)));
-    (*session, Doc::of(&live, &clock))
+    (*session, ShareDocument::of(&live, &clock))
 }
 
-async fn close(store: &RedisStore, session: &Snapshot, share: &str, doc: &Doc) -> Closed {
+async fn close(store: &RedisStore, session: &SessionView, share: &str, doc: &ShareDocument) -> Closed {
     store.close(session.key(), session.uid, &[(share.to_owned(), Some(doc))]).await.unwrap()
 }
 
@@ -179,7 +179,7 @@ fn told_of(closed: Closed) -> (Vec<String>, bool) {
 }
 
 fn end() -> EndNote {
-    EndNote::new(crate::session::model::EndReason::Killed, jiff::Timestamp::now(), None)
+    EndNote::new(crate::session::views::state::EndReason::Killed, jiff::Timestamp::now(), None)
 }
 
 #[tokio::test]
@@ -241,8 +241,8 @@ async fn time_lists(count: usize) -> Duration {
     let mut slowest = Duration::ZERO;
     for query in [
         Filter::default(),
-        Filter::in_state(State::Active),
-        Filter::in_state(State::TimedOut),
+        Filter::in_state(SessionState::Active),
+        Filter::in_state(SessionState::TimedOut),
         Filter { principal: Some("cred:bob".to_owned()), ..Filter::default() },
         Filter { client: Some("codex".to_owned()), ..Filter::default() },
         Filter { backend: Some("nowhere".to_owned()), ..Filter::default() },

@@ -1,0 +1,258 @@
+//! How many sessions are active, in all and by account, and which of them may end when there is no room for
+//! another.
+//!
+//! An account is a principal; of a request with several credentials it is the one of them under which most
+//! sessions are counted, so that a constant one beside changing ones has one limit. Places are reserved before a
+//! session is made, so the limits are exact.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dashmap::{DashMap, Entry};
+
+use super::leg::{SessionRequest, Denied, Limit};
+use super::session::Session;
+use crate::session::views::state::Identity;
+use super::settings::Settings;
+use crate::ids::{PrincipalId, Uid};
+
+/// Sessions among which the longest idle one is looked for: with as many or fewer it is the longest idle of all.
+const SAMPLE: usize = 32;
+/// Where the next sample begins; a prime, so that all positions have their turn.
+const STRIDE: usize = 7919;
+/// Not in a roster.
+const NOWHERE: u32 = u32::MAX;
+
+/// The active sessions.
+#[derive(Debug, Default)]
+pub(in crate::session) struct ActiveCounts {
+    active: AtomicUsize,
+    all: Mutex<Roster>,
+    by_account: DashMap<PrincipalId, AccountCounts>,
+    /// The account of sessions that are counted under another one than their principal; few are.
+    accounts: DashMap<Uid, PrincipalId>,
+    pub(in crate::session) counts: Counts,
+}
+
+/// What the limits did since the start.
+#[derive(Debug, Default)]
+pub(in crate::session) struct Counts {
+    /// Sessions that were refused, by [`Limit`].
+    pub(in crate::session) refused: [AtomicU64; Limit::ALL.len()],
+    /// Sessions that ended to make room, by [`Limit`].
+    pub(in crate::session) evicted: [AtomicU64; Limit::ALL.len()],
+}
+
+/// How near the limits are, and what they did since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Capacity {
+    /// Active sessions by `session.max_active`.
+    pub all: f64,
+    /// Active sessions of the caller with the most, by `session.max_active_per_principal`.
+    pub largest_principal: f64,
+    /// Sessions that were refused: by the key of the limit.
+    pub refused: [(&'static str, u64); Limit::ALL.len()],
+    /// Sessions that ended to make room: by the key of the limit.
+    pub evicted: [(&'static str, u64); Limit::ALL.len()],
+}
+
+/// The active sessions of one account.
+#[derive(Debug, Default)]
+struct AccountCounts {
+    active: usize,
+    /// How the first of them was recognised, as most of the others are.
+    identity: Option<Arc<Identity>>,
+    sessions: Roster,
+}
+
+/// Sessions in no order: adding one, taking one out and sampling cost the same however many there are.
+#[derive(Debug, Default)]
+struct Roster {
+    sessions: Vec<Arc<Session>>,
+    begin: usize,
+}
+
+/// Where a session stands in the rosters.
+#[derive(Debug)]
+pub(in crate::session) struct RosterPositions {
+    all: AtomicU32,
+    own: AtomicU32,
+}
+
+impl Default for RosterPositions {
+    fn default() -> Self {
+        Self { all: AtomicU32::new(NOWHERE), own: AtomicU32::new(NOWHERE) }
+    }
+}
+
+/// A place for one more session, given back unless a session takes it.
+#[derive(Debug)]
+pub(in crate::session) struct SessionPermit<'c> {
+    census: &'c ActiveCounts,
+    account: PrincipalId,
+    taken: bool,
+}
+
+impl SessionPermit<'_> {
+    /// The session takes the place.
+    pub(in crate::session) fn take(mut self, live: &Arc<Session>) {
+        self.taken = true;
+        if live.principal() != &self.account {
+            self.census.accounts.insert(live.uid(), self.account.clone());
+        }
+        if let Some(mut theirs) = self.census.by_account.get_mut(&self.account) {
+            theirs.identity.get_or_insert_with(|| Arc::clone(live.identity()));
+            theirs.sessions.add(live, |live| &live.seats.own);
+        }
+        self.census.all().add(live, |live| &live.seats.all);
+    }
+}
+
+impl Drop for SessionPermit<'_> {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.census.give_back(&self.account, |_| {});
+        }
+    }
+}
+
+impl ActiveCounts {
+    /// Sessions active now.
+    pub(in crate::session) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// A new session, in one piece of memory with the others of its principal what all have.
+    pub(in crate::session) fn share(&self, live: Session) -> Session {
+        match self.by_account.get(live.principal()) {
+            Some(theirs) => match &theirs.identity {
+                Some(identity) => live.sharing(theirs.key(), identity),
+                None => live,
+            },
+            None => live,
+        }
+    }
+
+    /// The account under which a session of this arrival is counted.
+    pub(in crate::session) fn account(&self, arrival: &SessionRequest) -> PrincipalId {
+        let count = |account: &PrincipalId| self.by_account.get(account).map_or(0, |theirs| theirs.active);
+        let busiest = arrival.accounts.iter().max_by_key(|account| (count(account), account.as_str()));
+        busiest.unwrap_or(&arrival.principal).clone()
+    }
+
+    /// Reserves a place for a new session of this account.
+    pub(in crate::session) fn reserve(&self, account: PrincipalId, settings: &Settings) -> Result<SessionPermit<'_>, Denied> {
+        let theirs = self.by_account.entry(account.clone());
+        let max = settings.max_active_per_principal;
+        if matches!(&theirs, Entry::Occupied(theirs) if theirs.get().active >= max) {
+            return Err(Denied::Capacity { what: Limit::ActivePerPrincipal, limit: max });
+        }
+        let below = |active| (active < settings.max_active).then_some(active + 1);
+        let all = self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, below);
+        let all = all.map_err(|_| Denied::Capacity { what: Limit::Active, limit: settings.max_active })? + 1;
+        let mut theirs = theirs.or_default();
+        theirs.active += 1;
+        if is_near(theirs.active, max) {
+            tracing::warn!(
+                principal = account.as_str(),
+                active = theirs.active,
+                max,
+                "a caller has four fifths of session.max_active_per_principal; beyond it its idle sessions end early"
+            );
+        }
+        if is_near(all, settings.max_active) {
+            tracing::warn!(
+                active = all,
+                max = settings.max_active,
+                "four fifths of session.max_active are in use; beyond it idle sessions end early"
+            );
+        }
+        Ok(SessionPermit { census: self, account, taken: false })
+    }
+
+    /// Gives the place of a session back.
+    pub(in crate::session) fn release(&self, live: &Session) {
+        self.all().remove(live, |live| &live.seats.all);
+        let account = self.accounts.remove(&live.uid()).map(|(_, account)| account);
+        self.give_back(account.as_ref().unwrap_or(live.principal()), |theirs| {
+            theirs.sessions.remove(live, |live| &live.seats.own)
+        });
+    }
+
+    fn give_back(&self, account: &PrincipalId, change: impl FnOnce(&mut AccountCounts)) {
+        self.active.fetch_sub(1, Ordering::AcqRel);
+        if let Entry::Occupied(mut theirs) = self.by_account.entry(account.clone()) {
+            change(theirs.get_mut());
+            theirs.get_mut().active = theirs.get().active.saturating_sub(1);
+            if theirs.get().active == 0 {
+                theirs.remove();
+            }
+        }
+    }
+
+    /// Some of the sessions that this limit counts, of all ages.
+    pub(in crate::session) fn sample(&self, limit: Limit, account: &PrincipalId) -> Vec<Arc<Session>> {
+        match limit {
+            Limit::ActivePerPrincipal => self
+                .by_account
+                .get_mut(account)
+                .map(|mut theirs| theirs.sessions.sample())
+                .unwrap_or_default(),
+            Limit::Active => self.all().sample(),
+        }
+    }
+
+    /// How near the limits are, and what they did.
+    pub(in crate::session) fn capacity(&self, settings: &Settings) -> Capacity {
+        let share = |active: usize, max: usize| active as f64 / max as f64;
+        let largest = self.by_account.iter().map(|theirs| theirs.active).max().unwrap_or(0);
+        let read = |counts: &[AtomicU64; Limit::ALL.len()]| {
+            Limit::ALL.map(|limit| (limit.key(), counts[limit as usize].load(Ordering::Relaxed)))
+        };
+        Capacity {
+            all: share(self.active(), settings.max_active),
+            largest_principal: share(largest, settings.max_active_per_principal),
+            refused: read(&self.counts.refused),
+            evicted: read(&self.counts.evicted),
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Roster> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// True for the one number of sessions at which it is time to warn.
+fn is_near(active: usize, max: usize) -> bool {
+    active == max - max / 5 && max >= 5
+}
+
+impl Roster {
+    fn add(&mut self, live: &Arc<Session>, seat: impl Fn(&Session) -> &AtomicU32) {
+        seat(live).store(self.sessions.len() as u32, Ordering::Relaxed);
+        self.sessions.push(Arc::clone(live));
+    }
+
+    fn remove(&mut self, live: &Session, seat: impl Fn(&Session) -> &AtomicU32) {
+        let at = seat(live).swap(NOWHERE, Ordering::Relaxed) as usize;
+        if at < self.sessions.len() {
+            self.sessions.swap_remove(at);
+            if let Some(moved) = self.sessions.get(at) {
+                seat(moved).store(at as u32, Ordering::Relaxed);
+            }
+        }
+        // What a crowd has left behind is not kept for ever.
+        if self.sessions.capacity() > 64 && self.sessions.len() < self.sessions.capacity() / 4 {
+            self.sessions.shrink_to(self.sessions.len() * 2);
+        }
+    }
+
+    fn sample(&mut self) -> Vec<Arc<Session>> {
+        let len = self.sessions.len();
+        let step = (len / SAMPLE).max(1);
+        self.begin = self.begin.wrapping_add(STRIDE);
+        (0..SAMPLE.min(len))
+            .map(|i| Arc::clone(&self.sessions[(self.begin % len + i * step) % len]))
+            .collect()
+    }
+}

@@ -1,0 +1,202 @@
+//! Admission: a leg joins its session, or opens a new incarnation, or is refused.
+//!
+//! A known session costs one map hit, one short mutex and no await that yields. A new one is made
+//! while its shard of the registry is held, so that neither a kill nor a limit can slip in between
+//! the look and the making.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::active_counts::SessionPermit;
+use super::event::Event;
+use crate::session::replication::Opening;
+use super::leg::{SessionRequest, Denied, Leg, LegStart, Limit};
+use super::session::{Session, NotOpened, Previous};
+use super::manager::Manager;
+use crate::session::views::state::EndReason;
+use crate::clock::Moment;
+use crate::ids::{LegId, PrincipalId};
+
+/// How often room is made for a newcomer, and another one takes it.
+const TURNS: usize = 8;
+/// Samples of sessions in which one without an open leg is looked for.
+const SAMPLES: usize = 4;
+
+impl Manager {
+    /// Admits a leg to its session. After `kill` has returned no leg of that session is admitted until
+    /// the order no longer stands.
+    pub async fn admit(self: &Arc<Self>, arrival: SessionRequest, start: LegStart) -> Result<Leg, Denied> {
+        let now = self.clock.now();
+        let mut start = start;
+        if let Some(live) = self.live.find(&arrival.key)
+            && !self.ended_by_gap(&live, &arrival, now).await
+        {
+            match self.join(live, &arrival, start, now) {
+                Ok(leg) => return Ok(leg),
+                Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
+                Err(NotOpened::Ended(again)) => start = again,
+            }
+        }
+        // A killed client that goes on knocking costs no more than this.
+        if let Some(order) = self.book.in_force(&arrival.key, now) {
+            return Err(Denied::Killed { order });
+        }
+        if let Some(address) = arrival.counted_from {
+            let rate = self.settings.load().starts_per_address;
+            self.starts.take(address, rate, now).map_err(|wait| Denied::StartRate { wait })?;
+        }
+        let place = self.place(&arrival).await?;
+        let opening = self.opening(&arrival).await?;
+        self.join_or_open(arrival, start, opening, place)
+    }
+
+    /// A place for a new session; where there is none, the longest idle one without an open leg ends.
+    async fn place(&self, arrival: &SessionRequest) -> Result<SessionPermit<'_>, Denied> {
+        let account = self.census.account(arrival);
+        let mut turns = 0;
+        loop {
+            let denied = match self.census.reserve(account.clone(), &self.settings.load()) {
+                Ok(place) => return Ok(place),
+                Err(denied) => denied,
+            };
+            let Denied::Capacity { what, .. } = denied else { return Err(denied) };
+            turns += 1;
+            // Apart: its future must not make every request's larger.
+            if turns > TURNS || !Box::pin(self.make_room(what, &account)).await {
+                self.census.counts.refused[what as usize].fetch_add(1, Ordering::Relaxed);
+                return Err(denied);
+            }
+        }
+    }
+
+    /// Ends the longest idle session without an open leg among those that this limit counts; of many it is the
+    /// longest idle of a sample. False when none was found.
+    async fn make_room(&self, limit: Limit, account: &PrincipalId) -> bool {
+        for _ in 0..SAMPLES {
+            let now = self.clock.now();
+            let mut sample = self.census.sample(limit, account);
+            sample.retain(|live| live.open_legs() == 0);
+            sample.sort_by_key(|live| live.last_activity());
+            for live in sample {
+                // In a fleet it only leaves this instance when another one goes on with it.
+                if self.end_idle(&live, EndReason::Capacity, live.idle(now)).await {
+                    self.census.counts.evicted[limit as usize].fetch_add(1, Ordering::Relaxed);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Joins an active session.
+    fn join(
+        self: &Arc<Self>,
+        live: Arc<Session>,
+        arrival: &SessionRequest,
+        start: LegStart,
+        now: Moment,
+    ) -> Result<Leg, NotOpened> {
+        let id = self.next_leg();
+        live.open(id, &arrival.identity, start, now, &self.clock)?;
+        Ok(Leg::new(live, self.clone(), id))
+    }
+
+    /// A derived id that was silent for too long is another piece of work: ends the old incarnation.
+    async fn ended_by_gap(&self, live: &Arc<Session>, arrival: &SessionRequest, now: Moment) -> bool {
+        match arrival.idle_gap {
+            Some(gap) if live.idle(now) > gap => Box::pin(self.end_idle(live, EndReason::IdleGap, gap)).await,
+            _ => false,
+        }
+    }
+
+    /// The slow way: while the id's slot is held, look again, check the book and the limits, and make
+    /// the session with its first leg.
+    fn join_or_open(
+        self: &Arc<Self>,
+        arrival: SessionRequest,
+        start: LegStart,
+        opening: Opening,
+        place: SessionPermit<'_>,
+    ) -> Result<Leg, Denied> {
+        let now = self.clock.now();
+        let id = arrival.key.id.clone();
+        let mut is_new = false;
+        let mut is_here = false;
+        let leg = self.live.with_slot(&id, |slot| {
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(Denied::ShuttingDown);
+            }
+            if let Some(order) = self.book.in_force(&arrival.key, now) {
+                return Err(Denied::Killed { order });
+            }
+            let mut start = start;
+            let mut previous = None;
+            if let Some(at) = slot.iter().position(|live| live.key().scope == arrival.key.scope) {
+                match self.join(slot[at].clone(), &arrival, start, now) {
+                    Ok(leg) => return Ok(leg),
+                    Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
+                    Err(NotOpened::Ended(again)) => start = again,
+                }
+                // It has ended and is about to be taken out.
+                previous = Some(slot.swap_remove(at).as_previous());
+            }
+            let closing = self.closing.find(&arrival.key).map(|live| live.as_previous());
+            previous = newer(previous, closing);
+            let (live, leg_id) = self.open(&arrival, &opening, previous, place, start, now)?;
+            slot.push(live.clone());
+            is_here = true;
+            is_new = matches!(opening, Opening::Own(_) | Opening::Shared { is_new: true, .. });
+            Ok(Leg::new(live, self.clone(), leg_id))
+        });
+        if !is_here {
+            self.not_opened(&opening, &arrival);
+            return leg;
+        }
+        let leg = leg?;
+        if let Some(fleet) = &self.fleet {
+            fleet.opened(leg.session());
+        }
+        if is_new {
+            let started = leg.session().snapshot(&self.clock, false);
+            self.publish(Event::Started(Box::new(started)));
+        }
+        Ok(leg)
+    }
+
+    /// Makes a session with its first leg. The orders against its agents outlived the incarnation before.
+    fn open(
+        &self,
+        arrival: &SessionRequest,
+        opening: &Opening,
+        previous: Option<Previous>,
+        place: SessionPermit<'_>,
+        start: LegStart,
+        now: Moment,
+    ) -> Result<(Arc<Session>, LegId), Denied> {
+        let orders = self.book.against_agents(&arrival.key, now);
+        let live = match opening {
+            Opening::Own(stored) => Session::new(arrival.clone(), newer(*stored, previous), now),
+            Opening::Shared { session, share, .. } => Session::shared(session, *share, now, &self.clock),
+        };
+        let live = Arc::new(self.census.share(live));
+        for order in &orders {
+            live.order_agent(order);
+        }
+        let leg = self.next_leg();
+        match live.open(leg, &arrival.identity, start, now, &self.clock) {
+            Ok(()) => {}
+            Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
+            Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),
+        }
+        place.take(&live);
+        Ok((live, leg))
+    }
+}
+
+/// The later one of two former incarnations.
+fn newer(a: Option<Previous>, b: Option<Previous>) -> Option<Previous> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.uid > a.uid { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}

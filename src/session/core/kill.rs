@@ -1,0 +1,367 @@
+//! Kill and resume. The order is in the book before the first leg is cut.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::agents::{AgentView, MAIN};
+use super::kill_orders::{BlockMode, KillOrder};
+use super::cut::CutReason;
+use super::event::Event;
+use crate::session::replication::OrderReach;
+use super::session::Session;
+use super::lookup::SessionRef;
+use super::manager::Manager;
+use crate::session::views::state::{EndReason, SessionState};
+use super::settings::Block;
+use crate::session::store::StoreError;
+use crate::clock::{Moment, millis};
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
+
+/// What an operator asks for.
+#[derive(Clone, Debug, Default)]
+pub struct KillRequest {
+    /// Why; shown to the client and kept in the record.
+    pub reason: String,
+    /// Who asks.
+    pub by: String,
+    /// How long the id stays refused; `None` is `session.kill_block`.
+    pub block: Option<Block>,
+    /// Also when the session has ended: block its id.
+    pub force: bool,
+    /// Which session, when the same id lives in several scopes.
+    pub scope: Option<Scope>,
+    /// Only this agent and all below it; `None` is the whole session.
+    pub agent: Option<AgentId>,
+}
+
+/// What a kill did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Killed {
+    /// The id that is refused from now on.
+    pub session_id: SessionId,
+    /// The incarnation that was ended.
+    pub uid: Uid,
+    /// The incarnation's state: killed, unless it had ended in another way before or only an agent in it was.
+    pub state: SessionState,
+    /// The agent that is refused from now on, when it is not the whole session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The known agents below it, which are refused too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub descendants: Vec<AgentId>,
+    /// When the order was written.
+    pub killed_at: Timestamp,
+    /// Who gave it.
+    pub by: String,
+    /// Legs that were open at this instance and are cut, those of its old process during an upgrade too.
+    pub legs_cut: usize,
+    /// When the block ends; `None` when the clock does not end it.
+    pub blocked_until: Option<Timestamp>,
+    /// Instances that heard of the order.
+    #[serde(rename = "instances_notified")]
+    pub instances: u64,
+    /// What does not have the order yet, and why. This instance goes on trying.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_reached: Vec<String>,
+}
+
+/// Why a kill did nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KillError {
+    /// No session has this id or uid.
+    #[error("no such session")]
+    Unknown,
+    /// It is no longer active; `force` blocks its id all the same.
+    #[error("session has already ended: {state}")]
+    AlreadyEnded {
+        /// Its state.
+        state: SessionState,
+    },
+    /// The name means several sessions; one must be named by its uid.
+    #[error("{} sessions have this name; name one by its uid", .0.len())]
+    Ambiguous(Vec<Uid>),
+    /// The session has no such agent.
+    #[error("the session has no such agent")]
+    UnknownAgent {
+        /// Those it has.
+        known: Vec<AgentId>,
+    },
+    /// All agents stand below the main one.
+    #[error("the main agent and all it started are the whole session")]
+    MainAgent,
+    /// The block asked for would end at once.
+    #[error("a block of mode duration needs a duration")]
+    EmptyBlock,
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a resume did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Resumed {
+    /// The id that is no longer refused.
+    pub session_id: SessionId,
+    /// The order that no longer stands.
+    pub order: Arc<KillOrder>,
+    /// What does not know it yet, and why. This instance goes on trying.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_reached: Vec<String>,
+}
+
+/// Why a resume did nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// No order in force names this id or uid, or none this agent of it.
+    #[error("no kill order stands against this session or agent")]
+    NotKilled {
+        /// The agents of the session against which orders stand.
+        agents: Vec<AgentId>,
+    },
+    /// Several orders stand against this id; one must be named by its uid.
+    #[error("{} kill orders stand against this id; name one by its uid", .0.len())]
+    Ambiguous(Vec<Uid>),
+    /// The order's mode is `permanent`.
+    #[error("the kill order is permanent")]
+    Permanent,
+}
+
+/// The one session a name means.
+struct KillTarget {
+    key: SessionKey,
+    uid: Uid,
+    state: SessionState,
+    /// Its agents, each before those below it: one tree for each process that has the session.
+    trees: Vec<Vec<AgentView>>,
+    /// It was looked up without the store, which may know others of this name.
+    is_partial: bool,
+}
+
+impl KillTarget {
+    /// The agents below this one.
+    fn below(&self, agent: &AgentId) -> Result<Vec<AgentId>, KillError> {
+        if agent.as_str() == MAIN {
+            return Err(KillError::MainAgent);
+        }
+        let (mut is_known, mut all, mut below) = (false, Vec::new(), Vec::new());
+        for tree in &self.trees {
+            let mut known = tree.iter().filter(|known| known.is_one());
+            all.extend(tree.iter().filter(|known| known.is_one()).map(|known| known.id.clone()));
+            if let Some(killed) = known.find(|known| known.id == *agent) {
+                is_known = true;
+                let subtree = known.take_while(|below| below.depth > killed.depth);
+                below.extend(subtree.map(|below| below.id.clone()));
+            }
+        }
+        match is_known {
+            true => Ok(distinct(below)),
+            false => Err(KillError::UnknownAgent { known: distinct(all) }),
+        }
+    }
+}
+
+/// The same names in the same order, each once.
+fn distinct(names: Vec<AgentId>) -> Vec<AgentId> {
+    let mut seen = std::collections::HashSet::new();
+    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
+}
+
+impl Manager {
+    /// Kills the session that `target` names (its id, or the uid of an incarnation), or one agent in it with
+    /// all that it started.
+    pub async fn kill<'a>(
+        &self,
+        target: impl Into<SessionRef<'a>>,
+        request: KillRequest,
+    ) -> Result<Killed, KillError> {
+        let target = target.into();
+        let block = request.block.unwrap_or(self.settings.load().kill_block);
+        if !block.is_whole() {
+            return Err(KillError::EmptyBlock);
+        }
+        let found = self.target(target, request.scope.as_ref()).await?;
+        if found.state != SessionState::Active && !request.force {
+            return Err(KillError::AlreadyEnded { state: found.state });
+        }
+        let descendants = request.agent.as_ref().map_or(Ok(Vec::new()), |agent| found.below(agent))?;
+        let order = Arc::new(self.order(&found, request, descendants, block, self.clock.now()));
+        self.book.write(order.clone());
+        // Written for all instances, too, before anything is cut here.
+        let telling = self.spread(&order).await;
+        let sent = self.send_kill(&order, None);
+        self.kills.fetch_add(1, Ordering::Relaxed);
+        let (live, cut_here) = self.carry_out(&order);
+        let legs_cut = cut_here + sent.legs_cut().await;
+        self.publish(Event::Killed { order: order.clone(), legs_cut });
+        if found.is_partial {
+            self.kill_namesakes_later(target, &order);
+        }
+        let OrderReach { instances, not_reached } = self.heard(&order, telling).await;
+        let ended = match &live {
+            // In a fleet it is kept when its legs have settled.
+            Some(live) if self.fleet.is_none() && live.state().is_final() => self.keep(live).await,
+            None if order.agent.is_none() && found.state == SessionState::Active => {
+                self.end_elsewhere(&order, found.uid).await;
+                true
+            }
+            _ => false,
+        };
+        let elsewhere = if live.is_none() && ended { SessionState::Killed } else { found.state };
+        let (uid, state) = live.map_or((found.uid, elsewhere), |live| (live.uid(), live.state()));
+        Ok(Killed {
+            session_id: found.key.id,
+            uid,
+            state,
+            agent: order.agent.clone(),
+            descendants: order.descendants.clone(),
+            killed_at: order.at,
+            by: order.by.clone(),
+            legs_cut,
+            blocked_until: order.until,
+            instances,
+            not_reached,
+        })
+    }
+
+    /// Takes over an order that was given to another process of this gateway, now or before this start;
+    /// true when it stands from now on. Nothing is published: it was when it was given.
+    pub fn restore(&self, order: KillOrder) -> bool {
+        let rev = u64::try_from(order.at.as_millisecond()).unwrap_or(0);
+        self.take_order(KillOrder { rev, ..order }).is_some()
+    }
+
+    /// Takes an order that was given elsewhere, unless its block is over or one that is as new stands.
+    /// Gives how many legs were cut.
+    pub(in crate::session) fn take_order(&self, order: KillOrder) -> Option<usize> {
+        let expires = order.until.map(|until| self.clock.moment(until));
+        let order = Arc::new(KillOrder { expires, ..order });
+        let is_taken = order.in_force(self.clock.now()) && self.book.take(&order);
+        is_taken.then(|| self.carry_out(&order).1)
+    }
+
+    /// Carries out an order that stands in the book: ends the session, or lays it on the session's agents,
+    /// and cuts what is open. Gives the session, if it is live here, and how many legs were cut.
+    pub(in crate::session) fn carry_out(&self, order: &Arc<KillOrder>) -> (Option<Arc<Session>>, usize) {
+        let mut found = None;
+        // Whoever opened this session before the order was written is found here; whoever comes later
+        // finds the order. The incarnation may be a newer one than the target's: it is killed too.
+        let mut legs_cut = 0;
+        for live in self.lives_against(order) {
+            legs_cut += if order.agent.is_some() {
+                let cuts = live.order_agent(order);
+                cuts.iter().for_each(|cut| cut.cut(CutReason::AgentKilled));
+                cuts.len()
+            } else {
+                self.end(&live, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
+            };
+            if *live.key() == order.key() {
+                found = Some(live);
+            }
+        }
+        (found, legs_cut)
+    }
+
+    /// The sessions here that an order is against: one, but for an order whose scope another principals' key made.
+    fn lives_against(&self, order: &KillOrder) -> Vec<Arc<Session>> {
+        let mut lives = self.live.by_id(order.session_id.as_str());
+        lives.retain(|live| self.book.is_against(order, live.key()));
+        lives
+    }
+
+    /// Lays the order against an agent on its sessions no longer.
+    pub(in crate::session) fn lift_from_live(&self, order: &Arc<KillOrder>) {
+        if order.agent.is_some() {
+            self.lives_against(order).iter().for_each(|live| live.lift(order));
+        }
+    }
+
+    /// Lifts the kill order against the session that `target` names (its id, or the uid the order was
+    /// made against); the id may then start a new incarnation. With `agent`, lifts the order against that.
+    pub async fn resume<'a>(
+        &self,
+        target: impl Into<SessionRef<'a>>,
+        agent: Option<&str>,
+        by: &str,
+    ) -> Result<Resumed, ResumeError> {
+        let orders = self.book.named(target.into(), self.clock.now());
+        let (orders, others): (Vec<_>, Vec<_>) =
+            orders.into_iter().partition(|order| order.agent.as_ref().map(AgentId::as_str) == agent);
+        let order = match orders.as_slice() {
+            [] => {
+                let agents = others.iter().filter_map(|order| order.agent.clone()).collect();
+                return Err(ResumeError::NotKilled { agents });
+            }
+            [order] => order.clone(),
+            several => return Err(ResumeError::Ambiguous(several.iter().map(|order| order.uid).collect())),
+        };
+        if order.mode == BlockMode::Permanent {
+            return Err(ResumeError::Permanent);
+        }
+        if !self.book.strike(&order) {
+            return Err(ResumeError::NotKilled { agents: Vec::new() });
+        }
+        self.lift_from_live(&order);
+        self.send_lifting(&order);
+        let not_reached = self.spread_lifting(&order).await;
+        self.publish(Event::Resumed { order: order.clone(), by: by.to_owned() });
+        Ok(Resumed { session_id: order.session_id.clone(), order, not_reached })
+    }
+
+    /// Tells by which principals' key scopes are named here.
+    pub fn live_by(&self, key: KeyId) {
+        self.book.live_by(key);
+    }
+
+    /// The kill orders in force, newest first.
+    pub fn kills(&self) -> Vec<Arc<KillOrder>> {
+        self.book.all(self.clock.now())
+    }
+
+    fn order(
+        &self,
+        target: &KillTarget,
+        request: KillRequest,
+        descendants: Vec<AgentId>,
+        block: Block,
+        now: Moment,
+    ) -> KillOrder {
+        let expires = (block.mode == BlockMode::Duration)
+            .then(|| Moment::from_millis(now.as_millis().saturating_add(millis(block.duration.0))));
+        KillOrder {
+            session_id: target.key.id.clone(),
+            scope: target.key.scope.clone(),
+            agent: request.agent,
+            descendants,
+            uid: target.uid,
+            reason: request.reason,
+            by: request.by,
+            at: self.clock.wall(now),
+            mode: block.mode,
+            until: expires.map(|expires| self.clock.wall(expires)),
+            principal_key: self.book.principal_key(),
+            expires,
+            rev: self.clock.unix_millis(now),
+        }
+    }
+
+    async fn target(&self, target: SessionRef<'_>, scope: Option<&Scope>) -> Result<KillTarget, KillError> {
+        let mut found = self.find(target).await?;
+        if let Some(scope) = scope {
+            found.keep_scope(scope);
+        }
+        match found.sessions().as_slice() {
+            [] => Err(KillError::Unknown),
+            [session] => Ok(KillTarget {
+                key: session.key().clone(),
+                uid: session.uid,
+                state: session.state,
+                trees: found.agents(session.key()),
+                is_partial: found.is_partial,
+            }),
+            several => Err(KillError::Ambiguous(several.iter().map(|session| session.uid).collect())),
+        }
+    }
+}

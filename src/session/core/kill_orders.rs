@@ -1,0 +1,331 @@
+//! The book of kill orders: which ids are refused, since when, by whom and until when.
+//!
+//! An order stands here before the first leg is cut, because real clients retry within
+//! milliseconds; whoever opens a session asks here while it holds the registry's shard.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::lookup::SessionRef;
+use crate::clock::Moment;
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
+
+/// What scopes begin with that are made of credentials, with the principals' key.
+const BY_CREDENTIAL: &str = "cred:";
+
+/// What ends the block of a kill order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockMode {
+    /// The clock, or an operator.
+    Duration,
+    /// Nothing; also not an operator.
+    Permanent,
+    /// An operator.
+    UntilResumed,
+}
+
+/// One order: this id in this scope is refused, or one agent in it with all that it started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KillOrder {
+    /// The id that is refused.
+    pub session_id: SessionId,
+    /// The namespace of the id; empty with `session.scope: global`.
+    pub scope: Scope,
+    /// The agent that is refused; `None` is the whole session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The agents below it that were known when the order was given. Whoever knows less of the tree (another
+    /// instance, a later incarnation) refuses them all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descendants: Vec<AgentId>,
+    /// The incarnation the order was made against.
+    pub uid: Uid,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Who gave the order.
+    pub by: String,
+    /// When it was given.
+    pub at: Timestamp,
+    /// What ends it.
+    pub mode: BlockMode,
+    /// When the clock ends it; `None` when the clock does not.
+    pub until: Option<Timestamp>,
+    /// The principals' key by which `scope` names a credential; `None` when that is unknown. An instance that lives by
+    /// another key cannot tell whose scope it is, and refuses the id to all callers with a credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal_key: Option<KeyId>,
+    #[serde(skip)]
+    pub(in crate::session) expires: Option<Moment>,
+    /// Of two orders against the same session or agent, the one with the higher revision counts.
+    #[serde(skip)]
+    pub(in crate::session) rev: u64,
+}
+
+impl KillOrder {
+    /// The session it is against, or one of whose agents it is against.
+    pub(in crate::session) fn key(&self) -> SessionKey {
+        SessionKey { scope: self.scope.clone(), id: self.session_id.clone() }
+    }
+
+    /// What the client is told: the reason, not the person.
+    pub fn notice(&self) -> String {
+        let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
+        match self.reason.as_str() {
+            "" => format!("{whom} killed by operator"),
+            reason => format!("{whom} killed by operator: {reason}"),
+        }
+    }
+
+    /// True for the agent it names and those known below it.
+    pub(in crate::session) fn covers(&self, agent: &AgentId) -> bool {
+        self.agent.as_ref() == Some(agent) || self.descendants.contains(agent)
+    }
+
+    /// True while new legs are refused.
+    pub fn in_force(&self, now: Moment) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
+/// All orders of this instance, at most one for each session (an id in a scope) and each agent in it.
+#[derive(Debug, Default)]
+pub(in crate::session) struct KillOrders {
+    orders: DashMap<SessionId, Vec<Arc<KillOrder>>>,
+    /// By which principals' key this instance lives.
+    key: OnceLock<KeyId>,
+    /// Instances with different keys run.
+    is_mixed: AtomicBool,
+}
+
+impl KillOrders {
+    /// Tells by which principals' key this instance lives; the first one told is the one.
+    pub(in crate::session) fn live_by(&self, key: KeyId) {
+        let _ = self.key.set(key);
+    }
+
+    /// Tells whether instances with different keys run.
+    pub(in crate::session) fn mixed(&self, is_mixed: bool) {
+        self.is_mixed.store(is_mixed, Ordering::Relaxed);
+    }
+
+    /// What a new order names its scope by: no key that any instance has, while a session may have been named by
+    /// another one.
+    pub(in crate::session) fn principal_key(&self) -> Option<KeyId> {
+        if self.is_mixed.load(Ordering::Relaxed) {
+            Some(KeyId::new("mixed"))
+        } else {
+            self.key.get().cloned()
+        }
+    }
+
+    /// True when an order is against this session: its scope, or any that is made of a credential when another key
+    /// made the order's.
+    pub(in crate::session) fn is_against(&self, order: &KillOrder, key: &SessionKey) -> bool {
+        order.session_id == key.id
+            && (order.scope == key.scope || self.is_foreign(order) && by_credential(&key.scope))
+    }
+
+    fn is_foreign(&self, order: &KillOrder) -> bool {
+        let Some(theirs) = &order.principal_key else { return false };
+        by_credential(&order.scope) && self.key.get().is_some_and(|own| own != theirs)
+    }
+
+    /// Writes an order; it takes the place of an older one for the same session or agent.
+    pub(in crate::session) fn write(&self, order: Arc<KillOrder>) {
+        let mut orders = self.orders.entry(order.session_id.clone()).or_default();
+        orders.retain(|old| (&old.scope, &old.agent) != (&order.scope, &order.agent));
+        orders.push(order);
+    }
+
+    /// The order that refuses this whole session now.
+    pub(in crate::session) fn in_force(&self, key: &SessionKey, now: Moment) -> Option<Arc<KillOrder>> {
+        let orders = self.orders.get(key.id.as_str())?;
+        let whole = |order: &&Arc<KillOrder>| order.agent.is_none() && self.is_against(order, key);
+        orders.iter().filter(whole).find(|order| order.in_force(now)).cloned()
+    }
+
+    /// The orders that refuse single agents of this session now.
+    pub(in crate::session) fn against_agents(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
+        let Some(orders) = self.orders.get(key.id.as_str()) else { return Vec::new() };
+        let theirs = |order: &&Arc<KillOrder>| order.agent.is_some() && self.is_against(order, key);
+        orders.iter().filter(theirs).filter(|order| order.in_force(now)).cloned().collect()
+    }
+
+    /// The orders in force, newest first.
+    pub(in crate::session) fn all(&self, now: Moment) -> Vec<Arc<KillOrder>> {
+        let mut all: Vec<_> = self
+            .orders
+            .iter()
+            .flat_map(|entry| entry.value().clone())
+            .filter(|order| order.in_force(now))
+            .collect();
+        all.sort_by(|a, b| b.at.cmp(&a.at).then(b.uid.cmp(&a.uid)));
+        all
+    }
+
+    /// How many orders are in force.
+    pub(in crate::session) fn count(&self, now: Moment) -> usize {
+        self.orders.iter().map(|entry| entry.value().iter().filter(|o| o.in_force(now)).count()).sum()
+    }
+
+    /// The orders in force that `target` names (a session id, the uid an order was made against, or both), those
+    /// against single agents too.
+    pub(in crate::session) fn named(&self, target: SessionRef<'_>, now: Moment) -> Vec<Arc<KillOrder>> {
+        let by_id = target.id().and_then(|id| self.orders.get(id));
+        let mut named: Vec<_> = by_id.map(|orders| orders.value().clone()).unwrap_or_default();
+        named.retain(|order| order.in_force(now));
+        if let Some(uid) = target.uid() {
+            let others = self.all(now).into_iter().filter(|order| order.uid == uid);
+            let others: Vec<_> =
+                others.filter(|order| !named.iter().any(|known| Arc::ptr_eq(known, order))).collect();
+            named.extend(others);
+        }
+        named
+    }
+
+    /// Strikes this very order out; false when it is no longer there.
+    pub(in crate::session) fn strike(&self, order: &Arc<KillOrder>) -> bool {
+        let mut found = false;
+        self.keep(&order.session_id, |other| {
+            let keep = !Arc::ptr_eq(other, order);
+            found |= !keep;
+            keep
+        });
+        found
+    }
+
+    /// Takes an order of the fleet, unless one stands that is as new; true when it was taken.
+    pub(in crate::session) fn take(&self, order: &Arc<KillOrder>) -> bool {
+        let mut orders = self.orders.entry(order.session_id.clone()).or_default();
+        let same = |old: &Arc<KillOrder>| (&old.scope, &old.agent) == (&order.scope, &order.agent);
+        if orders.iter().any(|old| same(old) && old.rev >= order.rev) {
+            return false;
+        }
+        orders.retain(|old| !same(old));
+        orders.push(order.clone());
+        true
+    }
+
+    /// True while this very order, or one as new in its place, stands.
+    pub(in crate::session) fn holds(&self, order: &KillOrder, now: Moment) -> bool {
+        let same = |other: &Arc<KillOrder>| {
+            (&other.scope, &other.agent) == (&order.scope, &order.agent) && other.rev >= order.rev
+        };
+        let orders = self.orders.get(order.session_id.as_str());
+        orders.is_some_and(|orders| orders.iter().any(|other| same(other) && other.in_force(now)))
+    }
+
+    /// True while an order stands against this session or an agent in it that another instance may have to be told.
+    pub(in crate::session) fn has_any(&self, key: &SessionKey, now: Moment) -> bool {
+        let stands =
+            |order: &Arc<KillOrder>| order.scope == key.scope && order.rev > 0 && order.in_force(now);
+        self.orders.get(key.id.as_str()).is_some_and(|orders| orders.iter().any(stands))
+    }
+
+    /// Strikes out the orders against a session or an agent up to this revision; gives them.
+    pub(in crate::session) fn strike_until(
+        &self,
+        key: &SessionKey,
+        agent: Option<&AgentId>,
+        rev: u64,
+    ) -> Vec<Arc<KillOrder>> {
+        let mut struck = Vec::new();
+        self.keep(&key.id, |order| {
+            let lifted = order.scope == key.scope && order.agent.as_ref() == agent && order.rev <= rev;
+            if lifted {
+                struck.push(order.clone());
+            }
+            !lifted
+        });
+        struck
+    }
+
+    /// Strikes out what stood in for an order that could not be read, and now can.
+    pub(in crate::session) fn strike_unreadable(&self, key: &SessionKey) {
+        self.keep(&key.id, |order| order.scope != key.scope || order.rev > 0);
+    }
+
+    /// Forgets what the clock has ended.
+    pub(in crate::session) fn forget_expired(&self, now: Moment) {
+        self.orders.retain(|_, orders| {
+            orders.retain(|order| order.in_force(now));
+            !orders.is_empty()
+        });
+    }
+
+    fn keep(&self, id: &SessionId, keep: impl FnMut(&Arc<KillOrder>) -> bool) {
+        if let dashmap::Entry::Occupied(mut orders) = self.orders.entry(id.clone()) {
+            orders.get_mut().retain(keep);
+            if orders.get().is_empty() {
+                orders.remove();
+            }
+        }
+    }
+}
+
+fn by_credential(scope: &Scope) -> bool {
+    scope.as_str().starts_with(BY_CREDENTIAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(scope: &str) -> SessionKey {
+        SessionKey { scope: Scope::new(scope), id: SessionId::new("s") }
+    }
+
+    fn order(scope: &str, principal_key: Option<&str>) -> Arc<KillOrder> {
+        Arc::new(KillOrder {
+            session_id: SessionId::new("s"),
+            scope: Scope::new(scope),
+            agent: None,
+            descendants: Vec::new(),
+            uid: Uid::fresh(),
+            reason: String::new(),
+            by: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            mode: BlockMode::UntilResumed,
+            until: None,
+            principal_key: principal_key.map(KeyId::new),
+            expires: None,
+            rev: 1,
+        })
+    }
+
+    #[test]
+    fn an_order_of_another_key_refuses_every_credential_and_one_of_the_same_key_only_its_own() {
+        let now = Moment::from_millis(0);
+        for (scope, made_by, refused) in [
+            ("cred:1", Some("here"), &["cred:1"][..]),
+            ("cred:1", None, &["cred:1"]),
+            ("cred:1", Some("elsewhere"), &["cred:1", "cred:2"]),
+            ("cred:1", Some("mixed"), &["cred:1", "cred:2"]),
+            ("anon:::1", Some("elsewhere"), &["anon:::1"]),
+            ("", Some("elsewhere"), &[""]),
+        ] {
+            let book = KillOrders::default();
+            book.live_by(KeyId::new("here"));
+            book.write(order(scope, made_by));
+            for asked in ["cred:1", "cred:2", "anon:::1", ""] {
+                let found = book.in_force(&key(asked), now).is_some();
+                assert_eq!(found, refused.contains(&asked), "{scope} {made_by:?}: {asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn while_keys_are_mixed_an_order_names_no_key_that_an_instance_has() {
+        let book = KillOrders::default();
+        book.live_by(KeyId::new("here"));
+        assert_eq!(book.principal_key(), Some(KeyId::new("here")));
+        book.mixed(true);
+        assert_eq!(book.principal_key(), Some(KeyId::new("mixed")));
+    }
+}

@@ -1,0 +1,177 @@
+//! How operators name sessions, and what a name leads to: one rule for every question and every order.
+//!
+//! A name is a uid, a session id, or both at once: clients choose their ids, and nothing keeps one from
+//! choosing another session's uid. Such a name is ambiguous and never guessed; the operator says which
+//! reading is meant ([`NamedBy`]).
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::agents::AgentView;
+use crate::session::views::state::SessionState;
+use crate::session::views::session_view::SessionView;
+use crate::ids::{Scope, SessionKey, Uid};
+
+/// The one reading of a name that is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamedBy {
+    /// The uid of an incarnation.
+    Uid,
+    /// The session id, as its client sends it.
+    Id,
+}
+
+/// The name of a session as an operator writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionRef<'a> {
+    text: &'a str,
+    by: Option<NamedBy>,
+}
+
+impl<'a> SessionRef<'a> {
+    /// A name; with `None` both readings count.
+    pub fn new(text: &'a str, by: Option<NamedBy>) -> Self {
+        Self { text, by }
+    }
+
+    /// The name as it was written.
+    pub fn text(self) -> &'a str {
+        self.text
+    }
+
+    /// The one reading that is meant, if the operator said so.
+    pub fn by(self) -> Option<NamedBy> {
+        self.by
+    }
+
+    /// The uid it may be.
+    pub fn uid(self) -> Option<Uid> {
+        (self.by != Some(NamedBy::Id)).then(|| Uid::parse(self.text)).flatten()
+    }
+
+    /// The session id it may be.
+    pub fn id(self) -> Option<&'a str> {
+        (self.by != Some(NamedBy::Uid)).then_some(self.text)
+    }
+}
+
+impl<'a> From<&'a str> for SessionRef<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::new(text, None)
+    }
+}
+
+impl<'a> From<&'a String> for SessionRef<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::new(text, None)
+    }
+}
+
+/// Every incarnation that a name leads to, in this process and beyond.
+#[derive(Clone, Debug, Default)]
+pub(in crate::session) struct NameMatches {
+    by_uid: Vec<SessionView>,
+    by_id: Vec<SessionView>,
+    /// The store did not answer: there may be more.
+    pub(in crate::session) is_partial: bool,
+}
+
+impl NameMatches {
+    /// Adds the incarnation with the uid; what was added first stays.
+    pub(in crate::session) fn add_by_uid(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
+        add(&mut self.by_uid, sessions);
+    }
+
+    /// Adds incarnations with the id; what was added first stays.
+    pub(in crate::session) fn add_by_id(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
+        add(&mut self.by_id, sessions);
+    }
+
+    /// True when an incarnation with the uid was found.
+    pub(in crate::session) fn has_uid(&self) -> bool {
+        !self.by_uid.is_empty()
+    }
+
+    pub(in crate::session) fn is_empty(&self) -> bool {
+        self.by_uid.is_empty() && self.by_id.is_empty()
+    }
+
+    /// Keeps the sessions of this scope only.
+    pub(in crate::session) fn keep_scope(&mut self, scope: &Scope) {
+        self.by_uid.retain(|session| session.key().scope == *scope);
+        self.by_id.retain(|session| session.key().scope == *scope);
+    }
+
+    /// Every incarnation, those with the uid first.
+    pub(in crate::session) fn all(&self) -> impl Iterator<Item = &SessionView> {
+        self.by_uid.iter().chain(&self.by_id)
+    }
+
+    /// The lists apart: with the uid, with the id.
+    pub(in crate::session) fn into_parts(self) -> (Vec<SessionView>, Vec<SessionView>) {
+        (self.by_uid, self.by_id)
+    }
+
+    /// The agents of each incarnation of this session that was found.
+    pub(in crate::session) fn agents(&self, key: &SessionKey) -> Vec<Vec<AgentView>> {
+        let theirs = self.all().filter(|session| session.key() == key);
+        theirs.filter_map(|session| session.agents.clone()).collect()
+    }
+
+    /// The sessions that are meant, newest first; more than one is for the operator to resolve. An id means one
+    /// incarnation in each scope (the active one, else the newest), and active sessions go before ended
+    /// ones. A name that is one session's uid and another one's id means both, whatever their states.
+    pub(in crate::session) fn sessions(&self) -> Vec<&SessionView> {
+        let mut by_id: HashMap<&Scope, &SessionView> = HashMap::new();
+        for session in &self.by_id {
+            let best = by_id.entry(&session.key().scope).or_insert(session);
+            if rank(session) > rank(best) {
+                *best = session;
+            }
+        }
+        let mut meant: Vec<&SessionView> = match self.by_uid.first() {
+            Some(one) => {
+                let others = by_id.into_values().filter(|other| other.key() != one.key());
+                others.chain([one]).collect()
+            }
+            None => by_id.into_values().collect(),
+        };
+        if !self.has_uid() && meant.iter().any(|session| session.state == SessionState::Active) {
+            meant.retain(|session| session.state == SessionState::Active);
+        }
+        meant.sort_by_key(|session| Reverse(session.uid));
+        meant
+    }
+}
+
+fn add(list: &mut Vec<SessionView>, sessions: impl IntoIterator<Item = SessionView>) {
+    for session in sessions {
+        if !list.iter().any(|known| known.uid == session.uid) {
+            list.push(session);
+        }
+    }
+}
+
+fn rank(session: &SessionView) -> (bool, Uid) {
+    (session.state == SessionState::Active, session.uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_the_operator_says() {
+        let uid = Uid::fresh();
+        let text = uid.to_string();
+        let name = |by| SessionRef::new(&text, by);
+        assert_eq!((name(None).uid(), name(None).id()), (Some(uid), Some(text.as_str())));
+        assert_eq!((name(Some(NamedBy::Uid)).uid(), name(Some(NamedBy::Uid)).id()), (Some(uid), None));
+        let by_id = name(Some(NamedBy::Id));
+        assert_eq!((by_id.uid(), by_id.id()), (None, Some(text.as_str())));
+        assert_eq!(SessionRef::from("run-7").uid(), None);
+    }
+}

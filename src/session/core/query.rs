@@ -1,0 +1,205 @@
+//! Questions: the live sessions laid over what the store keeps.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::active_counts::Capacity;
+use crate::session::replication::FlushScope;
+use super::session::Session;
+use super::lookup::{NameMatches, SessionRef};
+use super::manager::Manager;
+use crate::session::views::state::SessionState;
+use super::upgrade_peers::PeerChannel;
+use crate::session::views::session_view::{Filter, Page, SessionView};
+use crate::session::views::stats::Stats;
+use crate::session::store::{Listed, StoreError};
+use crate::ids::Uid;
+
+impl Manager {
+    /// One page of sessions, newest first. When the store does not answer, the live ones are listed.
+    pub async fn list(&self, filter: &Filter) -> Page {
+        self.list_for(filter, None).await
+    }
+
+    /// The same; `asker` is the process that asks, which is not asked itself.
+    pub(in crate::session) async fn list_for(&self, filter: &Filter, asker: Option<&Arc<PeerChannel>>) -> Page {
+        let page = self.list_here(filter).await;
+        self.page_with_siblings(page, filter, asker).await
+    }
+
+    /// Without those of other processes of this gateway.
+    async fn list_here(&self, filter: &Filter) -> Page {
+        self.write_before_reading(None).await;
+        let before = filter.before();
+        let pick = |live: &Arc<Session>| {
+            let asked = before.is_none_or(|before| live.uid() < before) && filter.matches_live(live);
+            asked.then(|| live.clone())
+        };
+        // Closing ones after the live ones: a session that ends meanwhile is seen twice, never missed.
+        let mut here = self.live.collect(pick);
+        here.extend(self.closing.collect(pick));
+        here.sort_by_key(|live| std::cmp::Reverse(live.uid()));
+        here.dedup_by_key(|live| live.uid());
+        let len = filter.page_len();
+        let mut truncated = false;
+        let Listed { sessions: stored, searched_to } =
+            self.store.list(filter).await.unwrap_or_else(|fault| {
+                tracing::warn!(%fault, "ended sessions are missing from a list");
+                truncated = true;
+                Listed::default()
+            });
+        let mut sessions: BTreeMap<Uid, SessionView> =
+            stored.iter().map(|session| (session.uid, session.brief())).collect();
+        let here = here.into_iter().filter(|live| searched_to.is_none_or(|lowest| live.uid() >= lowest));
+        for live in here.take(len + 1) {
+            // In a fleet the store knows the shares of all.
+            let in_fleet = self.fleet.is_some() && sessions.contains_key(&live.uid());
+            if !in_fleet {
+                sessions.insert(live.uid(), live.snapshot(&self.clock, false));
+            }
+        }
+        let more = sessions.len() > len;
+        let sessions: Vec<SessionView> = sessions.into_values().rev().take(len).collect();
+        let last = sessions.last().filter(|_| more).map(|last| last.uid);
+        let next_cursor = last.or(searched_to).map(|uid| uid.to_string());
+        Page { sessions, next_cursor, truncated: truncated || last.is_none() && searched_to.is_some() }
+    }
+
+    /// The sessions `target` names, with detail, newest first: the same that a kill would mean. More than one is
+    /// for the caller to resolve.
+    pub async fn get<'a>(&self, target: impl Into<SessionRef<'a>>) -> Vec<SessionView> {
+        let target = target.into();
+        self.write_before_reading(Some(target)).await;
+        let found = self.find(target).await.unwrap_or_else(|fault| {
+            tracing::warn!(%fault, "an ended session was not looked up");
+            NameMatches::default()
+        });
+        let mut found: Vec<SessionView> = found.sessions().into_iter().cloned().collect();
+        if self.fleet.is_some() {
+            for session in &mut found {
+                if let Ok(Some(whole)) = self.store.get(session.uid).await {
+                    *session = SessionView::clone(&whole);
+                }
+            }
+        }
+        found
+    }
+
+    /// In a fleet the store is to know this instance's shares as they are now: of the sessions that `target`
+    /// names, or of all.
+    async fn write_before_reading(&self, target: Option<SessionRef<'_>>) {
+        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_up()) else { return };
+        let written = match target {
+            None => self.flush(fleet, FlushScope::All).await,
+            Some(target) => {
+                let mut named = target.id().map(|id| self.live.by_id(id)).unwrap_or_default();
+                if let Some(uid) = target.uid() {
+                    named.extend(self.live.collect(|live| (live.uid() == uid).then(|| live.clone())));
+                }
+                self.flush_some(fleet, named).await
+            }
+        };
+        if let Err(fault) = written {
+            self.store_lost(fleet, &fault);
+        }
+    }
+
+    /// Totals since the start.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.totals().clone();
+        let mut counted = HashSet::new();
+        let mut add = |live: &Arc<Session>| {
+            if !counted.insert(live.uid()) || live.is_recorded() {
+                return;
+            }
+            let inner = live.inner();
+            stats.open_legs += inner.legs.len();
+            *stats.by_state.entry(inner.state).or_default() += 1;
+            for used in inner.tally.backends() {
+                stats.add_backend(used.name.as_str(), used.requests);
+            }
+            stats.add_client(live.identity().client.as_deref());
+            stats.requests += live.requests();
+            stats.errors += live.errors();
+            stats.bytes_in += live.bytes_in();
+            stats.bytes_out += live.bytes_out();
+        };
+        self.live.each(&mut add);
+        self.closing.each(&mut add);
+        for state in SessionState::ALL {
+            stats.by_state.entry(state).or_default();
+        }
+        stats.active = self.census.active();
+        stats.kills = self.kills.load(Ordering::Relaxed);
+        stats.kills_in_force = self.book.count(self.clock.now());
+        stats
+    }
+
+    /// How near the limits of sessions are, and what they did since the start.
+    pub fn capacity(&self) -> Capacity {
+        self.census.capacity(&self.settings.load())
+    }
+
+    /// Sessions active now.
+    pub fn active(&self) -> usize {
+        self.census.active()
+    }
+
+    /// Every incarnation that a name leads to.
+    ///
+    /// # Errors
+    /// Nothing is found here, and the store or another process of this gateway does not answer.
+    pub(in crate::session) async fn find(&self, target: SessionRef<'_>) -> Result<NameMatches, StoreError> {
+        self.find_for(target, None).await
+    }
+
+    /// The same; `asker` is the process that asks, which is not asked itself.
+    pub(in crate::session) async fn find_for(
+        &self,
+        target: SessionRef<'_>,
+        asker: Option<&Arc<PeerChannel>>,
+    ) -> Result<NameMatches, StoreError> {
+        let snapshot = |live: Arc<Session>| live.snapshot(&self.clock, true);
+        let mut found = NameMatches::default();
+        if let Some(uid) = target.uid() {
+            let here = |live: &Arc<Session>| (live.uid() == uid).then(|| live.clone());
+            found.add_by_uid(self.live.collect(here).into_iter().map(snapshot));
+            if !found.has_uid() {
+                found.add_by_uid(self.closing.collect(here).into_iter().map(snapshot));
+            }
+        }
+        if let Some(id) = target.id() {
+            found.add_by_id(self.live.by_id(id).into_iter().map(snapshot));
+            found.add_by_id(self.closing.by_id(id).into_iter().map(snapshot));
+        }
+        let beyond = self.find_at_siblings(target, asker, &mut found).await;
+        let stored = self.find_stored(target, &mut found).await;
+        match (beyond, stored) {
+            (Ok(()), Ok(())) => {}
+            (Err(fault), _) if found.is_empty() => return Err(StoreError(fault.to_owned())),
+            (_, Err(fault)) if found.is_empty() => return Err(fault),
+            (beyond, stored) => {
+                let fault = beyond.err().map(str::to_owned).or(stored.err().map(|fault| fault.to_string()));
+                tracing::warn!(fault, "sessions may be missing from a search");
+                found.is_partial = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds what the store finds; what was found here is newer.
+    pub(in crate::session) async fn find_stored(
+        &self,
+        target: SessionRef<'_>,
+        found: &mut NameMatches,
+    ) -> Result<(), StoreError> {
+        if let Some(uid) = target.uid().filter(|_| !found.has_uid()) {
+            found.add_by_uid(self.store.get(uid).await?.as_deref().cloned());
+        }
+        if let Some(id) = target.id() {
+            found.add_by_id(self.store.by_id(id).await?.iter().map(|stored| SessionView::clone(stored)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! What time does to sessions: `app` calls [`Manager::reap`] each second, and
+//! [`Manager::shutdown`] at the end.
+//!
+//! Idle is counted from the last byte that moved, whether or not a leg is open: a stream that is
+//! silent for longer than `session.idle_timeout` ends with its session (its own silence timer,
+//! `server.timeouts.stream_idle`, is normally the shorter one).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::session::{Inner, Session};
+use super::manager::{Manager, SETTLE};
+use crate::session::views::state::EndReason;
+use super::settings::Settings;
+use crate::clock::{Moment, millis};
+
+/// Looks at the legs that still settle this often at shutdown.
+const STEP: Duration = Duration::from_millis(10);
+/// How long a round waits in all for the records of what it ends to be written. Those that then find no room
+/// are counted as lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The same at shutdown.
+const LAST_PATIENCE: Duration = Duration::from_secs(15);
+
+impl Manager {
+    /// Ends what is due, writes records whose legs do not settle, forgets what is past its retention.
+    /// The walk takes two atomic loads for each session.
+    pub async fn reap(&self) {
+        let now = self.clock.now();
+        let settings = self.settings.load_full();
+        let due = self.live.collect(|live| due(live, &settings, now).map(|reason| (live.clone(), reason)));
+        let (elsewhere_too, here): (Vec<_>, Vec<_>) = due
+            .into_iter()
+            .partition(|(_, reason)| self.fleet.is_some() && *reason != EndReason::MaxDuration);
+        self.end_all_idle(elsewhere_too, &settings).await;
+        let mut patience = PATIENCE;
+        for (live, reason) in here {
+            self.pace(&mut patience).await;
+            self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
+        }
+        self.settle(&settings, now).await;
+        self.book.forget_expired(now);
+        if self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
+            return;
+        }
+        if let Some(horizon) = now.as_millis().checked_sub(millis(settings.retention)) {
+            let horizon = self.clock.wall(Moment::from_millis(horizon));
+            if let Err(fault) = self.store.purge(horizon).await {
+                tracing::warn!(%fault, "ended sessions were not purged");
+            }
+        }
+    }
+
+    /// Writes down what has ended and whose legs had their time to settle.
+    async fn settle(&self, settings: &Settings, now: Moment) {
+        let age = |live: &Session| live.ended().map_or(Duration::ZERO, |ended| now.since(ended));
+        let ended = self.closing.collect(|live| (age(live) >= SETTLE).then(|| live.clone()));
+        for live in &ended {
+            self.finish(live);
+        }
+        if let Some(fleet) = &self.fleet {
+            self.close_all(fleet, ended.clone()).await;
+        }
+        for live in ended {
+            let is_past = age(&live) >= settings.retention;
+            if self.fleet.is_some() {
+                if is_past
+                    && self
+                        .closing
+                        .by_id(live.key().id.as_str())
+                        .iter()
+                        .any(|other| Arc::ptr_eq(other, &live))
+                {
+                    self.record_alone(&live);
+                    self.closing.remove(&live);
+                }
+            // With a store that stays away, what is past its retention goes all the same.
+            } else if self.keep(&live).await || is_past {
+                self.closing.remove(&live);
+            }
+        }
+    }
+
+    /// Ends every session (completed, reason `shutdown`) and refuses new ones. Open legs are cut and get
+    /// a moment to settle; then every record is written.
+    pub async fn shutdown(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let mut patience = LAST_PATIENCE;
+        for live in self.live.collect(|live| Some(live.clone())) {
+            self.pace(&mut patience).await;
+            self.end(&live, EndReason::Shutdown, None, |_, _| true);
+        }
+        let ended = self.closing.collect(|live| Some(live.clone()));
+        let mut waited = Duration::ZERO;
+        while waited < SETTLE && ended.iter().any(|live| !live.is_recorded()) {
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+        }
+        for live in &ended {
+            self.finish(live);
+        }
+        if let Some(fleet) = &self.fleet {
+            return self.leave(fleet, ended).await;
+        }
+        for live in ended {
+            if self.keep(&live).await {
+                self.closing.remove(&live);
+            }
+        }
+    }
+
+    /// Gives the store an ended session as it is now; false when the store did not take it.
+    pub(in crate::session) async fn keep(&self, live: &Arc<Session>) -> bool {
+        let kept = self.store.put(Arc::new(live.snapshot(&self.clock, true))).await;
+        if let Err(fault) = &kept {
+            tracing::warn!(%fault, uid = %live.uid(), "an ended session was not kept");
+        }
+        kept.is_ok()
+    }
+}
+
+/// Which end is due, by the cheap look.
+fn due(live: &Session, settings: &Settings, now: Moment) -> Option<EndReason> {
+    let idle = live.idle(now);
+    if settings.max_duration.is_some_and(|max| now.since(live.started()) >= max) {
+        Some(EndReason::MaxDuration)
+    } else if idle >= settings.idle_timeout {
+        Some(EndReason::IdleTimeout)
+    } else if settings.completed_after.is_some_and(|after| idle >= after) && live.open_legs() == 0 {
+        Some(EndReason::CompletedAfter)
+    } else {
+        None
+    }
+}
+
+/// The same at the moment of ending, when no leg can open or close.
+fn still_due(live: &Session, inner: &Inner, reason: EndReason, settings: &Settings, now: Moment) -> bool {
+    match reason {
+        EndReason::IdleTimeout => live.idle(now) >= settings.idle_timeout,
+        EndReason::CompletedAfter => {
+            inner.legs.is_empty() && settings.completed_after.is_some_and(|after| live.idle(now) >= after)
+        }
+        _ => true,
+    }
+}

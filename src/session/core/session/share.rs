@@ -1,0 +1,35 @@
+//! A session that other instances have, too: this one's share of it.
+
+use super::Session;
+use crate::clock::{Clock, Moment};
+use crate::session::core::leg::SessionRequest;
+use crate::session::views::session_view::SessionView;
+
+impl Session {
+    /// This instance's share of an incarnation that others have, too.
+    pub(in crate::session) fn shared(session: &SessionView, share: u32, now: Moment, clock: &Clock) -> Self {
+        let arrival = SessionRequest {
+            key: session.key().clone(),
+            identity: session.identity.clone(),
+            principal: session.principal.id.clone(),
+            accounts: Box::default(),
+            client_addr: session.client_addr,
+            counted_from: None,
+            idle_gap: None,
+        };
+        Self {
+            uid: session.uid,
+            kind: session.kind,
+            incarnation: session.incarnation,
+            previous: session.previous_id,
+            started: clock.moment(session.started_at).min(now),
+            share,
+            ..Self::new(arrival, None, now)
+        }
+    }
+
+    /// The number of this instance's share.
+    pub(in crate::session) fn share(&self) -> u32 {
+        self.share
+    }
+}

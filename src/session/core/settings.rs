@@ -1,0 +1,230 @@
+//! The `session:` share of the configuration that concerns life, limits and kills.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::kill_orders::BlockMode;
+use super::start_rate::StartRate;
+use crate::redis;
+use crate::settings::fault::Faults;
+use crate::settings::units::Span;
+
+/// How long a killed id stays refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Block {
+    /// What ends the block.
+    pub mode: BlockMode,
+    /// With mode `duration`: for how long.
+    pub duration: Span,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { mode: BlockMode::Duration, duration: Span::secs(24 * 3600) }
+    }
+}
+
+/// Where live state is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// In this process: one instance.
+    #[default]
+    Memory,
+    /// In Redis: as many instances as you like.
+    Redis,
+}
+
+impl StoreKind {
+    /// The name in the configuration and in health answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// The keys as they are written under `session:` (the identity chain reads its own).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Session")]
+pub struct SessionConfig {
+    /// Where live state is kept. Needs a restart.
+    pub store: StoreKind,
+    /// Active to timed out after this long without a byte.
+    pub idle_timeout: Span,
+    /// Active to timed out after this long, busy or not; 0 is no limit.
+    pub max_duration: Span,
+    /// Active to completed this long after the last request ended; 0 is never.
+    pub completed_after: Span,
+    /// Ended sessions stay listed this long.
+    pub retention: Span,
+    /// Active sessions of all principals together; above it the longest idle one without an open request ends.
+    pub max_active: usize,
+    /// Active sessions of one principal; above it the same among its own.
+    pub max_active_per_principal: usize,
+    /// How fast one client address may start sessions; an IPv6 /64 is one.
+    pub starts_per_address: StartRate,
+    /// The block of a kill order that names none.
+    pub kill_block: Block,
+    /// The Redis of `store: redis`. Needs a restart, but for `flush_interval` and `on_unavailable`.
+    pub redis: redis::RedisConfig,
+}
+
+/// The keys of [`SessionConfig`], for a reader that shares the section with others.
+pub const KEYS: [&str; 10] = [
+    "store",
+    "idle_timeout",
+    "max_duration",
+    "completed_after",
+    "retention",
+    "max_active",
+    "max_active_per_principal",
+    "starts_per_address",
+    "kill_block",
+    "redis",
+];
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            store: StoreKind::Memory,
+            idle_timeout: Span::secs(30 * 60),
+            max_duration: Span::secs(24 * 3600),
+            completed_after: Span::secs(0),
+            retention: Span::secs(24 * 3600),
+            max_active: 100_000,
+            max_active_per_principal: 10_000,
+            starts_per_address: StartRate::default(),
+            kill_block: Block::default(),
+            redis: redis::RedisConfig::default(),
+        }
+    }
+}
+
+/// The compiled share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub(in crate::session) idle_timeout: Duration,
+    pub(in crate::session) max_duration: Option<Duration>,
+    pub(in crate::session) completed_after: Option<Duration>,
+    pub(in crate::session) retention: Duration,
+    pub(in crate::session) max_active: usize,
+    pub(in crate::session) max_active_per_principal: usize,
+    pub(in crate::session) starts_per_address: StartRate,
+    pub(in crate::session) kill_block: Block,
+    redis: Option<redis::Settings>,
+}
+
+impl Settings {
+    /// Where live state is kept.
+    pub fn store(&self) -> StoreKind {
+        if self.redis.is_some() { StoreKind::Redis } else { StoreKind::Memory }
+    }
+
+    /// The Redis of `store: redis`.
+    pub fn redis(&self) -> Option<&redis::Settings> {
+        self.redis.as_ref()
+    }
+}
+
+impl SessionConfig {
+    /// Compiles the keys; every fault is noted, and with one there are no settings.
+    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+        let mut whole = true;
+        let mut demand = |holds: bool, key: &str, message: &str, hint: &str| {
+            if !holds {
+                whole = false;
+                faults.add(format!("session.{key}"), message, hint);
+            }
+        };
+        demand(
+            self.idle_timeout.limit().is_some(),
+            "idle_timeout",
+            "is 0: no session would ever time out",
+            "write a length of time, like 30m",
+        );
+        for (key, count) in
+            [("max_active", self.max_active), ("max_active_per_principal", self.max_active_per_principal)]
+        {
+            demand(count > 0, key, "is 0: every request would be refused", "write 1 or more");
+        }
+        demand(
+            self.starts_per_address.burst > 0 || self.starts_per_address.per_second == 0,
+            "starts_per_address.burst",
+            "is 0: no address could start a session",
+            "write 1 or more, or per_second: 0 for no limit",
+        );
+        demand(
+            self.kill_block.is_whole(),
+            "kill_block.duration",
+            "is 0 with mode duration: a kill would block nothing",
+            "write a length of time, like 24h, or mode: until_resumed",
+        );
+        if self.max_duration.limit().is_some_and(|limit| self.idle_timeout.0 > limit) {
+            let message = format!("{} is longer than max_duration, so it never counts", self.idle_timeout);
+            faults.warn("session.idle_timeout", message, format!("write less than {}", self.max_duration));
+        }
+        let redis = self.redis.compile(faults);
+        whole &= redis.is_some();
+        whole.then_some(Settings {
+            idle_timeout: self.idle_timeout.0,
+            max_duration: self.max_duration.limit(),
+            completed_after: self.completed_after.limit(),
+            retention: self.retention.0,
+            max_active: self.max_active,
+            max_active_per_principal: self.max_active_per_principal,
+            starts_per_address: self.starts_per_address,
+            kill_block: self.kill_block,
+            redis: redis.filter(|_| self.store == StoreKind::Redis),
+        })
+    }
+}
+
+impl Block {
+    /// False for a block that would end the moment it begins.
+    pub fn is_whole(&self) -> bool {
+        self.mode != BlockMode::Duration || self.duration.limit().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_written_is_the_default() {
+        let written: SessionConfig = serde_yaml::from_str("{}").unwrap();
+        assert_eq!(written, SessionConfig::default());
+        let mut faults = Faults::default();
+        let settings = written.compile(&mut faults).unwrap();
+        assert!(faults.is_empty());
+        assert_eq!(settings.max_duration, Some(Duration::from_secs(86_400)));
+        assert_eq!(settings.completed_after, None);
+    }
+
+    #[test]
+    fn the_keys_are_all_there() {
+        let written = serde_json::to_value(SessionConfig::default()).unwrap();
+        let keys: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys.len(), KEYS.len());
+        assert!(KEYS.iter().all(|key| keys.contains(key)));
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let written: SessionConfig = serde_yaml::from_str(
+            "{idle_timeout: 0, max_active: 0, kill_block: {mode: duration, duration: 0}}",
+        )
+        .unwrap();
+        let mut faults = Faults::default();
+        assert_eq!(written.compile(&mut faults), None);
+        let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
+        assert_eq!(paths, ["session.idle_timeout", "session.max_active", "session.kill_block.duration"]);
+        assert!(serde_yaml::from_str::<SessionConfig>("idle: 3m").is_err());
+    }
+}

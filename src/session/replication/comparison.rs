@@ -1,0 +1,123 @@
+//! What is compared with the store a little with each beat, so that no beat takes long, however many orders stand:
+//! the orders in the book, and the store's set of sessions that have orders.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::replicator::Replicator;
+use super::orders::CHUNK;
+use crate::redis::LinkError;
+use crate::session::core::kill_orders::KillOrder;
+use crate::session::core::manager::Manager;
+use crate::session::store::redis::Cursor;
+
+/// The whole set is walked through this often.
+const WALK: Duration = Duration::from_secs(30);
+/// Pieces of the book and of the set that one beat takes, and that it takes when something may be missing.
+const PIECES: (usize, usize) = (2, 16);
+/// Sessions that the set keeps, the latest ones; the orders of others stand all the same.
+const MOST_NOTED: usize = 250_000;
+/// How often the store is asked whether it evicts.
+const EVICTIONS: Duration = Duration::from_secs(5);
+
+/// How far the comparison has come.
+#[derive(Debug)]
+pub(super) struct ComparisonRounds {
+    /// Orders that are still to be compared in this round; the newest are at the end.
+    book: Vec<Arc<KillOrder>>,
+    is_book_urgent: bool,
+    walk: Option<Cursor>,
+    is_walk_urgent: bool,
+    walked: Instant,
+    /// Sessions that this walk has seen, and how many there were too many in the last one.
+    seen: usize,
+    excess: usize,
+    watched: Option<Instant>,
+    evicted: u64,
+}
+
+impl ComparisonRounds {
+    pub(super) fn new() -> Self {
+        Self {
+            book: Vec::new(),
+            is_book_urgent: false,
+            walk: None,
+            is_walk_urgent: false,
+            walked: Instant::now(),
+            seen: 0,
+            excess: 0,
+            watched: None,
+            evicted: 0,
+        }
+    }
+
+    /// Not every order could be learned at once: has the set walked through without pauses.
+    pub(super) fn walk_soon(&mut self) {
+        (self.walk, self.is_walk_urgent, self.seen) = (Some(Cursor::default()), true, 0);
+    }
+
+    /// The store may have lost orders: has the whole book compared, its newest piece at once.
+    pub(super) async fn restore(&mut self, manager: &Manager, fleet: &Replicator) -> Result<(), LinkError> {
+        self.book.clear();
+        self.is_book_urgent = true;
+        self.compare(manager, fleet).await
+    }
+
+    /// Takes the next pieces. True when it goes on without a pause.
+    pub(super) async fn go(&mut self, manager: &Manager, fleet: &Replicator) -> Result<bool, LinkError> {
+        if self.watched.is_none_or(|at| at.elapsed() >= EVICTIONS) {
+            self.watched = Some(Instant::now());
+            let found = fleet.store.evictions().await;
+            fleet.health.evicts(found.as_ref());
+            let evicted = found.map_or(0, |(_, evicted)| evicted);
+            if std::mem::replace(&mut self.evicted, evicted) < evicted {
+                self.is_book_urgent = true;
+            }
+        }
+        self.compare(manager, fleet).await?;
+        self.walk(manager, fleet).await?;
+        Ok(self.is_book_urgent || self.is_walk_urgent)
+    }
+
+    async fn compare(&mut self, manager: &Manager, fleet: &Replicator) -> Result<(), LinkError> {
+        if self.book.is_empty() {
+            self.book = manager.book.all(manager.clock.now());
+            self.book.reverse();
+            if !self.book.is_empty() && !fleet.store.has_changes().await? {
+                manager.note_again(fleet, &self.book).await?;
+            }
+        }
+        let pieces = if self.is_book_urgent { PIECES.1 } else { PIECES.0 };
+        for _ in 0..pieces {
+            if self.book.is_empty() {
+                self.is_book_urgent = false;
+                return Ok(());
+            }
+            let piece = self.book.split_off(self.book.len().saturating_sub(CHUNK));
+            if manager.compare_orders(fleet, &piece).await? > 0 {
+                fleet.health.lost("kill orders");
+                self.is_book_urgent = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn walk(&mut self, manager: &Manager, fleet: &Replicator) -> Result<(), LinkError> {
+        if self.walk.is_none() && self.walked.elapsed() >= WALK {
+            (self.walk, self.walked, self.seen) = (Some(Cursor::default()), Instant::now(), 0);
+        }
+        let pieces = if self.is_walk_urgent { PIECES.1 } else { PIECES.0 };
+        for _ in 0..pieces {
+            let Some(from) = self.walk else { break };
+            let (next, seen) = manager.walk_orders(fleet, from, self.excess).await?;
+            self.excess = self.excess.saturating_sub(seen);
+            self.seen += seen;
+            self.walk = next;
+            if next.is_none() {
+                (self.is_walk_urgent, self.walked) = (false, Instant::now());
+                self.excess = self.seen.saturating_sub(MOST_NOTED);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,367 @@
+//! Several instances as one: this instance's part in it.
+//!
+//! Each instance writes its share of a session under a key of its own, as sums since it joined, so that
+//! a write that comes twice or late changes nothing. A session is opened and joined by one script in the
+//! store; one that is live here is joined without asking, because whatever another instance did to it is
+//! told to us, and looked up again after every gap (docs/adr/0014). Without the store this instance goes
+//! on by itself; what it did is written when the store is back.
+//!
+//! `orders` heeds kills · `telling` gives them to the others · `rounds` and `watch` notice what the store loses ·
+//! `namesakes` looks up names that were killed while the store was away ·
+//! `shares` writes and closes shares · `flush` says which of them are written when · `ends` writes ends at once ·
+//! `burial` closes shares of dead instances · `feed` publishes events ·
+//! `recent` is what a copy of the store may lack · `step` is the beat of it all.
+
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::session::core::kill_orders::KillOrder;
+use crate::session::core::event::Event;
+use crate::session::core::leg::{SessionRequest, Denied};
+use crate::session::core::session::{Session, Previous};
+use crate::session::core::manager::Manager;
+use crate::session::views::state::EndReason;
+use crate::session::core::settings::Settings;
+use crate::session::views::session_view::SessionView;
+use crate::session::store::redis::{Admitted, Ended, Lifetimes};
+use crate::session::store::{RedisStore, StoreError};
+use crate::clock::{Moment, millis};
+use crate::redis::{LinkError, OnUnavailable};
+
+use super::event_publisher::EventQueue;
+use super::share_writer::Flushed;
+use super::replay_log::ReplayLog;
+use super::order_broadcast::PendingOrders;
+use super::store_health::{OwnKey, StoreHealth};
+
+/// How often an admission tries again after the session it joined turned out to be over.
+const TRIES: usize = 3;
+/// Work that waits at most.
+const WORK: usize = 16_384;
+
+/// This instance's part in the fleet.
+pub struct Replicator {
+    pub(super) store: Arc<RedisStore>,
+    pub(super) rejects_alone: AtomicBool,
+    /// Milliseconds between two writes of a share in which something moves.
+    pub(super) flush_ms: AtomicU64,
+    /// Milliseconds after which a session may end for being idle: the shortest that requests asked for.
+    pub(super) gap_ms: AtomicU64,
+    /// `retention` is longer than the documents of ended sessions were written for.
+    pub(super) retains_longer: AtomicBool,
+    /// The number of the last share, and of the last version of any.
+    pub(super) shares: AtomicU32,
+    pub(super) versions: AtomicU64,
+    pub(super) work: mpsc::Sender<SyncTask>,
+    pub(super) todo: Mutex<Option<mpsc::Receiver<SyncTask>>>,
+    pub(super) feed: EventQueue,
+    /// What was flushed last of each share.
+    pub(super) flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
+    /// Shares that are being closed now.
+    pub(super) in_hand: Mutex<HashSet<u32>>,
+    /// Orders lifted while the store was away.
+    pub(super) lifted: Mutex<Vec<Arc<KillOrder>>>,
+    /// Orders that the store or the others did not get yet.
+    pub(super) owed: Mutex<PendingOrders>,
+    /// Has the next beat come at once.
+    pub(super) hurry: Notify,
+    /// Orders that the store had lost, and that were written again.
+    pub(super) lost_orders: AtomicU64,
+    pub(super) health: StoreHealth,
+    /// Names that were killed while the store was away.
+    pub(super) unresolved: Mutex<Vec<super::name_resolution::UnresolvedName>>,
+    pub(super) recent: Mutex<ReplayLog>,
+    /// Admissions that were decided without the store.
+    pub(super) fallbacks: AtomicU64,
+    pub(super) synced: AtomicBool,
+}
+
+/// What is to be written at once. Work that finds no room is not lost: each beat flushes what is live, each
+/// reaping closes what has ended.
+pub(super) enum SyncTask {
+    /// A share that is new.
+    Flush(Arc<Session>),
+    /// A session that ended while legs are still open.
+    End(Arc<Session>),
+    /// A share that is done.
+    Close(Arc<Session>),
+}
+
+/// How a session that is not live here is opened.
+pub(in crate::session) enum Opening {
+    /// Here alone.
+    Own(Option<Previous>),
+    /// As the store says.
+    Shared {
+        /// The incarnation.
+        session: Box<SessionView>,
+        /// This instance's share of it.
+        share: u32,
+        /// Whether it began with this.
+        is_new: bool,
+    },
+}
+
+impl Replicator {
+    /// A part in the fleet behind this store.
+    /// `principals` is the principals' key of this instance, and whether it is the one in the store; `None` when it
+    /// lives by one that is kept nowhere.
+    pub fn new(store: Arc<RedisStore>, principals: Option<OwnKey>) -> Self {
+        let (work, todo) = mpsc::channel(WORK);
+        Self {
+            store,
+            rejects_alone: AtomicBool::new(false),
+            flush_ms: AtomicU64::new(1000),
+            gap_ms: AtomicU64::new(u64::MAX),
+            retains_longer: AtomicBool::new(false),
+            shares: AtomicU32::new(0),
+            versions: AtomicU64::new(0),
+            work,
+            todo: Mutex::new(Some(todo)),
+            feed: EventQueue::new(),
+            in_hand: Mutex::default(),
+            flushed: tokio::sync::Mutex::default(),
+            lifted: Mutex::default(),
+            owed: Mutex::default(),
+            hurry: Notify::new(),
+            lost_orders: AtomicU64::new(0),
+            health: StoreHealth::new(principals),
+            unresolved: Mutex::default(),
+            recent: Mutex::default(),
+            fallbacks: AtomicU64::new(0),
+            synced: AtomicBool::new(false),
+        }
+    }
+
+    /// True while the store is asked.
+    pub fn is_up(&self) -> bool {
+        self.store.link().is_up()
+    }
+
+    /// True once this instance has known every kill order.
+    pub fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// What is wrong with the way to the store, and what to do about it.
+    pub fn fault(&self) -> Option<String> {
+        self.health.refused().or_else(|| self.store.link().fault())
+    }
+
+    /// Admissions that were decided without the store.
+    pub fn fallbacks(&self) -> u64 {
+        self.fallbacks.load(Ordering::Relaxed)
+    }
+
+    /// Events that the feeds of the other instances do not show.
+    pub fn events_dropped(&self) -> u64 {
+        self.feed.dropped()
+    }
+
+    pub(in crate::session) fn store(&self) -> &Arc<RedisStore> {
+        &self.store
+    }
+
+    pub(in crate::session) fn reconfigure(&self, settings: &Settings) {
+        let active = settings.idle_timeout + settings.retention;
+        if self.store.live_for(Lifetimes { active, ended: settings.retention }) {
+            self.retains_longer.store(true, Ordering::Release);
+        }
+        if let Some(redis) = settings.redis() {
+            self.flush_ms.store(millis(redis.flush_interval()), Ordering::Relaxed);
+            let rejects = redis.on_unavailable() == OnUnavailable::Reject;
+            self.rejects_alone.store(rejects, Ordering::Relaxed);
+        }
+    }
+
+    /// How often counters are written.
+    pub(super) fn flush_interval(&self) -> Duration {
+        Duration::from_millis(self.flush_ms.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn share_name(&self, share: u32) -> String {
+        format!("{}:{share}", self.store.instance())
+    }
+
+    /// True when the others were not told of everything yet.
+    pub(super) fn owes(&self) -> bool {
+        !self.owed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    pub(super) fn recent(&self) -> MutexGuard<'_, ReplayLog> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has this written soon, off the path of a request.
+    pub(super) fn later(&self, work: SyncTask) {
+        // Without room it is done by the next beat or reaping.
+        let _ = self.work.try_send(work);
+    }
+
+    pub(in crate::session) fn opened(&self, live: &Arc<Session>) {
+        self.later(SyncTask::Flush(live.clone()));
+    }
+
+    /// Has the other instances show this in their feeds.
+    pub(in crate::session) fn tell(&self, event: &Arc<Event>) {
+        let is_ours_only = matches!(**event, Event::StoreLost { .. } | Event::StoreBack);
+        if !is_ours_only {
+            self.feed.push(event);
+        }
+    }
+
+    /// Has the end of a session written at once, while its legs settle.
+    pub(in crate::session) fn ended(&self, live: &Arc<Session>) {
+        self.later(SyncTask::End(live.clone()));
+    }
+
+    pub(in crate::session) fn settled(&self, live: &Arc<Session>) {
+        self.later(SyncTask::Close(live.clone()));
+    }
+}
+
+impl Manager {
+    /// This instance's part in a fleet, if it is in one.
+    pub fn fleet(&self) -> Option<&Arc<Replicator>> {
+        self.fleet.as_ref()
+    }
+
+    /// The store did not answer: from now on this instance is on its own.
+    pub(in crate::session) fn store_lost(&self, fleet: &Replicator, why: &LinkError) {
+        if fleet.store.link().down() {
+            self.publish(Event::StoreLost { why: why.to_string() });
+        }
+    }
+
+    /// How a session that is not live here is to be opened: one round trip, none while the store is away.
+    pub(in crate::session) async fn opening(&self, arrival: &SessionRequest) -> Result<Opening, Denied> {
+        match &self.fleet {
+            // Apart: its future must not make every request's larger.
+            Some(fleet) => Box::pin(self.opening_in(fleet, arrival)).await,
+            None => {
+                let stored = self.store.latest(&arrival.key).await?;
+                Ok(Opening::Own(stored.map(|old| Previous { uid: old.uid, incarnation: old.incarnation })))
+            }
+        }
+    }
+
+    async fn opening_in(&self, fleet: &Replicator, arrival: &SessionRequest) -> Result<Opening, Denied> {
+        if let Some(gap) = arrival.idle_gap {
+            fleet.gap_ms.fetch_min(millis(gap), Ordering::Relaxed);
+        }
+        for _ in 0..TRIES {
+            let now = self.clock.now();
+            let share = fleet.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            let proposed = Session::new(arrival.clone(), None, now).snapshot(&self.clock, false);
+            if !fleet.is_up() {
+                return self.alone(fleet, proposed, share);
+            }
+            let now_ms = self.clock.unix_millis(now);
+            let admitted = fleet.store.admit(proposed.clone(), &fleet.share_name(share), now_ms).await;
+            match admitted {
+                Ok(Admitted::New(session, stood)) => {
+                    self.heed(&arrival.key, stood);
+                    return Ok(Opening::Shared { session, share, is_new: true });
+                }
+                Ok(Admitted::Join(session, last_ms, stood)) => {
+                    self.heed(&arrival.key, stood);
+                    if !self.ended_meanwhile(fleet, arrival, &session, last_ms, now).await {
+                        return Ok(Opening::Shared { session, share, is_new: false });
+                    }
+                    self.give_back(fleet, &session, share).await;
+                }
+                Ok(Admitted::Killed(stood)) => {
+                    self.heed(&arrival.key, stood);
+                    if let Some(order) = self.book.in_force(&arrival.key, now) {
+                        return Err(Denied::Killed { order });
+                    }
+                }
+                Ok(Admitted::Unreadable(key)) => return Err(Denied::Unreadable { key }),
+                Err(LinkError::Refused(_)) => {
+                    return Err(Denied::Unreadable { key: fleet.store.keys().session(&arrival.key) });
+                }
+                Err(away) => {
+                    self.store_lost(fleet, &away);
+                    return self.alone(fleet, proposed, share);
+                }
+            }
+        }
+        Err(Denied::Store(StoreError("the session ends as fast as it begins".to_owned())))
+    }
+
+    /// Without the store, as the configuration says.
+    fn alone(&self, fleet: &Replicator, proposed: SessionView, share: u32) -> Result<Opening, Denied> {
+        fleet.fallbacks.fetch_add(1, Ordering::Relaxed);
+        if fleet.rejects_alone.load(Ordering::Relaxed) {
+            return Err(Denied::Store(StoreError("redis is unavailable".to_owned())));
+        }
+        // Under the incarnation that was proposed: the store may have taken it, and only its answer was lost.
+        Ok(Opening::Shared { session: Box::new(proposed), share, is_new: true })
+    }
+
+    /// A session that ended here, or that is due to end, is over though the store does not say so yet.
+    async fn ended_meanwhile(
+        &self,
+        fleet: &Replicator,
+        arrival: &SessionRequest,
+        session: &SessionView,
+        last_ms: u64,
+        now: Moment,
+    ) -> bool {
+        let (key, uid) = (session.key(), session.uid);
+        if let Some(note) = self.ended_here(fleet, key, uid) {
+            return self.is_over(fleet, fleet.store.end(key, uid, &note, None).await);
+        }
+        let settings = self.settings.load_full();
+        let age = now.since(self.clock.moment(session.started_at));
+        if settings.max_duration.is_some_and(|max| age >= max) {
+            let ended = self.end_in_store(fleet, key, uid, EndReason::MaxDuration, None).await;
+            return self.is_over(fleet, ended);
+        }
+        let idle_timeout = settings.idle_timeout;
+        let (limit, reason) = match arrival.idle_gap {
+            Some(gap) if gap < idle_timeout => (gap, EndReason::IdleGap),
+            _ => (idle_timeout, EndReason::IdleTimeout),
+        };
+        let since = self.clock.unix_millis(now).saturating_sub(millis(limit));
+        if last_ms == 0 || last_ms >= since {
+            return false;
+        }
+        let ended = self.end_in_store(fleet, key, uid, reason, Some(since)).await;
+        self.is_over(fleet, ended)
+    }
+
+    /// True when it ended, and when the store went away over the question: then nothing is joined by it.
+    fn is_over(&self, fleet: &Replicator, ended: Result<Ended, LinkError>) -> bool {
+        match ended {
+            Ok(Ended::So(_)) => true,
+            Ok(Ended::Busy(_)) | Err(LinkError::Refused(_)) => false,
+            Err(away) => {
+                self.store_lost(fleet, &away);
+                true
+            }
+        }
+    }
+
+    /// Gives back what was opened in the store for a leg that then was not admitted here, or that found
+    /// the session live.
+    pub(in crate::session) fn not_opened(&self, opening: &Opening, arrival: &SessionRequest) {
+        let (Some(fleet), Opening::Shared { session, share, .. }) = (&self.fleet, opening) else { return };
+        if !fleet.is_up() {
+            return;
+        }
+        let (store, key, uid, share) =
+            (fleet.store.clone(), arrival.key.clone(), session.uid, fleet.share_name(*share));
+        tokio::spawn(async move {
+            if let Err(fault) = store.abandon(&key, uid, &share).await {
+                tracing::debug!(%fault, "a share was not given back");
+            }
+        });
+    }
+}

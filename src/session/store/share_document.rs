@@ -1,0 +1,339 @@
+//! Sessions as they are written for other instances: a version, then what the control API shows, and
+//! what only the record needs beside it. Shares of several instances add up to one session.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::session::core::agents::AgentView;
+use crate::session::core::kill_orders::KillOrder;
+use crate::session::views::latency::Latencies;
+use crate::session::core::session::Session;
+use crate::session::views::state::{EndReason, SessionState};
+use crate::session::views::record::{Record, SCHEMA, UsageRecord};
+use crate::session::views::session_view::SessionView;
+use crate::session::core::totals::{BackendUse, LAST_REQUESTS, ModelUse};
+use crate::clock::Clock;
+use crate::ids::{AgentId, BackendName, Scope, SessionKey, Uid};
+
+/// The version written, and the only one read: what a newer program writes may mean anything.
+const VERSION: u32 = 1;
+
+/// A session, or one instance's share of it. The first keys and the last two are for scripts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::session) struct ShareDocument {
+    v: u32,
+    state: SessionState,
+    uid: Uid,
+    scope: Scope,
+    session: SessionView,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    more: Option<RecordDetail>,
+    incarnation: u32,
+    previous_id: Option<Uid>,
+}
+
+/// What the record tells and the snapshot does not.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(in crate::session) struct RecordDetail {
+    pub(in crate::session) models: Vec<ModelUse>,
+    pub(in crate::session) errors: BTreeMap<String, u64>,
+    pub(in crate::session) ttfb: Latencies,
+    #[serde(default)]
+    pub(in crate::session) failovers: u64,
+    pub(in crate::session) agents: Vec<AgentId>,
+    pub(in crate::session) agent_kills: Vec<Arc<KillOrder>>,
+}
+
+/// Why and when an incarnation ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::session) struct EndNote {
+    v: u32,
+    pub(in crate::session) reason: EndReason,
+    pub(in crate::session) at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::session) order: Option<Arc<KillOrder>>,
+}
+
+impl EndNote {
+    pub(in crate::session) fn new(reason: EndReason, at: Timestamp, order: Option<Arc<KillOrder>>) -> Self {
+        Self { v: VERSION, reason, at, order }
+    }
+
+    pub(in crate::session) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().filter(|note: &Self| note.v == VERSION)
+    }
+
+    pub(in crate::session) fn write(&self) -> String {
+        written(self)
+    }
+}
+
+impl ShareDocument {
+    /// A session as others need to know it.
+    pub(in crate::session) fn new(session: SessionView, more: Option<RecordDetail>) -> Self {
+        Self {
+            v: VERSION,
+            state: session.state,
+            uid: session.uid,
+            scope: session.key.scope.clone(),
+            incarnation: session.incarnation,
+            previous_id: session.previous_id,
+            session,
+            more,
+        }
+    }
+
+    /// This instance's share.
+    pub(in crate::session) fn of(live: &Session, clock: &Clock) -> Self {
+        Self::new(live.snapshot(clock, true), Some(live.more()))
+    }
+
+    /// Reads what was written; `None` when it is junk or of another version.
+    pub(in crate::session) fn read(text: &str) -> Option<Self> {
+        let mut doc: Self = serde_json::from_str(text).ok().filter(|doc: &Self| doc.v == VERSION)?;
+        doc.session.key = SessionKey { scope: doc.scope.clone(), id: doc.session.id.clone() };
+        (doc.session.incarnation, doc.session.previous_id) = (doc.incarnation, doc.previous_id);
+        doc.session.uid = doc.uid;
+        Some(doc)
+    }
+
+    pub(in crate::session) fn write(&self) -> String {
+        written(self)
+    }
+
+    /// The text up to the two keys that Redis fills in.
+    pub(in crate::session) fn open_text(&self) -> String {
+        let mut text = self.write();
+        // The last such piece is the key: inside of texts quotes are escaped.
+        text.truncate(text.rfind(",\"incarnation\":").unwrap_or(text.len()));
+        text
+    }
+
+    /// Which session.
+    pub(in crate::session) fn key(&self) -> &SessionKey {
+        &self.session.key
+    }
+
+    /// Which incarnation.
+    pub(in crate::session) fn uid(&self) -> Uid {
+        self.uid
+    }
+
+    pub(in crate::session) fn session(self) -> SessionView {
+        self.session
+    }
+}
+
+fn written(value: &impl Serialize) -> String {
+    // Only maps with keys that are no texts fail, and there is none.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// All shares of an incarnation together.
+#[derive(Clone, Debug)]
+pub(in crate::session) struct MergedShares {
+    pub(in crate::session) session: SessionView,
+    more: RecordDetail,
+    end: Option<EndNote>,
+}
+
+impl MergedShares {
+    /// Adds up the fields of an incarnation's hash; unreadable shares are left out. `None` without any.
+    pub(in crate::session) fn of(fields: impl IntoIterator<Item = (String, String)>) -> Option<Self> {
+        let (mut whole, mut end): (Option<Self>, _) = (None, None);
+        for (field, text) in fields {
+            if field == "end" {
+                end = EndNote::read(&text);
+            } else if field.starts_with("o:") || field.starts_with("c:") {
+                let Some(ShareDocument { mut session, more, .. }) = ShareDocument::read(&text) else { continue };
+                if field.starts_with("c:") {
+                    session.legs = Some(Vec::new());
+                    session.open_legs = 0;
+                }
+                let more = more.unwrap_or_default();
+                match &mut whole {
+                    Some(whole) => whole.add(session, more),
+                    None => whole = Some(Self { session, more, end: None }),
+                }
+            }
+        }
+        let mut whole = whole?;
+        whole.finish(end);
+        Some(whole)
+    }
+
+    fn add(&mut self, other: SessionView, more: RecordDetail) {
+        let mine = &mut self.session;
+        mine.last_activity = mine.last_activity.max(other.last_activity);
+        mine.request_count += other.request_count;
+        mine.error_count += other.error_count;
+        mine.open_legs += other.open_legs;
+        mine.bytes_in += other.bytes_in;
+        mine.bytes_out += other.bytes_out;
+        mine.usage += other.usage;
+        mine.tools.add_all(&other.tools);
+        for (backend, requests) in other.backends {
+            *mine.backends.entry(backend).or_default() += requests;
+        }
+        for (model, requests) in other.models {
+            *mine.models.entry(model).or_default() += requests;
+        }
+        mine.legs.get_or_insert_default().extend(other.legs.unwrap_or_default());
+        let requests = mine.requests.get_or_insert_default();
+        requests.extend(other.requests.unwrap_or_default());
+        requests.sort_by_key(|line| std::cmp::Reverse(line.started_at));
+        requests.truncate(LAST_REQUESTS);
+        for agent in other.agents.unwrap_or_default() {
+            let agents = mine.agents.get_or_insert_default();
+            match agents.iter_mut().find(|known| known.id == agent.id) {
+                Some(known) => known.add(&agent),
+                None => agents.push(agent),
+            }
+        }
+        self.more.add(more);
+    }
+
+    fn finish(&mut self, end: Option<EndNote>) {
+        let session = &mut self.session;
+        session.state = SessionState::Active;
+        let until = match &end {
+            Some(end) => {
+                (session.state, session.ended_at, session.end_reason) =
+                    (end.reason.state(), Some(end.at), Some(end.reason));
+                session.kill.clone_from(&end.order);
+                session.idle_ms = 0;
+                end.at
+            }
+            None => {
+                (session.ended_at, session.end_reason, session.kill) = (None, None, None);
+                let now = Timestamp::now();
+                session.idle_ms = between(session.last_activity, now);
+                now
+            }
+        };
+        session.duration_ms = between(session.started_at, until);
+        self.end = end;
+    }
+
+    /// Makes this an incarnation of its own after the one that its shares are of.
+    pub(in crate::session) fn set_apart(&mut self) {
+        self.session.previous_id = Some(self.session.uid);
+        self.session.uid = Uid::fresh();
+    }
+
+    /// How it ended.
+    pub(in crate::session) fn end(&self) -> Option<EndNote> {
+        self.end.clone()
+    }
+
+    /// The record of an incarnation that has ended.
+    pub(in crate::session) fn record(&self, shown_as: impl FnOnce(&BackendName) -> Arc<str>) -> Option<Record> {
+        let (session, end) = (&self.session, self.end.as_ref()?);
+        let mut backends: Vec<BackendUse> = session
+            .backends
+            .iter()
+            .map(|(name, requests)| BackendUse { name: name.clone(), requests: *requests })
+            .collect();
+        backends.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
+        Some(Record {
+            session_id: session.id.clone(),
+            state: session.state,
+            duration_ms: session.duration_ms,
+            request_count: session.request_count,
+            bytes_in: session.bytes_in,
+            bytes_out: session.bytes_out,
+            backend: backends.first().map(|used| shown_as(&used.name)).unwrap_or_default(),
+            client_addr: session.client_addr,
+            schema: SCHEMA,
+            uid: session.uid,
+            incarnation: session.incarnation,
+            previous_id: session.previous_id,
+            kind: session.kind,
+            started_at: session.started_at,
+            ended_at: end.at,
+            end_reason: end.reason,
+            ended_by: end.order.as_ref().map(|order| order.by.clone()),
+            principal: session.principal.id.clone(),
+            client: session.identity.program(),
+            identity_source: session.identity.source.clone(),
+            agents: self.more.agents.clone(),
+            backends,
+            failovers: self.more.failovers,
+            usage: UsageRecord { models: self.more.models.clone(), total: session.usage },
+            error_count: session.error_count,
+            errors: self.more.errors.clone(),
+            ttfb_ms: self.more.ttfb.quantiles(),
+            tools: session.tools.clone(),
+            flags: session.flags.clone(),
+            kill: end.order.clone(),
+            agent_kills: self.more.agent_kills.clone(),
+            requests: session.requests.clone().unwrap_or_default(),
+        })
+    }
+}
+
+impl AgentView {
+    /// Adds what the same agent did on another instance.
+    fn add(&mut self, other: &Self) {
+        if other.state == SessionState::Killed {
+            self.state = SessionState::Killed;
+        }
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.requests += other.requests;
+        self.open_legs += other.open_legs;
+        self.usage += other.usage;
+    }
+}
+
+impl RecordDetail {
+    fn add(&mut self, other: Self) {
+        for used in other.models {
+            match self.models.iter_mut().find(|known| known.model == used.model) {
+                Some(known) => {
+                    known.requests += used.requests;
+                    known.usage += used.usage;
+                }
+                None => self.models.push(used),
+            }
+        }
+        for (error, count) in other.errors {
+            *self.errors.entry(error).or_default() += count;
+        }
+        self.ttfb.merge(&other.ttfb);
+        self.failovers += other.failovers;
+        for agent in other.agents {
+            if !self.agents.contains(&agent) {
+                self.agents.push(agent);
+            }
+        }
+        for order in other.agent_kills {
+            if !self.agent_kills.iter().any(|known| known.agent == order.agent && known.at >= order.at) {
+                self.agent_kills.retain(|known| known.agent != order.agent);
+                self.agent_kills.push(order);
+            }
+        }
+    }
+}
+
+impl Session {
+    fn more(&self) -> RecordDetail {
+        let inner = self.inner();
+        RecordDetail {
+            models: inner.tally.models().to_vec(),
+            errors: inner.tally.errors(),
+            ttfb: inner.tally.latencies().clone(),
+            failovers: inner.tally.failovers(),
+            agents: inner.agent_names(),
+            agent_kills: inner.agent_kills(),
+        }
+    }
+}
+
+/// Whole milliseconds from one time to another; 0 when the clocks of two machines say it was before.
+fn between(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+}
