@@ -21,59 +21,8 @@ const STEP: Duration = Duration::from_millis(50);
 /// What an instance that starts asks on the channel of ends, to learn how many listen. No instance understands it.
 const ANYBODY: &str = "principals?";
 
-/// KEYS principals, its companion. ARGV own key, time at which a fleet agreed on it (0: unknown), what to do with
-/// another key (`look`; `note` that two are in use; `replace` it when a fleet agreed on it later, else note), and with
-/// a missing one (`keep` or `write`).
-/// Gives how it went, the key in force, since when, and 1 when another key was in use lately.
-///
-/// The companion holds of which key (`of`, a digest) it tells since when (`ms`), and which other keys were seen last
-/// when (`other:DIGEST`).
-const CLAIM: &str = r#"
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local own, since = ARGV[1], tonumber(ARGV[2])
-local digest = redis.sha1hex(own)
-for _, key in ipairs(KEYS) do
-  local kind, wanted = redis.call('TYPE', key).ok, key == KEYS[1] and 'string' or 'hash'
-  if kind ~= 'none' and kind ~= wanted then redis.call('DEL', key) end
-end
-local function agreed(at)
-  redis.call('HSET', KEYS[2], 'of', digest, 'ms', string.format('%.0f', at))
-end
-local kept = redis.call('GET', KEYS[1])
-local how, theirs = 'same', 0
-if kept then
-  local of = redis.sha1hex(kept)
-  if redis.call('HGET', KEYS[2], 'of') == of then theirs = tonumber(redis.call('HGET', KEYS[2], 'ms')) or 0 end
-end
-if not kept then
-  if ARGV[4] ~= 'write' then return {'missing', '', '0', 0} end
-  how, theirs = 'written', since > 0 and since or now
-  redis.call('SET', KEYS[1], own)
-  agreed(theirs)
-elseif kept == own then
-  local first = theirs
-  if first == 0 then first = since > 0 and since or now end
-  if since > 0 and since < first then first = since end
-  if first ~= theirs then agreed(first) end
-  theirs = first
-elseif ARGV[3] == 'replace' and since > 0 and (theirs == 0 or since < theirs) then
-  how, theirs = 'replaced', since
-  redis.call('SET', KEYS[1], own)
-  agreed(since)
-  redis.call('HSET', KEYS[2], 'other:' .. redis.sha1hex(kept), string.format('%.0f', now))
-else
-  how = 'other'
-  if ARGV[3] ~= 'look' then redis.call('HSET', KEYS[2], 'other:' .. digest, string.format('%.0f', now)) end
-end
-local mixed, all = 0, redis.call('HGETALL', KEYS[2])
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 6) == 'other:' then
-    if (tonumber(all[i + 1]) or 0) < now - 86400000 then redis.call('HDEL', KEYS[2], all[i]) else mixed = 1 end
-  end
-end
-return {how, how == 'other' and kept or own, string.format('%.0f', theirs), mixed}
-"#;
+/// Compares the keys.
+const CLAIM: &str = include_str!("claim_principals_key.lua");
 
 /// A principals' key that an instance knows.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,24 +6,10 @@ use super::connect::{Link, LinkError};
 use super::keys::Keys;
 use crate::ids::{Scope, SessionId, SessionKey, Uid};
 
-/// KEYS one key. ARGV commands, `KEY` stands for the key. Gives those that this user may not run; nothing else that
-/// is wrong with them counts.
-const CHECK: &str = r#"
-local refused = {}
-for _, line in ipairs(ARGV) do
-  local words = {}
-  for word in string.gmatch(line, '%S+') do words[#words + 1] = word == 'KEY' and KEYS[1] or word end
-  local answer = redis.pcall(unpack(words))
-  local fault = type(answer) == 'table' and answer.err or ''
-  if string.find(fault, 'ACL failure', 1, true) or string.find(fault, 'NOPERM', 1, true)
-    or string.find(fault, 'The user executing the script', 1, true) then
-    refused[#refused + 1] = line
-  end
-end
-return refused
-"#;
+/// Runs commands and returns those that the user may not run.
+const CHECK: &str = include_str!("check_rights.lua");
 
-/// Every command that is sent or stands in a script, on a key that holds nothing of a session. `PUBLISH` is sent
+/// Every command that is sent or used in a script, on a key that holds nothing of a session. `PUBLISH` is sent
 /// what no instance understands.
 const COMMANDS: &[&str] = &[
     "DEL KEY",

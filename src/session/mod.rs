@@ -15,6 +15,7 @@
 
 pub mod core;
 pub mod replication;
+pub mod settings;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,17 +25,17 @@ pub use self::core::active_counts::Capacity;
 pub use self::core::cut::{Cut, CutReason};
 pub use self::core::event::{Event, Listener, ServedLeg};
 pub use self::core::kill::{KillError, KillRequest, Killed, ResumeError, Resumed};
-pub use self::core::kill_orders::{BlockMode, KillOrder};
-pub use self::core::leg::{
-    Denied, Leg, LegKind, LegReport, LegStart, Limit, SessionRequest, SocketReport,
-};
+pub use self::core::leg::Leg;
 pub use self::core::lookup::{NamedBy, SessionRef};
 pub use self::core::manager::Manager;
+pub use self::core::request::{Denied, LegReport, LegStart, Limit, SessionRequest};
 pub use self::core::session::Session;
-pub use self::core::settings::{Block, SessionConfig, Settings};
-pub use self::core::totals::RequestLine;
-pub use self::core::agents::AgentView;
-pub use self::views::record::{Record, SCHEMA as RECORD_SCHEMA};
-pub use self::views::session_view::{Filter, Page, SessionView};
-pub use self::views::state::{EndReason, Identity, SessionKind, SessionState};
-pub use self::views::stats::Stats;
+pub use settings::{Block, SessionConfig, Settings};
+pub use store::{Filter, Page};
+pub use views::agent_view::AgentView;
+pub use views::kill_order::{BlockMode, KillOrder};
+pub use views::record::{Record, SCHEMA as RECORD_SCHEMA};
+pub use views::request_line::{LegKind, RequestLine, SocketReport};
+pub use views::session_view::SessionView;
+pub use views::state::{EndReason, Identity, SessionKind, SessionState};
+pub use views::stats::Stats;

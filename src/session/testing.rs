@@ -2,9 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::session::core::settings::SessionConfig;
+use crate::session::core::cut::Cut;
+use crate::session::core::event::Event;
+use crate::session::core::manager::Manager;
+use crate::session::core::request::{LegStart, SessionRequest};
+use crate::session::settings::{SessionConfig, Settings};
 use crate::session::store::MemoryStore;
-use super::{SessionRequest, Cut, Event, Identity, LegKind, LegStart, Manager, Record, Settings};
+use crate::session::views::record::Record;
+use crate::session::views::request_line::LegKind;
+use crate::session::views::state::Identity;
 use crate::clock::Clock;
 use crate::ids::{AgentId, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::settings::fault::Faults;

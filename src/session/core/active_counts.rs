@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::{DashMap, Entry};
 
-use super::leg::{SessionRequest, Denied, Limit};
+use super::request::{Denied, Limit, SessionRequest};
 use super::session::Session;
+use crate::session::settings::Settings;
 use crate::session::views::state::Identity;
-use super::settings::Settings;
 use crate::ids::{PrincipalId, Uid};
 
 /// Sessions among which the longest idle one is looked for: with as many or fewer it is the longest idle of all.
@@ -88,7 +88,7 @@ impl Default for RosterPositions {
 /// A place for one more session, given back unless a session takes it.
 #[derive(Debug)]
 pub(in crate::session) struct SessionPermit<'c> {
-    census: &'c ActiveCounts,
+    active_counts: &'c ActiveCounts,
     account: PrincipalId,
     taken: bool,
 }
@@ -98,20 +98,20 @@ impl SessionPermit<'_> {
     pub(in crate::session) fn take(mut self, live: &Arc<Session>) {
         self.taken = true;
         if live.principal() != &self.account {
-            self.census.accounts.insert(live.uid(), self.account.clone());
+            self.active_counts.accounts.insert(live.uid(), self.account.clone());
         }
-        if let Some(mut theirs) = self.census.by_account.get_mut(&self.account) {
+        if let Some(mut theirs) = self.active_counts.by_account.get_mut(&self.account) {
             theirs.identity.get_or_insert_with(|| Arc::clone(live.identity()));
             theirs.sessions.add(live, |live| &live.seats.own);
         }
-        self.census.all().add(live, |live| &live.seats.all);
+        self.active_counts.all().add(live, |live| &live.seats.all);
     }
 }
 
 impl Drop for SessionPermit<'_> {
     fn drop(&mut self) {
         if !self.taken {
-            self.census.give_back(&self.account, |_| {});
+            self.active_counts.release_share(&self.account, |_| {});
         }
     }
 }
@@ -167,19 +167,19 @@ impl ActiveCounts {
                 "four fifths of session.max_active are in use; beyond it idle sessions end early"
             );
         }
-        Ok(SessionPermit { census: self, account, taken: false })
+        Ok(SessionPermit { active_counts: self, account, taken: false })
     }
 
     /// Gives the place of a session back.
     pub(in crate::session) fn release(&self, live: &Session) {
         self.all().remove(live, |live| &live.seats.all);
         let account = self.accounts.remove(&live.uid()).map(|(_, account)| account);
-        self.give_back(account.as_ref().unwrap_or(live.principal()), |theirs| {
+        self.release_share(account.as_ref().unwrap_or(live.principal()), |theirs| {
             theirs.sessions.remove(live, |live| &live.seats.own)
         });
     }
 
-    fn give_back(&self, account: &PrincipalId, change: impl FnOnce(&mut AccountCounts)) {
+    fn release_share(&self, account: &PrincipalId, change: impl FnOnce(&mut AccountCounts)) {
         self.active.fetch_sub(1, Ordering::AcqRel);
         if let Entry::Occupied(mut theirs) = self.by_account.entry(account.clone()) {
             change(theirs.get_mut());

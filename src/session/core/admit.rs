@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 
 use super::active_counts::SessionPermit;
 use super::event::Event;
-use crate::session::replication::Opening;
-use super::leg::{SessionRequest, Denied, Leg, LegStart, Limit};
-use super::session::{Session, NotOpened, Previous};
+use super::leg::Leg;
 use super::manager::Manager;
+use super::replication::Opening;
+use super::request::{Denied, LegStart, Limit, SessionRequest};
+use super::session::{NotOpened, Previous, Session};
 use crate::session::views::state::EndReason;
 use crate::clock::Moment;
 use crate::ids::{LegId, PrincipalId};
@@ -28,7 +29,7 @@ impl Manager {
     pub async fn admit(self: &Arc<Self>, arrival: SessionRequest, start: LegStart) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let mut start = start;
-        if let Some(live) = self.live.find(&arrival.key)
+        if let Some(live) = self.active.find(&arrival.key)
             && !self.ended_by_gap(&live, &arrival, now).await
         {
             match self.join(live, &arrival, start, now) {
@@ -38,24 +39,24 @@ impl Manager {
             }
         }
         // A killed client that goes on knocking costs no more than this.
-        if let Some(order) = self.book.in_force(&arrival.key, now) {
+        if let Some(order) = self.kill_orders.in_force(&arrival.key, now) {
             return Err(Denied::Killed { order });
         }
         if let Some(address) = arrival.counted_from {
             let rate = self.settings.load().starts_per_address;
-            self.starts.take(address, rate, now).map_err(|wait| Denied::StartRate { wait })?;
+            self.start_limiter.take(address, rate, now).map_err(|wait| Denied::StartRate { wait })?;
         }
         let place = self.place(&arrival).await?;
-        let opening = self.opening(&arrival).await?;
+        let opening = self.replication.open(self, &arrival).await?;
         self.join_or_open(arrival, start, opening, place)
     }
 
     /// A place for a new session; where there is none, the longest idle one without an open leg ends.
     async fn place(&self, arrival: &SessionRequest) -> Result<SessionPermit<'_>, Denied> {
-        let account = self.census.account(arrival);
+        let account = self.active_counts.account(arrival);
         let mut turns = 0;
         loop {
-            let denied = match self.census.reserve(account.clone(), &self.settings.load()) {
+            let denied = match self.active_counts.reserve(account.clone(), &self.settings.load()) {
                 Ok(place) => return Ok(place),
                 Err(denied) => denied,
             };
@@ -63,7 +64,7 @@ impl Manager {
             turns += 1;
             // Apart: its future must not make every request's larger.
             if turns > TURNS || !Box::pin(self.make_room(what, &account)).await {
-                self.census.counts.refused[what as usize].fetch_add(1, Ordering::Relaxed);
+                self.active_counts.counts.refused[what as usize].fetch_add(1, Ordering::Relaxed);
                 return Err(denied);
             }
         }
@@ -74,13 +75,13 @@ impl Manager {
     async fn make_room(&self, limit: Limit, account: &PrincipalId) -> bool {
         for _ in 0..SAMPLES {
             let now = self.clock.now();
-            let mut sample = self.census.sample(limit, account);
+            let mut sample = self.active_counts.sample(limit, account);
             sample.retain(|live| live.open_legs() == 0);
             sample.sort_by_key(|live| live.last_activity());
             for live in sample {
                 // In a fleet it only leaves this instance when another one goes on with it.
-                if self.end_idle(&live, EndReason::Capacity, live.idle(now)).await {
-                    self.census.counts.evicted[limit as usize].fetch_add(1, Ordering::Relaxed);
+                if self.replication.end_idle(self, &live, EndReason::Capacity, live.idle(now)).await {
+                    self.active_counts.counts.evicted[limit as usize].fetch_add(1, Ordering::Relaxed);
                     return true;
                 }
             }
@@ -104,7 +105,7 @@ impl Manager {
     /// A derived id that was silent for too long is another piece of work: ends the old incarnation.
     async fn ended_by_gap(&self, live: &Arc<Session>, arrival: &SessionRequest, now: Moment) -> bool {
         match arrival.idle_gap {
-            Some(gap) if live.idle(now) > gap => Box::pin(self.end_idle(live, EndReason::IdleGap, gap)).await,
+            Some(gap) if live.idle(now) > gap => self.replication.end_idle(self, live, EndReason::IdleGap, gap).await,
             _ => false,
         }
     }
@@ -122,11 +123,11 @@ impl Manager {
         let id = arrival.key.id.clone();
         let mut is_new = false;
         let mut is_here = false;
-        let leg = self.live.with_slot(&id, |slot| {
+        let leg = self.active.with_slot(&id, |slot| {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(Denied::ShuttingDown);
             }
-            if let Some(order) = self.book.in_force(&arrival.key, now) {
+            if let Some(order) = self.kill_orders.in_force(&arrival.key, now) {
                 return Err(Denied::Killed { order });
             }
             let mut start = start;
@@ -149,15 +150,13 @@ impl Manager {
             Ok(Leg::new(live, self.clone(), leg_id))
         });
         if !is_here {
-            self.not_opened(&opening, &arrival);
+            self.replication.release(&opening, &arrival);
             return leg;
         }
         let leg = leg?;
-        if let Some(fleet) = &self.fleet {
-            fleet.opened(leg.session());
-        }
+        self.replication.on_opened(leg.session());
         if is_new {
-            let started = leg.session().snapshot(&self.clock, false);
+            let started = leg.session().view(&self.clock, false);
             self.publish(Event::Started(Box::new(started)));
         }
         Ok(leg)
@@ -173,12 +172,12 @@ impl Manager {
         start: LegStart,
         now: Moment,
     ) -> Result<(Arc<Session>, LegId), Denied> {
-        let orders = self.book.against_agents(&arrival.key, now);
+        let orders = self.kill_orders.agent_orders(&arrival.key, now);
         let live = match opening {
             Opening::Own(stored) => Session::new(arrival.clone(), newer(*stored, previous), now),
             Opening::Shared { session, share, .. } => Session::shared(session, *share, now, &self.clock),
         };
-        let live = Arc::new(self.census.share(live));
+        let live = Arc::new(self.active_counts.share(live));
         for order in &orders {
             live.order_agent(order);
         }

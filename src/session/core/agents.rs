@@ -11,24 +11,18 @@
 use std::iter;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
-use super::kill_orders::KillOrder;
 use super::cut::Cut;
-use super::session::{Inner, Session, OpenLeg};
-use crate::session::views::state::{Identity, SessionState};
+use super::session::{Inner, OpenLeg, Session};
 use super::totals::SessionTotals;
+use crate::session::views::agent_view::{AgentView, MAIN_AGENT, OTHER_AGENTS};
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::state::{Identity, SessionState};
 use crate::clock::{Clock, Moment};
 use crate::ids::{AgentId, LegId};
 use crate::protocol::usage::Usage;
 
 /// Agents told apart in one session, and so the deepest a tree can be.
 const MOST: usize = 128;
-/// What the main agent goes by here.
-pub const MAIN: &str = "main";
-/// What agents that are no longer told apart go by. No agent can be named so: names have no blanks.
-const OTHER: &str = "other agents";
 
 /// Where an agent stands in its session's tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,36 +33,6 @@ impl AgentIndex {
     pub(in crate::session) const MAIN: Self = Self(0);
     /// Agents that found no place of their own.
     const OTHER: Self = Self(u16::MAX);
-}
-
-/// One agent of a session (`GET /control/sessions/{id}`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentView {
-    /// Its name, as its client gives it.
-    pub id: AgentId,
-    /// Who started it; `None` for the main agent.
-    pub parent: Option<AgentId>,
-    /// How many agents stand above it.
-    pub depth: usize,
-    /// `killed` while an order refuses it, else `active`.
-    pub state: SessionState,
-    /// When it was first heard of.
-    pub first_seen: Timestamp,
-    /// When a request of it last began or ended, or was refused.
-    pub last_seen: Timestamp,
-    /// Requests admitted.
-    pub requests: u64,
-    /// Requests open now.
-    pub open_legs: u32,
-    /// The provider's own token counts, summed.
-    pub usage: Usage,
-}
-
-impl AgentView {
-    /// False for those that are no longer told apart.
-    pub(in crate::session) fn is_one(&self) -> bool {
-        self.id.as_str() != OTHER
-    }
 }
 
 #[derive(Debug)]
@@ -112,7 +76,7 @@ impl Agents {
     /// A tree of the main agent alone.
     fn rooted(sums: AgentTotals, first_seen: Moment, last_seen: Moment) -> Self {
         let main = Agent {
-            id: AgentId::new(MAIN),
+            id: AgentId::new(MAIN_AGENT),
             parent: None,
             parent_told: false,
             children: 0,
@@ -259,7 +223,7 @@ impl Agents {
     fn names(&self) -> Vec<AgentId> {
         let mut spoke: Vec<&Agent> = self.tree.iter().filter(|agent| agent.sums.requests > 0).collect();
         spoke.sort_by_key(|agent| agent.first_seen);
-        let other = (self.others.requests > 0).then(|| AgentId::new(OTHER));
+        let other = (self.others.requests > 0).then(|| AgentId::new(OTHER_AGENTS));
         spoke.into_iter().map(|agent| agent.id.clone()).chain(other).collect()
     }
 
@@ -281,7 +245,7 @@ impl Agents {
             && let Some(main) = views.first()
         {
             let AgentTotals { requests, open, usage } = self.others;
-            let (id, parent) = (AgentId::new(OTHER), Some(main.id.clone()));
+            let (id, parent) = (AgentId::new(OTHER_AGENTS), Some(main.id.clone()));
             views.push(AgentView { id, parent, depth: 1, requests, open_legs: open, usage, ..main.clone() });
         }
         views
@@ -327,20 +291,20 @@ impl Inner {
     }
 
     fn agents(&mut self, live: &Session) -> &mut Agents {
-        let Self { agents, legs, tally, .. } = self;
+        let Self { agents, legs, totals, .. } = self;
         agents.get_or_insert_with(|| Box::new(root(live, legs.len(), tally)))
     }
 
     /// The names of the agents that spoke, in the order in which they came.
     pub(in crate::session) fn agent_names(&self) -> Vec<AgentId> {
-        self.agents.as_ref().map_or_else(|| vec![AgentId::new(MAIN)], |agents| agents.names())
+        self.agents.as_ref().map_or_else(|| vec![AgentId::new(MAIN_AGENT)], |agents| agents.names())
     }
 
     /// The tree of agents from the main one down.
     pub(in crate::session) fn agent_views(&self, live: &Session, clock: &Clock, now: Moment) -> Vec<AgentView> {
         match &self.agents {
             Some(agents) => agents.views(clock, now),
-            None => root(live, self.legs.len(), &self.tally).views(clock, now),
+            None => root(live, self.legs.len(), &self.totals).views(clock, now),
         }
     }
 
@@ -352,8 +316,8 @@ impl Inner {
 }
 
 /// The tree of a session in which only the main agent has spoken so far.
-fn root(live: &Session, open_legs: usize, tally: &SessionTotals) -> Agents {
-    let main = AgentTotals { requests: live.requests(), open: open_legs as u32, usage: tally.usage() };
+fn root(live: &Session, open_legs: usize, totals: &SessionTotals) -> Agents {
+    let main = AgentTotals { requests: live.requests(), open: open_legs as u32, usage: totals.usage() };
     Agents::rooted(main, live.started(), live.last_activity())
 }
 
@@ -382,7 +346,7 @@ impl Session {
     }
 
     /// The order that cut an open leg: against its agent, or against the session.
-    pub(in crate::session) fn order_against(&self, leg: LegId, now: Moment) -> Option<Arc<KillOrder>> {
+    pub(in crate::session) fn order_refusing(&self, leg: LegId, now: Moment) -> Option<Arc<KillOrder>> {
         let inner = self.inner();
         if let Some(order) = inner.end.as_ref().and_then(|end| end.order.clone()) {
             return Some(order);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::kill_orders::KillOrder;
 use super::packed_requests::PackedRequest;
+use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
+use crate::session::views::request_line::RequestLine;
 use crate::session::views::session_view::SessionView;
-use super::totals::RequestLine;
 use crate::ids::Uid;
 use crate::protocol::usage::Usage;
 

@@ -6,17 +6,17 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::agents::{AgentView, MAIN};
-use super::kill_orders::{BlockMode, KillOrder};
 use super::cut::CutReason;
 use super::event::Event;
-use crate::session::replication::OrderReach;
-use super::session::Session;
 use super::lookup::SessionRef;
 use super::manager::Manager;
-use crate::session::views::state::{EndReason, SessionState};
-use super::settings::Block;
+use super::replication::OrderReach;
+use super::session::Session;
+use crate::session::settings::Block;
 use crate::session::store::StoreError;
+use crate::session::views::agent_view::{AgentView, MAIN_AGENT};
+use crate::session::views::kill_order::{BlockMode, KillOrder};
+use crate::session::views::state::{EndReason, SessionState};
 use crate::clock::{Moment, millis};
 use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
 
@@ -143,13 +143,13 @@ struct KillTarget {
 impl KillTarget {
     /// The agents below this one.
     fn below(&self, agent: &AgentId) -> Result<Vec<AgentId>, KillError> {
-        if agent.as_str() == MAIN {
+        if agent.as_str() == MAIN_AGENT {
             return Err(KillError::MainAgent);
         }
         let (mut is_known, mut all, mut below) = (false, Vec::new(), Vec::new());
         for tree in &self.trees {
-            let mut known = tree.iter().filter(|known| known.is_one());
-            all.extend(tree.iter().filter(|known| known.is_one()).map(|known| known.id.clone()));
+            let mut known = tree.iter().filter(|known| known.is_listed());
+            all.extend(tree.iter().filter(|known| known.is_listed()).map(|known| known.id.clone()));
             if let Some(killed) = known.find(|known| known.id == *agent) {
                 is_known = true;
                 let subtree = known.take_while(|below| below.depth > killed.depth);
@@ -188,29 +188,32 @@ impl Manager {
         }
         let descendants = request.agent.as_ref().map_or(Ok(Vec::new()), |agent| found.below(agent))?;
         let order = Arc::new(self.order(&found, request, descendants, block, self.clock.now()));
-        self.book.write(order.clone());
-        // Written for all instances, too, before anything is cut here.
-        let telling = self.spread(&order).await;
-        let sent = self.send_kill(&order, None);
+        self.kill_orders.write(order.clone());
+        // Written for the other instances, too, before anything is cut here.
+        let delivery = self.replication.send_order(self, &order).await;
+        let sent = self.send_kill_to_peers(&order, None);
         self.kills.fetch_add(1, Ordering::Relaxed);
-        let (live, cut_here) = self.carry_out(&order);
+        let (live, cut_here) = self.apply_order(&order);
         let legs_cut = cut_here + sent.legs_cut().await;
         self.publish(Event::Killed { order: order.clone(), legs_cut });
         if found.is_partial {
-            self.kill_namesakes_later(target, &order);
+            self.replication.resolve_later(target, &order);
         }
-        let OrderReach { instances, not_reached } = self.heard(&order, telling).await;
-        let ended = match &live {
-            // In a fleet it is kept when its legs have settled.
-            Some(live) if self.fleet.is_none() && live.state().is_final() => self.keep(live).await,
-            None if order.agent.is_none() && found.state == SessionState::Active => {
-                self.end_elsewhere(&order, found.uid).await;
-                true
+        let OrderReach { instances, not_reached } = delivery.await;
+        let (uid, state) = match &live {
+            Some(live) => {
+                let state = live.state();
+                if state.is_final() {
+                    self.replication.on_killed(self, live).await;
+                }
+                (live.uid(), state)
             }
-            _ => false,
+            None if order.agent.is_none() && found.state == SessionState::Active => {
+                self.replication.end_remote(self, &order, found.uid).await;
+                (found.uid, SessionState::Killed)
+            }
+            None => (found.uid, found.state),
         };
-        let elsewhere = if live.is_none() && ended { SessionState::Killed } else { found.state };
-        let (uid, state) = live.map_or((found.uid, elsewhere), |live| (live.uid(), live.state()));
         Ok(Killed {
             session_id: found.key.id,
             uid,
@@ -238,18 +241,18 @@ impl Manager {
     pub(in crate::session) fn take_order(&self, order: KillOrder) -> Option<usize> {
         let expires = order.until.map(|until| self.clock.moment(until));
         let order = Arc::new(KillOrder { expires, ..order });
-        let is_taken = order.in_force(self.clock.now()) && self.book.take(&order);
-        is_taken.then(|| self.carry_out(&order).1)
+        let is_taken = order.in_force(self.clock.now()) && self.kill_orders.take(&order);
+        is_taken.then(|| self.apply_order(&order).1)
     }
 
     /// Carries out an order that stands in the book: ends the session, or lays it on the session's agents,
     /// and cuts what is open. Gives the session, if it is live here, and how many legs were cut.
-    pub(in crate::session) fn carry_out(&self, order: &Arc<KillOrder>) -> (Option<Arc<Session>>, usize) {
+    pub(in crate::session) fn apply_order(&self, order: &Arc<KillOrder>) -> (Option<Arc<Session>>, usize) {
         let mut found = None;
         // Whoever opened this session before the order was written is found here; whoever comes later
         // finds the order. The incarnation may be a newer one than the target's: it is killed too.
         let mut legs_cut = 0;
-        for live in self.lives_against(order) {
+        for live in self.sessions_under(order) {
             legs_cut += if order.agent.is_some() {
                 let cuts = live.order_agent(order);
                 cuts.iter().for_each(|cut| cut.cut(CutReason::AgentKilled));
@@ -265,16 +268,16 @@ impl Manager {
     }
 
     /// The sessions here that an order is against: one, but for an order whose scope another principals' key made.
-    fn lives_against(&self, order: &KillOrder) -> Vec<Arc<Session>> {
-        let mut lives = self.live.by_id(order.session_id.as_str());
-        lives.retain(|live| self.book.is_against(order, live.key()));
+    fn sessions_under(&self, order: &KillOrder) -> Vec<Arc<Session>> {
+        let mut lives = self.active.by_id(order.session_id.as_str());
+        lives.retain(|live| self.kill_orders.is_against(order, live.key()));
         lives
     }
 
     /// Lays the order against an agent on its sessions no longer.
-    pub(in crate::session) fn lift_from_live(&self, order: &Arc<KillOrder>) {
+    pub(in crate::session) fn lift_from_sessions(&self, order: &Arc<KillOrder>) {
         if order.agent.is_some() {
-            self.lives_against(order).iter().for_each(|live| live.lift(order));
+            self.sessions_under(order).iter().for_each(|live| live.lift(order));
         }
     }
 
@@ -286,7 +289,7 @@ impl Manager {
         agent: Option<&str>,
         by: &str,
     ) -> Result<Resumed, ResumeError> {
-        let orders = self.book.named(target.into(), self.clock.now());
+        let orders = self.kill_orders.named(target.into(), self.clock.now());
         let (orders, others): (Vec<_>, Vec<_>) =
             orders.into_iter().partition(|order| order.agent.as_ref().map(AgentId::as_str) == agent);
         let order = match orders.as_slice() {
@@ -300,24 +303,24 @@ impl Manager {
         if order.mode == BlockMode::Permanent {
             return Err(ResumeError::Permanent);
         }
-        if !self.book.strike(&order) {
+        if !self.kill_orders.strike(&order) {
             return Err(ResumeError::NotKilled { agents: Vec::new() });
         }
-        self.lift_from_live(&order);
-        self.send_lifting(&order);
-        let not_reached = self.spread_lifting(&order).await;
+        self.lift_from_sessions(&order);
+        self.send_lift_to_peers(&order);
+        let not_reached = self.replication.send_lift(self, &order).await;
         self.publish(Event::Resumed { order: order.clone(), by: by.to_owned() });
         Ok(Resumed { session_id: order.session_id.clone(), order, not_reached })
     }
 
     /// Tells by which principals' key scopes are named here.
-    pub fn live_by(&self, key: KeyId) {
-        self.book.live_by(key);
+    pub fn set_principals_key(&self, key: KeyId) {
+        self.kill_orders.set_principals_key(key);
     }
 
     /// The kill orders in force, newest first.
     pub fn kills(&self) -> Vec<Arc<KillOrder>> {
-        self.book.all(self.clock.now())
+        self.kill_orders.all(self.clock.now())
     }
 
     fn order(
@@ -341,7 +344,7 @@ impl Manager {
             at: self.clock.wall(now),
             mode: block.mode,
             until: expires.map(|expires| self.clock.wall(expires)),
-            principal_key: self.book.principal_key(),
+            principal_key: self.kill_orders.principal_key(),
             expires,
             rev: self.clock.unix_millis(now),
         }

@@ -7,91 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
-use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::lookup::SessionRef;
+use crate::session::views::kill_order::KillOrder;
 use crate::clock::Moment;
-use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey};
 
 /// What scopes begin with that are made of credentials, with the principals' key.
 const BY_CREDENTIAL: &str = "cred:";
-
-/// What ends the block of a kill order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BlockMode {
-    /// The clock, or an operator.
-    Duration,
-    /// Nothing; also not an operator.
-    Permanent,
-    /// An operator.
-    UntilResumed,
-}
-
-/// One order: this id in this scope is refused, or one agent in it with all that it started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct KillOrder {
-    /// The id that is refused.
-    pub session_id: SessionId,
-    /// The namespace of the id; empty with `session.scope: global`.
-    pub scope: Scope,
-    /// The agent that is refused; `None` is the whole session.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<AgentId>,
-    /// The agents below it that were known when the order was given. Whoever knows less of the tree (another
-    /// instance, a later incarnation) refuses them all the same.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub descendants: Vec<AgentId>,
-    /// The incarnation the order was made against.
-    pub uid: Uid,
-    /// Why, in the operator's words.
-    pub reason: String,
-    /// Who gave the order.
-    pub by: String,
-    /// When it was given.
-    pub at: Timestamp,
-    /// What ends it.
-    pub mode: BlockMode,
-    /// When the clock ends it; `None` when the clock does not.
-    pub until: Option<Timestamp>,
-    /// The principals' key by which `scope` names a credential; `None` when that is unknown. An instance that lives by
-    /// another key cannot tell whose scope it is, and refuses the id to all callers with a credential.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub principal_key: Option<KeyId>,
-    #[serde(skip)]
-    pub(in crate::session) expires: Option<Moment>,
-    /// Of two orders against the same session or agent, the one with the higher revision counts.
-    #[serde(skip)]
-    pub(in crate::session) rev: u64,
-}
-
-impl KillOrder {
-    /// The session it is against, or one of whose agents it is against.
-    pub(in crate::session) fn key(&self) -> SessionKey {
-        SessionKey { scope: self.scope.clone(), id: self.session_id.clone() }
-    }
-
-    /// What the client is told: the reason, not the person.
-    pub fn notice(&self) -> String {
-        let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
-        match self.reason.as_str() {
-            "" => format!("{whom} killed by operator"),
-            reason => format!("{whom} killed by operator: {reason}"),
-        }
-    }
-
-    /// True for the agent it names and those known below it.
-    pub(in crate::session) fn covers(&self, agent: &AgentId) -> bool {
-        self.agent.as_ref() == Some(agent) || self.descendants.contains(agent)
-    }
-
-    /// True while new legs are refused.
-    pub fn in_force(&self, now: Moment) -> bool {
-        self.expires.is_none_or(|expires| now < expires)
-    }
-}
 
 /// All orders of this instance, at most one for each session (an id in a scope) and each agent in it.
 #[derive(Debug, Default)]
@@ -105,7 +28,7 @@ pub(in crate::session) struct KillOrders {
 
 impl KillOrders {
     /// Tells by which principals' key this instance lives; the first one told is the one.
-    pub(in crate::session) fn live_by(&self, key: KeyId) {
+    pub(in crate::session) fn set_principals_key(&self, key: KeyId) {
         let _ = self.key.set(key);
     }
 
@@ -151,7 +74,7 @@ impl KillOrders {
     }
 
     /// The orders that refuse single agents of this session now.
-    pub(in crate::session) fn against_agents(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
+    pub(in crate::session) fn agent_orders(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
         let Some(orders) = self.orders.get(key.id.as_str()) else { return Vec::new() };
         let theirs = |order: &&Arc<KillOrder>| order.agent.is_some() && self.is_against(order, key);
         orders.iter().filter(theirs).filter(|order| order.in_force(now)).cloned().collect()
@@ -229,7 +152,7 @@ impl KillOrders {
     }
 
     /// Strikes out the orders against a session or an agent up to this revision; gives them.
-    pub(in crate::session) fn strike_until(
+    pub(in crate::session) fn remove_up_to(
         &self,
         key: &SessionKey,
         agent: Option<&AgentId>,
@@ -247,7 +170,7 @@ impl KillOrders {
     }
 
     /// Strikes out what stood in for an order that could not be read, and now can.
-    pub(in crate::session) fn strike_unreadable(&self, key: &SessionKey) {
+    pub(in crate::session) fn remove_unreadable(&self, key: &SessionKey) {
         self.keep(&key.id, |order| order.scope != key.scope || order.rev > 0);
     }
 
@@ -275,7 +198,11 @@ fn by_credential(scope: &Scope) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::ids::Uid;
+    use crate::session::views::kill_order::BlockMode;
 
     fn key(scope: &str) -> SessionKey {
         SessionKey { scope: Scope::new(scope), id: SessionId::new("s") }
@@ -311,7 +238,7 @@ mod tests {
             ("", Some("elsewhere"), &[""]),
         ] {
             let book = KillOrders::default();
-            book.live_by(KeyId::new("here"));
+            book.set_principals_key(KeyId::new("here"));
             book.write(order(scope, made_by));
             for asked in ["cred:1", "cred:2", "anon:::1", ""] {
                 let found = book.in_force(&key(asked), now).is_some();
@@ -323,7 +250,7 @@ mod tests {
     #[test]
     fn while_keys_are_mixed_an_order_names_no_key_that_an_instance_has() {
         let book = KillOrders::default();
-        book.live_by(KeyId::new("here"));
+        book.set_principals_key(KeyId::new("here"));
         assert_eq!(book.principal_key(), Some(KeyId::new("here")));
         book.mixed(true);
         assert_eq!(book.principal_key(), Some(KeyId::new("mixed")));

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::leg::{LegReport, LegStart};
-use super::session::{Closed, Inner, Session, NotOpened, OpenLeg};
+use super::request::{LegReport, LegStart};
+use super::session::{Closed, Inner, NotOpened, OpenLeg, Session};
+use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{Identity, SessionState};
-use super::totals::{self, RequestLine};
+use super::totals;
 use crate::clock::{Clock, Moment};
 use crate::ids::{BackendName, LegId};
 use crate::protocol::offer::Offer;
@@ -44,15 +45,15 @@ impl Session {
                 started_at,
             ),
         });
-        totals::push_lean(&mut inner.legs, leg);
+        totals::push_compact(&mut inner.legs, leg);
         Ok(())
     }
 
     /// Notes where an open leg goes.
     pub(in crate::session) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
-        let Inner { legs, tally, .. } = &mut *self.inner();
+        let Inner { legs, totals, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.routed(&mut leg.line, Some(backend), model);
+            totals.routed(&mut leg.line, Some(backend), model);
         }
     }
 
@@ -67,16 +68,16 @@ impl Session {
 
     /// Notes that an open leg goes elsewhere.
     pub(in crate::session) fn rerouted(&self, id: LegId, backend: &BackendName) {
-        let Inner { legs, tally, .. } = &mut *self.inner();
+        let Inner { legs, totals, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
-            tally.rerouted(&mut leg.line, backend);
+            totals.rerouted(&mut leg.line, backend);
         }
     }
 
     /// Counts the tokens of an answer inside a leg.
     pub(in crate::session) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
         let inner = &mut *self.inner();
-        inner.tally.add_usage(model, usage);
+        inner.totals.add_usage(model, usage);
         let Some(leg) = inner.legs.iter_mut().find(|leg| leg.id == id) else { return };
         leg.line.socket.get_or_insert_default().usage += usage;
         if let Some(agents) = &mut inner.agents {
@@ -105,7 +106,7 @@ impl Session {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
         inner.leave(leg.agent, report.usage, now);
-        let kept = inner.tally.add(leg.line, report);
+        let kept = inner.totals.add(leg.line, report);
         let kept = wanted.then(|| kept.clone());
         let was_last = inner.state.is_final() && inner.legs.is_empty() && !inner.recorded;
         Some(Closed { kept, was_last })
@@ -120,7 +121,7 @@ impl Session {
         self.requests.fetch_sub(1, Ordering::Relaxed);
         self.bytes_in.fetch_sub(bytes_in, Ordering::Relaxed);
         inner.leave(leg.agent, None, now);
-        inner.tally.withdraw(&leg.line);
+        inner.totals.withdraw(&leg.line);
         inner.state.is_final() && inner.legs.is_empty() && !inner.recorded
     }
 }

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::agents::AgentView;
-use crate::session::views::state::SessionState;
+use crate::session::views::agent_view::AgentView;
 use crate::session::views::session_view::SessionView;
+use crate::session::views::state::SessionState;
 use crate::ids::{Scope, SessionKey, Uid};
 
 /// The one reading of a name that is meant.

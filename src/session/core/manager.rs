@@ -9,20 +9,21 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
-use super::kill_orders::{KillOrders, KillOrder};
 use super::active_counts::ActiveCounts;
 use super::cut::CutReason;
 use super::event::{Event, Listener, ServedLeg};
-use crate::session::replication::Replicator;
-use super::leg::LegReport;
-use super::session::{Closed, End, Inner, Session};
-use crate::session::views::state::EndReason;
+use super::kill_orders::KillOrders;
 use super::registry::Registry;
-use super::settings::Settings;
-use super::upgrade_peers::UpgradePeers;
+use super::replication::{Local, Replication};
+use super::request::LegReport;
+use super::session::{Closed, End, Inner, Session};
 use super::start_rate::StartLimiter;
-use crate::session::views::stats::Stats;
+use super::upgrade_peers::UpgradePeers;
+use crate::session::settings::Settings;
 use crate::session::store::SessionStore;
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::state::EndReason;
+use crate::session::views::stats::Stats;
 use crate::clock::Clock;
 use crate::ids::{BackendName, LegId};
 
@@ -36,34 +37,34 @@ const PACE: Duration = Duration::from_millis(2);
 
 /// All sessions of this instance.
 pub struct Manager {
-    pub(in crate::session) settings: ArcSwap<Settings>,
-    pub(in crate::session) clock: Clock,
-    pub(in crate::session) store: Arc<dyn SessionStore>,
-    /// This instance's part among others; none when it is the only one.
-    pub(in crate::session) fleet: Option<Arc<Replicator>>,
+    pub(super) settings: ArcSwap<Settings>,
+    pub(super) clock: Clock,
+    pub(super) store: Arc<dyn SessionStore>,
+    /// The part of other instances.
+    pub(super) replication: Arc<dyn Replication>,
     /// Other processes of this gateway, during an upgrade.
-    pub(in crate::session) siblings: UpgradePeers,
+    pub(super) upgrade_peers: UpgradePeers,
     listener: Arc<dyn Listener>,
     /// Whether the listener is to be told of each leg.
-    tells_legs: bool,
+    wants_legs: bool,
     feed: broadcast::Sender<Arc<Event>>,
     /// Active sessions.
-    pub(in crate::session) live: Registry,
+    pub(super) active: Registry,
     /// Ended sessions whose last snapshot is not yet in the store.
-    pub(in crate::session) closing: Registry,
-    pub(in crate::session) book: KillOrders,
-    pub(in crate::session) census: ActiveCounts,
-    pub(in crate::session) starts: StartLimiter,
-    pub(in crate::session) totals: Mutex<Stats>,
-    pub(in crate::session) kills: AtomicU64,
-    pub(in crate::session) closed: AtomicBool,
+    pub(super) closing: Registry,
+    pub(super) kill_orders: KillOrders,
+    pub(super) active_counts: ActiveCounts,
+    pub(super) start_limiter: StartLimiter,
+    pub(super) totals: Mutex<Stats>,
+    pub(super) kills: AtomicU64,
+    pub(super) closed: AtomicBool,
     legs: AtomicU64,
-    shown_as: ArcSwap<HashMap<BackendName, Arc<str>>>,
+    backend_urls: ArcSwap<HashMap<BackendName, Arc<str>>>,
 }
 
 impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Manager").field("active", &self.census.active()).finish_non_exhaustive()
+        f.debug_struct("Manager").field("active", &self.active_counts.active()).finish_non_exhaustive()
     }
 }
 
@@ -75,61 +76,48 @@ impl Manager {
         store: Arc<dyn SessionStore>,
         listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
-        Self::build(settings, clock, store, None, listener)
+        Self::build(settings, clock, store, Arc::new(Local), listener)
     }
 
-    /// A manager that plays its part in a fleet.
-    pub fn in_fleet(
-        settings: Settings,
-        clock: Clock,
-        fleet: Replicator,
-        listener: Arc<dyn Listener>,
-    ) -> Arc<Self> {
-        fleet.reconfigure(&settings);
-        let store = fleet.store().clone();
-        Self::build(settings, clock, store, Some(Arc::new(fleet)), listener)
-    }
-
-    fn build(
+    /// A manager without sessions, with the given store and replication.
+    pub(in crate::session) fn build(
         settings: Settings,
         clock: Clock,
         store: Arc<dyn SessionStore>,
-        fleet: Option<Arc<Replicator>>,
+        replication: Arc<dyn Replication>,
         listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             clock,
             store,
-            fleet,
-            siblings: UpgradePeers::default(),
-            tells_legs: listener.wants_legs(),
+            replication,
+            upgrade_peers: UpgradePeers::default(),
+            wants_legs: listener.wants_legs(),
             listener,
             feed: broadcast::Sender::new(FEED),
-            live: Registry::new(),
+            active: Registry::new(),
             closing: Registry::new(),
-            book: KillOrders::default(),
-            census: ActiveCounts::default(),
-            starts: StartLimiter::default(),
+            kill_orders: KillOrders::default(),
+            active_counts: ActiveCounts::default(),
+            start_limiter: StartLimiter::default(),
             totals: Mutex::default(),
             kills: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             legs: AtomicU64::new(0),
-            shown_as: ArcSwap::default(),
+            backend_urls: ArcSwap::default(),
         })
     }
 
     /// Takes new settings; they hold from the next admission and the next reaping on.
     pub fn reconfigure(&self, settings: Settings) {
-        if let Some(fleet) = &self.fleet {
-            fleet.reconfigure(&settings);
-        }
+        self.replication.reconfigure(&settings);
         self.settings.store(Arc::new(settings));
     }
 
     /// Tells what a record shows for a backend (its URL); an unknown one is shown by its name.
-    pub fn show_backends(&self, shown_as: HashMap<BackendName, Arc<str>>) {
-        self.shown_as.store(Arc::new(shown_as));
+    pub fn set_backend_urls(&self, shown_as: HashMap<BackendName, Arc<str>>) {
+        self.backend_urls.store(Arc::new(shown_as));
     }
 
     /// The live feed. A reader that falls behind loses the oldest events and is told how many
@@ -138,9 +126,34 @@ impl Manager {
         self.feed.subscribe()
     }
 
-    /// The clock sessions live by.
+    /// The clock of the sessions.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// True when other instances may share sessions.
+    pub fn is_shared(&self) -> bool {
+        self.replication.is_shared()
+    }
+
+    /// Sessions that are active here.
+    pub(in crate::session) fn active_sessions(&self) -> &Registry {
+        &self.active
+    }
+
+    /// Ended sessions whose last view is not yet in the store.
+    pub(in crate::session) fn closing_sessions(&self) -> &Registry {
+        &self.closing
+    }
+
+    /// The kill orders that this instance knows.
+    pub(in crate::session) fn kill_orders(&self) -> &KillOrders {
+        &self.kill_orders
+    }
+
+    /// The settings in force.
+    pub(in crate::session) fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
     }
 
     pub(in crate::session) fn next_leg(&self) -> LegId {
@@ -149,11 +162,9 @@ impl Manager {
 
     pub(in crate::session) fn publish(&self, event: Event) {
         self.listener.on_event(&event);
-        if self.feed.receiver_count() > 0 || self.fleet.is_some() {
+        if self.feed.receiver_count() > 0 || self.replication.is_shared() {
             let event = Arc::new(event);
-            if let Some(fleet) = &self.fleet {
-                fleet.tell(&event);
-            }
+            self.replication.on_event(&event);
             // The last reader may have left just now; nobody misses the event then.
             let _unread = self.feed.send(event);
         }
@@ -168,7 +179,7 @@ impl Manager {
     }
 
     /// Shows in the feed what happened at another instance.
-    pub(in crate::session) fn show(&self, event: &str) {
+    pub(in crate::session) fn forward_event(&self, event: &str) {
         if self.feed.receiver_count() == 0 {
             return;
         }
@@ -183,16 +194,16 @@ impl Manager {
     /// when it had ended before or may not end.
     pub(in crate::session) fn end(
         &self,
-        live: &Arc<Session>,
+        active: &Arc<Session>,
         reason: EndReason,
         order: Option<Arc<KillOrder>>,
         only_if: impl FnOnce(&Session, &Inner) -> bool,
     ) -> Option<usize> {
         let cuts = live.end(End { at: self.clock.now(), reason, order }, only_if)?;
-        self.census.release(live);
+        self.active_counts.release(live);
         // In this order, so that it can be found at every moment.
         self.closing.insert(live.clone());
-        self.live.remove(live);
+        self.active.remove(live);
         let why = match reason {
             EndReason::Killed => CutReason::Killed,
             EndReason::Shutdown => CutReason::Shutdown,
@@ -203,16 +214,16 @@ impl Manager {
         }
         if cuts.is_empty() {
             self.finish(live);
-        } else if let Some(fleet) = self.fleet.as_ref().filter(|_| reason != EndReason::Shutdown) {
-            fleet.ended(live);
+        } else if reason != EndReason::Shutdown {
+            self.replication.on_ended(live);
         }
         Some(cuts.len())
     }
 
     /// Closes a leg, and writes the record when an ended session waited for it.
     pub(in crate::session) fn close(&self, live: &Arc<Session>, leg: LegId, report: Option<LegReport>) {
-        let usage = if self.tells_legs { report.as_ref().and_then(|report| report.usage) } else { None };
-        let closed = live.close(leg, report, self.tells_legs, self.clock.now());
+        let usage = if self.wants_legs { report.as_ref().and_then(|report| report.usage) } else { None };
+        let closed = live.close(leg, report, self.wants_legs, self.clock.now());
         let Some(Closed { kept, was_last }) = closed else { return };
         if let Some(kept) = kept {
             self.listener.on_leg(ServedLeg { uid: live.uid(), kept, usage });
@@ -232,18 +243,15 @@ impl Manager {
     /// Writes the record of an ended session, unless it was written before.
     /// In a fleet it is written when every instance has closed its share.
     pub(in crate::session) fn finish(&self, live: &Arc<Session>) {
-        if let Some(record) = live.record(&self.clock, |name| self.shown_as(name)) {
+        if let Some(record) = live.record(&self.clock, |name| self.backend_url(name)) {
             self.totals().add_ended(&record, live.identity().client.as_deref());
-            match &self.fleet {
-                None => self.publish(Event::Ended(Arc::new(record))),
-                Some(fleet) => fleet.settled(live),
-            }
+            self.replication.on_settled(self, live, record);
         }
     }
 
     /// What a record shows for a backend.
-    pub(in crate::session) fn shown_as(&self, name: &BackendName) -> Arc<str> {
-        self.shown_as.load().get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()))
+    pub(in crate::session) fn backend_url(&self, name: &BackendName) -> Arc<str> {
+        self.backend_urls.load().get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()))
     }
 
     pub(in crate::session) fn totals(&self) -> std::sync::MutexGuard<'_, Stats> {

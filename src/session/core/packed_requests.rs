@@ -2,8 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::leg::{LegKind, SocketReport};
-use super::totals::{RequestLine, clipped};
+use crate::session::views::request_line::{LegKind, RequestLine, SocketReport, clipped};
 use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;

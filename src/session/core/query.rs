@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::active_counts::Capacity;
-use crate::session::replication::FlushScope;
-use super::session::Session;
 use super::lookup::{NameMatches, SessionRef};
 use super::manager::Manager;
+use super::session::Session;
+use crate::session::core::upgrade_peers::channel::PeerChannel;
+use crate::session::store::{Filter, Listed, Page, StoreError};
+use crate::session::views::session_view::SessionView;
 use crate::session::views::state::SessionState;
-use super::upgrade_peers::PeerChannel;
-use crate::session::views::session_view::{Filter, Page, SessionView};
 use crate::session::views::stats::Stats;
-use crate::session::store::{Listed, StoreError};
 use crate::ids::Uid;
 
 impl Manager {
@@ -25,19 +24,19 @@ impl Manager {
     /// The same; `asker` is the process that asks, which is not asked itself.
     pub(in crate::session) async fn list_for(&self, filter: &Filter, asker: Option<&Arc<PeerChannel>>) -> Page {
         let page = self.list_here(filter).await;
-        self.page_with_siblings(page, filter, asker).await
+        self.page_with_peers(page, filter, asker).await
     }
 
     /// Without those of other processes of this gateway.
     async fn list_here(&self, filter: &Filter) -> Page {
-        self.write_before_reading(None).await;
+        self.flush_before_read(None).await;
         let before = filter.before();
         let pick = |live: &Arc<Session>| {
-            let asked = before.is_none_or(|before| live.uid() < before) && filter.matches_live(live);
+            let asked = before.is_none_or(|before| live.uid() < before) && live.matches(filter);
             asked.then(|| live.clone())
         };
         // Closing ones after the live ones: a session that ends meanwhile is seen twice, never missed.
-        let mut here = self.live.collect(pick);
+        let mut here = self.active.collect(pick);
         here.extend(self.closing.collect(pick));
         here.sort_by_key(|live| std::cmp::Reverse(live.uid()));
         here.dedup_by_key(|live| live.uid());
@@ -54,9 +53,9 @@ impl Manager {
         let here = here.into_iter().filter(|live| searched_to.is_none_or(|lowest| live.uid() >= lowest));
         for live in here.take(len + 1) {
             // In a fleet the store knows the shares of all.
-            let in_fleet = self.fleet.is_some() && sessions.contains_key(&live.uid());
-            if !in_fleet {
-                sessions.insert(live.uid(), live.snapshot(&self.clock, false));
+            let is_complete = self.replication.is_shared() && sessions.contains_key(&live.uid());
+            if !is_complete {
+                sessions.insert(live.uid(), live.view(&self.clock, false));
             }
         }
         let more = sessions.len() > len;
@@ -70,13 +69,13 @@ impl Manager {
     /// for the caller to resolve.
     pub async fn get<'a>(&self, target: impl Into<SessionRef<'a>>) -> Vec<SessionView> {
         let target = target.into();
-        self.write_before_reading(Some(target)).await;
+        self.flush_before_read(Some(target)).await;
         let found = self.find(target).await.unwrap_or_else(|fault| {
             tracing::warn!(%fault, "an ended session was not looked up");
             NameMatches::default()
         });
         let mut found: Vec<SessionView> = found.sessions().into_iter().cloned().collect();
-        if self.fleet.is_some() {
+        if self.replication.is_shared() {
             for session in &mut found {
                 if let Ok(Some(whole)) = self.store.get(session.uid).await {
                     *session = SessionView::clone(&whole);
@@ -88,21 +87,18 @@ impl Manager {
 
     /// In a fleet the store is to know this instance's shares as they are now: of the sessions that `target`
     /// names, or of all.
-    async fn write_before_reading(&self, target: Option<SessionRef<'_>>) {
-        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_up()) else { return };
-        let written = match target {
-            None => self.flush(fleet, FlushScope::All).await,
-            Some(target) => {
-                let mut named = target.id().map(|id| self.live.by_id(id)).unwrap_or_default();
-                if let Some(uid) = target.uid() {
-                    named.extend(self.live.collect(|live| (live.uid() == uid).then(|| live.clone())));
-                }
-                self.flush_some(fleet, named).await
-            }
-        };
-        if let Err(fault) = written {
-            self.store_lost(fleet, &fault);
+    async fn flush_before_read(&self, target: Option<SessionRef<'_>>) {
+        if !(self.replication.is_shared() && self.replication.store_answers()) {
+            return;
         }
+        let sessions = target.map(|target| {
+            let mut named = target.id().map(|id| self.active.by_id(id)).unwrap_or_default();
+            if let Some(uid) = target.uid() {
+                named.extend(self.active.collect(|live| (live.uid() == uid).then(|| live.clone())));
+            }
+            named
+        });
+        self.replication.write_shares(self, sessions).await;
     }
 
     /// Totals since the start.
@@ -116,7 +112,7 @@ impl Manager {
             let inner = live.inner();
             stats.open_legs += inner.legs.len();
             *stats.by_state.entry(inner.state).or_default() += 1;
-            for used in inner.tally.backends() {
+            for used in inner.totals.backends() {
                 stats.add_backend(used.name.as_str(), used.requests);
             }
             stats.add_client(live.identity().client.as_deref());
@@ -125,25 +121,25 @@ impl Manager {
             stats.bytes_in += live.bytes_in();
             stats.bytes_out += live.bytes_out();
         };
-        self.live.each(&mut add);
+        self.active.each(&mut add);
         self.closing.each(&mut add);
         for state in SessionState::ALL {
             stats.by_state.entry(state).or_default();
         }
-        stats.active = self.census.active();
+        stats.active = self.active_counts.active();
         stats.kills = self.kills.load(Ordering::Relaxed);
-        stats.kills_in_force = self.book.count(self.clock.now());
+        stats.kills_in_force = self.kill_orders.count(self.clock.now());
         stats
     }
 
     /// How near the limits of sessions are, and what they did since the start.
     pub fn capacity(&self) -> Capacity {
-        self.census.capacity(&self.settings.load())
+        self.active_counts.capacity(&self.settings.load())
     }
 
     /// Sessions active now.
     pub fn active(&self) -> usize {
-        self.census.active()
+        self.active_counts.active()
     }
 
     /// Every incarnation that a name leads to.
@@ -160,20 +156,20 @@ impl Manager {
         target: SessionRef<'_>,
         asker: Option<&Arc<PeerChannel>>,
     ) -> Result<NameMatches, StoreError> {
-        let snapshot = |live: Arc<Session>| live.snapshot(&self.clock, true);
+        let view = |live: Arc<Session>| live.view(&self.clock, true);
         let mut found = NameMatches::default();
         if let Some(uid) = target.uid() {
             let here = |live: &Arc<Session>| (live.uid() == uid).then(|| live.clone());
-            found.add_by_uid(self.live.collect(here).into_iter().map(snapshot));
+            found.add_by_uid(self.active.collect(here).into_iter().map(view));
             if !found.has_uid() {
-                found.add_by_uid(self.closing.collect(here).into_iter().map(snapshot));
+                found.add_by_uid(self.closing.collect(here).into_iter().map(view));
             }
         }
         if let Some(id) = target.id() {
-            found.add_by_id(self.live.by_id(id).into_iter().map(snapshot));
-            found.add_by_id(self.closing.by_id(id).into_iter().map(snapshot));
+            found.add_by_id(self.active.by_id(id).into_iter().map(view));
+            found.add_by_id(self.closing.by_id(id).into_iter().map(view));
         }
-        let beyond = self.find_at_siblings(target, asker, &mut found).await;
+        let beyond = self.find_at_peers(target, asker, &mut found).await;
         let stored = self.find_stored(target, &mut found).await;
         match (beyond, stored) {
             (Ok(()), Ok(())) => {}

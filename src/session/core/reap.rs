@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::session::{Inner, Session};
 use super::manager::{Manager, SETTLE};
+use super::session::{Inner, Session};
+use crate::session::settings::Settings;
 use crate::session::views::state::EndReason;
-use super::settings::Settings;
 use crate::clock::{Moment, millis};
 
 /// Looks at the legs that still settle this often at shutdown.
@@ -29,19 +29,16 @@ impl Manager {
     pub async fn reap(&self) {
         let now = self.clock.now();
         let settings = self.settings.load_full();
-        let due = self.live.collect(|live| due(live, &settings, now).map(|reason| (live.clone(), reason)));
-        let (elsewhere_too, here): (Vec<_>, Vec<_>) = due
-            .into_iter()
-            .partition(|(_, reason)| self.fleet.is_some() && *reason != EndReason::MaxDuration);
-        self.end_all_idle(elsewhere_too, &settings).await;
+        let due = self.active.collect(|live| due(live, &settings, now).map(|reason| (live.clone(), reason)));
+        let here = self.replication.end_due(self, due, &settings).await;
         let mut patience = PATIENCE;
         for (live, reason) in here {
             self.pace(&mut patience).await;
             self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
         }
         self.settle(&settings, now).await;
-        self.book.forget_expired(now);
-        if self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
+        self.kill_orders.forget_expired(now);
+        if !self.replication.store_answers() {
             return;
         }
         if let Some(horizon) = now.as_millis().checked_sub(millis(settings.retention)) {
@@ -59,27 +56,9 @@ impl Manager {
         for live in &ended {
             self.finish(live);
         }
-        if let Some(fleet) = &self.fleet {
-            self.close_all(fleet, ended.clone()).await;
-        }
-        for live in ended {
-            let is_past = age(&live) >= settings.retention;
-            if self.fleet.is_some() {
-                if is_past
-                    && self
-                        .closing
-                        .by_id(live.key().id.as_str())
-                        .iter()
-                        .any(|other| Arc::ptr_eq(other, &live))
-                {
-                    self.record_alone(&live);
-                    self.closing.remove(&live);
-                }
-            // With a store that stays away, what is past its retention goes all the same.
-            } else if self.keep(&live).await || is_past {
-                self.closing.remove(&live);
-            }
-        }
+        let is_past = |live: &Session| age(live) >= settings.retention;
+        let ended = ended.into_iter().map(|live| (live.clone(), is_past(&live))).collect();
+        self.replication.close(self, ended).await;
     }
 
     /// Ends every session (completed, reason `shutdown`) and refuses new ones. Open legs are cut and get
@@ -87,7 +66,7 @@ impl Manager {
     pub async fn shutdown(&self) {
         self.closed.store(true, Ordering::SeqCst);
         let mut patience = LAST_PATIENCE;
-        for live in self.live.collect(|live| Some(live.clone())) {
+        for live in self.active.collect(|live| Some(live.clone())) {
             self.pace(&mut patience).await;
             self.end(&live, EndReason::Shutdown, None, |_, _| true);
         }
@@ -100,19 +79,27 @@ impl Manager {
         for live in &ended {
             self.finish(live);
         }
-        if let Some(fleet) = &self.fleet {
-            return self.leave(fleet, ended).await;
-        }
-        for live in ended {
-            if self.keep(&live).await {
-                self.closing.remove(&live);
-            }
-        }
+        self.replication.leave(self, ended).await;
+    }
+
+    /// Ends a session that has been idle for `limit`; one with open legs only for reason `idle_timeout`. Returns
+    /// true when it ended now.
+    pub(in crate::session) fn end_if_idle(
+        &self,
+        live: &Arc<Session>,
+        reason: EndReason,
+        limit: Duration,
+    ) -> bool {
+        let is_idle = |live: &Session, inner: &Inner| {
+            live.idle(self.clock.now()) >= limit
+                && (reason == EndReason::IdleTimeout || inner.legs.is_empty())
+        };
+        self.end(live, reason, None, is_idle).is_some()
     }
 
     /// Gives the store an ended session as it is now; false when the store did not take it.
-    pub(in crate::session) async fn keep(&self, live: &Arc<Session>) -> bool {
-        let kept = self.store.put(Arc::new(live.snapshot(&self.clock, true))).await;
+    pub(super) async fn store_ended(&self, live: &Arc<Session>) -> bool {
+        let kept = self.store.put(Arc::new(live.view(&self.clock, true))).await;
         if let Err(fault) = &kept {
             tracing::warn!(%fault, uid = %live.uid(), "an ended session was not kept");
         }

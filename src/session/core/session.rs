@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::agents::{Agents, AgentIndex};
-use super::kill_orders::KillOrder;
 use super::active_counts::RosterPositions;
+use super::agents::{AgentIndex, Agents};
 use super::cut::Cut;
 use super::packed_requests::PackedRequest;
-use super::leg::{SessionRequest, LegStart};
+use super::request::{LegStart, SessionRequest};
+use super::totals::SessionTotals;
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{EndReason, Identity, SessionKind, SessionState};
-use super::totals::{RequestLine, SessionTotals};
 use crate::clock::Moment;
 use crate::ids::{LegId, PrincipalId, Scope, SessionKey, Uid};
 
@@ -50,7 +51,7 @@ pub(in crate::session) struct Inner {
     /// Boxed: sessions without a request keep the list, which is empty then.
     #[expect(clippy::vec_box, reason = "see above")]
     pub(in crate::session) legs: Vec<Box<OpenLeg>>,
-    pub(in crate::session) tally: SessionTotals,
+    pub(in crate::session) totals: SessionTotals,
     /// Only where more than the main agent is to be told apart.
     pub(in crate::session) agents: Option<Box<Agents>>,
     pub(in crate::session) end: Option<Box<End>>,
@@ -127,7 +128,7 @@ impl Session {
             inner: Mutex::new(Inner {
                 state: SessionState::Active,
                 legs: Vec::new(),
-                tally: SessionTotals::default(),
+                totals: SessionTotals::default(),
                 agents: None,
                 end: None,
                 recorded: false,
@@ -299,12 +300,12 @@ impl Session {
     }
 
     /// Calls `build` once in the life of an ended session; `None` ever after, and before its end.
-    pub(in crate::session) fn record_once<T>(&self, build: impl FnOnce(&Inner, &End) -> T) -> Option<T> {
+    pub(in crate::session) fn record_once<T>(&self, build: impl FnOnce(&Inner) -> T) -> Option<T> {
         let mut inner = self.inner();
         if inner.recorded {
             return None;
         }
-        let made = inner.end.as_deref().map(|end| build(&inner, end));
+        let made = inner.end.is_some().then(|| build(&inner));
         inner.recorded = made.is_some();
         made
     }

@@ -9,32 +9,13 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::clock::Moment;
+use crate::session::settings::StartRate;
 
 /// Buckets of one table.
 const BUCKETS: usize = 16_384;
 /// Microseconds of a second.
 const SECOND: u64 = 1_000_000;
-
-/// `session.starts_per_address`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "SessionStarts")]
-pub struct StartRate {
-    /// New sessions of one client address in a second, in the long run; 0 is no limit.
-    pub per_second: u32,
-    /// New sessions of one client address at once.
-    pub burst: u32,
-}
-
-impl Default for StartRate {
-    fn default() -> Self {
-        Self { per_second: 50, burst: 5000 }
-    }
-}
 
 /// The buckets.
 pub(in crate::session) struct StartLimiter {

@@ -1,105 +1,21 @@
 //! What the legs of a session added up to. Everything a client can vary is bounded here.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::packed_requests::PackedRequest;
+use super::request::LegReport;
 use crate::session::views::latency::{Latencies, Quantiles};
-use super::leg::{LegKind, LegReport, SocketReport};
+use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
 use crate::clock::millis;
 use crate::error::ErrorKind;
-use crate::ids::{AgentId, BackendName, RequestId};
+use crate::ids::BackendName;
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
-/// Requests that stay visible one by one.
-pub(in crate::session) const LAST_REQUESTS: usize = 20;
 /// Distinct models or errors that are counted apart; later models count as [`OTHER`].
 const DISTINCT: usize = 32;
-/// Bytes that are kept of a path or a model.
-const NAME_BYTES: usize = 256;
 const OTHER: &str = "other";
-
-/// One request that has ended, for the detail view.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RequestLine {
-    /// The request's id.
-    pub request_id: RequestId,
-    /// What it was.
-    pub kind: LegKind,
-    /// Its method.
-    pub method: Box<str>,
-    /// Its path, without a query.
-    pub path: Box<str>,
-    /// The agent that sent it; `None` is the main one.
-    pub agent: Option<AgentId>,
-    /// When it came.
-    pub started_at: Timestamp,
-    /// The backend that served it.
-    pub backend: Option<BackendName>,
-    /// The backend that failed before, when another one took its place.
-    pub failover_from: Option<BackendName>,
-    /// How many backends were asked.
-    pub attempts: u32,
-    /// The model.
-    pub model: Option<Arc<str>>,
-    /// What a JSON-RPC request asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub operation: Option<Box<str>>,
-    /// The status sent to the client.
-    pub status: Option<u16>,
-    /// The code of its failure.
-    pub error: Option<Box<str>>,
-    /// How it ended, in a word.
-    pub outcome: Cow<'static, str>,
-    /// How many tools the request offered.
-    pub tools_offered: u32,
-    /// About how many tokens the request had: the bytes of its body by four.
-    pub input_tokens_estimate: u64,
-    /// Why the model stopped, in the provider's word.
-    pub stop_reason: Option<Box<str>>,
-    /// The tools it called.
-    pub tools: ToolCounts,
-    /// True when the answer was a stream.
-    pub stream: bool,
-    /// Milliseconds from the request to the end.
-    pub duration_ms: u64,
-    /// Milliseconds from the request to the first byte of the answer.
-    pub ttfb_ms: Option<u64>,
-    /// Bytes received from the client.
-    pub bytes_in: u64,
-    /// Bytes sent to the client.
-    pub bytes_out: u64,
-    /// What passed, when it was an upgraded connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub socket: Option<Box<SocketReport>>,
-}
-
-/// The requests a backend served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct BackendUse {
-    /// The backend.
-    pub name: BackendName,
-    /// How many requests.
-    pub requests: u64,
-}
-
-/// The requests and tokens of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ModelUse {
-    /// The model.
-    pub model: Arc<str>,
-    /// How many requests named it.
-    pub requests: u64,
-    /// The provider's own token counts, summed.
-    #[serde(flatten)]
-    pub usage: Usage,
-}
 
 /// A failed answer: by its status, or by our own code when there was none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,7 +148,7 @@ impl SessionTotals {
     fn backend(&mut self, name: &BackendName) {
         match self.backends.iter_mut().find(|used| used.name == *name) {
             Some(used) => used.requests += 1,
-            None => push_lean(&mut self.backends, BackendUse { name: name.clone(), requests: 1 }),
+            None => push_compact(&mut self.backends, BackendUse { name: name.clone(), requests: 1 }),
         }
     }
 
@@ -246,7 +162,7 @@ impl SessionTotals {
         }
         let at = at.unwrap_or_else(|| {
             let name: Arc<str> = if full { OTHER } else { model }.into();
-            push_lean(&mut self.models, ModelUse { model: name, requests: 0, usage: Usage::default() });
+            push_compact(&mut self.models, ModelUse { model: name, requests: 0, usage: Usage::default() });
             self.models.len() - 1
         });
         &mut self.models[at]
@@ -256,7 +172,7 @@ impl SessionTotals {
         let failures = &mut self.seldom().failures;
         match failures.iter().position(|(known, _)| *known == failure) {
             Some(at) => failures[at].1 += 1,
-            None if failures.len() < DISTINCT => push_lean(failures, (failure, 1)),
+            None if failures.len() < DISTINCT => push_compact(failures, (failure, 1)),
             None => {}
         }
     }
@@ -324,47 +240,6 @@ impl SessionTotals {
     }
 }
 
-impl RequestLine {
-    /// The line of a request that has just come.
-    pub(in crate::session) fn begun(
-        kind: LegKind,
-        method: Box<str>,
-        mut path: String,
-        request_id: RequestId,
-        agent: Option<AgentId>,
-        started_at: Timestamp,
-    ) -> Self {
-        let end = path.find('?').unwrap_or(path.len());
-        path.truncate(clipped(&path[..end]).len());
-        Self {
-            request_id,
-            kind,
-            method,
-            path: path.into(),
-            agent,
-            started_at,
-            backend: None,
-            failover_from: None,
-            attempts: 0,
-            model: None,
-            operation: None,
-            status: None,
-            error: None,
-            outcome: "open".into(),
-            tools_offered: 0,
-            input_tokens_estimate: 0,
-            stop_reason: None,
-            tools: ToolCounts::default(),
-            stream: false,
-            duration_ms: 0,
-            ttfb_ms: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            socket: None,
-        }
-    }
-}
-
 /// True when the leg counts as an error of its session.
 pub(in crate::session) fn failed(report: &LegReport) -> bool {
     failure(report).is_some()
@@ -380,14 +255,10 @@ fn failure(report: &LegReport) -> Option<Failure> {
 }
 
 /// Adds to a list that mostly stays at one element: without this it would begin with room for four.
-pub(in crate::session) fn push_lean<T>(list: &mut Vec<T>, element: T) {
+pub(in crate::session) fn push_compact<T>(list: &mut Vec<T>, element: T) {
     if list.capacity() == 0 {
         list.reserve_exact(1);
     }
     list.push(element);
 }
 
-/// The first bytes of a name a client chose, on a character's border.
-pub(in crate::session) fn clipped(name: &str) -> &str {
-    &name[..name.floor_char_boundary(NAME_BYTES)]
-}

@@ -18,10 +18,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use self::channel::{PeerResponse, PeerRequest, Incoming, SentOrder};
-use super::kill_orders::KillOrder;
 use super::lookup::{NameMatches, SessionRef};
 use super::manager::Manager;
-use crate::session::views::session_view::{Filter, Page, SessionView};
+use crate::session::store::{Filter, Page};
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::session_view::SessionView;
 use crate::ids::{SessionKey, Uid};
 
 pub(in crate::session) use self::channel::PeerChannel;
@@ -84,17 +85,17 @@ impl Manager {
     ///
     /// # Errors
     /// The socket cannot be used.
-    pub fn meet_successor(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
+    pub fn connect_successor(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
         let (line, incoming) = PeerChannel::open(stream, false)?;
-        self.siblings.add(&line);
-        tokio::spawn(Arc::clone(self).serve_sibling(line, incoming));
+        self.upgrade_peers.add(&line);
+        tokio::spawn(Arc::clone(self).serve_peer(line, incoming));
         Ok(())
     }
 
     /// Waits until the process before this one has ended; returns at once when there is none.
     pub async fn predecessor_ended(&self) {
         // The sender lives as long as this.
-        let _ = self.siblings.predecessor.subscribe().wait_for(|is_there| !is_there).await;
+        let _ = self.upgrade_peers.predecessor.subscribe().wait_for(|is_there| !is_there).await;
     }
 
     /// Opens the line to the process whose place this one takes, and takes over the kill orders in force there.
@@ -102,37 +103,37 @@ impl Manager {
     ///
     /// # Errors
     /// The socket cannot be used, or the old process does not answer.
-    pub async fn meet_predecessor(self: &Arc<Self>, stream: UnixStream) -> io::Result<usize> {
+    pub async fn connect_predecessor(self: &Arc<Self>, stream: UnixStream) -> io::Result<usize> {
         let (line, incoming) = PeerChannel::open(stream, true)?;
-        self.siblings.add(&line);
-        self.siblings.predecessor.send_replace(true);
-        let serving = Arc::clone(self).serve_sibling(Arc::clone(&line), incoming);
+        self.upgrade_peers.add(&line);
+        self.upgrade_peers.predecessor.send_replace(true);
+        let serving = Arc::clone(self).serve_peer(Arc::clone(&line), incoming);
         let manager = Arc::clone(self);
         tokio::spawn(async move {
             serving.await;
-            manager.siblings.predecessor.send_replace(false);
+            manager.upgrade_peers.predecessor.send_replace(false);
         });
         if let Some(PeerResponse::Orders(orders)) = line.ask(&PeerRequest::Orders, ORDERS).await {
             let is_new = |order: SentOrder| self.take_order(order.into()).is_some();
             return Ok(orders.into_iter().map(is_new).filter(|is_new| *is_new).count());
         }
-        // A slow one still carries out what it is sent; one that has ended is removed by `serve_sibling`.
+        // A slow one still carries out what it is sent; one that has ended is removed by `serve_peer`.
         Err(io::Error::new(io::ErrorKind::TimedOut, "the old process does not tell its kill orders"))
     }
 
     /// True while another process of this gateway is there.
-    pub fn has_siblings(&self) -> bool {
-        !self.siblings.lines.load().is_empty()
+    pub fn has_upgrade_peers(&self) -> bool {
+        !self.upgrade_peers.lines.load().is_empty()
     }
 
     /// Answers until the other process ends.
-    async fn serve_sibling(self: Arc<Self>, line: Arc<PeerChannel>, mut incoming: Incoming) {
+    async fn serve_peer(self: Arc<Self>, line: Arc<PeerChannel>, mut incoming: Incoming) {
         while let Some((id, ask)) = incoming.next(&line).await {
             match ask {
                 // Orders are carried out here, in their order.
                 PeerRequest::Kill(order) => {
                     let order = KillOrder::from(order);
-                    let sent = self.send_kill(&order, Some(&line));
+                    let sent = self.send_kill_to_peers(&order, Some(&line));
                     let here = self.take_order(order).unwrap_or(0);
                     let line = Arc::clone(&line);
                     tokio::spawn(async move {
@@ -148,17 +149,17 @@ impl Manager {
                 question => {
                     let (manager, line) = (Arc::clone(&self), Arc::clone(&line));
                     tokio::spawn(async move {
-                        let answer = manager.answer_sibling(question, &line).await;
+                        let answer = manager.answer_peer(question, &line).await;
                         line.answer(id, &answer);
                     });
                 }
             }
         }
-        self.siblings.remove(&line);
+        self.upgrade_peers.remove(&line);
         tracing::info!("the other process of this upgrade has ended");
     }
 
-    async fn answer_sibling(&self, question: PeerRequest, asker: &Arc<PeerChannel>) -> PeerResponse {
+    async fn answer_peer(&self, question: PeerRequest, asker: &Arc<PeerChannel>) -> PeerResponse {
         match question {
             PeerRequest::Orders => {
                 let orders = self.kills();
@@ -180,23 +181,23 @@ impl Manager {
     }
 
     /// Sends a kill order to the other processes.
-    pub(in crate::session) fn send_kill(&self, order: &KillOrder, asker: Option<&Arc<PeerChannel>>) -> Sent {
-        if !self.has_siblings() {
+    pub(in crate::session) fn send_kill_to_peers(&self, order: &KillOrder, asker: Option<&Arc<PeerChannel>>) -> Sent {
+        if !self.has_upgrade_peers() {
             return Sent(Vec::new());
         }
         self.send(&PeerRequest::Kill(order.into()), asker)
     }
 
     /// Tells the other processes that an order is lifted.
-    pub(in crate::session) fn send_lifting(&self, order: &KillOrder) {
-        if self.has_siblings() {
+    pub(in crate::session) fn send_lift_to_peers(&self, order: &KillOrder) {
+        if self.has_upgrade_peers() {
             self.send(&PeerRequest::Lift { key: order.key(), agent: order.agent.clone(), rev: order.rev }, None);
         }
     }
 
     fn send(&self, ask: &PeerRequest, asker: Option<&Arc<PeerChannel>>) -> Sent {
         let mut sent = Vec::new();
-        for line in self.siblings.others(asker) {
+        for line in self.upgrade_peers.others(asker) {
             let answer = line.send(ask);
             // One that is starting reads it later.
             sent.extend(answer.filter(|_| line.is_heard()));
@@ -208,14 +209,14 @@ impl Manager {
     ///
     /// # Errors
     /// One of them does not answer.
-    pub(in crate::session) async fn find_at_siblings(
+    pub(in crate::session) async fn find_at_peers(
         &self,
         target: SessionRef<'_>,
         asker: Option<&Arc<PeerChannel>>,
         found: &mut NameMatches,
     ) -> Result<(), &'static str> {
         let mut outcome = Ok(());
-        for line in self.siblings_to_ask(asker) {
+        for line in self.peers_to_ask(asker) {
             let ask = PeerRequest::Find { text: target.text().to_owned(), by: target.by() };
             match line.ask(&ask, ANSWER).await {
                 Some(PeerResponse::Found { by_uid, by_id }) => {
@@ -230,13 +231,13 @@ impl Manager {
     }
 
     /// A page with the sessions of the other processes.
-    pub(in crate::session) async fn page_with_siblings(
+    pub(in crate::session) async fn page_with_peers(
         &self,
         page: Page,
         filter: &Filter,
         asker: Option<&Arc<PeerChannel>>,
     ) -> Page {
-        let lines = self.siblings_to_ask(asker);
+        let lines = self.peers_to_ask(asker);
         if lines.is_empty() {
             return page;
         }
@@ -263,19 +264,19 @@ impl Manager {
         Page { sessions, next_cursor, truncated }
     }
 
-    fn siblings_to_ask(&self, asker: Option<&Arc<PeerChannel>>) -> Vec<Arc<PeerChannel>> {
-        if self.fleet.as_ref().is_some_and(|fleet| fleet.is_up()) {
+    fn peers_to_ask(&self, asker: Option<&Arc<PeerChannel>>) -> Vec<Arc<PeerChannel>> {
+        if self.replication.is_shared() && self.replication.store_answers() {
             return Vec::new();
         }
-        let mut lines = self.siblings.others(asker);
+        let mut lines = self.upgrade_peers.others(asker);
         lines.retain(|line| line.is_heard());
         lines
     }
 
     /// Strikes out the orders against a session or an agent up to this revision.
     pub(in crate::session) fn lift_until(&self, key: &SessionKey, agent: Option<&crate::ids::AgentId>, rev: u64) {
-        for order in self.book.strike_until(key, agent, rev) {
-            self.lift_from_live(&order);
+        for order in self.kill_orders.remove_up_to(key, agent, rev) {
+            self.lift_from_sessions(&order);
         }
     }
 }

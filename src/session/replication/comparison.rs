@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::replicator::Replicator;
-use super::orders::CHUNK;
-use crate::redis::LinkError;
-use crate::session::core::kill_orders::KillOrder;
 use crate::session::core::manager::Manager;
+use super::orders::CHUNK;
+use super::replicator::Replicator;
 use crate::session::store::redis::Cursor;
+use crate::session::views::kill_order::KillOrder;
+use crate::redis::LinkError;
 
 /// The whole set is walked through this often.
 const WALK: Duration = Duration::from_secs(30);
@@ -57,34 +57,34 @@ impl ComparisonRounds {
     }
 
     /// The store may have lost orders: has the whole book compared, its newest piece at once.
-    pub(super) async fn restore(&mut self, manager: &Manager, fleet: &Replicator) -> Result<(), LinkError> {
+    pub(super) async fn restore(&mut self, manager: &Manager, replicator: &Replicator) -> Result<(), LinkError> {
         self.book.clear();
         self.is_book_urgent = true;
-        self.compare(manager, fleet).await
+        self.compare(manager, replicator).await
     }
 
     /// Takes the next pieces. True when it goes on without a pause.
-    pub(super) async fn go(&mut self, manager: &Manager, fleet: &Replicator) -> Result<bool, LinkError> {
+    pub(super) async fn go(&mut self, manager: &Manager, replicator: &Replicator) -> Result<bool, LinkError> {
         if self.watched.is_none_or(|at| at.elapsed() >= EVICTIONS) {
             self.watched = Some(Instant::now());
-            let found = fleet.store.evictions().await;
-            fleet.health.evicts(found.as_ref());
+            let found = replicator.store.evictions().await;
+            replicator.health.evicts(found.as_ref());
             let evicted = found.map_or(0, |(_, evicted)| evicted);
             if std::mem::replace(&mut self.evicted, evicted) < evicted {
                 self.is_book_urgent = true;
             }
         }
-        self.compare(manager, fleet).await?;
-        self.walk(manager, fleet).await?;
+        self.compare(manager, replicator).await?;
+        self.walk(manager, replicator).await?;
         Ok(self.is_book_urgent || self.is_walk_urgent)
     }
 
-    async fn compare(&mut self, manager: &Manager, fleet: &Replicator) -> Result<(), LinkError> {
+    async fn compare(&mut self, manager: &Manager, replicator: &Replicator) -> Result<(), LinkError> {
         if self.book.is_empty() {
-            self.book = manager.book.all(manager.clock.now());
+            self.book = manager.kill_orders().all(manager.clock().now());
             self.book.reverse();
-            if !self.book.is_empty() && !fleet.store.has_changes().await? {
-                manager.note_again(fleet, &self.book).await?;
+            if !self.book.is_empty() && !replicator.store.has_change_set().await? {
+                replicator.record_changes_again(manager, &self.book).await?;
             }
         }
         let pieces = if self.is_book_urgent { PIECES.1 } else { PIECES.0 };
@@ -94,22 +94,22 @@ impl ComparisonRounds {
                 return Ok(());
             }
             let piece = self.book.split_off(self.book.len().saturating_sub(CHUNK));
-            if manager.compare_orders(fleet, &piece).await? > 0 {
-                fleet.health.lost("kill orders");
+            if replicator.compare_orders(manager, &piece).await? > 0 {
+                replicator.health.lost("kill orders");
                 self.is_book_urgent = true;
             }
         }
         Ok(())
     }
 
-    async fn walk(&mut self, manager: &Manager, fleet: &Replicator) -> Result<(), LinkError> {
+    async fn walk(&mut self, manager: &Manager, replicator: &Replicator) -> Result<(), LinkError> {
         if self.walk.is_none() && self.walked.elapsed() >= WALK {
             (self.walk, self.walked, self.seen) = (Some(Cursor::default()), Instant::now(), 0);
         }
         let pieces = if self.is_walk_urgent { PIECES.1 } else { PIECES.0 };
         for _ in 0..pieces {
             let Some(from) = self.walk else { break };
-            let (next, seen) = manager.walk_orders(fleet, from, self.excess).await?;
+            let (next, seen) = replicator.walk_changes(manager, from, self.excess).await?;
             self.excess = self.excess.saturating_sub(seen);
             self.seen += seen;
             self.walk = next;

@@ -13,22 +13,24 @@
 //! * [`event_publisher`] publishes events, [`store_health`] reports problems of the store.
 
 mod comparison;
+mod core_interface;
 mod ends;
 mod event_publisher;
+mod event_queue;
 mod name_resolution;
 mod order_broadcast;
 mod orders;
 mod orphans;
+mod pending_orders;
+mod principals_key;
 mod replay_log;
 mod replicator;
+mod share_schedule;
 mod share_writer;
 mod shares;
 mod store_health;
 mod sync_loop;
 
-pub(in crate::session) use order_broadcast::OrderReach;
 pub use replicator::Replicator;
-pub(in crate::session) use replicator::Opening;
-pub(in crate::session) use share_writer::FlushScope;
 pub use store_health::OwnKey;
 pub use sync_loop::serve;

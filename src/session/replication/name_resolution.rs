@@ -5,41 +5,33 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::replicator::Replicator;
-use crate::clock::millis;
-use crate::ids::Uid;
-use crate::redis::LinkError;
-use crate::session::core::kill_orders::{BlockMode, KillOrder};
 use crate::session::core::kill::{KillError, KillRequest};
 use crate::session::core::lookup::{NamedBy, SessionRef};
 use crate::session::core::manager::Manager;
+use super::pending_orders::UnresolvedName;
+use super::replicator::Replicator;
+use crate::session::settings::Block;
+use crate::session::views::kill_order::{BlockMode, KillOrder};
 use crate::session::views::state::SessionState;
-use crate::session::core::settings::Block;
+use crate::clock::millis;
+use crate::ids::Uid;
+use crate::redis::LinkError;
 use crate::settings::units::Span;
 
-/// A name that could not be looked up everywhere, and the order that was given by it.
-#[derive(Clone, Debug)]
-pub(super) struct UnresolvedName {
-    text: String,
-    by: Option<NamedBy>,
-    order: Arc<KillOrder>,
-}
-
-impl Manager {
+impl Replicator {
     /// Has the other sessions of this name killed once the store is back.
-    pub(in crate::session) fn kill_namesakes_later(&self, target: SessionRef<'_>, order: &Arc<KillOrder>) {
-        let Some(fleet) = &self.fleet else { return };
-        let unresolved =
+    pub(super) fn add_unresolved_name(&self, target: SessionRef<'_>, order: &Arc<KillOrder>) {
+        let unresolved_names =
             UnresolvedName { text: target.text().to_owned(), by: target.by(), order: Arc::clone(order) };
-        fleet.unresolved.lock().unwrap_or_else(PoisonError::into_inner).push(unresolved);
+        self.unresolved_names.lock().unwrap_or_else(PoisonError::into_inner).push(unresolved_names);
     }
 
     /// Kills the sessions whose name was killed while the store was away. With `is_last` every instance has had
     /// the time to write its sessions, and the names are forgotten.
-    pub(super) async fn kill_namesakes(&self, fleet: &Replicator, is_last: bool) -> Result<(), LinkError> {
-        let unresolved = fleet.unresolved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for UnresolvedName { text, by, order } in &unresolved {
-            let found = self.find(SessionRef::new(text, *by)).await.ok().filter(|found| !found.is_partial);
+    pub(super) async fn kill_unresolved_names(&self, core: &Manager, is_last: bool) -> Result<(), LinkError> {
+        let unresolved_names = self.unresolved_names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for UnresolvedName { text, by, order } in &unresolved_names {
+            let found = core.find(SessionRef::new(text, *by)).await.ok().filter(|found| !found.is_partial);
             let Some(found) = found else {
                 return Err(LinkError::Away("a name was not looked up".to_owned()));
             };
@@ -48,19 +40,19 @@ impl Manager {
                 session.state == SessionState::Active && *session.key() != key && session.started_at <= order.at
             });
             for uid in namesakes.map(|session| session.uid) {
-                self.kill_namesake(uid, order).await;
+                self.kill_by_uid(core, uid, order).await;
             }
         }
         if is_last {
-            let mut left = fleet.unresolved.lock().unwrap_or_else(PoisonError::into_inner);
-            left.retain(|one| !unresolved.iter().any(|done| Arc::ptr_eq(&done.order, &one.order)));
+            let mut left = self.unresolved_names.lock().unwrap_or_else(PoisonError::into_inner);
+            left.retain(|one| !unresolved_names.iter().any(|done| Arc::ptr_eq(&done.order, &one.order)));
         }
         Ok(())
     }
 
-    async fn kill_namesake(&self, uid: Uid, order: &KillOrder) {
+    async fn kill_by_uid(&self, core: &Manager, uid: Uid, order: &KillOrder) {
         let left =
-            order.until.map_or(Duration::ZERO, |until| self.clock.moment(until).since(self.clock.now()));
+            order.until.map_or(Duration::ZERO, |until| core.clock().moment(until).since(core.clock().now()));
         if order.mode == BlockMode::Duration && millis(left) == 0 {
             return;
         }
@@ -72,7 +64,7 @@ impl Manager {
             ..KillRequest::default()
         };
         let name = uid.to_string();
-        match self.kill(SessionRef::new(&name, Some(NamedBy::Uid)), request).await {
+        match core.kill(SessionRef::new(&name, Some(NamedBy::Uid)), request).await {
             Ok(killed) => tracing::warn!(
                 session_id = %killed.session_id, %uid,
                 "killed, since its name was killed while redis was away"

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 
-use super::replicator::Replicator;
+use crate::session::core::manager::Manager;
+use crate::session::core::session::Session;
 use super::order_broadcast::AT_ONCE;
+use super::replicator::Replicator;
+use crate::session::store::redis::{ChangedSession, Cursor, OrderEntry, told};
+use crate::session::views::kill_order::{BlockMode, KillOrder};
 use crate::clock::{Moment, millis};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
 use crate::redis::signals::Hint;
-use crate::session::core::kill_orders::{BlockMode, KillOrder};
-use crate::session::core::session::Session;
-use crate::session::core::manager::Manager;
-use crate::session::store::redis::{Cursor, ChangedSession, OrderEntry, told};
 
 /// Changes are looked up again this far back: Redis may have noted them a little late.
 const OVERLAP_MS: u64 = 5_000;
@@ -29,42 +29,38 @@ const PAGES: usize = 4;
 /// An order that ends so soon is not written again: it may be over in the store by its clock.
 const ENDING: Duration = Duration::from_secs(5);
 
-impl Manager {
+impl Replicator {
     /// Does what stands in the store against a session: what is new is written into the book and carried
     /// out, what was lifted is struck out.
-    pub(in crate::session) fn heed(&self, key: &SessionKey, stood: Vec<OrderEntry>) {
-        let now = self.clock.now();
+    pub(super) fn apply_orders(&self, core: &Manager, key: &SessionKey, stood: Vec<OrderEntry>) {
+        let now = core.clock().now();
         let unreadable = stood.iter().any(|what| matches!(what, OrderEntry::Unreadable { .. }));
         if !unreadable {
-            self.book.strike_unreadable(key);
+            core.kill_orders().remove_unreadable(key);
         }
         for what in stood {
             match what {
                 OrderEntry::Order(order) => {
                     let (scope, session_id) = (key.scope.clone(), key.id.clone());
                     let order = KillOrder { scope, session_id, ..order };
-                    if self.is_lifted_here(&order) {
+                    if self.has_pending_lift(&order) {
                         continue;
                     }
-                    if let Some(legs_cut) = self.take_order(order) {
+                    if let Some(legs_cut) = core.take_order(order) {
                         tracing::debug!(session_id = %key.id, legs_cut, "a kill order of the fleet was carried out");
                     }
                 }
-                OrderEntry::Lifted { agent, of, .. } => self.lift_until(key, agent.as_ref(), of),
+                OrderEntry::Lifted { agent, of, .. } => core.lift_until(key, agent.as_ref(), of),
                 OrderEntry::Unreadable { agent } => {
-                    let order = Arc::new(self.unreadable(key, agent, now));
-                    self.book.take(&order);
+                    let order = Arc::new(self.unreadable(core, key, agent, now));
+                    core.kill_orders().take(&order);
                 }
             }
         }
     }
 
-    fn is_lifted_here(&self, order: &KillOrder) -> bool {
-        self.fleet.as_ref().is_some_and(|fleet| fleet.is_lifted(order))
-    }
-
     /// Refuses a session as long as nobody can read what stands against it.
-    fn unreadable(&self, key: &SessionKey, agent: Option<crate::ids::AgentId>, now: Moment) -> KillOrder {
+    fn unreadable(&self, core: &Manager, key: &SessionKey, agent: Option<crate::ids::AgentId>, now: Moment) -> KillOrder {
         KillOrder {
             session_id: key.id.clone(),
             scope: key.scope.clone(),
@@ -73,7 +69,7 @@ impl Manager {
             uid: Uid::fresh(),
             reason: "its kill order in the shared store cannot be read".to_owned(),
             by: "elida".to_owned(),
-            at: self.clock.wall(now),
+            at: core.clock().wall(now),
             mode: BlockMode::UntilResumed,
             until: None,
             principal_key: None,
@@ -83,42 +79,42 @@ impl Manager {
     }
 
     /// Reads the orders against one session.
-    pub(super) async fn look_at_orders(&self, fleet: &Replicator, key: SessionKey) -> Result<(), LinkError> {
-        let stood = fleet.store.stood(std::slice::from_ref(&key)).await?;
-        stood.into_iter().for_each(|stood| self.heed(&key, stood));
+    pub(super) async fn reload_orders_of(&self, core: &Manager, key: SessionKey) -> Result<(), LinkError> {
+        let stood = self.store.stood(std::slice::from_ref(&key)).await?;
+        stood.into_iter().for_each(|stood| self.apply_orders(core, &key, stood));
         Ok(())
     }
 
     /// What a message about the orders against a session asks for. The order in it is heeded at once; what the key
     /// says counts all the same.
-    pub(super) async fn hear_orders(&self, fleet: &Replicator, hint: &Hint) -> Result<(), LinkError> {
+    pub(super) async fn apply_order_message(&self, core: &Manager, hint: &Hint) -> Result<(), LinkError> {
         let key = hint.key();
         let Some(order) = hint.order.as_ref().and_then(told) else {
-            return self.look_at_orders(fleet, key).await;
+            return self.reload_orders_of(core, key).await;
         };
         let order = KillOrder { scope: key.scope.clone(), session_id: key.id.clone(), ..order };
-        if fleet.is_lifted(&order) || self.take_order(order.clone()).is_none() {
+        if self.has_pending_lift(&order) || core.take_order(order.clone()).is_none() {
             return Ok(());
         }
-        let stood = fleet.store.stood(std::slice::from_ref(&key)).await?.pop().unwrap_or_default();
+        let stood = self.store.stood(std::slice::from_ref(&key)).await?.pop().unwrap_or_default();
         if !stood.iter().any(|what| covers(what, &order)) {
             // Whoever gave it may be gone before the store takes it.
-            let expires = order.until.map(|until| self.clock.moment(until));
-            fleet.owe(&Arc::new(KillOrder { expires, ..order }));
+            let expires = order.until.map(|until| core.clock().moment(until));
+            self.add_pending_order(&Arc::new(KillOrder { expires, ..order }));
         }
-        self.heed(&key, stood);
+        self.apply_orders(core, &key, stood);
         Ok(())
     }
 
     /// Reads the orders that changed from there on; gives the time for the next one, and whether that was all.
-    async fn read_changes(&self, fleet: &Replicator, since_ms: u64) -> Result<(u64, bool), LinkError> {
+    async fn read_changes(&self, core: &Manager, since_ms: u64) -> Result<(u64, bool), LinkError> {
         let mut from = Cursor { at_ms: since_ms, passed: 0 };
         let mut now_ms = 0;
         for _ in 0..PAGES {
-            let (now, page) = fleet.store.changed(from, PAGE).await?;
+            let (now, page) = self.store.changed(from, PAGE).await?;
             now_ms = now;
             for chunk in page.chunks(CHUNK) {
-                self.heed_noted(fleet, chunk).await?;
+                self.apply_changed(core, chunk).await?;
             }
             if page.len() < PAGE {
                 return Ok((now_ms, true));
@@ -129,21 +125,21 @@ impl Manager {
     }
 
     /// Reads the orders against these sessions; gives the entries that nobody needs any more.
-    async fn heed_noted<'a>(&self, fleet: &Replicator, page: &'a [ChangedSession]) -> Result<Vec<&'a ChangedSession>, LinkError> {
+    async fn apply_changed<'a>(&self, core: &Manager, page: &'a [ChangedSession]) -> Result<Vec<&'a ChangedSession>, LinkError> {
         let (known, mut over): (Vec<&ChangedSession>, Vec<&ChangedSession>) =
             page.iter().partition(|noted| noted.key.is_some());
         let keys: Vec<SessionKey> = known.iter().filter_map(|noted| noted.key.clone()).collect();
-        let now = self.clock.now();
-        for ((noted, key), stood) in known.into_iter().zip(&keys).zip(fleet.store.stood(&keys).await?) {
+        let now = core.clock().now();
+        for ((noted, key), stood) in known.into_iter().zip(&keys).zip(self.store.stood(&keys).await?) {
             let stands = |what: &OrderEntry| match what {
-                OrderEntry::Order(order) => order.until.is_none_or(|until| now < self.clock.moment(until)),
+                OrderEntry::Order(order) => order.until.is_none_or(|until| now < core.clock().moment(until)),
                 OrderEntry::Lifted { .. } => false,
                 OrderEntry::Unreadable { .. } => true,
             };
             let is_over = !stood.iter().any(stands);
-            self.heed(key, stood);
+            self.apply_orders(core, key, stood);
             // One that the store has lost stands in the book, and is written again.
-            if is_over && !self.book.has_any(key, now) {
+            if is_over && !core.kill_orders().has_any(key, now) {
                 over.push(noted);
             }
         }
@@ -151,43 +147,43 @@ impl Manager {
     }
 
     /// Reads the orders that changed since the last time; gives the time for the next one, and whether that was all.
-    pub(super) async fn look_at_changes(
+    pub(super) async fn apply_changes_since(
         &self,
-        fleet: &Replicator,
+        core: &Manager,
         since_ms: u64,
     ) -> Result<(u64, bool), LinkError> {
-        self.read_changes(fleet, since_ms.saturating_sub(OVERLAP_MS)).await
+        self.read_changes(core, since_ms.saturating_sub(OVERLAP_MS)).await
     }
 
     /// Reads what this instance may have missed: the orders there are, or of very many the oldest and the latest,
     /// and those against sessions that are live here. Gives the time for the next look, and whether that was all.
-    pub(super) async fn learn_orders(&self, fleet: &Replicator, since_ms: u64) -> Result<(u64, bool), LinkError> {
-        let (mut seen_ms, is_all) = self.read_changes(fleet, 0).await?;
+    pub(super) async fn reload_orders(&self, core: &Manager, since_ms: u64) -> Result<(u64, bool), LinkError> {
+        let (mut seen_ms, is_all) = self.read_changes(core, 0).await?;
         if !is_all {
             let since_ms = if since_ms == 0 { seen_ms } else { since_ms.min(seen_ms) };
-            seen_ms = self.look_at_changes(fleet, since_ms).await?.0;
+            seen_ms = self.apply_changes_since(core, since_ms).await?.0;
         }
-        for keys in self.live.collect(|live| Some(live.key().clone())).chunks(CHUNK) {
-            let stood = fleet.store.stood(keys).await?;
-            keys.iter().zip(stood).for_each(|(key, stood)| self.heed(key, stood));
+        for keys in core.active_sessions().collect(|live| Some(live.key().clone())).chunks(CHUNK) {
+            let stood = self.store.stood(keys).await?;
+            keys.iter().zip(stood).for_each(|(key, stood)| self.apply_orders(core, key, stood));
         }
         Ok((seen_ms, is_all))
     }
 
     /// Walks on through the sessions that have orders: heeds those, and takes out what is over, and the first
     /// `excess` in any case. Gives how far it came, and how many it saw.
-    pub(super) async fn walk_orders(
+    pub(super) async fn walk_changes(
         &self,
-        fleet: &Replicator,
+        core: &Manager,
         from: Cursor,
         excess: usize,
     ) -> Result<(Option<Cursor>, usize), LinkError> {
-        let (_, page) = fleet.store.changed(from, CHUNK).await?;
-        let mut over: Vec<ChangedSession> = self.heed_noted(fleet, &page).await?.into_iter().cloned().collect();
+        let (_, page) = self.store.changed(from, CHUNK).await?;
+        let mut over: Vec<ChangedSession> = self.apply_changed(core, &page).await?.into_iter().cloned().collect();
         if excess > 0 {
             over = page.iter().take(excess).cloned().collect();
         }
-        let trimmed = if over.is_empty() { 0 } else { fleet.store.trim(&over).await? };
+        let trimmed = if over.is_empty() { 0 } else { self.store.trim(&over).await? };
         // Those that were noted again or too lately are still there.
         let trimmed = if trimmed == over.len() as u64 { over.as_slice() } else { &[] };
         let next = (page.len() == CHUNK).then(|| from.after(&page, trimmed));
@@ -198,26 +194,26 @@ impl Manager {
     /// written again, since the lifting of an order outlives it. Gives how many were lost.
     pub(super) async fn compare_orders(
         &self,
-        fleet: &Replicator,
+        core: &Manager,
         orders: &[Arc<KillOrder>],
     ) -> Result<u64, LinkError> {
         let keys: Vec<SessionKey> = orders.iter().map(|order| order.key()).collect();
-        let stood = fleet.store.stood(&keys).await?;
-        let soon = Moment::from_millis(self.clock.now().as_millis() + millis(ENDING));
+        let stood = self.store.stood(&keys).await?;
+        let soon = Moment::from_millis(core.clock().now().as_millis() + millis(ENDING));
         let mut missing = Vec::new();
         for ((order, key), stood) in orders.iter().zip(&keys).zip(stood) {
             let is_there = order.rev == 0 || stood.iter().any(|what| covers(what, order));
-            self.heed(key, stood.clone());
-            if !is_there && self.book.holds(order, soon) {
+            self.apply_orders(core, key, stood.clone());
+            if !is_there && core.kill_orders().holds(order, soon) {
                 missing.push((order, stood));
             }
         }
         let lost = missing.len() as u64;
         futures::stream::iter(missing.into_iter().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, async |(order, stood)| fleet.write_order(order, &stood).await)
+            .try_for_each_concurrent(AT_ONCE, async |(order, stood)| self.write_order(order, &stood).await)
             .await?;
         if lost > 0 {
-            fleet.lost_orders.fetch_add(lost, Ordering::Relaxed);
+            self.lost_orders.fetch_add(lost, Ordering::Relaxed);
             tracing::error!(
                 lost,
                 "redis had lost kill orders that stand (wiped, evicted, or failed over to a copy); they are written \
@@ -228,28 +224,28 @@ impl Manager {
     }
 
     /// Has every order in the book noted again, when the store has lost the set of them.
-    pub(super) async fn note_again(&self, fleet: &Replicator, orders: &[Arc<KillOrder>]) -> Result<(), LinkError> {
+    pub(super) async fn record_changes_again(&self, core: &Manager, orders: &[Arc<KillOrder>]) -> Result<(), LinkError> {
         let keys: Vec<SessionKey> =
             orders.iter().filter(|order| order.rev > 0).map(|order| order.key()).collect();
         for keys in keys.chunks(CHUNK) {
-            fleet.store.note_kills(keys).await?;
+            self.store.record_changes(keys).await?;
         }
         Ok(())
     }
 
     /// What a message about an incarnation's end asks for.
-    pub(super) async fn look_at_end(&self, fleet: &Replicator, key: &SessionKey) -> Result<(), LinkError> {
-        for live in self.live.by_id(key.id.as_str()).into_iter().filter(|live| live.key() == key) {
-            if let Some(note) = fleet.store.ended(key, live.uid()).await? {
-                self.end_as(&live, note);
+    pub(super) async fn apply_remote_end(&self, core: &Manager, key: &SessionKey) -> Result<(), LinkError> {
+        for live in core.active_sessions().by_id(key.id.as_str()).into_iter().filter(|live| live.key() == key) {
+            if let Some(note) = self.store.ended(key, live.uid()).await? {
+                self.end_like_store(core, &live, note);
             }
         }
         Ok(())
     }
 
     /// Ends a session here as it ended in the store.
-    pub(super) fn end_as(&self, live: &Arc<Session>, note: crate::session::store::share_document::EndNote) {
-        self.end(live, note.reason, note.order, |_, _| true);
+    pub(super) fn end_like_store(&self, core: &Manager, live: &Arc<Session>, note: crate::session::store::share_document::EndNote) {
+        core.end(live, note.reason, note.order, |_, _| true);
     }
 }
 

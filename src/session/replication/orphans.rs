@@ -2,48 +2,49 @@
 
 use std::sync::Arc;
 
+use crate::session::core::manager::Manager;
+use crate::session::core::session::Session;
 use super::replicator::Replicator;
+use crate::session::store::redis::{Closed, Ended};
+use crate::session::store::redis::OrderEntry;
+use crate::session::store::share_document::ShareDocument;
+use crate::session::views::state::EndReason;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
-use crate::session::store::share_document::ShareDocument;
-use crate::session::core::session::Session;
-use crate::session::core::manager::Manager;
-use crate::session::views::state::EndReason;
-use crate::session::store::redis::{Closed, Ended, OrderEntry};
 
 /// Sessions looked at in one round.
 const BURIED: usize = 100;
 
-impl Manager {
+impl Replicator {
     /// Looks after sessions that nobody moves any more. Each instance closes shares of its own that it does
     /// not know (an answer was lost); the one whose turn it is, also those of dead instances.
-    pub(super) async fn bury(&self, fleet: &Replicator) -> Result<(), LinkError> {
-        let is_turn = fleet.store.may_bury().await?;
-        let settings = self.settings.load_full();
-        let idle = settings.idle_timeout + 4 * fleet.staleness(&settings);
-        let since = self.clock.unix_millis(self.clock.now()).saturating_sub(millis(idle));
-        for (key, uid) in fleet.store.still_since(since, BURIED).await? {
-            let shares = fleet.store.shares(&key, uid).await?;
+    pub(super) async fn close_orphans(&self, core: &Manager) -> Result<(), LinkError> {
+        let is_turn = self.store.take_orphan_turn().await?;
+        let settings = core.settings();
+        let idle = settings.idle_timeout + 4 * self.staleness(&settings);
+        let since = core.clock().unix_millis(core.clock().now()).saturating_sub(millis(idle));
+        for (key, uid) in self.store.idle_since(since, BURIED).await? {
+            let shares = self.store.shares(&key, uid).await?;
             if shares.is_empty() {
-                fleet.store.no_session(&key, uid).await?;
+                self.store.remove_active(&key, uid).await?;
                 continue;
             }
-            if is_turn && let Ended::Busy(last_ms) = self.end_orphan(fleet, &key, uid, since).await? {
-                fleet.store.moved(&key, uid, last_ms).await?;
+            if is_turn && let Ended::Busy(last_ms) = self.end_orphan(core, &key, uid, since).await? {
+                self.store.moved(&key, uid, last_ms).await?;
                 continue;
             }
-            let dead = self.dead_of(fleet, uid, shares, is_turn).await?;
+            let dead = self.dead_shares(core, uid, shares, is_turn).await?;
             let dead: Vec<(String, Option<&ShareDocument>)> = dead.into_iter().map(|share| (share, None)).collect();
-            match fleet.store.close(&key, uid, &dead).await? {
+            match self.store.close(&key, uid, &dead).await? {
                 Closed::Record { shares, is_rest } => {
-                    self.write_record(fleet, &key, uid, shares, is_rest).await?;
-                    fleet.store.no_session(&key, uid).await?;
+                    self.write_record(core, &key, uid, shares, is_rest).await?;
+                    self.store.remove_active(&key, uid).await?;
                 }
-                Closed::Recorded => fleet.store.no_session(&key, uid).await?,
+                Closed::Recorded => self.store.remove_active(&key, uid).await?,
                 // It died with the record in its hands.
-                Closed::Claimed(by) if is_turn && !fleet.store.is_alive(&by).await? => {
-                    fleet.store.take_over(&key, uid).await?;
+                Closed::Claimed(by) if is_turn && !self.store.is_alive(&by).await? => {
+                    self.store.take_over_record(&key, uid).await?;
                 }
                 Closed::Active | Closed::Waiting | Closed::Claimed(_) => {}
             }
@@ -54,12 +55,12 @@ impl Manager {
     /// A killed one ends as killed, whatever moved in it; another one when it is due.
     async fn end_orphan(
         &self,
-        fleet: &Replicator,
+        core: &Manager,
         key: &SessionKey,
         uid: Uid,
         since: u64,
     ) -> Result<Ended, LinkError> {
-        let stood = fleet.store.stood(std::slice::from_ref(key)).await?.pop().unwrap_or_default();
+        let stood = self.store.stood(std::slice::from_ref(key)).await?.pop().unwrap_or_default();
         let order = stood.into_iter().find_map(|what| match what {
             OrderEntry::Order(order) if order.agent.is_none() && order.uid == uid => Some(Arc::new(order)),
             _ => None,
@@ -68,14 +69,14 @@ impl Manager {
             Some(_) => (EndReason::Killed, None),
             None => (EndReason::IdleTimeout, Some(since)),
         };
-        fleet.store.end(key, uid, &self.end_note(reason, order), since).await
+        self.store.end(key, uid, &self.end_note(core, reason, order), since).await
     }
 
     /// Of these shares those that this instance does not know any more, and, when it is its turn, those
     /// whose instance is gone.
-    async fn dead_of(
+    async fn dead_shares(
         &self,
-        fleet: &Replicator,
+        core: &Manager,
         uid: Uid,
         shares: Vec<String>,
         is_turn: bool,
@@ -83,12 +84,12 @@ impl Manager {
         let mut dead = Vec::new();
         for share in shares {
             let (instance, number) = share.split_once(':').unwrap_or((&share, ""));
-            let is_dead = if instance == fleet.store.instance() {
+            let is_dead = if instance == self.store.instance() {
                 let number = number.parse().unwrap_or(0);
                 let same = |live: &Arc<Session>| (live.share() == number && live.uid() == uid).then_some(());
-                self.live.collect(same).is_empty() && self.closing.collect(same).is_empty()
+                core.active_sessions().collect(same).is_empty() && core.closing_sessions().collect(same).is_empty()
             } else {
-                is_turn && !fleet.store.is_alive(instance).await?
+                is_turn && !self.store.is_alive(instance).await?
             };
             if is_dead {
                 dead.push(share);

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::ids::{SessionKey, Uid};
-use crate::session::store::share_document::{EndNote, MergedShares};
 use crate::session::core::session::Session;
-use crate::session::views::session_view::SessionView;
 use crate::session::store::redis::Shares;
+use crate::session::store::share_document::{EndNote, MergedShares};
+use crate::session::views::session_view::SessionView;
 
 /// No copy that is made the main one is further behind.
 const BEHIND: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ impl ReplayLog {
         let names = shares.names();
         let mut whole = shares.whole()?;
         if is_rest || !told.is_empty() {
-            whole.set_apart();
+            whole.make_separate();
         }
         let session = Arc::new(whole.session.clone());
         self.unmarked.push(Arc::new(PublishedRecord { uid, shares: names, end: whole.end(), session }));
@@ -133,12 +133,12 @@ fn forget<T>(list: &mut VecDeque<(Moment, T)>, now: Moment) {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::session::store::share_document::ShareDocument;
+    use crate::session::replication::shares::share_document;
     use crate::session::testing::arrival_of;
 
     fn shares(live: &Session, clock: &Clock, names: &[&str]) -> Shares {
         let end = EndNote::new(crate::session::views::state::EndReason::Killed, jiff::Timestamp::now(), None);
-        let shares = names.iter().map(|name| (format!("c:{name}"), ShareDocument::of(live, clock).write()));
+        let shares = names.iter().map(|name| (format!("c:{name}"), share_document(live, clock).write()));
         Shares::from(shares.chain([("end".to_owned(), end.write())]).collect::<Vec<_>>())
     }
 

@@ -20,24 +20,24 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::session::core::kill_orders::KillOrder;
 use crate::session::core::event::Event;
-use crate::session::core::leg::{SessionRequest, Denied};
-use crate::session::core::session::{Session, Previous};
 use crate::session::core::manager::Manager;
-use crate::session::views::state::EndReason;
-use crate::session::core::settings::Settings;
-use crate::session::views::session_view::SessionView;
-use crate::session::store::redis::{Admitted, Ended, Lifetimes};
+use crate::session::core::request::{Denied, SessionRequest};
+use crate::session::core::session::{Previous, Session};
+use super::event_queue::EventQueue;
+use super::pending_orders::{PendingOrders, UnresolvedName};
+use super::replay_log::ReplayLog;
+use super::share_schedule::Flushed;
+use super::store_health::{OwnKey, StoreHealth};
+use crate::session::settings::Settings;
 use crate::session::store::{RedisStore, StoreError};
+use crate::session::store::redis::{Admitted, Ended, Lifetimes};
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::session_view::SessionView;
+use crate::session::views::state::EndReason;
 use crate::clock::{Moment, millis};
 use crate::redis::{LinkError, OnUnavailable};
 
-use super::event_publisher::EventQueue;
-use super::share_writer::Flushed;
-use super::replay_log::ReplayLog;
-use super::order_broadcast::PendingOrders;
-use super::store_health::{OwnKey, StoreHealth};
 
 /// How often an admission tries again after the session it joined turned out to be over.
 const TRIES: usize = 3;
@@ -58,23 +58,23 @@ pub struct Replicator {
     pub(super) shares: AtomicU32,
     pub(super) versions: AtomicU64,
     pub(super) work: mpsc::Sender<SyncTask>,
-    pub(super) todo: Mutex<Option<mpsc::Receiver<SyncTask>>>,
+    pub(super) tasks: Mutex<Option<mpsc::Receiver<SyncTask>>>,
     pub(super) feed: EventQueue,
     /// What was flushed last of each share.
     pub(super) flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
     /// Shares that are being closed now.
-    pub(super) in_hand: Mutex<HashSet<u32>>,
+    pub(super) closing_shares: Mutex<HashSet<u32>>,
     /// Orders lifted while the store was away.
     pub(super) lifted: Mutex<Vec<Arc<KillOrder>>>,
     /// Orders that the store or the others did not get yet.
-    pub(super) owed: Mutex<PendingOrders>,
+    pub(super) pending_orders: Mutex<PendingOrders>,
     /// Has the next beat come at once.
-    pub(super) hurry: Notify,
+    pub(super) wake: Notify,
     /// Orders that the store had lost, and that were written again.
     pub(super) lost_orders: AtomicU64,
     pub(super) health: StoreHealth,
     /// Names that were killed while the store was away.
-    pub(super) unresolved: Mutex<Vec<super::name_resolution::UnresolvedName>>,
+    pub(super) unresolved_names: Mutex<Vec<UnresolvedName>>,
     pub(super) recent: Mutex<ReplayLog>,
     /// Admissions that were decided without the store.
     pub(super) fallbacks: AtomicU64,
@@ -92,27 +92,12 @@ pub(super) enum SyncTask {
     Close(Arc<Session>),
 }
 
-/// How a session that is not live here is opened.
-pub(in crate::session) enum Opening {
-    /// Here alone.
-    Own(Option<Previous>),
-    /// As the store says.
-    Shared {
-        /// The incarnation.
-        session: Box<SessionView>,
-        /// This instance's share of it.
-        share: u32,
-        /// Whether it began with this.
-        is_new: bool,
-    },
-}
-
 impl Replicator {
     /// A part in the fleet behind this store.
     /// `principals` is the principals' key of this instance, and whether it is the one in the store; `None` when it
     /// lives by one that is kept nowhere.
     pub fn new(store: Arc<RedisStore>, principals: Option<OwnKey>) -> Self {
-        let (work, todo) = mpsc::channel(WORK);
+        let (work, tasks) = mpsc::channel(WORK);
         Self {
             store,
             rejects_alone: AtomicBool::new(false),
@@ -122,16 +107,16 @@ impl Replicator {
             shares: AtomicU32::new(0),
             versions: AtomicU64::new(0),
             work,
-            todo: Mutex::new(Some(todo)),
+            tasks: Mutex::new(Some(tasks)),
             feed: EventQueue::new(),
-            in_hand: Mutex::default(),
+            closing_shares: Mutex::default(),
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),
-            owed: Mutex::default(),
-            hurry: Notify::new(),
+            pending_orders: Mutex::default(),
+            wake: Notify::new(),
             lost_orders: AtomicU64::new(0),
             health: StoreHealth::new(principals),
-            unresolved: Mutex::default(),
+            unresolved_names: Mutex::default(),
             recent: Mutex::default(),
             fallbacks: AtomicU64::new(0),
             synced: AtomicBool::new(false),
@@ -167,7 +152,7 @@ impl Replicator {
         &self.store
     }
 
-    pub(in crate::session) fn reconfigure(&self, settings: &Settings) {
+    pub(super) fn apply_settings(&self, settings: &Settings) {
         let active = settings.idle_timeout + settings.retention;
         if self.store.live_for(Lifetimes { active, ended: settings.retention }) {
             self.retains_longer.store(true, Ordering::Release);
@@ -189,8 +174,8 @@ impl Replicator {
     }
 
     /// True when the others were not told of everything yet.
-    pub(super) fn owes(&self) -> bool {
-        !self.owed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    pub(super) fn has_pending_orders(&self) -> bool {
+        !self.pending_orders.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
@@ -204,91 +189,55 @@ impl Replicator {
         let _ = self.work.try_send(work);
     }
 
-    pub(in crate::session) fn opened(&self, live: &Arc<Session>) {
-        self.later(SyncTask::Flush(live.clone()));
-    }
-
-    /// Has the other instances show this in their feeds.
-    pub(in crate::session) fn tell(&self, event: &Arc<Event>) {
-        let is_ours_only = matches!(**event, Event::StoreLost { .. } | Event::StoreBack);
-        if !is_ours_only {
-            self.feed.push(event);
-        }
-    }
-
-    /// Has the end of a session written at once, while its legs settle.
-    pub(in crate::session) fn ended(&self, live: &Arc<Session>) {
-        self.later(SyncTask::End(live.clone()));
-    }
-
-    pub(in crate::session) fn settled(&self, live: &Arc<Session>) {
-        self.later(SyncTask::Close(live.clone()));
-    }
 }
 
-impl Manager {
-    /// This instance's part in a fleet, if it is in one.
-    pub fn fleet(&self) -> Option<&Arc<Replicator>> {
-        self.fleet.as_ref()
-    }
-
+impl Replicator {
     /// The store did not answer: from now on this instance is on its own.
-    pub(in crate::session) fn store_lost(&self, fleet: &Replicator, why: &LinkError) {
-        if fleet.store.link().down() {
-            self.publish(Event::StoreLost { why: why.to_string() });
+    pub(super) fn store_lost(&self, core: &Manager, why: &LinkError) {
+        if self.store.link().down() {
+            core.publish(Event::StoreLost { why: why.to_string() });
         }
     }
 
-    /// How a session that is not live here is to be opened: one round trip, none while the store is away.
-    pub(in crate::session) async fn opening(&self, arrival: &SessionRequest) -> Result<Opening, Denied> {
-        match &self.fleet {
-            // Apart: its future must not make every request's larger.
-            Some(fleet) => Box::pin(self.opening_in(fleet, arrival)).await,
-            None => {
-                let stored = self.store.latest(&arrival.key).await?;
-                Ok(Opening::Own(stored.map(|old| Previous { uid: old.uid, incarnation: old.incarnation })))
-            }
-        }
-    }
-
-    async fn opening_in(&self, fleet: &Replicator, arrival: &SessionRequest) -> Result<Opening, Denied> {
+    /// Opens or joins a session that is not active here: one round trip, none while the store is unavailable.
+    pub(super) async fn open_session(&self, core: &Manager, arrival: &SessionRequest) -> Result<Opening, Denied> {
         if let Some(gap) = arrival.idle_gap {
-            fleet.gap_ms.fetch_min(millis(gap), Ordering::Relaxed);
+            self.gap_ms.fetch_min(millis(gap), Ordering::Relaxed);
         }
         for _ in 0..TRIES {
-            let now = self.clock.now();
-            let share = fleet.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-            let proposed = Session::new(arrival.clone(), None, now).snapshot(&self.clock, false);
-            if !fleet.is_up() {
-                return self.alone(fleet, proposed, share);
+            let now = core.clock().now();
+            let share = self.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            let proposed = Session::new(arrival.clone(), None, now).view(core.clock(), false);
+            if !self.is_up() {
+                return self.alone(core, proposed, share);
             }
-            let now_ms = self.clock.unix_millis(now);
-            let admitted = fleet.store.admit(proposed.clone(), &fleet.share_name(share), now_ms).await;
+            let now_ms = core.clock().unix_millis(now);
+            let admitted = self.store.admit(proposed.clone(), &self.share_name(share), now_ms).await;
             match admitted {
                 Ok(Admitted::New(session, stood)) => {
-                    self.heed(&arrival.key, stood);
+                    self.apply_orders(core, &arrival.key, stood);
                     return Ok(Opening::Shared { session, share, is_new: true });
                 }
                 Ok(Admitted::Join(session, last_ms, stood)) => {
-                    self.heed(&arrival.key, stood);
-                    if !self.ended_meanwhile(fleet, arrival, &session, last_ms, now).await {
+                    self.apply_orders(core, &arrival.key, stood);
+                    if !self.ended_meanwhile(core, arrival, &session, last_ms, now).await {
                         return Ok(Opening::Shared { session, share, is_new: false });
                     }
-                    self.give_back(fleet, &session, share).await;
+                    self.release_share(core, &session, share).await;
                 }
                 Ok(Admitted::Killed(stood)) => {
-                    self.heed(&arrival.key, stood);
-                    if let Some(order) = self.book.in_force(&arrival.key, now) {
+                    self.apply_orders(core, &arrival.key, stood);
+                    if let Some(order) = core.kill_orders().in_force(&arrival.key, now) {
                         return Err(Denied::Killed { order });
                     }
                 }
                 Ok(Admitted::Unreadable(key)) => return Err(Denied::Unreadable { key }),
                 Err(LinkError::Refused(_)) => {
-                    return Err(Denied::Unreadable { key: fleet.store.keys().session(&arrival.key) });
+                    return Err(Denied::Unreadable { key: self.store.keys().session(&arrival.key) });
                 }
                 Err(away) => {
-                    self.store_lost(fleet, &away);
-                    return self.alone(fleet, proposed, share);
+                    self.store_lost(core, &away);
+                    return self.alone(core, proposed, share);
                 }
             }
         }
@@ -296,9 +245,9 @@ impl Manager {
     }
 
     /// Without the store, as the configuration says.
-    fn alone(&self, fleet: &Replicator, proposed: SessionView, share: u32) -> Result<Opening, Denied> {
-        fleet.fallbacks.fetch_add(1, Ordering::Relaxed);
-        if fleet.rejects_alone.load(Ordering::Relaxed) {
+    fn alone(&self, core: &Manager, proposed: SessionView, share: u32) -> Result<Opening, Denied> {
+        self.fallbacks.fetch_add(1, Ordering::Relaxed);
+        if self.rejects_alone.load(Ordering::Relaxed) {
             return Err(Denied::Store(StoreError("redis is unavailable".to_owned())));
         }
         // Under the incarnation that was proposed: the store may have taken it, and only its answer was lost.
@@ -308,42 +257,42 @@ impl Manager {
     /// A session that ended here, or that is due to end, is over though the store does not say so yet.
     async fn ended_meanwhile(
         &self,
-        fleet: &Replicator,
+        core: &Manager,
         arrival: &SessionRequest,
         session: &SessionView,
         last_ms: u64,
         now: Moment,
     ) -> bool {
         let (key, uid) = (session.key(), session.uid);
-        if let Some(note) = self.ended_here(fleet, key, uid) {
-            return self.is_over(fleet, fleet.store.end(key, uid, &note, None).await);
+        if let Some(note) = self.ended_here(core, key, uid) {
+            return self.is_over(core, self.store.end(key, uid, &note, None).await);
         }
-        let settings = self.settings.load_full();
-        let age = now.since(self.clock.moment(session.started_at));
+        let settings = core.settings();
+        let age = now.since(core.clock().moment(session.started_at));
         if settings.max_duration.is_some_and(|max| age >= max) {
-            let ended = self.end_in_store(fleet, key, uid, EndReason::MaxDuration, None).await;
-            return self.is_over(fleet, ended);
+            let ended = self.end_in_store(core, key, uid, EndReason::MaxDuration, None).await;
+            return self.is_over(core, ended);
         }
         let idle_timeout = settings.idle_timeout;
         let (limit, reason) = match arrival.idle_gap {
             Some(gap) if gap < idle_timeout => (gap, EndReason::IdleGap),
             _ => (idle_timeout, EndReason::IdleTimeout),
         };
-        let since = self.clock.unix_millis(now).saturating_sub(millis(limit));
+        let since = core.clock().unix_millis(now).saturating_sub(millis(limit));
         if last_ms == 0 || last_ms >= since {
             return false;
         }
-        let ended = self.end_in_store(fleet, key, uid, reason, Some(since)).await;
-        self.is_over(fleet, ended)
+        let ended = self.end_in_store(core, key, uid, reason, Some(since)).await;
+        self.is_over(core, ended)
     }
 
     /// True when it ended, and when the store went away over the question: then nothing is joined by it.
-    fn is_over(&self, fleet: &Replicator, ended: Result<Ended, LinkError>) -> bool {
+    fn is_over(&self, core: &Manager, ended: Result<Ended, LinkError>) -> bool {
         match ended {
             Ok(Ended::So(_)) => true,
             Ok(Ended::Busy(_)) | Err(LinkError::Refused(_)) => false,
             Err(away) => {
-                self.store_lost(fleet, &away);
+                self.store_lost(core, &away);
                 true
             }
         }
@@ -351,13 +300,13 @@ impl Manager {
 
     /// Gives back what was opened in the store for a leg that then was not admitted here, or that found
     /// the session live.
-    pub(in crate::session) fn not_opened(&self, opening: &Opening, arrival: &SessionRequest) {
-        let (Some(fleet), Opening::Shared { session, share, .. }) = (&self.fleet, opening) else { return };
-        if !fleet.is_up() {
+    pub(super) fn release_opening(&self, opening: &Opening, arrival: &SessionRequest) {
+        let Opening::Shared { session, share, .. } = opening else { return };
+        if !self.is_up() {
             return;
         }
         let (store, key, uid, share) =
-            (fleet.store.clone(), arrival.key.clone(), session.uid, fleet.share_name(*share));
+            (self.store.clone(), arrival.key.clone(), session.uid, self.share_name(*share));
         tokio::spawn(async move {
             if let Err(fault) = store.abandon(&key, uid, &share).await {
                 tracing::debug!(%fault, "a share was not given back");

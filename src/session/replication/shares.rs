@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
+use crate::session::core::event::Event;
+use crate::session::core::manager::Manager;
+use crate::session::core::session::Session;
 use super::replay_log::PublishedRecord;
 use super::replicator::{Replicator, SyncTask};
+use crate::session::store::redis::{Closed, Shares};
+use crate::session::store::share_document::{MergedShares, ShareDocument};
+use crate::clock::Clock;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
-use crate::session::store::share_document::{ShareDocument, MergedShares};
-use crate::session::core::event::Event;
-use crate::session::core::session::Session;
-use crate::session::core::manager::Manager;
-use crate::session::store::redis::{Closed, Shares};
 
 /// Shares closed at a time.
 pub(super) const CLOSING: usize = 32;
@@ -26,26 +27,26 @@ const STEP: Duration = Duration::from_millis(5);
 
 /// A share that is being closed: nobody else closes it meanwhile.
 struct ClosingShare<'a> {
-    fleet: &'a Replicator,
+    replicator: &'a Replicator,
     share: u32,
 }
 
 impl<'a> ClosingShare<'a> {
-    fn take(fleet: &'a Replicator, share: u32) -> Option<Self> {
-        let is_free = fleet.in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(share);
-        is_free.then_some(Self { fleet, share })
+    fn take(replicator: &'a Replicator, share: u32) -> Option<Self> {
+        let is_free = replicator.closing_shares.lock().unwrap_or_else(PoisonError::into_inner).insert(share);
+        is_free.then_some(Self { replicator, share })
     }
 }
 
 impl Drop for ClosingShare<'_> {
     fn drop(&mut self) {
-        self.fleet.in_hand.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.share);
+        self.replicator.closing_shares.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.share);
     }
 }
 
-impl Manager {
+impl Replicator {
     /// Does what is to be done at once; what fails is done by a later step.
-    pub(super) async fn work(&self, fleet: &Replicator, work: Vec<SyncTask>) {
+    pub(super) async fn work(&self, core: &Manager, work: Vec<SyncTask>) {
         let (mut new, mut ended, mut done) = (Vec::new(), Vec::new(), Vec::new());
         for work in work {
             match work {
@@ -54,42 +55,42 @@ impl Manager {
                 SyncTask::Close(live) => done.push(live),
             }
         }
-        if !fleet.is_up() {
+        if !self.is_up() {
             return;
         }
         // First: whoever asks the store meanwhile still joins them.
-        self.write_ends(fleet, ended).await;
-        if let Err(fault) = self.flush_some(fleet, new).await {
-            self.store_lost(fleet, &fault);
+        self.write_ends(core, ended).await;
+        if let Err(fault) = self.flush_some(core, new).await {
+            self.store_lost(core, &fault);
         }
-        self.close_all(fleet, done).await;
+        self.close_all(core, done).await;
     }
 
     /// Closes shares, and takes those that are closed out of memory.
-    pub(in crate::session) async fn close_all(&self, fleet: &Replicator, done: Vec<Arc<Session>>) {
+    pub(super) async fn close_all(&self, core: &Manager, done: Vec<Arc<Session>>) {
         futures::stream::iter(done)
             .for_each_concurrent(CLOSING, async |live| {
-                if !fleet.is_up() {
+                if !self.is_up() {
                     return;
                 }
                 // The beat's worker and the reaper may come to the same one.
-                let Some(_hand) = ClosingShare::take(fleet, live.share()) else { return };
+                let Some(_hand) = ClosingShare::take(self, live.share()) else { return };
                 // Before it is closed there: the store may lose it while its answer is on the way.
-                fleet.recent().closed(live.clone(), self.clock.now());
-                match self.close_share(fleet, &live).await {
+                self.recent().closed(live.clone(), core.clock().now());
+                match self.close_own_share(core, &live).await {
                     Ok(is_recorded) => {
                         if is_recorded {
-                            fleet.recent().is_recorded(live.uid());
+                            self.recent().is_recorded(live.uid());
                         }
-                        self.closing.remove(&live);
+                        core.closing_sessions().remove(&live);
                     }
                     Err(LinkError::Refused(why)) => {
                         tracing::warn!(uid = %live.uid(), why, "a session cannot be closed in the store");
-                        self.record_alone(&live);
-                        fleet.recent().is_recorded(live.uid());
-                        self.closing.remove(&live);
+                        self.publish_local_record(core, &live);
+                        self.recent().is_recorded(live.uid());
+                        core.closing_sessions().remove(&live);
                     }
-                    Err(away) => self.store_lost(fleet, &away),
+                    Err(away) => self.store_lost(core, &away),
                 }
             })
             .await;
@@ -97,21 +98,21 @@ impl Manager {
 
     /// Closes this instance's share. A session that ended, and is not only left by this instance, ends in
     /// the store; the one that closes the last share writes the record. Gives whether it is written.
-    async fn close_share(&self, fleet: &Replicator, live: &Session) -> Result<bool, LinkError> {
+    async fn close_own_share(&self, core: &Manager, live: &Session) -> Result<bool, LinkError> {
         let (key, uid) = (live.key(), live.uid());
-        if let Some(note) = &self.shared_note(live) {
-            fleet.store.end(key, uid, note, None).await?;
+        if let Some(note) = &self.shared_end_note(core, live) {
+            self.store.end(key, uid, note, None).await?;
         }
-        let doc = ShareDocument::of(live, &self.clock);
-        let shares = [(fleet.share_name(live.share()), Some(&doc))];
-        match fleet.store.close(key, uid, &shares).await? {
+        let doc = share_document(live, core.clock());
+        let shares = [(self.share_name(live.share()), Some(&doc))];
+        match self.store.close(key, uid, &shares).await? {
             Closed::Record { shares, is_rest } => {
-                self.write_record(fleet, key, uid, shares, is_rest).await?;
+                self.write_record(core, key, uid, shares, is_rest).await?;
                 return Ok(true);
             }
             Closed::Waiting => {
-                fleet.store.tell_end(key, uid).await?;
-                self.look_soon(fleet, key, uid).await;
+                self.store.publish_end(key, uid).await?;
+                self.check_soon(core, key, uid).await;
             }
             Closed::Active | Closed::Claimed(_) => {}
             Closed::Recorded => return Ok(true),
@@ -121,37 +122,37 @@ impl Manager {
 
     /// Tells the store once more what it was told last, since it may be a copy that lacks it: first what is
     /// written down for good, so that nobody does so a second time.
-    pub(super) async fn repeat(&self, fleet: &Replicator) -> Result<(), LinkError> {
-        let recorded = fleet.recent().all_published(self.clock.now());
+    pub(super) async fn repeat(&self, core: &Manager) -> Result<(), LinkError> {
+        let recorded = self.recent().all_published(core.clock().now());
         let recorded = futures::stream::iter(recorded.into_iter().map(Ok));
         recorded
             .try_for_each_concurrent(CLOSING, async |recorded: Arc<PublishedRecord>| {
                 let (key, uid) = (recorded.session.key(), recorded.uid);
                 if let Some(end) = &recorded.end {
-                    tolerated(fleet.store.end(key, uid, end, None).await.map(drop), uid)?;
+                    tolerated(self.store.end(key, uid, end, None).await.map(drop), uid)?;
                 }
-                tolerated(self.mark(fleet, &recorded).await, uid)
+                tolerated(self.mark(core, &recorded).await, uid)
             })
             .await?;
-        let closed = fleet.recent().all_closed(self.clock.now());
+        let closed = self.recent().all_closed(core.clock().now());
         let closed = futures::stream::iter(closed.into_iter().map(Ok));
         closed
             .try_for_each_concurrent(CLOSING, async |live: Arc<Session>| {
-                tolerated(self.close_again(fleet, &live).await, live.uid())
+                tolerated(self.close_again(core, &live).await, live.uid())
             })
             .await
     }
 
     /// Forgets closed shares of which a record tells: the message that said so may have been lost, and the instance
     /// that wrote it may be gone when the store loses it.
-    pub(super) async fn forget_recorded(&self, fleet: &Replicator) -> Result<(), LinkError> {
-        let closed = fleet.recent().all_closed(self.clock.now());
+    pub(super) async fn forget_recorded(&self, core: &Manager) -> Result<(), LinkError> {
+        let closed = self.recent().all_closed(core.clock().now());
         for chunk in closed.chunks(LOOKED_AT) {
-            let name = |live: &Arc<Session>| (live.key().clone(), live.uid(), fleet.share_name(live.share()));
+            let name = |live: &Arc<Session>| (live.key().clone(), live.uid(), self.share_name(live.share()));
             let names: Vec<_> = chunk.iter().map(name).collect();
-            let recorded = fleet.store.recorded(&names).await?;
+            let recorded = self.store.recorded(&names).await?;
             for ((_, uid, _), _) in names.iter().zip(recorded).filter(|(_, is_recorded)| *is_recorded) {
-                fleet.recent().is_recorded(*uid);
+                self.recent().is_recorded(*uid);
             }
         }
         Ok(())
@@ -159,113 +160,116 @@ impl Manager {
 
     /// Closes a share that was closed already. The record is left to those who look after still sessions:
     /// whoever wrote it, if anybody did, says so before they look.
-    async fn close_again(&self, fleet: &Replicator, live: &Session) -> Result<(), LinkError> {
+    async fn close_again(&self, core: &Manager, live: &Session) -> Result<(), LinkError> {
         let (key, uid) = (live.key(), live.uid());
-        fleet
+        self
             .store
-            .close_again(key, uid, &fleet.share_name(live.share()), &ShareDocument::of(live, &self.clock))
+            .close_again(key, uid, &self.share_name(live.share()), &share_document(live, core.clock()))
             .await?;
-        let Some(note) = self.shared_note(live) else {
-            return fleet.store.moved(key, uid, self.clock.unix_millis(live.last_activity())).await;
+        let Some(note) = self.shared_end_note(core, live) else {
+            return self.store.moved(key, uid, core.clock().unix_millis(live.last_activity())).await;
         };
-        fleet.store.end(key, uid, &note, None).await?;
-        fleet.store.tell_end(key, uid).await?;
-        self.look_soon(fleet, key, uid).await;
+        self.store.end(key, uid, &note, None).await?;
+        self.store.publish_end(key, uid).await?;
+        self.check_soon(core, key, uid).await;
         Ok(())
     }
 
     /// Closes all that is left of this instance; what the store does not take is told of here.
-    pub(in crate::session) async fn leave(&self, fleet: &Replicator, ended: Vec<Arc<Session>>) {
-        self.close_all(fleet, ended).await;
+    pub(super) async fn close_remaining(&self, core: &Manager, ended: Vec<Arc<Session>>) {
+        self.close_all(core, ended).await;
         // What the worker has in hand is written by it, or again from here once it has stopped.
         let mut waited = Duration::ZERO;
-        while waited < IN_HAND && !fleet.in_hand.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        while waited < IN_HAND && !self.closing_shares.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }
-        self.close_all(fleet, self.closing.collect(|live| Some(live.clone()))).await;
-        for live in self.closing.collect(|live| Some(live.clone())) {
-            self.record_alone(&live);
-            self.closing.remove(&live);
+        self.close_all(core, core.closing_sessions().collect(|live| Some(live.clone()))).await;
+        for live in core.closing_sessions().collect(|live| Some(live.clone())) {
+            self.publish_local_record(core, &live);
+            core.closing_sessions().remove(&live);
         }
-        if fleet.is_up()
-            && let Err(fault) = self.say_goodbye(fleet).await
+        if self.is_up()
+            && let Err(fault) = self.unregister(core).await
         {
             tracing::debug!(%fault, "the other instances will find out that this one is gone");
         }
     }
 
     /// The last that the store is told: a record that is not marked in it is written by another instance.
-    async fn say_goodbye(&self, fleet: &Replicator) -> Result<(), LinkError> {
-        let unmarked = fleet.recent().unmarked(|_| true);
+    async fn unregister(&self, core: &Manager) -> Result<(), LinkError> {
+        let unmarked = self.recent().unmarked(|_| true);
         for recorded in unmarked {
-            self.mark(fleet, &recorded).await?;
+            self.mark(core, &recorded).await?;
         }
-        fleet.store.show_end().await
+        self.store.delete_heartbeat().await
     }
 
     /// The record of a session that only this instance can tell of.
-    pub(in crate::session) fn record_alone(&self, live: &Session) {
-        let has_published =
-            |fleet: &Arc<Replicator>| fleet.recent().has_published(live.uid(), &fleet.share_name(live.share()));
-        if self.fleet.as_ref().is_some_and(has_published) {
+    pub(super) fn publish_local_record(&self, core: &Manager, live: &Session) {
+        if self.recent().has_published(live.uid(), &self.share_name(live.share())) {
             return;
         }
-        let fields = [("c:".to_owned(), ShareDocument::of(live, &self.clock).write())];
-        let end = self.note_of(live).map(|note| ("end".to_owned(), note.write()));
+        let fields = [("c:".to_owned(), share_document(live, core.clock()).write())];
+        let end = self.end_note_of(core, live).map(|note| ("end".to_owned(), note.write()));
         if let Some(whole) = MergedShares::of(fields.into_iter().chain(end)) {
-            self.publish_record(&whole);
+            self.publish_record(core, &whole);
         }
     }
 
-    fn publish_record(&self, whole: &MergedShares) {
-        if let Some(record) = whole.record(|name| self.shown_as(name)) {
-            self.publish(Event::Ended(Arc::new(record)));
+    fn publish_record(&self, core: &Manager, whole: &MergedShares) {
+        if let Some(record) = whole.record(|name| core.backend_url(name)) {
+            core.publish(Event::Ended(Arc::new(record)));
         }
     }
 
     /// Publishes the record of these shares, once: who asks again, because an answer was lost, is only marked as done.
     pub(super) async fn write_record(
         &self,
-        fleet: &Replicator,
+        core: &Manager,
         key: &SessionKey,
         uid: Uid,
         shares: Shares,
         is_rest: bool,
     ) -> Result<(), LinkError> {
         let names = shares.names();
-        let whole = fleet.recent().record(uid, shares, is_rest);
+        let whole = self.recent().record(uid, shares, is_rest);
         if let Some(whole) = whole {
-            self.publish_record(&whole);
+            self.publish_record(core, &whole);
         }
-        let unmarked = fleet.recent().unmarked(|recorded| recorded.uid == uid);
+        let unmarked = self.recent().unmarked(|recorded| recorded.uid == uid);
         for recorded in unmarked {
-            self.mark(fleet, &recorded).await?;
+            self.mark(core, &recorded).await?;
         }
-        fleet.store.done(key, uid, &names).await
+        self.store.done(key, uid, &names).await
     }
 
     /// Has the store know that a record is written.
-    async fn mark(&self, fleet: &Replicator, recorded: &Arc<PublishedRecord>) -> Result<(), LinkError> {
+    async fn mark(&self, core: &Manager, recorded: &Arc<PublishedRecord>) -> Result<(), LinkError> {
         let PublishedRecord { uid, shares, session, .. } = &**recorded;
-        match fleet.store.shelve(session).await {
+        match self.store.put_ended(session).await {
             Err(LinkError::Refused(why)) => tracing::warn!(why, %uid, "an ended session was not kept"),
             shelved => shelved?,
         }
-        fleet.store.done(session.key(), *uid, shares).await?;
+        self.store.done(session.key(), *uid, shares).await?;
         if session.uid != *uid {
-            fleet.store.no_session(session.key(), *uid).await?;
+            self.store.remove_active(session.key(), *uid).await?;
         }
-        fleet.recent().marked(recorded, self.clock.now());
+        self.recent().marked(recorded, core.clock().now());
         Ok(())
     }
 
     /// Has whoever looks after dead instances look at this session soon.
-    pub(super) async fn look_soon(&self, fleet: &Replicator, key: &SessionKey, uid: Uid) {
-        if let Err(fault) = fleet.store.moved(key, uid, 0).await {
+    pub(super) async fn check_soon(&self, core: &Manager, key: &SessionKey, uid: Uid) {
+        if let Err(fault) = self.store.moved(key, uid, 0).await {
             tracing::warn!(%fault, "a session that waits for its record is looked at later");
         }
     }
+}
+
+/// This instance's share of a session.
+pub(super) fn share_document(session: &Session, clock: &Clock) -> ShareDocument {
+    ShareDocument::new(session.view(clock, true), Some(session.record_detail()))
 }
 
 /// Junk under the keys of one session concerns that one only.

@@ -3,19 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tracing::{error, warn};
+use tracing::warn;
 
-use super::replicator::Replicator;
-use crate::redis::LinkError;
-use crate::redis::principals::{Claim, Claimed, Means, Standing};
-use crate::session::core::manager::Manager;
-
-/// Readiness tells of a loss this long.
-const REMEMBERED: Duration = Duration::from_secs(600);
-/// An instance that never was in agreement leaves a missing principals' key so many beats to those that were.
-const KEYLESS: u32 = 4;
+use crate::redis::principals::Claim;
 
 /// The principals' key by which an instance lives.
 #[derive(Clone, Debug)]
@@ -29,22 +21,22 @@ pub struct OwnKey {
 /// What an operator should know of the store.
 #[derive(Debug)]
 pub(super) struct StoreHealth {
-    key: Option<Mutex<OwnKey>>,
-    keyless: Mutex<u32>,
+    pub(super) key: Option<Mutex<OwnKey>>,
+    pub(super) keyless: Mutex<u32>,
     /// Another principals' key stands in the store.
-    is_other: AtomicBool,
+    pub(super) is_other: AtomicBool,
     /// Principals' keys that the store had lost.
     pub(super) lost_keys: AtomicU64,
-    refused: Mutex<Option<String>>,
-    evicts: Mutex<Option<String>>,
-    lost: Mutex<Option<(Instant, &'static str)>>,
+    pub(super) refused: Mutex<Option<String>>,
+    pub(super) evicts: Mutex<Option<String>>,
+    pub(super) lost: Mutex<Option<(Instant, &'static str)>>,
 }
 
-fn set<T>(place: &Mutex<T>, value: T) -> T {
+pub(super) fn set<T>(place: &Mutex<T>, value: T) -> T {
     std::mem::replace(&mut place.lock().unwrap_or_else(PoisonError::into_inner), value)
 }
 
-fn get<T: Clone>(place: &Mutex<T>) -> T {
+pub(super) fn get<T: Clone>(place: &Mutex<T>) -> T {
     place.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
@@ -93,104 +85,5 @@ impl StoreHealth {
         if let (None, Some(told)) = (before, told) {
             warn!("{told}");
         }
-    }
-}
-
-impl Replicator {
-    /// What an operator should know of the store now.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut told = Vec::new();
-        if !self.is_up() {
-            let is_connected = self.store.link().is_connected();
-            told.push(match (self.health.refused(), self.store.link().fault()) {
-                (Some(why), _) if is_connected => format!("redis cannot be used: {why}"),
-                (_, Some(why)) => format!("redis does not answer: {why}"),
-                (Some(why), None) => format!("redis does not answer: {why}"),
-                (None, None) => "redis has not answered yet".to_owned(),
-            });
-        }
-        if let Some(why) = self.health.refused().filter(|_| self.is_up()) {
-            told.push(format!("a key in redis holds what is not ours: {why}"));
-        }
-        if self.is_other_key() {
-            told.push(
-                "the principals' key in redis is not the one of this instance, which shares no sessions of callers \
-                 with a credential with the others; kills hold for all callers of an id meanwhile: restart it to take \
-                 over the key in redis (delete principal.key in its data_dir before, if it keeps its own)"
-                    .to_owned(),
-            );
-        }
-        told.extend(get(&self.health.evicts));
-        if let Some((at, what)) = get(&self.health.lost)
-            && at.elapsed() < REMEMBERED
-        {
-            told.push(format!(
-                "redis lost {what} {} s ago (wiped, evicted, or failed over to a copy); they were written again",
-                at.elapsed().as_secs()
-            ));
-        }
-        told
-    }
-
-    /// True while another principals' key than the one of this instance stands in the store.
-    pub fn is_other_key(&self) -> bool {
-        self.health.is_other.load(Ordering::Relaxed)
-    }
-
-    /// Kill orders that the store had lost and that this instance wrote again.
-    pub fn lost_orders(&self) -> u64 {
-        self.lost_orders.load(Ordering::Relaxed)
-    }
-
-    /// How often the store had lost the principals' key and this instance wrote it again.
-    pub fn lost_keys(&self) -> u64 {
-        self.health.lost_keys.load(Ordering::Relaxed)
-    }
-}
-
-impl Manager {
-    /// Compares the principals' key of this instance with the one in the store, and writes it again when it is gone
-    /// or was replaced by a younger one. Gives whether the store had lost it.
-    pub(super) async fn claim_key(&self, fleet: &Replicator) -> Result<bool, LinkError> {
-        let health = &fleet.health;
-        let Some(place) = &health.key else { return Ok(false) };
-        let mut own = get(place);
-        let is_patient = !own.is_agreed && get(&health.keyless) < KEYLESS;
-        let means = Means::Run { replaces: own.is_agreed, writes: !is_patient };
-        let Claimed { standing, in_force, is_mixed } = fleet.store.claim(&own.claim, means).await?;
-        self.book.mixed(is_mixed);
-        let was_other = health.is_other.swap(standing == Standing::Other, Ordering::Relaxed);
-        match standing {
-            Standing::Missing => {
-                *health.keyless.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-                return Ok(false);
-            }
-            Standing::Other => {
-                if !was_other {
-                    error!(
-                        "the principals' key in redis is not the one of this instance, and is not taken over while it \
-                         runs"
-                    );
-                }
-                return Ok(false);
-            }
-            Standing::Same | Standing::Written | Standing::Replaced => {}
-        }
-        let is_loss = own.is_agreed && standing != Standing::Same;
-        (own.is_agreed, own.claim) = (true, in_force);
-        set(place, own);
-        set(&health.keyless, 0);
-        if is_loss {
-            health.lost_keys.fetch_add(1, Ordering::Relaxed);
-            health.lost("the principals' key");
-            match standing {
-                Standing::Replaced => error!(
-                    "another principals' key had been written to redis after this one was lost there; the fleet's own \
-                     is written again, and the instance with the other one is to be restarted"
-                ),
-                _ => error!("redis had lost the principals' key (wiped or evicted); it is written again"),
-            }
-        }
-        Ok(is_loss)
     }
 }

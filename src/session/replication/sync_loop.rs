@@ -7,19 +7,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
-use super::share_writer::FlushScope;
+use crate::session::core::event::Event;
+use crate::session::core::manager::Manager;
 use super::comparison::ComparisonRounds;
-use super::event_publisher;
 use super::replicator::{Replicator, SyncTask};
+use super::share_schedule::{FlushScope, SYNC_INTERVAL};
+use crate::session::store::redis::TRUST;
+use super::event_publisher;
 use crate::ids::Uid;
 use crate::redis::LinkError;
 use crate::redis::signals::{Signal, Signals};
-use crate::session::core::event::Event;
-use crate::session::core::manager::Manager;
-use crate::session::store::redis::TRUST;
 
-/// The longest time between two looks at the store.
-pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// The same while it is away.
 const KNOCK: Duration = Duration::from_millis(100);
 /// The same while it answers, but cannot be used.
@@ -36,15 +34,14 @@ const TURN: Duration = Duration::from_secs(2);
 const BATCH: usize = 512;
 
 /// Plays this instance's part until told to stop.
-pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
-    let Some(fleet) = manager.fleet.clone() else { return };
-    let Some(todo) = fleet.todo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-    fleet.store.link().connect();
-    let worker = tokio::spawn(work(manager.clone(), fleet.clone(), todo));
-    let publisher = tokio::spawn(event_publisher::publish(fleet.clone()));
+pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop: watch::Receiver<bool>) {
+    let Some(tasks) = replicator.tasks.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    replicator.store.link().connect();
+    let worker = tokio::spawn(work(manager.clone(), replicator.clone(), tasks));
+    let publisher = tokio::spawn(event_publisher::publish(replicator.clone()));
     let mut step = SyncLoop {
         manager,
-        fleet: fleet.clone(),
+        replicator: replicator.clone(),
         messages: None,
         renewed: false,
         seen_ms: 0,
@@ -58,16 +55,16 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
         looked: Instant::now(),
     };
     loop {
-        let pause = match (fleet.is_up(), fleet.health.refused()) {
-            (true, _) => BEAT.min(fleet.flush_interval()),
+        let pause = match (replicator.is_up(), replicator.health.refused()) {
+            (true, _) => SYNC_INTERVAL.min(replicator.flush_interval()),
             (false, Some(_)) => REFUSED,
             (false, None) => KNOCK,
         };
         tokio::select! {
             // An error means that nobody can tell us to stop any more.
             _ = stop.wait_for(|stop| *stop) => break,
-            () = fleet.store.link().renewed() => step.renewed = true,
-            () = fleet.hurry.notified() => {}
+            () = replicator.store.link().renewed() => step.renewed = true,
+            () = replicator.wake.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
         let done = step.take().await;
@@ -81,16 +78,16 @@ pub async fn serve(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
 }
 
 /// Does at once what must not wait for the next beat.
-async fn work(manager: Arc<Manager>, fleet: Arc<Replicator>, mut todo: mpsc::Receiver<SyncTask>) {
+async fn work(manager: Arc<Manager>, replicator: Arc<Replicator>, mut tasks: mpsc::Receiver<SyncTask>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while todo.recv_many(&mut batch, BATCH).await > 0 {
-        manager.work(&fleet, std::mem::take(&mut batch)).await;
+    while tasks.recv_many(&mut batch, BATCH).await > 0 {
+        replicator.work(&manager, std::mem::take(&mut batch)).await;
     }
 }
 
 struct SyncLoop {
     manager: Arc<Manager>,
-    fleet: Arc<Replicator>,
+    replicator: Arc<Replicator>,
     messages: Option<tokio::task::JoinHandle<()>>,
     /// A connection was made anew.
     renewed: bool,
@@ -115,18 +112,18 @@ struct SyncLoop {
 
 impl SyncLoop {
     async fn take(&mut self) -> Result<(), LinkError> {
-        let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
         self.has_answered = false;
-        fleet.store.link().ping().await?;
+        replicator.store.link().ping().await?;
         self.has_answered = true;
-        if !fleet.is_up() {
+        if !replicator.is_up() {
             return self.begin().await;
         }
-        let was_seen = fleet.store.show_life().await?;
+        let was_seen = replicator.store.refresh_heartbeat().await?;
         if !was_seen {
             warn!("redis lost what this instance wrote there (wiped, or evicted): it is written again");
         }
-        let is_lost = manager.claim_key(&fleet).await?;
+        let is_lost = replicator.claim_key(&manager).await?;
         if std::mem::take(&mut self.renewed)
             || !was_seen
             || is_lost && self.restored.is_none_or(|restored| restored.elapsed() >= RESTORE)
@@ -135,32 +132,32 @@ impl SyncLoop {
             return self.restore().await;
         }
         self.settle().await?;
-        let (seen_ms, is_all) = manager.look_at_changes(&fleet, self.seen_ms).await?;
+        let (seen_ms, is_all) = replicator.apply_changes_since(&manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
         if !is_all {
             self.rounds.walk_soon();
         }
-        if self.rounds.go(&manager, &fleet).await? {
-            fleet.hurry.notify_one();
+        if self.rounds.go(&manager, &replicator).await? {
+            replicator.wake.notify_one();
         }
         if self.compared.elapsed() >= COMPARE {
-            manager.look_for_lost(&fleet).await?;
+            replicator.find_missing_keys(&manager).await?;
             self.compared = Instant::now();
         }
-        manager.flush(&fleet, FlushScope::Due).await?;
-        if fleet.retains_longer.swap(false, Ordering::AcqRel)
-            && let Err(fault) = fleet.store.prolong_ended().await
+        replicator.flush(&manager, FlushScope::Due).await?;
+        if replicator.retains_longer.swap(false, Ordering::AcqRel)
+            && let Err(fault) = replicator.store.extend_ended().await
         {
-            fleet.retains_longer.store(true, Ordering::Release);
+            replicator.retains_longer.store(true, Ordering::Release);
             return Err(fault);
         }
         let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
-        manager.kill_namesakes(&fleet, is_trusted).await?;
+        replicator.kill_unresolved_names(&manager, is_trusted).await?;
         if self.looked.elapsed() >= TURN {
             self.looked = Instant::now();
-            manager.forget_recorded(&fleet).await?;
+            replicator.forget_recorded(&manager).await?;
             if is_trusted {
-                manager.bury(&fleet).await?;
+                replicator.close_orphans(&manager).await?;
             }
         }
         Ok(())
@@ -169,27 +166,27 @@ impl SyncLoop {
     /// The store is there, for the first time or again: nothing is admitted by it before the orders are known on both
     /// sides and every share is written. What can be read is heeded first: a store that is full takes no writes.
     async fn begin(&mut self) -> Result<(), LinkError> {
-        let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
-        fleet.store.check_rights().await?;
+        let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
+        replicator.store.check_rights().await?;
         if self.messages.is_none() {
-            let messages = Signals::subscribe(fleet.store.link(), fleet.store.keys()).await?;
-            self.messages = Some(tokio::spawn(listen(manager.clone(), fleet.clone(), messages)));
+            let messages = Signals::subscribe(replicator.store.link(), replicator.store.keys()).await?;
+            self.messages = Some(tokio::spawn(listen(manager.clone(), replicator.clone(), messages)));
         }
         self.learn().await?;
-        fleet.synced.store(true, std::sync::atomic::Ordering::Release);
-        fleet.store.show_life().await?;
-        manager.claim_key(&fleet).await?;
+        replicator.synced.store(true, std::sync::atomic::Ordering::Release);
+        replicator.store.refresh_heartbeat().await?;
+        replicator.claim_key(&manager).await?;
         self.restore().await?;
-        fleet.store.link().up();
+        replicator.store.link().up();
         manager.publish(Event::StoreBack);
         // An order that was given meanwhile saw a store that was away.
         self.settle().await?;
-        manager.kill_namesakes(&fleet, false).await
+        replicator.kill_unresolved_names(&manager, false).await
     }
 
     /// Reads the orders of the others, which this instance may have missed.
     async fn learn(&mut self) -> Result<(), LinkError> {
-        let (seen_ms, is_all) = self.manager.learn_orders(&self.fleet, self.seen_ms).await?;
+        let (seen_ms, is_all) = self.replicator.reload_orders(&self.manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
         if !is_all {
             self.rounds.walk_soon();
@@ -199,33 +196,33 @@ impl SyncLoop {
 
     /// Writes and tells what the store or the others did not get.
     async fn settle(&self) -> Result<(), LinkError> {
-        if self.fleet.owes() {
-            self.manager.settle_liftings(&self.fleet).await?;
-            self.manager.settle_debts(&self.fleet).await?;
+        if self.replicator.has_pending_orders() {
+            self.replicator.send_pending_lifts(&self.manager).await?;
+            self.replicator.send_pending_orders(&self.manager).await?;
         }
         Ok(())
     }
 
     /// Writes all that this instance knows to a store that may have lost some of it.
     async fn restore(&mut self) -> Result<(), LinkError> {
-        let (manager, fleet) = (self.manager.clone(), self.fleet.clone());
+        let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
         (self.since, self.renewed) = (None, false);
         self.settle().await?;
-        self.rounds.restore(&manager, &fleet).await?;
-        fleet.flushed.lock().await.clear();
-        manager.repeat(&fleet).await?;
-        manager.repeat_ends(&fleet).await?;
-        manager.flush(&fleet, FlushScope::All).await?;
+        self.rounds.restore(&manager, &replicator).await?;
+        replicator.flushed.lock().await.clear();
+        replicator.repeat(&manager).await?;
+        replicator.rewrite_ends(&manager).await?;
+        replicator.flush(&manager, FlushScope::All).await?;
         (self.since, self.restored) = (Some(Instant::now()), Some(Instant::now()));
         Ok(())
     }
 
     /// Takes note of how a beat went. What is wrong is said once.
     async fn note(&mut self, done: Result<(), LinkError>) {
-        let fleet = self.fleet.clone();
+        let replicator = self.replicator.clone();
         let fault = match done {
             Ok(()) => {
-                fleet.health.not_refused();
+                replicator.health.not_refused();
                 self.told = None;
                 return;
             }
@@ -236,14 +233,14 @@ impl SyncLoop {
             LinkError::Away(what) => (what.clone(), true),
         };
         if !is_away || self.has_answered {
-            fleet.health.refuse(Some(what.clone()));
+            replicator.health.refuse(Some(what.clone()));
         } else {
-            fleet.health.not_refused();
+            replicator.health.not_refused();
         }
         let is_new = self.told.as_ref() != Some(&what);
         if is_away {
-            if fleet.is_up() {
-                self.manager.store_lost(&fleet, &fault);
+            if replicator.is_up() {
+                replicator.store_lost(&self.manager, &fault);
             } else if is_new && self.has_answered {
                 error!(why = what, "redis answers, but cannot be used");
             }
@@ -253,7 +250,7 @@ impl SyncLoop {
         self.told = Some(what);
         if self.repeated.is_none_or(|repeated| repeated.elapsed() >= REPEAT) {
             self.repeated = Some(Instant::now());
-            self.manager.repeat_debts(&fleet).await;
+            replicator.republish_pending_orders(&self.manager).await;
         }
     }
 }
@@ -270,28 +267,28 @@ fn recorded(event: &str) -> Option<Uid> {
     Some(serde_json::from_str::<Ended>(event).ok()?.uid)
 }
 
-async fn listen(manager: Arc<Manager>, fleet: Arc<Replicator>, mut messages: Signals) {
+async fn listen(manager: Arc<Manager>, replicator: Arc<Replicator>, mut messages: Signals) {
     loop {
         let signal = messages.next().await;
         let heeded = match &signal {
-            Signal::Kills(hint) => manager.hear_orders(&fleet, hint).await,
-            Signal::Ended(hint) => manager.look_at_end(&fleet, &hint.key()).await,
+            Signal::Kills(hint) => replicator.apply_order_message(&manager, hint).await,
+            Signal::Ended(hint) => replicator.apply_remote_end(&manager, &hint.key()).await,
             Signal::Event(instance, event) => {
-                if instance != fleet.store.instance() {
+                if instance != replicator.store.instance() {
                     if let Some(uid) = recorded(event) {
-                        fleet.recent().is_recorded(uid);
+                        replicator.recent().is_recorded(uid);
                     }
-                    manager.show(event);
+                    manager.forward_event(event);
                 }
                 Ok(())
             }
-            Signal::Everything => manager.learn_orders(&fleet, 0).await.map(drop),
+            Signal::Everything => replicator.reload_orders(&manager, 0).await.map(drop),
         };
         match heeded {
             Ok(()) => {}
             Err(LinkError::Refused(why)) => warn!(why, "a message points at what cannot be read"),
             // What was missed is found by the next beat.
-            Err(away) => manager.store_lost(&fleet, &away),
+            Err(away) => replicator.store_lost(&manager, &away),
         }
     }
 }

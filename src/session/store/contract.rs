@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::SessionStore;
+use crate::session::core::session::{End, Session};
+use super::{Filter, SessionStore};
+use crate::session::testing::arrival_of;
+use crate::session::views::session_view::SessionView;
+use crate::session::views::state::{EndReason, SessionState};
 use crate::clock::Clock;
 use crate::ids::Uid;
-use crate::session::core::session::{End, Session};
-use crate::session::views::state::{EndReason, SessionState};
-use crate::session::views::session_view::{Filter, SessionView};
-use crate::session::testing::arrival_of;
 
 /// Makes one test of each part of the contract, over the store that `$make` gives, or `$store` finds in it.
 macro_rules! suite {
@@ -57,13 +57,13 @@ impl Maker {
     }
 
     fn active(&self, id: &str) -> Arc<SessionView> {
-        Arc::new(self.live("cred:ada", id).snapshot(&self.clock, true))
+        Arc::new(self.live("cred:ada", id).view(&self.clock, true))
     }
 
     fn ended(&self, principal: &str, id: &str, reason: EndReason) -> Arc<SessionView> {
         let live = self.live(principal, id);
         live.end(End { at: self.clock.now(), reason, order: None }, |_, _| true).unwrap();
-        Arc::new(live.snapshot(&self.clock, true))
+        Arc::new(live.view(&self.clock, true))
     }
 }
 
@@ -74,9 +74,9 @@ fn uids(sessions: &[Arc<SessionView>]) -> Vec<Uid> {
 pub(crate) async fn store_put(store: &impl SessionStore) {
     let maker = Maker::new();
     let live = maker.live("cred:ada", "s-1");
-    store.put(Arc::new(live.snapshot(&maker.clock, true))).await.unwrap();
+    store.put(Arc::new(live.view(&maker.clock, true))).await.unwrap();
     live.add_bytes_in(9);
-    let later = Arc::new(live.snapshot(&maker.clock, true));
+    let later = Arc::new(live.view(&maker.clock, true));
     store.put(later.clone()).await.unwrap();
     assert_eq!(store.get(live.uid()).await.unwrap(), Some(later));
     assert_eq!(store.count(&Filter::default()).await.unwrap(), 1);

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::ids::{SessionKey, Uid};
-use crate::session::views::session_view::{Filter, SessionView};
+use super::Filter;
+use crate::session::views::session_view::SessionView;
 
 /// The store does not answer as it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Listed, SessionStore, StoreError};
+use super::{Filter, Listed, SessionStore, StoreError};
+use crate::session::views::session_view::SessionView;
 use crate::ids::{SessionId, Uid};
-use crate::session::views::session_view::{Filter, SessionView};
 
 /// Ended sessions kept at most, so that a flood of ids cannot fill the memory (a snapshot with its
 /// 20 requests is about 5 KB).

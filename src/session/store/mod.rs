@@ -5,11 +5,14 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod filter;
 mod interface;
 mod memory;
 pub(in crate::session) mod redis;
 pub(in crate::session) mod share_document;
 
+pub(in crate::session) use filter::ListLabels;
+pub use filter::{Filter, Page};
 pub use interface::{Listed, SessionStore, StoreError};
 pub use memory::MemoryStore;
 pub use redis::RedisStore;

@@ -7,7 +7,6 @@
 mod documents;
 mod life;
 mod listing;
-mod order_scripts;
 mod orders;
 mod scripts;
 
@@ -23,12 +22,12 @@ pub(in crate::session) use orders::{Cursor, ChangedSession, OrderEntry, told};
 use scripts::Scripts;
 
 use super::StoreError;
+use super::share_document::{EndNote, MergedShares, ShareDocument};
+use crate::session::views::session_view::SessionView;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, Keys, Link, LinkError};
-use super::share_document::{ShareDocument, EndNote, MergedShares};
-use crate::session::views::session_view::SessionView;
 
 /// Nothing we write is larger; what is, is not ours.
 const MOST_BYTES: usize = 1 << 20;
@@ -366,7 +365,7 @@ impl RedisStore {
     ) -> Result<(), LinkError> {
         let arguments = vec![self.active_ttl(), share.to_owned(), doc.write()];
         let keys = vec![self.keys.incarnation(key, uid)];
-        self.link.run::<Value>(&self.scripts.again, keys, arguments).await.map(drop)
+        self.link.run::<Value>(&self.scripts.close_again, keys, arguments).await.map(drop)
     }
 }
 

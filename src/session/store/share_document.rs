@@ -1,22 +1,18 @@
 //! Sessions as they are written for other instances: a version, then what the control API shows, and
 //! what only the record needs beside it. Shares of several instances add up to one session.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::session::core::agents::AgentView;
-use crate::session::core::kill_orders::KillOrder;
-use crate::session::views::latency::Latencies;
-use crate::session::core::session::Session;
-use crate::session::views::state::{EndReason, SessionState};
-use crate::session::views::record::{Record, SCHEMA, UsageRecord};
+use crate::ids::{BackendName, Scope, SessionKey, Uid};
+use crate::session::views::agent_view::AgentView;
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::record::{Record, RecordDetail};
+use crate::session::views::request_line::LAST_REQUESTS;
 use crate::session::views::session_view::SessionView;
-use crate::session::core::totals::{BackendUse, LAST_REQUESTS, ModelUse};
-use crate::clock::Clock;
-use crate::ids::{AgentId, BackendName, Scope, SessionKey, Uid};
+use crate::session::views::state::{EndReason, SessionState};
 
 /// The version written, and the only one read: what a newer program writes may mean anything.
 const VERSION: u32 = 1;
@@ -33,18 +29,6 @@ pub(in crate::session) struct ShareDocument {
     more: Option<RecordDetail>,
     incarnation: u32,
     previous_id: Option<Uid>,
-}
-
-/// What the record tells and the snapshot does not.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(in crate::session) struct RecordDetail {
-    pub(in crate::session) models: Vec<ModelUse>,
-    pub(in crate::session) errors: BTreeMap<String, u64>,
-    pub(in crate::session) ttfb: Latencies,
-    #[serde(default)]
-    pub(in crate::session) failovers: u64,
-    pub(in crate::session) agents: Vec<AgentId>,
-    pub(in crate::session) agent_kills: Vec<Arc<KillOrder>>,
 }
 
 /// Why and when an incarnation ended.
@@ -84,11 +68,6 @@ impl ShareDocument {
             session,
             more,
         }
-    }
-
-    /// This instance's share.
-    pub(in crate::session) fn of(live: &Session, clock: &Clock) -> Self {
-        Self::new(live.snapshot(clock, true), Some(live.more()))
     }
 
     /// Reads what was written; `None` when it is junk or of another version.
@@ -219,7 +198,7 @@ impl MergedShares {
     }
 
     /// Makes this an incarnation of its own after the one that its shares are of.
-    pub(in crate::session) fn set_apart(&mut self) {
+    pub(in crate::session) fn make_separate(&mut self) {
         self.session.previous_id = Some(self.session.uid);
         self.session.uid = Uid::fresh();
     }
@@ -229,49 +208,12 @@ impl MergedShares {
         self.end.clone()
     }
 
-    /// The record of an incarnation that has ended.
-    pub(in crate::session) fn record(&self, shown_as: impl FnOnce(&BackendName) -> Arc<str>) -> Option<Record> {
-        let (session, end) = (&self.session, self.end.as_ref()?);
-        let mut backends: Vec<BackendUse> = session
-            .backends
-            .iter()
-            .map(|(name, requests)| BackendUse { name: name.clone(), requests: *requests })
-            .collect();
-        backends.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
-        Some(Record {
-            session_id: session.id.clone(),
-            state: session.state,
-            duration_ms: session.duration_ms,
-            request_count: session.request_count,
-            bytes_in: session.bytes_in,
-            bytes_out: session.bytes_out,
-            backend: backends.first().map(|used| shown_as(&used.name)).unwrap_or_default(),
-            client_addr: session.client_addr,
-            schema: SCHEMA,
-            uid: session.uid,
-            incarnation: session.incarnation,
-            previous_id: session.previous_id,
-            kind: session.kind,
-            started_at: session.started_at,
-            ended_at: end.at,
-            end_reason: end.reason,
-            ended_by: end.order.as_ref().map(|order| order.by.clone()),
-            principal: session.principal.id.clone(),
-            client: session.identity.program(),
-            identity_source: session.identity.source.clone(),
-            agents: self.more.agents.clone(),
-            backends,
-            failovers: self.more.failovers,
-            usage: UsageRecord { models: self.more.models.clone(), total: session.usage },
-            error_count: session.error_count,
-            errors: self.more.errors.clone(),
-            ttfb_ms: self.more.ttfb.quantiles(),
-            tools: session.tools.clone(),
-            flags: session.flags.clone(),
-            kill: end.order.clone(),
-            agent_kills: self.more.agent_kills.clone(),
-            requests: session.requests.clone().unwrap_or_default(),
-        })
+    /// The record of an incarnation that has ended; `None` while it is active.
+    pub(in crate::session) fn record(
+        &self,
+        backend_url: impl FnOnce(&BackendName) -> Arc<str>,
+    ) -> Option<Record> {
+        Record::new(self.session.clone(), self.more.clone(), backend_url)
     }
 }
 
@@ -315,20 +257,6 @@ impl RecordDetail {
                 self.agent_kills.retain(|known| known.agent != order.agent);
                 self.agent_kills.push(order);
             }
-        }
-    }
-}
-
-impl Session {
-    fn more(&self) -> RecordDetail {
-        let inner = self.inner();
-        RecordDetail {
-            models: inner.tally.models().to_vec(),
-            errors: inner.tally.errors(),
-            ttfb: inner.tally.latencies().clone(),
-            failovers: inner.tally.failovers(),
-            agents: inner.agent_names(),
-            agent_kills: inner.agent_kills(),
         }
     }
 }

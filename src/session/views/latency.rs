@@ -3,8 +3,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::session::core::totals::push_lean;
-
 /// Sub-buckets of each power of two, as a number of bits.
 const PRECISION: u32 = 3;
 
@@ -41,8 +39,13 @@ impl Latencies {
     fn count(&mut self, bucket: u8, count: u32) {
         match self.buckets.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
             Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(count),
-            Err(_) if self.buckets.is_empty() => push_lean(&mut self.buckets, (bucket, count)),
-            Err(at) => self.buckets.insert(at, (bucket, count)),
+            Err(at) => {
+                if self.buckets.is_empty() {
+                    // Most sessions keep one bucket; `insert` would reserve four.
+                    self.buckets.reserve_exact(1);
+                }
+                self.buckets.insert(at, (bucket, count));
+            }
         }
     }
 

@@ -8,12 +8,11 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::session::core::kill_orders::KillOrder;
-use super::latency::Quantiles;
-use crate::session::core::session::{End, Inner, Session};
+use super::kill_order::KillOrder;
+use super::latency::{Latencies, Quantiles};
+use super::request_line::{BackendUse, ModelUse, RequestLine};
+use super::session_view::SessionView;
 use super::state::{EndReason, SessionKind, SessionState};
-use crate::session::core::totals::{BackendUse, ModelUse, RequestLine};
-use crate::clock::{Clock, millis};
 use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
@@ -108,59 +107,64 @@ pub struct UsageRecord {
     pub total: Usage,
 }
 
-impl Session {
-    /// The record of this session, the first time it is asked for after its end. `shown_as` gives the
-    /// address a backend is shown as.
-    pub(in crate::session) fn record(
-        &self,
-        clock: &Clock,
-        shown_as: impl FnOnce(&BackendName) -> Arc<str>,
-    ) -> Option<Record> {
-        self.record_once(|inner, end| self.describe(inner, end, clock, shown_as))
-    }
+/// What a record contains beyond the view of its session.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RecordDetail {
+    pub(in crate::session) models: Vec<ModelUse>,
+    pub(in crate::session) errors: BTreeMap<String, u64>,
+    pub(in crate::session) ttfb: Latencies,
+    #[serde(default)]
+    pub(in crate::session) failovers: u64,
+    pub(in crate::session) agents: Vec<AgentId>,
+    pub(in crate::session) agent_kills: Vec<Arc<KillOrder>>,
+}
 
-    fn describe(
-        &self,
-        inner: &Inner,
-        end: &End,
-        clock: &Clock,
-        shown_as: impl FnOnce(&BackendName) -> Arc<str>,
-    ) -> Record {
-        let backends = inner.tally.backends();
-        let identity = self.identity();
-        Record {
-            session_id: self.key().id.clone(),
-            state: inner.state,
-            duration_ms: millis(end.at.since(self.started())),
-            request_count: self.requests(),
-            bytes_in: self.bytes_in(),
-            bytes_out: self.bytes_out(),
-            backend: backends.first().map(|used| shown_as(&used.name)).unwrap_or_default(),
-            client_addr: self.client_addr(),
+impl Record {
+    /// The record of a session that has ended, from its last view; `None` while it is active. `backend_url` returns
+    /// the address that a backend is shown as.
+    pub(in crate::session) fn new(
+        session: SessionView,
+        detail: RecordDetail,
+        backend_url: impl FnOnce(&BackendName) -> Arc<str>,
+    ) -> Option<Self> {
+        let (ended_at, end_reason) = (session.ended_at?, session.end_reason?);
+        let used = session.backends.into_iter();
+        let mut backends: Vec<BackendUse> =
+            used.map(|(name, requests)| BackendUse { name, requests }).collect();
+        backends.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
+        Some(Self {
+            session_id: session.id,
+            state: session.state,
+            duration_ms: session.duration_ms,
+            request_count: session.request_count,
+            bytes_in: session.bytes_in,
+            bytes_out: session.bytes_out,
+            backend: backends.first().map(|used| backend_url(&used.name)).unwrap_or_default(),
+            client_addr: session.client_addr,
             schema: SCHEMA,
-            uid: self.uid(),
-            incarnation: self.incarnation(),
-            previous_id: self.previous(),
-            kind: self.kind(),
-            started_at: clock.wall(self.started()),
-            ended_at: clock.wall(end.at),
-            end_reason: end.reason,
-            ended_by: end.order.as_ref().map(|order| order.by.clone()),
-            principal: self.principal().clone(),
-            client: identity.program(),
-            identity_source: identity.source.clone(),
-            agents: inner.agent_names(),
+            uid: session.uid,
+            incarnation: session.incarnation,
+            previous_id: session.previous_id,
+            kind: session.kind,
+            started_at: session.started_at,
+            ended_at,
+            end_reason,
+            ended_by: session.kill.as_ref().map(|order| order.by.clone()),
+            principal: session.principal.id,
+            client: session.identity.program(),
+            identity_source: session.identity.source,
+            agents: detail.agents,
             backends,
-            failovers: inner.tally.failovers(),
-            usage: UsageRecord { models: inner.tally.models().to_vec(), total: inner.tally.usage() },
-            tools: inner.tally.tools(),
-            error_count: self.errors(),
-            errors: inner.tally.errors(),
-            ttfb_ms: inner.tally.ttfb(),
-            flags: Vec::new(),
-            kill: end.order.clone(),
-            agent_kills: inner.agent_kills(),
-            requests: inner.tally.lines(),
-        }
+            failovers: detail.failovers,
+            usage: UsageRecord { models: detail.models, total: session.usage },
+            error_count: session.error_count,
+            errors: detail.errors,
+            ttfb_ms: detail.ttfb.quantiles(),
+            tools: session.tools,
+            flags: session.flags,
+            kill: session.kill,
+            agent_kills: detail.agent_kills,
+            requests: session.requests.unwrap_or_default(),
+        })
     }
 }

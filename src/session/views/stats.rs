@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::state::SessionState;
 use super::record::Record;
+use super::state::SessionState;
 
 /// Distinct clients that are counted apart (the name comes from the client); later ones are `other`.
 const CLIENTS: usize = 256;

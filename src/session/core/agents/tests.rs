@@ -5,8 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::session::core::kill::{KillError, KillRequest, ResumeError};
+use crate::session::core::leg::Leg;
+use crate::session::core::request::{Denied, LegReport};
 use crate::session::testing::{TestManager, agent_arrival, arrival, leg_start};
-use crate::session::{Denied, KillError, KillRequest, Leg, LegReport, ResumeError};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);

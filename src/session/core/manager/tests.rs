@@ -502,7 +502,7 @@ async fn a_slow_reader_of_the_feed_is_told_what_it_lost() {
 async fn the_record_begins_with_the_seeds_keys() {
     let house = TestManager::new("{}");
     let shown = [(BackendName::new("mistral"), "https://api.mistral.ai".into())];
-    house.manager.show_backends(shown.into_iter().collect());
+    house.manager.set_backend_urls(shown.into_iter().collect());
     let mut leg = house.admit("s-1").await.unwrap();
     let mut tools = ToolCounts::default();
     tools.add("Bash", 1);

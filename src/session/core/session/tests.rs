@@ -5,8 +5,8 @@ use crate::clock::Clock;
 use crate::error::ErrorKind;
 use crate::ids::BackendName;
 use crate::protocol::usage::Usage;
-use crate::session::LegReport;
 use crate::session::core::packed_requests::PackedRequest;
+use crate::session::core::request::LegReport;
 use crate::session::testing::{arrival, leg_start};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ fn session_snapshot() {
     open(&live, &clock, 1);
     live.routed(LegId(1), &BackendName::new("mistral"), Some("m-1"));
     clock.advance(SECOND);
-    let shot = live.snapshot(&clock, true);
+    let shot = live.view(&clock, true);
     assert_eq!((shot.open_legs, shot.duration_ms, shot.idle_ms), (1, 1000, 1000));
     let leg = &shot.legs.as_ref().unwrap()[0];
     assert_eq!((&*leg.path, leg.model.as_deref()), ("/v1/messages", Some("m-1")));
@@ -128,7 +128,7 @@ fn session_snapshot() {
         ..LegReport::default()
     };
     assert!(!close(&live, &clock, 1, Some(report)));
-    let shot = live.snapshot(&clock, true);
+    let shot = live.view(&clock, true);
     assert_eq!((shot.request_count, shot.error_count, shot.open_legs), (1, 1, 0));
     let json = serde_json::to_value(&shot).unwrap();
     assert_eq!(json["backends"]["mistral"], 1);
@@ -150,7 +150,7 @@ fn a_leg_that_is_dropped_is_counted_once() {
     end(&live, &clock, EndReason::Killed);
     assert!(close(&live, &clock, 1, None));
     assert!(!close(&live, &clock, 1, None));
-    assert_eq!(live.snapshot(&clock, true).requests.unwrap()[0].outcome, "dropped");
+    assert_eq!(live.view(&clock, true).requests.unwrap()[0].outcome, "dropped");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn what_a_client_varies_is_bounded() {
         let report = LegReport { model: Some(format!("model-{i}")), ..LegReport::default() };
         close(&live, &clock, i, Some(report));
     }
-    let shot = live.snapshot(&clock, true);
+    let shot = live.view(&clock, true);
     assert_eq!((shot.models.len(), shot.models["other"]), (33, 168));
     let requests = shot.requests.unwrap();
     assert_eq!(requests.len(), 20);

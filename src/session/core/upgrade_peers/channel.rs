@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::ids::{AgentId, Scope, SessionKey};
-use crate::session::core::kill_orders::KillOrder;
 use crate::session::core::lookup::NamedBy;
-use crate::session::views::session_view::{Filter, SessionView};
+use crate::session::store::Filter;
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::session_view::SessionView;
 
 /// Questions that may wait for their answers; further ones are not asked. Orders always are.
 const MAX_WAITING: usize = 256;

@@ -5,15 +5,18 @@ use std::time::Instant;
 
 use super::*;
 use crate::ids::AgentId;
+use crate::session::core::cut::CutReason;
+use crate::session::core::kill::{KillError, KillRequest};
+use crate::session::core::request::LegReport;
 use crate::session::testing::{TestManager, agent_arrival, arrival, arrival_of, leg_start};
-use crate::session::{CutReason, KillError, KillRequest, LegReport, SessionState};
+use crate::session::views::state::SessionState;
 
 /// Lines up processes, each the successor of the one before it.
 async fn upgraded(houses: &[&TestManager]) {
     for pair in houses.windows(2) {
         let (old, new) = UnixStream::pair().unwrap();
-        pair[0].manager.meet_successor(old).unwrap();
-        pair[1].manager.meet_predecessor(new).await.unwrap();
+        pair[0].manager.connect_successor(old).unwrap();
+        pair[1].manager.connect_predecessor(new).await.unwrap();
     }
 }
 
@@ -147,7 +150,7 @@ async fn a_process_that_ended_or_hangs_does_not_hold_up_a_kill() {
     upgraded(&[&old, &new]).await;
     // A third one that has its end of the line and never reads it.
     let (ours, hangs) = UnixStream::pair().unwrap();
-    new.manager.meet_successor(ours).unwrap();
+    new.manager.connect_successor(ours).unwrap();
     let _leg = new.manager.admit(arrival("s-1"), leg_start()).await.unwrap();
     let begun = Instant::now();
     assert_eq!(new.manager.kill("s-1", runaway()).await.unwrap().legs_cut, 1);
@@ -168,11 +171,11 @@ async fn a_process_that_ended_or_hangs_does_not_hold_up_a_kill() {
     assert_eq!(line.trim_end(), r#"{"id":7,"answer":"unknown"}"#);
     drop(told);
     tokio::time::timeout(Duration::from_secs(5), async {
-        while new.manager.siblings.lines.load().len() > 1 {
+        while new.manager.upgrade_peers.lines.load().len() > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     })
     .await
     .unwrap();
-    assert!(new.manager.has_siblings(), "the old one is still there");
+    assert!(new.manager.has_upgrade_peers(), "the old one is still there");
 }

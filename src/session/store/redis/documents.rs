@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use fred::types::Value;
 use jiff::Timestamp;
 
+use crate::session::store::{Filter, Listed, RedisStore, SessionStore, StoreError};
+use super::{incarnation, member, pairs};
 use super::listing::labelled;
-use super::{RedisStore, incarnation, member, pairs};
+use crate::session::store::share_document::{MergedShares, ShareDocument};
+use crate::session::views::session_view::SessionView;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
-use crate::session::store::share_document::{ShareDocument, MergedShares};
-use crate::session::views::session_view::{Filter, SessionView};
-use crate::session::store::{Listed, SessionStore, StoreError};
 
 /// Documents read in one round trip.
 pub(super) const CHUNK: usize = 256;
@@ -31,7 +31,7 @@ pub(super) enum Shelf {
 impl SessionStore for RedisStore {
     async fn put(&self, session: Arc<SessionView>) -> Result<(), StoreError> {
         self.ready()?;
-        Ok(self.shelve(&session).await?)
+        Ok(self.put_ended(&session).await?)
     }
 
     async fn get(&self, uid: Uid) -> Result<Option<Arc<SessionView>>, StoreError> {
@@ -102,7 +102,7 @@ impl SessionStore for RedisStore {
 
 impl RedisStore {
     /// Puts an ended session on the shelf, also while the link is not up yet.
-    pub(in crate::session) async fn shelve(&self, session: &SessionView) -> Result<(), LinkError> {
+    pub(in crate::session) async fn put_ended(&self, session: &SessionView) -> Result<(), LinkError> {
         let (key, uid) = (session.key().clone(), session.uid);
         let (member, gone) = (member(&key, uid), session.gone_at().as_millisecond().to_string());
         let by_id = self.keys.by_id(key.id.as_str());
@@ -157,7 +157,7 @@ impl RedisStore {
             ]);
         }
         let answers = self.all(calls).await?;
-        self.strike_ended(which).await?;
+        self.remove_ended(which).await?;
         Ok(answers.iter().step_by(3).filter(|deleted| deleted.as_u64() == Some(1)).count())
     }
 
@@ -195,7 +195,7 @@ impl RedisStore {
                 let call = |set| Call::new("ZREM", [set].into_iter().chain(members.iter().cloned()));
                 self.all(sets.into_iter().map(call).collect()).await?;
             }
-            Some(Shelf::Ended) if !gone.is_empty() => self.strike_ended(&gone).await?,
+            Some(Shelf::Ended) if !gone.is_empty() => self.remove_ended(&gone).await?,
             _ => {}
         }
         Ok(found)

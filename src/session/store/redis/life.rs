@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use super::{RedisStore, documents, member};
+use super::documents;
+use crate::session::store::RedisStore;
+use super::member;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
@@ -19,14 +21,14 @@ const PROLONGED: usize = 256;
 impl RedisStore {
     /// Shows the others that this instance lives. Returns whether they could see it until now: when they could not
     /// although it showed itself a moment ago, the store was wiped.
-    pub(in crate::session) async fn show_life(&self) -> Result<bool, LinkError> {
+    pub(in crate::session) async fn refresh_heartbeat(&self) -> Result<bool, LinkError> {
         let key = self.keys.instance(&self.instance);
         let life = [key, "1".to_owned(), "PX".to_owned(), millis(ALIVE).to_string(), "GET".to_owned()];
         Ok(!self.link.call(Call::new("SET", life)).await?.is_null())
     }
 
     /// This instance goes: the others need not wait for it.
-    pub(in crate::session) async fn show_end(&self) -> Result<(), LinkError> {
+    pub(in crate::session) async fn delete_heartbeat(&self) -> Result<(), LinkError> {
         self.link.call(Call::new("DEL", [self.keys.instance(&self.instance)])).await.map(drop)
     }
 
@@ -36,14 +38,14 @@ impl RedisStore {
     }
 
     /// True when it is this instance's turn to look after dead ones.
-    pub(in crate::session) async fn may_bury(&self) -> Result<bool, LinkError> {
+    pub(in crate::session) async fn take_orphan_turn(&self) -> Result<bool, LinkError> {
         let mine =
             [self.keys.sweeper(), self.instance.clone(), "NX".into(), "PX".into(), millis(TURN).to_string()];
         Ok(!self.link.call(Call::new("SET", mine)).await?.is_null())
     }
 
     /// Active incarnations in which nothing moved since this time.
-    pub(in crate::session) async fn still_since(
+    pub(in crate::session) async fn idle_since(
         &self,
         since_ms: u64,
         most: usize,
@@ -82,7 +84,7 @@ impl RedisStore {
     }
 
     /// An incarnation is no longer among the active ones.
-    pub(in crate::session) async fn no_session(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    pub(in crate::session) async fn remove_active(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
         let member = member(key, uid);
         let calls =
             [self.keys.sessions(), self.keys.activity()].map(|set| Call::new("ZREM", [set, member.clone()]));
@@ -114,17 +116,17 @@ impl RedisStore {
     ) -> Result<(), LinkError> {
         let keys = vec![self.keys.incarnation(key, uid)];
         let arguments = std::iter::once(self.active_ttl()).chain(shares.iter().cloned()).collect();
-        self.link.run::<Value>(&self.scripts.done, keys, arguments).await.map(drop)
+        self.link.run::<Value>(&self.scripts.mark_recorded, keys, arguments).await.map(drop)
     }
 
     /// The one that was about to write a record is gone: this instance will.
-    pub(in crate::session) async fn take_over(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    pub(in crate::session) async fn take_over_record(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
         let field = [self.keys.incarnation(key, uid), "record".to_owned(), self.instance.clone()];
         self.link.call(Call::new("HSET", field)).await.map(drop)
     }
 
     /// Publishes events of this instance, all in one round trip. Returns how many were not published.
-    pub(in crate::session) async fn tell_events(&self, events: &[String]) -> Result<usize, LinkError> {
+    pub(in crate::session) async fn publish_events(&self, events: &[String]) -> Result<usize, LinkError> {
         let call = |event: &String| {
             Call::new("PUBLISH", [self.keys.event_channel(), format!("{} {event}", self.instance)])
         };
@@ -133,7 +135,7 @@ impl RedisStore {
     }
 
     /// For each incarnation, whether a key that a live one has is missing.
-    pub(in crate::session) async fn lacking(
+    pub(in crate::session) async fn missing_keys(
         &self,
         incarnations: &[(SessionKey, Uid)],
     ) -> Result<Vec<bool>, LinkError> {
@@ -146,7 +148,7 @@ impl RedisStore {
 
     /// Gives the documents of ended sessions at least the lifetime that a longer `retention` asks for;
     /// [`SessionStore::purge`] still forgets each when it is due.
-    pub(in crate::session) async fn prolong_ended(&self) -> Result<(), LinkError> {
+    pub(in crate::session) async fn extend_ended(&self) -> Result<(), LinkError> {
         let mut from = 0;
         loop {
             let range =

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use fred::types::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::session::store::{Filter, ListLabels, Listed, RedisStore};
+use super::{member, text};
 use super::documents::{CHUNK, Shelf};
-use super::{RedisStore, member, text};
+use crate::session::views::session_view::SessionView;
+use crate::session::views::state::SessionState;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, LinkError};
-use crate::session::views::state::SessionState;
-use crate::session::views::session_view::{Filter, ListLabels, SessionView};
-use crate::session::store::Listed;
 
 /// Names read in one round trip.
 const NAMES: usize = 1024;
@@ -137,7 +137,7 @@ impl RedisStore {
     }
 
     /// Takes incarnations out of the sets of ended ones, whatever labels they have there.
-    pub(super) async fn strike_ended(&self, which: &[(SessionKey, Uid)]) -> Result<(), LinkError> {
+    pub(super) async fn remove_ended(&self, which: &[(SessionKey, Uid)]) -> Result<(), LinkError> {
         let look = |(_, uid): &(SessionKey, Uid)| {
             Call::new("ZRANGEBYLEX", [self.keys.all_ended(), format!("[{uid}"), format!("({uid}~")])
         };

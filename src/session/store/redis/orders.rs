@@ -5,13 +5,14 @@ use std::time::Duration;
 use fred::types::{InfoKind, Value};
 use serde::{Deserialize, Serialize};
 
-use super::{RedisStore, pairs, text};
+use crate::session::store::RedisStore;
+use super::{pairs, text};
+use crate::session::views::kill_order::KillOrder;
 use crate::clock::millis;
 use crate::ids::{AgentId, SessionKey, Uid};
 use crate::redis::principals::{self, Claim, Claimed, Means};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, LinkError, rights};
-use crate::session::core::kill_orders::KillOrder;
 
 /// The field of the order against a whole session; agents have a field of their own name.
 const WHOLE: &str = "*";
@@ -116,19 +117,19 @@ impl RedisStore {
             text[1..].to_owned(),
         ];
         let keys = vec![self.keys.killed(&order.key())];
-        let rev: String = self.link.run(&self.scripts.order, keys, arguments).await?;
+        let rev: String = self.link.run(&self.scripts.put_order, keys, arguments).await?;
         Ok(rev.parse().unwrap_or(0))
     }
 
     /// Notes that the orders against sessions changed, for those who look up what they were not told.
-    pub(in crate::session) async fn note_kills(&self, keys: &[SessionKey]) -> Result<(), LinkError> {
+    pub(in crate::session) async fn record_changes(&self, keys: &[SessionKey]) -> Result<(), LinkError> {
         let noted = keys.iter().map(|key| text(&Hint::new(key, None))).collect();
-        self.link.run::<Value>(&self.scripts.note, vec![self.keys.kills()], noted).await.map(drop)
+        self.link.run::<Value>(&self.scripts.record_changes, vec![self.keys.kills()], noted).await.map(drop)
     }
 
     /// Tells all instances that the orders against a session changed. An order goes with the message, so that it
     /// holds also where it cannot be read. Gives how many heard it.
-    pub(in crate::session) async fn tell_kill(
+    pub(in crate::session) async fn publish_orders_changed(
         &self,
         key: &SessionKey,
         order: Option<&KillOrder>,
@@ -144,7 +145,7 @@ impl RedisStore {
     }
 
     /// Tells all instances that an incarnation ended.
-    pub(in crate::session) async fn tell_end(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    pub(in crate::session) async fn publish_end(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
         let hint = text(&Hint::new(key, Some(uid)));
         self.link.call(Call::new("PUBLISH", [self.keys.end_channel(), hint])).await.map(drop)
     }
@@ -175,7 +176,7 @@ impl RedisStore {
     ) -> Result<(u64, Vec<ChangedSession>), LinkError> {
         let arguments = vec![from.at_ms.to_string(), from.passed.to_string(), most.to_string()];
         let answer: Vec<Value> =
-            self.link.run(&self.scripts.changed, vec![self.keys.kills()], arguments).await?;
+            self.link.run(&self.scripts.changed_since, vec![self.keys.kills()], arguments).await?;
         let mut answer = answer.into_iter();
         let now = answer.next().and_then(|now| now.as_string()).and_then(|now| now.parse().ok()).unwrap_or(0);
         let mut entries = answer.next().map(Value::into_array).unwrap_or_default().into_iter();
@@ -196,11 +197,11 @@ impl RedisStore {
         for ChangedSession { member, at_ms, .. } in noted {
             arguments.extend([member.clone(), at_ms.to_string()]);
         }
-        self.link.run(&self.scripts.trim, vec![self.keys.kills()], arguments).await
+        self.link.run(&self.scripts.trim_changes, vec![self.keys.kills()], arguments).await
     }
 
     /// Whether the set of changes is there.
-    pub(in crate::session) async fn has_changes(&self) -> Result<bool, LinkError> {
+    pub(in crate::session) async fn has_change_set(&self) -> Result<bool, LinkError> {
         Ok(self.link.call(Call::new("EXISTS", [self.keys.kills()])).await?.as_u64() == Some(1))
     }
 

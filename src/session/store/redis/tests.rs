@@ -7,13 +7,12 @@ use super::*;
 use futures::StreamExt;
 
 use crate::redis::{Settings, RedisConfig};
-use crate::session::core::kill_orders::KillOrder;
 use crate::session::core::session::Session;
-use crate::session::views::state::SessionState;
-use crate::session::views::session_view::Filter;
-use crate::session::store::SessionStore;
-use crate::session::store::contract;
+use crate::session::store::{Filter, SessionStore};
 use crate::session::testing::arrival_of;
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::state::SessionState;
+use crate::session::store::contract;
 use crate::settings::fault::Faults;
 
 /// A redis-server of its own, without persistence; ends with the value.
@@ -126,7 +125,7 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     let old: Vec<String> =
         (0..25).flat_map(|n| ["1000".to_owned(), text(&Hint::new(&key(n), None))]).collect();
     store.link.call(Call::new("ZADD", [store.keys.kills()].into_iter().chain(old))).await.unwrap();
-    store.note_kills(&[key(100)]).await.unwrap();
+    store.record_changes(&[key(100)]).await.unwrap();
     let (mut from, mut seen) = (Cursor::default(), Vec::new());
     loop {
         let (_, page) = store.changed(from, 10).await.unwrap();
@@ -141,7 +140,7 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     ids.dedup();
     assert_eq!((seen.len(), ids.len()), (26, 26));
     // Noted again since it was read, or lately: it stays.
-    store.note_kills(&[key(3)]).await.unwrap();
+    store.record_changes(&[key(3)]).await.unwrap();
     assert_eq!(store.trim(&seen).await.unwrap(), 24);
     let (_, left) = store.changed(Cursor::default(), 10).await.unwrap();
     assert_eq!(left.len(), 2);
@@ -154,12 +153,12 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
 async fn shared_by_two(store: &RedisStore) -> (SessionView, ShareDocument) {
     let clock = crate::clock::Clock::manual();
     let live = Session::new(arrival_of("cred:ada", "s"), None, clock.now());
-    let proposed = live.snapshot(&clock, false);
+    let proposed = live.view(&clock, false);
     let Admitted::New(session, _) = store.admit(proposed.clone(), "here:1", 1).await.unwrap() else {
         panic!("not opened")
     };
     assert!(matches!(store.admit(proposed, "there:2", 1).await.unwrap(), Admitted::Join(..)));
-    (*session, ShareDocument::of(&live, &clock))
+    (*session, ShareDocument::new(live.view(&clock, true), Some(live.record_detail())))
 }
 
 async fn close(store: &RedisStore, session: &SessionView, share: &str, doc: &ShareDocument) -> Closed {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kill_orders::BlockMode;
-use super::start_rate::StartRate;
+use crate::session::views::kill_order::BlockMode;
 use crate::redis;
 use crate::settings::fault::Faults;
 use crate::settings::units::Span;
@@ -24,6 +23,23 @@ pub struct Block {
 impl Default for Block {
     fn default() -> Self {
         Self { mode: BlockMode::Duration, duration: Span::secs(24 * 3600) }
+    }
+}
+
+/// `session.starts_per_address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "SessionStarts")]
+pub struct StartRate {
+    /// New sessions of one client address in a second, in the long run; 0 is no limit.
+    pub per_second: u32,
+    /// New sessions of one client address at once.
+    pub burst: u32,
+}
+
+impl Default for StartRate {
+    fn default() -> Self {
+        Self { per_second: 50, burst: 5000 }
     }
 }
 

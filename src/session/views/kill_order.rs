@@ -1,0 +1,84 @@
+//! A kill order: which session or agent is refused, by whom, why and for how long.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Moment;
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
+
+/// What ends the block of a kill order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockMode {
+    /// The clock, or an operator.
+    Duration,
+    /// Nothing; also not an operator.
+    Permanent,
+    /// An operator.
+    UntilResumed,
+}
+
+/// One order: this id in this scope is refused, or one agent in it with all that it started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KillOrder {
+    /// The id that is refused.
+    pub session_id: SessionId,
+    /// The namespace of the id; empty with `session.scope: global`.
+    pub scope: Scope,
+    /// The agent that is refused; `None` is the whole session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The agents below it that were known when the order was given. Whoever knows less of the tree (another
+    /// instance, a later incarnation) refuses them all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descendants: Vec<AgentId>,
+    /// The incarnation the order was made against.
+    pub uid: Uid,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Who gave the order.
+    pub by: String,
+    /// When it was given.
+    pub at: Timestamp,
+    /// What ends it.
+    pub mode: BlockMode,
+    /// When the clock ends it; `None` when the clock does not.
+    pub until: Option<Timestamp>,
+    /// The principals' key by which `scope` names a credential; `None` when that is unknown. An instance that lives by
+    /// another key cannot tell whose scope it is, and refuses the id to all callers with a credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal_key: Option<KeyId>,
+    #[serde(skip)]
+    pub(in crate::session) expires: Option<Moment>,
+    /// Of two orders against the same session or agent, the one with the higher revision counts.
+    #[serde(skip)]
+    pub(in crate::session) rev: u64,
+}
+
+impl KillOrder {
+    /// The session it is against, or one of whose agents it is against.
+    pub(in crate::session) fn key(&self) -> SessionKey {
+        SessionKey { scope: self.scope.clone(), id: self.session_id.clone() }
+    }
+
+    /// What the client is told: the reason, not the person.
+    pub fn notice(&self) -> String {
+        let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
+        match self.reason.as_str() {
+            "" => format!("{whom} killed by operator"),
+            reason => format!("{whom} killed by operator: {reason}"),
+        }
+    }
+
+    /// True for the agent it names and those known below it.
+    pub(in crate::session) fn covers(&self, agent: &AgentId) -> bool {
+        self.agent.as_ref() == Some(agent) || self.descendants.contains(agent)
+    }
+
+    /// True while new legs are refused.
+    pub fn in_force(&self, now: Moment) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
