@@ -1,11 +1,11 @@
 //! `elida demo`: the gateway with a provider of its own, so that everything can be tried without a key.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora_core::server::{Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 
@@ -95,7 +95,7 @@ struct Demo(Mutex<Option<TcpListener>>);
 #[async_trait]
 impl BackgroundService for Demo {
     async fn start(&self, mut shutdown: ShutdownWatch) {
-        let listener = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = self.0.lock().take();
         let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) else {
             return;
         };

@@ -12,9 +12,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::cmsg_space;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -150,7 +150,7 @@ pub(super) struct ReadySign(Mutex<Option<UnixStream>>);
 impl ReadySign {
     /// Says it, once. False when there is no old process to be told.
     pub(super) fn give(&self) -> bool {
-        let line = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let line = self.0.lock().take();
         line.is_some_and(|mut line| line.write_all(&[READY]).is_ok())
     }
 }

@@ -1,8 +1,9 @@
 //! New settings under running streams: read, compile, compare, swap; a faulty file changes nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
@@ -50,7 +51,7 @@ impl Reload {
     /// # Errors
     /// All faults of the new configuration; the old one stays in force.
     pub(super) fn now(&self) -> Result<ReloadReport, Faults> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock();
         let outcome = self.swap();
         self.shared.metrics.config_reloaded(outcome.is_ok());
         match &outcome {

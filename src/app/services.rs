@@ -3,11 +3,12 @@
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
@@ -78,8 +79,16 @@ pub(super) fn serve(
     let sessions = Arc::clone(&shared.sessions);
     let kills = shared.kills.clone();
     let replicator = shared.replicator.clone();
-    let proxy =
-        Proxy { begin: Mutex::new(Some((proxy, drained))), is_met, door, readiness, ready, sessions, replicator, kills };
+    let proxy = Proxy {
+        begin: Mutex::new(Some((proxy, drained))),
+        is_met,
+        door,
+        readiness,
+        ready,
+        sessions,
+        replicator,
+        kills,
+    };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
@@ -167,7 +176,7 @@ struct Proxy {
 #[async_trait]
 impl BackgroundService for Proxy {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begin = self.begin.lock().take();
         let Some((listener, draining)) = begin else { return };
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
@@ -181,7 +190,8 @@ impl BackgroundService for Proxy {
                 // The old process tells the service manager who the main one is now.
                 if !self.ready.give() {
                     notify::ready();
-                } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_upgrade_peers()) {
+                } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_upgrade_peers())
+                {
                     // Of a version that does not talk about its sessions.
                     tokio::spawn(kills.follow(move || parent_id() == old));
                 }
@@ -240,7 +250,7 @@ impl Control {
     /// No operator is let in before the process whose sessions he may mean can be asked. The line is carried by
     /// this runtime, as a kill must not wait for the proxy's.
     async fn connect_predecessor(&self) {
-        let predecessor = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let predecessor = self.predecessor.lock().take();
         if let Some(stream) = predecessor {
             match self.sessions.connect_predecessor(stream).await {
                 Ok(orders) => info!(orders, "the old process tells of its sessions"),
@@ -255,7 +265,7 @@ impl Control {
 impl BackgroundService for Control {
     async fn start(&self, shutdown: ShutdownWatch) {
         self.connect_predecessor().await;
-        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let closing = self.closing.lock().take();
         self.service.run(closing.unwrap_or(shutdown)).await;
     }
 }
@@ -291,7 +301,7 @@ mod tests {
     use crate::session::Cut;
     use crate::session::Event;
     use crate::session::store::MemoryStore;
-    use crate::session::{SessionRequest, Identity, LegKind, LegStart};
+    use crate::session::{Identity, LegKind, LegStart, SessionRequest};
 
     async fn visit(sessions: &Arc<Manager>, id: &str) {
         let arrival = SessionRequest {

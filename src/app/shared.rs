@@ -20,7 +20,7 @@ use crate::protocol::call::CallPaths;
 use crate::proxy::gateway::House;
 use crate::proxy::snapshot::{Live, Snapshot};
 use crate::redis::{self, Keys, Link};
-use crate::session::replication::{Replicator, OwnKey};
+use crate::session::replication::{OwnKey, Replicator};
 use crate::session::store::{MemoryStore, RedisStore};
 use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
@@ -97,7 +97,19 @@ impl Shared {
         watch_capacity(&metrics, &sessions);
         let principals = names.key;
         Ok((
-            Self { log, metrics, live, sessions, replicator, readiness, history, kills, exporter, clock, principals },
+            Self {
+                log,
+                metrics,
+                live,
+                sessions,
+                replicator,
+                readiness,
+                history,
+                kills,
+                exporter,
+                clock,
+                principals,
+            },
             guard,
         ))
     }

@@ -8,10 +8,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
@@ -75,7 +76,7 @@ impl Upgrade {
 
     /// Gives up an upgrade that is not done, and the sockets: nobody will take this process' place.
     pub(super) fn abandon(&self) {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.sockets.lock().clear();
         if let Some(mut heir) = self.heir().take() {
             warn!(pid = heir.id(), "this process ends before the new one was ready, so both do");
             end(&mut heir);
@@ -85,7 +86,7 @@ impl Upgrade {
     fn start(&self) -> io::Result<(Child, UnixStream)> {
         let (here, there) = UnixStream::pair()?;
         let (ours, theirs) = UnixStream::pair()?;
-        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let sockets = self.sockets.lock();
         handover::give(&here, &sockets, &theirs)?;
         let child = Command::new(&self.program)
             .args(env::args_os().skip(1))
@@ -116,7 +117,7 @@ impl Upgrade {
     }
 
     fn heir(&self) -> MutexGuard<'_, Option<Child>> {
-        self.heir.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heir.lock()
     }
 }
 

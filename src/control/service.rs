@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use parking_lot::Mutex;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
@@ -87,7 +88,7 @@ impl ControlService {
 
     /// Serves until `shutdown` becomes true; a second call returns at once.
     pub async fn run(&self, shutdown: ShutdownWatch) {
-        let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begin = self.begin.lock().take();
         let Some((listener, parts)) = begin else { return };
         if let Err(fault) = serve(listener, parts, shutdown).await {
             tracing::error!(%fault, "the control API stopped");

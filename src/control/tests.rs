@@ -15,7 +15,9 @@ use super::settings::{Settings, Written, WrittenAuth, WrittenCors};
 use crate::clock::Clock;
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::session::store::MemoryStore;
-use crate::session::{self, SessionRequest, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager};
+use crate::session::{
+    self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
+};
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 use crate::telemetry::metrics::Metrics;

@@ -1,14 +1,15 @@
 //! The front of the history: takes what happens without ever waiting, and opens readers.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::captures::{self, Order, Waiting};
@@ -244,7 +245,7 @@ fn keep_private(file: &Path) -> std::io::Result<()> {
 
 /// Waits for a thread that was told to end; a second call does nothing.
 fn end(thread: &Mutex<Option<JoinHandle<()>>>, until: Instant) {
-    let Some(thread) = thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let Some(thread) = thread.lock().take() else { return };
     while !thread.is_finished() && Instant::now() < until {
         std::thread::sleep(STEP);
     }

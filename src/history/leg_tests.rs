@@ -1,9 +1,10 @@
 //! Each leg kept: how many may wait, what they may displace, and when they go.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 
 use super::archive::Archive;
@@ -98,7 +99,7 @@ impl Listener for Hearing {
     }
 
     fn on_leg(&self, leg: ServedLeg) {
-        *self.0.lock().unwrap() = Some(leg);
+        *self.0.lock() = Some(leg);
     }
 }
 
@@ -109,7 +110,7 @@ async fn some_leg() -> ServedLeg {
     let manager = Manager::new(settings("{}"), Clock::system(), Arc::new(MemoryStore::default()), listener);
     let mut leg = manager.admit(arrival("some"), leg_start()).await.unwrap();
     leg.settle(LegReport::default());
-    heard.0.lock().unwrap().take().unwrap()
+    heard.0.lock().take().unwrap()
 }
 
 #[tokio::test]

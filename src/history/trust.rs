@@ -5,9 +5,10 @@
 //! (both in [`super::head_file`]), and in memory the last record that this process wrote or found to be in order.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
 use tracing::{error, info, warn};
 
@@ -292,7 +293,7 @@ impl Trust {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn keys(&self, kept: &Kept) -> Vec<String> {

@@ -40,7 +40,13 @@ impl Route {
     }
 
     /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
-    fn pick(&self, arrival: &Arrival, session: &session::Session, now: Moment, anyway: bool) -> Option<(usize, Leave)> {
+    fn pick(
+        &self,
+        arrival: &Arrival,
+        session: &session::Session,
+        now: Moment,
+        anyway: bool,
+    ) -> Option<(usize, Leave)> {
         let backends = &arrival.ticket.snapshot.backends;
         let candidate = |other: &Choice| backends[other.backend].candidate(other.tier, self.caller, now);
         let mut candidates: Vec<Candidate> = self.others.iter().map(candidate).collect();

@@ -16,8 +16,8 @@ use crate::error::ErrorKind;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::usage::Usage;
 use crate::routing::Method;
-use crate::session::LegReport;
 use crate::session::CutReason;
+use crate::session::LegReport;
 use crate::telemetry::access::AccessLine;
 use crate::telemetry::metrics::{self, BackendMetrics, TokenKind};
 

@@ -1,6 +1,6 @@
 //! How connections are made, and what they report while they stand.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use fred::clients::SubscriberClient;
 use fred::prelude::*;
@@ -8,6 +8,7 @@ use fred::rustls::crypto::ring as provider;
 use fred::rustls::pki_types::CertificateDer;
 use fred::rustls::{ClientConfig, RootCertStore};
 use fred::types::config::{ReconnectError, Server, ServerConfig, TlsConnector};
+use parking_lot::Mutex;
 use rustls_pki_types::pem::PemObject;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
@@ -145,11 +146,11 @@ impl Notices {
     }
 
     pub(super) fn fail(&self, error: &Error) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(explained(error));
+        *self.fault.lock() = Some(explained(error));
     }
 
     pub(super) fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fault.lock().clone()
     }
 }
 

@@ -5,13 +5,14 @@
 //! another command for its own (docs/adr/0023).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fred::prelude::*;
 use fred::types::cluster::ClusterRouting;
 use fred::types::config::Server;
 use futures::future::join_all;
+use parking_lot::RwLock;
 
 use super::call::{Call, Next, command};
 use super::connect::{ANSWER, LinkError};
@@ -274,8 +275,8 @@ impl Cluster {
         Ok(Self { plan, notices, seeds, known, read: tokio::sync::Mutex::default() })
     }
 
-    fn known(&self) -> std::sync::RwLockReadGuard<'_, Known> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> parking_lot::RwLockReadGuard<'_, Known> {
+        self.known.read()
     }
 
     fn owner(&self, slot: u16) -> Result<Server, Error> {
@@ -300,7 +301,7 @@ impl Cluster {
         if let Some((pool, _)) = self.known().pools.get(server) {
             return Ok(pool.clone());
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         if let Some((pool, _)) = known.pools.get(server) {
             return Ok(pool.clone());
         }
@@ -345,7 +346,7 @@ impl Cluster {
                 self.notices.fail(&error);
             }
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         known.map = map;
         known.pools.retain(|server, (pool, since)| {
             if owners.contains(server) {

@@ -344,7 +344,8 @@ mod tests {
     #[test]
     fn no_password_is_shown() {
         let url = "redis-sentinel://u:hidden1@a/1?sentinelServiceName=m&sentinelPassword=hidden2";
-        let written: RedisConfig = serde_yaml::from_str(&format!("{{url: '{url}', password: hidden3}}")).unwrap();
+        let written: RedisConfig =
+            serde_yaml::from_str(&format!("{{url: '{url}', password: hidden3}}")).unwrap();
         let printed = serde_json::to_string(&written).unwrap();
         let settings = written.compile(&mut Faults::default()).unwrap();
         let told = format!("{printed} {settings:?} {}", settings.shown());

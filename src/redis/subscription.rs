@@ -1,13 +1,14 @@
 //! The connection on which messages arrive. In a cluster any server hands on what is published at another, so it
 //! is made to one of them, and to another one when that is gone.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use fred::clients::SubscriberClient;
 use fred::prelude::*;
 use fred::types::Message;
 use fred::types::config::Server;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{self, Receiver, Sender};
 use tokio::task::JoinHandle;
@@ -87,7 +88,7 @@ impl Subscription {
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+        self.place.lock()
     }
 
     /// The connection: to one of these servers of a cluster, or (`None`) to the one that the settings lead to.
@@ -138,7 +139,7 @@ impl Subscription {
         channels: Channels,
     ) -> Result<Receiver<Heard>, Error> {
         let heard = self.heard.subscribe();
-        *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels.clone();
+        *self.channels.lock() = channels.clone();
         channels.subscribe(&self.client(servers)?).await?;
         Ok(heard)
     }
@@ -161,7 +162,7 @@ async fn listen(client: SubscriberClient, channels: Arc<Mutex<Channels>>, heard:
                 if matches!(made, Err(RecvError::Closed)) {
                     return;
                 }
-                let channels = channels.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let channels = channels.lock().clone();
                 while let Err(error) = channels.subscribe(&client).await {
                     tracing::debug!(%error, "channels of redis are subscribed to again later");
                     tokio::time::sleep(ANSWER).await;

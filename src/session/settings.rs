@@ -5,8 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::session::views::kill_order::BlockMode;
 use crate::redis;
+use crate::session::views::kill_order::BlockMode;
 use crate::settings::fault::Faults;
 use crate::settings::units::Span;
 

@@ -1,7 +1,11 @@
 //! What the tests of sessions start from (tests only).
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::ids::{AgentId, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::session::core::cut::Cut;
 use crate::session::core::event::Event;
 use crate::session::core::manager::Manager;
@@ -11,8 +15,6 @@ use crate::session::store::MemoryStore;
 use crate::session::views::record::Record;
 use crate::session::views::request_line::LegKind;
 use crate::session::views::state::Identity;
-use crate::clock::Clock;
-use crate::ids::{AgentId, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::settings::fault::Faults;
 
 /// A principal's request for a session.
@@ -74,14 +76,14 @@ impl TestManager {
     pub(crate) fn new(yaml: &str) -> Self {
         let (clock, events) = (Clock::manual(), Arc::<Mutex<Vec<Event>>>::default());
         let heard = events.clone();
-        let listener = Arc::new(move |event: &Event| heard.lock().unwrap().push(event.clone()));
+        let listener = Arc::new(move |event: &Event| heard.lock().push(event.clone()));
         let store = Arc::new(MemoryStore::default());
         Self { manager: Manager::new(settings(yaml), clock.clone(), store, listener), clock, events }
     }
 
     /// The records published so far.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
-        let events = self.events.lock().unwrap();
+        let events = self.events.lock();
         let record = |event: &Event| match event {
             Event::Ended(record) => Some(record.clone()),
             _ => None,
@@ -91,6 +93,6 @@ impl TestManager {
 
     /// The names of the events published so far.
     pub(crate) fn names(&self) -> Vec<&'static str> {
-        self.events.lock().unwrap().iter().map(Event::name).collect()
+        self.events.lock().iter().map(Event::name).collect()
     }
 }

@@ -1,7 +1,8 @@
 //! How near the limits of sessions are: numbers that are read when they are asked for.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use prometheus::{GaugeVec, IntCounterVec, Registry};
 
 use super::metrics::{Metrics, add, options};
@@ -42,7 +43,7 @@ impl CapacityMetrics {
     pub(super) fn read(&self) {
         let Some(source) = self.source.get() else { return };
         // Locked, so that two readers at once do not count the same sessions twice.
-        let source = source.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = source.lock();
         let numbers = source();
         for (limit, used) in numbers.used {
             self.used.with_label_values(&[limit]).set(used);

@@ -1,6 +1,6 @@
 //! The numbers of an instance that shares its sessions with others.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use super::metrics::Metrics;
 
@@ -44,7 +44,7 @@ impl Metrics {
     pub(super) fn read_fleet(&self) {
         if let Some(numbers) = self.fleet.get() {
             // Locked, as below.
-            let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);
+            let numbers = numbers.lock();
             let FleetNumbers {
                 active,
                 store_up,

@@ -4,9 +4,10 @@
 //! is no lookup per chunk and one per finished request. Values of labels that a peer chooses (method, model,
 //! status code) are bounded here, whatever the caller gives.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -234,7 +235,7 @@ impl Metrics {
         self.capacity.read();
         if let Some(dropped) = self.log.get() {
             // Locked, so that two readers at once do not count the same lines twice.
-            let dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
+            let dropped = dropped.lock();
             let total = dropped.dropped();
             self.log_lines_dropped.inc_by(total.saturating_sub(self.log_lines_dropped.get()));
         }

@@ -2,8 +2,9 @@
 //! handles are found with one look-up per answer.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::{Mutex, RwLock};
 use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec};
 
 use super::metrics::{OTHER, TokenKind};
@@ -22,7 +23,7 @@ impl Models {
         if model.is_empty() || model.len() > MODEL_NAME_MAX {
             return false;
         }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.contains(model) || (known.len() < MODELS_MAX && known.insert(model.into()))
     }
 }
@@ -68,7 +69,7 @@ impl ByModel {
 
     /// The handles of a model, and the name it goes by.
     fn handles<'m>(&self, model: &'m str) -> (Arc<Handles>, &'m str) {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(model).cloned();
+        let known = self.known.read().get(model).cloned();
         match known {
             Some(handles) => (handles, model),
             None if self.models.admit(model) => (self.remember(model), model),
@@ -77,7 +78,7 @@ impl ByModel {
     }
 
     fn remember(&self, model: &str) -> Arc<Handles> {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         Arc::clone(known.entry(model.into()).or_default())
     }
 }

@@ -1,7 +1,9 @@
 //! Whether this instance should be sent work: what the probes of both listeners answer from.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Why nothing should be sent here yet.
 const STARTING: &str = "starting";
@@ -47,18 +49,18 @@ impl Readiness {
 
     /// No work may be sent here for this reason, such as `draining`.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason.into();
+        *self.reason.lock() = reason.into();
         self.ready.store(false, Ordering::Release);
     }
 
     /// Work may be sent here, but an operator should know this; `None` when it is over.
     pub fn warn(&self, warning: Option<String>) {
-        *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+        *self.warning.lock() = warning;
     }
 
     /// The same of the history, apart from what [`Readiness::warn`] is told.
     pub fn warn_of_history(&self, warning: Option<String>) {
-        *self.of_history.lock().unwrap_or_else(PoisonError::into_inner) = warning;
+        *self.of_history.lock() = warning;
     }
 
     /// Takes further warnings from here whenever it is asked; the first source given is the one.
@@ -68,8 +70,7 @@ impl Readiness {
 
     /// What an operator should know; several warnings are joined by `; `.
     pub fn warning(&self) -> Option<String> {
-        let read =
-            |warning: &Mutex<Option<String>>| warning.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let read = |warning: &Mutex<Option<String>>| warning.lock().clone();
         let more = self.more.get().into_iter().flat_map(|more| more());
         let all: Vec<String> =
             read(&self.warning).into_iter().chain(read(&self.of_history)).chain(more).collect();
@@ -86,7 +87,7 @@ impl Readiness {
         if self.ready.load(Ordering::Acquire) {
             return Ok(());
         }
-        Err(self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Err(self.reason.lock().clone())
     }
 }
 

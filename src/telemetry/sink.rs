@@ -5,9 +5,11 @@
 //! and writes them together. Whoever has a line only appends it under a short lock.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// How long the first line of a batch waits for others; nobody who reads a log notices.
 const GATHER: Duration = Duration::from_millis(10);
@@ -93,8 +95,7 @@ impl Sink {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Its parts stay consistent whoever panicked.
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.queue.lock()
     }
 
     /// The writer's life.
@@ -107,9 +108,9 @@ impl Sink {
                 queue.lines -= taken;
                 while queue.bytes.is_empty() && !queue.closed {
                     queue.asleep = true;
-                    queue = self.0.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                    self.0.filled.wait(&mut queue);
                 }
-                queue = self.gather(queue);
+                self.gather(&mut queue);
                 if queue.bytes.is_empty() {
                     queue.done = true;
                     self.0.written.notify_all();
@@ -127,9 +128,8 @@ impl Sink {
     }
 
     /// Lets more lines come, unless the end has come.
-    fn gather<'q>(&'q self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
-        let gathered = self.0.filled.wait_timeout_while(queue, GATHER, |queue| !queue.closed);
-        gathered.unwrap_or_else(PoisonError::into_inner).0
+    fn gather(&self, queue: &mut MutexGuard<'_, Queue>) {
+        self.0.filled.wait_while_for(queue, |queue| !queue.closed, GATHER);
     }
 }
 
@@ -150,7 +150,7 @@ impl Drop for SinkGuard {
         queue.closed = true;
         self.0.0.filled.notify_all();
         // What a stuck reader leaves unwritten after this time is lost with the process.
-        let _ = self.0.0.written.wait_timeout_while(queue, LAST_WORDS, |queue| !queue.done);
+        self.0.0.written.wait_while_for(&mut queue, |queue| !queue.done, LAST_WORDS);
     }
 }
 

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::health::{Attempt, Settings};
 use crate::clock::{Moment, millis};
@@ -110,7 +111,7 @@ impl Callers {
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<u64, Caller>> {
-        self.by_mark.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_mark.lock()
     }
 }
 

@@ -111,7 +111,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
     use crate::session::store::MemoryStore;
-    use crate::session::{SessionRequest, Cut, Event, Identity, LegKind, LegStart, Manager, SessionConfig};
+    use crate::session::{Cut, Event, Identity, LegKind, LegStart, Manager, SessionConfig, SessionRequest};
     use crate::settings::fault::Faults;
 
     /// Something that happens.

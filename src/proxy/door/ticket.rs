@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pingora_core::protocols::http::ServerSession;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -179,10 +180,10 @@ impl Ticket {
     }
 
     pub(super) fn give_back(&self, session: Box<ServerSession>) {
-        *self.returned.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        *self.returned.lock() = Some(session);
     }
 
     pub(super) fn take_back(&self) -> Option<Box<ServerSession>> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.returned.lock().take()
     }
 }

@@ -12,9 +12,9 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Bytes of no request that a connection may bring at first.
@@ -115,7 +115,7 @@ impl Toll {
 
     fn add(&self, amount: f64) {
         let most = f64::from(self.allowance);
-        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut credit = self.credit.lock();
         let now = Instant::now();
         let gained = now.duration_since(credit.1).as_secs_f64() * PER_SECOND * most;
         *credit = ((credit.0 + gained).min(most) + amount, now);

@@ -5,16 +5,17 @@
 //! sessions are counted, so that a constant one beside changing ones has one limit. Places are reserved before a
 //! session is made, so the limits are exact.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::{DashMap, Entry};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Denied, Limit, SessionRequest};
 use super::session::Session;
+use crate::ids::{PrincipalId, Uid};
 use crate::session::settings::Settings;
 use crate::session::views::state::Identity;
-use crate::ids::{PrincipalId, Uid};
 
 /// Sessions among which the longest idle one is looked for: with as many or fewer it is the longest idle of all.
 const SAMPLE: usize = 32;
@@ -141,7 +142,11 @@ impl ActiveCounts {
     }
 
     /// Reserves a place for a new session of this account.
-    pub(in crate::session) fn reserve(&self, account: PrincipalId, settings: &Settings) -> Result<SessionPermit<'_>, Denied> {
+    pub(in crate::session) fn reserve(
+        &self,
+        account: PrincipalId,
+        settings: &Settings,
+    ) -> Result<SessionPermit<'_>, Denied> {
         let theirs = self.by_account.entry(account.clone());
         let max = settings.max_active_per_principal;
         if matches!(&theirs, Entry::Occupied(theirs) if theirs.get().active >= max) {
@@ -218,7 +223,7 @@ impl ActiveCounts {
     }
 
     fn all(&self) -> MutexGuard<'_, Roster> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 }
 

@@ -14,9 +14,9 @@ use super::manager::Manager;
 use super::replication::Opening;
 use super::request::{Denied, LegStart, Limit, SessionRequest};
 use super::session::{NotOpened, Previous, Session};
-use crate::session::views::state::EndReason;
 use crate::clock::Moment;
 use crate::ids::{LegId, PrincipalId};
+use crate::session::views::state::EndReason;
 
 /// How often room is made for a newcomer, and another one takes it.
 const TURNS: usize = 8;
@@ -105,7 +105,9 @@ impl Manager {
     /// A derived id that was silent for too long is another piece of work: ends the old incarnation.
     async fn ended_by_gap(&self, live: &Arc<Session>, arrival: &SessionRequest, now: Moment) -> bool {
         match arrival.idle_gap {
-            Some(gap) if live.idle(now) > gap => self.replication.end_idle(self, live, EndReason::IdleGap, gap).await,
+            Some(gap) if live.idle(now) > gap => {
+                self.replication.end_idle(self, live, EndReason::IdleGap, gap).await
+            }
             _ => false,
         }
     }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use super::cut::Cut;
 use super::session::{Inner, OpenLeg, Session};
 use super::totals::SessionTotals;
-use crate::session::views::agent_view::{AgentView, MAIN_AGENT, OTHER_AGENTS};
-use crate::session::views::kill_order::KillOrder;
-use crate::session::views::state::{Identity, SessionState};
 use crate::clock::{Clock, Moment};
 use crate::ids::{AgentId, LegId};
 use crate::protocol::usage::Usage;
+use crate::session::views::agent_view::{AgentView, MAIN_AGENT, OTHER_AGENTS};
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::state::{Identity, SessionState};
 
 /// Agents told apart in one session, and so the deepest a tree can be.
 const MOST: usize = 128;
@@ -156,7 +156,13 @@ impl Agents {
 
     /// The place of an agent below `parent`; one that was heard of for the first time is given a place
     /// other than `keep`.
-    fn place_of(&mut self, id: &AgentId, parent: Option<AgentIndex>, keep: AgentIndex, now: Moment) -> AgentIndex {
+    fn place_of(
+        &mut self,
+        id: &AgentId,
+        parent: Option<AgentIndex>,
+        keep: AgentIndex,
+        now: Moment,
+    ) -> AgentIndex {
         if let Some(at) = self.tree.iter().position(|agent| agent.id == *id) {
             let place = AgentIndex(at as u16);
             self.adopt(place, parent);
@@ -301,7 +307,12 @@ impl Inner {
     }
 
     /// The tree of agents from the main one down.
-    pub(in crate::session) fn agent_views(&self, live: &Session, clock: &Clock, now: Moment) -> Vec<AgentView> {
+    pub(in crate::session) fn agent_views(
+        &self,
+        live: &Session,
+        clock: &Clock,
+        now: Moment,
+    ) -> Vec<AgentView> {
         match &self.agents {
             Some(agents) => agents.views(clock, now),
             None => root(live, self.legs.len(), &self.totals).views(clock, now),

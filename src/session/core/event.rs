@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::packed_requests::PackedRequest;
+use crate::ids::Uid;
+use crate::protocol::usage::Usage;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::session_view::SessionView;
-use crate::ids::Uid;
-use crate::protocol::usage::Usage;
 
 /// Whoever is told of each event.
 pub trait Listener: Send + Sync {

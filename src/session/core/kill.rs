@@ -12,13 +12,13 @@ use super::lookup::SessionRef;
 use super::manager::Manager;
 use super::replication::OrderReach;
 use super::session::Session;
+use crate::clock::{Moment, millis};
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
 use crate::session::settings::Block;
 use crate::session::store::StoreError;
 use crate::session::views::agent_view::{AgentView, MAIN_AGENT};
 use crate::session::views::kill_order::{BlockMode, KillOrder};
 use crate::session::views::state::{EndReason, SessionState};
-use crate::clock::{Moment, millis};
-use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
 
 /// What an operator asks for.
 #[derive(Clone, Debug, Default)]

@@ -9,9 +9,9 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 
 use super::lookup::SessionRef;
-use crate::session::views::kill_order::KillOrder;
 use crate::clock::Moment;
 use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey};
+use crate::session::views::kill_order::KillOrder;
 
 /// What scopes begin with that are made of credentials, with the principals' key.
 const BY_CREDENTIAL: &str = "cred:";

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::manager::Manager;
 use super::request::LegReport;
 use super::session::Session;
-use crate::session::views::kill_order::KillOrder;
 use crate::ids::{BackendName, LegId};
 use crate::protocol::offer::Offer;
 use crate::protocol::usage::Usage;
+use crate::session::views::kill_order::KillOrder;
 
 /// An open leg. It counts until it is settled or dropped, whichever comes first; a future that is
 /// dropped in mid-air therefore still leaves its session in order.

@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use super::request::{LegReport, LegStart};
 use super::session::{Closed, Inner, NotOpened, OpenLeg, Session};
-use crate::session::views::request_line::RequestLine;
-use crate::session::views::state::{Identity, SessionState};
 use super::totals;
 use crate::clock::{Clock, Moment};
 use crate::ids::{BackendName, LegId};
 use crate::protocol::offer::Offer;
 use crate::protocol::usage::Usage;
+use crate::session::views::request_line::RequestLine;
+use crate::session::views::state::{Identity, SessionState};
 
 impl Session {
     /// Opens a leg, unless the session has ended or an order stands against the agent.

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{Scope, SessionKey, Uid};
 use crate::session::views::agent_view::AgentView;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::SessionState;
-use crate::ids::{Scope, SessionKey, Uid};
 
 /// The one reading of a name that is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,10 @@
 //! The manager: the only writer of sessions. This file holds its parts and what all its duties share;
 //! the duties are `admit.rs`, `kill.rs`, `reaper.rs` and `query.rs`.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,13 +20,13 @@ use super::request::LegReport;
 use super::session::{Closed, End, Inner, Session};
 use super::start_rate::StartLimiter;
 use super::upgrade_peers::UpgradePeers;
+use crate::clock::Clock;
+use crate::ids::{BackendName, LegId};
 use crate::session::settings::Settings;
 use crate::session::store::SessionStore;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 use crate::session::views::stats::Stats;
-use crate::clock::Clock;
-use crate::ids::{BackendName, LegId};
 
 /// Events a slow reader of the feed may lag behind before it loses some.
 const FEED: usize = 1024;
@@ -254,8 +255,8 @@ impl Manager {
         self.backend_urls.load().get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()))
     }
 
-    pub(in crate::session) fn totals(&self) -> std::sync::MutexGuard<'_, Stats> {
-        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(in crate::session) fn totals(&self) -> parking_lot::MutexGuard<'_, Stats> {
+        self.totals.lock()
     }
 }
 

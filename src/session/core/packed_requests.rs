@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use crate::session::views::request_line::{LegKind, RequestLine, SocketReport, clipped};
 use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
+use crate::session::views::request_line::{LegKind, RequestLine, SocketReport, clipped};
 
 /// How many texts a line has.
 const TEXTS: usize = 11;

@@ -8,12 +8,12 @@ use super::active_counts::Capacity;
 use super::lookup::{NameMatches, SessionRef};
 use super::manager::Manager;
 use super::session::Session;
+use crate::ids::Uid;
 use crate::session::core::upgrade_peers::channel::PeerChannel;
 use crate::session::store::{Filter, Listed, Page, StoreError};
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::SessionState;
 use crate::session::views::stats::Stats;
-use crate::ids::Uid;
 
 impl Manager {
     /// One page of sessions, newest first. When the store does not answer, the live ones are listed.
@@ -22,7 +22,11 @@ impl Manager {
     }
 
     /// The same; `asker` is the process that asks, which is not asked itself.
-    pub(in crate::session) async fn list_for(&self, filter: &Filter, asker: Option<&Arc<PeerChannel>>) -> Page {
+    pub(in crate::session) async fn list_for(
+        &self,
+        filter: &Filter,
+        asker: Option<&Arc<PeerChannel>>,
+    ) -> Page {
         let page = self.list_here(filter).await;
         self.page_with_peers(page, filter, asker).await
     }

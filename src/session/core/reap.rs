@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::manager::{Manager, SETTLE};
 use super::session::{Inner, Session};
+use crate::clock::{Moment, millis};
 use crate::session::settings::Settings;
 use crate::session::views::state::EndReason;
-use crate::clock::{Moment, millis};
 
 /// Looks at the legs that still settle this often at shutdown.
 const STEP: Duration = Duration::from_millis(10);

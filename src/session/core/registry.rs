@@ -45,7 +45,11 @@ impl Registry {
     }
 
     /// Works on the slot of an id while nobody else can; an empty slot leaves no trace.
-    pub(in crate::session) fn with_slot<T>(&self, id: &SessionId, work: impl FnOnce(&mut Vec<Arc<Session>>) -> T) -> T {
+    pub(in crate::session) fn with_slot<T>(
+        &self,
+        id: &SessionId,
+        work: impl FnOnce(&mut Vec<Arc<Session>>) -> T,
+    ) -> T {
         match self.slots.entry(id.clone()) {
             Entry::Occupied(mut slot) => {
                 let done = work(slot.get_mut());

@@ -15,12 +15,12 @@ use super::lookup::SessionRef;
 use super::manager::Manager;
 use super::request::{Denied, SessionRequest};
 use super::session::{Previous, Session};
+use crate::ids::Uid;
 use crate::session::settings::Settings;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::EndReason;
-use crate::ids::Uid;
 
 /// How a session that is not active here is opened.
 pub(in crate::session) enum Opening {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cut::Cut;
-use crate::session::store::StoreError;
-use crate::session::views::kill_order::KillOrder;
-use crate::session::views::request_line::{LegKind, SocketReport};
-use crate::session::views::state::Identity;
 use crate::error::ErrorKind;
 use crate::ids::{BackendName, PrincipalId, RequestId, SessionKey};
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
+use crate::session::store::StoreError;
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::request_line::{LegKind, SocketReport};
+use crate::session::views::state::Identity;
 
 /// Who comes with which session id.
 #[derive(Clone, Debug)]
@@ -149,4 +149,3 @@ pub enum Denied {
         key: String,
     },
 }
-

@@ -1,8 +1,9 @@
 //! The handle of a session that is active here: counters for the data path, legs behind a mutex.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::active_counts::RosterPositions;
@@ -11,11 +12,11 @@ use super::cut::Cut;
 use super::packed_requests::PackedRequest;
 use super::request::{LegStart, SessionRequest};
 use super::totals::SessionTotals;
+use crate::clock::Moment;
+use crate::ids::{LegId, PrincipalId, Scope, SessionKey, Uid};
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{EndReason, Identity, SessionKind, SessionState};
-use crate::clock::Moment;
-use crate::ids::{LegId, PrincipalId, Scope, SessionKey, Uid};
 
 /// One incarnation of a session. What the data path calls for each chunk is atomics only.
 #[derive(Debug)]
@@ -284,12 +285,16 @@ impl Session {
 
     pub(in crate::session) fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic elsewhere must not take the session with it: its parts stay consistent by themselves.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Ends the session if `only_if` holds at the moment of ending. Gives the open legs' slots, still to
     /// be cut, or `None` when it had ended before or may not end.
-    pub(in crate::session) fn end(&self, end: End, only_if: impl FnOnce(&Session, &Inner) -> bool) -> Option<Vec<Arc<Cut>>> {
+    pub(in crate::session) fn end(
+        &self,
+        end: End,
+        only_if: impl FnOnce(&Session, &Inner) -> bool,
+    ) -> Option<Vec<Arc<Cut>>> {
         let mut inner = self.inner();
         if !inner.state.may_become(end.reason.state()) || !only_if(self, &inner) {
             return None;

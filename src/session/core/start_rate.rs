@@ -41,7 +41,12 @@ impl StartLimiter {
     ///
     /// # Errors
     /// There is none: how long until there is one.
-    pub(in crate::session) fn take(&self, address: IpAddr, rate: StartRate, now: Moment) -> Result<(), Duration> {
+    pub(in crate::session) fn take(
+        &self,
+        address: IpAddr,
+        rate: StartRate,
+        now: Moment,
+    ) -> Result<(), Duration> {
         if rate.per_second == 0 {
             return Ok(());
         }

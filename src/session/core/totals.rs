@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::packed_requests::PackedRequest;
 use super::request::LegReport;
-use crate::session::views::latency::{Latencies, Quantiles};
-use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::BackendName;
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
+use crate::session::views::latency::{Latencies, Quantiles};
+use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
 
 /// Distinct models or errors that are counted apart; later models count as [`OTHER`].
 const DISTINCT: usize = 32;
@@ -261,4 +261,3 @@ pub(in crate::session) fn push_compact<T>(list: &mut Vec<T>, element: T) {
     }
     list.push(element);
 }
-

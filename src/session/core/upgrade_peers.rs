@@ -17,13 +17,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use self::channel::{PeerResponse, PeerRequest, Incoming, SentOrder};
+use self::channel::{Incoming, PeerRequest, PeerResponse, SentOrder};
 use super::lookup::{NameMatches, SessionRef};
 use super::manager::Manager;
+use crate::ids::{SessionKey, Uid};
 use crate::session::store::{Filter, Page};
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::session_view::SessionView;
-use crate::ids::{SessionKey, Uid};
 
 pub(in crate::session) use self::channel::PeerChannel;
 
@@ -181,7 +181,11 @@ impl Manager {
     }
 
     /// Sends a kill order to the other processes.
-    pub(in crate::session) fn send_kill_to_peers(&self, order: &KillOrder, asker: Option<&Arc<PeerChannel>>) -> Sent {
+    pub(in crate::session) fn send_kill_to_peers(
+        &self,
+        order: &KillOrder,
+        asker: Option<&Arc<PeerChannel>>,
+    ) -> Sent {
         if !self.has_upgrade_peers() {
             return Sent(Vec::new());
         }
@@ -191,7 +195,10 @@ impl Manager {
     /// Tells the other processes that an order is lifted.
     pub(in crate::session) fn send_lift_to_peers(&self, order: &KillOrder) {
         if self.has_upgrade_peers() {
-            self.send(&PeerRequest::Lift { key: order.key(), agent: order.agent.clone(), rev: order.rev }, None);
+            self.send(
+                &PeerRequest::Lift { key: order.key(), agent: order.agent.clone(), rev: order.rev },
+                None,
+            );
         }
     }
 
@@ -274,7 +281,12 @@ impl Manager {
     }
 
     /// Strikes out the orders against a session or an agent up to this revision.
-    pub(in crate::session) fn lift_until(&self, key: &SessionKey, agent: Option<&crate::ids::AgentId>, rev: u64) {
+    pub(in crate::session) fn lift_until(
+        &self,
+        key: &SessionKey,
+        agent: Option<&crate::ids::AgentId>,
+        rev: u64,
+    ) {
         for order in self.kill_orders.remove_up_to(key, agent, rev) {
             self.lift_from_sessions(&order);
         }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::session::{Inner, OpenLeg, Session};
+use crate::clock::{Clock, Moment, millis};
+use crate::ids::BackendName;
 use crate::session::store::Filter;
 use crate::session::views::record::{Record, RecordDetail};
 use crate::session::views::session_view::{LegView, PrincipalView, SessionView, via};
 use crate::session::views::state::Identity;
-use crate::clock::{Clock, Moment, millis};
-use crate::ids::BackendName;
 
 impl Session {
     /// The session as it is now.

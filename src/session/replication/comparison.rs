@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::session::core::manager::Manager;
 use super::orders::CHUNK;
 use super::replicator::Replicator;
+use crate::redis::LinkError;
+use crate::session::core::manager::Manager;
 use crate::session::store::redis::Cursor;
 use crate::session::views::kill_order::KillOrder;
-use crate::redis::LinkError;
 
 /// The whole set is walked through this often.
 const WALK: Duration = Duration::from_secs(30);
@@ -57,7 +57,11 @@ impl ComparisonRounds {
     }
 
     /// The store may have lost orders: has the whole book compared, its newest piece at once.
-    pub(super) async fn restore(&mut self, manager: &Manager, replicator: &Replicator) -> Result<(), LinkError> {
+    pub(super) async fn restore(
+        &mut self,
+        manager: &Manager,
+        replicator: &Replicator,
+    ) -> Result<(), LinkError> {
         self.book.clear();
         self.is_book_urgent = true;
         self.compare(manager, replicator).await

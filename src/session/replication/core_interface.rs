@@ -7,20 +7,20 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::replicator::{Replicator, SyncTask};
+use super::share_schedule::FlushScope;
+use crate::clock::Clock;
+use crate::ids::Uid;
 use crate::session::core::event::{Event, Listener};
 use crate::session::core::lookup::SessionRef;
 use crate::session::core::manager::Manager;
 use crate::session::core::replication::{Due, Opening, OrderReach, Replication};
 use crate::session::core::request::{Denied, SessionRequest};
 use crate::session::core::session::Session;
-use super::replicator::{Replicator, SyncTask};
-use super::share_schedule::FlushScope;
 use crate::session::settings::Settings;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
 use crate::session::views::state::EndReason;
-use crate::clock::Clock;
-use crate::ids::Uid;
 
 impl Replicator {
     /// Creates a manager whose sessions are shared with the other instances.

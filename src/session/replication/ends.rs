@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
-use crate::session::core::manager::Manager;
-use crate::session::core::session::Session;
 use super::replicator::Replicator;
 use super::shares::{CLOSING, tolerated};
+use crate::clock::millis;
+use crate::ids::{SessionKey, Uid};
+use crate::redis::LinkError;
+use crate::session::core::manager::Manager;
+use crate::session::core::session::Session;
 use crate::session::settings::Settings;
 use crate::session::store::redis::Ended;
 use crate::session::store::share_document::EndNote;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::EndReason;
-use crate::clock::millis;
-use crate::ids::{SessionKey, Uid};
-use crate::redis::LinkError;
 
 impl Replicator {
     /// Writes the ends of sessions whose legs still settle, and tells all instances.
@@ -53,7 +53,8 @@ impl Replicator {
 
     /// The end of an incarnation that has ended here: the store may not know of it, or know no longer.
     pub(super) fn ended_here(&self, core: &Manager, key: &SessionKey, uid: Uid) -> Option<EndNote> {
-        let closing = core.closing_sessions().by_id(key.id.as_str()).into_iter().find(|live| live.uid() == uid);
+        let closing =
+            core.closing_sessions().by_id(key.id.as_str()).into_iter().find(|live| live.uid() == uid);
         if let Some(live) = closing {
             return self.shared_end_note(core, &live);
         }
@@ -84,7 +85,12 @@ impl Replicator {
         self.end_note_of(core, live).filter(|note| note.reason != EndReason::Shutdown)
     }
 
-    pub(in crate::session) fn end_note(&self, core: &Manager, reason: EndReason, order: Option<Arc<KillOrder>>) -> EndNote {
+    pub(in crate::session) fn end_note(
+        &self,
+        core: &Manager,
+        reason: EndReason,
+        order: Option<Arc<KillOrder>>,
+    ) -> EndNote {
         EndNote::new(reason, core.clock().wall(core.clock().now()), order)
     }
 

@@ -3,8 +3,9 @@
 //! No decision depends on an event. A store that is slow or unavailable therefore costs events, which are counted,
 //! and never memory, the link, or the time of writes that matter.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -50,7 +51,7 @@ impl EventQueue {
 
     /// Hands over the reading end, once.
     pub(super) fn take(&self) -> Option<mpsc::Receiver<Arc<Event>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.waiting.lock().take()
     }
 }
 

@@ -2,20 +2,20 @@
 //! cannot be known then, and an operator who has read "killed" must not be wrong: once the store is back
 //! they are killed as well.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::session::core::kill::{KillError, KillRequest};
-use crate::session::core::lookup::{NamedBy, SessionRef};
-use crate::session::core::manager::Manager;
 use super::pending_orders::UnresolvedName;
 use super::replicator::Replicator;
-use crate::session::settings::Block;
-use crate::session::views::kill_order::{BlockMode, KillOrder};
-use crate::session::views::state::SessionState;
 use crate::clock::millis;
 use crate::ids::Uid;
 use crate::redis::LinkError;
+use crate::session::core::kill::{KillError, KillRequest};
+use crate::session::core::lookup::{NamedBy, SessionRef};
+use crate::session::core::manager::Manager;
+use crate::session::settings::Block;
+use crate::session::views::kill_order::{BlockMode, KillOrder};
+use crate::session::views::state::SessionState;
 use crate::settings::units::Span;
 
 impl Replicator {
@@ -23,13 +23,13 @@ impl Replicator {
     pub(super) fn add_unresolved_name(&self, target: SessionRef<'_>, order: &Arc<KillOrder>) {
         let unresolved_names =
             UnresolvedName { text: target.text().to_owned(), by: target.by(), order: Arc::clone(order) };
-        self.unresolved_names.lock().unwrap_or_else(PoisonError::into_inner).push(unresolved_names);
+        self.unresolved_names.lock().push(unresolved_names);
     }
 
     /// Kills the sessions whose name was killed while the store was away. With `is_last` every instance has had
     /// the time to write its sessions, and the names are forgotten.
     pub(super) async fn kill_unresolved_names(&self, core: &Manager, is_last: bool) -> Result<(), LinkError> {
-        let unresolved_names = self.unresolved_names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unresolved_names = self.unresolved_names.lock().clone();
         for UnresolvedName { text, by, order } in &unresolved_names {
             let found = core.find(SessionRef::new(text, *by)).await.ok().filter(|found| !found.is_partial);
             let Some(found) = found else {
@@ -37,14 +37,16 @@ impl Replicator {
             };
             let key = order.key();
             let namesakes = found.all().filter(|session| {
-                session.state == SessionState::Active && *session.key() != key && session.started_at <= order.at
+                session.state == SessionState::Active
+                    && *session.key() != key
+                    && session.started_at <= order.at
             });
             for uid in namesakes.map(|session| session.uid) {
                 self.kill_by_uid(core, uid, order).await;
             }
         }
         if is_last {
-            let mut left = self.unresolved_names.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut left = self.unresolved_names.lock();
             left.retain(|one| !unresolved_names.iter().any(|done| Arc::ptr_eq(&done.order, &one.order)));
         }
         Ok(())

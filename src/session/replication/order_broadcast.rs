@@ -1,20 +1,20 @@
 //! Kill orders and their lifting on their way to the other instances: written into the store, and told with the
 //! order in the message, so that a kill holds even while the store takes no writes.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
-use crate::session::core::manager::Manager;
-use crate::session::core::replication::OrderReach;
 use super::pending_orders::{PendingOrders, same};
 use super::replicator::Replicator;
+use crate::ids::Uid;
+use crate::redis::LinkError;
+use crate::session::core::manager::Manager;
+use crate::session::core::replication::OrderReach;
 use crate::session::store::redis::OrderEntry;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
-use crate::ids::Uid;
-use crate::redis::LinkError;
 
 /// A kill waits so long for its order to be written before it cuts what is open here.
 const WRITTEN: Duration = Duration::from_millis(20);
@@ -33,8 +33,8 @@ struct DeliveryOutcome {
 pub(super) struct OrderDelivery(tokio::task::JoinHandle<DeliveryOutcome>);
 
 impl Replicator {
-    fn pending(&self) -> std::sync::MutexGuard<'_, PendingOrders> {
-        self.pending_orders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> parking_lot::MutexGuard<'_, PendingOrders> {
+        self.pending_orders.lock()
     }
 
     /// Has an order written and told as soon as the store takes it.
@@ -45,7 +45,7 @@ impl Replicator {
 
     /// True for an order whose lifting is still to be written: what the store or a message says of it is too old.
     pub(super) fn has_pending_lift(&self, order: &KillOrder) -> bool {
-        let lifted = self.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+        let lifted = self.lifted.lock();
         lifted.iter().any(|lifted| same(lifted, order) && lifted.rev >= order.rev)
     }
 }
@@ -106,7 +106,12 @@ impl Replicator {
     }
 
     /// What did not get an order or its lifting; the store is away for this instance then.
-    fn reached(&self, core: &Manager, what: &str, DeliveryOutcome { written, heard }: &DeliveryOutcome) -> OrderReach {
+    fn reached(
+        &self,
+        core: &Manager,
+        what: &str,
+        DeliveryOutcome { written, heard }: &DeliveryOutcome,
+    ) -> OrderReach {
         let mut not_reached = Vec::new();
         // What the store last refused says more than that it is down.
         let why = |fault: &LinkError| match self.is_up() {
@@ -151,7 +156,7 @@ impl Replicator {
             false => Err(LinkError::Away("not connected".to_owned())),
         };
         let Err(fault) = done else { return Vec::new() };
-        self.lifted.lock().unwrap_or_else(PoisonError::into_inner).push(order.clone());
+        self.lifted.lock().push(order.clone());
         self.wake.notify_one();
         // The others heed a lifting that they can read, and nothing less.
         self.reached(core, "lifted order", &DeliveryOutcome { written: Err(fault), heard: Ok(1) }).not_reached
@@ -159,11 +164,11 @@ impl Replicator {
 
     /// Writes and tells what was lifted while the store did not take it.
     pub(super) async fn send_pending_lifts(&self, core: &Manager) -> Result<(), LinkError> {
-        let lifted: Vec<_> = self.lifted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lifted: Vec<_> = self.lifted.lock().clone();
         let now_ms = core.clock().unix_millis(core.clock().now());
         for order in &lifted {
             self.write_lift(order, now_ms).await?;
-            let mut lifted = self.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lifted = self.lifted.lock();
             lifted.retain(|other| !Arc::ptr_eq(other, order));
         }
         Ok(())
@@ -217,7 +222,9 @@ impl Replicator {
         let key = order.key();
         // The lifting of an older order, by a clock that was ahead.
         let wins = stood.iter().any(|what| match what {
-            OrderEntry::Lifted { agent, of, rev } => *agent == order.agent && *of < order.rev && *rev >= order.rev,
+            OrderEntry::Lifted { agent, of, rev } => {
+                *agent == order.agent && *of < order.rev && *rev >= order.rev
+            }
             _ => false,
         });
         let rev = self.store.order(order, wins).await?;

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 
-use crate::session::core::manager::Manager;
-use crate::session::core::session::Session;
 use super::order_broadcast::AT_ONCE;
 use super::replicator::Replicator;
-use crate::session::store::redis::{ChangedSession, Cursor, OrderEntry, told};
-use crate::session::views::kill_order::{BlockMode, KillOrder};
 use crate::clock::{Moment, millis};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
 use crate::redis::signals::Hint;
+use crate::session::core::manager::Manager;
+use crate::session::core::session::Session;
+use crate::session::store::redis::{ChangedSession, Cursor, OrderEntry, told};
+use crate::session::views::kill_order::{BlockMode, KillOrder};
 
 /// Changes are looked up again this far back: Redis may have noted them a little late.
 const OVERLAP_MS: u64 = 5_000;
@@ -60,7 +60,13 @@ impl Replicator {
     }
 
     /// Refuses a session as long as nobody can read what stands against it.
-    fn unreadable(&self, core: &Manager, key: &SessionKey, agent: Option<crate::ids::AgentId>, now: Moment) -> KillOrder {
+    fn unreadable(
+        &self,
+        core: &Manager,
+        key: &SessionKey,
+        agent: Option<crate::ids::AgentId>,
+        now: Moment,
+    ) -> KillOrder {
         KillOrder {
             session_id: key.id.clone(),
             scope: key.scope.clone(),
@@ -125,7 +131,11 @@ impl Replicator {
     }
 
     /// Reads the orders against these sessions; gives the entries that nobody needs any more.
-    async fn apply_changed<'a>(&self, core: &Manager, page: &'a [ChangedSession]) -> Result<Vec<&'a ChangedSession>, LinkError> {
+    async fn apply_changed<'a>(
+        &self,
+        core: &Manager,
+        page: &'a [ChangedSession],
+    ) -> Result<Vec<&'a ChangedSession>, LinkError> {
         let (known, mut over): (Vec<&ChangedSession>, Vec<&ChangedSession>) =
             page.iter().partition(|noted| noted.key.is_some());
         let keys: Vec<SessionKey> = known.iter().filter_map(|noted| noted.key.clone()).collect();
@@ -157,7 +167,11 @@ impl Replicator {
 
     /// Reads what this instance may have missed: the orders there are, or of very many the oldest and the latest,
     /// and those against sessions that are live here. Gives the time for the next look, and whether that was all.
-    pub(super) async fn reload_orders(&self, core: &Manager, since_ms: u64) -> Result<(u64, bool), LinkError> {
+    pub(super) async fn reload_orders(
+        &self,
+        core: &Manager,
+        since_ms: u64,
+    ) -> Result<(u64, bool), LinkError> {
         let (mut seen_ms, is_all) = self.read_changes(core, 0).await?;
         if !is_all {
             let since_ms = if since_ms == 0 { seen_ms } else { since_ms.min(seen_ms) };
@@ -179,7 +193,8 @@ impl Replicator {
         excess: usize,
     ) -> Result<(Option<Cursor>, usize), LinkError> {
         let (_, page) = self.store.changed(from, CHUNK).await?;
-        let mut over: Vec<ChangedSession> = self.apply_changed(core, &page).await?.into_iter().cloned().collect();
+        let mut over: Vec<ChangedSession> =
+            self.apply_changed(core, &page).await?.into_iter().cloned().collect();
         if excess > 0 {
             over = page.iter().take(excess).cloned().collect();
         }
@@ -224,7 +239,11 @@ impl Replicator {
     }
 
     /// Has every order in the book noted again, when the store has lost the set of them.
-    pub(super) async fn record_changes_again(&self, core: &Manager, orders: &[Arc<KillOrder>]) -> Result<(), LinkError> {
+    pub(super) async fn record_changes_again(
+        &self,
+        core: &Manager,
+        orders: &[Arc<KillOrder>],
+    ) -> Result<(), LinkError> {
         let keys: Vec<SessionKey> =
             orders.iter().filter(|order| order.rev > 0).map(|order| order.key()).collect();
         for keys in keys.chunks(CHUNK) {
@@ -235,7 +254,8 @@ impl Replicator {
 
     /// What a message about an incarnation's end asks for.
     pub(super) async fn apply_remote_end(&self, core: &Manager, key: &SessionKey) -> Result<(), LinkError> {
-        for live in core.active_sessions().by_id(key.id.as_str()).into_iter().filter(|live| live.key() == key) {
+        for live in core.active_sessions().by_id(key.id.as_str()).into_iter().filter(|live| live.key() == key)
+        {
             if let Some(note) = self.store.ended(key, live.uid()).await? {
                 self.end_like_store(core, &live, note);
             }
@@ -244,7 +264,12 @@ impl Replicator {
     }
 
     /// Ends a session here as it ended in the store.
-    pub(super) fn end_like_store(&self, core: &Manager, live: &Arc<Session>, note: crate::session::store::share_document::EndNote) {
+    pub(super) fn end_like_store(
+        &self,
+        core: &Manager,
+        live: &Arc<Session>,
+        note: crate::session::store::share_document::EndNote,
+    ) {
         core.end(live, note.reason, note.order, |_, _| true);
     }
 }

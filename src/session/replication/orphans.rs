@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::session::core::manager::Manager;
-use crate::session::core::session::Session;
 use super::replicator::Replicator;
-use crate::session::store::redis::{Closed, Ended};
-use crate::session::store::redis::OrderEntry;
-use crate::session::store::share_document::ShareDocument;
-use crate::session::views::state::EndReason;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
+use crate::session::core::manager::Manager;
+use crate::session::core::session::Session;
+use crate::session::store::redis::OrderEntry;
+use crate::session::store::redis::{Closed, Ended};
+use crate::session::store::share_document::ShareDocument;
+use crate::session::views::state::EndReason;
 
 /// Sessions looked at in one round.
 const BURIED: usize = 100;
@@ -35,7 +35,8 @@ impl Replicator {
                 continue;
             }
             let dead = self.dead_shares(core, uid, shares, is_turn).await?;
-            let dead: Vec<(String, Option<&ShareDocument>)> = dead.into_iter().map(|share| (share, None)).collect();
+            let dead: Vec<(String, Option<&ShareDocument>)> =
+                dead.into_iter().map(|share| (share, None)).collect();
             match self.store.close(&key, uid, &dead).await? {
                 Closed::Record { shares, is_rest } => {
                     self.write_record(core, &key, uid, shares, is_rest).await?;
@@ -87,7 +88,8 @@ impl Replicator {
             let is_dead = if instance == self.store.instance() {
                 let number = number.parse().unwrap_or(0);
                 let same = |live: &Arc<Session>| (live.share() == number && live.uid() == uid).then_some(());
-                core.active_sessions().collect(same).is_empty() && core.closing_sessions().collect(same).is_empty()
+                core.active_sessions().collect(same).is_empty()
+                    && core.closing_sessions().collect(same).is_empty()
             } else {
                 is_turn && !self.store.is_alive(instance).await?
             };

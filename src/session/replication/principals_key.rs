@@ -1,16 +1,15 @@
 //! Compares the principals' key of this instance with the one in the store, and reports problems of the store.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing::error;
 
-use crate::session::core::manager::Manager;
 use super::replicator::Replicator;
 use super::store_health::{get, set};
 use crate::redis::LinkError;
 use crate::redis::principals::{Claimed, Means, Standing};
+use crate::session::core::manager::Manager;
 
 /// How long readiness reports a loss.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -81,7 +80,7 @@ impl Replicator {
         let was_other = health.is_other.swap(standing == Standing::Other, Ordering::Relaxed);
         match standing {
             Standing::Missing => {
-                *health.keyless.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                *health.keyless.lock() += 1;
                 return Ok(false);
             }
             Standing::Other => {

@@ -12,32 +12,31 @@
 //! `burial` closes shares of dead instances · `feed` publishes events ·
 //! `recent` is what a copy of the store may lack · `step` is the beat of it all.
 
-
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::session::core::event::Event;
-use crate::session::core::manager::Manager;
-use crate::session::core::request::{Denied, SessionRequest};
-use crate::session::core::session::{Previous, Session};
 use super::event_queue::EventQueue;
 use super::pending_orders::{PendingOrders, UnresolvedName};
 use super::replay_log::ReplayLog;
 use super::share_schedule::Flushed;
 use super::store_health::{OwnKey, StoreHealth};
+use crate::clock::{Moment, millis};
+use crate::redis::{LinkError, OnUnavailable};
+use crate::session::core::event::Event;
+use crate::session::core::manager::Manager;
+use crate::session::core::request::{Denied, SessionRequest};
+use crate::session::core::session::{Previous, Session};
 use crate::session::settings::Settings;
-use crate::session::store::{RedisStore, StoreError};
 use crate::session::store::redis::{Admitted, Ended, Lifetimes};
+use crate::session::store::{RedisStore, StoreError};
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::EndReason;
-use crate::clock::{Moment, millis};
-use crate::redis::{LinkError, OnUnavailable};
-
 
 /// How often an admission tries again after the session it joined turned out to be over.
 const TRIES: usize = 3;
@@ -175,12 +174,11 @@ impl Replicator {
 
     /// True when the others were not told of everything yet.
     pub(super) fn has_pending_orders(&self) -> bool {
-        !self.pending_orders.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-            || !self.lifted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.pending_orders.lock().is_empty() || !self.lifted.lock().is_empty()
     }
 
     pub(super) fn recent(&self) -> MutexGuard<'_, ReplayLog> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recent.lock()
     }
 
     /// Has this written soon, off the path of a request.
@@ -188,7 +186,6 @@ impl Replicator {
         // Without room it is done by the next beat or reaping.
         let _ = self.work.try_send(work);
     }
-
 }
 
 impl Replicator {
@@ -200,7 +197,11 @@ impl Replicator {
     }
 
     /// Opens or joins a session that is not active here: one round trip, none while the store is unavailable.
-    pub(super) async fn open_session(&self, core: &Manager, arrival: &SessionRequest) -> Result<Opening, Denied> {
+    pub(super) async fn open_session(
+        &self,
+        core: &Manager,
+        arrival: &SessionRequest,
+    ) -> Result<Opening, Denied> {
         if let Some(gap) = arrival.idle_gap {
             self.gap_ms.fetch_min(millis(gap), Ordering::Relaxed);
         }

@@ -72,8 +72,14 @@ impl Flushed {
 mod tests {
     use super::*;
 
-    const PRINT: ShareFingerprint =
-        ShareFingerprint { requests: 1, errors: 0, bytes_in: 5, bytes_out: 5, last_activity: 0, open_legs: 0 };
+    const PRINT: ShareFingerprint = ShareFingerprint {
+        requests: 1,
+        errors: 0,
+        bytes_in: 5,
+        bytes_out: 5,
+        last_activity: 0,
+        open_legs: 0,
+    };
 
     fn due(print: ShareFingerprint, which: FlushScope, schedule: Schedule) -> bool {
         Flushed { print: PRINT, at_ms: 0, ttl_ms: 60_000 }.is_due(&print, which, schedule)

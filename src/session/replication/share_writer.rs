@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::replicator::Replicator;
+use super::share_schedule::{FlushScope, Flushed, SYNC_INTERVAL, Schedule, ShareFingerprint};
+use super::shares::share_document;
+use crate::clock::millis;
+use crate::redis::LinkError;
 use crate::session::core::manager::Manager;
 use crate::session::core::session::Session;
-use super::replicator::Replicator;
-use super::shares::share_document;
-use super::share_schedule::{FlushScope, Flushed, SYNC_INTERVAL, Schedule, ShareFingerprint};
 use crate::session::settings::Settings;
 use crate::session::store::redis::Flush;
 use crate::session::store::share_document::ShareDocument;
-use crate::clock::millis;
-use crate::redis::LinkError;
 
 /// Shares written in one round trip.
 const CHUNK: usize = 128;
@@ -42,11 +42,7 @@ impl Replicator {
     }
 
     /// Writes these shares now, if something moved in them.
-    pub(super) async fn flush_some(
-        &self,
-        core: &Manager,
-        lives: Vec<Arc<Session>>,
-    ) -> Result<(), LinkError> {
+    pub(super) async fn flush_some(&self, core: &Manager, lives: Vec<Arc<Session>>) -> Result<(), LinkError> {
         let mut flushed = self.flushed.lock().await;
         let (dirty, _) = self.select_due(core, lives, &flushed, FlushScope::All);
         self.write_dirty(core, &dirty, &mut flushed).await
@@ -129,7 +125,8 @@ impl Replicator {
 
     /// Has the shares written again whose keys the store no longer holds (it evicts, or somebody deleted them).
     pub(super) async fn find_missing_keys(&self, core: &Manager) -> Result<(), LinkError> {
-        let lives = core.active_sessions().collect(|live| Some((live.share(), (live.key().clone(), live.uid()))));
+        let lives =
+            core.active_sessions().collect(|live| Some((live.share(), (live.key().clone(), live.uid()))));
         let mut lost = 0_usize;
         for chunk in lives.chunks(LOOKED_FOR) {
             let names: Vec<_> = chunk.iter().map(|(_, name)| name.clone()).collect();

@@ -1,20 +1,20 @@
 //! Shares: closed when the session is over here, written once more when the store may have lost them.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
-use crate::session::core::event::Event;
-use crate::session::core::manager::Manager;
-use crate::session::core::session::Session;
 use super::replay_log::PublishedRecord;
 use super::replicator::{Replicator, SyncTask};
-use crate::session::store::redis::{Closed, Shares};
-use crate::session::store::share_document::{MergedShares, ShareDocument};
 use crate::clock::Clock;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
+use crate::session::core::event::Event;
+use crate::session::core::manager::Manager;
+use crate::session::core::session::Session;
+use crate::session::store::redis::{Closed, Shares};
+use crate::session::store::share_document::{MergedShares, ShareDocument};
 
 /// Shares closed at a time.
 pub(super) const CLOSING: usize = 32;
@@ -33,14 +33,14 @@ struct ClosingShare<'a> {
 
 impl<'a> ClosingShare<'a> {
     fn take(replicator: &'a Replicator, share: u32) -> Option<Self> {
-        let is_free = replicator.closing_shares.lock().unwrap_or_else(PoisonError::into_inner).insert(share);
+        let is_free = replicator.closing_shares.lock().insert(share);
         is_free.then_some(Self { replicator, share })
     }
 }
 
 impl Drop for ClosingShare<'_> {
     fn drop(&mut self) {
-        self.replicator.closing_shares.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.share);
+        self.replicator.closing_shares.lock().remove(&self.share);
     }
 }
 
@@ -162,8 +162,7 @@ impl Replicator {
     /// whoever wrote it, if anybody did, says so before they look.
     async fn close_again(&self, core: &Manager, live: &Session) -> Result<(), LinkError> {
         let (key, uid) = (live.key(), live.uid());
-        self
-            .store
+        self.store
             .close_again(key, uid, &self.share_name(live.share()), &share_document(live, core.clock()))
             .await?;
         let Some(note) = self.shared_end_note(core, live) else {
@@ -180,7 +179,7 @@ impl Replicator {
         self.close_all(core, ended).await;
         // What the worker has in hand is written by it, or again from here once it has stopped.
         let mut waited = Duration::ZERO;
-        while waited < IN_HAND && !self.closing_shares.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        while waited < IN_HAND && !self.closing_shares.lock().is_empty() {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }

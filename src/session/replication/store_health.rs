@@ -1,8 +1,8 @@
 //! What is wrong with the store although it answers: it takes no writes, it evicts or was wiped, or another
 //! principals' key stands in it.
 
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tracing::warn;
@@ -33,11 +33,11 @@ pub(super) struct StoreHealth {
 }
 
 pub(super) fn set<T>(place: &Mutex<T>, value: T) -> T {
-    std::mem::replace(&mut place.lock().unwrap_or_else(PoisonError::into_inner), value)
+    std::mem::replace(&mut place.lock(), value)
 }
 
 pub(super) fn get<T: Clone>(place: &Mutex<T>) -> T {
-    place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    place.lock().clone()
 }
 
 impl StoreHealth {

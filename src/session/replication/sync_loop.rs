@@ -1,22 +1,22 @@
 //! The beat: is the store there, what changed in it, what is to be written; and what messages wake.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
-use crate::session::core::event::Event;
-use crate::session::core::manager::Manager;
 use super::comparison::ComparisonRounds;
+use super::event_publisher;
 use super::replicator::{Replicator, SyncTask};
 use super::share_schedule::{FlushScope, SYNC_INTERVAL};
-use crate::session::store::redis::TRUST;
-use super::event_publisher;
 use crate::ids::Uid;
 use crate::redis::LinkError;
 use crate::redis::signals::{Signal, Signals};
+use crate::session::core::event::Event;
+use crate::session::core::manager::Manager;
+use crate::session::store::redis::TRUST;
 
 /// The same while it is away.
 const KNOCK: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ const BATCH: usize = 512;
 
 /// Plays this instance's part until told to stop.
 pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop: watch::Receiver<bool>) {
-    let Some(tasks) = replicator.tasks.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let Some(tasks) = replicator.tasks.lock().take() else { return };
     replicator.store.link().connect();
     let worker = tokio::spawn(work(manager.clone(), replicator.clone(), tasks));
     let publisher = tokio::spawn(event_publisher::publish(replicator.clone()));

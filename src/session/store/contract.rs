@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::session::core::session::{End, Session};
 use super::{Filter, SessionStore};
+use crate::clock::Clock;
+use crate::ids::Uid;
+use crate::session::core::session::{End, Session};
 use crate::session::testing::arrival_of;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::{EndReason, SessionState};
-use crate::clock::Clock;
-use crate::ids::Uid;
 
 /// Makes one test of each part of the contract, over the store that `$make` gives, or `$store` finds in it.
 macro_rules! suite {

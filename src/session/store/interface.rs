@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::ids::{SessionKey, Uid};
 use super::Filter;
+use crate::ids::{SessionKey, Uid};
 use crate::session::views::session_view::SessionView;
 
 /// The store does not answer as it should.

@@ -18,16 +18,16 @@ use fred::types::Value;
 use serde::Serialize;
 
 use orders::stood;
-pub(in crate::session) use orders::{Cursor, ChangedSession, OrderEntry, told};
+pub(in crate::session) use orders::{ChangedSession, Cursor, OrderEntry, told};
 use scripts::Scripts;
 
 use super::StoreError;
 use super::share_document::{EndNote, MergedShares, ShareDocument};
-use crate::session::views::session_view::SessionView;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, Keys, Link, LinkError};
+use crate::session::views::session_view::SessionView;
 
 /// Nothing we write is larger; what is, is not ours.
 const MOST_BYTES: usize = 1 << 20;

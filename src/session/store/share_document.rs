@@ -127,7 +127,9 @@ impl MergedShares {
             if field == "end" {
                 end = EndNote::read(&text);
             } else if field.starts_with("o:") || field.starts_with("c:") {
-                let Some(ShareDocument { mut session, more, .. }) = ShareDocument::read(&text) else { continue };
+                let Some(ShareDocument { mut session, more, .. }) = ShareDocument::read(&text) else {
+                    continue;
+                };
                 if field.starts_with("c:") {
                     session.legs = Some(Vec::new());
                     session.open_legs = 0;

@@ -41,4 +41,3 @@ impl AgentView {
         self.id.as_str() != OTHER_AGENTS
     }
 }
-

@@ -81,4 +81,3 @@ impl KillOrder {
         self.expires.is_none_or(|expires| now < expires)
     }
 }
-

@@ -161,4 +161,3 @@ fn no_key() -> SessionKey {
 pub(in crate::session) fn via(principal: &PrincipalId) -> &'static str {
     if principal.as_str().starts_with("anon:") { "address" } else { "credential" }
 }
-

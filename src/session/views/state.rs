@@ -25,12 +25,16 @@ pub enum SessionState {
 }
 
 /// Every legal transition; what is not here cannot happen.
-const TRANSITIONS: [(SessionState, SessionState); 3] =
-    [(SessionState::Active, SessionState::Completed), (SessionState::Active, SessionState::Killed), (SessionState::Active, SessionState::TimedOut)];
+const TRANSITIONS: [(SessionState, SessionState); 3] = [
+    (SessionState::Active, SessionState::Completed),
+    (SessionState::Active, SessionState::Killed),
+    (SessionState::Active, SessionState::TimedOut),
+];
 
 impl SessionState {
     /// All states, in the order in which they are counted.
-    pub const ALL: [SessionState; 4] = [SessionState::Active, SessionState::Completed, SessionState::Killed, SessionState::TimedOut];
+    pub const ALL: [SessionState; 4] =
+        [SessionState::Active, SessionState::Completed, SessionState::Killed, SessionState::TimedOut];
 
     /// True when the table of transitions has this step.
     pub fn may_become(self, next: SessionState) -> bool {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::settings::fault::Faults;
 use crate::telemetry::settings::Written;
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 /// A place to write to that the test can read.
 #[derive(Clone, Default)]
@@ -11,7 +11,7 @@ struct Page(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Page {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -21,7 +21,7 @@ impl Write for Page {
 
 impl Page {
     fn lines(&self) -> Vec<serde_json::Value> {
-        let bytes = self.0.lock().unwrap().clone();
+        let bytes = self.0.lock().clone();
         let text = String::from_utf8(bytes).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -191,7 +191,7 @@ fn text_is_for_eyes() {
     let (log, guard) = Log::to(page.clone(), &written.compile(&mut Faults::default()).unwrap());
     log.access(&access());
     drop(guard);
-    let bytes = page.0.lock().unwrap().clone();
+    let bytes = page.0.lock().clone();
     let line = String::from_utf8(bytes).unwrap();
     assert!(line.contains(" INFO request_completed client_ip=10.0.0.5 method=POST url="), "{line}");
     assert_eq!(line.lines().count(), 1);

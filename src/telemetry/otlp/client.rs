@@ -1,8 +1,9 @@
 //! What the exporters send by over HTTP: `ureq`, or a line on stdout.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use opentelemetry_http::{Bytes, HttpClient, HttpError};
+use parking_lot::Mutex;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::transport::TIMEOUT;
@@ -26,7 +27,7 @@ impl Http {
 
     /// Why the last request got no answer, if it got none.
     pub(super) fn cause(&self) -> Option<String> {
-        self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.cause.lock().clone()
     }
 }
 
@@ -36,7 +37,7 @@ impl HttpClient for Http {
         let (head, body) = request.into_parts();
         let sent = self.agent.run(http::Request::from_parts(head, &body[..]));
         let cause = sent.as_ref().err().map(ToString::to_string);
-        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+        *self.cause.lock() = cause;
         let (head, mut body) = sent?.into_parts();
         // A status says enough when its body cannot be read.
         let body = body.with_config().limit(MAX_ANSWER).read_to_vec().unwrap_or_default();

@@ -3,7 +3,7 @@
 //! A caller copies its facts and leaves; a full queue, a collector that is away, and the end of the program each
 //! cost a number in `elida_otlp_dropped_total` and nothing else.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -11,6 +11,7 @@ use opentelemetry::logs::{Logger, LoggerProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{SdkLogRecord, SdkLogger, SdkLoggerProvider};
 use opentelemetry_sdk::trace::SpanData;
+use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, Registry};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -147,7 +148,7 @@ impl Exporter {
 
     /// Tells what is still queued, and waits for that a short while.
     pub async fn close(&self) {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = self.ended.lock().take();
         let Some(ended) = ended else { return };
         self.closing.send_replace(true);
         if timeout(LAST_WORDS, ended).await.is_err() {

@@ -202,7 +202,10 @@ async fn force_blocks_what_has_ended() {
     house.visit("s-1").await;
     house.clock.advance(MINUTE);
     house.manager.reap().await;
-    assert_eq!(house.kill("s-1").await.unwrap_err(), KillError::AlreadyEnded { state: SessionState::TimedOut });
+    assert_eq!(
+        house.kill("s-1").await.unwrap_err(),
+        KillError::AlreadyEnded { state: SessionState::TimedOut }
+    );
     assert!(house.manager.kills().is_empty());
     let killed = house.manager.kill("s-1", KillRequest { force: true, ..order() }).await.unwrap();
     assert_eq!((killed.state, killed.legs_cut), (SessionState::TimedOut, 0));
@@ -278,7 +281,8 @@ async fn manager_list_active() {
 
 #[tokio::test]
 async fn manager_cleanup() {
-    let house = TestManager::new("{idle_timeout: 1m, retention: 1h, kill_block: {mode: duration, duration: 2h}}");
+    let house =
+        TestManager::new("{idle_timeout: 1m, retention: 1h, kill_block: {mode: duration, duration: 2h}}");
     house.visit("idle").await;
     let busy = house.admit("busy").await.unwrap();
     house.visit("killed").await;
@@ -337,7 +341,10 @@ async fn completed_after_waits_for_open_legs() {
     house.clock.advance(10 * SECOND);
     house.manager.reap().await;
     let records = house.records();
-    assert_eq!((records[0].state, records[0].end_reason), (SessionState::Completed, EndReason::CompletedAfter));
+    assert_eq!(
+        (records[0].state, records[0].end_reason),
+        (SessionState::Completed, EndReason::CompletedAfter)
+    );
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! A session that other instances have, too: this one's share of it.
 
+use crate::clock::{Clock, Moment};
 use crate::session::core::request::SessionRequest;
 use crate::session::core::session::Session;
 use crate::session::views::session_view::SessionView;
-use crate::clock::{Clock, Moment};
 
 impl Session {
     /// This instance's share of an incarnation that others have, too.

@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use fred::types::Value;
 use jiff::Timestamp;
 
-use crate::session::store::{Filter, Listed, RedisStore, SessionStore, StoreError};
-use super::{incarnation, member, pairs};
 use super::listing::labelled;
-use crate::session::store::share_document::{MergedShares, ShareDocument};
-use crate::session::views::session_view::SessionView;
+use super::{incarnation, member, pairs};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
+use crate::session::store::share_document::{MergedShares, ShareDocument};
+use crate::session::store::{Filter, Listed, RedisStore, SessionStore, StoreError};
+use crate::session::views::session_view::SessionView;
 
 /// Documents read in one round trip.
 pub(super) const CHUNK: usize = 256;
@@ -178,7 +178,10 @@ impl RedisStore {
         for (key, uid) in which {
             let (document, shares) = (answers.next(), answers.next());
             let document = document.and_then(Result::ok);
-            let ended = document.as_ref().and_then(|text| ShareDocument::read(&text.as_str()?)).map(ShareDocument::session);
+            let ended = document
+                .as_ref()
+                .and_then(|text| ShareDocument::read(&text.as_str()?))
+                .map(ShareDocument::session);
             let nothing = document.is_none_or(|text| text.is_null());
             let fields = pairs(shares.and_then(Result::ok));
             let empty = nothing && fields.is_empty();

@@ -5,11 +5,11 @@ use std::time::Duration;
 use fred::types::Value;
 
 use super::documents;
-use crate::session::store::RedisStore;
 use super::member;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
+use crate::session::store::RedisStore;
 
 /// An instance that has not shown life for this long is dead.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -84,7 +84,11 @@ impl RedisStore {
     }
 
     /// An incarnation is no longer among the active ones.
-    pub(in crate::session) async fn remove_active(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    pub(in crate::session) async fn remove_active(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+    ) -> Result<(), LinkError> {
         let member = member(key, uid);
         let calls =
             [self.keys.sessions(), self.keys.activity()].map(|set| Call::new("ZREM", [set, member.clone()]));
@@ -120,7 +124,11 @@ impl RedisStore {
     }
 
     /// The one that was about to write a record is gone: this instance will.
-    pub(in crate::session) async fn take_over_record(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    pub(in crate::session) async fn take_over_record(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+    ) -> Result<(), LinkError> {
         let field = [self.keys.incarnation(key, uid), "record".to_owned(), self.instance.clone()];
         self.link.call(Call::new("HSET", field)).await.map(drop)
     }

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use fred::types::Value;
 use serde::{Deserialize, Serialize};
 
-use crate::session::store::{Filter, ListLabels, Listed, RedisStore};
-use super::{member, text};
 use super::documents::{CHUNK, Shelf};
-use crate::session::views::session_view::SessionView;
-use crate::session::views::state::SessionState;
+use super::{member, text};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, LinkError};
+use crate::session::store::{Filter, ListLabels, Listed, RedisStore};
+use crate::session::views::session_view::SessionView;
+use crate::session::views::state::SessionState;
 
 /// Names read in one round trip.
 const NAMES: usize = 1024;

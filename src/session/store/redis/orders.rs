@@ -5,14 +5,14 @@ use std::time::Duration;
 use fred::types::{InfoKind, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::session::store::RedisStore;
 use super::{pairs, text};
-use crate::session::views::kill_order::KillOrder;
 use crate::clock::millis;
 use crate::ids::{AgentId, SessionKey, Uid};
 use crate::redis::principals::{self, Claim, Claimed, Means};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, LinkError, rights};
+use crate::session::store::RedisStore;
+use crate::session::views::kill_order::KillOrder;
 
 /// The field of the order against a whole session; agents have a field of their own name.
 const WHOLE: &str = "*";

@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::*;
 use futures::StreamExt;
 
-use crate::redis::{Settings, RedisConfig};
+use crate::redis::{RedisConfig, Settings};
 use crate::session::core::session::Session;
+use crate::session::store::contract;
 use crate::session::store::{Filter, SessionStore};
 use crate::session::testing::arrival_of;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::SessionState;
-use crate::session::store::contract;
 use crate::settings::fault::Faults;
 
 /// A redis-server of its own, without persistence; ends with the value.
@@ -36,8 +36,7 @@ impl Server {
     }
 
     fn settings(&self) -> Settings {
-        let written: RedisConfig =
-            serde_yaml::from_str(&format!("addr: '127.0.0.1:{}'", self.port)).unwrap();
+        let written: RedisConfig = serde_yaml::from_str(&format!("addr: '127.0.0.1:{}'", self.port)).unwrap();
         written.compile(&mut Faults::default()).unwrap()
     }
 
