@@ -1,9 +1,8 @@
-//! How many sessions are active, in all and by account, and which of them may end when there is no room for
-//! another.
+//! Counts active sessions, in total and by account, and picks sessions that may end to make room.
 //!
-//! An account is a principal; of a request with several credentials it is the one of them under which most
-//! sessions are counted, so that a constant one beside changing ones has one limit. Places are reserved before a
-//! session is made, so the limits are exact.
+//! An account is a principal. A request with several credentials counts against the credential with most sessions,
+//! so that a constant credential next to changing ones has one limit. A permit is reserved before a session is
+//! created, so the limits are exact.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -17,63 +16,64 @@ use crate::ids::{PrincipalId, Uid};
 use crate::session::settings::Settings;
 use crate::session::views::state::Identity;
 
-/// Sessions among which the longest idle one is looked for: with as many or fewer it is the longest idle of all.
+/// Size of the sample in which the longest idle session is looked for. With as many sessions or fewer it is the
+/// longest idle of all.
 const SAMPLE: usize = 32;
-/// Where the next sample begins; a prime, so that all positions have their turn.
+/// Distance between the starts of two samples; a prime, so that every position is reached.
 const STRIDE: usize = 7919;
-/// Not in a roster.
+/// Position of a session that is in no roster.
 const NOWHERE: u32 = u32::MAX;
 
-/// The active sessions.
+/// Active sessions of this instance.
 #[derive(Debug, Default)]
 pub(in crate::session) struct ActiveCounts {
     active: AtomicUsize,
     all: Mutex<Roster>,
     by_account: DashMap<PrincipalId, AccountCounts>,
-    /// The account of sessions that are counted under another one than their principal; few are.
+    /// The account of sessions that count against another account than their principal; few do.
     accounts: DashMap<Uid, PrincipalId>,
     pub(in crate::session) counts: Counts,
 }
 
-/// What the limits did since the start.
+/// What the limits have done since startup.
 #[derive(Debug, Default)]
 pub(in crate::session) struct Counts {
-    /// Sessions that were refused, by [`Limit`].
+    /// Sessions refused, by [`Limit`].
     pub(in crate::session) refused: [AtomicU64; Limit::ALL.len()],
-    /// Sessions that ended to make room, by [`Limit`].
+    /// Sessions ended to make room, by [`Limit`].
     pub(in crate::session) evicted: [AtomicU64; Limit::ALL.len()],
 }
 
-/// How near the limits are, and what they did since the start.
+/// Use of the session limits, and what they have done since startup.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Capacity {
-    /// Active sessions by `session.max_active`.
+    /// Active sessions as a fraction of `session.max_active`.
     pub all: f64,
-    /// Active sessions of the caller with the most, by `session.max_active_per_principal`.
+    /// Active sessions of the largest account as a fraction of `session.max_active_per_principal`.
     pub largest_principal: f64,
-    /// Sessions that were refused: by the key of the limit.
+    /// Sessions refused, by the key of the limit.
     pub refused: [(&'static str, u64); Limit::ALL.len()],
-    /// Sessions that ended to make room: by the key of the limit.
+    /// Sessions ended to make room, by the key of the limit.
     pub evicted: [(&'static str, u64); Limit::ALL.len()],
 }
 
-/// The active sessions of one account.
+/// Active sessions of one account.
 #[derive(Debug, Default)]
 struct AccountCounts {
     active: usize,
-    /// How the first of them was recognised, as most of the others are.
+    /// The identity of the first session; most others have an equal one and share it.
     identity: Option<Arc<Identity>>,
     sessions: Roster,
 }
 
-/// Sessions in no order: adding one, taking one out and sampling cost the same however many there are.
+/// An unordered list of sessions with constant-time insertion, removal and sampling.
 #[derive(Debug, Default)]
 struct Roster {
     sessions: Vec<Arc<Session>>,
     begin: usize,
 }
 
-/// Where a session stands in the rosters.
+/// The positions of a session in the rosters.
 #[derive(Debug)]
 pub(in crate::session) struct RosterPositions {
     all: AtomicU32,
@@ -86,7 +86,7 @@ impl Default for RosterPositions {
     }
 }
 
-/// A place for one more session, given back unless a session takes it.
+/// Permission to create one more session; returned on drop unless a session uses it.
 #[derive(Debug)]
 pub(in crate::session) struct SessionPermit<'c> {
     active_counts: &'c ActiveCounts,
@@ -95,7 +95,7 @@ pub(in crate::session) struct SessionPermit<'c> {
 }
 
 impl SessionPermit<'_> {
-    /// The session takes the place.
+    /// Uses the permit for this session.
     pub(in crate::session) fn take(mut self, live: &Arc<Session>) {
         self.taken = true;
         if live.principal() != &self.account {
@@ -118,12 +118,11 @@ impl Drop for SessionPermit<'_> {
 }
 
 impl ActiveCounts {
-    /// Sessions active now.
     pub(in crate::session) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// A new session, in one piece of memory with the others of its principal what all have.
+    /// Lets a new session share memory with the other sessions of its principal.
     pub(in crate::session) fn share(&self, live: Session) -> Session {
         match self.by_account.get(live.principal()) {
             Some(theirs) => match &theirs.identity {
@@ -134,14 +133,17 @@ impl ActiveCounts {
         }
     }
 
-    /// The account under which a session of this arrival is counted.
+    /// The account that a session of this request counts against.
     pub(in crate::session) fn account(&self, arrival: &SessionRequest) -> PrincipalId {
         let count = |account: &PrincipalId| self.by_account.get(account).map_or(0, |theirs| theirs.active);
         let busiest = arrival.accounts.iter().max_by_key(|account| (count(account), account.as_str()));
         busiest.unwrap_or(&arrival.principal).clone()
     }
 
-    /// Reserves a place for a new session of this account.
+    /// Reserves a permit for a new session of this account.
+    ///
+    /// # Errors
+    /// `Denied::Capacity` names the limit that is reached.
     pub(in crate::session) fn reserve(
         &self,
         account: PrincipalId,
@@ -175,7 +177,7 @@ impl ActiveCounts {
         Ok(SessionPermit { active_counts: self, account, taken: false })
     }
 
-    /// Gives the place of a session back.
+    /// Returns the permit of a session that has ended.
     pub(in crate::session) fn release(&self, live: &Session) {
         self.all().remove(live, |live| &live.seats.all);
         let account = self.accounts.remove(&live.uid()).map(|(_, account)| account);
@@ -195,7 +197,7 @@ impl ActiveCounts {
         }
     }
 
-    /// Some of the sessions that this limit counts, of all ages.
+    /// A sample of the sessions that this limit counts, spread over the roster.
     pub(in crate::session) fn sample(&self, limit: Limit, account: &PrincipalId) -> Vec<Arc<Session>> {
         match limit {
             Limit::ActivePerPrincipal => self
@@ -207,7 +209,6 @@ impl ActiveCounts {
         }
     }
 
-    /// How near the limits are, and what they did.
     pub(in crate::session) fn capacity(&self, settings: &Settings) -> Capacity {
         let share = |active: usize, max: usize| active as f64 / max as f64;
         let largest = self.by_account.iter().map(|theirs| theirs.active).max().unwrap_or(0);
@@ -227,7 +228,7 @@ impl ActiveCounts {
     }
 }
 
-/// True for the one number of sessions at which it is time to warn.
+/// True at exactly one number of sessions, so that the warning is logged once.
 fn is_near(active: usize, max: usize) -> bool {
     active == max - max / 5 && max >= 5
 }
@@ -246,7 +247,7 @@ impl Roster {
                 seat(moved).store(at as u32, Ordering::Relaxed);
             }
         }
-        // What a crowd has left behind is not kept for ever.
+        // Releases memory after a burst.
         if self.sessions.capacity() > 64 && self.sessions.len() < self.sessions.capacity() / 4 {
             self.sessions.shrink_to(self.sessions.len() * 2);
         }

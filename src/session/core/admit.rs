@@ -1,8 +1,7 @@
-//! Admission: a leg joins its session, or opens a new incarnation, or is refused.
+//! Admission: a request joins its session, opens a new incarnation, or is refused.
 //!
-//! A known session costs one map hit, one short mutex and no await that yields. A new one is made
-//! while its shard of the registry is held, so that neither a kill nor a limit can slip in between
-//! the look and the making.
+//! A known session costs one map lookup, one short mutex and no await that yields. A new session is created while
+//! its registry shard is locked, so that no kill and no limit can take effect between the check and the creation.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +17,14 @@ use crate::clock::Moment;
 use crate::ids::{LegId, PrincipalId};
 use crate::session::views::state::EndReason;
 
-/// How often room is made for a newcomer, and another one takes it.
+/// How often room is made before the request is refused, because other requests may take the room.
 const TURNS: usize = 8;
-/// Samples of sessions in which one without an open leg is looked for.
+/// Samples searched for a session without an open leg.
 const SAMPLES: usize = 4;
 
 impl Manager {
-    /// Admits a leg to its session. After `kill` has returned no leg of that session is admitted until
-    /// the order no longer stands.
+    /// Opens a leg in the session of the request. After `kill` has returned, no leg of that session is admitted
+    /// until the order has expired or was lifted.
     pub async fn admit(self: &Arc<Self>, arrival: SessionRequest, start: LegStart) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let mut start = start;
@@ -38,7 +37,7 @@ impl Manager {
                 Err(NotOpened::Ended(again)) => start = again,
             }
         }
-        // A killed client that goes on knocking costs no more than this.
+        // A killed client that keeps retrying costs no more than this lookup.
         if let Some(order) = self.kill_orders.in_force(&arrival.key, now) {
             return Err(Denied::Killed { order });
         }
@@ -51,7 +50,8 @@ impl Manager {
         self.join_or_open(arrival, start, opening, place)
     }
 
-    /// A place for a new session; where there is none, the longest idle one without an open leg ends.
+    /// Reserves a permit for a new session. If a limit is reached, the longest idle session without an open leg
+    /// ends.
     async fn place(&self, arrival: &SessionRequest) -> Result<SessionPermit<'_>, Denied> {
         let account = self.active_counts.account(arrival);
         let mut turns = 0;
@@ -62,7 +62,7 @@ impl Manager {
             };
             let Denied::Capacity { what, .. } = denied else { return Err(denied) };
             turns += 1;
-            // Apart: its future must not make every request's larger.
+            // Boxed, so that the future of every request stays small.
             if turns > TURNS || !Box::pin(self.make_room(what, &account)).await {
                 self.active_counts.counts.refused[what as usize].fetch_add(1, Ordering::Relaxed);
                 return Err(denied);
@@ -70,8 +70,8 @@ impl Manager {
         }
     }
 
-    /// Ends the longest idle session without an open leg among those that this limit counts; of many it is the
-    /// longest idle of a sample. False when none was found.
+    /// Ends the longest idle session without an open leg among those that this limit counts, or the longest idle of
+    /// a sample if there are many. Returns false if there was none.
     async fn make_room(&self, limit: Limit, account: &PrincipalId) -> bool {
         for _ in 0..SAMPLES {
             let now = self.clock.now();
@@ -79,7 +79,7 @@ impl Manager {
             sample.retain(|live| live.open_legs() == 0);
             sample.sort_by_key(|live| live.last_activity());
             for live in sample {
-                // In a fleet it only leaves this instance when another one goes on with it.
+                // If another instance uses the session, it only leaves this instance.
                 if self.replication.end_idle(self, &live, EndReason::Capacity, live.idle(now)).await {
                     self.active_counts.counts.evicted[limit as usize].fetch_add(1, Ordering::Relaxed);
                     return true;
@@ -89,7 +89,7 @@ impl Manager {
         false
     }
 
-    /// Joins an active session.
+    /// Opens a leg in an active session.
     fn join(
         self: &Arc<Self>,
         live: Arc<Session>,
@@ -102,7 +102,8 @@ impl Manager {
         Ok(Leg::new(live, self.clone(), id))
     }
 
-    /// A derived id that was silent for too long is another piece of work: ends the old incarnation.
+    /// Ends a session with a derived id that has been idle for longer than its gap: the same id then means new
+    /// work.
     async fn ended_by_gap(&self, live: &Arc<Session>, arrival: &SessionRequest, now: Moment) -> bool {
         match arrival.idle_gap {
             Some(gap) if live.idle(now) > gap => {
@@ -112,8 +113,8 @@ impl Manager {
         }
     }
 
-    /// The slow way: while the id's slot is held, look again, check the book and the limits, and make
-    /// the session with its first leg.
+    /// Slow path: while the slot of the id is locked, looks again, checks kill orders and limits, and creates the
+    /// session with its first leg.
     fn join_or_open(
         self: &Arc<Self>,
         arrival: SessionRequest,
@@ -140,7 +141,7 @@ impl Manager {
                     Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
                     Err(NotOpened::Ended(again)) => start = again,
                 }
-                // It has ended and is about to be taken out.
+                // It has ended and is about to be removed.
                 previous = Some(slot.swap_remove(at).as_previous());
             }
             let closing = self.closing.find(&arrival.key).map(|live| live.as_previous());
@@ -164,7 +165,7 @@ impl Manager {
         Ok(leg)
     }
 
-    /// Makes a session with its first leg. The orders against its agents outlived the incarnation before.
+    /// Creates a session with its first leg. Orders against its agents survive from the previous incarnation.
     fn open(
         &self,
         arrival: &SessionRequest,
@@ -194,7 +195,7 @@ impl Manager {
     }
 }
 
-/// The later one of two former incarnations.
+/// The later of two previous incarnations.
 fn newer(a: Option<Previous>, b: Option<Previous>) -> Option<Previous> {
     match (a, b) {
         (Some(a), Some(b)) => Some(if b.uid > a.uid { b } else { a }),

@@ -1,12 +1,12 @@
-//! The agents inside one session, as a tree: who started whom, what each did, and which are killed.
+//! The agents within one session, as a tree: who started whom, what each did, and which are killed.
 //!
-//! Names and parents are what the client tells: labels, never authority. The main agent has no name of its
-//! own and is the root; an agent whose parent is not told stands below it. Only [`MOST`] agents are told
-//! apart: a further one takes the place of the agent that has been quiet longest, if that has no open
-//! request and started no other agent here, and what it did is added to `other`.
+//! Names and parents come from the client: they are labels, not authority. The main agent has no name and is the
+//! root; an agent without a known parent is a child of the root. At most [`MOST`] agents are tracked. A further
+//! agent replaces the one that has been idle longest, provided that it has no open request and no children, and its
+//! totals are added to `other agents`.
 //!
-//! An order against an agent is laid on its session under the session's lock, the same under which legs
-//! open: after it no leg opens for that agent or for one below it.
+//! An order against an agent is applied to its session under the session's lock, the same lock under which legs
+//! open: afterwards no leg opens for that agent or its descendants.
 
 use std::iter;
 use std::sync::Arc;
@@ -21,26 +21,26 @@ use crate::session::views::agent_view::{AgentView, MAIN_AGENT, OTHER_AGENTS};
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::{Identity, SessionState};
 
-/// Agents told apart in one session, and so the deepest a tree can be.
+/// Agents tracked in one session, which also bounds the depth of the tree.
 const MOST: usize = 128;
 
-/// Where an agent stands in its session's tree.
+/// Index of an agent in its session's tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) struct AgentIndex(u16);
 
 impl AgentIndex {
-    /// The root.
+    /// The main agent.
     pub(in crate::session) const MAIN: Self = Self(0);
-    /// Agents that found no place of their own.
+    /// Agents that are not tracked.
     const OTHER: Self = Self(u16::MAX);
 }
 
 #[derive(Debug)]
 struct Agent {
     id: AgentId,
-    /// Nobody stands above the main agent.
+    /// `None` for the main agent.
     parent: Option<AgentIndex>,
-    /// Whether the client has told the parent.
+    /// True if the client named the parent.
     parent_told: bool,
     children: u16,
     first_seen: Moment,
@@ -55,14 +55,14 @@ pub(in crate::session) struct AgentTotals {
     pub(in crate::session) usage: Usage,
 }
 
-/// The agents of a session in which not only the main one speaks, or an order stands against one.
+/// The agents of a session with more than the main agent, or with an order against an agent.
 #[derive(Debug)]
 pub(in crate::session) struct Agents {
-    /// The main agent first.
+    /// The main agent is at index 0.
     tree: Vec<Agent>,
-    /// What agents did that are no longer told apart.
+    /// Totals of agents that are no longer tracked.
     others: AgentTotals,
-    /// The last order against each agent, also when it no longer stands: the record tells them all.
+    /// The last order against each agent, including lifted and expired ones, for the record.
     orders: Vec<AgentOrder>,
 }
 
@@ -73,7 +73,7 @@ struct AgentOrder {
 }
 
 impl Agents {
-    /// A tree of the main agent alone.
+    /// A tree with only the main agent.
     fn rooted(sums: AgentTotals, first_seen: Moment, last_seen: Moment) -> Self {
         let main = Agent {
             id: AgentId::new(MAIN_AGENT),
@@ -87,7 +87,7 @@ impl Agents {
         Self { tree: vec![main], others: AgentTotals::default(), orders: Vec::new() }
     }
 
-    /// Counts a request of an agent; gives the order instead that refuses it.
+    /// Counts a request of an agent, or returns the order that refuses it.
     fn enter(&mut self, who: &Identity, now: Moment) -> Result<AgentIndex, Arc<KillOrder>> {
         let parent = who.parent_agent_id.as_ref().filter(|_| who.agent_id.is_some());
         let above = parent.map(|parent| self.place_of(parent, None, AgentIndex::MAIN, now));
@@ -98,7 +98,7 @@ impl Agents {
         if let Some(agent) = self.tree.get_mut(usize::from(place.0)) {
             agent.last_seen = now;
         }
-        // The parent it tells now may not be the one it told first.
+        // The parent named now may differ from the one named first.
         let told = [who.agent_id.as_ref(), parent];
         let refuses = |order: &&Arc<KillOrder>| {
             self.is_under(place, order)
@@ -128,7 +128,7 @@ impl Agents {
         self.tree.get_mut(usize::from(place.0)).map_or(&mut self.others, |agent| &mut agent.sums)
     }
 
-    /// Lays an order on the session, in the place of an older one against the same agent.
+    /// Adds an order in place of an older one against the same agent.
     fn order(&mut self, order: &Arc<KillOrder>) {
         self.orders.retain(|old| old.order.agent != order.agent);
         self.orders.push(AgentOrder { order: Arc::clone(order), lifted: false });
@@ -139,7 +139,7 @@ impl Agents {
         self.orders.iter().filter(standing).map(|laid| &laid.order)
     }
 
-    /// From an agent up to the main one; nothing for one without a place.
+    /// The agents from this one up to the main agent; empty for agents that are not tracked.
     fn line(&self, place: AgentIndex) -> impl Iterator<Item = (AgentIndex, &Agent)> {
         let at = |place: AgentIndex| self.tree.get(usize::from(place.0)).map(|agent| (place, agent));
         iter::successors(at(place), move |(_, agent)| agent.parent.and_then(at))
@@ -149,13 +149,12 @@ impl Agents {
         self.line(place).any(|(_, agent)| order.covers(&agent.id))
     }
 
-    /// The order that refuses the agent at this place.
+    /// The order that refuses this agent.
     fn refusal(&self, place: AgentIndex, now: Moment) -> Option<&Arc<KillOrder>> {
         self.in_force(now).find(|order| self.is_under(place, order))
     }
 
-    /// The place of an agent below `parent`; one that was heard of for the first time is given a place
-    /// other than `keep`.
+    /// The index of an agent below `parent`. A new agent gets an index other than `keep`.
     fn place_of(
         &mut self,
         id: &AgentId,
@@ -168,7 +167,7 @@ impl Agents {
             self.adopt(place, parent);
             return place;
         }
-        // What could not be told apart itself has no children here.
+        // Agents that are not tracked have no children.
         let above = parent.filter(|parent| *parent != AgentIndex::OTHER).unwrap_or(AgentIndex::MAIN);
         let agent = Agent {
             id: id.clone(),
@@ -192,7 +191,7 @@ impl Agents {
         place
     }
 
-    /// Hangs a known agent below the parent it tells for the first time, unless that would make a ring.
+    /// Moves an agent below the parent that its client names for the first time, unless that would create a cycle.
     fn adopt(&mut self, place: AgentIndex, parent: Option<AgentIndex>) {
         let Some(parent) = parent.filter(|parent| *parent != AgentIndex::OTHER) else { return };
         let child = &self.tree[usize::from(place.0)];
@@ -206,7 +205,7 @@ impl Agents {
         (child.parent, child.parent_told) = (Some(parent), true);
     }
 
-    /// Who may be forgotten: nobody is told to be below it, and no leg of it is open. Killed ones last.
+    /// The agent to drop: the longest idle one without children and open legs. Killed agents are dropped last.
     fn quietest(&self, keep: AgentIndex, now: Moment) -> Option<usize> {
         let leaves = self.tree.iter().enumerate().skip(1);
         leaves
@@ -215,7 +214,7 @@ impl Agents {
             .map(|(at, _)| at)
     }
 
-    /// Adds up what an agent did, whose place will be another's.
+    /// Adds the totals of an agent that is about to be replaced to the others.
     fn forget(&mut self, at: usize) {
         let Agent { sums, parent, .. } = &self.tree[at];
         self.others.requests += sums.requests;
@@ -225,7 +224,7 @@ impl Agents {
         }
     }
 
-    /// The names of those that spoke, in the order in which they came.
+    /// The agents that sent requests, in order of first use.
     fn names(&self) -> Vec<AgentId> {
         let mut spoke: Vec<&Agent> = self.tree.iter().filter(|agent| agent.sums.requests > 0).collect();
         spoke.sort_by_key(|agent| agent.first_seen);
@@ -233,7 +232,7 @@ impl Agents {
         spoke.into_iter().map(|agent| agent.id.clone()).chain(other).collect()
     }
 
-    /// The tree from the root down, each agent before those below it.
+    /// The tree in depth-first order, parents before children.
     fn views(&self, clock: &Clock, now: Moment) -> Vec<AgentView> {
         let mut below: Vec<Vec<usize>> = vec![Vec::new(); self.tree.len()];
         for (at, agent) in self.tree.iter().enumerate().rev() {
@@ -275,8 +274,8 @@ impl Agents {
 }
 
 impl Inner {
-    /// Which agent sends a request, or the order that refuses it. A session in which only the main agent
-    /// speaks keeps no tree.
+    /// The agent that sends a request, or the order that refuses it. A session with only the main agent keeps no
+    /// tree.
     pub(in crate::session) fn enter(
         &mut self,
         live: &Session,
@@ -289,7 +288,7 @@ impl Inner {
         self.agents(live).enter(who, now)
     }
 
-    /// A request of an agent has ended.
+    /// Counts the end of a request of an agent.
     pub(in crate::session) fn leave(&mut self, place: AgentIndex, usage: Option<Usage>, now: Moment) {
         if let Some(agents) = &mut self.agents {
             agents.leave(place, usage, now);
@@ -298,15 +297,15 @@ impl Inner {
 
     fn agents(&mut self, live: &Session) -> &mut Agents {
         let Self { agents, legs, totals, .. } = self;
-        agents.get_or_insert_with(|| Box::new(root(live, legs.len(), tally)))
+        agents.get_or_insert_with(|| Box::new(root(live, legs.len(), totals)))
     }
 
-    /// The names of the agents that spoke, in the order in which they came.
+    /// The agents that sent requests, in order of first use.
     pub(in crate::session) fn agent_names(&self) -> Vec<AgentId> {
         self.agents.as_ref().map_or_else(|| vec![AgentId::new(MAIN_AGENT)], |agents| agents.names())
     }
 
-    /// The tree of agents from the main one down.
+    /// The tree of agents in depth-first order.
     pub(in crate::session) fn agent_views(
         &self,
         live: &Session,
@@ -326,14 +325,15 @@ impl Inner {
     }
 }
 
-/// The tree of a session in which only the main agent has spoken so far.
+/// The tree of a session with only the main agent so far.
 fn root(live: &Session, open_legs: usize, totals: &SessionTotals) -> Agents {
     let main = AgentTotals { requests: live.requests(), open: open_legs as u32, usage: totals.usage() };
     Agents::rooted(main, live.started(), live.last_activity())
 }
 
 impl Session {
-    /// Refuses an agent and all below it from now on. Gives the slots of their open legs, still to be cut.
+    /// Refuses an agent and its descendants from now on. Returns the slots of their open legs, which the caller
+    /// cuts.
     pub(in crate::session) fn order_agent(&self, order: &Arc<KillOrder>) -> Vec<Arc<Cut>> {
         let mut inner = self.inner();
         if inner.state != SessionState::Active {
@@ -345,7 +345,7 @@ impl Session {
         legs.iter().map(|leg| &**leg).filter(under).map(|leg| Arc::clone(&leg.cut)).collect()
     }
 
-    /// Takes back this very order against an agent.
+    /// Lifts exactly this order against an agent.
     pub(in crate::session) fn lift(&self, order: &Arc<KillOrder>) {
         if let Some(agents) = &mut self.inner().agents {
             agents
@@ -356,7 +356,7 @@ impl Session {
         }
     }
 
-    /// The order that cut an open leg: against its agent, or against the session.
+    /// The order that cut an open leg: against its agent or against the session.
     pub(in crate::session) fn order_refusing(&self, leg: LegId, now: Moment) -> Option<Arc<KillOrder>> {
         let inner = self.inner();
         if let Some(order) = inner.end.as_ref().and_then(|end| end.order.clone()) {

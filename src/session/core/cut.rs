@@ -1,4 +1,4 @@
-//! The slot through which one leg is cut: set once by the session's end, awaited by the leg.
+//! The slot through which one leg is cut: set once when the session ends, awaited by the leg.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,17 +13,17 @@ use futures::task::AtomicWaker;
 pub enum CutReason {
     /// Its session was killed.
     Killed,
-    /// The agent that opened it was killed, or one above that.
+    /// The agent that opened it, or one of its ancestors, was killed.
     AgentKilled,
-    /// Its session was idle or alive for too long.
+    /// Its session was idle or open for too long.
     TimedOut,
-    /// This instance goes away.
+    /// This instance is shutting down.
     Shutdown,
 }
 
-/// The slot of one leg. Two parties wait on it, one each: `soft` is the proxy's wait on the client's
-/// side, which can still write a native end; `hard` is the outer select, which drops the whole future
-/// when soft had its chance. Both are woken at once; the grace between them belongs to the waiter.
+/// The slot of one leg. It has two waiters: `soft` is the proxy's wait for the client, which can still write a
+/// proper ending; `hard` is the outer select, which drops the whole future after the grace period. Both are woken
+/// at once; the waiter enforces the grace period.
 #[derive(Debug, Default)]
 pub struct Cut {
     reason: AtomicU8,
@@ -38,7 +38,7 @@ impl Cut {
         Arc::default()
     }
 
-    /// Cuts the leg; the first reason wins, later calls change nothing.
+    /// Cuts the leg. The first reason wins; later calls change nothing.
     pub fn cut(&self, reason: CutReason) {
         let code = match reason {
             CutReason::Killed => 1,
@@ -64,12 +64,12 @@ impl Cut {
         }
     }
 
-    /// How long ago it was cut; `None` when it was not.
+    /// Time since the leg was cut; `None` if it is open.
     pub fn since(&self) -> Option<Duration> {
         self.at.get().map(Instant::elapsed)
     }
 
-    /// Waits for the cut on the client's side. One waiter at a time: a second one replaces the first.
+    /// Waits for the cut on the client side. One waiter at a time: a second one replaces the first.
     pub async fn soft(&self) -> CutReason {
         self.wait(&self.soft).await
     }
@@ -85,7 +85,7 @@ impl Cut {
                 return Poll::Ready(reason);
             }
             waker.register(context.waker());
-            // A cut between the look and the registration woke nobody.
+            // A cut between the check and the registration has woken nobody.
             self.reason().map_or(Poll::Pending, Poll::Ready)
         })
         .await

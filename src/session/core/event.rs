@@ -1,4 +1,4 @@
-//! What happens to sessions, as typed events for listeners (log, metrics, history) and the live feed.
+//! Session events for listeners (log, metrics, history) and the event feed.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use crate::session::views::record::Record;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::session_view::SessionView;
 
-/// Whoever is told of each event.
+/// Receives every event of this instance.
 pub trait Listener: Send + Sync {
-    /// Called on the thread where it happens: it must be quick and must not block.
+    /// Called on the thread where the event occurs: must be quick and must not block.
     fn on_event(&self, event: &Event);
 
-    /// True while many more events than have come would be lost. Whoever ends sessions in bulk waits then.
+    /// True while a burst of events would overflow the queue of the listener. Bulk operations then wait.
     fn is_behind(&self) -> bool {
         false
     }
 
-    /// True when each leg that ends is to be told, too; asked once.
+    /// True if [`Listener::on_leg`] shall be called; asked once.
     fn wants_legs(&self) -> bool {
         false
     }
 
-    /// Called when a leg has ended, under the same terms.
+    /// Called when a leg has ended. Must be quick and must not block.
     fn on_leg(&self, _: ServedLeg) {}
 }
 
@@ -37,15 +37,15 @@ impl<F: Fn(&Event) + Send + Sync> Listener for F {
     }
 }
 
-/// One happening. Events of one session may overtake each other when they happen at the same time.
+/// A session event. Concurrent events of one session may arrive in any order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// A new incarnation.
     Started(Box<SessionView>),
-    /// An incarnation ended; its record. Published exactly once for each incarnation.
+    /// An incarnation ended, with its record. Published exactly once for each incarnation.
     Ended(Arc<Record>),
-    /// A kill order was written, against a session or an agent in it, and legs were cut.
+    /// A kill order against a session or an agent was recorded, and legs were cut.
     Killed {
         /// The order.
         order: Arc<KillOrder>,
@@ -54,17 +54,17 @@ pub enum Event {
     },
     /// An operator lifted a kill order.
     Resumed {
-        /// The order that no longer stands.
+        /// The order that was lifted.
         order: Arc<KillOrder>,
         /// Who lifted it.
         by: String,
     },
-    /// The shared store does not answer: this instance goes on by itself.
+    /// The shared store does not answer: this instance continues alone.
     StoreLost {
-        /// What happened.
+        /// The error.
         why: String,
     },
-    /// The shared store answers, and knows what this instance did meanwhile.
+    /// The shared store answers again and has received the changes of this instance.
     StoreBack,
 }
 
@@ -94,12 +94,12 @@ pub struct ServedLeg {
 }
 
 impl ServedLeg {
-    /// What is told of it.
+    /// The request line of the leg.
     pub fn line(&self) -> RequestLine {
         self.kept.line()
     }
 
-    /// The provider's own token counts; of a socket those of all its answers.
+    /// The provider's token counts; for a socket, of all its responses.
     pub fn usage(&self) -> Option<Usage> {
         self.usage.or_else(|| self.kept.socket_usage())
     }

@@ -1,4 +1,4 @@
-//! Kill and resume. The order is in the book before the first leg is cut.
+//! Kill and resume. The order is recorded before the first leg is cut.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,79 +20,79 @@ use crate::session::views::agent_view::{AgentView, MAIN_AGENT};
 use crate::session::views::kill_order::{BlockMode, KillOrder};
 use crate::session::views::state::{EndReason, SessionState};
 
-/// What an operator asks for.
+/// A kill as an operator requests it.
 #[derive(Clone, Debug, Default)]
 pub struct KillRequest {
-    /// Why; shown to the client and kept in the record.
+    /// Why; sent to the client and kept in the record.
     pub reason: String,
-    /// Who asks.
+    /// Who requests it.
     pub by: String,
-    /// How long the id stays refused; `None` is `session.kill_block`.
+    /// How long the id stays refused; `None` uses `session.kill_block`.
     pub block: Option<Block>,
-    /// Also when the session has ended: block its id.
+    /// Also block the id if the session has ended.
     pub force: bool,
-    /// Which session, when the same id lives in several scopes.
+    /// Selects the session if the same id exists in several scopes.
     pub scope: Option<Scope>,
-    /// Only this agent and all below it; `None` is the whole session.
+    /// Only this agent and its descendants; `None` kills the whole session.
     pub agent: Option<AgentId>,
 }
 
-/// What a kill did.
+/// The result of a kill.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Killed {
     /// The id that is refused from now on.
     pub session_id: SessionId,
-    /// The incarnation that was ended.
+    /// The incarnation that ended.
     pub uid: Uid,
-    /// The incarnation's state: killed, unless it had ended in another way before or only an agent in it was.
+    /// The state of the incarnation: killed, unless it had already ended or only an agent was killed.
     pub state: SessionState,
-    /// The agent that is refused from now on, when it is not the whole session.
+    /// The agent that is refused from now on; `None` for the whole session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
-    /// The known agents below it, which are refused too.
+    /// Its known descendants, which are refused as well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub descendants: Vec<AgentId>,
-    /// When the order was written.
+    /// When the order was recorded.
     pub killed_at: Timestamp,
-    /// Who gave it.
+    /// Who gave the order.
     pub by: String,
-    /// Legs that were open at this instance and are cut, those of its old process during an upgrade too.
+    /// Legs cut on this instance, including those of its old process during an upgrade.
     pub legs_cut: usize,
-    /// When the block ends; `None` when the clock does not end it.
+    /// When the block expires; `None` if it does not expire by itself.
     pub blocked_until: Option<Timestamp>,
-    /// Instances that heard of the order.
+    /// Instances that received the order.
     #[serde(rename = "instances_notified")]
     pub instances: u64,
-    /// What does not have the order yet, and why. This instance goes on trying.
+    /// What has not received the order yet, and why. This instance keeps trying.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_reached: Vec<String>,
 }
 
-/// Why a kill did nothing.
+/// Why a kill had no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KillError {
     /// No session has this id or uid.
     #[error("no such session")]
     Unknown,
-    /// It is no longer active; `force` blocks its id all the same.
+    /// It is no longer active; `force` blocks its id anyway.
     #[error("session has already ended: {state}")]
     AlreadyEnded {
         /// Its state.
         state: SessionState,
     },
-    /// The name means several sessions; one must be named by its uid.
+    /// The name matches several sessions; the operator must use a uid.
     #[error("{} sessions have this name; name one by its uid", .0.len())]
     Ambiguous(Vec<Uid>),
     /// The session has no such agent.
     #[error("the session has no such agent")]
     UnknownAgent {
-        /// Those it has.
+        /// The agents of the session.
         known: Vec<AgentId>,
     },
-    /// All agents stand below the main one.
+    /// All agents descend from the main agent.
     #[error("the main agent and all it started are the whole session")]
     MainAgent,
-    /// The block asked for would end at once.
+    /// The requested block would expire at once.
     #[error("a block of mode duration needs a duration")]
     EmptyBlock,
     /// The store does not answer.
@@ -100,28 +100,28 @@ pub enum KillError {
     Store(#[from] StoreError),
 }
 
-/// What a resume did.
+/// The result of a resume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Resumed {
-    /// The id that is no longer refused.
+    /// The id that is accepted again.
     pub session_id: SessionId,
-    /// The order that no longer stands.
+    /// The order that was lifted.
     pub order: Arc<KillOrder>,
-    /// What does not know it yet, and why. This instance goes on trying.
+    /// What has not received the lifting yet, and why. This instance keeps trying.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_reached: Vec<String>,
 }
 
-/// Why a resume did nothing.
+/// Why a resume had no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
-    /// No order in force names this id or uid, or none this agent of it.
+    /// No order in force matches this id, uid or agent.
     #[error("no kill order stands against this session or agent")]
     NotKilled {
-        /// The agents of the session against which orders stand.
+        /// The agents of the session that are killed.
         agents: Vec<AgentId>,
     },
-    /// Several orders stand against this id; one must be named by its uid.
+    /// Several orders match this id; the operator must use a uid.
     #[error("{} kill orders stand against this id; name one by its uid", .0.len())]
     Ambiguous(Vec<Uid>),
     /// The order's mode is `permanent`.
@@ -129,19 +129,19 @@ pub enum ResumeError {
     Permanent,
 }
 
-/// The one session a name means.
+/// The one session that a name refers to.
 struct KillTarget {
     key: SessionKey,
     uid: Uid,
     state: SessionState,
-    /// Its agents, each before those below it: one tree for each process that has the session.
+    /// Its agents in depth-first order: one tree for each process that has the session.
     trees: Vec<Vec<AgentView>>,
-    /// It was looked up without the store, which may know others of this name.
+    /// The store was not available, so other sessions may have this name.
     is_partial: bool,
 }
 
 impl KillTarget {
-    /// The agents below this one.
+    /// The descendants of an agent.
     fn below(&self, agent: &AgentId) -> Result<Vec<AgentId>, KillError> {
         if agent.as_str() == MAIN_AGENT {
             return Err(KillError::MainAgent);
@@ -163,15 +163,15 @@ impl KillTarget {
     }
 }
 
-/// The same names in the same order, each once.
+/// Removes duplicates and keeps the order.
 fn distinct(names: Vec<AgentId>) -> Vec<AgentId> {
     let mut seen = std::collections::HashSet::new();
     names.into_iter().filter(|name| seen.insert(name.clone())).collect()
 }
 
 impl Manager {
-    /// Kills the session that `target` names (its id, or the uid of an incarnation), or one agent in it with
-    /// all that it started.
+    /// Kills the session that `target` names (by its id, or by the uid of an incarnation), or one agent in it with
+    /// its descendants.
     pub async fn kill<'a>(
         &self,
         target: impl Into<SessionRef<'a>>,
@@ -229,15 +229,15 @@ impl Manager {
         })
     }
 
-    /// Takes over an order that was given to another process of this gateway, now or before this start;
-    /// true when it stands from now on. Nothing is published: it was when it was given.
+    /// Applies an order that was given to another process of this gateway, or before this start. Returns true if it
+    /// is in force from now on. Publishes no event.
     pub fn restore(&self, order: KillOrder) -> bool {
         let rev = u64::try_from(order.at.as_millisecond()).unwrap_or(0);
         self.take_order(KillOrder { rev, ..order }).is_some()
     }
 
-    /// Takes an order that was given elsewhere, unless its block is over or one that is as new stands.
-    /// Gives how many legs were cut.
+    /// Applies an order that was given elsewhere, unless it has expired or is not newer than the known one. Returns
+    /// how many legs were cut.
     pub(in crate::session) fn take_order(&self, order: KillOrder) -> Option<usize> {
         let expires = order.until.map(|until| self.clock.moment(until));
         let order = Arc::new(KillOrder { expires, ..order });
@@ -245,12 +245,12 @@ impl Manager {
         is_taken.then(|| self.apply_order(&order).1)
     }
 
-    /// Carries out an order that stands in the book: ends the session, or lays it on the session's agents,
-    /// and cuts what is open. Gives the session, if it is live here, and how many legs were cut.
+    /// Carries out a recorded order: ends the session, or adds the order to the session's agents, and cuts their
+    /// legs. Returns the session if it is active here, and how many legs were cut.
     pub(in crate::session) fn apply_order(&self, order: &Arc<KillOrder>) -> (Option<Arc<Session>>, usize) {
         let mut found = None;
-        // Whoever opened this session before the order was written is found here; whoever comes later
-        // finds the order. The incarnation may be a newer one than the target's: it is killed too.
+        // Sessions opened before the order was recorded are found here; later requests find the order. A newer
+        // incarnation than the one named is killed as well.
         let mut legs_cut = 0;
         for live in self.sessions_under(order) {
             legs_cut += if order.agent.is_some() {
@@ -267,22 +267,23 @@ impl Manager {
         (found, legs_cut)
     }
 
-    /// The sessions here that an order is against: one, but for an order whose scope another principals' key made.
+    /// The active sessions that an order applies to: one, unless the scope of the order was made with another
+    /// principals' key.
     fn sessions_under(&self, order: &KillOrder) -> Vec<Arc<Session>> {
         let mut lives = self.active.by_id(order.session_id.as_str());
         lives.retain(|live| self.kill_orders.is_against(order, live.key()));
         lives
     }
 
-    /// Lays the order against an agent on its sessions no longer.
+    /// Removes a lifted order against an agent from its sessions.
     pub(in crate::session) fn lift_from_sessions(&self, order: &Arc<KillOrder>) {
         if order.agent.is_some() {
             self.sessions_under(order).iter().for_each(|live| live.lift(order));
         }
     }
 
-    /// Lifts the kill order against the session that `target` names (its id, or the uid the order was
-    /// made against); the id may then start a new incarnation. With `agent`, lifts the order against that.
+    /// Lifts the kill order against the session that `target` names (by its id, or by the uid that the order was
+    /// made against); the id may then start a new incarnation. With `agent`, lifts the order against that agent.
     pub async fn resume<'a>(
         &self,
         target: impl Into<SessionRef<'a>>,
@@ -313,7 +314,7 @@ impl Manager {
         Ok(Resumed { session_id: order.session_id.clone(), order, not_reached })
     }
 
-    /// Tells by which principals' key scopes are named here.
+    /// Sets the principals' key with which scopes are made on this instance.
     pub fn set_principals_key(&self, key: KeyId) {
         self.kill_orders.set_principals_key(key);
     }

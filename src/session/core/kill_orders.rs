@@ -1,7 +1,7 @@
-//! The book of kill orders: which ids are refused, since when, by whom and until when.
+//! The kill orders that this instance knows.
 //!
-//! An order stands here before the first leg is cut, because real clients retry within
-//! milliseconds; whoever opens a session asks here while it holds the registry's shard.
+//! An order is recorded here before the first leg is cut, because clients retry within milliseconds. Admission
+//! checks here while it holds the registry shard.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,32 +13,32 @@ use crate::clock::Moment;
 use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey};
 use crate::session::views::kill_order::KillOrder;
 
-/// What scopes begin with that are made of credentials, with the principals' key.
+/// Prefix of scopes that are made from credentials, with the principals' key.
 const BY_CREDENTIAL: &str = "cred:";
 
-/// All orders of this instance, at most one for each session (an id in a scope) and each agent in it.
+/// All orders, at most one for each session (an id in a scope) and each agent.
 #[derive(Debug, Default)]
 pub(in crate::session) struct KillOrders {
     orders: DashMap<SessionId, Vec<Arc<KillOrder>>>,
-    /// By which principals' key this instance lives.
+    /// The principals' key of this instance.
     key: OnceLock<KeyId>,
-    /// Instances with different keys run.
+    /// True while instances with different keys run.
     is_mixed: AtomicBool,
 }
 
 impl KillOrders {
-    /// Tells by which principals' key this instance lives; the first one told is the one.
+    /// Sets the principals' key of this instance; only the first call has an effect.
     pub(in crate::session) fn set_principals_key(&self, key: KeyId) {
         let _ = self.key.set(key);
     }
 
-    /// Tells whether instances with different keys run.
+    /// Sets whether instances with different keys run.
     pub(in crate::session) fn mixed(&self, is_mixed: bool) {
         self.is_mixed.store(is_mixed, Ordering::Relaxed);
     }
 
-    /// What a new order names its scope by: no key that any instance has, while a session may have been named by
-    /// another one.
+    /// The key that a new order carries. While instances with different keys run, it is one that no instance has,
+    /// because the scope may have been made with any of them.
     pub(in crate::session) fn principal_key(&self) -> Option<KeyId> {
         if self.is_mixed.load(Ordering::Relaxed) {
             Some(KeyId::new("mixed"))
@@ -47,8 +47,8 @@ impl KillOrders {
         }
     }
 
-    /// True when an order is against this session: its scope, or any that is made of a credential when another key
-    /// made the order's.
+    /// True if an order applies to this session: to its scope, or to any scope made from a credential if the order
+    /// was made with another key.
     pub(in crate::session) fn is_against(&self, order: &KillOrder, key: &SessionKey) -> bool {
         order.session_id == key.id
             && (order.scope == key.scope || self.is_foreign(order) && by_credential(&key.scope))
@@ -59,7 +59,7 @@ impl KillOrders {
         by_credential(&order.scope) && self.key.get().is_some_and(|own| own != theirs)
     }
 
-    /// Writes an order; it takes the place of an older one for the same session or agent.
+    /// Records an order in place of an older one for the same session or agent.
     pub(in crate::session) fn write(&self, order: Arc<KillOrder>) {
         let mut orders = self.orders.entry(order.session_id.clone()).or_default();
         orders.retain(|old| (&old.scope, &old.agent) != (&order.scope, &order.agent));
@@ -97,8 +97,8 @@ impl KillOrders {
         self.orders.iter().map(|entry| entry.value().iter().filter(|o| o.in_force(now)).count()).sum()
     }
 
-    /// The orders in force that `target` names (a session id, the uid an order was made against, or both), those
-    /// against single agents too.
+    /// The orders in force that `target` names (by a session id, by the uid that an order was made against, or
+    /// both), including those against agents.
     pub(in crate::session) fn named(&self, target: SessionRef<'_>, now: Moment) -> Vec<Arc<KillOrder>> {
         let by_id = target.id().and_then(|id| self.orders.get(id));
         let mut named: Vec<_> = by_id.map(|orders| orders.value().clone()).unwrap_or_default();
@@ -112,7 +112,7 @@ impl KillOrders {
         named
     }
 
-    /// Strikes this very order out; false when it is no longer there.
+    /// Removes exactly this order; false if it was no longer there.
     pub(in crate::session) fn strike(&self, order: &Arc<KillOrder>) -> bool {
         let mut found = false;
         self.keep(&order.session_id, |other| {
@@ -123,7 +123,7 @@ impl KillOrders {
         found
     }
 
-    /// Takes an order of the fleet, unless one stands that is as new; true when it was taken.
+    /// Records an order of another instance unless a known one is as new. Returns true if it was recorded.
     pub(in crate::session) fn take(&self, order: &Arc<KillOrder>) -> bool {
         let mut orders = self.orders.entry(order.session_id.clone()).or_default();
         let same = |old: &Arc<KillOrder>| (&old.scope, &old.agent) == (&order.scope, &order.agent);
@@ -135,7 +135,7 @@ impl KillOrders {
         true
     }
 
-    /// True while this very order, or one as new in its place, stands.
+    /// True while this order, or one that is as new, is in force.
     pub(in crate::session) fn holds(&self, order: &KillOrder, now: Moment) -> bool {
         let same = |other: &Arc<KillOrder>| {
             (&other.scope, &other.agent) == (&order.scope, &order.agent) && other.rev >= order.rev
@@ -144,14 +144,14 @@ impl KillOrders {
         orders.is_some_and(|orders| orders.iter().any(|other| same(other) && other.in_force(now)))
     }
 
-    /// True while an order stands against this session or an agent in it that another instance may have to be told.
+    /// True while an order against this session or an agent is in force that other instances must know.
     pub(in crate::session) fn has_any(&self, key: &SessionKey, now: Moment) -> bool {
         let stands =
             |order: &Arc<KillOrder>| order.scope == key.scope && order.rev > 0 && order.in_force(now);
         self.orders.get(key.id.as_str()).is_some_and(|orders| orders.iter().any(stands))
     }
 
-    /// Strikes out the orders against a session or an agent up to this revision; gives them.
+    /// Removes the orders against a session or an agent up to this revision, and returns them.
     pub(in crate::session) fn remove_up_to(
         &self,
         key: &SessionKey,
@@ -169,12 +169,12 @@ impl KillOrders {
         struck
     }
 
-    /// Strikes out what stood in for an order that could not be read, and now can.
+    /// Removes the placeholder for an order that could not be read before.
     pub(in crate::session) fn remove_unreadable(&self, key: &SessionKey) {
         self.keep(&key.id, |order| order.scope != key.scope || order.rev > 0);
     }
 
-    /// Forgets what the clock has ended.
+    /// Removes expired orders.
     pub(in crate::session) fn forget_expired(&self, now: Moment) {
         self.orders.retain(|_, orders| {
             orders.retain(|order| order.in_force(now));

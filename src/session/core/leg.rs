@@ -10,8 +10,8 @@ use crate::protocol::offer::Offer;
 use crate::protocol::usage::Usage;
 use crate::session::views::kill_order::KillOrder;
 
-/// An open leg. It counts until it is settled or dropped, whichever comes first; a future that is
-/// dropped in mid-air therefore still leaves its session in order.
+/// An open leg. It counts until it is settled or dropped, whichever comes first, so that a cancelled future leaves
+/// its session consistent.
 #[derive(Debug)]
 pub struct Leg {
     session: Arc<Session>,
@@ -25,12 +25,11 @@ impl Leg {
         Self { session, manager, id, open: true }
     }
 
-    /// The session it belongs to.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
-    /// Its id in this process.
+    /// The id of the leg; unique in this process.
     pub fn id(&self) -> LegId {
         self.id
     }
@@ -40,33 +39,33 @@ impl Leg {
         self.session.order_refusing(self.id, self.manager.clock.now())
     }
 
-    /// Notes where the leg goes, for whoever looks at it while it is open.
+    /// Records where the request is sent, for views of the open leg.
     pub fn routed(&self, backend: &BackendName, model: Option<&str>) {
         self.session.routed(self.id, backend, model);
     }
 
-    /// Notes what the request of the leg offers the model.
+    /// Records which tools the request offers.
     pub fn offers(&self, offer: &Offer) {
         self.session.offers(self.id, offer);
     }
 
-    /// Notes that another backend took the place of the one it went to.
+    /// Records that the request failed over to another backend.
     pub fn rerouted(&self, backend: &BackendName) {
         self.session.rerouted(self.id, backend);
     }
 
-    /// Counts the tokens of an answer inside the leg, which goes on: a socket carries many.
+    /// Adds token counts while the leg stays open: a socket carries many responses.
     pub fn add_usage(&self, model: Option<&str>, usage: Usage) {
         self.session.add_usage(self.id, model, usage);
     }
 
-    /// Closes the leg with its report; a second report changes nothing.
+    /// Closes the leg with its report. A second report changes nothing.
     pub fn settle(&mut self, report: LegReport) {
         self.close(Some(report));
     }
 
-    /// Takes the leg out of its session as if it had never been there, with the bytes it brought: it has
-    /// turned out to belong to another one.
+    /// Removes the leg, and the bytes it counted, as if it had never been opened: it turned out to belong to
+    /// another session.
     pub fn withdraw(mut self, bytes_in: u64) {
         self.open = false;
         self.manager.withdraw(&self.session, self.id, bytes_in);

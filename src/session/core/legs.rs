@@ -1,4 +1,4 @@
-//! What happens to the open legs of a session, under its lock.
+//! Operations on the open legs of a session, under its lock.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +13,7 @@ use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{Identity, SessionState};
 
 impl Session {
-    /// Opens a leg, unless the session has ended or an order stands against the agent.
+    /// Opens a leg, unless the session has ended or the agent is killed.
     pub(in crate::session) fn open(
         &self,
         id: LegId,
@@ -49,7 +49,7 @@ impl Session {
         Ok(())
     }
 
-    /// Notes where an open leg goes.
+    /// Records where an open leg is sent.
     pub(in crate::session) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
         let Inner { legs, totals, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
@@ -57,7 +57,7 @@ impl Session {
         }
     }
 
-    /// Notes what the request of an open leg offers.
+    /// Records which tools the request of an open leg offers.
     pub(in crate::session) fn offers(&self, id: LegId, offer: &Offer) {
         if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
             leg.line.tools_offered = offer.count();
@@ -66,7 +66,7 @@ impl Session {
         }
     }
 
-    /// Notes that an open leg goes elsewhere.
+    /// Records that an open leg failed over.
     pub(in crate::session) fn rerouted(&self, id: LegId, backend: &BackendName) {
         let Inner { legs, totals, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
@@ -74,7 +74,7 @@ impl Session {
         }
     }
 
-    /// Counts the tokens of an answer inside a leg.
+    /// Adds token counts to an open leg.
     pub(in crate::session) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
         let inner = &mut *self.inner();
         inner.totals.add_usage(model, usage);
@@ -85,7 +85,7 @@ impl Session {
         }
     }
 
-    /// Closes a leg and gives what is kept of it, if that is `wanted`; `None` when there is no such leg.
+    /// Closes a leg and returns what is kept of it if `wanted`; `None` if there is no such leg.
     pub(in crate::session) fn close(
         &self,
         id: LegId,
@@ -112,8 +112,8 @@ impl Session {
         Some(Closed { kept, was_last })
     }
 
-    /// Takes an open leg out with all that was counted of it; true when the session had ended and waited for
-    /// this leg only.
+    /// Removes an open leg with everything it counted. Returns true if the session had ended and waited only for
+    /// this leg.
     pub(in crate::session) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
         let mut inner = self.inner();
         let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };

@@ -1,8 +1,8 @@
-//! How operators name sessions, and what a name leads to: one rule for every question and every order.
+//! How operators name sessions, and which sessions a name matches: one rule for queries and orders.
 //!
-//! A name is a uid, a session id, or both at once: clients choose their ids, and nothing keeps one from
-//! choosing another session's uid. Such a name is ambiguous and never guessed; the operator says which
-//! reading is meant ([`NamedBy`]).
+//! A name is a uid, a session id, or both at once: clients choose their ids, and nothing prevents one from choosing
+//! the uid of another session. Such a name is ambiguous and never guessed; the operator selects one reading
+//! ([`NamedBy`]).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -14,13 +14,13 @@ use crate::session::views::agent_view::AgentView;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::SessionState;
 
-/// The one reading of a name that is meant.
+/// How a name is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NamedBy {
     /// The uid of an incarnation.
     Uid,
-    /// The session id, as its client sends it.
+    /// The session id, as the client sends it.
     Id,
 }
 
@@ -32,7 +32,7 @@ pub struct SessionRef<'a> {
 }
 
 impl<'a> SessionRef<'a> {
-    /// A name; with `None` both readings count.
+    /// A name; `None` allows both readings.
     pub fn new(text: &'a str, by: Option<NamedBy>) -> Self {
         Self { text, by }
     }
@@ -42,17 +42,17 @@ impl<'a> SessionRef<'a> {
         self.text
     }
 
-    /// The one reading that is meant, if the operator said so.
+    /// The reading that the operator selected.
     pub fn by(self) -> Option<NamedBy> {
         self.by
     }
 
-    /// The uid it may be.
+    /// The name as a uid, if it can be one.
     pub fn uid(self) -> Option<Uid> {
         (self.by != Some(NamedBy::Id)).then(|| Uid::parse(self.text)).flatten()
     }
 
-    /// The session id it may be.
+    /// The name as a session id, if it can be one.
     pub fn id(self) -> Option<&'a str> {
         (self.by != Some(NamedBy::Uid)).then_some(self.text)
     }
@@ -70,27 +70,27 @@ impl<'a> From<&'a String> for SessionRef<'a> {
     }
 }
 
-/// Every incarnation that a name leads to, in this process and beyond.
+/// All incarnations that a name matches, in this process and elsewhere.
 #[derive(Clone, Debug, Default)]
 pub(in crate::session) struct NameMatches {
     by_uid: Vec<SessionView>,
     by_id: Vec<SessionView>,
-    /// The store did not answer: there may be more.
+    /// True if the store did not answer: there may be more.
     pub(in crate::session) is_partial: bool,
 }
 
 impl NameMatches {
-    /// Adds the incarnation with the uid; what was added first stays.
+    /// Adds the incarnation with the uid; entries added earlier win.
     pub(in crate::session) fn add_by_uid(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
         add(&mut self.by_uid, sessions);
     }
 
-    /// Adds incarnations with the id; what was added first stays.
+    /// Adds incarnations with the id; entries added earlier win.
     pub(in crate::session) fn add_by_id(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
         add(&mut self.by_id, sessions);
     }
 
-    /// True when an incarnation with the uid was found.
+    /// True if an incarnation with the uid was found.
     pub(in crate::session) fn has_uid(&self) -> bool {
         !self.by_uid.is_empty()
     }
@@ -99,31 +99,31 @@ impl NameMatches {
         self.by_uid.is_empty() && self.by_id.is_empty()
     }
 
-    /// Keeps the sessions of this scope only.
+    /// Keeps only the sessions of this scope.
     pub(in crate::session) fn keep_scope(&mut self, scope: &Scope) {
         self.by_uid.retain(|session| session.key().scope == *scope);
         self.by_id.retain(|session| session.key().scope == *scope);
     }
 
-    /// Every incarnation, those with the uid first.
+    /// All incarnations, those matched by uid first.
     pub(in crate::session) fn all(&self) -> impl Iterator<Item = &SessionView> {
         self.by_uid.iter().chain(&self.by_id)
     }
 
-    /// The lists apart: with the uid, with the id.
+    /// The incarnations matched by uid, and those matched by id.
     pub(in crate::session) fn into_parts(self) -> (Vec<SessionView>, Vec<SessionView>) {
         (self.by_uid, self.by_id)
     }
 
-    /// The agents of each incarnation of this session that was found.
+    /// The agents of each incarnation of this session.
     pub(in crate::session) fn agents(&self, key: &SessionKey) -> Vec<Vec<AgentView>> {
         let theirs = self.all().filter(|session| session.key() == key);
         theirs.filter_map(|session| session.agents.clone()).collect()
     }
 
-    /// The sessions that are meant, newest first; more than one is for the operator to resolve. An id means one
-    /// incarnation in each scope (the active one, else the newest), and active sessions go before ended
-    /// ones. A name that is one session's uid and another one's id means both, whatever their states.
+    /// The sessions that the name means, newest first; more than one is ambiguous. An id means one incarnation in
+    /// each scope (the active one, else the newest), and active sessions take precedence over ended ones. A name
+    /// that is the uid of one session and the id of another means both, whatever their states.
     pub(in crate::session) fn sessions(&self) -> Vec<&SessionView> {
         let mut by_id: HashMap<&Scope, &SessionView> = HashMap::new();
         for session in &self.by_id {

@@ -1,5 +1,5 @@
-//! The manager: the only writer of sessions. This file holds its parts and what all its duties share;
-//! the duties are `admit.rs`, `kill.rs`, `reaper.rs` and `query.rs`.
+//! The manager: the only writer of sessions. This file has its fields and what its operations share; the operations
+//! are in `admit.rs`, `kill.rs`, `reap.rs` and `query.rs`.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -28,12 +28,12 @@ use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 use crate::session::views::stats::Stats;
 
-/// Events a slow reader of the feed may lag behind before it loses some.
+/// Events that a slow reader of the feed may lag behind before it loses some.
 const FEED: usize = 1024;
-/// The record of an ended session waits so long for its last leg to settle.
+/// How long the record of an ended session waits for its last leg to settle.
 pub(in crate::session) const SETTLE: Duration = Duration::from_millis(250);
 
-/// How often a listener that is behind is asked again.
+/// How often a listener that is behind is checked again.
 const PACE: Duration = Duration::from_millis(2);
 
 /// All sessions of this instance.
@@ -41,17 +41,17 @@ pub struct Manager {
     pub(super) settings: ArcSwap<Settings>,
     pub(super) clock: Clock,
     pub(super) store: Arc<dyn SessionStore>,
-    /// The part of other instances.
+    /// Connects this instance with others.
     pub(super) replication: Arc<dyn Replication>,
     /// Other processes of this gateway, during an upgrade.
     pub(super) upgrade_peers: UpgradePeers,
     listener: Arc<dyn Listener>,
-    /// Whether the listener is to be told of each leg.
+    /// True if the listener receives each leg.
     wants_legs: bool,
     feed: broadcast::Sender<Arc<Event>>,
     /// Active sessions.
     pub(super) active: Registry,
-    /// Ended sessions whose last snapshot is not yet in the store.
+    /// Ended sessions whose last view is not yet in the store.
     pub(super) closing: Registry,
     pub(super) kill_orders: KillOrders,
     pub(super) active_counts: ActiveCounts,
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Manager {
 }
 
 impl Manager {
-    /// A manager without sessions.
+    /// A manager without sessions that shares nothing with other instances.
     pub fn new(
         settings: Settings,
         clock: Clock,
@@ -110,24 +110,23 @@ impl Manager {
         })
     }
 
-    /// Takes new settings; they hold from the next admission and the next reaping on.
+    /// Applies new settings, from the next admission and the next reap on.
     pub fn reconfigure(&self, settings: Settings) {
         self.replication.reconfigure(&settings);
         self.settings.store(Arc::new(settings));
     }
 
-    /// Tells what a record shows for a backend (its URL); an unknown one is shown by its name.
+    /// Sets the address that records show for each backend; others are shown by name.
     pub fn set_backend_urls(&self, shown_as: HashMap<BackendName, Arc<str>>) {
         self.backend_urls.store(Arc::new(shown_as));
     }
 
-    /// The live feed. A reader that falls behind loses the oldest events and is told how many
+    /// The event feed. A reader that falls behind loses the oldest events and learns how many
     /// (`RecvError::Lagged`).
     pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
         self.feed.subscribe()
     }
 
-    /// The clock of the sessions.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -166,12 +165,12 @@ impl Manager {
         if self.feed.receiver_count() > 0 || self.replication.is_shared() {
             let event = Arc::new(event);
             self.replication.on_event(&event);
-            // The last reader may have left just now; nobody misses the event then.
+            // Fails if the last reader has just left, which is fine.
             let _unread = self.feed.send(event);
         }
     }
 
-    /// Waits while the listener is behind, as long as there is patience.
+    /// Waits while the listener is behind, for at most `patience` in total.
     pub(in crate::session) async fn pace(&self, patience: &mut Duration) {
         while self.listener.is_behind() && !patience.is_zero() {
             tokio::time::sleep(PACE).await;
@@ -179,7 +178,7 @@ impl Manager {
         }
     }
 
-    /// Shows in the feed what happened at another instance.
+    /// Publishes an event of another instance in the feed.
     pub(in crate::session) fn forward_event(&self, event: &str) {
         if self.feed.receiver_count() == 0 {
             return;
@@ -190,19 +189,19 @@ impl Manager {
         }
     }
 
-    /// Ends a session if `only_if` holds at that moment: no leg joins it any more, its open legs are
-    /// cut, and its record follows when the last of them has settled. Gives how many were cut; `None`
-    /// when it had ended before or may not end.
+    /// Ends a session if `only_if` holds at that moment: no leg joins it any more, its open legs are cut, and its
+    /// record follows when the last of them has settled. Returns how many were cut, or `None` if it had already
+    /// ended or may not end.
     pub(in crate::session) fn end(
         &self,
-        active: &Arc<Session>,
+        live: &Arc<Session>,
         reason: EndReason,
         order: Option<Arc<KillOrder>>,
         only_if: impl FnOnce(&Session, &Inner) -> bool,
     ) -> Option<usize> {
         let cuts = live.end(End { at: self.clock.now(), reason, order }, only_if)?;
         self.active_counts.release(live);
-        // In this order, so that it can be found at every moment.
+        // In this order, so that the session can always be found.
         self.closing.insert(live.clone());
         self.active.remove(live);
         let why = match reason {
@@ -221,7 +220,7 @@ impl Manager {
         Some(cuts.len())
     }
 
-    /// Closes a leg, and writes the record when an ended session waited for it.
+    /// Closes a leg, and writes the record if an ended session waited for it.
     pub(in crate::session) fn close(&self, live: &Arc<Session>, leg: LegId, report: Option<LegReport>) {
         let usage = if self.wants_legs { report.as_ref().and_then(|report| report.usage) } else { None };
         let closed = live.close(leg, report, self.wants_legs, self.clock.now());
@@ -234,15 +233,15 @@ impl Manager {
         }
     }
 
-    /// Takes a leg out of its session uncounted, and writes the record when an ended session waited for it.
+    /// Removes a leg with everything it counted, and writes the record if an ended session waited for it.
     pub(in crate::session) fn withdraw(&self, live: &Arc<Session>, leg: LegId, bytes_in: u64) {
         if live.withdraw(leg, bytes_in, self.clock.now()) {
             self.finish(live);
         }
     }
 
-    /// Writes the record of an ended session, unless it was written before.
-    /// In a fleet it is written when every instance has closed its share.
+    /// Completes the record of an ended session, once. With replication it is published when every instance has
+    /// closed its share.
     pub(in crate::session) fn finish(&self, live: &Arc<Session>) {
         if let Some(record) = live.record(&self.clock, |name| self.backend_url(name)) {
             self.totals().add_ended(&record, live.identity().client.as_deref());
@@ -250,7 +249,7 @@ impl Manager {
         }
     }
 
-    /// What a record shows for a backend.
+    /// The address that a record shows for a backend.
     pub(in crate::session) fn backend_url(&self, name: &BackendName) -> Arc<str> {
         self.backend_urls.load().get(name).cloned().unwrap_or_else(|| Arc::from(name.as_str()))
     }

@@ -1,4 +1,4 @@
-//! Requests that have ended, kept in few bytes: one who makes up session ids makes one of these with each.
+//! Finished requests in few bytes: a client that invents session ids creates one for each id.
 
 use jiff::Timestamp;
 
@@ -7,10 +7,10 @@ use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 use crate::session::views::request_line::{LegKind, RequestLine, SocketReport, clipped};
 
-/// How many texts a line has.
+/// Number of strings in a line.
 const TEXTS: usize = 11;
 
-/// One [`RequestLine`]. Its texts, 256 bytes of each, lie in one piece one after the other; an absent one is empty.
+/// A [`RequestLine`]. Its strings, at most 256 bytes of each, are stored in one allocation; a missing one is empty.
 #[derive(Clone, Debug)]
 pub(in crate::session) struct PackedRequest {
     texts: Box<str>,
@@ -21,10 +21,10 @@ pub(in crate::session) struct PackedRequest {
     tools_offered: u16,
     status: Option<u16>,
     input_tokens_estimate: u32,
-    /// Milliseconds: up to 49 days.
+    /// Milliseconds, up to 49 days.
     duration_ms: u32,
     ttfb_ms: Option<u32>,
-    /// Nanoseconds since 1970: up to the year 2262.
+    /// Nanoseconds since 1970, up to the year 2262.
     started_at: i64,
     tools: ToolCounts,
     socket: Option<Box<SocketReport>>,
@@ -74,7 +74,7 @@ impl From<RequestLine> for PackedRequest {
 }
 
 impl PackedRequest {
-    /// The line again.
+    /// Unpacks the line.
     pub(in crate::session) fn line(&self) -> RequestLine {
         let [
             request_id,
@@ -117,7 +117,7 @@ impl PackedRequest {
         }
     }
 
-    /// The tokens of a socket's answers.
+    /// Token counts of a socket's responses; `None` for other requests.
     pub(in crate::session) fn socket_usage(&self) -> Option<Usage> {
         self.socket.as_ref().map(|socket| socket.usage)
     }

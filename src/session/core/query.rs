@@ -1,4 +1,4 @@
-//! Questions: the live sessions laid over what the store keeps.
+//! Queries: active sessions combined with what the store holds.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use super::active_counts::Capacity;
 use super::lookup::{NameMatches, SessionRef};
 use super::manager::Manager;
 use super::session::Session;
+use super::upgrade_peers::PeerChannel;
 use crate::ids::Uid;
-use crate::session::core::upgrade_peers::channel::PeerChannel;
 use crate::session::store::{Filter, Listed, Page, StoreError};
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::SessionState;
 use crate::session::views::stats::Stats;
 
 impl Manager {
-    /// One page of sessions, newest first. When the store does not answer, the live ones are listed.
+    /// One page of sessions, newest first. If the store does not answer, only active sessions are listed.
     pub async fn list(&self, filter: &Filter) -> Page {
         self.list_for(filter, None).await
     }
 
-    /// The same; `asker` is the process that asks, which is not asked itself.
+    /// Lists sessions for `asker`, a peer process that is not queried itself.
     pub(in crate::session) async fn list_for(
         &self,
         filter: &Filter,
@@ -31,7 +31,7 @@ impl Manager {
         self.page_with_peers(page, filter, asker).await
     }
 
-    /// Without those of other processes of this gateway.
+    /// Lists sessions without those of peer processes.
     async fn list_here(&self, filter: &Filter) -> Page {
         self.flush_before_read(None).await;
         let before = filter.before();
@@ -39,7 +39,7 @@ impl Manager {
             let asked = before.is_none_or(|before| live.uid() < before) && live.matches(filter);
             asked.then(|| live.clone())
         };
-        // Closing ones after the live ones: a session that ends meanwhile is seen twice, never missed.
+        // Closing sessions after active ones: a session that ends meanwhile is seen twice, never missed.
         let mut here = self.active.collect(pick);
         here.extend(self.closing.collect(pick));
         here.sort_by_key(|live| std::cmp::Reverse(live.uid()));
@@ -56,7 +56,7 @@ impl Manager {
             stored.iter().map(|session| (session.uid, session.brief())).collect();
         let here = here.into_iter().filter(|live| searched_to.is_none_or(|lowest| live.uid() >= lowest));
         for live in here.take(len + 1) {
-            // In a fleet the store knows the shares of all.
+            // With replication the store has the sum of all shares.
             let is_complete = self.replication.is_shared() && sessions.contains_key(&live.uid());
             if !is_complete {
                 sessions.insert(live.uid(), live.view(&self.clock, false));
@@ -69,8 +69,8 @@ impl Manager {
         Page { sessions, next_cursor, truncated: truncated || last.is_none() && searched_to.is_some() }
     }
 
-    /// The sessions `target` names, with detail, newest first: the same that a kill would mean. More than one is
-    /// for the caller to resolve.
+    /// The sessions that `target` names, with details, newest first: those that a kill would mean. If there are
+    /// several, the caller has to choose.
     pub async fn get<'a>(&self, target: impl Into<SessionRef<'a>>) -> Vec<SessionView> {
         let target = target.into();
         self.flush_before_read(Some(target)).await;
@@ -89,8 +89,8 @@ impl Manager {
         found
     }
 
-    /// In a fleet the store is to know this instance's shares as they are now: of the sessions that `target`
-    /// names, or of all.
+    /// With replication, writes this instance's shares of the sessions that `target` names, or of all, before the
+    /// store is read.
     async fn flush_before_read(&self, target: Option<SessionRef<'_>>) {
         if !(self.replication.is_shared() && self.replication.store_answers()) {
             return;
@@ -105,7 +105,7 @@ impl Manager {
         self.replication.write_shares(self, sessions).await;
     }
 
-    /// Totals since the start.
+    /// Totals since startup.
     pub fn stats(&self) -> Stats {
         let mut stats = self.totals().clone();
         let mut counted = HashSet::new();
@@ -136,25 +136,24 @@ impl Manager {
         stats
     }
 
-    /// How near the limits of sessions are, and what they did since the start.
+    /// Use of the session limits, and what they have done since startup.
     pub fn capacity(&self) -> Capacity {
         self.active_counts.capacity(&self.settings.load())
     }
 
-    /// Sessions active now.
+    /// Number of sessions active now.
     pub fn active(&self) -> usize {
         self.active_counts.active()
     }
 
-    /// Every incarnation that a name leads to.
+    /// All incarnations that a name matches.
     ///
-    /// # Errors
-    /// Nothing is found here, and the store or another process of this gateway does not answer.
+    /// # Errors Nothing was found here, and the store or a peer process does not answer.
     pub(in crate::session) async fn find(&self, target: SessionRef<'_>) -> Result<NameMatches, StoreError> {
         self.find_for(target, None).await
     }
 
-    /// The same; `asker` is the process that asks, which is not asked itself.
+    /// Finds sessions for `asker`, a peer process that is not queried itself.
     pub(in crate::session) async fn find_for(
         &self,
         target: SessionRef<'_>,

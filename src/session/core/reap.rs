@@ -1,9 +1,8 @@
-//! What time does to sessions: `app` calls [`Manager::reap`] each second, and
-//! [`Manager::shutdown`] at the end.
+//! Timeouts: `app` calls [`Manager::reap`] every second, and [`Manager::shutdown`] at the end.
 //!
-//! Idle is counted from the last byte that moved, whether or not a leg is open: a stream that is
-//! silent for longer than `session.idle_timeout` ends with its session (its own silence timer,
-//! `server.timeouts.stream_idle`, is normally the shorter one).
+//! Idle time counts from the last byte, whether or not a leg is open: a stream that is silent for longer than
+//! `session.idle_timeout` ends with its session (its own idle timer, `server.timeouts.stream_idle`, is normally
+//! shorter).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,17 +14,17 @@ use crate::clock::{Moment, millis};
 use crate::session::settings::Settings;
 use crate::session::views::state::EndReason;
 
-/// Looks at the legs that still settle this often at shutdown.
+/// How often shutdown checks the legs that are still settling.
 const STEP: Duration = Duration::from_millis(10);
-/// How long a round waits in all for the records of what it ends to be written. Those that then find no room
-/// are counted as lost.
+/// How long a reap waits in total for the listener to write records. Records that then find no room are counted as
+/// lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same at shutdown.
 const LAST_PATIENCE: Duration = Duration::from_secs(15);
 
 impl Manager {
-    /// Ends what is due, writes records whose legs do not settle, forgets what is past its retention.
-    /// The walk takes two atomic loads for each session.
+    /// Ends sessions that are due, completes records whose legs do not settle, and purges what is past its
+    /// retention. The walk costs two atomic loads for each session.
     pub async fn reap(&self) {
         let now = self.clock.now();
         let settings = self.settings.load_full();
@@ -49,7 +48,7 @@ impl Manager {
         }
     }
 
-    /// Writes down what has ended and whose legs had their time to settle.
+    /// Completes ended sessions whose legs have had time to settle.
     async fn settle(&self, settings: &Settings, now: Moment) {
         let age = |live: &Session| live.ended().map_or(Duration::ZERO, |ended| now.since(ended));
         let ended = self.closing.collect(|live| (age(live) >= SETTLE).then(|| live.clone()));
@@ -61,8 +60,8 @@ impl Manager {
         self.replication.close(self, ended).await;
     }
 
-    /// Ends every session (completed, reason `shutdown`) and refuses new ones. Open legs are cut and get
-    /// a moment to settle; then every record is written.
+    /// Ends all sessions (state completed, reason `shutdown`) and refuses new ones. Open legs are cut and get a
+    /// moment to settle; then every record is written.
     pub async fn shutdown(&self) {
         self.closed.store(true, Ordering::SeqCst);
         let mut patience = LAST_PATIENCE;
@@ -97,7 +96,7 @@ impl Manager {
         self.end(live, reason, None, is_idle).is_some()
     }
 
-    /// Gives the store an ended session as it is now; false when the store did not take it.
+    /// Puts the last view of an ended session into the store. Returns false if the store did not take it.
     pub(super) async fn store_ended(&self, live: &Arc<Session>) -> bool {
         let kept = self.store.put(Arc::new(live.view(&self.clock, true))).await;
         if let Err(fault) = &kept {
@@ -107,7 +106,7 @@ impl Manager {
     }
 }
 
-/// Which end is due, by the cheap look.
+/// Why a session is due to end; cheap, without its lock.
 fn due(live: &Session, settings: &Settings, now: Moment) -> Option<EndReason> {
     let idle = live.idle(now);
     if settings.max_duration.is_some_and(|max| now.since(live.started()) >= max) {
@@ -121,7 +120,7 @@ fn due(live: &Session, settings: &Settings, now: Moment) -> Option<EndReason> {
     }
 }
 
-/// The same at the moment of ending, when no leg can open or close.
+/// Checks again at the moment of the end, when no leg can open or close.
 fn still_due(live: &Session, inner: &Inner, reason: EndReason, settings: &Settings, now: Moment) -> bool {
     match reason {
         EndReason::IdleTimeout => live.idle(now) >= settings.idle_timeout,

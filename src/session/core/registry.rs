@@ -1,4 +1,4 @@
-//! Sessions by their external id: one sharded map hit, without an allocation.
+//! Sessions by id: one lookup in a sharded map, without an allocation.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use dashmap::{DashMap, Entry};
 use super::session::Session;
 use crate::ids::{SessionId, SessionKey};
 
-/// So many that a walk over 100,000 sessions holds each lock for a few hundred of them only.
+/// Large enough that a walk over 100,000 sessions holds each lock for only a few hundred of them.
 const SHARDS: usize = 256;
 
-/// The sessions, by id; in the slot of an id stands one for each scope (closing: each incarnation).
+/// Sessions by id. The slot of an id has one session for each scope, or for closing sessions one for each
+/// incarnation.
 #[derive(Debug)]
 pub(in crate::session) struct Registry {
     slots: DashMap<SessionId, Vec<Arc<Session>>>,
@@ -21,30 +22,29 @@ impl Registry {
         Self { slots: DashMap::with_shard_amount(SHARDS) }
     }
 
-    /// The session of this key; the newest when there are several incarnations.
+    /// The session with this key; the newest if there are several incarnations.
     pub(in crate::session) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
         let slot = self.slots.get(key.id.as_str())?;
         newest(&slot, key).cloned()
     }
 
-    /// All sessions with this external id.
+    /// All sessions with this id.
     pub(in crate::session) fn by_id(&self, id: &str) -> Vec<Arc<Session>> {
         self.slots.get(id).map(|slot| slot.value().clone()).unwrap_or_default()
     }
 
-    /// Adds a session.
     pub(in crate::session) fn insert(&self, live: Arc<Session>) {
         self.with_slot(&live.key().id.clone(), |slot| slot.push(live));
     }
 
-    /// Takes a session out; no other one, not even another share of the same incarnation, which an instance has that
-    /// joined it again before its end was in the store.
+    /// Removes exactly this session. Another share of the same incarnation stays: this instance may have joined it
+    /// again before its end was stored.
     pub(in crate::session) fn remove(&self, live: &Session) {
         let is_other = |other: &Arc<Session>| !std::ptr::eq(Arc::as_ptr(other), live);
         self.with_slot(&live.key().id, |slot| slot.retain(is_other));
     }
 
-    /// Works on the slot of an id while nobody else can; an empty slot leaves no trace.
+    /// Runs `work` on the slot of an id while the shard is locked; removes the slot if it is empty afterwards.
     pub(in crate::session) fn with_slot<T>(
         &self,
         id: &SessionId,
@@ -69,7 +69,7 @@ impl Registry {
         }
     }
 
-    /// The sessions for which `pick` gives something, shard by shard.
+    /// The results of `pick`, shard by shard.
     pub(in crate::session) fn collect<T>(&self, mut pick: impl FnMut(&Arc<Session>) -> Option<T>) -> Vec<T> {
         let mut picked = Vec::new();
         self.each(|live| picked.extend(pick(live)));
@@ -84,7 +84,7 @@ impl Registry {
     }
 }
 
-/// The newest session of this key in a slot.
+/// The newest session with this key in a slot.
 pub(in crate::session) fn newest<'a>(slot: &'a [Arc<Session>], key: &SessionKey) -> Option<&'a Arc<Session>> {
     slot.iter().filter(|live| live.key().scope == key.scope).max_by_key(|live| live.uid())
 }

@@ -1,4 +1,4 @@
-//! A request on its way into a session: what it brings, what it reports at its end, and why it is refused.
+//! A request of a session: what it brings, what it reports at its end, and why it is refused.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,75 +14,76 @@ use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::{LegKind, SocketReport};
 use crate::session::views::state::Identity;
 
-/// Who comes with which session id.
+/// A request for a session.
 #[derive(Clone, Debug)]
 pub struct SessionRequest {
     /// The session.
     pub key: SessionKey,
-    /// How it was recognised.
+    /// How the session was recognised, and the client program.
     pub identity: Identity,
-    /// Who calls.
+    /// The caller.
     pub principal: PrincipalId,
-    /// The principals that the credentials of the request would be alone, when it carries several; else empty.
+    /// The principals that the single credentials of the request would have, if it carries several; otherwise
+    /// empty.
     pub accounts: Box<[PrincipalId]>,
-    /// Where from.
+    /// The address of the client.
     pub client_addr: IpAddr,
-    /// The address whose new sessions are counted (`session.starts_per_address`); `None` counts nothing.
+    /// The address that new sessions count against (`session.starts_per_address`); `None` counts nothing.
     pub counted_from: Option<IpAddr>,
-    /// A derived id: after so long a silence the same id is a new incarnation.
+    /// For a derived id: after this idle time the same id is a new incarnation.
     pub idle_gap: Option<Duration>,
 }
 
-/// What the leg is going to do.
+/// What the leg is about to do.
 #[derive(Clone, Debug)]
 pub struct LegStart {
-    /// What it is.
+    /// Request or socket.
     pub kind: LegKind,
     /// The request's method.
     pub method: Box<str>,
-    /// The request's path; a query is dropped and 256 bytes are kept.
+    /// The path of the request; the query is dropped and 256 bytes are kept.
     pub path: String,
     /// The request's id.
     pub request_id: RequestId,
-    /// What a kill cuts.
+    /// The slot that a kill cuts.
     pub cut: Arc<Cut>,
 }
 
-/// What the leg did. Bytes of the session's totals are counted as they pass
-/// (`Session::add_bytes_in`, `Session::add_bytes_out`); those here are for the request's own line.
+/// What the leg did. The byte totals of the session are counted as bytes pass (`Session::add_bytes_in`,
+/// `Session::add_bytes_out`); the values here are for the request line.
 #[derive(Clone, Debug, Default)]
 pub struct LegReport {
-    /// The backend that served it; `None` is the one of `Leg::routed`, if any.
+    /// The backend that served it; `None` keeps the one of `Leg::routed`.
     pub backend: Option<BackendName>,
-    /// The backend that failed before, when another one took its place.
+    /// The backend that failed first, if the request failed over.
     pub failover_from: Option<BackendName>,
-    /// How many backends were asked.
+    /// Number of backends tried.
     pub attempts: u32,
-    /// The model, as the request or the answer names it; `None` is the one of `Leg::routed`, if any.
+    /// The model, as the request or the response names it; `None` keeps the one of `Leg::routed`.
     pub model: Option<String>,
-    /// What a JSON-RPC request asked for: `tools/call get_weather`.
+    /// The operation of a JSON-RPC request: `tools/call get_weather`.
     pub operation: Option<String>,
     /// The status sent to the client.
     pub status: Option<u16>,
     /// Why it was refused or failed.
     pub error: Option<ErrorKind>,
-    /// The provider's own token counts.
+    /// The provider's token counts.
     pub usage: Option<Usage>,
-    /// Why the model stopped, in the provider's word.
+    /// Why the model stopped, in the provider's terms.
     pub stop_reason: Option<Box<str>>,
-    /// The tools it called.
+    /// Tools that the model called.
     pub tools: ToolCounts,
-    /// From the request to the first byte of the backend's answer.
+    /// From the request to the first byte of the response.
     pub ttfb: Option<Duration>,
-    /// From the request to the end.
+    /// From the request to its end.
     pub duration: Duration,
     /// Bytes received from the client by this leg.
     pub bytes_in: u64,
     /// Bytes sent to the client by this leg.
     pub bytes_out: u64,
-    /// True when the answer was a stream.
+    /// True if the response was a stream.
     pub stream: bool,
-    /// What passed, when it was an upgraded connection.
+    /// Traffic of an upgraded connection; `None` for other requests.
     pub socket: Option<Box<SocketReport>>,
     /// How it ended, in a word: `completed`, `killed`, `client_gone`.
     pub outcome: &'static str,

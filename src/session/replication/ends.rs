@@ -12,6 +12,7 @@ use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
 use crate::session::core::manager::Manager;
+use crate::session::core::replication::Due;
 use crate::session::core::session::Session;
 use crate::session::settings::Settings;
 use crate::session::store::redis::Ended;
