@@ -1,4 +1,4 @@
-//! `session.redis`: where the shared state is and how to get in.
+//! `session.redis`: the address of the shared store, and credentials for it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::settings::units::Span;
 /// The schemes of `url`: one server, sentinels, a cluster; each with an `s` for TLS.
 const SCHEMES: [&str; 6] =
     ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
-/// What `key_prefix` ends in when other keys get a prefix of their own.
+/// Suffix of `key_prefix` if other keys get a prefix of their own.
 const SESSION: &str = "session:";
-/// Connections beyond this bring nothing: commands are pipelined.
+/// More connections bring nothing, because commands are pipelined.
 const MAX_POOL: usize = 64;
 
 /// What an instance does while Redis is away.
@@ -93,7 +93,7 @@ impl Default for RedisConfig {
     }
 }
 
-/// The compiled share.
+/// The compiled settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub(super) url: Secret,
@@ -109,17 +109,17 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// True when the servers are those of a cluster.
+    /// True for a cluster.
     pub fn is_cluster(&self) -> bool {
         is_of_kind(self.url.reveal(), "-cluster")
     }
 
-    /// The address, without a password.
+    /// The address without passwords.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// True when nothing differs but what a running process can follow.
+    /// True if the settings differ only in what a running process can change.
     pub fn follows(&self, other: &Self) -> bool {
         let Self { flush_interval, on_unavailable, .. } = *other;
         Self { flush_interval, on_unavailable, ..self.clone() } == *other
@@ -130,14 +130,14 @@ impl Settings {
         self.flush_interval
     }
 
-    /// What happens to new sessions while Redis is away.
+    /// What happens to new sessions while Redis is unavailable.
     pub fn on_unavailable(&self) -> OnUnavailable {
         self.on_unavailable
     }
 }
 
 impl RedisConfig {
-    /// Compiles the keys; every fault is noted, and with one there are no settings.
+    /// Compiles the configuration and adds every fault to `faults`. `None` if there was one.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let (before, mut found) = ("session.redis", Faults::default());
         let url = self.address(&mut found);
@@ -200,7 +200,7 @@ impl RedisConfig {
         let known = Url::parse(url).is_ok_and(|url| SCHEMES.contains(&url.scheme()) && url.has_host());
         let sentinel = is_of_kind(url, "-sentinel") && !url.contains("sentinelServiceName=");
         if !known || sentinel {
-            // Not shown: it may hold a password.
+            // The value is not shown because it may contain a password.
             faults.add(
                 "url",
                 if sentinel { "names no sentinelServiceName" } else { "is not an address of Redis" },
@@ -244,12 +244,12 @@ impl RedisConfig {
     }
 }
 
-/// Whether the scheme of a URL ends so. Host names may, too: they do not count.
+/// True if the scheme of a URL has this suffix. Host names with it do not count.
 fn is_of_kind(url: &str, suffix: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.scheme().ends_with(suffix))
 }
 
-/// The URL without passwords: in its authority, and the sentinels' own in its query.
+/// The URL without its password and the password of the sentinels in its query.
 fn shown(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else { return String::new() };
     if url.password().is_some() {
@@ -336,7 +336,7 @@ mod tests {
         let ca_file = format!("{{url: 'rediss://a', tls: {{ca_file: {:?}}}}}", file.path());
         let faults = compile(&ca_file).unwrap_err();
         assert!(faults[0].contains("session.redis.tls.ca_file: it cannot be used"), "{faults:?}");
-        // What only the client finds wrong is told before the start, too.
+        // Errors that only the client crate detects are reported before startup, too.
         let faults = compile("{url: 'redis://a/seven'}").unwrap_err();
         assert!(faults[0].starts_with("session.redis.url: it cannot be used"), "{faults:?}");
     }

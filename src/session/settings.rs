@@ -1,4 +1,4 @@
-//! The `session:` share of the configuration that concerns life, limits and kills.
+//! The part of `session:` in the configuration about lifetimes, limits and kills.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl Default for SessionConfig {
     }
 }
 
-/// The compiled share.
+/// The compiled settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub(in crate::session) idle_timeout: Duration,
@@ -137,19 +137,19 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Where live state is kept.
+    /// Where sessions are stored.
     pub fn store(&self) -> StoreKind {
         if self.redis.is_some() { StoreKind::Redis } else { StoreKind::Memory }
     }
 
-    /// The Redis of `store: redis`.
+    /// The Redis of `store: redis`; `None` with `store: memory`.
     pub fn redis(&self) -> Option<&redis::Settings> {
         self.redis.as_ref()
     }
 }
 
 impl SessionConfig {
-    /// Compiles the keys; every fault is noted, and with one there are no settings.
+    /// Compiles the configuration and adds every fault to `faults`. `None` if there was one.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let mut whole = true;
         let mut demand = |holds: bool, key: &str, message: &str, hint: &str| {
@@ -202,7 +202,7 @@ impl SessionConfig {
 }
 
 impl Block {
-    /// False for a block that would end the moment it begins.
+    /// False for a block that would expire at once.
     pub fn is_whole(&self) -> bool {
         self.mode != BlockMode::Duration || self.duration.limit().is_some()
     }

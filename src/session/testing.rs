@@ -1,4 +1,4 @@
-//! What the tests of sessions start from (tests only).
+//! Fixtures for tests of sessions.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::session::views::request_line::LegKind;
 use crate::session::views::state::Identity;
 use crate::settings::fault::Faults;
 
-/// A principal's request for a session.
+/// A request of a principal.
 pub(crate) fn arrival_of(principal: &str, id: &str) -> SessionRequest {
     SessionRequest {
         key: SessionKey { scope: Scope::new(principal), id: SessionId::new(id) },
@@ -35,12 +35,12 @@ pub(crate) fn arrival_of(principal: &str, id: &str) -> SessionRequest {
     }
 }
 
-/// Ada's request for a session.
+/// A request of `cred:ada`.
 pub(crate) fn arrival(id: &str) -> SessionRequest {
     arrival_of("cred:ada", id)
 }
 
-/// A request of an agent of Ada's; without a name it is the main one, without a parent that is not told.
+/// A request of an agent; an empty name means the main agent, an empty parent is not sent.
 pub(crate) fn agent_arrival(id: &str, agent: &str, parent: &str) -> SessionRequest {
     let name = |name: &str| (!name.is_empty()).then(|| AgentId::new(name));
     let mut arrival = arrival(id);
@@ -48,7 +48,7 @@ pub(crate) fn agent_arrival(id: &str, agent: &str, parent: &str) -> SessionReque
     arrival
 }
 
-/// A leg about to start.
+/// The start of a leg.
 pub(crate) fn leg_start() -> LegStart {
     LegStart {
         kind: LegKind::Request,
@@ -59,13 +59,13 @@ pub(crate) fn leg_start() -> LegStart {
     }
 }
 
-/// Settings with some keys written.
+/// Settings from YAML.
 pub(crate) fn settings(yaml: &str) -> Settings {
     let written: SessionConfig = serde_yaml::from_str(yaml).unwrap();
     written.compile(&mut Faults::default()).unwrap()
 }
 
-/// A manager with its clock and all it has published.
+/// A manager with a manual clock and the events it has published.
 pub(crate) struct TestManager {
     pub(crate) manager: Arc<Manager>,
     pub(crate) clock: Clock,
@@ -81,7 +81,6 @@ impl TestManager {
         Self { manager: Manager::new(settings(yaml), clock.clone(), store, listener), clock, events }
     }
 
-    /// The records published so far.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let events = self.events.lock();
         let record = |event: &Event| match event {
@@ -91,7 +90,6 @@ impl TestManager {
         events.iter().filter_map(record).collect()
     }
 
-    /// The names of the events published so far.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         self.events.lock().iter().map(Event::name).collect()
     }

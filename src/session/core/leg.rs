@@ -25,6 +25,7 @@ impl Leg {
         Self { session, manager, id, open: true }
     }
 
+    /// The session of the leg.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
     }

@@ -127,6 +127,7 @@ impl Manager {
         self.feed.subscribe()
     }
 
+    /// The clock of the sessions.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

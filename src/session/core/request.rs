@@ -85,11 +85,11 @@ pub struct LegReport {
     pub stream: bool,
     /// Traffic of an upgraded connection; `None` for other requests.
     pub socket: Option<Box<SocketReport>>,
-    /// How it ended, in a word: `completed`, `killed`, `client_gone`.
+    /// The outcome in one word: `completed`, `killed`, `client_gone`.
     pub outcome: &'static str,
 }
 
-/// Which limit is reached.
+/// A limit on active sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// `session.max_active`.
@@ -114,13 +114,13 @@ impl Limit {
 /// Why a leg was not admitted.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Denied {
-    /// A kill order stands against the session or the agent.
+    /// The session or the agent is killed.
     #[error("{}", .order.notice())]
     Killed {
         /// The order.
         order: Arc<KillOrder>,
     },
-    /// A new session would be one too many, and all others have open requests.
+    /// A limit on active sessions is reached, and all of them have open legs.
     #[error("{} is reached: {limit} sessions, all of them with open requests", .what.key())]
     Capacity {
         /// Which limit.
@@ -134,16 +134,16 @@ pub enum Denied {
          exists, or wait"
     )]
     StartRate {
-        /// Until it may start another one.
+        /// Time until it may start another one.
         wait: Duration,
     },
-    /// The instance goes away.
+    /// This instance is shutting down.
     #[error("this instance is shutting down")]
     ShuttingDown,
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What the store holds of the session cannot be read.
+    /// The store holds a value that cannot be read.
     #[error("the session cannot be admitted: {key} holds what cannot be read; an operator must delete it")]
     Unreadable {
         /// The key.

@@ -1,4 +1,4 @@
-//! The handle of a session that is active here: counters for the data path, legs behind a mutex.
+//! The handle of one incarnation of a session: counters for the data path, the rest behind a mutex.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{EndReason, Identity, SessionKind, SessionState};
 
-/// One incarnation of a session. What the data path calls for each chunk is atomics only.
+/// One incarnation of a session. The calls that the data path makes for each chunk only use atomics.
 #[derive(Debug)]
 pub struct Session {
     key: SessionKey,
@@ -35,37 +35,37 @@ pub struct Session {
     pub(in crate::session) errors: AtomicU64,
     pub(in crate::session) bytes_in: AtomicU64,
     pub(in crate::session) bytes_out: AtomicU64,
-    /// Requests of which the bodies were taken to be kept.
+    /// Requests whose bodies are captured.
     captured: AtomicU32,
-    /// The number of this instance's share; 0 when the session is this instance's alone.
+    /// The number of this instance's share; 0 if the session is not shared.
     share: u32,
-    /// The mark of the backend that served it last; 0 for none. Its prompt cache is warm there.
+    /// The mark of the backend that served the session last, where its prompt cache is warm; 0 for none.
     home: AtomicU64,
     pub(in crate::session) seats: RosterPositions,
     inner: Mutex<Inner>,
 }
 
-/// What changes together: the state, the open legs and the sums.
+/// State that changes together: the lifecycle, the open legs and the totals.
 #[derive(Debug)]
 pub(in crate::session) struct Inner {
     pub(in crate::session) state: SessionState,
-    /// Boxed: sessions without a request keep the list, which is empty then.
+    /// Boxed to keep idle sessions small: they keep the list, which is then empty.
     #[expect(clippy::vec_box, reason = "see above")]
     pub(in crate::session) legs: Vec<Box<OpenLeg>>,
     pub(in crate::session) totals: SessionTotals,
-    /// Only where more than the main agent is to be told apart.
+    /// Only for sessions with more than the main agent.
     pub(in crate::session) agents: Option<Box<Agents>>,
     pub(in crate::session) end: Option<Box<End>>,
     pub(in crate::session) recorded: bool,
 }
 
-/// A leg that is open now.
+/// An open leg.
 #[derive(Debug)]
 pub(in crate::session) struct OpenLeg {
     pub(in crate::session) id: LegId,
     pub(in crate::session) started: Moment,
     pub(in crate::session) line: RequestLine,
-    /// The names of the tools that its request offers.
+    /// Names of the tools that its request offers.
     pub(in crate::session) offered: Box<[Box<str>]>,
     pub(in crate::session) cut: Arc<Cut>,
     pub(in crate::session) agent: AgentIndex,
@@ -74,18 +74,18 @@ pub(in crate::session) struct OpenLeg {
 /// Why a leg was not opened.
 #[derive(Debug)]
 pub(in crate::session) enum NotOpened {
-    /// The session has ended; the leg is given back.
+    /// The session has ended; the start is returned.
     Ended(LegStart),
-    /// An order stands against its agent.
+    /// The agent is killed.
     Refused(Arc<KillOrder>),
 }
 
-/// What the end of a leg leaves to be done.
+/// What remains to be done after a leg has closed.
 #[derive(Debug)]
 pub(in crate::session) struct Closed {
-    /// What is kept of it, when that was asked for.
+    /// The request, if the caller wanted it.
     pub(in crate::session) kept: Option<PackedRequest>,
-    /// The session had ended and waited for this leg only.
+    /// True if the session had ended and waited only for this leg.
     pub(in crate::session) was_last: bool,
 }
 
@@ -97,7 +97,7 @@ pub(in crate::session) struct End {
     pub(in crate::session) order: Option<Arc<KillOrder>>,
 }
 
-/// What came before this incarnation.
+/// The incarnation before this one.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::session) struct Previous {
     pub(in crate::session) uid: Uid,
@@ -137,7 +137,7 @@ impl Session {
         }
     }
 
-    /// The same, in one piece of memory with another session of its principal what both have.
+    /// Shares the memory of equal values with another session of the same principal.
     pub(in crate::session) fn sharing(mut self, principal: &PrincipalId, identity: &Arc<Identity>) -> Self {
         if self.key.scope.as_str() == principal.as_str() {
             self.key.scope = Scope::of(principal);
@@ -149,17 +149,17 @@ impl Session {
         self
     }
 
-    /// Which session.
+    /// Scope and id.
     pub fn key(&self) -> &SessionKey {
         &self.key
     }
 
-    /// Which incarnation.
+    /// The uid of the incarnation.
     pub fn uid(&self) -> Uid {
         self.uid
     }
 
-    /// What runs in it.
+    /// What runs in the session.
     pub fn kind(&self) -> SessionKind {
         self.kind
     }
@@ -174,49 +174,49 @@ impl Session {
         self.previous
     }
 
-    /// Whose it is: who opened it.
+    /// The principal that opened it.
     pub fn principal(&self) -> &PrincipalId {
         &self.principal
     }
 
-    /// How it was recognised when it was opened.
+    /// How it was recognised when it was opened, and the client program.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
 
-    /// Where it was opened from.
+    /// The address that it was opened from.
     pub fn client_addr(&self) -> IpAddr {
         self.client_addr
     }
 
-    /// When it began.
+    /// When the incarnation began.
     pub fn started(&self) -> Moment {
         self.started
     }
 
-    /// Its state now.
+    /// The current state.
     pub fn state(&self) -> SessionState {
         self.inner().state
     }
 
-    /// Why it ended, if it has.
+    /// Why it ended; `None` while it is active.
     pub fn end_reason(&self) -> Option<EndReason> {
         self.inner().end.as_ref().map(|end| end.reason)
     }
 
-    /// Counts bytes from the client.
+    /// Counts bytes received from the client.
     pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts bytes to the client.
+    /// Counts bytes sent to the client.
     pub fn add_bytes_out(&self, bytes: u64) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that something moved; an earlier moment than the last one changes nothing.
+    /// Records activity; a moment before the last activity changes nothing.
     pub fn touch(&self, now: Moment) {
-        // Most chunks of a fast stream fall into a millisecond already noted: no write then.
+        // Most chunks of a fast stream fall into a millisecond that is already recorded: no write then.
         if self.last_activity.load(Ordering::Relaxed) < now.as_millis() {
             self.last_activity.fetch_max(now.as_millis(), Ordering::Relaxed);
         }
@@ -232,22 +232,22 @@ impl Session {
         self.bytes_out.load(Ordering::Relaxed)
     }
 
-    /// The mark of the backend that served it last.
+    /// The mark of the backend that served the session last.
     pub fn home(&self) -> Option<u64> {
         Some(self.home.load(Ordering::Relaxed)).filter(|mark| *mark != 0)
     }
 
-    /// Notes the mark of the backend that serves it.
+    /// Sets the mark of the backend that serves the session.
     pub fn set_home(&self, mark: u64) {
         self.home.store(mark, Ordering::Relaxed);
     }
 
-    /// Requests of which the bodies were taken to be kept, here.
+    /// Requests whose bodies are captured on this instance.
     pub fn captured(&self) -> u32 {
         self.captured.load(Ordering::Relaxed)
     }
 
-    /// Counts one more of them, unless there are as many already.
+    /// Counts one more captured request; false if there are `max` already.
     pub fn capture_one(&self, max: u32) -> bool {
         let next = |count| (count < max).then(|| count + 1);
         self.captured.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
@@ -268,28 +268,28 @@ impl Session {
         self.inner().legs.len()
     }
 
-    /// When something moved last.
+    /// The time of the last byte that moved.
     pub fn last_activity(&self) -> Moment {
         Moment::from_millis(self.last_activity.load(Ordering::Relaxed))
     }
 
-    /// How long nothing has moved.
+    /// Time since the last activity.
     pub fn idle(&self, now: Moment) -> Duration {
         now.since(self.last_activity())
     }
 
-    /// How long it has lived; after its end, how long it lived.
+    /// Age of the session, or its lifetime after its end.
     pub fn duration(&self, now: Moment) -> Duration {
         self.inner().end.as_ref().map_or(now, |end| end.at).since(self.started)
     }
 
     pub(in crate::session) fn inner(&self) -> MutexGuard<'_, Inner> {
-        // A panic elsewhere must not take the session with it: its parts stay consistent by themselves.
+        // parking_lot does not poison: after a panic elsewhere the parts are still consistent.
         self.inner.lock()
     }
 
-    /// Ends the session if `only_if` holds at the moment of ending. Gives the open legs' slots, still to
-    /// be cut, or `None` when it had ended before or may not end.
+    /// Ends the session if `only_if` holds at that moment. Returns the slots of the open legs, which the caller
+    /// cuts, or `None` if it had already ended or may not end.
     pub(in crate::session) fn end(
         &self,
         end: End,
@@ -304,7 +304,7 @@ impl Session {
         Some(inner.legs.iter().map(|leg| leg.cut.clone()).collect())
     }
 
-    /// Calls `build` once in the life of an ended session; `None` ever after, and before its end.
+    /// Calls `build` once, after the end of the session; later calls, and calls before the end, return `None`.
     pub(in crate::session) fn record_once<T>(&self, build: impl FnOnce(&Inner) -> T) -> Option<T> {
         let mut inner = self.inner();
         if inner.recorded {
@@ -315,17 +315,16 @@ impl Session {
         made
     }
 
-    /// True when the record was written.
+    /// True if the record has been built.
     pub(in crate::session) fn is_recorded(&self) -> bool {
         self.inner().recorded
     }
 
-    /// When it ended.
     pub(in crate::session) fn ended(&self) -> Option<Moment> {
         self.inner().end.as_ref().map(|end| end.at)
     }
 
-    /// What it is to the incarnation after it.
+    /// This session as the previous one of the next incarnation.
     pub(in crate::session) fn as_previous(&self) -> Previous {
         Previous { uid: self.uid, incarnation: self.incarnation }
     }

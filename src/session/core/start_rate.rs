@@ -1,8 +1,9 @@
-//! How fast one client address may start sessions: a token bucket for each address, IPv6 by its /64.
+//! Limits how fast one client address may start sessions: a token bucket for each address, IPv6 by its /64.
 //!
-//! Bounded: two tables of fixed size, in each of which an address shares its bucket with those that hash alike. A
-//! start passes when either has room, so a stranger is held up only when it meets busy addresses in both. Each
-//! bucket is one number, the moment at which it is full again (the generic cell rate algorithm).
+//! Memory is bounded: there are two tables of fixed size, in each of which an address shares its bucket with other
+//! addresses of the same hash. A start passes if either bucket has a token, so an unrelated address is delayed only
+//! if it shares buckets with busy addresses in both tables. A bucket is one number, the moment at which it is full
+//! again (generic cell rate algorithm).
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -12,12 +13,12 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::session::settings::StartRate;
 
-/// Buckets of one table.
+/// Buckets in one table.
 const BUCKETS: usize = 16_384;
-/// Microseconds of a second.
+/// Microseconds in a second.
 const SECOND: u64 = 1_000_000;
 
-/// The buckets.
+/// The token buckets.
 pub(in crate::session) struct StartLimiter {
     tables: [Box<[AtomicU64]>; 2],
     hashers: [RandomState; 2],
@@ -39,8 +40,7 @@ impl std::fmt::Debug for StartLimiter {
 impl StartLimiter {
     /// Takes a token for a session that `address` starts.
     ///
-    /// # Errors
-    /// There is none: how long until there is one.
+    /// # Errors The time until a token is available.
     pub(in crate::session) fn take(
         &self,
         address: IpAddr,
@@ -62,16 +62,16 @@ impl StartLimiter {
     }
 }
 
-/// What is counted as one address: a /64 is what one customer gets.
+/// The key of an address: IPv6 counts by /64, which is what one customer usually gets.
 fn network(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => u64::from(u32::from(address)),
-        // Global addresses begin with 2 or 3, so none is taken for one of IPv4.
+        // Global IPv6 addresses begin with 2 or 3, so none equals an IPv4 address.
         IpAddr::V6(address) => (u128::from(address) >> 64) as u64,
     }
 }
 
-/// Takes a token from one bucket, or tells how long until it has one.
+/// Takes a token from one bucket, or returns the time until it has one.
 fn pour(bucket: &AtomicU64, rate: StartRate, now: Moment) -> Result<(), Duration> {
     let interval = (SECOND / u64::from(rate.per_second)).max(1);
     let now = now.as_millis().saturating_mul(1000);

@@ -1,4 +1,4 @@
-//! What the legs of a session added up to. Everything a client can vary is bounded here.
+//! The totals of one session. Everything that a client can vary is bounded here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::protocol::usage::Usage;
 use crate::session::views::latency::{Latencies, Quantiles};
 use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
 
-/// Distinct models or errors that are counted apart; later models count as [`OTHER`].
+/// Distinct models and distinct errors that are counted separately; further models count as [`OTHER`].
 const DISTINCT: usize = 32;
 const OTHER: &str = "other";
 
-/// A failed answer: by its status, or by our own code when there was none.
+/// A failed response: by its status, or by the error code of the gateway if there was none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     Status(u16),
     Code(ErrorKind),
 }
 
-/// The sums of one session.
+/// The totals of one session.
 #[derive(Debug, Default)]
 pub(in crate::session) struct SessionTotals {
     lines: VecDeque<PackedRequest>,
@@ -34,18 +34,18 @@ pub(in crate::session) struct SessionTotals {
     seldom: Option<Box<RareTotals>>,
 }
 
-/// What most sessions have nothing of.
+/// Totals that are empty in most sessions.
 #[derive(Debug, Default)]
 struct RareTotals {
     failures: Vec<(Failure, u64)>,
     failovers: u64,
     tools: ToolCounts,
-    /// Of answers that named no model.
+    /// Of responses that named no model.
     usage: Usage,
 }
 
 impl SessionTotals {
-    /// Counts where an open leg goes, so that its session shows it while the answer is still coming.
+    /// Counts the backend and the model of an open leg, so that views show them before the response is complete.
     pub(in crate::session) fn routed(
         &mut self,
         line: &mut RequestLine,
@@ -63,7 +63,7 @@ impl SessionTotals {
         }
     }
 
-    /// Takes back what [`SessionTotals::routed`] counted for this line.
+    /// Reverts what [`SessionTotals::routed`] counted for this line.
     pub(in crate::session) fn withdraw(&mut self, line: &RequestLine) {
         if let Some(used) = self.backends.iter_mut().find(|used| Some(&used.name) == line.backend.as_ref()) {
             used.requests -= 1;
@@ -74,7 +74,7 @@ impl SessionTotals {
         self.backends.retain(|used| used.requests > 0);
     }
 
-    /// Moves an open leg to the backend that takes the place of another.
+    /// Moves an open leg to the backend that it failed over to.
     pub(in crate::session) fn rerouted(&mut self, line: &mut RequestLine, backend: &BackendName) {
         if let Some(left) = line.backend.take()
             && let Some(used) = self.backends.iter_mut().find(|used| used.name == left)
@@ -85,7 +85,7 @@ impl SessionTotals {
         self.routed(line, Some(backend), None);
     }
 
-    /// Adds a leg that is done, and gives what is kept of it. `line` is the part that was known when it started.
+    /// Adds a finished leg and returns its packed form. `line` has what was known at its start.
     pub(in crate::session) fn add(&mut self, mut line: RequestLine, report: LegReport) -> &PackedRequest {
         self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
         if let Some(usage) = report.usage {
@@ -123,18 +123,18 @@ impl SessionTotals {
         if self.lines.len() == LAST_REQUESTS {
             self.lines.pop_front();
         } else if self.lines.is_empty() {
-            // Without this it would begin with room for four.
+            // `push_back` would reserve four.
             self.lines.reserve_exact(1);
         }
         self.lines.push_back_mut(line.into())
     }
 
-    /// Counts the tokens of one answer.
+    /// Adds the token counts of one response.
     pub(in crate::session) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
         if let Some(model) = model {
             let used = self.model(model);
             used.usage += usage;
-            // A socket may turn to another model than the one it began with.
+            // A socket may switch to another model.
             used.requests = used.requests.max(1);
         } else {
             self.seldom().usage += usage;
@@ -152,7 +152,7 @@ impl SessionTotals {
         }
     }
 
-    /// The counts of a model, under its own name or [`OTHER`].
+    /// The entry of a model, under its own name or [`OTHER`].
     fn model(&mut self, model: &str) -> &mut ModelUse {
         let model = clipped(model);
         let mut at = self.models.iter().position(|used| *used.model == *model);
@@ -189,17 +189,16 @@ impl SessionTotals {
         backends
     }
 
-    /// True when this backend served a request.
     pub(in crate::session) fn used(&self, backend: &str) -> bool {
         self.backends.iter().any(|used| used.name.as_str() == backend)
     }
 
-    /// The models in the order in which they came.
+    /// The models in order of first use.
     pub(in crate::session) fn models(&self) -> &[ModelUse] {
         &self.models
     }
 
-    /// Failed answers by status or code.
+    /// Failed responses by status or code.
     pub(in crate::session) fn errors(&self) -> BTreeMap<String, u64> {
         let failures = self.seldom.iter().flat_map(|seldom| &seldom.failures);
         failures
@@ -210,12 +209,12 @@ impl SessionTotals {
             .collect()
     }
 
-    /// Requests that another backend took over.
+    /// Requests that failed over to another backend.
     pub(in crate::session) fn failovers(&self) -> u64 {
         self.seldom.as_ref().map_or(0, |seldom| seldom.failovers)
     }
 
-    /// All tokens.
+    /// Token counts of all models.
     pub(in crate::session) fn usage(&self) -> Usage {
         let unnamed = self.seldom.as_ref().map(|seldom| seldom.usage).unwrap_or_default();
         self.models.iter().fold(unnamed, |mut sum, used| {
@@ -224,28 +223,28 @@ impl SessionTotals {
         })
     }
 
-    /// Times to the first byte.
+    /// Times to first byte.
     pub(in crate::session) fn latencies(&self) -> &Latencies {
         &self.ttfb
     }
 
-    /// The tools called.
+    /// Tools that models called.
     pub(in crate::session) fn tools(&self) -> ToolCounts {
         self.seldom.as_ref().map(|seldom| seldom.tools.clone()).unwrap_or_default()
     }
 
-    /// Time to the first byte.
+    /// Quantiles of the time to first byte; `None` if there was no response.
     pub(in crate::session) fn ttfb(&self) -> Option<Quantiles> {
         self.ttfb.quantiles()
     }
 }
 
-/// True when the leg counts as an error of its session.
+/// True if the leg counts as an error of its session.
 pub(in crate::session) fn failed(report: &LegReport) -> bool {
     failure(report).is_some()
 }
 
-/// A status below 400 with an error is an answer that broke off: the code tells more.
+/// A status below 400 with an error means that the response broke off: then the error code says more.
 fn failure(report: &LegReport) -> Option<Failure> {
     match (report.status, report.error) {
         (Some(status), _) if status >= 400 => Some(Failure::Status(status)),
@@ -254,7 +253,7 @@ fn failure(report: &LegReport) -> Option<Failure> {
     }
 }
 
-/// Adds to a list that mostly stays at one element: without this it would begin with room for four.
+/// Appends to a list that mostly has one element; `Vec::push` would reserve four.
 pub(in crate::session) fn push_compact<T>(list: &mut Vec<T>, element: T) {
     if list.capacity() == 0 {
         list.reserve_exact(1);

@@ -1,10 +1,10 @@
-//! The other processes of this gateway, while an upgrade is under way.
+//! The other processes of this gateway during an upgrade (docs/adr/0020).
 //!
-//! The old process keeps its sessions until they end, and operators meet the new one only. So each asks the
-//! other what it has, and what one is ordered the other carries out: a kill at the new control port cuts
-//! the streams of the old process, and what was killed there stays killed here. With several upgrades
-//! in a row each process passes questions and orders on to its other neighbour. In a fleet the store tells who
-//! has what; the processes ask each other only while it is away.
+//! The old process keeps its sessions until they end, while operators only reach the new one. Each process
+//! therefore asks the other what it has, and carries out the orders given to the other: a kill at the new control
+//! port cuts the streams of the old process, and what was killed there stays killed here. After several upgrades in
+//! a row each process forwards queries and orders to its other peer. With Redis the store knows which instance has
+//! which session; peers then query each other only while it is unavailable.
 
 mod channel;
 
@@ -27,18 +27,18 @@ use crate::session::views::session_view::SessionView;
 
 pub(in crate::session) use self::channel::PeerChannel;
 
-/// A question about sessions waits so long for the other process.
+/// How long a query waits for a peer.
 const ANSWER: Duration = Duration::from_millis(250);
-/// The new process waits so long for the orders of the old one before it serves.
+/// How long the new process waits for the orders of the old one before it serves.
 const ORDERS: Duration = Duration::from_secs(2);
-/// A kill waits so long to hear how many legs the other process has cut.
+/// How long a kill waits for a peer to report the legs that it has cut.
 const CUT: Duration = Duration::from_millis(100);
 
-/// The lines that are open: none but during an upgrade.
+/// The open channels; none except during an upgrade.
 #[derive(Debug, Default)]
 pub(in crate::session) struct UpgradePeers {
     lines: ArcSwap<Vec<Arc<PeerChannel>>>,
-    /// Whether the process before this one is there.
+    /// True while the process before this one exists.
     predecessor: watch::Sender<bool>,
 }
 
@@ -59,17 +59,17 @@ impl UpgradePeers {
     }
 }
 
-/// An order on its way to the other processes.
+/// An order on its way to the peers.
 pub(in crate::session) struct Sent(Vec<oneshot::Receiver<PeerResponse>>);
 
 impl Sent {
-    /// How many legs they have cut.
+    /// How many legs the peers have cut.
     pub(in crate::session) async fn legs_cut(self) -> usize {
         let mut cut = 0;
         for answer in self.0 {
             match timeout(CUT, answer).await {
                 Ok(Ok(PeerResponse::Killed { legs_cut })) => cut += legs_cut,
-                // It has ended, and its streams with it.
+                // The peer has ended, and its streams with it.
                 Ok(Err(_)) => {}
                 _ => tracing::error!(
                     "the other process of this upgrade does not say that it has carried out a kill: its streams may go on"
@@ -81,10 +81,9 @@ impl Sent {
 }
 
 impl Manager {
-    /// Opens the line to the process that is to take this one's place.
+    /// Opens the channel to the process that replaces this one.
     ///
-    /// # Errors
-    /// The socket cannot be used.
+    /// # Errors The socket cannot be used.
     pub fn connect_successor(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
         let (line, incoming) = PeerChannel::open(stream, false)?;
         self.upgrade_peers.add(&line);
@@ -92,17 +91,16 @@ impl Manager {
         Ok(())
     }
 
-    /// Waits until the process before this one has ended; returns at once when there is none.
+    /// Waits until the process before this one has ended; returns at once if there is none.
     pub async fn predecessor_ended(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = self.upgrade_peers.predecessor.subscribe().wait_for(|is_there| !is_there).await;
     }
 
-    /// Opens the line to the process whose place this one takes, and takes over the kill orders in force there.
-    /// Returns how many are new here.
+    /// Opens the channel to the process that this one replaces, and takes over its kill orders. Returns how many
+    /// were new here.
     ///
-    /// # Errors
-    /// The socket cannot be used, or the old process does not answer.
+    /// # Errors The socket cannot be used, or the old process does not answer.
     pub async fn connect_predecessor(self: &Arc<Self>, stream: UnixStream) -> io::Result<usize> {
         let (line, incoming) = PeerChannel::open(stream, true)?;
         self.upgrade_peers.add(&line);
@@ -117,20 +115,20 @@ impl Manager {
             let is_new = |order: SentOrder| self.take_order(order.into()).is_some();
             return Ok(orders.into_iter().map(is_new).filter(|is_new| *is_new).count());
         }
-        // A slow one still carries out what it is sent; one that has ended is removed by `serve_peer`.
+        // A slow peer still carries out the orders it is sent; one that has ended is removed by `serve_peer`.
         Err(io::Error::new(io::ErrorKind::TimedOut, "the old process does not tell its kill orders"))
     }
 
-    /// True while another process of this gateway is there.
+    /// True while another process of this gateway is connected.
     pub fn has_upgrade_peers(&self) -> bool {
         !self.upgrade_peers.lines.load().is_empty()
     }
 
-    /// Answers until the other process ends.
+    /// Serves requests of a peer until it ends.
     async fn serve_peer(self: Arc<Self>, line: Arc<PeerChannel>, mut incoming: Incoming) {
         while let Some((id, ask)) = incoming.next(&line).await {
             match ask {
-                // Orders are carried out here, in their order.
+                // Orders are carried out one after the other.
                 PeerRequest::Kill(order) => {
                     let order = KillOrder::from(order);
                     let sent = self.send_kill_to_peers(&order, Some(&line));
@@ -180,7 +178,7 @@ impl Manager {
         }
     }
 
-    /// Sends a kill order to the other processes.
+    /// Sends a kill order to the peers.
     pub(in crate::session) fn send_kill_to_peers(
         &self,
         order: &KillOrder,
@@ -192,7 +190,7 @@ impl Manager {
         self.send(&PeerRequest::Kill(order.into()), asker)
     }
 
-    /// Tells the other processes that an order is lifted.
+    /// Tells the peers that an order was lifted.
     pub(in crate::session) fn send_lift_to_peers(&self, order: &KillOrder) {
         if self.has_upgrade_peers() {
             self.send(
@@ -206,16 +204,15 @@ impl Manager {
         let mut sent = Vec::new();
         for line in self.upgrade_peers.others(asker) {
             let answer = line.send(ask);
-            // One that is starting reads it later.
+            // A peer that is still starting reads it later.
             sent.extend(answer.filter(|_| line.is_heard()));
         }
         Sent(sent)
     }
 
-    /// Adds what the other processes find. In a fleet the store knows better, while it is there.
+    /// Adds what the peers find. With Redis the store knows more while it is available.
     ///
-    /// # Errors
-    /// One of them does not answer.
+    /// # Errors A peer does not answer.
     pub(in crate::session) async fn find_at_peers(
         &self,
         target: SessionRef<'_>,
@@ -237,7 +234,7 @@ impl Manager {
         outcome
     }
 
-    /// A page with the sessions of the other processes.
+    /// Adds the sessions of the peers to a page.
     pub(in crate::session) async fn page_with_peers(
         &self,
         page: Page,
@@ -280,7 +277,7 @@ impl Manager {
         lines
     }
 
-    /// Strikes out the orders against a session or an agent up to this revision.
+    /// Lifts the orders against a session or an agent up to this revision.
     pub(in crate::session) fn lift_until(
         &self,
         key: &SessionKey,

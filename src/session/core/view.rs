@@ -72,8 +72,8 @@ impl Session {
         self.inner().record_detail()
     }
 
-    /// The record of this session, the first time it is asked for after its end. `backend_url` returns the address
-    /// that a backend is shown as.
+    /// The record of this session, once it has ended; only the first call returns it. `backend_url` returns the
+    /// address that a backend is shown as.
     pub(super) fn record(
         &self,
         clock: &Clock,

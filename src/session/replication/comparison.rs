@@ -1,5 +1,5 @@
-//! What is compared with the store a little with each beat, so that no beat takes long, however many orders stand:
-//! the orders in the book, and the store's set of sessions that have orders.
+//! Compares the kill orders of this instance, and the set of sessions with orders, with the store. Each sync takes
+//! only a few pieces, so that it stays short however many orders there are.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,25 +11,25 @@ use crate::session::core::manager::Manager;
 use crate::session::store::redis::Cursor;
 use crate::session::views::kill_order::KillOrder;
 
-/// The whole set is walked through this often.
+/// How often the whole set is walked through.
 const WALK: Duration = Duration::from_secs(30);
-/// Pieces of the book and of the set that one beat takes, and that it takes when something may be missing.
+/// Pieces of the orders and of the set that one sync takes: normally, and when something may be missing.
 const PIECES: (usize, usize) = (2, 16);
-/// Sessions that the set keeps, the latest ones; the orders of others stand all the same.
+/// The most sessions in the set, the latest ones; the orders of others remain in force.
 const MOST_NOTED: usize = 250_000;
 /// How often the store is asked whether it evicts.
 const EVICTIONS: Duration = Duration::from_secs(5);
 
-/// How far the comparison has come.
+/// Progress of the comparison.
 #[derive(Debug)]
 pub(super) struct ComparisonRounds {
-    /// Orders that are still to be compared in this round; the newest are at the end.
+    /// Orders still to be compared in this round, the newest at the end.
     book: Vec<Arc<KillOrder>>,
     is_book_urgent: bool,
     walk: Option<Cursor>,
     is_walk_urgent: bool,
     walked: Instant,
-    /// Sessions that this walk has seen, and how many there were too many in the last one.
+    /// Sessions seen in this walk, and the excess found in the last one.
     seen: usize,
     excess: usize,
     watched: Option<Instant>,
@@ -51,12 +51,12 @@ impl ComparisonRounds {
         }
     }
 
-    /// Not every order could be learned at once: has the set walked through without pauses.
+    /// Walks through the set without pauses, because not every order could be read at once.
     pub(super) fn walk_soon(&mut self) {
         (self.walk, self.is_walk_urgent, self.seen) = (Some(Cursor::default()), true, 0);
     }
 
-    /// The store may have lost orders: has the whole book compared, its newest piece at once.
+    /// Compares all orders, the newest piece at once, because the store may have lost some.
     pub(super) async fn restore(
         &mut self,
         manager: &Manager,
@@ -67,7 +67,7 @@ impl ComparisonRounds {
         self.compare(manager, replicator).await
     }
 
-    /// Takes the next pieces. True when it goes on without a pause.
+    /// Takes the next pieces. Returns true to continue without a pause.
     pub(super) async fn go(&mut self, manager: &Manager, replicator: &Replicator) -> Result<bool, LinkError> {
         if self.watched.is_none_or(|at| at.elapsed() >= EVICTIONS) {
             self.watched = Some(Instant::now());
@@ -88,7 +88,7 @@ impl ComparisonRounds {
             self.book = manager.kill_orders().all(manager.clock().now());
             self.book.reverse();
             if !self.book.is_empty() && !replicator.store.has_change_set().await? {
-                replicator.record_changes_again(manager, &self.book).await?;
+                replicator.record_changes_again(&self.book).await?;
             }
         }
         let pieces = if self.is_book_urgent { PIECES.1 } else { PIECES.0 };

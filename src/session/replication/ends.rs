@@ -1,4 +1,4 @@
-//! Ends: written to the store at once, so that whoever comes after one opens the next incarnation; the shares
+//! Ends of sessions: written to the store at once, so that the next request opens the next incarnation. The shares
 //! follow when their legs have settled.
 
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::session::views::session_view::SessionView;
 use crate::session::views::state::EndReason;
 
 impl Replicator {
-    /// Writes the ends of sessions whose legs still settle, and tells all instances.
+    /// Writes the ends of sessions whose legs are still settling, and publishes them.
     pub(super) async fn write_ends(&self, core: &Manager, ended: Vec<Arc<Session>>) {
         futures::stream::iter(ended)
             .for_each_concurrent(CLOSING, async |live| match self.write_end(core, &live).await {
                 Ok(()) => {}
-                // Closing its share says so, too.
+                // Closing the share reports the same error.
                 Err(LinkError::Refused(why)) => {
                     tracing::debug!(uid = %live.uid(), why, "a session was not ended in the store");
                 }
@@ -42,7 +42,8 @@ impl Replicator {
         self.store.publish_end(live.key(), live.uid()).await
     }
 
-    /// Writes what ended while the store was away: nobody is admitted by it before.
+    /// Writes the ends that happened while the store was unavailable, before any session is admitted through it
+    /// again.
     pub(super) async fn rewrite_ends(&self, core: &Manager) -> Result<(), LinkError> {
         let ended = core.closing_sessions().collect(|live| Some(Ok(live.clone())));
         futures::stream::iter(ended)
@@ -52,7 +53,7 @@ impl Replicator {
             .await
     }
 
-    /// The end of an incarnation that has ended here: the store may not know of it, or know no longer.
+    /// The end of an incarnation that ended here, which the store may not know yet or no longer.
     pub(super) fn ended_here(&self, core: &Manager, key: &SessionKey, uid: Uid) -> Option<EndNote> {
         let closing =
             core.closing_sessions().by_id(key.id.as_str()).into_iter().find(|live| live.uid() == uid);
@@ -64,8 +65,8 @@ impl Replicator {
         closed.or_else(|| recent.end_of(uid))
     }
 
-    /// Gives back a share of an incarnation that turned out to be over.
-    pub(super) async fn release_share(&self, core: &Manager, session: &SessionView, share: u32) {
+    /// Releases a share of an incarnation that turned out to be over.
+    pub(super) async fn release_share(&self, session: &SessionView, share: u32) {
         if !self.is_up() {
             return;
         }
@@ -81,7 +82,7 @@ impl Replicator {
         Some(EndNote::new(end.reason, core.clock().wall(end.at), end.order.clone()))
     }
 
-    /// The end as all instances are to know it; `None` when this instance has only left the session.
+    /// The end as other instances see it; `None` if this instance has only left the session.
     pub(super) fn shared_end_note(&self, core: &Manager, live: &Session) -> Option<EndNote> {
         self.end_note_of(core, live).filter(|note| note.reason != EndReason::Shutdown)
     }
@@ -95,7 +96,7 @@ impl Replicator {
         EndNote::new(reason, core.clock().wall(core.clock().now()), order)
     }
 
-    /// Ends an incarnation in the store, unless something moved in it after `since`, and tells all.
+    /// Ends an incarnation in the store, unless it was active after `since`, and publishes the end.
     pub(in crate::session) async fn end_in_store(
         &self,
         core: &Manager,
@@ -107,7 +108,7 @@ impl Replicator {
         let ended = self.store.end(key, uid, &self.end_note(core, reason, None), since).await?;
         if matches!(ended, Ended::So(_)) {
             self.store.publish_end(key, uid).await?;
-            self.check_soon(core, key, uid).await;
+            self.check_soon(key, uid).await;
         }
         Ok(ended)
     }

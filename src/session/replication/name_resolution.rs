@@ -1,6 +1,6 @@
-//! Sessions with the name of one that was killed while the store was away. Whether a name means other sessions, too,
-//! cannot be known then, and an operator who has read "killed" must not be wrong: once the store is back
-//! they are killed as well.
+//! Kills sessions by a name that was killed while the store was unavailable. At that time it is unknown whether the
+//! name matches other sessions, but an operator who was told "killed" must be able to rely on it: they are killed
+//! when the store is available again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,15 @@ use crate::session::views::state::SessionState;
 use crate::settings::units::Span;
 
 impl Replicator {
-    /// Has the other sessions of this name killed once the store is back.
+    /// Remembers a name, to kill the other sessions with it when the store is available again.
     pub(super) fn add_unresolved_name(&self, target: SessionRef<'_>, order: &Arc<KillOrder>) {
         let unresolved_names =
             UnresolvedName { text: target.text().to_owned(), by: target.by(), order: Arc::clone(order) };
         self.unresolved_names.lock().push(unresolved_names);
     }
 
-    /// Kills the sessions whose name was killed while the store was away. With `is_last` every instance has had
-    /// the time to write its sessions, and the names are forgotten.
+    /// Kills the sessions with the remembered names. With `is_last` every instance has had time to write its
+    /// sessions, and the names are forgotten.
     pub(super) async fn kill_unresolved_names(&self, core: &Manager, is_last: bool) -> Result<(), LinkError> {
         let unresolved_names = self.unresolved_names.lock().clone();
         for UnresolvedName { text, by, order } in &unresolved_names {

@@ -1,5 +1,5 @@
-//! Kill orders and their lifting on their way to the other instances: written into the store, and told with the
-//! order in the message, so that a kill holds even while the store takes no writes.
+//! Sends kill orders and their liftings to the other instances: writes them to the store and publishes a message.
+//! The message contains the order, so that a kill takes effect even while the store takes no writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use crate::session::store::redis::OrderEntry;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 
-/// A kill waits so long for its order to be written before it cuts what is open here.
+/// How long a kill waits for its order to be written before it cuts local legs.
 const WRITTEN: Duration = Duration::from_millis(20);
-/// Orders told once more in one go.
+/// Orders published again in one sync.
 const REPEATED: usize = 256;
-/// Orders written at a time.
+/// Orders written concurrently.
 pub(super) const AT_ONCE: usize = 32;
 
-/// How far an order came.
+/// The outcome of a delivery.
 struct DeliveryOutcome {
     written: Result<(), LinkError>,
     heard: Result<u64, LinkError>,
 }
 
-/// A kill order on its way to all others.
+/// A kill order that is being delivered.
 pub(super) struct OrderDelivery(tokio::task::JoinHandle<DeliveryOutcome>);
 
 impl Replicator {
@@ -37,13 +37,14 @@ impl Replicator {
         self.pending_orders.lock()
     }
 
-    /// Has an order written and told as soon as the store takes it.
+    /// Adds an order that is written and published as soon as the store takes it.
     pub(super) fn add_pending_order(&self, order: &Arc<KillOrder>) {
         self.pending().add(order.clone());
         self.wake.notify_one();
     }
 
-    /// True for an order whose lifting is still to be written: what the store or a message says of it is too old.
+    /// True if the lifting of this order is still to be written: what the store or a message says about it is
+    /// outdated.
     pub(super) fn has_pending_lift(&self, order: &KillOrder) -> bool {
         let lifted = self.lifted.lock();
         lifted.iter().any(|lifted| same(lifted, order) && lifted.rev >= order.rev)
@@ -105,7 +106,7 @@ impl Replicator {
         reached
     }
 
-    /// What did not get an order or its lifting; the store is away for this instance then.
+    /// Describes what did not receive an order or its lifting, and takes the link down if the store failed.
     fn reached(
         &self,
         core: &Manager,
@@ -113,7 +114,7 @@ impl Replicator {
         DeliveryOutcome { written, heard }: &DeliveryOutcome,
     ) -> OrderReach {
         let mut not_reached = Vec::new();
-        // What the store last refused says more than that it is down.
+        // The last refusal says more than that the link is down.
         let why = |fault: &LinkError| match self.is_up() {
             true => fault.to_string(),
             false => self.fault().unwrap_or_else(|| fault.to_string()),
@@ -134,8 +135,8 @@ impl Replicator {
         OrderReach { instances: heard.as_ref().map_or(1, |heard| (*heard).max(1)), not_reached }
     }
 
-    /// Ends an incarnation that is not live here: whoever has it will hear, and if nobody has it any more
-    /// its record is written all the same.
+    /// Ends an incarnation that is not active here. Instances that have it receive the end; if none has it any
+    /// more, its record is written anyway.
     pub(super) async fn end_in_store_as_killed(&self, core: &Manager, order: &Arc<KillOrder>, uid: Uid) {
         if !self.is_up() {
             return;
@@ -145,10 +146,10 @@ impl Replicator {
         if let Err(fault) = self.store.end(&key, uid, &note, None).await {
             tracing::warn!(%fault, "a killed session was not ended in the store");
         }
-        self.check_soon(core, &key, uid).await;
+        self.check_soon(&key, uid).await;
     }
 
-    /// Tells all that an order was lifted; later, if the store does not take it. Gives what does not know it yet.
+    /// Writes and publishes a lifting, now or as soon as the store takes it. Returns what has not received it yet.
     pub(super) async fn deliver_lift(&self, core: &Manager, order: &Arc<KillOrder>) -> Vec<String> {
         let now_ms = core.clock().unix_millis(core.clock().now());
         let done = match self.is_up() {
@@ -158,11 +159,11 @@ impl Replicator {
         let Err(fault) = done else { return Vec::new() };
         self.lifted.lock().push(order.clone());
         self.wake.notify_one();
-        // The others heed a lifting that they can read, and nothing less.
+        // Other instances apply a lifting only if they can read it from the key.
         self.reached(core, "lifted order", &DeliveryOutcome { written: Err(fault), heard: Ok(1) }).not_reached
     }
 
-    /// Writes and tells what was lifted while the store did not take it.
+    /// Writes and publishes liftings that the store did not take before.
     pub(super) async fn send_pending_lifts(&self, core: &Manager) -> Result<(), LinkError> {
         let lifted: Vec<_> = self.lifted.lock().clone();
         let now_ms = core.clock().unix_millis(core.clock().now());
@@ -174,7 +175,7 @@ impl Replicator {
         Ok(())
     }
 
-    /// Writes and tells the orders that the store or the others did not get yet.
+    /// Writes and publishes orders that the store or other instances did not receive before.
     pub(super) async fn send_pending_orders(&self, core: &Manager) -> Result<(), LinkError> {
         let pending_orders: Vec<_> = self.pending().all();
         let now = core.clock().now();
@@ -190,8 +191,8 @@ impl Replicator {
             .await
     }
 
-    /// Tells once more of the orders that the store does not take: an instance that has started meanwhile does not
-    /// find them there.
+    /// Publishes orders again that the store does not take: an instance that has started meanwhile does not find
+    /// them there.
     pub(super) async fn republish_pending_orders(&self, core: &Manager) {
         if !self.store.link().is_connected() {
             return;
@@ -217,10 +218,10 @@ impl Replicator {
         self.store.publish_orders_changed(&key, None).await.map(drop)
     }
 
-    /// Writes an order again where this stands, and tells of it.
+    /// Writes an order again where these entries are stored, and publishes it.
     pub(super) async fn write_order(&self, order: &KillOrder, stood: &[OrderEntry]) -> Result<(), LinkError> {
         let key = order.key();
-        // The lifting of an older order, by a clock that was ahead.
+        // The lifting of an older order, written by a clock that was ahead.
         let wins = stood.iter().any(|what| match what {
             OrderEntry::Lifted { agent, of, rev } => {
                 *agent == order.agent && *of < order.rev && *rev >= order.rev
@@ -229,7 +230,7 @@ impl Replicator {
         });
         let rev = self.store.order(order, wins).await?;
         self.store.record_changes(std::slice::from_ref(&key)).await?;
-        // Another one that is newer may stand there: that is read from the key.
+        // If a newer order is stored there, receivers read it from the key.
         let told = (rev == order.rev || wins).then(|| KillOrder { rev, ..order.clone() });
         self.store.publish_orders_changed(&key, told.as_ref()).await.map(drop)
     }

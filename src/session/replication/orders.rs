@@ -1,5 +1,5 @@
-//! Kill orders of the whole fleet, heeded here whoever gave them: by message, by looking up what changed, and by
-//! walking through all that stand. What the store has lost is written again.
+//! Applies kill orders of all instances: from messages, from the set of changes, and by walking through the set.
+//! Orders that the store has lost are written again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,20 +18,20 @@ use crate::session::core::session::Session;
 use crate::session::store::redis::{ChangedSession, Cursor, OrderEntry, told};
 use crate::session::views::kill_order::{BlockMode, KillOrder};
 
-/// Changes are looked up again this far back: Redis may have noted them a little late.
+/// Changes are read again this far back, because Redis may have recorded them late.
 const OVERLAP_MS: u64 = 5_000;
 /// Sessions whose orders are read in one round trip.
 pub(super) const CHUNK: usize = 256;
 /// Changes read in one round trip.
 const PAGE: usize = 1024;
-/// Pages of changes read at once; what is more is left to the walk.
+/// Pages of changes read at once; the walk finds the rest.
 const PAGES: usize = 4;
-/// An order that ends so soon is not written again: it may be over in the store by its clock.
+/// An order that expires this soon is not written again: by the clock of the store it may have expired.
 const ENDING: Duration = Duration::from_secs(5);
 
 impl Replicator {
-    /// Does what stands in the store against a session: what is new is written into the book and carried
-    /// out, what was lifted is struck out.
+    /// Applies the entries in the store about a session: new orders are recorded and carried out, lifted ones are
+    /// removed.
     pub(super) fn apply_orders(&self, core: &Manager, key: &SessionKey, stood: Vec<OrderEntry>) {
         let now = core.clock().now();
         let unreadable = stood.iter().any(|what| matches!(what, OrderEntry::Unreadable { .. }));
@@ -59,7 +59,7 @@ impl Replicator {
         }
     }
 
-    /// Refuses a session as long as nobody can read what stands against it.
+    /// A placeholder that refuses a session while its orders cannot be read.
     fn unreadable(
         &self,
         core: &Manager,
@@ -84,15 +84,14 @@ impl Replicator {
         }
     }
 
-    /// Reads the orders against one session.
+    /// Reads and applies the orders against one session.
     pub(super) async fn reload_orders_of(&self, core: &Manager, key: SessionKey) -> Result<(), LinkError> {
         let stood = self.store.stood(std::slice::from_ref(&key)).await?;
         stood.into_iter().for_each(|stood| self.apply_orders(core, &key, stood));
         Ok(())
     }
 
-    /// What a message about the orders against a session asks for. The order in it is heeded at once; what the key
-    /// says counts all the same.
+    /// Applies a message about the orders of a session: first the order in the message, then what the key says.
     pub(super) async fn apply_order_message(&self, core: &Manager, hint: &Hint) -> Result<(), LinkError> {
         let key = hint.key();
         let Some(order) = hint.order.as_ref().and_then(told) else {
@@ -104,7 +103,7 @@ impl Replicator {
         }
         let stood = self.store.stood(std::slice::from_ref(&key)).await?.pop().unwrap_or_default();
         if !stood.iter().any(|what| covers(what, &order)) {
-            // Whoever gave it may be gone before the store takes it.
+            // The instance that gave it may end before the store takes it.
             let expires = order.until.map(|until| core.clock().moment(until));
             self.add_pending_order(&Arc::new(KillOrder { expires, ..order }));
         }
@@ -112,7 +111,8 @@ impl Replicator {
         Ok(())
     }
 
-    /// Reads the orders that changed from there on; gives the time for the next one, and whether that was all.
+    /// Reads and applies the orders that changed since a time. Returns the time for the next call, and whether all
+    /// changes were read.
     async fn read_changes(&self, core: &Manager, since_ms: u64) -> Result<(u64, bool), LinkError> {
         let mut from = Cursor { at_ms: since_ms, passed: 0 };
         let mut now_ms = 0;
@@ -130,7 +130,7 @@ impl Replicator {
         Ok((now_ms, false))
     }
 
-    /// Reads the orders against these sessions; gives the entries that nobody needs any more.
+    /// Reads and applies the orders of these sessions. Returns the entries that are no longer needed.
     async fn apply_changed<'a>(
         &self,
         core: &Manager,
@@ -148,7 +148,7 @@ impl Replicator {
             };
             let is_over = !stood.iter().any(stands);
             self.apply_orders(core, key, stood);
-            // One that the store has lost stands in the book, and is written again.
+            // An order that the store has lost is recorded here, and is written again.
             if is_over && !core.kill_orders().has_any(key, now) {
                 over.push(noted);
             }
@@ -156,7 +156,8 @@ impl Replicator {
         Ok(over)
     }
 
-    /// Reads the orders that changed since the last time; gives the time for the next one, and whether that was all.
+    /// Reads and applies the orders that changed since the last call. Returns the time for the next call, and
+    /// whether all changes were read.
     pub(super) async fn apply_changes_since(
         &self,
         core: &Manager,
@@ -165,8 +166,9 @@ impl Replicator {
         self.read_changes(core, since_ms.saturating_sub(OVERLAP_MS)).await
     }
 
-    /// Reads what this instance may have missed: the orders there are, or of very many the oldest and the latest,
-    /// and those against sessions that are live here. Gives the time for the next look, and whether that was all.
+    /// Reads and applies what this instance may have missed: all orders (of very many, the oldest and the latest)
+    /// and those against sessions that are active here. Returns the time for the next call, and whether all changes
+    /// were read.
     pub(super) async fn reload_orders(
         &self,
         core: &Manager,
@@ -184,8 +186,8 @@ impl Replicator {
         Ok((seen_ms, is_all))
     }
 
-    /// Walks on through the sessions that have orders: heeds those, and takes out what is over, and the first
-    /// `excess` in any case. Gives how far it came, and how many it saw.
+    /// Takes the next page of the walk through sessions with orders: applies the orders, and removes expired
+    /// entries, and the first `excess` in any case. Returns the next position and the number of sessions seen.
     pub(super) async fn walk_changes(
         &self,
         core: &Manager,
@@ -199,14 +201,14 @@ impl Replicator {
             over = page.iter().take(excess).cloned().collect();
         }
         let trimmed = if over.is_empty() { 0 } else { self.store.trim(&over).await? };
-        // Those that were noted again or too lately are still there.
+        // Entries that changed again or recently are still there.
         let trimmed = if trimmed == over.len() as u64 { over.as_slice() } else { &[] };
         let next = (page.len() == CHUNK).then(|| from.after(&page, trimmed));
         Ok((next, page.len()))
     }
 
-    /// Compares orders in the book with the store: what was lifted there is struck out, and what is missing there is
-    /// written again, since the lifting of an order outlives it. Gives how many were lost.
+    /// Compares orders with the store: orders lifted there are removed here, and orders missing there are written
+    /// again, because a lifting outlives its order. Returns how many were lost.
     pub(super) async fn compare_orders(
         &self,
         core: &Manager,
@@ -238,12 +240,8 @@ impl Replicator {
         Ok(lost)
     }
 
-    /// Has every order in the book noted again, when the store has lost the set of them.
-    pub(super) async fn record_changes_again(
-        &self,
-        core: &Manager,
-        orders: &[Arc<KillOrder>],
-    ) -> Result<(), LinkError> {
+    /// Adds all orders to the set of changes again, because the store has lost it.
+    pub(super) async fn record_changes_again(&self, orders: &[Arc<KillOrder>]) -> Result<(), LinkError> {
         let keys: Vec<SessionKey> =
             orders.iter().filter(|order| order.rev > 0).map(|order| order.key()).collect();
         for keys in keys.chunks(CHUNK) {
@@ -252,7 +250,7 @@ impl Replicator {
         Ok(())
     }
 
-    /// What a message about an incarnation's end asks for.
+    /// Applies a message about the end of an incarnation.
     pub(super) async fn apply_remote_end(&self, core: &Manager, key: &SessionKey) -> Result<(), LinkError> {
         for live in core.active_sessions().by_id(key.id.as_str()).into_iter().filter(|live| live.key() == key)
         {
@@ -274,7 +272,7 @@ impl Replicator {
     }
 }
 
-/// True when this says that the order stands in the store, or was lifted there.
+/// True if the entry is this order, a newer one, or its lifting.
 pub(super) fn covers(what: &OrderEntry, order: &KillOrder) -> bool {
     match what {
         OrderEntry::Order(known) => known.agent == order.agent && known.rev >= order.rev,

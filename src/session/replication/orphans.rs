@@ -1,4 +1,4 @@
-//! Sessions that nobody moves any more: shares whose instance is gone are closed here.
+//! Closes shares of instances that are gone.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::session::store::redis::{Closed, Ended};
 use crate::session::store::share_document::ShareDocument;
 use crate::session::views::state::EndReason;
 
-/// Sessions looked at in one round.
+/// Sessions checked in one round.
 const BURIED: usize = 100;
 
 impl Replicator {
-    /// Looks after sessions that nobody moves any more. Each instance closes shares of its own that it does
-    /// not know (an answer was lost); the one whose turn it is, also those of dead instances.
+    /// Checks idle sessions. Each instance closes shares of its own that it does not know, because an answer was
+    /// lost; the instance whose turn it is also closes those of dead instances.
     pub(super) async fn close_orphans(&self, core: &Manager) -> Result<(), LinkError> {
         let is_turn = self.store.take_orphan_turn().await?;
         let settings = core.settings();
@@ -43,7 +43,7 @@ impl Replicator {
                     self.store.remove_active(&key, uid).await?;
                 }
                 Closed::Recorded => self.store.remove_active(&key, uid).await?,
-                // It died with the record in its hands.
+                // It died before it marked the record as written.
                 Closed::Claimed(by) if is_turn && !self.store.is_alive(&by).await? => {
                     self.store.take_over_record(&key, uid).await?;
                 }
@@ -53,7 +53,7 @@ impl Replicator {
         Ok(())
     }
 
-    /// A killed one ends as killed, whatever moved in it; another one when it is due.
+    /// Ends an idle session: a killed one in any case, others when they are due.
     async fn end_orphan(
         &self,
         core: &Manager,
@@ -73,8 +73,7 @@ impl Replicator {
         self.store.end(key, uid, &self.end_note(core, reason, order), since).await
     }
 
-    /// Of these shares those that this instance does not know any more, and, when it is its turn, those
-    /// whose instance is gone.
+    /// The shares that this instance no longer knows and, if it is its turn, those whose instance is gone.
     async fn dead_shares(
         &self,
         core: &Manager,

@@ -17,7 +17,7 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const KEYLESS: u32 = 4;
 
 impl Replicator {
-    /// What an operator should know of the store now.
+    /// Problems of the store that an operator should know.
     pub fn warnings(&self) -> Vec<String> {
         let mut told = Vec::new();
         if !self.is_up() {
@@ -52,23 +52,23 @@ impl Replicator {
         told
     }
 
-    /// True while another principals' key than the one of this instance stands in the store.
+    /// True while the store has another principals' key than this instance.
     pub fn is_other_key(&self) -> bool {
         self.health.is_other.load(Ordering::Relaxed)
     }
 
-    /// Kill orders that the store had lost and that this instance wrote again.
+    /// Kill orders that the store had lost and this instance has written again.
     pub fn lost_orders(&self) -> u64 {
         self.lost_orders.load(Ordering::Relaxed)
     }
 
-    /// How often the store had lost the principals' key and this instance wrote it again.
+    /// How often the store had lost the principals' key and this instance has written it again.
     pub fn lost_keys(&self) -> u64 {
         self.health.lost_keys.load(Ordering::Relaxed)
     }
 
-    /// Compares the principals' key of this instance with the one in the store, and writes it again when it is gone
-    /// or was replaced by a younger one. Gives whether the store had lost it.
+    /// Compares the principals' key of this instance with the one in the store, and writes it again if it is gone
+    /// or was replaced by a younger one. Returns whether the store had lost it.
     pub(super) async fn claim_key(&self, core: &Manager) -> Result<bool, LinkError> {
         let health = &self.health;
         let Some(place) = &health.key else { return Ok(false) };

@@ -1,5 +1,5 @@
-//! What this instance told the store last. A store that was wiped or fails over to a copy lacks what was acknowledged;
-//! what is live here is written again anyway, this is the rest.
+//! What this instance has written last. A store that was wiped or failed over to a replica lacks the latest writes.
+//! Active sessions are written again anyway; this log has the rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,34 +12,34 @@ use crate::session::store::redis::Shares;
 use crate::session::store::share_document::{EndNote, MergedShares};
 use crate::session::views::session_view::SessionView;
 
-/// No copy that is made the main one is further behind.
+/// The longest lag of a replica that is promoted.
 const BEHIND: Duration = Duration::from_secs(60);
-/// So many of each kind at most, some 5 KB each.
+/// The most entries of each kind, about 5 KB each.
 const MOST: usize = 4096;
 
 /// A record that this instance published.
 #[derive(Clone, Debug)]
 pub(super) struct PublishedRecord {
-    /// The incarnation.
+    /// The uid of the incarnation.
     pub(super) uid: Uid,
-    /// The shares that the record tells of.
+    /// The shares that the record covers.
     pub(super) shares: Vec<String>,
     pub(super) end: Option<EndNote>,
-    /// What is shown of it; under a uid of its own when another record had told of other shares.
+    /// The view of the session, with a uid of its own if another record covers other shares.
     pub(super) session: Arc<SessionView>,
 }
 
-/// Shares that were closed and records that were published, the oldest first.
+/// Closed shares and published records, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct ReplayLog {
     closed: VecDeque<(Moment, Arc<Session>)>,
-    /// Published, and not yet marked as written in the store.
+    /// Published records that are not marked in the store yet.
     unmarked: Vec<Arc<PublishedRecord>>,
     recorded: VecDeque<(Moment, Arc<PublishedRecord>)>,
 }
 
 impl ReplayLog {
-    /// A share is closed, and its session's record is still to be written.
+    /// Adds a closed share whose session's record is still to be written.
     pub(super) fn closed(&mut self, live: Arc<Session>, now: Moment) {
         self.closed.retain(|(_, other)| !Arc::ptr_eq(other, &live));
         keep(&mut self.closed, live, now);
@@ -55,9 +55,9 @@ impl ReplayLog {
         self.published(uid).find_map(|recorded| recorded.end.clone())
     }
 
-    /// Takes these shares of an incarnation for a record that the caller publishes, but for those of which this
-    /// instance has published one; `None` when nothing is left. `is_rest` says that another record tells of other
-    /// shares: then this one has a uid of its own, and names the incarnation as the one before.
+    /// Registers a record of these shares, except those that a record of this instance already covers; `None` if
+    /// none is left. The caller publishes it. With `is_rest` another record covers other shares: this one then has
+    /// its own uid and names the incarnation as its predecessor.
     pub(super) fn record(&mut self, uid: Uid, shares: Shares, is_rest: bool) -> Option<MergedShares> {
         let told: Vec<String> = self.published(uid).flat_map(|recorded| recorded.shares.clone()).collect();
         let shares = shares.without(&told);
@@ -71,12 +71,12 @@ impl ReplayLog {
         Some(whole)
     }
 
-    /// Those of these records that are not marked as written in the store.
+    /// The matching records that are not marked in the store yet.
     pub(super) fn unmarked(&self, which: impl Fn(&PublishedRecord) -> bool) -> Vec<Arc<PublishedRecord>> {
         self.unmarked.iter().filter(|recorded| which(recorded)).cloned().collect()
     }
 
-    /// The store knows that this record is written.
+    /// The record is marked in the store.
     pub(super) fn marked(&mut self, recorded: &Arc<PublishedRecord>, now: Moment) {
         let unmarked = self.unmarked.len();
         self.unmarked.retain(|other| !Arc::ptr_eq(other, recorded));
@@ -86,23 +86,23 @@ impl ReplayLog {
         }
     }
 
-    /// True when this instance published a record that tells of this share.
+    /// True if this instance has published a record that covers this share.
     pub(super) fn has_published(&self, uid: Uid, share: &str) -> bool {
         self.published(uid).any(|recorded| recorded.shares.iter().any(|told| told == share))
     }
 
-    /// The record of this incarnation is written, whoever wrote it.
+    /// The record of this incarnation is written, by any instance.
     pub(super) fn is_recorded(&mut self, uid: Uid) {
         self.closed.retain(|(_, live)| live.uid() != uid);
     }
 
-    /// Shares that the store may lack.
+    /// Closed shares that the store may lack.
     pub(super) fn all_closed(&mut self, now: Moment) -> Vec<Arc<Session>> {
         forget(&mut self.closed, now);
         self.closed.iter().map(|(_, live)| live.clone()).collect()
     }
 
-    /// Records of which the store may not know.
+    /// Records that the store may not know.
     pub(super) fn all_published(&mut self, now: Moment) -> Vec<Arc<PublishedRecord>> {
         forget(&mut self.recorded, now);
         let marked = self.recorded.iter().map(|(_, recorded)| recorded);

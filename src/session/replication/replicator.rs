@@ -1,16 +1,4 @@
-//! Several instances as one: this instance's part in it.
-//!
-//! Each instance writes its share of a session under a key of its own, as sums since it joined, so that
-//! a write that comes twice or late changes nothing. A session is opened and joined by one script in the
-//! store; one that is live here is joined without asking, because whatever another instance did to it is
-//! told to us, and looked up again after every gap (docs/adr/0014). Without the store this instance goes
-//! on by itself; what it did is written when the store is back.
-//!
-//! `orders` heeds kills · `telling` gives them to the others · `rounds` and `watch` notice what the store loses ·
-//! `namesakes` looks up names that were killed while the store was away ·
-//! `shares` writes and closes shares · `flush` says which of them are written when · `ends` writes ends at once ·
-//! `burial` closes shares of dead instances · `feed` publishes events ·
-//! `recent` is what a copy of the store may lack · `step` is the beat of it all.
+//! The state of replication on this instance, and how sessions are opened through the store.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
@@ -39,41 +27,41 @@ use crate::session::views::kill_order::KillOrder;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::EndReason;
 
-/// How often an admission tries again after the session it joined turned out to be over.
+/// How often an admission is retried after the session it joined turned out to be over.
 const TRIES: usize = 3;
-/// Work that waits at most.
+/// The most tasks that wait.
 const WORK: usize = 16_384;
 
-/// This instance's part in the fleet.
+/// Shares the sessions of this instance with others, through Redis.
 pub struct Replicator {
     pub(super) store: Arc<RedisStore>,
     pub(super) rejects_alone: AtomicBool,
-    /// Milliseconds between two writes of a share in which something moves.
+    /// Milliseconds between two writes of a share that changes.
     pub(super) flush_ms: AtomicU64,
-    /// Milliseconds after which a session may end for being idle: the shortest that requests asked for.
+    /// The shortest idle gap that requests asked for, in milliseconds.
     pub(super) gap_ms: AtomicU64,
-    /// `retention` is longer than the documents of ended sessions were written for.
+    /// True if `retention` is longer than when the documents of ended sessions were written.
     pub(super) retains_longer: AtomicBool,
-    /// The number of the last share, and of the last version of any.
+    /// The number of the last share, and the version of the last write of any share.
     pub(super) shares: AtomicU32,
     pub(super) versions: AtomicU64,
     pub(super) work: mpsc::Sender<SyncTask>,
     pub(super) tasks: Mutex<Option<mpsc::Receiver<SyncTask>>>,
     pub(super) feed: EventQueue,
-    /// What was flushed last of each share.
+    /// The last write of each share.
     pub(super) flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
-    /// Shares that are being closed now.
+    /// Shares that are being closed.
     pub(super) closing_shares: Mutex<HashSet<u32>>,
-    /// Orders lifted while the store was away.
+    /// Orders lifted while the store was unavailable.
     pub(super) lifted: Mutex<Vec<Arc<KillOrder>>>,
-    /// Orders that the store or the others did not get yet.
+    /// Orders that the store or other instances have not received.
     pub(super) pending_orders: Mutex<PendingOrders>,
-    /// Has the next beat come at once.
+    /// Starts the next sync at once.
     pub(super) wake: Notify,
-    /// Orders that the store had lost, and that were written again.
+    /// Orders that the store had lost and that were written again.
     pub(super) lost_orders: AtomicU64,
     pub(super) health: StoreHealth,
-    /// Names that were killed while the store was away.
+    /// Names that were killed while the store was unavailable.
     pub(super) unresolved_names: Mutex<Vec<UnresolvedName>>,
     pub(super) recent: Mutex<ReplayLog>,
     /// Admissions that were decided without the store.
@@ -81,21 +69,20 @@ pub struct Replicator {
     pub(super) synced: AtomicBool,
 }
 
-/// What is to be written at once. Work that finds no room is not lost: each beat flushes what is live, each
-/// reaping closes what has ended.
+/// Work that is done at once. A task that does not fit in the queue is not lost: each sync writes active sessions,
+/// each reap closes ended ones.
 pub(super) enum SyncTask {
-    /// A share that is new.
+    /// Write a new share.
     Flush(Arc<Session>),
-    /// A session that ended while legs are still open.
+    /// Write the end of a session that still has open legs.
     End(Arc<Session>),
-    /// A share that is done.
+    /// Close a share.
     Close(Arc<Session>),
 }
 
 impl Replicator {
-    /// A part in the fleet behind this store.
-    /// `principals` is the principals' key of this instance, and whether it is the one in the store; `None` when it
-    /// lives by one that is kept nowhere.
+    /// Replicates through this store. `principals` is the principals' key of this instance, and whether it is the
+    /// one in the store; `None` if it has a key that is stored nowhere.
     pub fn new(store: Arc<RedisStore>, principals: Option<OwnKey>) -> Self {
         let (work, tasks) = mpsc::channel(WORK);
         Self {
@@ -123,17 +110,17 @@ impl Replicator {
         }
     }
 
-    /// True while the store is asked.
+    /// True while the store is used.
     pub fn is_up(&self) -> bool {
         self.store.link().is_up()
     }
 
-    /// True once this instance has known every kill order.
+    /// True once this instance has read all kill orders.
     pub fn is_synced(&self) -> bool {
         self.synced.load(Ordering::Acquire)
     }
 
-    /// What is wrong with the way to the store, and what to do about it.
+    /// What is wrong with the connection to the store, and what to do about it.
     pub fn fault(&self) -> Option<String> {
         self.health.refused().or_else(|| self.store.link().fault())
     }
@@ -143,7 +130,7 @@ impl Replicator {
         self.fallbacks.load(Ordering::Relaxed)
     }
 
-    /// Events that the feeds of the other instances do not show.
+    /// Events that were not published to other instances.
     pub fn events_dropped(&self) -> u64 {
         self.feed.dropped()
     }
@@ -173,7 +160,7 @@ impl Replicator {
         format!("{}:{share}", self.store.instance())
     }
 
-    /// True when the others were not told of everything yet.
+    /// True if orders or liftings wait to be sent.
     pub(super) fn has_pending_orders(&self) -> bool {
         !self.pending_orders.lock().is_empty() || !self.lifted.lock().is_empty()
     }
@@ -182,15 +169,15 @@ impl Replicator {
         self.recent.lock()
     }
 
-    /// Has this written soon, off the path of a request.
+    /// Queues work that is not on the path of a request.
     pub(super) fn later(&self, work: SyncTask) {
-        // Without room it is done by the next beat or reaping.
+        // If the queue is full, the next sync or reap does it.
         let _ = self.work.try_send(work);
     }
 }
 
 impl Replicator {
-    /// The store did not answer: from now on this instance is on its own.
+    /// Takes the link down after the store did not answer: from now on this instance continues alone.
     pub(super) fn store_lost(&self, core: &Manager, why: &LinkError) {
         if self.store.link().down() {
             core.publish(Event::StoreLost { why: why.to_string() });
@@ -211,7 +198,7 @@ impl Replicator {
             let share = self.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
             let proposed = Session::new(arrival.clone(), None, now).view(core.clock(), false);
             if !self.is_up() {
-                return self.alone(core, proposed, share);
+                return self.alone(proposed, share);
             }
             let now_ms = core.clock().unix_millis(now);
             let admitted = self.store.admit(proposed.clone(), &self.share_name(share), now_ms).await;
@@ -225,7 +212,7 @@ impl Replicator {
                     if !self.ended_meanwhile(core, arrival, &session, last_ms, now).await {
                         return Ok(Opening::Shared { session, share, is_new: false });
                     }
-                    self.release_share(core, &session, share).await;
+                    self.release_share(&session, share).await;
                 }
                 Ok(Admitted::Killed(stood)) => {
                     self.apply_orders(core, &arrival.key, stood);
@@ -239,24 +226,25 @@ impl Replicator {
                 }
                 Err(away) => {
                     self.store_lost(core, &away);
-                    return self.alone(core, proposed, share);
+                    return self.alone(proposed, share);
                 }
             }
         }
         Err(Denied::Store(StoreError("the session ends as fast as it begins".to_owned())))
     }
 
-    /// Without the store, as the configuration says.
-    fn alone(&self, core: &Manager, proposed: SessionView, share: u32) -> Result<Opening, Denied> {
+    /// Opens a session without the store, or refuses it, as configured.
+    fn alone(&self, proposed: SessionView, share: u32) -> Result<Opening, Denied> {
         self.fallbacks.fetch_add(1, Ordering::Relaxed);
         if self.rejects_alone.load(Ordering::Relaxed) {
             return Err(Denied::Store(StoreError("redis is unavailable".to_owned())));
         }
-        // Under the incarnation that was proposed: the store may have taken it, and only its answer was lost.
+        // With the proposed uid: the store may have opened it, and only its answer was lost.
         Ok(Opening::Shared { session: Box::new(proposed), share, is_new: true })
     }
 
-    /// A session that ended here, or that is due to end, is over though the store does not say so yet.
+    /// Ends a session that has ended here or is due to end, although the store does not say so yet. Returns true if
+    /// it is over.
     async fn ended_meanwhile(
         &self,
         core: &Manager,
@@ -288,7 +276,7 @@ impl Replicator {
         self.is_over(core, ended)
     }
 
-    /// True when it ended, and when the store went away over the question: then nothing is joined by it.
+    /// True if it ended, or if the store became unavailable: then it is not joined.
     fn is_over(&self, core: &Manager, ended: Result<Ended, LinkError>) -> bool {
         match ended {
             Ok(Ended::So(_)) => true,
@@ -300,8 +288,7 @@ impl Replicator {
         }
     }
 
-    /// Gives back what was opened in the store for a leg that then was not admitted here, or that found
-    /// the session live.
+    /// Releases what was opened in the store for a request that was refused here, or that found the session active.
     pub(super) fn release_opening(&self, opening: &Opening, arrival: &SessionRequest) {
         let Opening::Shared { session, share, .. } = opening else { return };
         if !self.is_up() {

@@ -12,16 +12,16 @@ use crate::clock::millis;
 /// The longest time between two syncs with the store.
 pub(super) const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which of the shares in which something moved are written.
+/// Which changed shares are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FlushScope {
-    /// Those that are due.
+    /// Shares that are due.
     Due,
-    /// All: somebody wants to read them, or the store may have lost them.
+    /// All, because they are about to be read or the store may have lost them.
     All,
 }
 
-/// What makes a share worth flushing: any of it changed.
+/// The values whose change makes a share worth writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ShareFingerprint {
     pub(super) requests: u64,
@@ -32,16 +32,16 @@ pub(super) struct ShareFingerprint {
     pub(super) open_legs: usize,
 }
 
-/// A share as it was written last.
+/// The last write of a share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flushed {
     pub(super) print: ShareFingerprint,
     pub(super) at_ms: u64,
-    /// How long its keys live from then on.
+    /// The lifetime that its keys were given.
     pub(super) ttl_ms: u64,
 }
 
-/// When a share is due.
+/// The inputs that decide whether a share is due, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     pub(super) now_ms: u64,

@@ -18,21 +18,21 @@ use crate::session::store::share_document::ShareDocument;
 
 /// Shares written in one round trip.
 const CHUNK: usize = 128;
-/// Sessions whose keys are looked for in one round trip.
+/// Sessions whose keys are checked in one round trip.
 const LOOKED_FOR: usize = 256;
 
-/// Sessions whose shares are written.
+/// Sessions whose shares are to be written.
 type Dirty = Vec<(Arc<Session>, ShareFingerprint)>;
 
 impl Replicator {
-    /// How much older than the truth the last movement of a session may be in the store.
+    /// How old the last activity of a session in the store may be.
     pub(super) fn staleness(&self, settings: &Settings) -> Duration {
         let gap = Duration::from_millis(self.gap_ms.load(Ordering::Relaxed));
         let shortest = settings.idle_timeout.min(settings.completed_after.unwrap_or(Duration::MAX)).min(gap);
         self.flush_interval().min((shortest / 10).max(SYNC_INTERVAL))
     }
 
-    /// Writes shares in which something moved since they were written last.
+    /// Writes shares that changed since they were written last.
     pub(super) async fn flush(&self, core: &Manager, which: FlushScope) -> Result<(), LinkError> {
         let all = core.active_sessions().collect(|live| Some(live.clone()));
         let mut flushed = self.flushed.lock().await;
@@ -41,14 +41,14 @@ impl Replicator {
         self.write_dirty(core, &dirty, &mut flushed).await
     }
 
-    /// Writes these shares now, if something moved in them.
+    /// Writes these shares now if they changed.
     pub(super) async fn flush_some(&self, core: &Manager, lives: Vec<Arc<Session>>) -> Result<(), LinkError> {
         let mut flushed = self.flushed.lock().await;
         let (dirty, _) = self.select_due(core, lives, &flushed, FlushScope::All);
         self.write_dirty(core, &dirty, &mut flushed).await
     }
 
-    /// Those that are to be written, and how the others were written last.
+    /// Selects the shares to write; returns the last writes of the others.
     fn select_due(
         &self,
         core: &Manager,
@@ -79,7 +79,7 @@ impl Replicator {
 
     fn print(&self, core: &Manager, live: &Session, waits: bool) -> ShareFingerprint {
         let open_legs = live.open_legs();
-        // An open leg holds up `completed_after`, however silent it is.
+        // An open leg delays `completed_after`, even if it is silent.
         let last = if waits && open_legs > 0 { core.clock().now() } else { live.last_activity() };
         ShareFingerprint {
             requests: live.requests(),
@@ -123,7 +123,7 @@ impl Replicator {
         }
     }
 
-    /// Has the shares written again whose keys the store no longer holds (it evicts, or somebody deleted them).
+    /// Finds shares whose keys the store no longer has (evicted or deleted), so that they are written again.
     pub(super) async fn find_missing_keys(&self, core: &Manager) -> Result<(), LinkError> {
         let lives =
             core.active_sessions().collect(|live| Some((live.share(), (live.key().clone(), live.uid()))));

@@ -1,4 +1,4 @@
-//! Shares: closed when the session is over here, written once more when the store may have lost them.
+//! Closes shares when a session is over here, and writes them again when the store may have lost them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::session::core::session::Session;
 use crate::session::store::redis::{Closed, Shares};
 use crate::session::store::share_document::{MergedShares, ShareDocument};
 
-/// Shares closed at a time.
+/// Shares closed concurrently.
 pub(super) const CLOSING: usize = 32;
-/// Closed shares that are looked up in one round trip.
+/// Closed shares checked in one round trip.
 const LOOKED_AT: usize = 256;
-/// An instance that leaves waits so long for what its worker has in hand: some commands' longest time.
+/// How long a leaving instance waits for shares that its worker is closing: a few times the longest command.
 const IN_HAND: Duration = Duration::from_secs(1);
-/// Between two looks.
+/// How often it checks.
 const STEP: Duration = Duration::from_millis(5);
 
-/// A share that is being closed: nobody else closes it meanwhile.
+/// A share that is being closed, by one task at a time.
 struct ClosingShare<'a> {
     replicator: &'a Replicator,
     share: u32,
@@ -45,7 +45,7 @@ impl Drop for ClosingShare<'_> {
 }
 
 impl Replicator {
-    /// Does what is to be done at once; what fails is done by a later step.
+    /// Does queued work. What fails is done by a later sync.
     pub(super) async fn work(&self, core: &Manager, work: Vec<SyncTask>) {
         let (mut new, mut ended, mut done) = (Vec::new(), Vec::new(), Vec::new());
         for work in work {
@@ -58,7 +58,7 @@ impl Replicator {
         if !self.is_up() {
             return;
         }
-        // First: whoever asks the store meanwhile still joins them.
+        // Ends first: until then other instances still join these sessions.
         self.write_ends(core, ended).await;
         if let Err(fault) = self.flush_some(core, new).await {
             self.store_lost(core, &fault);
@@ -66,16 +66,16 @@ impl Replicator {
         self.close_all(core, done).await;
     }
 
-    /// Closes shares, and takes those that are closed out of memory.
+    /// Closes shares and removes the sessions from memory.
     pub(super) async fn close_all(&self, core: &Manager, done: Vec<Arc<Session>>) {
         futures::stream::iter(done)
             .for_each_concurrent(CLOSING, async |live| {
                 if !self.is_up() {
                     return;
                 }
-                // The beat's worker and the reaper may come to the same one.
+                // The worker and the reaper may pick the same share.
                 let Some(_hand) = ClosingShare::take(self, live.share()) else { return };
-                // Before it is closed there: the store may lose it while its answer is on the way.
+                // Before it is closed in the store, which may lose it while its answer is on the way.
                 self.recent().closed(live.clone(), core.clock().now());
                 match self.close_own_share(core, &live).await {
                     Ok(is_recorded) => {
@@ -96,8 +96,9 @@ impl Replicator {
             .await;
     }
 
-    /// Closes this instance's share. A session that ended, and is not only left by this instance, ends in
-    /// the store; the one that closes the last share writes the record. Gives whether it is written.
+    /// Closes the share of this instance. If the session ended, and this instance did not merely leave it, it ends
+    /// in the store; the instance that closes the last share writes the record. Returns whether the record is
+    /// written.
     async fn close_own_share(&self, core: &Manager, live: &Session) -> Result<bool, LinkError> {
         let (key, uid) = (live.key(), live.uid());
         if let Some(note) = &self.shared_end_note(core, live) {
@@ -112,7 +113,7 @@ impl Replicator {
             }
             Closed::Waiting => {
                 self.store.publish_end(key, uid).await?;
-                self.check_soon(core, key, uid).await;
+                self.check_soon(key, uid).await;
             }
             Closed::Active | Closed::Claimed(_) => {}
             Closed::Recorded => return Ok(true),
@@ -120,8 +121,7 @@ impl Replicator {
         Ok(false)
     }
 
-    /// Tells the store once more what it was told last, since it may be a copy that lacks it: first what is
-    /// written down for good, so that nobody does so a second time.
+    /// Repeats the latest writes, which a promoted replica may lack: records first, so that none is written twice.
     pub(super) async fn repeat(&self, core: &Manager) -> Result<(), LinkError> {
         let recorded = self.recent().all_published(core.clock().now());
         let recorded = futures::stream::iter(recorded.into_iter().map(Ok));
@@ -143,8 +143,8 @@ impl Replicator {
             .await
     }
 
-    /// Forgets closed shares of which a record tells: the message that said so may have been lost, and the instance
-    /// that wrote it may be gone when the store loses it.
+    /// Forgets closed shares that a record covers. The message about the record may have been lost, and the
+    /// instance that wrote it may be gone when the store loses it.
     pub(super) async fn forget_recorded(&self, core: &Manager) -> Result<(), LinkError> {
         let closed = self.recent().all_closed(core.clock().now());
         for chunk in closed.chunks(LOOKED_AT) {
@@ -158,8 +158,8 @@ impl Replicator {
         Ok(())
     }
 
-    /// Closes a share that was closed already. The record is left to those who look after still sessions:
-    /// whoever wrote it, if anybody did, says so before they look.
+    /// Closes a share again. The record is left to the round over idle sessions: if an instance has written it, it
+    /// reports so before that round.
     async fn close_again(&self, core: &Manager, live: &Session) -> Result<(), LinkError> {
         let (key, uid) = (live.key(), live.uid());
         self.store
@@ -170,14 +170,14 @@ impl Replicator {
         };
         self.store.end(key, uid, &note, None).await?;
         self.store.publish_end(key, uid).await?;
-        self.check_soon(core, key, uid).await;
+        self.check_soon(key, uid).await;
         Ok(())
     }
 
-    /// Closes all that is left of this instance; what the store does not take is told of here.
+    /// Closes all remaining shares of this instance; publishes records of those that the store does not take.
     pub(super) async fn close_remaining(&self, core: &Manager, ended: Vec<Arc<Session>>) {
         self.close_all(core, ended).await;
-        // What the worker has in hand is written by it, or again from here once it has stopped.
+        // A share that the worker is closing is closed by it, or again from here once it has stopped.
         let mut waited = Duration::ZERO;
         while waited < IN_HAND && !self.closing_shares.lock().is_empty() {
             tokio::time::sleep(STEP).await;
@@ -195,7 +195,7 @@ impl Replicator {
         }
     }
 
-    /// The last that the store is told: a record that is not marked in it is written by another instance.
+    /// The last writes of this instance: a record that is not marked would be written by another instance.
     async fn unregister(&self, core: &Manager) -> Result<(), LinkError> {
         let unmarked = self.recent().unmarked(|_| true);
         for recorded in unmarked {
@@ -204,7 +204,7 @@ impl Replicator {
         self.store.delete_heartbeat().await
     }
 
-    /// The record of a session that only this instance can tell of.
+    /// Publishes the record of a session that only this instance knows.
     pub(super) fn publish_local_record(&self, core: &Manager, live: &Session) {
         if self.recent().has_published(live.uid(), &self.share_name(live.share())) {
             return;
@@ -222,7 +222,8 @@ impl Replicator {
         }
     }
 
-    /// Publishes the record of these shares, once: who asks again, because an answer was lost, is only marked as done.
+    /// Publishes the record of these shares once. If they are handed out again because an answer was lost, they are
+    /// only marked.
     pub(super) async fn write_record(
         &self,
         core: &Manager,
@@ -243,7 +244,7 @@ impl Replicator {
         self.store.done(key, uid, &names).await
     }
 
-    /// Has the store know that a record is written.
+    /// Marks a record as written in the store.
     async fn mark(&self, core: &Manager, recorded: &Arc<PublishedRecord>) -> Result<(), LinkError> {
         let PublishedRecord { uid, shares, session, .. } = &**recorded;
         match self.store.put_ended(session).await {
@@ -258,8 +259,8 @@ impl Replicator {
         Ok(())
     }
 
-    /// Has whoever looks after dead instances look at this session soon.
-    pub(super) async fn check_soon(&self, core: &Manager, key: &SessionKey, uid: Uid) {
+    /// Has the round over idle sessions check this session soon.
+    pub(super) async fn check_soon(&self, key: &SessionKey, uid: Uid) {
         if let Err(fault) = self.store.moved(key, uid, 0).await {
             tracing::warn!(%fault, "a session that waits for its record is looked at later");
         }
@@ -271,7 +272,7 @@ pub(super) fn share_document(session: &Session, clock: &Clock) -> ShareDocument 
     ShareDocument::new(session.view(clock, true), Some(session.record_detail()))
 }
 
-/// Junk under the keys of one session concerns that one only.
+/// Logs an error about the keys of a single session.
 pub(super) fn tolerated(done: Result<(), LinkError>, uid: Uid) -> Result<(), LinkError> {
     match done {
         Err(LinkError::Refused(why)) => {

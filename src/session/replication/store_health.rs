@@ -1,5 +1,4 @@
-//! What is wrong with the store although it answers: it takes no writes, it evicts or was wiped, or another
-//! principals' key stands in it.
+//! Problems of a store that answers: it takes no writes, evicts keys, was wiped, or has another principals' key.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -9,21 +8,21 @@ use tracing::warn;
 
 use crate::redis::principals::Claim;
 
-/// The principals' key by which an instance lives.
+/// The principals' key of an instance.
 #[derive(Clone, Debug)]
 pub struct OwnKey {
     /// The key.
     pub claim: Claim,
-    /// Whether it is, or once was while this instance ran, the one in the store.
+    /// True if the store has it, or had it while this instance was running.
     pub is_agreed: bool,
 }
 
-/// What an operator should know of the store.
+/// Problems of the store.
 #[derive(Debug)]
 pub(super) struct StoreHealth {
     pub(super) key: Option<Mutex<OwnKey>>,
     pub(super) keyless: Mutex<u32>,
-    /// Another principals' key stands in the store.
+    /// True while the store has another principals' key.
     pub(super) is_other: AtomicBool,
     /// Principals' keys that the store had lost.
     pub(super) lost_keys: AtomicU64,
@@ -58,7 +57,7 @@ impl StoreHealth {
         get(&self.refused)
     }
 
-    /// Notes why the store cannot be used although it answers; true when that is something new.
+    /// Sets why the store cannot be used although it answers; true if that is new.
     pub(super) fn refuse(&self, why: Option<String>) -> bool {
         why.is_some() && set(&self.refused, why.clone()) != why
     }
@@ -68,12 +67,12 @@ impl StoreHealth {
         set(&self.refused, None);
     }
 
-    /// Something that the store had lost was written again.
+    /// Records that the store had lost something, which was written again.
     pub(super) fn lost(&self, what: &'static str) {
         set(&self.lost, Some((Instant::now(), what)));
     }
 
-    /// Notes by which policy the store evicts, and how many keys it has.
+    /// Sets the eviction policy and the number of evicted keys.
     pub(super) fn evicts(&self, found: Option<&(String, u64)>) {
         let told = found.map(|(policy, evicted)| {
             format!(

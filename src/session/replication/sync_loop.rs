@@ -1,4 +1,4 @@
-//! The beat: is the store there, what changed in it, what is to be written; and what messages wake.
+//! The sync loop: checks the store, applies changes, writes what is due, and handles messages.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,22 +18,22 @@ use crate::session::core::event::Event;
 use crate::session::core::manager::Manager;
 use crate::session::store::redis::TRUST;
 
-/// The same while it is away.
+/// Interval of the loop while the store is unavailable.
 const KNOCK: Duration = Duration::from_millis(100);
-/// The same while it answers, but cannot be used.
+/// Interval of the loop while the store answers but cannot be used.
 const REFUSED: Duration = Duration::from_millis(300);
-/// Orders that the store does not take are told this often.
+/// How often orders that the store does not take are published again.
 const REPEAT: Duration = Duration::from_secs(1);
-/// Keys of live sessions that the store lost are looked for this often.
+/// How often missing keys of active sessions are looked for.
 const COMPARE: Duration = Duration::from_secs(30);
-/// A store that keeps losing the principals' key is written to as a whole this often at most.
+/// Minimum time between two full writes to a store that keeps losing the principals' key.
 const RESTORE: Duration = Duration::from_secs(5);
-/// Still sessions are looked at this often.
+/// How often idle sessions are checked.
 const TURN: Duration = Duration::from_secs(2);
-/// Work taken up at once.
+/// Tasks taken from the queue at once.
 const BATCH: usize = 512;
 
-/// Plays this instance's part until told to stop.
+/// Runs replication until `stop` is true.
 pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop: watch::Receiver<bool>) {
     let Some(tasks) = replicator.tasks.lock().take() else { return };
     replicator.store.link().connect();
@@ -61,7 +61,7 @@ pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop:
             (false, None) => KNOCK,
         };
         tokio::select! {
-            // An error means that nobody can tell us to stop any more.
+            // An error means that the sender is gone.
             _ = stop.wait_for(|stop| *stop) => break,
             () = replicator.store.link().renewed() => step.renewed = true,
             () = replicator.wake.notified() => {}
@@ -77,7 +77,7 @@ pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop:
     }
 }
 
-/// Does at once what must not wait for the next beat.
+/// Runs tasks that must not wait for the next sync.
 async fn work(manager: Arc<Manager>, replicator: Arc<Replicator>, mut tasks: mpsc::Receiver<SyncTask>) {
     let mut batch = Vec::with_capacity(BATCH);
     while tasks.recv_many(&mut batch, BATCH).await > 0 {
@@ -89,24 +89,24 @@ struct SyncLoop {
     manager: Arc<Manager>,
     replicator: Arc<Replicator>,
     messages: Option<tokio::task::JoinHandle<()>>,
-    /// A connection was made anew.
+    /// True if a connection was made again.
     renewed: bool,
-    /// Changes of orders are known up to this time of Redis' clock.
+    /// Changes of orders are known up to this time of the clock of Redis, in milliseconds.
     seen_ms: u64,
-    /// Since when the store has been there.
+    /// Since when the store has been available.
     since: Option<Instant>,
-    /// When all that this instance knows was written last.
+    /// When everything was last written.
     restored: Option<Instant>,
-    /// When keys that the store lost were looked for last.
+    /// When missing keys were last looked for.
     compared: Instant,
     rounds: ComparisonRounds,
-    /// The store answered in this beat.
+    /// True if the store answered in this sync.
     has_answered: bool,
-    /// What was last said to be wrong with the store.
+    /// The problem that was logged last.
     told: Option<String>,
-    /// When orders that the store does not take were told last.
+    /// When pending orders were last published again.
     repeated: Option<Instant>,
-    /// When still sessions were looked at.
+    /// When idle sessions were last checked.
     looked: Instant,
 }
 
@@ -163,8 +163,8 @@ impl SyncLoop {
         Ok(())
     }
 
-    /// The store is there, for the first time or again: nothing is admitted by it before the orders are known on both
-    /// sides and every share is written. What can be read is heeded first: a store that is full takes no writes.
+    /// Starts using the store, for the first time or again. No session is admitted through it before orders are
+    /// known on both sides and every share is written. Reads come first, because a full store takes no writes.
     async fn begin(&mut self) -> Result<(), LinkError> {
         let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
         replicator.store.check_rights().await?;
@@ -179,12 +179,12 @@ impl SyncLoop {
         self.restore().await?;
         replicator.store.link().up();
         manager.publish(Event::StoreBack);
-        // An order that was given meanwhile saw a store that was away.
+        // An order given meanwhile found the store unavailable.
         self.settle().await?;
         replicator.kill_unresolved_names(&manager, false).await
     }
 
-    /// Reads the orders of the others, which this instance may have missed.
+    /// Reads the orders of other instances that this one may have missed.
     async fn learn(&mut self) -> Result<(), LinkError> {
         let (seen_ms, is_all) = self.replicator.reload_orders(&self.manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
@@ -194,7 +194,7 @@ impl SyncLoop {
         Ok(())
     }
 
-    /// Writes and tells what the store or the others did not get.
+    /// Sends liftings and orders that wait.
     async fn settle(&self) -> Result<(), LinkError> {
         if self.replicator.has_pending_orders() {
             self.replicator.send_pending_lifts(&self.manager).await?;
@@ -203,7 +203,7 @@ impl SyncLoop {
         Ok(())
     }
 
-    /// Writes all that this instance knows to a store that may have lost some of it.
+    /// Writes everything that this instance knows to a store that may have lost some of it.
     async fn restore(&mut self) -> Result<(), LinkError> {
         let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
         (self.since, self.renewed) = (None, false);
@@ -217,7 +217,7 @@ impl SyncLoop {
         Ok(())
     }
 
-    /// Takes note of how a beat went. What is wrong is said once.
+    /// Records the outcome of a sync. A problem is logged once.
     async fn note(&mut self, done: Result<(), LinkError>) {
         let replicator = self.replicator.clone();
         let fault = match done {
@@ -255,7 +255,7 @@ impl SyncLoop {
     }
 }
 
-/// The incarnation whose record another instance has written, when this event says so.
+/// The incarnation whose record another instance has published, if this event says so.
 fn recorded(event: &str) -> Option<Uid> {
     #[derive(serde::Deserialize)]
     struct Ended {
@@ -287,7 +287,7 @@ async fn listen(manager: Arc<Manager>, replicator: Arc<Replicator>, mut messages
         match heeded {
             Ok(()) => {}
             Err(LinkError::Refused(why)) => warn!(why, "a message points at what cannot be read"),
-            // What was missed is found by the next beat.
+            // The next sync finds what was missed.
             Err(away) => replicator.store_lost(&manager, &away),
         }
     }

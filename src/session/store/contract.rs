@@ -1,4 +1,4 @@
-//! The suite every store passes: `suite!(make)` in the store's own tests runs it whole.
+//! The test suite that every store passes: `suite!(make)` in the tests of a store runs all of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use crate::session::testing::arrival_of;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::{EndReason, SessionState};
 
-/// Makes one test of each part of the contract, over the store that `$make` gives, or `$store` finds in it.
+/// Creates one test for each part of the contract, over the store that `$make` returns, or that `$store` finds in
+/// it.
 macro_rules! suite {
     ($make:expr) => {
         $crate::session::store::contract::suite!($make, std::convert::identity);
@@ -42,7 +43,7 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// Snapshots of one clock: each is of a new incarnation.
+/// Creates views of new incarnations with one clock.
 struct Maker {
     clock: Clock,
 }
@@ -174,7 +175,7 @@ pub(crate) async fn store_purge(store: &impl SessionStore) {
     assert_eq!(store.list(&Filter::default()).await.unwrap().sessions, [new]);
 }
 
-/// Puts one more ended session.
+/// Stores one more ended session.
 pub(crate) async fn fill(store: &impl SessionStore) {
     let session = Maker::new().ended("cred:ada", "one more", EndReason::Killed);
     store.put(session).await.unwrap();

@@ -1,4 +1,4 @@
-//! Which sessions a list asks for, and a page of the answer.
+//! Which sessions a list asks for, and one page of the result.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::ids::{BackendName, PrincipalId, SessionId, SessionKey, Uid};
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::{SessionKind, SessionState};
 
-/// Which sessions to list. An absent part asks for nothing.
+/// Which sessions to list; an absent field does not filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
@@ -22,13 +22,13 @@ pub struct Filter {
     pub client: Option<String>,
     /// With this text in the id, uid, principal or client; case does not matter.
     pub q: Option<String>,
-    /// At most so many: 1 to 1000; absent or 0 is 100.
+    /// Page size, 1 to 1000; absent or 0 means 100.
     pub limit: usize,
-    /// Where the page before ended.
+    /// The cursor of the previous page.
     pub cursor: Option<String>,
 }
 
-/// What a list can be filtered by, without the session itself.
+/// The labels of an ended session that a filter needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::session) struct ListLabels {
     state: SessionState,
@@ -52,14 +52,14 @@ impl ListLabels {
     }
 }
 
-/// Some sessions, newest first.
+/// One page of sessions, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Page {
     /// The sessions, without the detail view's lists.
     pub sessions: Vec<SessionView>,
     /// The cursor of the next page; `None` on the last one.
     pub next_cursor: Option<String>,
-    /// True when sessions may be missing: the search stopped at its bound and goes on at `next_cursor`, or, without
+    /// True if sessions may be missing: the search stopped at its bound and continues at `next_cursor`, or, without
     /// one, the shared store did not answer.
     pub truncated: bool,
 }
@@ -73,17 +73,17 @@ impl Filter {
         Self { state: Some(state), ..Self::default() }
     }
 
-    /// How many sessions make a page.
+    /// The page size.
     pub fn page_len(&self) -> usize {
         if self.limit == 0 { DEFAULT_LIMIT } else { self.limit.min(MAX_LIMIT) }
     }
 
-    /// The uid below which the page begins; a cursor that is no uid is as if absent.
+    /// The uid below which the page begins; a cursor that is not a uid is ignored.
     pub fn before(&self) -> Option<Uid> {
         self.cursor.as_deref().and_then(Uid::parse)
     }
 
-    /// True when the snapshot is asked for, wherever the page begins.
+    /// True if the filter asks for this view, whatever the cursor.
     pub fn matches(&self, session: &SessionView) -> bool {
         self.state.is_none_or(|state| state == session.state)
             && self.matches_labels(
@@ -96,7 +96,7 @@ impl Filter {
             && self.backend.as_deref().is_none_or(|name| session.backends.contains_key(name))
     }
 
-    /// False when the labels of an ended session say that it is not asked for.
+    /// False if the labels of an ended session rule it out.
     pub(in crate::session) fn matches_listed(&self, key: &SessionKey, uid: Uid, labels: &ListLabels) -> bool {
         self.state.is_none_or(|state| state == labels.state)
             && self.matches_labels(&key.id, uid, labels.kind, &labels.principal, labels.client.as_deref())
@@ -106,8 +106,7 @@ impl Filter {
                 .is_none_or(|asked| labels.backends.iter().any(|name| name.as_str() == asked))
     }
 
-    /// False when the scope of a session says that it is not asked for: a scope that is not empty is the
-    /// principal.
+    /// False if the scope of a session rules it out: a non-empty scope is the principal.
     pub(in crate::session) fn matches_scope(&self, key: &SessionKey) -> bool {
         let scope = key.scope.as_str();
         scope.is_empty() || self.principal.as_deref().is_none_or(|asked| asked == scope)

@@ -1,4 +1,4 @@
-//! The store of a single instance: an ordered map that forgets the longest ended first.
+//! The store of a single instance: an ordered map that drops the session that ended first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -12,11 +12,11 @@ use super::{Filter, Listed, SessionStore, StoreError};
 use crate::ids::{SessionId, Uid};
 use crate::session::views::session_view::SessionView;
 
-/// Ended sessions kept at most, so that a flood of ids cannot fill the memory (a snapshot with its
-/// 20 requests is about 5 KB).
+/// The most ended sessions, so that a flood of ids cannot fill the memory (a view with its 20 requests takes about
+/// 5 KB).
 const MAX_KEPT: usize = 20_000;
 
-/// Snapshots in this process; gone with it.
+/// Views in the memory of this process.
 #[derive(Debug)]
 pub struct MemoryStore {
     shelf: RwLock<Shelf>,
@@ -37,7 +37,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store that keeps at most `max` sessions.
+    /// A store for at most `max` sessions.
     pub fn new(max: usize) -> Self {
         Self { shelf: RwLock::default(), max }
     }

@@ -1,8 +1,7 @@
-//! The store that instances share: their shares of live sessions, the orders against them, and those
-//! that ended, in Redis.
+//! The store that instances share: shares of active sessions, kill orders, and ended sessions, in Redis.
 //!
-//! Sets of incarnations hold `UID {"session_id":…,"scope":…}`: they sort by uid, newest last, and name
-//! the keys that belong to it.
+//! Sets of incarnations hold `UID {"session_id":…,"scope":…}`: members sort by uid, newest last, and name the keys
+//! of the incarnation.
 
 mod documents;
 mod life;
@@ -29,7 +28,7 @@ use crate::redis::signals::Hint;
 use crate::redis::{Call, Keys, Link, LinkError};
 use crate::session::views::session_view::SessionView;
 
-/// Nothing we write is larger; what is, is not ours.
+/// The largest value that ELIDA writes, in bytes; a larger one is not its own.
 const MOST_BYTES: usize = 1 << 20;
 impl From<LinkError> for StoreError {
     fn from(error: LinkError) -> Self {
@@ -37,49 +36,49 @@ impl From<LinkError> for StoreError {
     }
 }
 
-/// How an admission went.
+/// The outcome of an admission.
 #[derive(Debug)]
 pub(in crate::session) enum Admitted {
-    /// There was none: this incarnation has been opened, with what the store gave it.
+    /// A new incarnation was opened, with the number that the store assigned.
     New(Box<SessionView>, Vec<OrderEntry>),
-    /// It is active already; something moved in it last at this time.
+    /// The incarnation is active; the number is its last activity in milliseconds since 1970.
     Join(Box<SessionView>, u64, Vec<OrderEntry>),
-    /// An order stands against it.
+    /// The session is killed.
     Killed(Vec<OrderEntry>),
-    /// A key holds what cannot be read.
+    /// This key holds a value that cannot be read.
     Unreadable(String),
 }
 
-/// How closing shares went.
+/// The outcome of closing shares.
 #[derive(Debug)]
 pub(in crate::session) enum Closed {
-    /// The incarnation goes on elsewhere.
+    /// The incarnation is active on other instances.
     Active,
-    /// It has ended, and others have to close their shares.
+    /// It has ended, and other instances must close their shares.
     Waiting,
-    /// Records tell of all its shares.
+    /// Records cover all its shares.
     Recorded,
-    /// Another instance is about to write its record.
+    /// This instance is about to write its record.
     Claimed(String),
-    /// A record is ours to write.
+    /// The caller must write a record.
     Record {
-        /// What it is to tell of.
+        /// The shares that the record covers.
         shares: Shares,
-        /// Whether another record tells of other shares.
+        /// True if another record covers other shares.
         is_rest: bool,
     },
 }
 
-/// How ending went.
+/// The outcome of ending an incarnation.
 #[derive(Debug)]
 pub(in crate::session) enum Ended {
-    /// It has ended so; perhaps in another way than asked for, before.
+    /// It has ended, possibly earlier and for another reason than requested.
     So(Option<EndNote>),
-    /// Something moved in it at this time.
+    /// It was active at this time, in milliseconds since 1970.
     Busy(u64),
 }
 
-/// Closed shares of an incarnation that no record tells of, and its end: names of fields and their texts.
+/// Closed shares of an incarnation that no record covers, and its end: names of fields and their values.
 #[derive(Clone, Debug)]
 pub(in crate::session) struct Shares(Vec<(String, String)>);
 
@@ -95,7 +94,7 @@ impl Shares {
         self.0.iter().filter_map(|(field, _)| Some(field.strip_prefix("c:")?.to_owned())).collect()
     }
 
-    /// The shares but for these.
+    /// The shares except these.
     pub(in crate::session) fn without(mut self, told: &[String]) -> Self {
         self.0.retain(|(field, _)| {
             !field.strip_prefix("c:").is_some_and(|name| told.iter().any(|told| told == name))
@@ -103,13 +102,13 @@ impl Shares {
         self
     }
 
-    /// The sum of the shares; `None` when none of them can be read.
+    /// The sum of the shares; `None` if none can be read.
     pub(in crate::session) fn whole(self) -> Option<MergedShares> {
         MergedShares::of(self.0)
     }
 }
 
-/// One share to be flushed.
+/// A share to be written.
 #[derive(Debug)]
 pub(in crate::session) struct Flush {
     pub(in crate::session) share: String,
@@ -119,7 +118,7 @@ pub(in crate::session) struct Flush {
     pub(in crate::session) session: ShareDocument,
 }
 
-/// How long keys live that nobody touches.
+/// Lifetimes of keys.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::session) struct Lifetimes {
     pub(in crate::session) active: Duration,
@@ -133,26 +132,26 @@ pub struct RedisStore {
     keys: Keys,
     scripts: Scripts,
     instance: String,
-    /// Milliseconds that keys of active and of ended sessions live.
+    /// Lifetimes of the keys of active and of ended sessions, in milliseconds.
     active_ms: AtomicU64,
     ended_ms: AtomicU64,
 }
 
 impl RedisStore {
-    /// The store behind this link; `instance` names this process to the others.
+    /// A store behind this link; `instance` names this process to the others.
     pub fn new(link: Arc<Link>, keys: Keys, instance: String) -> Self {
         let (active_ms, ended_ms) = (AtomicU64::new(DAY_MS), AtomicU64::new(DAY_MS));
         Self { link, keys, scripts: Scripts::new(), instance, active_ms, ended_ms }
     }
 
-    /// Takes how long keys live from now on. Returns true when ended sessions live longer than before.
+    /// Sets the lifetimes of keys. Returns true if ended sessions live longer than before.
     pub(in crate::session) fn live_for(&self, Lifetimes { active, ended }: Lifetimes) -> bool {
         self.active_ms.store(millis(active), Ordering::Relaxed);
         let ended = millis(ended).max(1);
         self.ended_ms.swap(ended, Ordering::Relaxed) < ended
     }
 
-    /// Milliseconds that keys of active sessions live.
+    /// Lifetime of the keys of active sessions, in milliseconds.
     pub(in crate::session) fn active_ms(&self) -> u64 {
         self.active_ms.load(Ordering::Relaxed)
     }
@@ -165,27 +164,25 @@ impl RedisStore {
         self.ended_ms.load(Ordering::Relaxed).to_string()
     }
 
-    /// The set of an id's incarnations outlives all of them.
+    /// The set of incarnations of an id outlives all of them.
     fn ids_ttl(&self) -> String {
         (self.active_ms.load(Ordering::Relaxed) + self.ended_ms.load(Ordering::Relaxed)).to_string()
     }
 
-    /// The connection.
     pub(in crate::session) fn link(&self) -> &Link {
         &self.link
     }
 
-    /// The names of keys.
     pub(in crate::session) fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// This process.
+    /// The name of this process.
     pub(in crate::session) fn instance(&self) -> &str {
         &self.instance
     }
 
-    /// Looks at the orders, joins the active incarnation or opens this one: one round trip.
+    /// Checks the kill orders, then joins the active incarnation or opens this one: one round trip.
     pub(in crate::session) async fn admit(
         &self,
         proposed: SessionView,
@@ -197,7 +194,7 @@ impl RedisStore {
             self.keys.session(&key),
             self.keys.killed(&key),
             self.keys.by_id(key.id.as_str()),
-            // The script makes this name itself; a cluster has to know that it needs it.
+            // The script builds this name itself; a cluster must know that it uses the key.
             self.keys.incarnation(&key, uid),
         ];
         let arguments = vec![
@@ -227,7 +224,7 @@ impl RedisStore {
         })
     }
 
-    /// Takes back a share that nothing joined, and the incarnation with it when it is the only one.
+    /// Removes a share that no request joined, and the incarnation if that was its only share.
     pub(in crate::session) async fn abandon(
         &self,
         key: &SessionKey,
@@ -240,7 +237,7 @@ impl RedisStore {
         self.link.run::<Value>(&self.scripts.abandon, keys, arguments).await.map(drop)
     }
 
-    /// Writes shares, all in one round trip. Gives the end of each whose incarnation has ended.
+    /// Writes shares in one round trip. Returns the end of each incarnation that has ended.
     pub(in crate::session) async fn flush(
         &self,
         shares: &[Flush],
@@ -261,7 +258,7 @@ impl RedisStore {
         for (flush, answer) in shares.iter().zip(answers) {
             match answer {
                 Ok(end) => ends.push(end.as_str().and_then(|text| EndNote::read(&text))),
-                // Junk under our keys concerns this session only.
+                // A foreign value under the keys of this session concerns no other session.
                 Err(LinkError::Refused(why)) => {
                     tracing::warn!(session_id = %flush.doc.key().id, why, "a session cannot be shared");
                     ends.push(None);
@@ -294,7 +291,7 @@ impl RedisStore {
         ]
     }
 
-    /// Ends an incarnation, unless something moved in it after `since`.
+    /// Ends an incarnation, unless it was active after `since`, in milliseconds since 1970.
     pub(in crate::session) async fn end(
         &self,
         key: &SessionKey,
@@ -314,7 +311,7 @@ impl RedisStore {
         })
     }
 
-    /// The end of an incarnation, if it has ended.
+    /// The end of an incarnation; `None` while it is active.
     pub(in crate::session) async fn ended(
         &self,
         key: &SessionKey,
@@ -324,7 +321,7 @@ impl RedisStore {
         Ok(self.link.call(call).await?.as_str().and_then(|text| EndNote::read(&text)))
     }
 
-    /// Closes shares for good, each with its last document or (without one) with what was flushed last.
+    /// Closes shares, each with its last document, or with the one flushed last.
     pub(in crate::session) async fn close(
         &self,
         key: &SessionKey,
@@ -355,7 +352,7 @@ impl RedisStore {
         })
     }
 
-    /// Closes a share that was closed already; claims nothing.
+    /// Closes a share again; never claims the record.
     pub(in crate::session) async fn close_again(
         &self,
         key: &SessionKey,
@@ -369,8 +366,8 @@ impl RedisStore {
     }
 }
 
-/// After a loss the store must have been there so long before it is taken for whole, and an instance that it does not
-/// show for dead: by then each has written what it knows.
+/// How long the store must have been available after a loss before it is considered complete, and an instance
+/// without a heartbeat dead: by then each instance has written what it knows.
 pub(in crate::session) const TRUST: Duration = Duration::from_secs(8);
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -378,7 +375,7 @@ fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// An incarnation in a set.
+/// The member of an incarnation in a set.
 fn member(key: &SessionKey, uid: Uid) -> String {
     format!("{uid} {}", text(&Hint::new(key, None)))
 }
@@ -388,7 +385,7 @@ fn incarnation(member: &str) -> Option<(SessionKey, Uid)> {
     Some((serde_json::from_str::<Hint>(hint).ok()?.key(), Uid::parse(uid)?))
 }
 
-/// Fields and their texts.
+/// Fields and their values.
 fn pairs(value: Option<Value>) -> Vec<(String, String)> {
     let Some(value) = value else { return Vec::new() };
     value

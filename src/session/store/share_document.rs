@@ -1,5 +1,5 @@
-//! Sessions as they are written for other instances: a version, then what the control API shows, and
-//! what only the record needs beside it. Shares of several instances add up to one session.
+//! The JSON of a session that instances share: a version, what the control API shows, and what only the record
+//! needs. The shares of several instances add up to one session.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::session::views::request_line::LAST_REQUESTS;
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::{EndReason, SessionState};
 
-/// The version written, and the only one read: what a newer program writes may mean anything.
+/// The version that is written, and the only one that is read, because a newer version may mean anything.
 const VERSION: u32 = 1;
 
-/// A session, or one instance's share of it. The first keys and the last two are for scripts.
+/// A session, or one instance's share of it. Scripts use the first keys and the last two.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::session) struct ShareDocument {
     v: u32,
@@ -31,7 +31,7 @@ pub(in crate::session) struct ShareDocument {
     previous_id: Option<Uid>,
 }
 
-/// Why and when an incarnation ended.
+/// When and why an incarnation ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::session) struct EndNote {
     v: u32,
@@ -56,7 +56,7 @@ impl EndNote {
 }
 
 impl ShareDocument {
-    /// A session as others need to know it.
+    /// The document of a session, or with `more` of a share.
     pub(in crate::session) fn new(session: SessionView, more: Option<RecordDetail>) -> Self {
         Self {
             v: VERSION,
@@ -70,7 +70,7 @@ impl ShareDocument {
         }
     }
 
-    /// Reads what was written; `None` when it is junk or of another version.
+    /// Parses a document; `None` if it is invalid or of another version.
     pub(in crate::session) fn read(text: &str) -> Option<Self> {
         let mut doc: Self = serde_json::from_str(text).ok().filter(|doc: &Self| doc.v == VERSION)?;
         doc.session.key = SessionKey { scope: doc.scope.clone(), id: doc.session.id.clone() };
@@ -83,20 +83,18 @@ impl ShareDocument {
         written(self)
     }
 
-    /// The text up to the two keys that Redis fills in.
+    /// The text up to the two keys that the script adds.
     pub(in crate::session) fn open_text(&self) -> String {
         let mut text = self.write();
-        // The last such piece is the key: inside of texts quotes are escaped.
+        // The last occurrence is the key, because quotes within strings are escaped.
         text.truncate(text.rfind(",\"incarnation\":").unwrap_or(text.len()));
         text
     }
 
-    /// Which session.
     pub(in crate::session) fn key(&self) -> &SessionKey {
         &self.session.key
     }
 
-    /// Which incarnation.
     pub(in crate::session) fn uid(&self) -> Uid {
         self.uid
     }
@@ -107,11 +105,11 @@ impl ShareDocument {
 }
 
 fn written(value: &impl Serialize) -> String {
-    // Only maps with keys that are no texts fail, and there is none.
+    // Fails only for maps whose keys are not strings; there are none.
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// All shares of an incarnation together.
+/// The sum of all shares of an incarnation.
 #[derive(Clone, Debug)]
 pub(in crate::session) struct MergedShares {
     pub(in crate::session) session: SessionView,
@@ -120,7 +118,7 @@ pub(in crate::session) struct MergedShares {
 }
 
 impl MergedShares {
-    /// Adds up the fields of an incarnation's hash; unreadable shares are left out. `None` without any.
+    /// Adds up the fields of an incarnation's hash; unreadable shares are skipped. `None` if there is no share.
     pub(in crate::session) fn of(fields: impl IntoIterator<Item = (String, String)>) -> Option<Self> {
         let (mut whole, mut end): (Option<Self>, _) = (None, None);
         for (field, text) in fields {
@@ -199,13 +197,13 @@ impl MergedShares {
         self.end = end;
     }
 
-    /// Makes this an incarnation of its own after the one that its shares are of.
+    /// Turns this into an incarnation of its own that follows the one of its shares.
     pub(in crate::session) fn make_separate(&mut self) {
         self.session.previous_id = Some(self.session.uid);
         self.session.uid = Uid::fresh();
     }
 
-    /// How it ended.
+    /// When and why it ended; `None` while it is active.
     pub(in crate::session) fn end(&self) -> Option<EndNote> {
         self.end.clone()
     }
@@ -220,7 +218,7 @@ impl MergedShares {
 }
 
 impl AgentView {
-    /// Adds what the same agent did on another instance.
+    /// Adds the totals of the same agent on another instance.
     fn add(&mut self, other: &Self) {
         if other.state == SessionState::Killed {
             self.state = SessionState::Killed;
@@ -263,7 +261,7 @@ impl RecordDetail {
     }
 }
 
-/// Whole milliseconds from one time to another; 0 when the clocks of two machines say it was before.
+/// Milliseconds between two times; 0 if clocks of two machines disagree.
 fn between(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
 }

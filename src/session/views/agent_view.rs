@@ -9,34 +9,35 @@ use crate::protocol::usage::Usage;
 
 /// The name of the main agent, which clients do not name.
 pub const MAIN_AGENT: &str = "main";
-/// What agents that are no longer told apart go by. No agent can be named so: names have no blanks.
+/// The name under which agents that are no longer tracked are summed up. No agent can have it: names contain no
+/// spaces.
 pub(in crate::session) const OTHER_AGENTS: &str = "other agents";
 
 /// One agent of a session (`GET /control/sessions/{id}`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentView {
-    /// Its name, as its client gives it.
+    /// Its name, as the client sends it.
     pub id: AgentId,
-    /// Who started it; `None` for the main agent.
+    /// The agent that started it; `None` for the main agent.
     pub parent: Option<AgentId>,
-    /// How many agents stand above it.
+    /// Number of its ancestors.
     pub depth: usize,
     /// `killed` while an order refuses it, else `active`.
     pub state: SessionState,
-    /// When it was first heard of.
+    /// When it was first mentioned.
     pub first_seen: Timestamp,
-    /// When a request of it last began or ended, or was refused.
+    /// When a request of it last began, ended or was refused.
     pub last_seen: Timestamp,
-    /// Requests admitted.
+    /// Requests that were admitted.
     pub requests: u64,
-    /// Requests open now.
+    /// Requests that are open.
     pub open_legs: u32,
-    /// The provider's own token counts, summed.
+    /// The provider's token counts, summed.
     pub usage: Usage,
 }
 
 impl AgentView {
-    /// False for those that are no longer told apart.
+    /// False for the sum of agents that are no longer tracked.
     pub(in crate::session) fn is_listed(&self) -> bool {
         self.id.as_str() != OTHER_AGENTS
     }

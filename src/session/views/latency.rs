@@ -1,12 +1,12 @@
-//! A sketch of latencies: quantiles within an eighth, in a few bytes for each distinct magnitude.
+//! A latency sketch: quantiles with an error of at most one eighth, in a few bytes for each distinct magnitude.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Sub-buckets of each power of two, as a number of bits.
+/// Number of bits of the sub-buckets of each power of two.
 const PRECISION: u32 = 3;
 
-/// Counts in log-linear buckets of milliseconds. Empty it takes no memory beyond itself.
+/// Counts in log-linear buckets of milliseconds. Allocates nothing while empty.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(in crate::session) struct Latencies {
@@ -26,12 +26,12 @@ pub struct Quantiles {
 }
 
 impl Latencies {
-    /// Counts one.
+    /// Adds one value.
     pub(in crate::session) fn add(&mut self, millis: u64) {
         self.count(bucket_of(millis), 1);
     }
 
-    /// Adds what another one counted.
+    /// Adds the counts of another sketch.
     pub(in crate::session) fn merge(&mut self, other: &Self) {
         other.buckets.iter().for_each(|(bucket, count)| self.count(*bucket, *count));
     }
@@ -49,7 +49,7 @@ impl Latencies {
         }
     }
 
-    /// The quantiles, or `None` when nothing was counted.
+    /// The quantiles; `None` if no value was added.
     pub(in crate::session) fn quantiles(&self) -> Option<Quantiles> {
         let total: u64 = self.buckets.iter().map(|(_, count)| u64::from(*count)).sum();
         (total > 0).then(|| Quantiles {
@@ -72,7 +72,7 @@ impl Latencies {
     }
 }
 
-/// Small values have a bucket each; above, each power of two has eight.
+/// Small values have their own bucket; above, each power of two has eight.
 fn bucket_of(millis: u64) -> u8 {
     let millis = millis.min(u64::from(u32::MAX));
     let linear = 1 << PRECISION;
@@ -84,7 +84,7 @@ fn bucket_of(millis: u64) -> u8 {
     (((exponent + 1) << PRECISION) + within as u32) as u8
 }
 
-/// The middle of a bucket.
+/// The middle of a bucket, in milliseconds.
 fn value_of(bucket: u8) -> u64 {
     let linear = 1_u64 << PRECISION;
     let bucket = u64::from(bucket);

@@ -120,8 +120,8 @@ pub struct RecordDetail {
 }
 
 impl Record {
-    /// The record of a session that has ended, from its last view; `None` while it is active. `backend_url` returns
-    /// the address that a backend is shown as.
+    /// Builds the record of a session from its last view; `None` while it is active. `backend_url` returns the
+    /// address that a backend is shown as.
     pub(in crate::session) fn new(
         session: SessionView,
         detail: RecordDetail,

@@ -1,4 +1,4 @@
-//! One request of a session, and sums by backend and model.
+//! One request of a session, and totals by backend and model.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,73 +12,73 @@ use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 use crate::protocol::websocket::Traffic;
 
-/// Requests of a session that are kept one by one.
+/// Requests of a session that are kept individually.
 pub(in crate::session) const LAST_REQUESTS: usize = 20;
-/// Bytes that are kept of a path or a model.
+/// Longest path or model name, in bytes.
 const NAME_BYTES: usize = 256;
 
-/// What a leg is.
+/// The kind of a leg.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LegKind {
-    /// A request and its answer, streamed or not.
+    /// A request and its response, streamed or not.
     #[default]
     Request,
     /// An upgraded connection.
     Socket,
 }
 
-/// One request that has ended, for the detail view.
+/// One finished request, for the detail view and the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestLine {
-    /// The request's id.
+    /// The id of the request.
     pub request_id: RequestId,
-    /// What it was.
+    /// Request or socket.
     pub kind: LegKind,
-    /// Its method.
+    /// The request method.
     pub method: Box<str>,
-    /// Its path, without a query.
+    /// The path without the query.
     pub path: Box<str>,
-    /// The agent that sent it; `None` is the main one.
+    /// The agent that sent it; `None` for the main agent.
     pub agent: Option<AgentId>,
-    /// When it came.
+    /// When it arrived.
     pub started_at: Timestamp,
     /// The backend that served it.
     pub backend: Option<BackendName>,
-    /// The backend that failed before, when another one took its place.
+    /// The backend that failed first, if the request failed over.
     pub failover_from: Option<BackendName>,
-    /// How many backends were asked.
+    /// Number of backends tried.
     pub attempts: u32,
-    /// The model.
+    /// The model, if the request or the response named one.
     pub model: Option<Arc<str>>,
-    /// What a JSON-RPC request asked for.
+    /// The operation of a JSON-RPC request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Box<str>>,
     /// The status sent to the client.
     pub status: Option<u16>,
-    /// The code of its failure.
+    /// The error code, if it failed.
     pub error: Option<Box<str>>,
-    /// How it ended, in a word.
+    /// The outcome in one word.
     pub outcome: Cow<'static, str>,
-    /// How many tools the request offered.
+    /// Number of tools that the request offered.
     pub tools_offered: u32,
-    /// About how many tokens the request had: the bytes of its body by four.
+    /// Estimated tokens of the request: the size of its body in bytes divided by four.
     pub input_tokens_estimate: u64,
-    /// Why the model stopped, in the provider's word.
+    /// Why the model stopped, in the provider's terms.
     pub stop_reason: Option<Box<str>>,
-    /// The tools it called.
+    /// Tools that the model called.
     pub tools: ToolCounts,
-    /// True when the answer was a stream.
+    /// True if the response was a stream.
     pub stream: bool,
-    /// Milliseconds from the request to the end.
+    /// Milliseconds from the request to its end.
     pub duration_ms: u64,
-    /// Milliseconds from the request to the first byte of the answer.
+    /// Milliseconds from the request to the first byte of the response.
     pub ttfb_ms: Option<u64>,
     /// Bytes received from the client.
     pub bytes_in: u64,
     /// Bytes sent to the client.
     pub bytes_out: u64,
-    /// What passed, when it was an upgraded connection.
+    /// Traffic of an upgraded connection; `None` for other requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<Box<SocketReport>>,
 }
@@ -104,7 +104,7 @@ pub struct ModelUse {
     pub usage: Usage,
 }
 
-/// What passed over a WebSocket.
+/// Traffic of a WebSocket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketReport {
     /// From the client.
@@ -113,15 +113,15 @@ pub struct SocketReport {
     /// From the backend.
     #[serde(rename = "out")]
     pub from_backend: Traffic,
-    /// The code of the Close frame; `None` when there was none.
+    /// The code of the Close frame; `None` if there was none.
     pub close_code: Option<u16>,
-    /// The tokens of its answers; summed up while it is open.
+    /// Token counts of its responses, summed while it is open.
     #[serde(skip)]
     pub usage: Usage,
 }
 
 impl RequestLine {
-    /// The line of a request that has just come.
+    /// The line of a request that has just arrived.
     pub(in crate::session) fn begun(
         kind: LegKind,
         method: Box<str>,
@@ -161,7 +161,7 @@ impl RequestLine {
     }
 }
 
-/// The first bytes of a name a client chose, on a character's border.
+/// A name chosen by a client, cut to 256 bytes at a character boundary.
 pub(in crate::session) fn clipped(name: &str) -> &str {
     &name[..name.floor_char_boundary(NAME_BYTES)]
 }

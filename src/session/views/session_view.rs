@@ -1,4 +1,4 @@
-//! A session at one moment, as the control API shows it, and the questions one can ask for.
+//! A session at one moment, as the control API shows it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,12 +15,12 @@ use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, Scope, Ses
 use crate::protocol::tools::ToolCounts;
 use crate::protocol::usage::Usage;
 
-/// Who calls, as far as it is known.
+/// The principal of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PrincipalView {
-    /// The principal.
+    /// The id of the principal.
     pub id: PrincipalId,
-    /// What the id was made from: `credential` or `address`.
+    /// What the principal was derived from: `credential` or `address`.
     pub via: &'static str,
 }
 
@@ -35,32 +35,32 @@ impl<'de> Deserialize<'de> for PrincipalView {
     }
 }
 
-/// A leg that is open.
+/// An open leg.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegView {
-    /// Its id in this process.
+    /// The id of the leg; unique in its process.
     pub id: LegId,
-    /// What it is.
+    /// Request or socket.
     pub kind: LegKind,
-    /// The request's id.
+    /// The id of the request.
     pub request_id: RequestId,
-    /// The request's method.
+    /// The request method.
     pub method: Box<str>,
-    /// The request's path.
+    /// The path without the query.
     pub path: Box<str>,
-    /// The agent that sent it; `None` is the main one.
+    /// The agent that sent it; `None` for the main agent.
     pub agent: Option<AgentId>,
-    /// Where it goes.
+    /// The backend that it is sent to; `None` before routing.
     pub backend: Option<BackendName>,
-    /// The model, when it is known already.
+    /// The model; `None` while it is unknown.
     pub model: Option<Arc<str>>,
-    /// The tools its request offers, the first 128.
+    /// The first 128 tools that its request offers.
     pub tools_offered: Box<[Box<str>]>,
-    /// About how many tokens its request has: the bytes of its body by four.
+    /// Estimated tokens of its request: the size of its body in bytes divided by four.
     pub input_tokens_estimate: u64,
-    /// When it came.
+    /// When it arrived.
     pub started_at: Timestamp,
-    /// Milliseconds it has been open.
+    /// Milliseconds since it was opened.
     pub duration_ms: u64,
 }
 
@@ -69,25 +69,25 @@ pub struct LegView {
 pub struct SessionView {
     /// The external id.
     pub id: SessionId,
-    /// The incarnation.
+    /// The uid of the incarnation.
     pub uid: Uid,
-    /// What runs in it.
+    /// What runs in the session.
     pub kind: SessionKind,
-    /// Its state.
+    /// The state of the incarnation.
     pub state: SessionState,
     /// 1 for the first incarnation of its id.
     pub incarnation: u32,
     /// The incarnation before this one.
     pub previous_id: Option<Uid>,
-    /// How it was recognised.
+    /// How it was recognised, and the client program.
     pub identity: Identity,
-    /// Whose it is.
+    /// The principal that opened it.
     pub principal: PrincipalView,
     #[serde(skip, default = "no_key")]
     pub(in crate::session) key: SessionKey,
     /// When it began.
     pub started_at: Timestamp,
-    /// When something moved last.
+    /// The time of the last byte that moved.
     pub last_activity: Timestamp,
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,12 +95,12 @@ pub struct SessionView {
     /// Why it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_reason: Option<EndReason>,
-    /// The order that killed it.
+    /// The order that killed it; `None` otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kill: Option<Arc<KillOrder>>,
-    /// Milliseconds it has lived, or lived.
+    /// Age in milliseconds, or its lifetime after its end.
     pub duration_ms: u64,
-    /// Milliseconds since something moved; 0 after the end.
+    /// Milliseconds since the last activity; 0 after the end.
     pub idle_ms: u64,
     /// Legs admitted.
     pub request_count: u64,
@@ -116,48 +116,48 @@ pub struct SessionView {
     pub backends: BTreeMap<BackendName, u64>,
     /// Requests by model.
     pub models: BTreeMap<Arc<str>, u64>,
-    /// The provider's own token counts, summed.
+    /// The provider's token counts, summed.
     pub usage: Usage,
     /// Calls by tool.
     pub tools: ToolCounts,
-    /// Findings of policies; none are made yet.
+    /// Findings of policies; always empty in this version.
     pub flags: Vec<String>,
-    /// Where it was opened from.
+    /// The address that it was opened from.
     pub client_addr: IpAddr,
-    /// The agents, each before those it started, the main one first; in the detail view only.
+    /// The agents in depth-first order; only in the detail view.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agents: Option<Vec<AgentView>>,
-    /// The open legs; in the detail view only.
+    /// The open legs; only in the detail view.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub legs: Option<Vec<LegView>>,
-    /// The last 20 requests that ended, newest first; in the detail view only.
+    /// The last 20 finished requests, newest first; only in the detail view.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests: Option<Vec<RequestLine>>,
 }
 
 impl SessionView {
-    /// The scope and id.
+    /// Scope and id.
     pub fn key(&self) -> &SessionKey {
         &self.key
     }
 
-    /// The same without the detail view's lists.
+    /// Without the lists of the detail view.
     pub fn brief(&self) -> Self {
         Self { agents: None, legs: None, requests: None, ..self.clone() }
     }
 
-    /// When it counts as gone for the retention: its end.
+    /// When its retention begins: its end.
     pub(in crate::session) fn gone_at(&self) -> Timestamp {
         self.ended_at.unwrap_or(self.last_activity)
     }
 }
 
-/// Stands in for the key until it is known: what is written of a snapshot does not hold it.
+/// Placeholder for the key, which the JSON of a view does not contain.
 fn no_key() -> SessionKey {
     SessionKey { scope: Scope::new(""), id: SessionId::new("") }
 }
 
-/// What the id of a principal was made from.
+/// What a principal was derived from: `credential` or `address`.
 pub(in crate::session) fn via(principal: &PrincipalId) -> &'static str {
     if principal.as_str().starts_with("anon:") { "address" } else { "credential" }
 }

@@ -1,4 +1,4 @@
-//! What a session can be and become: states, the table of legal transitions, kinds, ends.
+//! States of a session, their transitions, kinds, and reasons for an end.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,7 +24,7 @@ pub enum SessionState {
     TimedOut,
 }
 
-/// Every legal transition; what is not here cannot happen.
+/// All legal transitions.
 const TRANSITIONS: [(SessionState, SessionState); 3] = [
     (SessionState::Active, SessionState::Completed),
     (SessionState::Active, SessionState::Killed),
@@ -36,12 +36,12 @@ impl SessionState {
     pub const ALL: [SessionState; 4] =
         [SessionState::Active, SessionState::Completed, SessionState::Killed, SessionState::TimedOut];
 
-    /// True when the table of transitions has this step.
+    /// True if the table of transitions has this step.
     pub fn may_become(self, next: SessionState) -> bool {
         TRANSITIONS.contains(&(self, next))
     }
 
-    /// True when no transition leads out of this state.
+    /// True if no transition leads out of this state.
     pub fn is_final(self) -> bool {
         !TRANSITIONS.iter().any(|(from, _)| *from == self)
     }
@@ -113,7 +113,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// The state this end leads to.
+    /// The final state for this reason.
     pub fn state(self) -> SessionState {
         match self {
             Self::IdleTimeout | Self::MaxDuration | Self::Capacity => SessionState::TimedOut,
@@ -123,16 +123,16 @@ impl EndReason {
     }
 }
 
-/// How the session was recognised and which program it says it is: labels, never authority.
+/// How the session was recognised and which program its client claims to be: labels, not authority.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Where the id came from: `header:x-claude-code-session-id`, `derived`, `generated`.
+    /// The source of the session id: `header:x-claude-code-session-id`, `derived`, `generated`.
     pub source: Arc<str>,
     /// The program: `claude-code`, `codex`.
     pub client: Option<Cow<'static, str>>,
     /// Its version.
     pub client_version: Option<String>,
-    /// The subagent that sent the request; `None` is the main agent.
+    /// The subagent that sent the request; `None` for the main agent.
     pub agent_id: Option<AgentId>,
     /// The agent that started the subagent.
     pub parent_agent_id: Option<AgentId>,

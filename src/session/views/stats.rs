@@ -1,4 +1,4 @@
-//! Totals since this instance started: what has ended, plus what is live now.
+//! Totals since this instance started: ended sessions plus active ones.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::record::Record;
 use super::state::SessionState;
 
-/// Distinct clients that are counted apart (the name comes from the client); later ones are `other`.
+/// Distinct clients that are counted separately, because the client chooses its name; further ones count as
+/// `other`.
 const CLIENTS: usize = 256;
 const OTHER: &str = "other";
 const UNKNOWN: &str = "unknown";
@@ -15,11 +16,11 @@ const UNKNOWN: &str = "unknown";
 /// Totals since this instance started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Sessions active now.
+    /// Active sessions.
     pub active: usize,
-    /// Legs open now.
+    /// Open legs.
     pub open_legs: usize,
-    /// Sessions by state; `active` is now, the others since the start.
+    /// Sessions by state: active ones now, ended ones since startup.
     pub by_state: BTreeMap<SessionState, u64>,
     /// Requests by backend.
     pub by_backend: BTreeMap<String, u64>,
@@ -40,7 +41,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Adds a session that has ended.
+    /// Adds an ended session.
     pub(in crate::session) fn add_ended(&mut self, record: &Record, client: Option<&str>) {
         *self.by_state.entry(record.state).or_default() += 1;
         self.add_client(client);

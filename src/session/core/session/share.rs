@@ -1,4 +1,4 @@
-//! A session that other instances have, too: this one's share of it.
+//! This instance's share of a session that other instances have as well.
 
 use crate::clock::{Clock, Moment};
 use crate::session::core::request::SessionRequest;
@@ -6,7 +6,7 @@ use crate::session::core::session::Session;
 use crate::session::views::session_view::SessionView;
 
 impl Session {
-    /// This instance's share of an incarnation that others have, too.
+    /// This instance's share of an incarnation that other instances have as well.
     pub(in crate::session) fn shared(session: &SessionView, share: u32, now: Moment, clock: &Clock) -> Self {
         let arrival = SessionRequest {
             key: session.key().clone(),
@@ -28,7 +28,7 @@ impl Session {
         }
     }
 
-    /// The number of this instance's share.
+    /// The number of this instance's share; 0 if the session is not shared.
     pub(in crate::session) fn share(&self) -> u32 {
         self.share
     }

@@ -1,6 +1,5 @@
-//! The line to another process of this gateway: a socket pair that nobody else can reach, on which both sides
-//! ask and answer. One JSON object per line, so that another version of the program can skip what it
-//! does not know.
+//! The channel to another process of this gateway: a socket pair that no other program can reach. Both sides send
+//! requests and responses as JSON lines, so that another version of the program can skip what it does not know.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -24,26 +23,26 @@ use crate::session::store::Filter;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::session_view::SessionView;
 
-/// Questions that may wait for their answers; further ones are not asked. Orders always are.
+/// The most queries that may wait for a response; further ones are not sent. Orders are always sent.
 const MAX_WAITING: usize = 256;
 
-/// What one process asks of the other.
+/// A request to a peer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum PeerRequest {
     /// The kill orders in force.
     Orders,
-    /// The incarnations that a name leads to.
+    /// The incarnations that a name matches.
     Find { text: String, by: Option<NamedBy> },
     /// A page of sessions.
     List { filter: Filter },
-    /// Carry out this kill order.
+    /// Carries out this kill order.
     Kill(SentOrder),
-    /// The order with this revision, and all before it, are lifted.
+    /// Lifts the order with this revision and all before it.
     Lift { key: SessionKey, agent: Option<AgentId>, rev: u64 },
 }
 
-/// What the other one answers.
+/// The response of a peer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum PeerResponse {
@@ -60,11 +59,11 @@ pub(super) enum PeerResponse {
         legs_cut: usize,
     },
     Lifted,
-    /// The question is not known there.
+    /// The peer does not know the request.
     Unknown,
 }
 
-/// A kill order with its revision.
+/// A kill order with its revision, which the JSON of the order leaves out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SentOrder {
     rev: u64,
@@ -83,7 +82,7 @@ impl From<SentOrder> for KillOrder {
     }
 }
 
-/// A session with its scope, which its own form leaves out.
+/// A session with its scope, which the JSON of the view leaves out.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SentSession {
     scope: Scope,
@@ -103,7 +102,7 @@ impl From<SentSession> for SessionView {
     }
 }
 
-/// What goes over the line, to be written.
+/// A frame to be written.
 #[derive(Serialize)]
 struct Outgoing<'a> {
     id: u64,
@@ -113,7 +112,7 @@ struct Outgoing<'a> {
     answer: Option<&'a PeerResponse>,
 }
 
-/// The same, as it is read: what is inside may be of another version.
+/// A frame that was read; its content may be of another version.
 #[derive(Deserialize)]
 struct Frame<'a> {
     id: u64,
@@ -123,30 +122,29 @@ struct Frame<'a> {
     answer: Option<&'a RawValue>,
 }
 
-/// An end of the line.
+/// One end of the channel.
 #[derive(Debug)]
 pub(in crate::session) struct PeerChannel {
     outgoing: mpsc::UnboundedSender<String>,
-    /// Who waits for which answer; `None` once the other process has gone.
+    /// Waiting requests by id; `None` once the peer has gone.
     waiting: Mutex<Option<HashMap<u64, oneshot::Sender<PeerResponse>>>>,
     next: AtomicU64,
-    /// Whether the other process reads already: one that is starting must not hold up a question.
+    /// True once the peer reads: a peer that is still starting must not delay a query.
     is_heard: AtomicBool,
 }
 
-/// What comes over the line.
+/// The reading half of the channel.
 pub(super) struct Incoming(Lines<BufReader<OwnedReadHalf>>);
 
 impl PeerChannel {
-    /// Opens this end. `is_heard` says that the other process reads its end already.
+    /// Opens this end. `is_heard` says that the peer already reads its end.
     ///
-    /// # Errors
-    /// The socket cannot be used.
+    /// # Errors The socket cannot be used.
     pub(super) fn open(stream: StdUnixStream, is_heard: bool) -> io::Result<(Arc<Self>, Incoming)> {
         stream.set_nonblocking(true)?;
         let (read, write) = UnixStream::from_std(stream)?.into_split();
         let (outgoing, frames) = mpsc::unbounded_channel();
-        // A task of its own: a question that is given up halfway must not be written halfway.
+        // Written by a separate task, because a cancelled query must not leave half a line.
         tokio::spawn(write_frames(write, frames));
         let line = Self {
             outgoing,
@@ -157,7 +155,7 @@ impl PeerChannel {
         Ok((Arc::new(line), Incoming(BufReader::new(read).lines())))
     }
 
-    /// Sends an order; what comes back is its answer. `None` when the other process has gone.
+    /// Sends a request; the receiver yields its response. `None` if the peer has gone.
     pub(super) fn send(&self, ask: &PeerRequest) -> Option<oneshot::Receiver<PeerResponse>> {
         let (answer, wait) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -166,7 +164,7 @@ impl PeerChannel {
         Some(wait)
     }
 
-    /// Asks and waits so long; `None` when there is no answer.
+    /// Sends a request and waits for at most `limit`; `None` if there is no response.
     pub(super) async fn ask(&self, ask: &PeerRequest, limit: Duration) -> Option<PeerResponse> {
         let waiting = self.waiting().as_ref().map_or(0, HashMap::len);
         if !self.is_heard() || waiting >= MAX_WAITING {
@@ -175,24 +173,24 @@ impl PeerChannel {
         timeout(limit, self.send(ask)?).await.ok()?.ok()
     }
 
-    /// True when the other process reads its end.
+    /// True once the peer reads its end.
     pub(super) fn is_heard(&self) -> bool {
         self.is_heard.load(Ordering::Acquire)
     }
 
-    /// True when the other process has gone.
+    /// True if the peer has gone.
     pub(super) fn is_closed(&self) -> bool {
         self.waiting().is_none()
     }
 
-    /// Answers a question.
+    /// Responds to a request.
     pub(super) fn answer(&self, id: u64, answer: &PeerResponse) {
         self.write(&Outgoing { id, ask: None, answer: Some(answer) });
     }
 
     fn write(&self, frame: &Outgoing<'_>) {
         match serde_json::to_string(frame) {
-            // Fails only when the other process has gone.
+            // Fails only if the peer has gone.
             Ok(text) => drop(self.outgoing.send(text + "\n")),
             Err(fault) => tracing::error!(%fault, "a message to the other process cannot be written"),
         }
@@ -204,8 +202,7 @@ impl PeerChannel {
 }
 
 impl Incoming {
-    /// The next question with its number; hands answers to those who wait for them. `None` when the other
-    /// process has gone.
+    /// The next request with its id; delivers responses to those who wait for them. `None` if the peer has gone.
     pub(super) async fn next(&mut self, line: &PeerChannel) -> Option<(u64, PeerRequest)> {
         while let Ok(Some(text)) = self.0.next_line().await {
             line.is_heard.store(true, Ordering::Release);

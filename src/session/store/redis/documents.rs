@@ -1,4 +1,4 @@
-//! Sessions as documents: what look-ups, lists (`listing.rs`) and the retention need.
+//! Views of sessions as documents: look-ups, lists (`listing.rs`) and retention.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::session::views::session_view::SessionView;
 
 /// Documents read in one round trip.
 pub(super) const CHUNK: usize = 256;
-/// Incarnations of one id that are read at most, beside the newest in each scope.
+/// The most incarnations of one id that are read, in addition to the newest in each scope.
 const OF_ONE_ID: usize = 256;
 
-/// Which set of incarnations.
+/// A set of incarnations.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shelf {
     Active,
@@ -101,7 +101,7 @@ impl SessionStore for RedisStore {
 }
 
 impl RedisStore {
-    /// Puts an ended session on the shelf, also while the link is not up yet.
+    /// Stores an ended session, even while the link is down.
     pub(in crate::session) async fn put_ended(&self, session: &SessionView) -> Result<(), LinkError> {
         let (key, uid) = (session.key().clone(), session.uid);
         let (member, gone) = (member(&key, uid), session.gone_at().as_millisecond().to_string());
@@ -128,7 +128,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Questions of people do not wait for a store that is known to be away.
+    /// Queries of operators do not wait for a store that is known to be unavailable.
     fn ready(&self) -> Result<(), StoreError> {
         if self.link.is_up() { Ok(()) } else { Err(StoreError("redis is unavailable".to_owned())) }
     }
@@ -137,7 +137,7 @@ impl RedisStore {
         self.link.calls(calls).await?.into_iter().collect()
     }
 
-    /// Which session an incarnation belongs to.
+    /// The session of an incarnation.
     async fn find(&self, uid: Uid) -> Result<Option<(SessionKey, Uid)>, LinkError> {
         let range = || ["[".to_owned() + &uid.to_string(), format!("({uid}~")];
         let call = |set: String| Call::new("ZRANGEBYLEX", [set].into_iter().chain(range()));
@@ -145,7 +145,7 @@ impl RedisStore {
         Ok(found.into_iter().flat_map(incarnations).next())
     }
 
-    /// Forgets incarnations that ended; gives of how many there was a document.
+    /// Deletes ended incarnations, and returns for how many there was a document.
     async fn forget(&self, which: &[(SessionKey, Uid)]) -> Result<usize, LinkError> {
         let mut calls = Vec::new();
         for (key, uid) in which {
@@ -161,8 +161,8 @@ impl RedisStore {
         Ok(answers.iter().step_by(3).filter(|deleted| deleted.as_u64() == Some(1)).count())
     }
 
-    /// Reads incarnations: their document once they have ended, else all shares together. What is gone
-    /// or cannot be read is left out, and taken off the shelf it was found on.
+    /// Reads incarnations: the document of ended ones, the sum of all shares of active ones. Incarnations that are
+    /// gone or unreadable are skipped and removed from the set they were found in.
     pub(super) async fn load(
         &self,
         which: &[(SessionKey, Uid)],

@@ -1,4 +1,4 @@
-//! Which instances live, which sessions nobody moves any more, and what instances tell each other.
+//! Heartbeats of instances, idle sessions, and messages between instances.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
 use crate::session::store::RedisStore;
 
-/// An instance that has not shown life for this long is dead.
+/// An instance without a heartbeat for this long is dead.
 const ALIVE: Duration = Duration::from_secs(5);
-/// One instance after another looks after dead ones, each this long.
+/// How long one instance looks after dead ones before another takes its turn.
 const TURN: Duration = Duration::from_secs(2);
-/// Documents prolonged in one round trip.
+/// Documents extended in one round trip.
 const PROLONGED: usize = 256;
 
 impl RedisStore {
-    /// Shows the others that this instance lives. Returns whether they could see it until now: when they could not
-    /// although it showed itself a moment ago, the store was wiped.
+    /// Refreshes the heartbeat of this instance. Returns whether the previous one was still there: if not, although
+    /// it was refreshed a moment ago, the store was wiped.
     pub(in crate::session) async fn refresh_heartbeat(&self) -> Result<bool, LinkError> {
         let key = self.keys.instance(&self.instance);
         let life = [key, "1".to_owned(), "PX".to_owned(), millis(ALIVE).to_string(), "GET".to_owned()];
         Ok(!self.link.call(Call::new("SET", life)).await?.is_null())
     }
 
-    /// This instance goes: the others need not wait for it.
+    /// Deletes the heartbeat: the others need not wait for this instance.
     pub(in crate::session) async fn delete_heartbeat(&self) -> Result<(), LinkError> {
         self.link.call(Call::new("DEL", [self.keys.instance(&self.instance)])).await.map(drop)
     }
@@ -37,14 +37,14 @@ impl RedisStore {
         Ok(found.as_u64() == Some(1))
     }
 
-    /// True when it is this instance's turn to look after dead ones.
+    /// True if it is this instance's turn to look after dead ones.
     pub(in crate::session) async fn take_orphan_turn(&self) -> Result<bool, LinkError> {
         let mine =
             [self.keys.sweeper(), self.instance.clone(), "NX".into(), "PX".into(), millis(TURN).to_string()];
         Ok(!self.link.call(Call::new("SET", mine)).await?.is_null())
     }
 
-    /// Active incarnations in which nothing moved since this time.
+    /// Active incarnations without activity since this time, in milliseconds since 1970.
     pub(in crate::session) async fn idle_since(
         &self,
         since_ms: u64,
@@ -55,7 +55,7 @@ impl RedisStore {
         Ok(documents::incarnations(self.link.call(call).await?))
     }
 
-    /// Notes when something moved in an incarnation; 0 has it looked at soon.
+    /// Sets the last activity of an incarnation; 0 has it checked soon.
     pub(in crate::session) async fn moved(
         &self,
         key: &SessionKey,
@@ -66,8 +66,8 @@ impl RedisStore {
         self.link.call(Call::new("ZADD", arguments)).await.map(drop)
     }
 
-    /// The open shares of an incarnation and, for one that has none, an empty name: nothing at all when
-    /// the incarnation is gone.
+    /// The open shares of an incarnation, or one empty name if it has no open share; empty if the incarnation is
+    /// gone.
     pub(in crate::session) async fn shares(
         &self,
         key: &SessionKey,
@@ -83,7 +83,7 @@ impl RedisStore {
         Ok(shares)
     }
 
-    /// An incarnation is no longer among the active ones.
+    /// Removes an incarnation from the sets of active ones.
     pub(in crate::session) async fn remove_active(
         &self,
         key: &SessionKey,
@@ -95,7 +95,7 @@ impl RedisStore {
         self.link.calls(calls.into_iter().collect()).await.map(drop)
     }
 
-    /// For each of these shares, whether a record tells of it.
+    /// Whether a record covers each of these shares.
     pub(in crate::session) async fn recorded(
         &self,
         shares: &[(SessionKey, Uid, String)],
@@ -111,7 +111,7 @@ impl RedisStore {
         Ok(shares.iter().zip(answers).map(is_told).collect())
     }
 
-    /// A record that tells of these shares of an incarnation is written.
+    /// Marks shares as covered by a record.
     pub(in crate::session) async fn done(
         &self,
         key: &SessionKey,
@@ -123,7 +123,7 @@ impl RedisStore {
         self.link.run::<Value>(&self.scripts.mark_recorded, keys, arguments).await.map(drop)
     }
 
-    /// The one that was about to write a record is gone: this instance will.
+    /// Takes over a record from a dead instance.
     pub(in crate::session) async fn take_over_record(
         &self,
         key: &SessionKey,
@@ -133,7 +133,7 @@ impl RedisStore {
         self.link.call(Call::new("HSET", field)).await.map(drop)
     }
 
-    /// Publishes events of this instance, all in one round trip. Returns how many were not published.
+    /// Publishes events of this instance in one round trip. Returns how many were not published.
     pub(in crate::session) async fn publish_events(&self, events: &[String]) -> Result<usize, LinkError> {
         let call = |event: &String| {
             Call::new("PUBLISH", [self.keys.event_channel(), format!("{} {event}", self.instance)])
@@ -142,7 +142,7 @@ impl RedisStore {
         Ok(answers.iter().filter(|answer| answer.is_err()).count())
     }
 
-    /// For each incarnation, whether a key that a live one has is missing.
+    /// Whether a key is missing that an active incarnation should have, for each of these.
     pub(in crate::session) async fn missing_keys(
         &self,
         incarnations: &[(SessionKey, Uid)],
@@ -154,8 +154,8 @@ impl RedisStore {
         answers.into_iter().map(|answer| answer.map(|found| found.as_u64() != Some(2))).collect()
     }
 
-    /// Gives the documents of ended sessions at least the lifetime that a longer `retention` asks for;
-    /// [`SessionStore::purge`] still forgets each when it is due.
+    /// Extends the lifetime of documents of ended sessions to a longer `retention`; [`SessionStore::purge`] still
+    /// deletes each when it is due.
     pub(in crate::session) async fn extend_ended(&self) -> Result<(), LinkError> {
         let mut from = 0;
         loop {

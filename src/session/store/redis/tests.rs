@@ -1,4 +1,4 @@
-//! The contract of every store, over a real redis-server.
+//! The store contract, with a real redis-server.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::SessionState;
 use crate::settings::fault::Faults;
 
-/// A redis-server of its own, without persistence; ends with the value.
+/// A redis-server of its own, without persistence; ends when it is dropped.
 struct Server {
     child: Child,
     _folder: tempfile::TempDir,
@@ -103,7 +103,7 @@ async fn what_is_over_leaves_with_the_next_order_and_the_key_lives_as_long_as_th
     store.order(&agent_order("long", 1000), true).await.unwrap();
     assert_eq!(fields().await.len(), 2, "{:?}", fields().await);
     assert!((995..=1000).contains(&left().await), "{}", left().await);
-    // Lifted, it is remembered for an hour more; the other one is not prolonged when that is gone.
+    // The lifting is kept for an hour; the other one is not extended when it is gone.
     store.lift(&agent_order("long", 1000), 1).await.unwrap();
     assert!((4595..=4600).contains(&left().await), "{}", left().await);
     let for_good = KillOrder { until: None, ..agent_order("for good", 0) };
@@ -138,12 +138,12 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     ids.sort_by(|a, b| a.id.cmp(&b.id));
     ids.dedup();
     assert_eq!((seen.len(), ids.len()), (26, 26));
-    // Noted again since it was read, or lately: it stays.
+    // It changed again since it was read, or recently: it stays.
     store.record_changes(&[key(3)]).await.unwrap();
     assert_eq!(store.trim(&seen).await.unwrap(), 24);
     let (_, left) = store.changed(Cursor::default(), 10).await.unwrap();
     assert_eq!(left.len(), 2);
-    // Where a page was trimmed, the next one begins where that one did.
+    // After a trimmed page the next one begins where that one did.
     let at_ms = seen[0].at_ms;
     assert_eq!(Cursor { at_ms, passed: 5 }.after(&seen[..10], &seen[..10]), Cursor { at_ms, passed: 5 });
 }
@@ -164,7 +164,7 @@ async fn close(store: &RedisStore, session: &SessionView, share: &str, doc: &Sha
     store.close(session.key(), session.uid, &[(share.to_owned(), Some(doc))]).await.unwrap()
 }
 
-/// The names of the shares that a record is to tell of, and whether another one tells of others.
+/// The names of the shares that a record covers, and whether another record covers others.
 fn told_of(closed: Closed) -> (Vec<String>, bool) {
     match closed {
         Closed::Record { shares, is_rest } => {
@@ -212,12 +212,12 @@ async fn a_store_that_lost_shares_gives_no_record_until_all_had_time_to_write_th
     store.end(key, uid, &end(), None).await.unwrap();
     assert!(matches!(close(store, &session, "there:2", &doc).await, Closed::Waiting));
     assert!(matches!(close(store, &session, "there:2", &doc).await, Closed::Waiting));
-    // The time passes without the other instance.
+    // Time passes without the other instance.
     let long_ago = [store.keys.incarnation(key, uid), "rebuilt".to_owned(), "1".to_owned()];
     store.link.call(Call::new("HSET", long_ago)).await.unwrap();
     let there = vec!["there:2".to_owned()];
     assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (there.clone(), false));
-    // It comes while the record is written.
+    // It arrives while the record is written.
     store.close_again(key, uid, "here:1", &doc).await.unwrap();
     store.done(key, uid, &there).await.unwrap();
     let long_ago = [store.keys.incarnation(key, uid), "rebuilt".to_owned(), "1".to_owned()];
@@ -230,7 +230,7 @@ async fn a_store_that_lost_shares_gives_no_record_until_all_had_time_to_write_th
     }
 }
 
-/// Fills a store with ended sessions and times some lists; gives the slowest.
+/// Fills a store with ended sessions and times some lists; returns the slowest.
 async fn time_lists(count: usize) -> Duration {
     let spawned = spawned().await;
     let store = &spawned.store;
