@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use brotli::CompressorWriter;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use elida::protocol::call::{CallPaths, CallScan};
-use elida::protocol::coding::Coding;
-use elida::protocol::dialect::Dialect;
-use elida::protocol::framing::Framing;
-use elida::protocol::refusal::{self, Notice, NoticeKind};
-use elida::protocol::tap::ResponseTap;
+use elida::protocol::Dialect;
+use elida::protocol::answer::tap::ResponseTap;
+use elida::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use elida::protocol::request::{RequestPaths, RequestScan};
+use elida::protocol::wire::coding::Coding;
+use elida::protocol::wire::framing::Framing;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
@@ -48,14 +48,14 @@ fn recorded(name: &str) -> Vec<u8> {
 }
 
 fn scanner(criterion: &mut Criterion) {
-    let paths = Arc::new(CallPaths::new(&HINTS.map(str::to_owned)));
+    let paths = Arc::new(RequestPaths::new(&HINTS.map(str::to_owned)));
     let mut group = criterion.benchmark_group("request body scan");
     for bytes in [300, 76 << 10, 1 << 20] {
         let body = chat(bytes);
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("{} bytes", body.len()), |bencher| {
             bencher.iter(|| {
-                let mut scan = CallScan::new(Arc::clone(&paths));
+                let mut scan = RequestScan::new(Arc::clone(&paths));
                 body.as_bytes().chunks(CHUNK).for_each(|chunk| scan.feed(black_box(chunk)));
                 scan.finish()
             });
@@ -137,9 +137,9 @@ fn decoding(criterion: &mut Criterion) {
 }
 
 fn refusals(criterion: &mut Criterion) {
-    let notice = Notice {
+    let notice = ErrorBody {
         code: "session_killed",
-        kind: NoticeKind::Permission,
+        kind: ErrorClass::Permission,
         status: 403,
         message: "this session was killed by an operator: it looped",
         session_id: Some("bd060396-fe08-454b-8ed9-b937c9a41123"),
@@ -147,10 +147,10 @@ fn refusals(criterion: &mut Criterion) {
         rpc_id: None,
     };
     criterion.bench_function("refusal, before the head", |bencher| {
-        bencher.iter(|| refusal::body(Dialect::Anthropic, black_box(&notice)));
+        bencher.iter(|| Dialect::Anthropic.error_body(black_box(&notice)));
     });
     criterion.bench_function("refusal, in a stream", |bencher| {
-        bencher.iter(|| refusal::stream_end(Dialect::Anthropic, Framing::Sse, true, black_box(&notice)));
+        bencher.iter(|| Dialect::Anthropic.stream_end(Framing::Sse, true, black_box(&notice)));
     });
 }
 

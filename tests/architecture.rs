@@ -49,9 +49,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("globset", &["routing/"]),
     ("mimalloc", &["main.rs"]),
     ("fred", &["redis/", "session/store/redis"]),
-    ("brotli", &["protocol/coding.rs", "demo/"]),
-    ("flate2", &["protocol/coding.rs", "demo/"]),
-    ("zstd", &["protocol/coding.rs"]),
+    ("brotli", &["protocol/wire/coding.rs", "demo/"]),
+    ("flate2", &["protocol/wire/coding.rs", "demo/"]),
+    ("zstd", &["protocol/wire/coding.rs"]),
 ];
 
 /// The longest file, in lines without its tests.

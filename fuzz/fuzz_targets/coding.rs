@@ -2,7 +2,7 @@
 //! the same text or the same refusal.
 #![no_main]
 
-use elida::protocol::coding::{Coding, Decoder, Unread};
+use elida::protocol::wire::coding::{Coding, Decoder, Unread};
 use libfuzzer_sys::fuzz_target;
 
 const CODINGS: [Coding; 4] = [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd];

@@ -4,23 +4,23 @@
 
 use std::sync::Arc;
 
-use elida::protocol::call::{Call, CallPaths, CallScan};
-use elida::protocol::dialect::Dialect;
-use elida::protocol::mcp::{METHOD, NAME, PROTOCOL_VERSION, SESSION_ID, disagreement};
-use elida::protocol::refusal::{Notice, NoticeKind, body};
+use elida::protocol::request::{ModelRequest, RequestPaths, RequestScan};
+use elida::protocol::Dialect;
+use elida::protocol::dialects::mcp::{METHOD, NAME, PROTOCOL_VERSION, SESSION_ID, disagreement};
+use elida::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-fn scan<'a>(paths: &CallPaths, chunks: impl Iterator<Item = &'a [u8]>) -> Call {
-    let mut scan = CallScan::speaking(Dialect::Mcp, paths);
+fn scan<'a>(paths: &RequestPaths, chunks: impl Iterator<Item = &'a [u8]>) -> ModelRequest {
+    let mut scan = RequestScan::speaking(Dialect::Mcp, paths);
     chunks.for_each(|chunk| scan.feed(chunk));
     scan.finish()
 }
 
 fuzz_target!(|input: (u8, [&[u8]; 3], &str, &[u8])| {
     let (size, fields, path, message) = input;
-    let paths = Arc::new(CallPaths::new(&["params.message.contextId".to_owned()]));
+    let paths = Arc::new(RequestPaths::new(&["params.message.contextId".to_owned()]));
     let call = scan(&paths, std::iter::once(message));
     assert_eq!(call, scan(&paths, message.chunks(usize::from(size).max(1))));
     if let (Ok(Value::Object(parsed)), Some(rpc)) = (serde_json::from_slice(message), &call.rpc)
@@ -40,19 +40,19 @@ fuzz_target!(|input: (u8, [&[u8]; 3], &str, &[u8])| {
     let dialect = Dialect::detect(path, &headers);
     headers.insert(SESSION_ID, HeaderValue::from_static("s"));
     assert_eq!(Dialect::detect(path, &headers).is_llm(), dialect.is_llm(), "a field makes nothing else of a model call");
-    let mut named = Call::default();
-    named.read_path(dialect, path);
+    let mut named = ModelRequest::default();
+    dialect.read_path(path, &mut named);
     let id = call.rpc.as_ref().and_then(|rpc| rpc.id.as_deref());
-    let notice = Notice {
+    let notice = ErrorBody {
         code: "session_killed",
-        kind: NoticeKind::Permission,
+        kind: ErrorClass::Permission,
         status: 403,
         message: path,
         session_id: None,
         request_id: "r",
         rpc_id: id,
     };
-    let refusal: Value = serde_json::from_slice(&body(Dialect::Mcp, &notice)).expect("JSON");
+    let refusal: Value = serde_json::from_slice(&Dialect::Mcp.error_body(&notice)).expect("JSON");
     let id: Option<Value> = id.map(|id| serde_json::from_str(id).expect("an id is JSON"));
     assert_eq!(refusal["id"], id.unwrap_or_default());
 });

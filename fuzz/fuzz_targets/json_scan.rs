@@ -4,20 +4,20 @@
 
 use std::sync::Arc;
 
-use elida::protocol::call::{Call, CallPaths, CallScan};
-use elida::protocol::rename::rename_model;
+use elida::protocol::request::{ModelRequest, RequestPaths, RequestScan};
+use elida::protocol::request::rewrite_model;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-fn scan<'a>(paths: &Arc<CallPaths>, chunks: impl Iterator<Item = &'a [u8]>) -> Call {
-    let mut scan = CallScan::new(Arc::clone(paths));
+fn scan<'a>(paths: &Arc<RequestPaths>, chunks: impl Iterator<Item = &'a [u8]>) -> ModelRequest {
+    let mut scan = RequestScan::new(Arc::clone(paths));
     chunks.for_each(|chunk| scan.feed(chunk));
     scan.finish()
 }
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (size, body) = input;
-    let paths = Arc::new(CallPaths::new(&["metadata.user_id".to_owned(), "a.b.c".to_owned()]));
+    let paths = Arc::new(RequestPaths::new(&["metadata.user_id".to_owned(), "a.b.c".to_owned()]));
     let whole = scan(&paths, std::iter::once(body));
     assert_eq!(whole, scan(&paths, body.chunks(usize::from(size).max(1))));
     let Ok(Value::Object(parsed)) = serde_json::from_slice(body) else { return };
@@ -29,7 +29,7 @@ fuzz_target!(|input: (u8, &[u8])| {
         // A model that is longer than the scanner keeps is none.
         assert!(whole.model.as_ref() == Some(model) || body.len() > 4096);
         if whole.model.is_some() {
-            let renamed = rename_model(body, "other").expect("there is a model");
+            let renamed = rewrite_model(body, "other").expect("there is a model");
             let mut expected = parsed.clone();
             expected.insert(parsed.keys().find(same).expect("a key").clone(), "other".into());
             assert_eq!(serde_json::from_slice::<Value>(&renamed).expect("still JSON"), Value::Object(expected));

@@ -1,7 +1,7 @@
 //! Lines of JSON: any chunking gives the same lines, and they are those a split at line feeds gives.
 #![no_main]
 
-use elida::protocol::ndjson::{LineReader, Piece};
+use elida::protocol::wire::ndjson::{LineReader, Piece};
 use libfuzzer_sys::fuzz_target;
 
 fn read<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use elida::capture::redact::redact;
-use elida::protocol::framing::Framing;
+use elida::protocol::wire::framing::Framing;
 use libfuzzer_sys::fuzz_target;
 
 const FRAMINGS: [Framing; 4] = [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque];

@@ -2,13 +2,13 @@
 //! who does not listen sees the same facts.
 #![no_main]
 
-use elida::protocol::coding::Coding;
-use elida::protocol::dialect::Dialect;
-use elida::protocol::events::Event;
-use elida::protocol::framing::Framing;
-use elida::protocol::tap::ResponseTap;
-use elida::protocol::tools::{ToolCall, ToolCounts};
-use elida::protocol::usage::Usage;
+use elida::protocol::wire::coding::Coding;
+use elida::protocol::Dialect;
+use elida::protocol::answer::events::Event;
+use elida::protocol::wire::framing::Framing;
+use elida::protocol::answer::tap::ResponseTap;
+use elida::protocol::facts::tools::{ToolCall, ToolCounts};
+use elida::protocol::facts::usage::Usage;
 use libfuzzer_sys::fuzz_target;
 
 const DIALECTS: [Dialect; 8] = [

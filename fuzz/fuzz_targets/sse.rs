@@ -1,7 +1,7 @@
 //! Server-sent events: any chunking gives the same events, and no more bytes come out than went in.
 #![no_main]
 
-use elida::protocol::sse::{Piece, SseReader};
+use elida::protocol::wire::sse::{Piece, SseReader};
 use libfuzzer_sys::fuzz_target;
 
 type Events = (Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>, bool);

@@ -1,13 +1,13 @@
 //! WebSocket frames: any chunking reads the same, in both directions, and no more bytes come out than went in.
 #![no_main]
 
-use elida::protocol::dialect::Dialect;
-use elida::protocol::socket::{Asked, SocketTap};
-use elida::protocol::usage::Usage;
-use elida::protocol::websocket::{FrameReader, Piece, Place};
+use elida::protocol::Dialect;
+use elida::protocol::answer::socket::{ClientMessage, SocketTap};
+use elida::protocol::facts::usage::Usage;
+use elida::protocol::wire::websocket::{FrameReader, Piece, FramePosition};
 use libfuzzer_sys::fuzz_target;
 
-type Frames = (Vec<Vec<u8>>, usize, Place, Option<u16>, String);
+type Frames = (Vec<Vec<u8>>, usize, FramePosition, Option<u16>, String);
 
 fn frames<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Frames {
     let (mut reader, mut messages, mut data, mut sealed) =
@@ -20,7 +20,7 @@ fn frames<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Frames {
         });
     }
     messages.push(data);
-    (messages, sealed, reader.place(), reader.close_code(), format!("{:?}", reader.traffic()))
+    (messages, sealed, reader.position(), reader.close_code(), format!("{:?}", reader.traffic()))
 }
 
 fn tapped<'a>(
@@ -30,7 +30,7 @@ fn tapped<'a>(
     let (mut tap, mut models, mut answers) = (SocketTap::new(dialect), Vec::new(), Vec::new());
     for chunk in chunks {
         tap.feed_client(chunk, |asked| {
-            if let Asked::Model(model) = asked {
+            if let ClientMessage::Model(model) = asked {
                 models.push(model.to_owned());
             }
         });

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
-use crate::protocol::call::CallPaths;
+use crate::protocol::request::RequestPaths;
 use crate::proxy::gateway::House;
 use crate::proxy::snapshot::{Live, Snapshot};
 use crate::redis::{self, Keys, Link};
@@ -176,7 +176,7 @@ pub(super) fn snapshot(
     Ok(Snapshot {
         routes: config.routing.clone(),
         backends,
-        call_paths: Arc::new(CallPaths::new(&config.identity.body_paths())),
+        call_paths: Arc::new(RequestPaths::new(&config.identity.body_paths())),
         identity: config.identity.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),

@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::redact::redact;
 use super::rules::{Kind, is_document, is_secret_name};
-use crate::protocol::framing::Framing;
+use crate::protocol::wire::framing::Framing;
 
 /// The head of a part, up to its content; the name of its field is one of the groups.
 #[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::leaves::{Form, Leaf, as_it_reads, inside, leaves, leaves_of_event};
 use super::rules::{Kind, Span, find, is_document, is_json, is_mark};
-use crate::protocol::framing::Framing;
+use crate::protocol::wire::framing::Framing;
 
 /// How often a body is gone through: two secrets that touch may hide each other, as words of one name do.
 const ROUNDS: usize = 4;

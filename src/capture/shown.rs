@@ -7,7 +7,7 @@ use regex::Regex;
 
 use super::fields::percent_decoded;
 use super::redact::redact;
-use crate::protocol::framing::Framing;
+use crate::protocol::wire::framing::Framing;
 
 /// What every secret has, in one pass: nearly all texts have none of it, and cost no more than this.
 #[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]

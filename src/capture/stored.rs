@@ -11,8 +11,8 @@ use super::redact::redact;
 use super::rules::is_document;
 use super::shown::shown;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
-use crate::protocol::coding::{Coding, Decoder};
-use crate::protocol::framing::Framing;
+use crate::protocol::wire::coding::{Coding, Decoder};
+use crate::protocol::wire::framing::Framing;
 
 /// The form in which a capture is stored and shown.
 #[derive(Serialize)]

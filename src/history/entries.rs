@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::captures::Row;
 use super::chain::{self, Tip};
 use crate::ids::{AgentId, SessionId, Uid};
-use crate::protocol::usage::{Cost, Usage};
+use crate::protocol::facts::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record, RequestLine, ServedLeg};
 use crate::telemetry::history::Kept;
 

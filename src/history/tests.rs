@@ -16,7 +16,7 @@ use super::window::{By, Step, Wanted, Window};
 use crate::capture::{Body, Capture};
 use crate::clock::Clock;
 use crate::ids::{RequestId, SessionId, Uid};
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
 use crate::session::{Event, LegReport, Listener, Manager};

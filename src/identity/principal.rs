@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::ids::{KeyId, PrincipalId};
-use crate::protocol::credentials::credentials;
+use crate::protocol::dialects::credentials::credentials;
 use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 

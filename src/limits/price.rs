@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::protocol::usage::{Billed, Cost};
+use crate::protocol::facts::usage::{Billed, Cost};
 use crate::routing::matcher::{Matcher, Pattern};
 use crate::settings::fault::Faults;
 
@@ -74,7 +74,7 @@ impl Prices {
 mod tests {
     use super::*;
     use crate::protocol::Dialect;
-    use crate::protocol::usage::Usage;
+    use crate::protocol::facts::usage::Usage;
 
     fn prices() -> Prices {
         let price = |input| Price {
@@ -102,7 +102,9 @@ mod tests {
             reasoning_tokens: 8,
             ..Usage::default()
         };
-        let cost = |dialect| prices().cost("openai", "gpt-5", &usage.billed(dialect)).unwrap().0;
+        let cost = |dialect: Dialect| {
+            prices().cost("openai", "gpt-5", &usage.billed(dialect.token_counts())).unwrap().0
+        };
         // 60 of the input, 40 at a tenth, 10 of the output at five times, 3 written at twice, 2 at three times.
         let openai = 60_000_000 + 4_000_000 + 50_000_000 + 6_000_000 + 6_000_000;
         assert_eq!(cost(Dialect::OpenAiChat), openai);

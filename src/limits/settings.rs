@@ -110,7 +110,7 @@ fn per_token(dollars_per_million: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::usage::Billed;
+    use crate::protocol::facts::usage::Billed;
 
     #[test]
     fn the_prices_that_are_built_in_are_in_order() {

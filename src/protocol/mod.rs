@@ -1,66 +1,30 @@
-//! The languages agents and backends speak: what a path means, what a body says, how to refuse.
+//! The APIs that agents and backends speak: what a request asks for, what an answer says, how an error is worded.
 //!
-//! Sans-IO and pure: bytes go in by chunks as they come, facts come out; nothing here waits, logs or
-//! knows a status code. Neighbours: `proxy` feeds it, `routing` asks it for the model of a call,
-//! `session` adds up its [`Usage`].
+//! Sans-IO and pure: bytes go in by chunks as they arrive, facts come out; nothing here waits, logs or
+//! knows where a request goes. Neighbours: `proxy` feeds it, `routing` asks it for the model of a request,
+//! `session` adds up its [`Usage`](facts::usage::Usage).
 //!
-//! - [`dialect`]: which API a request belongs to.
-//! - [`json_scan`]: the one JSON reader: incremental, no tree, bounded memory.
-//! - [`call`]: a request's body: model, stream, identity hints, and what it [offers](offer); [`json_rpc`]: its
-//!   envelope in MCP and A2A.
-//! - [`credentials`]: where a request carries its caller's credentials, and what holds none.
-//! - [`mcp`]: what header fields of MCP must agree with.
-//! - [`rename`]: a request's body with another model in it.
-//! - [`framing`], [`sse`], [`ndjson`]: how an answer is cut into pieces; [`event_tail`]: whether one is whole.
-//! - [`coding`]: compressed answers, decoded on the side.
-//! - [`tap`]: reads usage, model, [`tools`] called and the stop reason off an answer that flows by, and tells
-//!   them as [`events`] to whoever listens; one table of rules per dialect in `openai`, `responses`, `realtime`,
-//!   `anthropic`, `mistral`, `ollama`, `gemini` and `json_rpc` (MCP, A2A).
-//! - [`websocket`], [`socket`]: the frames of a WebSocket, and what the messages in them say.
-//! - [`refusal`]: the words of a refusal, and the last event of a stream that is cut.
+//! - [`json`]: the one JSON reader: incremental, no tree, bounded memory.
+//! - [`wire`]: how bodies and sockets are framed: server-sent events, NDJSON, WebSocket frames, content codings.
+//! - [`facts`]: what is read off requests and answers, as plain data.
+//! - [`dialects`]: one file per API: how it is detected, where its answers hold what, how its errors look.
+//! - [`request`]: reads a request's body, and writes another model into it.
+//! - [`answer`]: reads usage, model, tool calls and stop reason off an answer while it passes.
+//!
+//! Folders use those above them in this list only.
 //!
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
 //! in bytes; memory does not grow with the body; no input panics.
 
+pub mod answer;
 pub mod base64;
-pub mod call;
-pub mod coding;
-pub mod credentials;
-pub mod dialect;
-pub mod event_tail;
-pub mod events;
-pub mod framing;
-pub mod json_rpc;
-pub mod json_scan;
-pub mod mcp;
-pub mod ndjson;
-pub mod offer;
-pub mod refusal;
-pub mod rename;
-pub mod socket;
-pub mod sse;
-pub mod tap;
-pub mod tools;
-pub mod usage;
-pub mod websocket;
-
-mod anthropic;
-mod calls;
-mod gemini;
-mod json_paths;
-mod json_text;
-mod mistral;
-mod ollama;
-mod openai;
-mod realtime;
-mod responses;
+pub mod dialects;
+pub mod facts;
+pub mod json;
+pub mod request;
+pub mod wire;
 
 #[cfg(test)]
 mod chunks;
 
-pub use call::{Call, CallPaths, CallScan};
-pub use dialect::{BackendKind, Dialect};
-pub use framing::Framing;
-pub use refusal::{Notice, NoticeKind};
-pub use tap::ResponseTap;
-pub use usage::Usage;
+pub use dialects::{BackendKind, Dialect};

@@ -11,7 +11,7 @@ use super::door::Ticket;
 use super::framing;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::Dialect;
 
 /// The header that carries a request's id, in from the client and out to backend and client.
 pub(crate) const REQUEST_ID: &str = "x-request-id";

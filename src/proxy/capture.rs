@@ -11,7 +11,7 @@ use super::exchange::Exchange;
 use super::inbound::Answer;
 use crate::capture::{Body, Capture};
 use crate::error::ErrorKind;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::Dialect;
 
 /// The first bytes of what passes.
 pub(crate) struct Capturing {

@@ -15,9 +15,9 @@ use super::refuse::Stop;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
-use crate::protocol::call::Call;
-use crate::protocol::credentials;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::Dialect;
+use crate::protocol::dialects::credentials;
+use crate::protocol::request::ModelRequest;
 use crate::routing::{Choice, Method, RouteError};
 use crate::upstream::backend::{Leave, Seat};
 use crate::upstream::peer;
@@ -86,7 +86,7 @@ pub(crate) fn route(
     arrival: &Arrival,
     caller: &Caller,
     head: &RequestHeader,
-    call: &Call,
+    call: &ModelRequest,
     now: Moment,
 ) -> Result<Route, Refusal> {
     if call.model_doubled {

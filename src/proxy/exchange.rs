@@ -13,9 +13,9 @@ use super::inbound::Answer;
 use super::trace::Trace;
 use crate::error::Refusal;
 use crate::ids::SessionId;
-use crate::protocol::call::Call;
-use crate::protocol::dialect::Dialect;
-use crate::protocol::socket::SocketTap;
+use crate::protocol::Dialect;
+use crate::protocol::answer::socket::SocketTap;
+use crate::protocol::request::ModelRequest;
 use crate::session::Leg;
 use crate::telemetry::metrics::Inside;
 
@@ -32,7 +32,7 @@ pub(crate) struct Exchange {
     /// The session the request named, also when it was not let in.
     pub(crate) named: Option<SessionId>,
     /// Left by `read`.
-    pub(crate) call: Call,
+    pub(crate) call: ModelRequest,
     /// Left by `admit`; the leg ends with the exchange.
     pub(crate) leg: Option<Leg>,
     /// Counts the leg as open.
@@ -61,7 +61,7 @@ impl Exchange {
             trace: None,
             caller: None,
             named: None,
-            call: Call::default(),
+            call: ModelRequest::default(),
             leg: None,
             open: None,
             capture: None,

@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::history::Archive;
 use crate::identity::Key;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::Dialect;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
@@ -147,7 +147,7 @@ impl Gateway {
         route.balance(arrival, leg.session(), now);
         leg.routed(route.backend.settings().name(), model.as_deref());
         if is_llm {
-            leg.offers(&exchange.call.offer);
+            leg.offers(&exchange.call.tools_offered);
         }
         leg.session().add_bytes_in(arrival.ticket.received());
         exchange.leg = Some(leg);

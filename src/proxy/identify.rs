@@ -10,7 +10,7 @@ use crate::identity::Key;
 use crate::identity::chain::Found;
 use crate::identity::client::Client;
 use crate::ids::PrincipalId;
-use crate::protocol::call::Call;
+use crate::protocol::request::ModelRequest;
 use crate::upstream::balance;
 
 /// The one at the other end.
@@ -62,7 +62,7 @@ pub(crate) fn by_head(arrival: &Arrival, headers: &HeaderMap) -> Result<Option<F
 pub(crate) fn by_body(
     arrival: &Arrival,
     caller: &Caller,
-    call: &Call,
+    call: &ModelRequest,
     headers: &HeaderMap,
     backend: &str,
 ) -> Result<Found, Refusal> {

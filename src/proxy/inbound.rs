@@ -11,11 +11,11 @@ use pingora_http::ResponseHeader;
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
 use super::mcp;
-use crate::protocol::call::Call;
-use crate::protocol::coding::Coding;
-use crate::protocol::event_tail::EventTail;
-use crate::protocol::framing::Framing;
-use crate::protocol::tap::ResponseTap;
+use crate::protocol::answer::tap::ResponseTap;
+use crate::protocol::request::ModelRequest;
+use crate::protocol::wire::coding::Coding;
+use crate::protocol::wire::event_tail::EventTail;
+use crate::protocol::wire::framing::Framing;
 use crate::session::Leg;
 
 /// The answer so far.
@@ -41,7 +41,12 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Begins an answer of the backend's: from here on silence is counted as silence in a stream.
-    pub(crate) fn begin(arrival: &Arrival, route: &Route, call: &Call, head: &ResponseHeader) -> Self {
+    pub(crate) fn begin(
+        arrival: &Arrival,
+        route: &Route,
+        call: &ModelRequest,
+        head: &ResponseHeader,
+    ) -> Self {
         let ticket = &arrival.ticket;
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let encoding = text(CONTENT_ENCODING);

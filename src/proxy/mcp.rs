@@ -12,15 +12,15 @@ use super::exchange::Exchange;
 use super::refuse::Stop;
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};
-use crate::protocol::call::Call;
-use crate::protocol::dialect::Dialect;
-use crate::protocol::mcp::{SESSION_ID, disagreement};
+use crate::protocol::Dialect;
+use crate::protocol::dialects::mcp::{SESSION_ID, disagreement};
+use crate::protocol::request::ModelRequest;
 
 /// Refuses what an MCP server must refuse.
 ///
 /// # Errors
 /// A web page elsewhere calls (it may have rebound its name to this address), or header and body differ.
-pub(crate) fn check(arrival: &Arrival, headers: &HeaderMap, call: &Call) -> Result<(), Refusal> {
+pub(crate) fn check(arrival: &Arrival, headers: &HeaderMap, call: &ModelRequest) -> Result<(), Refusal> {
     let allowed = &arrival.ticket.snapshot.allow_origins;
     let mut origins = headers.get_all(ORIGIN).iter();
     if origins.any(|origin| origin.to_str().map_or(true, |origin| is_foreign(origin, allowed))) {
@@ -48,7 +48,7 @@ fn is_foreign(origin: &str, allowed: &[String]) -> bool {
 }
 
 /// Whether the answer is a stream on which the server speaks unasked: silence says nothing there.
-pub(crate) fn is_server_stream(arrival: &Arrival, route: &Route, call: &Call) -> bool {
+pub(crate) fn is_server_stream(arrival: &Arrival, route: &Route, call: &ModelRequest) -> bool {
     let listens = || {
         let method = call.rpc.as_ref().and_then(|rpc| rpc.method.as_deref());
         arrival.method == Method::GET || method == Some("subscriptions/listen")

@@ -11,8 +11,8 @@ use pingora_http::RequestHeader;
 
 use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
-use crate::protocol::credentials;
-use crate::protocol::rename::rename_model;
+use crate::protocol::dialects::credentials;
+use crate::protocol::request::rewrite_model;
 use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;
 
@@ -107,7 +107,7 @@ const VOUCHERS: [&str; 6] =
 /// A header of ours cannot be set; that would be a fault of ours.
 pub(crate) fn rename(head: &mut RequestHeader, route: &Route, held: Option<Bytes>) -> Result<Option<Bytes>> {
     let (Some(name), Some(held)) = (&route.served_as, held) else { return Ok(None) };
-    let Some(body) = rename_model(&held, name) else { return Ok(None) };
+    let Some(body) = rewrite_model(&held, name) else { return Ok(None) };
     if head.headers.contains_key(CONTENT_LENGTH) {
         head.insert_header(CONTENT_LENGTH, body.len())?;
     }

@@ -9,25 +9,25 @@ use pingora_proxy::Session;
 use super::arrive::Arrival;
 use super::refuse::Stop;
 use crate::error::{ErrorKind, Refusal};
-use crate::protocol::call::{Call, CallScan};
+use crate::protocol::request::{ModelRequest, RequestScan};
 
 /// Reads the call out of body and path, holding the body for the backend.
 ///
 /// # Errors
 /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
-pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<Call, Stop> {
+pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<ModelRequest, Stop> {
     let mut call = read_body(session, arrival).await?;
-    call.read_path(arrival.dialect, arrival.uri.path());
+    arrival.dialect.read_path(arrival.uri.path(), &mut call);
     Ok(call)
 }
 
-async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<Call, Stop> {
+async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<ModelRequest, Stop> {
     let limit = body_limit(arrival);
     if declared_length(&session.req_header().headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit).into());
     }
     if !is_held(arrival, &session.req_header().headers) || session.as_mut().is_body_empty() {
-        return Ok(Call::default());
+        return Ok(ModelRequest::default());
     }
     if session.req_header().headers.contains_key(EXPECT) {
         // The client waits for leave to send (RFC 9110, 10.1.1), and it is us it waits for.
@@ -35,7 +35,7 @@ async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<Call, Sto
         session.req_header_mut().remove_header(&EXPECT);
     }
     arrival.ticket.hold_body();
-    let mut scan = CallScan::speaking(arrival.dialect, &arrival.ticket.snapshot.call_paths);
+    let mut scan = RequestScan::speaking(arrival.dialect, &arrival.ticket.snapshot.call_paths);
     let mut length = 0;
     while let Some(chunk) = session.as_mut().read_request_body().await.map_err(Error::into_down)? {
         length += chunk.len();

@@ -17,9 +17,9 @@ use super::door::{CUT, SILENT};
 use super::exchange::Exchange;
 use super::upgrade;
 use crate::error::{ErrorKind, Refusal};
-use crate::protocol::dialect::Dialect;
-use crate::protocol::framing::Framing;
-use crate::protocol::refusal::{self, Notice, NoticeKind};
+use crate::protocol::Dialect;
+use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use crate::protocol::wire::framing::Framing;
 use crate::session::CutReason;
 use crate::session::{EndReason, Leg};
 
@@ -81,30 +81,30 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
     }
 }
 
-fn notice_kind(kind: ErrorKind) -> NoticeKind {
+fn notice_kind(kind: ErrorKind) -> ErrorClass {
     match kind {
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
         | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
-        | ErrorKind::OriginRefused => NoticeKind::Permission,
-        ErrorKind::HeaderMismatch => NoticeKind::HeaderMismatch,
-        ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => NoticeKind::TooLarge,
-        ErrorKind::NoRoute => NoticeKind::NotFound,
-        ErrorKind::SessionStartRate => NoticeKind::RateLimit,
+        | ErrorKind::OriginRefused => ErrorClass::Permission,
+        ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
+        ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
+        ErrorKind::NoRoute => ErrorClass::NotFound,
+        ErrorKind::SessionStartRate => ErrorClass::RateLimit,
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
-            NoticeKind::Overloaded
+            ErrorClass::Overloaded
         }
-        ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => NoticeKind::Timeout,
-        ErrorKind::BackendUnavailable | ErrorKind::Internal => NoticeKind::Api,
-        _ => NoticeKind::InvalidRequest,
+        ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
+        ErrorKind::BackendUnavailable | ErrorKind::Internal => ErrorClass::Api,
+        _ => ErrorClass::InvalidRequest,
     }
 }
 
 /// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
 fn is_final(kind: ErrorKind) -> bool {
-    notice_kind(kind) == NoticeKind::Permission
+    notice_kind(kind) == ErrorClass::Permission
 }
 
 /// How a socket is told its end.
@@ -203,8 +203,8 @@ fn kill_notice(exchange: &Exchange, lifted: &str) -> String {
 }
 
 /// The refusal in the words of its kind, to be put into a dialect.
-fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> Notice<'a> {
-    Notice {
+fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> ErrorBody<'a> {
+    ErrorBody {
         code: refusal.kind.code(),
         kind: notice_kind(refusal.kind),
         status: status(refusal.kind).as_u16(),
@@ -232,12 +232,12 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
     let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
     let session_id = session_id.or_else(|| exchange.named.clone());
     let request_id = exchange.arrival.as_ref().map_or("", |arrival| arrival.request_id.as_str());
-    let notice = Notice {
+    let notice = ErrorBody {
         status: status.as_u16(),
         rpc_id: rpc_id(exchange),
         ..notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
     };
-    let body = Bytes::from(refusal::body(dialect, &notice));
+    let body = Bytes::from(dialect.error_body(&notice));
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
     if let (Some(arrival), Some(id)) = (&exchange.arrival, &session_id) {
@@ -261,7 +261,7 @@ pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refus
 pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
     let request_id = crate::ids::RequestId::fresh();
     let notice = notice(refusal, None, request_id.as_str());
-    let body = Bytes::from(refusal::body(Dialect::Plain, &notice));
+    let body = Bytes::from(Dialect::Plain.error_body(&notice));
     let written = async {
         let mut head = head(status(refusal.kind), body.len(), refusal)?;
         head.insert_header(REQUEST_ID, request_id.as_str())?;
@@ -333,14 +333,14 @@ fn stream_end(exchange: &Exchange, refusal: &Refusal, written: u64) -> Option<By
     let leg = exchange.leg.as_ref()?;
     let session_id = Some(leg.session().key().id.as_str());
     let request_id = exchange.arrival.as_ref()?.request_id.as_str();
-    let notice = Notice { rpc_id: rpc_id(exchange), ..notice(refusal, session_id, request_id) };
+    let notice = ErrorBody { rpc_id: rpc_id(exchange), ..notice(refusal, session_id, request_id) };
     if exchange.socket.is_some() {
         return upgrade::last_words(exchange, socket_end(refusal.kind)?, &notice, written);
     }
     let framing = exchange.answer.framing?;
     // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
     let at_boundary = exchange.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
-    refusal::stream_end(exchange.dialect(), framing, at_boundary, &notice).map(Bytes::from)
+    exchange.dialect().stream_end(framing, at_boundary, &notice).map(Bytes::from)
 }
 
 #[cfg(test)]

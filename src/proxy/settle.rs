@@ -13,8 +13,8 @@ use super::{capture, mcp, refuse, trace, upgrade};
 use crate::capture::shown;
 use crate::clock::millis;
 use crate::error::ErrorKind;
-use crate::protocol::dialect::Dialect;
-use crate::protocol::usage::Usage;
+use crate::protocol::Dialect;
+use crate::protocol::facts::usage::Usage;
 use crate::routing::Method;
 use crate::session::CutReason;
 use crate::session::LegReport;
@@ -160,7 +160,8 @@ fn count(exchange: &Exchange, duration: Duration, failure: Option<ErrorKind>, us
 pub(crate) fn priced(arrival: &Arrival, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
     let backend = route.backend.settings().name().as_str();
     let prices = &arrival.ticket.snapshot.prices;
-    let cost = model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect)));
+    let cost =
+        model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect.token_counts())));
     Usage { cost: cost.unwrap_or_default(), ..usage }
 }
 

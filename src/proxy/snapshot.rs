@@ -11,7 +11,7 @@ use super::tls::Tls;
 use crate::capture;
 use crate::identity;
 use crate::limits::Prices;
-use crate::protocol::call::CallPaths;
+use crate::protocol::request::RequestPaths;
 use crate::routing::Table;
 use crate::upstream::backend::Backend;
 
@@ -27,7 +27,7 @@ pub(crate) struct Snapshot {
     /// How sessions are told apart.
     pub(crate) identity: identity::Settings,
     /// The body fields to look for: the model, and what `identity` wants to see.
-    pub(crate) call_paths: Arc<CallPaths>,
+    pub(crate) call_paths: Arc<RequestPaths>,
     /// Certificate and key of the listener; `None` for a plain one.
     pub(crate) tls: Option<Tls>,
     /// Whether a plain listener takes HTTP/2.

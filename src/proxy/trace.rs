@@ -14,8 +14,8 @@ use super::gateway::House;
 use crate::capture::shown;
 use crate::error::ErrorKind;
 use crate::protocol::BackendKind;
-use crate::protocol::dialect::Dialect;
-use crate::protocol::usage::Usage;
+use crate::protocol::Dialect;
+use crate::protocol::facts::usage::Usage;
 use crate::telemetry::otlp::facts::{Backend, ModelCall, Request, Tokens, clipped};
 use crate::telemetry::trace::{Context, Parent, TRACEPARENT, TRACESTATE};
 

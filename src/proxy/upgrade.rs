@@ -17,10 +17,10 @@ use super::refuse::{REFUSED, SocketEnd};
 use super::settle;
 use crate::capture::shown;
 use crate::error::{ErrorKind, Refusal};
-use crate::protocol::call::Call;
-use crate::protocol::refusal::{self, Notice};
-use crate::protocol::socket::{Asked, SocketTap};
-use crate::protocol::websocket::{Place, close_frame, text_frame};
+use crate::protocol::answer::socket::{ClientMessage, SocketTap};
+use crate::protocol::facts::error_body::ErrorBody;
+use crate::protocol::request::ModelRequest;
+use crate::protocol::wire::websocket::{FramePosition, close_frame, text_frame};
 use crate::session::SocketReport;
 
 /// A browser sends any page's WebSocket handshake, with its cookies, and tells only its origin: so the pages
@@ -57,11 +57,11 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
 }
 
 /// What a handshake says of the call: Realtime names its model in the query. `None` for other requests.
-pub(crate) fn call(arrival: &Arrival) -> Option<Call> {
+pub(crate) fn call(arrival: &Arrival) -> Option<ModelRequest> {
     if !arrival.socket {
         return None;
     }
-    let mut call = Call::default();
+    let mut call = ModelRequest::default();
     if arrival.dialect.is_llm() {
         let query = arrival.uri.query().unwrap_or_default().as_bytes();
         for (_, model) in form_urlencoded::parse(query).filter(|(name, _)| name == "model") {
@@ -90,22 +90,22 @@ pub(crate) fn asked(exchange: &mut Exchange, chunk: &Bytes) -> Result<()> {
     let table = &arrival.ticket.snapshot.routes;
     let (known, refusal) = (&mut exchange.call.model, &mut exchange.refusal);
     socket.feed_client(chunk, |asked| match asked {
-        Asked::Model(model) if table.blocks(model) => {
+        ClientMessage::Model(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
             *refusal = Some(Refusal::new(ErrorKind::PolicyBlocked, message));
         }
-        Asked::Model(model) if known.as_deref() != Some(model) => {
+        ClientMessage::Model(model) if known.as_deref() != Some(model) => {
             if known.is_none() {
                 leg.routed(route.backend.settings().name(), Some(model));
             }
             *known = Some(model.to_owned());
         }
-        Asked::Unreadable if table.blocks_models() => {
+        ClientMessage::Unreadable if table.blocks_models() => {
             let message = "a message cannot be read, so its model cannot be held against routing.blocked_models; \
                            send it uncompressed";
             *refusal = Some(Refusal::new(ErrorKind::PolicyBlocked, message));
         }
-        Asked::Model(_) | Asked::Unreadable => {}
+        ClientMessage::Model(_) | ClientMessage::Unreadable => {}
     });
     if refusal.is_some() {
         return Error::e_explain(REFUSED, "what the socket asks for is blocked");
@@ -134,16 +134,16 @@ pub(crate) fn answered(exchange: &mut Exchange, chunk: &Bytes) {
 pub(crate) fn last_words(
     exchange: &Exchange,
     end: SocketEnd,
-    notice: &Notice<'_>,
+    notice: &ErrorBody<'_>,
     written: u64,
 ) -> Option<Bytes> {
-    let place = exchange.socket.as_ref()?.place();
-    if place == Place::Inside || written != exchange.answer.sent {
+    let place = exchange.socket.as_ref()?.position();
+    if place == FramePosition::Inside || written != exchange.answer.sent {
         return None;
     }
-    let event = refusal::socket_event(exchange.dialect(), end.status, notice);
+    let event = exchange.dialect().socket_event(end.status, notice);
     let mut words =
-        event.filter(|_| place == Place::Between).map(|event| text_frame(&event)).unwrap_or_default();
+        event.filter(|_| place == FramePosition::Between).map(|event| text_frame(&event)).unwrap_or_default();
     words.extend_from_slice(&close_frame(end.code, notice.message));
     Some(Bytes::from(words))
 }

@@ -1,5 +1,5 @@
 //! `backends.NAME.auth`: whose credential a backend gets. Where credentials stand in a request is in
-//! [`crate::protocol::credentials`].
+//! [`crate::protocol::dialects::credentials`].
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use super::session::{Inner, OpenLeg, Session};
 use super::totals::SessionTotals;
 use crate::clock::{Clock, Moment};
 use crate::ids::{AgentId, LegId};
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 use crate::session::views::agent_view::{AgentView, MAIN_AGENT, OTHER_AGENTS};
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::{Identity, SessionState};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packed_requests::PackedRequest;
 use crate::ids::Uid;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
 use crate::session::views::request_line::RequestLine;

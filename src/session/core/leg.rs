@@ -6,8 +6,8 @@ use super::manager::Manager;
 use super::request::LegReport;
 use super::session::Session;
 use crate::ids::{BackendName, LegId};
-use crate::protocol::offer::Offer;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools_offered::ToolsOffered;
+use crate::protocol::facts::usage::Usage;
 use crate::session::views::kill_order::KillOrder;
 
 /// An open leg. It counts until it is settled or dropped, whichever comes first, so that a cancelled future leaves
@@ -46,7 +46,7 @@ impl Leg {
     }
 
     /// Records which tools the request offers.
-    pub fn offers(&self, offer: &Offer) {
+    pub fn offers(&self, offer: &ToolsOffered) {
         self.session.offers(self.id, offer);
     }
 

@@ -7,8 +7,8 @@ use super::session::{Closed, Inner, NotOpened, OpenLeg, Session};
 use super::totals;
 use crate::clock::{Clock, Moment};
 use crate::ids::{BackendName, LegId};
-use crate::protocol::offer::Offer;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools_offered::ToolsOffered;
+use crate::protocol::facts::usage::Usage;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{Identity, SessionState};
 
@@ -58,7 +58,7 @@ impl Session {
     }
 
     /// Records which tools the request of an open leg offers.
-    pub(in crate::session) fn offers(&self, id: LegId, offer: &Offer) {
+    pub(in crate::session) fn offers(&self, id: LegId, offer: &ToolsOffered) {
         if let Some(leg) = self.inner().legs.iter_mut().find(|leg| leg.id == id) {
             leg.line.tools_offered = offer.count();
             leg.line.input_tokens_estimate = offer.token_estimate();

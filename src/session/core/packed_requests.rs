@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::ids::{AgentId, BackendName, RequestId};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 use crate::session::views::request_line::{LegKind, RequestLine, SocketReport, clipped};
 
 /// Number of strings in a line.
@@ -142,7 +142,7 @@ fn saturated(number: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::websocket::Traffic;
+    use crate::protocol::wire::websocket::Traffic;
 
     fn begun(request_id: &str, path: &str) -> RequestLine {
         RequestLine::begun(

@@ -8,8 +8,8 @@ use super::request::LegReport;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::BackendName;
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 use crate::session::views::latency::{Latencies, Quantiles};
 use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::SessionState;
 use crate::ids::AgentId;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 
 /// The name of the main agent, which clients do not name.
 pub const MAIN_AGENT: &str = "main";

@@ -14,8 +14,8 @@ use super::request_line::{BackendUse, ModelUse, RequestLine};
 use super::session_view::SessionView;
 use super::state::{EndReason, SessionKind, SessionState};
 use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 
 /// The version of the record's form. Up to `elida.cdr/1` the digest of a record's chain was not of the form of RFC 8785.
 pub const SCHEMA: &str = "elida.cdr/2";

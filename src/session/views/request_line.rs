@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, BackendName, RequestId};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
-use crate::protocol::websocket::Traffic;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
+use crate::protocol::wire::websocket::Traffic;
 
 /// Requests of a session that are kept individually.
 pub(in crate::session) const LAST_REQUESTS: usize = 20;

@@ -12,8 +12,8 @@ use super::kill_order::KillOrder;
 use super::request_line::{LegKind, RequestLine};
 use super::state::{EndReason, Identity, SessionKind, SessionState};
 use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, Scope, SessionId, SessionKey, Uid};
-use crate::protocol::tools::ToolCounts;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
 
 /// The principal of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

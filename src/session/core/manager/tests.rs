@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use crate::ids::{BackendName, PrincipalId, Scope};
-use crate::protocol::tools::ToolCounts;
+use crate::protocol::facts::tools::ToolCounts;
 use crate::session::testing::{TestManager, arrival, arrival_of, leg_start, settings};
 use crate::session::*;
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::error::ErrorKind;
 use crate::ids::BackendName;
-use crate::protocol::usage::Usage;
+use crate::protocol::facts::usage::Usage;
 use crate::session::core::packed_requests::PackedRequest;
 use crate::session::core::request::LegReport;
 use crate::session::testing::{arrival, leg_start};

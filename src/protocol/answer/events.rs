@@ -1,0 +1,17 @@
+//! What an answer says while it passes, for whoever listens.
+
+use crate::protocol::facts::tools::ToolCall;
+use crate::protocol::facts::usage::Usage;
+
+/// One thing an answer said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// More of the text that the user will see, in UTF-8. A character may be divided between two.
+    Text(&'a [u8]),
+    /// A tool call whose arguments are complete.
+    Call(&'a ToolCall),
+    /// Why the model stopped, in the provider's word.
+    Stop(&'a str),
+    /// The token counts so far.
+    Usage(Usage),
+}

@@ -1,0 +1,11 @@
+//! Reads an answer while it passes, by the rules of its dialect.
+//!
+//! - [`tap`]: usage, model, stop reason and tool calls of an answer.
+//! - [`events`]: what a listener receives.
+//! - [`socket`]: the same for the messages of a WebSocket.
+
+pub mod events;
+pub mod socket;
+pub mod tap;
+
+mod tool_calls;

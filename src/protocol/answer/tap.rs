@@ -1,0 +1,271 @@
+//! Reads an answer that flows by: its usage, its model, the tools it calls, why it stopped, and where it may
+//! be cut.
+
+use super::events::Event;
+use crate::protocol::dialects::spec::Dialect;
+use crate::protocol::dialects::spec::Rules;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
+use crate::protocol::json::scan::Scanner;
+use crate::protocol::wire::coding::{Coding, Decoder, Unread};
+use crate::protocol::wire::framing::Framing;
+use crate::protocol::wire::ndjson::{self, LineReader};
+use crate::protocol::wire::sse::{self, SseReader};
+use found::Found;
+
+/// What OpenAI writes as the data of the event behind the last one.
+const DONE: &[u8] = b"[DONE]";
+
+/// Listens to one answer's body. Never holds an event; cost is linear in bytes.
+#[derive(Debug)]
+pub struct ResponseTap {
+    inner: Option<Inner>,
+    unread: Option<Unread>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Of a compressed answer.
+    decoder: Option<Box<Decoder>>,
+    framing: Pieces,
+    reading: Reading,
+}
+
+#[derive(Debug)]
+enum Pieces {
+    Sse(SseReader),
+    Ndjson(LineReader),
+    Messages,
+    Whole,
+    /// The rest cannot be decoded.
+    Nothing,
+}
+
+/// What was read so far, and the JSON text under way.
+struct Reading {
+    rules: &'static Rules,
+    scanner: Scanner,
+    found: Found,
+    /// The first bytes of the event's data, to know [`DONE`].
+    head: [u8; DONE.len()],
+    head_len: usize,
+    /// The last event was seen to its end.
+    complete: bool,
+}
+
+impl ResponseTap {
+    /// At the beginning of an answer that is not compressed. One that cannot be read is let by unread.
+    pub fn new(dialect: Dialect, framing: Framing) -> Self {
+        Self::of(dialect, framing, Coding::Identity)
+    }
+
+    /// At the beginning of an answer; `framing` is that of what was compressed.
+    pub fn of(dialect: Dialect, framing: Framing, coding: Coding) -> Self {
+        Self::reading(dialect, framing, coding, false)
+    }
+
+    /// The same, reading text and arguments of calls too, for [`ResponseTap::listen`].
+    pub fn listening(dialect: Dialect, framing: Framing, coding: Coding) -> Self {
+        Self::reading(dialect, framing, coding, true)
+    }
+
+    fn reading(dialect: Dialect, framing: Framing, coding: Coding, listening: bool) -> Self {
+        let framing = match framing {
+            Framing::Sse => Pieces::Sse(SseReader::default()),
+            Framing::Ndjson => Pieces::Ndjson(LineReader::default()),
+            Framing::Messages => Pieces::Messages,
+            Framing::Json => Pieces::Whole,
+            Framing::Opaque => return Self { inner: None, unread: None },
+        };
+        let Some(rules) = Rules::of(dialect) else { return Self { inner: None, unread: None } };
+        match Decoder::new(coding) {
+            Ok(decoder) => {
+                let reading = Reading::new(rules, listening);
+                let inner = Inner { decoder: decoder.map(Box::new), framing, reading };
+                Self { inner: Some(inner), unread: None }
+            }
+            Err(unread) => Self { inner: None, unread: Some(unread) },
+        }
+    }
+
+    /// The body's next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.listen(bytes, &mut |_| {});
+    }
+
+    /// The body's next bytes; what they say is told as it is known.
+    pub fn listen(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
+        let Some(inner) = &mut self.inner else { return };
+        let Inner { decoder, framing, reading } = inner;
+        let Some(coded) = decoder else { return framing.feed(reading, bytes, on) };
+        if let Err(unread) = coded.feed(bytes, |plain| framing.feed(reading, plain, on)) {
+            self.unread = Some(unread);
+            *decoder = None;
+            // What was read stays; nothing more is.
+            *framing = Pieces::Nothing;
+        }
+    }
+
+    /// A message of a socket has ended. When it was the last event of an answer, gives the answer's counts,
+    /// if it had any, and begins the next one.
+    pub fn end_message(&mut self) -> Option<Usage> {
+        let reading = &mut self.inner.as_mut()?.reading;
+        if !reading.end_piece(&mut |_| {}) {
+            return None;
+        }
+        let usage = std::mem::take(&mut reading.found.usage);
+        std::mem::take(&mut reading.found.any_usage).then_some(usage)
+    }
+
+    /// The body has ended.
+    pub fn end(&mut self) {
+        if let Some(Inner { framing: Pieces::Ndjson(reader), reading, .. }) = &mut self.inner {
+            reader.end(|piece| reading.line(piece, &mut |_| {}));
+        }
+    }
+
+    /// The counts seen so far; `None` when the answer has not counted anything.
+    pub fn usage(&self) -> Option<Usage> {
+        let found = &self.inner.as_ref()?.reading.found;
+        found.any_usage.then_some(found.usage)
+    }
+
+    /// The model that the answer names, the last one seen.
+    pub fn model(&self) -> Option<&str> {
+        self.text(|found| &found.model)
+    }
+
+    /// Why the model stopped, in the provider's word, the last one seen.
+    pub fn stop_reason(&self) -> Option<&str> {
+        self.text(|found| &found.stop)
+    }
+
+    fn text(&self, which: impl FnOnce(&Found) -> &String) -> Option<&str> {
+        let text = which(&self.inner.as_ref()?.reading.found).as_str();
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The tools called so far. A call that was cut off is none: no client runs it.
+    pub fn tools(&self) -> Option<&ToolCounts> {
+        let tools = self.inner.as_ref()?.reading.found.calls.counts();
+        (!tools.is_empty()).then_some(tools)
+    }
+
+    /// Why the answer is not read, or not to its end.
+    pub fn unread(&self) -> Option<Unread> {
+        self.unread
+    }
+
+    /// Whether the provider wrote a token count that is none: negative, or above 10^9. It was left out.
+    pub fn has_false_count(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.reading.found.false_count)
+    }
+
+    /// True between two events or lines, or behind an element of a streamed array: a native end may be written.
+    /// Never true in a whole answer, a compressed one, or one that is not read.
+    pub fn at_boundary(&self) -> bool {
+        let Some(Inner { decoder: None, framing, reading }) = &self.inner else { return false };
+        match framing {
+            Pieces::Sse(reader) => reader.at_boundary(),
+            Pieces::Ndjson(reader) => reader.at_boundary(),
+            Pieces::Whole => reading.scanner.is_after_element(),
+            Pieces::Messages | Pieces::Nothing => false,
+        }
+    }
+
+    /// True when the dialect's own last event was seen to its end, or the whole JSON value.
+    pub fn is_complete(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.reading.complete)
+    }
+}
+
+impl Pieces {
+    fn feed(&mut self, reading: &mut Reading, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
+        match self {
+            Self::Sse(reader) => reader.feed(bytes, |piece| match piece {
+                sse::Piece::Data(part) => reading.data(part, on),
+                sse::Piece::End { .. } => {
+                    reading.end_piece(on);
+                }
+            }),
+            Self::Ndjson(reader) => reader.feed(bytes, |piece| reading.line(piece, on)),
+            Self::Messages => reading.scan(bytes, on),
+            Self::Whole => {
+                reading.scan(bytes, on);
+                if !reading.complete && reading.scanner.is_done() {
+                    reading.complete = true;
+                    reading.found.is_last = true;
+                    reading.found.end_text(reading.rules, on);
+                }
+            }
+            Self::Nothing => {}
+        }
+    }
+}
+
+impl Reading {
+    fn new(rules: &'static Rules, listening: bool) -> Self {
+        let paths = if listening { &rules.paths.all } else { &rules.paths.facts };
+        Self {
+            rules,
+            scanner: Scanner::new(paths.clone()),
+            found: Found::default(),
+            head: [0; DONE.len()],
+            head_len: 0,
+            complete: false,
+        }
+    }
+
+    fn data(&mut self, part: &[u8], on: &mut dyn FnMut(Event<'_>)) {
+        let room = &mut self.head[self.head_len..];
+        let taken = room.len().min(part.len());
+        room[..taken].copy_from_slice(&part[..taken]);
+        self.head_len += taken;
+        self.scan(part, on);
+    }
+
+    fn line(&mut self, piece: ndjson::Piece<'_>, on: &mut dyn FnMut(Event<'_>)) {
+        match piece {
+            ndjson::Piece::Data(part) => self.scan(part, on),
+            ndjson::Piece::End => {
+                self.end_piece(on);
+            }
+        }
+    }
+
+    fn scan(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
+        let Self { rules, scanner, found, .. } = self;
+        scanner.feed(bytes, &mut |path, value| found.take(rules, path, value, on));
+    }
+
+    /// An event or line is complete: the next one is another JSON text. True when it said that it is the last.
+    fn end_piece(&mut self, on: &mut dyn FnMut(Event<'_>)) -> bool {
+        let marker = self.rules.done_marker && self.head[..self.head_len] == *DONE;
+        if marker {
+            self.found.calls.finish(on);
+        }
+        self.found.is_last &= !std::mem::take(&mut self.found.is_not_last) && self.scanner.is_done();
+        let said_last = self.found.is_last;
+        self.complete |= said_last || marker;
+        self.found.end_text(self.rules, on);
+        self.head_len = 0;
+        self.scanner.reset();
+        said_last
+    }
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reading")
+            .field("found", &self.found)
+            .field("complete", &self.complete)
+            .finish_non_exhaustive()
+    }
+}
+
+mod found;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tool_call_tests;

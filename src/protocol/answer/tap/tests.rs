@@ -1,0 +1,248 @@
+//! Tests of the tap: answers of every dialect, whole and streamed, in every chunking.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::chunks::{cut, sizes};
+
+const ANTHROPIC_STREAM: &str = r#"event: message_start
+data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[],"stop_reason":null,"usage":{"input_tokens":25,"cache_creation_input_tokens":3,"cache_read_input_tokens":40,"output_tokens":1}}}
+
+event: ping
+data: {"type":"ping"}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"{\"type\":\"message_stop\"}"}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"input_tokens":26,"output_tokens":15}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+"#;
+
+const CHAT_STREAM: &str = r#"data: {"id":"c","object":"chat.completion.chunk","model":"gpt-5-2026","choices":[{"index":0,"delta":{"content":"Hi [DONE]"}}],"usage":null}
+
+data: {"id":"c","object":"chat.completion.chunk","model":"gpt-5-2026","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":5}}}
+
+data: [DONE]
+
+"#;
+
+const RESPONSES_STREAM: &str = r#"event: response.created
+data: {"type":"response.created","sequence_number":0,"response":{"id":"r","model":"gpt-5-codex","status":"in_progress","usage":null}}
+
+event: response.completed
+data: {"type":"response.completed","sequence_number":9,"response":{"id":"r","model":"gpt-5-codex","output":[{"type":"message","usage":{"input_tokens":1}}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":64},"output_tokens":20,"output_tokens_details":{"reasoning_tokens":8},"total_tokens":120}}}
+
+"#;
+
+const OLLAMA_STREAM: &str = "{\"model\":\"llama3\",\"message\":{\"content\":\"Hi\"},\"done\":false}\n\
+    {\"model\":\"llama3\",\"message\":{\"content\":\"\"},\"done\":true,\"prompt_eval_count\":7,\"eval_count\":31}\n";
+
+const GEMINI_STREAM: &str = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hi\"}]}}],\"usageMetadata\":{\"promptTokenCount\":4,\"totalTokenCount\":4},\"modelVersion\":\"gemini-2.5-pro\"}\r\n\r\ndata: {\"candidates\":[{\"finishReason\":\"STOP\",\"usageMetadata\":{\"promptTokenCount\":99}}],\"usageMetadata\":{\"promptTokenCount\":4,\"candidatesTokenCount\":9,\"cachedContentTokenCount\":2,\"thoughtsTokenCount\":31,\"totalTokenCount\":44},\"modelVersion\":\"gemini-2.5-pro\"}\r\n\r\n";
+
+/// All that a tap tells.
+type Told = (Option<Usage>, Option<String>, bool, bool);
+
+fn tap(dialect: Dialect, framing: Framing, chunks: &[&[u8]]) -> Told {
+    let mut tap = ResponseTap::new(dialect, framing);
+    for chunk in chunks {
+        tap.feed(chunk);
+    }
+    tap.end();
+    (tap.usage(), tap.model().map(str::to_owned), tap.at_boundary(), tap.is_complete())
+}
+
+fn whole(dialect: Dialect, framing: Framing, text: &str) -> Told {
+    tap(dialect, framing, &[text.as_bytes()])
+}
+
+fn usage(input: u64, output: u64, cache_read: u64, cache_write: u64, reasoning: u64) -> Option<Usage> {
+    Some(Usage {
+        input_tokens: input,
+        output_tokens: output,
+        cache_read_tokens: cache_read,
+        cache_write_tokens: cache_write,
+        reasoning_tokens: reasoning,
+        ..Usage::default()
+    })
+}
+
+fn streams() -> [(Dialect, Framing, &'static str, Option<Usage>, &'static str); 5] {
+    [
+        (Dialect::Anthropic, Framing::Sse, ANTHROPIC_STREAM, usage(26, 15, 40, 3, 0), "claude-sonnet-4-5"),
+        (Dialect::OpenAiChat, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
+        (Dialect::Mistral, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
+        (Dialect::OpenAiResponses, Framing::Sse, RESPONSES_STREAM, usage(100, 20, 64, 0, 8), "gpt-5-codex"),
+        (Dialect::Ollama, Framing::Ndjson, OLLAMA_STREAM, usage(7, 31, 0, 0, 0), "llama3"),
+    ]
+}
+
+#[test]
+fn a_count_that_cannot_be_true_is_left_out_and_flagged() {
+    let read = |input: &str| {
+        let answer = format!(r#"{{"usage":{{"prompt_tokens":{input},"completion_tokens":7}}}}"#);
+        let mut tap = ResponseTap::new(Dialect::OpenAiChat, Framing::Json);
+        tap.feed(answer.as_bytes());
+        (tap.usage().map(|usage| (usage.input_tokens, usage.output_tokens)), tap.has_false_count())
+    };
+    for (input, count) in [("12", 12), ("12.0", 12), ("1e9", 1_000_000_000), ("1000000000", 1_000_000_000)] {
+        assert_eq!(read(input), (Some((count, 7)), false), "{input}");
+    }
+    for input in ["1000000001", "9223372036854775807", "18446744073709551616", "1e300", "-1", "-0.5"] {
+        assert_eq!(read(input), (Some((0, 7)), true), "{input}");
+    }
+}
+
+#[test]
+fn streams_are_read() {
+    for (dialect, framing, text, usage, model) in streams() {
+        let told = whole(dialect, framing, text);
+        assert_eq!(told, (usage, Some(model.to_owned()), true, true), "{dialect:?}");
+        let crlf = text.replace('\n', "\r\n");
+        assert_eq!(whole(dialect, framing, &crlf), told, "{dialect:?} with CRLF");
+    }
+}
+
+#[test]
+fn whole_answers_are_read() {
+    let cases = [
+        (
+            Dialect::Anthropic,
+            r#"{"type":"message","model":"m","content":[{"type":"text","text":"x"}],"usage":{"input_tokens":1,"output_tokens":2,"cache_read_input_tokens":3,"cache_creation_input_tokens":4,"cache_creation":{"ephemeral_5m_input_tokens":4}}}"#,
+            usage(1, 2, 3, 4, 0),
+        ),
+        (
+            Dialect::OpenAiChat,
+            r#"{"model":"m","choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":2.0}}"#,
+            usage(1, 2, 0, 0, 0),
+        ),
+        (
+            Dialect::OpenAiOther,
+            r#"{"object":"list","data":[{"embedding":[0.1,-2e-3]}],"model":"m","usage":{"prompt_tokens":8,"total_tokens":8}}"#,
+            usage(8, 0, 0, 0, 0),
+        ),
+        (
+            Dialect::OpenAiResponses,
+            r#"{"id":"r","model":"m","usage":{"input_tokens":1,"input_tokens_details":{"cached_tokens":2},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":4}}}"#,
+            usage(1, 3, 2, 0, 4),
+        ),
+        (
+            Dialect::Ollama,
+            r#"{"model":"m","done":true,"eval_count":2,"prompt_eval_count":1}"#,
+            usage(1, 2, 0, 0, 0),
+        ),
+    ];
+    for (dialect, text, usage) in cases {
+        assert_eq!(
+            whole(dialect, Framing::Json, text),
+            (usage, Some("m".to_owned()), false, true),
+            "{dialect:?}"
+        );
+        let cut = &text[..text.len() - 1];
+        assert!(!whole(dialect, Framing::Json, cut).3, "{dialect:?} cut short");
+    }
+}
+
+#[test]
+fn gemini_is_read_as_events_as_an_array_and_whole() {
+    let expected = usage(4, 9, 2, 0, 31);
+    let model = Some("gemini-2.5-pro".to_owned());
+    let told = whole(Dialect::Gemini, Framing::Sse, GEMINI_STREAM);
+    assert_eq!((told.0, told.1), (expected, model.clone()));
+    let elements: Vec<&str> =
+        GEMINI_STREAM.split("data: ").map(str::trim).filter(|text| !text.is_empty()).collect();
+    let array = format!("[{}\n]", elements.join("\n,\r\n"));
+    for size in 1..array.len() {
+        let chunks: Vec<_> = array.as_bytes().chunks(size).collect();
+        let told = tap(Dialect::Gemini, Framing::Json, &chunks);
+        assert_eq!((told.0, told.1, told.3), (expected, model.clone(), true), "in chunks of {size}");
+    }
+    assert!(!whole(Dialect::Gemini, Framing::Json, &array[..array.len() - 1]).3);
+    let told = whole(Dialect::Gemini, Framing::Json, elements[1]);
+    assert_eq!((told.0, told.1, told.3), (expected, model, true));
+}
+
+#[test]
+fn a_stream_is_complete_only_with_its_last_event() {
+    for (dialect, framing, text, ..) in streams() {
+        let end = text.trim_end().len();
+        for at in 0..=text.len() {
+            let complete = tap(dialect, framing, &[&text.as_bytes()[..at]]).3;
+            // An event needs its blank line; a last line does not need its line feed.
+            let expected = if framing == Framing::Sse { at == text.len() } else { at >= end };
+            assert_eq!(complete, expected, "{dialect:?} cut at {at} of {}", text.len());
+        }
+    }
+}
+
+#[test]
+fn an_error_event_is_not_an_end() {
+    let text = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
+    for dialect in [Dialect::Anthropic, Dialect::OpenAiResponses, Dialect::OpenAiChat] {
+        assert_eq!(whole(dialect, Framing::Sse, text), (None, None, true, false));
+    }
+    // Words of another dialect end nothing.
+    assert!(!whole(Dialect::Anthropic, Framing::Sse, "data: [DONE]\n\n").3);
+    assert!(!whole(Dialect::OpenAiChat, Framing::Sse, "data: {\"type\":\"message_stop\"}\n\n").3);
+}
+
+#[test]
+fn usage_may_be_repeated_or_null() {
+    let text = "data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1}}\n\n\
+                data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":9}}\n\n\
+                data: {\"usage\":null}\n\ndata: {\"usage\":{\"prompt_tokens\":-1}}\n\n";
+    assert_eq!(whole(Dialect::OpenAiChat, Framing::Sse, text).0, usage(5, 9, 0, 0, 0));
+}
+
+#[test]
+fn what_cannot_be_read_is_let_by() {
+    for (dialect, framing) in [
+        (Dialect::Plain, Framing::Sse),
+        (Dialect::Plain, Framing::Json),
+        (Dialect::Anthropic, Framing::Opaque),
+    ] {
+        assert_eq!(whole(dialect, framing, ANTHROPIC_STREAM), (None, None, false, false));
+    }
+}
+
+#[test]
+fn an_event_of_many_megabytes_is_read_without_holding_it() {
+    let text = format!(
+        "data: {{\"type\":\"response.completed\",\"response\":{{\"output\":[{{\"text\":\"{}\"}}],\
+         \"usage\":{{\"input_tokens\":1,\"output_tokens\":2}}}}}}\n\n",
+        "word \\n ".repeat(1 << 19)
+    );
+    let chunks: Vec<_> = text.as_bytes().chunks(1500).collect();
+    assert_eq!(
+        tap(Dialect::OpenAiResponses, Framing::Sse, &chunks),
+        (usage(1, 2, 0, 0, 0), None, true, true)
+    );
+}
+
+proptest! {
+    #[test]
+    fn chunking_does_not_matter(which in 0usize..5, at in any::<prop::sample::Index>(), sizes in sizes()) {
+        let (dialect, framing, text, ..) = streams()[which];
+        let bytes = &text.as_bytes()[..at.index(text.len() + 1)];
+        prop_assert_eq!(tap(dialect, framing, &cut(bytes, &sizes)), tap(dialect, framing, &[bytes]));
+        prop_assert_eq!(
+            tap(dialect, Framing::Json, &cut(bytes, &sizes)),
+            tap(dialect, Framing::Json, &[bytes])
+        );
+    }
+
+    #[test]
+    fn garbage_never_panics(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        which in 0usize..5,
+        sizes in sizes(),
+    ) {
+        let (dialect, framing, text, ..) = streams()[which];
+        let mut mixed = text.as_bytes()[..text.len() / 2].to_vec();
+        mixed.extend(bytes);
+        prop_assert_eq!(tap(dialect, framing, &cut(&mixed, &sizes)), tap(dialect, framing, &[&mixed]));
+    }
+}

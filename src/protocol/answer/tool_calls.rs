@@ -1,0 +1,262 @@
+//! Assembles tool calls from the pieces in which an answer streams them, in any interleaving.
+//!
+//! An event, or an element of an array, fills in a fragment; where it ends, the fragment is joined to the
+//! call it belongs to. Whoever does not listen to arguments has only names and ids held.
+
+use super::events::Event;
+use crate::protocol::dialects::spec::CallStep;
+use crate::protocol::facts::tools::{NAME_MAX, ToolCall, ToolCounts};
+
+/// Bytes of one call's arguments that are kept.
+pub(super) const ARGUMENTS_MAX: usize = 256 << 10;
+/// Bytes of arguments that are kept at one time.
+const HELD_MAX: usize = 1 << 20;
+/// ToolCalls that are known at one time.
+pub(super) const CALLS_MAX: usize = 128;
+
+/// What is said of a call in one place.
+#[derive(Debug, Default)]
+struct Fragment {
+    /// Something was said.
+    begun: bool,
+    index: Option<u64>,
+    kind: String,
+    id: String,
+    name: String,
+    arguments: Vec<u8>,
+    truncated: bool,
+}
+
+/// A call that has begun. It stays known after its end, so that what comes later is not a call more.
+#[derive(Debug)]
+struct Known {
+    choice: u64,
+    index: Option<u64>,
+    call: ToolCall,
+    arguments: Vec<u8>,
+    /// The arguments came with the beginning.
+    is_preset: bool,
+    closed: bool,
+}
+
+/// The calls of one answer.
+#[derive(Debug, Default)]
+pub(super) struct ToolCalls {
+    fragment: Fragment,
+    choice: u64,
+    /// The choice under way says why it stopped.
+    choice_stopped: bool,
+    known: Vec<Known>,
+    /// Bytes of arguments in `known`.
+    held: usize,
+    counts: ToolCounts,
+}
+
+impl ToolCalls {
+    /// How often each tool was called.
+    pub(super) fn counts(&self) -> &ToolCounts {
+        &self.counts
+    }
+
+    /// The arguments of the fragment under way.
+    pub(super) fn pending(&self) -> &[u8] {
+        &self.fragment.arguments
+    }
+
+    pub(super) fn index(&mut self, index: Option<u64>) {
+        self.fragment.index = index;
+        self.fragment.begun = true;
+    }
+
+    pub(super) fn kind(&mut self, kind: &str) {
+        keep(&mut self.fragment.kind, kind);
+        self.fragment.begun = true;
+    }
+
+    pub(super) fn id(&mut self, id: &str) {
+        keep(&mut self.fragment.id, id);
+        self.fragment.begun = true;
+    }
+
+    pub(super) fn name(&mut self, name: &str) {
+        keep(&mut self.fragment.name, name);
+        self.fragment.begun = true;
+    }
+
+    pub(super) fn arguments(&mut self, part: &[u8]) {
+        let fragment = &mut self.fragment;
+        fragment.begun = true;
+        let room = ARGUMENTS_MAX - fragment.arguments.len();
+        fragment.truncated |= part.len() > room;
+        fragment.arguments.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    /// Which of several answers the next fragments belong to; it stands before them.
+    pub(super) fn choice(&mut self, choice: u64) {
+        self.choice = choice;
+    }
+
+    /// The choice under way has come to its end: so have its calls.
+    pub(super) fn choice_stops(&mut self) {
+        self.choice_stopped = true;
+    }
+
+    /// The choice under way was read.
+    pub(super) fn choice_ends(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        let choice = std::mem::take(&mut self.choice);
+        if std::mem::take(&mut self.choice_stopped) {
+            self.close_all(Some(choice), on);
+        }
+    }
+
+    /// The stream has come to its end.
+    pub(super) fn finish(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        self.close_all(None, on);
+    }
+
+    fn close_all(&mut self, choice: Option<u64>, on: &mut dyn FnMut(Event<'_>)) {
+        for at in 0..self.known.len() {
+            if choice.is_none_or(|choice| self.known[at].choice == choice) {
+                self.close(at, on);
+            }
+        }
+    }
+
+    /// Forgets what was said.
+    pub(super) fn clear(&mut self) {
+        if std::mem::take(&mut self.fragment.begun) {
+            let Fragment { index, kind, id, name, arguments, truncated, .. } = &mut self.fragment;
+            *index = None;
+            *truncated = false;
+            kind.clear();
+            id.clear();
+            name.clear();
+            arguments.clear();
+        }
+    }
+
+    /// A delta of OpenAI's was read: the first one of a call has its name.
+    pub(super) fn piece(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        let at = self.find().or_else(|| {
+            let is_first = !self.fragment.name.is_empty() || !self.fragment.id.is_empty();
+            is_first.then(|| self.begin(on)).flatten()
+        });
+        if let Some(at) = at.filter(|at| !self.known[*at].closed) {
+            self.join(at, false);
+        }
+        self.clear();
+    }
+
+    /// A call was read that came in one piece. `suffix` is how kinds that are calls end.
+    pub(super) fn whole(&mut self, suffix: &str, on: &mut dyn FnMut(Event<'_>)) {
+        if self.fragment.kind.ends_with(suffix)
+            && let Some(at) = self.begin(on)
+        {
+            self.join(at, true);
+            self.close(at, on);
+            self.known.truncate(at);
+        }
+        self.clear();
+    }
+
+    /// An event was read that speaks of a call.
+    pub(super) fn step(&mut self, step: CallStep, suffix: &str, on: &mut dyn FnMut(Event<'_>)) {
+        let begins =
+            matches!(step, CallStep::Begin | CallStep::Whole) && self.fragment.kind.ends_with(suffix);
+        let found = self.find().or_else(|| begins.then(|| self.begin(on)).flatten());
+        let Some(at) = found.filter(|at| !self.known[*at].closed) else { return };
+        let sets =
+            matches!(step, CallStep::Whole | CallStep::SetAndClose) && !self.fragment.arguments.is_empty();
+        self.join(at, sets);
+        self.known[at].is_preset |= step == CallStep::Begin;
+        if matches!(step, CallStep::Close | CallStep::SetAndClose | CallStep::Whole) {
+            self.close(at, on);
+        }
+    }
+
+    /// True once a call was known: a summary of the answer has no new ones.
+    pub(super) fn has_known(&self) -> bool {
+        !self.known.is_empty()
+    }
+
+    /// The call that the fragment speaks of. Some servers give every call the same index, or none, so
+    /// another id is another call.
+    fn find(&self) -> Option<usize> {
+        let Fragment { index, id, .. } = &self.fragment;
+        self.known.iter().rposition(|known| {
+            known.choice == self.choice
+                && known.index == *index
+                && (id.is_empty() || known.call.id.is_empty() || known.call.id == *id)
+        })
+    }
+
+    /// A call more. One too many is told at once, without its arguments.
+    fn begin(&mut self, on: &mut dyn FnMut(Event<'_>)) -> Option<usize> {
+        if self.known.len() >= CALLS_MAX {
+            self.known.retain(|known| !known.closed);
+        }
+        let Fragment { index, id, name, kind, .. } = &self.fragment;
+        // ToolCalls that the provider serves itself have a kind and no name: `web_search_call`.
+        let name = if name.is_empty() { kind.strip_suffix("_call").unwrap_or_default() } else { name };
+        let mut call = ToolCall { id: id.clone(), name: name.to_owned(), ..ToolCall::default() };
+        if self.known.len() >= CALLS_MAX {
+            call.truncated = true;
+            self.counts.add(&call.name, 1);
+            on(Event::Call(&call));
+            return None;
+        }
+        self.known.push(Known {
+            choice: self.choice,
+            index: *index,
+            call,
+            arguments: Vec::new(),
+            is_preset: false,
+            closed: false,
+        });
+        Some(self.known.len() - 1)
+    }
+
+    /// Adds the fragment to a call, its arguments behind those that are there or in their place.
+    fn join(&mut self, at: usize, sets: bool) {
+        let Fragment { id, name, arguments, truncated, .. } = &self.fragment;
+        let known = &mut self.known[at];
+        if known.call.id.is_empty() {
+            known.call.id.clone_from(id);
+        }
+        if known.call.name.is_empty() {
+            known.call.name.clone_from(name);
+        }
+        if sets || known.is_preset && !arguments.is_empty() {
+            self.held -= known.arguments.len();
+            known.arguments.clear();
+            known.call.truncated = false;
+            known.is_preset = false;
+        }
+        let room = (ARGUMENTS_MAX - known.arguments.len()).min(HELD_MAX - self.held);
+        let kept = arguments.len().min(room);
+        known.call.truncated |= *truncated || kept < arguments.len();
+        known.arguments.extend_from_slice(&arguments[..kept]);
+        self.held += kept;
+    }
+
+    /// A call is complete: it is counted and told.
+    fn close(&mut self, at: usize, on: &mut dyn FnMut(Event<'_>)) {
+        let known = &mut self.known[at];
+        if std::mem::replace(&mut known.closed, true) {
+            return;
+        }
+        let arguments = std::mem::take(&mut known.arguments);
+        self.held -= arguments.len();
+        known.call.arguments = String::from_utf8(arguments)
+            .unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned());
+        self.counts.add(&known.call.name, 1);
+        on(Event::Call(&known.call));
+        known.call.arguments = String::new();
+    }
+}
+
+/// Sets a name or id, its first [`NAME_MAX`] bytes.
+fn keep(place: &mut String, text: &str) {
+    place.clear();
+    place.push_str(&text[..text.floor_char_boundary(NAME_MAX)]);
+}

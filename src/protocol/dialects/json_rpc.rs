@@ -1,0 +1,150 @@
+//! JSON-RPC 2.0, the envelope of MCP and A2A: what a request's body says, and how one is refused.
+//!
+//! A body may be a batch (MCP 2025-03-26): then its members speak together, and where they differ the
+//! body has no one method.
+
+use std::sync::LazyLock;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::spec::{CallRules, Field, Rules, paths};
+use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
+
+const FIELDS: &[(&str, Field)] =
+    &[("id", Field::Reply), ("method", Field::NotLast), ("error.code", Field::NotLast)];
+
+/// Answers count no tokens. They are read to know where a stream may be cut, and whether a client that
+/// hangs up has its answer: the response to its request, behind whatever else the server had to say.
+pub(super) static RULES: Rules = Rules {
+    fields: FIELDS,
+    last_kinds: &[],
+    done_marker: false,
+    calls: CallRules::BY_PATH,
+    paths: LazyLock::new(|| paths(FIELDS)),
+};
+
+/// Where a body of MCP's 2026-07-28 repeats the protocol's version; the last key has dots itself.
+pub(in crate::protocol) const VERSION_KEYS: [&str; 3] =
+    ["params", "_meta", "io.modelcontextprotocol/protocolVersion"];
+
+/// The other paths, in the order of [`Rpc::take`].
+pub(in crate::protocol) const PATHS: [&str; 4] = ["method", "id", "params.name", "params.uri"];
+
+#[derive(Serialize)]
+pub(super) struct Response<'a> {
+    jsonrpc: &'static str,
+    /// Null when it could not be read (JSON-RPC 2.0, section 5).
+    id: Option<&'a RawValue>,
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    code: i32,
+    message: &'a str,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    r#type: &'static str,
+    code: &'a str,
+    session_id: Option<&'a str>,
+    request_id: &'a str,
+}
+
+/// The refusal as a JSON-RPC error response.
+pub(super) fn refusal<'a>(notice: &ErrorBody<'a>) -> Response<'a> {
+    Response {
+        jsonrpc: "2.0",
+        id: notice.rpc_id.and_then(|id| serde_json::from_str(id).ok()),
+        error: Error {
+            code: number(notice),
+            message: notice.message,
+            data: Data {
+                r#type: notice.kind.word(),
+                code: notice.code,
+                session_id: notice.session_id,
+                request_id: notice.request_id,
+            },
+        },
+    }
+}
+
+/// The error's number. What JSON-RPC and MCP name has theirs; all else has its HTTP status, which lies
+/// outside the range that both reserve.
+fn number(notice: &ErrorBody<'_>) -> i32 {
+    match notice.kind {
+        ErrorClass::HeaderMismatch => -32020,
+        ErrorClass::InvalidRequest | ErrorClass::TooLarge => -32600,
+        ErrorClass::Api => -32603,
+        _ => i32::from(notice.status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use crate::protocol::chunks::{cut, sizes};
+    use crate::protocol::dialects::spec::Dialect;
+    use crate::protocol::facts::model_request::ModelRequest;
+    use crate::protocol::facts::rpc::Rpc;
+    use crate::protocol::request::{RequestPaths, RequestScan};
+
+    fn call(chunks: &[&[u8]]) -> ModelRequest {
+        let mut scan = RequestScan::speaking(Dialect::Mcp, &Arc::new(RequestPaths::new(&["x".to_owned()])));
+        chunks.iter().for_each(|chunk| scan.feed(chunk));
+        scan.finish()
+    }
+
+    fn rpc(body: &str) -> Rpc {
+        *call(&[body.as_bytes()]).rpc.expect("a JSON-RPC call")
+    }
+
+    #[test]
+    fn a_request_says_what_it_wants() {
+        let body = r#"{"jsonrpc":"2.0","id":"a\"1","method":"tools/call","params":{"name":"search","arguments":
+            {"name":"no"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+        let rpc = rpc(body);
+        assert_eq!(rpc.id.as_deref(), Some(r#""a\"1""#));
+        assert_eq!(rpc.version.as_deref(), Some("2026-07-28"));
+        assert_eq!(rpc.summary().as_deref(), Some("tools/call search"));
+        assert!(!rpc.is_mixed);
+    }
+
+    #[test]
+    fn ids_are_numbers_or_texts() {
+        let id = |id: &str| rpc(&format!(r#"{{"method":"ping","id":{id}}}"#)).id;
+        assert_eq!(id("12").as_deref(), Some("12"));
+        assert_eq!(id("-1.5e3").as_deref(), Some("-1.5e3"));
+        // What only looks like a number would break our own answer.
+        assert_eq!((id("1-2"), id("null"), id("[1]"), id("01")), (None, None, None, None));
+    }
+
+    #[test]
+    fn a_batch_has_one_method_only_if_all_say_the_same() {
+        let one = rpc(r#"[{"method":"tools/list","id":1}]"#);
+        assert_eq!((one.summary().as_deref(), one.id.as_deref()), (Some("tools/list"), Some("1")));
+        let two = rpc(r#"[ 7, "x", [{"method":"no"}], {"method":"tools/list"}, {"method":"ping"} ]"#);
+        assert_eq!((two.summary().as_deref(), two.is_mixed), (Some("batch"), true));
+        let doubled = rpc(r#"{"method":"tools/list","Method":"tools/call"}"#);
+        assert!(doubled.is_mixed, "servers in Go read keys in any case");
+        assert_eq!(call(&[b"[]"]).rpc, None);
+    }
+
+    proptest! {
+        #[test]
+        fn chunking_does_not_matter(count in 0usize..4, sizes in sizes()) {
+            let member = r#"{"id":1,"method":"tools/call","params":{"name":"é\"","uri":"file:///x"}}"#;
+            let body = format!(" [{}] ", vec![member; count].join(" , "));
+            let whole = call(&[body.as_bytes()]);
+            prop_assert!(!whole.malformed);
+            prop_assert_eq!(whole.rpc.is_some(), count > 0);
+            prop_assert_eq!(call(&cut(body.as_bytes(), &sizes)), whole);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What the body of a JSON-RPC 2.0 request says.
+//!
+//! A body may be a batch (MCP 2025-03-26): then its members speak together, and where they differ the
+//! body has no one method.
+
+use serde_json::value::RawValue;
+
+use crate::protocol::json::scan::Value;
+
+/// What the body of a JSON-RPC request said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rpc {
+    /// `tools/call`; of several the last.
+    pub method: Option<Box<str>>,
+    /// `params.name`: the tool or prompt.
+    pub name: Option<Box<str>>,
+    /// `params.uri`: the resource.
+    pub uri: Option<Box<str>>,
+    /// The protocol's version, as the body says it.
+    pub version: Option<Box<str>>,
+    /// The request's id as JSON; none in a notification.
+    pub id: Option<Box<str>>,
+    /// Two of these differ in one body: a batch, or a key that is there twice.
+    pub is_mixed: bool,
+}
+
+impl Rpc {
+    /// Notes the value at path number `path`, counted from the first of `json_rpc::PATHS`.
+    pub(in crate::protocol) fn take(&mut self, path: usize, value: &Value<'_>) {
+        let text = match (path, value) {
+            (1, Value::Str(id)) => serde_json::to_string(id).ok(),
+            (1, Value::Number(id)) => {
+                serde_json::from_str::<&RawValue>(id).ok().map(|id| id.get().to_owned())
+            }
+            (_, Value::Str(text)) => Some(text.as_ref().to_owned()),
+            _ => None,
+        };
+        let place = match path {
+            0 => &mut self.method,
+            1 => &mut self.id,
+            2 => &mut self.name,
+            3 => &mut self.uri,
+            _ => &mut self.version,
+        };
+        if let Some(text) = text {
+            self.is_mixed |= place.as_ref().is_some_and(|known| **known != *text);
+            *place = Some(text.into());
+        }
+    }
+
+    /// What is asked for in a word or two, for a log line: `tools/call get_weather`. Addresses of resources
+    /// are left out: they may hold secrets.
+    pub fn summary(&self) -> Option<String> {
+        let method = self.method.as_deref()?;
+        Some(match (self.is_mixed, self.name.as_deref()) {
+            (true, _) => "batch".to_owned(),
+            (false, Some(name)) => format!("{method} {name}"),
+            (false, None) => method.to_owned(),
+        })
+    }
+}

@@ -1,0 +1,333 @@
+//! The one JSON reader: finds the values at given paths in a body that comes in chunks.
+//!
+//! No tree, no recursion: objects and arrays on the way to a wanted path are followed (at most
+//! [`PathSet::MAX_DEPTH`] of them), everything else is skipped by counting brackets. It looks for
+//! values, it does not judge: what is skipped may be bad JSON; where a container that is followed makes
+//! no sense, the scanner stops and says so ([`Scanner::is_broken`]).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::paths::ROOT;
+pub use super::paths::{PathSet, Want};
+pub use super::text::Value;
+
+/// Bytes as written of a key or value that is kept; longer ones are dropped and match nothing.
+const KEPT_MAX: usize = 4096;
+
+const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// Where the scanner stands. "Followed" are the objects and arrays on the way to a wanted path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before the root value; that many bytes of a byte order mark are read.
+    Root(u8),
+    /// In a followed object, before a key.
+    BeforeKey,
+    /// In a key of a followed object.
+    Key,
+    /// Behind such a key.
+    Colon,
+    /// Before its value, or behind a comma in a followed array.
+    BeforeValue,
+    /// In a followed array, before its first value or its end.
+    BeforeItem,
+    /// In a wanted string.
+    Text,
+    /// In a string that is wanted in parts.
+    Parts,
+    /// In a string that nobody wants.
+    SkippedText,
+    /// In a number or word.
+    Bare,
+    /// Behind a value of a followed container.
+    AfterValue,
+    /// In a container that is not followed.
+    Nested,
+    /// In a string there.
+    NestedText,
+    /// The root value has ended.
+    Done,
+    /// What was followed is not JSON.
+    Broken,
+}
+
+/// Reads one JSON text in chunks and reports the values at the paths of its [`PathSet`].
+///
+/// A doubled key is reported each time.
+#[derive(Debug)]
+pub struct Scanner {
+    paths: Arc<PathSet>,
+    state: State,
+    /// The followed containers that are open, outermost first.
+    followed: [u32; PathSet::MAX_DEPTH],
+    /// Which of them are arrays, the outermost in the lowest bit.
+    arrays: u8,
+    /// How many of them.
+    level: usize,
+    /// The path node of the value under way, when the set has one.
+    target: Option<u32>,
+    /// Open containers that are not followed.
+    nested: u64,
+    /// The path that wants the outermost of these in parts.
+    raw: Option<usize>,
+    /// The last byte was a backslash in a string.
+    escaped: bool,
+    /// The string under way has a backslash.
+    has_escapes: bool,
+    /// The beginning of a key or value that a chunk's end cut off.
+    kept: Vec<u8>,
+    /// What was to be kept was longer than [`KEPT_MAX`].
+    too_long: bool,
+}
+
+impl Scanner {
+    /// A scanner at the beginning of a text.
+    pub fn new(paths: Arc<PathSet>) -> Self {
+        Self {
+            paths,
+            state: State::Root(0),
+            followed: [ROOT; PathSet::MAX_DEPTH],
+            arrays: 0,
+            level: 0,
+            target: None,
+            nested: 0,
+            raw: None,
+            escaped: false,
+            has_escapes: false,
+            kept: Vec::new(),
+            too_long: false,
+        }
+    }
+
+    /// Ready for the next text; keeps its memory.
+    pub fn reset(&mut self) {
+        self.state = State::Root(0);
+        self.level = 0;
+        self.target = None;
+        self.nested = 0;
+        self.raw = None;
+        self.begin_text();
+    }
+
+    /// True behind an element of a root array that is followed: the array may be ended here.
+    pub fn is_after_element(&self) -> bool {
+        self.state == State::AfterValue && self.level == 1 && self.in_array()
+    }
+
+    /// True when the root value was read to its end. What follows it is not looked at.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// True when the text is not JSON, as far as it was followed, or its root is a scalar.
+    pub fn is_broken(&self) -> bool {
+        self.state == State::Broken
+    }
+
+    /// Reads the next bytes and reports what is wanted of them, with its path's index.
+    /// There is nothing to report at the end of the input: a wanted scalar stands in an object, and
+    /// one that the object's end does not follow may be cut short.
+    pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(usize, Value<'_>)) {
+        let mut rest = bytes;
+        while let Some(&first) = rest.first() {
+            rest = self.step(first, rest, on);
+        }
+    }
+
+    /// The places of the wanted texts in a whole JSON text, each from quote to quote.
+    pub fn places(paths: Arc<PathSet>, text: &[u8]) -> Vec<Range<usize>> {
+        let mut scanner = Self::new(paths);
+        let mut places = Vec::new();
+        let mut rest = text;
+        while let Some(&first) = rest.first() {
+            // A whole text is read in one step that begins behind its first quote.
+            let begin = text.len() - rest.len() - usize::from(scanner.state == State::Text);
+            let mut is_text = false;
+            rest = scanner.step(first, rest, &mut |_, value| is_text = matches!(value, Value::Str(_)));
+            if is_text {
+                places.push(begin..text.len() - rest.len());
+            }
+        }
+        places
+    }
+
+    /// Reads on from `rest`, which begins with `first`; gives back what is left.
+    #[inline]
+    fn step<'b>(&mut self, first: u8, rest: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
+        match self.state {
+            State::Root(_)
+            | State::BeforeKey
+            | State::Colon
+            | State::BeforeValue
+            | State::BeforeItem
+            | State::AfterValue => self.structure(first, rest, on),
+            State::Key => self.key(rest),
+            State::Text => self.text(rest, on),
+            State::Parts => self.parts(rest, on),
+            State::SkippedText => self.skip_text(rest, State::AfterValue),
+            State::Bare => self.bare(rest, on),
+            State::Nested | State::NestedText => self.nested(rest, on),
+            State::Done | State::Broken => &[],
+        }
+    }
+
+    /// One byte between keys and values.
+    fn structure<'b>(&mut self, byte: u8, rest: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
+        let after = &rest[1..];
+        if let State::Root(read) = self.state {
+            self.root(read, byte);
+            return after;
+        }
+        if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
+            return after;
+        }
+        match (self.state, byte) {
+            (State::BeforeKey, b'"') => {
+                self.begin_text();
+                self.state = State::Key;
+            }
+            (State::BeforeKey, b'}') | (State::BeforeItem, b']') => self.close(on),
+            (State::AfterValue, b'}') if !self.in_array() => self.close(on),
+            (State::AfterValue, b']') if self.in_array() => self.close(on),
+            (State::Colon, b':') => self.state = State::BeforeValue,
+            (State::AfterValue, b',') if self.in_array() => {
+                self.target = self.paths.items(self.followed[self.level - 1]);
+                self.state = State::BeforeValue;
+            }
+            (State::AfterValue, b',') => {
+                self.state = State::BeforeKey;
+                // Mostly nothing stands between.
+                if let Some(after) = after.strip_prefix(b"\"") {
+                    self.begin_text();
+                    self.state = State::Key;
+                    return after;
+                }
+            }
+            (State::BeforeValue | State::BeforeItem, _) => return self.value(byte, rest),
+            _ => self.state = State::Broken,
+        }
+        after
+    }
+
+    /// A byte before the root value; a byte order mark may stand there.
+    fn root(&mut self, bom_read: u8, byte: u8) {
+        self.state = match byte {
+            _ if BOM.get(usize::from(bom_read)) == Some(&byte) => State::Root(bom_read + 1),
+            _ if matches!(bom_read, 1 | 2) => State::Broken,
+            // Whitespace; behind it a byte order mark is no longer one.
+            b' ' | b'\t' | b'\r' | b'\n' => State::Root(3),
+            b'{' => return self.open(ROOT, false),
+            b'[' if self.paths.items(ROOT).is_some() => return self.open(ROOT, true),
+            b'[' => {
+                self.nested = 1;
+                State::Nested
+            }
+            _ => State::Broken,
+        };
+    }
+
+    fn open(&mut self, node: u32, is_array: bool) {
+        self.followed[self.level] = node;
+        let bit = 1 << self.level;
+        self.level += 1;
+        if is_array {
+            self.arrays |= bit;
+            self.target = self.paths.items(node);
+            self.state = State::BeforeItem;
+        } else {
+            self.arrays &= !bit;
+            self.state = State::BeforeKey;
+        }
+    }
+
+    fn close(&mut self, on: &mut dyn FnMut(usize, Value<'_>)) {
+        self.level -= 1;
+        self.state = self.outside();
+        if let Some(id) = self.paths.end(self.followed[self.level]) {
+            on(id, Value::End);
+        }
+    }
+
+    /// True when the innermost followed container is an array.
+    fn in_array(&self) -> bool {
+        self.arrays >> (self.level - 1) & 1 == 1
+    }
+
+    /// The state behind a value, by whether anything is still open.
+    fn outside(&self) -> State {
+        if self.level == 0 { State::Done } else { State::AfterValue }
+    }
+
+    fn value<'b>(&mut self, byte: u8, rest: &'b [u8]) -> &'b [u8] {
+        self.begin_text();
+        let is_wanted = |node: u32| !self.paths.scalars(node).is_empty();
+        let parts = self.target.and_then(|node| self.paths.parts(node));
+        match (byte, self.target) {
+            (b'"', _) if parts.is_some() => self.state = State::Parts,
+            (b'"', Some(node)) if is_wanted(node) => self.state = State::Text,
+            (b'"', _) => self.state = State::SkippedText,
+            (b'{', Some(node)) if self.paths.follows_object(node) => self.open(node, false),
+            (b'[', Some(node)) if self.paths.follows_array(node) => self.open(node, true),
+            (b'{' | b'[', _) => {
+                self.nested = 0;
+                self.raw = parts;
+                self.state = State::Nested;
+                // The bracket belongs to the container.
+                return rest;
+            }
+            (b'}' | b']' | b',' | b':', _) => self.state = State::Broken,
+            _ => {
+                self.too_long = parts.is_none() && !self.target.is_some_and(is_wanted);
+                self.state = State::Bare;
+                // The byte belongs to the word.
+                return rest;
+            }
+        }
+        &rest[1..]
+    }
+
+    /// Goes on in a container that is not followed.
+    fn nested<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
+        let rest = match self.state {
+            State::NestedText => self.skip_text(bytes, State::Nested),
+            _ => self.skip_nested(bytes),
+        };
+        if let Some(id) = self.raw {
+            on(id, Value::Part(&bytes[..bytes.len() - rest.len()]));
+        }
+        rest
+    }
+
+    /// Skips to the end of the outermost container that is not followed.
+    fn skip_nested<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            at += 1;
+            match byte {
+                b'"' => match self.closing_quote(&bytes[at..]) {
+                    Some(end) => at += end + 1,
+                    None => {
+                        self.state = State::NestedText;
+                        return &[];
+                    }
+                },
+                b'{' | b'[' => self.nested += 1,
+                b'}' | b']' => {
+                    self.nested -= 1;
+                    if self.nested == 0 {
+                        self.state = self.outside();
+                        return &bytes[at..];
+                    }
+                }
+                _ => {}
+            }
+        }
+        &[]
+    }
+}
+
+mod values;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! What a request's body says about the call: its model, whether it streams, who may be calling.
+
+use std::sync::Arc;
+
+use super::tools_offered;
+use crate::protocol::dialects::json_rpc;
+use crate::protocol::dialects::spec::Dialect;
+use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::json::scan::{PathSet, Scanner, Value};
+
+const MODEL: usize = 0;
+const STREAM: usize = 1;
+const OWN_LEN: usize = 2 + tools_offered::PATHS.len();
+/// The paths that [`RequestPaths::new`] puts before the caller's.
+const OWN: [&str; OWN_LEN] =
+    ["model", "stream", tools_offered::PATHS[0], tools_offered::PATHS[1], tools_offered::PATHS[2]];
+
+/// The paths that are looked up in each request body.
+#[derive(Debug)]
+pub struct RequestPaths {
+    set: Arc<PathSet>,
+    /// The same and those of JSON-RPC, also in each member of a batch.
+    with_rpc: Arc<PathSet>,
+    hints: usize,
+}
+
+impl RequestPaths {
+    /// `model`, `stream`, and these paths of identity hints (dotted, at most
+    /// [`PathSet::MAX_DEPTH`] keys).
+    ///
+    /// Keys match whatever their ASCII case: Ollama, written in Go, obeys `Model` too, and a model
+    /// that it would obey must be the one that is routed and checked.
+    pub fn new(extra: &[String]) -> Self {
+        let paths = || OWN.into_iter().chain(extra.iter().map(String::as_str));
+        let with_rpc = PathSet::ignoring_case(paths().chain(json_rpc::PATHS));
+        Self {
+            set: Arc::new(PathSet::ignoring_case(paths())),
+            with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
+            hints: extra.len(),
+        }
+    }
+}
+
+/// Reads a request's body, chunk by chunk, once.
+#[derive(Debug)]
+pub struct RequestScan {
+    scanner: Scanner,
+    found: Found,
+}
+
+/// What was read so far.
+#[derive(Debug)]
+struct Found {
+    request: ModelRequest,
+    /// `model` was there with a number, true, false or null.
+    model_is_no_text: bool,
+}
+
+impl RequestScan {
+    /// At the beginning of a body of a model call.
+    pub fn new(paths: Arc<RequestPaths>) -> Self {
+        Self::speaking(Dialect::OpenAiChat, &paths)
+    }
+
+    /// At the beginning of a body of this dialect.
+    pub fn speaking(dialect: Dialect, paths: &RequestPaths) -> Self {
+        let request = ModelRequest { hints: vec![None; paths.hints], ..ModelRequest::default() };
+        let set = if dialect.may_be_json_rpc() { &paths.with_rpc } else { &paths.set };
+        Self { scanner: Scanner::new(Arc::clone(set)), found: Found { request, model_is_no_text: false } }
+    }
+
+    /// The body's next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let found = &mut self.found;
+        found.request.tools_offered.add_bytes(bytes.len());
+        self.scanner.feed(bytes, &mut |path, value| found.take(path, value));
+    }
+
+    /// What was found, once the body has ended.
+    pub fn finish(self) -> ModelRequest {
+        ModelRequest { malformed: !self.scanner.is_done(), ..self.found.request }
+    }
+}
+
+impl Found {
+    fn take(&mut self, path: usize, value: Value<'_>) {
+        match (path, value) {
+            (MODEL, Value::Str(name)) => {
+                self.request.model_doubled |= self.model_is_no_text;
+                self.request.model_doubled |= self.request.model.as_ref().is_some_and(|known| *known != name);
+                self.request.model = Some(name.into_owned());
+            }
+            (STREAM, Value::Bool(stream)) => self.request.stream = Some(stream),
+            (MODEL, _) => {
+                self.request.model_doubled |= self.request.model.is_some();
+                self.model_is_no_text = true;
+            }
+            (STREAM, _) => {}
+            (2..OWN_LEN, value) => self.request.tools_offered.take(&value),
+            (other, value) => match self.request.hints.get_mut(other - OWN_LEN) {
+                Some(place) => {
+                    *place = match value {
+                        Value::Str(text) => Some(text.into()),
+                        Value::Number(number) => Some(number.into()),
+                        Value::Bool(_) | Value::Null | Value::Part(_) | Value::End => None,
+                    };
+                }
+                None => {
+                    let path = other - OWN_LEN - self.request.hints.len();
+                    self.request.rpc.get_or_insert_default().take(path, &value);
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

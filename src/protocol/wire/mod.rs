@@ -1,0 +1,12 @@
+//! How bodies and sockets are framed.
+//!
+//! - [`framing`]: the framing of an answer, from its head; [`coding`]: its content coding, decoded on the side.
+//! - [`sse`], [`ndjson`]: event streams and lines; [`event_tail`]: whether a stream is between two events.
+//! - [`websocket`]: frames of a WebSocket (RFC 6455).
+
+pub mod coding;
+pub mod event_tail;
+pub mod framing;
+pub mod ndjson;
+pub mod sse;
+pub mod websocket;
