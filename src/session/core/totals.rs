@@ -10,7 +10,7 @@ use crate::error::ErrorKind;
 use crate::ids::BackendName;
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
-use crate::session::views::latency::{Latencies, Quantiles};
+use crate::session::views::latency::Latencies;
 use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
 
 /// Distinct models and distinct errors that are counted separately; further models count as [`OTHER`].
@@ -231,11 +231,6 @@ impl SessionTotals {
     /// Tools that models called.
     pub(in crate::session) fn tools(&self) -> ToolCounts {
         self.seldom.as_ref().map(|seldom| seldom.tools.clone()).unwrap_or_default()
-    }
-
-    /// Quantiles of the time to first byte; `None` if there was no response.
-    pub(in crate::session) fn ttfb(&self) -> Option<Quantiles> {
-        self.ttfb.quantiles()
     }
 }
 

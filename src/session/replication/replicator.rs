@@ -135,10 +135,6 @@ impl Replicator {
         self.feed.dropped()
     }
 
-    pub(in crate::session) fn store(&self) -> &Arc<RedisStore> {
-        &self.store
-    }
-
     pub(super) fn apply_settings(&self, settings: &Settings) {
         let active = settings.idle_timeout + settings.retention;
         if self.store.live_for(Lifetimes { active, ended: settings.retention }) {
