@@ -58,12 +58,12 @@ stats:
 
 # SECONDS of mixed load on loopback; memory, descriptors and legs must stay where they are.
 soak SECONDS="3600":
-    ELIDA_SOAK={{SECONDS}} cargo test --release --test gateway -- --exact soak::memory_and_descriptors_stay_where_they_are_under_mixed_load --nocapture
+    ELIDA_SOAK={{SECONDS}} cargo test --release --test gateway -- --exact operations::soak::memory_and_descriptors_stay_where_they_are_under_mixed_load --nocapture
 
 # Real programs against the demo provider; writes docs/clients.md. About 3 minutes on a quiet machine.
 clients:
-    ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^clients::(agents|sdks)::/)'
-    cargo nextest run -E 'binary(gateway) & test(/^clients::page::/)'
+    ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::(agents|sdks)::/)'
+    cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::page::/)'
 
 # Format the code.
 fmt:

@@ -1,4 +1,4 @@
-//! The binary's exit codes and words, without a gateway.
+//! The exit codes and messages of the binary, without a gateway.
 
 use std::process::{Command, Output};
 
@@ -124,7 +124,7 @@ fn the_help_tells_examples_and_exit_codes() {
     assert!(!out.contains('\u{1b}'), "no colours without a terminal");
 }
 
-/// What a command does that must end by itself; one that goes on, as a gateway that starts, is killed.
+/// Runs a command that must exit by itself; one that goes on, like a gateway that starts, is killed.
 fn bounded(mut command: Command) -> Output {
     let pipes = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = pipes.spawn().expect("the binary runs");
@@ -138,7 +138,7 @@ fn bounded(mut command: Command) -> Output {
     child.wait_with_output().expect("its output")
 }
 
-/// `elida check` and `elida run` with a file that does not start: both tell the same and exit with 2.
+/// `elida check` and `elida run` with a file that does not start: both report the same and exit with 2.
 fn both_refuse(yaml: &str, variables: &[(&str, &std::ffi::OsStr)], fault: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("elida.yaml");
@@ -216,10 +216,10 @@ fn check_tries_the_addresses_and_the_history_of_this_machine() {
         std::fs::write(&file, text).expect("a file");
         told(&elida(&["check", "-c", &file.display().to_string()], &[]))
     };
-    // From the block for documentation (RFC 5737): no machine has it.
+    // From the block for documentation (RFC 5737): no host has this address.
     let (code, _, error) = check("listen: '192.0.2.1:8080'");
     assert!(code == 2 && error.contains("listen: cannot listen on 192.0.2.1:8080"), "{error}");
-    // The gateway that runs already holds its port.
+    // The running gateway already holds its port.
     assert_eq!(check(&format!("listen: '{held}'")).0, 0);
     let (code, out, error) =
         check(&format!("listen: '127.0.0.1:0'\nhistory: {{ file: {:?} }}", folder.path()));

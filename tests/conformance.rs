@@ -1,4 +1,4 @@
-//! `docs/conformance.md` names tests and files that exist, and leaves no requirement out.
+//! `docs/conformance.md` has a row for each requirement, and names only tests and files that exist.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
@@ -9,7 +9,7 @@ const ROWS: [(char, u32, u32); 4] = [('E', 1, 87), ('E', 106, 117), ('E', 126, 1
 
 struct Row {
     id: String,
-    /// What stands in backticks in the column "Shown by".
+    /// The names in backticks in the column "Shown by".
     shown: Vec<String>,
     not_yet: String,
 }
@@ -34,13 +34,13 @@ fn rows() -> Vec<Row> {
         .collect()
 }
 
-/// The file of a test's module: below `tests/`, or from the root when it says `src/`.
+/// Returns the file of a test's module: below `tests/`, or below the root for names that begin with `src/`.
 fn file_of(module: &str) -> PathBuf {
     let folder = if module.starts_with("src/") { root().to_owned() } else { root().join("tests") };
     folder.join(module).with_extension("rs")
 }
 
-/// True when the file has this function as a test, or as a part of a suite that a macro makes tests of.
+/// Whether the file has this function as a test, or as an entry of a suite that a macro expands to tests.
 fn has_test(text: &str, name: &str) -> bool {
     let Some(at) = text.find(&format!("fn {name}(")) else { return false };
     let before = text[..at].rsplit("\n\n").next().unwrap_or_default();

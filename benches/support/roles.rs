@@ -1,5 +1,5 @@
-//! What this program is when it starts itself as a child: the backends, or the bare Pingora proxy.
-//! A child ends when its standard input does, so none outlives the bench.
+//! The roles of this program as its own child: the backends, or the bare Pingora proxy.
+//! A child exits when its standard input ends, so none outlives the bench.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ pub(crate) const BACKENDS: &str = "backends";
 /// The bare proxy.
 pub(crate) const BARE: &str = "bare-pingora";
 
-/// Connections a proxy keeps open to its backends, as ELIDA does.
+/// The number of idle connections that a proxy keeps to its backends, as in ELIDA.
 const POOL: usize = 4096;
 
-/// The path prefix that leads to the paced source instead of the demo provider.
+/// The path prefix of the paced source; other paths go to the demo provider.
 pub(crate) const PACED: &str = "/paced";
 
-/// Plays a role until standard input ends.
+/// Runs a role until standard input ends.
 pub(crate) fn play(role: &str, arguments: &[String]) {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
@@ -39,7 +39,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) {
     }
 }
 
-/// The demo provider, the paced source and the collector; their addresses are the first lines of the output.
+/// The demo provider, the paced source and the collector; the first lines of the output are their addresses.
 fn backends() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -59,7 +59,7 @@ fn backends() {
     });
 }
 
-/// Pingora's proxy with nothing in it but the choice of a backend.
+/// Pingora's proxy that only selects a backend.
 struct Bare {
     demo: SocketAddr,
     paced: SocketAddr,

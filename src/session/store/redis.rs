@@ -1,7 +1,6 @@
-//! The store that instances share: shares of active sessions, kill orders, and ended sessions, in Redis.
-//!
-//! Sets of incarnations hold `UID {"session_id":…,"scope":…}`: members sort by uid, newest last, and name the keys
-//! of the incarnation.
+//! The session store in Redis: the instances' shares of active sessions, kill orders, and ended sessions.
+//! Sets of incarnations hold `UID {"session_id":…,"scope":…}`, which sort by uid, newest last, and name the
+//! keys of the incarnation.
 
 mod documents;
 mod life;

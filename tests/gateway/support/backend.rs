@@ -1,4 +1,4 @@
-//! A backend that does what the test says, one connection at a time, and notes what it saw.
+//! A scripted backend, one handler per connection, which records what it receives.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ struct Notes {
     sent: usize,
 }
 
-/// What a backend saw; waiting for more is without sleeps.
+/// What a backend has received; tests can wait for changes without polling.
 pub struct Record {
     notes: Mutex<Notes>,
     changes: watch::Sender<()>,
@@ -45,7 +45,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The next request with its body; `None` when the peer goes away before its head.
+    /// The next request with its body; `None` when the peer closes before its head.
     pub async fn request(&mut self) -> Option<Message> {
         let head = self.request_head().await?;
         let request = self.wire.body(head, Unframed::Empty).await;
@@ -70,29 +70,29 @@ impl Connection {
         request
     }
 
-    /// Reads until what follows the last head holds `text`.
+    /// Reads until the bytes after the last head contain `text`.
     pub async fn until(&mut self, text: &str) {
         self.wire.until(text).await;
     }
 
-    /// The connection itself, to read what follows the last head.
+    /// The connection itself, to read the bytes after the last head.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
 
-    /// Sends all of it.
+    /// Sends all bytes.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.record.note(|notes| notes.sent += bytes.as_ref().len());
         self.wire.send(bytes.as_ref()).await
     }
 
-    /// Sends nothing more and waits for the peer to close; notes when it did.
+    /// Sends nothing more and waits until the peer closes; records the time.
     pub async fn stay_silent(mut self) {
         let ending = self.wire.end().await;
         self.record.note(|notes| notes.closed.push(ending.at()));
     }
 
-    /// Sends until the peer is gone; notes when that was seen.
+    /// Sends until the peer is gone; records the time.
     pub async fn send_for_ever(mut self, piece: &[u8], pause: Duration) {
         loop {
             tokio::select! {
@@ -114,12 +114,12 @@ impl Connection {
         self.wire.reset();
     }
 
-    /// Notes that the peer is gone.
+    /// Records that the peer is gone.
     pub fn gone(self) {
         self.record.note(|notes| notes.closed.push(Instant::now()));
     }
 
-    /// Keeps the connection and neither reads nor sends.
+    /// Keeps the connection open and neither reads nor sends.
     pub async fn freeze(self) {
         std::future::pending::<()>().await;
     }
@@ -162,7 +162,7 @@ impl RawBackend {
         Self { address, record, accepting, _fillers: Vec::new() }
     }
 
-    /// Gives each request of each connection the same answer.
+    /// Sends the same answer to each request of each connection.
     pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer: Arc<[u8]> = answer.into().into();
         Self::start(move |mut connection| {
@@ -186,14 +186,14 @@ impl RawBackend {
         Self::on(socket.listen(1024).expect("listen"), Connection::freeze)
     }
 
-    /// A listener whose accept queue is full: connecting to it neither succeeds nor fails.
+    /// A listener whose accept queue is full: a connect neither succeeds nor fails.
     pub async fn not_accepting() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let listener = socket.listen(1).expect("listen");
         let address = listener.local_addr().expect("an address");
         let mut fillers = Vec::new();
-        // The queue is full when a connection is not made at once.
+        // The queue is full when a connect does not succeed at once.
         while let Ok(Ok(filler)) =
             tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
         {
@@ -216,7 +216,7 @@ impl RawBackend {
         self.record.look(|notes| notes.heads.clone())
     }
 
-    /// Requests that arrived with their body.
+    /// Requests whose whole body arrived.
     pub fn requests(&self) -> Vec<Message> {
         self.record.look(|notes| notes.requests.clone())
     }
@@ -226,8 +226,8 @@ impl RawBackend {
         self.record.look(|notes| notes.sent)
     }
 
-    /// Waits until its handlers could send nothing for so long: all buffers after them are full.
-    /// Gives back how much they sent.
+    /// Waits until its handlers could not send anything for this time: all buffers after them are full.
+    /// Returns how much they have sent.
     pub async fn held_back(&self, quiet: Duration) -> usize {
         within("full buffers", async {
             loop {

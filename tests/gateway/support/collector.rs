@@ -1,4 +1,4 @@
-//! A collector of OpenTelemetry: OTLP over gRPC or HTTP, everything it got kept.
+//! An OpenTelemetry collector: OTLP over gRPC or HTTP; it keeps everything it receives.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ use tonic::{Request, Response, Status};
 
 use super::within;
 
-/// What it got so far.
+/// What it has received so far.
 #[derive(Clone, Default)]
 pub struct Got {
     pub spans: Vec<Span>,
@@ -47,7 +47,7 @@ pub struct Got {
     pub metrics: Vec<Metric>,
     /// The attributes of the last resource.
     pub resource: Value,
-    /// Messages, also those it refused.
+    /// The number of messages, including refused ones.
     pub messages: usize,
     /// The `authorization` of the last message.
     pub authorization: Option<String>,
@@ -69,34 +69,34 @@ struct Inbox {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manner {
     Takes,
-    /// It takes each message, and says that it refuses one part of it.
+    /// Accepts each message with a partial success that rejects one item.
     Partly,
-    /// It takes nothing, and says that it may later.
+    /// Refuses everything with a retryable status.
     Refuses,
 }
 
 impl Collector {
-    /// One that speaks gRPC.
+    /// A collector that speaks gRPC.
     pub async fn grpc() -> Self {
         Self::over_grpc(Manner::Takes).await
     }
 
-    /// One that speaks HTTP.
+    /// A collector that speaks HTTP.
     pub async fn http() -> Self {
         Self::over_http(Manner::Takes).await
     }
 
-    /// One that refuses a part of each message (gRPC).
+    /// A collector that rejects a part of each message (gRPC).
     pub async fn grpc_partly() -> Self {
         Self::over_grpc(Manner::Partly).await
     }
 
-    /// One that refuses a part of each message (HTTP).
+    /// A collector that rejects a part of each message (HTTP).
     pub async fn http_partly() -> Self {
         Self::over_http(Manner::Partly).await
     }
 
-    /// One that answers everything with 503 (HTTP).
+    /// A collector that answers everything with 503 (HTTP).
     pub async fn refusing() -> Self {
         Self::over_http(Manner::Refuses).await
     }
@@ -145,19 +145,19 @@ impl Collector {
         self.address
     }
 
-    /// What it got so far.
+    /// What it has received so far.
     pub fn got(&self) -> Got {
         self.inbox.got.borrow().clone()
     }
 
-    /// Waits until `done` holds; gives what it got then.
+    /// Waits until `done` holds; returns what it had received by then.
     pub async fn until(&self, what: &str, done: impl Fn(&Got) -> bool) -> Got {
         let mut changes = self.inbox.got.subscribe();
         let got = within(what, changes.wait_for(|got| done(got))).await;
         got.expect("it lives as long as the collector").clone()
     }
 
-    /// Waits for a span for which `wanted` holds, given its attributes.
+    /// Waits for a span for which `wanted` holds; the second argument is the span's attributes.
     pub async fn span(&self, what: &str, wanted: impl Fn(&Span, &Value) -> bool) -> Span {
         let find =
             |got: &Got| got.spans.iter().find(|span| wanted(span, &attributes(&span.attributes))).cloned();
@@ -185,7 +185,7 @@ impl Inbox {
         self.got.send_modify(|got| got.authorization = authorization.map(str::to_owned));
     }
 
-    /// What it says of a message that it takes in part.
+    /// The partial success in its answer, if it rejects a part.
     fn part<P>(&self, refused: P) -> Option<P> {
         (self.manner == Manner::Partly).then_some(refused)
     }
@@ -278,7 +278,7 @@ pub fn attributes(pairs: &[KeyValue]) -> Value {
     Value::Object(pairs.iter().map(pair).collect::<Map<_, _>>())
 }
 
-/// A value of OTLP as JSON.
+/// An OTLP value as JSON.
 pub fn plain(value: &AnyValue) -> Value {
     match &value.value {
         None => Value::Null,

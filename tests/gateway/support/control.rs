@@ -1,4 +1,4 @@
-//! The operator: a connection to the control service, with the instant of each answer.
+//! The operator: a connection to the control service that records when each answer arrives.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::wire::Message;
 /// The answer to a kill.
 #[derive(Debug)]
 pub struct Killed {
-    /// When it was asked.
+    /// When it was sent.
     pub asked: Instant,
     /// When its answer was read.
     pub answered: Instant,
@@ -19,7 +19,7 @@ pub struct Killed {
     pub body: Value,
 }
 
-/// A kept-alive connection; made before any clock starts.
+/// A persistent connection, opened before the test starts its clock.
 pub struct Control {
     wire: RawClient,
     address: SocketAddr,

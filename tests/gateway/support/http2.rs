@@ -1,4 +1,4 @@
-//! HTTP/2 from both sides: a client of many streams, a client that writes its own frames, and a backend.
+//! HTTP/2 on both sides: a client with many streams, a client that writes raw frames, and a backend.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ impl End {
 /// An answer read to its end.
 #[derive(Debug)]
 pub struct Answer {
-    /// 0 when there was no head.
+    /// 0 when there was no response head.
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -69,14 +69,14 @@ impl Client {
         Self::with(address, &client::Builder::new()).await
     }
 
-    /// With settings of its own.
+    /// Connects with these settings.
     pub async fn with(address: SocketAddr, settings: &client::Builder) -> Self {
         let tcp = TcpStream::connect(address).await.expect("a connection");
         tcp.set_nodelay(true).expect("an option");
         Self::over(tcp, &address.to_string(), settings).await
     }
 
-    /// Over a connection that is there.
+    /// Uses an open connection.
     pub async fn over<S>(stream: S, host: &str, settings: &client::Builder) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -91,7 +91,7 @@ impl Client {
         let (request, body) = call.request(&self.host);
         let (answer, mut upload) = self.begin(request, body.is_empty()).await;
         if !body.is_empty() {
-            // The window opens as the gateway reads; nobody waits for it here.
+            // The window opens as the gateway reads; this function does not wait for that.
             tokio::spawn(async move {
                 let _ = write(&mut upload, body.into(), true).await;
             });
@@ -100,7 +100,7 @@ impl Client {
         Exchange { answer, upload: Some(upload) }
     }
 
-    /// Sends a head; the body is the caller's.
+    /// Sends a head; the caller sends the body.
     pub async fn begin(&mut self, request: Request<()>, end: bool) -> (ResponseFuture, SendStream<Bytes>) {
         let ready = self.send.clone().ready();
         let mut send = within("room for a stream", ready).await.expect("an open connection");
@@ -109,7 +109,7 @@ impl Client {
         begun
     }
 
-    /// Sends a call without a body, unless the gateway wants no more streams.
+    /// Sends a call without a body; `None` when the gateway accepts no more streams.
     pub async fn try_send(&mut self, call: &Call) -> Option<Exchange> {
         let ready = self.send.clone().ready();
         let mut send = within("room for a stream", ready).await.ok()?;
@@ -129,29 +129,29 @@ impl Client {
         within("an answer about the connection", self.send.clone().ready()).await.is_ok()
     }
 
-    /// Streams that the gateway allows at a time.
+    /// The number of concurrent streams that the gateway allows.
     pub fn allowed(&self) -> usize {
         self.send.current_max_send_streams()
     }
 
     /// Waits for the gateway to end the connection.
     pub async fn ended(self) -> Result<(), h2::Error> {
-        // The handle stays: without one the client itself would end the connection.
+        // Keeps the handle: without it the client itself would end the connection.
         let ended = within("the end of the connection", self.driving).await;
         drop(self.send);
         ended.expect("a task")
     }
 
-    /// Closes the connection without a word.
+    /// Drops the connection without GOAWAY.
     pub fn vanish(self) {
         self.driving.abort();
     }
 }
 
-/// A request under way.
+/// A request without an answer yet.
 pub struct Exchange {
     answer: ResponseFuture,
-    /// Kept open, so that dropping it resets nothing.
+    /// Kept open, because dropping it resets the stream.
     upload: Option<SendStream<Bytes>>,
 }
 
@@ -177,7 +177,7 @@ impl Exchange {
         Ok(Begun { status: head.status, headers: head.headers, body, read: Vec::new(), _upload: self.upload })
     }
 
-    /// Gives the stream up.
+    /// Resets the stream with CANCEL.
     pub fn reset(mut self) {
         if let Some(upload) = &mut self.upload {
             upload.send_reset(Reason::CANCEL);
@@ -185,7 +185,7 @@ impl Exchange {
     }
 }
 
-/// An answer whose head is here.
+/// An answer whose head has arrived.
 pub struct Begun {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -204,7 +204,7 @@ impl Begun {
         piece
     }
 
-    /// Reads until the body so far holds `text`.
+    /// Reads until the body contains `text`.
     pub async fn until(&mut self, text: &str) {
         while memchr::memmem::find(&self.read, text.as_bytes()).is_none() {
             match self.piece().await {
@@ -238,7 +238,7 @@ impl Begun {
     }
 }
 
-/// Writes all of it as the window opens.
+/// Writes all bytes as the window opens.
 pub async fn write(to: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) -> Result<(), h2::Error> {
     if bytes.is_empty() {
         return to.send_data(bytes, end);
@@ -274,7 +274,7 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     for (name, value) in fields {
         bytes.push(0);
         for text in [name, value] {
-            // Lengths of 127 and more have a second byte, and here never a third.
+            // Lengths of 127 and more have a second byte, and in these tests never a third.
             match text.len() {
                 length @ 0..127 => bytes.push(u8::try_from(length).expect("short")),
                 length => {
@@ -290,18 +290,18 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// The fields of a GET.
+/// The pseudo-header fields of a GET.
 pub const GET: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "http"), (":path", "/a"), (":authority", "gateway")];
 
-/// A client that writes what it likes.
+/// A client that writes raw frames.
 pub struct RawFrames {
     stream: TcpStream,
     seen: Vec<u8>,
 }
 
 impl RawFrames {
-    /// Connects and says hello.
+    /// Connects and sends the preface.
     pub async fn connect(address: SocketAddr) -> Self {
         let mut raw =
             Self { stream: TcpStream::connect(address).await.expect("a connection"), seen: Vec::new() };
@@ -309,7 +309,7 @@ impl RawFrames {
         raw
     }
 
-    /// On a connection that has begun, going on with these bytes.
+    /// Uses an open connection, on which it first sends these bytes.
     pub async fn begun(stream: TcpStream, rest: &[u8]) -> Self {
         let mut raw = Self { stream, seen: Vec::new() };
         raw.send(rest).await.expect("the rest of the opening");
@@ -320,7 +320,7 @@ impl RawFrames {
         within("room to send", self.stream.write_all(bytes)).await
     }
 
-    /// Sends this again and again, at most `most` bytes, reading what comes; gives back how many it took until the
+    /// Sends this repeatedly, up to `most` bytes, and reads what comes; returns how many bytes were sent until the
     /// gateway closed the connection.
     pub async fn flood(mut self, bytes: &[u8], most: usize) -> Flooded {
         let mut sent = 0;
@@ -334,7 +334,7 @@ impl RawFrames {
             while sent < most && to.write_all(bytes).await.is_ok() {
                 sent += bytes.len();
             }
-            // What was sent after the end is lost to both; the end itself is what is waited for.
+            // Bytes sent after the end are lost; the loop below waits for the end itself.
             std::future::pending::<()>().await;
         };
         let seen = within("the end of the flood", async {
@@ -347,7 +347,7 @@ impl RawFrames {
         Flooded { sent, seen }
     }
 
-    /// Reads until a frame of this kind has come; gives back its payload.
+    /// Reads until a frame of this type arrives; returns its payload.
     pub async fn frame(&mut self, kind: u8) -> Vec<u8> {
         within("a frame", async {
             loop {
@@ -365,15 +365,15 @@ impl RawFrames {
         .await
     }
 
-    /// Waits until stream 1 was reset, or answered with a refusal, or the connection ended.
+    /// Waits until stream 1 is reset or refused, or the connection ends.
     pub async fn ended_or_refused(&mut self, what: &str) {
         within(what, async {
             loop {
                 while let Some((kind, payload)) = take_frame(&mut self.seen) {
                     match kind {
                         3 | 7 => return,
-                        // The first field of our answers is their status: in the table of RFC 7541 (A) it is 400
-                        // with number 12; 405 and others are literals.
+                        // The first field of the gateway's answers is the status: 400 is index 12 of the static table
+                        // (RFC 7541, A); 405 and others are literals.
                         1 => {
                             let status = String::from_utf8_lossy(&payload).into_owned();
                             assert!(
@@ -393,7 +393,7 @@ impl RawFrames {
         .await;
     }
 
-    /// Waits for the gateway to close; gives back the last GOAWAY's code.
+    /// Waits until the gateway closes the connection; returns the code of the last GOAWAY.
     pub async fn closed(mut self) -> Option<u32> {
         within("the end of the connection", async {
             while matches!(self.stream.read_buf(&mut self.seen).await, Ok(1..)) {}
@@ -403,14 +403,14 @@ impl RawFrames {
     }
 }
 
-/// What a flood came to.
+/// The result of a flood.
 pub struct Flooded {
     pub sent: usize,
     seen: Vec<u8>,
 }
 
 impl Flooded {
-    /// The code of the GOAWAY, if one came through.
+    /// The code of the GOAWAY; `None` when none arrived.
     pub fn code(self) -> Option<u32> {
         goaway(self.seen)
     }
@@ -434,7 +434,7 @@ fn goaway(mut bytes: Vec<u8>) -> Option<u32> {
     code
 }
 
-/// What a backend saw.
+/// What a backend has received.
 #[derive(Default)]
 struct Notes {
     connections: usize,
@@ -444,7 +444,7 @@ struct Notes {
     ended: usize,
 }
 
-/// A request at the backend, and the way to answer it.
+/// A request at the backend, and the handle to answer it.
 pub struct Asked {
     pub path: String,
     pub number: usize,
@@ -466,18 +466,18 @@ impl Asked {
         }
     }
 
-    /// Begins a stream of events.
+    /// Begins a streamed response with this content type.
     pub fn begin(&mut self, kind: &str) -> SendStream<Bytes> {
         let head = Response::builder().status(200).header("content-type", kind).body(()).expect("a head");
         self.respond.send_response(head, false).expect("a stream")
     }
 
-    /// Gives the request back.
+    /// Resets the stream.
     pub fn reset(mut self, reason: Reason) {
         self.respond.send_reset(reason);
     }
 
-    /// Waits for the gateway to give the stream up, and notes it.
+    /// Waits until the gateway resets the stream, and records the reason.
     pub async fn given_up_on(self, to: &mut SendStream<Bytes>) {
         let reason = std::future::poll_fn(|cx| to.poll_reset(cx)).await.ok();
         note(&self.notes, |notes| notes.resets.push((self.path.clone(), reason)));
@@ -497,7 +497,7 @@ pub struct H2Backend {
 }
 
 impl H2Backend {
-    /// Without TLS, for prior knowledge.
+    /// Without TLS, with prior knowledge.
     pub async fn start<F, Fut>(handle: F) -> Self
     where
         F: Fn(Asked) -> Fut + Send + Sync + 'static,
@@ -506,7 +506,7 @@ impl H2Backend {
         Self::serve("http", None, handle).await
     }
 
-    /// Behind TLS, chosen by ALPN.
+    /// With TLS, negotiated by ALPN.
     pub async fn secure<F, Fut>(config: ServerConfig, handle: F) -> Self
     where
         F: Fn(Asked) -> Fut + Send + Sync + 'static,
@@ -557,7 +557,7 @@ impl H2Backend {
         self.look(|notes| notes.ended)
     }
 
-    /// Requests that came whole.
+    /// Requests that arrived with their whole body.
     pub fn requests(&self) -> Vec<Request<Vec<u8>>> {
         self.look(|notes| {
             let copy = |request: &Request<Vec<u8>>| {
@@ -571,7 +571,7 @@ impl H2Backend {
         })
     }
 
-    /// Streams that were given up: their path and why.
+    /// Streams that the gateway reset: their path and the reason.
     pub fn resets(&self) -> Vec<(String, Option<Reason>)> {
         self.look(|notes| notes.resets.clone())
     }
@@ -588,7 +588,7 @@ impl H2Backend {
     }
 }
 
-/// Serves one connection; its handlers may have it closed with GOAWAY.
+/// Serves one connection; a handler can close it with GOAWAY.
 async fn converse<S, F, Fut>(stream: S, handle: &F, notes: &Arc<(Mutex<Notes>, watch::Sender<()>)>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -610,7 +610,7 @@ where
         let (notes, close) = (Arc::clone(notes), close.clone());
         let path = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
         let mut asked = Asked { path, number: 0, respond, notes: Arc::clone(&notes), close };
-        // Made here and run in a task, so that bodies and connection go on together.
+        // Created here and run in a task, so that bodies and connection make progress together.
         let number = notes.0.lock().expect("the notes").requests.len();
         asked.number = number;
         let handled = handle(asked);
@@ -639,7 +639,7 @@ impl Drop for H2Backend {
     }
 }
 
-/// Waits a moment for what must not happen.
+/// Waits for a moment in which something must not happen.
 pub async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }

@@ -1,5 +1,5 @@
-//! The world beyond loopback, for programs under test: a forward proxy that lets nobody through and
-//! notes who was asked for.
+//! A forward proxy for programs under test: it refuses all connections to other hosts and records
+//! which ones were requested.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// The proxy; gone when dropped.
+/// The proxy; stopped when dropped.
 pub struct Outside {
     address: SocketAddr,
     asked: Arc<Mutex<BTreeSet<String>>>,
@@ -26,7 +26,7 @@ impl Outside {
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let mut line = String::new();
-                // What is no request line is no call either; the connection ends in both cases.
+                // Bytes that are not a request line are not recorded; the connection ends in both cases.
                 let _ = BufReader::new(stream).read_line(&mut line).await;
                 if let Some(target) = line.split(' ').nth(1) {
                     notes.lock().expect("the notes").insert(target.trim_end_matches(":443").to_owned());
@@ -36,7 +36,7 @@ impl Outside {
         Self { address, asked, accepting }
     }
 
-    /// Sends everything of this program that is not for loopback here.
+    /// Routes all traffic of this program that is not for loopback through this proxy.
     pub fn keep_in(&self, command: &mut Command) {
         let proxy = format!("http://{}", self.address);
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
@@ -45,7 +45,7 @@ impl Outside {
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
     }
 
-    /// The hosts that were asked for, in order.
+    /// The requested hosts, sorted.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("the notes").iter().cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! A real Redis Cluster of the test's own: masters and copies, each with a folder of its own.
+//! A real Redis Cluster for one test: masters and replicas, each with its own folder.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use super::redis::{Redis, free};
 use super::{Shared, within};
 
-/// A server is missed after this many milliseconds, and a copy takes its place soon after.
+/// A node counts as failed after this many milliseconds; a replica is promoted soon after.
 const NODE_TIMEOUT: &str = "1000";
 
-/// The servers.
+/// A running cluster.
 pub struct Cluster {
     pub servers: Vec<Redis>,
     url: String,
 }
 
 impl Cluster {
-    /// So many masters, each with so many copies.
+    /// Starts this many masters, each with this many replicas.
     pub async fn start(masters: usize, copies: usize) -> Self {
         let mut servers = Vec::new();
         for _ in 0..masters * (1 + copies) {
@@ -37,7 +37,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until every running server knows of all slots.
+    /// Waits until every running node reports the cluster as complete.
     pub async fn whole(&self) {
         within("the cluster", async {
             for server in self.servers.iter().filter(|server| server.is_running()) {
@@ -49,7 +49,7 @@ impl Cluster {
         .await;
     }
 
-    /// Runs redis-cli to its end.
+    /// Runs redis-cli; it must succeed. Returns its output.
     pub async fn cli(&self, words: &[&str]) -> String {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let shown = words.join(" ");
@@ -62,7 +62,7 @@ impl Cluster {
         told
     }
 
-    /// The name of a server in the cluster.
+    /// A node's id.
     pub async fn name(&self, server: usize) -> String {
         let told = self.servers[server].ask(&["CLUSTER", "MYID"]).await;
         told.lines().last().expect("a name").to_owned()
@@ -79,7 +79,7 @@ impl Cluster {
         masters
     }
 
-    /// The masters at which gateways wait for messages.
+    /// The masters at which gateways are subscribed.
     pub async fn heard_at(&self) -> Vec<usize> {
         let mut heard = Vec::new();
         for number in self.masters().await {
@@ -91,7 +91,7 @@ impl Cluster {
         heard
     }
 
-    /// The slot of a key, and the server that has it.
+    /// The slot of a key, and the node that owns it.
     pub async fn slot(&self, key: &str) -> (String, usize) {
         let told = self.servers[0].ask(&["CLUSTER", "KEYSLOT", key]).await;
         let slot = told.trim_start_matches(':').to_owned();

@@ -1,0 +1,426 @@
+//! `ELIDA_STRESS_SEED` repeats a run (the times between two steps are those of the machine), `ELIDA_STRESS` is for how
+//! many seconds faults happen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::fleet::shared::{records, store_is_up};
+use crate::support::control::Control;
+use crate::support::redis::Redis;
+use crate::support::wire::Unframed;
+use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, within};
+
+/// For so long faults happen without `ELIDA_STRESS`, in seconds.
+const SHORT: u64 = 20;
+const SESSIONS: u64 = 10;
+const CLIENTS: u64 = 6;
+/// An order that was given at another instance holds within a beat (1 s) after Redis answers both; the rest is for a busy
+/// machine.
+const TOLD: Duration = Duration::from_secs(3);
+/// Faults come for this long, then none for as long.
+const SPELL: Duration = Duration::from_secs(4);
+
+/// Numbers that look random, the same for the same seed (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    async fn pause(&mut self, from_ms: u64, to_ms: u64) {
+        sleep(Duration::from_millis(from_ms + self.below(to_ms - from_ms))).await;
+    }
+}
+
+/// An order that stands: when its answer was read, and who gave it.
+#[derive(Clone, Copy, PartialEq)]
+struct Standing {
+    since: Instant,
+    by: usize,
+}
+
+/// One instance; it keeps its number when others go.
+#[derive(Clone, Copy)]
+struct Door {
+    number: usize,
+    proxy: SocketAddr,
+    control: SocketAddr,
+}
+
+struct World {
+    seed: u64,
+    doors: Mutex<Vec<Door>>,
+    standing: Mutex<BTreeMap<String, Standing>>,
+    /// When Redis was last disturbed, or was away for somebody.
+    disturbed: Mutex<Instant>,
+    /// Requests that were answered 200 though an order stood against their session.
+    served: Mutex<Vec<String>>,
+    answered: Mutex<BTreeMap<String, u64>>,
+    refused: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl World {
+    fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            seed,
+            doors: Mutex::default(),
+            standing: Mutex::default(),
+            disturbed: Mutex::new(Instant::now()),
+            served: Mutex::default(),
+            answered: Mutex::default(),
+            refused: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    fn dice(&self, of: u64) -> Dice {
+        Dice(self.seed.wrapping_mul(31).wrapping_add(of))
+    }
+
+    fn over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn doors(&self) -> Vec<Door> {
+        self.doors.lock().expect("the doors").clone()
+    }
+
+    fn door(&self, dice: &mut Dice) -> Door {
+        let doors = self.doors();
+        doors[usize::try_from(dice.below(doors.len() as u64)).expect("small")]
+    }
+
+    fn disturb(&self) {
+        *self.disturbed.lock().expect("the time") = Instant::now();
+    }
+
+    fn stands(&self, id: &str) -> Option<Standing> {
+        self.standing.lock().expect("the orders").get(id).copied()
+    }
+
+    /// Notes an answer to a request that began then, with the order that stood before.
+    fn answered(&self, id: &str, status: u16, before: Option<Standing>, door: Door, begun: Instant) {
+        match status {
+            200 => *self.answered.lock().expect("the books").entry(id.to_owned()).or_default() += 1,
+            403 => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            other => panic!("{other} for {id} at {}", door.number),
+        }
+        // Lifted meanwhile: then it may pass.
+        let Some(order) = before.filter(|order| self.stands(id) == Some(*order)) else { return };
+        let quiet = *self.disturbed.lock().expect("the time");
+        let is_bound = door.number == order.by || begun > order.since.max(quiet) + TOLD;
+        if is_bound {
+            let told = format!(
+                "{id} at {}: killed at {} {:?} before, the last fault {:?} before",
+                door.number,
+                order.by,
+                begun - order.since,
+                begun.saturating_duration_since(quiet)
+            );
+            self.served.lock().expect("the list").push(told);
+        }
+    }
+}
+
+/// Requests of all kinds until the end.
+async fn client(world: Arc<World>, number: u64) {
+    let mut dice = world.dice(100 + number);
+    while !world.over() {
+        dice.pause(2, 40).await;
+        let (id, door) = (format!("s-{}", dice.below(SESSIONS)), world.door(&mut dice));
+        let (before, begun, kind) = (world.stands(&id), Instant::now(), dice.below(8));
+        let call = match kind {
+            0..4 => Call::chat("hello"),
+            _ => Call::chat_stream("[[words 30]] [[pace 5ms]]"),
+        };
+        let mut client = call.session(&id).open(door.proxy).await;
+        if kind == 7 {
+            // Gone before there is an answer.
+            dice.pause(0, 5).await;
+            client.reset();
+            continue;
+        }
+        let Some(head) = client.head().await else { panic!("{id} at {}: no answer", door.number) };
+        world.answered(&id, head.status(), before, door, begun);
+        if kind == 6 {
+            dice.pause(0, 60).await;
+            client.reset();
+        } else {
+            client.body(head, Unframed::UntilEnd).await;
+        }
+    }
+}
+
+/// Kills and resumes until the end.
+async fn operator(world: Arc<World>) {
+    let mut dice = world.dice(1);
+    while !world.over() {
+        dice.pause(20, 160).await;
+        let (id, door) = (format!("s-{}", dice.below(SESSIONS)), world.door(&mut dice));
+        let mut control = Control::connect(door.control).await;
+        if world.stands(&id).is_none() {
+            let killed = control.kill(&id).await;
+            if killed.status == 200 {
+                let order = Standing { since: killed.answered, by: door.number };
+                world.standing.lock().expect("the orders").insert(id, order);
+            }
+        } else if dice.below(3) == 0 {
+            // From the moment it is asked, requests may pass.
+            let order = world.standing.lock().expect("the orders").remove(&id);
+            let answer = control.post(&format!("/control/sessions/{id}/resume"), &Value::Null).await;
+            if let (404 | 409, Some(order)) = (answer.status(), order) {
+                // This instance does not know of the order yet.
+                let since = Instant::now();
+                world.standing.lock().expect("the orders").insert(id, Standing { since, ..order });
+            }
+        }
+    }
+}
+
+/// What happens to Redis until the end.
+async fn faults(world: Arc<World>, mut redis: Redis) -> Redis {
+    let (mut dice, began) = (world.dice(2), Instant::now());
+    while !world.over() {
+        dice.pause(100, 900).await;
+        if (began.elapsed().as_millis() / SPELL.as_millis()) % 2 == 1 {
+            continue;
+        }
+        world.disturb();
+        match dice.below(5) {
+            0 => {
+                redis.stop();
+                dice.pause(10, 900).await;
+                redis.run().await;
+            }
+            1 => {
+                redis.freeze();
+                dice.pause(50, 1500).await;
+                redis.thaw();
+            }
+            2 => drop(redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]).await),
+            3 => drop(redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await),
+            _ => drop(redis.ask(&["FLUSHALL"]).await),
+        }
+        world.disturb();
+    }
+    redis
+}
+
+/// Notes when Redis is away for an instance.
+async fn watch(world: Arc<World>) {
+    while !world.over() {
+        for door in world.doors() {
+            let metrics = Control::connect(door.control).await.get("/metrics").await.text();
+            if !metrics.contains("elida_store_up{store=\"redis\"} 1") {
+                world.disturb();
+            }
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// All of it for so long; then Redis answers everybody again.
+async fn spell(world: &Arc<World>, redis: Redis, gateways: &[&Gateway], time: Duration) -> Redis {
+    world.stop.store(false, Ordering::Relaxed);
+    world.disturb();
+    let clients = (0..CLIENTS).map(|number| tokio::spawn(client(world.clone(), number)));
+    let clients: Vec<_> = clients.collect();
+    let people = [tokio::spawn(operator(world.clone())), tokio::spawn(watch(world.clone()))];
+    let faults = tokio::spawn(faults(world.clone(), redis));
+    sleep(time).await;
+    world.stop.store(true, Ordering::Relaxed);
+    for task in clients.into_iter().chain(people) {
+        within("a client's end", task).await.expect("no client fails");
+    }
+    let redis = faults.await.expect("the faults");
+    for gateway in gateways {
+        store_is_up(gateway, true).await;
+        within("all legs to close", async {
+            while gateway.metric("elida_open_legs{kind=\"request\"}").await > 0.0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+    redis
+}
+
+/// Requests that reached the backend, by session, as the access lines of all instances tell.
+fn lines(gateways: &[Gateway]) -> BTreeMap<String, u64> {
+    let mut lines = BTreeMap::new();
+    for line in gateways.iter().flat_map(Gateway::log_lines) {
+        if line["message"] == "request_completed" && line["backend"].is_string() {
+            *lines.entry(line["session_id"].as_str().expect("an id").to_owned()).or_default() += 1;
+        }
+    }
+    lines
+}
+
+/// The orders in force at an instance.
+async fn orders(gateway: &Gateway) -> BTreeSet<String> {
+    let told = gateway.operator().await.get("/control/kills").await.json();
+    let kills = told["kills"].as_array().expect("a list");
+    kills.iter().map(|kill| format!("{} {}", kill["session_id"], kill["uid"])).collect()
+}
+
+/// Kills all sessions, until neither instance knows an active one.
+async fn end_all(world: &World, gateways: [&Gateway; 2]) {
+    within("all sessions to end", async {
+        loop {
+            let mut active = BTreeSet::new();
+            for gateway in gateways {
+                let sessions = gateway.sessions().await.into_iter();
+                let sessions = sessions.filter(|session| session["state"] == "active");
+                active.extend(sessions.map(|session| session["id"].as_str().expect("an id").to_owned()));
+            }
+            if active.is_empty() {
+                return;
+            }
+            for id in active {
+                let killed = gateways[0].kill(&id).await;
+                assert!(killed.status < 500, "{killed:?}");
+                if killed.status == 200 {
+                    let order = Standing { since: killed.answered, by: 0 };
+                    world.standing.lock().expect("the orders").insert(id, order);
+                }
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+}
+
+fn from_environment(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |value| value.parse().expect("a number"))
+}
+
+/// The requests that stand only in records or only in access lines, or twice.
+fn differences(gateways: &[Gateway]) -> String {
+    let mut seen: BTreeMap<String, (u64, u64, String)> = BTreeMap::new();
+    for line in
+        gateways.iter().flat_map(Gateway::log_lines).filter(|line| line["message"] == "request_completed")
+    {
+        let entry = seen.entry(line["request_id"].to_string()).or_default();
+        entry.0 += u64::from(line["backend"].is_string());
+        entry.2 += &format!("\n  line {line}");
+    }
+    for record in records(gateways).values().flatten() {
+        for request in record["requests"].as_array().into_iter().flatten() {
+            let entry = seen.entry(request["request_id"].to_string()).or_default();
+            entry.1 += 1;
+            entry.2 += &format!("\n  in {} of {}: {request}", record["uid"], record["session_id"]);
+        }
+    }
+    seen.retain(|_, (lines, told, _)| lines != told);
+    seen.into_values().map(|(.., text)| text).collect()
+}
+
+/// Waits until the records tell every request, once.
+async fn books(gateways: &[Gateway], seed: u64) {
+    let mut missing = String::new();
+    let all = async {
+        loop {
+            let found = records(gateways);
+            assert!(
+                found.values().all(|records| records.len() == 1),
+                "seed {seed}: a doubled record: {found:#?}"
+            );
+            let mut told: BTreeMap<String, u64> = BTreeMap::new();
+            for record in found.values().flatten() {
+                let id = record["session_id"].as_str().expect("text").to_owned();
+                *told.entry(id).or_default() += record["request_count"].as_u64().expect("a number");
+            }
+            let lines = lines(gateways);
+            if told == lines {
+                return;
+            }
+            missing = format!("recorded {told:?}\nrequests {lines:?}\n{}", differences(gateways));
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let done = tokio::time::timeout(DEADLINE, all).await;
+    assert!(done.is_ok(), "seed {seed}: records and requests differ:\n{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_and_faults_leave_exact_books() {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").subsec_nanos();
+    let seed = from_environment("ELIDA_STRESS_SEED", clock.into());
+    let time = Duration::from_secs(from_environment("ELIDA_STRESS", SHORT));
+    eprintln!("ELIDA_STRESS_SEED={seed}");
+    let (demo, redis, world) = (Demo::start().await, Redis::start().await, World::new(seed));
+    let yaml = format!(
+        "backend: {:?}\nserver: {{ timeouts: {{ shutdown_grace: 1s }} }}\nsession:\n  store: redis\n  redis: {{ url: {:?}, flush_interval: 200ms }}\n",
+        demo.url(),
+        redis.url()
+    );
+    let mut gateways = vec![Gateway::with(&yaml).await, Gateway::with(&yaml).await];
+    let door = |number: usize, gateway: &Gateway| Door {
+        number,
+        proxy: gateway.proxy(),
+        control: gateway.control(),
+    };
+    for gateway in &gateways {
+        store_is_up(gateway, true).await;
+    }
+    *world.doors.lock().expect("the doors") = vec![door(0, &gateways[0]), door(1, &gateways[1])];
+    let redis = spell(&world, redis, &[&gateways[0], &gateways[1]], time * 3 / 5).await;
+    end_all(&world, [&gateways[0], &gateways[1]]).await;
+    books(&gateways, seed).await;
+
+    // The second one is restarted: what it left is in Redis only.
+    gateways[1].terminate();
+    assert!(gateways[1].ended().await.success());
+    gateways.push(Gateway::with(&yaml).await);
+    store_is_up(&gateways[2], true).await;
+    *world.doors.lock().expect("the doors") = vec![door(0, &gateways[0]), door(2, &gateways[2])];
+    let redis = spell(&world, redis, &[&gateways[0], &gateways[2]], time * 2 / 5).await;
+    let standing: Vec<String> = world.standing.lock().expect("the orders").keys().cloned().collect();
+    within("both instances to have the same orders", async {
+        while orders(&gateways[0]).await != orders(&gateways[2]).await {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    for id in &standing {
+        for gateway in [&gateways[0], &gateways[2]] {
+            let status = Call::chat("hello").session(id).send(gateway.proxy()).await.status();
+            assert_eq!(status, 403, "seed {seed}: {id} lives again");
+        }
+    }
+    end_all(&world, [&gateways[0], &gateways[2]]).await;
+    books(&gateways, seed).await;
+
+    let served = std::mem::take(&mut *world.served.lock().expect("the list"));
+    assert!(served.is_empty(), "seed {seed}: served though killed: {served:#?}");
+    let refused = world.refused.load(Ordering::Relaxed);
+    assert!(refused > 0, "seed {seed}: no order ever held");
+    for (id, answered) in std::mem::take(&mut *world.answered.lock().expect("the books")) {
+        assert!(lines(&gateways)[&id] >= answered, "seed {seed}: {id} was answered {answered} times");
+    }
+    for set in ["elida:sessions", "elida:sessions:activity"] {
+        within("no session to be left in Redis", async {
+            while redis.ask(&["ZCARD", set]).await != ":0" {
+                sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+    }
+    let requests: u64 = lines(&gateways).values().sum();
+    eprintln!("{requests} requests in {} records, {refused} refused", records(&gateways).len());
+}
