@@ -79,18 +79,18 @@ pub(super) fn explained(error: &Error) -> String {
     }
     if said.contains("NotValidForName") {
         return format!(
-            "its certificate is for another name ({said}): write a name that stands in it in session.redis.addr \
+            "its certificate is for another name ({said}): use a name from it in session.redis.addr \
              or url"
         );
     }
     if said.contains("InvalidCertificate") {
         return format!(
-            "its certificate is not trusted ({said}): name the file of its authority in session.redis.tls.ca_file"
+            "its certificate is not trusted ({said}): set session.redis.tls.ca_file to the file of its CA"
         );
     }
     if said.starts_with("OOM") {
         return format!(
-            "its memory is full and it takes no writes ({said}): raise maxmemory, or take away what else is in it"
+            "its memory is full and it takes no writes ({said}): raise maxmemory, or remove other data from it"
         );
     }
     if said.starts_with("MISCONF") {

@@ -139,7 +139,7 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
         return Ok(());
     }
     Err(LinkError::Away(format!(
-        "its user '{}' lacks rights: {}; give it the line of docs/operations.md (ACL SETUSER or the ACL file)",
+        "its user '{}' lacks rights: {}; use the ACL rule in docs/operations.md (ACL SETUSER or the ACL file)",
         link.user(),
         check.lacks.join(", ")
     )))

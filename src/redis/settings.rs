@@ -19,30 +19,30 @@ const SESSION: &str = "session:";
 /// More connections bring nothing, because commands are pipelined.
 const MAX_POOL: usize = 64;
 
-/// What an instance does while Redis is away.
+/// What an instance does while Redis is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnavailable {
-    /// It goes on with its own sessions and opens new ones of its own.
+    /// It continues with its own sessions and opens new ones locally.
     #[default]
     Memory,
-    /// It goes on with its own sessions and refuses new ones.
+    /// It continues with its own sessions and refuses new ones.
     Reject,
 }
 
-/// `session.redis` as it is written.
+/// The keys of `session.redis`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Redis")]
 pub struct RedisConfig {
-    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, or the same with `rediss` for TLS; wins over
-    /// `addr`, `db` and `tls.enabled`.
+    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, or the same with `rediss` for TLS; replaces `addr`,
+    /// `db` and `tls.enabled`.
     #[serde(serialize_with = "without_password")]
     #[schemars(with = "String")]
     pub url: Secret,
     /// Host and port of one server.
     pub addr: String,
-    /// User (ACL); empty for the default one.
+    /// ACL user; empty for the default user.
     pub username: String,
     /// Password; empty for none.
     #[serde(serialize_with = "masked")]
@@ -52,15 +52,15 @@ pub struct RedisConfig {
     pub password_file: String,
     /// Number of the database.
     pub db: u8,
-    /// TLS towards Redis.
+    /// TLS for connections to Redis.
     pub tls: RedisTlsConfig,
-    /// Prefix of the sessions' keys; those of other keys are made from what precedes `session:`.
+    /// Prefix of session keys; other keys use the part before `session:`.
     pub key_prefix: String,
-    /// Connections, one more for messages.
+    /// Connections for commands; one more is used for messages.
     pub pool: usize,
-    /// Counters of a session in which something moves are written this often; changes of state at once.
+    /// How often counters of an active session are written; changes of state are written at once.
     pub flush_interval: Span,
-    /// What happens to new sessions while Redis is away.
+    /// What happens to new sessions while Redis is unavailable.
     pub on_unavailable: OnUnavailable,
 }
 
@@ -69,9 +69,9 @@ pub struct RedisConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "RedisTls")]
 pub struct RedisTlsConfig {
-    /// True: connections are encrypted and the certificate is checked.
+    /// Encrypts connections and checks the certificate.
     pub enabled: bool,
-    /// PEM file of the authorities to trust in place of the system's; empty for the system's.
+    /// PEM file of the CA certificates to trust instead of those of the system; empty for those of the system.
     pub ca_file: String,
 }
 
@@ -147,7 +147,7 @@ impl RedisConfig {
         if self.key_prefix.is_empty() || !self.key_prefix.chars().all(plain) {
             found.add(
                 "key_prefix",
-                "is empty or holds other characters than A-Z a-z 0-9 . _ : -",
+                "is empty or has characters other than A-Z a-z 0-9 . _ : -",
                 "write elida:session:",
             );
         }
@@ -192,7 +192,7 @@ impl RedisConfig {
             let has_host = Url::parse(&url).is_ok_and(|url| url.has_host() && url.path().len() > 1);
             if !has_host || self.addr.contains(['/', '@']) {
                 let message = format!("'{}' is not HOST:PORT", self.addr);
-                faults.add("addr", message, "write it like localhost:6379; a URL goes to url");
+                faults.add("addr", message, "write it like localhost:6379; a URL belongs in url");
                 return None;
             }
             return Some(url);
@@ -220,7 +220,7 @@ impl RedisConfig {
             return Some(self.password.clone());
         }
         if !self.password.reveal().is_empty() {
-            faults.add("password_file", "password is set, too", "set one of the two");
+            faults.add("password_file", "password is set as well", "set one of the two");
         }
         match std::fs::read_to_string(&self.password_file) {
             Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),

@@ -16,7 +16,7 @@ use crate::settings::units::Span;
 pub struct Block {
     /// What ends the block.
     pub mode: BlockMode,
-    /// With mode `duration`: for how long.
+    /// Duration of the block with mode `duration`.
     pub duration: Span,
 }
 
@@ -31,7 +31,7 @@ impl Default for Block {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "SessionStarts")]
 pub struct StartRate {
-    /// New sessions of one client address in a second, in the long run; 0 is no limit.
+    /// New sessions of one client address per second in the long run; 0 is no limit.
     pub per_second: u32,
     /// New sessions of one client address at once.
     pub burst: u32,
@@ -43,14 +43,14 @@ impl Default for StartRate {
     }
 }
 
-/// Where live state is kept.
+/// Where sessions are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
     /// In this process: one instance.
     #[default]
     Memory,
-    /// In Redis: as many instances as you like.
+    /// In Redis: any number of instances.
     Redis,
 }
 
@@ -64,30 +64,30 @@ impl StoreKind {
     }
 }
 
-/// The keys as they are written under `session:` (the identity chain reads its own).
+/// The keys of `session:`, except those of the identity chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Session")]
 pub struct SessionConfig {
-    /// Where live state is kept. Needs a restart.
+    /// Where sessions are stored. Needs a restart.
     pub store: StoreKind,
-    /// Active to timed out after this long without a byte.
+    /// A session times out after this time without a byte.
     pub idle_timeout: Span,
-    /// Active to timed out after this long, busy or not; 0 is no limit.
+    /// A session times out at this age, active or not; 0 is no limit.
     pub max_duration: Span,
-    /// Active to completed this long after the last request ended; 0 is never.
+    /// A session is completed this long after its last request ended; 0 is never.
     pub completed_after: Span,
-    /// Ended sessions stay listed this long.
+    /// How long ended sessions are listed.
     pub retention: Span,
-    /// Active sessions of all principals together; above it the longest idle one without an open request ends.
+    /// Active sessions of all principals; above it the longest idle session without an open request ends.
     pub max_active: usize,
-    /// Active sessions of one principal; above it the same among its own.
+    /// Active sessions of one principal; above it the longest idle of its own sessions ends.
     pub max_active_per_principal: usize,
-    /// How fast one client address may start sessions; an IPv6 /64 is one.
+    /// How fast one client address may start sessions; an IPv6 /64 counts as one address.
     pub starts_per_address: StartRate,
-    /// The block of a kill order that names none.
+    /// The block of a kill that does not specify one.
     pub kill_block: Block,
-    /// The Redis of `store: redis`. Needs a restart, but for `flush_interval` and `on_unavailable`.
+    /// The Redis of `store: redis`. Needs a restart, except for `flush_interval` and `on_unavailable`.
     pub redis: redis::RedisConfig,
 }
 

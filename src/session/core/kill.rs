@@ -116,13 +116,13 @@ pub struct Resumed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
     /// No order in force matches this id, uid or agent.
-    #[error("no kill order stands against this session or agent")]
+    #[error("no kill order is in force against this session or agent")]
     NotKilled {
         /// The agents of the session that are killed.
         agents: Vec<AgentId>,
     },
     /// Several orders match this id; the operator must use a uid.
-    #[error("{} kill orders stand against this id; name one by its uid", .0.len())]
+    #[error("{} kill orders are in force against this id; name one by its uid", .0.len())]
     Ambiguous(Vec<Uid>),
     /// The order's mode is `permanent`.
     #[error("the kill order is permanent")]

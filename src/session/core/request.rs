@@ -144,7 +144,9 @@ pub enum Denied {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store holds a value that cannot be read.
-    #[error("the session cannot be admitted: {key} holds what cannot be read; an operator must delete it")]
+    #[error(
+        "the session cannot be admitted: {key} holds a value that cannot be read; an operator must delete it"
+    )]
     Unreadable {
         /// The key.
         key: String,

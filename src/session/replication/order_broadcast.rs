@@ -126,7 +126,7 @@ impl Replicator {
             ));
         }
         if let Err(fault) = heard {
-            not_reached.push(format!("the other instances were not told of the {what} yet: {}", why(fault)));
+            not_reached.push(format!("the other instances have not received the {what} yet: {}", why(fault)));
         }
         if let Some(fault) = written.as_ref().err().or(heard.as_ref().err()) {
             tracing::error!(%fault, "a {what} did not reach redis or the other instances yet");

@@ -30,7 +30,7 @@ impl Replicator {
             });
         }
         if let Some(why) = self.health.refused().filter(|_| self.is_up()) {
-            told.push(format!("a key in redis holds what is not ours: {why}"));
+            told.push(format!("a key in redis holds a foreign value: {why}"));
         }
         if self.is_other_key() {
             told.push(

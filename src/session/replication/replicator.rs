@@ -226,7 +226,7 @@ impl Replicator {
                 }
             }
         }
-        Err(Denied::Store(StoreError("the session ends as fast as it begins".to_owned())))
+        Err(Denied::Store(StoreError("the session ended repeatedly while it was being opened".to_owned())))
     }
 
     /// Opens a session without the store, or refuses it, as configured.

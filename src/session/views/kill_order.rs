@@ -19,34 +19,34 @@ pub enum BlockMode {
     UntilResumed,
 }
 
-/// One order: this id in this scope is refused, or one agent in it with all that it started.
+/// A kill order: the session id is refused in its scope, or one agent of the session and its descendants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KillOrder {
     /// The id that is refused.
     pub session_id: SessionId,
     /// The namespace of the id; empty with `session.scope: global`.
     pub scope: Scope,
-    /// The agent that is refused; `None` is the whole session.
+    /// The agent that is refused; `None` refuses the whole session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
-    /// The agents below it that were known when the order was given. Whoever knows less of the tree (another
-    /// instance, a later incarnation) refuses them all the same.
+    /// The descendants of the agent that were known when the order was given. They are refused even where less of
+    /// the tree is known (on another instance, in a later incarnation).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub descendants: Vec<AgentId>,
-    /// The incarnation the order was made against.
+    /// The incarnation that the order was made against.
     pub uid: Uid,
     /// Why, in the operator's words.
     pub reason: String,
     /// Who gave the order.
     pub by: String,
-    /// When it was given.
+    /// When the order was given.
     pub at: Timestamp,
-    /// What ends it.
+    /// What ends the block.
     pub mode: BlockMode,
-    /// When the clock ends it; `None` when the clock does not.
+    /// When the block expires; `None` if it does not expire by itself.
     pub until: Option<Timestamp>,
-    /// The principals' key by which `scope` names a credential; `None` when that is unknown. An instance that lives by
-    /// another key cannot tell whose scope it is, and refuses the id to all callers with a credential.
+    /// The principals' key with which `scope` was made; `None` if it is unknown. An instance with another key
+    /// cannot tell whose scope it is, and refuses the id to all callers with a credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal_key: Option<KeyId>,
     #[serde(skip)]

@@ -19,9 +19,9 @@ pub(in crate::session) struct Latencies {
 pub struct Quantiles {
     /// The median.
     pub p50: u64,
-    /// Nine of ten were this fast or faster.
+    /// 90 % were this fast or faster.
     pub p90: u64,
-    /// Nineteen of twenty were this fast or faster.
+    /// 95 % were this fast or faster.
     pub p95: u64,
 }
 

@@ -20,36 +20,36 @@ use crate::protocol::facts::usage::Usage;
 /// The version of the record's form. Up to `elida.cdr/1` the digest of a record's chain was not of the form of RFC 8785.
 pub const SCHEMA: &str = "elida.cdr/2";
 
-/// One record. The first eight keys are the seed's, in its order; later ones are only ever added.
+/// A call detail record. The first eight keys keep their order; new keys are only added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
-    /// The external id.
+    /// The session id.
     pub session_id: SessionId,
     /// The final state.
     pub state: SessionState,
-    /// Milliseconds it lived.
+    /// Duration in milliseconds.
     pub duration_ms: u64,
-    /// Legs admitted.
+    /// Number of legs admitted.
     pub request_count: u64,
-    /// Bytes from the client.
+    /// Bytes received from the client.
     pub bytes_in: u64,
-    /// Bytes to the client.
+    /// Bytes sent to the client.
     pub bytes_out: u64,
-    /// The backend that served most requests, by its address when that is known; empty when none did.
+    /// The backend that served most requests, by its address if that is known; empty if no backend served any.
     pub backend: Arc<str>,
-    /// Where it was opened from.
+    /// The address that the session was opened from.
     pub client_addr: IpAddr,
     /// Always [`SCHEMA`].
     #[serde(skip_deserializing, default = "version")]
     #[schemars(extend("const" = SCHEMA))]
     pub schema: &'static str,
-    /// The incarnation.
+    /// The uid of the incarnation.
     pub uid: Uid,
     /// 1 for the first incarnation of its id.
     pub incarnation: u32,
-    /// The incarnation before this one.
+    /// The uid of the previous incarnation.
     pub previous_id: Option<Uid>,
-    /// What ran in it.
+    /// What ran in the session.
     pub kind: SessionKind,
     /// When it began.
     pub started_at: Timestamp,
@@ -57,36 +57,36 @@ pub struct Record {
     pub ended_at: Timestamp,
     /// Why it ended.
     pub end_reason: EndReason,
-    /// Who ended it; `None` when a clock did.
+    /// The operator who ended it; `None` if a timeout did.
     pub ended_by: Option<String>,
-    /// Whose it was.
+    /// The principal that opened the session.
     pub principal: PrincipalId,
     /// The program and its version: `claude-code/2.1.197`.
     pub client: Option<String>,
-    /// How it was recognised.
+    /// How the session was recognised.
     pub identity_source: Arc<str>,
-    /// The agents inside the client, in the order in which they came; `main` has no id of its own.
+    /// The agents that sent requests, in order of first use; the main agent is `main`.
     pub agents: Vec<AgentId>,
     /// Requests by backend, most used first.
     pub backends: Vec<BackendUse>,
-    /// Requests that another backend took over before their answer began.
+    /// Requests that failed over to another backend before their response began.
     pub failovers: u64,
-    /// The provider's own token counts.
+    /// The provider's token counts.
     pub usage: UsageRecord,
-    /// Calls by tool.
+    /// Tool calls by tool.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub tools: ToolCounts,
-    /// Legs that failed.
+    /// Number of legs that failed.
     pub error_count: u64,
-    /// Failed answers by status, or by our code when there was no status.
+    /// Failed responses by status, or by error code if there was no status.
     pub errors: BTreeMap<String, u64>,
-    /// Time to the first byte of the answers; `None` when there was none.
+    /// Time to first byte of the responses; `None` if there was none.
     pub ttfb_ms: Option<Quantiles>,
-    /// Findings of policies; none are made yet.
+    /// Findings of policies; always empty in this version.
     pub flags: Vec<String>,
-    /// The order that killed it.
+    /// The order that killed the session.
     pub kill: Option<Arc<KillOrder>>,
-    /// The last order against each of its agents that was killed, also those lifted since.
+    /// The last order against each agent that was killed, including lifted ones.
     pub agent_kills: Vec<Arc<KillOrder>>,
     /// Its last requests, newest first; beside the record, not in it.
     #[serde(skip)]
@@ -97,7 +97,7 @@ fn version() -> &'static str {
     SCHEMA
 }
 
-/// Token counts: in total and by model.
+/// Token counts, in total and by model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageRecord {
     /// By model.

@@ -83,21 +83,21 @@ pub struct RequestLine {
     pub socket: Option<Box<SocketReport>>,
 }
 
-/// The requests a backend served.
+/// Requests served by a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendUse {
     /// The backend.
     pub name: BackendName,
-    /// How many requests.
+    /// Number of requests.
     pub requests: u64,
 }
 
-/// The requests and tokens of a model.
+/// Requests and token counts of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelUse {
     /// The model.
     pub model: Arc<str>,
-    /// How many requests named it.
+    /// Number of requests that named it.
     pub requests: u64,
     /// The provider's own token counts, summed.
     #[serde(flatten)]

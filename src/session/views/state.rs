@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::AgentId;
 
-/// The state of one incarnation. All but `Active` are final.
+/// The state of an incarnation. All but `Active` are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "State")]
 pub enum SessionState {
     /// Legs may be opened.
     Active,
-    /// It ended by itself: nothing more was expected, or this instance went away.
+    /// It ended regularly: nothing more was expected, or this instance shut down.
     Completed,
-    /// A kill order ended it; the id stays refused while the order stands.
+    /// A kill order ended it; the id stays refused while the order is in force.
     Killed,
-    /// It was idle or alive for too long; the id may start a new incarnation.
+    /// It was idle or open for too long; the id may start a new incarnation.
     TimedOut,
 }
 
@@ -68,14 +68,14 @@ impl fmt::Display for SessionState {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "Kind")]
 pub enum SessionKind {
-    /// Seen only as requests passing through.
+    /// Only requests that pass through.
     #[default]
     Traffic,
-    /// A conversation the runner drives.
+    /// A conversation driven by the runner.
     Agent,
     /// A relayed terminal.
     Terminal,
-    /// One command.
+    /// A single command.
     Job,
 }
 
@@ -97,18 +97,18 @@ impl SessionKind {
 pub enum EndReason {
     /// No byte moved for `session.idle_timeout`.
     IdleTimeout,
-    /// It lived for `session.max_duration`.
+    /// It was open for `session.max_duration`.
     MaxDuration,
     /// `session.completed_after` passed since its last request ended.
     CompletedAfter,
     /// A derived id came back after more than `session.derive.idle_gap`.
     IdleGap,
-    /// There was no room for another one (`session.max_active`, `max_active_per_principal`), and it was the longest
-    /// idle of those without an open request.
+    /// A limit on active sessions was reached (`session.max_active`, `max_active_per_principal`), and it was the
+    /// longest idle one without an open request.
     Capacity,
     /// A kill order.
     Killed,
-    /// This instance went away.
+    /// This instance shut down.
     Shutdown,
 }
 
