@@ -188,7 +188,7 @@ impl Manager {
         }
         let descendants = request.agent.as_ref().map_or(Ok(Vec::new()), |agent| found.below(agent))?;
         let order = Arc::new(self.order(&found, request, descendants, block, self.clock.now()));
-        self.kill_orders.write(order.clone());
+        self.kill_orders.record(order.clone());
         // Written for the other instances, too, before anything is cut here.
         let delivery = self.replication.send_order(self, &order).await;
         let sent = self.send_kill_to_peers(&order, None);
@@ -241,7 +241,7 @@ impl Manager {
     pub(in crate::session) fn take_order(&self, order: KillOrder) -> Option<usize> {
         let expires = order.until.map(|until| self.clock.moment(until));
         let order = Arc::new(KillOrder { expires, ..order });
-        let is_taken = order.in_force(self.clock.now()) && self.kill_orders.take(&order);
+        let is_taken = order.in_force(self.clock.now()) && self.kill_orders.record_remote(&order);
         is_taken.then(|| self.apply_order(&order).1)
     }
 
@@ -304,7 +304,7 @@ impl Manager {
         if order.mode == BlockMode::Permanent {
             return Err(ResumeError::Permanent);
         }
-        if !self.kill_orders.strike(&order) {
+        if !self.kill_orders.remove(&order) {
             return Err(ResumeError::NotKilled { agents: Vec::new() });
         }
         self.lift_from_sessions(&order);

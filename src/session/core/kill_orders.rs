@@ -33,7 +33,7 @@ impl KillOrders {
     }
 
     /// Sets whether instances with different keys run.
-    pub(in crate::session) fn mixed(&self, is_mixed: bool) {
+    pub(in crate::session) fn set_mixed_keys(&self, is_mixed: bool) {
         self.is_mixed.store(is_mixed, Ordering::Relaxed);
     }
 
@@ -60,7 +60,7 @@ impl KillOrders {
     }
 
     /// Records an order in place of an older one for the same session or agent.
-    pub(in crate::session) fn write(&self, order: Arc<KillOrder>) {
+    pub(in crate::session) fn record(&self, order: Arc<KillOrder>) {
         let mut orders = self.orders.entry(order.session_id.clone()).or_default();
         orders.retain(|old| (&old.scope, &old.agent) != (&order.scope, &order.agent));
         orders.push(order);
@@ -113,7 +113,7 @@ impl KillOrders {
     }
 
     /// Removes exactly this order; false if it was no longer there.
-    pub(in crate::session) fn strike(&self, order: &Arc<KillOrder>) -> bool {
+    pub(in crate::session) fn remove(&self, order: &Arc<KillOrder>) -> bool {
         let mut found = false;
         self.keep(&order.session_id, |other| {
             let keep = !Arc::ptr_eq(other, order);
@@ -124,7 +124,7 @@ impl KillOrders {
     }
 
     /// Records an order of another instance unless a known one is as new. Returns true if it was recorded.
-    pub(in crate::session) fn take(&self, order: &Arc<KillOrder>) -> bool {
+    pub(in crate::session) fn record_remote(&self, order: &Arc<KillOrder>) -> bool {
         let mut orders = self.orders.entry(order.session_id.clone()).or_default();
         let same = |old: &Arc<KillOrder>| (&old.scope, &old.agent) == (&order.scope, &order.agent);
         if orders.iter().any(|old| same(old) && old.rev >= order.rev) {
@@ -237,11 +237,11 @@ mod tests {
             ("anon:::1", Some("elsewhere"), &["anon:::1"]),
             ("", Some("elsewhere"), &[""]),
         ] {
-            let book = KillOrders::default();
-            book.set_principals_key(KeyId::new("here"));
-            book.write(order(scope, made_by));
+            let orders = KillOrders::default();
+            orders.set_principals_key(KeyId::new("here"));
+            orders.record(order(scope, made_by));
             for asked in ["cred:1", "cred:2", "anon:::1", ""] {
-                let found = book.in_force(&key(asked), now).is_some();
+                let found = orders.in_force(&key(asked), now).is_some();
                 assert_eq!(found, refused.contains(&asked), "{scope} {made_by:?}: {asked}");
             }
         }
@@ -249,10 +249,10 @@ mod tests {
 
     #[test]
     fn while_keys_are_mixed_an_order_names_no_key_that_an_instance_has() {
-        let book = KillOrders::default();
-        book.set_principals_key(KeyId::new("here"));
-        assert_eq!(book.principal_key(), Some(KeyId::new("here")));
-        book.mixed(true);
-        assert_eq!(book.principal_key(), Some(KeyId::new("mixed")));
+        let orders = KillOrders::default();
+        orders.set_principals_key(KeyId::new("here"));
+        assert_eq!(orders.principal_key(), Some(KeyId::new("here")));
+        orders.set_mixed_keys(true);
+        assert_eq!(orders.principal_key(), Some(KeyId::new("mixed")));
     }
 }

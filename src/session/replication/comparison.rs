@@ -16,7 +16,7 @@ const WALK: Duration = Duration::from_secs(30);
 /// Pieces of the orders and of the set that one sync takes: normally, and when something may be missing.
 const PIECES: (usize, usize) = (2, 16);
 /// The most sessions in the set, the latest ones; the orders of others remain in force.
-const MOST_NOTED: usize = 250_000;
+const MOST_SESSIONS: usize = 250_000;
 /// How often the store is asked whether it evicts.
 const EVICTIONS: Duration = Duration::from_secs(5);
 
@@ -24,8 +24,8 @@ const EVICTIONS: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct ComparisonRounds {
     /// Orders still to be compared in this round, the newest at the end.
-    book: Vec<Arc<KillOrder>>,
-    is_book_urgent: bool,
+    orders: Vec<Arc<KillOrder>>,
+    are_orders_urgent: bool,
     walk: Option<Cursor>,
     is_walk_urgent: bool,
     walked: Instant,
@@ -39,8 +39,8 @@ pub(super) struct ComparisonRounds {
 impl ComparisonRounds {
     pub(super) fn new() -> Self {
         Self {
-            book: Vec::new(),
-            is_book_urgent: false,
+            orders: Vec::new(),
+            are_orders_urgent: false,
             walk: None,
             is_walk_urgent: false,
             walked: Instant::now(),
@@ -62,45 +62,49 @@ impl ComparisonRounds {
         manager: &Manager,
         replicator: &Replicator,
     ) -> Result<(), LinkError> {
-        self.book.clear();
-        self.is_book_urgent = true;
+        self.orders.clear();
+        self.are_orders_urgent = true;
         self.compare(manager, replicator).await
     }
 
     /// Takes the next pieces. Returns true to continue without a pause.
-    pub(super) async fn go(&mut self, manager: &Manager, replicator: &Replicator) -> Result<bool, LinkError> {
+    pub(super) async fn advance(
+        &mut self,
+        manager: &Manager,
+        replicator: &Replicator,
+    ) -> Result<bool, LinkError> {
         if self.watched.is_none_or(|at| at.elapsed() >= EVICTIONS) {
             self.watched = Some(Instant::now());
             let found = replicator.store.evictions().await;
             replicator.health.evicts(found.as_ref());
             let evicted = found.map_or(0, |(_, evicted)| evicted);
             if std::mem::replace(&mut self.evicted, evicted) < evicted {
-                self.is_book_urgent = true;
+                self.are_orders_urgent = true;
             }
         }
         self.compare(manager, replicator).await?;
         self.walk(manager, replicator).await?;
-        Ok(self.is_book_urgent || self.is_walk_urgent)
+        Ok(self.are_orders_urgent || self.is_walk_urgent)
     }
 
     async fn compare(&mut self, manager: &Manager, replicator: &Replicator) -> Result<(), LinkError> {
-        if self.book.is_empty() {
-            self.book = manager.kill_orders().all(manager.clock().now());
-            self.book.reverse();
-            if !self.book.is_empty() && !replicator.store.has_change_set().await? {
-                replicator.record_changes_again(&self.book).await?;
+        if self.orders.is_empty() {
+            self.orders = manager.kill_orders().all(manager.clock().now());
+            self.orders.reverse();
+            if !self.orders.is_empty() && !replicator.store.has_change_set().await? {
+                replicator.record_changes_again(&self.orders).await?;
             }
         }
-        let pieces = if self.is_book_urgent { PIECES.1 } else { PIECES.0 };
+        let pieces = if self.are_orders_urgent { PIECES.1 } else { PIECES.0 };
         for _ in 0..pieces {
-            if self.book.is_empty() {
-                self.is_book_urgent = false;
+            if self.orders.is_empty() {
+                self.are_orders_urgent = false;
                 return Ok(());
             }
-            let piece = self.book.split_off(self.book.len().saturating_sub(CHUNK));
+            let piece = self.orders.split_off(self.orders.len().saturating_sub(CHUNK));
             if replicator.compare_orders(manager, &piece).await? > 0 {
                 replicator.health.lost("kill orders");
-                self.is_book_urgent = true;
+                self.are_orders_urgent = true;
             }
         }
         Ok(())
@@ -119,7 +123,7 @@ impl ComparisonRounds {
             self.walk = next;
             if next.is_none() {
                 (self.is_walk_urgent, self.walked) = (false, Instant::now());
-                self.excess = self.seen.saturating_sub(MOST_NOTED);
+                self.excess = self.seen.saturating_sub(MOST_SESSIONS);
             }
         }
         Ok(())

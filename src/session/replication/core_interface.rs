@@ -61,7 +61,7 @@ impl Replication for Replicator {
     }
 
     fn on_opened(&self, session: &Arc<Session>) {
-        self.later(SyncTask::Flush(session.clone()));
+        self.enqueue(SyncTask::Flush(session.clone()));
     }
 
     fn release(&self, opening: &Opening, request: &SessionRequest) {
@@ -69,12 +69,12 @@ impl Replication for Replicator {
     }
 
     fn on_ended(&self, session: &Arc<Session>) {
-        self.later(SyncTask::End(session.clone()));
+        self.enqueue(SyncTask::End(session.clone()));
     }
 
     fn on_settled(&self, _: &Manager, session: &Arc<Session>, _: Record) {
         // The record is written when every instance has closed its share.
-        self.later(SyncTask::Close(session.clone()));
+        self.enqueue(SyncTask::Close(session.clone()));
     }
 
     async fn on_killed(&self, _: &Manager, _: &Arc<Session>) {

@@ -60,7 +60,7 @@ impl Replicator {
         if let Some(live) = closing {
             return self.shared_end_note(core, &live);
         }
-        let recent = self.recent();
+        let recent = self.replay_log();
         let closed = recent.closed_of(key, uid).and_then(|live| self.shared_end_note(core, &live));
         closed.or_else(|| recent.end_of(uid))
     }
@@ -106,7 +106,7 @@ impl Replicator {
         since: Option<u64>,
     ) -> Result<Ended, LinkError> {
         let ended = self.store.end(key, uid, &self.end_note(core, reason, None), since).await?;
-        if matches!(ended, Ended::So(_)) {
+        if matches!(ended, Ended::Done(_)) {
             self.store.publish_end(key, uid).await?;
             self.check_soon(key, uid).await;
         }
@@ -143,7 +143,7 @@ impl Replicator {
         }
         let since = core.clock().unix_millis(core.clock().now()).saturating_sub(millis(limit));
         match self.end_in_store(core, session.key(), session.uid(), reason, Some(since)).await {
-            Ok(Ended::So(note)) => {
+            Ok(Ended::Done(note)) => {
                 let note = note.unwrap_or_else(|| self.end_note(core, reason, None));
                 core.end(session, note.reason, note.order, |_, _| true).is_some()
             }

@@ -17,16 +17,16 @@ use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 
 /// How long a kill waits for its order to be written before it cuts local legs.
-const WRITTEN: Duration = Duration::from_millis(20);
+const WRITE_WAIT: Duration = Duration::from_millis(20);
 /// Orders published again in one sync.
-const REPEATED: usize = 256;
+const REPUBLISHED: usize = 256;
 /// Orders written concurrently.
 pub(super) const AT_ONCE: usize = 32;
 
 /// The outcome of a delivery.
 struct DeliveryOutcome {
     written: Result<(), LinkError>,
-    heard: Result<u64, LinkError>,
+    published: Result<u64, LinkError>,
 }
 
 /// A kill order that is being delivered.
@@ -59,7 +59,7 @@ impl Replicator {
         let (written, wait) = tokio::sync::oneshot::channel();
         let delivery = tokio::spawn(async move {
             let stored = match is_up {
-                true => store.order(&order, true).await,
+                true => store.put_order(&order, true).await,
                 false => Err(LinkError::Away("not connected".to_owned())),
             };
             // The receiver is gone when this took too long.
@@ -68,21 +68,21 @@ impl Replicator {
                 Ok(rev) => {
                     order.rev = rev;
                     let key = order.key();
-                    let (noted, heard) = tokio::join!(
+                    let (noted, published) = tokio::join!(
                         store.record_changes(std::slice::from_ref(&key)),
                         store.publish_orders_changed(&key, Some(&order))
                     );
-                    DeliveryOutcome { written: noted, heard }
+                    DeliveryOutcome { written: noted, published }
                 }
                 Err(fault) if store.link().is_connected() => {
-                    let heard = store.publish_orders_changed(&order.key(), Some(&order)).await;
-                    DeliveryOutcome { written: Err(fault), heard }
+                    let published = store.publish_orders_changed(&order.key(), Some(&order)).await;
+                    DeliveryOutcome { written: Err(fault), published }
                 }
-                Err(fault) => DeliveryOutcome { heard: Err(fault.clone()), written: Err(fault) },
+                Err(fault) => DeliveryOutcome { published: Err(fault.clone()), written: Err(fault) },
             }
         });
         if is_up {
-            let _ = tokio::time::timeout(WRITTEN, wait).await;
+            let _ = tokio::time::timeout(WRITE_WAIT, wait).await;
         }
         OrderDelivery(delivery)
     }
@@ -96,7 +96,7 @@ impl Replicator {
     ) -> OrderReach {
         let outcome = delivery.await.unwrap_or_else(|fault| {
             let fault = LinkError::Away(fault.to_string());
-            DeliveryOutcome { written: Err(fault.clone()), heard: Err(fault) }
+            DeliveryOutcome { written: Err(fault.clone()), published: Err(fault) }
         });
         let reached = self.reached(core, "kill order", &outcome);
         if !reached.not_reached.is_empty() {
@@ -111,7 +111,7 @@ impl Replicator {
         &self,
         core: &Manager,
         what: &str,
-        DeliveryOutcome { written, heard }: &DeliveryOutcome,
+        DeliveryOutcome { written, published }: &DeliveryOutcome,
     ) -> OrderReach {
         let mut not_reached = Vec::new();
         // The last refusal says more than that the link is down.
@@ -125,14 +125,14 @@ impl Replicator {
                 why(fault)
             ));
         }
-        if let Err(fault) = heard {
+        if let Err(fault) = published {
             not_reached.push(format!("the other instances have not received the {what} yet: {}", why(fault)));
         }
-        if let Some(fault) = written.as_ref().err().or(heard.as_ref().err()) {
+        if let Some(fault) = written.as_ref().err().or(published.as_ref().err()) {
             tracing::error!(%fault, "a {what} did not reach redis or the other instances yet");
             self.store_lost(core, fault);
         }
-        OrderReach { instances: heard.as_ref().map_or(1, |heard| (*heard).max(1)), not_reached }
+        OrderReach { instances: published.as_ref().map_or(1, |published| (*published).max(1)), not_reached }
     }
 
     /// Ends an incarnation that is not active here. Instances that have it receive the end; if none has it any
@@ -160,7 +160,8 @@ impl Replicator {
         self.lifted.lock().push(order.clone());
         self.wake.notify_one();
         // Other instances apply a lifting only if they can read it from the key.
-        self.reached(core, "lifted order", &DeliveryOutcome { written: Err(fault), heard: Ok(1) }).not_reached
+        self.reached(core, "lifted order", &DeliveryOutcome { written: Err(fault), published: Ok(1) })
+            .not_reached
     }
 
     /// Writes and publishes liftings that the store did not take before.
@@ -182,8 +183,8 @@ impl Replicator {
         futures::stream::iter(pending_orders.into_iter().map(Ok))
             .try_for_each_concurrent(AT_ONCE, async |order| {
                 if core.kill_orders().holds(&order, now) {
-                    let stood = self.store.stood(&[order.key()]).await?.pop().unwrap_or_default();
-                    self.write_order(&order, &stood).await?;
+                    let entries = self.store.order_entries(&[order.key()]).await?.pop().unwrap_or_default();
+                    self.write_order(&order, &entries).await?;
                 }
                 self.pending().remove(&order);
                 Ok(())
@@ -197,7 +198,7 @@ impl Replicator {
         if !self.store.link().is_connected() {
             return;
         }
-        let pending_orders = self.pending().rotate(REPEATED);
+        let pending_orders = self.pending().rotate(REPUBLISHED);
         let now = core.clock().now();
         let standing = pending_orders.into_iter().filter(|order| core.kill_orders().holds(order, now));
         futures::stream::iter(standing)
@@ -213,22 +214,26 @@ impl Replicator {
 impl Replicator {
     async fn write_lift(&self, order: &KillOrder, now_ms: u64) -> Result<(), LinkError> {
         let key = order.key();
-        self.store.lift(order, now_ms).await?;
+        self.store.put_lift(order, now_ms).await?;
         self.store.record_changes(std::slice::from_ref(&key)).await?;
         self.store.publish_orders_changed(&key, None).await.map(drop)
     }
 
     /// Writes an order again where these entries are stored, and publishes it.
-    pub(super) async fn write_order(&self, order: &KillOrder, stood: &[OrderEntry]) -> Result<(), LinkError> {
+    pub(super) async fn write_order(
+        &self,
+        order: &KillOrder,
+        entries: &[OrderEntry],
+    ) -> Result<(), LinkError> {
         let key = order.key();
         // The lifting of an older order, written by a clock that was ahead.
-        let wins = stood.iter().any(|what| match what {
+        let wins = entries.iter().any(|what| match what {
             OrderEntry::Lifted { agent, of, rev } => {
                 *agent == order.agent && *of < order.rev && *rev >= order.rev
             }
             _ => false,
         });
-        let rev = self.store.order(order, wins).await?;
+        let rev = self.store.put_order(order, wins).await?;
         self.store.record_changes(std::slice::from_ref(&key)).await?;
         // If a newer order is stored there, receivers read it from the key.
         let told = (rev == order.rev || wins).then(|| KillOrder { rev, ..order.clone() });

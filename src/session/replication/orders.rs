@@ -15,7 +15,7 @@ use crate::redis::LinkError;
 use crate::redis::signals::Hint;
 use crate::session::core::manager::Manager;
 use crate::session::core::session::Session;
-use crate::session::store::redis::{ChangedSession, Cursor, OrderEntry, told};
+use crate::session::store::redis::{ChangedSession, Cursor, OrderEntry, order_in_message};
 use crate::session::views::kill_order::{BlockMode, KillOrder};
 
 /// Changes are read again this far back, because Redis may have recorded them late.
@@ -32,13 +32,13 @@ const ENDING: Duration = Duration::from_secs(5);
 impl Replicator {
     /// Applies the entries in the store about a session: new orders are recorded and carried out, lifted ones are
     /// removed.
-    pub(super) fn apply_orders(&self, core: &Manager, key: &SessionKey, stood: Vec<OrderEntry>) {
+    pub(super) fn apply_orders(&self, core: &Manager, key: &SessionKey, entries: Vec<OrderEntry>) {
         let now = core.clock().now();
-        let unreadable = stood.iter().any(|what| matches!(what, OrderEntry::Unreadable { .. }));
+        let unreadable = entries.iter().any(|what| matches!(what, OrderEntry::Unreadable { .. }));
         if !unreadable {
             core.kill_orders().remove_unreadable(key);
         }
-        for what in stood {
+        for what in entries {
             match what {
                 OrderEntry::Order(order) => {
                     let (scope, session_id) = (key.scope.clone(), key.id.clone());
@@ -53,7 +53,7 @@ impl Replicator {
                 OrderEntry::Lifted { agent, of, .. } => core.lift_until(key, agent.as_ref(), of),
                 OrderEntry::Unreadable { agent } => {
                     let order = Arc::new(self.unreadable(core, key, agent, now));
-                    core.kill_orders().take(&order);
+                    core.kill_orders().record_remote(&order);
                 }
             }
         }
@@ -86,28 +86,28 @@ impl Replicator {
 
     /// Reads and applies the orders against one session.
     pub(super) async fn reload_orders_of(&self, core: &Manager, key: SessionKey) -> Result<(), LinkError> {
-        let stood = self.store.stood(std::slice::from_ref(&key)).await?;
-        stood.into_iter().for_each(|stood| self.apply_orders(core, &key, stood));
+        let entries = self.store.order_entries(std::slice::from_ref(&key)).await?;
+        entries.into_iter().for_each(|entries| self.apply_orders(core, &key, entries));
         Ok(())
     }
 
     /// Applies a message about the orders of a session: first the order in the message, then what the key says.
     pub(super) async fn apply_order_message(&self, core: &Manager, hint: &Hint) -> Result<(), LinkError> {
         let key = hint.key();
-        let Some(order) = hint.order.as_ref().and_then(told) else {
+        let Some(order) = hint.order.as_ref().and_then(order_in_message) else {
             return self.reload_orders_of(core, key).await;
         };
         let order = KillOrder { scope: key.scope.clone(), session_id: key.id.clone(), ..order };
         if self.has_pending_lift(&order) || core.take_order(order.clone()).is_none() {
             return Ok(());
         }
-        let stood = self.store.stood(std::slice::from_ref(&key)).await?.pop().unwrap_or_default();
-        if !stood.iter().any(|what| covers(what, &order)) {
+        let entries = self.store.order_entries(std::slice::from_ref(&key)).await?.pop().unwrap_or_default();
+        if !entries.iter().any(|what| covers(what, &order)) {
             // The instance that gave it may end before the store takes it.
             let expires = order.until.map(|until| core.clock().moment(until));
             self.add_pending_order(&Arc::new(KillOrder { expires, ..order }));
         }
-        self.apply_orders(core, &key, stood);
+        self.apply_orders(core, &key, entries);
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl Replicator {
         let mut from = Cursor { at_ms: since_ms, passed: 0 };
         let mut now_ms = 0;
         for _ in 0..PAGES {
-            let (now, page) = self.store.changed(from, PAGE).await?;
+            let (now, page) = self.store.changed_since(from, PAGE).await?;
             now_ms = now;
             for chunk in page.chunks(CHUNK) {
                 self.apply_changed(core, chunk).await?;
@@ -140,14 +140,16 @@ impl Replicator {
             page.iter().partition(|noted| noted.key.is_some());
         let keys: Vec<SessionKey> = known.iter().filter_map(|noted| noted.key.clone()).collect();
         let now = core.clock().now();
-        for ((noted, key), stood) in known.into_iter().zip(&keys).zip(self.store.stood(&keys).await?) {
+        for ((noted, key), entries) in
+            known.into_iter().zip(&keys).zip(self.store.order_entries(&keys).await?)
+        {
             let stands = |what: &OrderEntry| match what {
                 OrderEntry::Order(order) => order.until.is_none_or(|until| now < core.clock().moment(until)),
                 OrderEntry::Lifted { .. } => false,
                 OrderEntry::Unreadable { .. } => true,
             };
-            let is_over = !stood.iter().any(stands);
-            self.apply_orders(core, key, stood);
+            let is_over = !entries.iter().any(stands);
+            self.apply_orders(core, key, entries);
             // An order that the store has lost is recorded here, and is written again.
             if is_over && !core.kill_orders().has_any(key, now) {
                 over.push(noted);
@@ -180,8 +182,8 @@ impl Replicator {
             seen_ms = self.apply_changes_since(core, since_ms).await?.0;
         }
         for keys in core.active_sessions().collect(|live| Some(live.key().clone())).chunks(CHUNK) {
-            let stood = self.store.stood(keys).await?;
-            keys.iter().zip(stood).for_each(|(key, stood)| self.apply_orders(core, key, stood));
+            let entries = self.store.order_entries(keys).await?;
+            keys.iter().zip(entries).for_each(|(key, entries)| self.apply_orders(core, key, entries));
         }
         Ok((seen_ms, is_all))
     }
@@ -194,13 +196,13 @@ impl Replicator {
         from: Cursor,
         excess: usize,
     ) -> Result<(Option<Cursor>, usize), LinkError> {
-        let (_, page) = self.store.changed(from, CHUNK).await?;
+        let (_, page) = self.store.changed_since(from, CHUNK).await?;
         let mut over: Vec<ChangedSession> =
             self.apply_changed(core, &page).await?.into_iter().cloned().collect();
         if excess > 0 {
             over = page.iter().take(excess).cloned().collect();
         }
-        let trimmed = if over.is_empty() { 0 } else { self.store.trim(&over).await? };
+        let trimmed = if over.is_empty() { 0 } else { self.store.trim_changes(&over).await? };
         // Entries that changed again or recently are still there.
         let trimmed = if trimmed == over.len() as u64 { over.as_slice() } else { &[] };
         let next = (page.len() == CHUNK).then(|| from.after(&page, trimmed));
@@ -215,19 +217,21 @@ impl Replicator {
         orders: &[Arc<KillOrder>],
     ) -> Result<u64, LinkError> {
         let keys: Vec<SessionKey> = orders.iter().map(|order| order.key()).collect();
-        let stood = self.store.stood(&keys).await?;
+        let entries = self.store.order_entries(&keys).await?;
         let soon = Moment::from_millis(core.clock().now().as_millis() + millis(ENDING));
         let mut missing = Vec::new();
-        for ((order, key), stood) in orders.iter().zip(&keys).zip(stood) {
-            let is_there = order.rev == 0 || stood.iter().any(|what| covers(what, order));
-            self.apply_orders(core, key, stood.clone());
+        for ((order, key), entries) in orders.iter().zip(&keys).zip(entries) {
+            let is_there = order.rev == 0 || entries.iter().any(|what| covers(what, order));
+            self.apply_orders(core, key, entries.clone());
             if !is_there && core.kill_orders().holds(order, soon) {
-                missing.push((order, stood));
+                missing.push((order, entries));
             }
         }
         let lost = missing.len() as u64;
         futures::stream::iter(missing.into_iter().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, async |(order, stood)| self.write_order(order, &stood).await)
+            .try_for_each_concurrent(AT_ONCE, async |(order, entries)| {
+                self.write_order(order, &entries).await
+            })
             .await?;
         if lost > 0 {
             self.lost_orders.fetch_add(lost, Ordering::Relaxed);
@@ -254,7 +258,7 @@ impl Replicator {
     pub(super) async fn apply_remote_end(&self, core: &Manager, key: &SessionKey) -> Result<(), LinkError> {
         for live in core.active_sessions().by_id(key.id.as_str()).into_iter().filter(|live| live.key() == key)
         {
-            if let Some(note) = self.store.ended(key, live.uid()).await? {
+            if let Some(note) = self.store.end_of(key, live.uid()).await? {
                 self.end_like_store(core, &live, note);
             }
         }

@@ -14,7 +14,7 @@ use crate::session::store::share_document::ShareDocument;
 use crate::session::views::state::EndReason;
 
 /// Sessions checked in one round.
-const BURIED: usize = 100;
+const ORPHANS: usize = 100;
 
 impl Replicator {
     /// Checks idle sessions. Each instance closes shares of its own that it does not know, because an answer was
@@ -24,14 +24,14 @@ impl Replicator {
         let settings = core.settings();
         let idle = settings.idle_timeout + 4 * self.staleness(&settings);
         let since = core.clock().unix_millis(core.clock().now()).saturating_sub(millis(idle));
-        for (key, uid) in self.store.idle_since(since, BURIED).await? {
-            let shares = self.store.shares(&key, uid).await?;
+        for (key, uid) in self.store.idle_since(since, ORPHANS).await? {
+            let shares = self.store.open_shares(&key, uid).await?;
             if shares.is_empty() {
                 self.store.remove_active(&key, uid).await?;
                 continue;
             }
             if is_turn && let Ended::Busy(last_ms) = self.end_orphan(core, &key, uid, since).await? {
-                self.store.moved(&key, uid, last_ms).await?;
+                self.store.set_activity(&key, uid, last_ms).await?;
                 continue;
             }
             let dead = self.dead_shares(core, uid, shares, is_turn).await?;
@@ -61,8 +61,8 @@ impl Replicator {
         uid: Uid,
         since: u64,
     ) -> Result<Ended, LinkError> {
-        let stood = self.store.stood(std::slice::from_ref(key)).await?.pop().unwrap_or_default();
-        let order = stood.into_iter().find_map(|what| match what {
+        let entries = self.store.order_entries(std::slice::from_ref(key)).await?.pop().unwrap_or_default();
+        let order = entries.into_iter().find_map(|what| match what {
             OrderEntry::Order(order) if order.agent.is_none() && order.uid == uid => Some(Arc::new(order)),
             _ => None,
         });

@@ -75,8 +75,9 @@ impl Replicator {
         let mut own = get(place);
         let is_patient = !own.is_agreed && get(&health.keyless) < KEYLESS;
         let means = Means::Run { replaces: own.is_agreed, writes: !is_patient };
-        let Claimed { standing, in_force, is_mixed } = self.store.claim(&own.claim, means).await?;
-        core.kill_orders().mixed(is_mixed);
+        let Claimed { standing, in_force, is_mixed } =
+            self.store.claim_principals_key(&own.claim, means).await?;
+        core.kill_orders().set_mixed_keys(is_mixed);
         let was_other = health.is_other.swap(standing == Standing::Other, Ordering::Relaxed);
         match standing {
             Standing::Missing => {

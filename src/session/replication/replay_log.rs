@@ -13,7 +13,7 @@ use crate::session::store::share_document::{EndNote, MergedShares};
 use crate::session::views::session_view::SessionView;
 
 /// The longest lag of a replica that is promoted.
-const BEHIND: Duration = Duration::from_secs(60);
+const REPLICA_LAG: Duration = Duration::from_secs(60);
 /// The most entries of each kind, about 5 KB each.
 const MOST: usize = 4096;
 
@@ -80,7 +80,7 @@ impl ReplayLog {
     pub(super) fn marked(&mut self, recorded: &Arc<PublishedRecord>, now: Moment) {
         let unmarked = self.unmarked.len();
         self.unmarked.retain(|other| !Arc::ptr_eq(other, recorded));
-        self.is_recorded(recorded.uid);
+        self.forget_closed(recorded.uid);
         if self.unmarked.len() < unmarked {
             keep(&mut self.recorded, recorded.clone(), now);
         }
@@ -92,7 +92,7 @@ impl ReplayLog {
     }
 
     /// The record of this incarnation is written, by any instance.
-    pub(super) fn is_recorded(&mut self, uid: Uid) {
+    pub(super) fn forget_closed(&mut self, uid: Uid) {
         self.closed.retain(|(_, live)| live.uid() != uid);
     }
 
@@ -124,7 +124,7 @@ fn keep<T>(list: &mut VecDeque<(Moment, T)>, what: T, now: Moment) {
 }
 
 fn forget<T>(list: &mut VecDeque<(Moment, T)>, now: Moment) {
-    while list.front().is_some_and(|(at, _)| now.since(*at) > BEHIND) {
+    while list.front().is_some_and(|(at, _)| now.since(*at) > REPLICA_LAG) {
         list.pop_front();
     }
 }

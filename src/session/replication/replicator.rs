@@ -30,7 +30,7 @@ use crate::session::views::state::EndReason;
 /// How often an admission is retried after the session it joined turned out to be over.
 const TRIES: usize = 3;
 /// The most tasks that wait.
-const WORK: usize = 16_384;
+const TASKS: usize = 16_384;
 
 /// Shares the sessions of this instance with others, through Redis.
 pub struct Replicator {
@@ -63,7 +63,7 @@ pub struct Replicator {
     pub(super) health: StoreHealth,
     /// Names that were killed while the store was unavailable.
     pub(super) unresolved_names: Mutex<Vec<UnresolvedName>>,
-    pub(super) recent: Mutex<ReplayLog>,
+    pub(super) replay_log: Mutex<ReplayLog>,
     /// Admissions that were decided without the store.
     pub(super) fallbacks: AtomicU64,
     pub(super) synced: AtomicBool,
@@ -84,7 +84,7 @@ impl Replicator {
     /// Replicates through this store. `principals` is the principals' key of this instance, and whether it is the
     /// one in the store; `None` if it has a key that is stored nowhere.
     pub fn new(store: Arc<RedisStore>, principals: Option<OwnKey>) -> Self {
-        let (work, tasks) = mpsc::channel(WORK);
+        let (work, tasks) = mpsc::channel(TASKS);
         Self {
             store,
             rejects_alone: AtomicBool::new(false),
@@ -104,7 +104,7 @@ impl Replicator {
             lost_orders: AtomicU64::new(0),
             health: StoreHealth::new(principals),
             unresolved_names: Mutex::default(),
-            recent: Mutex::default(),
+            replay_log: Mutex::default(),
             fallbacks: AtomicU64::new(0),
             synced: AtomicBool::new(false),
         }
@@ -137,7 +137,7 @@ impl Replicator {
 
     pub(super) fn apply_settings(&self, settings: &Settings) {
         let active = settings.idle_timeout + settings.retention;
-        if self.store.live_for(Lifetimes { active, ended: settings.retention }) {
+        if self.store.set_lifetimes(Lifetimes { active, ended: settings.retention }) {
             self.retains_longer.store(true, Ordering::Release);
         }
         if let Some(redis) = settings.redis() {
@@ -161,12 +161,12 @@ impl Replicator {
         !self.pending_orders.lock().is_empty() || !self.lifted.lock().is_empty()
     }
 
-    pub(super) fn recent(&self) -> MutexGuard<'_, ReplayLog> {
-        self.recent.lock()
+    pub(super) fn replay_log(&self) -> MutexGuard<'_, ReplayLog> {
+        self.replay_log.lock()
     }
 
     /// Queues work that is not on the path of a request.
-    pub(super) fn later(&self, work: SyncTask) {
+    pub(super) fn enqueue(&self, work: SyncTask) {
         // If the queue is full, the next sync or reap does it.
         let _ = self.work.try_send(work);
     }
@@ -194,24 +194,24 @@ impl Replicator {
             let share = self.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
             let proposed = Session::new(arrival.clone(), None, now).view(core.clock(), false);
             if !self.is_up() {
-                return self.alone(proposed, share);
+                return self.open_without_store(proposed, share);
             }
             let now_ms = core.clock().unix_millis(now);
             let admitted = self.store.admit(proposed.clone(), &self.share_name(share), now_ms).await;
             match admitted {
-                Ok(Admitted::New(session, stood)) => {
-                    self.apply_orders(core, &arrival.key, stood);
+                Ok(Admitted::New(session, entries)) => {
+                    self.apply_orders(core, &arrival.key, entries);
                     return Ok(Opening::Shared { session, share, is_new: true });
                 }
-                Ok(Admitted::Join(session, last_ms, stood)) => {
-                    self.apply_orders(core, &arrival.key, stood);
-                    if !self.ended_meanwhile(core, arrival, &session, last_ms, now).await {
+                Ok(Admitted::Join(session, last_ms, entries)) => {
+                    self.apply_orders(core, &arrival.key, entries);
+                    if !self.end_if_over(core, arrival, &session, last_ms, now).await {
                         return Ok(Opening::Shared { session, share, is_new: false });
                     }
                     self.release_share(&session, share).await;
                 }
-                Ok(Admitted::Killed(stood)) => {
-                    self.apply_orders(core, &arrival.key, stood);
+                Ok(Admitted::Killed(entries)) => {
+                    self.apply_orders(core, &arrival.key, entries);
                     if let Some(order) = core.kill_orders().in_force(&arrival.key, now) {
                         return Err(Denied::Killed { order });
                     }
@@ -222,7 +222,7 @@ impl Replicator {
                 }
                 Err(away) => {
                     self.store_lost(core, &away);
-                    return self.alone(proposed, share);
+                    return self.open_without_store(proposed, share);
                 }
             }
         }
@@ -230,7 +230,7 @@ impl Replicator {
     }
 
     /// Opens a session without the store, or refuses it, as configured.
-    fn alone(&self, proposed: SessionView, share: u32) -> Result<Opening, Denied> {
+    fn open_without_store(&self, proposed: SessionView, share: u32) -> Result<Opening, Denied> {
         self.fallbacks.fetch_add(1, Ordering::Relaxed);
         if self.rejects_alone.load(Ordering::Relaxed) {
             return Err(Denied::Store(StoreError("redis is unavailable".to_owned())));
@@ -241,7 +241,7 @@ impl Replicator {
 
     /// Ends a session that has ended here or is due to end, although the store does not say so yet. Returns true if
     /// it is over.
-    async fn ended_meanwhile(
+    async fn end_if_over(
         &self,
         core: &Manager,
         arrival: &SessionRequest,
@@ -275,7 +275,7 @@ impl Replicator {
     /// True if it ended, or if the store became unavailable: then it is not joined.
     fn is_over(&self, core: &Manager, ended: Result<Ended, LinkError>) -> bool {
         match ended {
-            Ok(Ended::So(_)) => true,
+            Ok(Ended::Done(_)) => true,
             Ok(Ended::Busy(_)) | Err(LinkError::Refused(_)) => false,
             Err(away) => {
                 self.store_lost(core, &away);

@@ -19,7 +19,7 @@ use crate::session::store::share_document::ShareDocument;
 /// Shares written in one round trip.
 const CHUNK: usize = 128;
 /// Sessions whose keys are checked in one round trip.
-const LOOKED_FOR: usize = 256;
+const CHECKED: usize = 256;
 
 /// Sessions whose shares are to be written.
 type Dirty = Vec<(Arc<Session>, ShareFingerprint)>;
@@ -128,7 +128,7 @@ impl Replicator {
         let lives =
             core.active_sessions().collect(|live| Some((live.share(), (live.key().clone(), live.uid()))));
         let mut lost = 0_usize;
-        for chunk in lives.chunks(LOOKED_FOR) {
+        for chunk in lives.chunks(CHECKED) {
             let names: Vec<_> = chunk.iter().map(|(_, name)| name.clone()).collect();
             let missing_keys = self.store.missing_keys(&names).await?;
             let mut flushed = self.flushed.lock().await;

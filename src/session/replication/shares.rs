@@ -19,9 +19,9 @@ use crate::session::store::share_document::{MergedShares, ShareDocument};
 /// Shares closed concurrently.
 pub(super) const CLOSING: usize = 32;
 /// Closed shares checked in one round trip.
-const LOOKED_AT: usize = 256;
+const CHECKED: usize = 256;
 /// How long a leaving instance waits for shares that its worker is closing: a few times the longest command.
-const IN_HAND: Duration = Duration::from_secs(1);
+const CLOSING_WAIT: Duration = Duration::from_secs(1);
 /// How often it checks.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -76,18 +76,18 @@ impl Replicator {
                 // The worker and the reaper may pick the same share.
                 let Some(_hand) = ClosingShare::take(self, live.share()) else { return };
                 // Before it is closed in the store, which may lose it while its answer is on the way.
-                self.recent().closed(live.clone(), core.clock().now());
+                self.replay_log().closed(live.clone(), core.clock().now());
                 match self.close_own_share(core, &live).await {
                     Ok(is_recorded) => {
                         if is_recorded {
-                            self.recent().is_recorded(live.uid());
+                            self.replay_log().forget_closed(live.uid());
                         }
                         core.closing_sessions().remove(&live);
                     }
                     Err(LinkError::Refused(why)) => {
                         tracing::warn!(uid = %live.uid(), why, "a session cannot be closed in the store");
                         self.publish_local_record(core, &live);
-                        self.recent().is_recorded(live.uid());
+                        self.replay_log().forget_closed(live.uid());
                         core.closing_sessions().remove(&live);
                     }
                     Err(away) => self.store_lost(core, &away),
@@ -122,8 +122,8 @@ impl Replicator {
     }
 
     /// Repeats the latest writes, which a promoted replica may lack: records first, so that none is written twice.
-    pub(super) async fn repeat(&self, core: &Manager) -> Result<(), LinkError> {
-        let recorded = self.recent().all_published(core.clock().now());
+    pub(super) async fn rewrite_latest(&self, core: &Manager) -> Result<(), LinkError> {
+        let recorded = self.replay_log().all_published(core.clock().now());
         let recorded = futures::stream::iter(recorded.into_iter().map(Ok));
         recorded
             .try_for_each_concurrent(CLOSING, async |recorded: Arc<PublishedRecord>| {
@@ -131,10 +131,10 @@ impl Replicator {
                 if let Some(end) = &recorded.end {
                     tolerated(self.store.end(key, uid, end, None).await.map(drop), uid)?;
                 }
-                tolerated(self.mark(core, &recorded).await, uid)
+                tolerated(self.mark_recorded(core, &recorded).await, uid)
             })
             .await?;
-        let closed = self.recent().all_closed(core.clock().now());
+        let closed = self.replay_log().all_closed(core.clock().now());
         let closed = futures::stream::iter(closed.into_iter().map(Ok));
         closed
             .try_for_each_concurrent(CLOSING, async |live: Arc<Session>| {
@@ -146,13 +146,13 @@ impl Replicator {
     /// Forgets closed shares that a record covers. The message about the record may have been lost, and the
     /// instance that wrote it may be gone when the store loses it.
     pub(super) async fn forget_recorded(&self, core: &Manager) -> Result<(), LinkError> {
-        let closed = self.recent().all_closed(core.clock().now());
-        for chunk in closed.chunks(LOOKED_AT) {
+        let closed = self.replay_log().all_closed(core.clock().now());
+        for chunk in closed.chunks(CHECKED) {
             let name = |live: &Arc<Session>| (live.key().clone(), live.uid(), self.share_name(live.share()));
             let names: Vec<_> = chunk.iter().map(name).collect();
-            let recorded = self.store.recorded(&names).await?;
+            let recorded = self.store.are_recorded(&names).await?;
             for ((_, uid, _), _) in names.iter().zip(recorded).filter(|(_, is_recorded)| *is_recorded) {
-                self.recent().is_recorded(*uid);
+                self.replay_log().forget_closed(*uid);
             }
         }
         Ok(())
@@ -166,7 +166,7 @@ impl Replicator {
             .close_again(key, uid, &self.share_name(live.share()), &share_document(live, core.clock()))
             .await?;
         let Some(note) = self.shared_end_note(core, live) else {
-            return self.store.moved(key, uid, core.clock().unix_millis(live.last_activity())).await;
+            return self.store.set_activity(key, uid, core.clock().unix_millis(live.last_activity())).await;
         };
         self.store.end(key, uid, &note, None).await?;
         self.store.publish_end(key, uid).await?;
@@ -179,7 +179,7 @@ impl Replicator {
         self.close_all(core, ended).await;
         // A share that the worker is closing is closed by it, or again from here once it has stopped.
         let mut waited = Duration::ZERO;
-        while waited < IN_HAND && !self.closing_shares.lock().is_empty() {
+        while waited < CLOSING_WAIT && !self.closing_shares.lock().is_empty() {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }
@@ -197,16 +197,16 @@ impl Replicator {
 
     /// The last writes of this instance: a record that is not marked would be written by another instance.
     async fn unregister(&self, core: &Manager) -> Result<(), LinkError> {
-        let unmarked = self.recent().unmarked(|_| true);
+        let unmarked = self.replay_log().unmarked(|_| true);
         for recorded in unmarked {
-            self.mark(core, &recorded).await?;
+            self.mark_recorded(core, &recorded).await?;
         }
         self.store.delete_heartbeat().await
     }
 
     /// Publishes the record of a session that only this instance knows.
     pub(super) fn publish_local_record(&self, core: &Manager, live: &Session) {
-        if self.recent().has_published(live.uid(), &self.share_name(live.share())) {
+        if self.replay_log().has_published(live.uid(), &self.share_name(live.share())) {
             return;
         }
         let fields = [("c:".to_owned(), share_document(live, core.clock()).write())];
@@ -233,35 +233,35 @@ impl Replicator {
         is_rest: bool,
     ) -> Result<(), LinkError> {
         let names = shares.names();
-        let whole = self.recent().record(uid, shares, is_rest);
+        let whole = self.replay_log().record(uid, shares, is_rest);
         if let Some(whole) = whole {
             self.publish_record(core, &whole);
         }
-        let unmarked = self.recent().unmarked(|recorded| recorded.uid == uid);
+        let unmarked = self.replay_log().unmarked(|recorded| recorded.uid == uid);
         for recorded in unmarked {
-            self.mark(core, &recorded).await?;
+            self.mark_recorded(core, &recorded).await?;
         }
-        self.store.done(key, uid, &names).await
+        self.store.mark_recorded(key, uid, &names).await
     }
 
     /// Marks a record as written in the store.
-    async fn mark(&self, core: &Manager, recorded: &Arc<PublishedRecord>) -> Result<(), LinkError> {
+    async fn mark_recorded(&self, core: &Manager, recorded: &Arc<PublishedRecord>) -> Result<(), LinkError> {
         let PublishedRecord { uid, shares, session, .. } = &**recorded;
         match self.store.put_ended(session).await {
             Err(LinkError::Refused(why)) => tracing::warn!(why, %uid, "an ended session was not kept"),
             shelved => shelved?,
         }
-        self.store.done(session.key(), *uid, shares).await?;
+        self.store.mark_recorded(session.key(), *uid, shares).await?;
         if session.uid != *uid {
             self.store.remove_active(session.key(), *uid).await?;
         }
-        self.recent().marked(recorded, core.clock().now());
+        self.replay_log().marked(recorded, core.clock().now());
         Ok(())
     }
 
     /// Has the round over idle sessions check this session soon.
     pub(super) async fn check_soon(&self, key: &SessionKey, uid: Uid) {
-        if let Err(fault) = self.store.moved(key, uid, 0).await {
+        if let Err(fault) = self.store.set_activity(key, uid, 0).await {
             tracing::warn!(%fault, "a session that waits for its record is looked at later");
         }
     }

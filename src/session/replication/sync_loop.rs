@@ -19,17 +19,17 @@ use crate::session::core::manager::Manager;
 use crate::session::store::redis::TRUST;
 
 /// Interval of the loop while the store is unavailable.
-const KNOCK: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval of the loop while the store answers but cannot be used.
-const REFUSED: Duration = Duration::from_millis(300);
+const REFUSED_INTERVAL: Duration = Duration::from_millis(300);
 /// How often orders that the store does not take are published again.
-const REPEAT: Duration = Duration::from_secs(1);
+const REPUBLISH: Duration = Duration::from_secs(1);
 /// How often missing keys of active sessions are looked for.
 const COMPARE: Duration = Duration::from_secs(30);
 /// Minimum time between two full writes to a store that keeps losing the principals' key.
 const RESTORE: Duration = Duration::from_secs(5);
 /// How often idle sessions are checked.
-const TURN: Duration = Duration::from_secs(2);
+const ORPHAN_CHECK: Duration = Duration::from_secs(2);
 /// Tasks taken from the queue at once.
 const BATCH: usize = 512;
 
@@ -39,40 +39,40 @@ pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop:
     replicator.store.link().connect();
     let worker = tokio::spawn(work(manager.clone(), replicator.clone(), tasks));
     let publisher = tokio::spawn(event_publisher::publish(replicator.clone()));
-    let mut step = SyncLoop {
+    let mut sync_loop = SyncLoop {
         manager,
         replicator: replicator.clone(),
         messages: None,
         renewed: false,
         seen_ms: 0,
-        since: None,
-        restored: None,
-        compared: Instant::now(),
+        available_since: None,
+        restored_at: None,
+        compared_at: Instant::now(),
         rounds: ComparisonRounds::new(),
         has_answered: false,
-        told: None,
-        repeated: None,
-        looked: Instant::now(),
+        logged: None,
+        republished_at: None,
+        checked_at: Instant::now(),
     };
     loop {
         let pause = match (replicator.is_up(), replicator.health.refused()) {
             (true, _) => SYNC_INTERVAL.min(replicator.flush_interval()),
-            (false, Some(_)) => REFUSED,
-            (false, None) => KNOCK,
+            (false, Some(_)) => REFUSED_INTERVAL,
+            (false, None) => RETRY_INTERVAL,
         };
         tokio::select! {
             // An error means that the sender is gone.
             _ = stop.wait_for(|stop| *stop) => break,
-            () = replicator.store.link().renewed() => step.renewed = true,
+            () = replicator.store.link().renewed() => sync_loop.renewed = true,
             () = replicator.wake.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
-        let done = step.take().await;
-        step.note(done).await;
+        let done = sync_loop.run_once().await;
+        sync_loop.record(done).await;
     }
     worker.abort();
     publisher.abort();
-    if let Some(messages) = step.messages {
+    if let Some(messages) = sync_loop.messages {
         messages.abort();
     }
 }
@@ -94,30 +94,30 @@ struct SyncLoop {
     /// Changes of orders are known up to this time of the clock of Redis, in milliseconds.
     seen_ms: u64,
     /// Since when the store has been available.
-    since: Option<Instant>,
+    available_since: Option<Instant>,
     /// When everything was last written.
-    restored: Option<Instant>,
+    restored_at: Option<Instant>,
     /// When missing keys were last looked for.
-    compared: Instant,
+    compared_at: Instant,
     rounds: ComparisonRounds,
     /// True if the store answered in this sync.
     has_answered: bool,
     /// The problem that was logged last.
-    told: Option<String>,
+    logged: Option<String>,
     /// When pending orders were last published again.
-    repeated: Option<Instant>,
+    republished_at: Option<Instant>,
     /// When idle sessions were last checked.
-    looked: Instant,
+    checked_at: Instant,
 }
 
 impl SyncLoop {
-    async fn take(&mut self) -> Result<(), LinkError> {
+    async fn run_once(&mut self) -> Result<(), LinkError> {
         let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
         self.has_answered = false;
         replicator.store.link().ping().await?;
         self.has_answered = true;
         if !replicator.is_up() {
-            return self.begin().await;
+            return self.start().await;
         }
         let was_seen = replicator.store.refresh_heartbeat().await?;
         if !was_seen {
@@ -126,23 +126,23 @@ impl SyncLoop {
         let is_lost = replicator.claim_key(&manager).await?;
         if std::mem::take(&mut self.renewed)
             || !was_seen
-            || is_lost && self.restored.is_none_or(|restored| restored.elapsed() >= RESTORE)
+            || is_lost && self.restored_at.is_none_or(|restored| restored.elapsed() >= RESTORE)
         {
-            self.learn().await?;
-            return self.restore().await;
+            self.reload_orders().await?;
+            return self.rewrite_all().await;
         }
-        self.settle().await?;
+        self.send_pending().await?;
         let (seen_ms, is_all) = replicator.apply_changes_since(&manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
         if !is_all {
             self.rounds.walk_soon();
         }
-        if self.rounds.go(&manager, &replicator).await? {
+        if self.rounds.advance(&manager, &replicator).await? {
             replicator.wake.notify_one();
         }
-        if self.compared.elapsed() >= COMPARE {
+        if self.compared_at.elapsed() >= COMPARE {
             replicator.find_missing_keys(&manager).await?;
-            self.compared = Instant::now();
+            self.compared_at = Instant::now();
         }
         replicator.flush(&manager, FlushScope::Due).await?;
         if replicator.retains_longer.swap(false, Ordering::AcqRel)
@@ -151,10 +151,10 @@ impl SyncLoop {
             replicator.retains_longer.store(true, Ordering::Release);
             return Err(fault);
         }
-        let is_trusted = self.since.is_some_and(|since| since.elapsed() >= TRUST);
+        let is_trusted = self.available_since.is_some_and(|since| since.elapsed() >= TRUST);
         replicator.kill_unresolved_names(&manager, is_trusted).await?;
-        if self.looked.elapsed() >= TURN {
-            self.looked = Instant::now();
+        if self.checked_at.elapsed() >= ORPHAN_CHECK {
+            self.checked_at = Instant::now();
             replicator.forget_recorded(&manager).await?;
             if is_trusted {
                 replicator.close_orphans(&manager).await?;
@@ -165,27 +165,27 @@ impl SyncLoop {
 
     /// Starts using the store, for the first time or again. No session is admitted through it before orders are
     /// known on both sides and every share is written. Reads come first, because a full store takes no writes.
-    async fn begin(&mut self) -> Result<(), LinkError> {
+    async fn start(&mut self) -> Result<(), LinkError> {
         let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
         replicator.store.check_rights().await?;
         if self.messages.is_none() {
             let messages = Signals::subscribe(replicator.store.link(), replicator.store.keys()).await?;
             self.messages = Some(tokio::spawn(listen(manager.clone(), replicator.clone(), messages)));
         }
-        self.learn().await?;
+        self.reload_orders().await?;
         replicator.synced.store(true, std::sync::atomic::Ordering::Release);
         replicator.store.refresh_heartbeat().await?;
         replicator.claim_key(&manager).await?;
-        self.restore().await?;
+        self.rewrite_all().await?;
         replicator.store.link().up();
         manager.publish(Event::StoreBack);
         // An order given meanwhile found the store unavailable.
-        self.settle().await?;
+        self.send_pending().await?;
         replicator.kill_unresolved_names(&manager, false).await
     }
 
     /// Reads the orders of other instances that this one may have missed.
-    async fn learn(&mut self) -> Result<(), LinkError> {
+    async fn reload_orders(&mut self) -> Result<(), LinkError> {
         let (seen_ms, is_all) = self.replicator.reload_orders(&self.manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
         if !is_all {
@@ -195,7 +195,7 @@ impl SyncLoop {
     }
 
     /// Sends liftings and orders that wait.
-    async fn settle(&self) -> Result<(), LinkError> {
+    async fn send_pending(&self) -> Result<(), LinkError> {
         if self.replicator.has_pending_orders() {
             self.replicator.send_pending_lifts(&self.manager).await?;
             self.replicator.send_pending_orders(&self.manager).await?;
@@ -204,26 +204,26 @@ impl SyncLoop {
     }
 
     /// Writes everything that this instance knows to a store that may have lost some of it.
-    async fn restore(&mut self) -> Result<(), LinkError> {
+    async fn rewrite_all(&mut self) -> Result<(), LinkError> {
         let (manager, replicator) = (self.manager.clone(), self.replicator.clone());
-        (self.since, self.renewed) = (None, false);
-        self.settle().await?;
+        (self.available_since, self.renewed) = (None, false);
+        self.send_pending().await?;
         self.rounds.restore(&manager, &replicator).await?;
         replicator.flushed.lock().await.clear();
-        replicator.repeat(&manager).await?;
+        replicator.rewrite_latest(&manager).await?;
         replicator.rewrite_ends(&manager).await?;
         replicator.flush(&manager, FlushScope::All).await?;
-        (self.since, self.restored) = (Some(Instant::now()), Some(Instant::now()));
+        (self.available_since, self.restored_at) = (Some(Instant::now()), Some(Instant::now()));
         Ok(())
     }
 
     /// Records the outcome of a sync. A problem is logged once.
-    async fn note(&mut self, done: Result<(), LinkError>) {
+    async fn record(&mut self, done: Result<(), LinkError>) {
         let replicator = self.replicator.clone();
         let fault = match done {
             Ok(()) => {
                 replicator.health.not_refused();
-                self.told = None;
+                self.logged = None;
                 return;
             }
             Err(fault) => fault,
@@ -237,7 +237,7 @@ impl SyncLoop {
         } else {
             replicator.health.not_refused();
         }
-        let is_new = self.told.as_ref() != Some(&what);
+        let is_new = self.logged.as_ref() != Some(&what);
         if is_away {
             if replicator.is_up() {
                 replicator.store_lost(&self.manager, &fault);
@@ -247,9 +247,9 @@ impl SyncLoop {
         } else if is_new {
             warn!(why = what, "a key in the store holds what is not ours");
         }
-        self.told = Some(what);
-        if self.repeated.is_none_or(|repeated| repeated.elapsed() >= REPEAT) {
-            self.repeated = Some(Instant::now());
+        self.logged = Some(what);
+        if self.republished_at.is_none_or(|repeated| repeated.elapsed() >= REPUBLISH) {
+            self.republished_at = Some(Instant::now());
             replicator.republish_pending_orders(&self.manager).await;
         }
     }
@@ -270,13 +270,13 @@ fn recorded(event: &str) -> Option<Uid> {
 async fn listen(manager: Arc<Manager>, replicator: Arc<Replicator>, mut messages: Signals) {
     loop {
         let signal = messages.next().await;
-        let heeded = match &signal {
+        let applied = match &signal {
             Signal::Kills(hint) => replicator.apply_order_message(&manager, hint).await,
             Signal::Ended(hint) => replicator.apply_remote_end(&manager, &hint.key()).await,
             Signal::Event(instance, event) => {
                 if instance != replicator.store.instance() {
                     if let Some(uid) = recorded(event) {
-                        replicator.recent().is_recorded(uid);
+                        replicator.replay_log().forget_closed(uid);
                     }
                     manager.forward_event(event);
                 }
@@ -284,7 +284,7 @@ async fn listen(manager: Arc<Manager>, replicator: Arc<Replicator>, mut messages
             }
             Signal::Everything => replicator.reload_orders(&manager, 0).await.map(drop),
         };
-        match heeded {
+        match applied {
             Ok(()) => {}
             Err(LinkError::Refused(why)) => warn!(why, "a message points at what cannot be read"),
             // The next sync finds what was missed.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
-use orders::stood;
-pub(in crate::session) use orders::{ChangedSession, Cursor, OrderEntry, told};
+use orders::parse_entries;
+pub(in crate::session) use orders::{ChangedSession, Cursor, OrderEntry, order_in_message};
 use scripts::Scripts;
 
 use super::StoreError;
@@ -72,7 +72,7 @@ pub(in crate::session) enum Closed {
 #[derive(Debug)]
 pub(in crate::session) enum Ended {
     /// It has ended, possibly earlier and for another reason than requested.
-    So(Option<EndNote>),
+    Done(Option<EndNote>),
     /// It was active at this time, in milliseconds since 1970.
     Busy(u64),
 }
@@ -144,7 +144,7 @@ impl RedisStore {
     }
 
     /// Sets the lifetimes of keys. Returns true if ended sessions live longer than before.
-    pub(in crate::session) fn live_for(&self, Lifetimes { active, ended }: Lifetimes) -> bool {
+    pub(in crate::session) fn set_lifetimes(&self, Lifetimes { active, ended }: Lifetimes) -> bool {
         self.active_ms.store(millis(active), Ordering::Relaxed);
         let ended = millis(ended).max(1);
         self.ended_ms.swap(ended, Ordering::Relaxed) < ended
@@ -209,17 +209,19 @@ impl RedisStore {
         ];
         let answer: Vec<Value> = self.link.run(&self.scripts.admit, keys, arguments).await?;
         let text = |at: usize| answer.get(at).and_then(Value::as_string).unwrap_or_default();
-        let stood = || stood(answer.get(3).cloned());
+        let entries = || parse_entries(answer.get(3).cloned());
         let unreadable = || Admitted::Unreadable(self.keys.session(&key));
         let session = || ShareDocument::read(&text(1)).map(|doc| Box::new(doc.session()));
         Ok(match text(0).as_str() {
-            "killed" => Admitted::Killed(stood()),
+            "killed" => Admitted::Killed(entries()),
             "unreadable" => Admitted::Unreadable(text(1)),
             "join" => match (session(), text(2).parse()) {
-                (Some(session), Ok(last)) if *session.key() == key => Admitted::Join(session, last, stood()),
+                (Some(session), Ok(last)) if *session.key() == key => {
+                    Admitted::Join(session, last, entries())
+                }
                 _ => unreadable(),
             },
-            _ => session().map_or_else(unreadable, |session| Admitted::New(session, stood())),
+            _ => session().map_or_else(unreadable, |session| Admitted::New(session, entries())),
         })
     }
 
@@ -306,12 +308,12 @@ impl RedisStore {
         let told = answer.get(1).map_or("", String::as_str);
         Ok(match answer.first().map(String::as_str) {
             Some("busy") => Ended::Busy(told.parse().unwrap_or(u64::MAX)),
-            _ => Ended::So(EndNote::read(told)),
+            _ => Ended::Done(EndNote::read(told)),
         })
     }
 
     /// The end of an incarnation; `None` while it is active.
-    pub(in crate::session) async fn ended(
+    pub(in crate::session) async fn end_of(
         &self,
         key: &SessionKey,
         uid: Uid,

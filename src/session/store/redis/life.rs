@@ -16,7 +16,7 @@ const ALIVE: Duration = Duration::from_secs(5);
 /// How long one instance looks after dead ones before another takes its turn.
 const TURN: Duration = Duration::from_secs(2);
 /// Documents extended in one round trip.
-const PROLONGED: usize = 256;
+const EXTENDED: usize = 256;
 
 impl RedisStore {
     /// Refreshes the heartbeat of this instance. Returns whether the previous one was still there: if not, although
@@ -56,7 +56,7 @@ impl RedisStore {
     }
 
     /// Sets the last activity of an incarnation; 0 has it checked soon.
-    pub(in crate::session) async fn moved(
+    pub(in crate::session) async fn set_activity(
         &self,
         key: &SessionKey,
         uid: Uid,
@@ -68,7 +68,7 @@ impl RedisStore {
 
     /// The open shares of an incarnation, or one empty name if it has no open share; empty if the incarnation is
     /// gone.
-    pub(in crate::session) async fn shares(
+    pub(in crate::session) async fn open_shares(
         &self,
         key: &SessionKey,
         uid: Uid,
@@ -96,7 +96,7 @@ impl RedisStore {
     }
 
     /// Whether a record covers each of these shares.
-    pub(in crate::session) async fn recorded(
+    pub(in crate::session) async fn are_recorded(
         &self,
         shares: &[(SessionKey, Uid, String)],
     ) -> Result<Vec<bool>, LinkError> {
@@ -112,7 +112,7 @@ impl RedisStore {
     }
 
     /// Marks shares as covered by a record.
-    pub(in crate::session) async fn done(
+    pub(in crate::session) async fn mark_recorded(
         &self,
         key: &SessionKey,
         uid: Uid,
@@ -160,13 +160,13 @@ impl RedisStore {
         let mut from = 0;
         loop {
             let range =
-                ["-inf", "+inf", "LIMIT", &from.to_string(), &PROLONGED.to_string()].map(str::to_owned);
+                ["-inf", "+inf", "LIMIT", &from.to_string(), &EXTENDED.to_string()].map(str::to_owned);
             let call = Call::new("ZRANGEBYSCORE", [self.keys.gone()].into_iter().chain(range));
             let ended = documents::incarnations(self.link.call(call).await?);
             if ended.is_empty() {
                 return Ok(());
             }
-            from += PROLONGED;
+            from += EXTENDED;
             let calls = ended.iter().flat_map(|(key, uid)| {
                 let id = key.id.as_str();
                 [

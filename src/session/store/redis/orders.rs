@@ -84,12 +84,20 @@ impl Cursor {
 
 impl RedisStore {
     /// Writes an order and returns the revision that is stored. With `wins` it replaces whatever is stored.
-    pub(in crate::session) async fn order(&self, order: &KillOrder, wins: bool) -> Result<u64, LinkError> {
-        self.write_order(order, standing(order), order.rev, wins).await
+    pub(in crate::session) async fn put_order(
+        &self,
+        order: &KillOrder,
+        wins: bool,
+    ) -> Result<u64, LinkError> {
+        self.write_order(order, document_of(order), order.rev, wins).await
     }
 
     /// Writes that an order was lifted.
-    pub(in crate::session) async fn lift(&self, order: &KillOrder, now_ms: u64) -> Result<u64, LinkError> {
+    pub(in crate::session) async fn put_lift(
+        &self,
+        order: &KillOrder,
+        now_ms: u64,
+    ) -> Result<u64, LinkError> {
         let forget_ms = until_ms(order)
             .map_or(now_ms + millis(LIFTED_FOR_GOOD), |until| until.max(now_ms) + millis(LIFTED));
         let written = OrderDocument {
@@ -137,7 +145,7 @@ impl RedisStore {
     ) -> Result<u64, LinkError> {
         let mut hint = Hint::new(key, None);
         hint.order = order.map(|order| {
-            let mut written = serde_json::to_value(standing(order)).unwrap_or_default();
+            let mut written = serde_json::to_value(document_of(order)).unwrap_or_default();
             written["v"] = 1.into();
             written["rev"] = order.rev.into();
             written
@@ -152,7 +160,7 @@ impl RedisStore {
     }
 
     /// The entries about these sessions.
-    pub(in crate::session) async fn stood(
+    pub(in crate::session) async fn order_entries(
         &self,
         sessions: &[SessionKey],
     ) -> Result<Vec<Vec<OrderEntry>>, LinkError> {
@@ -161,7 +169,7 @@ impl RedisStore {
         let mut all = Vec::with_capacity(answers.len());
         for answer in answers {
             all.push(match answer {
-                Ok(fields) => stood(Some(fields)),
+                Ok(fields) => parse_entries(Some(fields)),
                 Err(LinkError::Refused(_)) => vec![OrderEntry::Unreadable { agent: None }],
                 Err(away) => return Err(away),
             });
@@ -170,7 +178,7 @@ impl RedisStore {
     }
 
     /// A page of the sessions whose orders changed, and the time of the clock of Redis in milliseconds.
-    pub(in crate::session) async fn changed(
+    pub(in crate::session) async fn changed_since(
         &self,
         from: Cursor,
         most: usize,
@@ -193,7 +201,7 @@ impl RedisStore {
     }
 
     /// Removes sessions from the set of changes, unless they changed again or recently. Returns how many.
-    pub(in crate::session) async fn trim(&self, noted: &[ChangedSession]) -> Result<u64, LinkError> {
+    pub(in crate::session) async fn trim_changes(&self, noted: &[ChangedSession]) -> Result<u64, LinkError> {
         let mut arguments = vec![millis(TRIMMED).to_string()];
         for ChangedSession { member, at_ms, .. } in noted {
             arguments.extend([member.clone(), at_ms.to_string()]);
@@ -207,7 +215,11 @@ impl RedisStore {
     }
 
     /// Compares the principals' key of this instance with the one in Redis.
-    pub(in crate::session) async fn claim(&self, own: &Claim, means: Means) -> Result<Claimed, LinkError> {
+    pub(in crate::session) async fn claim_principals_key(
+        &self,
+        own: &Claim,
+        means: Means,
+    ) -> Result<Claimed, LinkError> {
         principals::claim(&self.link, &self.keys, own, means).await
     }
 
@@ -236,7 +248,7 @@ fn until_ms(order: &KillOrder) -> Option<u64> {
     order.until.and_then(|until| u64::try_from(until.as_millisecond()).ok())
 }
 
-fn standing(order: &KillOrder) -> OrderDocument {
+fn document_of(order: &KillOrder) -> OrderDocument {
     OrderDocument {
         lifted: false,
         until_ms: until_ms(order),
@@ -247,20 +259,20 @@ fn standing(order: &KillOrder) -> OrderDocument {
 }
 
 /// The order in a message; `None` if it cannot be read.
-pub(in crate::session) fn told(order: &serde_json::Value) -> Option<KillOrder> {
+pub(in crate::session) fn order_in_message(order: &serde_json::Value) -> Option<KillOrder> {
     let agent = order["order"]["agent"].as_str().unwrap_or(WHOLE);
-    match stands(agent, &order.to_string()) {
+    match parse_entry(agent, &order.to_string()) {
         OrderEntry::Order(order) => Some(order),
         _ => None,
     }
 }
 
-pub(super) fn stood(fields: Option<Value>) -> Vec<OrderEntry> {
-    pairs(fields).into_iter().map(|(field, text)| stands(&field, &text)).collect()
+pub(super) fn parse_entries(fields: Option<Value>) -> Vec<OrderEntry> {
+    pairs(fields).into_iter().map(|(field, text)| parse_entry(&field, &text)).collect()
 }
 
 /// Parses one field of the hash of kill orders.
-fn stands(field: &str, text: &str) -> OrderEntry {
+fn parse_entry(field: &str, text: &str) -> OrderEntry {
     #[derive(Deserialize)]
     struct Version {
         v: u32,

@@ -93,23 +93,23 @@ async fn what_is_over_leaves_with_the_next_order_and_the_key_lives_as_long_as_th
     let spawned = spawned().await;
     let store = &spawned.store;
     let key = agent_order("a", 0).key();
-    let fields = async || store.stood(std::slice::from_ref(&key)).await.unwrap().pop().unwrap();
+    let fields = async || store.order_entries(std::slice::from_ref(&key)).await.unwrap().pop().unwrap();
     let left = async || {
         store.link.call(Call::new("PTTL", [store.keys.killed(&key)])).await.unwrap().as_i64().unwrap() / 1000
     };
-    store.order(&agent_order("over", -120), true).await.unwrap();
-    store.order(&agent_order("short", 100), true).await.unwrap();
+    store.put_order(&agent_order("over", -120), true).await.unwrap();
+    store.put_order(&agent_order("short", 100), true).await.unwrap();
     assert!((95..=100).contains(&left().await), "{}", left().await);
-    store.order(&agent_order("long", 1000), true).await.unwrap();
+    store.put_order(&agent_order("long", 1000), true).await.unwrap();
     assert_eq!(fields().await.len(), 2, "{:?}", fields().await);
     assert!((995..=1000).contains(&left().await), "{}", left().await);
     // The lifting is kept for an hour; the other one is not extended when it is gone.
-    store.lift(&agent_order("long", 1000), 1).await.unwrap();
+    store.put_lift(&agent_order("long", 1000), 1).await.unwrap();
     assert!((4595..=4600).contains(&left().await), "{}", left().await);
     let for_good = KillOrder { until: None, ..agent_order("for good", 0) };
-    store.order(&for_good, true).await.unwrap();
+    store.put_order(&for_good, true).await.unwrap();
     assert_eq!(left().await, 0, "no end");
-    store.lift(&for_good, 1).await.unwrap();
+    store.put_lift(&for_good, 1).await.unwrap();
     assert!(left().await > 0, "every field has an end");
 }
 
@@ -127,7 +127,7 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     store.record_changes(&[key(100)]).await.unwrap();
     let (mut from, mut seen) = (Cursor::default(), Vec::new());
     loop {
-        let (_, page) = store.changed(from, 10).await.unwrap();
+        let (_, page) = store.changed_since(from, 10).await.unwrap();
         seen.extend(page.iter().cloned());
         from = from.after(&page, &[]);
         if page.len() < 10 {
@@ -140,8 +140,8 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     assert_eq!((seen.len(), ids.len()), (26, 26));
     // It changed again since it was read, or recently: it stays.
     store.record_changes(&[key(3)]).await.unwrap();
-    assert_eq!(store.trim(&seen).await.unwrap(), 24);
-    let (_, left) = store.changed(Cursor::default(), 10).await.unwrap();
+    assert_eq!(store.trim_changes(&seen).await.unwrap(), 24);
+    let (_, left) = store.changed_since(Cursor::default(), 10).await.unwrap();
     assert_eq!(left.len(), 2);
     // After a trimmed page the next one begins where that one did.
     let at_ms = seen[0].at_ms;
@@ -193,8 +193,8 @@ async fn whoever_closes_the_last_share_gets_the_record_and_gets_it_again() {
     assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (both.clone(), false));
     // The answer was lost.
     assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (both.clone(), false));
-    store.done(key, uid, &both).await.unwrap();
-    store.done(key, uid, &both).await.unwrap();
+    store.mark_recorded(key, uid, &both).await.unwrap();
+    store.mark_recorded(key, uid, &both).await.unwrap();
     store.close_again(key, uid, "here:1", &doc).await.unwrap();
     for share in both {
         assert!(matches!(close(store, &session, &share, &doc).await, Closed::Recorded));
@@ -219,12 +219,12 @@ async fn a_store_that_lost_shares_gives_no_record_until_all_had_time_to_write_th
     assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (there.clone(), false));
     // It arrives while the record is written.
     store.close_again(key, uid, "here:1", &doc).await.unwrap();
-    store.done(key, uid, &there).await.unwrap();
+    store.mark_recorded(key, uid, &there).await.unwrap();
     let long_ago = [store.keys.incarnation(key, uid), "rebuilt".to_owned(), "1".to_owned()];
     store.link.call(Call::new("HSET", long_ago)).await.unwrap();
     let here = vec!["here:1".to_owned()];
     assert_eq!(told_of(close(store, &session, "here:1", &doc).await), (here.clone(), true));
-    store.done(key, uid, &here).await.unwrap();
+    store.mark_recorded(key, uid, &here).await.unwrap();
     for share in ["here:1", "there:2"] {
         assert!(matches!(close(store, &session, share, &doc).await, Closed::Recorded));
     }
