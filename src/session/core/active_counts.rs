@@ -101,18 +101,18 @@ impl SessionPermit<'_> {
         if live.principal() != &self.account {
             self.active_counts.accounts.insert(live.uid(), self.account.clone());
         }
-        if let Some(mut theirs) = self.active_counts.by_account.get_mut(&self.account) {
-            theirs.identity.get_or_insert_with(|| Arc::clone(live.identity()));
-            theirs.sessions.add(live, |live| &live.seats.own);
+        if let Some(mut counts) = self.active_counts.by_account.get_mut(&self.account) {
+            counts.identity.get_or_insert_with(|| Arc::clone(live.identity()));
+            counts.sessions.add(live, |live| &live.positions.own);
         }
-        self.active_counts.all().add(live, |live| &live.seats.all);
+        self.active_counts.all().add(live, |live| &live.positions.all);
     }
 }
 
 impl Drop for SessionPermit<'_> {
     fn drop(&mut self) {
         if !self.taken {
-            self.active_counts.release_share(&self.account, |_| {});
+            self.active_counts.release_permit(&self.account, |_| {});
         }
     }
 }
@@ -125,8 +125,8 @@ impl ActiveCounts {
     /// Lets a new session share memory with the other sessions of its principal.
     pub(in crate::session) fn share(&self, live: Session) -> Session {
         match self.by_account.get(live.principal()) {
-            Some(theirs) => match &theirs.identity {
-                Some(identity) => live.sharing(theirs.key(), identity),
+            Some(counts) => match &counts.identity {
+                Some(identity) => live.sharing(counts.key(), identity),
                 None => live,
             },
             None => live,
@@ -134,10 +134,10 @@ impl ActiveCounts {
     }
 
     /// The account that a session of this request counts against.
-    pub(in crate::session) fn account(&self, arrival: &SessionRequest) -> PrincipalId {
-        let count = |account: &PrincipalId| self.by_account.get(account).map_or(0, |theirs| theirs.active);
-        let busiest = arrival.accounts.iter().max_by_key(|account| (count(account), account.as_str()));
-        busiest.unwrap_or(&arrival.principal).clone()
+    pub(in crate::session) fn account(&self, request: &SessionRequest) -> PrincipalId {
+        let count = |account: &PrincipalId| self.by_account.get(account).map_or(0, |counts| counts.active);
+        let busiest = request.accounts.iter().max_by_key(|account| (count(account), account.as_str()));
+        busiest.unwrap_or(&request.principal).clone()
     }
 
     /// Reserves a permit for a new session of this account.
@@ -149,20 +149,20 @@ impl ActiveCounts {
         account: PrincipalId,
         settings: &Settings,
     ) -> Result<SessionPermit<'_>, Denied> {
-        let theirs = self.by_account.entry(account.clone());
+        let counts = self.by_account.entry(account.clone());
         let max = settings.max_active_per_principal;
-        if matches!(&theirs, Entry::Occupied(theirs) if theirs.get().active >= max) {
+        if matches!(&counts, Entry::Occupied(counts) if counts.get().active >= max) {
             return Err(Denied::Capacity { what: Limit::ActivePerPrincipal, limit: max });
         }
         let below = |active| (active < settings.max_active).then_some(active + 1);
         let all = self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, below);
         let all = all.map_err(|_| Denied::Capacity { what: Limit::Active, limit: settings.max_active })? + 1;
-        let mut theirs = theirs.or_default();
-        theirs.active += 1;
-        if is_near(theirs.active, max) {
+        let mut counts = counts.or_default();
+        counts.active += 1;
+        if is_near(counts.active, max) {
             tracing::warn!(
                 principal = account.as_str(),
-                active = theirs.active,
+                active = counts.active,
                 max,
                 "a caller has four fifths of session.max_active_per_principal; beyond it its idle sessions end early"
             );
@@ -179,20 +179,20 @@ impl ActiveCounts {
 
     /// Returns the permit of a session that has ended.
     pub(in crate::session) fn release(&self, live: &Session) {
-        self.all().remove(live, |live| &live.seats.all);
+        self.all().remove(live, |live| &live.positions.all);
         let account = self.accounts.remove(&live.uid()).map(|(_, account)| account);
-        self.release_share(account.as_ref().unwrap_or(live.principal()), |theirs| {
-            theirs.sessions.remove(live, |live| &live.seats.own)
+        self.release_permit(account.as_ref().unwrap_or(live.principal()), |counts| {
+            counts.sessions.remove(live, |live| &live.positions.own)
         });
     }
 
-    fn release_share(&self, account: &PrincipalId, change: impl FnOnce(&mut AccountCounts)) {
+    fn release_permit(&self, account: &PrincipalId, change: impl FnOnce(&mut AccountCounts)) {
         self.active.fetch_sub(1, Ordering::AcqRel);
-        if let Entry::Occupied(mut theirs) = self.by_account.entry(account.clone()) {
-            change(theirs.get_mut());
-            theirs.get_mut().active = theirs.get().active.saturating_sub(1);
-            if theirs.get().active == 0 {
-                theirs.remove();
+        if let Entry::Occupied(mut counts) = self.by_account.entry(account.clone()) {
+            change(counts.get_mut());
+            counts.get_mut().active = counts.get().active.saturating_sub(1);
+            if counts.get().active == 0 {
+                counts.remove();
             }
         }
     }
@@ -203,7 +203,7 @@ impl ActiveCounts {
             Limit::ActivePerPrincipal => self
                 .by_account
                 .get_mut(account)
-                .map(|mut theirs| theirs.sessions.sample())
+                .map(|mut counts| counts.sessions.sample())
                 .unwrap_or_default(),
             Limit::Active => self.all().sample(),
         }
@@ -211,7 +211,7 @@ impl ActiveCounts {
 
     pub(in crate::session) fn capacity(&self, settings: &Settings) -> Capacity {
         let share = |active: usize, max: usize| active as f64 / max as f64;
-        let largest = self.by_account.iter().map(|theirs| theirs.active).max().unwrap_or(0);
+        let largest = self.by_account.iter().map(|counts| counts.active).max().unwrap_or(0);
         let read = |counts: &[AtomicU64; Limit::ALL.len()]| {
             Limit::ALL.map(|limit| (limit.key(), counts[limit as usize].load(Ordering::Relaxed)))
         };
@@ -234,17 +234,17 @@ fn is_near(active: usize, max: usize) -> bool {
 }
 
 impl Roster {
-    fn add(&mut self, live: &Arc<Session>, seat: impl Fn(&Session) -> &AtomicU32) {
-        seat(live).store(self.sessions.len() as u32, Ordering::Relaxed);
+    fn add(&mut self, live: &Arc<Session>, position: impl Fn(&Session) -> &AtomicU32) {
+        position(live).store(self.sessions.len() as u32, Ordering::Relaxed);
         self.sessions.push(Arc::clone(live));
     }
 
-    fn remove(&mut self, live: &Session, seat: impl Fn(&Session) -> &AtomicU32) {
-        let at = seat(live).swap(NOWHERE, Ordering::Relaxed) as usize;
+    fn remove(&mut self, live: &Session, position: impl Fn(&Session) -> &AtomicU32) {
+        let at = position(live).swap(NOWHERE, Ordering::Relaxed) as usize;
         if at < self.sessions.len() {
             self.sessions.swap_remove(at);
             if let Some(moved) = self.sessions.get(at) {
-                seat(moved).store(at as u32, Ordering::Relaxed);
+                position(moved).store(at as u32, Ordering::Relaxed);
             }
         }
         // Releases memory after a burst.

@@ -25,39 +25,39 @@ const SAMPLES: usize = 4;
 impl Manager {
     /// Opens a leg in the session of the request. After `kill` has returned, no leg of that session is admitted
     /// until the order has expired or was lifted.
-    pub async fn admit(self: &Arc<Self>, arrival: SessionRequest, start: LegStart) -> Result<Leg, Denied> {
+    pub async fn admit(self: &Arc<Self>, request: SessionRequest, start: LegStart) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let mut start = start;
-        if let Some(live) = self.active.find(&arrival.key)
-            && !self.ended_by_gap(&live, &arrival, now).await
+        if let Some(live) = self.active.find(&request.key)
+            && !self.ended_by_gap(&live, &request, now).await
         {
-            match self.join(live, &arrival, start, now) {
+            match self.join(live, &request, start, now) {
                 Ok(leg) => return Ok(leg),
                 Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
                 Err(NotOpened::Ended(again)) => start = again,
             }
         }
         // A killed client that keeps retrying costs no more than this lookup.
-        if let Some(order) = self.kill_orders.in_force(&arrival.key, now) {
+        if let Some(order) = self.kill_orders.in_force(&request.key, now) {
             return Err(Denied::Killed { order });
         }
-        if let Some(address) = arrival.counted_from {
+        if let Some(address) = request.counted_from {
             let rate = self.settings.load().starts_per_address;
             self.start_limiter.take(address, rate, now).map_err(|wait| Denied::StartRate { wait })?;
         }
-        let place = self.place(&arrival).await?;
-        let opening = self.replication.open(self, &arrival).await?;
-        self.join_or_open(arrival, start, opening, place)
+        let permit = self.permit(&request).await?;
+        let opening = self.replication.open(self, &request).await?;
+        self.join_or_open(request, start, opening, permit)
     }
 
     /// Reserves a permit for a new session. If a limit is reached, the longest idle session without an open leg
     /// ends.
-    async fn place(&self, arrival: &SessionRequest) -> Result<SessionPermit<'_>, Denied> {
-        let account = self.active_counts.account(arrival);
+    async fn permit(&self, request: &SessionRequest) -> Result<SessionPermit<'_>, Denied> {
+        let account = self.active_counts.account(request);
         let mut turns = 0;
         loop {
             let denied = match self.active_counts.reserve(account.clone(), &self.settings.load()) {
-                Ok(place) => return Ok(place),
+                Ok(permit) => return Ok(permit),
                 Err(denied) => denied,
             };
             let Denied::Capacity { what, .. } = denied else { return Err(denied) };
@@ -93,19 +93,19 @@ impl Manager {
     fn join(
         self: &Arc<Self>,
         live: Arc<Session>,
-        arrival: &SessionRequest,
+        request: &SessionRequest,
         start: LegStart,
         now: Moment,
     ) -> Result<Leg, NotOpened> {
         let id = self.next_leg();
-        live.open(id, &arrival.identity, start, now, &self.clock)?;
+        live.open(id, &request.identity, start, now, &self.clock)?;
         Ok(Leg::new(live, self.clone(), id))
     }
 
     /// Ends a session with a derived id that has been idle for longer than its gap: the same id then means new
     /// work.
-    async fn ended_by_gap(&self, live: &Arc<Session>, arrival: &SessionRequest, now: Moment) -> bool {
-        match arrival.idle_gap {
+    async fn ended_by_gap(&self, live: &Arc<Session>, request: &SessionRequest, now: Moment) -> bool {
+        match request.idle_gap {
             Some(gap) if live.idle(now) > gap => {
                 self.replication.end_idle(self, live, EndReason::IdleGap, gap).await
             }
@@ -117,26 +117,26 @@ impl Manager {
     /// session with its first leg.
     fn join_or_open(
         self: &Arc<Self>,
-        arrival: SessionRequest,
+        request: SessionRequest,
         start: LegStart,
         opening: Opening,
-        place: SessionPermit<'_>,
+        permit: SessionPermit<'_>,
     ) -> Result<Leg, Denied> {
         let now = self.clock.now();
-        let id = arrival.key.id.clone();
+        let id = request.key.id.clone();
         let mut is_new = false;
         let mut is_here = false;
         let leg = self.active.with_slot(&id, |slot| {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(Denied::ShuttingDown);
             }
-            if let Some(order) = self.kill_orders.in_force(&arrival.key, now) {
+            if let Some(order) = self.kill_orders.in_force(&request.key, now) {
                 return Err(Denied::Killed { order });
             }
             let mut start = start;
             let mut previous = None;
-            if let Some(at) = slot.iter().position(|live| live.key().scope == arrival.key.scope) {
-                match self.join(slot[at].clone(), &arrival, start, now) {
+            if let Some(at) = slot.iter().position(|live| live.key().scope == request.key.scope) {
+                match self.join(slot[at].clone(), &request, start, now) {
                     Ok(leg) => return Ok(leg),
                     Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
                     Err(NotOpened::Ended(again)) => start = again,
@@ -144,16 +144,16 @@ impl Manager {
                 // It has ended and is about to be removed.
                 previous = Some(slot.swap_remove(at).as_previous());
             }
-            let closing = self.closing.find(&arrival.key).map(|live| live.as_previous());
+            let closing = self.closing.find(&request.key).map(|live| live.as_previous());
             previous = newer(previous, closing);
-            let (live, leg_id) = self.open(&arrival, &opening, previous, place, start, now)?;
+            let (live, leg_id) = self.open(&request, &opening, previous, permit, start, now)?;
             slot.push(live.clone());
             is_here = true;
             is_new = matches!(opening, Opening::Own(_) | Opening::Shared { is_new: true, .. });
             Ok(Leg::new(live, self.clone(), leg_id))
         });
         if !is_here {
-            self.replication.release(&opening, &arrival);
+            self.replication.release(&opening, &request);
             return leg;
         }
         let leg = leg?;
@@ -168,16 +168,16 @@ impl Manager {
     /// Creates a session with its first leg. Orders against its agents survive from the previous incarnation.
     fn open(
         &self,
-        arrival: &SessionRequest,
+        request: &SessionRequest,
         opening: &Opening,
         previous: Option<Previous>,
-        place: SessionPermit<'_>,
+        permit: SessionPermit<'_>,
         start: LegStart,
         now: Moment,
     ) -> Result<(Arc<Session>, LegId), Denied> {
-        let orders = self.kill_orders.agent_orders(&arrival.key, now);
+        let orders = self.kill_orders.agent_orders(&request.key, now);
         let live = match opening {
-            Opening::Own(stored) => Session::new(arrival.clone(), newer(*stored, previous), now),
+            Opening::Own(stored) => Session::new(request.clone(), newer(*stored, previous), now),
             Opening::Shared { session, share, .. } => Session::shared(session, *share, now, &self.clock),
         };
         let live = Arc::new(self.active_counts.share(live));
@@ -185,12 +185,12 @@ impl Manager {
             live.order_agent(order);
         }
         let leg = self.next_leg();
-        match live.open(leg, &arrival.identity, start, now, &self.clock) {
+        match live.open(leg, &request.identity, start, now, &self.clock) {
             Ok(()) => {}
             Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
             Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),
         }
-        place.take(&live);
+        permit.take(&live);
         Ok((live, leg))
     }
 }

@@ -41,7 +41,7 @@ pub struct Session {
     share: u32,
     /// The mark of the backend that served the session last, where its prompt cache is warm; 0 for none.
     home: AtomicU64,
-    pub(in crate::session) seats: RosterPositions,
+    pub(in crate::session) positions: RosterPositions,
     inner: Mutex<Inner>,
 }
 
@@ -106,16 +106,16 @@ pub(in crate::session) struct Previous {
 
 impl Session {
     /// A new incarnation, active and without a leg.
-    pub(in crate::session) fn new(arrival: SessionRequest, previous: Option<Previous>, now: Moment) -> Self {
+    pub(in crate::session) fn new(request: SessionRequest, previous: Option<Previous>, now: Moment) -> Self {
         Self {
-            key: arrival.key,
+            key: request.key,
             uid: Uid::fresh(),
             kind: SessionKind::Traffic,
             incarnation: previous.map_or(1, |previous| previous.incarnation.saturating_add(1)),
             previous: previous.map(|previous| previous.uid),
-            principal: arrival.principal,
-            identity: Arc::new(arrival.identity),
-            client_addr: arrival.client_addr,
+            principal: request.principal,
+            identity: Arc::new(request.identity),
+            client_addr: request.client_addr,
             started: now,
             last_activity: AtomicU64::new(now.as_millis()),
             requests: AtomicU64::new(0),
@@ -125,7 +125,7 @@ impl Session {
             captured: AtomicU32::new(0),
             share: 0,
             home: AtomicU64::new(0),
-            seats: RosterPositions::default(),
+            positions: RosterPositions::default(),
             inner: Mutex::new(Inner {
                 state: SessionState::Active,
                 legs: Vec::new(),

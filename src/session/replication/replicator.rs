@@ -184,15 +184,15 @@ impl Replicator {
     pub(super) async fn open_session(
         &self,
         core: &Manager,
-        arrival: &SessionRequest,
+        request: &SessionRequest,
     ) -> Result<Opening, Denied> {
-        if let Some(gap) = arrival.idle_gap {
+        if let Some(gap) = request.idle_gap {
             self.gap_ms.fetch_min(millis(gap), Ordering::Relaxed);
         }
         for _ in 0..TRIES {
             let now = core.clock().now();
             let share = self.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-            let proposed = Session::new(arrival.clone(), None, now).view(core.clock(), false);
+            let proposed = Session::new(request.clone(), None, now).view(core.clock(), false);
             if !self.is_up() {
                 return self.open_without_store(proposed, share);
             }
@@ -200,25 +200,25 @@ impl Replicator {
             let admitted = self.store.admit(proposed.clone(), &self.share_name(share), now_ms).await;
             match admitted {
                 Ok(Admitted::New(session, entries)) => {
-                    self.apply_orders(core, &arrival.key, entries);
+                    self.apply_orders(core, &request.key, entries);
                     return Ok(Opening::Shared { session, share, is_new: true });
                 }
                 Ok(Admitted::Join(session, last_ms, entries)) => {
-                    self.apply_orders(core, &arrival.key, entries);
-                    if !self.end_if_over(core, arrival, &session, last_ms, now).await {
+                    self.apply_orders(core, &request.key, entries);
+                    if !self.end_if_over(core, request, &session, last_ms, now).await {
                         return Ok(Opening::Shared { session, share, is_new: false });
                     }
                     self.release_share(&session, share).await;
                 }
                 Ok(Admitted::Killed(entries)) => {
-                    self.apply_orders(core, &arrival.key, entries);
-                    if let Some(order) = core.kill_orders().in_force(&arrival.key, now) {
+                    self.apply_orders(core, &request.key, entries);
+                    if let Some(order) = core.kill_orders().in_force(&request.key, now) {
                         return Err(Denied::Killed { order });
                     }
                 }
                 Ok(Admitted::Unreadable(key)) => return Err(Denied::Unreadable { key }),
                 Err(LinkError::Refused(_)) => {
-                    return Err(Denied::Unreadable { key: self.store.keys().session(&arrival.key) });
+                    return Err(Denied::Unreadable { key: self.store.keys().session(&request.key) });
                 }
                 Err(away) => {
                     self.store_lost(core, &away);
@@ -244,7 +244,7 @@ impl Replicator {
     async fn end_if_over(
         &self,
         core: &Manager,
-        arrival: &SessionRequest,
+        request: &SessionRequest,
         session: &SessionView,
         last_ms: u64,
         now: Moment,
@@ -260,7 +260,7 @@ impl Replicator {
             return self.is_over(core, ended);
         }
         let idle_timeout = settings.idle_timeout;
-        let (limit, reason) = match arrival.idle_gap {
+        let (limit, reason) = match request.idle_gap {
             Some(gap) if gap < idle_timeout => (gap, EndReason::IdleGap),
             _ => (idle_timeout, EndReason::IdleTimeout),
         };
@@ -285,13 +285,13 @@ impl Replicator {
     }
 
     /// Releases what was opened in the store for a request that was refused here, or that found the session active.
-    pub(super) fn release_opening(&self, opening: &Opening, arrival: &SessionRequest) {
+    pub(super) fn release_opening(&self, opening: &Opening, request: &SessionRequest) {
         let Opening::Shared { session, share, .. } = opening else { return };
         if !self.is_up() {
             return;
         }
         let (store, key, uid, share) =
-            (self.store.clone(), arrival.key.clone(), session.uid, self.share_name(*share));
+            (self.store.clone(), request.key.clone(), session.uid, self.share_name(*share));
         tokio::spawn(async move {
             if let Err(fault) = store.abandon(&key, uid, &share).await {
                 tracing::debug!(%fault, "a share was not given back");

@@ -62,7 +62,7 @@ impl KillOrder {
         SessionKey { scope: self.scope.clone(), id: self.session_id.clone() }
     }
 
-    /// What the client is told: the reason, not the person.
+    /// The message for the client, with the reason but not the operator.
     pub fn notice(&self) -> String {
         let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
         match self.reason.as_str() {

@@ -8,7 +8,7 @@ use crate::session::views::session_view::SessionView;
 impl Session {
     /// This instance's share of an incarnation that other instances have as well.
     pub(in crate::session) fn shared(session: &SessionView, share: u32, now: Moment, clock: &Clock) -> Self {
-        let arrival = SessionRequest {
+        let request = SessionRequest {
             key: session.key().clone(),
             identity: session.identity.clone(),
             principal: session.principal.id.clone(),
@@ -24,7 +24,7 @@ impl Session {
             previous: session.previous_id,
             started: clock.moment(session.started_at).min(now),
             share,
-            ..Self::new(arrival, None, now)
+            ..Self::new(request, None, now)
         }
     }
 
