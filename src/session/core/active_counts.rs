@@ -134,7 +134,7 @@ impl ActiveCounts {
     }
 
     /// The account that a session of this request counts against.
-    pub(in crate::session) fn account(&self, request: &SessionRequest) -> PrincipalId {
+    pub(super) fn account(&self, request: &SessionRequest) -> PrincipalId {
         let count = |account: &PrincipalId| self.by_account.get(account).map_or(0, |counts| counts.active);
         let busiest = request.accounts.iter().max_by_key(|account| (count(account), account.as_str()));
         busiest.unwrap_or(&request.principal).clone()
@@ -198,7 +198,7 @@ impl ActiveCounts {
     }
 
     /// A sample of the sessions that this limit counts, spread over the roster.
-    pub(in crate::session) fn sample(&self, limit: Limit, account: &PrincipalId) -> Vec<Arc<Session>> {
+    pub(super) fn sample(&self, limit: Limit, account: &PrincipalId) -> Vec<Arc<Session>> {
         match limit {
             Limit::ActivePerPrincipal => self
                 .by_account
@@ -209,7 +209,7 @@ impl ActiveCounts {
         }
     }
 
-    pub(in crate::session) fn capacity(&self, settings: &Settings) -> Capacity {
+    pub(super) fn capacity(&self, settings: &Settings) -> Capacity {
         let share = |active: usize, max: usize| active as f64 / max as f64;
         let largest = self.by_account.iter().map(|counts| counts.active).max().unwrap_or(0);
         let read = |counts: &[AtomicU64; Limit::ALL.len()]| {

@@ -30,7 +30,7 @@ pub(in crate::session) struct AgentIndex(u16);
 
 impl AgentIndex {
     /// The main agent.
-    pub(in crate::session) const MAIN: Self = Self(0);
+    pub(super) const MAIN: Self = Self(0);
     /// Agents that are not tracked.
     const OTHER: Self = Self(u16::MAX);
 }
@@ -276,7 +276,7 @@ impl Agents {
 impl Inner {
     /// The agent that sends a request, or the order that refuses it. A session with only the main agent keeps no
     /// tree.
-    pub(in crate::session) fn enter(
+    pub(super) fn enter(
         &mut self,
         live: &Session,
         who: &Identity,
@@ -301,17 +301,12 @@ impl Inner {
     }
 
     /// The agents that sent requests, in order of first use.
-    pub(in crate::session) fn agent_names(&self) -> Vec<AgentId> {
+    pub(super) fn agent_names(&self) -> Vec<AgentId> {
         self.agents.as_ref().map_or_else(|| vec![AgentId::new(MAIN_AGENT)], |agents| agents.names())
     }
 
     /// The tree of agents in depth-first order.
-    pub(in crate::session) fn agent_views(
-        &self,
-        live: &Session,
-        clock: &Clock,
-        now: Moment,
-    ) -> Vec<AgentView> {
+    pub(super) fn agent_views(&self, live: &Session, clock: &Clock, now: Moment) -> Vec<AgentView> {
         match &self.agents {
             Some(agents) => agents.views(clock, now),
             None => root(live, self.legs.len(), &self.totals).views(clock, now),
@@ -334,7 +329,7 @@ fn root(live: &Session, open_legs: usize, totals: &SessionTotals) -> Agents {
 impl Session {
     /// Refuses an agent and its descendants from now on. Returns the slots of their open legs, which the caller
     /// cuts.
-    pub(in crate::session) fn order_agent(&self, order: &Arc<KillOrder>) -> Vec<Arc<Cut>> {
+    pub(super) fn order_agent(&self, order: &Arc<KillOrder>) -> Vec<Arc<Cut>> {
         let mut inner = self.inner();
         if inner.state != SessionState::Active {
             return Vec::new();
@@ -346,7 +341,7 @@ impl Session {
     }
 
     /// Lifts exactly this order against an agent.
-    pub(in crate::session) fn lift(&self, order: &Arc<KillOrder>) {
+    pub(super) fn lift(&self, order: &Arc<KillOrder>) {
         if let Some(agents) = &mut self.inner().agents {
             agents
                 .orders
@@ -357,7 +352,7 @@ impl Session {
     }
 
     /// The order that cut an open leg: against its agent or against the session.
-    pub(in crate::session) fn order_refusing(&self, leg: LegId, now: Moment) -> Option<Arc<KillOrder>> {
+    pub(super) fn order_refusing(&self, leg: LegId, now: Moment) -> Option<Arc<KillOrder>> {
         let inner = self.inner();
         if let Some(order) = inner.end.as_ref().and_then(|end| end.order.clone()) {
             return Some(order);

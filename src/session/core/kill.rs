@@ -247,7 +247,7 @@ impl Manager {
 
     /// Carries out a recorded order: ends the session, or adds the order to the session's agents, and cuts their
     /// legs. Returns the session if it is active here, and how many legs were cut.
-    pub(in crate::session) fn apply_order(&self, order: &Arc<KillOrder>) -> (Option<Arc<Session>>, usize) {
+    pub(super) fn apply_order(&self, order: &Arc<KillOrder>) -> (Option<Arc<Session>>, usize) {
         let mut found = None;
         // Sessions opened before the order was recorded are found here; later requests find the order. A newer
         // incarnation than the one named is killed as well.
@@ -276,7 +276,7 @@ impl Manager {
     }
 
     /// Removes a lifted order against an agent from its sessions.
-    pub(in crate::session) fn lift_from_sessions(&self, order: &Arc<KillOrder>) {
+    pub(super) fn lift_from_sessions(&self, order: &Arc<KillOrder>) {
         if order.agent.is_some() {
             self.sessions_under(order).iter().for_each(|live| live.lift(order));
         }

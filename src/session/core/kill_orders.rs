@@ -28,7 +28,7 @@ pub(in crate::session) struct KillOrders {
 
 impl KillOrders {
     /// Sets the principals' key of this instance; only the first call has an effect.
-    pub(in crate::session) fn set_principals_key(&self, key: KeyId) {
+    pub(super) fn set_principals_key(&self, key: KeyId) {
         let _ = self.key.set(key);
     }
 
@@ -49,7 +49,7 @@ impl KillOrders {
 
     /// True if an order applies to this session: to its scope, or to any scope made from a credential if the order
     /// was made with another key.
-    pub(in crate::session) fn is_against(&self, order: &KillOrder, key: &SessionKey) -> bool {
+    pub(super) fn is_against(&self, order: &KillOrder, key: &SessionKey) -> bool {
         order.session_id == key.id
             && (order.scope == key.scope || self.is_foreign(order) && by_credential(&key.scope))
     }
@@ -74,7 +74,7 @@ impl KillOrders {
     }
 
     /// The orders that refuse single agents of this session now.
-    pub(in crate::session) fn agent_orders(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
+    pub(super) fn agent_orders(&self, key: &SessionKey, now: Moment) -> Vec<Arc<KillOrder>> {
         let Some(orders) = self.orders.get(key.id.as_str()) else { return Vec::new() };
         let theirs = |order: &&Arc<KillOrder>| order.agent.is_some() && self.is_against(order, key);
         orders.iter().filter(theirs).filter(|order| order.in_force(now)).cloned().collect()
@@ -152,7 +152,7 @@ impl KillOrders {
     }
 
     /// Removes the orders against a session or an agent up to this revision, and returns them.
-    pub(in crate::session) fn remove_up_to(
+    pub(super) fn remove_up_to(
         &self,
         key: &SessionKey,
         agent: Option<&AgentId>,
@@ -175,7 +175,7 @@ impl KillOrders {
     }
 
     /// Removes expired orders.
-    pub(in crate::session) fn forget_expired(&self, now: Moment) {
+    pub(super) fn forget_expired(&self, now: Moment) {
         self.orders.retain(|_, orders| {
             orders.retain(|order| order.in_force(now));
             !orders.is_empty()

@@ -50,7 +50,7 @@ impl Session {
     }
 
     /// Records where an open leg is sent.
-    pub(in crate::session) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
+    pub(super) fn routed(&self, id: LegId, backend: &BackendName, model: Option<&str>) {
         let Inner { legs, totals, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
             totals.routed(&mut leg.line, Some(backend), model);
@@ -67,7 +67,7 @@ impl Session {
     }
 
     /// Records that an open leg failed over.
-    pub(in crate::session) fn rerouted(&self, id: LegId, backend: &BackendName) {
+    pub(super) fn rerouted(&self, id: LegId, backend: &BackendName) {
         let Inner { legs, totals, .. } = &mut *self.inner();
         if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
             totals.rerouted(&mut leg.line, backend);
@@ -75,7 +75,7 @@ impl Session {
     }
 
     /// Adds token counts to an open leg.
-    pub(in crate::session) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
+    pub(super) fn add_usage(&self, id: LegId, model: Option<&str>, usage: Usage) {
         let inner = &mut *self.inner();
         inner.totals.add_usage(model, usage);
         let Some(leg) = inner.legs.iter_mut().find(|leg| leg.id == id) else { return };
@@ -114,7 +114,7 @@ impl Session {
 
     /// Removes an open leg with everything it counted. Returns true if the session had ended and waited only for
     /// this leg.
-    pub(in crate::session) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
+    pub(super) fn withdraw(&self, id: LegId, bytes_in: u64, now: Moment) -> bool {
         let mut inner = self.inner();
         let Some(at) = inner.legs.iter().position(|leg| leg.id == id) else { return false };
         let leg = inner.legs.swap_remove(at);

@@ -81,17 +81,17 @@ pub(in crate::session) struct NameMatches {
 
 impl NameMatches {
     /// Adds the incarnation with the uid; entries added earlier win.
-    pub(in crate::session) fn add_by_uid(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
+    pub(super) fn add_by_uid(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
         add(&mut self.by_uid, sessions);
     }
 
     /// Adds incarnations with the id; entries added earlier win.
-    pub(in crate::session) fn add_by_id(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
+    pub(super) fn add_by_id(&mut self, sessions: impl IntoIterator<Item = SessionView>) {
         add(&mut self.by_id, sessions);
     }
 
     /// True if an incarnation with the uid was found.
-    pub(in crate::session) fn has_uid(&self) -> bool {
+    pub(super) fn has_uid(&self) -> bool {
         !self.by_uid.is_empty()
     }
 
@@ -100,7 +100,7 @@ impl NameMatches {
     }
 
     /// Keeps only the sessions of this scope.
-    pub(in crate::session) fn keep_scope(&mut self, scope: &Scope) {
+    pub(super) fn keep_scope(&mut self, scope: &Scope) {
         self.by_uid.retain(|session| session.key().scope == *scope);
         self.by_id.retain(|session| session.key().scope == *scope);
     }
@@ -111,7 +111,7 @@ impl NameMatches {
     }
 
     /// The incarnations matched by uid, and those matched by id.
-    pub(in crate::session) fn into_parts(self) -> (Vec<SessionView>, Vec<SessionView>) {
+    pub(super) fn into_parts(self) -> (Vec<SessionView>, Vec<SessionView>) {
         (self.by_uid, self.by_id)
     }
 

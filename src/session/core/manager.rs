@@ -157,7 +157,7 @@ impl Manager {
         self.settings.load_full()
     }
 
-    pub(in crate::session) fn next_leg(&self) -> LegId {
+    pub(super) fn next_leg(&self) -> LegId {
         LegId(self.legs.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
@@ -172,7 +172,7 @@ impl Manager {
     }
 
     /// Waits while the listener is behind, for at most `patience` in total.
-    pub(in crate::session) async fn pace(&self, patience: &mut Duration) {
+    pub(super) async fn pace(&self, patience: &mut Duration) {
         while self.listener.is_behind() && !patience.is_zero() {
             tokio::time::sleep(PACE).await;
             *patience = patience.saturating_sub(PACE);
@@ -235,7 +235,7 @@ impl Manager {
     }
 
     /// Removes a leg with everything it counted, and writes the record if an ended session waited for it.
-    pub(in crate::session) fn withdraw(&self, live: &Arc<Session>, leg: LegId, bytes_in: u64) {
+    pub(super) fn withdraw(&self, live: &Arc<Session>, leg: LegId, bytes_in: u64) {
         if live.withdraw(leg, bytes_in, self.clock.now()) {
             self.finish(live);
         }

@@ -118,7 +118,7 @@ impl PackedRequest {
     }
 
     /// Token counts of a socket's responses; `None` for other requests.
-    pub(in crate::session) fn socket_usage(&self) -> Option<Usage> {
+    pub(super) fn socket_usage(&self) -> Option<Usage> {
         self.socket.as_ref().map(|socket| socket.usage)
     }
 

@@ -22,11 +22,7 @@ impl Manager {
     }
 
     /// Lists sessions for `asker`, a peer process that is not queried itself.
-    pub(in crate::session) async fn list_for(
-        &self,
-        filter: &Filter,
-        asker: Option<&Arc<PeerChannel>>,
-    ) -> Page {
+    pub(super) async fn list_for(&self, filter: &Filter, asker: Option<&Arc<PeerChannel>>) -> Page {
         let page = self.list_here(filter).await;
         self.page_with_peers(page, filter, asker).await
     }
@@ -154,7 +150,7 @@ impl Manager {
     }
 
     /// Finds sessions for `asker`, a peer process that is not queried itself.
-    pub(in crate::session) async fn find_for(
+    pub(super) async fn find_for(
         &self,
         target: SessionRef<'_>,
         asker: Option<&Arc<PeerChannel>>,
@@ -188,7 +184,7 @@ impl Manager {
     }
 
     /// Adds what the store finds; what was found here is newer.
-    pub(in crate::session) async fn find_stored(
+    pub(super) async fn find_stored(
         &self,
         target: SessionRef<'_>,
         found: &mut NameMatches,

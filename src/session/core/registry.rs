@@ -45,11 +45,7 @@ impl Registry {
     }
 
     /// Runs `work` on the slot of an id while the shard is locked; removes the slot if it is empty afterwards.
-    pub(in crate::session) fn with_slot<T>(
-        &self,
-        id: &SessionId,
-        work: impl FnOnce(&mut Vec<Arc<Session>>) -> T,
-    ) -> T {
+    pub(super) fn with_slot<T>(&self, id: &SessionId, work: impl FnOnce(&mut Vec<Arc<Session>>) -> T) -> T {
         match self.slots.entry(id.clone()) {
             Entry::Occupied(mut slot) => {
                 let done = work(slot.get_mut());

@@ -41,7 +41,7 @@ pub struct Session {
     share: u32,
     /// The mark of the backend that served the session last, where its prompt cache is warm; 0 for none.
     home: AtomicU64,
-    pub(in crate::session) positions: RosterPositions,
+    pub(super) positions: RosterPositions,
     inner: Mutex<Inner>,
 }
 
@@ -86,7 +86,7 @@ pub(in crate::session) struct Closed {
     /// The request, if the caller wanted it.
     pub(in crate::session) kept: Option<PackedRequest>,
     /// True if the session had ended and waited only for this leg.
-    pub(in crate::session) was_last: bool,
+    pub(super) was_last: bool,
 }
 
 /// How the session ended.
@@ -138,7 +138,7 @@ impl Session {
     }
 
     /// Shares the memory of equal values with another session of the same principal.
-    pub(in crate::session) fn sharing(mut self, principal: &PrincipalId, identity: &Arc<Identity>) -> Self {
+    pub(super) fn sharing(mut self, principal: &PrincipalId, identity: &Arc<Identity>) -> Self {
         if self.key.scope.as_str() == principal.as_str() {
             self.key.scope = Scope::of(principal);
         }
@@ -305,7 +305,7 @@ impl Session {
     }
 
     /// Calls `build` once, after the end of the session; later calls, and calls before the end, return `None`.
-    pub(in crate::session) fn record_once<T>(&self, build: impl FnOnce(&Inner) -> T) -> Option<T> {
+    pub(super) fn record_once<T>(&self, build: impl FnOnce(&Inner) -> T) -> Option<T> {
         let mut inner = self.inner();
         if inner.recorded {
             return None;
@@ -325,7 +325,7 @@ impl Session {
     }
 
     /// This session as the previous one of the next incarnation.
-    pub(in crate::session) fn as_previous(&self) -> Previous {
+    pub(super) fn as_previous(&self) -> Previous {
         Previous { uid: self.uid, incarnation: self.incarnation }
     }
 }

@@ -46,7 +46,7 @@ struct RareTotals {
 
 impl SessionTotals {
     /// Counts the backend and the model of an open leg, so that views show them before the response is complete.
-    pub(in crate::session) fn routed(
+    pub(super) fn routed(
         &mut self,
         line: &mut RequestLine,
         backend: Option<&BackendName>,
@@ -64,7 +64,7 @@ impl SessionTotals {
     }
 
     /// Reverts what [`SessionTotals::routed`] counted for this line.
-    pub(in crate::session) fn withdraw(&mut self, line: &RequestLine) {
+    pub(super) fn withdraw(&mut self, line: &RequestLine) {
         if let Some(used) = self.backends.iter_mut().find(|used| Some(&used.name) == line.backend.as_ref()) {
             used.requests -= 1;
         }
@@ -75,7 +75,7 @@ impl SessionTotals {
     }
 
     /// Moves an open leg to the backend that it failed over to.
-    pub(in crate::session) fn rerouted(&mut self, line: &mut RequestLine, backend: &BackendName) {
+    pub(super) fn rerouted(&mut self, line: &mut RequestLine, backend: &BackendName) {
         if let Some(left) = line.backend.take()
             && let Some(used) = self.backends.iter_mut().find(|used| used.name == left)
         {
@@ -130,7 +130,7 @@ impl SessionTotals {
     }
 
     /// Adds the token counts of one response.
-    pub(in crate::session) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
+    pub(super) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
         if let Some(model) = model {
             let used = self.model(model);
             used.usage += usage;

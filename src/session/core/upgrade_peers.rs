@@ -179,11 +179,7 @@ impl Manager {
     }
 
     /// Sends a kill order to the peers.
-    pub(in crate::session) fn send_kill_to_peers(
-        &self,
-        order: &KillOrder,
-        asker: Option<&Arc<PeerChannel>>,
-    ) -> Sent {
+    pub(super) fn send_kill_to_peers(&self, order: &KillOrder, asker: Option<&Arc<PeerChannel>>) -> Sent {
         if !self.has_upgrade_peers() {
             return Sent(Vec::new());
         }
@@ -191,7 +187,7 @@ impl Manager {
     }
 
     /// Tells the peers that an order was lifted.
-    pub(in crate::session) fn send_lift_to_peers(&self, order: &KillOrder) {
+    pub(super) fn send_lift_to_peers(&self, order: &KillOrder) {
         if self.has_upgrade_peers() {
             self.send(
                 &PeerRequest::Lift { key: order.key(), agent: order.agent.clone(), rev: order.rev },
@@ -213,7 +209,7 @@ impl Manager {
     /// Adds what the peers find. With Redis the store knows more while it is available.
     ///
     /// # Errors A peer does not answer.
-    pub(in crate::session) async fn find_at_peers(
+    pub(super) async fn find_at_peers(
         &self,
         target: SessionRef<'_>,
         asker: Option<&Arc<PeerChannel>>,
@@ -235,7 +231,7 @@ impl Manager {
     }
 
     /// Adds the sessions of the peers to a page.
-    pub(in crate::session) async fn page_with_peers(
+    pub(super) async fn page_with_peers(
         &self,
         page: Page,
         filter: &Filter,
