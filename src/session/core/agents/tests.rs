@@ -1,4 +1,4 @@
-//! Trees of agents, and kills of a part of one.
+//! Trees of agents, and kills of subtrees.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl TestManager {
-    /// A request of an agent of the session `s-1`; `main` and an unknown parent are written as "".
+    /// A request of an agent of the session `s-1`; "" means the main agent or an unknown parent.
     async fn speak(&self, agent: &str, parent: &str) -> Result<Leg, Denied> {
         self.manager.admit(agent_arrival("s-1", agent, parent), leg_start()).await
     }
 
-    /// The same, done at once.
+    /// A finished request of an agent.
     async fn spoke(&self, agent: &str, parent: &str) {
         self.speak(agent, parent).await.unwrap().settle(LegReport::default());
     }
@@ -38,7 +38,7 @@ impl TestManager {
         self.manager.get("s-1").await.remove(0).agents.unwrap()
     }
 
-    /// The tree as a text: each agent indented below its parent.
+    /// The tree as text, each agent indented below its parent.
     async fn tree(&self) -> String {
         let line = |agent: &AgentView| format!("{}{}", " ".repeat(agent.depth), agent.id);
         self.agents().await.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -60,7 +60,7 @@ async fn the_tree_is_built_from_what_agents_tell() {
     house.spoke("a", "").await;
     house.spoke("a1", "a").await;
     house.spoke("b", "").await;
-    // Its parent has not spoken yet, and does so later, with a parent of its own.
+    // Its parent sends a request later, and then names its own parent.
     house.spoke("c11", "c1").await;
     assert_eq!(house.tree().await, "main\n a\n  a1\n b\n c1\n  c11");
     house.spoke("c1", "c").await;
@@ -82,7 +82,7 @@ async fn rings_and_second_parents_change_nothing() {
         house.spoke(agent, parent).await;
     }
     assert_eq!(house.tree().await, "main\n a\n  b\n   c\n x");
-    // A name without an agent is nobody's parent.
+    // A parent without an agent is ignored.
     house.spoke("", "ghost").await;
     assert!(!house.tree().await.contains("ghost"));
 }
@@ -144,7 +144,7 @@ async fn a_kill_takes_the_agent_and_all_below_it_and_nobody_else() {
     for agent in ["a", "a1", "a11"] {
         assert_eq!(refused(house.speak(agent, "").await), "Agent a killed by operator: runaway", "{agent}");
     }
-    // Those that come later, also below one that was refused before it was ever let in.
+    // Later agents, including descendants of one that was refused before it was ever admitted.
     for (agent, parent) in [("a2", "a"), ("a21", "a2"), ("a111", "a11"), ("a1111", "a111")] {
         refused(house.speak(agent, parent).await);
         refused(house.speak(agent, "").await);
@@ -160,7 +160,7 @@ async fn a_kill_takes_the_agent_and_all_below_it_and_nobody_else() {
     assert!(states.contains(&"main active".to_owned()), "{states:?}");
     assert_eq!(house.names()[1], "agent_killed");
     assert_eq!(house.manager.stats().kills_in_force, 1);
-    // A known agent that says now that a killed one started it.
+    // A known agent that now names a killed one as its parent.
     refused(house.speak("b1", "a1").await);
 }
 
@@ -204,7 +204,7 @@ async fn an_order_outlives_the_session_and_ends_by_the_clock() {
     house.clock.advance(2 * HOUR);
     house.manager.reap().await;
     assert_eq!(house.manager.active(), 0);
-    // Nobody knows the tree any more; the order does. Its refusals make no session.
+    // The tree is gone; the order remains, and a refusal creates no session.
     refused(house.speak("a", "").await);
     refused(house.speak("a1", "").await);
     refused(house.speak("a2", "a1").await);
@@ -258,8 +258,8 @@ async fn a_crowd_of_agents_takes_bounded_memory_and_keeps_the_living() {
     refused(house.speak("killed", "").await);
     assert!(matches!(house.kill_agent(OTHER).await, Err(KillError::UnknownAgent { .. })));
 
-    // All places taken by agents with an open request: a further one is counted with the others, and still
-    // refused when it names a killed parent.
+    // All indexes are taken by agents with open requests: a further one counts with the others, and is still
+    // refused if it names a killed parent.
     let mut legs = Vec::new();
     for number in 0..MOST {
         legs.push(house.speak(&format!("open-{number}"), "").await.unwrap());

@@ -1,4 +1,4 @@
-//! What a manager promises to the proxy and to operators.
+//! The contract of the manager with the proxy and operators.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ impl TestManager {
         self.manager.admit(arrival(id), leg_start()).await
     }
 
-    /// A session with one request that is done.
+    /// A session with one finished request.
     async fn visit(&self, id: &str) -> Arc<Session> {
         let mut leg = self.admit(id).await.unwrap();
         leg.settle(LegReport::default());
@@ -96,7 +96,7 @@ async fn a_name_that_is_a_uid_and_an_id_is_ambiguous_for_every_order() {
 
     let killed = house.manager.kill(by(NamedBy::Id), order()).await.unwrap();
     assert_eq!((killed.uid, victim.session().state()), (other.session().uid(), SessionState::Active));
-    // Its end does not make the name mean the other one.
+    // After its end the name is still ambiguous.
     assert!(matches!(house.kill(&uid).await, Err(KillError::Ambiguous(_))));
     house.manager.kill(by(NamedBy::Uid), order()).await.unwrap();
     assert_eq!(victim.session().state(), SessionState::Killed);
@@ -137,7 +137,7 @@ async fn manager_allows_timed_out_session_id() {
     assert_eq!(old.state(), SessionState::TimedOut);
     let leg = house.admit("s-1").await.unwrap();
     assert_eq!((leg.session().incarnation(), leg.session().previous()), (2, Some(old.uid())));
-    // Also when the old one has long been in the store only.
+    // The same when the old one has long been only in the store.
     drop(leg);
     house.clock.advance(MINUTE);
     house.manager.reap().await;
@@ -159,7 +159,7 @@ async fn manager_kill_session() {
     assert_eq!((killed.state, killed.legs_cut, killed.by.as_str()), (SessionState::Killed, 1, "user:sec"));
     assert_eq!(cut.reason(), Some(CutReason::Killed));
     assert_eq!((house.manager.active(), house.state("s-1").await), (0, SessionState::Killed));
-    // The record waits for the leg, and holds what it moved.
+    // The record waits for the leg and includes its bytes.
     assert!(house.records().is_empty());
     leg.session().add_bytes_out(10);
     leg.settle(LegReport { backend: Some(BackendName::new("ollama")), ..LegReport::default() });
@@ -353,7 +353,7 @@ async fn a_derived_id_after_a_gap_is_another_session() {
     let derived = || SessionRequest { idle_gap: Some(10 * MINUTE), ..arrival("auto-1") };
     let first = house.manager.admit(derived(), leg_start()).await.unwrap();
     house.clock.advance(11 * MINUTE);
-    // A leg that is open holds the session together.
+    // An open leg keeps the session active.
     let same = house.manager.admit(derived(), leg_start()).await.unwrap();
     assert_eq!(same.session().uid(), first.session().uid());
     let uid = first.session().uid();
@@ -418,7 +418,7 @@ async fn when_full_the_longest_idle_without_an_open_leg_ends() {
         drop(house.admit(id).await.unwrap());
         house.clock.advance(SECOND);
     }
-    // What moved last counts, not what began last.
+    // The last activity counts, not the last start.
     drop(house.admit("old").await.unwrap());
     house.clock.advance(SECOND);
     drop(house.admit("new").await.unwrap());

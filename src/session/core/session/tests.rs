@@ -1,4 +1,4 @@
-//! The life of one session.
+//! The lifecycle of one session.
 
 use super::*;
 use crate::clock::Clock;
@@ -26,7 +26,7 @@ fn end(live: &Session, clock: &Clock, reason: EndReason) -> Option<Vec<Arc<Cut>>
     live.end(End { at: clock.now(), reason, order: None }, |_, _| true)
 }
 
-/// True when the session had ended and waited for this leg.
+/// Returns true if the session had ended and waited only for this leg.
 fn close(live: &Session, clock: &Clock, leg: u64, report: Option<LegReport>) -> bool {
     live.close(LegId(leg), report, false, clock.now()).is_some_and(|closed| closed.was_last)
 }
@@ -178,7 +178,7 @@ fn an_idle_session_is_small() {
     let live = session(&clock);
     open(&live, &clock, 1);
     close(&live, &clock, 1, None);
-    // The handle, its line, the texts of that, a slot in the list of legs.
+    // The handle, the packed request, its strings, and a slot in the list of legs.
     let held = size_of::<Session>() + size_of::<PackedRequest>() + 80 + size_of::<Box<OpenLeg>>();
     assert!(held <= 544, "{held}: {} {}", size_of::<Session>(), size_of::<PackedRequest>());
 }

@@ -1,4 +1,4 @@
-//! Two processes and more on their lines.
+//! Two or more processes connected by channels.
 
 use std::io::{BufRead, BufReader, Write};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::session::core::request::LegReport;
 use crate::session::testing::{TestManager, agent_arrival, arrival, arrival_of, leg_start};
 use crate::session::views::state::SessionState;
 
-/// Lines up processes, each the successor of the one before it.
+/// Connects processes, each the successor of the one before it.
 async fn upgraded(houses: &[&TestManager]) {
     for pair in houses.windows(2) {
         let (old, new) = UnixStream::pair().unwrap();
@@ -48,7 +48,7 @@ async fn a_session_of_the_old_process_is_seen_killed_and_resumed_by_the_new_one(
     new.manager.resume("s-1", None, "test").await.unwrap();
     let leg = new.manager.admit(arrival("s-1"), leg_start()).await;
     assert!(leg.is_ok());
-    // The lifting came after the kill on the same line, and so does this question.
+    // The lifting followed the kill on the same channel, and so does this query.
     assert_eq!(new.manager.get(&uid.to_string()).await[0].state, SessionState::Killed);
     assert!(old.manager.admit(arrival("s-1"), leg_start()).await.is_ok());
     assert_eq!(new.manager.kill("nobody", runaway()).await.unwrap_err(), KillError::Unknown);
@@ -139,7 +139,7 @@ async fn a_page_is_made_of_all_processes() {
         }
     }
     assert_eq!(seen, uids);
-    // Over the process in between.
+    // Through the process in between.
     assert_eq!(third.manager.kill("s-0", runaway()).await.unwrap().legs_cut, 3);
     assert!(first.manager.admit(arrival("s-0"), leg_start()).await.is_err());
 }
@@ -148,19 +148,19 @@ async fn a_page_is_made_of_all_processes() {
 async fn a_process_that_ended_or_hangs_does_not_hold_up_a_kill() {
     let (old, new) = (TestManager::new("{}"), TestManager::new("{}"));
     upgraded(&[&old, &new]).await;
-    // A third one that has its end of the line and never reads it.
+    // A third peer that never reads its end.
     let (ours, hangs) = UnixStream::pair().unwrap();
     new.manager.connect_successor(ours).unwrap();
     let _leg = new.manager.admit(arrival("s-1"), leg_start()).await.unwrap();
     let begun = Instant::now();
     assert_eq!(new.manager.kill("s-1", runaway()).await.unwrap().legs_cut, 1);
     assert!(begun.elapsed() < CUT, "{:?}", begun.elapsed());
-    // It is told all the same, and may read it later.
+    // It still receives the order, and may read it later.
     let mut told = BufReader::new(hangs);
     let mut line = String::new();
     told.read_line(&mut line).unwrap();
     assert!(line.contains("\"kill\"") && line.contains("s-1"), "{line}");
-    // A question of another version is answered, and what is no question is passed over.
+    // A request of another version is answered, and an invalid line is skipped.
     told.get_mut().write_all(b"nonsense\n{\"id\":7,\"ask\":{\"dance\":{}}}\n").unwrap();
     line.clear();
     let read = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! Many threads at once: what must never happen, and what must happen exactly once.
+//! Races between many threads: what must never happen, and what must happen exactly once.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ fn nobody_is_admitted_after_kill_has_returned() {
             };
             let knocking: Vec<_> = (0..4).map(|_| threads.spawn(knock)).collect();
             start.wait();
-            // Before the first admission there is nobody to kill.
+            // Before the first admission there is no session to kill.
             while block_on(house.kill("s-1")).is_err() {
                 thread::yield_now();
             }
@@ -68,7 +68,7 @@ fn no_agent_of_a_subtree_is_admitted_after_its_kill_has_returned() {
             let mut cuts = Vec::new();
             for number in 0..30 {
                 let after = killed.load(Ordering::SeqCst);
-                // Known ones, new ones, and ones below those.
+                // Known agents, new agents, and descendants of both.
                 let (agent, parent) = match (thread, number % 2) {
                     (0, _) => ("a".to_owned(), String::new()),
                     (_, 0) => (format!("a-{thread}-{number}"), "a".to_owned()),
