@@ -21,7 +21,7 @@ fn root() -> &'static Path {
 fn rows() -> Vec<Row> {
     let page = fs::read_to_string(root().join("docs/conformance.md")).unwrap();
     let is_row = |line: &&str| {
-        ["| E", "| K", "| I3", "| I4", "| I5", "| I10"].iter().any(|start| line.starts_with(start))
+        ["| E", "| K", "| I3", "| I4", "| I5", "| I10", "| I11"].iter().any(|start| line.starts_with(start))
     };
     let lines = page.lines().filter(is_row);
     lines
@@ -98,4 +98,31 @@ fn a_function_that_is_no_test_does_not_count() {
     let text = "fn helper() {}\n\n#[test]\nfn shown() {}\n\n#[tokio::test(flavor = \"multi_thread\")]\nasync fn waits() {}\n";
     assert!(has_test(text, "shown") && has_test(text, "waits"));
     assert!(!has_test(text, "helper") && !has_test(text, "show") && !has_test(text, "gone"));
+}
+
+/// A file that `tests/gateway/main.rs` does not declare would never run.
+#[test]
+fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
+    let folder = root().join("tests/gateway");
+    let contents = fs::read_to_string(folder.join("main.rs")).unwrap();
+    let mut subjects = 0;
+    for subject in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = subject.file_name().unwrap().to_str().unwrap();
+        if name == "main.rs" || name == "support" {
+            continue;
+        }
+        assert!(subject.is_dir(), "tests/gateway/{name} belongs into the folder of its subject");
+        let section = contents.split(&format!("\nmod {name} {{\n")).nth(1);
+        let section =
+            section.unwrap_or_else(|| panic!("{name} is not in main.rs")).split("\n}\n").next().unwrap();
+        for file in fs::read_dir(&subject).unwrap().map(|entry| entry.unwrap().path()) {
+            let module = file.file_stem().unwrap().to_str().unwrap();
+            let has_line = section.lines().zip(section.lines().skip(1)).any(|(doc, line)| {
+                doc.trim_start().starts_with("/// ") && line.trim() == format!("pub mod {module};")
+            });
+            assert!(has_line, "main.rs has no line for {name}/{module}");
+        }
+        subjects += 1;
+    }
+    assert_eq!(subjects, 6, "sessions, kills, protocols, routing, fleet, operations");
 }

@@ -144,7 +144,10 @@ fn what_the_compose_file_names_is_there() {
                 "{name}: {inside}"
             );
             // Only the proxies are published.
-            assert!(parts[0] == "127.0.0.1" || inside == "8080", "{name}: {port} is open to everybody");
+            assert!(
+                parts[0] == "127.0.0.1" || inside == "8080",
+                "{name}: {port} is published to other hosts"
+            );
         }
     }
     let declared: BTreeSet<String> = declared("volumes").into_iter().chain(declared("secrets")).collect();
@@ -152,7 +155,7 @@ fn what_the_compose_file_names_is_there() {
     let head = read(&docker("compose.yaml"));
     for secret in compose.0["secrets"].as_mapping().unwrap().values() {
         let variable = secret["environment"].as_str().unwrap();
-        assert!(head.contains(&format!("{variable}=$(")), "nobody is told to set {variable}");
+        assert!(head.contains(&format!("{variable}=$(")), "the head does not mention {variable}");
     }
 }
 
@@ -170,7 +173,7 @@ fn every_address_in_the_files_is_listened_to() {
     let found: Vec<_> = found.into_iter().filter_map(|text| address.captures(text)).collect();
     for parts in &found {
         let (name, port) = (parts[1].to_owned(), parts[2].parse().unwrap());
-        assert!(listeners.contains(&(name, port)), "nobody listens on {}", &parts[0]);
+        assert!(listeners.contains(&(name, port)), "no service listens on {}", &parts[0]);
     }
     // Two targets, Jaeger twice, Prometheus, and three variables of each instance.
     assert_eq!(found.len(), 11, "{found:?}");
@@ -217,8 +220,8 @@ fn the_instances_have_a_valid_configuration() {
     let here = format!("{}/", secrets.path().display());
     for name in ["elida-1", "elida-2"] {
         let service = compose.services()[name];
-        let told = names(&service["command"]).pop().unwrap();
-        let (source, _) = Compose::mounts(service).into_iter().find(|(_, place)| *place == told).unwrap();
+        let reported = names(&service["command"]).pop().unwrap();
+        let (source, _) = Compose::mounts(service).into_iter().find(|(_, place)| *place == reported).unwrap();
         let variables = Compose::variables(service);
         let variables = variables.iter().map(|(name, value)| (name, value.replace("/run/secrets/", &here)));
         let environment: Environment = variables.collect();
@@ -308,14 +311,14 @@ fn check(
     let matched =
         matched.map(|matcher| MATCHER.captures(matcher).map_or(matcher, |found| found.extract::<1>().1[0]));
     let label = Regex::new(r"\{\{ ?(?:\$labels\.)?([a-z_]+) ?(?:\|[^}]*)?\}\}").unwrap();
-    let told: Vec<&str> = label.captures_iter(shown).map(|found| found.extract::<1>().1[0]).collect();
-    for name in matched.chain(grouped.iter().copied()).chain(told.iter().copied()) {
+    let reported: Vec<&str> = label.captures_iter(shown).map(|found| found.extract::<1>().1[0]).collect();
+    for name in matched.chain(grouped.iter().copied()).chain(reported.iter().copied()) {
         if !known.contains(name) {
             return Err(format!("{query}: no metric in it has the label {name}"));
         }
     }
     // A result that is grouped by other labels, or by none, has lost this label.
-    match told.iter().find(|name| query.contains("sum") && !grouped.contains(**name)) {
+    match reported.iter().find(|name| query.contains("sum") && !grouped.contains(**name)) {
         Some(name) => Err(format!("{query}: {name} is shown but not kept")),
         None => Ok(used),
     }
@@ -340,8 +343,8 @@ fn the_check_of_queries_finds_what_is_wrong() {
         ("sum by (kind) (elida_sessions_total)", "{{state}}", "state is shown but not kept"),
         ("sum((elida_sessions_total)", "", "a bracket"),
     ] {
-        let told = check(bad, shown, &metrics).unwrap_err();
-        assert!(told.contains(fault), "{told}");
+        let reported = check(bad, shown, &metrics).unwrap_err();
+        assert!(reported.contains(fault), "{reported}");
     }
 }
 
@@ -352,7 +355,7 @@ fn alerts_use_metrics_that_exist_and_miss_none_that_matters() {
     let (mut used, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for rule in rules {
         let name = rule["alert"].as_str().unwrap();
-        assert!(seen.insert(name), "{name} stands twice");
+        assert!(seen.insert(name), "{name} exists twice");
         let annotations = &rule["annotations"];
         let shown = format!(
             "{} {}",
@@ -373,7 +376,7 @@ fn alerts_use_metrics_that_exist_and_miss_none_that_matters() {
         "elida_backend_healthy",
     ];
     for metric in named.into_iter().chain(losses(&metrics)) {
-        assert!(used.contains(metric), "nobody is told of {metric}");
+        assert!(used.contains(metric), "no alert or panel uses {metric}");
     }
 }
 

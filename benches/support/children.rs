@@ -187,10 +187,10 @@ fn listening(output: &mut BufReader<ChildStdout>) -> (SocketAddr, SocketAddr) {
     let (mut proxy, mut control) = (None, None);
     for line in output.lines() {
         let line = line.expect("text");
-        let told: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        if told["message"] == "listening" {
-            let address = told["address"].as_str().and_then(|text| text.parse().ok());
-            if told["service"] == "proxy" { proxy = address } else { control = address }
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if line["message"] == "listening" {
+            let address = line["address"].as_str().and_then(|text| text.parse().ok());
+            if line["service"] == "proxy" { proxy = address } else { control = address }
         }
         if let (Some(proxy), Some(control)) = (proxy, control) {
             return (proxy, control);

@@ -50,11 +50,11 @@ fn backends() {
         let demo = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let paced = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", demo.local_addr().expect("an address"));
-        let told = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let control = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", paced.local_addr().expect("an address"));
-        println!("{}", told.local_addr().expect("an address"));
+        println!("{}", control.local_addr().expect("an address"));
         tokio::spawn(source::serve(paced));
-        tokio::spawn(collector::serve(told));
+        tokio::spawn(collector::serve(control));
         Provider::quiet().serve(demo, std::future::pending()).await.expect("the provider serves");
     });
 }

@@ -172,8 +172,8 @@ fn verified(arguments: &Arguments, elida: &Proxy) -> io::Result<String> {
             String::from_utf8_lossy(&[exported.stderr, checked.stderr].concat()).into_owned(),
         ));
     }
-    let told = String::from_utf8_lossy(&checked.stdout).split(", ").take(2).collect::<Vec<_>>().join(", ");
-    Ok(format!("{told}; {:.1} s", begun.elapsed().as_secs_f64()))
+    let summary = String::from_utf8_lossy(&checked.stdout).split(", ").take(2).collect::<Vec<_>>().join(", ");
+    Ok(format!("{summary}; {:.1} s", begun.elapsed().as_secs_f64()))
 }
 
 /// Waits until the history holds the records of this many sessions, or no more arrive.

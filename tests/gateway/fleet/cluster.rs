@@ -91,17 +91,17 @@ async fn sessions_live_on_all_masters_also_while_slots_move() {
             }
         })
     };
-    let leaving = cluster.heard_at().await[0];
+    let leaving = cluster.subscribed_masters().await[0];
     let staying = (leaving + 1) % 3;
     let (from, to) = (cluster.name(leaving).await, cluster.name(staying).await);
-    let door = cluster.servers[staying].address().to_string();
+    let entry = cluster.servers[staying].address().to_string();
     let slots = ["--cluster-slots", "5462", "--cluster-yes"];
-    let ends = ["--cluster", "reshard", &door, "--cluster-from", &from, "--cluster-to", &to];
+    let ends = ["--cluster", "reshard", &entry, "--cluster-from", &from, "--cluster-to", &to];
     // It has 5461 or 5462 slots.
     cluster.cli(&[&ends[..], &slots[..]].concat()).await;
     // Messages arrive through a master that stays.
     within("all to listen elsewhere", async {
-        while cluster.heard_at().await.contains(&leaving) {
+        while cluster.subscribed_masters().await.contains(&leaving) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
@@ -113,13 +113,13 @@ async fn sessions_live_on_all_masters_also_while_slots_move() {
     assert_eq!(cluster.servers[leaving].ask(&["DBSIZE"]).await, ":0");
     never_lost(&gateways).await;
 
-    cluster.cli(&["--cluster", "del-node", &door, &from]).await;
+    cluster.cli(&["--cluster", "del-node", &entry, &from]).await;
     kill_reaches(&gateways, "after").await;
     for id in &ids {
         let written = id.replace('%', "%25").replace('{', "%7B").replace('}', "%7D");
         assert_eq!(gateways[1].kill(&written).await.status, 200, "{id}");
-        let told = record(&gateways, id).await;
-        assert_eq!(told["state"], "killed", "{told}");
+        let session = record(&gateways, id).await;
+        assert_eq!(session["state"], "killed", "{session}");
     }
 }
 
@@ -185,7 +185,7 @@ async fn a_cluster_that_loses_masters() {
     survive(cluster, "", async |cluster, gateways| {
         for _ in 0..2 {
             // A master at which an instance subscribes.
-            let lost = cluster.heard_at().await[0];
+            let lost = cluster.subscribed_masters().await[0];
             cluster.servers[lost].stop();
             for gateway in gateways {
                 store_is_up(gateway, false).await;
@@ -194,7 +194,7 @@ async fn a_cluster_that_loses_masters() {
                 store_is_up(gateway, true).await;
             }
             assert_eq!(cluster.masters().await.len(), 3);
-            assert!(!cluster.heard_at().await.is_empty());
+            assert!(!cluster.subscribed_masters().await.is_empty());
             cluster.servers[lost].run().await;
             within("the lost one to be a copy", async {
                 while !cluster.servers[lost].ask(&["INFO", "replication"]).await.contains("link_status:up") {

@@ -54,10 +54,10 @@ async fn a_newcomer_after_a_flush_takes_the_key_of_the_fleet_and_heeds_its_kills
         lost += gateway.metric("elida_store_lost_total{store=\"redis\",what=\"principal_key\"}").await;
     }
     assert!(lost >= 1.0, "{lost}");
-    let told = format!("{} {}", warning(&gateways[0]).await, warning(&gateways[1]).await);
+    let warnings = format!("{} {}", warning(&gateways[0]).await, warning(&gateways[1]).await);
     assert!(
-        told.contains("redis lost the principals' key") || told.contains("redis lost kill orders"),
-        "{told}"
+        warnings.contains("redis lost the principals' key") || warnings.contains("redis lost kill orders"),
+        "{warnings}"
     );
     let log = format!("{} {}", gateways[0].log_text(), gateways[1].log_text());
     assert!(log.contains("redis had lost the principals' key"), "{log}");
@@ -111,7 +111,7 @@ async fn a_restart_neither_takes_a_younger_key_over_nor_revives_a_kill() {
     assert_eq!(fs::read(&file).expect("the key"), kept, "another key was taken over");
     store_is_up(&one, true).await;
     assert_eq!(redis.ask(&["GET", KEY]).await, format!("$64\r\n{FOREIGN}"), "a start replaces no key");
-    within("the mismatch to be told", async {
+    within("the mismatch to be reported", async {
         while !warning(&one).await.contains("the principals' key in redis is not the one of this instance") {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }

@@ -9,9 +9,9 @@ const OLD: usize = 5000;
 
 /// How often Redis has run a command.
 async fn served(redis: &Redis, command: &str) -> u64 {
-    let told = redis.ask(&["INFO", "commandstats"]).await;
+    let reply = redis.ask(&["INFO", "commandstats"]).await;
     let prefix = format!("cmdstat_{command}:calls=");
-    let line = told.lines().find_map(|line| line.strip_prefix(&prefix));
+    let line = reply.lines().find_map(|line| line.strip_prefix(&prefix));
     line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
 }
 
@@ -100,9 +100,9 @@ async fn a_search_that_was_cut_says_so_and_goes_on() {
     assert_eq!((ids(&found), &found["truncated"]), (vec!["first"], &Value::from(false)), "{found}");
     assert!((2..=4).contains(&searches), "{searches}");
     // The command requests the next pages by itself.
-    let told = gateways[0].elida(&["sessions", "--json", "--state", "killed", "--limit", "6000"]).await;
-    let told: Value = serde_json::from_str(&told).expect("JSON");
-    assert_eq!(told["sessions"].as_array().map(Vec::len), Some(OLD + 1), "{}", told["truncated"]);
+    let reply = gateways[0].elida(&["sessions", "--json", "--state", "killed", "--limit", "6000"]).await;
+    let reply: Value = serde_json::from_str(&reply).expect("JSON");
+    assert_eq!(reply["sessions"].as_array().map(Vec::len), Some(OLD + 1), "{}", reply["truncated"]);
 
     // One id with thousands of incarnations is found without reading all of them.
     for uid in 1..=OLD {

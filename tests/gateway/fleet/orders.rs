@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::fleet::shared::{fleet, store_is_up};
@@ -23,9 +24,9 @@ async fn warning_until(gateway: &Gateway, part: &str) -> String {
     within(part, async {
         loop {
             let ready = gateway.operator().await.get("/health/readiness").await;
-            let told = ready.json()["warning"].as_str().unwrap_or_default().to_owned();
-            if told.contains(part) {
-                return told;
+            let text = ready.json()["warning"].as_str().unwrap_or_default().to_owned();
+            if text.contains(part) {
+                return text;
             }
             tokio::time::sleep(SOON).await;
         }
@@ -60,8 +61,8 @@ async fn a_kill_while_redis_is_full_cuts_everywhere_and_says_what_it_did_not_rea
     let cut = within("the cut", client.message(Unframed::UntilEnd)).await.expect("an answer");
     assert!(cut.text().contains("session_killed"), "{}", cut.text());
     assert_eq!((ask(&gateways[0], "s").await, ask(&gateways[1], "s").await), (403, 403));
-    let told = warning_until(&gateways[1], "redis cannot be used").await;
-    assert!(told.contains("its memory is full"), "{told}");
+    let text = warning_until(&gateways[1], "redis cannot be used").await;
+    assert!(text.contains("its memory is full"), "{text}");
     // An instance that starts now finds the earlier order in Redis and receives the missing one; also when the
     // instance that gave it is gone.
     gateways.remove(0).signal("KILL");
@@ -163,8 +164,8 @@ async fn evicted_orders_are_written_again_and_told() {
         }
     })
     .await;
-    let told = warning_until(&gateways[0], "redis evicts keys").await;
-    assert!(told.contains("allkeys-random") && told.contains("noeviction"), "{told}");
+    let text = warning_until(&gateways[0], "redis evicts keys").await;
+    assert!(text.contains("allkeys-random") && text.contains("noeviction"), "{text}");
     let log = format!("{}{}", gateways[0].log_text(), gateways[1].log_text());
     assert!(log.contains("redis had lost kill orders"), "{log}");
     // With free memory again, the next heartbeats write all of them, and a new instance knows them.
@@ -233,9 +234,8 @@ async fn agent_orders_that_are_over_leave_their_session_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_right_is_named_once_with_its_user() {
-    let (demo, redis) = (Demo::start().await, Redis::start().await);
-    let line = documented();
-    for (change, named) in [
+    let demo = Demo::start().await;
+    let changes = [
         ("-hset", "hset"),
         ("-zadd", "zadd"),
         ("-persist", "persist"),
@@ -244,27 +244,32 @@ async fn a_missing_right_is_named_once_with_its_user() {
         ("-evalsha", "evalsha"),
         ("resetkeys ~elida:session* ~elida:incarnation:*", "the key elida:killed:"),
         ("resetchannels &elida:kill* &elida:events", "the channel elida:end"),
-    ] {
-        let mut words = vec!["ACL", "SETUSER"];
-        words.extend(line.split(' ').skip(1));
-        assert_eq!(redis.ask(&words).await, "+OK");
-        let words: Vec<&str> = ["ACL", "SETUSER", "elida"].into_iter().chain(change.split(' ')).collect();
-        assert_eq!(redis.ask(&words).await, "+OK");
-        let password = line.split(' ').find_map(|word| word.strip_prefix('>')).expect("a password");
-        let gateway = Gateway::with(format!(
-            "backend: {:?}\nsession:\n  store: redis\n  redis: {{ addr: {:?}, username: elida, password: {password:?} }}\n",
-            demo.url(),
-            redis.address().to_string()
-        ))
-        .await;
-        let told = warning_until(&gateway, named).await;
-        assert!(told.contains("user 'elida'"), "{change}: {told}");
-        assert_eq!(ask(&gateway, "alone").await, 200);
-        tokio::time::sleep(Duration::from_millis(1200)).await;
-        let said = gateway.log_lines().into_iter().filter(|line| line["why"].to_string().contains(named));
-        let said: Vec<_> = said.collect();
-        assert!((1..=2).contains(&said.len()), "{change}: {said:#?}");
-        let junk = gateway.log_lines().into_iter().any(|line| line.to_string().contains("not ours"));
-        assert!(!junk, "{change}: {}", gateway.log_text());
-    }
+    ];
+    join_all(changes.map(|(change, named)| missing_right(&demo, change, named))).await;
+}
+
+/// Takes a right from the documented user with `change`; the gateway must name it, as `named`, once.
+async fn missing_right(demo: &Demo, change: &str, named: &str) {
+    let (redis, line) = (Redis::start().await, documented());
+    let mut words = vec!["ACL", "SETUSER"];
+    words.extend(line.split(' ').skip(1));
+    assert_eq!(redis.ask(&words).await, "+OK");
+    let words: Vec<&str> = ["ACL", "SETUSER", "elida"].into_iter().chain(change.split(' ')).collect();
+    assert_eq!(redis.ask(&words).await, "+OK");
+    let password = line.split(' ').find_map(|word| word.strip_prefix('>')).expect("a password");
+    let gateway = Gateway::with(format!(
+        "backend: {:?}\nsession:\n  store: redis\n  redis: {{ addr: {:?}, username: elida, password: {password:?} }}\n",
+        demo.url(),
+        redis.address().to_string()
+    ))
+    .await;
+    let text = warning_until(&gateway, named).await;
+    assert!(text.contains("user 'elida'"), "{change}: {text}");
+    assert_eq!(ask(&gateway, "alone").await, 200);
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let said = gateway.log_lines().into_iter().filter(|line| line["why"].to_string().contains(named));
+    let said: Vec<_> = said.collect();
+    assert!((1..=2).contains(&said.len()), "{change}: {said:#?}");
+    let junk = gateway.log_lines().into_iter().any(|line| line.to_string().contains("not ours"));
+    assert!(!junk, "{change}: {}", gateway.log_text());
 }

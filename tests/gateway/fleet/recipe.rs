@@ -135,10 +135,11 @@ async fn run(command: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_tells_to_try_works_and_ctrl_c_ends_everything() {
     let mut fleet = Fleet::start(&[]).await;
-    let told = says(&fleet.output(), "End with Ctrl-C.").await;
-    let commands: Vec<&str> = told.lines().map(str::trim).filter(|line| line.starts_with("curl ")).collect();
+    let printed = says(&fleet.output(), "End with Ctrl-C.").await;
+    let commands: Vec<&str> =
+        printed.lines().map(str::trim).filter(|line| line.starts_with("curl ")).collect();
     let [stream, list, kill] = commands[..] else {
-        panic!("it tells of other commands than this test knows: {told}");
+        panic!("it prints commands that this test does not know: {printed}");
     };
 
     let answer = fleet.folder.path().join("answer");
@@ -171,9 +172,9 @@ async fn a_port_that_is_taken_is_told_and_nothing_stays() {
     for (variable, name) in [("FLEET_CONTROL_2", "elida-2"), ("FLEET_REDIS_PORT", "redis")] {
         let mut fleet = Fleet::start(&[(variable, port)]).await;
         assert_eq!(end("the fleet", &mut fleet.child).await.code(), Some(1));
-        let told = fs::read_to_string(fleet.output()).expect("the output");
-        assert!(told.contains(&format!("{name} did not start")), "{told}");
-        assert!(told.to_lowercase().contains("address already in use"), "{told}");
+        let printed = fs::read_to_string(fleet.output()).expect("the output");
+        assert!(printed.contains(&format!("{name} did not start")), "{printed}");
+        assert!(printed.to_lowercase().contains("address already in use"), "{printed}");
         assert_eq!((fleet.processes(), fleet.leftovers()), (vec![], vec![]));
     }
 }
@@ -188,7 +189,7 @@ fn without_redis_server_it_says_what_to_install() {
         .output()
         .expect("sh runs");
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(1), ""));
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains("redis-server is missing: install it"), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains("redis-server is missing: install it"), "{printed}");
     assert_eq!(fs::read_dir(nothing.path()).expect("the folder").count(), 0);
 }

@@ -94,7 +94,7 @@ async fn a_kill_on_one_instance_cuts_a_silent_stream_on_another() {
             assert_eq!(killed.status, 200, "{killed:?}");
             assert_eq!(killed.body["instances_notified"], 3, "{killed:?}");
             assert!(answer.text().contains("session_killed"), "{}", answer.text());
-            times.push(after(killed.asked, answer.ended));
+            times.push(after(killed.sent, answer.ended));
         }
         eprintln!("kill of a silent stream on another instance: from the question {times}");
         if times.percentile(99) < BOUND {
@@ -269,21 +269,24 @@ pub(crate) async fn survive<R: Shared>(
         loop {
             let found = records(&gateways);
             assert!(found.values().all(|records| records.len() == 1), "a doubled record: {found:#?}");
-            let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+            let mut reported: BTreeMap<&str, u64> = BTreeMap::new();
             for record in found.values().flatten() {
                 let id = record["session_id"].as_str().expect("text");
-                *told.entry(id).or_default() += record["request_count"].as_u64().expect("a number");
+                *reported.entry(id).or_default() += record["request_count"].as_u64().expect("a number");
             }
             let wrong: Vec<_> = seen
                 .answered
                 .iter()
-                .filter(|(id, count)| told.get(id.as_str()) != Some(count))
-                .map(|(id, count)| (id, *count, told.get(id.as_str()).copied()))
+                .filter(|(id, count)| reported.get(id.as_str()) != Some(count))
+                .map(|(id, count)| (id, *count, reported.get(id.as_str()).copied()))
                 .collect();
             if wrong.is_empty() {
                 return;
             }
-            assert!(wrong.iter().all(|(_, count, told)| told.unwrap_or(0) <= *count), "too many: {wrong:?}");
+            assert!(
+                wrong.iter().all(|(_, count, reported)| reported.unwrap_or(0) <= *count),
+                "too many: {wrong:?}"
+            );
             missing = format!("{wrong:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -306,7 +309,7 @@ async fn a_redis_that_stops_and_comes_back_empty() {
             let ready = gateway.operator().await.get("/health/readiness").await;
             assert_eq!(ready.status(), 200);
             assert!(
-                ready.json()["warning"].as_str().is_some_and(|told| told.contains("redis")),
+                ready.json()["warning"].as_str().is_some_and(|reported| reported.contains("redis")),
                 "{}",
                 ready.text()
             );
@@ -529,9 +532,9 @@ async fn a_redis_cluster_serves_as_well() {
 
 /// How many scripts Redis has run; an admission is one.
 async fn scripts(redis: &Redis) -> u64 {
-    let told = redis.ask(&["INFO", "commandstats"]).await;
+    let reported = redis.ask(&["INFO", "commandstats"]).await;
     let of = |name: &str| {
-        let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
+        let line = reported.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
         line.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
     };
     of("cmdstat_evalsha") + of("cmdstat_eval")

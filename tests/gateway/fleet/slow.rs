@@ -28,8 +28,8 @@ async fn number(redis: &Redis, command: &[&str]) -> i64 {
 /// Waits for this many heartbeats of all instances together: each of them writes one.
 async fn pause(redis: &Redis, beats: u64) {
     let shown = async || {
-        let told = redis.ask(&["INFO", "commandstats"]).await;
-        let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=")).expect("beats");
+        let reply = redis.ask(&["INFO", "commandstats"]).await;
+        let line = reply.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=")).expect("beats");
         line.split(',').next().and_then(|count| count.parse::<u64>().ok()).expect("a count")
     };
     let begun = shown().await;
@@ -68,7 +68,7 @@ async fn the_feed_keeps_up_with_an_instance_that_is_far_from_redis() {
     assert_eq!(ask(&far, "the-last-one").await, 200);
     let answered = Instant::now();
     feed.until("the-last-one").await;
-    eprintln!("{SESSIONS} sessions in {:?}, told {:?} later", answered - begun, answered.elapsed());
+    eprintln!("{SESSIONS} sessions in {:?}, reported {:?} later", answered - begun, answered.elapsed());
     assert!(answered.elapsed() < SOON, "the feed lags by {:?}", answered.elapsed());
     assert_eq!(far.metric("elida_store_events_dropped_total{store=\"redis\"}").await, 0.0);
 }

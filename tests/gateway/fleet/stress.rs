@@ -1,5 +1,5 @@
-//! `ELIDA_STRESS_SEED` repeats a run (the times between two steps are those of the machine), `ELIDA_STRESS` is for how
-//! many seconds faults happen.
+//! `ELIDA_STRESS_SEED` repeats a run (except for the timing of the machine), `ELIDA_STRESS` is the number of seconds
+//! during which faults happen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,17 +16,17 @@ use crate::support::redis::Redis;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, within};
 
-/// For so long faults happen without `ELIDA_STRESS`, in seconds.
+/// Duration of the faults without `ELIDA_STRESS`, in seconds.
 const SHORT: u64 = 20;
 const SESSIONS: u64 = 10;
 const CLIENTS: u64 = 6;
-/// An order that was given at another instance holds within a beat (1 s) after Redis answers both; the rest is for a busy
+/// An order of another instance is in force within a heartbeat (1 s) once Redis answers both; the rest is for a busy
 /// machine.
-const TOLD: Duration = Duration::from_secs(3);
-/// Faults come for this long, then none for as long.
-const SPELL: Duration = Duration::from_secs(4);
+const PROPAGATION: Duration = Duration::from_secs(3);
+/// Faults happen for this long, then none for as long.
+const PERIOD: Duration = Duration::from_secs(4);
 
-/// Numbers that look random, the same for the same seed (SplitMix64).
+/// Pseudo-random numbers, reproducible by the seed (SplitMix64).
 struct Dice(u64);
 
 impl Dice {
@@ -43,16 +43,16 @@ impl Dice {
     }
 }
 
-/// An order that stands: when its answer was read, and who gave it.
+/// An order in force: when its answer was read, and the instance that gave it.
 #[derive(Clone, Copy, PartialEq)]
-struct Standing {
+struct ActiveOrder {
     since: Instant,
     by: usize,
 }
 
-/// One instance; it keeps its number when others go.
+/// One instance; it keeps its number when others stop.
 #[derive(Clone, Copy)]
-struct Door {
+struct Instance {
     number: usize,
     proxy: SocketAddr,
     control: SocketAddr,
@@ -60,11 +60,11 @@ struct Door {
 
 struct World {
     seed: u64,
-    doors: Mutex<Vec<Door>>,
-    standing: Mutex<BTreeMap<String, Standing>>,
-    /// When Redis was last disturbed, or was away for somebody.
+    instances: Mutex<Vec<Instance>>,
+    active: Mutex<BTreeMap<String, ActiveOrder>>,
+    /// When Redis was last disturbed, or was unreachable for an instance.
     disturbed: Mutex<Instant>,
-    /// Requests that were answered 200 though an order stood against their session.
+    /// Requests that were answered 200 although an order was in force against their session.
     served: Mutex<Vec<String>>,
     answered: Mutex<BTreeMap<String, u64>>,
     refused: AtomicU64,
@@ -75,8 +75,8 @@ impl World {
     fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self {
             seed,
-            doors: Mutex::default(),
-            standing: Mutex::default(),
+            instances: Mutex::default(),
+            active: Mutex::default(),
             disturbed: Mutex::new(Instant::now()),
             served: Mutex::default(),
             answered: Mutex::default(),
@@ -93,70 +93,77 @@ impl World {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn doors(&self) -> Vec<Door> {
-        self.doors.lock().expect("the doors").clone()
+    fn instances(&self) -> Vec<Instance> {
+        self.instances.lock().expect("the doors").clone()
     }
 
-    fn door(&self, dice: &mut Dice) -> Door {
-        let doors = self.doors();
-        doors[usize::try_from(dice.below(doors.len() as u64)).expect("small")]
+    fn instance(&self, dice: &mut Dice) -> Instance {
+        let instances = self.instances();
+        instances[usize::try_from(dice.below(instances.len() as u64)).expect("small")]
     }
 
     fn disturb(&self) {
         *self.disturbed.lock().expect("the time") = Instant::now();
     }
 
-    fn stands(&self, id: &str) -> Option<Standing> {
-        self.standing.lock().expect("the orders").get(id).copied()
+    fn active_order(&self, id: &str) -> Option<ActiveOrder> {
+        self.active.lock().expect("the orders").get(id).copied()
     }
 
-    /// Notes an answer to a request that began then, with the order that stood before.
-    fn answered(&self, id: &str, status: u16, before: Option<Standing>, door: Door, begun: Instant) {
+    /// Records the answer to a request, the order that was in force before, and when the request began.
+    fn answered(
+        &self,
+        id: &str,
+        status: u16,
+        before: Option<ActiveOrder>,
+        instance: Instance,
+        begun: Instant,
+    ) {
         match status {
             200 => *self.answered.lock().expect("the books").entry(id.to_owned()).or_default() += 1,
             403 => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            other => panic!("{other} for {id} at {}", door.number),
+            other => panic!("{other} for {id} at {}", instance.number),
         }
-        // Lifted meanwhile: then it may pass.
-        let Some(order) = before.filter(|order| self.stands(id) == Some(*order)) else { return };
+        // Lifted meanwhile: the request may pass.
+        let Some(order) = before.filter(|order| self.active_order(id) == Some(*order)) else { return };
         let quiet = *self.disturbed.lock().expect("the time");
-        let is_bound = door.number == order.by || begun > order.since.max(quiet) + TOLD;
+        let is_bound = instance.number == order.by || begun > order.since.max(quiet) + PROPAGATION;
         if is_bound {
-            let told = format!(
+            let recorded = format!(
                 "{id} at {}: killed at {} {:?} before, the last fault {:?} before",
-                door.number,
+                instance.number,
                 order.by,
                 begun - order.since,
                 begun.saturating_duration_since(quiet)
             );
-            self.served.lock().expect("the list").push(told);
+            self.served.lock().expect("the list").push(recorded);
         }
     }
 }
 
-/// Requests of all kinds until the end.
+/// Sends requests of all kinds until the end.
 async fn client(world: Arc<World>, number: u64) {
     let mut dice = world.dice(100 + number);
     while !world.over() {
         dice.pause(2, 40).await;
-        let (id, door) = (format!("s-{}", dice.below(SESSIONS)), world.door(&mut dice));
-        let (before, begun, kind) = (world.stands(&id), Instant::now(), dice.below(8));
+        let (id, instance) = (format!("s-{}", dice.below(SESSIONS)), world.instance(&mut dice));
+        let (before, begun, kind) = (world.active_order(&id), Instant::now(), dice.below(8));
         let call = match kind {
             0..4 => Call::chat("hello"),
             _ => Call::chat_stream("[[words 30]] [[pace 5ms]]"),
         };
-        let mut client = call.session(&id).open(door.proxy).await;
+        let mut client = call.session(&id).open(instance.proxy).await;
         if kind == 7 {
-            // Gone before there is an answer.
+            // Disconnects before there is an answer.
             dice.pause(0, 5).await;
             client.reset();
             continue;
         }
-        let Some(head) = client.head().await else { panic!("{id} at {}: no answer", door.number) };
-        world.answered(&id, head.status(), before, door, begun);
+        let Some(head) = client.head().await else { panic!("{id} at {}: no answer", instance.number) };
+        world.answered(&id, head.status(), before, instance, begun);
         if kind == 6 {
             dice.pause(0, 60).await;
             client.reset();
@@ -166,38 +173,38 @@ async fn client(world: Arc<World>, number: u64) {
     }
 }
 
-/// Kills and resumes until the end.
+/// Kills and resumes sessions until the end.
 async fn operator(world: Arc<World>) {
     let mut dice = world.dice(1);
     while !world.over() {
         dice.pause(20, 160).await;
-        let (id, door) = (format!("s-{}", dice.below(SESSIONS)), world.door(&mut dice));
-        let mut control = Control::connect(door.control).await;
-        if world.stands(&id).is_none() {
+        let (id, instance) = (format!("s-{}", dice.below(SESSIONS)), world.instance(&mut dice));
+        let mut control = Control::connect(instance.control).await;
+        if world.active_order(&id).is_none() {
             let killed = control.kill(&id).await;
             if killed.status == 200 {
-                let order = Standing { since: killed.answered, by: door.number };
-                world.standing.lock().expect("the orders").insert(id, order);
+                let order = ActiveOrder { since: killed.answered, by: instance.number };
+                world.active.lock().expect("the orders").insert(id, order);
             }
         } else if dice.below(3) == 0 {
-            // From the moment it is asked, requests may pass.
-            let order = world.standing.lock().expect("the orders").remove(&id);
+            // From the moment it is sent, requests may pass.
+            let order = world.active.lock().expect("the orders").remove(&id);
             let answer = control.post(&format!("/control/sessions/{id}/resume"), &Value::Null).await;
             if let (404 | 409, Some(order)) = (answer.status(), order) {
                 // This instance does not know of the order yet.
                 let since = Instant::now();
-                world.standing.lock().expect("the orders").insert(id, Standing { since, ..order });
+                world.active.lock().expect("the orders").insert(id, ActiveOrder { since, ..order });
             }
         }
     }
 }
 
-/// What happens to Redis until the end.
+/// Disturbs Redis until the end.
 async fn faults(world: Arc<World>, mut redis: Redis) -> Redis {
     let (mut dice, began) = (world.dice(2), Instant::now());
     while !world.over() {
         dice.pause(100, 900).await;
-        if (began.elapsed().as_millis() / SPELL.as_millis()) % 2 == 1 {
+        if (began.elapsed().as_millis() / PERIOD.as_millis()) % 2 == 1 {
             continue;
         }
         world.disturb();
@@ -221,11 +228,11 @@ async fn faults(world: Arc<World>, mut redis: Redis) -> Redis {
     redis
 }
 
-/// Notes when Redis is away for an instance.
+/// Records when Redis is unreachable for an instance.
 async fn watch(world: Arc<World>) {
     while !world.over() {
-        for door in world.doors() {
-            let metrics = Control::connect(door.control).await.get("/metrics").await.text();
+        for instance in world.instances() {
+            let metrics = Control::connect(instance.control).await.get("/metrics").await.text();
             if !metrics.contains("elida_store_up{store=\"redis\"} 1") {
                 world.disturb();
             }
@@ -234,7 +241,7 @@ async fn watch(world: Arc<World>) {
     }
 }
 
-/// All of it for so long; then Redis answers everybody again.
+/// Runs all of it for this long; then Redis answers all instances again.
 async fn spell(world: &Arc<World>, redis: Redis, gateways: &[&Gateway], time: Duration) -> Redis {
     world.stop.store(false, Ordering::Relaxed);
     world.disturb();
@@ -260,7 +267,7 @@ async fn spell(world: &Arc<World>, redis: Redis, gateways: &[&Gateway], time: Du
     redis
 }
 
-/// Requests that reached the backend, by session, as the access lines of all instances tell.
+/// Requests that reached the backend, by session, from the access lines of all instances.
 fn lines(gateways: &[Gateway]) -> BTreeMap<String, u64> {
     let mut lines = BTreeMap::new();
     for line in gateways.iter().flat_map(Gateway::log_lines) {
@@ -273,12 +280,12 @@ fn lines(gateways: &[Gateway]) -> BTreeMap<String, u64> {
 
 /// The orders in force at an instance.
 async fn orders(gateway: &Gateway) -> BTreeSet<String> {
-    let told = gateway.operator().await.get("/control/kills").await.json();
-    let kills = told["kills"].as_array().expect("a list");
+    let recorded = gateway.operator().await.get("/control/kills").await.json();
+    let kills = recorded["kills"].as_array().expect("a list");
     kills.iter().map(|kill| format!("{} {}", kill["session_id"], kill["uid"])).collect()
 }
 
-/// Kills all sessions, until neither instance knows an active one.
+/// Kills all sessions until neither instance has an active one.
 async fn end_all(world: &World, gateways: [&Gateway; 2]) {
     within("all sessions to end", async {
         loop {
@@ -295,8 +302,8 @@ async fn end_all(world: &World, gateways: [&Gateway; 2]) {
                 let killed = gateways[0].kill(&id).await;
                 assert!(killed.status < 500, "{killed:?}");
                 if killed.status == 200 {
-                    let order = Standing { since: killed.answered, by: 0 };
-                    world.standing.lock().expect("the orders").insert(id, order);
+                    let order = ActiveOrder { since: killed.answered, by: 0 };
+                    world.active.lock().expect("the orders").insert(id, order);
                 }
             }
             sleep(Duration::from_millis(100)).await;
@@ -309,7 +316,7 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |value| value.parse().expect("a number"))
 }
 
-/// The requests that stand only in records or only in access lines, or twice.
+/// The requests that are only in records or only in access lines, or more than once.
 fn differences(gateways: &[Gateway]) -> String {
     let mut seen: BTreeMap<String, (u64, u64, String)> = BTreeMap::new();
     for line in
@@ -326,11 +333,11 @@ fn differences(gateways: &[Gateway]) -> String {
             entry.2 += &format!("\n  in {} of {}: {request}", record["uid"], record["session_id"]);
         }
     }
-    seen.retain(|_, (lines, told, _)| lines != told);
+    seen.retain(|_, (lines, recorded, _)| lines != recorded);
     seen.into_values().map(|(.., text)| text).collect()
 }
 
-/// Waits until the records tell every request, once.
+/// Waits until the records contain every request exactly once.
 async fn books(gateways: &[Gateway], seed: u64) {
     let mut missing = String::new();
     let all = async {
@@ -340,16 +347,16 @@ async fn books(gateways: &[Gateway], seed: u64) {
                 found.values().all(|records| records.len() == 1),
                 "seed {seed}: a doubled record: {found:#?}"
             );
-            let mut told: BTreeMap<String, u64> = BTreeMap::new();
+            let mut recorded: BTreeMap<String, u64> = BTreeMap::new();
             for record in found.values().flatten() {
                 let id = record["session_id"].as_str().expect("text").to_owned();
-                *told.entry(id).or_default() += record["request_count"].as_u64().expect("a number");
+                *recorded.entry(id).or_default() += record["request_count"].as_u64().expect("a number");
             }
             let lines = lines(gateways);
-            if told == lines {
+            if recorded == lines {
                 return;
             }
-            missing = format!("recorded {told:?}\nrequests {lines:?}\n{}", differences(gateways));
+            missing = format!("recorded {recorded:?}\nrequests {lines:?}\n{}", differences(gateways));
             sleep(Duration::from_millis(100)).await;
         }
     };
@@ -370,7 +377,7 @@ async fn random_kills_and_faults_leave_exact_books() {
         redis.url()
     );
     let mut gateways = vec![Gateway::with(&yaml).await, Gateway::with(&yaml).await];
-    let door = |number: usize, gateway: &Gateway| Door {
+    let instance = |number: usize, gateway: &Gateway| Instance {
         number,
         proxy: gateway.proxy(),
         control: gateway.control(),
@@ -378,26 +385,26 @@ async fn random_kills_and_faults_leave_exact_books() {
     for gateway in &gateways {
         store_is_up(gateway, true).await;
     }
-    *world.doors.lock().expect("the doors") = vec![door(0, &gateways[0]), door(1, &gateways[1])];
+    *world.instances.lock().expect("the doors") = vec![instance(0, &gateways[0]), instance(1, &gateways[1])];
     let redis = spell(&world, redis, &[&gateways[0], &gateways[1]], time * 3 / 5).await;
     end_all(&world, [&gateways[0], &gateways[1]]).await;
     books(&gateways, seed).await;
 
-    // The second one is restarted: what it left is in Redis only.
+    // The second one is restarted: its state is in Redis only.
     gateways[1].terminate();
     assert!(gateways[1].ended().await.success());
     gateways.push(Gateway::with(&yaml).await);
     store_is_up(&gateways[2], true).await;
-    *world.doors.lock().expect("the doors") = vec![door(0, &gateways[0]), door(2, &gateways[2])];
+    *world.instances.lock().expect("the doors") = vec![instance(0, &gateways[0]), instance(2, &gateways[2])];
     let redis = spell(&world, redis, &[&gateways[0], &gateways[2]], time * 2 / 5).await;
-    let standing: Vec<String> = world.standing.lock().expect("the orders").keys().cloned().collect();
+    let active: Vec<String> = world.active.lock().expect("the orders").keys().cloned().collect();
     within("both instances to have the same orders", async {
         while orders(&gateways[0]).await != orders(&gateways[2]).await {
             sleep(Duration::from_millis(100)).await;
         }
     })
     .await;
-    for id in &standing {
+    for id in &active {
         for gateway in [&gateways[0], &gateways[2]] {
             let status = Call::chat("hello").session(id).send(gateway.proxy()).await.status();
             assert_eq!(status, 403, "seed {seed}: {id} lives again");

@@ -116,9 +116,9 @@ async fn a_user_with_the_documented_rights_is_enough_for_a_fleet_over_tls() {
     assert_eq!(crate::fleet::shared::record(&gateways, "one").await["request_count"], 3);
     assert_eq!(gateways[1].resume("one").await, 200);
     assert_eq!(gateways[0].operator().await.get("/control/sessions").await.status(), 200);
-    let told = doctor(&gateways[0]).await;
-    let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(told.contains("redis") && told.contains("version 7"), "{told}");
+    let report = doctor(&gateways[0]).await;
+    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    assert!(report.contains("redis") && report.contains("version 7"), "{report}");
     assert_eq!(guarded.redis.ask(&["ACL", "LOG"]).await, "*0", "no right lacks");
     for gateway in &gateways {
         let log = gateway.log_text();
@@ -130,37 +130,41 @@ async fn a_user_with_the_documented_rights_is_enough_for_a_fleet_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_way_in_that_does_not_work_is_told_with_its_key_and_its_remedy() {
     let (demo, guarded) = (Demo::start().await, Guarded::start().await);
-    for (ca, password, key) in [
-        ("ca.pem", "wrong", "correct session.redis.username and password, or password_file"),
-        ("other.pem", "password", "session.redis.tls.ca_file"),
-    ] {
-        let gateway = Gateway::with(guarded.yaml(&demo, ca, password)).await;
-        // The instance serves by itself.
-        let ready = crate::support::within("readiness", async {
-            loop {
-                let ready = gateway.operator().await.get("/health/readiness").await;
-                let warning = ready.json()["warning"].as_str().unwrap_or_default().to_owned();
-                if ready.status() == 200 && warning.contains("does not answer") {
-                    return warning;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let password = "correct session.redis.username and password, or password_file";
+    tokio::join!(
+        refused(&demo, &guarded, "ca.pem", "wrong", password),
+        refused(&demo, &guarded, "other.pem", "password", "session.redis.tls.ca_file"),
+    );
+}
+
+/// A gateway with a wrong password or authority serves by itself; readiness, log and doctor name the `key`.
+async fn refused(demo: &Demo, guarded: &Guarded, ca: &str, password: &str, key: &str) {
+    let gateway = Gateway::with(guarded.yaml(demo, ca, password)).await;
+    // The instance serves by itself.
+    let ready = crate::support::within("readiness", async {
+        loop {
+            let ready = gateway.operator().await.get("/health/readiness").await;
+            let warning = ready.json()["warning"].as_str().unwrap_or_default().to_owned();
+            if ready.status() == 200 && warning.contains("does not answer") {
+                return warning;
             }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(ready.contains(key), "{ready}");
+    assert_eq!(Call::chat("hello").session("alone").send(gateway.proxy()).await.status(), 200);
+    let line = gateway
+        .log_until(|line| {
+            line["level"] == "ERROR" && line["why"].as_str().is_some_and(|why| why.contains(key))
         })
         .await;
-        assert!(ready.contains(key), "{ready}");
-        assert_eq!(Call::chat("hello").session("alone").send(gateway.proxy()).await.status(), 200);
-        let line = gateway
-            .log_until(|line| {
-                line["level"] == "ERROR" && line["why"].as_str().is_some_and(|why| why.contains(key))
-            })
-            .await;
-        assert!(line["message"].as_str().is_some_and(|text| text.starts_with("redis does not")), "{line}");
-        let told = doctor(&gateway).await;
-        assert_eq!(told.status.code(), Some(1), "{told:?}");
-        let told = String::from_utf8_lossy(&told.stdout).into_owned();
-        assert!(told.contains(key), "{told}");
-        for text in [told, gateway.log_text(), gateway.noise()] {
-            assert!(!text.contains("not-to-be-seen"), "{text}");
-        }
+    assert!(line["message"].as_str().is_some_and(|text| text.starts_with("redis does not")), "{line}");
+    let report = doctor(&gateway).await;
+    assert_eq!(report.status.code(), Some(1), "{report:?}");
+    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    assert!(report.contains(key), "{report}");
+    for text in [report, gateway.log_text(), gateway.noise()] {
+        assert!(!text.contains("not-to-be-seen"), "{text}");
     }
 }

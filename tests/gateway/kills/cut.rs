@@ -27,7 +27,7 @@ impl Latency {
     fn push(&mut self, killed: &Killed, end: Instant) {
         assert_eq!(killed.status, 200, "{killed:?}");
         assert_eq!(killed.body["legs_cut"], 1, "{killed:?}");
-        self.asked.push(after(killed.asked, end));
+        self.asked.push(after(killed.sent, end));
         self.answered.push(after(killed.answered, end));
     }
 }
@@ -186,7 +186,7 @@ async fn flooding() -> RawBackend {
         let _ = connection.send(head).await;
         let event = format!("data: {}\n\n", "x".repeat(16 * 1024));
         let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-        connection.send_for_ever(chunk.as_bytes(), Duration::ZERO).await;
+        connection.send_until_closed(chunk.as_bytes(), Duration::ZERO).await;
     })
     .await
 }

@@ -180,7 +180,7 @@ async fn an_upgrade_takes_the_kills_along_and_each_process_hears_of_the_others()
     let between = old.kill("other").await.status;
     gateway.log_until(|line| line["message"] == "draining").await;
     assert_eq!(between, 200);
-    within("what the old process was told to hold here", async {
+    within("the old process's order at the new one", async {
         while ask(&gateway, "other").await.0 != 403 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -214,14 +214,14 @@ async fn a_session_never_has_more_than_its_share_kept() {
     assert_eq!((page["captures"].as_array().map(Vec::len), &rest["next_cursor"]), (Some(2), &Value::Null));
     assert_eq!(rest["captures"].as_array().map(Vec::len), Some(3));
     assert_eq!(operator.get("/control/history/run-1/captures?limit=101").await.status(), 400);
-    let told = gateway.elida(&["cdr", "captures", "run-1", "--limit", "1"]).await;
+    let output = gateway.elida(&["cdr", "captures", "run-1", "--limit", "1"]).await;
     assert!(
-        told.contains("POST /v1/chat/completions 200 ok") && told.contains("\n> application/json"),
-        "{told}"
+        output.contains("POST /v1/chat/completions 200 ok") && output.contains("\n> application/json"),
+        "{output}"
     );
-    assert!(told.contains("more with --cursor"), "{told}");
-    let told = gateway.elida(&["cdr", "captures", "run-1", "--json"]).await;
-    assert_eq!(crate::support::json(told.as_bytes())["captures"].as_array().map(Vec::len), Some(5));
+    assert!(output.contains("more with --cursor"), "{output}");
+    let output = gateway.elida(&["cdr", "captures", "run-1", "--json"]).await;
+    assert_eq!(crate::support::json(output.as_bytes())["captures"].as_array().map(Vec::len), Some(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +238,7 @@ async fn a_full_disk_costs_captures_and_holds_nobody_up() {
                 .body(upload.clone())
                 .session("run-1");
             let sending = tokio::time::timeout(Duration::from_secs(5), call.send(gateway.proxy()));
-            assert_eq!(sending.await.expect("nobody waits for the disk").status(), 200);
+            assert_eq!(sending.await.expect("no request waits for the disk").status(), 200);
         }
         sent += 20;
         assert!(sent < 5000, "what waits is not bounded");
@@ -314,7 +314,7 @@ async fn a_secret_in_a_path_or_a_model_is_neither_stored_nor_told() {
     let export = gateway.operator().await.get("/control/records/export?of=requests").await.text();
     let (metrics, log) = (gateway.metrics().await, gateway.log_text());
     let kept = json!(kept).to_string();
-    for (place, told) in [
+    for (place, output) in [
         ("captures", kept.as_str()),
         ("the session", &live.to_string()),
         ("the record", &record.to_string()),
@@ -323,7 +323,7 @@ async fn a_secret_in_a_path_or_a_model_is_neither_stored_nor_told() {
         ("the log", &log),
     ] {
         for secret in [&KEY[8..], "bob", "pw1", "424242", "hunter", "never-kept"] {
-            assert!(!told.contains(secret), "{secret} is in {place}: {told}");
+            assert!(!output.contains(secret), "{secret} is in {place}: {output}");
         }
     }
 }

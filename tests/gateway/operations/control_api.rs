@@ -198,9 +198,9 @@ async fn without_a_token_it_does_not_listen_beyond_this_machine() {
             Process::start(&format!("listen: \"127.0.0.1:0\"\ncontrol: {{ listen: {address:?} }}\n"), &[])
                 .await;
         assert_eq!(process.ended().await.code(), Some(2), "{address}");
-        let told = process.told("there is no token").await;
-        assert!(told.contains("control.listen") && told.contains("ELIDA_CONTROL_TOKEN"), "{told}");
-        assert!(told.contains("listen on 127.0.0.1"), "the remedy is named: {told}");
+        let output = process.output_with("there is no token").await;
+        assert!(output.contains("control.listen") && output.contains("ELIDA_CONTROL_TOKEN"), "{output}");
+        assert!(output.contains("listen on 127.0.0.1"), "the remedy is named: {output}");
     }
 }
 
@@ -244,8 +244,8 @@ async fn a_port_that_is_taken_is_told_with_its_key() {
     let yaml = format!("listen: \"127.0.0.1:0\"\ncontrol: {{ listen: \"{address}\" }}\n");
     let mut process = Process::start(&yaml, &[]).await;
     assert_eq!(process.ended().await.code(), Some(1));
-    let told = process.told("control.listen").await;
-    assert!(told.contains(&format!("cannot listen on {address}")), "{told}");
+    let output = process.output_with("control.listen").await;
+    assert!(output.contains(&format!("cannot listen on {address}")), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

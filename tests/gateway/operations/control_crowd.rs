@@ -40,7 +40,7 @@ async fn bytes_now_and_then_do_not_hold_a_connection() {
             if client.send(&[byte]).await.is_err() {
                 break;
             }
-            assert!(begun.elapsed() < SLOW, "borne for {:?}", begun.elapsed());
+            assert!(begun.elapsed() < SLOW, "tolerated for {:?}", begun.elapsed());
         }
         client
     };

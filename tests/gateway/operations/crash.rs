@@ -129,5 +129,5 @@ async fn under_load_clients_see_errors_and_then_service_again() {
     for client in clients {
         client.await.expect("a client that was never deceived");
     }
-    assert!(failed.load(Ordering::Relaxed) > 0, "nobody noticed three crashes");
+    assert!(failed.load(Ordering::Relaxed) > 0, "no client noticed three crashes");
 }

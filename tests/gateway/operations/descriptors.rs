@@ -107,7 +107,7 @@ async fn streams_of_http2_take_descriptors_too() {
     // Three connections hold two of the 165 descriptors each.
     backend.until("all that fit", |backend| backend.heads().len() == 159).await;
     let refused = async {
-        let answers = exchanges.into_iter().map(crate::support::http2::Exchange::answer);
+        let answers = exchanges.into_iter().map(crate::support::http2::PendingAnswer::answer);
         let mut answers: futures::stream::FuturesUnordered<_> = answers.collect();
         let mut refused = 0;
         while refused < 141 {

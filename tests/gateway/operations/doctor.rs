@@ -47,8 +47,8 @@ async fn a_running_gateway_is_told_from_another_program() {
     assert_eq!(finding(&report, "listen")["message"], "127.0.0.1:0 is free");
     let held = finding(&report, "control.listen")["message"].as_str().expect("text");
     assert!(held.contains(" is held by ELIDA "), "{held}");
-    let told = finding(&report, "backends.default")["message"].as_str().expect("text");
-    assert!(told.starts_with(&format!("{} answers at 127.0.0.1:", demo.url())), "{told}");
+    let message = finding(&report, "backends.default")["message"].as_str().expect("text");
+    assert!(message.starts_with(&format!("{} answers at 127.0.0.1:", demo.url())), "{message}");
 
     let taken = other.local_addr().expect("an address").to_string();
     let (code, out) = elida(&["doctor"], Some(yaml(taken.clone()))).await;

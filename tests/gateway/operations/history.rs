@@ -100,11 +100,11 @@ async fn an_export_verifies_offline_and_a_changed_one_does_not() {
         (swapped.join("\n") + "\n", "record"),
         (lines[..6].join("\n") + "\n", "its end was cut off"),
     ];
-    for (changed, told) in changes {
+    for (changed, message) in changes {
         std::fs::write(&file, changed).expect("the changed export");
         let (code, _, error) = elida(&gateway, &verify).await;
         assert_eq!(code, 1, "{error}");
-        assert!(error.contains(told), "{told} in {error}");
+        assert!(error.contains(message), "{message} in {error}");
     }
     let (code, out, _) = elida(&gateway, &["cdr", "export", "--format", "csv"]).await;
     assert_eq!((code, out.lines().count()), (0, 9), "{out}");
@@ -236,7 +236,7 @@ async fn every_record_fits_its_schema() {
         let mut keys = record.as_object().expect("a record").keys();
         assert!(keys.all(|key| described.contains_key(key) || own.contains(&&**key)), "{record}");
     }
-    for (at, value, told) in [
+    for (at, value, message) in [
         ("/uid", json!("s_1"), "does not match"),
         ("/state", json!("gone"), "not a known word"),
         ("/started_at", json!("yesterday"), "is no time"),
@@ -246,7 +246,7 @@ async fn every_record_fits_its_schema() {
         let mut changed = records[0].clone();
         *changed.pointer_mut(at).expect(at) = value;
         let fault = fits(&schema, &schema, &changed).expect_err(at);
-        assert!(fault.contains(told), "{at}: {fault}");
+        assert!(fault.contains(message), "{at}: {fault}");
     }
 }
 

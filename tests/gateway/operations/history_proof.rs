@@ -36,8 +36,8 @@ async fn records(gateway: &Gateway, of: &str, count: usize) {
 /// Exports everything and verifies it with the gateway's own key.
 async fn verified(gateway: &Gateway, folder: &Path) -> (i32, String) {
     let (file, key) = (folder.join("records.ndjson"), gateway.data().join("cdr-key.pub"));
-    let (code, told) = elida(gateway, &["cdr", "export", "-o", path(&file)]).await;
-    assert_eq!(code, 0, "{told}");
+    let (code, printed) = elida(gateway, &["cdr", "export", "-o", path(&file)]).await;
+    assert_eq!(code, 0, "{printed}");
     elida(gateway, &["cdr", "verify", path(&file), "--key", path(&key)]).await
 }
 
@@ -47,9 +47,9 @@ async fn a_history_that_was_changed_while_running_is_not_signed_until_it_is_acce
     let gateway = Gateway::start(&demo).await;
     let folder = tempfile::tempdir().expect("a folder");
     records(&gateway, "run", 6).await;
-    let (code, told) = verified(&gateway, folder.path()).await;
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains("signed from the beginning until 20"), "{told}");
+    let (code, printed) = verified(&gateway, folder.path()).await;
+    assert_eq!(code, 0, "{printed}");
+    assert!(printed.contains("signed from the beginning until 20"), "{printed}");
     assert!((gateway.metric("elida_history_intact").await - 1.0).abs() < f64::EPSILON);
 
     let file = Connection::open(gateway.data().join("history.db")).expect("the history");
@@ -58,9 +58,9 @@ async fn a_history_that_was_changed_while_running_is_not_signed_until_it_is_acce
          UPDATE records SET seq = 5 WHERE seq = 6;",
     )
     .expect("SQL without the key");
-    let (code, told) = verified(&gateway, folder.path()).await;
-    assert_eq!(code, 1, "{told}");
-    assert!(told.contains("not in order"), "{told}");
+    let (code, printed) = verified(&gateway, folder.path()).await;
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.contains("not in order"), "{printed}");
     gateway
         .log_until(|line| {
             line["level"] == "ERROR"
@@ -76,16 +76,19 @@ async fn a_history_that_was_changed_while_running_is_not_signed_until_it_is_acce
 
     let config = gateway.data().parent().expect("a folder").join("elida.yaml");
     let accept = ["cdr", "accept", "--config", path(&config)];
-    let (code, told) = elida(&gateway, &accept).await;
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains("does not lead to what was signed") && told.contains("--reason"), "{told}");
+    let (code, printed) = elida(&gateway, &accept).await;
+    assert_eq!(code, 0, "{printed}");
+    assert!(
+        printed.contains("does not lead to what was signed") && printed.contains("--reason"),
+        "{printed}"
+    );
     assert_eq!(verified(&gateway, folder.path()).await.0, 1, "a look accepts nothing");
-    let (code, told) = elida(&gateway, &[&accept[..], &["--reason", "a test"]].concat()).await;
-    assert_eq!(code, 0, "{told}");
+    let (code, printed) = elida(&gateway, &[&accept[..], &["--reason", "a test"]].concat()).await;
+    assert_eq!(code, 0, "{printed}");
     records(&gateway, "after", 2).await;
-    let (code, told) = verified(&gateway, folder.path()).await;
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains("NOT vouched for up to record 7") && told.contains("a test"), "{told}");
+    let (code, printed) = verified(&gateway, folder.path()).await;
+    assert_eq!(code, 0, "{printed}");
+    assert!(printed.contains("NOT vouched for up to record 7") && printed.contains("a test"), "{printed}");
     assert!((gateway.metric("elida_history_intact").await - 1.0).abs() < f64::EPSILON);
     let ready = gateway.operator().await.get("/health/readiness").await;
     assert_eq!(ready.json()["warning"], Value::Null);
@@ -107,9 +110,9 @@ async fn a_history_that_was_changed_while_down_is_told_at_the_start() {
                 && line["what"].as_str().is_some_and(|text| text.contains("records 1 to 3"))
         })
         .await;
-    let (code, told) = verified(&gateway, folder.path()).await;
-    assert_eq!(code, 1, "{told}");
-    assert!(told.contains("did not sign this export"), "{told}");
+    let (code, printed) = verified(&gateway, folder.path()).await;
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.contains("did not sign this export"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,8 +137,8 @@ async fn another_implementation_of_rfc_8785_finds_the_records_in_order() {
         assert_eq!(operator.post(&format!("/control/sessions/{id}/kill"), &order).await.status(), 200);
         gateway.answer_until(&format!("/control/records/{id}"), |_| true).await;
     }
-    let (code, told) = verified(&gateway, folder.path()).await;
-    assert_eq!(code, 0, "{told}");
+    let (code, printed) = verified(&gateway, folder.path()).await;
+    assert_eq!(code, 0, "{printed}");
     let file = folder.path().join("records.ndjson");
     let text = fs::read_to_string(&file).expect("the export");
     assert!(text.contains("\"cost_usd\":0,") || text.contains("\"cost_usd\":0}"), "{text}");
@@ -144,8 +147,8 @@ async fn another_implementation_of_rfc_8785_finds_the_records_in_order() {
     check.arg(&file);
     let run = tokio::task::spawn_blocking(move || check.output().expect("python"));
     let output = within("python", run).await.expect("python");
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(told.trim(), "in order: 4 records", "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(printed.trim(), "in order: 4 records", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,16 +186,16 @@ async fn an_export_that_is_cut_at_a_head_is_told_and_a_time_or_a_head_says_how_f
         (&file, vec!["--until", "yesterday"], 1, "--until yesterday is no time"),
         (&file, vec!["--head", path(&gateway.data().join("cdr-head-history.db.json"))], 0, "4 records"),
     ] {
-        let (code, told) = verify(file, &words).await;
-        assert_eq!(code, expected, "{words:?}: {told}");
-        assert!(told.contains(part), "{words:?}: {told}");
+        let (code, printed) = verify(file, &words).await;
+        assert_eq!(code, expected, "{words:?}: {printed}");
+        assert!(printed.contains(part), "{words:?}: {printed}");
     }
-    let (code, told) =
+    let (code, printed) =
         elida(&gateway, &["cdr", "export", "--from", "2999-01-01T00:00:00Z", "-o", path(&cut)]).await;
-    assert_eq!(code, 0, "{told}");
-    let (code, told) = verify(&cut, &[]).await;
-    assert_eq!(code, 0, "{told}");
-    assert!(told.starts_with("in order: no records"), "{told}");
+    assert_eq!(code, 0, "{printed}");
+    let (code, printed) = verify(&cut, &[]).await;
+    assert_eq!(code, 0, "{printed}");
+    assert!(printed.starts_with("in order: no records"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,8 +221,8 @@ async fn a_new_key_is_told_and_exports_that_span_it_verify() {
                 .await;
         }
         records(&gateway, &format!("run-{round}"), 2).await;
-        let (code, told) = verified(&gateway, folder.path()).await;
-        assert_eq!(code, 0, "the newest key has signed over all: {told}");
+        let (code, printed) = verified(&gateway, folder.path()).await;
+        assert_eq!(code, 0, "the newest key has signed over all: {printed}");
         let key = fs::read_to_string(gateway.data().join("cdr-key.pub")).expect("the key");
         keys.push(key.trim().to_owned());
     }
@@ -228,9 +231,9 @@ async fn a_new_key_is_told_and_exports_that_span_it_verify() {
         [(vec![0], 1), (vec![0, 1], 1), (vec![0, 2], 0), (vec![0, 1, 2], 0), (vec![2], 0)]
     {
         let words = given.iter().flat_map(|key: &usize| ["--key", keys[*key].as_str()]).collect::<Vec<_>>();
-        let (code, told) = elida(&gateway, &[&["cdr", "verify", path(&file)], &words[..]].concat()).await;
-        assert_eq!(code, expected, "{given:?}: {told}");
-        assert!(code == 0 || told.contains("one more --key"), "{told}");
+        let (code, printed) = elida(&gateway, &[&["cdr", "verify", path(&file)], &words[..]].concat()).await;
+        assert_eq!(code, expected, "{given:?}: {printed}");
+        assert!(code == 0 || printed.contains("one more --key"), "{printed}");
     }
 }
 
@@ -246,8 +249,8 @@ async fn an_export_replaces_no_link_no_device_and_no_draft_of_another() {
     fs::write(&draft, "another's").expect("the draft");
     symlink(&target, &link).expect("a link");
     for out in [link.as_path(), Path::new("/dev/null")] {
-        let (code, told) = elida(&gateway, &["cdr", "export", "-o", path(out)]).await;
-        assert_eq!(code, 0, "{told}");
+        let (code, printed) = elida(&gateway, &["cdr", "export", "-o", path(out)]).await;
+        assert_eq!(code, 0, "{printed}");
     }
     assert!(link.is_symlink());
     assert!(fs::read_to_string(&target).expect("the target").contains("elida.cdr/2"));

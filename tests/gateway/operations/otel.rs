@@ -75,7 +75,7 @@ async fn requests_sessions_and_records_are_told(collector: Collector, telemetry:
     }
     assert!(of.get("error.type").is_none() && code(&request) == StatusCode::Unset, "{of}");
     assert!(request.start_time_unix_nano < request.end_time_unix_nano);
-    let resource = collector.got().resource;
+    let resource = collector.received().resource;
     assert_eq!(resource["service.name"], "elida", "{resource}");
 
     let mut client = Call::chat_stream("first [[stall]]").session("told").open(gateway.proxy()).await;
@@ -99,19 +99,19 @@ async fn requests_sessions_and_records_are_told(collector: Collector, telemetry:
         assert_eq!((&span.trace_id, &span.parent_span_id), (&session.trace_id, &session.span_id));
     }
 
-    let got = collector.until("the record", |got| !got.logs.is_empty()).await;
+    let received = collector.until("the record", |received| !received.logs.is_empty()).await;
     let line = gateway.log_until(|line| line["message"] == "session_record").await;
-    let (told, flat) =
-        (plain(got.logs[0].body.as_ref().expect("a body")), attributes(&got.logs[0].attributes));
+    let (sent, flat) =
+        (plain(received.logs[0].body.as_ref().expect("a body")), attributes(&received.logs[0].attributes));
     for (key, value) in line.as_object().expect("an object") {
         if !["timestamp", "level", "message"].contains(&key.as_str()) {
-            assert_eq!(told[key], *value, "{key} in {told}");
+            assert_eq!(sent[key], *value, "{key} in {sent}");
             assert!(flat.get(key).is_none_or(|flat| flat == value), "{key} in {flat}");
         }
     }
     assert_eq!((&flat["session_id"], &flat["state"]), (&json!("told"), &json!("killed")), "{flat}");
     assert_eq!(
-        (&got.logs[0].trace_id, &got.logs[0].event_name[..]),
+        (&received.logs[0].trace_id, &received.logs[0].event_name[..]),
         (&session.trace_id, "elida.session.record")
     );
     assert_eq!(gateway.metric("elida_otlp_dropped_total{signal=\"spans\"}").await, 0.0);
@@ -148,9 +148,9 @@ async fn no_content_and_no_credential_is_told() {
     target.send(gateway.proxy()).await;
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
-    let got = collector.until("everything", |got| got.spans.len() >= 3).await;
-    let told = format!("{:?}{:?}{}", got.spans, got.logs, got.resource);
-    assert!(told.contains("embeddings") && !told.contains("SECRET"), "{told}");
+    let received = collector.until("everything", |received| received.spans.len() >= 3).await;
+    let sent = format!("{:?}{:?}{}", received.spans, received.logs, received.resource);
+    assert!(sent.contains("embeddings") && !sent.contains("SECRET"), "{sent}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +192,7 @@ async fn trace_context_comes_in_and_goes_out() {
     let onward = seen.header("traceparent").expect("a header");
     assert!(onward.starts_with(&CLIENT[..36]) && onward.ends_with("-00"), "{onward}");
     sent(vec![("x-request-id", "last")]).await;
-    let all = collector.until("the last", |got| got.spans.len() == 4).await.spans;
+    let all = collector.until("the last", |received| received.spans.len() == 4).await.spans;
     assert!(all.iter().all(|span| hex(&span.span_id) != onward[36..52]));
 }
 
@@ -222,10 +222,12 @@ async fn of_sessions_that_are_not_sampled_only_the_record_is_told() {
     Call::chat("hello").session("unseen").header("traceparent", CLIENT).send(gateway.proxy()).await;
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
-    let got = collector.until("the record", |got| !got.logs.is_empty() && !got.spans.is_empty()).await;
-    assert_eq!((got.logs.len(), got.spans.len()), (1, 1));
-    assert_eq!(hex(&got.spans[0].trace_id), CLIENT[3..35]);
-    assert_eq!(plain(got.logs[0].body.as_ref().expect("a body"))["request_count"], 6);
+    let received = collector
+        .until("the record", |received| !received.logs.is_empty() && !received.spans.is_empty())
+        .await;
+    assert_eq!((received.logs.len(), received.spans.len()), (1, 1));
+    assert_eq!(hex(&received.spans[0].trace_id), CLIENT[3..35]);
+    assert_eq!(plain(received.logs[0].body.as_ref().expect("a body"))["request_count"], 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,13 +247,13 @@ async fn the_end_waits_for_what_is_still_to_be_told() {
     assert_eq!(Call::chat("hello").session("s-0").send(gateway.proxy()).await.status(), 200);
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
-    let got = collector.got();
+    let received = collector.received();
     assert_eq!(
-        (got.spans.len(), got.logs.len()),
+        (received.spans.len(), received.logs.len()),
         (201, 100),
         "a span for each request and session, the records"
     );
-    let names: Vec<_> = got.metrics.iter().map(|metric| metric.name.as_str()).collect();
+    let names: Vec<_> = received.metrics.iter().map(|metric| metric.name.as_str()).collect();
     assert_eq!(
         names,
         [
@@ -260,7 +262,9 @@ async fn the_end_waits_for_what_is_still_to_be_told() {
             "gen_ai.client.operation.time_to_first_chunk"
         ]
     );
-    let Some(Data::Histogram(durations)) = &got.metrics[0].data else { panic!("{:?}", got.metrics[0]) };
+    let Some(Data::Histogram(durations)) = &received.metrics[0].data else {
+        panic!("{:?}", received.metrics[0])
+    };
     let point = &durations.data_points[0];
     assert_eq!((durations.data_points.len(), point.count), (1, 101));
     assert_eq!(point.bucket_counts.iter().sum::<u64>(), 101);
@@ -334,20 +338,21 @@ async fn a_collector_that_is_away_is_not_waited_for_at_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_hangs_costs_nothing_but_a_number() {
-    for protocol in ["grpc", "http"] {
+    let with = async |protocol: &str| {
         let silent = RawBackend::start(async |mut connection| {
-            connection.until("no collector is ever told this").await;
+            connection.until("never sent").await;
         })
         .await;
         nobody_waits_for(&format!("protocol: {protocol}, endpoint: {:?}", silent.url())).await;
-    }
+    };
+    tokio::join!(with("grpc"), with("http"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_answers_503_is_asked_again_and_costs_nothing_but_a_number() {
     let collector = Collector::refusing().await;
     nobody_waits_for(&over_http(&collector)).await;
-    assert!(collector.got().messages >= 4, "asked {} times", collector.got().messages);
+    assert!(collector.received().messages >= 4, "asked {} times", collector.received().messages);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,11 +360,11 @@ async fn what_a_collector_refuses_of_a_message_is_counted() {
     for protocol in ["grpc", "http"] {
         let demo = Demo::start().await;
         let (collector, telemetry) = if protocol == "grpc" {
-            let collector = Collector::grpc_partly().await;
+            let collector = Collector::grpc_rejecting_one().await;
             let telemetry = over_grpc(&collector);
             (collector, telemetry)
         } else {
-            let collector = Collector::http_partly().await;
+            let collector = Collector::http_rejecting_one().await;
             let telemetry = over_http(&collector);
             (collector, telemetry)
         };
@@ -370,8 +375,12 @@ async fn what_a_collector_refuses_of_a_message_is_counted() {
         gateway.kill("refused").await;
         assert_eq!(dropped(&gateway, "logs", 1.0).await, 1.0, "{protocol}");
         assert_eq!(dropped(&gateway, "spans", 2.0).await, 2.0, "{protocol}");
-        let got = collector.got();
-        assert_eq!((got.messages, got.spans.len()), (3, 2), "{protocol}: taken, and not sent again");
+        let received = collector.received();
+        assert_eq!(
+            (received.messages, received.spans.len()),
+            (3, 2),
+            "{protocol}: taken, and not sent again"
+        );
     }
 }
 
@@ -389,8 +398,8 @@ async fn a_collector_is_told_the_credential_that_the_variable_has() {
         ];
         let gateway = Gateway::in_environment(&demo, &variables).await;
         Call::chat("hello").send(gateway.proxy()).await;
-        let got = collector.until("a span", |got| !got.spans.is_empty()).await;
-        assert_eq!(got.authorization.as_deref(), Some("Bearer for-the-collector"), "{protocol}");
+        let received = collector.until("a span", |received| !received.spans.is_empty()).await;
+        assert_eq!(received.authorization.as_deref(), Some("Bearer for-the-collector"), "{protocol}");
         // This certificate authority is only for the collector.
         let seen = demo.ledger().last().expect("a request");
         assert_ne!(seen.header("authorization"), Some("Bearer for-the-collector"), "{protocol}");
@@ -409,7 +418,7 @@ async fn the_variables_of_opentelemetry_are_heeded() {
     ];
     let gateway = Gateway::in_environment(&demo, &variables).await;
     Call::chat("hello").send(gateway.proxy()).await;
-    let resource = collector.until("a span", |got| !got.spans.is_empty()).await.resource;
+    let resource = collector.until("a span", |received| !received.spans.is_empty()).await.resource;
     assert_eq!(resource["service.name"], "gate", "{resource}");
     assert_eq!(resource["deployment.environment.name"], "test,1", "{resource}");
 }
@@ -455,7 +464,7 @@ async fn behind_tls(collector: SocketAddr) -> (u16, NamedTempFile) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_behind_tls_is_told_when_its_authority_is_trusted() {
     let demo = Demo::start().await;
-    for protocol in ["grpc", "http"] {
+    let with = async |protocol: &str| {
         let collector = if protocol == "grpc" { Collector::grpc().await } else { Collector::http().await };
         let (port, authority) = behind_tls(collector.address()).await;
         let endpoint = format!("https://localhost:{port}");
@@ -467,12 +476,13 @@ async fn a_collector_behind_tls_is_told_when_its_authority_is_trusted() {
         ];
         let gateway = Gateway::in_environment(&demo, &variables).await;
         Call::chat("hello").send(gateway.proxy()).await;
-        collector.until(protocol, |got| !got.spans.is_empty()).await;
+        collector.until(protocol, |received| !received.spans.is_empty()).await;
         // Without that authority the gateway sends nothing.
         let stranger = Gateway::in_environment(&demo, &variables[..3]).await;
-        let before = collector.got().messages;
+        let before = collector.received().messages;
         Call::chat("hello").send(stranger.proxy()).await;
         dropped(&stranger, "spans", 1.0).await;
-        assert_eq!(collector.got().messages, before, "{protocol}");
-    }
+        assert_eq!(collector.received().messages, before, "{protocol}");
+    };
+    tokio::join!(with("grpc"), with("http"));
 }

@@ -91,6 +91,15 @@ async fn run(name: &str, proxy: SocketAddr, control: SocketAddr) -> String {
     within(name, run).await.expect("the recipe")
 }
 
+#[test]
+fn the_first_commands_share_the_build_of_the_tests() {
+    for name in ["demo", "fleet", "sessions", "stats", "check"] {
+        let commands = recipe(name).join(" && ");
+        assert!(commands.contains("cargo") && !commands.contains("release"), "{name}: {commands}");
+    }
+    assert!(recipe("build")[0].contains("--release"), "what is shipped is optimised");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_recipes_reach_a_running_gateway() {
     let demo = Demo::start().await;

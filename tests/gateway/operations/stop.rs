@@ -14,7 +14,7 @@ async fn endless() -> RawBackend {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
         let _ = connection.send(head).await;
         let piece = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
-        connection.send_for_ever(piece.as_bytes(), Duration::ZERO).await;
+        connection.send_until_closed(piece.as_bytes(), Duration::ZERO).await;
     })
     .await
 }

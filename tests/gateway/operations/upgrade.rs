@@ -133,7 +133,7 @@ async fn after_a_failed_upgrade_the_old_process_goes_on() {
     gateway.rewrite("no_such_key: 1\n");
     gateway.signal("QUIT");
     failed(1).await;
-    assert!(gateway.log_text().contains("no_such_key"), "the new process has told its faults");
+    assert!(gateway.log_text().contains("no_such_key"), "the new process has logged its faults");
     let line = gateway.log_until(message("the new process did not get ready, this one goes on")).await;
     assert!(line["status"].to_string().contains("exit status: 2"), "{line}");
     load.more(10).await;
@@ -181,8 +181,8 @@ async fn a_stop_during_an_upgrade_ends_both() {
     gateway.log_until(message("an upgrade is under way already")).await;
     gateway.terminate();
     assert!(gateway.ended().await.success());
-    let heir = started["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
-    assert!(!signal(heir, "0"), "the process that hangs is gone");
+    let successor = started["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+    assert!(!signal(successor, "0"), "the process that hangs is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +191,7 @@ async fn the_service_manager_is_told_who_serves() {
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).expect("a socket");
     manager.set_read_timeout(Some(crate::support::DEADLINE)).expect("a limit");
-    let hear = || {
+    let notification = || {
         let mut word = [0; 256];
         let length = manager.recv(&mut word).expect("a word to the service manager");
         String::from_utf8_lossy(&word[..length]).into_owned()
@@ -202,12 +202,12 @@ async fn the_service_manager_is_told_who_serves() {
         &[("NOTIFY_SOCKET", std::ffi::OsStr::from_bytes(path.as_os_str().as_bytes()))],
     )
     .await;
-    assert_eq!(hear(), "READY=1");
+    assert_eq!(notification(), "READY=1");
     gateway.signal("QUIT");
     let started = gateway.log_until(message("starting the new process")).await;
-    assert_eq!(hear(), format!("MAINPID={}", started["pid"]));
+    assert_eq!(notification(), format!("MAINPID={}", started["pid"]));
     assert!(gateway.ended().await.success());
-    let heir = started["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
-    assert!(signal(heir, "TERM"));
-    assert_eq!(hear(), "STOPPING=1");
+    let successor = started["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+    assert!(signal(successor, "TERM"));
+    assert_eq!(notification(), "STOPPING=1");
 }

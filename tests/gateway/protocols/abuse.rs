@@ -205,9 +205,9 @@ async fn without_files_it_serves_whom_it_has_and_recovers() {
     })
     .await;
     assert!(answer.is_whole);
-    let told = gateway.log_lines();
-    let told = told.iter().filter(|line| line["level"] == "WARN" || line["level"] == "ERROR").count();
-    assert!(told <= 5, "{told} warnings for one shortage");
+    let warnings = gateway.log_lines();
+    let warnings = warnings.iter().filter(|line| line["level"] == "WARN" || line["level"] == "ERROR").count();
+    assert!(warnings <= 5, "{warnings} warnings for one shortage");
 }
 
 #[tokio::test(flavor = "multi_thread")]

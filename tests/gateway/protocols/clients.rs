@@ -15,7 +15,7 @@ use elida::demo::Seen;
 use serde_json::Value;
 
 use crate::support::Gateway;
-use crate::support::outside::Outside;
+use crate::support::forward_proxy::ForwardProxy;
 
 /// Terminates the gateway; returns the access lines of all requests that reached it, in order.
 async fn requests_of(gateway: &mut Gateway) -> Vec<Value> {
@@ -53,7 +53,7 @@ fn hints(seen: &[Seen], ours: Option<&str>) -> Vec<String> {
 }
 
 /// The cells of "What each sends".
-fn sends(seen: &[Seen], ours: Option<&str>, outside: &Outside) -> Vec<String> {
+fn sends(seen: &[Seen], ours: Option<&str>, forward_proxy: &ForwardProxy) -> Vec<String> {
     let paths: BTreeSet<_> =
         seen.iter().map(|request| format!("`{} {}`", request.method, request.path)).collect();
     let first = |name: &str| seen.iter().find_map(|request| request.header(name)).unwrap_or_default();
@@ -77,7 +77,7 @@ fn sends(seen: &[Seen], ours: Option<&str>, outside: &Outside) -> Vec<String> {
     };
     let largest = seen.iter().map(|request| request.body_len).max().unwrap_or(0);
     let body = if largest < 1000 { "below 1 kB".to_owned() } else { format!("{} kB", round(largest)) };
-    let hosts: Vec<_> = outside.asked().iter().map(|host| format!("`{host}`")).collect();
+    let hosts: Vec<_> = forward_proxy.requested_hosts().iter().map(|host| format!("`{host}`")).collect();
     vec![
         paths.into_iter().collect::<Vec<_>>().join(", "),
         streams.to_owned(),

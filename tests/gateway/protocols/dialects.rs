@@ -139,7 +139,7 @@ fn values(body: &[u8]) -> Vec<Value> {
 }
 
 /// The last count at each of the case's paths.
-fn told(case: &Case, values: &[Value]) -> Counts {
+fn reported(case: &Case, values: &[Value]) -> Counts {
     let all = |pointers: &[&str]| {
         let at = |value: &Value| pointers.iter().find_map(|pointer| value.pointer(pointer)?.as_u64());
         values.iter().rev().find_map(at).unwrap_or(0)
@@ -161,7 +161,7 @@ async fn asked(gateway: &Gateway, case: &Case) {
                 let call = Call::post(case.path).json(&(case.ask)(&text, stream)).session(&session);
                 let answer = call.send(gateway.proxy()).await;
                 assert_eq!((answer.status(), answer.is_whole), (200, true), "{session}");
-                let expected = told(case, &values(&unpacked(&answer)));
+                let expected = reported(case, &values(&unpacked(&answer)));
                 assert!(expected[0] > 0 && expected[1] > 0, "{session}: {expected:?}");
                 let shown = gateway.session_until(&session, |session| session["open_legs"] == 0).await;
                 assert_eq!(counts(&shown["usage"]), expected, "{session}: {shown}");

@@ -100,7 +100,7 @@ async fn a_trusted_proxy_says_who_the_client_is() {
     let other = Call::chat("hello").header("X-Forwarded-For", "203.0.113.10");
     let other = other.send(gateway.proxy()).await;
     assert_ne!(first.head.field("x-session-id"), other.head.field("x-session-id"));
-    assert_eq!(last(&backend).field("x-forwarded-for"), None, "believed, but not told");
+    assert_eq!(last(&backend).field("x-forwarded-for"), None, "trusted, but not forwarded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn backends_are_told_who_asks_when_the_operator_wants_it() {
     let gateway = with_server(&backend, "forwarded_headers: true").await;
     assert_eq!(call_with(&ORIGIN).header("Host", "gw.example").send(gateway.proxy()).await.status(), 200);
     let seen = last(&backend);
-    let told = |head: &Head| ORIGIN.map(|(name, _)| head.field(name).map(str::to_owned));
+    let origin = |head: &Head| ORIGIN.map(|(name, _)| head.field(name).map(str::to_owned));
     let own = [
         Some("127.0.0.1"),
         Some("http"),
@@ -118,7 +118,7 @@ async fn backends_are_told_who_asks_when_the_operator_wants_it() {
         None,
         Some("for=127.0.0.1;host=\"gw.example\""),
     ];
-    assert_eq!(told(&seen), own.map(|value| value.map(str::to_owned)), "nothing of the client's own words");
+    assert_eq!(origin(&seen), own.map(|value| value.map(str::to_owned)), "nothing of the client's own words");
     let gateway = with_server(&backend, "forwarded_headers: true, trusted_proxies: [127.0.0.1]").await;
     assert_eq!(call_with(&ORIGIN).send(gateway.proxy()).await.status(), 200);
     let seen = last(&backend);
@@ -175,7 +175,7 @@ async fn nothing_in_a_request_breaks_a_line_of_the_log() {
     assert_eq!(gateway.noise(), "", "every line is one JSON object");
     let lines = gateway.log_lines();
     assert!(lines.iter().all(|line| line["message"] != "forged"), "{lines:?}");
-    assert!(lines.iter().any(|line| line["model"] == evil), "the model is told as it was: {lines:?}");
+    assert!(lines.iter().any(|line| line["model"] == evil), "the model is logged as sent: {lines:?}");
     let longest = lines.iter().map(|line: &Value| line.to_string().len()).max();
     assert!(longest.is_some_and(|longest| longest < 16 << 10), "{longest:?}");
 }

@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::gateway::signal;
-use crate::support::http2::{Client, End, GET, OPENING, RawFrames, block, frame, write};
+use crate::support::http2::{Client, End, GET, PREFACE, RawFrames, block, frame, write};
 use crate::support::timing::{Times, after};
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient, within};
@@ -113,8 +113,8 @@ async fn the_preface_may_come_byte_by_byte_and_so_may_http11() {
         tcp
     };
     // The crate sends its preface whole, so the first letters are sent before it, and its own copy of them is cut off.
-    let tcp = dribble(&OPENING[..3]).await;
-    let mut client = RawFrames::begun(tcp, &OPENING[3..]).await;
+    let tcp = dribble(&PREFACE[..3]).await;
+    let mut client = RawFrames::continue_on(tcp, &PREFACE[3..]).await;
     client.send(&frame(1, 5, 1, &block(&GET))).await.expect("a request");
     client.frame(1).await;
     for request in
@@ -132,7 +132,7 @@ async fn it_can_be_turned_off() {
     let backend = RawBackend::answering(OK).await;
     let gateway = with_server(&backend, "h2c: false").await;
     let mut client = RawClient::connect(gateway.proxy()).await;
-    client.send(OPENING).await.expect("send");
+    client.send(PREFACE).await.expect("send");
     let answer = client.message(Unframed::UntilEnd).await.expect("an answer");
     assert_eq!(answer.status(), 400, "{}", answer.text());
     assert!(backend.heads().is_empty());
@@ -243,7 +243,7 @@ async fn a_client_that_leaves_cancels_upstream_and_nobody_else() {
         assert_eq!(session["request_count"], 1, "{session}");
     }
     bystander.until("\"delta\":{\"content\":\"").await;
-    client.vanish();
+    client.abort_connection();
     demo.until("the end of all", |ledger| ledger.aborts().len() as u64 == 4).await;
 }
 
@@ -359,7 +359,7 @@ async fn silent_connections_are_told_to_go() {
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     // A request body that never begins.
     let mut mute = TcpStream::connect(gateway.proxy()).await.expect("a connection");
-    mute.write_all(&OPENING[..20]).await.expect("half a preface");
+    mute.write_all(&PREFACE[..20]).await.expect("half a preface");
     RawClient::new(mute).end().await;
 }
 
@@ -397,8 +397,12 @@ async fn an_upgrade_of_the_program_cuts_no_stream() {
     assert_eq!(next.ask(&Call::chat("hello")).await.status, 200);
     let answer = begun.rest().await;
     assert!(answer.text().contains("[DONE]") && answer.end == End::Whole, "{}", answer.text());
-    let heir = gateway.log_until(|line| line["message"] == "starting the new process").await["pid"].as_u64();
-    assert!(signal(u32::try_from(heir.expect("a number")).expect("an id"), "0"), "the new process lives");
+    let successor =
+        gateway.log_until(|line| line["message"] == "starting the new process").await["pid"].as_u64();
+    assert!(
+        signal(u32::try_from(successor.expect("a number")).expect("an id"), "0"),
+        "the new process lives"
+    );
 }
 
 /// Opens a WebSocket on a stream (RFC 8441).

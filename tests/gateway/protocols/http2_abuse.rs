@@ -66,7 +66,7 @@ async fn streams_reset_at_once_do_not_reach_the_backend() {
         }
         opened += 1;
     }
-    assert!(opened < 1000, "{opened} streams were borne");
+    assert!(opened < 1000, "{opened} streams were accepted");
     assert!(backend.heads().len() < 400, "{} reached the backend", backend.heads().len());
     assert_eq!(Client::connect(gateway.proxy()).await.ask(&Call::get("/calm")).await.status, 200);
 }
@@ -87,7 +87,7 @@ async fn streams_that_we_are_made_to_reset_are_counted() {
         made += 1;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(made < 1000, "{made} resets were borne");
+    assert!(made < 1000, "{made} resets were accepted");
     assert_eq!(client.closed().await, Some(CALM));
     assert!(backend.heads().len() < 400, "{} reached the backend", backend.heads().len());
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use crate::support::http2::{Asked, Client, End, H2Backend, a_moment, write};
+use crate::support::http2::{BackendRequest, Client, End, H2Backend, short_wait, write};
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Gateway, RawBackend};
 
@@ -36,13 +36,13 @@ async fn gateway(backend: &impl Backend, keys: &str, server: &str) -> Gateway {
 const ALWAYS: &str = ", pool: { http2: always }";
 
 /// Answers `/now…` at once; starts a stream for other paths and waits until it is reset.
-async fn serve(mut asked: Asked) {
+async fn serve(mut asked: BackendRequest) {
     if asked.path.starts_with("/now") {
         return asked.answer("ok").await;
     }
     let mut to = asked.begin("text/event-stream");
     write(&mut to, "data: {\"choices\":[]}\n\n".into(), false).await.expect("an event");
-    asked.given_up_on(&mut to).await;
+    asked.wait_for_reset(&mut to).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +141,7 @@ async fn a_kill_or_a_client_that_leaves_gives_up_the_stream_and_not_the_connecti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_goes_away_is_gone_round() {
-    let backend = H2Backend::start(async |asked: Asked| {
+    let backend = H2Backend::start(async |asked: BackendRequest| {
         if asked.path == "/now/last" {
             asked.close.send_replace(true);
         }
@@ -159,14 +159,14 @@ async fn a_backend_that_goes_away_is_gone_round() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_given_back_is_sent_again_and_no_other() {
-    let backend = H2Backend::start(async |mut asked: Asked| match asked.path.as_str() {
+    let backend = H2Backend::start(async |mut asked: BackendRequest| match asked.path.as_str() {
         "/refused" if asked.number == 0 => asked.reset(Reason::REFUSED_STREAM),
         "/always" => asked.reset(Reason::REFUSED_STREAM),
         "/broken" => asked.reset(Reason::INTERNAL_ERROR),
         "/half" => {
             let mut to = asked.begin("application/json");
             write(&mut to, "{\"half".into(), false).await.expect("a piece");
-            a_moment().await;
+            short_wait().await;
             asked.reset(Reason::INTERNAL_ERROR);
         }
         _ => asked.answer("ok").await,
@@ -178,7 +178,7 @@ async fn a_request_that_was_given_back_is_sent_again_and_no_other() {
         call.send(through.proxy()).await
     };
     let answer = ask("/refused").await;
-    assert_eq!((answer.status(), answer.text().as_str()), (200, "ok"), "nobody has looked at it");
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "ok"), "it was not parsed");
     let sent = backend.requests();
     assert_eq!(sent.len(), 2);
     assert!(sent.iter().all(|request| request.body() == b"{\"a\":1}"));
@@ -194,7 +194,7 @@ async fn a_request_that_was_given_back_is_sent_again_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_pass_to_those_who_can_take_them() {
-    let backend = H2Backend::start(async |mut asked: Asked| {
+    let backend = H2Backend::start(async |mut asked: BackendRequest| {
         let mut to = asked.begin("application/grpc");
         write(&mut to, "body".into(), false).await.expect("a piece");
         let mut trailers = HeaderMap::new();
@@ -212,7 +212,7 @@ async fn trailers_pass_to_those_who_can_take_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_does_not_read_does_not_stop_the_others_of_the_connection() {
-    let backend = H2Backend::start(async |mut asked: Asked| {
+    let backend = H2Backend::start(async |mut asked: BackendRequest| {
         if asked.path == "/now" {
             return asked.answer("ok").await;
         }
@@ -228,7 +228,7 @@ async fn one_who_does_not_read_does_not_stop_the_others_of_the_connection() {
         // In sequence: concurrent ones would open a connection each.
         backend.until("the request", |backend| backend.requests().len() == number + 1).await;
     }
-    a_moment().await;
+    short_wait().await;
     assert_eq!(Call::get("/now").send(through.proxy()).await.text(), "ok");
     let grown = through.resident_bytes().saturating_sub(before);
     println!("20 slow readers: {} KiB", grown >> 10);

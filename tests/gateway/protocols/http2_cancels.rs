@@ -11,16 +11,16 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// Answers `/ok` at once, `/long` with a first half at once and the rest on notice, other paths never.
 async fn backend() -> (RawBackend, Arc<Notify>) {
     let finish = Arc::new(Notify::new());
-    let told = Arc::clone(&finish);
+    let notice = Arc::clone(&finish);
     let backend = RawBackend::start(move |mut connection| {
-        let told = Arc::clone(&told);
+        let notice = Arc::clone(&notice);
         async move {
             while let Some(request) = connection.request().await {
                 match request.head.target() {
                     "/ok" => drop(connection.send(OK).await),
                     "/long" => {
                         let _ = connection.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
-                        told.notified().await;
+                        notice.notified().await;
                         let _ = connection.send("rest").await;
                     }
                     _ => return connection.stay_silent().await,
@@ -78,7 +78,7 @@ async fn beyond_its_credit_a_client_keeps_its_open_streams() {
     let mut innocent = client.send(&Call::get("/long")).await.head().await.expect("a head");
     innocent.until("half").await;
     let cancelled = cancel(&mut client, &backend, 200).await;
-    assert!((20..60).contains(&cancelled), "{cancelled} were borne");
+    assert!((20..60).contains(&cancelled), "{cancelled} were accepted");
     // After GOAWAY the client opens another connection for new requests.
     assert!(!client.is_open().await);
     assert_eq!(Client::connect(gateway.proxy()).await.ask(&Call::get("/ok")).await.status, 200);
@@ -101,7 +101,7 @@ async fn a_trusted_proxy_speaks_for_many_clients() {
     for _ in 0..90 {
         exchanges.push(client.send(&Call::get("/never")).await);
     }
-    exchanges.into_iter().for_each(crate::support::http2::Exchange::reset);
+    exchanges.into_iter().for_each(crate::support::http2::PendingAnswer::reset);
     assert_eq!(within("an answer", client.ask(&Call::get("/ok"))).await.status, 200);
 }
 

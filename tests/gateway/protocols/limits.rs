@@ -151,7 +151,7 @@ async fn a_slow_reader_holds_the_backend_back() {
         let _ = connection.send(head).await;
         let event = format!("data: {}\n\n", "x".repeat(64 * 1024));
         let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-        connection.send_for_ever(chunk.as_bytes(), Duration::ZERO).await;
+        connection.send_until_closed(chunk.as_bytes(), Duration::ZERO).await;
     })
     .await;
     let gateway = Gateway::start(&backend).await;

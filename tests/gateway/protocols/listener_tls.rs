@@ -154,7 +154,7 @@ async fn curl_is_served_over_tls_with_both_protocols() {
     let plain = format!("http://localhost:{}/v1/models", gateway.proxy().port());
     assert!(!curl(&["--http2-prior-knowledge", &plain], &issued.file("ca.pem")).status.success());
     assert!(!curl(&["--http1.1", &plain], &issued.file("ca.pem")).status.success());
-    assert_eq!(demo.ledger().arrived(), 2, "what is not TLS reaches nobody");
+    assert_eq!(demo.ledger().arrived(), 2, "requests without TLS reach no backend");
     // Without TLS, curl needs a flag.
     let plain = Gateway::start(&demo).await;
     let url = format!("{}/v1/models", plain.url());
@@ -228,11 +228,11 @@ async fn a_reload_takes_a_new_certificate_and_cuts_nobody() {
     gateway.hangup();
     let line = gateway.log_until(|line| line["level"] == "ERROR").await;
     assert!(
-        line["faults"].as_str().is_some_and(|told| told.contains("is not the key of the certificate")),
+        line["faults"].as_str().is_some_and(|reply| reply.contains("is not the key of the certificate")),
         "{line}"
     );
-    let told = gateway.operator().await.post("/control/config/reload", &json!(null)).await;
-    assert!(told.status() == 422 && told.text().contains("server.tls.key"), "{}", told.text());
+    let reply = gateway.operator().await.post("/control/config/reload", &json!(null)).await;
+    assert!(reply.status() == 422 && reply.text().contains("server.tls.key"), "{}", reply.text());
     assert_eq!(now().await, second);
     let answer = begun.rest().await;
     assert!(answer.text().contains("[DONE]") && answer.end == End::Whole, "{}", answer.text());
@@ -302,17 +302,17 @@ async fn check_and_doctor_say_what_is_wrong() {
         let output =
             Command::new(env!("CARGO_BIN_EXE_elida")).args([command, "-c"]).arg(&file).env_clear().output();
         let output = output.expect("the binary runs");
-        let told = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&told).into_owned())
+        let reply = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&reply).into_owned())
     };
-    let (code, told) = run("check");
-    assert_eq!(code, Some(0), "{told}");
+    let (code, reply) = run("check");
+    assert_eq!(code, Some(0), "{reply}");
     assert!(run("doctor").1.contains("ok    server.tls: the certificate is valid for"));
     fs::set_permissions(issued.file("tls.key"), fs::Permissions::from_mode(0o644)).expect("permissions");
-    let (code, told) = run("check");
+    let (code, reply) = run("check");
     assert!(
-        code == Some(0) && told.contains("warning: server.tls.key: every user of this machine"),
-        "{told}"
+        code == Some(0) && reply.contains("warning: server.tls.key: every user of this machine"),
+        "{reply}"
     );
     fs::set_permissions(issued.file("tls.key"), fs::Permissions::from_mode(0o600)).expect("permissions");
     let key = KeyPair::generate().expect("a key");
@@ -321,20 +321,20 @@ async fn check_and_doctor_say_what_is_wrong() {
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     fs::write(issued.file("tls.crt"), params.self_signed(&key).expect("a certificate").pem())
         .expect("a file");
-    let (code, told) = run("check");
-    assert!(code == Some(2) && told.contains("is not the key of the certificate"), "{told}");
+    let (code, reply) = run("check");
+    assert!(code == Some(2) && reply.contains("is not the key of the certificate"), "{reply}");
     fs::write(issued.file("tls.key"), key.serialize_pem()).expect("a file");
-    let (code, told) = run("check");
+    let (code, reply) = run("check");
     assert!(
-        code == Some(0) && told.contains("warning: server.tls.cert: the certificate has expired"),
-        "{told}"
+        code == Some(0) && reply.contains("warning: server.tls.cert: the certificate has expired"),
+        "{reply}"
     );
-    let (code, told) = run("doctor");
-    assert!(code == Some(1) && told.contains("FAIL  server.tls: the certificate has expired"), "{told}");
+    let (code, reply) = run("doctor");
+    assert!(code == Some(1) && reply.contains("FAIL  server.tls: the certificate has expired"), "{reply}");
     fs::remove_file(issued.file("tls.crt")).expect("a file");
-    let (code, told) = run("check");
+    let (code, reply) = run("check");
     assert!(
-        code == Some(2) && told.contains("server.tls.cert:") && told.contains("cannot be read"),
-        "{told}"
+        code == Some(2) && reply.contains("server.tls.cert:") && reply.contains("cannot be read"),
+        "{reply}"
     );
 }

@@ -44,8 +44,8 @@ async fn the_session_that_the_server_names_begins_with_the_request_that_made_it(
     let (id, answer) = initialize(&gateway).await;
     assert_eq!(answer.head.field("x-session-id"), Some(id.as_str()));
     let call = post(&say(1, "one two")).header("mcp-session-id", &id);
-    let told = call.send(gateway.proxy()).await;
-    assert_eq!(last_event(&told.text())["result"]["content"][0]["text"], "one two", "{}", told.text());
+    let answer = call.send(gateway.proxy()).await;
+    assert_eq!(last_event(&answer.text())["result"]["content"][0]["text"], "one two", "{}", answer.text());
     let session = gateway.session_until(&id, |session| session["open_legs"] == 0).await;
     assert_eq!(session["request_count"], 3, "{session}");
     assert_eq!(session["backends"], json!({"default": 3}), "{session}");

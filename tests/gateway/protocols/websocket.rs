@@ -390,7 +390,7 @@ async fn a_backend_that_breaks_off_is_seen_as_cut() {
     let mut client = open(gateway.proxy(), &handshake("/v1/responses").session("s")).await;
     assert_eq!(client.frame().await, Some(Frame::text("last words")));
     client.send(b"\x82\x81\0\0\0\0\x01").await.expect("send");
-    assert_eq!(client.frame().await, None, "no Close frame that nobody sent");
+    assert_eq!(client.frame().await, None, "no invented Close frame");
     let session = gateway.session_until("s", |session| session["open_legs"] == 0).await;
     assert_eq!(session["requests"][0]["outcome"], "backend_unavailable", "{session}");
     assert_eq!(session["requests"][0]["socket"]["close_code"], Value::Null);
@@ -533,7 +533,7 @@ async fn warm(gateway: &Gateway) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_do_not_read_hold_the_backend_back() {
     let backend = switching(async |connection: Connection| {
-        connection.send_for_ever(&weight().plain(), Duration::ZERO).await;
+        connection.send_until_closed(&weight().plain(), Duration::ZERO).await;
     })
     .await;
     let gateway = Gateway::start(&backend).await;

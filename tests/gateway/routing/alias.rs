@@ -55,7 +55,7 @@ async fn a_rewritten_model_changes_its_own_bytes_and_the_length_only() {
         }
     }
     let session = gateway.session_until("aliased", |session| session["requests"][0]["status"] == 200).await;
-    assert_eq!(session["requests"][0]["model"], "gpt-4o", "what was asked for is told");
+    assert_eq!(session["requests"][0]["model"], "gpt-4o", "the requested model is reported");
     let plain = r#"{"model":"gpt-4o-mini"}"#;
     assert_eq!(call(plain).send(gateway.proxy()).await.status(), 200);
     assert_eq!(local.requests()[3].text(), plain, "another model is no alias");

@@ -78,8 +78,9 @@ async fn an_injected_key_takes_the_place_of_the_client_s() {
     assert_eq!(backend.heads()[4].target(), "/v1beta/models?alt=sse");
     let shown = gateway.operator().await.get("/control/config").await.text();
     assert!(shown.contains("\"api_key\":\"***\""), "{shown}");
-    let told = shown + &gateway.log_text() + &gateway.operator().await.get("/control/backends").await.text();
-    assert!(!told.contains("house-secret") && !told.contains("client-secret"), "{told}");
+    let output =
+        shown + &gateway.log_text() + &gateway.operator().await.get("/control/backends").await.text();
+    assert!(!output.contains("house-secret") && !output.contains("client-secret"), "{output}");
     let line = gateway.access_line("/v1/chat/completions").await;
     assert!(line["principal"].as_str().expect("a principal").starts_with("cred:"), "{line}");
 }
@@ -179,14 +180,17 @@ async fn keys_that_strangers_could_spend_are_a_fault_at_the_start() {
             .expect("elida check");
         (output.status.code(), crate::support::json(&output.stdout))
     };
-    let (code, told) = check(yaml("listen: '0.0.0.0:8080'"));
-    assert_eq!((code, &told["faults"][0]["path"]), (Some(2), &json!("backends.a.auth.mode")), "{told}");
-    assert!(told["faults"][0]["hint"].as_str().expect("a hint").contains("startup_guard: warn"), "{told}");
-    assert!(!told.to_string().contains("house-secret"));
-    let (code, told) = check(yaml("listen: '0.0.0.0:8080'\nstartup_guard: warn\ndata_dir: /tmp"));
-    assert_eq!((code, &told["warnings"][0]["path"]), (Some(0), &json!("backends.a.auth.mode")), "{told}");
-    let (code, told) = check(yaml("listen: '127.0.0.1:8080'\ndata_dir: /tmp"));
-    assert_eq!((code, &told["warnings"]), (Some(0), &json!([])), "{told}");
+    let (code, output) = check(yaml("listen: '0.0.0.0:8080'"));
+    assert_eq!((code, &output["faults"][0]["path"]), (Some(2), &json!("backends.a.auth.mode")), "{output}");
+    assert!(
+        output["faults"][0]["hint"].as_str().expect("a hint").contains("startup_guard: warn"),
+        "{output}"
+    );
+    assert!(!output.to_string().contains("house-secret"));
+    let (code, output) = check(yaml("listen: '0.0.0.0:8080'\nstartup_guard: warn\ndata_dir: /tmp"));
+    assert_eq!((code, &output["warnings"][0]["path"]), (Some(0), &json!("backends.a.auth.mode")), "{output}");
+    let (code, output) = check(yaml("listen: '127.0.0.1:8080'\ndata_dir: /tmp"));
+    assert_eq!((code, &output["warnings"]), (Some(0), &json!([])), "{output}");
 }
 
 /// Fields that a client may send and the gateway does not know; no list of secrets contains them.

@@ -30,14 +30,14 @@ fn chat_of(caller: &str) -> Call {
 }
 
 /// A backend's health as the control API and the metric report it, once they agree.
-async fn is_told_healthy(gateway: &Gateway, name: &str) -> bool {
+async fn is_reported_healthy(gateway: &Gateway, name: &str) -> bool {
     within("one word about health", async {
         loop {
             let backends = gateway.operator().await.get("/control/backends").await.json();
-            let told = backends["backends"][name]["healthy"].as_bool().expect("a backend");
+            let reported = backends["backends"][name]["healthy"].as_bool().expect("a backend");
             let metric = gateway.metric(&format!("elida_backend_healthy{{backend=\"{name}\"}}")).await;
-            if metric == f64::from(told) {
-                return told;
+            if metric == f64::from(reported) {
+                return reported;
             }
         }
     })
@@ -54,7 +54,7 @@ async fn a_backend_that_fails_in_a_row_is_left_alone_and_tried_again() {
         assert_eq!(chat_of(["ada", "bob"][number % 2]).send(gateway.proxy()).await.status(), 200);
     }
     assert_eq!((first.requests().len(), second.requests().len()), (3, 8));
-    assert!(!is_told_healthy(&gateway, "a").await && is_told_healthy(&gateway, "b").await);
+    assert!(!is_reported_healthy(&gateway, "a").await && is_reported_healthy(&gateway, "b").await);
     is_sick.store(false, Relaxed);
     within("the first backend to be tried again", async {
         while first.requests().len() == 3 {
@@ -62,7 +62,7 @@ async fn a_backend_that_fails_in_a_row_is_left_alone_and_tried_again() {
         }
     })
     .await;
-    assert!(is_told_healthy(&gateway, "a").await);
+    assert!(is_reported_healthy(&gateway, "a").await);
     let before = second.requests().len();
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     assert_eq!(second.requests().len(), before, "the first one serves again");
@@ -96,13 +96,13 @@ async fn retry_after_is_obeyed() {
         assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
     }
     assert_eq!((busy.requests().len(), second.requests().len()), (1, 3));
-    assert!(is_told_healthy(&gateway, "a").await, "so far one caller was told");
+    assert!(is_reported_healthy(&gateway, "a").await, "so far one caller was asked to wait");
     for caller in ["bob", "eve", "bob"] {
         assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
     }
     assert_eq!((busy.requests().len(), second.requests().len()), (2, 6));
-    let told = gateway.operator().await.get("/control/backends").await.json();
-    assert!(told["backends"]["a"]["rests_for_ms"].as_u64().is_some_and(|ms| ms > 60_000), "{told}");
+    let reported = gateway.operator().await.get("/control/backends").await.json();
+    assert!(reported["backends"]["a"]["rests_for_ms"].as_u64().is_some_and(|ms| ms > 60_000), "{reported}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +128,7 @@ async fn the_limit_of_one_client_s_key_is_no_matter_of_others() {
         assert_eq!(call.send(gateway.proxy()).await.status(), 200);
     }
     assert_eq!(limited.requests().len(), 4);
-    assert!(is_told_healthy(&gateway, "a").await);
+    assert!(is_reported_healthy(&gateway, "a").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,12 +143,12 @@ async fn probes_take_a_backend_out_and_bring_it_back() {
     let probe = first.heads()[0].clone();
     assert_eq!((probe.target(), probe.field("authorization")), ("/base/healthz", Some("Bearer probe-key")));
     is_sick.store(true, Relaxed);
-    within("probes to find it down", async { while is_told_healthy(&gateway, "a").await {} }).await;
+    within("probes to find it down", async { while is_reported_healthy(&gateway, "a").await {} }).await;
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     assert_eq!(second.requests().len(), 1);
     assert!(first.heads().iter().all(|head| head.target() == "/base/healthz"), "no request was spent on it");
     is_sick.store(false, Relaxed);
-    within("probes to find it up", async { while !is_told_healthy(&gateway, "a").await {} }).await;
+    within("probes to find it up", async { while !is_reported_healthy(&gateway, "a").await {} }).await;
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     assert_eq!(second.requests().len(), 1);
 }
@@ -161,9 +161,9 @@ async fn a_probe_without_a_path_is_a_connection() {
     let dead = nobody();
     let gateway =
         gateway(&[("a", &dead, probe), ("b", &silent.url(), probe), ("c", &second.url(), "")], "").await;
-    within("probes to find it down", async { while is_told_healthy(&gateway, "a").await {} }).await;
+    within("probes to find it down", async { while is_reported_healthy(&gateway, "a").await {} }).await;
     silent.until("probes", |silent| silent.connections() > 2).await;
-    assert!(is_told_healthy(&gateway, "b").await);
+    assert!(is_reported_healthy(&gateway, "b").await);
     let line = gateway.log_until(|line| line["message"] == "probes find the backend down").await;
     assert_eq!(line["backend"], "a");
 }
@@ -198,8 +198,8 @@ async fn equals_share_the_work_and_a_session_stays_where_its_cache_is_warm() {
     );
     within("the answered ones to be counted as gone", async {
         loop {
-            let told = gateway.operator().await.get("/control/backends").await.json();
-            let open = ["one", "two"].map(|name| told["backends"][name]["open"].as_u64());
+            let reported = gateway.operator().await.get("/control/backends").await.json();
+            let open = ["one", "two"].map(|name| reported["backends"][name]["open"].as_u64());
             if open == [Some(5), Some(5)] {
                 return;
             }
@@ -223,7 +223,7 @@ async fn a_reload_forgets_no_health_of_a_backend_that_stays() {
     gateway.log_until(|line| line["message"] == "configuration reloaded").await;
     assert_eq!(chat_of("eve").send(gateway.proxy()).await.status(), 200);
     assert_eq!((busy.requests().len(), second.requests().len()), (2, 3));
-    assert!(!is_told_healthy(&gateway, "a").await);
+    assert!(!is_reported_healthy(&gateway, "a").await);
     gateway.rewrite(&crate::routing::failover::configuration(&[("b", &second.url(), "")], ""));
     gateway.hangup();
     within("the reload", async {
@@ -280,10 +280,10 @@ async fn an_answer_to_what_was_sent_before_ends_no_rest() {
     for caller in ["ada", "bob"] {
         assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
     }
-    assert!(!is_told_healthy(&gateway, "a").await);
+    assert!(!is_reported_healthy(&gateway, "a").await);
     release.send_replace(true);
     assert_eq!(early.head().await.expect("a head").status(), 401);
-    assert!(!is_told_healthy(&gateway, "a").await, "it was asked before the others failed");
+    assert!(!is_reported_healthy(&gateway, "a").await, "it was asked before the others failed");
     assert_eq!(chat_of("eve").send(gateway.proxy()).await.status(), 200);
     assert_eq!((first.requests().len(), second.requests().len()), (3, 3));
 }
@@ -307,13 +307,13 @@ async fn one_caller_alone_takes_a_backend_from_nobody() {
             assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
         }
         assert_eq!(first.requests().len() - before, asked, "{caller}");
-        assert!(is_told_healthy(&gateway, "a").await, "{caller}");
+        assert!(is_reported_healthy(&gateway, "a").await, "{caller}");
         let (before, elsewhere) = (first.requests().len(), second.requests().len());
         assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
         assert_eq!((first.requests().len(), second.requests().len()), (before + 1, elsewhere), "{caller}");
     }
-    let told = gateway.operator().await.get("/control/backends").await.json();
-    assert_eq!(told["backends"]["a"]["callers_kept_away"], 2, "{told}");
+    let reported = gateway.operator().await.get("/control/backends").await.json();
+    assert_eq!(reported["backends"]["a"]["callers_kept_away"], 2, "{reported}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,8 +328,8 @@ async fn an_anonymous_429_speaks_for_its_address_only() {
     for _ in 0..3 {
         assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
     }
-    assert_eq!((first.requests().len(), second.requests().len()), (1, 3), "that address was told");
-    assert!(is_told_healthy(&gateway, "a").await);
+    assert_eq!((first.requests().len(), second.requests().len()), (1, 3), "that address was asked to wait");
+    assert!(is_reported_healthy(&gateway, "a").await);
     assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
     assert_eq!((first.requests().len(), second.requests().len()), (2, 3));
 }
@@ -361,7 +361,9 @@ async fn a_trial_whose_client_leaves_is_given_to_another() {
         assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
     }
     mode.send_replace("silent");
-    gateway.answer_until("/control/backends", |told| told["backends"]["a"]["rests_for_ms"].is_null()).await;
+    gateway
+        .answer_until("/control/backends", |reported| reported["backends"]["a"]["rests_for_ms"].is_null())
+        .await;
     let trial = chat_of("eve").open(gateway.proxy()).await;
     first.until("the trial", |first| first.requests().len() == 3).await;
     drop(trial);
@@ -370,7 +372,7 @@ async fn a_trial_whose_client_leaves_is_given_to_another() {
     gateway.log_until(|line| line["outcome"] == "client_gone").await;
     assert_eq!(chat_of("tim").send(gateway.proxy()).await.status(), 200);
     assert_eq!(first.requests().len(), 4, "the next request tries it");
-    assert!(is_told_healthy(&gateway, "a").await);
+    assert!(is_reported_healthy(&gateway, "a").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -393,7 +395,7 @@ async fn a_client_that_does_not_send_its_request_says_nothing_about_the_backend(
         let mut client = call.open(gateway.proxy()).await;
         client.end().await;
     }
-    assert!(is_told_healthy(&gateway, "a").await);
-    let told = gateway.operator().await.get("/control/backends").await.json();
-    assert_eq!(told["backends"]["a"]["callers_kept_away"], 0, "{told}");
+    assert!(is_reported_healthy(&gateway, "a").await);
+    let reported = gateway.operator().await.get("/control/backends").await.json();
+    assert_eq!(reported["backends"]["a"]["callers_kept_away"], 0, "{reported}");
 }

@@ -291,5 +291,5 @@ async fn a_subagent_of_claude_code_is_killed_and_claude_code_goes_on() {
         (&json!("active"), &json!("killed")),
         "{session}"
     );
-    assert!(outcome.text().contains("too dear"), "the main agent is told why: {outcome:?}");
+    assert!(outcome.text().contains("too dear"), "the main agent sees the reason: {outcome:?}");
 }

@@ -237,7 +237,7 @@ async fn the_longest_duration_cuts_an_open_stream_with_an_error_of_its_dialect()
         let last = crate::support::json(last.as_bytes());
         assert_eq!(last["error"]["code"], "session_timed_out", "{last}");
         assert!(
-            last["error"]["message"].as_str().is_some_and(|told| told.contains("max_duration")),
+            last["error"]["message"].as_str().is_some_and(|text| text.contains("max_duration")),
             "{last}"
         );
         let ended = record(&gateway, &id, 1).await;

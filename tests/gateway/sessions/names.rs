@@ -33,10 +33,10 @@ async fn an_id_that_is_anothers_uid_is_told_and_never_guessed() {
     let mut operator = gateway.operator().await;
     let kill = json!({"reason": "runaway"});
     for answer in [operator.get(&path).await, operator.post(&format!("{path}/kill"), &kill).await] {
-        let told = answer.json();
-        assert_eq!((answer.status(), &told["code"]), (409, &json!("session_ambiguous")), "{told}");
-        assert_eq!(told["uids"].as_array().map(Vec::len), Some(2), "{told}");
-        assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("?by=")), "{told}");
+        let problem = answer.json();
+        assert_eq!((answer.status(), &problem["code"]), (409, &json!("session_ambiguous")), "{problem}");
+        assert_eq!(problem["uids"].as_array().map(Vec::len), Some(2), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("?by=")), "{problem}");
     }
     assert_eq!(operator.get(&format!("{path}?by=nonsense")).await.status(), 400);
     assert_eq!(operator.get(&format!("{path}?by=uid")).await.json()["id"], "victim");

@@ -161,7 +161,7 @@ async fn tokens_of_a_stream_that_was_cut_are_what_came_until_then() {
     client.until("one").await;
     assert_eq!(gateway.kill("cut").await.status, 200);
     let record = gateway.log_until(|line| line["message"] == "session_record").await;
-    assert!(record["usage"]["input_tokens"].as_u64() > Some(0), "message_start told them: {record}");
+    assert!(record["usage"]["input_tokens"].as_u64() > Some(0), "message_start has them: {record}");
     assert!(record["usage"]["output_tokens"].as_u64() < Some(3), "{record}");
 }
 
@@ -222,7 +222,7 @@ async fn a_count_that_cannot_be_true_spoils_no_sum() {
         assert_eq!(counts(&session["usage"]), [0, 7, 0, 0, 0], "{session}");
         assert_eq!(gateway.kill(id).await.status, 200);
     }
-    let both = |told: &Value| told["records"].as_array().is_some_and(|records| records.len() == 2);
+    let both = |page: &Value| page["records"].as_array().is_some_and(|records| records.len() == 2);
     let page = gateway.answer_until("/control/history", both).await;
     assert_eq!(counts(&page["records"][0]["usage"]), [0, 7, 0, 0, 0], "{page}");
     let mut operator = gateway.operator().await;

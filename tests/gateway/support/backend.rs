@@ -13,7 +13,7 @@ use super::wire::{Head, Message, Unframed, Wire};
 use super::{Backend, within};
 
 #[derive(Default)]
-struct Notes {
+struct Received {
     connections: usize,
     heads: Vec<Head>,
     requests: Vec<Message>,
@@ -22,26 +22,26 @@ struct Notes {
 }
 
 /// What a backend has received; tests can wait for changes without polling.
-pub struct Record {
-    notes: Mutex<Notes>,
+pub struct Recorder {
+    received: Mutex<Received>,
     changes: watch::Sender<()>,
 }
 
-impl Record {
-    fn note(&self, edit: impl FnOnce(&mut Notes)) {
-        edit(&mut self.notes.lock().expect("the notes"));
+impl Recorder {
+    fn update(&self, edit: impl FnOnce(&mut Received)) {
+        edit(&mut self.received.lock().expect("the recorder"));
         self.changes.send_replace(());
     }
 
-    fn look<T>(&self, read: impl FnOnce(&Notes) -> T) -> T {
-        read(&self.notes.lock().expect("the notes"))
+    fn read<T>(&self, read: impl FnOnce(&Received) -> T) -> T {
+        read(&self.received.lock().expect("the recorder"))
     }
 }
 
 /// One accepted connection.
 pub struct Connection {
     wire: Wire,
-    record: Arc<Record>,
+    recorder: Arc<Recorder>,
 }
 
 impl Connection {
@@ -49,7 +49,7 @@ impl Connection {
     pub async fn request(&mut self) -> Option<Message> {
         let head = self.request_head().await?;
         let request = self.wire.body(head, Unframed::Empty).await;
-        self.record.note(|notes| notes.requests.push(request.clone()));
+        self.recorder.update(|received| received.requests.push(request.clone()));
         Some(request)
     }
 
@@ -57,8 +57,8 @@ impl Connection {
     pub async fn request_head(&mut self) -> Option<Head> {
         let head = self.wire.head().await;
         match &head {
-            Some(head) => self.record.note(|notes| notes.heads.push(head.clone())),
-            None => self.record.note(|notes| notes.closed.push(Instant::now())),
+            Some(head) => self.recorder.update(|received| received.heads.push(head.clone())),
+            None => self.recorder.update(|received| received.closed.push(Instant::now())),
         }
         head
     }
@@ -66,7 +66,7 @@ impl Connection {
     /// The body of the request whose head was read before.
     pub async fn rest_of(&mut self, head: Head) -> Message {
         let request = self.wire.body(head, Unframed::Empty).await;
-        self.record.note(|notes| notes.requests.push(request.clone()));
+        self.recorder.update(|received| received.requests.push(request.clone()));
         request
     }
 
@@ -82,28 +82,28 @@ impl Connection {
 
     /// Sends all bytes.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.record.note(|notes| notes.sent += bytes.as_ref().len());
+        self.recorder.update(|received| received.sent += bytes.as_ref().len());
         self.wire.send(bytes.as_ref()).await
     }
 
     /// Sends nothing more and waits until the peer closes; records the time.
     pub async fn stay_silent(mut self) {
         let ending = self.wire.end().await;
-        self.record.note(|notes| notes.closed.push(ending.at()));
+        self.recorder.update(|received| received.closed.push(ending.at()));
     }
 
     /// Sends until the peer is gone; records the time.
-    pub async fn send_for_ever(mut self, piece: &[u8], pause: Duration) {
+    pub async fn send_until_closed(mut self, piece: &[u8], pause: Duration) {
         loop {
             tokio::select! {
                 ending = self.wire.end() => {
-                    self.record.note(|notes| notes.closed.push(ending.at()));
+                    self.recorder.update(|received| received.closed.push(ending.at()));
                     return;
                 }
                 () = tokio::time::sleep(pause) => {}
             }
             if self.send(piece).await.is_err() {
-                self.record.note(|notes| notes.closed.push(Instant::now()));
+                self.recorder.update(|received| received.closed.push(Instant::now()));
                 return;
             }
         }
@@ -116,7 +116,7 @@ impl Connection {
 
     /// Records that the peer is gone.
     pub fn gone(self) {
-        self.record.note(|notes| notes.closed.push(Instant::now()));
+        self.recorder.update(|received| received.closed.push(Instant::now()));
     }
 
     /// Keeps the connection open and neither reads nor sends.
@@ -128,7 +128,7 @@ impl Connection {
 /// The backend.
 pub struct RawBackend {
     address: SocketAddr,
-    record: Arc<Record>,
+    recorder: Arc<Recorder>,
     accepting: JoinHandle<()>,
     /// Connections that fill the accept queue of a backend that does not accept.
     _fillers: Vec<TcpStream>,
@@ -150,16 +150,16 @@ impl RawBackend {
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let record = Arc::new(Record { notes: Mutex::default(), changes: watch::Sender::new(()) });
+        let recorder = Arc::new(Recorder { received: Mutex::default(), changes: watch::Sender::new(()) });
         let address = listener.local_addr().expect("an address");
-        let notes = Arc::clone(&record);
+        let received = Arc::clone(&recorder);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                notes.note(|notes| notes.connections += 1);
-                tokio::spawn(handle(Connection { wire: Wire::new(stream), record: Arc::clone(&notes) }));
+                received.update(|received| received.connections += 1);
+                tokio::spawn(handle(Connection { wire: Wire::new(stream), recorder: Arc::clone(&received) }));
             }
         });
-        Self { address, record, accepting, _fillers: Vec::new() }
+        Self { address, recorder, accepting, _fillers: Vec::new() }
     }
 
     /// Sends the same answer to each request of each connection.
@@ -199,31 +199,31 @@ impl RawBackend {
         {
             fillers.push(filler);
         }
-        let record = Arc::new(Record { notes: Mutex::default(), changes: watch::Sender::new(()) });
+        let recorder = Arc::new(Recorder { received: Mutex::default(), changes: watch::Sender::new(()) });
         let accepting = tokio::spawn(async move {
             let _held = listener;
             std::future::pending::<()>().await;
         });
-        Self { address, record, accepting, _fillers: fillers }
+        Self { address, recorder, accepting, _fillers: fillers }
     }
 
     pub fn connections(&self) -> usize {
-        self.record.look(|notes| notes.connections)
+        self.recorder.read(|received| received.connections)
     }
 
     /// Requests whose head arrived.
     pub fn heads(&self) -> Vec<Head> {
-        self.record.look(|notes| notes.heads.clone())
+        self.recorder.read(|received| received.heads.clone())
     }
 
     /// Requests whose whole body arrived.
     pub fn requests(&self) -> Vec<Message> {
-        self.record.look(|notes| notes.requests.clone())
+        self.recorder.read(|received| received.requests.clone())
     }
 
     /// Bytes that handlers sent, or tried to.
     pub fn sent(&self) -> usize {
-        self.record.look(|notes| notes.sent)
+        self.recorder.read(|received| received.sent)
     }
 
     /// Waits until its handlers could not send anything for this time: all buffers after them are full.
@@ -244,12 +244,12 @@ impl RawBackend {
 
     /// When peers closed connections.
     pub fn closed(&self) -> Vec<Instant> {
-        self.record.look(|notes| notes.closed.clone())
+        self.recorder.read(|received| received.closed.clone())
     }
 
     /// Waits until `done` holds.
     pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        let mut changes = self.record.changes.subscribe();
+        let mut changes = self.recorder.changes.subscribe();
         within(what, async {
             while !done(self) {
                 changes.changed().await.expect("the record lives as long as the backend");

@@ -12,7 +12,7 @@ use super::wire::Message;
 #[derive(Debug)]
 pub struct Killed {
     /// When it was sent.
-    pub asked: Instant,
+    pub sent: Instant,
     /// When its answer was read.
     pub answered: Instant,
     pub status: u16,
@@ -43,9 +43,9 @@ impl Control {
 
     /// Kills a session for the reason `runaway`.
     pub async fn kill(&mut self, id: &str) -> Killed {
-        let asked = Instant::now();
+        let sent = Instant::now();
         let target = format!("/control/sessions/{id}/kill");
         let answer = self.post(&target, &serde_json::json!({"reason": "runaway"})).await;
-        Killed { asked, answered: answer.ended, status: answer.status(), body: answer.json() }
+        Killed { sent, answered: answer.ended, status: answer.status(), body: answer.json() }
     }
 }

@@ -278,9 +278,9 @@ impl Gateway {
         within(target, async {
             loop {
                 let answer = operator.get(target).await;
-                let told = answer.json();
-                if answer.status() == 200 && done(&told) {
-                    return told;
+                let value = answer.json();
+                if answer.status() == 200 && done(&value) {
+                    return value;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             }
@@ -341,7 +341,7 @@ impl Gateway {
     }
 
     /// The pids of the processes that this one started as its successors.
-    fn heirs(&self) -> Vec<u32> {
+    fn successors(&self) -> Vec<u32> {
         let started =
             self.log_lines().into_iter().filter(|line| line["message"] == "starting the new process");
         started.filter_map(|line| line["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())).collect()
@@ -424,11 +424,11 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for heir in self.heirs() {
+        for successor in self.successors() {
             // The kernel may have given the pid to another process.
-            let command = std::fs::read(format!("/proc/{heir}/cmdline")).unwrap_or_default();
+            let command = std::fs::read(format!("/proc/{successor}/cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&command).contains(&*self.folder.path().to_string_lossy()) {
-                signal(heir, "KILL");
+                signal(successor, "KILL");
             }
         }
         let has_panicked = self.log.noise.lock().expect("the log").contains("panicked at")

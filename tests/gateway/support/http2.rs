@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// Sends a call with its whole body.
-    pub async fn send(&mut self, call: &Call) -> Exchange {
+    pub async fn send(&mut self, call: &Call) -> PendingAnswer {
         let (request, body) = call.request(&self.host);
         let (answer, mut upload) = self.begin(request, body.is_empty()).await;
         if !body.is_empty() {
@@ -95,9 +95,9 @@ impl Client {
             tokio::spawn(async move {
                 let _ = write(&mut upload, body.into(), true).await;
             });
-            return Exchange { answer, upload: None };
+            return PendingAnswer { answer, upload: None };
         }
-        Exchange { answer, upload: Some(upload) }
+        PendingAnswer { answer, upload: Some(upload) }
     }
 
     /// Sends a head; the caller sends the body.
@@ -110,13 +110,13 @@ impl Client {
     }
 
     /// Sends a call without a body; `None` when the gateway accepts no more streams.
-    pub async fn try_send(&mut self, call: &Call) -> Option<Exchange> {
+    pub async fn try_send(&mut self, call: &Call) -> Option<PendingAnswer> {
         let ready = self.send.clone().ready();
         let mut send = within("room for a stream", ready).await.ok()?;
         let (request, _) = call.request(&self.host);
         let (answer, upload) = send.send_request(request, true).ok()?;
         self.send = send;
-        Some(Exchange { answer, upload: Some(upload) })
+        Some(PendingAnswer { answer, upload: Some(upload) })
     }
 
     /// Sends it and reads the answer to its end.
@@ -143,19 +143,19 @@ impl Client {
     }
 
     /// Drops the connection without GOAWAY.
-    pub fn vanish(self) {
+    pub fn abort_connection(self) {
         self.driving.abort();
     }
 }
 
 /// A request without an answer yet.
-pub struct Exchange {
+pub struct PendingAnswer {
     answer: ResponseFuture,
     /// Kept open, because dropping it resets the stream.
     upload: Option<SendStream<Bytes>>,
 }
 
-impl Exchange {
+impl PendingAnswer {
     /// Reads the answer to its end.
     pub async fn answer(self) -> Answer {
         match self.head().await {
@@ -172,9 +172,15 @@ impl Exchange {
     }
 
     /// Reads the head of the answer.
-    pub async fn head(self) -> Result<Begun, h2::Error> {
+    pub async fn head(self) -> Result<AnswerHead, h2::Error> {
         let (head, body) = within("the head of an answer", self.answer).await?.into_parts();
-        Ok(Begun { status: head.status, headers: head.headers, body, read: Vec::new(), _upload: self.upload })
+        Ok(AnswerHead {
+            status: head.status,
+            headers: head.headers,
+            body,
+            read: Vec::new(),
+            _upload: self.upload,
+        })
     }
 
     /// Resets the stream with CANCEL.
@@ -186,7 +192,7 @@ impl Exchange {
 }
 
 /// An answer whose head has arrived.
-pub struct Begun {
+pub struct AnswerHead {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: RecvStream,
@@ -194,7 +200,7 @@ pub struct Begun {
     _upload: Option<SendStream<Bytes>>,
 }
 
-impl Begun {
+impl AnswerHead {
     async fn piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
         let piece = within("a piece of the body", self.body.data()).await;
         if let Some(Ok(piece)) = &piece {
@@ -257,7 +263,7 @@ pub async fn write(to: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) -> R
 }
 
 /// The preface and an empty SETTINGS frame.
-pub const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A frame (RFC 9113, 4.1).
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -305,12 +311,12 @@ impl RawFrames {
     pub async fn connect(address: SocketAddr) -> Self {
         let mut raw =
             Self { stream: TcpStream::connect(address).await.expect("a connection"), seen: Vec::new() };
-        raw.send(OPENING).await.expect("the opening");
+        raw.send(PREFACE).await.expect("the opening");
         raw
     }
 
     /// Uses an open connection, on which it first sends these bytes.
-    pub async fn begun(stream: TcpStream, rest: &[u8]) -> Self {
+    pub async fn continue_on(stream: TcpStream, rest: &[u8]) -> Self {
         let mut raw = Self { stream, seen: Vec::new() };
         raw.send(rest).await.expect("the rest of the opening");
         raw
@@ -436,7 +442,7 @@ fn goaway(mut bytes: Vec<u8>) -> Option<u32> {
 
 /// What a backend has received.
 #[derive(Default)]
-struct Notes {
+struct Received {
     connections: usize,
     requests: Vec<Request<Vec<u8>>>,
     resets: Vec<(String, Option<Reason>)>,
@@ -445,15 +451,15 @@ struct Notes {
 }
 
 /// A request at the backend, and the handle to answer it.
-pub struct Asked {
+pub struct BackendRequest {
     pub path: String,
     pub number: usize,
     respond: SendResponse<Bytes>,
-    notes: Arc<(Mutex<Notes>, watch::Sender<()>)>,
+    received: Arc<(Mutex<Received>, watch::Sender<()>)>,
     pub close: watch::Sender<bool>,
 }
 
-impl Asked {
+impl BackendRequest {
     /// Answers with this body.
     pub async fn answer(mut self, body: impl Into<Bytes>) {
         let head = Response::builder()
@@ -478,21 +484,21 @@ impl Asked {
     }
 
     /// Waits until the gateway resets the stream, and records the reason.
-    pub async fn given_up_on(self, to: &mut SendStream<Bytes>) {
+    pub async fn wait_for_reset(self, to: &mut SendStream<Bytes>) {
         let reason = std::future::poll_fn(|cx| to.poll_reset(cx)).await.ok();
-        note(&self.notes, |notes| notes.resets.push((self.path.clone(), reason)));
+        update(&self.received, |received| received.resets.push((self.path.clone(), reason)));
     }
 }
 
-fn note(notes: &(Mutex<Notes>, watch::Sender<()>), edit: impl FnOnce(&mut Notes)) {
-    edit(&mut notes.0.lock().expect("the notes"));
-    notes.1.send_replace(());
+fn update(received: &(Mutex<Received>, watch::Sender<()>), edit: impl FnOnce(&mut Received)) {
+    edit(&mut received.0.lock().expect("the recorder"));
+    received.1.send_replace(());
 }
 
 /// A backend that speaks HTTP/2.
 pub struct H2Backend {
     url: String,
-    notes: Arc<(Mutex<Notes>, watch::Sender<()>)>,
+    received: Arc<(Mutex<Received>, watch::Sender<()>)>,
     accepting: JoinHandle<()>,
 }
 
@@ -500,7 +506,7 @@ impl H2Backend {
     /// Without TLS, with prior knowledge.
     pub async fn start<F, Fut>(handle: F) -> Self
     where
-        F: Fn(Asked) -> Fut + Send + Sync + 'static,
+        F: Fn(BackendRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         Self::serve("http", None, handle).await
@@ -509,7 +515,7 @@ impl H2Backend {
     /// With TLS, negotiated by ALPN.
     pub async fn secure<F, Fut>(config: ServerConfig, handle: F) -> Self
     where
-        F: Fn(Asked) -> Fut + Send + Sync + 'static,
+        F: Fn(BackendRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         Self::serve("https", Some(TlsAcceptor::from(Arc::new(config))), handle).await
@@ -517,49 +523,49 @@ impl H2Backend {
 
     async fn serve<F, Fut>(scheme: &str, tls: Option<TlsAcceptor>, handle: F) -> Self
     where
-        F: Fn(Asked) -> Fut + Send + Sync + 'static,
+        F: Fn(BackendRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let notes = Arc::new((Mutex::default(), watch::Sender::new(())));
-        let (handle, noted) = (Arc::new(handle), Arc::clone(&notes));
+        let received = Arc::new((Mutex::default(), watch::Sender::new(())));
+        let (handle, recorder) = (Arc::new(handle), Arc::clone(&received));
         let accepting = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let _ = tcp.set_nodelay(true);
-                let (tls, handle, notes) = (tls.clone(), Arc::clone(&handle), Arc::clone(&noted));
-                note(&notes, |notes| notes.connections += 1);
+                let (tls, handle, received) = (tls.clone(), Arc::clone(&handle), Arc::clone(&recorder));
+                update(&received, |received| received.connections += 1);
                 tokio::spawn(async move {
                     match tls {
-                        None => converse(tcp, &*handle, &notes).await,
+                        None => serve_connection(tcp, &*handle, &received).await,
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(tcp).await {
-                                converse(stream, &*handle, &notes).await;
+                                serve_connection(stream, &*handle, &received).await;
                             }
                         }
                     }
-                    note(&notes, |notes| notes.ended += 1);
+                    update(&received, |received| received.ended += 1);
                 });
             }
         });
-        Self { url: format!("{scheme}://localhost:{port}"), notes, accepting }
+        Self { url: format!("{scheme}://localhost:{port}"), received, accepting }
     }
 
-    fn look<T>(&self, read: impl FnOnce(&Notes) -> T) -> T {
-        read(&self.notes.0.lock().expect("the notes"))
+    fn look<T>(&self, read: impl FnOnce(&Received) -> T) -> T {
+        read(&self.received.0.lock().expect("the recorder"))
     }
 
     pub fn connections(&self) -> usize {
-        self.look(|notes| notes.connections)
+        self.look(|received| received.connections)
     }
 
     pub fn ended(&self) -> usize {
-        self.look(|notes| notes.ended)
+        self.look(|received| received.ended)
     }
 
     /// Requests that arrived with their whole body.
     pub fn requests(&self) -> Vec<Request<Vec<u8>>> {
-        self.look(|notes| {
+        self.look(|received| {
             let copy = |request: &Request<Vec<u8>>| {
                 let mut copy = Request::new(request.body().clone());
                 *copy.uri_mut() = request.uri().clone();
@@ -567,18 +573,18 @@ impl H2Backend {
                 *copy.headers_mut() = request.headers().clone();
                 copy
             };
-            notes.requests.iter().map(copy).collect()
+            received.requests.iter().map(copy).collect()
         })
     }
 
     /// Streams that the gateway reset: their path and the reason.
     pub fn resets(&self) -> Vec<(String, Option<Reason>)> {
-        self.look(|notes| notes.resets.clone())
+        self.look(|received| received.resets.clone())
     }
 
     /// Waits until `done` holds.
     pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        let mut changes = self.notes.1.subscribe();
+        let mut changes = self.received.1.subscribe();
         within(what, async {
             while !done(self) {
                 changes.changed().await.expect("the notes live as long as the backend");
@@ -589,10 +595,13 @@ impl H2Backend {
 }
 
 /// Serves one connection; a handler can close it with GOAWAY.
-async fn converse<S, F, Fut>(stream: S, handle: &F, notes: &Arc<(Mutex<Notes>, watch::Sender<()>)>)
-where
+async fn serve_connection<S, F, Fut>(
+    stream: S,
+    handle: &F,
+    received: &Arc<(Mutex<Received>, watch::Sender<()>)>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Asked) -> Fut,
+    F: Fn(BackendRequest) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
     let Ok(mut connection) = server::handshake(stream).await else { return };
@@ -607,11 +616,11 @@ where
         };
         let Some(Ok((request, respond))) = accepted else { return };
         let (head, mut body) = request.into_parts();
-        let (notes, close) = (Arc::clone(notes), close.clone());
+        let (received, close) = (Arc::clone(received), close.clone());
         let path = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
-        let mut asked = Asked { path, number: 0, respond, notes: Arc::clone(&notes), close };
+        let mut asked = BackendRequest { path, number: 0, respond, received: Arc::clone(&received), close };
         // Created here and run in a task, so that bodies and connection make progress together.
-        let number = notes.0.lock().expect("the notes").requests.len();
+        let number = received.0.lock().expect("the recorder").requests.len();
         asked.number = number;
         let handled = handle(asked);
         tokio::spawn(async move {
@@ -621,7 +630,7 @@ where
                 let _ = body.flow_control().release_capacity(piece.len());
                 whole.extend_from_slice(&piece);
             }
-            note(&notes, |notes| notes.requests.push(Request::from_parts(head, whole)));
+            update(&received, |received| received.requests.push(Request::from_parts(head, whole)));
             handled.await;
         });
     }
@@ -640,6 +649,6 @@ impl Drop for H2Backend {
 }
 
 /// Waits for a moment in which something must not happen.
-pub async fn a_moment() {
+pub async fn short_wait() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }

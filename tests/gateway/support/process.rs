@@ -67,10 +67,10 @@ impl Process {
     }
 
     /// Waits until it has written this text; returns its whole output.
-    pub async fn told(&self, text: &str) -> String {
+    pub async fn output_with(&self, text: &str) -> String {
         let mut changes = self.output.subscribe();
-        let told = within(text, changes.wait_for(|told| told.contains(text))).await;
-        told.expect("the output lives as long as the process").clone()
+        let output = within(text, changes.wait_for(|output| output.contains(text))).await;
+        output.expect("the output lives as long as the process").clone()
     }
 
     /// Waits until a service (`proxy`, `control`) listens; returns its address on loopback.

@@ -20,7 +20,7 @@ pub struct Redis {
 }
 
 /// A free port.
-pub(super) fn free() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
@@ -31,7 +31,7 @@ impl Redis {
 
     /// A cluster with a single node.
     pub async fn cluster() -> Self {
-        let port = free().port().to_string();
+        let port = free_address().port().to_string();
         let mut redis = Self::with(&[
             "--cluster-enabled",
             "yes",
@@ -66,15 +66,15 @@ impl Redis {
 
     /// A sentinel that promotes a replica when this server is gone; from now on gateways use it.
     pub async fn sentinel(&mut self) -> Self {
-        let (folder, address) = (tempfile::tempdir().expect("a folder"), free());
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), free_address());
         let file = folder.path().join("sentinel.conf");
-        let told = format!(
+        let config = format!(
             "port {}\nbind 127.0.0.1\nsentinel monitor fleet 127.0.0.1 {} 1\n\
              sentinel down-after-milliseconds fleet 500\nsentinel failover-timeout fleet 3000\n",
             address.port(),
             self.address.port()
         );
-        std::fs::write(&file, told).expect("the configuration");
+        std::fs::write(&file, config).expect("the configuration");
         let arguments = vec![file.to_string_lossy().into_owned(), "--sentinel".to_owned()];
         let url = format!("redis-sentinel://{address}/0?sentinelServiceName=fleet");
         self.url.clone_from(&url);
@@ -97,7 +97,7 @@ impl Redis {
 
     /// Starts a server with these arguments beside its port and folder.
     pub async fn with(arguments: &[&str]) -> Self {
-        let (folder, address) = (tempfile::tempdir().expect("a folder"), free());
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), free_address());
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let url = format!("redis://{address}/0");
         let mut redis = Self { child: None, folder, address, arguments, url };

@@ -143,7 +143,7 @@ impl Wire {
         };
         tokio::select! {
             message = within("an answer", reading.message(unframed)) => message.expect("an answer before the connection ended"),
-            () = sending => unreachable!("the sender waits for ever after sending"),
+            () = sending => unreachable!("the sender never completes"),
         }
     }
 

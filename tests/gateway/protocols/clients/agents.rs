@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::page::{Table, hold, quoted};
 use super::{refused, requests_of, sends};
 use crate::support::agent::Agent;
-use crate::support::outside::Outside;
+use crate::support::forward_proxy::ForwardProxy;
 use crate::support::program::{Home, Outcome, Program};
 use crate::support::{Demo, Gateway, within_time};
 
@@ -43,30 +43,30 @@ struct Stage {
     demo: Demo,
     gateway: Gateway,
     home: Home,
-    outside: Outside,
+    forward_proxy: ForwardProxy,
 }
 
 impl Stage {
     async fn set(agent: Agent) -> Self {
         let demo = Demo::start().await;
         let gateway = Gateway::start(&demo).await;
-        Self { agent, demo, gateway, home: Home::new(), outside: Outside::start().await }
+        Self { agent, demo, gateway, home: Home::new(), forward_proxy: ForwardProxy::start().await }
     }
 
     fn run(&self, prompt: &str, resume: Option<&str>) -> Program {
         let mut command = self.agent.command(&self.gateway.url(), prompt, resume);
-        self.outside.keep_in(&mut command);
+        self.forward_proxy.set_for(&mut command);
         Program::start(command, &self.home)
     }
 
-    async fn strike(mut self, name: &'static str, outcome: Outcome) -> (Run, Outside) {
+    async fn strike(mut self, name: &'static str, outcome: Outcome) -> (Run, ForwardProxy) {
         let requests = requests_of(&mut self.gateway).await;
-        (Run { name, outcome, requests, seen: self.demo.ledger().requests() }, self.outside)
+        (Run { name, outcome, requests, seen: self.demo.ledger().requests() }, self.forward_proxy)
     }
 }
 
 /// A turn that succeeds, recorded under the program's own session; and one with a tool.
-async fn is_served(agent: Agent) -> (Run, Outside) {
+async fn is_served(agent: Agent) -> (Run, ForwardProxy) {
     let stage = Stage::set(agent).await;
     let outcome = stage.run("one two three", None).outcome_in(LIMIT).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
@@ -124,11 +124,11 @@ async fn is_killed(agent: Agent) -> Run {
 }
 
 async fn is_served_refused_and_killed(agent: Agent) {
-    let (turn, outside) = is_served(agent).await;
+    let (turn, forward_proxy) = is_served(agent).await;
     let failing = FAILURES.map(|(name, prompt)| fails(agent, name, prompt));
     let failing = stream::iter(failing).buffered(AT_ONCE).collect::<Vec<_>>();
     let (killed, failed) = futures::future::join(is_killed(agent), failing).await;
-    hold(Table::Sends, agent.name(), &sends(&turn.seen, None, &outside));
+    hold(Table::Sends, agent.name(), &sends(&turn.seen, None, &forward_proxy));
     let run = |name: &str| failed.iter().find(|run| run.name == name).expect("a scenario");
     let asked = ["400", "401", "429", "500", "529", "cut"].map(|name| run(name).requests.len());
     let asked = asked.into_iter().chain([1, refused(&killed.requests)]);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::page::{Table, hold, quoted};
 use super::{refused, requests_of, sends};
-use crate::support::outside::Outside;
+use crate::support::forward_proxy::ForwardProxy;
 use crate::support::program::{Home, Outcome, Program, node, python};
 use crate::support::{Demo, Gateway};
 
@@ -129,12 +129,12 @@ fn says(failure: &Value, words: &str) -> bool {
 }
 
 /// Runs the driver with a gateway in front of the provider.
-async fn play(program: &'static str, mut driver: Command) -> (Played, Outside) {
+async fn play(program: &'static str, mut driver: Command) -> (Played, ForwardProxy) {
     let demo = Demo::start().await;
     let mut gateway = Gateway::start(&demo).await;
-    let outside = Outside::start().await;
+    let forward_proxy = ForwardProxy::start().await;
     driver.args([program, &gateway.url(), &format!("http://{}", gateway.control())]);
-    outside.keep_in(&mut driver);
+    forward_proxy.set_for(&mut driver);
     let outcome: Outcome = Program::start(driver, &Home::new()).outcome_in(LIMIT).await;
     assert_eq!(outcome.code, Some(0), "is all installed (`sh .ci/setup --tests`)? {outcome:?}");
     let requests = requests_of(&mut gateway).await;
@@ -142,11 +142,11 @@ async fn play(program: &'static str, mut driver: Command) -> (Played, Outside) {
     let records = gateway.log_lines().into_iter().filter(is_record).collect();
     let played =
         Played { program, reports: outcome.values(), requests, seen: demo.ledger().requests(), records };
-    (played, outside)
+    (played, forward_proxy)
 }
 
 async fn is_served_refused_and_killed(program: &'static str, driver: Command) {
-    let (played, outside) = play(program, driver).await;
+    let (played, forward_proxy) = play(program, driver).await;
     played.scene("whole").is_served();
     let streamed = played.scene("streamed");
     streamed.is_served();
@@ -158,7 +158,7 @@ async fn is_served_refused_and_killed(program: &'static str, driver: Command) {
     }
     played.scene("cut").was_cut();
     played.scene("kill").was_killed();
-    hold(Table::Sends, program, &sends(&played.seen, Some(SESSION), &outside));
+    hold(Table::Sends, program, &sends(&played.seen, Some(SESSION), &forward_proxy));
     hold(Table::Errors, program, &errors(&played));
     hold(Table::Reads, program, &reads(&played));
 }
@@ -233,7 +233,7 @@ async fn langchain_with_anthropic_is_served_refused_and_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mcp_sdk_is_served_refused_and_killed() {
     const MESSAGES: usize = 6;
-    let (played, outside) = play("mcp", python("drive.py")).await;
+    let (played, forward_proxy) = play("mcp", python("drive.py")).await;
     for name in ["whole", "streamed", "tools", "whole_tools"] {
         let scene = played.scene(name);
         let text = if name.ends_with("tools") { "Weather?" } else { "one two three" };
@@ -261,7 +261,7 @@ async fn the_mcp_sdk_is_served_refused_and_killed() {
         "the DELETE of the killed session, and the next call"
     );
     assert_eq!(kill.seen.len(), 2 * MESSAGES - 1, "none of them, and all after the resume");
-    hold(Table::Sends, "mcp", &sends(&played.seen, Some(SESSION), &outside));
+    hold(Table::Sends, "mcp", &sends(&played.seen, Some(SESSION), &forward_proxy));
     hold(Table::Errors, "mcp", &errors(&played));
     hold(Table::Reads, "mcp", &reads(&played));
 }
