@@ -222,7 +222,7 @@ async fn what_is_not_there_cannot_be_killed() {
     let house = TestManager::new("{}");
     assert_eq!(house.kill_agent("a").await.unwrap_err(), KillError::Unknown);
     house.spoke("a", "").await;
-    let known = vec![AgentId::new(MAIN), AgentId::new("a")];
+    let known = vec![AgentId::new(MAIN_AGENT), AgentId::new("a")];
     assert_eq!(house.kill_agent("b").await.unwrap_err(), KillError::UnknownAgent { known });
     assert_eq!(house.kill_agent("main").await.unwrap_err(), KillError::MainAgent);
     assert!(house.manager.kills().is_empty());
@@ -253,10 +253,10 @@ async fn a_crowd_of_agents_takes_bounded_memory_and_keeps_the_living() {
     assert!(has("held") && has("killed") && has("agent-999") && !has("agent-0"));
     let other = agents.last().unwrap();
     let told_apart: u64 = agents.iter().map(|agent| agent.requests).sum();
-    assert_eq!((other.id.as_str(), told_apart), (OTHER, 1004));
+    assert_eq!((other.id.as_str(), told_apart), (OTHER_AGENTS, 1004));
     assert_eq!(held.session().requests(), 1004);
     refused(house.speak("killed", "").await);
-    assert!(matches!(house.kill_agent(OTHER).await, Err(KillError::UnknownAgent { .. })));
+    assert!(matches!(house.kill_agent(OTHER_AGENTS).await, Err(KillError::UnknownAgent { .. })));
 
     // All indexes are taken by agents with open requests: a further one counts with the others, and is still
     // refused if it names a killed parent.
