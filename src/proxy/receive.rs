@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Uri, Version};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::door::Ticket;
+use super::downstream::RequestHandle;
 use super::framing;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
@@ -20,8 +20,8 @@ pub(crate) const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
 
 /// What the head says before anything is looked up.
-pub(crate) struct Arrival {
-    pub(crate) ticket: Arc<Ticket>,
+pub(crate) struct Received {
+    pub(crate) handle: Arc<RequestHandle>,
     /// The client's address, also behind trusted proxies.
     pub(crate) client: IpAddr,
     pub(crate) request_id: RequestId,
@@ -35,15 +35,15 @@ pub(crate) struct Arrival {
     pub(crate) dialect: Dialect,
 }
 
-impl Arrival {
-    /// Notes an arrival; `None` when the request did not come through our door.
+impl Received {
+    /// Builds the first stage of a request; `None` when it was not accepted by `downstream`.
     pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
-        let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
+        let handle = Arc::clone(head.extensions.get::<Arc<RequestHandle>>()?);
         let socket = framing::is_websocket(head);
         let path = head.uri.path();
         Some(Self {
-            client: ticket.snapshot.forwarding.client(ticket.peer.address.ip(), &head.headers),
-            ticket,
+            client: handle.settings.forwarding.client(handle.peer.address.ip(), &head.headers),
+            handle,
             request_id: request_id(&head.headers),
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -71,19 +71,19 @@ fn request_id(headers: &HeaderMap) -> RequestId {
 ///
 /// # Errors
 /// One of these it is.
-pub(crate) fn check(arrival: &Arrival, session: &mut Session) -> Result<(), Refusal> {
+pub(crate) fn check(received: &Received, session: &mut Session) -> Result<(), Refusal> {
     let raw = session.as_ref().to_h1_raw();
     let head = session.req_header_mut();
-    let checked = measure(arrival, head).and_then(|()| framing::check(&raw, head));
+    let checked = measure(received, head).and_then(|()| framing::check(&raw, head));
     if checked.is_err() {
-        arrival.ticket.close_after();
+        received.handle.reuse.forbid();
     }
     framing::tidy(head);
     checked
 }
 
-fn measure(arrival: &Arrival, head: &RequestHeader) -> Result<(), Refusal> {
-    let limits = &arrival.ticket.snapshot.limits;
+fn measure(received: &Received, head: &RequestHeader) -> Result<(), Refusal> {
+    let limits = &received.handle.settings.limits;
     let target = head.raw_path();
     if target.len() > limits.max_uri {
         let message = format!(

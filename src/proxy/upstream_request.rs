@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
-use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
+use super::receive::{REQUEST_ID, Received};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::rewrite_model;
 use crate::routing::forwarded;
@@ -20,16 +20,16 @@ use crate::upstream::credentials::Auth;
 ///
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
-pub(crate) fn outbound(head: &mut RequestHeader, arrival: &Arrival, route: &Route) -> Result<()> {
-    let snapshot = &arrival.ticket.snapshot;
-    head.remove_header(snapshot.routes.header());
+pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route: &Route) -> Result<()> {
+    let settings = &received.handle.settings;
+    head.remove_header(settings.routes.header());
     remove_ours(head);
     if route.is_foreign {
-        leave_behind(head, snapshot.identity.header())?;
+        leave_behind(head, settings.identity.header())?;
     }
-    snapshot.forwarding.write(head, arrival)?;
+    settings.forwarding.write(head, received)?;
     head.insert_header(HOST, route.backend.settings().authority())?;
-    head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
+    head.insert_header(REQUEST_ID, received.request_id.as_str())?;
     if route.dialect.is_read() {
         // The answer is read on its way; a compressed one could not be.
         head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
@@ -105,7 +105,11 @@ const VOUCHERS: [&str; 6] =
 ///
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
-pub(crate) fn rename(head: &mut RequestHeader, route: &Route, held: Option<Bytes>) -> Result<Option<Bytes>> {
+pub(crate) fn rewrite_body(
+    head: &mut RequestHeader,
+    route: &Route,
+    held: Option<Bytes>,
+) -> Result<Option<Bytes>> {
     let (Some(name), Some(held)) = (&route.served_as, held) else { return Ok(None) };
     let Some(body) = rewrite_model(&held, name) else { return Ok(None) };
     if head.headers.contains_key(CONTENT_LENGTH) {

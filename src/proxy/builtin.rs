@@ -8,17 +8,17 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::arrive::Arrival;
-use super::exchange::Exchange;
+use super::receive::Received;
+use super::request_ctx::RequestCtx;
 use crate::telemetry::readiness::Readiness;
 
 /// An answer of our own.
-pub(crate) struct LocalAnswer {
+pub(crate) struct BuiltinAnswer {
     status: StatusCode,
     body: Bytes,
 }
 
-impl LocalAnswer {
+impl BuiltinAnswer {
     /// A JSON text.
     pub(crate) fn json(body: Bytes) -> Self {
         Self { status: StatusCode::OK, body }
@@ -26,12 +26,12 @@ impl LocalAnswer {
 }
 
 /// The local answer to this request, if it is one of ours.
-pub(crate) fn answer_to(arrival: &Arrival, readiness: &Readiness) -> Option<LocalAnswer> {
-    let is_read = matches!(arrival.method, Method::GET | Method::HEAD);
-    match arrival.uri.path() {
+pub(crate) fn answer_to(received: &Received, readiness: &Readiness) -> Option<BuiltinAnswer> {
+    let is_read = matches!(received.method, Method::GET | Method::HEAD);
+    match received.uri.path() {
         // Claude Code asks this at its start, to see that somebody is there.
-        "/" if arrival.method == Method::HEAD => {
-            Some(LocalAnswer { status: StatusCode::OK, body: Bytes::new() })
+        "/" if received.method == Method::HEAD => {
+            Some(BuiltinAnswer { status: StatusCode::OK, body: Bytes::new() })
         }
         "/health/liveness" | "/health/startup" if is_read => Some(health(Ok(()))),
         "/health" | "/health/readiness" if is_read => Some(health(readiness.check())),
@@ -39,10 +39,10 @@ pub(crate) fn answer_to(arrival: &Arrival, readiness: &Readiness) -> Option<Loca
     }
 }
 
-fn health(state: Result<(), String>) -> LocalAnswer {
+fn health(state: Result<(), String>) -> BuiltinAnswer {
     match state {
-        Ok(()) => LocalAnswer { status: StatusCode::OK, body: Bytes::from_static(b"{\"status\":\"ok\"}") },
-        Err(reason) => LocalAnswer {
+        Ok(()) => BuiltinAnswer { status: StatusCode::OK, body: Bytes::from_static(b"{\"status\":\"ok\"}") },
+        Err(reason) => BuiltinAnswer {
             status: StatusCode::SERVICE_UNAVAILABLE,
             body: serde_json::json!({"status": "unavailable", "reason": reason}).to_string().into(),
         },
@@ -53,9 +53,9 @@ fn health(state: Result<(), String>) -> LocalAnswer {
 ///
 /// # Errors
 /// The client cannot be written to.
-pub(crate) async fn write(session: &mut Session, exchange: &mut Exchange, answer: LocalAnswer) -> Result<()> {
-    exchange.answer.status = Some(answer.status.as_u16());
-    exchange.answer.whole = true;
+pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: BuiltinAnswer) -> Result<()> {
+    ctx.answer.status = Some(answer.status.as_u16());
+    ctx.answer.whole = true;
     let mut head = ResponseHeader::build(answer.status, Some(4))?;
     head.insert_header(CONTENT_LENGTH, answer.body.len())?;
     head.insert_header(CACHE_CONTROL, "no-store")?;
@@ -65,7 +65,7 @@ pub(crate) async fn write(session: &mut Session, exchange: &mut Exchange, answer
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     session.write_response_header(Box::new(head), !has_body).await?;
     if has_body {
-        exchange.answer.sent = answer.body.len() as u64;
+        ctx.answer.sent = answer.body.len() as u64;
         session.write_response_body(Some(answer.body), true).await?;
     }
     session.as_mut().finish_body().await

@@ -8,9 +8,9 @@ use http::{HeaderName, Method, Version};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
-use super::arrive::{Arrival, REQUEST_ID};
 use super::dispatch::Route;
 use super::mcp;
+use super::receive::{REQUEST_ID, Received};
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::request::ModelRequest;
 use crate::protocol::wire::coding::Coding;
@@ -23,7 +23,7 @@ use crate::session::Leg;
 pub(crate) struct Answer {
     /// Status sent to the client.
     pub(crate) status: Option<u16>,
-    /// From the arrival to the head of the answer.
+    /// From the received to the head of the answer.
     pub(crate) first_byte: Option<Duration>,
     /// How its body is divided, as the client sees it.
     pub(crate) framing: Option<Framing>,
@@ -42,27 +42,31 @@ pub(crate) struct Answer {
 impl Answer {
     /// Begins an answer of the backend's: from here on silence is counted as silence in a stream.
     pub(crate) fn begin(
-        arrival: &Arrival,
+        received: &Received,
         route: &Route,
         call: &ModelRequest,
         head: &ResponseHeader,
     ) -> Self {
-        let ticket = &arrival.ticket;
+        let handle = &received.handle;
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let encoding = text(CONTENT_ENCODING);
         let framing = Framing::of(text(CONTENT_TYPE), encoding);
         let inside = Framing::of(text(CONTENT_TYPE), None);
         // A server that only speaks up when it has something to say may be silent as long as its session.
-        let limit = ticket.snapshot.timeouts.stream_idle;
-        ticket.bear_silence(if mcp::is_server_stream(arrival, route, call) { Duration::MAX } else { limit });
+        let limit = handle.settings.timeouts.stream_idle;
+        handle.activity.limit_idle(if mcp::is_server_stream(received, route, call) {
+            Duration::MAX
+        } else {
+            limit
+        });
         let is_read = route.dialect.is_read() && head.status.is_success();
         Self {
             status: Some(head.status.as_u16()),
-            first_byte: Some(ticket.arrived.elapsed()),
+            first_byte: Some(handle.arrived.elapsed()),
             framing: Some(framing),
             is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
             tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
-            tail: bears_comments(arrival, framing, head).then(EventTail::default),
+            tail: bears_comments(received, framing, head).then(EventTail::default),
             sent: 0,
             whole: false,
         }
@@ -76,12 +80,12 @@ pub(crate) fn is_final(head: &ResponseHeader) -> bool {
 
 /// Whether comments may be written into the answer while it is silent, and are wanted. In a body of known length
 /// there is no room for them.
-fn bears_comments(arrival: &Arrival, framing: Framing, head: &ResponseHeader) -> bool {
-    let silence = arrival.ticket.snapshot.timeouts.stream_keep_alive;
+fn bears_comments(received: &Received, framing: Framing, head: &ResponseHeader) -> bool {
+    let silence = received.handle.settings.timeouts.stream_keep_alive;
     let is_open = || head.status.is_success() && !head.headers.contains_key(CONTENT_LENGTH);
-    let bears = silence.is_some() && framing == Framing::Sse && arrival.method != Method::HEAD && is_open();
+    let bears = silence.is_some() && framing == Framing::Sse && received.method != Method::HEAD && is_open();
     if bears {
-        arrival.ticket.comment_after(silence);
+        received.handle.activity.allow_comments(silence);
     }
     bears
 }
@@ -129,19 +133,19 @@ fn remove_hop_by_hop(head: &mut ResponseHeader) {
 ///
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
-pub(crate) fn inbound(head: &mut ResponseHeader, arrival: &Arrival, leg: &Leg) -> Result<()> {
+pub(crate) fn rewrite_head(head: &mut ResponseHeader, received: &Received, leg: &Leg) -> Result<()> {
     if head.status != 101 {
         remove_hop_by_hop(head);
     }
-    if arrival.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
+    if received.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
         // Such a client knows no chunks; its answer ends with the connection (RFC 9112, 6.1).
         head.remove_header(&TRANSFER_ENCODING);
-        arrival.ticket.close_after();
+        received.handle.reuse.forbid();
     }
-    let header = arrival.ticket.snapshot.identity.header().clone();
+    let header = received.handle.settings.identity.header().clone();
     head.insert_header(header, leg.session().key().id.as_str())?;
     if !head.headers.contains_key(REQUEST_ID) {
-        head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
+        head.insert_header(REQUEST_ID, received.request_id.as_str())?;
     }
     Ok(())
 }

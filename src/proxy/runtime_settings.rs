@@ -1,4 +1,4 @@
-//! All settings a request lives by, taken once on its arrival: a reload never changes them under it.
+//! All settings a request lives by, taken once on its received: a reload never changes them under it.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::routing::Table;
 use crate::upstream::backend::Backend;
 
 /// The settings in force; a reload swaps them as a whole.
-pub(crate) type Live = Arc<ArcSwap<Snapshot>>;
+pub(crate) type SharedSettings = Arc<ArcSwap<RuntimeSettings>>;
 
 /// One consistent set of settings.
-pub(crate) struct Snapshot {
+pub(crate) struct RuntimeSettings {
     /// Which backend serves what.
     pub(crate) routes: Table,
     /// The backends, in the order in which `routes` counts them.

@@ -4,27 +4,27 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::arrive::Arrival;
 use super::capture::Capturing;
 use super::dispatch::Route;
-use super::gateway::House;
+use super::gateway::ProxyState;
 use super::identify::Caller;
-use super::inbound::Answer;
+use super::receive::Received;
 use super::trace::Trace;
+use super::upstream_response::Answer;
 use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::Dialect;
 use crate::protocol::answer::socket::SocketTap;
 use crate::protocol::request::ModelRequest;
 use crate::session::Leg;
-use crate::telemetry::metrics::Inside;
+use crate::telemetry::metrics::GaugeGuard;
 
 /// Pingora's context of one request. A step that was not reached has left nothing.
-pub(crate) struct Exchange {
+pub(crate) struct RequestCtx {
     /// What every request needs.
-    pub(crate) house: Arc<House>,
+    pub(crate) app: Arc<ProxyState>,
     /// Left by `arrive`.
-    pub(crate) arrival: Option<Arrival>,
+    pub(crate) received: Option<Received>,
     /// Its place among spans, while a collector is told.
     pub(crate) trace: Option<Trace>,
     /// Left by `identify`.
@@ -33,10 +33,10 @@ pub(crate) struct Exchange {
     pub(crate) named: Option<SessionId>,
     /// Left by `read`.
     pub(crate) call: ModelRequest,
-    /// Left by `admit`; the leg ends with the exchange.
+    /// Left by `admit`; the leg ends with the ctx.
     pub(crate) leg: Option<Leg>,
     /// Counts the leg as open.
-    pub(crate) open: Option<Inside>,
+    pub(crate) open: Option<GaugeGuard>,
     /// Its bodies, while they may be kept.
     pub(crate) capture: Option<Box<Capturing>>,
     /// Left by `dispatch`.
@@ -53,11 +53,11 @@ pub(crate) struct Exchange {
     pub(crate) failure: Option<Refusal>,
 }
 
-impl Exchange {
-    pub(crate) fn new(house: Arc<House>) -> Self {
+impl RequestCtx {
+    pub(crate) fn new(app: Arc<ProxyState>) -> Self {
         Self {
-            house,
-            arrival: None,
+            app,
+            received: None,
             trace: None,
             caller: None,
             named: None,
@@ -76,17 +76,17 @@ impl Exchange {
 
     /// The dialect in which the caller is answered.
     pub(crate) fn dialect(&self) -> Dialect {
-        match (&self.route, &self.arrival) {
+        match (&self.route, &self.received) {
             (Some(route), _) => route.dialect,
-            (None, Some(arrival)) => arrival.dialect,
+            (None, Some(received)) => received.dialect,
             (None, None) => Dialect::Plain,
         }
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestCtx {
     /// The books are closed here and not in a phase of Pingora's, since a hard cut skips those.
     fn drop(&mut self) {
-        super::settle::settle(self);
+        super::finish::finish(self);
     }
 }
