@@ -95,7 +95,7 @@ async fn a_session_that_only_the_old_process_knows_is_killed_at_the_new_port() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_killed_through_redis_and_without_it() {
     let demo = Demo::start().await;
-    let killed = async |is_away: bool| {
+    for is_away in [false, true] {
         let mut redis = Redis::start().await;
         let keys = format!("session: {{ store: redis, redis: {{ url: {:?} }} }}", redis.url());
         let gateway = Gateway::with(yaml(&demo, &keys)).await;
@@ -110,8 +110,7 @@ async fn it_is_killed_through_redis_and_without_it() {
             store_is_up(&gateway, true).await;
         }
         old_sessions_obey(&gateway, new, client).await;
-    };
-    tokio::join!(killed(false), killed(true));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
