@@ -12,7 +12,8 @@ use elida::clock::Clock;
 use elida::ids::{BackendName, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use elida::session::store::MemoryStore;
 use elida::session::{
-    SessionRequest, Cut, Event, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, SessionConfig,
+    Cut, Event, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, SessionConfig,
+    SessionRequest,
 };
 use elida::settings::fault::Faults;
 use futures::FutureExt;
@@ -22,8 +23,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A manager without a limit, whose events have no listener.
 fn manager() -> Arc<Manager> {
-    let written =
-        SessionConfig { max_active: 10_000_000, max_active_per_principal: 10_000_000, ..SessionConfig::default() };
+    let written = SessionConfig {
+        max_active: 10_000_000,
+        max_active_per_principal: 10_000_000,
+        ..SessionConfig::default()
+    };
     let settings = written.compile(&mut Faults::default()).expect("good settings");
     Manager::new(settings, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_: &Event| {}))
 }
