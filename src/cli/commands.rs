@@ -13,7 +13,7 @@ use super::{print, report};
 use crate::control::api::kills::{BlockBody, KillBody, ResumeBody};
 use crate::control::api::params::SessionQuery;
 use crate::control::api::sessions::{SessionLimit, SessionPage, SessionsQuery};
-use crate::session::{BlockMode, NamedBy, State};
+use crate::session::{BlockMode, NamedBy, SessionState};
 use crate::settings::units::Span;
 
 /// Sessions read per request.
@@ -34,7 +34,7 @@ pub(super) struct PlainArgs {
 pub(super) struct SessionsArgs {
     /// Only those in this state: active, completed, killed, timed_out
     #[arg(long, value_parser = read_state)]
-    state: Option<State>,
+    state: Option<SessionState>,
     /// Only those of this client program, such as claude-code
     #[arg(long)]
     client: Option<String>,
@@ -141,8 +141,9 @@ fn read_span(text: &str) -> Result<Span, String> {
     }
 }
 
-fn read_state(text: &str) -> Result<State, String> {
-    let state: Result<State, serde::de::value::Error> = State::deserialize(text.into_deserializer());
+fn read_state(text: &str) -> Result<SessionState, String> {
+    let state: Result<SessionState, serde::de::value::Error> =
+        SessionState::deserialize(text.into_deserializer());
     state.map_err(|_| "must be active, completed, killed or timed_out".to_owned())
 }
 

@@ -10,7 +10,7 @@ use super::table::{bytes, plain, span, table};
 use crate::control::api::history::{CapturePage, CapturedBody};
 use crate::control::api::kills::{KillList, KillReply};
 use crate::control::api::sessions::SessionPage;
-use crate::session::{AgentView, BlockMode, Resumed, Snapshot as SessionView, Stats};
+use crate::session::{AgentView, BlockMode, Resumed, SessionView, Stats};
 
 /// Formats a table of sessions (`GET /control/sessions`).
 pub(super) fn sessions(page: &SessionPage) -> String {
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
     use crate::cli::testing::{read, session, uid};
     use crate::protocol::facts::usage::Usage;
-    use crate::session::State;
+    use crate::session::SessionState;
 
     /// A page of sessions that says only what a test is about.
     fn page(mut page: Value) -> SessionPage {

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::protocol::facts::usage::Usage;
-use crate::session::Snapshot as SessionView;
+use crate::session::SessionView;
 
 /// The uid of the session that a test calls `name`.
 pub(super) fn uid(name: &str) -> String {

@@ -35,7 +35,7 @@ pub(super) struct Written {
     /// The control API.
     pub(super) control: control::settings::ControlConfig,
     /// The life of sessions, and how the session of a request is found.
-    pub(super) session: session::Written,
+    pub(super) session: session::SessionConfig,
     #[serde(rename = "session identity")]
     pub(super) identity: identity::Written,
     /// The backends by name.

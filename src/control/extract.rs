@@ -189,7 +189,7 @@ mod tests {
     use crate::control::api::params::SessionQuery;
     use crate::control::api::sessions::SessionsQuery;
     use crate::history::read::filter::{GroupBy, Interval};
-    use crate::session::{Filter, NamedBy, State};
+    use crate::session::{Filter, NamedBy, SessionState};
 
     fn fault<T: DeserializeOwned + fmt::Debug>(query: &str) -> String {
         format!("{:?}", read_query::<T>(query).unwrap_err())
@@ -200,7 +200,7 @@ mod tests {
         let query: SessionsQuery =
             read_query("state=timed_out&kind=traffic&limit=1000&q=a%20b&client=codex").unwrap();
         let filter = Filter::from(query);
-        assert_eq!(filter.state, Some(State::TimedOut));
+        assert_eq!(filter.state, Some(SessionState::TimedOut));
         assert_eq!((filter.limit, filter.q.as_deref()), (1000, Some("a b")));
         assert_eq!(Filter::from(read_query::<SessionsQuery>("").unwrap()).limit, 100);
     }

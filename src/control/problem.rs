@@ -11,7 +11,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::api::error::{ErrorCode, ProblemDetails};
 use crate::ids::{AgentId, RequestId, Uid};
-use crate::session::State;
+use crate::session::SessionState;
 use crate::settings::fault::Fault;
 
 /// Header that carries the request's id.
@@ -78,7 +78,7 @@ impl Problem {
     }
 
     /// Adds the session's state.
-    pub(super) fn state(mut self, state: State) -> Self {
+    pub(super) fn state(mut self, state: SessionState) -> Self {
         self.details.state = Some(state);
         self
     }

@@ -23,7 +23,7 @@ pub(crate) async fn admit(
     found: Found,
 ) -> Result<Leg, Refusal> {
     let identity = &received.handle.settings.identity;
-    let who = session::Arrival {
+    let who = session::SessionRequest {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
             source: found.source,

@@ -20,7 +20,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::wire::framing::Framing;
-use crate::session::cut::CutReason;
+use crate::session::CutReason;
 use crate::session::{EndReason, Leg};
 
 /// The error with which a step stops Pingora after it has left its refusal in the ctx.

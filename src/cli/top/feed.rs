@@ -10,7 +10,7 @@ use crate::control::api::kills::{KillBody, KillReply};
 use crate::control::api::params::SessionQuery;
 use crate::control::api::sessions::{SessionLimit, SessionPage, SessionsQuery};
 use crate::ids::Uid;
-use crate::session::{NamedBy, Snapshot as SessionView, State, Stats};
+use crate::session::{NamedBy, SessionState, SessionView, Stats};
 
 /// How often the control API is polled.
 const EVERY: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ fn kill(client: &Client, uid: Uid) -> anyhow::Result<KillReply> {
 /// Reads sessions and totals once.
 pub(super) fn ask(client: &Client) -> anyhow::Result<Sample> {
     let query = SessionsQuery {
-        state: Some(State::Active),
+        state: Some(SessionState::Active),
         limit: SessionLimit::new(LIMIT),
         ..SessionsQuery::default()
     };

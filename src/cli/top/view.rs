@@ -4,7 +4,7 @@ use super::feed::{Sample, Update};
 use crate::cli::report;
 use crate::cli::table::{plain, table};
 use crate::ids::{SessionId, Uid};
-use crate::session::Snapshot as SessionView;
+use crate::session::SessionView;
 
 /// The longest cell, in characters; ids and model names come from clients.
 const CELL: usize = 36;

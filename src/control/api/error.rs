@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, Uid};
-use crate::session::State;
+use crate::session::SessionState;
 use crate::settings::fault::Fault;
 
 macro_rules! error_codes {
@@ -119,7 +119,7 @@ pub struct ProblemDetails {
     pub uids: Option<Vec<String>>,
     /// `session_ended`: the state of the session.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
+    pub state: Option<SessionState>,
     /// `agent_not_found`: the agents of the session; `not_killed`: its agents with a kill order in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agents: Option<Vec<AgentId>>,

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{SessionId, Uid};
-use crate::session::{Event, KillOrder, Record, Snapshot as SessionView};
+use crate::session::{Event, KillOrder, Record, SessionView};
 
 /// Data of one event.
 #[derive(Clone, Debug, Serialize)]

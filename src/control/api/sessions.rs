@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::params::{Limit, NO_CURSOR};
 use crate::ids::Uid;
-use crate::session::{Filter, Kind, Snapshot as SessionView, State};
+use crate::session::{Filter, SessionKind, SessionState, SessionView};
 
 /// Items on a page of sessions: 100, at most 1000.
 pub type SessionLimit = Limit<100, 1000>;
@@ -18,10 +18,10 @@ pub type SessionLimit = Limit<100, 1000>;
 pub struct SessionsQuery {
     /// Sessions in this state.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
+    pub state: Option<SessionState>,
     /// Sessions of this kind.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<Kind>,
+    pub kind: Option<SessionKind>,
     /// Sessions of this principal, exactly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,

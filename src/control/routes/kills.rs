@@ -69,7 +69,7 @@ pub(super) async fn resume(
 /// Waits until the history has written the order, where only the history carries orders over a restart. The legs are
 /// cut already, and the operator does not wait longer than [`WRITE_WAIT`].
 async fn wait_until_written(state: &ControlState) {
-    let Some(history) = state.parts.history.clone().filter(|_| state.parts.manager.fleet().is_none()) else {
+    let Some(history) = state.parts.history.clone().filter(|_| !state.parts.manager.is_shared()) else {
         return;
     };
     if !history.flush(WRITE_WAIT).await {

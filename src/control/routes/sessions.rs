@@ -10,7 +10,7 @@ use crate::control::api::sessions::{SessionPage, SessionsQuery};
 use crate::control::extract::ApiQuery;
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
-use crate::session::{Filter, SessionRef, Snapshot as SessionView};
+use crate::session::{Filter, SessionRef, SessionView};
 
 /// Returns the sessions that match, newest first.
 pub(super) async fn list(

@@ -23,7 +23,7 @@ use super::super::service::ControlState;
 use super::{config, events, export, health, history, kills, metrics, schema, sessions, stats};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
-use crate::session::{Resumed, Snapshot as SessionView, Stats};
+use crate::session::{Resumed, SessionView, Stats};
 
 /// Groups of endpoints.
 pub(in crate::control) const TAGS: [(&str, &str); 4] = [
