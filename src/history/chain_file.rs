@@ -1,5 +1,6 @@
 //! The NDJSON form of an export: records between signed heads, and at its end what the gateway says of it.
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -12,7 +13,6 @@ use super::statement::{Exported, Kind, Statement};
 use super::trust::View;
 use super::walk::{Walk, head_after, head_before, heads};
 use super::window::Window;
-use crate::settings::hex::hex;
 
 /// The version of the line that stands in the place of a signed end.
 pub(super) const UNSIGNED: &str = "elida.cdr-unsigned/1";
@@ -184,7 +184,7 @@ impl Chain {
                     from: self.window.from,
                     to: self.window.to,
                     accepted: self.accepted,
-                    digest: hex(&std::mem::take(&mut self.digest).finalize()),
+                    digest: HEXLOWER.encode(&std::mem::take(&mut self.digest).finalize()),
                 };
                 let unsigned = Statement {
                     export: Some(exported),

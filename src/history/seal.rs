@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
@@ -12,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::chain::{Tip, canonical};
 use super::statement::Statement;
-use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
 /// The private key in the data directory (PKCS #8, RFC 8410).
@@ -98,7 +98,7 @@ impl Signer {
 
     /// The public key, in hexadecimal digits.
     pub fn public_key(&self) -> String {
-        hex(self.0.public_key().as_ref())
+        HEXLOWER.encode(self.0.public_key().as_ref())
     }
 
     /// Signs where the chain stands.
@@ -124,13 +124,14 @@ impl Signer {
 
     /// The signature over these bytes, in hexadecimal digits.
     pub(super) fn signature(&self, message: &[u8]) -> String {
-        hex(self.0.sign(message).as_ref())
+        HEXLOWER.encode(self.0.sign(message).as_ref())
     }
 }
 
 /// True when this key has signed these bytes; key and signature in hexadecimal digits.
 pub(super) fn is_signed(message: &[u8], key: &str, signature: &str) -> bool {
-    let (Some(key), Some(signature)) = (unhex(key), unhex(signature)) else { return false };
+    let decoded = |digits: &str| HEXLOWER.decode(digits.as_bytes());
+    let (Ok(key), Ok(signature)) = (decoded(key), decoded(signature)) else { return false };
     UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead};
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +15,6 @@ use super::check::check_link;
 use super::keys::Keys;
 use super::seal::{self, Head};
 use super::statement::{self, Kind, Statement};
-use crate::settings::hex::hex;
 
 /// The longest line that is read, in bytes.
 const LINE: u64 = 16 << 20;
@@ -303,7 +303,7 @@ impl Check {
             self.tip = Some(said.tip());
             self.meet()?;
         }
-        if self.fault.is_none() && export.digest != hex(&std::mem::take(&mut self.digest).finalize()) {
+        if self.fault.is_none() && export.digest != HEXLOWER.encode(&std::mem::take(&mut self.digest).finalize()) {
             return Err(
                 "the export was signed with other lines: one was taken out, added or moved".to_owned()
             );

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -16,7 +17,6 @@ use uuid::Uuid;
 
 use super::settings::{HeadHint, Missing, Parse, Part, Place, ScopeMode, Settings};
 use crate::ids::{AgentId, PrincipalId, Scope, SessionId};
-use crate::settings::hex::hex;
 
 /// Longer ids are replaced by a digest, whatever the pattern says.
 const MAX_ID: usize = 256;
@@ -194,7 +194,7 @@ impl Settings {
             digest.update((text.len() as u64).to_be_bytes());
             digest.update(text);
         }
-        format!("auto-{}", hex(&digest.finalize()[..DIGEST]))
+        format!("auto-{}", HEXLOWER.encode(&digest.finalize()[..DIGEST]))
     }
 }
 
@@ -238,7 +238,7 @@ fn label(headers: &HeaderMap, name: Option<&HeaderName>) -> Option<AgentId> {
 
 /// What stands for an id that is unsafe to print.
 fn stand_in(id: &[u8]) -> String {
-    format!("h-{}", hex(&Sha256::digest(id)[..DIGEST]))
+    format!("h-{}", HEXLOWER.encode(&Sha256::digest(id)[..DIGEST]))
 }
 
 /// The header that fits the pattern; of several the first by name, because a map has no order.

@@ -9,6 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
@@ -16,7 +17,6 @@ use uuid::Uuid;
 
 use crate::ids::{KeyId, PrincipalId};
 use crate::protocol::credentials::credentials;
-use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
 const KEY_FILE: &str = "principal.key";
@@ -112,7 +112,7 @@ impl Key {
     /// What the key goes by: the same for equal keys, and nothing that it could be found from.
     pub fn id(&self) -> KeyId {
         let digest = self.0.clone().chain_update(NAME).finalize().into_bytes();
-        KeyId::new(hex(&digest[..SHOWN]))
+        KeyId::new(HEXLOWER.encode(&digest[..SHOWN]))
     }
 
     /// Who calls: `cred:<digest>` of the credentials in the head and the query, else `anon:<address>`.
@@ -154,7 +154,7 @@ impl Key {
         let mut mac = self.0.clone();
         fill(&mut mac);
         let digest = mac.finalize().into_bytes();
-        PrincipalId::new(format!("cred:{}", hex(&digest[..SHOWN])))
+        PrincipalId::new(format!("cred:{}", HEXLOWER.encode(&digest[..SHOWN])))
     }
 }
 
@@ -175,12 +175,12 @@ impl std::fmt::Debug for Kept {
 impl Kept {
     /// A key written in hex; `None` when that is no key.
     pub fn from_hex(key: &str, since_ms: u64) -> Option<Self> {
-        Some(Self { bytes: unhex(key)?.try_into().ok()?, since_ms })
+        Some(Self { bytes: HEXLOWER.decode(key.as_bytes()).ok()?.try_into().ok()?, since_ms })
     }
 
     /// The key in hex.
     pub fn hex(&self) -> String {
-        hex(&self.bytes)
+        HEXLOWER.encode(&self.bytes)
     }
 }
 
@@ -298,7 +298,10 @@ mod tests {
         // An older version reads the key from the same file.
         assert_eq!(Key::load_or_make(dir.path()).unwrap().id(), agreed.id());
         assert_eq!(std::fs::read(dir.path().join(KEY_FILE)).unwrap()[..KEY_BYTES], [0xab; KEY_BYTES]);
-        assert!(Kept::from_hex("ab", 0).is_none());
+        let longer = |digits: &str| digits.repeat(KEY_BYTES);
+        for other in ["ab".to_owned(), longer("AB"), longer("+f"), longer("0x"), longer("é")] {
+            assert!(Kept::from_hex(&other, 0).is_none(), "{other}");
+        }
     }
 
     #[test]

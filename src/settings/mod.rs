@@ -8,7 +8,6 @@
 pub mod address;
 pub mod fault;
 pub mod folder;
-pub mod hex;
 pub mod key_file;
 pub mod nearest;
 pub mod origin;
