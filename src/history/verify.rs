@@ -303,7 +303,9 @@ impl Check {
             self.tip = Some(said.tip());
             self.meet()?;
         }
-        if self.fault.is_none() && export.digest != HEXLOWER.encode(&std::mem::take(&mut self.digest).finalize()) {
+        if self.fault.is_none()
+            && export.digest != HEXLOWER.encode(&std::mem::take(&mut self.digest).finalize())
+        {
             return Err(
                 "the export was signed with other lines: one was taken out, added or moved".to_owned()
             );

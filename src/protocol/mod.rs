@@ -22,7 +22,6 @@
 //! Invariants: the same bytes give the same result however they are cut into chunks; cost is linear
 //! in bytes; memory does not grow with the body; no input panics.
 
-pub mod base64;
 pub mod call;
 pub mod coding;
 pub mod credentials;
