@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -259,28 +260,8 @@ fn baggage(line: &HeaderValue, key: &str) -> Option<Vec<u8>> {
         let member = member.split(|byte| *byte == b';').next()?;
         let equals = member.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (member[..equals].trim_ascii(), member[equals + 1..].trim_ascii());
-        (name == key.as_bytes() && !value.is_empty()).then(|| percent_decoded(value))
+        (name == key.as_bytes() && !value.is_empty()).then(|| percent_decode(value).collect())
     })
-}
-
-/// `%41` is `A`; a `%` without two digits stays.
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        match (text[at], digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high << 4 | low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    decoded
 }
 
 /// The session in Claude Code's `metadata.user_id`: the member `session_id` of a JSON text (from 2.1.78
