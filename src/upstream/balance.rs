@@ -120,7 +120,10 @@ mod tests {
         ] {
             assert_eq!(weight(mark(session), mark(backend)), expected, "{session} {backend}");
         }
-        assert_eq!([weight(0, 0), weight(1, 0), weight(0, 1)], [0, 0x5692_161d_100b_05e5, 0xd820_b7e9_10b0_f93f]);
+        assert_eq!(
+            [weight(0, 0), weight(1, 0), weight(0, 1)],
+            [0, 0x5692_161d_100b_05e5, 0xd820_b7e9_10b0_f93f]
+        );
         let all = ["eu-1", "eu-2", "eu-3"].map(|name| candidate(name, 0, 0, State::Up));
         let chosen = (1..=8).map(|session| choose(&all, None, mark(&format!("s-{session}"))));
         assert_eq!(chosen.collect::<Option<Vec<_>>>().unwrap(), [2, 0, 1, 1, 1, 1, 0, 2]);

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use pingora::time::sleep;
+use pingora_timeout::sleep;
 use tokio::time::Instant;
 
 use super::ticket::Ticket;

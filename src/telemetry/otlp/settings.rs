@@ -203,7 +203,8 @@ impl Written {
 /// The text that a percent-encoded one stands for; `None` when a `%` has no two digits after it or the
 /// bytes are not UTF-8.
 fn decoded(text: &str) -> Option<String> {
-    let is_whole = |rest: &str| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    let is_whole =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
     if !text.split('%').skip(1).all(is_whole) {
         return None;
     }
