@@ -74,7 +74,7 @@ fn an_old_name_of_a_key_still_works_and_check_mentions_the_new_one() {
     let check = |health: &str, variables: &[(&str, &str)]| {
         let backend = format!("backends:\n  a:\n    url: http://h\n    type: ollama\n    health:\n{health}");
         std::fs::write(&file, format!("data_dir: {:?}\n{backend}", folder.path())).expect("a file");
-        told(&elida(&["check", "-c", &file.display().to_string()], variables))
+        result(&elida(&["check", "-c", &file.display().to_string()], variables))
     };
     let shown = file.display();
     let warning = |place: &str, old: &str, new: &str, by: &str| {
