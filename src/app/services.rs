@@ -79,33 +79,21 @@ pub(super) fn serve(
         Arc::clone(&shared.live),
         ConnectionPermits::new(&shared.metrics, plan.proxy_budget()),
     );
-    let readiness = Arc::clone(&shared.readiness);
-    let sessions = Arc::clone(&shared.sessions);
-    let kills = shared.kills.clone();
-    let replicator = shared.replicator.clone();
     let proxy = Proxy {
         begin: Mutex::new(Some((proxy, drained))),
         is_met,
         downstream,
-        readiness,
+        readiness: Arc::clone(&shared.readiness),
         ready,
-        sessions,
-        replicator,
-        kills,
+        sessions: Arc::clone(&shared.sessions),
+        replicator: shared.replicator.clone(),
+        kills: shared.kills.clone(),
     };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
 
-    if let Some(replicator) = shared.replicator.clone() {
-        let sessions = Arc::clone(&shared.sessions);
-        server.add_service(background_service("fleet", Replicating { sessions, replicator }));
-    }
-
-    let sessions = Arc::clone(&shared.sessions);
-    server.add_service(background_service("housekeeping", Housekeeping { sessions }));
-
-    server.add_service(background_service("probes", Probes { live: Arc::clone(&shared.live) }));
+    add_background_services(&mut server, &shared);
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
     let control = control_service(control, plan.operators(), &reload, &shared);
@@ -125,6 +113,16 @@ pub(super) fn serve(
     // The last lines are written when the guard goes.
     drop(log_guard);
     Ok(())
+}
+
+/// Adds the services that serve no requests: the fleet's messages, timeouts of sessions, probes of backends.
+fn add_background_services(server: &mut Server, shared: &Shared) {
+    let sessions = || Arc::clone(&shared.sessions);
+    if let Some(replicator) = shared.replicator.clone() {
+        server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
+    }
+    server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
+    server.add_service(background_service("probes", Probes { live: Arc::clone(&shared.live) }));
 }
 
 /// Pingora's server: it only gives runtimes and runs our services. It keeps `idle` connections to backends open.

@@ -297,7 +297,12 @@ mod tests {
         );
         assert_eq!(kills(&read(&[], json!({"kills": []}))), "no kill orders in force\n");
         assert_eq!(
-            stats(&Stats { active: 3, by_state: [(SessionState::Killed, 12)].into(), kills: 9, ..Stats::default() }),
+            stats(&Stats {
+                active: 3,
+                by_state: [(SessionState::Killed, 12)].into(),
+                kills: 9,
+                ..Stats::default()
+            }),
             "active            3\nby_state.killed  12\nbytes_in          0\nbytes_out         0\nerrors            0\n\
              kills             9\nkills_in_force    0\nopen_legs         0\nrequests          0\n"
         );

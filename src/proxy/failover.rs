@@ -203,7 +203,11 @@ fn can_be_repeated(session: &Session) -> bool {
 fn speaks_for(route: &Route, why: Failure) -> SpeaksFor {
     match why {
         Failure::RateLimited if !route.backend.settings().auth().is_injected() => SpeaksFor::Caller,
-        _ => SpeaksFor::All,
+        Failure::RateLimited
+        | Failure::ConnectFailure
+        | Failure::ServerError
+        | Failure::FirstByteTimeout
+        | Failure::Broken => SpeaksFor::All,
     }
 }
 

@@ -98,7 +98,13 @@ fn notice_kind(kind: ErrorKind) -> ErrorClass {
         }
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::BackendUnavailable | ErrorKind::Internal => ErrorClass::Api,
-        _ => ErrorClass::InvalidRequest,
+        ErrorKind::BadRequest
+        | ErrorKind::NotSupported
+        | ErrorKind::ExpectationFailed
+        | ErrorKind::UnknownBackend
+        | ErrorKind::SessionRequired
+        | ErrorKind::ClientGone
+        | ErrorKind::ClientStalled => ErrorClass::InvalidRequest,
     }
 }
 

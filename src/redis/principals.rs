@@ -137,7 +137,7 @@ async fn settled(link: &Link, keys: &Keys, own: &Claim) -> Result<Agreed, LinkEr
             Standing::Other if own.since_ms == 0 => return Ok(Agreed::InForce(in_force)),
             Standing::Other if !is_elder => return Ok(Agreed::GivenUp(in_force)),
             // A running instance may be about to correct this.
-            _ => {}
+            Standing::Written | Standing::Replaced | Standing::Other | Standing::Missing => {}
         }
         let others = match others {
             Some(others) => others,

@@ -7,13 +7,13 @@
 
 use std::io::{self, Write};
 
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::Formatter;
 use sha2::{Digest, Sha256};
 
 use crate::session::RECORD_SCHEMA;
-use crate::settings::hex::hex;
 
 /// The member of a record that contains its link.
 pub const LINK: &str = "chain";
@@ -83,7 +83,7 @@ impl Formatter for Numbers {
 
 /// Returns the SHA-256 of the bytes in hexadecimal.
 pub(in crate::history) fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// Returns the canonical form of a JSON value (RFC 8785).

@@ -1,4 +1,4 @@
-//! `usage:` of the file, and the file of prices that it names.
+//! The `usage` section and the price file.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 use super::price::{Price, Prices};
 use crate::settings::fault::Faults;
 
-/// The prices that are built in.
+/// The built-in prices.
 const BUILT_IN: &str = include_str!("../../conf/prices.yaml");
 
-/// The only `version:` of a file of prices.
+/// The only supported `version` of a price file.
 const VERSION: u32 = 1;
 
-/// More dollars for a million tokens are a slip of the pen.
+/// Highest accepted price, in US dollars for a million tokens; more is a typing error.
 const MAX: f64 = 1e6;
 
-/// `usage:`.
+/// The `usage` section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Usage")]
-pub struct Written {
-    /// A file of prices, of the form of `conf/prices.yaml`; empty for the prices that are built in.
+pub struct PricingConfig {
+    /// A price file in the format of `conf/prices.yaml`; empty uses the built-in prices.
     pub prices_file: String,
 }
 
-/// A file of prices.
+/// A price file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -32,7 +32,7 @@ struct File {
     prices: Vec<Row>,
 }
 
-/// One price, in US dollars for a million tokens.
+/// A row of the price file, in US dollars for a million tokens.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
@@ -45,8 +45,8 @@ struct Row {
     cache_write_1h: Option<f64>,
 }
 
-impl Written {
-    /// Compiles this share of the file; reads the file of prices.
+impl PricingConfig {
+    /// Compiles the section and reads the price file.
     pub fn compile(self, faults: &mut Faults) -> Option<Prices> {
         const AT: &str = "usage.prices_file";
         let text = if self.prices_file.is_empty() {
@@ -68,8 +68,8 @@ impl Written {
                 None
             }
             Err(error) => {
-                let message = format!("'{}' is no file of prices: {error}", self.prices_file);
-                faults.add(AT, message, "write it as conf/prices.yaml is written");
+                let message = format!("'{}' is not a price file: {error}", self.prices_file);
+                faults.add(AT, message, "use the format of conf/prices.yaml");
                 None
             }
         }
@@ -102,7 +102,7 @@ fn compile(rows: Vec<Row>, faults: &mut Faults) -> Option<Prices> {
     compiled.filter(|_| is_good)
 }
 
-/// Picodollars for a token out of dollars for a million: exact for prices with up to six decimals.
+/// Converts dollars for a million tokens to picodollars for a token; exact for prices with up to six decimals.
 fn per_token(dollars_per_million: f64) -> u64 {
     (dollars_per_million * 1e6).round() as u64
 }
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn the_prices_that_are_built_in_are_in_order() {
         let mut faults = Faults::default();
-        let prices = Written::default().compile(&mut faults).unwrap();
+        let prices = PricingConfig::default().compile(&mut faults).unwrap();
         assert!(faults.is_empty() && faults.warnings().is_empty(), "{faults}");
         let million = Billed { input: 1_000_000, ..Billed::default() };
         let cost = |model: &str| prices.cost("x", model, &million).map(|cost| cost.as_usd());
@@ -135,7 +135,7 @@ mod tests {
         let fault = |text: &str| {
             std::fs::write(&path, text).unwrap();
             let mut faults = Faults::default();
-            let written = Written { prices_file: path.to_string_lossy().into_owned() };
+            let written = PricingConfig { prices_file: path.to_string_lossy().into_owned() };
             assert!(written.compile(&mut faults).is_none(), "{text}");
             faults.to_string()
         };
@@ -145,7 +145,7 @@ mod tests {
         assert!(fault("version: 1\nprices: [{ model: '[', input: 1, output: 1 }]").contains("not a pattern"));
         std::fs::remove_file(&path).unwrap();
         let mut faults = Faults::default();
-        let written = Written { prices_file: path.to_string_lossy().into_owned() };
+        let written = PricingConfig { prices_file: path.to_string_lossy().into_owned() };
         assert!(written.compile(&mut faults).is_none() && faults.to_string().contains("usage.prices_file"));
     }
 }

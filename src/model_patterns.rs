@@ -1,7 +1,8 @@
 //! Model patterns: `gpt-*`, `o[0-9]*`, `claude-sonnet-4-6`.
 //!
-//! Case is ignored: providers differ in it, and a blocked model must not slip through in capitals.
-//! `*` also matches `/`, so that `meta-llama/*` and `*` do what they say.
+//! Matching ignores case: providers differ in it, and capitals must not get a blocked model through.
+//! `*` matches `/` as well, as in `meta-llama/*`.
+//! Used by `routing` (backends of a model) and `pricing` (prices of a model).
 
 use std::collections::HashMap;
 
@@ -9,33 +10,36 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::settings::fault::Faults;
 
-/// One pattern, the thing it stands for, and the key it was written under (for faults).
+/// A pattern before it is compiled.
 pub(crate) struct Pattern<'a> {
     pub(crate) text: &'a str,
+    /// What a match returns: an index into a list of the caller's.
     pub(crate) target: usize,
+    /// The configuration key, named in faults.
     pub(crate) path: String,
-    /// Whose pattern it is, and what that speaks: who says the same as another one of its kind is its equal.
+    /// The backend's index and kind. Equal patterns of backends of one kind share the load and are no mistake;
+    /// any other repetition is warned of.
     pub(crate) owner: (usize, &'static str),
 }
 
-/// Finds the targets of the patterns that match a model.
+/// Compiled patterns; finds the targets of those that match a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Matcher {
     set: GlobSet,
-    /// The target of each pattern of `set`, the most specific pattern first.
+    /// What each glob of `set` stands for, the most specific one first.
     targets: Vec<PatternMatch>,
 }
 
-/// What a pattern stands for.
+/// A pattern that matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PatternMatch {
     pub(crate) target: usize,
-    /// The same for patterns that say the same.
+    /// Equal for patterns with the same text, whatever its case.
     pub(crate) rank: usize,
 }
 
 impl Matcher {
-    /// Whether there is no pattern at all.
+    /// True without any pattern.
     pub(crate) fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
@@ -83,12 +87,12 @@ impl Matcher {
         }
     }
 
-    /// The targets of all patterns that match, the most specific first.
+    /// Returns all patterns that match, the most specific first.
     pub(crate) fn find(&self, model: &str) -> impl Iterator<Item = PatternMatch> {
         self.set.matches(model).into_iter().filter_map(|place| self.targets.get(place).copied())
     }
 
-    /// Whether any pattern matches.
+    /// True if any pattern matches.
     pub(crate) fn matches(&self, model: &str) -> bool {
         self.set.is_match(model)
     }

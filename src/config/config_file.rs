@@ -1,77 +1,68 @@
-//! The whole file as serde reads it.
-//!
-//! The `session:` section belongs to two modules, which do not know each other: [`split_session`]
-//! hands each its keys before serde sees them.
+//! The whole configuration file, as serde reads it.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_yaml::{Mapping, Value};
 
-use crate::{capture, control, history, identity, limits, proxy, routing, session, telemetry, upstream};
+use super::session_section::SessionSection;
+use crate::{capture, control, history, pricing, proxy, routing, telemetry, upstream};
 
-/// The only `version:` there is.
+/// The only supported `version`.
 pub(super) const VERSION: u32 = 1;
-
-/// The key that stands for the part of `session:` that is `identity`'s. The space keeps it apart
-/// from every key a person writes.
-pub(super) const IDENTITY_PART: &str = "session identity";
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Elida")]
-pub(super) struct Written {
-    /// Format of the file; 1 is the only one.
+pub(super) struct ConfigFile {
+    /// Format of this file; 1 is the only one.
     pub(super) version: u32,
-    /// Address of the proxy; `:8080` means every address. Needs a restart.
+    /// Address of the proxy listener; `:8080` listens on all addresses. Needs a restart.
     pub(super) listen: String,
-    /// URL of the one backend (an Ollama), used while `backends` is empty.
+    /// URL of a single backend of type ollama, used while `backends` is empty.
     pub(super) backend: String,
     /// Threads, timeouts and limits of the proxy listener.
     pub(super) server: proxy::settings::Written,
     /// The control API.
     pub(super) control: control::settings::ControlConfig,
-    /// The life of sessions, and how the session of a request is found.
-    pub(super) session: session::SessionConfig,
-    #[serde(rename = "session identity")]
-    pub(super) identity: identity::Written,
+    /// Lifetimes and limits of sessions, and how the session of a request is found.
+    pub(super) session: SessionSection,
     /// The backends by name.
     pub(super) backends: Backends,
-    /// Which backend a request goes to.
+    /// How a backend is chosen.
     pub(super) routing: routing::Written,
-    /// Lists of models.
+    /// The list of models.
     pub(super) models: proxy::models::Written,
-    /// What is kept of ended sessions.
+    /// Storage of ended sessions.
     pub(super) history: history::HistoryConfig,
-    /// Bodies that are kept in the history.
+    /// Capture of bodies into the history.
     pub(super) capture: capture::CaptureConfig,
-    /// What calls cost.
-    pub(super) usage: limits::Written,
-    /// What is logged.
+    /// Prices of models.
+    pub(super) usage: pricing::PricingConfig,
+    /// The log.
     pub(super) logging: telemetry::settings::LoggingConfig,
-    /// What a collector of OpenTelemetry is told. Needs a restart.
+    /// Export to an OpenTelemetry collector. Needs a restart.
     pub(super) telemetry: telemetry::otlp::settings::TelemetryConfig,
-    /// Folder for keys and other state. Needs a restart.
+    /// Directory for keys and other state. Needs a restart.
     pub(super) data_dir: String,
-    /// What becomes of settings that let strangers spend a key.
+    /// How to treat settings that let strangers spend an injected key.
     pub(super) startup_guard: Guard,
 }
 
-/// What becomes of settings that let strangers spend a key.
+/// How to treat settings that let strangers spend an injected key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Guard {
-    /// They are a fault.
+    /// As an error.
     #[default]
     Enforce,
-    /// They are warned of.
+    /// As a warning.
     Warn,
 }
 
-impl Default for Written {
+impl Default for ConfigFile {
     fn default() -> Self {
         Self {
             version: VERSION,
@@ -80,7 +71,6 @@ impl Default for Written {
             server: Default::default(),
             control: Default::default(),
             session: Default::default(),
-            identity: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),
             models: Default::default(),
@@ -106,7 +96,7 @@ impl JsonSchema for Backends {
     }
 }
 
-/// `backends:` in the order in which it is written, since that order breaks ties in routing.
+/// `backends` in the order of the file, which breaks ties in routing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backends(pub(super) Vec<(String, upstream::settings::Written)>);
 
@@ -134,18 +124,4 @@ impl<'de> Deserialize<'de> for Backends {
         }
         deserializer.deserialize_map(Visitor)
     }
-}
-
-/// Moves the keys of `session:` that are `identity`'s to [`IDENTITY_PART`].
-pub(super) fn split_session(root: &mut Mapping) {
-    let Some(Value::Mapping(session)) = root.get_mut("session") else {
-        return;
-    };
-    let mut part = Mapping::new();
-    for key in identity::settings::KEYS {
-        if let Some(value) = session.shift_remove(key) {
-            part.insert(key.into(), value);
-        }
-    }
-    root.insert(IDENTITY_PART.into(), Value::Mapping(part));
 }

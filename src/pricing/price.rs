@@ -1,41 +1,41 @@
-//! Prices of models, and what an answer cost.
+//! Prices of models, and the cost of a response.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::model_patterns::{Matcher, Pattern};
 use crate::protocol::facts::usage::{Billed, Cost};
-use crate::routing::matcher::{Matcher, Pattern};
 use crate::settings::fault::Faults;
 
-/// What a token costs, in picodollars (10^-12).
+/// Price of a token, in picodollars (10^-12 USD).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
-    /// Read by the model.
+    /// Input tokens.
     pub input: u64,
-    /// Written by the model, reasoning too.
+    /// Output tokens, including reasoning.
     pub output: u64,
-    /// Read from the provider's cache.
+    /// Input tokens read from the provider's cache.
     pub cache_read: u64,
-    /// Written to the provider's cache, for minutes.
+    /// Input tokens written to the provider's cache for some minutes.
     pub cache_write: u64,
-    /// Written to the provider's cache for an hour.
+    /// Input tokens written to the provider's cache for an hour.
     pub cache_write_1h: u64,
 }
 
-/// All prices.
+/// The price list.
 #[derive(Clone, Debug)]
 pub struct Prices(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     prices: Vec<Price>,
-    /// Prices that hold at one backend only.
+    /// Prices of single backends, which override the general ones.
     at: HashMap<String, Matcher>,
     everywhere: Matcher,
 }
 
 impl Prices {
-    /// Compiles rows of backend (none is every one), model pattern and price; each bad pattern is a fault.
+    /// Compiles rows of backend (`None` is any), model pattern and price; each invalid pattern is a fault.
     pub(super) fn compile(rows: Vec<(Option<String>, String, Price)>, faults: &mut Faults) -> Option<Self> {
         let mut groups: HashMap<Option<&str>, Vec<Pattern<'_>>> = HashMap::from([(None, Vec::new())]);
         for (target, (backend, model, _)) in rows.iter().enumerate() {
@@ -52,7 +52,7 @@ impl Prices {
         Some(Self(Arc::new(Inner { prices, at, everywhere })))
     }
 
-    /// What an answer cost; `None` when the model has no price at this backend.
+    /// Returns the cost of a response; `None` if the model has no price at this backend.
     pub fn cost(&self, backend: &str, model: &str, billed: &Billed) -> Option<Cost> {
         let Inner { prices, at, everywhere } = &*self.0;
         let find = |prices: &Matcher| prices.find(model).next();
