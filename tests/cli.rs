@@ -166,7 +166,7 @@ fn the_schemas_are_the_shipped_files() {
 fn the_help_tells_examples_and_exit_codes() {
     let (code, out, _) = result(&elida(&["--help"], &[]));
     assert_eq!(code, 0);
-    for text in ["  elida demo ", "  doctor  ", "Exit codes: 0 done, 1 failed, 2 wrong usage"] {
+    for text in ["  elida demo ", "  doctor  ", "Exit codes: 0 success, 1 failure, 2 wrong usage"] {
         assert!(out.contains(text), "{out}");
     }
     assert!(!out.contains('\u{1b}'), "no colours without a terminal");
