@@ -12,7 +12,7 @@ use elida::clock::Clock;
 use elida::ids::{BackendName, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use elida::session::store::MemoryStore;
 use elida::session::{
-    Arrival, Cut, Event, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, Written,
+    Arrival, Cut, Event, Identity, KillRequest, Leg, LegKind, LegStart, Manager, RequestSummary, Written,
 };
 use elida::settings::fault::Faults;
 use futures::FutureExt;
@@ -50,15 +50,15 @@ fn start() -> LegStart {
     }
 }
 
-fn report() -> LegReport {
-    LegReport {
+fn report() -> RequestSummary {
+    RequestSummary {
         status: Some(200),
         duration: Duration::from_millis(12),
         ttfb: Some(Duration::from_millis(3)),
         bytes_in: 300,
         bytes_out: 900,
         outcome: "ok",
-        ..LegReport::default()
+        ..RequestSummary::default()
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is kept of one request while it passes: the first bytes of both bodies.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
@@ -72,6 +74,8 @@ pub struct Capture {
     pub status: Option<u16>,
     /// `ok`, or the code of its failure.
     pub outcome: &'static str,
+    /// From the end of the request's head to the first attempt at a backend; `None` when none was asked.
+    pub queue: Option<Duration>,
     /// Whether secrets are taken out of what is stored.
     pub redact: bool,
     /// Bytes that are kept of each body, also of one that is decoded.

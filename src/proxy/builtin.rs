@@ -54,8 +54,8 @@ fn health(state: Result<(), String>) -> BuiltinAnswer {
 /// # Errors
 /// The client cannot be written to.
 pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: BuiltinAnswer) -> Result<()> {
-    ctx.answer.status = Some(answer.status.as_u16());
-    ctx.answer.whole = true;
+    ctx.outcome.answer.status = Some(answer.status.as_u16());
+    ctx.outcome.answer.whole = true;
     let mut head = ResponseHeader::build(answer.status, Some(4))?;
     head.insert_header(CONTENT_LENGTH, answer.body.len())?;
     head.insert_header(CACHE_CONTROL, "no-store")?;
@@ -65,7 +65,7 @@ pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: B
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     session.write_response_header(Box::new(head), !has_body).await?;
     if has_body {
-        ctx.answer.sent = answer.body.len() as u64;
+        ctx.outcome.answer.sent = answer.body.len() as u64;
         session.write_response_body(Some(answer.body), true).await?;
     }
     session.as_mut().finish_body().await

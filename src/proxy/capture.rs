@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::request_ctx::RequestCtx;
-use super::upstream_response::Answer;
+use super::gateway::ProxyState;
+use super::request_ctx::{Outcome, RequestCtx, Stage};
 use crate::capture::{Body, Capture};
-use crate::error::ErrorKind;
 use crate::protocol::Dialect;
+use crate::summary::RequestSummary;
 
 /// The first bytes of what passes.
 pub(crate) struct Capturing {
@@ -42,15 +42,15 @@ impl Capturing {
 /// Begins to note a request that belongs to a session now, and will be answered by a backend or refused. What has
 /// its answer already (the list of all models) is not kept.
 pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
-    let (Some(received), Some(leg)) = (&ctx.received, &ctx.leg) else { return };
+    let (Some(received), Some(leg)) = (ctx.stage.received(), ctx.stage.leg()) else { return };
     let settings = &received.ticket.settings.capture;
-    let is_answered = ctx.answer.status.is_some();
+    let is_answered = ctx.outcome.answer.status.is_some();
     if !settings.is_on() || is_answered || received.socket || ctx.app.history.is_none() {
         return;
     }
     let live = leg.session();
     // An MCP server may name another session in its answer.
-    let may_move = ctx.dialect() == Dialect::Mcp;
+    let may_move = ctx.stage.dialect() == Dialect::Mcp;
     if live.captured() >= settings.max_per_session || !(may_move || settings.may_keep(live.uid())) {
         return;
     }
@@ -63,12 +63,12 @@ pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     if let Some(held) = session.as_ref().get_retry_buffer() {
         capturing.upload(&held);
     }
-    ctx.capture = Some(Box::new(capturing));
+    ctx.outcome.capture = Some(Box::new(capturing));
 }
 
 /// The head of the backend's answer is there.
-pub(crate) fn answers(ctx: &mut RequestCtx, head: &ResponseHeader) {
-    if let Some(capturing) = &mut ctx.capture {
+pub(crate) fn answers(outcome: &mut Outcome, head: &ResponseHeader) {
+    if let Some(capturing) = &mut outcome.capture {
         (capturing.answer.media, capturing.answer.coding) = kinds(&head.headers);
     }
 }
@@ -79,35 +79,35 @@ fn kinds(headers: &HeaderMap) -> (Option<Box<str>>, Option<Box<str>>) {
     (text(CONTENT_TYPE), text(CONTENT_ENCODING))
 }
 
-/// Whether a request that is over is one to look into: it did not end well, or the backend says that it is at fault.
-/// The one place that decides it.
-fn is_flagged(answer: &Answer, failure: Option<ErrorKind>) -> bool {
-    failure.is_some() || answer.status.is_some_and(|status| status >= 500)
+/// Returns whether a finished request failed, or its backend reported a fault of its own. The one place that decides it.
+fn is_flagged(summary: &RequestSummary) -> bool {
+    summary.error.is_some() || summary.status.is_some_and(|status| status >= 500)
 }
 
-/// Hands the bodies of a request that is over to the history, if they are to be kept; never waits.
-pub(crate) fn finish(ctx: &mut RequestCtx, failure: Option<ErrorKind>) {
-    let Some(mut capturing) = ctx.capture.take() else { return };
-    let (Some(received), Some(leg), Some(history)) = (&ctx.received, &ctx.leg, &ctx.app.history) else {
+/// Hands the bodies of a finished request to the history, if they are to be stored; never waits.
+pub(crate) fn finish(app: &ProxyState, stage: &Stage, outcome: &mut Outcome, summary: &RequestSummary) {
+    let Some(mut capturing) = outcome.capture.take() else { return };
+    let (Some(received), Some(leg), Some(history)) = (stage.received(), stage.leg(), &app.history) else {
         return;
     };
-    let (settings, live) = (&received.ticket.settings.capture, leg.session());
-    let is_kept = settings.keeps(live.uid(), is_flagged(&ctx.answer, failure));
-    if !is_kept || !live.capture_one(settings.max_per_session) {
+    let (settings, session) = (&received.ticket.settings.capture, leg.session());
+    let is_kept = settings.keeps(session.uid(), is_flagged(summary));
+    if !is_kept || !session.capture_one(settings.max_per_session) {
         return;
     }
-    capturing.request.came(received.ticket.received());
+    capturing.request.came(summary.bytes_in);
     history.keep(Capture {
         at: capturing.at,
-        request_id: received.request_id.clone(),
-        session_id: live.key().id.clone(),
-        uid: live.uid(),
-        method: received.method.as_str().into(),
-        path: received.uri.path().into(),
-        backend: ctx.route.as_ref().map(|route| route.backend.settings().name().clone()),
-        model: ctx.call.model.as_deref().map(Box::from),
-        status: ctx.answer.status,
-        outcome: failure.map_or("ok", ErrorKind::code),
+        request_id: summary.request_id.clone(),
+        session_id: session.key().id.clone(),
+        uid: session.uid(),
+        method: summary.method.as_str().into(),
+        path: summary.uri.path().into(),
+        backend: summary.backend.clone(),
+        model: summary.model.as_deref().map(Box::from),
+        status: summary.status,
+        outcome: summary.outcome,
+        queue: summary.queue,
         redact: settings.redact,
         max_body: settings.max_body,
         request: capturing.request,

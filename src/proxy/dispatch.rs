@@ -18,7 +18,7 @@ use crate::ids::BackendName;
 use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
-use crate::routing::{Choice, Method, RouteError};
+use crate::routing::{Choice, RouteError, RouteMethod};
 use crate::upstream::backend::{InFlight, Permit};
 use crate::upstream::peer;
 use crate::upstream::retries::Retries;
@@ -39,7 +39,7 @@ pub(crate) struct Route {
     /// The dialect spoken there.
     pub(crate) dialect: Dialect,
     /// What decided.
-    pub(crate) via: Method,
+    pub(crate) via: RouteMethod,
     /// Connection attempts at this backend so far.
     pub(crate) attempt: usize,
     /// How often the backend has given the request back unread.

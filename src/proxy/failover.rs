@@ -13,7 +13,7 @@ use tracing::warn;
 use super::dispatch::Route;
 use super::door::SILENT;
 use super::receive::Received;
-use super::request_ctx::RequestCtx;
+use super::request_ctx::{RequestCtx, Routed};
 use crate::clock::Moment;
 use crate::routing::Choice;
 use crate::session::Live;
@@ -116,9 +116,8 @@ impl Route {
 /// goes nowhere.
 pub(crate) fn go_on(ctx: &mut RequestCtx, why: Failure) -> bool {
     let now = ctx.app.clock.now();
-    let (Some(received), Some(route), Some(leg)) = (&ctx.received, &mut ctx.route, &ctx.leg) else {
-        return false;
-    };
+    let Ok(Routed { who, leg, route, .. }) = ctx.stage.routed_mut() else { return false };
+    let received = &who.received;
     if received.ticket.cut.reason().is_some() {
         return false;
     }
@@ -141,7 +140,7 @@ pub(crate) fn after_no_connection(ctx: &mut RequestCtx) -> bool {
 
 /// Looks at the head of an answer; true when it is given up for that of another backend.
 pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session: &Session) -> bool {
-    let Some(route) = &ctx.route else { return false };
+    let Ok(Routed { route, .. }) = ctx.stage.routed_mut() else { return false };
     let status = head.status.as_u16();
     let why = match status {
         500.. => Failure::ServerError,
@@ -176,7 +175,7 @@ pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Ses
         (_, ErrorSource::Upstream) => Failure::Broken,
         _ => return false,
     };
-    if ctx.answer.status.is_some() {
+    if ctx.outcome.answer.status.is_some() {
         return false;
     }
     // A kept connection may be closed by the other side at any time, and a connection of HTTP/2 by GOAWAY;
@@ -188,7 +187,7 @@ pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Ses
 }
 
 fn note_failure(ctx: &RequestCtx, unreached: bool) {
-    if let Some(route) = &ctx.route {
+    if let Some(route) = ctx.stage.route() {
         route.backend.failed(unreached, ctx.app.clock.now());
     }
 }

@@ -42,7 +42,23 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
     })
 }
 
-/// The session as the head names it. Then the leg can be opened, and cut, before the body is here.
+/// Where the session is named, which decides when the leg is opened (ADR 2).
+pub(crate) enum SessionHint {
+    /// The head names it: the leg is opened, and can be cut, before the body is read.
+    Known(Found),
+    /// The body may name it: the leg is opened after routing.
+    InBody,
+}
+
+/// Reads where the session is named.
+///
+/// # Errors
+/// The head names two different sessions.
+pub(crate) fn session_hint(received: &Received, headers: &HeaderMap) -> Result<SessionHint, Refusal> {
+    Ok(by_head(received, headers)?.map_or(SessionHint::InBody, SessionHint::Known))
+}
+
+/// Returns the session that the head names, if any.
 ///
 /// # Errors
 /// The head names two different sessions.

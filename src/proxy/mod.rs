@@ -35,6 +35,7 @@ pub(crate) mod refuse;
 pub(crate) mod request_ctx;
 pub(crate) mod runtime_settings;
 pub mod settings;
+pub(crate) mod steps;
 pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod upgrade;

@@ -23,10 +23,10 @@ use tokio::time::timeout;
 use super::builtin::{self, BuiltinAnswer};
 use super::dispatch;
 use super::door::CUT;
+use super::identify;
 use super::receive::{REQUEST_ID, Received};
 use super::refuse::Reject;
-use super::request_ctx::RequestCtx;
-use super::{admit, identify};
+use super::request_ctx::{Identified, RequestCtx, reached};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialects::credentials;
 use crate::protocol::{BackendKind, Dialect};
@@ -79,17 +79,15 @@ pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
 /// # Errors
 /// The session was killed, the leg was cut meanwhile, or no backend has told its models.
 pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), Reject> {
-    let (Some(received), Some(caller)) = (&ctx.received, &ctx.caller) else {
-        return Ok(());
-    };
     let head = session.req_header();
-    if ctx.leg.is_none() {
-        let found = identify::by_body(received, caller, &ctx.call, &head.headers, "")?;
-        ctx.named = Some(found.id.clone());
-        ctx.leg = Some(admit::admit(&ctx.app.sessions, received, caller, found).await?);
+    if ctx.stage.leg().is_none() {
+        let Identified { received, caller, call } = reached(ctx.stage.identified())?;
+        let found = identify::by_body(received, caller, call, &head.headers, "")?;
+        ctx.admit(found).await?;
     }
+    let Identified { received, caller, call } = reached(ctx.stage.identified())?;
     let now = ctx.app.clock.now();
-    let own = dispatch::route(received, caller, head, &ctx.call, now).ok().map(|route| route.backend);
+    let own = dispatch::route(received, caller, head, call, now).ok().map(|route| route.backend);
     let lists = tokio::select! {
         biased;
         _ = received.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),

@@ -9,6 +9,7 @@ use pingora_proxy::Session;
 
 use super::door::Ticket;
 use super::framing;
+use super::trace::Trace;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
 use crate::protocol::Dialect;
@@ -31,13 +32,15 @@ pub(crate) struct Received {
     pub(crate) socket: bool,
     /// HTTP/1.0 clients know no chunks.
     pub(crate) version: Version,
-    /// As the head tells; the backend may narrow it down.
+    /// By path and head; the backend's type may narrow it down.
     pub(crate) dialect: Dialect,
+    /// The request among spans; `None` without a collector.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Received {
     /// Notes an received; `None` when the request did not come through our door.
-    pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
+    pub(crate) fn of(head: &RequestHeader, trace: Option<Trace>) -> Option<Self> {
         let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
         let socket = framing::is_websocket(head);
         let path = head.uri.path();
@@ -49,6 +52,7 @@ impl Received {
             uri: head.uri.clone(),
             version: head.version,
             socket,
+            trace,
             dialect: match socket {
                 true => Dialect::detect_socket(path),
                 false => Dialect::detect(path, &head.headers),

@@ -8,11 +8,10 @@ use http::{HeaderName, Method, Version};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
-use super::dispatch::Route;
 use super::mcp;
 use super::receive::{REQUEST_ID, Received};
+use super::request_ctx::{Identified, Routed};
 use crate::protocol::answer::tap::ResponseTap;
-use crate::protocol::request::ModelRequest;
 use crate::protocol::wire::coding::Coding;
 use crate::protocol::wire::event_tail::EventTail;
 use crate::protocol::wire::framing::Framing;
@@ -41,12 +40,8 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Begins an answer of the backend's: from here on silence is counted as silence in a stream.
-    pub(crate) fn begin(
-        received: &Received,
-        route: &Route,
-        call: &ModelRequest,
-        head: &ResponseHeader,
-    ) -> Self {
+    pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Self {
+        let Routed { who: Identified { received, call, .. }, route, .. } = routed;
         let ticket = &received.ticket;
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let encoding = text(CONTENT_ENCODING);

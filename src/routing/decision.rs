@@ -1,43 +1,9 @@
 //! What routing answers: a backend, or why there is none.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-/// A way to find the backend of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// The header `routing.header` names it.
-    Header,
-    /// The model in the body matches one of its patterns.
-    Model,
-    /// The first segment of the path is its name.
-    Path,
-    /// Nothing else matched.
-    Default,
-}
-
-impl Method {
-    /// The word used in the file and in log lines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::Model => "model",
-            Self::Path => "path",
-            Self::Default => "default",
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::telemetry::metrics::RouteMethod;
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +13,7 @@ pub struct Decision {
     /// The name of the model there, when it has to be written into the body.
     pub served_as: Option<Arc<str>>,
     /// The method that decided.
-    pub via: Method,
+    pub via: RouteMethod,
     /// Bytes at the start of the path that name a backend and are ours: 7 for `/openai/v1/models`.
     pub strip: usize,
     /// The other backends that may take it, nearest first.

@@ -10,6 +10,7 @@ pub(crate) mod matcher;
 mod settings;
 mod table;
 
-pub use decision::{Choice, Decision, Method, RouteError, forwarded};
+pub use crate::telemetry::metrics::RouteMethod;
+pub use decision::{Choice, Decision, RouteError, forwarded};
 pub use settings::Written;
 pub use table::{BackendRule, Table};

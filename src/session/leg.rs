@@ -18,6 +18,7 @@ use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::tools_offered::ToolsOffered;
 use crate::protocol::facts::usage::Usage;
 use crate::protocol::wire::websocket::Traffic;
+use crate::summary::RequestSummary;
 
 /// What a leg is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,62 +63,6 @@ pub struct LegStart {
     pub request_id: RequestId,
     /// What a kill cuts.
     pub cut: Arc<Cut>,
-}
-
-/// What the leg did. Bytes of the session's totals are counted as they pass
-/// ([`Live::add_bytes_in`], [`Live::add_bytes_out`]); those here are for the request's own line.
-#[derive(Clone, Debug, Default)]
-pub struct LegReport {
-    /// The backend that served it; `None` is the one of [`Leg::routed`], if any.
-    pub backend: Option<BackendName>,
-    /// The backend that failed before, when another one took its place.
-    pub failover_from: Option<BackendName>,
-    /// How many backends were asked.
-    pub attempts: u32,
-    /// The model, as the request or the answer names it; `None` is the one of [`Leg::routed`], if any.
-    pub model: Option<String>,
-    /// What a JSON-RPC request asked for: `tools/call get_weather`.
-    pub operation: Option<String>,
-    /// The status sent to the client.
-    pub status: Option<u16>,
-    /// Why it was refused or failed.
-    pub error: Option<ErrorKind>,
-    /// The provider's own token counts.
-    pub usage: Option<Usage>,
-    /// Why the model stopped, in the provider's word.
-    pub stop_reason: Option<Box<str>>,
-    /// The tools it called.
-    pub tools: ToolCounts,
-    /// From the request to the first byte of the backend's answer.
-    pub ttfb: Option<Duration>,
-    /// From the request to the end.
-    pub duration: Duration,
-    /// Bytes received from the client by this leg.
-    pub bytes_in: u64,
-    /// Bytes sent to the client by this leg.
-    pub bytes_out: u64,
-    /// True when the answer was a stream.
-    pub stream: bool,
-    /// What passed, when it was an upgraded connection.
-    pub socket: Option<Box<SocketReport>>,
-    /// How it ended, in a word: `completed`, `killed`, `client_gone`.
-    pub outcome: &'static str,
-}
-
-/// What passed over a WebSocket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SocketReport {
-    /// From the client.
-    #[serde(rename = "in")]
-    pub from_client: Traffic,
-    /// From the backend.
-    #[serde(rename = "out")]
-    pub from_backend: Traffic,
-    /// The code of the Close frame; `None` when there was none.
-    pub close_code: Option<u16>,
-    /// The tokens of its answers; summed up while it is open.
-    #[serde(skip)]
-    pub usage: Usage,
 }
 
 /// Which limit is reached.
@@ -232,9 +177,10 @@ impl Leg {
         self.session.add_usage(self.id, model, usage);
     }
 
-    /// Closes the leg with its report; a second report changes nothing.
-    pub fn settle(&mut self, report: LegReport) {
-        self.close(Some(report));
+    /// Closes the leg with the summary of its request; a second one changes nothing. Bytes of the session's totals are
+    /// counted as they pass ([`Live::add_bytes_in`], [`Live::add_bytes_out`]).
+    pub fn settle(&mut self, summary: &RequestSummary) {
+        self.close(Some(summary));
     }
 
     /// Takes the leg out of its session as if it had never been there, with the bytes it brought: it has
@@ -244,9 +190,9 @@ impl Leg {
         self.manager.withdraw(&self.session, self.id, bytes_in);
     }
 
-    fn close(&mut self, report: Option<LegReport>) {
+    fn close(&mut self, summary: Option<&RequestSummary>) {
         if std::mem::take(&mut self.open) {
-            self.manager.close(&self.session, self.id, report);
+            self.manager.close(&self.session, self.id, summary);
         }
     }
 }

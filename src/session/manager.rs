@@ -15,7 +15,6 @@ use super::census::Census;
 use super::cut::CutReason;
 use super::event::{Event, Listener, Served};
 use super::fleet::Fleet;
-use super::leg::LegReport;
 use super::live::{Closed, End, Inner, Live};
 use super::model::EndReason;
 use super::registry::Registry;
@@ -26,6 +25,7 @@ use super::stats::Stats;
 use super::store::SessionStore;
 use crate::clock::Clock;
 use crate::ids::{BackendName, LegId};
+use crate::summary::RequestSummary;
 
 /// Events a slow reader of the feed may lag behind before it loses some.
 const FEED: usize = 1024;
@@ -211,9 +211,9 @@ impl Manager {
     }
 
     /// Closes a leg, and writes the record when an ended session waited for it.
-    pub(super) fn close(&self, live: &Arc<Live>, leg: LegId, report: Option<LegReport>) {
-        let usage = if self.tells_legs { report.as_ref().and_then(|report| report.usage) } else { None };
-        let closed = live.close(leg, report, self.tells_legs, self.clock.now());
+    pub(super) fn close(&self, live: &Arc<Live>, leg: LegId, summary: Option<&RequestSummary>) {
+        let usage = if self.tells_legs { summary.and_then(|summary| summary.usage) } else { None };
+        let closed = live.close(leg, summary, self.tells_legs, self.clock.now());
         let Some(Closed { kept, was_last }) = closed else { return };
         if let Some(kept) = kept {
             self.listener.hear_leg(Served { uid: live.uid(), kept, usage });

@@ -50,7 +50,7 @@ pub use census::Capacity;
 pub use cut::{Cut, CutReason};
 pub use event::{Event, Listener, Served};
 pub use kill::{KillError, KillRequest, Killed, ResumeError, Resumed};
-pub use leg::{Arrival, Denied, Leg, LegKind, LegReport, LegStart, Limit, SocketReport};
+pub use leg::{Arrival, Denied, Leg, LegKind, LegStart, Limit};
 pub use live::Live;
 pub use lookup::{NamedBy, SessionRef};
 pub use manager::Manager;

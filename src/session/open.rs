@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::leg::{LegReport, LegStart};
+use super::leg::LegStart;
 use super::live::{Closed, Inner, Live, NotOpened, OpenLeg};
 use super::model::{Identity, State};
 use super::tally::{self, RequestLine};
@@ -10,6 +10,7 @@ use crate::clock::{Clock, Moment};
 use crate::ids::{BackendName, LegId};
 use crate::protocol::facts::tools_offered::ToolsOffered;
 use crate::protocol::facts::usage::Usage;
+use crate::summary::{DROPPED, RequestSummary};
 
 impl Live {
     /// Opens a leg, unless the session has ended or an order stands against the agent.
@@ -88,7 +89,7 @@ impl Live {
     pub(super) fn close(
         &self,
         id: LegId,
-        report: Option<LegReport>,
+        summary: Option<&RequestSummary>,
         wanted: bool,
         now: Moment,
     ) -> Option<Closed> {
@@ -96,16 +97,20 @@ impl Live {
         let at = inner.legs.iter().position(|leg| leg.id == id)?;
         let leg = inner.legs.swap_remove(at);
         self.touch(now);
-        let report = report.unwrap_or_else(|| LegReport {
-            duration: now.since(leg.started),
-            outcome: "dropped",
-            ..LegReport::default()
-        });
-        if tally::failed(&report) {
+        let dropped;
+        let summary = match summary {
+            Some(summary) => summary,
+            None => {
+                let duration = now.since(leg.started);
+                dropped = RequestSummary { duration, outcome: DROPPED, ..RequestSummary::default() };
+                &dropped
+            }
+        };
+        if tally::failed(summary) {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
-        inner.leave(leg.agent, report.usage, now);
-        let kept = inner.tally.add(leg.line, report);
+        inner.leave(leg.agent, summary.usage, now);
+        let kept = inner.tally.add(leg.line, summary);
         let kept = wanted.then(|| kept.clone());
         let was_last = inner.state.is_final() && inner.legs.is_empty() && !inner.recorded;
         Some(Closed { kept, was_last })

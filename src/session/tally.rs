@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
 use super::latency::{Latencies, Quantiles};
-use super::leg::{LegKind, LegReport, SocketReport};
+use super::leg::LegKind;
+use crate::capture::shown;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
+use crate::summary::{RequestSummary, SocketReport};
 
 /// Requests that stay visible one by one.
 pub(super) const LAST_REQUESTS: usize = 20;
@@ -69,6 +71,9 @@ pub struct RequestLine {
     pub stream: bool,
     /// Milliseconds from the request to the end.
     pub duration_ms: u64,
+    /// Milliseconds from the end of the request's head to the first attempt at a backend; absent when none was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u64>,
     /// Milliseconds from the request to the first byte of the answer.
     pub ttfb_ms: Option<u64>,
     /// Bytes received from the client.
@@ -170,37 +175,38 @@ impl Tally {
     }
 
     /// Adds a leg that is done, and gives what is kept of it. `line` is the part that was known when it started.
-    pub(super) fn add(&mut self, mut line: RequestLine, report: LegReport) -> &Kept {
-        self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
-        if let Some(usage) = report.usage {
+    pub(super) fn add(&mut self, mut line: RequestLine, summary: &RequestSummary) -> &Kept {
+        self.routed(&mut line, summary.backend.as_ref(), summary.model.as_deref().map(shown).as_deref());
+        if let Some(usage) = summary.usage {
             self.add_usage(line.model.as_deref(), usage);
         }
-        if let Some(ttfb) = report.ttfb {
+        if let Some(ttfb) = summary.ttfb {
             self.ttfb.add(millis(ttfb));
         }
-        if let Some(failure) = failure(&report) {
+        if let Some(failure) = failure(summary) {
             self.failure(failure);
         }
-        line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
-        if report.failover_from.is_some() {
+        line.operation = summary.operation.as_deref().map(|operation| clipped(operation).into());
+        if summary.failover_from.is_some() {
             self.seldom().failovers += 1;
         }
-        line.failover_from = report.failover_from;
-        line.attempts = report.attempts;
-        line.status = report.status;
-        line.error = report.error.map(|kind| kind.code().into());
-        line.outcome = report.outcome.into();
-        if !report.tools.is_empty() {
-            self.seldom().tools.add_all(&report.tools);
+        line.failover_from.clone_from(&summary.failover_from);
+        line.attempts = summary.attempts;
+        line.status = summary.status;
+        line.error = summary.error.map(|kind| kind.code().into());
+        line.outcome = summary.outcome.into();
+        if !summary.tools.is_empty() {
+            self.seldom().tools.add_all(&summary.tools);
         }
-        line.stop_reason = report.stop_reason;
-        line.tools = report.tools;
-        line.stream = report.stream;
-        line.duration_ms = millis(report.duration);
-        line.ttfb_ms = report.ttfb.map(millis);
-        line.bytes_in = report.bytes_in;
-        line.bytes_out = report.bytes_out;
-        if let Some(mut socket) = report.socket {
+        line.stop_reason.clone_from(&summary.stop_reason);
+        line.tools = summary.tools.clone();
+        line.stream = summary.stream;
+        line.duration_ms = millis(summary.duration);
+        line.queue_ms = summary.queue.map(millis);
+        line.ttfb_ms = summary.ttfb.map(millis);
+        line.bytes_in = summary.bytes_in;
+        line.bytes_out = summary.bytes_out;
+        if let Some(mut socket) = summary.socket.clone() {
             socket.usage = line.socket.take().map_or_else(Usage::default, |counted| counted.usage);
             line.socket = Some(socket);
         }
@@ -357,6 +363,7 @@ impl RequestLine {
             tools: ToolCounts::default(),
             stream: false,
             duration_ms: 0,
+            queue_ms: None,
             ttfb_ms: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -366,13 +373,13 @@ impl RequestLine {
 }
 
 /// True when the leg counts as an error of its session.
-pub(super) fn failed(report: &LegReport) -> bool {
-    failure(report).is_some()
+pub(super) fn failed(summary: &RequestSummary) -> bool {
+    failure(summary).is_some()
 }
 
 /// A status below 400 with an error is an answer that broke off: the code tells more.
-fn failure(report: &LegReport) -> Option<Failure> {
-    match (report.status, report.error) {
+fn failure(summary: &RequestSummary) -> Option<Failure> {
+    match (summary.status, summary.error) {
         (Some(status), _) if status >= 400 => Some(Failure::Status(status)),
         (_, Some(kind)) => Some(Failure::Code(kind)),
         _ => None,

@@ -75,6 +75,9 @@ pub struct AccessLine<'a> {
     pub bytes_in: u64,
     /// Body bytes to the client.
     pub bytes_out: u64,
+    /// From the end of the head to the first attempt at a backend, in milliseconds; absent when none was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u64>,
     /// From the request sent on to the first byte of the answer, in milliseconds.
     pub ttfb_ms: Option<u64>,
     /// Whether the answer was a stream.

@@ -1,33 +1,70 @@
-//! The values of labels that are closed sets.
+//! Values of labels that are closed sets.
 
-/// How a request found its backend; the `route` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// By the `X-Backend` header.
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the backend of a request is found: a method of `routing.methods`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Method")]
+pub enum RouteMethod {
+    /// The header `routing.header` names it.
     Header,
-    /// By the model in its body.
+    /// The model in the body matches one of its patterns.
     Model,
-    /// By a path prefix.
+    /// The first segment of the path is its name.
     Path,
-    /// By the default backend.
+    /// Nothing else matched.
     Default,
-    /// It was answered here (health, `HEAD /`).
-    Local,
-    /// It was refused before a backend was chosen.
-    Refused,
 }
 
-impl Route {
-    /// How many there are.
-    pub(super) const COUNT: usize = 6;
-
-    pub(super) fn label(self) -> &'static str {
+impl RouteMethod {
+    /// The word in the file, in log lines and in the `route` label.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Header => "header",
             Self::Model => "model",
             Self::Path => "path",
             Self::Default => "default",
-            Self::Local => "local",
+        }
+    }
+}
+
+impl fmt::Display for RouteMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What served a request; the `route` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// A backend, found by this method.
+    Backend(RouteMethod),
+    /// The proxy itself (health, `HEAD /`, the merged model list).
+    Builtin,
+    /// Nothing: the request was refused before a backend was chosen.
+    Refused,
+}
+
+impl Served {
+    /// How many values there are.
+    pub(super) const COUNT: usize = 6;
+
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::Backend(method) => method as usize,
+            Self::Builtin => 4,
+            Self::Refused => 5,
+        }
+    }
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Backend(method) => method.name(),
+            Self::Builtin => "local",
             Self::Refused => "refused",
         }
     }

@@ -18,7 +18,7 @@ use super::capacity::CapacityMetrics;
 use super::fleet::FleetNumbers;
 pub use super::gauge::{Gauge, GaugeGuard};
 use super::history::HistoryMetrics;
-pub use super::labels::{Route, TokenKind};
+pub use super::labels::{RouteMethod, Served, TokenKind};
 use super::log::Log;
 use super::models::{ByModel, Models};
 use super::otlp::export::Dropped;
@@ -270,9 +270,9 @@ pub struct BackendMetrics {
 #[derive(Default)]
 struct Resolved {
     /// The time requests took, by route.
-    durations: [OnceLock<Histogram>; Route::COUNT],
+    durations: [OnceLock<Histogram>; Served::COUNT],
     /// Answers with status 200, by route and method.
-    ok: [[OnceLock<IntCounter>; METHODS.len()]; Route::COUNT],
+    ok: [[OnceLock<IntCounter>; METHODS.len()]; Served::COUNT],
 }
 
 impl BackendMetrics {
@@ -292,19 +292,19 @@ impl BackendMetrics {
     }
 
     /// A request is over. `code` is the status the client saw; 0 when it saw none.
-    pub fn finished(&self, route: Route, method: &str, code: u16, duration: Duration) {
+    pub fn finished(&self, served: Served, method: &str, code: u16, duration: Duration) {
         let method = method_index(method);
         let count = |code: u16| {
             let mut digits = [0; 3];
-            let labels = [route.label(), &self.name, METHODS[method], code_label(code, &mut digits)];
+            let labels = [served.label(), &self.name, METHODS[method], code_label(code, &mut digits)];
             self.requests.with_label_values(&labels)
         };
         match code {
-            200 => self.resolved.ok[route as usize][method].get_or_init(|| count(code)).inc(),
+            200 => self.resolved.ok[served.index()][method].get_or_init(|| count(code)).inc(),
             _ => count(code).inc(),
         }
-        self.resolved.durations[route as usize]
-            .get_or_init(|| self.request_duration.with_label_values(&[route.label(), &self.name]))
+        self.resolved.durations[served.index()]
+            .get_or_init(|| self.request_duration.with_label_values(&[served.label(), &self.name]))
             .observe(duration.as_secs_f64());
     }
 

@@ -5,9 +5,9 @@ use crate::clock::Clock;
 use crate::error::ErrorKind;
 use crate::ids::BackendName;
 use crate::protocol::facts::usage::Usage;
-use crate::session::LegReport;
 use crate::session::kept::Kept;
 use crate::session::testing::{arrival, leg_start};
+use crate::summary::RequestSummary;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,7 +27,7 @@ fn end(live: &Live, clock: &Clock, reason: EndReason) -> Option<Vec<Arc<Cut>>> {
 }
 
 /// True when the session had ended and waited for this leg.
-fn close(live: &Live, clock: &Clock, leg: u64, report: Option<LegReport>) -> bool {
+fn close(live: &Live, clock: &Clock, leg: u64, report: Option<RequestSummary>) -> bool {
     live.close(LegId(leg), report, false, clock.now()).is_some_and(|closed| closed.was_last)
 }
 
@@ -121,11 +121,11 @@ fn session_snapshot() {
     assert_eq!((shot.open_legs, shot.duration_ms, shot.idle_ms), (1, 1000, 1000));
     let leg = &shot.legs.as_ref().unwrap()[0];
     assert_eq!((&*leg.path, leg.model.as_deref()), ("/v1/messages", Some("m-1")));
-    let report = LegReport {
+    let report = RequestSummary {
         status: Some(429),
         error: Some(ErrorKind::ClientGone),
         usage: Some(Usage { input_tokens: 7, ..Usage::default() }),
-        ..LegReport::default()
+        ..RequestSummary::default()
     };
     assert!(!close(&live, &clock, 1, Some(report)));
     let shot = live.snapshot(&clock, true);
@@ -161,7 +161,7 @@ fn what_a_client_varies_is_bounded() {
         let mut start = leg_start();
         start.path = format!("/{}?token=secret", "é".repeat(1000));
         live.open(LegId(i), &Identity::default(), start, clock.now(), &clock).unwrap();
-        let report = LegReport { model: Some(format!("model-{i}")), ..LegReport::default() };
+        let report = RequestSummary { model: Some(format!("model-{i}")), ..RequestSummary::default() };
         close(&live, &clock, i, Some(report));
     }
     let shot = live.snapshot(&clock, true);

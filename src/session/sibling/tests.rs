@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::*;
 use crate::ids::AgentId;
 use crate::session::testing::{House, agent_arrival, arrival, arrival_of, leg_start};
-use crate::session::{CutReason, KillError, KillRequest, LegReport, State};
+use crate::session::{CutReason, KillError, KillRequest, State};
+use crate::summary::RequestSummary;
 
 /// Lines up processes, each the successor of the one before it.
 async fn upgraded(houses: &[&House]) {
@@ -106,7 +107,7 @@ async fn a_stream_of_the_old_process_is_meant_though_the_new_one_has_ended_that_
     let stream = old.manager.admit(arrival("s-1"), leg_start()).await.unwrap();
     upgraded(&[&old, &new]).await;
     let mut leg = new.manager.admit(arrival("s-1"), leg_start()).await.unwrap();
-    leg.settle(LegReport::default());
+    leg.settle(&RequestSummary::default());
     drop(leg);
     new.clock.advance(Duration::from_secs(5));
     new.manager.reap().await;
