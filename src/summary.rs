@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{Method, Uri};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{BackendName, PrincipalId, RequestId, SessionId};
@@ -123,7 +123,7 @@ impl RequestSummary {
 
     /// The path without its query; secrets in it are masked.
     pub fn path(&self) -> Cow<'_, str> {
-        shown(self.uri.path())
+        redact_text(self.uri.path())
     }
 
     /// The target with its query; secrets in its path are masked.
@@ -149,7 +149,7 @@ impl RequestSummary {
             backend: self.backend.as_ref().map(BackendName::as_str),
             attempts: self.attempts,
             failover_from: self.failover_from.as_ref().map(BackendName::as_str),
-            model: self.any_model().map(shown).as_deref(),
+            model: self.any_model().map(redact_text).as_deref(),
             operation: self.operation.as_deref(),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,

@@ -11,7 +11,7 @@ const ROWS: &[(u8, &[&str])] = &[
     (6, &["main", "cli", "app", "config"]),
     (5, &["proxy", "forward", "control", "agents", "demo"]),
     (4, &["session", "identity", "limits", "cache", "upstream", "history"]),
-    (3, &["routing", "policy", "capture"]),
+    (3, &["routing", "policy", "capture", "summary"]),
     (2, &["protocol", "redis"]),
     (1, &["telemetry"]),
     (0, &["error", "ids", "clock", "settings"]),
@@ -25,13 +25,14 @@ const SAME_ROW: &[(&str, &str)] = &[
     ("app", "config"),
     ("control", "agents"),
     ("history", "session"),
+    ("summary", "capture"),
     ("settings", "error"),
 ];
 
 /// Where a crate may be named: path prefixes below `src/`.
 const ROOMS: &[(&str, &[&str])] = &[
     ("pingora", &["proxy/", "forward/", "app/", "upstream/peer.rs", "control/service.rs"]),
-    ("h2", &["proxy/door/", "upstream/peer.rs"]),
+    ("h2", &["proxy/downstream/", "upstream/peer.rs"]),
     ("x509_parser", &["proxy/tls.rs"]),
     ("axum", &["control/", "demo/"]),
     ("prometheus", &["telemetry/"]),

@@ -46,7 +46,7 @@ impl Kills {
     /// Takes over what came since the last look. Blocks.
     fn look(&self) -> crate::history::Result<usize> {
         let after = self.seen.load(Ordering::Relaxed);
-        let standing = self.history.reader()?.standing(after, Timestamp::now(), MOST)?;
+        let standing = self.history.reader()?.active_kills(after, Timestamp::now(), MOST)?;
         self.seen.store(standing.last, Ordering::Relaxed);
         if standing.more {
             warn!(

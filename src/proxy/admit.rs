@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::chain::Found;
 use crate::ids::SessionKey;
@@ -22,7 +22,7 @@ pub(crate) async fn admit(
     caller: &Caller,
     found: Found,
 ) -> Result<Leg, Refusal> {
-    let identity = &received.ticket.settings.identity;
+    let identity = &received.handle.settings.identity;
     let who = session::Arrival {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
@@ -35,15 +35,15 @@ pub(crate) async fn admit(
         principal: caller.principal.clone(),
         accounts: caller.accounts.clone(),
         client_addr: caller.address,
-        counted_from: received.ticket.settings.forwarding.counts(caller.address),
+        counted_from: received.handle.settings.forwarding.counts(caller.address),
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
         kind: if received.socket { LegKind::Socket } else { LegKind::Request },
         method: received.method.as_str().into(),
-        path: shown(received.uri.path()).into_owned(),
+        path: redact_text(received.uri.path()).into_owned(),
         request_id: received.request_id.clone(),
-        cut: received.ticket.cut.clone(),
+        cut: received.handle.cut.clone(),
     };
     sessions.admit(who, leg).await.map_err(denied)
 }

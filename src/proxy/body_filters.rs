@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pingora_core::{Error, Result};
 
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::read;
 use super::refuse::REFUSED;
 use super::request_ctx::RequestCtx;
@@ -19,8 +19,8 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
     let Some(chunk) = body else { return Ok(()) };
     let received = &routed.who.received;
     let session = routed.leg.session();
-    if received.ticket.cut.reason().is_some() {
-        return Error::e_explain(CUT, "the leg was cut");
+    if received.handle.cut.reason().is_some() {
+        return Error::e_explain(LEG_CUT, "the leg was cut");
     }
     session.touch(app.clock.now());
     if routed.socket.is_some() {
@@ -28,13 +28,13 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
         return upgrade::on_client_bytes(routed, outcome, chunk);
     }
     // A buffered body is sent again with each attempt; it was counted and limited while it was read.
-    if !received.ticket.is_held() {
+    if !received.handle.upload.is_buffered() {
         if let Some(capture) = &mut outcome.capture {
             capture.upload(chunk);
         }
         session.add_bytes_in(chunk.len() as u64);
         let limit = read::body_limit(received);
-        if received.ticket.received() > limit as u64 {
+        if received.handle.upload.bytes() > limit as u64 {
             outcome.refusal = Some(read::too_large(limit));
             return Error::e_explain(REFUSED, "the body is too large");
         }
@@ -53,13 +53,13 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
 pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -> Result<()> {
     let RequestCtx { app, stage, outcome } = ctx;
     let routed = stage.routed_mut()?;
-    let ticket = &routed.who.received.ticket;
-    if ticket.cut.reason().is_some() {
-        return Error::e_explain(CUT, "the leg was cut");
+    let handle = &routed.who.received.handle;
+    if handle.cut.reason().is_some() {
+        return Error::e_explain(LEG_CUT, "the leg was cut");
     }
     let answer = &mut outcome.answer;
     if let Some(chunk) = chunk {
-        ticket.moved();
+        handle.activity.record();
         routed.leg.session().touch(app.clock.now());
         routed.leg.session().add_bytes_out(chunk.len() as u64);
         answer.sent += chunk.len() as u64;
@@ -74,8 +74,8 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         }
     }
     if let Some(tail) = &answer.tail {
-        let silence = ticket.settings.timeouts.stream_keep_alive;
-        ticket.comment_after(silence.filter(|_| tail.at_boundary() && !end));
+        let silence = handle.settings.timeouts.stream_keep_alive;
+        handle.activity.allow_comments(silence.filter(|_| tail.at_boundary() && !end));
     }
     answer.whole |= end;
     if let Some(chunk) = chunk {

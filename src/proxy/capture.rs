@@ -43,7 +43,7 @@ impl Capturing {
 /// its answer already (the list of all models) is not kept.
 pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     let (Some(received), Some(leg)) = (ctx.stage.received(), ctx.stage.leg()) else { return };
-    let settings = &received.ticket.settings.capture;
+    let settings = &received.handle.settings.capture;
     let is_answered = ctx.outcome.answer.status.is_some();
     if !settings.is_on() || is_answered || received.socket || ctx.app.history.is_none() {
         return;
@@ -90,13 +90,13 @@ pub(crate) fn finish(app: &ProxyState, stage: &Stage, outcome: &mut Outcome, sum
     let (Some(received), Some(leg), Some(history)) = (stage.received(), stage.leg(), &app.history) else {
         return;
     };
-    let (settings, session) = (&received.ticket.settings.capture, leg.session());
+    let (settings, session) = (&received.handle.settings.capture, leg.session());
     let is_kept = settings.keeps(session.uid(), is_flagged(summary));
     if !is_kept || !session.capture_one(settings.max_per_session) {
         return;
     }
     capturing.request.came(summary.bytes_in);
-    history.keep(Capture {
+    history.capture(Capture {
         at: capturing.at,
         request_id: summary.request_id.clone(),
         session_id: session.key().id.clone(),

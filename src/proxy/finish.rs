@@ -11,7 +11,7 @@ use super::dispatch::Route;
 use super::receive::Received;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
 use super::{capture, mcp, refuse, trace, upgrade};
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::ErrorKind;
 use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
@@ -78,8 +78,8 @@ fn summary(stage: &Stage, outcome: &Outcome, error: Option<ErrorKind>) -> Option
         tools: tools.cloned().unwrap_or_default(),
         queue: outcome.queue,
         ttfb: answer.first_byte,
-        duration: received.ticket.arrived.elapsed(),
-        bytes_in: received.ticket.received(),
+        duration: received.handle.arrived.elapsed(),
+        bytes_in: received.handle.upload.bytes(),
         bytes_out: answer.sent,
         stream: answer.is_stream,
         socket: socket.map(upgrade::report),
@@ -113,11 +113,11 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
     if known.is_some() || outcome.answer.whole {
         return known;
     }
-    let ticket = &stage.received()?.ticket;
-    if ticket.was_given_up() {
+    let handle = &stage.received()?.handle;
+    if handle.tunnel.was_abandoned() {
         return Some(ErrorKind::BackendTimeout);
     }
-    Some(match ticket.cut.reason()? {
+    Some(match handle.cut.reason()? {
         CutReason::Killed => ErrorKind::SessionKilled,
         CutReason::AgentKilled => ErrorKind::AgentKilled,
         CutReason::TimedOut => ErrorKind::SessionTimedOut,
@@ -163,7 +163,7 @@ fn count(metrics: &BackendMetrics, stage: &Stage, outcome: &Outcome, summary: &R
 
 fn kill_latency(metrics: &Metrics, stage: &Stage, error: Option<ErrorKind>) {
     let is_killed = matches!(error, Some(ErrorKind::SessionKilled | ErrorKind::AgentKilled));
-    let since = stage.received().and_then(|received| received.ticket.cut.since());
+    let since = stage.received().and_then(|received| received.handle.cut.since());
     if let Some(since) = since.filter(|_| is_killed) {
         metrics.kill_latency(since);
     }
@@ -180,7 +180,7 @@ fn served(stage: &Stage, outcome: &Outcome) -> Served {
 /// Adds the cost at this backend to the token counts.
 pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
     let backend = route.backend.settings().name().as_str();
-    let prices = &received.ticket.settings.prices;
+    let prices = &received.handle.settings.prices;
     let cost =
         model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect.token_counts())));
     Usage { cost: cost.unwrap_or_default(), ..usage }
@@ -189,7 +189,7 @@ pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, us
 /// Counts the provider's own tokens of one answer, and their cost; those of an answer without a model too, so that
 /// metrics and records agree.
 pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
-    let model = model.map_or(Cow::Borrowed(NO_MODEL), shown);
+    let model = model.map_or(Cow::Borrowed(NO_MODEL), redact_text);
     let model = &*model;
     metrics.cost(model, usage.cost.as_usd());
     metrics.tokens(

@@ -12,7 +12,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::identify::SessionHint;
 use super::receive::Received;
 use super::refuse::{self, REFUSED, Reject};
@@ -88,7 +88,7 @@ impl Gateway {
         }
         let waited = ctx.read(session).await?;
         let received = reached(ctx.stage.received())?;
-        let arrived = received.ticket.arrived;
+        let arrived = received.handle.arrived;
         if models::is_asked(received, &session.req_header().headers) {
             models::answer(session, ctx).await?;
             return Ok(false);
@@ -135,12 +135,12 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
         loop {
             let routed = ctx.stage.routed_mut()?;
-            let ticket = &routed.who.received.ticket;
-            ctx.outcome.queue.get_or_insert_with(|| ticket.arrived.elapsed());
+            let handle = &routed.who.received.handle;
+            ctx.outcome.queue.get_or_insert_with(|| handle.arrived.elapsed());
             let is_upgrade = session.as_ref().is_upgrade_req();
             match dispatch::peer(&routed.who.received, &routed.route, is_upgrade).await {
                 Ok(peer) => {
-                    ticket.bear_silence(ticket.settings.timeouts.upstream_first_byte);
+                    handle.activity.limit_idle(handle.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
                 }
                 Err(Reject::Refused(_)) if failover::after_no_connection(ctx) => {}
@@ -198,8 +198,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         let routed = ctx.stage.routed_mut()?;
-        if routed.who.received.ticket.cut.reason().is_some() {
-            return Error::e_explain(CUT, "the leg was cut");
+        if routed.who.received.handle.cut.reason().is_some() {
+            return Error::e_explain(LEG_CUT, "the leg was cut");
         }
         upstream_request::rewrite_head(head, &routed.who.received, &routed.route)?;
         if routed.route.served_as.is_some() {
@@ -277,10 +277,10 @@ impl ProxyHttp for Gateway {
         let refusal = refuse::refusal_of(error, ctx);
         if let Some(received) = ctx.stage.received()
             && *error.esource() == ErrorSource::Downstream
-            && *error.etype() != CUT
+            && *error.etype() != LEG_CUT
         {
             // Where this request ends is not known, so nothing behind it is one.
-            received.ticket.close_after();
+            received.handle.reuse.forbid();
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {

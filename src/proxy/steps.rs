@@ -15,7 +15,7 @@ use super::refuse::Reject;
 use super::request_ctx::{RequestCtx, Stage, reached};
 use super::trace::Trace;
 use super::{admit, builtin, dispatch, identify, mcp, read, receive, upgrade};
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::identity::chain::Found;
 use crate::protocol::Dialect;
 
@@ -82,7 +82,7 @@ impl RequestCtx {
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !dialect.is_llm() {
             // Models answer in words; all else may be a download.
-            who.received.ticket.expect_large();
+            who.received.handle.backpressure.expect_large_chunks();
         }
         self.stage.choose(route)?;
         let who = reached(self.stage.identified())?;
@@ -96,12 +96,12 @@ impl RequestCtx {
         }
         let routed = self.stage.routed_mut()?;
         routed.route.balance(&routed.who.received, routed.leg.session(), now);
-        let model = routed.who.call.model.as_deref().map(shown);
+        let model = routed.who.call.model.as_deref().map(redact_text);
         routed.leg.routed(routed.route.backend.settings().name(), model.as_deref());
         if dialect.is_llm() {
             routed.leg.offers(&routed.who.call.tools_offered);
         }
-        routed.leg.session().add_bytes_in(routed.who.received.ticket.received());
+        routed.leg.session().add_bytes_in(routed.who.received.handle.upload.bytes());
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use pingora_http::RequestHeader;
 use super::dispatch::Route;
 use super::gateway::ProxyState;
 use super::request_ctx::{Routed, Stage};
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::ids::Uid;
 use crate::protocol::BackendKind;
 use crate::protocol::Dialect;
@@ -118,8 +118,8 @@ fn call(route: &Route, summary: &RequestSummary) -> Option<ModelCall> {
     Some(ModelCall {
         operation,
         provider: provider(route.dialect, route.backend.settings().kind()),
-        model: summary.model.as_deref().map(|model| clipped(&shown(model))),
-        answered_by: summary.answered_by.as_deref().map(|model| clipped(&shown(model))),
+        model: summary.model.as_deref().map(|model| clipped(&redact_text(model))),
+        answered_by: summary.answered_by.as_deref().map(|model| clipped(&redact_text(model))),
         stream: summary.stream,
         first_chunk: summary.ttfb,
         stop_reason: summary.stop_reason.as_deref().filter(|_| !is_socket).map(clipped),

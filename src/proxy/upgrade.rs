@@ -15,7 +15,7 @@ use super::finish;
 use super::receive::Received;
 use super::refuse::{REFUSED, SocketEnd};
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
 use crate::protocol::facts::error_body::ErrorBody;
@@ -32,7 +32,7 @@ pub(crate) fn check_origin(received: &Received, headers: &HeaderMap) -> Result<(
     if !received.socket {
         return Ok(());
     }
-    let allowed = received.ticket.settings.allow_origins.as_slice();
+    let allowed = received.handle.settings.allow_origins.as_slice();
     let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
     for origin in headers.get_all(ORIGIN) {
         let origin = origin.as_bytes();
@@ -85,7 +85,7 @@ pub(crate) fn socket(received: &Received, route: &Route) -> Option<Box<SocketTap
 pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk: &Bytes) -> Result<()> {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return Ok(()) };
-    let table = &who.received.ticket.settings.routes;
+    let table = &who.received.handle.settings.routes;
     let (known, refusal) = (&mut who.call.model, &mut outcome.refusal);
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {
@@ -120,7 +120,7 @@ pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
         let usage = finish::priced(&who.received, route, model, usage);
-        leg.add_usage(model.map(shown).as_deref(), usage);
+        leg.add_usage(model.map(redact_text).as_deref(), usage);
         finish::count_tokens(route.backend.metrics(), model, usage);
     });
 }

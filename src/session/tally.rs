@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::kept::Kept;
 use super::latency::{Latencies, Quantiles};
 use super::leg::LegKind;
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::{AgentId, BackendName, RequestId};
@@ -176,7 +176,11 @@ impl Tally {
 
     /// Adds a leg that is done, and gives what is kept of it. `line` is the part that was known when it started.
     pub(super) fn add(&mut self, mut line: RequestLine, summary: &RequestSummary) -> &Kept {
-        self.routed(&mut line, summary.backend.as_ref(), summary.model.as_deref().map(shown).as_deref());
+        self.routed(
+            &mut line,
+            summary.backend.as_ref(),
+            summary.model.as_deref().map(redact_text).as_deref(),
+        );
         if let Some(usage) = summary.usage {
             self.add_usage(line.model.as_deref(), usage);
         }

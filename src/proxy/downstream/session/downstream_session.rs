@@ -1,0 +1,335 @@
+//! The downstream session that Pingora sees: the real one, with a hold on the body and a hand on the switch.
+//!
+//! It adds four things: request bodies are kept for replay when the handle says so (Pingora's own buffer ends at
+//! 64 KiB, its issues 349 and 575), every wait for the client also waits for the cut, silence of the backend is
+//! measured, and the real session finds its way back. Two faults of Pingora 0.9.1 are cured (its issues 935, 946).
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::HeaderMap;
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::custom::server::Session;
+use pingora_core::protocols::http::{HttpTask, ServerSession};
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::timeout;
+
+use super::forward::forward_to_inner;
+use super::h2_stream::{H2Stream, next_chunk};
+use super::replay_buffer::ReplayBuffer;
+use super::write::{STUCK_WRITE, complete_comment, cut, write, write_comment};
+use crate::proxy::downstream::h2_budget::H2Budget;
+use crate::proxy::downstream::handle::RequestHandle;
+use crate::proxy::downstream::timing::{IdleTimer, KeepAlive};
+
+/// The error with which a wait ends when the backend was silent for too long.
+pub(crate) const UPSTREAM_IDLE: ErrorType = ErrorType::Custom("backend_silent");
+
+/// Events of the proxy's are written together up to this many bytes of body. Pingora would join all that
+/// wait (four chunks of 64 KiB) in a buffer that it never gives back.
+const BATCH: usize = 16 << 10;
+
+pub(crate) struct DownstreamSession {
+    /// The real session; gone only in `drop`.
+    inner: Option<Box<ServerSession>>,
+    handle: Arc<RequestHandle>,
+    replay: ReplayBuffer,
+    idle_timer: IdleTimer,
+    keep_alive: KeepAlive,
+    /// `finish` was the last thing the proxy did.
+    finished: bool,
+    /// A write was given up in the middle: nothing sensible can follow it.
+    broken: bool,
+    /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
+    pump_starts: bool,
+    /// A stream of an HTTP/2 connection; what Pingora does for HTTP/1.1 is done here.
+    stream: Option<H2Stream>,
+}
+
+/// How many bytes of body an event of the proxy's carries.
+fn body_length(task: &HttpTask) -> usize {
+    match task {
+        HttpTask::Body(Some(body), _) | HttpTask::UpgradedBody(Some(body), _) => body.len(),
+        _ => 0,
+    }
+}
+
+impl DownstreamSession {
+    pub(crate) fn new(inner: Box<ServerSession>, handle: Arc<RequestHandle>) -> Self {
+        Self {
+            inner: Some(inner),
+            keep_alive: KeepAlive::new(handle.arrived),
+            handle,
+            replay: ReplayBuffer::default(),
+            idle_timer: IdleTimer::default(),
+            finished: false,
+            broken: false,
+            pump_starts: false,
+            stream: None,
+        }
+    }
+
+    /// The same for a stream of an HTTP/2 connection.
+    pub(crate) fn of_stream(
+        inner: Box<ServerSession>,
+        handle: Arc<RequestHandle>,
+        budget: Arc<H2Budget>,
+    ) -> Self {
+        let stream = H2Stream::new(handle.settings.timeouts.read, budget);
+        let mut session = Self::new(inner, handle);
+        session.stream = Some(stream);
+        session
+    }
+
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    fn inner(&self) -> &ServerSession {
+        self.inner.as_deref().expect("the session is here until it is dropped")
+    }
+
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    fn inner_mut(&mut self) -> &mut ServerSession {
+        self.inner.as_deref_mut().expect("the session is here until it is dropped")
+    }
+
+    /// The real session and the handle, to be borrowed side by side.
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    fn writer(&mut self) -> (&mut ServerSession, &RequestHandle, &mut bool) {
+        let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
+        (inner, &self.handle, &mut self.broken)
+    }
+
+    /// Reads body bytes; with `idle`, waits for the client to leave once the body has ended.
+    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
+    async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
+        let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
+        let (handle, idle_timer, keep_alive) = (&*self.handle, &mut self.idle_timer, &mut self.keep_alive);
+        let limit = self.stream.as_ref().and_then(H2Stream::read_limit);
+        let chunk = loop {
+            tokio::select! {
+                biased;
+                _ = handle.cut.soft() => return cut(),
+                () = poll_fn(|cx| idle_timer.poll_idle(&handle.activity, cx)) =>
+                    return Error::e_explain(UPSTREAM_IDLE, "the backend was silent for too long"),
+                () = poll_fn(|cx| keep_alive.poll_due(&handle.activity, cx)) => {}
+                chunk = next_chunk(inner, idle, limit) => break chunk,
+            }
+            keep_alive.restart();
+            write_comment(inner, handle, &mut self.broken).await?;
+        };
+        let done = inner.is_body_done();
+        if let Some(stream) = &mut self.stream {
+            stream.read(&chunk, inner.response_written().is_some());
+        }
+        let Some(chunk) = chunk? else {
+            self.replay.seal();
+            return Ok(None);
+        };
+        self.handle.upload.add(chunk.len());
+        self.handle.activity.record();
+        if self.handle.upload.is_buffered() {
+            self.replay.keep(&chunk);
+            if done {
+                self.replay.seal();
+            }
+        }
+        // Pingora issue 935: an empty last chunk would end an HTTP/1.1 upstream body twice.
+        if chunk.is_empty() && done {
+            return Ok(None);
+        }
+        Ok(Some(chunk))
+    }
+
+    /// A final answer goes out: nothing will be replayed, and the connection's fate is known.
+    fn answering(&mut self, response: &ResponseHeader) {
+        if !response.status.is_informational() || response.status == 101 {
+            self.replay.release();
+            if !self.handle.reuse.is_allowed() {
+                self.inner_mut().set_keepalive(None);
+            }
+            if response.status == 101 {
+                // A socket may rest for longer than a body; its silence is measured by the handle.
+                self.inner_mut().set_read_timeout(None);
+                self.handle.tunnel.open();
+            }
+        }
+    }
+}
+
+impl Drop for DownstreamSession {
+    fn drop(&mut self) {
+        // A finished session goes back for the next request, or to be lingered on; after a panic, an
+        // unanswered one for its answer.
+        let unanswered = || self.inner().response_written().is_none();
+        if !self.broken
+            && (self.finished || (thread::panicking() && unanswered()))
+            && let Some(inner) = self.inner.take()
+        {
+            self.handle.return_session(inner);
+        }
+    }
+}
+
+#[async_trait]
+impl Session for DownstreamSession {
+    fn req_header(&self) -> &RequestHeader {
+        self.inner().req_header()
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        self.inner_mut().req_header_mut()
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        self.read(None).await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        self.inner_mut().drain_request_body().await
+    }
+
+    async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
+        self.answering(&response);
+        let (inner, handle, broken) = self.writer();
+        write(handle, broken, inner.write_response_header(response)).await
+    }
+
+    async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
+        self.answering(response);
+        let (inner, handle, broken) = self.writer();
+        write(handle, broken, inner.write_response_header_ref(response)).await
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        let (inner, handle, broken) = self.writer();
+        complete_comment(inner, handle, broken).await?;
+        write(handle, broken, inner.write_response_body(data, end)).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        let (inner, handle, broken) = self.writer();
+        write(handle, broken, inner.write_response_trailers(trailers)).await
+    }
+
+    /// Written in batches, see [`BATCH`].
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let mut end = false;
+        let mut tasks = tasks.into_iter().peekable();
+        while let Some(first) = tasks.next() {
+            // What a socket's reader has passed on is written to its end, so that the place of the last frame is
+            // known; a client that does not take it is given up as in any write.
+            if self.handle.cut.reason().is_some() && !self.was_upgraded() {
+                return cut();
+            }
+            let mut weight = body_length(&first);
+            if weight > BATCH {
+                self.handle.backpressure.expect_large_chunks();
+            }
+            let mut batch = vec![first];
+            while let Some(task) = tasks.next_if(|task| weight + body_length(task) <= BATCH) {
+                weight += body_length(&task);
+                batch.push(task);
+            }
+            for task in &batch {
+                if let HttpTask::Header(response, _) = task {
+                    self.answering(response);
+                }
+            }
+            let (inner, handle, broken) = self.writer();
+            let has_answer = inner.response_written().is_some();
+            complete_comment(inner, handle, broken).await?;
+            let written = write(handle, broken, inner.response_duplex_vec(batch)).await;
+            if let Some(stream) = &mut self.stream {
+                // What we cut is no fault of the client's.
+                stream.wrote(&written, weight, has_answer || self.handle.cut.reason().is_some());
+            }
+            end = written?;
+            // A slow reader is not a silent backend.
+            self.handle.activity.record();
+        }
+        Ok(end)
+    }
+
+    fn set_read_timeout(&mut self, limit: Option<Duration>) {
+        if let Some(stream) = &mut self.stream {
+            stream.set_read_limit(limit);
+        }
+        self.inner_mut().set_read_timeout(limit);
+    }
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        self.inner().get_read_timeout()
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.inner().response_written()
+    }
+
+    async fn shutdown(&mut self, _code: u32, _context: &str) {
+        self.broken = true;
+        // What is still buffered is sent first, which a client that does not read would hold up for ever.
+        let _ = timeout(STUCK_WRITE, self.inner_mut().shutdown()).await;
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        self.inner_mut().is_body_done()
+    }
+
+    /// Called to end the body and again to end the session.
+    async fn finish(&mut self) -> Result<()> {
+        let (inner, handle, broken) = self.writer();
+        complete_comment(inner, handle, broken).await?;
+        let ended = write(handle, broken, inner.finish_body()).await;
+        self.finished = ended.is_ok();
+        if let Some(stream) = self.stream.as_mut().filter(|_| self.finished) {
+            stream.answered();
+        }
+        ended
+    }
+
+    /// Pingora issue 946: the empty body of an upgrade request is sent when the pump starts, and
+    /// closes the tunnel if the 101 is there first. So in that one place (right after
+    /// `enable_retry_buffering`) an upgrade request is said to have a body.
+    fn is_body_empty(&mut self) -> bool {
+        if std::mem::take(&mut self.pump_starts) && self.is_upgrade_req() && !self.was_upgraded() {
+            return false;
+        }
+        self.inner_mut().is_body_empty()
+    }
+
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        self.read(Some(no_body_expected)).await
+    }
+
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        self.inner().to_h1_raw()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        self.pump_starts = true;
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        // What was not held cannot be sent again.
+        self.replay.is_released() || (self.replay.whole().is_none() && self.handle.upload.bytes() > 0)
+    }
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        self.replay.whole().cloned()
+    }
+
+    fn is_upgrade_req(&self) -> bool {
+        self.inner().is_upgrade_req()
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.inner().was_upgraded()
+    }
+
+    forward_to_inner!();
+}
