@@ -1,5 +1,5 @@
-//! Bodies that may be kept: noted while they pass, handed to the history when the request is over. Nothing of this
-//! exists while `capture.mode` is `off`, nor for sockets.
+//! Captures bodies while they pass, and hands them to the history when the request ends. None of this exists while
+//! `capture.mode` is `off`, nor for WebSockets.
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -13,7 +13,7 @@ use crate::capture::{Body, Capture};
 use crate::protocol::Dialect;
 use crate::summary::RequestSummary;
 
-/// The first bytes of what passes.
+/// The first bytes of both bodies.
 pub(crate) struct Capturing {
     at: Timestamp,
     max_body: usize,
@@ -22,25 +22,25 @@ pub(crate) struct Capturing {
 }
 
 impl Capturing {
-    /// The body of the request goes on.
+    /// Adds a chunk of the request body.
     pub(crate) fn upload(&mut self, chunk: &[u8]) {
         self.request.feed(chunk, self.max_body);
     }
 
-    /// The body of the answer goes on.
+    /// Adds a chunk of the response body.
     pub(crate) fn download(&mut self, chunk: &[u8]) {
         self.answer.feed(chunk, self.max_body);
     }
 
-    /// The answer is ours.
+    /// Adds an error body written by the proxy.
     pub(crate) fn refused(&mut self, body: &[u8]) {
         (self.answer.media, self.answer.coding) = (Some("application/json".into()), None);
         self.download(body);
     }
 }
 
-/// Begins to note a request that belongs to a session now, and will be answered by a backend or refused. What has
-/// its answer already (the list of all models) is not kept.
+/// Starts to capture a request that belongs to a session and will be answered by a backend or refused. A request that
+/// has its answer already (the merged model list) is not captured.
 pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     let (Some(received), Some(leg)) = (ctx.stage.received(), ctx.stage.leg()) else { return };
     let settings = &received.handle.settings.capture;
@@ -66,14 +66,14 @@ pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     ctx.outcome.capture = Some(Box::new(capturing));
 }
 
-/// The head of the backend's answer is there.
+/// Records what the head of the response says about its body.
 pub(crate) fn answers(outcome: &mut Outcome, head: &ResponseHeader) {
     if let Some(capturing) = &mut outcome.capture {
         (capturing.answer.media, capturing.answer.coding) = kinds(&head.headers);
     }
 }
 
-/// What the head says of its body.
+/// Returns media type and coding of a body.
 fn kinds(headers: &HeaderMap) -> (Option<Box<str>>, Option<Box<str>>) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(Box::from);
     (text(CONTENT_TYPE), text(CONTENT_ENCODING))

@@ -1,5 +1,5 @@
-//! Step 5, continued: which of several backends takes the request, and which one is next when it fails before
-//! a byte of its answer has gone to the client.
+//! Step 5, continued: which of several backends gets the request, and which one is next when it fails before a byte of
+//! its response was sent to the client.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::upstream::health::HealthState;
 use crate::upstream::peer::is_unprocessed;
 use crate::upstream::retries::Failure;
 
-/// The error with which an answer is given up for that of another backend.
+/// The error that drops a response in favour of another backend's.
 pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
 
 impl Route {
@@ -89,7 +89,7 @@ impl Route {
     fn go_on(&mut self, why: Failure, received: &Received, session: &Live, now: Moment) -> bool {
         let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
         let failed = self.backend.settings().name().clone();
-        // Whoever has an answer, if a bad one, troubles nobody who is out himself.
+        // A request with a response, even a bad one, is not sent to an ejected backend.
         let has_answered = matches!(why, Failure::ServerError | Failure::RateLimited);
         let next = may_go_on.then(|| self.pick(received, session, now, !has_answered)).flatten();
         if let Some((at, permit)) = next {
@@ -98,7 +98,7 @@ impl Route {
             }
             self.go(at, received, permit, now);
         } else if let Some(answered) = self.answered.take().filter(|_| why == Failure::ConnectFailure) {
-            // What the provider says is better than that nobody else was reached.
+            // The provider's own error says more than that no other backend was reachable.
             self.others.clear();
             self.retries.attempts = 0;
             self.go_to(answered, received, Permit::Granted, now);
@@ -112,8 +112,8 @@ impl Route {
     }
 }
 
-/// Goes on to another backend after this failure of the present one; false when the failure stands. A cut leg
-/// goes nowhere.
+/// Moves the request to another backend after this failure. Returns false when the failure is final. A cut leg is never
+/// moved.
 pub(crate) fn go_on(ctx: &mut RequestCtx, why: Failure) -> bool {
     let now = ctx.app.clock.now();
     let Ok(Routed { who, leg, route, .. }) = ctx.stage.routed_mut() else { return false };

@@ -1,13 +1,13 @@
-//! The gateway: Pingora's phases, each handed to the step whose name it bears.
+//! The gateway: Pingora's phases, each passed to its step.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
@@ -32,42 +32,42 @@ use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
 use crate::upstream::peer::is_unprocessed;
 
-/// What every request needs, whatever the settings.
+/// State shared by all requests.
 pub(crate) struct ProxyState {
     /// The sessions.
     pub(crate) sessions: Arc<Manager>,
-    /// Makes principals of credentials.
+    /// Key that derives principals from credentials.
     pub(crate) principals: Key,
-    /// The numbers.
+    /// All metrics.
     pub(crate) metrics: Arc<Metrics>,
-    /// The numbers of requests that reach no backend.
+    /// Metrics of requests that reach no backend.
     pub(crate) unrouted: BackendMetrics,
-    /// Counts the legs that are open.
+    /// Counts open legs without sockets.
     pub(crate) open_legs: Gauge,
-    /// Counts the sockets that are open.
+    /// Counts open sockets.
     pub(crate) open_sockets: Gauge,
     /// The log.
     pub(crate) log: Arc<Log>,
     /// The time.
     pub(crate) clock: Clock,
-    /// Whether this instance should be sent work.
+    /// Readiness of this instance.
     pub(crate) readiness: Arc<Readiness>,
-    /// Tells a collector of requests, when one is configured.
+    /// Exports spans; `None` without a collector.
     pub(crate) exporter: Option<Arc<Exporter>>,
-    /// Keeps bodies, where that is wanted.
+    /// Stores captures; `None` without a history.
     pub(crate) history: Option<Arc<Archive>>,
-    /// Connects to backends for what the gateway asks of them itself.
+    /// Connects to backends for requests of the gateway itself.
     pub(crate) connector: Connector,
 }
 
 impl ProxyState {
-    /// What counts this request while it is open.
+    /// Returns the gauge that counts this request.
     pub(super) fn open(&self, received: &Received) -> &Gauge {
         if received.socket { &self.open_sockets } else { &self.open_legs }
     }
 }
 
-/// Pingora's proxy logic: conducts the steps, decides nothing itself.
+/// Pingora's proxy logic; calls the steps and decides nothing itself.
 pub(crate) struct Gateway {
     app: Arc<ProxyState>,
 }
@@ -307,7 +307,7 @@ impl ProxyHttp for Gateway {
         true
     }
 
-    /// Failures are told once, by the access line; what only Pingora's words explain, by `report`.
+    /// Failures are logged once, in the access line, and by `report` where Pingora's error says more.
     fn suppress_error_log(&self, _session: &Session, _exchange: &RequestCtx, _error: &Error) -> bool {
         true
     }

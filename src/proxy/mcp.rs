@@ -1,5 +1,5 @@
-//! What MCP's streamable HTTP asks of whoever takes its requests: header fields that agree with the body, an
-//! origin that may call, and the session that the server names in its answer.
+//! Rules of MCP's streamable HTTP transport: header fields that agree with the body, a permitted origin, and the session
+//! that the server names in its response.
 
 use http::header::ORIGIN;
 use http::{HeaderMap, Method};

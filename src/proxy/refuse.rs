@@ -1,5 +1,5 @@
-//! The one place where a fault becomes an answer: its status, its words in the caller's dialect, and
-//! how an answer that has begun is broken off so that nobody takes it for a whole one.
+//! The one place where an error becomes a response: its status, its body in the caller's dialect, and how a response
+//! that has begun is aborted so that it cannot be mistaken for a complete one.
 
 use std::sync::Arc;
 
@@ -26,14 +26,14 @@ use crate::session::{EndReason, Leg};
 /// The error with which a step stops Pingora after it has left its refusal in the ctx.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
 
-/// The words for a fault of ours.
+/// Message of an internal error.
 pub(crate) const OUR_FAULT: &str = "the gateway failed; its log says why";
 
-/// Why a step does not go on.
+/// Why a step rejects a request.
 pub(crate) enum Reject {
     /// The request is refused.
     Refused(Refusal),
-    /// Something broke, or the leg was cut.
+    /// A connection failed, or the leg was cut.
     Io(Box<Error>),
 }
 
@@ -107,7 +107,7 @@ fn is_final(kind: ErrorKind) -> bool {
     notice_kind(kind) == ErrorClass::Permission
 }
 
-/// How a socket is told its end.
+/// How a socket is closed.
 #[derive(Clone, Copy)]
 pub(crate) struct SocketEnd {
     /// The code of the Close frame (RFC 6455, 7.4.1). SDKs connect again after 1001, not after 1008.
@@ -196,7 +196,7 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
     }
 }
 
-/// What the order says that cut the leg; `lifted` when it no longer stands.
+/// The notice of the order that cut the leg; `lifted` when it is no longer in force.
 fn kill_notice(ctx: &RequestCtx, lifted: &str) -> String {
     let order = ctx.stage.leg().and_then(Leg::kill_order);
     order.map_or_else(|| lifted.to_owned(), |order| order.notice())

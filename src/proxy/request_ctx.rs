@@ -147,6 +147,16 @@ impl Stage {
         }
     }
 
+    /// The same, to be changed.
+    pub(crate) fn received_mut(&mut self) -> Option<&mut Received> {
+        match self {
+            Self::Received(received) => Some(received),
+            Self::New | Self::Identified(_) | Self::Admitted(_) | Self::Chosen(_) | Self::Routed(_) => {
+                self.identified_mut().map(|who| &mut who.received)
+            }
+        }
+    }
+
     /// The head, caller and call; `None` before the caller is known.
     pub(crate) fn identified(&self) -> Option<&Identified> {
         match self {

@@ -105,3 +105,6 @@ impl RequestCtx {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

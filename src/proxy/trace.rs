@@ -1,5 +1,5 @@
-//! A request among the spans of OpenTelemetry: its place is found when it is sent on, its story told when it is over.
-//! Nothing of this exists while `telemetry.enabled` is false.
+//! The span of a request: its context is propagated when the request is forwarded, and the span is exported when the
+//! request ends. None of this exists while `telemetry.enabled` is false.
 
 use std::time::SystemTime;
 
@@ -19,7 +19,7 @@ use crate::summary::RequestSummary;
 use crate::telemetry::otlp::facts::{Backend, ModelCall, Request, Tokens, clipped};
 use crate::telemetry::trace::{Context, Parent, TRACEPARENT, TRACESTATE};
 
-/// What is known of a request's place.
+/// Trace context of a request.
 pub(crate) struct Trace {
     /// The client's span.
     parent: Option<Parent>,
@@ -28,7 +28,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// Reads what the client says; `None` when nobody is told of requests.
+    /// Reads the client's `traceparent`; `None` without a collector.
     pub(crate) fn begin(app: &ProxyState, headers: &HeaderMap) -> Option<Self> {
         app.exporter.as_ref()?;
         let mut values = headers.get_all(TRACEPARENT).iter();
@@ -46,15 +46,15 @@ impl Trace {
     }
 }
 
-/// Tells the backend which span it works for.
+/// Sends the request's span to the backend as its parent.
 ///
 /// # Errors
-/// A header of ours cannot be set; that would be a fault of ours.
+/// A header cannot be set, which would be a bug.
 pub(crate) fn propagate(head: &mut RequestHeader, app: &ProxyState, routed: &mut Routed) -> Result<()> {
     let Some(trace) = &mut routed.who.received.trace else { return Ok(()) };
     let Some(context) = trace.context(app, Some(routed.leg.session().uid())) else { return Ok(()) };
     if trace.parent.is_none() {
-        // It belongs to a trace that is not this one.
+        // It belongs to another trace.
         head.remove_header(TRACESTATE);
     }
     head.insert_header(TRACEPARENT, context.traceparent())
@@ -63,10 +63,7 @@ pub(crate) fn propagate(head: &mut RequestHeader, app: &ProxyState, routed: &mut
 /// Exports the span of a finished request. Requests to the proxy's own endpoints have none.
 pub(crate) fn finish(app: &ProxyState, stage: &mut Stage, summary: &RequestSummary) {
     let uid = stage.leg().map(|leg| leg.session().uid());
-    let trace = match stage {
-        Stage::Received(received) => received.trace.as_mut(),
-        other => other.identified_mut().and_then(|who| who.received.trace.as_mut()),
-    };
+    let trace = stage.received_mut().and_then(|received| received.trace.as_mut());
     let (Some(exporter), Some(context)) = (&app.exporter, trace.and_then(|trace| trace.context(app, uid)))
     else {
         return;

@@ -1,5 +1,4 @@
-//! What differs where the answer is a WebSocket: who may ask for one, what its messages say on their way,
-//! and the frames with which it is ended.
+//! What differs for WebSockets: which pages may open one, what its messages say in passing, and the frames that end it.
 //!
 //! The bytes go the way of every body (`stream`); frames are followed beside them
 //! ([`SocketTap`]), never held and never changed.

@@ -9,12 +9,12 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::settings::fault::Faults;
 
-/// One pattern, the thing it stands for, and the key it was written under (for faults).
+/// A pattern, its target, and its configuration key (for faults).
 pub(crate) struct Pattern<'a> {
     pub(crate) text: &'a str,
     pub(crate) target: usize,
     pub(crate) path: String,
-    /// Whose pattern it is, and what that speaks: who says the same as another one of its kind is its equal.
+    /// Backend and its type: equal patterns of backends of one type share a rank.
     pub(crate) owner: (usize, &'static str),
 }
 
@@ -26,11 +26,11 @@ pub(crate) struct Matcher {
     targets: Vec<PatternMatch>,
 }
 
-/// What a pattern stands for.
+/// A pattern that matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PatternMatch {
     pub(crate) target: usize,
-    /// The same for patterns that say the same.
+    /// Equal for equal patterns.
     pub(crate) rank: usize,
 }
 

@@ -1,9 +1,8 @@
 //! Which backend a request goes to.
 //!
-//! Duty: the compiled `routing:` section and the backends' own `models` patterns, and the decision
-//! made with them, with the backends that may stand in. Neighbours: `proxy` asks [`Table::decide`] once per request; `config` compiles the
-//! table. Invariants: pure (no IO, no clock, no state), and a decision depends only on the table and
-//! the three things read from the request: the backend header, the path and the model.
+//! Compiles the `routing:` section and the backends' `models` patterns, and decides with them, also on fallbacks.
+//! Neighbours: `proxy` calls [`Table::decide`] once per request; `config` compiles the table. Invariants: pure (no IO, no
+//! clock, no state); a decision depends only on the table, the backend header, the path and the model.
 
 mod decision;
 pub(crate) mod matcher;

@@ -8,12 +8,12 @@
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
 //! While `path` is among the methods, a first segment that names a backend is the gateway's own
-//! address and is stripped whoever decided: a client with the base URL `http://elida/anthropic`
+//! address and is stripped, whichever method decided: a client with the base URL `http://elida/anthropic`
 //! whose model already matches `claude-*` must still arrive at `/v1/messages`.
 //!
-//! Beside the decided backend stand those that may take the request in its place: when the model decided, the
+//! The decision lists other backends that may serve the request instead: when the model decided, the
 //! backends of the same type with a pattern that matches it, too (tier 0 where the pattern is the same text,
-//! then by specificity); and, whoever decided, its `fallback`, that one's `fallback`, and so on.
+//! then by specificity); and, whichever method decided, its `fallback`, that one's `fallback`, and so on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub struct Table {
     strict_models: bool,
     blocked: Matcher,
     models: Matcher,
-    /// What the patterns of `models` stand for.
+    /// The patterns of `models`.
     services: Vec<Service>,
     /// Whether any alias has to be written into bodies.
     rewrites: bool,
@@ -119,7 +119,7 @@ impl Table {
         !self.blocked.is_empty()
     }
 
-    /// Whether nobody may call this model.
+    /// Returns whether this model is blocked.
     pub fn blocks(&self, model: &str) -> bool {
         self.blocked.matches(model)
     }
@@ -162,7 +162,7 @@ impl Table {
         Err(RouteError::NoRoute)
     }
 
-    /// The decision for `backend`, with those that may stand in for it. `matching` is what serves the model,
+    /// Returns the decision for `backend`, with its fallbacks. `matching` is what serves the model,
     /// the most specific first.
     fn decision(
         &self,
@@ -227,7 +227,7 @@ impl Table {
     }
 }
 
-/// All patterns, and what each stands for. An alias goes before a pattern of the same backend that says the
+/// All patterns with their targets. An alias goes before a pattern of the same backend that says the
 /// same.
 fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
     let (mut services, mut patterns) = (Vec::new(), Vec::new());
@@ -261,7 +261,7 @@ fn check_aliases(backends: &[BackendRule], blocked: &Matcher, faults: &mut Fault
     }
 }
 
-/// Who stands in for whom.
+/// The fallback of each backend.
 fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option<usize>>> {
     let mut good = true;
     let mut found = Vec::with_capacity(backends.len());

@@ -12,12 +12,9 @@ use super::live::Live;
 use super::manager::Manager;
 use super::model::Identity;
 use super::store::StoreError;
-use crate::error::ErrorKind;
 use crate::ids::{BackendName, LegId, PrincipalId, RequestId, SessionKey};
-use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::tools_offered::ToolsOffered;
 use crate::protocol::facts::usage::Usage;
-use crate::protocol::wire::websocket::Traffic;
 use crate::summary::RequestSummary;
 
 /// What a leg is.
