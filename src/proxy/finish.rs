@@ -15,7 +15,7 @@ use crate::capture::redact_text;
 use crate::error::ErrorKind;
 use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
-use crate::session::cut::CutReason;
+use crate::session::CutReason;
 use crate::summary::{OK, RequestSummary};
 use crate::telemetry::metrics::{BackendMetrics, Metrics, Served, TokenKind};
 

@@ -46,9 +46,7 @@ pub(crate) struct ProxyState {
     pub(crate) open_legs: Gauge,
     /// Counts open sockets.
     pub(crate) open_sockets: Gauge,
-    /// The log.
     pub(crate) log: Arc<Log>,
-    /// The time.
     pub(crate) clock: Clock,
     /// Readiness of this instance.
     pub(crate) readiness: Arc<Readiness>,

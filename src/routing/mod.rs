@@ -5,7 +5,6 @@
 //! clock, no state); a decision depends only on the table, the backend header, the path and the model.
 
 mod decision;
-pub(crate) mod matcher;
 mod settings;
 mod table;
 

@@ -3,30 +3,29 @@
 //! Order: a blocked model is refused first, whatever else the request says. Then the methods in the
 //! configured order; the first that knows the request decides:
 //! - `header`: the header names a backend; a name that is not configured is refused, not passed over;
-//! - `model`: the most specific pattern that matches the model (see `matcher.rs`);
+//! - `model`: the most specific pattern that matches the model (see `model_patterns.rs`);
 //! - `path`: the first segment of the path is exactly a backend's name;
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
 //! While `path` is among the methods, a first segment that names a backend is the gateway's own
-//! address and is stripped, whichever method decided: a client with the base URL `http://elida/anthropic`
+//! address and is stripped whoever decided: a client with the base URL `http://elida/anthropic`
 //! whose model already matches `claude-*` must still arrive at `/v1/messages`.
 //!
-//! The decision lists other backends that may serve the request instead: when the model decided, the
+//! Beside the decided backend stand those that may take the request in its place: when the model decided, the
 //! backends of the same type with a pattern that matches it, too (tier 0 where the pattern is the same text,
-//! then by specificity); and, whichever method decided, its `fallback`, that one's `fallback`, and so on.
+//! then by specificity); and, whoever decided, its `fallback`, that one's `fallback`, and so on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::decision::{Choice, Decision, RouteError};
-use super::matcher::{Matcher, Pattern, PatternMatch};
+use super::decision::{Choice, Decision, Method, RouteError};
 use super::settings::Written;
+use crate::model_patterns::{Matcher, Pattern, PatternMatch};
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
 use crate::settings::nearest::did_you_mean;
-use crate::telemetry::metrics::RouteMethod;
 
 /// What routing knows of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +49,12 @@ pub struct BackendRule {
 /// The compiled table.
 #[derive(Clone, Debug)]
 pub struct Table {
-    methods: Vec<RouteMethod>,
+    methods: Vec<Method>,
     header: HeaderName,
     strict_models: bool,
     blocked: Matcher,
     models: Matcher,
-    /// The patterns of `models`.
+    /// What the patterns of `models` stand for.
     services: Vec<Service>,
     /// Whether any alias has to be written into bodies.
     rewrites: bool,
@@ -119,7 +118,7 @@ impl Table {
         !self.blocked.is_empty()
     }
 
-    /// Returns whether this model is blocked.
+    /// Whether nobody may call this model.
     pub fn blocks(&self, model: &str) -> bool {
         self.blocked.matches(model)
     }
@@ -140,20 +139,20 @@ impl Table {
         if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
-        let prefix = if self.methods.contains(&RouteMethod::Path) { self.prefix(path) } else { None };
+        let prefix = if self.methods.contains(&Method::Path) { self.prefix(path) } else { None };
         let strip = prefix.map_or(0, |(_, length)| length);
         let matching: Vec<PatternMatch> = match model {
-            Some(model) if self.rewrites || self.methods.contains(&RouteMethod::Model) => {
+            Some(model) if self.rewrites || self.methods.contains(&Method::Model) => {
                 self.models.find(model).collect()
             }
             _ => Vec::new(),
         };
         for &via in &self.methods {
             let found = match via {
-                RouteMethod::Header => self.named(header)?,
-                RouteMethod::Model => matching.first().map(|best| self.services[best.target].backend),
-                RouteMethod::Path => prefix.map(|(backend, _)| backend),
-                RouteMethod::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
+                Method::Header => self.named(header)?,
+                Method::Model => matching.first().map(|best| self.services[best.target].backend),
+                Method::Path => prefix.map(|(backend, _)| backend),
+                Method::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
                 return Ok(self.decision(backend, via, strip, &matching));
@@ -162,16 +161,10 @@ impl Table {
         Err(RouteError::NoRoute)
     }
 
-    /// Returns the decision for `backend`, with its fallbacks. `matching` is what serves the model,
+    /// The decision for `backend`, with those that may stand in for it. `matching` is what serves the model,
     /// the most specific first.
-    fn decision(
-        &self,
-        backend: usize,
-        via: RouteMethod,
-        strip: usize,
-        matching: &[PatternMatch],
-    ) -> Decision {
-        let by_model = via == RouteMethod::Model;
+    fn decision(&self, backend: usize, via: Method, strip: usize, matching: &[PatternMatch]) -> Decision {
+        let by_model = via == Method::Model;
         let served_as = |backend: usize| {
             let services = matching.iter().map(|found| &self.services[found.target]);
             services
@@ -227,7 +220,7 @@ impl Table {
     }
 }
 
-/// All patterns with their targets. An alias goes before a pattern of the same backend that says the
+/// All patterns, and what each stands for. An alias goes before a pattern of the same backend that says the
 /// same.
 fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
     let (mut services, mut patterns) = (Vec::new(), Vec::new());
@@ -261,7 +254,7 @@ fn check_aliases(backends: &[BackendRule], blocked: &Matcher, faults: &mut Fault
     }
 }
 
-/// The fallback of each backend.
+/// Who stands in for whom.
 fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option<usize>>> {
     let mut good = true;
     let mut found = Vec::with_capacity(backends.len());
@@ -285,7 +278,7 @@ fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option
     good.then_some(found)
 }
 
-fn check_methods(methods: &[RouteMethod], faults: &mut Faults) {
+fn check_methods(methods: &[Method], faults: &mut Faults) {
     let known = "header, model, path and default exist";
     if methods.is_empty() {
         faults.add("routing.methods", "no method is left, so no request finds a backend", known);
@@ -303,10 +296,10 @@ fn warn_of_idle(written: &Written, backends: &[BackendRule], default: Option<usi
     let blocked = |model: &str| written.blocked_models.iter().any(|text| text.eq_ignore_ascii_case(model));
     for (i, backend) in backends.iter().enumerate() {
         let path = format!("backends.{}", backend.name);
-        let by_model = has(RouteMethod::Model) && !(backend.models.is_empty() && backend.aliases.is_empty());
-        let by_default = has(RouteMethod::Default) && default == Some(i);
+        let by_model = has(Method::Model) && !(backend.models.is_empty() && backend.aliases.is_empty());
+        let by_default = has(Method::Default) && default == Some(i);
         let by_fallback = backends.iter().any(|other| other.fallback == backend.name);
-        if !(has(RouteMethod::Header) || has(RouteMethod::Path) || by_model || by_default || by_fallback) {
+        if !(has(Method::Header) || has(Method::Path) || by_model || by_default || by_fallback) {
             let hint = "give it models, make it the default, or add header or path to routing.methods";
             faults.warn(&path, "nothing routes to this backend", hint);
         }
