@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use http::{Method, Uri};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::redact_text;
@@ -163,7 +164,7 @@ impl RequestSummary {
 }
 
 /// What passed over a WebSocket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SocketReport {
     /// Frames from the client.
     #[serde(rename = "in")]
