@@ -74,7 +74,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 fn pass(manager: &Arc<Manager>, backend: &BackendName, session: &str) {
     let mut leg = now(manager.admit(arrival(session), start())).expect("admitted");
     leg.routed(backend, Some("gpt-demo"));
-    leg.settle(report());
+    leg.settle(&report());
 }
 
 fn admission(criterion: &mut Criterion) {

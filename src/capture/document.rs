@@ -196,6 +196,7 @@ mod tests {
             model: None,
             status: Some(200),
             outcome: "ok",
+            queue: None,
             redact: true,
             max_body,
             request: Body::default(),

@@ -317,6 +317,7 @@ fn capture(uid: Uid, number: usize, at: Timestamp) -> Capture {
         model: None,
         status: Some(200),
         outcome: "ok",
+        queue: None,
         redact: false,
         max_body: 200_000,
         request: Body::default(),

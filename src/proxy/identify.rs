@@ -45,7 +45,7 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
 /// Where the session is named, which decides when the leg is opened (ADR 2).
 pub(crate) enum SessionHint {
     /// The head names it: the leg is opened, and can be cut, before the body is read.
-    Known(Found),
+    Known(FoundSession),
     /// The body may name it: the leg is opened after routing.
     InBody,
 }

@@ -30,6 +30,7 @@ pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
 pub(crate) const OUR_FAULT: &str = "the gateway failed; its log says why";
 
 /// Why a step rejects a request.
+#[derive(Debug)]
 pub(crate) enum Reject {
     /// The request is refused.
     Refused(Refusal),

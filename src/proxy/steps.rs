@@ -16,7 +16,7 @@ use super::request_ctx::{RequestCtx, Stage, reached};
 use super::trace::Trace;
 use super::{admit, builtin, dispatch, identify, mcp, read, receive, upgrade};
 use crate::capture::redact_text;
-use crate::identity::chain::Found;
+use crate::identity::FoundSession;
 use crate::protocol::Dialect;
 
 impl RequestCtx {
@@ -49,7 +49,7 @@ impl RequestCtx {
     ///
     /// # Errors
     /// The session was killed, or there is no room for another one.
-    pub(super) async fn admit(&mut self, found: Found) -> Result<(), Reject> {
+    pub(super) async fn admit(&mut self, found: FoundSession) -> Result<(), Reject> {
         self.outcome.named = Some(found.id.clone());
         let who = reached(self.stage.identified())?;
         let leg = admit::admit(&self.app.sessions, &who.received, &who.caller, found).await?;

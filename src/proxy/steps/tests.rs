@@ -69,7 +69,7 @@ impl Proxy {
         }
         let peer = Peer { address: "127.0.0.1:9".parse().unwrap(), is_secure: false };
         let (_, draining) = watch::channel(false);
-        head.extensions.insert(RequestHandle::new(peer, Arc::clone(&self.settings), draining));
+        head.extensions_mut().insert(RequestHandle::new(peer, Arc::clone(&self.settings), draining));
         let mut ctx = RequestCtx::new(Arc::clone(&self.app));
         ctx.stage = Stage::Received(Received::of(&head, None).unwrap());
         (ctx, head)
