@@ -210,7 +210,7 @@ fn check_capture(
 fn only_backend(url: String) -> Backends {
     let backend = upstream::settings::Written {
         default: true,
-        ..upstream::settings::Written::new(url, BackendKind::Ollama)
+        ..upstream::settings::Written::new(url, BackendKind::OF_URL)
     };
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }

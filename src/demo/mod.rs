@@ -28,6 +28,7 @@
 mod a2a;
 mod anthropic;
 mod body;
+mod cohere;
 mod gemini;
 mod ledger;
 mod mcp;
@@ -36,10 +37,14 @@ mod ollama;
 mod openai;
 mod packing;
 mod provider;
+mod registry;
 mod responses;
+mod route;
 mod script;
 mod socket;
 mod turn;
 
 pub use ledger::{Ledger, Seen};
 pub use provider::{Provider, serve};
+pub use registry::{BACKENDS, client_example};
+pub use route::Backend;

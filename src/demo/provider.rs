@@ -13,9 +13,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -23,9 +23,11 @@ use super::body::{Event, halved, line, streamed};
 use super::ledger::{Ledger, Open};
 use super::mcp::{Said, Sessions};
 use super::packing::{Packer, Packing};
+use super::registry::route;
+use super::route::Route;
 use super::script::{Script, Twist};
 use super::turn::{Ask, Dialect, Manner, Reply};
-use super::{a2a, anthropic, gemini, mistral, ollama, openai, responses, socket};
+use super::{a2a, gemini, openai, socket};
 
 /// How many requests the log holds.
 const KEPT_REQUESTS: usize = 1024;
@@ -92,81 +94,6 @@ impl Provider {
 /// When the listener fails for good.
 pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     Provider::new().serve(listener, shutdown).await
-}
-
-/// What a path asks for.
-enum Route {
-    Converse(&'static Dialect),
-    Compute(fn(&Value) -> Result<Value, String>, fn(u16, &str) -> Value),
-    /// Model and verb stand in the path.
-    Gemini(&'static Dialect),
-    A2a,
-    Mcp,
-    /// Lines of JSON.
-    Lines(fn(&Value) -> Vec<Value>),
-    Done,
-    Fixed(Value),
-    Hello,
-    Echo,
-    Unknown,
-}
-
-fn route(head: &Parts, body: &Value) -> Route {
-    let path = head.uri.path();
-    let tail =
-        ["/v1/", "/v1beta/", "/api/"].iter().find_map(|root| path.find(root)).map_or(path, |at| &path[at..]);
-    let is_read = matches!(head.method, Method::GET | Method::HEAD);
-    if path.ends_with("/mcp") {
-        return Route::Mcp;
-    }
-    if let Some(route) = gemini_route(&head.uri) {
-        return route;
-    }
-    match (is_read, tail) {
-        (false, "/v1/messages") => Route::Converse(&anthropic::MESSAGES),
-        (false, "/v1/messages/count_tokens") => Route::Compute(anthropic::count_tokens, anthropic::fault),
-        (false, "/v1/chat/completions") if mistral::is_mistral(body) => Route::Converse(&mistral::CHAT),
-        (false, "/v1/chat/completions") => Route::Converse(&openai::CHAT),
-        (false, "/v1/completions" | "/v1/fim/completions") => Route::Converse(&openai::COMPLETIONS),
-        (false, "/v1/responses") => Route::Converse(&responses::RESPONSES),
-        (false, "/v1/embeddings") => Route::Compute(openai::embeddings, openai::fault),
-        (true, "/v1/models") if head.headers.contains_key("anthropic-version") => {
-            Route::Fixed(anthropic::models())
-        }
-        (true, "/v1/models") => Route::Fixed(openai::models()),
-        (true, model) if model.starts_with("/v1/models/") => {
-            Route::Fixed(openai::model(&model["/v1/models/".len()..]))
-        }
-        (true, "/v1beta/models") => Route::Fixed(gemini::models()),
-        (false, "/api/chat") => Route::Converse(&ollama::CHAT),
-        (false, "/api/generate") => Route::Converse(&ollama::GENERATE),
-        (false, "/api/embed") => Route::Compute(ollama::embed, ollama::fault),
-        (false, "/api/embeddings") => Route::Compute(ollama::embeddings, ollama::fault),
-        (false, "/api/pull" | "/api/push" | "/api/create") => Route::Lines(ollama::progress),
-        (false, "/api/copy" | "/api/delete") => Route::Done,
-        (false, "/api/show") => Route::Compute(ollama::show, ollama::fault),
-        (true, "/api/tags") => Route::Fixed(ollama::tags()),
-        (true, "/api/ps") => Route::Fixed(ollama::running()),
-        (true, "/api/version") => Route::Fixed(ollama::version()),
-        (false, "/a2a" | "/message:send" | "/message:stream") => Route::A2a,
-        (true, "/.well-known/agent-card.json") => Route::Fixed(a2a::card()),
-        (_, path) if path.ends_with("/echo") => Route::Echo,
-        (true, "/" | "/api/hello") => Route::Hello,
-        _ => Route::Unknown,
-    }
-}
-
-fn gemini_route(uri: &Uri) -> Option<Route> {
-    let (_, verb) = gemini::call(uri.path())?;
-    let is_sse = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"));
-    Some(match verb {
-        "generateContent" => Route::Gemini(&gemini::CONTENT),
-        "streamGenerateContent" if is_sse => Route::Gemini(&gemini::CONTENT),
-        "streamGenerateContent" => Route::Gemini(&gemini::ARRAY),
-        "countTokens" => Route::Compute(gemini::count_tokens, gemini::fault),
-        "embedContent" => Route::Compute(gemini::embed, gemini::fault),
-        _ => return None,
-    })
 }
 
 async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Response {

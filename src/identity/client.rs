@@ -85,6 +85,25 @@ const KNOWN: [(&str, &str); 59] = [
     ("postmanruntime", "postman"),
 ];
 
+/// Header fields in which clients name their sessions, and the client or platform that does.
+pub(super) const SESSION_HEADERS: [(&str, &str); 15] = [
+    ("session_id", "codex-legacy"),
+    ("x-opencode-session", "opencode"),
+    ("x-session-affinity", "opencode"),
+    ("agent-session-id", "goose"),
+    ("x-client-session-id", "copilot-cli"),
+    ("x-interaction-id", "copilot-vscode"),
+    ("x-kilocode-taskid", "kilo-code"),
+    ("x-cagent-session-id", "docker-agent"),
+    ("x-mux-workspace-id", "mux"),
+    ("x-coder-chat-id", "coder"),
+    ("x-litellm-trace-id", "litellm"),
+    ("x-litellm-session-id", "litellm"),
+    ("helicone-session-id", "helicone"),
+    ("x-amzn-bedrock-agentcore-runtime-session-id", "agentcore"),
+    ("mcp-session-id", "mcp"),
+];
+
 impl Client {
     /// Reads the user agent, and `originator` where a program is silent about itself.
     pub fn recognise(headers: &HeaderMap) -> Self {

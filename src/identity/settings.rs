@@ -183,7 +183,7 @@ fn default_hints() -> Vec<Hint> {
         ..hint(Source::Header, "session-id", "codex")
     };
     let mut hints = vec![claude, codex];
-    hints.extend(HEADER_HABITS.map(|(name, client)| hint(Source::Header, name, client)));
+    hints.extend(client::SESSION_HEADERS.map(|(name, client)| hint(Source::Header, name, client)));
     hints.push(Hint {
         parse: Parse::ClaudeCode,
         ..hint(Source::Body, "metadata.user_id", client::CLAUDE_CODE)
@@ -198,25 +198,6 @@ fn default_hints() -> Vec<Hint> {
     hints.push(hint(Source::HeaderPattern, "x-*-session-id", ""));
     hints
 }
-
-/// Headers of clients whose hint is nothing but a header.
-const HEADER_HABITS: [(&str, &str); 15] = [
-    ("session_id", "codex-legacy"),
-    ("x-opencode-session", "opencode"),
-    ("x-session-affinity", "opencode"),
-    ("agent-session-id", "goose"),
-    ("x-client-session-id", "copilot-cli"),
-    ("x-interaction-id", "copilot-vscode"),
-    ("x-kilocode-taskid", "kilo-code"),
-    ("x-cagent-session-id", "docker-agent"),
-    ("x-mux-workspace-id", "mux"),
-    ("x-coder-chat-id", "coder"),
-    ("x-litellm-trace-id", "litellm"),
-    ("x-litellm-session-id", "litellm"),
-    ("helicone-session-id", "helicone"),
-    ("x-amzn-bedrock-agentcore-runtime-session-id", "agentcore"),
-    ("mcp-session-id", "mcp"),
-];
 
 /// The compiled chain.
 #[derive(Clone, Debug)]

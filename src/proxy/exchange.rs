@@ -79,7 +79,7 @@ impl Exchange {
         match (&self.route, &self.arrival) {
             (Some(route), _) => route.dialect,
             (None, Some(arrival)) => arrival.dialect,
-            (None, None) => Dialect::Plain,
+            (None, None) => Dialect::PLAIN,
         }
     }
 }

@@ -132,7 +132,7 @@ impl Gateway {
             arrival.ticket.expect_large();
         }
         exchange.socket = upgrade::socket(arrival, route);
-        if route.dialect == Dialect::Mcp {
+        if route.dialect == Dialect::MCP {
             mcp::check(arrival, &head.headers, &exchange.call)?;
         }
         let leg = match exchange.leg.take() {
@@ -296,7 +296,7 @@ impl ProxyHttp for Gateway {
         if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
             && inbound::is_final(head)
         {
-            let is_mcp = route.dialect == Dialect::Mcp;
+            let is_mcp = route.dialect == Dialect::MCP;
             exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
             capture::answers(exchange, head);
             if head.status != 101 {

@@ -13,7 +13,6 @@ use super::{capture, mcp, refuse, trace, upgrade};
 use crate::capture::shown;
 use crate::clock::millis;
 use crate::error::ErrorKind;
-use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
 use crate::routing::Method;
 use crate::session::LegReport;
@@ -80,7 +79,7 @@ pub(crate) fn settle(exchange: &mut Exchange) {
 
 /// What an MCP or A2A request asked for.
 fn operation(exchange: &Exchange) -> Option<String> {
-    let speaks_rpc = matches!(exchange.dialect(), Dialect::Mcp | Dialect::A2a);
+    let speaks_rpc = exchange.dialect().is_json_rpc();
     exchange.call.rpc.as_ref().filter(|_| speaks_rpc)?.summary()
 }
 

@@ -373,7 +373,7 @@ mod tests {
     use super::*;
 
     fn written(url: &str) -> Written {
-        Written::new(url, BackendKind::Openai)
+        Written::new(url, BackendKind::OPENAI)
     }
 
     fn compiled(url: &str) -> Settings {

@@ -21,6 +21,8 @@ mod capacity;
 mod capture;
 /// Official SDKs and Claude Code, served and killed.
 mod clients;
+/// Cohere's API: read, counted, killed and routed.
+mod cohere;
 /// `elida sessions`, `stats`, `kill`, `resume`, `kills`.
 mod commands;
 /// The operator's door: the documentation's own commands, the feed, who may come in.

@@ -2,8 +2,8 @@
 //! be cut.
 
 use super::events::Event;
+use crate::protocol::dialects::spec::AnswerRules;
 use crate::protocol::dialects::spec::Dialect;
-use crate::protocol::dialects::spec::Rules;
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 use crate::protocol::json::scan::Scanner;
@@ -43,7 +43,7 @@ enum Pieces {
 
 /// What was read so far, and the JSON text under way.
 struct Reading {
-    rules: &'static Rules,
+    rules: &'static AnswerRules,
     scanner: Scanner,
     found: Found,
     /// The first bytes of the event's data, to know [`DONE`].
@@ -77,7 +77,7 @@ impl ResponseTap {
             Framing::Json => Pieces::Whole,
             Framing::Opaque => return Self { inner: None, unread: None },
         };
-        let Some(rules) = Rules::of(dialect) else { return Self { inner: None, unread: None } };
+        let Some(rules) = dialect.answer_rules() else { return Self { inner: None, unread: None } };
         match Decoder::new(coding) {
             Ok(decoder) => {
                 let reading = Reading::new(rules, listening);
@@ -204,7 +204,7 @@ impl Pieces {
 }
 
 impl Reading {
-    fn new(rules: &'static Rules, listening: bool) -> Self {
+    fn new(rules: &'static AnswerRules, listening: bool) -> Self {
         let paths = if listening { &rules.paths.all } else { &rules.paths.facts };
         Self {
             rules,

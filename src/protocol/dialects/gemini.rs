@@ -9,9 +9,17 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::spec::{CallRules, Field, Rules, paths_in_elements};
+use super::error_body::{ErrorForm, StreamEnd, json};
+use super::model_list::ModelListRequest;
+use super::openai;
+use super::spec::PathRule::{Contains, EndsWith, Matches};
+use super::spec::{
+    AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths_in_elements,
+};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::facts::usage::TokenCounts;
+use crate::protocol::wire::framing::Framing;
 
 const FIELDS: &[(&str, Field)] = &[
     ("modelVersion", Field::Model),
@@ -27,7 +35,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("candidates[].content.parts[].functionCall.args", Field::CallArguments),
 ];
 
-pub(super) static RULES: Rules = Rules {
+static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &[],
     done_marker: false,
@@ -50,13 +58,13 @@ const VERBS: [&str; 10] = [
 ];
 
 /// Whether a path asks something of a model.
-pub(super) fn is_call(path: &str) -> bool {
+fn is_call(path: &str) -> bool {
     has_colon(path) && calls(&spelled_out(path)).next().is_some()
 }
 
 /// Notes the model that the path names. Any segment counts, not only the last: whoever takes the dots or
 /// empty segments behind it out of the path must not find another model than we did.
-pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
+fn read_path(path: &str, call: &mut ModelRequest) {
     let path = spelled_out(path);
     for (model, verb) in calls(&path) {
         if verb.eq_ignore_ascii_case("streamGenerateContent") {
@@ -106,9 +114,69 @@ fn spelled_out(path: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
 
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "gemini",
+    rules: &[
+        (Matches(is_call), None),
+        (EndsWith("/v1beta/models"), None),
+        (Contains("/v1beta/models/"), None),
+    ],
+    operations: &[
+        (":generateContent", "generate_content"),
+        (":streamGenerateContent", "generate_content"),
+        (":embedContent", "embeddings"),
+        (":batchEmbedContents", "embeddings"),
+    ],
+    read_path: Some(read_path),
+    answers: Some(&ANSWERS),
+    // Thoughts are counted beside the answer.
+    token_counts: TokenCounts { input_includes_cached: true, output_includes_reasoning: false },
+    errors: ErrorForm {
+        body,
+        stream_ends: &[
+            StreamEnd::event(body),
+            // The last element of the streamed array. Inside another one nothing can be written.
+            StreamEnd {
+                framing: Framing::Json,
+                terminator: "]",
+                head: ",\n",
+                data: body,
+                only_at_boundary: true,
+            },
+        ],
+        socket_event: None,
+    },
+    gen_ai_provider: GEN_AI_PROVIDER,
+    ..DialectSpec::MODEL
+};
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "gemini",
+    summary: "Google's Gemini API.",
+    gen_ai_provider: Some(GEN_AI_PROVIDER),
+    auth_header: "x-goog-api-key",
+    model_list: Some(ModelListRequest { target: "/v1beta/models?pageSize=1000", headers: &[] }),
+    // `/v1/models` is in both APIs.
+    reads: &[(&openai::OTHER, &SPEC)],
+    ..ProviderSpec::SERVER
+};
+
+/// The well-known value of OpenTelemetry's conventions.
+const GEN_AI_PROVIDER: &str = "gcp.gemini";
+
+impl Dialect {
+    /// Gemini's own API, `…/models/MODEL:generateContent` and its neighbours.
+    pub const GEMINI: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// Google's Gemini API.
+    pub const GEMINI: Self = Self(&PROVIDER);
+}
+
 /// An error as Google's APIs write it (google.aip.dev/193).
 #[derive(Serialize)]
-pub(super) struct Response<'a> {
+struct Response<'a> {
     error: Error<'a>,
 }
 
@@ -136,22 +204,21 @@ struct Metadata<'a> {
     request_id: &'a str,
 }
 
-/// The refusal in Google's shape.
-pub(super) fn refusal<'a>(notice: &ErrorBody<'a>) -> Response<'a> {
-    let metadata = Metadata { session_id: notice.session_id, request_id: notice.request_id };
-    Response {
+fn body(error: &ErrorBody<'_>) -> Vec<u8> {
+    let metadata = Metadata { session_id: error.session_id, request_id: error.request_id };
+    json(&Response {
         error: Error {
-            code: notice.status,
-            message: notice.message,
-            status: status_word(notice.kind),
+            code: error.status,
+            message: error.message,
+            status: status_word(error.kind),
             details: [Detail {
                 kind: "type.googleapis.com/google.rpc.ErrorInfo",
-                reason: notice.code,
+                reason: error.code,
                 domain: "elida",
                 metadata,
             }],
         },
-    }
+    })
 }
 
 /// The name of the class in google.rpc.Code.

@@ -7,6 +7,10 @@
 
 use http::HeaderMap;
 
+use super::json_rpc;
+use super::plain;
+use super::spec::PathRule::{Any, EndsWith};
+use super::spec::{BackendKind, Content, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::base64;
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::rpc::Rpc;
@@ -22,6 +26,37 @@ pub const NAME: &str = "mcp-name";
 
 /// From this version on the header fields are required. Versions are dates, so their texts can be compared.
 const REPEATS_SINCE: &[u8] = b"2026-07-28";
+
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "mcp",
+    content: Content::JsonRpc,
+    rules: &[
+        (EndsWith("/mcp"), None),
+        (Any, Some(SESSION_ID)),
+        (Any, Some(PROTOCOL_VERSION)),
+        (Any, Some(METHOD)),
+    ],
+    answers: Some(&json_rpc::ANSWERS),
+    errors: json_rpc::ERRORS,
+    ..DialectSpec::MODEL
+};
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "mcp",
+    summary: "An MCP server, at whatever path.",
+    reads: &[(&plain::SPEC, &SPEC)],
+    ..ProviderSpec::SERVER
+};
+
+impl Dialect {
+    /// MCP's streamable HTTP.
+    pub const MCP: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// An MCP server, at whatever path.
+    pub const MCP: Self = Self(&PROVIDER);
+}
 
 /// What is wrong with the header fields of a POST, when they and the body do not say the same.
 pub fn disagreement(headers: &HeaderMap, call: &ModelRequest) -> Option<String> {
@@ -90,7 +125,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::protocol::dialects::spec::Dialect;
     use crate::protocol::request::{RequestPaths, RequestScan};
 
     fn wrong(fields: &[(&'static str, &str)], body: &str) -> Option<String> {
@@ -98,7 +132,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
-        let mut scan = RequestScan::speaking(Dialect::Mcp, &Arc::new(RequestPaths::new(&[])));
+        let mut scan = RequestScan::speaking(Dialect::MCP, &Arc::new(RequestPaths::new(&[])));
         scan.feed(body.as_bytes());
         disagreement(&headers, &scan.finish())
     }
