@@ -1,4 +1,4 @@
-# The commands of this project. `just` alone lists them.
+# The commands of this project. `just` without arguments lists them.
 
 control := env("ELIDA_CONTROL", "http://127.0.0.1:9090")
 
@@ -10,14 +10,14 @@ build:
     cargo build --release
     mkdir -p bin && cp target/release/elida bin/elida
 
-# Start ELIDA with its bundled demo provider: no key, no configuration.
+# Start ELIDA with its bundled demo provider: no key, no configuration. The dev profile, which the tests use too.
 demo *ARGS:
-    cargo run --release --quiet -- demo {{ARGS}}
+    cargo run --quiet -- demo {{ARGS}}
 
 # Two instances that act as one, a Redis and a demo provider, without containers (needs redis-server).
 fleet:
-    cargo build --release --quiet
-    docker/fleet/run.sh target/release/elida
+    cargo build --quiet --bin elida
+    docker/fleet/run.sh target/debug/elida
 
 # Start ELIDA with a configuration file.
 run CONFIG="conf/elida.yaml":
@@ -27,9 +27,10 @@ run CONFIG="conf/elida.yaml":
 check CONFIG="conf/elida.yaml":
     cargo run --quiet -- check --config {{CONFIG}}
 
-# Everything that must pass: format, lints, all tests with the real binary and real clients.
+# Everything that must pass: format, lints, all tests with the real binary and real clients. Tests wait more than they
+# compute, so there are more of them at a time than cores.
 test: lint
-    cargo nextest run
+    cargo nextest run --test-threads $(( {{num_cpus()}} * 3 / 2 ))
 
 # One test, or all whose name contains NAME.
 test-one NAME:
@@ -39,7 +40,7 @@ test-one NAME:
 test-coverage:
     cargo llvm-cov nextest --html
 
-# Basic requests through a running gateway: Ollama's own, or the demo provider's.
+# Basic requests through a running gateway, to Ollama or the demo provider.
 test-ollama URL="http://localhost:8080":
     curl --fail-with-body -sS {{URL}}/api/tags
     curl --fail-with-body -sS {{URL}}/api/generate -d '{"model":"llama3.2","prompt":"Why is the sky blue?","stream":false}'
@@ -56,20 +57,20 @@ sessions:
 stats:
     cargo run --quiet -- stats --control {{control}}
 
-# SECONDS of mixed load on loopback; memory, descriptors and legs must stay where they are.
+# SECONDS of mixed load on loopback; memory, descriptors and legs must not grow.
 soak SECONDS="3600":
-    ELIDA_SOAK={{SECONDS}} cargo test --release --test gateway -- --exact soak::memory_and_descriptors_stay_where_they_are_under_mixed_load --nocapture
+    ELIDA_SOAK={{SECONDS}} cargo test --release --test gateway -- --exact operations::soak::memory_and_descriptors_stay_where_they_are_under_mixed_load --nocapture
 
-# Real programs against the demo provider; writes docs/clients.md. About 3 minutes on a quiet machine.
+# Real programs against the demo provider; writes docs/clients.md. About 3 minutes on an idle machine.
 clients:
-    ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^clients::(agents|sdks)::/)'
-    cargo nextest run -E 'binary(gateway) & test(/^clients::page::/)'
+    ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::(agents|sdks)::/)'
+    cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::page::/)'
 
 # Format the code.
 fmt:
     cargo fmt
 
-# Make conf/schema.json and docs/cdr.schema.json again, after a key of the configuration or of the record has changed.
+# Regenerate conf/schema.json and docs/cdr.schema.json after a change of a configuration key or a record field.
 schema:
     cargo run --quiet -- schema > target/schema.json
     mv target/schema.json conf/schema.json
@@ -85,19 +86,19 @@ lint:
 image:
     docker build -f docker/Dockerfile -t elida .
 
-# What ELIDA costs beside bare Pingora; writes docs/benchmarks.md. About 6 minutes on a quiet machine.
+# The cost of ELIDA compared with bare Pingora; writes docs/benchmarks.md. About 6 minutes on an idle machine.
 bench *ARGS:
     cargo bench --quiet --bench gateway -- --write docs/benchmarks.md {{ARGS}}
 
-# Ten thousand streams at once, 100,000 sessions; writes docs/scale.md.
+# Ten thousand concurrent streams, 100,000 sessions; writes docs/scale.md.
 scale *ARGS:
     bash -c 'ulimit -n "$(ulimit -H -n)" && cargo bench --quiet --bench gateway -- --scale --write docs/scale.md {{ARGS}}'
 
-# Single parts: protocol and sessions (criterion).
+# Micro-benchmarks of protocol and sessions (criterion).
 bench-micro *ARGS:
     cargo bench --quiet --bench protocol --bench session -- {{ARGS}}
 
-# Each fuzz target for so many seconds (needs the nightly toolchain; no sanitizer: there is no unsafe code here).
+# Run each fuzz target for SECONDS (needs the nightly toolchain; no sanitizer, because there is no unsafe code).
 fuzz SECONDS="60":
     cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
     cd fuzz && for target in $(cargo +nightly fuzz list); do \

@@ -1,6 +1,6 @@
-//! What ELIDA costs: the real program, a bare Pingora proxy of the same build, and a direct connection,
-//! one after another in rounds, before the same backends. Where nginx, HAProxy or Envoy are installed they
-//! run along. All of it is on loopback, bounded in count and time, and needs nothing but cargo.
+//! The cost of ELIDA: the real program, a bare Pingora proxy of the same build, and a direct connection,
+//! in turn and in rounds, with the same backends. nginx, HAProxy and Envoy are measured
+//! as well if they are installed. Everything is on loopback and bounded in count and time, and needs only cargo.
 //!
 //! `cargo bench --bench gateway -- [--quick] [--scale] [--only NAME] [--write FILE] [--elida FILE]`
 #![expect(clippy::expect_used, reason = "a bench may panic: then there is no number")]
@@ -14,7 +14,7 @@ use support::children::{self, Equipment, Proxy};
 use support::report::Report;
 use support::{equipment, others, roles, rounds, scale};
 
-/// As in the real program.
+/// The allocator of the real program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -31,7 +31,7 @@ fn main() -> io::Result<()> {
         roles::play(role, arguments);
         return Ok(());
     }
-    // One thread: the load generator is to leave the cores to what is measured.
+    // One thread: the load generator leaves the cores to the programs under test.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         if arguments.scale { scale::run(&arguments).await } else { compare(&arguments).await }
@@ -69,7 +69,7 @@ async fn compare(arguments: &Arguments) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Memory, each in a process that has just begun.
+/// Memory, each in a new process.
 async fn memory(arguments: &Arguments, backends: children::Backends, report: &mut Report) -> io::Result<()> {
     let elida = || children::elida(&arguments.elida, backends, 500_000, Equipment::Default);
     let fresh = || [children::bare(backends), elida()];
@@ -98,7 +98,7 @@ async fn memory(arguments: &Arguments, backends: children::Backends, report: &mu
     Ok(())
 }
 
-/// Lets threads, pools and buffers come into being.
+/// Warms up threads, pools and buffers.
 async fn warm(proxy: &Proxy) -> io::Result<()> {
     rounds::memory_per_session(proxy, "warm", 500).await?;
     rounds::memory_per_stream(proxy, 20).await.map(drop)

@@ -1,4 +1,4 @@
-//! The languages, byte by byte: scanning a request's body, reading usage off a stream, wording a refusal.
+//! Protocol parsing: scanning a request body, reading usage from a stream, writing a refusal.
 #![expect(missing_docs, reason = "criterion's macro makes functions without them")]
 
 use std::fs;
@@ -20,10 +20,10 @@ use flate2::write::GzEncoder;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What one read from a socket brings.
+/// The size of one read from a socket.
 const CHUNK: usize = 16 << 10;
 
-/// The hints of the default configuration that are in bodies.
+/// The hints in bodies of the default configuration.
 const HINTS: [&str; 6] = [
     "metadata.user_id",
     "metadata.session_id",
@@ -33,7 +33,7 @@ const HINTS: [&str; 6] = [
     "message.contextId",
 ];
 
-/// A chat of about `bytes`, its model last, as SDKs write it.
+/// A chat of about `bytes` bytes with the model as its last field, as SDKs write it.
 fn chat(bytes: usize) -> String {
     let turn =
         r#"{"role":"user","content":"Look at \"src/main.rs\":\n\tfn main() { println!(\"hello\"); }"}"#;
@@ -41,7 +41,7 @@ fn chat(bytes: usize) -> String {
     format!(r#"{{"messages":[{turns}],"metadata":{{"user_id":"u_1"}},"stream":true,"model":"gpt-demo"}}"#)
 }
 
-/// A recorded stream, many times over.
+/// A recorded stream, repeated many times.
 fn recorded(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/recordings/{name}", env!("CARGO_MANIFEST_DIR"));
     fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")).repeat(50)
@@ -85,7 +85,7 @@ fn tap(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The same with somebody who wants text and arguments too.
+/// The same with a consumer that also wants text and arguments.
 fn listener(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tap with a listener");
     for (name, dialect) in
@@ -110,7 +110,7 @@ fn listener(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Compressed answers, by the bytes that were compressed.
+/// Compressed answers, per compressed byte.
 fn decoding(criterion: &mut Criterion) {
     let stream = recorded("anthropic_thinking_tool.sse");
     let mut group = criterion.benchmark_group("usage tap, compressed");

@@ -1,4 +1,4 @@
-//! Sessions: letting a leg in and out, killing, and the reaper's walk.
+//! Sessions: adding and closing a leg, killing, and the reaper's pass.
 #![expect(missing_docs, reason = "criterion's macro makes functions without them")]
 #![expect(clippy::expect_used, reason = "a bench may panic: then there is no number")]
 
@@ -20,7 +20,7 @@ use futures::FutureExt;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A manager with room for everybody, whose events nobody hears.
+/// A manager without a limit, whose events have no listener.
 fn manager() -> Arc<Manager> {
     let written =
         Written { max_active: 10_000_000, max_active_per_principal: 10_000_000, ..Written::default() };
@@ -62,7 +62,7 @@ fn report() -> LegReport {
     }
 }
 
-/// Runs what never waits, since the store is memory.
+/// Polls a future that never waits, because the store is in memory.
 fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("the store is memory")
 }
@@ -116,7 +116,7 @@ fn kill(criterion: &mut Criterion) {
                         agent: None,
                     };
                     now(manager.kill(&session, request)).expect("killed");
-                    // Settling them is measured as well: the record follows the last one.
+                    // Closing them is measured as well: the last one writes the record.
                     drop(open);
                 },
                 BatchSize::SmallInput,

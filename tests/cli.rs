@@ -1,4 +1,4 @@
-//! The binary's exit codes and words, without a gateway.
+//! The exit codes and messages of the binary, without a gateway.
 
 use std::process::{Command, Output};
 
@@ -11,7 +11,7 @@ fn elida(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     command.args(arguments).envs(variables.iter().copied()).output().expect("the binary runs")
 }
 
-fn told(output: &Output) -> (i32, String, String) {
+fn result(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
@@ -21,7 +21,7 @@ fn check_says_ok_or_every_fault() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().display().to_string();
     let good = elida(&["check", "-c", "conf/elida.yaml"], &[("ELIDA_DATA_DIR", &data)]);
-    assert_eq!(told(&good), (0, "conf/elida.yaml: ok\n".into(), String::new()));
+    assert_eq!(result(&good), (0, "conf/elida.yaml: ok\n".into(), String::new()));
 
     let file = folder.path().join("bad.yaml");
     std::fs::write(&file, "lisen: ':1'\nbackends:\n  a: { url: b, type: http }\n").expect("a file");
@@ -35,8 +35,8 @@ fn check_says_ok_or_every_fault() {
     );
     let variables =
         [("ELIDA_CONFIG", file.as_str()), ("ELIDA__SERVER__THREADS", "x"), ("ELIDA_DATA_DIR", &data)];
-    assert_eq!(told(&elida(&["check"], &variables)), (2, String::new(), expected.clone()));
-    assert_eq!(told(&elida(&["run"], &variables)), (2, String::new(), expected));
+    assert_eq!(result(&elida(&["check"], &variables)), (2, String::new(), expected.clone()));
+    assert_eq!(result(&elida(&["run"], &variables)), (2, String::new(), expected));
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn check_tells_warnings_apart_and_json_to_machines() {
     let text = format!("data_dir: {:?}\nsession:\n  scope: global\n", folder.path());
     std::fs::write(&file, &text).expect("a file");
     let file = file.display().to_string();
-    let (code, out, error) = told(&elida(&["check", "-c", &file], &[]));
+    let (code, out, error) = result(&elida(&["check", "-c", &file], &[]));
     assert_eq!((code, out), (0, format!("{file}: ok, 1 warning\n")));
     assert!(error.starts_with(&format!("{file}:3:3: warning: session.scope: global: ")), "{error}");
 
@@ -72,16 +72,16 @@ fn wrong_usage_exits_with_2() {
     for arguments in [&["nonsense"][..], &["kill"], &["sessions", "--limit", "0"], &[]] {
         assert_eq!(elida(arguments, &[]).status.code(), Some(2), "{arguments:?}");
     }
-    assert_eq!(told(&elida(&["--version"], &[])).1, format!("elida {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(result(&elida(&["--version"], &[])).1, format!("elida {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
 fn a_control_api_that_is_not_there_is_named() {
-    let (code, out, error) = told(&elida(&["stats"], &[("ELIDA_CONTROL", "http://127.0.0.1:1")]));
+    let (code, out, error) = result(&elida(&["stats"], &[("ELIDA_CONTROL", "http://127.0.0.1:1")]));
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(error.starts_with("elida: no answer from the control API at http://127.0.0.1:1: "), "{error}");
     assert!(error.ends_with("Another address: --control URL or ELIDA_CONTROL\n"), "{error}");
-    let (code, _, error) = told(&elida(&["kills", "--token-file", "/nowhere"], &[]));
+    let (code, _, error) = result(&elida(&["kills", "--token-file", "/nowhere"], &[]));
     assert_eq!(code, 1);
     assert!(error.starts_with("elida: cannot read the control token in /nowhere: "), "{error}");
 }
@@ -90,7 +90,7 @@ fn a_control_api_that_is_not_there_is_named() {
 fn completions_are_valid_bash_and_know_every_command() {
     let folder = tempfile::tempdir().expect("a folder");
     let script = folder.path().join("elida.bash");
-    let (code, out, _) = told(&elida(&["completions", "bash"], &[]));
+    let (code, out, _) = result(&elida(&["completions", "bash"], &[]));
     std::fs::write(&script, &out).expect("a file");
     let check = Command::new("bash").arg("-n").arg(&script).output().expect("bash runs");
     assert!(code == 0 && check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
@@ -100,23 +100,23 @@ fn completions_are_valid_bash_and_know_every_command() {
     );
     let completed = Command::new("bash").args(["-c", &typed]).output().expect("bash runs");
     assert_eq!(String::from_utf8_lossy(&completed.stdout), "doctor\n");
-    assert!(told(&elida(&["completions", "zsh"], &[])).1.starts_with("#compdef elida\n"));
-    assert!(told(&elida(&["completions", "fish"], &[])).1.contains("complete -c elida"));
+    assert!(result(&elida(&["completions", "zsh"], &[])).1.starts_with("#compdef elida\n"));
+    assert!(result(&elida(&["completions", "fish"], &[])).1.contains("complete -c elida"));
     assert_eq!(elida(&["completions", "tcsh"], &[]).status.code(), Some(2));
 }
 
 #[test]
 fn the_schemas_are_the_shipped_files() {
-    let (code, out, _) = told(&elida(&["schema"], &[]));
+    let (code, out, _) = result(&elida(&["schema"], &[]));
     assert!(code == 0 && out == include_str!("../conf/schema.json"), "run: just schema");
-    let (code, out, _) = told(&elida(&["schema", "--of", "record"], &[]));
+    let (code, out, _) = result(&elida(&["schema", "--of", "record"], &[]));
     assert!(code == 0 && out == include_str!("../docs/cdr.schema.json"), "run: just schema");
     assert_eq!(elida(&["schema", "--of", "nonsense"], &[]).status.code(), Some(2));
 }
 
 #[test]
 fn the_help_tells_examples_and_exit_codes() {
-    let (code, out, _) = told(&elida(&["--help"], &[]));
+    let (code, out, _) = result(&elida(&["--help"], &[]));
     assert_eq!(code, 0);
     for text in ["  elida demo ", "  doctor  ", "Exit codes: 0 done, 1 failed, 2 wrong usage"] {
         assert!(out.contains(text), "{out}");
@@ -124,7 +124,7 @@ fn the_help_tells_examples_and_exit_codes() {
     assert!(!out.contains('\u{1b}'), "no colours without a terminal");
 }
 
-/// What a command does that must end by itself; one that goes on, as a gateway that starts, is killed.
+/// Runs a command that must exit by itself; one that goes on, like a gateway that starts, is killed.
 fn bounded(mut command: Command) -> Output {
     let pipes = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = pipes.spawn().expect("the binary runs");
@@ -138,7 +138,7 @@ fn bounded(mut command: Command) -> Output {
     child.wait_with_output().expect("its output")
 }
 
-/// `elida check` and `elida run` with a file that does not start: both tell the same and exit with 2.
+/// `elida check` and `elida run` with a file that does not start: both report the same and exit with 2.
 fn both_refuse(yaml: &str, variables: &[(&str, &std::ffi::OsStr)], fault: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("elida.yaml");
@@ -146,7 +146,7 @@ fn both_refuse(yaml: &str, variables: &[(&str, &std::ffi::OsStr)], fault: &str) 
     for command in ["check", "run"] {
         let mut elida = Command::new(env!("CARGO_BIN_EXE_elida"));
         elida.env_clear().args([command, "-c"]).arg(&file).envs(variables.iter().copied());
-        let (code, out, error) = told(&bounded(elida));
+        let (code, out, error) = result(&bounded(elida));
         assert_eq!(code, 2, "{command} of {yaml}: {out}{error}");
         assert!(error.contains(fault), "{command} of {yaml}: {error}");
     }
@@ -201,7 +201,7 @@ fn a_token_that_cannot_be_read_does_not_leave_the_door_open() {
     );
     let mut elida = Command::new(env!("CARGO_BIN_EXE_elida"));
     elida.env_clear().args(["stats", "--control", "http://127.0.0.1:1"]).env("ELIDA_CONTROL_TOKEN", token);
-    let (code, _, error) = told(&elida.output().expect("the binary runs"));
+    let (code, _, error) = result(&elida.output().expect("the binary runs"));
     assert_eq!((code, error.contains("ELIDA_CONTROL_TOKEN is not UTF-8 text")), (1, true), "{error}");
 }
 
@@ -214,12 +214,12 @@ fn check_tries_the_addresses_and_the_history_of_this_machine() {
     let check = |keys: &str| {
         let text = format!("data_dir: {:?}\ncontrol: {{ listen: '127.0.0.1:0' }}\n{keys}\n", folder.path());
         std::fs::write(&file, text).expect("a file");
-        told(&elida(&["check", "-c", &file.display().to_string()], &[]))
+        result(&elida(&["check", "-c", &file.display().to_string()], &[]))
     };
-    // From the block for documentation (RFC 5737): no machine has it.
+    // From the block for documentation (RFC 5737): no host has this address.
     let (code, _, error) = check("listen: '192.0.2.1:8080'");
     assert!(code == 2 && error.contains("listen: cannot listen on 192.0.2.1:8080"), "{error}");
-    // The gateway that runs already holds its port.
+    // The running gateway already holds its port.
     assert_eq!(check(&format!("listen: '{held}'")).0, 0);
     let (code, out, error) =
         check(&format!("listen: '127.0.0.1:0'\nhistory: {{ file: {:?} }}", folder.path()));

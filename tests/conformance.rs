@@ -1,4 +1,4 @@
-//! `docs/conformance.md` names tests and files that exist, and leaves no requirement out.
+//! `docs/conformance.md` has a row for each requirement, and names only tests and files that exist.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
@@ -9,7 +9,7 @@ const ROWS: [(char, u32, u32); 4] = [('E', 1, 87), ('E', 106, 117), ('E', 126, 1
 
 struct Row {
     id: String,
-    /// What stands in backticks in the column "Shown by".
+    /// The names in backticks in the column "Shown by".
     shown: Vec<String>,
     not_yet: String,
 }
@@ -21,7 +21,7 @@ fn root() -> &'static Path {
 fn rows() -> Vec<Row> {
     let page = fs::read_to_string(root().join("docs/conformance.md")).unwrap();
     let is_row = |line: &&str| {
-        ["| E", "| K", "| I3", "| I4", "| I5", "| I10"].iter().any(|start| line.starts_with(start))
+        ["| E", "| K", "| I3", "| I4", "| I5", "| I10", "| I11"].iter().any(|start| line.starts_with(start))
     };
     let lines = page.lines().filter(is_row);
     lines
@@ -34,13 +34,13 @@ fn rows() -> Vec<Row> {
         .collect()
 }
 
-/// The file of a test's module: below `tests/`, or from the root when it says `src/`.
+/// Returns the file of a test's module: below `tests/`, or below the root for names that begin with `src/`.
 fn file_of(module: &str) -> PathBuf {
     let folder = if module.starts_with("src/") { root().to_owned() } else { root().join("tests") };
     folder.join(module).with_extension("rs")
 }
 
-/// True when the file has this function as a test, or as a part of a suite that a macro makes tests of.
+/// Whether the file has this function as a test, or as an entry of a suite that a macro expands to tests.
 fn has_test(text: &str, name: &str) -> bool {
     let Some(at) = text.find(&format!("fn {name}(")) else { return false };
     let before = text[..at].rsplit("\n\n").next().unwrap_or_default();
@@ -98,4 +98,31 @@ fn a_function_that_is_no_test_does_not_count() {
     let text = "fn helper() {}\n\n#[test]\nfn shown() {}\n\n#[tokio::test(flavor = \"multi_thread\")]\nasync fn waits() {}\n";
     assert!(has_test(text, "shown") && has_test(text, "waits"));
     assert!(!has_test(text, "helper") && !has_test(text, "show") && !has_test(text, "gone"));
+}
+
+/// A file that `tests/gateway/main.rs` does not declare would never run.
+#[test]
+fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
+    let folder = root().join("tests/gateway");
+    let contents = fs::read_to_string(folder.join("main.rs")).unwrap();
+    let mut subjects = 0;
+    for subject in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = subject.file_name().unwrap().to_str().unwrap();
+        if name == "main.rs" || name == "support" {
+            continue;
+        }
+        assert!(subject.is_dir(), "tests/gateway/{name} belongs into the folder of its subject");
+        let section = contents.split(&format!("\nmod {name} {{\n")).nth(1);
+        let section =
+            section.unwrap_or_else(|| panic!("{name} is not in main.rs")).split("\n}\n").next().unwrap();
+        for file in fs::read_dir(&subject).unwrap().map(|entry| entry.unwrap().path()) {
+            let module = file.file_stem().unwrap().to_str().unwrap();
+            let has_line = section.lines().zip(section.lines().skip(1)).any(|(doc, line)| {
+                doc.trim_start().starts_with("/// ") && line.trim() == format!("pub mod {module};")
+            });
+            assert!(has_line, "main.rs has no line for {name}/{module}");
+        }
+        subjects += 1;
+    }
+    assert_eq!(subjects, 6, "sessions, kills, protocols, routing, fleet, operations");
 }

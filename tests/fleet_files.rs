@@ -1,5 +1,5 @@
-//! The files of the fleet under `docker/` fit each other, the program and its metrics. No container engine is asked:
-//! what a file of ours says is held to the others, what an image brings stands in the tables below.
+//! The files of the fleet under `docker/` match each other, the program and its metrics. No container engine is
+//! used: each file is compared with the others, and what an image brings is listed in the tables below.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use elida::config::{Environment, Flags, Sources};
 use regex::Regex;
 use serde_yaml::Value;
 
-/// Ports that images open without being told by a file here (their documentation).
+/// Ports that images open by default (their documentation).
 const PORTS_OF_IMAGES: [(&str, u16); 5] =
     [("redis", 6379), ("jaeger", 4317), ("jaeger", 16686), ("prometheus", 9090), ("grafana", 3000)];
 
@@ -33,7 +33,7 @@ fn yaml(name: &str) -> Value {
     value
 }
 
-/// The texts of a list, or the keys of a map: Compose takes both in several places.
+/// The texts of a list, or the keys of a map: Compose accepts both in several places.
 fn names(value: &Value) -> Vec<String> {
     match value {
         Value::Sequence(list) => list.iter().map(|item| item.as_str().unwrap().to_owned()).collect(),
@@ -43,7 +43,7 @@ fn names(value: &Value) -> Vec<String> {
     }
 }
 
-/// All texts in it, however deep.
+/// All texts in a value, at any depth.
 fn texts<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
         Value::String(text) => found.push(text),
@@ -65,7 +65,7 @@ impl Compose {
         services.iter().map(|(name, service)| (name.as_str().unwrap().to_owned(), service)).collect()
     }
 
-    /// What is mounted into a service: source and place.
+    /// The mounts of a service: source and target.
     fn mounts(service: &Value) -> Vec<(String, String)> {
         let volumes = names(&service["volumes"]);
         volumes
@@ -83,7 +83,7 @@ impl Compose {
         map.iter().map(|(name, value)| (text(name), text(value))).collect()
     }
 
-    /// Who listens where, by the files here and the table above.
+    /// Which service listens on which port, by the files and the table above.
     fn listeners(&self) -> BTreeSet<(String, u16)> {
         let mut found: BTreeSet<_> =
             PORTS_OF_IMAGES.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect();
@@ -143,8 +143,11 @@ fn what_the_compose_file_names_is_there() {
                 compose.listeners().contains(&(name.clone(), inside.parse().unwrap())),
                 "{name}: {inside}"
             );
-            // Only the proxies are for others.
-            assert!(parts[0] == "127.0.0.1" || inside == "8080", "{name}: {port} is open to everybody");
+            // Only the proxies are published.
+            assert!(
+                parts[0] == "127.0.0.1" || inside == "8080",
+                "{name}: {port} is published to other hosts"
+            );
         }
     }
     let declared: BTreeSet<String> = declared("volumes").into_iter().chain(declared("secrets")).collect();
@@ -152,7 +155,7 @@ fn what_the_compose_file_names_is_there() {
     let head = read(&docker("compose.yaml"));
     for secret in compose.0["secrets"].as_mapping().unwrap().values() {
         let variable = secret["environment"].as_str().unwrap();
-        assert!(head.contains(&format!("{variable}=$(")), "nobody is told to set {variable}");
+        assert!(head.contains(&format!("{variable}=$(")), "the head does not mention {variable}");
     }
 }
 
@@ -170,7 +173,7 @@ fn every_address_in_the_files_is_listened_to() {
     let found: Vec<_> = found.into_iter().filter_map(|text| address.captures(text)).collect();
     for parts in &found {
         let (name, port) = (parts[1].to_owned(), parts[2].parse().unwrap());
-        assert!(listeners.contains(&(name, port)), "nobody listens on {}", &parts[0]);
+        assert!(listeners.contains(&(name, port)), "no service listens on {}", &parts[0]);
     }
     // Two targets, Jaeger twice, Prometheus, and three variables of each instance.
     assert_eq!(found.len(), 11, "{found:?}");
@@ -217,8 +220,8 @@ fn the_instances_have_a_valid_configuration() {
     let here = format!("{}/", secrets.path().display());
     for name in ["elida-1", "elida-2"] {
         let service = compose.services()[name];
-        let told = names(&service["command"]).pop().unwrap();
-        let (source, _) = Compose::mounts(service).into_iter().find(|(_, place)| *place == told).unwrap();
+        let reported = names(&service["command"]).pop().unwrap();
+        let (source, _) = Compose::mounts(service).into_iter().find(|(_, place)| *place == reported).unwrap();
         let variables = Compose::variables(service);
         let variables = variables.iter().map(|(name, value)| (name, value.replace("/run/secrets/", &here)));
         let environment: Environment = variables.collect();
@@ -228,10 +231,10 @@ fn the_instances_have_a_valid_configuration() {
         assert_eq!(config.backends.len(), 4);
         assert!(config.backends.iter().all(|backend| backend.url() == "http://provider:9100"));
         assert!(config.control.token().is_some() && !config.control.listen().ip().is_loopback());
-        // Prometheus asks by these names.
+        // Prometheus scrapes by these names.
         let hosts = &config.printable()["control"]["allowed_hosts"];
         assert!(hosts.as_array().unwrap().iter().any(|host| host == name), "{hosts}");
-        // A program without telemetry heeds no such variables.
+        // A program without telemetry ignores these variables.
         if let Some(telemetry) = config.printable().get("telemetry") {
             assert_eq!((&telemetry["enabled"], &telemetry["protocol"]), (&true.into(), &"grpc".into()));
             assert_eq!(telemetry["endpoint"], "http://otel-collector:4317");
@@ -241,7 +244,7 @@ fn the_instances_have_a_valid_configuration() {
     }
 }
 
-/// The labels of each metric as `docs/metrics.md` has them; a unit test holds that page to the program's table. With
+/// The labels of each metric in `docs/metrics.md`; a unit test compares that page with the program's table. With
 /// the series of histograms, and `up` and `process_*`, which Prometheus and the process collector add.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let mut metrics = BTreeMap::new();
@@ -264,7 +267,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     metrics
 }
 
-/// Those that count what was lost.
+/// The metrics that count losses.
 fn losses(metrics: &BTreeMap<String, BTreeSet<String>>) -> impl Iterator<Item = &str> {
     metrics.keys().map(String::as_str).filter(|name| name.contains("_dropped_"))
 }
@@ -272,7 +275,7 @@ fn losses(metrics: &BTreeMap<String, BTreeSet<String>>) -> impl Iterator<Item = 
 /// Words of PromQL that are neither metrics nor labels.
 const PROMQL: &[&str] = &["absent", "by", "histogram_quantile", "increase", "min", "rate", "sum"];
 
-/// Labels that Prometheus adds to every series, and the one of buckets.
+/// Labels that Prometheus adds to every series, and the one of histogram buckets.
 const EVERYWHERE: [&str; 3] = ["instance", "job", "le"];
 
 static SELECTOR: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\{([^}]*)\}").unwrap());
@@ -281,8 +284,8 @@ static RANGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[[^\]]*\]").unwra
 static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[a-z_][a-z0-9_]*").unwrap());
 static MATCHER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"([a-z_]+)(?:=~|!=|=)"[^"]*""#).unwrap());
 
-/// The metrics of a query; every metric and label in it, and every one of `shown` (labels in a legend or a text), must
-/// exist. What is wrong is told.
+/// Returns the metrics of a query; every metric and label in it, and every one of `shown` (labels in a legend or a
+/// text), must exist. Faults are added to the list.
 fn check(
     query: &str,
     shown: &str,
@@ -308,14 +311,14 @@ fn check(
     let matched =
         matched.map(|matcher| MATCHER.captures(matcher).map_or(matcher, |found| found.extract::<1>().1[0]));
     let label = Regex::new(r"\{\{ ?(?:\$labels\.)?([a-z_]+) ?(?:\|[^}]*)?\}\}").unwrap();
-    let told: Vec<&str> = label.captures_iter(shown).map(|found| found.extract::<1>().1[0]).collect();
-    for name in matched.chain(grouped.iter().copied()).chain(told.iter().copied()) {
+    let reported: Vec<&str> = label.captures_iter(shown).map(|found| found.extract::<1>().1[0]).collect();
+    for name in matched.chain(grouped.iter().copied()).chain(reported.iter().copied()) {
         if !known.contains(name) {
             return Err(format!("{query}: no metric in it has the label {name}"));
         }
     }
-    // What is grouped by other labels, or by none, has lost this one.
-    match told.iter().find(|name| query.contains("sum") && !grouped.contains(**name)) {
+    // A result that is grouped by other labels, or by none, has lost this label.
+    match reported.iter().find(|name| query.contains("sum") && !grouped.contains(**name)) {
         Some(name) => Err(format!("{query}: {name} is shown but not kept")),
         None => Ok(used),
     }
@@ -340,8 +343,8 @@ fn the_check_of_queries_finds_what_is_wrong() {
         ("sum by (kind) (elida_sessions_total)", "{{state}}", "state is shown but not kept"),
         ("sum((elida_sessions_total)", "", "a bracket"),
     ] {
-        let told = check(bad, shown, &metrics).unwrap_err();
-        assert!(told.contains(fault), "{told}");
+        let reported = check(bad, shown, &metrics).unwrap_err();
+        assert!(reported.contains(fault), "{reported}");
     }
 }
 
@@ -352,7 +355,7 @@ fn alerts_use_metrics_that_exist_and_miss_none_that_matters() {
     let (mut used, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for rule in rules {
         let name = rule["alert"].as_str().unwrap();
-        assert!(seen.insert(name), "{name} stands twice");
+        assert!(seen.insert(name), "{name} exists twice");
         let annotations = &rule["annotations"];
         let shown = format!(
             "{} {}",
@@ -373,7 +376,7 @@ fn alerts_use_metrics_that_exist_and_miss_none_that_matters() {
         "elida_backend_healthy",
     ];
     for metric in named.into_iter().chain(losses(&metrics)) {
-        assert!(used.contains(metric), "nobody is told of {metric}");
+        assert!(used.contains(metric), "no alert or panel uses {metric}");
     }
 }
 

@@ -2,22 +2,22 @@
 
 use std::path::PathBuf;
 
-/// What is to be run, and how long.
+/// What to run, and for how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Arguments {
-    /// A tenth of the work: shows that it works, measures little.
+    /// A tenth of the work: shows that the bench works; its figures mean little.
     pub(crate) quick: bool,
     /// Ten thousand streams and a hundred thousand sessions, instead of the comparison.
     pub(crate) scale: bool,
-    /// Where the table is written; it is printed in any case.
+    /// The file of the report, which is also printed.
     pub(crate) write: Option<PathBuf>,
-    /// The `elida` to measure.
+    /// The `elida` binary to measure.
     pub(crate) elida: PathBuf,
     /// Only scenarios whose name contains this.
     pub(crate) only: String,
-    /// This process is a child with a role: its name, and the arguments after it.
+    /// This process is a child with a role: its name, and its arguments.
     pub(crate) role: Option<(String, Vec<String>)>,
-    /// The line as it was typed.
+    /// The command line as typed.
     pub(crate) line: String,
 }
 
@@ -38,7 +38,7 @@ impl Arguments {
         let mut words = all.iter().cloned();
         while let Some(word) = words.next() {
             match word.as_str() {
-                // Cargo's own.
+                // Passed by cargo.
                 "--bench" => {}
                 "--quick" => arguments.quick = true,
                 "--scale" => arguments.scale = true,

@@ -1,4 +1,4 @@
-//! The processes that are measured, and the backends behind them. Each is killed when it is dropped.
+//! The processes under test and their backends. Each is killed when it is dropped.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::roles::{self, PACED};
 
-/// How long a process may take to listen.
+/// How long a process may take until it listens.
 const START: Duration = Duration::from_secs(20);
 
 /// The backends' addresses.
@@ -25,16 +25,16 @@ pub(crate) struct Backends {
     pub(crate) collector: SocketAddr,
 }
 
-/// What ELIDA keeps and tells beside its work.
+/// The optional parts of ELIDA that are switched on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Equipment {
-    /// As it is without a word in the configuration: a history.
+    /// The defaults: a history.
     Default,
-    /// Nothing.
+    /// No optional part.
     Nothing,
-    /// Sessions in this Redis, a history, and OpenTelemetry: all spans, records and histograms.
+    /// Sessions in this Redis, a history, and OpenTelemetry with all spans, records and histograms.
     Full {
-        /// Where Redis listens.
+        /// The address of Redis.
         redis: SocketAddr,
     },
     /// A history, and sessions that end a second after their request.
@@ -50,7 +50,7 @@ impl Equipment {
         }
     }
 
-    /// The sections it adds; `session` goes on with what all have.
+    /// The sections it adds; the text continues the `session` section that all have.
     fn sections(self, collector: SocketAddr) -> String {
         match self {
             Self::Default => "session:\n".to_owned(),
@@ -64,24 +64,24 @@ impl Equipment {
     }
 }
 
-/// A process that is measured.
+/// A process under test.
 pub(crate) struct Proxy {
-    /// As the report calls it.
+    /// Its name in the report.
     pub(crate) name: String,
-    /// Where it listens.
+    /// The address of its listener.
     pub(crate) address: SocketAddr,
-    /// Where its operators are served; only ELIDA has such a place.
+    /// The address of its control API; only ELIDA has one.
     pub(crate) control: Option<SocketAddr>,
     child: Running,
     folder: Option<TempDir>,
 }
 
-/// A child that ends with its owner.
+/// A child process that ends with its owner.
 pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -98,7 +98,7 @@ impl Proxy {
         self.child.0.id()
     }
 
-    /// A program that is to listen on `address`; waits until it does.
+    /// Starts a program that listens on `address`, and waits until it does.
     pub(crate) fn start(
         name: impl Into<String>,
         address: SocketAddr,
@@ -116,13 +116,13 @@ impl Proxy {
     }
 }
 
-/// A port nobody listens on. Programs that cannot tell which port they took are given one.
+/// A free port, for programs that cannot report which port they took.
 pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address")
 }
 
-/// Ourselves, in another role.
+/// This program in another role.
 fn ourselves(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("our own path"));
     command.args(["--role", role]);
@@ -149,7 +149,7 @@ pub(crate) fn bare(backends: Backends) -> Proxy {
     Proxy::start("bare Pingora", address, ourselves(roles::BARE).args(addresses), None)
 }
 
-/// ELIDA's configuration: everything on that is on by default, and room for `sessions` of them.
+/// ELIDA's configuration: everything that is on by default, and room for `sessions` sessions.
 /// `session.max_active` and `max_active_per_principal` are raised because the bench is one machine with
 /// few principals; all other limits are the defaults.
 fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: Equipment) -> String {
@@ -168,7 +168,7 @@ fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: 
     )
 }
 
-/// Starts the real program, its log read from a pipe and thrown away.
+/// Starts the real program; its log is read from a pipe and discarded.
 pub(crate) fn elida(program: &Path, backends: Backends, sessions: usize, equipment: Equipment) -> Proxy {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("elida.yaml");
@@ -182,15 +182,15 @@ pub(crate) fn elida(program: &Path, backends: Backends, sessions: usize, equipme
     Proxy { name: equipment.name().to_owned(), address, control: Some(control), child, folder: Some(folder) }
 }
 
-/// The addresses of the proxy and of the control API, from the lines in which ELIDA tells them.
+/// The addresses of the proxy and of the control API, from the lines in which ELIDA logs them.
 fn listening(output: &mut BufReader<ChildStdout>) -> (SocketAddr, SocketAddr) {
     let (mut proxy, mut control) = (None, None);
     for line in output.lines() {
         let line = line.expect("text");
-        let told: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        if told["message"] == "listening" {
-            let address = told["address"].as_str().and_then(|text| text.parse().ok());
-            if told["service"] == "proxy" { proxy = address } else { control = address }
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if line["message"] == "listening" {
+            let address = line["address"].as_str().and_then(|text| text.parse().ok());
+            if line["service"] == "proxy" { proxy = address } else { control = address }
         }
         if let (Some(proxy), Some(control)) = (proxy, control) {
             return (proxy, control);
@@ -199,7 +199,7 @@ fn listening(output: &mut BufReader<ChildStdout>) -> (SocketAddr, SocketAddr) {
     panic!("elida ended before it listened");
 }
 
-/// A Redis that keeps nothing on disk; `None` when none is installed.
+/// A Redis without persistence; `None` when none is installed.
 pub(crate) fn redis() -> Option<Proxy> {
     Command::new("redis-server").arg("--version").output().ok()?;
     let (address, folder) = (free_address(), tempfile::tempdir().expect("a folder"));
@@ -209,7 +209,7 @@ pub(crate) fn redis() -> Option<Proxy> {
     Some(Proxy::start("Redis", address, &mut command, Some(folder)))
 }
 
-/// Reads the log as its collector would, and forgets it.
+/// Reads the log as a log collector does, and discards it.
 fn drain(mut output: BufReader<ChildStdout>) {
     let mut piece = vec![0; 64 << 10];
     while matches!(output.read(&mut piece), Ok(read) if read > 0) {}

@@ -1,11 +1,11 @@
-//! A collector that takes everything (OTLP over HTTP) and keeps nothing: what it costs is not ELIDA's.
+//! A collector that accepts everything (OTLP over HTTP) and stores nothing; its cost is not ELIDA's.
 
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Serves for ever.
+/// Serves and never returns.
 pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
@@ -13,7 +13,7 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {
     }
 }
 
-/// An empty message means that all of it was taken.
+/// An empty message means that everything was accepted.
 async fn take(mut stream: TcpStream) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(64 << 10);
     loop {

@@ -1,4 +1,4 @@
-//! What Redis, the history and OpenTelemetry cost together, beside none of them.
+//! The cost of Redis, the history and OpenTelemetry together, compared with none of them.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use super::load::Connection;
 use super::report::Report;
 use super::rounds;
 
-/// Scenarios that are run.
+/// The measured scenarios.
 const SCENARIOS: [&str; 3] = ["small", "latency", "streams"];
 
-/// Runs the scenarios with and without, and adds their tables; without a `redis-server` there is nothing to measure.
+/// Runs the scenarios with and without, and adds their tables; does nothing without a `redis-server`.
 ///
 /// # Errors
 /// A request or stream failed.
@@ -40,7 +40,7 @@ pub(crate) async fn compare(
     Ok(())
 }
 
-/// The counters of what was dropped, with their numbers.
+/// The counters of dropped items, with their values.
 async fn losses(elida: &Proxy) -> io::Result<Vec<Vec<String>>> {
     let control = elida.control.ok_or_else(|| io::Error::other("no control API"))?;
     let metrics = Connection::open(control).await?.get("/metrics").await?;

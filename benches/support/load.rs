@@ -1,4 +1,4 @@
-//! The load generator: raw HTTP/1.1 over kept-alive connections, on one thread.
+//! The load generator: raw HTTP/1.1 over persistent connections, on one thread.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// A request, written out.
+/// The bytes of a request.
 pub(crate) fn request(path: &str, session: &str, principal: &str, body: &str) -> Vec<u8> {
     format!(
         "POST {path} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: elida-bench/1\r\nAccept: application/json\r\n\
@@ -28,7 +28,7 @@ pub(crate) fn chat(text: &str, stream: bool) -> String {
     )
 }
 
-/// A kept-alive connection.
+/// A persistent connection.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -73,7 +73,7 @@ impl Connection {
     }
 }
 
-/// The length of head and body together, once the head is here.
+/// The length of head and body together, once the head has arrived.
 fn whole_length(answer: &[u8]) -> io::Result<Option<usize>> {
     let Some(end) = memchr::memmem::find(answer, b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
@@ -89,7 +89,7 @@ fn whole_length(answer: &[u8]) -> io::Result<Option<usize>> {
 }
 
 /// Sends `each` requests over each of `connections`, as fast as they are answered or each `every`;
-/// `make` writes the request of a connection. Gives how long each one took, in microseconds.
+/// `make` writes the request of a connection. Returns how long each one took, in microseconds.
 pub(crate) async fn run(
     address: SocketAddr,
     connections: usize,
@@ -102,7 +102,7 @@ pub(crate) async fn run(
         let request = make(index);
         tasks.spawn(async move {
             let mut connection = Connection::open(address).await?;
-            // The connection to the backend is made by this one, too.
+            // This request also opens the connection to the backend.
             connection.exchange(&request).await?;
             let mut beat = every.map(interval);
             if let Some(beat) = &mut beat {

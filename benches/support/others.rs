@@ -1,4 +1,4 @@
-//! Other proxies, for as many as are installed.
+//! Other proxies, if they are installed.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -8,12 +8,12 @@ use tempfile::TempDir;
 use super::children::{Backends, Proxy, free_address};
 use super::roles::PACED;
 
-/// Starts every one of nginx, HAProxy and Envoy that is on `PATH`.
+/// Starts nginx, HAProxy and Envoy, as far as they are on `PATH`.
 pub(crate) fn installed(backends: Backends) -> Vec<Proxy> {
     [nginx(backends), haproxy(backends), envoy(backends)].into_iter().flatten().collect()
 }
 
-/// The version line of a program, if it is there.
+/// The version line of a program; `None` when it is not installed.
 fn version(program: &str, flag: &str) -> Option<String> {
     let output = Command::new(program).arg(flag).output().ok()?;
     let text = [output.stdout, output.stderr].concat();

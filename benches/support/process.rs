@@ -1,15 +1,15 @@
-//! What a process has used, as the kernel counts it (`proc(5)`, Linux only).
+//! The resources that a process has used, as the kernel counts them (`proc(5)`, Linux only).
 
 use std::fs;
 use std::time::Duration;
 
-/// One clock tick of `/proc/PID/stat`: `USER_HZ` is 100 on every Linux of today.
+/// One clock tick of `/proc/PID/stat`: `USER_HZ` is 100 on Linux.
 const TICK: Duration = Duration::from_millis(10);
 
 /// User and system time of all its threads.
 pub(crate) fn cpu(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    // The name in parentheses may hold anything; the fields after it are numbers.
+    // The name in parentheses may contain anything; the fields after it are numbers.
     let (_, fields) = stat.rsplit_once(')').expect("the format of proc(5)");
     let ticks: u32 =
         fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>().expect("ticks")).sum();

@@ -1,4 +1,4 @@
-//! The report: Markdown, made of measured numbers only.
+//! The report: Markdown with measured numbers only.
 
 use std::fmt::Write as _;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What this program is when it starts itself as a child: the backends, or the bare Pingora proxy.
-//! A child ends when its standard input does, so none outlives the bench.
+//! The roles of this program as its own child: the backends, or the bare Pingora proxy.
+//! A child exits when its standard input ends, so none outlives the bench.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ pub(crate) const BACKENDS: &str = "backends";
 /// The bare proxy.
 pub(crate) const BARE: &str = "bare-pingora";
 
-/// Connections a proxy keeps open to its backends, as ELIDA does.
+/// The number of idle connections that a proxy keeps to its backends, as in ELIDA.
 const POOL: usize = 4096;
 
-/// The path prefix that leads to the paced source instead of the demo provider.
+/// The path prefix of the paced source; other paths go to the demo provider.
 pub(crate) const PACED: &str = "/paced";
 
-/// Plays a role until standard input ends.
+/// Runs a role until standard input ends.
 pub(crate) fn play(role: &str, arguments: &[String]) {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
@@ -39,7 +39,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) {
     }
 }
 
-/// The demo provider, the paced source and the collector; their addresses are the first lines of the output.
+/// The demo provider, the paced source and the collector; the first lines of the output are their addresses.
 fn backends() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -50,16 +50,16 @@ fn backends() {
         let demo = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let paced = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", demo.local_addr().expect("an address"));
-        let told = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let control = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", paced.local_addr().expect("an address"));
-        println!("{}", told.local_addr().expect("an address"));
+        println!("{}", control.local_addr().expect("an address"));
         tokio::spawn(source::serve(paced));
-        tokio::spawn(collector::serve(told));
+        tokio::spawn(collector::serve(control));
         Provider::quiet().serve(demo, std::future::pending()).await.expect("the provider serves");
     });
 }
 
-/// Pingora's proxy with nothing in it but the choice of a backend.
+/// Pingora's proxy that only selects a backend.
 struct Bare {
     demo: SocketAddr,
     paced: SocketAddr,

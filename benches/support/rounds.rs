@@ -1,5 +1,5 @@
-//! The scenarios: each one runs against every target in turn, in rounds, so that what else the machine
-//! does hits all of them alike.
+//! The scenarios: each one runs against every target in turn, in rounds, so that other load on the machine
+//! affects all of them alike.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use super::process;
 use super::stats::{median, quantile};
 use super::streams::{self, Pace};
 
-/// What one run of a scenario against one target showed.
+/// The result of one run of a scenario against one target.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Sample {
-    /// Of the proxy, per request or event, in microseconds.
+    /// CPU time of the proxy per request or event, in microseconds.
     pub(crate) cpu: f64,
-    /// Of an answer or event, in microseconds.
+    /// Latency of an answer or event, in microseconds.
     pub(crate) p50: f64,
-    /// The same.
+    /// In microseconds as well.
     pub(crate) p99: f64,
     /// Requests or events per second.
     pub(crate) rate: f64,
@@ -32,12 +32,12 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The middle of one figure.
+    /// The median of one figure.
     pub(crate) fn median(&self, figure: impl Fn(&Sample) -> f64) -> f64 {
         median(self.samples.iter().map(figure))
     }
 
-    /// The middle of what `with` gives for this target's sample and another's of the same round.
+    /// The median of `with`, applied to this target's sample and another's of the same round.
     pub(crate) fn beside(&self, other: &Row, with: impl Fn(&Sample, &Sample) -> f64) -> f64 {
         median(self.samples.iter().zip(&other.samples).map(|(mine, theirs)| with(mine, theirs)))
     }
@@ -45,25 +45,25 @@ impl Row {
 
 /// A comparison.
 pub(crate) struct Scenario {
-    /// A word for `--only`.
+    /// The name for `--only`.
     pub(crate) name: &'static str,
-    /// What is done, for the report.
+    /// The description in the report.
     pub(crate) title: &'static str,
-    /// What CPU and rate are counted per.
+    /// The unit of CPU time and rate.
     pub(crate) unit: &'static str,
     rounds: usize,
     work: Work,
 }
 
 enum Work {
-    /// Requests with a text of so many bytes over so many connections, so many each, as fast as they are
+    /// Requests with a text of this many bytes over this many connections, this many each, as fast as they are
     /// answered or at this interval.
     Requests { text: usize, connections: usize, each: usize, every: Option<Duration> },
-    /// Streams at once.
+    /// Concurrent streams.
     Streams { count: usize, pace: Pace },
 }
 
-/// All of them.
+/// All scenarios.
 pub(crate) fn scenarios(arguments: &Arguments) -> Vec<Scenario> {
     let amount = |whole| arguments.amount(whole);
     let rounds = if arguments.quick { 1 } else { 5 };
@@ -112,7 +112,7 @@ impl Scenario {
         rows.extend(proxies.iter().map(|proxy| Row { name: proxy.name.clone(), samples: Vec::new() }));
         for round in 0..self.rounds {
             for turn in 0..rows.len() {
-                // Everybody is first once.
+                // Each target is the first once.
                 let target = (turn + round) % rows.len();
                 let proxy = target.checked_sub(1).map(|index| &proxies[index]);
                 let address = proxy.map_or_else(|| self.backend(backends), |proxy| proxy.address);
@@ -151,7 +151,7 @@ impl Work {
     async fn run(&self, address: SocketAddr) -> io::Result<Vec<f64>> {
         match *self {
             Self::Requests { text, connections, each, every } => {
-                // The directive keeps the answer small: what is not a directive would come back.
+                // The directive keeps the answer small: the provider echoes other text.
                 let text = format!("[[words 12]] {}", "lorem ipsum dolor ".repeat(text / 18));
                 let body = load::chat(&text, false);
                 let make = |index| {
@@ -167,7 +167,7 @@ impl Work {
     }
 }
 
-/// How much memory a proxy needs for each of `count` open streams that are silent, in bytes.
+/// How much memory a proxy needs for each of `count` open, silent streams, in bytes.
 ///
 /// # Errors
 /// A stream could not be opened.
@@ -180,8 +180,8 @@ pub(crate) async fn memory_per_stream(proxy: &Proxy, count: usize) -> io::Result
     Ok((after as f64 - before as f64) / count as f64)
 }
 
-/// How much memory each of `count` new sessions needs, in bytes: one small request each, every hundred
-/// of them from another principal.
+/// How much memory each of `count` new sessions needs, in bytes: one small request each, with a hundred
+/// sessions per principal.
 ///
 /// # Errors
 /// A request failed.

@@ -1,4 +1,4 @@
-//! Scale: ten thousand streams at once, a hundred thousand sessions, a flood of ids.
+//! Scale: ten thousand concurrent streams, a hundred thousand sessions, a flood of session ids.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,22 +15,22 @@ use super::rounds;
 use super::stats::quantile;
 use super::streams::{self, Pace};
 
-/// Streams at once.
+/// Concurrent streams.
 const STREAMS: usize = 10_000;
 /// Sessions that are kept.
 const SESSIONS: usize = 100_000;
-/// Descriptors that ELIDA keeps for itself and for operators (docs/operations.md, open files).
+/// Descriptors that ELIDA reserves for itself and for operators (docs/operations.md, open files).
 const SPARE: usize = 128 + 256;
-/// After this time sessions of a second's retention are forgotten.
+/// After this time sessions with a retention of one second are removed.
 const FORGOTTEN: Duration = Duration::from_secs(5);
-/// When no record has come for so long, none is on its way.
+/// When no record has arrived for this long, none is under way.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const INTRODUCTION: &str = "Written by `just scale`; no number here was written by hand. One ELIDA process with the \
     default configuration but for `session.max_active` and `session.max_active_per_principal` (500,000 each; by \
     default 100,000 and 200). MB are 1,000,000 bytes.";
 
-/// Runs all and gives the report.
+/// Runs everything and returns the report.
 ///
 /// # Errors
 /// A request or stream failed.
@@ -41,7 +41,7 @@ pub(crate) async fn run(arguments: &Arguments) -> io::Result<Report> {
     let mut lines = Vec::new();
     lines.extend(many_streams(arguments, &elida).await?);
     drop(elida);
-    // A fresh process: memory that the streams gave back would hide what the sessions take.
+    // A new process: memory that the streams released would hide what the sessions need.
     let elida = children::elida(&arguments.elida, backends, 500_000, Equipment::Default);
     lines.extend(many_sessions(arguments, &elida).await?);
     drop(elida);
@@ -59,9 +59,9 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// Streams with an event each second, all open at the same time for some seconds.
+/// Streams with one event per second, all open at the same time for some seconds.
 async fn many_streams(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<Vec<String>>> {
-    // Each stream is two descriptors of ELIDA's, and a sixteenth is kept for idle connections to backends.
+    // Each stream uses two of ELIDA's descriptors, and a sixteenth is reserved for idle connections to backends.
     let room = (descriptors() - SPARE) / 16 * 15 / 2;
     let count = arguments.amount(STREAMS).min(room);
     let pace = Pace { every: Duration::from_secs(1), events: if arguments.quick { 5 } else { 30 } };
@@ -101,7 +101,7 @@ async fn many_streams(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<Ve
     ])
 }
 
-/// Sessions by one request each, kept; then more of them, as somebody who makes up ids would.
+/// Sessions with one request each, which are kept; then more of them, as from a client that invents ids.
 async fn many_sessions(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<Vec<String>>> {
     // Connections, threads and pools have their memory after this.
     rounds::memory_per_session(elida, "warm", 200).await?;
@@ -121,7 +121,7 @@ async fn many_sessions(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<V
 }
 
 /// Sessions that end a second after their only request, in rounds: each must have a record, and memory must not
-/// grow from round to round. It may from the first to the second: tables keep the size that they once needed.
+/// grow from round to round, except from the first to the second: tables keep their largest size.
 async fn many_endings(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<Vec<String>>> {
     let count = arguments.amount(SESSIONS);
     let mut lines = Vec::new();
@@ -140,7 +140,7 @@ async fn many_endings(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<Ve
             format!("{:.1} / {:.1} s", made.as_secs_f64(), begun.elapsed().as_secs_f64()),
             "",
         ));
-        // What has ended is forgotten a second later, in the next round of housekeeping.
+        // An ended session is removed a second later, in the next pass of the reaper.
         tokio::time::sleep(FORGOTTEN).await;
         lines.push(line("memory then".to_owned(), megabytes(process::memory(elida.pid())), "flat"));
     }
@@ -152,7 +152,7 @@ async fn many_endings(arguments: &Arguments, elida: &Proxy) -> io::Result<Vec<Ve
     Ok(lines)
 }
 
-/// Exports the records and has them verified; gives what the program says, and how long it took.
+/// Exports the records and verifies them; returns the program's output, and how long it took.
 fn verified(arguments: &Arguments, elida: &Proxy) -> io::Result<String> {
     let begun = Instant::now();
     let control = format!("http://{}", elida.control.ok_or_else(|| io::Error::other("no control API"))?);
@@ -172,11 +172,11 @@ fn verified(arguments: &Arguments, elida: &Proxy) -> io::Result<String> {
             String::from_utf8_lossy(&[exported.stderr, checked.stderr].concat()).into_owned(),
         ));
     }
-    let told = String::from_utf8_lossy(&checked.stdout).split(", ").take(2).collect::<Vec<_>>().join(", ");
-    Ok(format!("{told}; {:.1} s", begun.elapsed().as_secs_f64()))
+    let summary = String::from_utf8_lossy(&checked.stdout).split(", ").take(2).collect::<Vec<_>>().join(", ");
+    Ok(format!("{summary}; {:.1} s", begun.elapsed().as_secs_f64()))
 }
 
-/// Waits until the history holds the records of so many sessions, or no more come.
+/// Waits until the history holds the records of this many sessions, or no more arrive.
 async fn all_recorded(elida: &Proxy, count: usize) -> io::Result<(usize, usize)> {
     let mut last = (0, Instant::now());
     loop {
@@ -191,7 +191,7 @@ async fn all_recorded(elida: &Proxy, count: usize) -> io::Result<(usize, usize)>
     }
 }
 
-/// How many records are in the history of a folder, and how many requests they tell of.
+/// The number of records in the history of a folder, and the number of requests in them.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -209,7 +209,7 @@ fn recorded(folder: &Path) -> io::Result<(usize, usize)> {
     Ok((number(sessions)?, number(requests)?))
 }
 
-/// How many descriptors a process may have here.
+/// The limit of open files for new processes.
 fn descriptors() -> usize {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();

@@ -1,9 +1,9 @@
 //! A backend of paced streams whose events carry the time at which they were sent, so that the
-//! way of each single event can be measured. `POST …?every=MICROSECONDS&events=N` gives a stream of
+//! latency of each event can be measured. `POST …?every=MICROSECONDS&events=N` returns a stream of
 //! OpenAI chat chunks; the first one goes with the head.
 //!
-//! The demo provider is not used for this: its events carry no time, and the timers of tokio would
-//! send those of a whole millisecond at once.
+//! The demo provider does not fit: its events carry no time, and tokio's timers would send
+//! all events of one millisecond at once.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,13 +20,13 @@ const TICK: Duration = Duration::from_micros(250);
 /// The field before the 19 digits of an event's time.
 pub(crate) const TIME_FIELD: &str = "\"t\":";
 
-/// Nanoseconds since 1970: the one clock that all processes of the machine share.
+/// Nanoseconds since 1970, from the clock that all processes of the machine share.
 pub(crate) fn now_nanos() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
     u64::try_from(now.as_nanos()).expect("a clock before 2554")
 }
 
-/// Serves streams for ever.
+/// Serves streams and never returns.
 pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {
     let (sender, flows) = channel();
     std::thread::spawn(move || tick(&flows));
@@ -69,7 +69,7 @@ async fn begin(mut stream: TcpStream, flows: Sender<Flow>) -> io::Result<()> {
         .to_vec();
     push_event(&mut answer);
     send(&stream, &answer).await?;
-    // The ticking thread ends with the process only.
+    // The ticking thread ends with the process.
     let _ = flows.send(Flow { stream, every, left: left - 1 });
     Ok(())
 }
@@ -113,14 +113,14 @@ fn push_end(buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(b"0\r\n\r\n");
 }
 
-/// Sends every event in its time. The streams' beats are spread over their interval.
+/// Sends every event at its time. The streams' phases are spread over their interval.
 fn tick(flows: &Receiver<Flow>) {
     let mut running: Vec<Option<Flow>> = Vec::new();
     let mut due: BinaryHeap<Reverse<(Instant, usize)>> = BinaryHeap::new();
     let mut buffer = Vec::new();
     loop {
         for flow in flows.try_iter() {
-            // Multiples of the golden ratio's inverse fill an interval evenly, however many they are.
+            // Multiples of the inverse golden ratio fill an interval evenly, whatever their number.
             let beat = (running.len() as f64 * 0.618_034).fract();
             due.push(Reverse((Instant::now() + flow.every + flow.every.mul_f64(beat), running.len())));
             running.push(Some(flow));
@@ -136,7 +136,7 @@ fn tick(flows: &Receiver<Flow>) {
             } else {
                 push_event(&mut buffer)
             }
-            // A reader that is so slow that its socket is full loses its stream, and counts as an error.
+            // A reader so slow that its socket buffer is full loses its stream, and counts as an error.
             let sent = matches!(flow.stream.try_write(&buffer), Ok(sent) if sent == buffer.len());
             if sent && flow.left > 0 {
                 due.push(Reverse((at + flow.every, index)));

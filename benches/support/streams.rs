@@ -1,4 +1,4 @@
-//! Paced streams: many at once, each event timed from the source to here.
+//! Paced streams: many at the same time; the latency of each event is measured from the source.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,22 +12,22 @@ use super::load;
 use super::roles::PACED;
 use super::source::{TIME_FIELD, now_nanos};
 
-/// How a stream is paced.
+/// The pace of a stream.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
-    /// From event to event.
+    /// The interval between events.
     pub(crate) every: Duration,
-    /// How many; the first comes with the head, the last one holds the usage and no time.
+    /// The number of events; the first comes with the head, the last one contains the usage and no time.
     pub(crate) events: usize,
 }
 
-/// One stream whose first event is here.
+/// A stream whose first event has arrived.
 pub(crate) struct Stream {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-/// The length of an event's time with its field's name.
+/// The length of an event's time with its field name.
 const TIME: usize = TIME_FIELD.len() + 19;
 
 /// The end of a chunked body.
@@ -39,7 +39,7 @@ const END: &[u8] = b"data: [DONE]\n\n\r\n0\r\n\r\n";
 /// The connection broke, or the answer is not a 200.
 pub(crate) async fn open(address: SocketAddr, index: usize, pace: Pace) -> io::Result<Stream> {
     let path = format!("{PACED}/v1/chat/completions?every={}&events={}", pace.every.as_micros(), pace.events);
-    // A hundred sessions to a principal, one to each stream.
+    // A hundred sessions per principal, one per stream.
     let (session, principal) = (format!("stream-{index}"), format!("sk-bench-{}", index / 100));
     let request = load::request(&path, &session, &principal, &load::chat("go", true));
     let mut stream = TcpStream::connect(address).await?;
@@ -58,11 +58,11 @@ pub(crate) async fn open(address: SocketAddr, index: usize, pace: Pace) -> io::R
 }
 
 impl Stream {
-    /// Reads to the end; gives the microseconds each event took that was sent after `since`. What is older
-    /// waited here, until all streams were open.
+    /// Reads to the end; returns the microseconds of each event that was sent after `since`. Older ones
+    /// waited in the socket until all streams were open.
     ///
     /// # Errors
-    /// The connection broke, or the stream ended before its end or without all of its events.
+    /// The connection broke, or the stream was truncated or lacks events.
     async fn finish(mut self, pace: Pace, since: u64) -> io::Result<Vec<f64>> {
         let (mut times, mut events) = (Vec::with_capacity(pace.events), 0);
         loop {
@@ -84,7 +84,7 @@ impl Stream {
                     false => Err(io::Error::other(format!("{} events of {}", events + 1, pace.events))),
                 };
             }
-            // What may be the beginning of a time, or of the end, stays.
+            // The possible beginning of a time, or of the end, is kept.
             let keep = self.buffer.len().saturating_sub(TIME + END.len()).max(done);
             self.buffer.drain(..keep);
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
@@ -120,7 +120,7 @@ pub(crate) async fn open_all(
     Ok(streams)
 }
 
-/// Reads all streams to their end; gives the microseconds of each event from now on.
+/// Reads all streams to their end; returns the microseconds of each event from now on.
 ///
 /// # Errors
 /// One of them failed.

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::proxy::snapshot::Live;
+use crate::proxy::runtime_settings::SharedSettings;
 use crate::routing::forwarded;
 use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Probes the backends of the configuration in force.
 pub(super) struct Probes {
-    pub(super) live: Live,
+    pub(super) live: SharedSettings,
 }
 
 #[async_trait]

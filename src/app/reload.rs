@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use super::descriptors::Plan;
-use super::shared::{Shared, addresses, snapshot};
+use super::shared::{Shared, addresses, runtime_settings};
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
@@ -64,17 +64,17 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let snapshot = snapshot(&config, &self.shared.metrics, &before.backends)?;
+        let settings = runtime_settings(&config, &self.shared.metrics, &before.backends)?;
         tell_warnings(&config);
         Plan::again(&config).tell();
         let restart = changed_restart_keys(&self.started, &config);
         for gone in &before.backends {
             let name = gone.settings().name();
-            if !snapshot.backends.iter().any(|backend| backend.settings().name() == name) {
+            if !settings.backends.iter().any(|backend| backend.settings().name() == name) {
                 self.shared.metrics.forget_backend(name.as_str());
             }
         }
-        self.shared.live.store(Arc::new(snapshot));
+        self.shared.live.store(Arc::new(settings));
         self.control.store(Arc::new(config.control.clone()));
         self.shared.sessions.reconfigure(config.session.clone());
         self.shared.sessions.show_backends(addresses(&config));
@@ -101,7 +101,7 @@ impl Reload {
                 "url": settings.url(),
                 "auth": settings.auth().name(),
                 "healthy": health.is_good(),
-                "rests_for_ms": health.rests_for(now).map(millis),
+                "rests_for_ms": health.ejected_for(now).map(millis),
                 "callers_kept_away": backend.callers_kept_away(now),
                 "open": backend.load(),
             });

@@ -73,7 +73,7 @@ pub(super) fn serve(
     let threads = config.server.threads();
     let mut server = server(threads, plan.idle());
 
-    let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.house()));
+    let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.proxy_state()));
     let door = Door::new(gateway, Arc::clone(&shared.live), Places::new(&shared.metrics, plan.room()));
     let readiness = Arc::clone(&shared.readiness);
     let sessions = Arc::clone(&shared.sessions);

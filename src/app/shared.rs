@@ -17,8 +17,8 @@ use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
 use crate::protocol::request::RequestPaths;
-use crate::proxy::gateway::House;
-use crate::proxy::snapshot::{Live, Snapshot};
+use crate::proxy::gateway::ProxyState;
+use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::redis::{self, Keys, Link};
 use crate::session::fleet::{Fleet, OwnKey};
 use crate::session::store::{MemoryStore, RedisStore};
@@ -37,7 +37,7 @@ use crate::upstream::backend::Backend;
 pub(super) struct Shared {
     pub(super) log: Arc<Log>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) live: Live,
+    pub(super) live: SharedSettings,
     pub(super) sessions: Arc<Manager>,
     pub(super) readiness: Arc<Readiness>,
     /// What is kept of ended sessions; `None` when nothing is to be kept or the file cannot be used.
@@ -62,7 +62,7 @@ impl Shared {
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
-        let live: Live = Arc::new(ArcSwap::from_pointee(snapshot(config, &metrics, &[])?));
+        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(runtime_settings(config, &metrics, &[])?));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
@@ -102,8 +102,8 @@ impl Shared {
     }
 
     /// What every request needs.
-    pub(super) fn house(&self) -> Arc<House> {
-        Arc::new(House {
+    pub(super) fn proxy_state(&self) -> Arc<ProxyState> {
+        Arc::new(ProxyState {
             sessions: Arc::clone(&self.sessions),
             principals: self.principals.clone(),
             unrouted: self.metrics.unrouted(),
@@ -135,11 +135,11 @@ impl Shared {
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
-pub(super) fn snapshot(
+pub(super) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
     before: &[Arc<Backend>],
-) -> Result<Snapshot, Faults> {
+) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
     for settings in &config.backends {
@@ -160,7 +160,7 @@ pub(super) fn snapshot(
     if !faults.is_empty() {
         return Err(faults);
     }
-    Ok(Snapshot {
+    Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
         call_paths: Arc::new(RequestPaths::new(&config.identity.body_paths())),

@@ -9,8 +9,8 @@ use crate::identity::chain::Found;
 use crate::ids::SessionKey;
 use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart, Manager};
 
-use super::arrive::Arrival;
 use super::identify::Caller;
+use super::receive::Received;
 
 /// Opens a leg for this request in the session `found`.
 ///
@@ -18,11 +18,11 @@ use super::identify::Caller;
 /// The session was killed, or there is no room for another one.
 pub(crate) async fn admit(
     sessions: &Arc<Manager>,
-    arrival: &Arrival,
+    received: &Received,
     caller: &Caller,
     found: Found,
 ) -> Result<Leg, Refusal> {
-    let identity = &arrival.ticket.snapshot.identity;
+    let identity = &received.ticket.settings.identity;
     let who = session::Arrival {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
@@ -35,15 +35,15 @@ pub(crate) async fn admit(
         principal: caller.principal.clone(),
         accounts: caller.accounts.clone(),
         client_addr: caller.address,
-        counted_from: arrival.ticket.snapshot.forwarding.counts(caller.address),
+        counted_from: received.ticket.settings.forwarding.counts(caller.address),
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
-        kind: if arrival.socket { LegKind::Socket } else { LegKind::Request },
-        method: arrival.method.as_str().into(),
-        path: shown(arrival.uri.path()).into_owned(),
-        request_id: arrival.request_id.clone(),
-        cut: arrival.ticket.cut.clone(),
+        kind: if received.socket { LegKind::Socket } else { LegKind::Request },
+        method: received.method.as_str().into(),
+        path: shown(received.uri.path()).into_owned(),
+        request_id: received.request_id.clone(),
+        cut: received.ticket.cut.clone(),
     };
     sessions.admit(who, leg).await.map_err(denied)
 }

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::exchange::Exchange;
-use super::inbound::Answer;
+use super::request_ctx::RequestCtx;
+use super::upstream_response::Answer;
 use crate::capture::{Body, Capture};
 use crate::error::ErrorKind;
 use crate::protocol::Dialect;
@@ -41,16 +41,16 @@ impl Capturing {
 
 /// Begins to note a request that belongs to a session now, and will be answered by a backend or refused. What has
 /// its answer already (the list of all models) is not kept.
-pub(crate) fn begin(session: &Session, exchange: &mut Exchange) {
-    let (Some(arrival), Some(leg)) = (&exchange.arrival, &exchange.leg) else { return };
-    let settings = &arrival.ticket.snapshot.capture;
-    let is_answered = exchange.answer.status.is_some();
-    if !settings.is_on() || is_answered || arrival.socket || exchange.house.history.is_none() {
+pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
+    let (Some(received), Some(leg)) = (&ctx.received, &ctx.leg) else { return };
+    let settings = &received.ticket.settings.capture;
+    let is_answered = ctx.answer.status.is_some();
+    if !settings.is_on() || is_answered || received.socket || ctx.app.history.is_none() {
         return;
     }
     let live = leg.session();
     // An MCP server may name another session in its answer.
-    let may_move = exchange.dialect() == Dialect::MCP;
+    let may_move = ctx.dialect() == Dialect::MCP;
     if live.captured() >= settings.max_per_session || !(may_move || settings.may_keep(live.uid())) {
         return;
     }
@@ -63,12 +63,12 @@ pub(crate) fn begin(session: &Session, exchange: &mut Exchange) {
     if let Some(held) = session.as_ref().get_retry_buffer() {
         capturing.upload(&held);
     }
-    exchange.capture = Some(Box::new(capturing));
+    ctx.capture = Some(Box::new(capturing));
 }
 
 /// The head of the backend's answer is there.
-pub(crate) fn answers(exchange: &mut Exchange, head: &ResponseHeader) {
-    if let Some(capturing) = &mut exchange.capture {
+pub(crate) fn answers(ctx: &mut RequestCtx, head: &ResponseHeader) {
+    if let Some(capturing) = &mut ctx.capture {
         (capturing.answer.media, capturing.answer.coding) = kinds(&head.headers);
     }
 }
@@ -86,29 +86,27 @@ fn is_flagged(answer: &Answer, failure: Option<ErrorKind>) -> bool {
 }
 
 /// Hands the bodies of a request that is over to the history, if they are to be kept; never waits.
-pub(crate) fn settle(exchange: &mut Exchange, failure: Option<ErrorKind>) {
-    let Some(mut capturing) = exchange.capture.take() else { return };
-    let (Some(arrival), Some(leg), Some(history)) =
-        (&exchange.arrival, &exchange.leg, &exchange.house.history)
-    else {
+pub(crate) fn finish(ctx: &mut RequestCtx, failure: Option<ErrorKind>) {
+    let Some(mut capturing) = ctx.capture.take() else { return };
+    let (Some(received), Some(leg), Some(history)) = (&ctx.received, &ctx.leg, &ctx.app.history) else {
         return;
     };
-    let (settings, live) = (&arrival.ticket.snapshot.capture, leg.session());
-    let is_kept = settings.keeps(live.uid(), is_flagged(&exchange.answer, failure));
+    let (settings, live) = (&received.ticket.settings.capture, leg.session());
+    let is_kept = settings.keeps(live.uid(), is_flagged(&ctx.answer, failure));
     if !is_kept || !live.capture_one(settings.max_per_session) {
         return;
     }
-    capturing.request.came(arrival.ticket.received());
+    capturing.request.came(received.ticket.received());
     history.keep(Capture {
         at: capturing.at,
-        request_id: arrival.request_id.clone(),
+        request_id: received.request_id.clone(),
         session_id: live.key().id.clone(),
         uid: live.uid(),
-        method: arrival.method.as_str().into(),
-        path: arrival.uri.path().into(),
-        backend: exchange.route.as_ref().map(|route| route.backend.settings().name().clone()),
-        model: exchange.call.model.as_deref().map(Box::from),
-        status: exchange.answer.status,
+        method: received.method.as_str().into(),
+        path: received.uri.path().into(),
+        backend: ctx.route.as_ref().map(|route| route.backend.settings().name().clone()),
+        model: ctx.call.model.as_deref().map(Box::from),
+        status: ctx.answer.status,
         outcome: failure.map_or("ok", ErrorKind::code),
         redact: settings.redact,
         max_body: settings.max_body,

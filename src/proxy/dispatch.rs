@@ -7,11 +7,11 @@ use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
-use super::arrive::Arrival;
 use super::door::CUT;
 use super::framing;
 use super::identify::Caller;
-use super::refuse::Stop;
+use super::receive::Received;
+use super::refuse::Reject;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
@@ -19,13 +19,13 @@ use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::routing::{Choice, Method, RouteError};
-use crate::upstream::backend::{Leave, Seat};
+use crate::upstream::backend::{InFlight, Permit};
 use crate::upstream::peer;
 use crate::upstream::retries::Retries;
 
 /// Where a request goes, and where it may go instead.
 pub(crate) struct Route {
-    pub(crate) backend: Seat,
+    pub(crate) backend: InFlight,
     /// The backend that routing named first is of another realm: what it may not know stays behind.
     pub(crate) is_foreign: bool,
     /// The position of that first backend.
@@ -83,7 +83,7 @@ impl Route {
 /// # Errors
 /// Nothing in `routing` and `backends` fits.
 pub(crate) fn route(
-    arrival: &Arrival,
+    received: &Received,
     caller: &Caller,
     head: &RequestHeader,
     call: &ModelRequest,
@@ -93,32 +93,32 @@ pub(crate) fn route(
         let message = "the body names two different models; send one";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let snapshot = &arrival.ticket.snapshot;
-    if call.malformed && arrival.dialect.is_llm() && snapshot.routes.blocks_models() {
+    let settings = &received.ticket.settings;
+    if call.malformed && received.dialect.is_llm() && settings.routes.blocks_models() {
         // A compressed body, say: the backend may read a blocked model in it where nobody here can.
         let message = "the body is not plain JSON, so its model cannot be held against routing.blocked_models; \
                        send it uncompressed";
         return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
     }
-    let wanted = wanted(head, snapshot.routes.header())?;
-    let decision = snapshot
+    let wanted = wanted(head, settings.routes.header())?;
+    let decision = settings
         .routes
-        .decide(wanted, arrival.uri.path(), call.model.as_deref())
-        .map_err(|error| undecided(&error, snapshot.routes.header()))?;
+        .decide(wanted, received.uri.path(), call.model.as_deref())
+        .map_err(|error| undecided(&error, settings.routes.header()))?;
     let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
     if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let backend = snapshot.backends[decision.backend].seat(caller.mark, Leave::Granted, now);
+    let backend = settings.backends[decision.backend].in_flight(caller.mark, Permit::Granted, now);
     let mut others = decision.others;
-    if !others.is_empty() && credentials::is_present(&head.headers, arrival.uri.query()) {
+    if !others.is_empty() && credentials::is_present(&head.headers, received.uri.query()) {
         // The caller's credential is meant for the backend that routing names, and for its realm.
         let meant_for = backend.settings();
-        others.retain(|other| snapshot.backends[other.backend].settings().may_take(meant_for));
+        others.retain(|other| settings.backends[other.backend].settings().may_take(meant_for));
     }
     Ok(Route {
-        dialect: arrival.dialect.on(backend.settings().kind()),
+        dialect: received.dialect.on(backend.settings().kind()),
         retries: backend.settings().retries(),
         backend,
         is_foreign: false,
@@ -165,12 +165,16 @@ fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h s
 ///
 /// # Errors
 /// The leg was cut, the name cannot be resolved, or no address is left to try.
-pub(crate) async fn peer(arrival: &Arrival, route: &Route, is_upgrade: bool) -> Result<Box<HttpPeer>, Stop> {
-    let limit = arrival.ticket.snapshot.timeouts.upstream_connect;
+pub(crate) async fn peer(
+    received: &Received,
+    route: &Route,
+    is_upgrade: bool,
+) -> Result<Box<HttpPeer>, Reject> {
+    let limit = received.ticket.settings.timeouts.upstream_connect;
     let name = route.backend.settings().name();
     let address = tokio::select! {
         biased;
-        _ = arrival.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        _ = received.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
         address = tokio::time::timeout(limit, route.backend.address(route.attempt)) => address,
     };
     let (kind, fault) = match address {
@@ -181,7 +185,7 @@ pub(crate) async fn peer(arrival: &Arrival, route: &Route, is_upgrade: bool) -> 
             }
             // Over HTTP/2 Pingora waits for leave to send where it does not hear of the backend's silence.
             if peer.options.alpn.get_max_http_version() > 1 {
-                peer.options.write_timeout = Some(arrival.ticket.snapshot.timeouts.stream_idle);
+                peer.options.write_timeout = Some(received.ticket.settings.timeouts.stream_idle);
             }
             return Ok(Box::new(peer));
         }

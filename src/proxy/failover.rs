@@ -10,16 +10,16 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tracing::warn;
 
-use super::arrive::Arrival;
 use super::dispatch::Route;
 use super::door::SILENT;
-use super::exchange::Exchange;
+use super::receive::Received;
+use super::request_ctx::RequestCtx;
 use crate::clock::Moment;
 use crate::routing::Choice;
 use crate::session::Live;
-use crate::upstream::backend::{Leave, SpeaksFor};
+use crate::upstream::backend::{Permit, SpeaksFor};
 use crate::upstream::balance::{self, Candidate};
-use crate::upstream::health::State;
+use crate::upstream::health::HealthState;
 use crate::upstream::peer::is_unprocessed;
 use crate::upstream::retries::Failure;
 
@@ -28,20 +28,26 @@ pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
 
 impl Route {
     /// Moves the request to the best of the backends that may take it; nothing to do when there is one only.
-    pub(crate) fn balance(&mut self, arrival: &Arrival, session: &Live, now: Moment) {
+    pub(crate) fn balance(&mut self, received: &Received, session: &Live, now: Moment) {
         if self.others.is_empty() {
             return;
         }
         self.others.push(self.chosen.clone());
-        if let Some((at, leave)) = self.pick(arrival, session, now, true) {
-            self.go(at, arrival, leave, now);
+        if let Some((at, permit)) = self.pick(received, session, now, true) {
+            self.go(at, received, permit, now);
         }
         session.set_home(self.backend.mark());
     }
 
     /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
-    fn pick(&self, arrival: &Arrival, session: &Live, now: Moment, anyway: bool) -> Option<(usize, Leave)> {
-        let backends = &arrival.ticket.snapshot.backends;
+    fn pick(
+        &self,
+        received: &Received,
+        session: &Live,
+        now: Moment,
+        anyway: bool,
+    ) -> Option<(usize, Permit)> {
+        let backends = &received.ticket.settings.backends;
         let candidate = |other: &Choice| backends[other.backend].candidate(other.tier, self.caller, now);
         let mut candidates: Vec<Candidate> = self.others.iter().map(candidate).collect();
         let own = self.backend.mark();
@@ -53,49 +59,49 @@ impl Route {
         let mark = balance::mark(session.key().id.as_str());
         loop {
             let at = balance::choose(&candidates, session.home(), mark)?;
-            if candidates[at].state == State::Out && !anyway {
+            if candidates[at].state == HealthState::Ejected && !anyway {
                 return None;
             }
             match backends[self.others[at].backend].takes(now) {
-                Leave::Denied => candidates[at].state = State::Out,
-                leave => return Some((at, leave)),
+                Permit::Denied => candidates[at].state = HealthState::Ejected,
+                permit => return Some((at, permit)),
             }
         }
     }
 
     /// Goes to the one at this position of `others`.
-    fn go(&mut self, at: usize, arrival: &Arrival, leave: Leave, now: Moment) {
+    fn go(&mut self, at: usize, received: &Received, permit: Permit, now: Moment) {
         let choice = self.others.swap_remove(at);
-        self.go_to(choice, arrival, leave, now);
+        self.go_to(choice, received, permit, now);
     }
 
-    fn go_to(&mut self, choice: Choice, arrival: &Arrival, leave: Leave, now: Moment) {
-        let backends = &arrival.ticket.snapshot.backends;
-        self.backend = backends[choice.backend].seat(self.caller, leave, now);
+    fn go_to(&mut self, choice: Choice, received: &Received, permit: Permit, now: Moment) {
+        let backends = &received.ticket.settings.backends;
+        self.backend = backends[choice.backend].in_flight(self.caller, permit, now);
         self.is_foreign = backends[self.meant_for].settings().realm() != self.backend.settings().realm();
-        self.dialect = arrival.dialect.on(self.backend.settings().kind());
+        self.dialect = received.dialect.on(self.backend.settings().kind());
         self.served_as.clone_from(&choice.served_as);
         self.attempt = 0;
         self.chosen = choice;
     }
 
     /// Goes on to the next backend after this failure; false when there is none, or none shall be asked.
-    fn go_on(&mut self, why: Failure, arrival: &Arrival, session: &Live, now: Moment) -> bool {
+    fn go_on(&mut self, why: Failure, received: &Received, session: &Live, now: Moment) -> bool {
         let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
         let failed = self.backend.settings().name().clone();
         // Whoever has an answer, if a bad one, troubles nobody who is out himself.
         let has_answered = matches!(why, Failure::ServerError | Failure::RateLimited);
-        let next = may_go_on.then(|| self.pick(arrival, session, now, !has_answered)).flatten();
-        if let Some((at, leave)) = next {
+        let next = may_go_on.then(|| self.pick(received, session, now, !has_answered)).flatten();
+        if let Some((at, permit)) = next {
             if has_answered {
                 self.answered = Some(self.chosen.clone());
             }
-            self.go(at, arrival, leave, now);
+            self.go(at, received, permit, now);
         } else if let Some(answered) = self.answered.take().filter(|_| why == Failure::ConnectFailure) {
             // What the provider says is better than that nobody else was reached.
             self.others.clear();
             self.retries.attempts = 0;
-            self.go_to(answered, arrival, Leave::Granted, now);
+            self.go_to(answered, received, Permit::Granted, now);
         } else {
             return false;
         }
@@ -108,35 +114,34 @@ impl Route {
 
 /// Goes on to another backend after this failure of the present one; false when the failure stands. A cut leg
 /// goes nowhere.
-pub(crate) fn go_on(exchange: &mut Exchange, why: Failure) -> bool {
-    let now = exchange.house.clock.now();
-    let (Some(arrival), Some(route), Some(leg)) = (&exchange.arrival, &mut exchange.route, &exchange.leg)
-    else {
+pub(crate) fn go_on(ctx: &mut RequestCtx, why: Failure) -> bool {
+    let now = ctx.app.clock.now();
+    let (Some(received), Some(route), Some(leg)) = (&ctx.received, &mut ctx.route, &ctx.leg) else {
         return false;
     };
-    if arrival.ticket.cut.reason().is_some() {
+    if received.ticket.cut.reason().is_some() {
         return false;
     }
     let (from, metrics) = (route.backend.settings().name().clone(), route.backend.metrics().clone());
-    if !route.go_on(why, arrival, leg.session(), now) {
+    if !route.go_on(why, received, leg.session(), now) {
         return false;
     }
     let to = route.backend.settings().name();
     leg.rerouted(to);
     metrics.failed_over(why.name());
-    warn!(request_id = arrival.request_id.as_str(), %from, %to, why = why.name(), "the request goes to another backend");
+    warn!(request_id = received.request_id.as_str(), %from, %to, why = why.name(), "the request goes to another backend");
     true
 }
 
 /// The backend cannot be reached; true when another one is asked.
-pub(crate) fn after_no_connection(exchange: &mut Exchange) -> bool {
-    note_failure(exchange, true);
-    go_on(exchange, Failure::ConnectFailure)
+pub(crate) fn after_no_connection(ctx: &mut RequestCtx) -> bool {
+    note_failure(ctx, true);
+    go_on(ctx, Failure::ConnectFailure)
 }
 
 /// Looks at the head of an answer; true when it is given up for that of another backend.
-pub(crate) fn after_answer(exchange: &mut Exchange, head: &ResponseHeader, session: &Session) -> bool {
-    let Some(route) = &exchange.route else { return false };
+pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session: &Session) -> bool {
+    let Some(route) = &ctx.route else { return false };
     let status = head.status.as_u16();
     let why = match status {
         500.. => Failure::ServerError,
@@ -146,7 +151,7 @@ pub(crate) fn after_answer(exchange: &mut Exchange, head: &ResponseHeader, sessi
             return false;
         }
     };
-    let now = exchange.house.clock.now();
+    let now = ctx.app.clock.now();
     match status {
         // What the request asks for is not there; that says nothing about those that ask for something else.
         501 | 505 => route.backend.answered(),
@@ -154,21 +159,16 @@ pub(crate) fn after_answer(exchange: &mut Exchange, head: &ResponseHeader, sessi
         _ => route.backend.failed(false, now),
     }
     if let Some(wait) = retry_after(&head.headers) {
-        route.backend.asked_for_rest(wait, speaks_for(route, why), now);
+        route.backend.retry_after(wait, speaks_for(route, why), now);
     }
     let is_final = head.headers.get("x-should-retry").is_some_and(|value| value == "false");
-    !is_final && can_be_repeated(session) && go_on(exchange, why)
+    !is_final && can_be_repeated(session) && go_on(ctx, why)
 }
 
 /// Looks at an error after the connection was made, before any byte went to the client; true when another
 /// backend is asked. What was sent may have been worked on, so it is only repeated when that does no harm or
 /// the file says so.
-pub(crate) fn after_error(
-    exchange: &mut Exchange,
-    error: &Error,
-    session: &mut Session,
-    reused: bool,
-) -> bool {
+pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Session, reused: bool) -> bool {
     let why = match (error.etype(), error.esource()) {
         // The client has not sent all of it: the silence is its own.
         (etype, _) if *etype == SILENT && !session.as_mut().is_body_done() => return false,
@@ -176,20 +176,20 @@ pub(crate) fn after_error(
         (_, ErrorSource::Upstream) => Failure::Broken,
         _ => return false,
     };
-    if exchange.answer.status.is_some() {
+    if ctx.answer.status.is_some() {
         return false;
     }
     // A kept connection may be closed by the other side at any time, and a connection of HTTP/2 by GOAWAY;
     // neither says anything about its health.
     if !(why == Failure::Broken && (reused || is_unprocessed(error))) {
-        note_failure(exchange, false);
+        note_failure(ctx, false);
     }
-    can_be_repeated(session) && go_on(exchange, why)
+    can_be_repeated(session) && go_on(ctx, why)
 }
 
-fn note_failure(exchange: &Exchange, unreached: bool) {
-    if let Some(route) = &exchange.route {
-        route.backend.failed(unreached, exchange.house.clock.now());
+fn note_failure(ctx: &RequestCtx, unreached: bool) {
+    if let Some(route) = &ctx.route {
+        route.backend.failed(unreached, ctx.app.clock.now());
     }
 }
 

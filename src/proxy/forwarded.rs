@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
-use super::arrive::Arrival;
+use super::receive::Received;
 use crate::settings::fault::Faults;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -89,9 +89,9 @@ impl Forwarding {
     ///
     /// # Errors
     /// A header of ours cannot be set; that would be a fault of ours.
-    pub(super) fn write(&self, head: &mut RequestHeader, arrival: &Arrival) -> Result<()> {
-        let peer = arrival.ticket.peer.address.ip().to_canonical();
-        let scheme = if arrival.ticket.peer.is_secure { "https" } else { "http" };
+    pub(super) fn write(&self, head: &mut RequestHeader, received: &Received) -> Result<()> {
+        let peer = received.ticket.peer.address.ip().to_canonical();
+        let scheme = if received.ticket.peer.is_secure { "https" } else { "http" };
         let told = if self.tells { Some(self.told(&head.headers, peer, scheme)) } else { None };
         for name in &ORIGIN_FIELDS {
             head.remove_header(name);
@@ -104,7 +104,7 @@ impl Forwarding {
                 head.insert_header(FORWARDED_HOST, host)?;
             }
         }
-        let version = match arrival.version {
+        let version = match received.version {
             Version::HTTP_2 => "2.0",
             Version::HTTP_11 => "1.1",
             _ => "1.0",

@@ -4,7 +4,7 @@
 //! `Content-Length` and `Transfer-Encoding` the first is dropped, `gzip, chunked` is chunked. Each of these is
 //! harmless alone and a smuggled request as soon as a proxy before us reads it otherwise. So this step looks
 //! at the bytes as they came. What Pingora itself refuses (white space before a colon, folded lines, an empty
-//! name, NUL, lengths that differ or are no numbers) is not checked again; tests/gateway/framing.rs holds it
+//! name, NUL, lengths that differ or are no numbers) is not checked again; tests/gateway/protocols/framing.rs holds it
 //! to that.
 
 use std::borrow::Cow;

@@ -12,15 +12,16 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
-use super::arrive::{self, Arrival};
 use super::dispatch::Route;
 use super::door::CUT;
-use super::exchange::Exchange;
-use super::inbound::{self, Answer};
-use super::refuse::{self, REFUSED, Stop};
+use super::receive::{self, Received};
+use super::refuse::{self, REFUSED, Reject};
+use super::request_ctx::RequestCtx;
 use super::trace::{self, Trace};
+use super::upstream_response::{self, Answer};
 use super::{
-    admit, capture, dispatch, failover, identify, local, mcp, models, outbound, read, stream, upgrade,
+    admit, body_filters, builtin, capture, dispatch, failover, identify, mcp, models, read, upgrade,
+    upstream_request,
 };
 use crate::capture::shown;
 use crate::clock::Clock;
@@ -36,7 +37,7 @@ use crate::telemetry::readiness::Readiness;
 use crate::upstream::peer::is_unprocessed;
 
 /// What every request needs, whatever the settings.
-pub(crate) struct House {
+pub(crate) struct ProxyState {
     /// The sessions.
     pub(crate) sessions: Arc<Manager>,
     /// Makes principals of credentials.
@@ -63,104 +64,104 @@ pub(crate) struct House {
     pub(crate) connector: Connector,
 }
 
-impl House {
+impl ProxyState {
     /// What counts this request while it is open.
-    fn open(&self, arrival: &Arrival) -> &Gauge {
-        if arrival.socket { &self.open_sockets } else { &self.open_legs }
+    fn open(&self, received: &Received) -> &Gauge {
+        if received.socket { &self.open_sockets } else { &self.open_legs }
     }
 }
 
 /// Pingora's proxy logic: conducts the steps, decides nothing itself.
 pub(crate) struct Gateway {
-    house: Arc<House>,
+    app: Arc<ProxyState>,
 }
 
 impl Gateway {
-    pub(crate) fn new(house: Arc<House>) -> Self {
-        Self { house }
+    pub(crate) fn new(app: Arc<ProxyState>) -> Self {
+        Self { app }
     }
 
     /// Steps 1 to 5. False when the request has been answered here.
-    async fn admit(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool, Stop> {
-        let house = &self.house;
-        let arrival = Arrival::of(session.req_header())
+    async fn admit(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool, Reject> {
+        let app = &self.app;
+        let received = Received::of(session.req_header())
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
-        let arrival = &*exchange.arrival.insert(arrival);
-        exchange.trace = Trace::begin(house, &session.req_header().headers);
-        arrive::check(arrival, session)?;
-        if let Some(answer) = local::answer_to(arrival, &house.readiness) {
-            local::write(session, exchange, answer).await?;
+        let received = &*ctx.received.insert(received);
+        ctx.trace = Trace::begin(app, &session.req_header().headers);
+        receive::check(received, session)?;
+        if let Some(answer) = builtin::answer_to(received, &app.readiness) {
+            builtin::write(session, ctx, answer).await?;
             return Ok(false);
         }
         let headers = &session.req_header().headers;
-        upgrade::check_origin(arrival, headers)?;
-        let caller = &*exchange.caller.insert(identify::caller(arrival, headers, &house.principals)?);
-        let found = identify::by_head(arrival, headers)?;
+        upgrade::check_origin(received, headers)?;
+        let caller = &*ctx.caller.insert(identify::caller(received, headers, &app.principals)?);
+        let found = identify::by_head(received, headers)?;
         if let Some(found) = found {
-            exchange.named = Some(found.id.clone());
-            exchange.leg = Some(admit::admit(&house.sessions, arrival, caller, found).await?);
-            exchange.open = Some(house.open(arrival).enter());
+            ctx.named = Some(found.id.clone());
+            ctx.leg = Some(admit::admit(&app.sessions, received, caller, found).await?);
+            ctx.open = Some(app.open(received).enter());
         }
         let reading = Instant::now();
-        exchange.call = match upgrade::call(arrival) {
+        ctx.call = match upgrade::call(received) {
             Some(call) => call,
-            None => read::read(session, arrival).await?,
+            None => read::read(session, received).await?,
         };
-        let (arrived, waited) = (arrival.ticket.arrived, reading.elapsed());
-        if models::is_asked(arrival, &session.req_header().headers) {
-            models::answer(session, exchange).await?;
+        let (arrived, waited) = (received.ticket.arrived, reading.elapsed());
+        if models::is_asked(received, &session.req_header().headers) {
+            models::answer(session, ctx).await?;
             return Ok(false);
         }
-        self.dispatch(session.req_header(), exchange).await?;
-        house.metrics.overhead(arrived.elapsed().saturating_sub(waited));
+        self.dispatch(session.req_header(), ctx).await?;
+        app.metrics.overhead(arrived.elapsed().saturating_sub(waited));
         Ok(true)
     }
 
     /// Where the request goes, and in which session, now that its body is known.
-    async fn dispatch(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Stop> {
-        let house = &self.house;
-        let (Some(arrival), Some(caller)) = (&exchange.arrival, &exchange.caller) else {
+    async fn dispatch(&self, head: &RequestHeader, ctx: &mut RequestCtx) -> Result<(), Reject> {
+        let app = &self.app;
+        let (Some(received), Some(caller)) = (&ctx.received, &ctx.caller) else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
         };
-        let model = exchange.call.model.as_deref().map(shown);
-        let now = house.clock.now();
-        let route = dispatch::route(arrival, caller, head, &exchange.call, now)?;
-        let route = exchange.route.insert(route);
+        let model = ctx.call.model.as_deref().map(shown);
+        let now = app.clock.now();
+        let route = dispatch::route(received, caller, head, &ctx.call, now)?;
+        let route = ctx.route.insert(route);
         let is_llm = route.dialect.is_llm();
         if !is_llm {
             // Models answer in words; all else may be a download.
-            arrival.ticket.expect_large();
+            received.ticket.expect_large();
         }
-        exchange.socket = upgrade::socket(arrival, route);
+        ctx.socket = upgrade::socket(received, route);
         if route.dialect == Dialect::MCP {
-            mcp::check(arrival, &head.headers, &exchange.call)?;
+            mcp::check(received, &head.headers, &ctx.call)?;
         }
-        let leg = match exchange.leg.take() {
+        let leg = match ctx.leg.take() {
             Some(leg) => leg,
             None => {
                 let backend = route.backend.settings().name().as_str();
-                let found = identify::by_body(arrival, caller, &exchange.call, &head.headers, backend)?;
-                exchange.named = Some(found.id.clone());
-                admit::admit(&house.sessions, arrival, caller, found).await?
+                let found = identify::by_body(received, caller, &ctx.call, &head.headers, backend)?;
+                ctx.named = Some(found.id.clone());
+                admit::admit(&app.sessions, received, caller, found).await?
             }
         };
-        route.balance(arrival, leg.session(), now);
+        route.balance(received, leg.session(), now);
         leg.routed(route.backend.settings().name(), model.as_deref());
         if is_llm {
-            leg.offers(&exchange.call.tools_offered);
+            leg.offers(&ctx.call.tools_offered);
         }
-        leg.session().add_bytes_in(arrival.ticket.received());
-        exchange.leg = Some(leg);
-        exchange.open.get_or_insert_with(|| house.open(arrival).enter());
+        leg.session().add_bytes_in(received.ticket.received());
+        ctx.leg = Some(leg);
+        ctx.open.get_or_insert_with(|| app.open(received).enter());
         Ok(())
     }
 
-    /// The refusal in the exchange, for Pingora to carry to `fail_to_proxy`.
-    fn stop(exchange: &mut Exchange, stop: Stop) -> Box<Error> {
+    /// The refusal in the ctx, for Pingora to carry to `fail_to_proxy`.
+    fn stop(ctx: &mut RequestCtx, stop: Reject) -> Box<Error> {
         match stop {
-            Stop::Broken(error) => error,
-            Stop::Refused(refusal) => {
-                exchange.refusal = Some(refusal);
+            Reject::Io(error) => error,
+            Reject::Refused(refusal) => {
+                ctx.refusal = Some(refusal);
                 Error::new(REFUSED)
             }
         }
@@ -169,38 +170,38 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Exchange;
+    type CTX = RequestCtx;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::new(Arc::clone(&self.house))
+    fn new_ctx(&self) -> RequestCtx {
+        RequestCtx::new(Arc::clone(&self.app))
     }
 
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        let admitted = self.admit(session, exchange).await;
-        capture::begin(session, exchange);
+    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
+        let admitted = self.admit(session, ctx).await;
+        capture::begin(session, ctx);
         match admitted {
             Ok(forward) => Ok(!forward),
-            Err(Stop::Broken(error)) => Err(error),
-            Err(Stop::Refused(refusal)) => {
-                refuse::answer(session, exchange, &refusal).await?;
-                exchange.failure = Some(refusal);
+            Err(Reject::Io(error)) => Err(error),
+            Err(Reject::Refused(refusal)) => {
+                refuse::answer(session, ctx, &refusal).await?;
+                ctx.failure = Some(refusal);
                 Ok(true)
             }
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
         loop {
-            let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
+            let (Some(received), Some(route)) = (&ctx.received, &ctx.route) else {
                 return Error::e_explain(ErrorType::InternalError, "a request without a route");
             };
-            match dispatch::peer(arrival, route, session.as_ref().is_upgrade_req()).await {
+            match dispatch::peer(received, route, session.as_ref().is_upgrade_req()).await {
                 Ok(peer) => {
-                    arrival.ticket.bear_silence(arrival.ticket.snapshot.timeouts.upstream_first_byte);
+                    received.ticket.bear_silence(received.ticket.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
                 }
-                Err(Stop::Refused(_)) if failover::after_no_connection(exchange) => {}
-                Err(stop) => return Err(Self::stop(exchange, stop)),
+                Err(Reject::Refused(_)) if failover::after_no_connection(ctx) => {}
+                Err(stop) => return Err(Self::stop(ctx, stop)),
             }
         }
     }
@@ -209,12 +210,12 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         peer: &HttpPeer,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent yet, so the next address, or another backend, may be tried whatever the method.
-        let other_address = exchange.route.as_mut().is_some_and(|route| route.next_address(peer));
-        error.set_retry(other_address || failover::after_no_connection(exchange));
+        let other_address = ctx.route.as_mut().is_some_and(|route| route.next_address(peer));
+        error.set_retry(other_address || failover::after_no_connection(ctx));
         error
     }
 
@@ -224,7 +225,7 @@ impl ProxyHttp for Gateway {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
@@ -235,13 +236,13 @@ impl ProxyHttp for Gateway {
         let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
         if can_be_sent_again && is_unprocessed(&error) {
             // No one has looked at it (HTTP/2), so the same backend may have it again.
-            error.set_retry(exchange.route.as_mut().is_some_and(Route::try_again));
+            error.set_retry(ctx.route.as_mut().is_some_and(Route::try_again));
         } else if can_be_sent_again && session.req_header().method.is_idempotent() {
             error.retry.decide_reuse(reused);
         } else {
             error.set_retry(false);
         }
-        if !error.retry() && failover::after_error(exchange, &error, session, reused) {
+        if !error.retry() && failover::after_error(ctx, &error, session, reused) {
             error.set_retry(true);
         }
         error
@@ -251,19 +252,19 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut RequestHeader,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
     ) -> Result<()> {
-        let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route) else {
+        let (Some(received), Some(route)) = (&ctx.received, &ctx.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        if arrival.ticket.cut.reason().is_some() {
+        if received.ticket.cut.reason().is_some() {
             return Error::e_explain(CUT, "the leg was cut");
         }
-        outbound::outbound(head, arrival, route)?;
+        upstream_request::rewrite_head(head, received, route)?;
         if route.served_as.is_some() {
-            exchange.renamed = outbound::rename(head, route, session.as_ref().get_retry_buffer())?;
+            ctx.renamed = upstream_request::rewrite_body(head, route, session.as_ref().get_retry_buffer())?;
         }
-        trace::outbound(head, exchange)
+        trace::propagate(head, ctx)
     }
 
     async fn request_body_filter(
@@ -271,12 +272,12 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         chunk: &mut Option<Bytes>,
         _end: bool,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
     ) -> Result<()> {
-        stream::upload(exchange, chunk)?;
+        body_filters::upload(ctx, chunk)?;
         // A held body comes in one piece.
         if chunk.is_some()
-            && let Some(renamed) = exchange.renamed.take()
+            && let Some(renamed) = ctx.renamed.take()
         {
             *chunk = Some(renamed);
         }
@@ -287,23 +288,23 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
     ) -> Result<()> {
-        inbound::check(head, session.as_ref().is_upgrade_req())?;
-        if inbound::is_final(head) && failover::after_answer(exchange, head, session) {
+        upstream_response::check(head, session.as_ref().is_upgrade_req())?;
+        if upstream_response::is_final(head) && failover::after_answer(ctx, head, session) {
             return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
         }
-        if let (Some(arrival), Some(route)) = (&exchange.arrival, &exchange.route)
-            && inbound::is_final(head)
+        if let (Some(received), Some(route)) = (&ctx.received, &ctx.route)
+            && upstream_response::is_final(head)
         {
             let is_mcp = route.dialect == Dialect::MCP;
-            exchange.answer = Answer::begin(arrival, route, &exchange.call, head);
-            capture::answers(exchange, head);
+            ctx.answer = Answer::begin(received, route, &ctx.call, head);
+            capture::answers(ctx, head);
             if head.status != 101 {
-                exchange.socket = None;
+                ctx.socket = None;
             }
-            if is_mcp && let Err(stop) = mcp::follow(session, head, exchange).await {
-                return Err(Self::stop(exchange, stop));
+            if is_mcp && let Err(stop) = mcp::follow(session, head, ctx).await {
+                return Err(Self::stop(ctx, stop));
             }
         }
         Ok(())
@@ -313,14 +314,16 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
     ) -> Result<()> {
         if head.status == 101 {
             // A tunnel is idle when neither side speaks: `stream_idle`, not `read`, is its limit.
             session.set_read_timeout(None);
         }
-        match (&exchange.arrival, &exchange.leg) {
-            (Some(arrival), Some(leg)) if inbound::is_final(head) => inbound::inbound(head, arrival, leg),
+        match (&ctx.received, &ctx.leg) {
+            (Some(received), Some(leg)) if upstream_response::is_final(head) => {
+                upstream_response::rewrite_head(head, received, leg)
+            }
             _ => Ok(()),
         }
     }
@@ -330,36 +333,31 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         chunk: &mut Option<Bytes>,
         end: bool,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
     ) -> Result<Option<Duration>> {
-        stream::download(exchange, chunk, end).map(|()| None)
+        body_filters::download(ctx, chunk, end).map(|()| None)
     }
 
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
-        error: &Error,
-        exchange: &mut Exchange,
-    ) -> FailToProxy {
-        let refusal = refuse::refusal_of(error, exchange);
-        if let Some(arrival) = &exchange.arrival
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+        let refusal = refuse::refusal_of(error, ctx);
+        if let Some(received) = &ctx.received
             && *error.esource() == ErrorSource::Downstream
             && *error.etype() != CUT
         {
             // Where this request ends is not known, so nothing behind it is one.
-            arrival.ticket.close_after();
+            received.ticket.close_after();
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {
-            refuse::break_off(session, exchange, &refusal).await;
+            refuse::break_off(session, ctx, &refusal).await;
         } else if refusal.kind != ErrorKind::ClientGone
-            && let Err(error) = refuse::answer(session, exchange, &refusal).await
+            && let Err(error) = refuse::answer(session, ctx, &refusal).await
         {
             debug!(%error, "the client is gone before its refusal");
         }
-        let error_code = exchange.answer.status.unwrap_or(0);
-        self.report(exchange, error, &refusal);
-        exchange.failure = Some(refusal);
+        let error_code = ctx.answer.status.unwrap_or(0);
+        self.report(ctx, error, &refusal);
+        ctx.failure = Some(refusal);
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
@@ -367,7 +365,7 @@ impl ProxyHttp for Gateway {
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _exchange: &Exchange,
+        _exchange: &RequestCtx,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {
@@ -375,15 +373,15 @@ impl ProxyHttp for Gateway {
     }
 
     /// Failures are told once, by the access line; what only Pingora's words explain, by `report`.
-    fn suppress_error_log(&self, _session: &Session, _exchange: &Exchange, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _exchange: &RequestCtx, _error: &Error) -> bool {
         true
     }
 }
 
 impl Gateway {
     /// Logs what an operator must look into.
-    fn report(&self, exchange: &Exchange, error: &Error, refusal: &Refusal) {
-        let request_id = exchange.arrival.as_ref().map_or("", |arrival| arrival.request_id.as_str());
+    fn report(&self, ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
+        let request_id = ctx.received.as_ref().map_or("", |received| received.request_id.as_str());
         match refusal.kind {
             ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout => {
                 tracing::warn!(request_id, %error, "{}", refusal.message);
@@ -396,5 +394,5 @@ impl Gateway {
 
 /// Whether the head of an answer is on its way to the client.
 fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(inbound::is_final)
+    session.response_written().is_some_and(upstream_response::is_final)
 }

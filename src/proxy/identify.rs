@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 
-use super::arrive::Arrival;
+use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Key;
 use crate::identity::chain::Found;
@@ -29,16 +29,16 @@ pub(crate) struct Caller {
 ///
 /// # Errors
 /// It carries more credentials than anybody needs.
-pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Result<Caller, Refusal> {
+pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Caller, Refusal> {
     let principal = key
-        .principal(headers, arrival.uri.query(), arrival.client)
+        .principal(headers, received.uri.query(), received.client)
         .map_err(|fault| Refusal::new(ErrorKind::BadRequest, fault.to_string()))?;
     Ok(Caller {
         mark: balance::mark(principal.id.as_str()),
         principal: principal.id,
         accounts: principal.accounts,
         client: Client::recognise(headers),
-        address: arrival.client,
+        address: received.client,
     })
 }
 
@@ -46,10 +46,10 @@ pub(crate) fn caller(arrival: &Arrival, headers: &HeaderMap, key: &Key) -> Resul
 ///
 /// # Errors
 /// The head names two different sessions.
-pub(crate) fn by_head(arrival: &Arrival, headers: &HeaderMap) -> Result<Option<Found>, Refusal> {
-    arrival
+pub(crate) fn by_head(received: &Received, headers: &HeaderMap) -> Result<Option<Found>, Refusal> {
+    received
         .ticket
-        .snapshot
+        .settings
         .identity
         .by_header(headers)
         .map_err(|conflict| Refusal::new(ErrorKind::BadRequest, conflict.to_string()))
@@ -60,13 +60,13 @@ pub(crate) fn by_head(arrival: &Arrival, headers: &HeaderMap) -> Result<Option<F
 /// # Errors
 /// `session.missing: reject`, and nothing names a session.
 pub(crate) fn by_body(
-    arrival: &Arrival,
+    received: &Received,
     caller: &Caller,
     call: &ModelRequest,
     headers: &HeaderMap,
     backend: &str,
 ) -> Result<Found, Refusal> {
-    let identity = &arrival.ticket.snapshot.identity;
+    let identity = &received.ticket.settings.identity;
     let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
     identity
         .by_body(&|index| call.hint(index))

@@ -6,10 +6,10 @@ use http::{HeaderMap, Method};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::arrive::Arrival;
 use super::dispatch::Route;
-use super::exchange::Exchange;
-use super::refuse::Stop;
+use super::receive::Received;
+use super::refuse::Reject;
+use super::request_ctx::RequestCtx;
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -20,14 +20,14 @@ use crate::protocol::request::ModelRequest;
 ///
 /// # Errors
 /// A web page elsewhere calls (it may have rebound its name to this address), or header and body differ.
-pub(crate) fn check(arrival: &Arrival, headers: &HeaderMap, call: &ModelRequest) -> Result<(), Refusal> {
-    let allowed = &arrival.ticket.snapshot.allow_origins;
+pub(crate) fn check(received: &Received, headers: &HeaderMap, call: &ModelRequest) -> Result<(), Refusal> {
+    let allowed = &received.ticket.settings.allow_origins;
     let mut origins = headers.get_all(ORIGIN).iter();
     if origins.any(|origin| origin.to_str().map_or(true, |origin| is_foreign(origin, allowed))) {
         let message = "web pages of this origin may not call MCP servers (server.cors.allow_origins)";
         return Err(Refusal::new(ErrorKind::OriginRefused, message));
     }
-    match disagreement(headers, call).filter(|_| arrival.method == Method::POST) {
+    match disagreement(headers, call).filter(|_| received.method == Method::POST) {
         Some(wrong) => Err(Refusal::new(ErrorKind::HeaderMismatch, format!("Header mismatch: {wrong}"))),
         None => Ok(()),
     }
@@ -48,10 +48,10 @@ fn is_foreign(origin: &str, allowed: &[String]) -> bool {
 }
 
 /// Whether the answer is a stream on which the server speaks unasked: silence says nothing there.
-pub(crate) fn is_server_stream(arrival: &Arrival, route: &Route, call: &ModelRequest) -> bool {
+pub(crate) fn is_server_stream(received: &Received, route: &Route, call: &ModelRequest) -> bool {
     let listens = || {
         let method = call.rpc.as_ref().and_then(|rpc| rpc.method.as_deref());
-        arrival.method == Method::GET || method == Some("subscriptions/listen")
+        received.method == Method::GET || method == Some("subscriptions/listen")
     };
     route.dialect == Dialect::MCP && listens()
 }
@@ -64,31 +64,30 @@ pub(crate) fn is_server_stream(arrival: &Arrival, route: &Route, call: &ModelReq
 pub(crate) async fn follow(
     session: &Session,
     head: &ResponseHeader,
-    exchange: &mut Exchange,
-) -> Result<(), Stop> {
+    ctx: &mut RequestCtx,
+) -> Result<(), Reject> {
     let headers = &session.req_header().headers;
     let (Some(named), false) = (head.headers.get(SESSION_ID), headers.contains_key(SESSION_ID)) else {
         return Ok(());
     };
-    let (Some(arrival), Some(caller), Some(leg)) = (&exchange.arrival, &exchange.caller, &exchange.leg)
-    else {
+    let (Some(received), Some(caller), Some(leg)) = (&ctx.received, &ctx.caller, &ctx.leg) else {
         return Ok(());
     };
     let mut next = headers.clone();
     next.insert(SESSION_ID, named.clone());
-    let Some(found) = identify::by_head(arrival, &next)?.filter(|found| found.id != leg.session().key().id)
+    let Some(found) = identify::by_head(received, &next)?.filter(|found| found.id != leg.session().key().id)
     else {
         return Ok(());
     };
-    exchange.named = Some(found.id.clone());
-    let leg = admit::admit(&exchange.house.sessions, arrival, caller, found).await?;
-    if let Some(route) = &exchange.route {
+    ctx.named = Some(found.id.clone());
+    let leg = admit::admit(&ctx.app.sessions, received, caller, found).await?;
+    if let Some(route) = &ctx.route {
         leg.routed(route.backend.settings().name(), None);
     }
-    let received = arrival.ticket.received();
-    leg.session().add_bytes_in(received);
-    if let Some(former) = exchange.leg.replace(leg) {
-        former.withdraw(received);
+    let bytes_in = received.ticket.received();
+    leg.session().add_bytes_in(bytes_in);
+    if let Some(former) = ctx.leg.replace(leg) {
+        former.withdraw(bytes_in);
     }
     Ok(())
 }

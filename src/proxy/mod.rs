@@ -1,42 +1,42 @@
-//! The way of a request, one file per step, in order.
+//! The way of a request through the proxy, one file per step, in order.
 //!
-//! `door` lets it in · `gateway` is Pingora's `ProxyHttp`, every phase a few lines · `exchange` is what
-//! is known of it so far · `arrive` measures its head · `framing` refuses heads that can be read in two
-//! ways · `local` answers what is ours · `identify` says who
-//! calls and in which session · `read` holds its body · `admit` opens a leg, unless a kill stands ·
-//! `dispatch` chooses the backend, `failover` between several and after a failure · `mcp` asks for what MCP asks for ·
-//! `models` answers with the models of all · `outbound` writes the head for it · `inbound` reads the answer's
-//! head · `stream` lets the answer through, counts and cuts · `upgrade` is what differs where that is a WebSocket ·
-//! `settle` closes the books, always ·
-//! `trace` tells a collector of the request · `capture` keeps its bodies, where that is wanted ·
-//! `refuse` turns a fault into an answer in the caller's dialect.
-//! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; it conducts
-//! them, they do not know each other.
-//! Invariants: a byte of a body is never changed, but for the model's name where the file asks for another;
-//! whatever happens, a leg is settled once.
+//! `door` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines ·
+//! `request_ctx` holds the state of one request · `receive` checks its head · `framing` rejects heads that two parsers
+//! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
+//! session · `read` buffers the body of a model call · `admit` opens a leg, unless the session is killed · `dispatch`
+//! chooses the backend, `failover` chooses between several and after a failure · `mcp` applies the rules of MCP ·
+//! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend ·
+//! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
+//! when the leg is cut · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it ended ·
+//! `trace` exports spans · `capture` stores bodies when configured · `refuse` turns an error into a response in the
+//! caller's dialect.
+//! Neighbours below: `session`, `identity`, `upstream`, `routing`, `protocol`, `telemetry`; this folder connects them, they
+//! do not know each other.
+//! Invariants: a body is forwarded byte for byte, except for the model's name where `rewrite_model` is set; every leg is
+//! settled exactly once.
 
 pub(crate) mod admit;
-pub(crate) mod arrive;
+pub(crate) mod body_filters;
+pub(crate) mod builtin;
 pub(crate) mod capture;
 pub(crate) mod dispatch;
 pub(crate) mod door;
-pub(crate) mod exchange;
 pub(crate) mod failover;
+pub(crate) mod finish;
 pub mod forwarded;
 pub(crate) mod framing;
 pub(crate) mod gateway;
 pub(crate) mod identify;
-pub(crate) mod inbound;
-pub(crate) mod local;
 pub(crate) mod mcp;
 pub mod models;
-pub(crate) mod outbound;
 pub(crate) mod read;
+pub(crate) mod receive;
 pub(crate) mod refuse;
+pub(crate) mod request_ctx;
+pub(crate) mod runtime_settings;
 pub mod settings;
-pub(crate) mod settle;
-pub(crate) mod snapshot;
-pub(crate) mod stream;
 pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod upgrade;
+pub(crate) mod upstream_request;
+pub(crate) mod upstream_response;

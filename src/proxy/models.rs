@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::arrive::{Arrival, REQUEST_ID};
+use super::builtin::{self, BuiltinAnswer};
 use super::dispatch;
 use super::door::CUT;
-use super::exchange::Exchange;
-use super::local::{self, LocalAnswer};
-use super::refuse::Stop;
+use super::receive::{REQUEST_ID, Received};
+use super::refuse::Reject;
+use super::request_ctx::RequestCtx;
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialects::model_list::ModelListRequest;
@@ -62,65 +62,65 @@ pub enum Discovery {
 }
 
 /// Whether this request asks for the list of all: it names no backend, neither in its path nor by a header.
-pub(crate) fn is_asked(arrival: &Arrival, headers: &HeaderMap) -> bool {
-    let snapshot = &arrival.ticket.snapshot;
-    snapshot.discovery == Discovery::Merged
-        && arrival.method == Method::GET
-        && matches!(arrival.uri.path(), "/v1/models" | "/v1/models/")
-        && !headers.contains_key(snapshot.routes.header())
+pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
+    let settings = &received.ticket.settings;
+    settings.discovery == Discovery::Merged
+        && received.method == Method::GET
+        && matches!(received.uri.path(), "/v1/models" | "/v1/models/")
+        && !headers.contains_key(settings.routes.header())
 }
 
 /// Answers with the list of all, within the request's session.
 ///
 /// # Errors
 /// The session was killed, the leg was cut meanwhile, or no backend has told its models.
-pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<(), Stop> {
-    let (Some(arrival), Some(caller)) = (&exchange.arrival, &exchange.caller) else {
+pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), Reject> {
+    let (Some(received), Some(caller)) = (&ctx.received, &ctx.caller) else {
         return Ok(());
     };
     let head = session.req_header();
-    if exchange.leg.is_none() {
-        let found = identify::by_body(arrival, caller, &exchange.call, &head.headers, "")?;
-        exchange.named = Some(found.id.clone());
-        exchange.leg = Some(admit::admit(&exchange.house.sessions, arrival, caller, found).await?);
+    if ctx.leg.is_none() {
+        let found = identify::by_body(received, caller, &ctx.call, &head.headers, "")?;
+        ctx.named = Some(found.id.clone());
+        ctx.leg = Some(admit::admit(&ctx.app.sessions, received, caller, found).await?);
     }
-    let now = exchange.house.clock.now();
-    let own = dispatch::route(arrival, caller, head, &exchange.call, now).ok().map(|route| route.backend);
+    let now = ctx.app.clock.now();
+    let own = dispatch::route(received, caller, head, &ctx.call, now).ok().map(|route| route.backend);
     let lists = tokio::select! {
         biased;
-        _ = arrival.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
-        lists = ask_all(&exchange.house.connector, arrival, &head.headers, own.as_deref()) => lists,
+        _ = received.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        lists = ask_all(&ctx.app.connector, received, &head.headers, own.as_deref()) => lists,
     };
     if lists.is_empty() {
         let message = "no backend has told its models; the log says why";
         return Err(Refusal::new(ErrorKind::BackendUnavailable, message).into());
     }
-    let merged = merge(lists, &arrival.ticket.snapshot.routes, arrival.dialect);
-    local::write(session, exchange, LocalAnswer::json(merged)).await?;
+    let merged = merge(lists, &received.ticket.settings.routes, received.dialect);
+    builtin::write(session, ctx, BuiltinAnswer::json(merged)).await?;
     Ok(())
 }
 
 /// The lists of all backends that have one, in the order in which they are configured.
 async fn ask_all(
     connector: &Connector,
-    arrival: &Arrival,
+    received: &Received,
     headers: &HeaderMap,
     own: Option<&Backend>,
 ) -> Vec<(String, Vec<Value>)> {
-    let asked = arrival.ticket.snapshot.backends.iter().filter_map(|backend| {
+    let asked = received.ticket.settings.backends.iter().filter_map(|backend| {
         let list = backend.settings().kind().model_list()?;
         let is_own = own.is_some_and(|own| own.settings().name() == backend.settings().name());
         Some(async move {
             let answer = async {
                 let head =
-                    request(backend, list, arrival, headers, is_own).map_err(|error| error.to_string())?;
+                    request(backend, list, received, headers, is_own).map_err(|error| error.to_string())?;
                 ask(connector, backend, head).await
             };
             let name = backend.settings().name();
             match timeout(LIMIT, answer).await.unwrap_or_else(|_| Err("it took too long".to_owned())) {
                 Ok(list) => Some((name.to_string(), list)),
                 Err(why) => {
-                    let request_id = arrival.request_id.as_str();
+                    let request_id = received.request_id.as_str();
                     tracing::warn!(request_id, backend = %name, why, "a backend has not told its models");
                     None
                 }
@@ -133,13 +133,13 @@ async fn ask_all(
 fn request(
     backend: &Backend,
     list: &ModelListRequest,
-    arrival: &Arrival,
+    received: &Received,
     headers: &HeaderMap,
     is_own: bool,
 ) -> pingora_core::Result<RequestHeader> {
     let settings = backend.settings();
     let takes_own = is_own && *settings.auth() == Auth::Passthrough;
-    let query = arrival.uri.query().filter(|_| takes_own).map(credentials::only_parameters);
+    let query = received.uri.query().filter(|_| takes_own).map(credentials::only_parameters);
     let path = match query.filter(|query| !query.is_empty()) {
         Some(query) if list.target.contains('?') => format!("{}&{query}", list.target),
         Some(query) => format!("{}?{query}", list.target),
@@ -150,7 +150,7 @@ fn request(
     head.insert_header(HOST, settings.authority())?;
     head.insert_header(ACCEPT, "application/json")?;
     head.insert_header(ACCEPT_ENCODING, "identity")?;
-    head.insert_header(REQUEST_ID, arrival.request_id.as_str())?;
+    head.insert_header(REQUEST_ID, received.request_id.as_str())?;
     for (name, value) in list.headers {
         head.insert_header(*name, *value)?;
     }

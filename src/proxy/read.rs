@@ -6,8 +6,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use pingora_core::Error;
 use pingora_proxy::Session;
 
-use super::arrive::Arrival;
-use super::refuse::Stop;
+use super::receive::Received;
+use super::refuse::Reject;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::request::{ModelRequest, RequestScan};
 
@@ -15,18 +15,18 @@ use crate::protocol::request::{ModelRequest, RequestScan};
 ///
 /// # Errors
 /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
-pub(crate) async fn read(session: &mut Session, arrival: &Arrival) -> Result<ModelRequest, Stop> {
-    let mut call = read_body(session, arrival).await?;
-    arrival.dialect.read_path(arrival.uri.path(), &mut call);
+pub(crate) async fn read(session: &mut Session, received: &Received) -> Result<ModelRequest, Reject> {
+    let mut call = read_body(session, received).await?;
+    received.dialect.read_path(received.uri.path(), &mut call);
     Ok(call)
 }
 
-async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<ModelRequest, Stop> {
-    let limit = body_limit(arrival);
+async fn read_body(session: &mut Session, received: &Received) -> Result<ModelRequest, Reject> {
+    let limit = body_limit(received);
     if declared_length(&session.req_header().headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit).into());
     }
-    if !is_held(arrival, &session.req_header().headers) || session.as_mut().is_body_empty() {
+    if !is_held(received, &session.req_header().headers) || session.as_mut().is_body_empty() {
         return Ok(ModelRequest::default());
     }
     if session.req_header().headers.contains_key(EXPECT) {
@@ -34,8 +34,8 @@ async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<ModelRequ
         session.write_continue_response().await?;
         session.req_header_mut().remove_header(&EXPECT);
     }
-    arrival.ticket.hold_body();
-    let mut scan = RequestScan::speaking(arrival.dialect, &arrival.ticket.snapshot.call_paths);
+    received.ticket.hold_body();
+    let mut scan = RequestScan::speaking(received.dialect, &received.ticket.settings.call_paths);
     let mut length = 0;
     while let Some(chunk) = session.as_mut().read_request_body().await.map_err(Error::into_down)? {
         length += chunk.len();
@@ -49,8 +49,8 @@ async fn read_body(session: &mut Session, arrival: &Arrival) -> Result<ModelRequ
 
 /// Whether the body must be seen before the request can go on: model calls, and any JSON, since a
 /// model may be named in it. `curl -d` calls its JSON a form, so a known path is enough.
-fn is_held(arrival: &Arrival, headers: &HeaderMap) -> bool {
-    arrival.dialect.is_read()
+fn is_held(received: &Received, headers: &HeaderMap) -> bool {
+    received.dialect.is_read()
         || headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
@@ -58,9 +58,9 @@ fn is_held(arrival: &Arrival, headers: &HeaderMap) -> bool {
 }
 
 /// How many bytes this request's body may have.
-pub(crate) fn body_limit(arrival: &Arrival) -> usize {
-    let limits = &arrival.ticket.snapshot.limits;
-    if arrival.dialect.is_read() { limits.max_body_llm } else { limits.max_body }
+pub(crate) fn body_limit(received: &Received) -> usize {
+    let limits = &received.ticket.settings.limits;
+    if received.dialect.is_read() { limits.max_body_llm } else { limits.max_body }
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

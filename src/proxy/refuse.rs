@@ -12,9 +12,9 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tracing::debug;
 
-use super::arrive::REQUEST_ID;
 use super::door::{CUT, SILENT};
-use super::exchange::Exchange;
+use super::receive::REQUEST_ID;
+use super::request_ctx::RequestCtx;
 use super::upgrade;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -23,29 +23,29 @@ use crate::protocol::wire::framing::Framing;
 use crate::session::cut::CutReason;
 use crate::session::{EndReason, Leg};
 
-/// The error with which a step stops Pingora after it has left its refusal in the exchange.
+/// The error with which a step stops Pingora after it has left its refusal in the ctx.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
 
 /// The words for a fault of ours.
 pub(crate) const OUR_FAULT: &str = "the gateway failed; its log says why";
 
 /// Why a step does not go on.
-pub(crate) enum Stop {
+pub(crate) enum Reject {
     /// The request is refused.
     Refused(Refusal),
     /// Something broke, or the leg was cut.
-    Broken(Box<Error>),
+    Io(Box<Error>),
 }
 
-impl From<Refusal> for Stop {
+impl From<Refusal> for Reject {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl From<Box<Error>> for Stop {
+impl From<Box<Error>> for Reject {
     fn from(error: Box<Error>) -> Self {
-        Self::Broken(error)
+        Self::Io(error)
     }
 }
 
@@ -139,15 +139,15 @@ fn status_for(kind: ErrorKind, client: Option<&str>) -> StatusCode {
 }
 
 /// What went wrong, from Pingora's error and what we know of the leg.
-pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
-    if let Some(refusal) = exchange.refusal.take() {
+pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
+    if let Some(refusal) = ctx.refusal.take() {
         return refusal;
     }
-    let cut = exchange.arrival.as_ref().and_then(|arrival| arrival.ticket.cut.reason());
+    let cut = ctx.received.as_ref().and_then(|received| received.ticket.cut.reason());
     if let Some(reason) = cut {
-        return cut_refusal(reason, exchange);
+        return cut_refusal(reason, ctx);
     }
-    let upstream = exchange.route.as_ref().map_or("", |route| route.backend.settings().name().as_str());
+    let upstream = ctx.route.as_ref().map_or("", |route| route.backend.settings().name().as_str());
     match (error.etype(), error.esource()) {
         (etype, _) if *etype == SILENT => Refusal::new(
             ErrorKind::BackendTimeout,
@@ -178,12 +178,12 @@ pub(crate) fn refusal_of(error: &Error, exchange: &mut Exchange) -> Refusal {
     }
 }
 
-fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
+fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
     match reason {
-        CutReason::Killed => Refusal::new(ErrorKind::SessionKilled, kill_notice(exchange, "Session killed")),
-        CutReason::AgentKilled => Refusal::new(ErrorKind::AgentKilled, kill_notice(exchange, "Agent killed")),
+        CutReason::Killed => Refusal::new(ErrorKind::SessionKilled, kill_notice(ctx, "Session killed")),
+        CutReason::AgentKilled => Refusal::new(ErrorKind::AgentKilled, kill_notice(ctx, "Agent killed")),
         CutReason::TimedOut => {
-            let why = exchange.leg.as_ref().and_then(|leg| leg.session().end_reason());
+            let why = ctx.leg.as_ref().and_then(|leg| leg.session().end_reason());
             let message = match why {
                 Some(EndReason::IdleTimeout) => {
                     "nothing has moved in the session for too long (session.idle_timeout)"
@@ -197,8 +197,8 @@ fn cut_refusal(reason: CutReason, exchange: &Exchange) -> Refusal {
 }
 
 /// What the order says that cut the leg; `lifted` when it no longer stands.
-fn kill_notice(exchange: &Exchange, lifted: &str) -> String {
-    let order = exchange.leg.as_ref().and_then(Leg::kill_order);
+fn kill_notice(ctx: &RequestCtx, lifted: &str) -> String {
+    let order = ctx.leg.as_ref().and_then(Leg::kill_order);
     order.map_or_else(|| lifted.to_owned(), |order| order.notice())
 }
 
@@ -216,40 +216,40 @@ fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a
 }
 
 /// The id of the JSON-RPC request that is answered, once its body was read.
-fn rpc_id(exchange: &Exchange) -> Option<&str> {
-    exchange.call.rpc.as_ref()?.id.as_deref()
+fn rpc_id(ctx: &RequestCtx) -> Option<&str> {
+    ctx.call.rpc.as_ref()?.id.as_deref()
 }
 
 /// Answers with a refusal: the head is not sent yet.
 ///
 /// # Errors
 /// The client cannot be written to.
-pub(crate) async fn answer(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) -> Result<()> {
-    let client = exchange.caller.as_ref().and_then(|caller| caller.client.name.as_deref());
+pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) -> Result<()> {
+    let client = ctx.caller.as_ref().and_then(|caller| caller.client.name.as_deref());
     let status = status_for(refusal.kind, client);
-    exchange.answer.status = Some(status.as_u16());
-    let dialect = exchange.dialect();
-    let session_id = exchange.leg.as_ref().map(|leg| leg.session().key().id.clone());
-    let session_id = session_id.or_else(|| exchange.named.clone());
-    let request_id = exchange.arrival.as_ref().map_or("", |arrival| arrival.request_id.as_str());
+    ctx.answer.status = Some(status.as_u16());
+    let dialect = ctx.dialect();
+    let session_id = ctx.leg.as_ref().map(|leg| leg.session().key().id.clone());
+    let session_id = session_id.or_else(|| ctx.named.clone());
+    let request_id = ctx.received.as_ref().map_or("", |received| received.request_id.as_str());
     let notice = ErrorBody {
         status: status.as_u16(),
-        rpc_id: rpc_id(exchange),
+        rpc_id: rpc_id(ctx),
         ..notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
     };
     let body = Bytes::from(dialect.error_body(&notice));
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
-    if let (Some(arrival), Some(id)) = (&exchange.arrival, &session_id) {
-        head.insert_header(arrival.ticket.snapshot.identity.header().clone(), id.as_str())?;
+    if let (Some(received), Some(id)) = (&ctx.received, &session_id) {
+        head.insert_header(received.ticket.settings.identity.header().clone(), id.as_str())?;
     }
-    if let Some(arrival) = &exchange.arrival
+    if let Some(received) = &ctx.received
         && !session.as_mut().is_body_done()
     {
-        arrival.ticket.close_after();
+        received.ticket.close_after();
     }
-    exchange.answer.sent = body.len() as u64;
-    if let Some(capture) = &mut exchange.capture {
+    ctx.answer.sent = body.len() as u64;
+    if let Some(capture) = &mut ctx.capture {
         capture.refused(&body);
     }
     session.write_response_header(Box::new(head), false).await?;
@@ -291,17 +291,17 @@ fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<Response
 
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing, and with them their connection. Neither looks whole.
-pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, refusal: &Refusal) {
-    let ticket = exchange.arrival.as_ref().map(|arrival| Arc::clone(&arrival.ticket));
+pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) {
+    let ticket = ctx.received.as_ref().map(|received| Arc::clone(&received.ticket));
     // Whoever is dropped in the middle of the last event leaves a connection that nothing may follow on.
     let was_reusable = ticket.as_ref().is_some_and(|ticket| ticket.close_after());
     let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
     let written = session.as_ref().body_bytes_sent() as u64;
-    let ending = stream_end(exchange, refusal, written).filter(|_| !has_length);
+    let ending = stream_end(ctx, refusal, written).filter(|_| !has_length);
     let ended = match ending {
         Some(event) => {
-            exchange.answer.sent += event.len() as u64;
-            if let Some(capture) = &mut exchange.capture {
+            ctx.answer.sent += event.len() as u64;
+            if let Some(capture) = &mut ctx.capture {
                 capture.download(&event);
             }
             session.write_response_body(Some(event), true).await
@@ -315,7 +315,7 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
             if let Some(ticket) = ticket
                 && is_framed
                 && was_reusable
-                && exchange.socket.is_none()
+                && ctx.socket.is_none()
             {
                 ticket.keep();
             }
@@ -326,21 +326,21 @@ pub(crate) async fn break_off(session: &mut Session, exchange: &mut Exchange, re
 
 /// The native last event; none when the client is gone, the length of the answer is fixed, or the
 /// body is not a stream of events.
-fn stream_end(exchange: &Exchange, refusal: &Refusal, written: u64) -> Option<Bytes> {
+fn stream_end(ctx: &RequestCtx, refusal: &Refusal, written: u64) -> Option<Bytes> {
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
     }
-    let leg = exchange.leg.as_ref()?;
+    let leg = ctx.leg.as_ref()?;
     let session_id = Some(leg.session().key().id.as_str());
-    let request_id = exchange.arrival.as_ref()?.request_id.as_str();
-    let notice = ErrorBody { rpc_id: rpc_id(exchange), ..notice(refusal, session_id, request_id) };
-    if exchange.socket.is_some() {
-        return upgrade::last_words(exchange, socket_end(refusal.kind)?, &notice, written);
+    let request_id = ctx.received.as_ref()?.request_id.as_str();
+    let notice = ErrorBody { rpc_id: rpc_id(ctx), ..notice(refusal, session_id, request_id) };
+    if ctx.socket.is_some() {
+        return upgrade::closing_frames(ctx, socket_end(refusal.kind)?, &notice, written);
     }
-    let framing = exchange.answer.framing?;
+    let framing = ctx.answer.framing?;
     // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
-    let at_boundary = exchange.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
-    exchange.dialect().stream_end(framing, at_boundary, &notice).map(Bytes::from)
+    let at_boundary = ctx.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
+    ctx.dialect().stream_end(framing, at_boundary, &notice).map(Bytes::from)
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use http::{HeaderMap, Method};
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
-use super::arrive::Arrival;
 use super::dispatch::Route;
-use super::exchange::Exchange;
-use super::gateway::House;
+use super::gateway::ProxyState;
+use super::receive::Received;
+use super::request_ctx::RequestCtx;
 use crate::capture::shown;
 use crate::error::ErrorKind;
 use crate::protocol::Dialect;
@@ -28,8 +28,8 @@ pub(crate) struct Trace {
 
 impl Trace {
     /// Reads what the client says; `None` when nobody is told of requests.
-    pub(crate) fn begin(house: &House, headers: &HeaderMap) -> Option<Self> {
-        house.exporter.as_ref()?;
+    pub(crate) fn begin(app: &ProxyState, headers: &HeaderMap) -> Option<Self> {
+        app.exporter.as_ref()?;
         let mut values = headers.get_all(TRACEPARENT).iter();
         let parent = match (values.next(), values.next()) {
             (Some(value), None) => value.to_str().ok().and_then(Parent::read),
@@ -43,8 +43,8 @@ impl Trace {
 ///
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
-pub(crate) fn outbound(head: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
-    let (Some(context), Some(trace)) = (place(exchange), &exchange.trace) else { return Ok(()) };
+pub(crate) fn propagate(head: &mut RequestHeader, ctx: &mut RequestCtx) -> Result<()> {
+    let (Some(context), Some(trace)) = (place(ctx), &ctx.trace) else { return Ok(()) };
     if trace.parent.is_none() {
         // It belongs to a trace that is not this one.
         head.remove_header(TRACESTATE);
@@ -52,47 +52,47 @@ pub(crate) fn outbound(head: &mut RequestHeader, exchange: &mut Exchange) -> Res
     head.insert_header(TRACEPARENT, context.traceparent())
 }
 
-fn place(exchange: &mut Exchange) -> Option<Context> {
-    let exporter = exchange.house.exporter.as_ref()?;
-    let trace = exchange.trace.as_mut()?;
-    let session = exchange.leg.as_ref().map(|leg| leg.session().uid());
+fn place(ctx: &mut RequestCtx) -> Option<Context> {
+    let exporter = ctx.app.exporter.as_ref()?;
+    let trace = ctx.trace.as_mut()?;
+    let session = ctx.leg.as_ref().map(|leg| leg.session().uid());
     Some(*trace.context.get_or_insert_with(|| exporter.place(trace.parent, session)))
 }
 
 /// Tells of a request that is over. What was answered here (probes) is not told.
-pub(crate) fn settle(
-    exchange: &mut Exchange,
+pub(crate) fn finish(
+    ctx: &mut RequestCtx,
     duration: Duration,
     failure: Option<ErrorKind>,
     usage: Option<Usage>,
     operation: Option<String>,
 ) {
-    let Some(context) = place(exchange) else { return };
-    let (Some(exporter), Some(arrival)) = (&exchange.house.exporter, &exchange.arrival) else { return };
-    let is_local = exchange.route.is_none() && failure.is_none();
+    let Some(context) = place(ctx) else { return };
+    let (Some(exporter), Some(received)) = (&ctx.app.exporter, &ctx.received) else { return };
+    let is_local = ctx.route.is_none() && failure.is_none();
     if is_local || !exporter.wants(&context) {
         return;
     }
-    let live = exchange.leg.as_ref().map(|leg| leg.session());
+    let live = ctx.leg.as_ref().map(|leg| leg.session());
     exporter.request(Request {
         context,
-        session: live.map(|live| live.key().id.clone()).or_else(|| exchange.named.clone()),
+        session: live.map(|live| live.key().id.clone()).or_else(|| ctx.named.clone()),
         uid: live.map(|live| live.uid()),
-        request_id: arrival.request_id.clone(),
+        request_id: received.request_id.clone(),
         ended: SystemTime::now(),
         duration,
-        method: clipped(arrival.method.as_str()),
-        path: clipped(&shown(arrival.uri.path())),
-        status: exchange.answer.status,
+        method: clipped(received.method.as_str()),
+        path: clipped(&shown(received.uri.path())),
+        status: ctx.answer.status,
         outcome: failure.map_or("ok", ErrorKind::code),
-        principal: exchange.caller.as_ref().map(|caller| caller.principal.clone()),
-        client: exchange.caller.as_ref().and_then(|caller| caller.client.name.as_deref()).map(clipped),
-        client_address: arrival.client,
-        backend: exchange.route.as_ref().map(backend),
-        bytes_in: arrival.ticket.received(),
-        bytes_out: exchange.answer.sent,
+        principal: ctx.caller.as_ref().map(|caller| caller.principal.clone()),
+        client: ctx.caller.as_ref().and_then(|caller| caller.client.name.as_deref()).map(clipped),
+        client_address: received.client,
+        backend: ctx.route.as_ref().map(backend),
+        bytes_in: received.ticket.received(),
+        bytes_out: ctx.answer.sent,
         operation,
-        call: exchange.route.as_ref().and_then(|route| call(exchange, arrival, route, usage)),
+        call: ctx.route.as_ref().and_then(|route| call(ctx, received, route, usage)),
     });
 }
 
@@ -108,17 +108,17 @@ fn backend(route: &Route) -> Backend {
 }
 
 /// What was asked of a model; `None` for what is no such question (a list of models, a count of tokens).
-fn call(exchange: &Exchange, arrival: &Arrival, route: &Route, usage: Option<Usage>) -> Option<ModelCall> {
-    let operation = operation(route.dialect, &arrival.method, arrival.uri.path())?;
-    let tap = exchange.answer.tap.as_ref();
+fn call(ctx: &RequestCtx, received: &Received, route: &Route, usage: Option<Usage>) -> Option<ModelCall> {
+    let operation = operation(route.dialect, &received.method, received.uri.path())?;
+    let tap = ctx.answer.tap.as_ref();
     let tools = tap.and_then(|tap| tap.tools());
     Some(ModelCall {
         operation,
         provider: route.backend.settings().kind().gen_ai_provider(route.dialect),
-        model: exchange.call.model.as_deref().map(|model| clipped(&shown(model))),
+        model: ctx.call.model.as_deref().map(|model| clipped(&shown(model))),
         answered_by: tap.and_then(|tap| tap.model()).map(|model| clipped(&shown(model))),
-        stream: exchange.answer.is_stream,
-        first_chunk: exchange.answer.first_byte,
+        stream: ctx.answer.is_stream,
+        first_chunk: ctx.answer.first_byte,
         stop_reason: tap.and_then(|tap| tap.stop_reason()).map(clipped),
         tokens: usage.map(|usage| tokens(route.dialect, usage)),
         tools: tools.into_iter().flat_map(|tools| tools.iter()).map(|(name, n)| (name.into(), n)).collect(),

@@ -10,11 +10,11 @@ use http::header::{HOST, ORIGIN};
 use pingora_core::{Error, Result};
 use url::form_urlencoded;
 
-use super::arrive::Arrival;
 use super::dispatch::Route;
-use super::exchange::Exchange;
+use super::finish;
+use super::receive::Received;
 use super::refuse::{REFUSED, SocketEnd};
-use super::settle;
+use super::request_ctx::RequestCtx;
 use crate::capture::shown;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
@@ -28,11 +28,11 @@ use crate::session::SocketReport;
 ///
 /// # Errors
 /// The page is neither.
-pub(crate) fn check_origin(arrival: &Arrival, headers: &HeaderMap) -> Result<(), Refusal> {
-    if !arrival.socket {
+pub(crate) fn check_origin(received: &Received, headers: &HeaderMap) -> Result<(), Refusal> {
+    if !received.socket {
         return Ok(());
     }
-    let allowed = arrival.ticket.snapshot.allow_origins.as_slice();
+    let allowed = received.ticket.settings.allow_origins.as_slice();
     let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
     for origin in headers.get_all(ORIGIN) {
         let origin = origin.as_bytes();
@@ -57,13 +57,13 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
 }
 
 /// What a handshake says of the call: Realtime names its model in the query. `None` for other requests.
-pub(crate) fn call(arrival: &Arrival) -> Option<ModelRequest> {
-    if !arrival.socket {
+pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
+    if !received.socket {
         return None;
     }
     let mut call = ModelRequest::default();
-    if arrival.dialect.is_llm() {
-        let query = arrival.uri.query().unwrap_or_default().as_bytes();
+    if received.dialect.is_llm() {
+        let query = received.uri.query().unwrap_or_default().as_bytes();
         for (_, model) in form_urlencoded::parse(query).filter(|(name, _)| name == "model") {
             call.model_doubled |= call.model.as_ref().is_some_and(|known| *known != model);
             call.model = Some(model.into_owned());
@@ -73,8 +73,8 @@ pub(crate) fn call(arrival: &Arrival) -> Option<ModelRequest> {
 }
 
 /// Follows the frames, if the request asks for a WebSocket.
-pub(crate) fn socket(arrival: &Arrival, route: &Route) -> Option<Box<SocketTap>> {
-    arrival.socket.then(|| Box::new(SocketTap::new(route.dialect)))
+pub(crate) fn socket(received: &Received, route: &Route) -> Option<Box<SocketTap>> {
+    received.socket.then(|| Box::new(SocketTap::new(route.dialect)))
 }
 
 /// The client's next bytes. The model that they ask for is known before the message that asks is whole, so a
@@ -82,13 +82,13 @@ pub(crate) fn socket(arrival: &Arrival, route: &Route) -> Option<Box<SocketTap>>
 ///
 /// # Errors
 /// A blocked model, or a message that might ask for one and cannot be read.
-pub(crate) fn asked(exchange: &mut Exchange, chunk: &Bytes) -> Result<()> {
-    let (Some(arrival), Some(leg), Some(route)) = (&exchange.arrival, &exchange.leg, &exchange.route) else {
+pub(crate) fn asked(ctx: &mut RequestCtx, chunk: &Bytes) -> Result<()> {
+    let (Some(received), Some(leg), Some(route)) = (&ctx.received, &ctx.leg, &ctx.route) else {
         return Ok(());
     };
-    let Some(socket) = &mut exchange.socket else { return Ok(()) };
-    let table = &arrival.ticket.snapshot.routes;
-    let (known, refusal) = (&mut exchange.call.model, &mut exchange.refusal);
+    let Some(socket) = &mut ctx.socket else { return Ok(()) };
+    let table = &received.ticket.settings.routes;
+    let (known, refusal) = (&mut ctx.call.model, &mut ctx.refusal);
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
@@ -114,34 +114,34 @@ pub(crate) fn asked(exchange: &mut Exchange, chunk: &Bytes) -> Result<()> {
 }
 
 /// The backend's next bytes; the tokens of each answer are counted when it ends, since a socket lives long.
-pub(crate) fn answered(exchange: &mut Exchange, chunk: &Bytes) {
-    let (Some(arrival), Some(leg), Some(route)) = (&exchange.arrival, &exchange.leg, &exchange.route) else {
+pub(crate) fn answered(ctx: &mut RequestCtx, chunk: &Bytes) {
+    let (Some(received), Some(leg), Some(route)) = (&ctx.received, &ctx.leg, &ctx.route) else {
         return;
     };
-    let Some(socket) = &mut exchange.socket else { return };
-    let asked = exchange.call.model.as_deref();
+    let Some(socket) = &mut ctx.socket else { return };
+    let asked = ctx.call.model.as_deref();
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
-        let usage = settle::priced(arrival, route, model, usage);
+        let usage = finish::priced(received, route, model, usage);
         leg.add_usage(model.map(shown).as_deref(), usage);
-        settle::count_tokens(route.backend.metrics(), model, usage);
+        finish::count_tokens(route.backend.metrics(), model, usage);
     });
 }
 
 /// The frames with which the client is told why its socket ends: its dialect's error event, where it has one,
 /// and a Close frame. `None` where they would stand inside another frame; `written` is how many bytes of
 /// the backend's reached the client.
-pub(crate) fn last_words(
-    exchange: &Exchange,
+pub(crate) fn closing_frames(
+    ctx: &RequestCtx,
     end: SocketEnd,
     notice: &ErrorBody<'_>,
     written: u64,
 ) -> Option<Bytes> {
-    let place = exchange.socket.as_ref()?.position();
-    if place == FramePosition::Inside || written != exchange.answer.sent {
+    let place = ctx.socket.as_ref()?.position();
+    if place == FramePosition::Inside || written != ctx.answer.sent {
         return None;
     }
-    let event = exchange.dialect().socket_event(end.status, notice);
+    let event = ctx.dialect().socket_event(end.status, notice);
     let mut words =
         event.filter(|_| place == FramePosition::Between).map(|event| text_frame(&event)).unwrap_or_default();
     words.extend_from_slice(&close_frame(end.code, notice.message));
@@ -149,8 +149,8 @@ pub(crate) fn last_words(
 }
 
 /// What passed, for the books.
-pub(crate) fn report(exchange: &Exchange) -> Option<Box<SocketReport>> {
-    let socket = exchange.socket.as_ref()?;
+pub(crate) fn report(ctx: &RequestCtx) -> Option<Box<SocketReport>> {
+    let socket = ctx.socket.as_ref()?;
     Some(Box::new(SocketReport {
         from_client: socket.client().traffic(),
         from_backend: socket.backend().traffic(),
@@ -160,9 +160,9 @@ pub(crate) fn report(exchange: &Exchange) -> Option<Box<SocketReport>> {
 }
 
 /// Whether the backend has ended a socket without the Close frame that belongs before it.
-pub(crate) fn broke_off(exchange: &Exchange) -> bool {
-    exchange.answer.whole
-        && exchange
+pub(crate) fn broke_off(ctx: &RequestCtx) -> bool {
+    ctx.answer.whole
+        && ctx
             .socket
             .as_ref()
             .is_some_and(|socket| socket.close_code().is_none() && !socket.backend().is_lost())

@@ -23,12 +23,12 @@ pub(crate) struct Pattern<'a> {
 pub(crate) struct Matcher {
     set: GlobSet,
     /// The target of each pattern of `set`, the most specific pattern first.
-    targets: Vec<Target>,
+    targets: Vec<PatternMatch>,
 }
 
 /// What a pattern stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct PatternMatch {
     pub(crate) target: usize,
     /// The same for patterns that say the same.
     pub(crate) rank: usize,
@@ -65,7 +65,7 @@ impl Matcher {
                         faults.warn(path, message, "remove one of the two");
                     }
                     set.add(glob);
-                    targets.push(Target { target, rank: *rank });
+                    targets.push(PatternMatch { target, rank: *rank });
                 }
                 Err(error) => faults.add(
                     path,
@@ -84,7 +84,7 @@ impl Matcher {
     }
 
     /// The targets of all patterns that match, the most specific first.
-    pub(crate) fn find(&self, model: &str) -> impl Iterator<Item = Target> {
+    pub(crate) fn find(&self, model: &str) -> impl Iterator<Item = PatternMatch> {
         self.set.matches(model).into_iter().filter_map(|place| self.targets.get(place).copied())
     }
 

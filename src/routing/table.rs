@@ -21,7 +21,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::decision::{Choice, Decision, Method, RouteError};
-use super::matcher::{Matcher, Pattern, Target};
+use super::matcher::{Matcher, Pattern, PatternMatch};
 use super::settings::Written;
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
@@ -141,7 +141,7 @@ impl Table {
         }
         let prefix = if self.methods.contains(&Method::Path) { self.prefix(path) } else { None };
         let strip = prefix.map_or(0, |(_, length)| length);
-        let matching: Vec<Target> = match model {
+        let matching: Vec<PatternMatch> = match model {
             Some(model) if self.rewrites || self.methods.contains(&Method::Model) => {
                 self.models.find(model).collect()
             }
@@ -163,7 +163,7 @@ impl Table {
 
     /// The decision for `backend`, with those that may stand in for it. `matching` is what serves the model,
     /// the most specific first.
-    fn decision(&self, backend: usize, via: Method, strip: usize, matching: &[Target]) -> Decision {
+    fn decision(&self, backend: usize, via: Method, strip: usize, matching: &[PatternMatch]) -> Decision {
         let by_model = via == Method::Model;
         let served_as = |backend: usize| {
             let services = matching.iter().map(|found| &self.services[found.target]);

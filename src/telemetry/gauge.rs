@@ -8,9 +8,9 @@ pub struct Gauge(pub(super) IntGauge);
 
 impl Gauge {
     /// One more is there, until the returned guard is dropped.
-    pub fn enter(&self) -> Inside {
+    pub fn enter(&self) -> GaugeGuard {
         self.0.inc();
-        Inside(self.0.clone())
+        GaugeGuard(self.0.clone())
     }
 
     /// How many are there now.
@@ -21,9 +21,9 @@ impl Gauge {
 
 /// One thing that a [`Gauge`] counts.
 #[must_use = "the thing is counted as gone when this is dropped"]
-pub struct Inside(IntGauge);
+pub struct GaugeGuard(IntGauge);
 
-impl Drop for Inside {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -16,7 +16,7 @@ use prometheus::{
 
 use super::capacity::CapacityMetrics;
 use super::fleet::FleetNumbers;
-pub use super::gauge::{Gauge, Inside};
+pub use super::gauge::{Gauge, GaugeGuard};
 use super::history::HistoryMetrics;
 pub use super::labels::{Route, TokenKind};
 use super::log::Log;

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::balance;
 use super::callers::Callers;
-use super::health::{Attempt, Health, State};
+use super::health::{Attempt, Health, HealthState};
 use super::settings::Settings;
 use crate::clock::Moment;
 use crate::telemetry::metrics::BackendMetrics;
@@ -37,7 +37,7 @@ pub struct Backend {
 
 /// A request's place at a backend, which counts as load until it is dropped. How the request fared is reported
 /// here, because what it says of the backend depends on whose it is and when it was sent.
-pub struct Seat {
+pub struct InFlight {
     backend: Arc<Backend>,
     attempt: Attempt,
     /// Something was learnt of the backend.
@@ -46,11 +46,11 @@ pub struct Seat {
 
 /// Whether a request may go to a backend that the choice fell upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
+pub enum Permit {
     /// It may.
     Granted,
     /// It may, as the one request that tries whether the backend has recovered.
-    Trial(u64),
+    HalfOpen(u64),
     /// Another request was faster to try it.
     Denied,
 }
@@ -64,7 +64,7 @@ pub enum SpeaksFor {
     All,
 }
 
-impl Deref for Seat {
+impl Deref for InFlight {
     type Target = Backend;
 
     fn deref(&self) -> &Backend {
@@ -72,18 +72,18 @@ impl Deref for Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.backend.load.fetch_sub(1, Relaxed);
-        if let Some(trial) = self.attempt.trial
+        if let Some(half_open) = self.attempt.half_open
             && !self.judged.load(Relaxed)
         {
-            self.backend.health.give_back_trial(trial);
+            self.backend.health.release_half_open(half_open);
         }
     }
 }
 
-impl Seat {
+impl InFlight {
     /// It answered the request.
     pub fn answered(&self) {
         self.judged.store(true, Relaxed);
@@ -106,11 +106,11 @@ impl Seat {
     }
 
     /// It asked to be left alone for so long.
-    pub fn asked_for_rest(&self, wait: Duration, whom: SpeaksFor, now: Moment) {
+    pub fn retry_after(&self, wait: Duration, whom: SpeaksFor, now: Moment) {
         let settings = self.settings.health();
         if whom == SpeaksFor::All {
             self.judged.store(true, Relaxed);
-            if let Some(rest) = self.health.asked_for_rest(self.attempt, wait, settings, now) {
+            if let Some(rest) = self.health.retry_after(self.attempt, wait, settings, now) {
                 return self.rests("Retry-After", rest);
             }
         }
@@ -161,18 +161,18 @@ impl Backend {
         }))
     }
 
-    /// A place for one more request: of the caller of this mark, sent now, with this leave.
-    pub fn seat(self: &Arc<Self>, caller: u64, leave: Leave, now: Moment) -> Seat {
+    /// A place for one more request: of the caller of this mark, sent now, with this permit.
+    pub fn in_flight(self: &Arc<Self>, caller: u64, permit: Permit, now: Moment) -> InFlight {
         self.load.fetch_add(1, Relaxed);
-        let trial = if let Leave::Trial(trial) = leave { Some(trial) } else { None };
-        let attempt = Attempt { caller, sent: now, trial };
-        Seat { backend: Arc::clone(self), attempt, judged: AtomicBool::new(false) }
+        let half_open = if let Permit::HalfOpen(half_open) = permit { Some(half_open) } else { None };
+        let attempt = Attempt { caller, sent: now, half_open };
+        InFlight { backend: Arc::clone(self), attempt, judged: AtomicBool::new(false) }
     }
 
     /// What the choice between several looks at, for the caller of this mark.
     pub fn candidate(&self, tier: usize, caller: u64, now: Moment) -> balance::Candidate {
         let is_kept_away = self.callers.is_kept_away(caller, now);
-        let state = if is_kept_away { State::Out } else { self.health.state(now) };
+        let state = if is_kept_away { HealthState::Ejected } else { self.health.state(now) };
         balance::Candidate { tier, mark: self.mark, load: self.load(), state }
     }
 
@@ -197,11 +197,11 @@ impl Backend {
     }
 
     /// Whether a request that may go here goes: of a backend whose rest is over, one finds out how it is.
-    pub fn takes(&self, now: Moment) -> Leave {
-        if self.health.state(now) != State::Trial {
-            return Leave::Granted;
+    pub fn takes(&self, now: Moment) -> Permit {
+        if self.health.state(now) != HealthState::HalfOpen {
+            return Permit::Granted;
         }
-        self.health.take_trial(self.settings.health(), now).map_or(Leave::Denied, Leave::Trial)
+        self.health.claim_half_open(self.settings.health(), now).map_or(Permit::Denied, Permit::HalfOpen)
     }
 
     /// A probe ended.

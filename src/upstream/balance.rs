@@ -1,7 +1,7 @@
 //! Which of several backends a request goes to: the nearest tier that is well, there the session's own
 //! backend, else the one with the least to do.
 
-use super::health::State;
+use super::health::HealthState;
 
 /// What the choice looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,16 +13,16 @@ pub struct Candidate {
     /// Requests it has open.
     pub load: usize,
     /// Its health.
-    pub state: State,
+    pub state: HealthState,
 }
 
 /// The position of the one to ask. `home` is the mark of the backend that served the session last, so that
 /// its prompt cache stays warm; `session` is the mark of the session, which decides between equals in the
 /// same way on each gateway. When all are out, the choice is made as if none was: asking is all that is left.
 pub fn choose(candidates: &[Candidate], home: Option<u64>, session: u64) -> Option<usize> {
-    let nobody_is_well = candidates.iter().all(|candidate| candidate.state == State::Out);
+    let nobody_is_well = candidates.iter().all(|candidate| candidate.state == HealthState::Ejected);
     let open = candidates.iter().enumerate();
-    let open = open.filter(|(_, candidate)| nobody_is_well || candidate.state != State::Out);
+    let open = open.filter(|(_, candidate)| nobody_is_well || candidate.state != HealthState::Ejected);
     let best = open.min_by_key(|(_, candidate)| {
         let is_home = home == Some(candidate.mark);
         let load = if is_home { 0 } else { candidate.load };
@@ -54,12 +54,12 @@ mod tests {
 
     use super::*;
 
-    fn candidate(name: &str, tier: usize, load: usize, state: State) -> Candidate {
+    fn candidate(name: &str, tier: usize, load: usize, state: HealthState) -> Candidate {
         Candidate { tier, mark: mark(name), load, state }
     }
 
     fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let states = prop::sample::select(vec![State::Up, State::Trial, State::Out]);
+        let states = prop::sample::select(vec![HealthState::Up, HealthState::HalfOpen, HealthState::Ejected]);
         let one = (0..3_usize, any::<u64>(), 0..4_usize, states);
         let one = one.prop_map(|(tier, mark, load, state)| Candidate { tier, mark, load, state });
         prop::collection::vec(one, 1..8)
@@ -68,29 +68,29 @@ mod tests {
     #[test]
     fn the_nearest_tier_that_is_well_takes_it() {
         let all = [
-            candidate("a", 0, 0, State::Out),
-            candidate("b", 1, 9, State::Up),
-            candidate("c", 2, 0, State::Up),
+            candidate("a", 0, 0, HealthState::Ejected),
+            candidate("b", 1, 9, HealthState::Up),
+            candidate("c", 2, 0, HealthState::Up),
         ];
         assert_eq!(choose(&all, None, 1), Some(1));
         assert_eq!(choose(&all, Some(mark("c")), 1), Some(1), "home is a matter between equals");
-        let out = all.map(|candidate| Candidate { state: State::Out, ..candidate });
+        let out = all.map(|candidate| Candidate { state: HealthState::Ejected, ..candidate });
         assert_eq!(choose(&out, None, 1), Some(0), "when all are out, the first is tried anyway");
         assert_eq!(choose(&[], None, 1), None);
     }
 
     #[test]
     fn a_session_stays_and_a_new_one_goes_where_least_is_to_do() {
-        let all = [candidate("a", 0, 3, State::Up), candidate("b", 0, 1, State::Up)];
+        let all = [candidate("a", 0, 3, HealthState::Up), candidate("b", 0, 1, HealthState::Up)];
         assert_eq!(choose(&all, None, 1), Some(1));
         assert_eq!(choose(&all, Some(mark("a")), 1), Some(0));
-        let sick = [Candidate { state: State::Out, ..all[0] }, all[1]];
+        let sick = [Candidate { state: HealthState::Ejected, ..all[0] }, all[1]];
         assert_eq!(choose(&sick, Some(mark("a")), 1), Some(1));
     }
 
     #[test]
     fn equals_share_the_sessions() {
-        let all = ["a", "b", "c"].map(|name| candidate(name, 0, 0, State::Up));
+        let all = ["a", "b", "c"].map(|name| candidate(name, 0, 0, HealthState::Up));
         let mut shares = [0; 3];
         for session in 0..3000 {
             shares[choose(&all, None, mark(&format!("session-{session}"))).unwrap()] += 1;
@@ -102,18 +102,18 @@ mod tests {
         #[test]
         fn the_choice_is_never_worse_than_another(all in any_candidates(), session: u64) {
             let chosen = all[choose(&all, None, session).unwrap()];
-            let any_well = all.iter().any(|one| one.state != State::Out);
-            prop_assert_eq!(chosen.state == State::Out, !any_well);
-            for other in all.iter().filter(|other| (other.state == State::Out) == (chosen.state == State::Out)) {
+            let any_well = all.iter().any(|one| one.state != HealthState::Ejected);
+            prop_assert_eq!(chosen.state == HealthState::Ejected, !any_well);
+            for other in all.iter().filter(|other| (other.state == HealthState::Ejected) == (chosen.state == HealthState::Ejected)) {
                 prop_assert!((chosen.tier, chosen.load) <= (other.tier, other.load));
             }
         }
 
         #[test]
         fn only_the_sessions_of_the_one_that_goes_move(marks: [u64; 5], gone in 0..5_usize, session: u64) {
-            let all = marks.map(|mark| Candidate { tier: 0, mark, load: 0, state: State::Up });
+            let all = marks.map(|mark| Candidate { tier: 0, mark, load: 0, state: HealthState::Up });
             let mut without = all;
-            without[gone].state = State::Out;
+            without[gone].state = HealthState::Ejected;
             let (before, after) = (choose(&all, None, session).unwrap(), choose(&without, None, session).unwrap());
             prop_assert!(before == gone || before == after);
         }

@@ -28,7 +28,7 @@ struct Caller {
     /// Failed requests in a row.
     failures: u32,
     /// Rests in a row.
-    rests: u32,
+    ejections: u32,
     since: Moment,
     until: Moment,
 }
@@ -66,11 +66,11 @@ impl Callers {
                 return None;
             }
             found.failures += 1;
-            if found.rests == 0 && found.failures < settings.unhealthy_after {
+            if found.ejections == 0 && found.failures < settings.unhealthy_after {
                 return None;
             }
-            let length = settings.rest_after(found.rests);
-            (found.failures, found.rests) = (0, found.rests.saturating_add(1));
+            let length = settings.ejection_time(found.ejections);
+            (found.failures, found.ejections) = (0, found.ejections.saturating_add(1));
             found.keep_away(length, now);
             Some(length)
         })
@@ -84,7 +84,7 @@ impl Callers {
         settings: &Settings,
         now: Moment,
     ) -> Option<Duration> {
-        let wait = wait.min(settings.max_rest);
+        let wait = wait.min(settings.max_eject);
         self.change(attempt.caller, now, |found| {
             found.keep_away(wait, now);
             Some(wait)
@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn sent(caller: u64, seconds: u64) -> Attempt {
-        Attempt { caller, sent: at(seconds), trial: None }
+        Attempt { caller, sent: at(seconds), half_open: None }
     }
 
     fn settings() -> Settings {

@@ -1,11 +1,11 @@
-//! The health of a backend: what requests saw (passive) and what probes saw (active).
+//! Health of a backend: outlier ejection by the results of requests (passive) and probes (active).
 //!
-//! Passive: after `unhealthy_after` failures in a row it rests, twice as long each time; then one request
-//! tries it (half open) while the others stay away. A rest ends with the answer to a request that was sent after
-//! it began, the trial or another; what was sent before says nothing about now. One caller alone takes it from
-//! nobody else: its failures are those of a row only together with another's ([`super::callers`] keeps that
-//! caller away), unless it could not be reached at all. Active: probes that fail in a row take it out until
-//! enough succeed. Atomics only, since every request asks.
+//! Passive: `unhealthy_after` consecutive failures eject the backend, for twice as long each time. When the time is
+//! over, one request is let through (half open) while the others still avoid the backend. A response to any request
+//! sent after the ejection began ends it; responses to older requests are ignored. The failures of a single caller
+//! never eject a backend, unless it could not be connected to; [`super::callers`] keeps that caller away instead.
+//! Active: consecutive failed probes take the backend out until enough probes succeed.
+//! The state is all atomics, because every request reads it.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::clock::{Moment, millis};
 use crate::settings::fault::Faults;
 use crate::settings::units::Span;
 
-/// Probes more frequent than this are a load.
+/// Shortest interval between probes; more frequent ones would load the backend.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// `backends.NAME.health`.
@@ -25,19 +25,19 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendHealth")]
 pub struct Written {
-    /// Where probes ask, such as `/health`; empty for a TCP connection.
+    /// Path of the probe request, such as `/health`; empty to only open a TCP connection.
     pub path: String,
-    /// Time between two probes; 0 for none.
+    /// Time between two probes; 0 disables them.
     pub interval: Span,
-    /// How long a probe may take.
+    /// Timeout of a probe.
     pub timeout: Span,
-    /// Failures in a row, of requests or of probes, after which it is left alone.
+    /// Consecutive failures, of requests or of probes, after which the backend is ejected.
     pub unhealthy_after: u32,
-    /// Good probes in a row after which it is used again.
+    /// Consecutive successful probes after which the backend is used again.
     pub healthy_after: u32,
-    /// How long it rests after failed requests; twice as long each time.
+    /// How long the backend is ejected after failed requests; doubled each time.
     pub rest: Span,
-    /// The longest rest, also when the backend itself asks for a longer one.
+    /// The longest ejection, also when the backend asks for a longer one with `Retry-After`.
     pub max_rest: Span,
 }
 
@@ -58,22 +58,22 @@ impl Default for Written {
 /// The compiled section.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// Where probes ask; `None` for a TCP connection.
+    /// Path of the probe request; `None` to only open a TCP connection.
     pub path: Option<Box<str>>,
-    /// Time between two probes; `None` for none.
+    /// Time between two probes; `None` when the backend is not probed.
     pub interval: Option<Duration>,
-    /// How long a probe may take.
+    /// Timeout of a probe.
     pub timeout: Duration,
     pub(super) unhealthy_after: u32,
     healthy_after: u32,
-    rest: Duration,
-    pub(super) max_rest: Duration,
+    eject_for: Duration,
+    pub(super) max_eject: Duration,
 }
 
 impl Settings {
-    /// How long the rest after so many rests in a row is.
-    pub(super) fn rest_after(&self, rests: u32) -> Duration {
-        self.rest.saturating_mul(1 << rests.min(20)).min(self.max_rest)
+    /// Returns the length of the next ejection after this many consecutive ones.
+    pub(super) fn ejection_time(&self, ejections: u32) -> Duration {
+        self.eject_for.saturating_mul(1 << ejections.min(20)).min(self.max_eject)
     }
 }
 
@@ -121,105 +121,105 @@ impl Written {
             timeout: self.timeout.0,
             unhealthy_after: self.unhealthy_after,
             healthy_after: self.healthy_after,
-            rest: self.rest.0,
-            max_rest: self.max_rest.0,
+            eject_for: self.rest.0,
+            max_eject: self.max_rest.0,
         })
     }
 }
 
-/// Whether a backend should be asked.
+/// Whether requests may be sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Yes.
+pub enum HealthState {
+    /// They may.
     Up,
-    /// By one request, to see whether it has recovered ([`Health::take_trial`]).
-    Trial,
-    /// Only when nobody else is left.
-    Out,
+    /// One request may, to find out whether the backend has recovered ([`Health::claim_half_open`]).
+    HalfOpen,
+    /// Only when every other backend is ejected too.
+    Ejected,
 }
 
-/// A request at a backend, as its health sees it.
+/// One attempt of a request at a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// The mark of its caller; never 0 or [`SEVERAL`].
+    /// Hash of the caller's principal; never 0 or [`SEVERAL`].
     pub caller: u64,
     /// When the backend was chosen for it.
     pub sent: Moment,
-    /// The claim of a trial ([`Health::take_trial`]); `None` for any other request.
-    pub trial: Option<u64>,
+    /// The claim returned by [`Health::claim_half_open`]; `None` for any other request.
+    pub half_open: Option<u64>,
 }
 
-/// Stands for more than one caller.
+/// Marks failures of more than one caller.
 pub const SEVERAL: u64 = u64::MAX;
 
 /// The health of one backend.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// Failed requests in a row.
+    /// Consecutive failed requests.
     failures: AtomicU32,
-    /// Whose they are: 0 for nobody's, the mark of a caller, or [`SEVERAL`].
+    /// Whose requests failed: 0 for none, the hash of one caller, or [`SEVERAL`].
     failures_of: AtomicU64,
-    /// Rests in a row.
-    rests: AtomicU32,
-    /// When the present rest began, in milliseconds of the clock.
-    rests_since: AtomicU64,
-    /// Until when it rests, in milliseconds of the clock; 0 while it does not. During a trial the moment from
-    /// which another request may try.
-    rests_until: AtomicU64,
-    /// The caller to whom it said `Retry-After` last, and until when.
+    /// Consecutive ejections.
+    ejections: AtomicU32,
+    /// Start of the current ejection, in milliseconds of the clock.
+    ejected_since: AtomicU64,
+    /// End of the current ejection, in milliseconds of the clock; 0 when not ejected. While half open, the time from
+    /// which another request may be let through.
+    ejected_until: AtomicU64,
+    /// The caller that received `Retry-After` last, and the end of that time.
     told: AtomicU64,
     told_until: AtomicU64,
-    /// Probes say that it is down.
+    /// The probes have failed.
     down: AtomicBool,
-    /// Probes in a row: above 0 good ones, below 0 bad ones.
+    /// Consecutive probe results: above 0 successes, below 0 failures.
     probes: AtomicI64,
 }
 
 impl Health {
-    /// Whether it should be asked now.
-    pub fn state(&self, now: Moment) -> State {
+    /// Returns whether requests may be sent to the backend now.
+    pub fn state(&self, now: Moment) -> HealthState {
         if self.down.load(Relaxed) {
-            return State::Out;
+            return HealthState::Ejected;
         }
-        match self.rests_until.load(Relaxed) {
-            0 => State::Up,
-            until if now.as_millis() < until => State::Out,
-            _ => State::Trial,
+        match self.ejected_until.load(Relaxed) {
+            0 => HealthState::Up,
+            until if now.as_millis() < until => HealthState::Ejected,
+            _ => HealthState::HalfOpen,
         }
     }
 
-    /// Claims the trial of a backend whose rest is over; one request gets it. When nothing is heard of it
-    /// for the length of a rest, another one may try.
-    pub fn take_trial(&self, settings: &Settings, now: Moment) -> Option<u64> {
-        let until = self.rests_until.load(Relaxed);
-        let next = now.as_millis().saturating_add(millis(settings.rest));
+    /// Claims the half-open slot of a backend whose ejection is over. Only one request gets it; if it reports no result
+    /// within `eject_for`, another request may claim the slot.
+    pub fn claim_half_open(&self, settings: &Settings, now: Moment) -> Option<u64> {
+        let until = self.ejected_until.load(Relaxed);
+        let next = now.as_millis().saturating_add(millis(settings.eject_for));
         let is_over = until != 0 && until <= now.as_millis();
-        let taken = is_over && self.rests_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
+        let taken = is_over && self.ejected_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
         taken.then_some(next)
     }
 
-    /// Gives a trial back of which nothing was learnt (its client went away, say): another request may try.
-    pub fn give_back_trial(&self, trial: u64) {
-        // A failure means that its rest is not this trial's any more.
-        let _ = self.rests_until.compare_exchange(trial, 1, Relaxed, Relaxed);
+    /// Releases the half-open slot when the request told nothing about the backend, for instance because its client left.
+    pub fn release_half_open(&self, half_open: u64) {
+        // Fails when another request has claimed the slot, or an ejection has begun or ended, since.
+        let _ = self.ejected_until.compare_exchange(half_open, 1, Relaxed, Relaxed);
     }
 
-    /// It answered a request that was sent then; true when that ended its rest.
+    /// Records a response to a request sent at `sent`. Returns true when that ended an ejection.
     pub fn answered(&self, sent: Moment) -> bool {
         if self.failures_of.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
             self.failures_of.store(0, Relaxed);
         }
-        if self.rests_until.load(Relaxed) == 0 || sent.as_millis() <= self.rests_since.load(Relaxed) {
+        if self.ejected_until.load(Relaxed) == 0 || sent.as_millis() <= self.ejected_since.load(Relaxed) {
             return false;
         }
-        self.rests.store(0, Relaxed);
-        self.rests_until.swap(0, Relaxed) != 0
+        self.ejections.store(0, Relaxed);
+        self.ejected_until.swap(0, Relaxed) != 0
     }
 
-    /// A request failed at it; how long it rests now, if this was one too many. With `unreached` it could not be
-    /// connected to, which no caller can bring about. What was sent before it rested, and what fails while it
-    /// rests anyway, changes nothing.
+    /// Records a failed request. Returns the length of the ejection if this failure caused one. `unreached` means that
+    /// no connection was made, which no caller can cause. Requests that were sent before the current ejection, or fail
+    /// during it, are ignored.
     pub fn failed(
         &self,
         attempt: Attempt,
@@ -227,32 +227,32 @@ impl Health {
         settings: &Settings,
         now: Moment,
     ) -> Option<Duration> {
-        let until = self.rests_until.load(Relaxed);
-        // A claim that another request has taken over, or an answer has ended, is a request like any other.
-        let is_trial = attempt.trial.is_some_and(|trial| trial == until);
-        let is_old = until != 0 && attempt.sent.as_millis() <= self.rests_since.load(Relaxed);
-        if is_old || (!is_trial && until > now.as_millis()) {
+        let until = self.ejected_until.load(Relaxed);
+        // A claim that another request has taken over, or that a response has ended, counts as an ordinary request.
+        let is_half_open = attempt.half_open.is_some_and(|half_open| half_open == until);
+        let is_old = until != 0 && attempt.sent.as_millis() <= self.ejected_since.load(Relaxed);
+        if is_old || (!is_half_open && until > now.as_millis()) {
             return None;
         }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         let of_several = self.adds_caller(if unreached { SEVERAL } else { attempt.caller });
-        if !is_trial && failures >= settings.unhealthy_after && !of_several {
-            // One more, of anybody else's, is enough.
+        if !is_half_open && failures >= settings.unhealthy_after && !of_several {
+            // One more failure, of any other caller, ejects the backend.
             self.failures.store(settings.unhealthy_after - 1, Relaxed);
             return None;
         }
-        if !is_trial && failures < settings.unhealthy_after {
+        if !is_half_open && failures < settings.unhealthy_after {
             return None;
         }
         self.failures.store(0, Relaxed);
         self.failures_of.store(0, Relaxed);
-        let length = settings.rest_after(self.rests.fetch_add(1, Relaxed));
-        self.rests_since.store(now.as_millis(), Relaxed);
-        self.rests_until.store(now.as_millis().saturating_add(millis(length)), Relaxed);
+        let length = settings.ejection_time(self.ejections.fetch_add(1, Relaxed));
+        self.ejected_since.store(now.as_millis(), Relaxed);
+        self.ejected_until.store(now.as_millis().saturating_add(millis(length)), Relaxed);
         Some(length)
     }
 
-    /// Adds a caller to those whose requests failed in a row; true when they are several.
+    /// Adds a caller to those whose requests failed. Returns true when there is more than one.
     fn adds_caller(&self, caller: u64) -> bool {
         match self.failures_of.compare_exchange(0, caller, Relaxed, Relaxed) {
             Ok(_) => caller == SEVERAL,
@@ -264,33 +264,34 @@ impl Health {
         }
     }
 
-    /// It asked a caller to be left alone for `wait` (`Retry-After`). The first one is asked for itself alone;
-    /// when a second one is within that time, all are: how long it rests then.
-    pub fn asked_for_rest(
+    /// Records a `Retry-After` of `wait`. The first caller to receive one is kept away alone; a second caller within that
+    /// time ejects the backend for all. Returns the length of the ejection in that case.
+    pub fn retry_after(
         &self,
         attempt: Attempt,
         wait: Duration,
         settings: &Settings,
         now: Moment,
     ) -> Option<Duration> {
-        let wait = wait.min(settings.max_rest);
+        let wait = wait.min(settings.max_eject);
         let until = now.as_millis().saturating_add(millis(wait));
         let before = (self.told.swap(attempt.caller, Relaxed), self.told_until.swap(until, Relaxed));
         let is_second = before.0 != 0 && before.0 != attempt.caller && before.1 > now.as_millis();
-        // `failed` has prolonged the rest of a trial; a backend that does not rest had none.
-        let is_trial = attempt.trial.is_some() && self.rests_until.load(Relaxed) != 0;
-        if !is_second && !is_trial {
+        // After a failed half-open request, `failed` has extended the ejection already.
+        let is_half_open = attempt.half_open.is_some() && self.ejected_until.load(Relaxed) != 0;
+        if !is_second && !is_half_open {
             return None;
         }
-        self.rests_since.store(now.as_millis(), Relaxed);
-        self.rests_until.fetch_max(until, Relaxed);
+        self.ejected_since.store(now.as_millis(), Relaxed);
+        self.ejected_until.fetch_max(until, Relaxed);
         Some(wait)
     }
 
-    /// A probe has ended. `Some(true)` when it is up again with this one, `Some(false)` when it is down now.
+    /// Records the result of a probe. Returns `Some(true)` when the backend is up again, `Some(false)` when it went down,
+    /// and `None` when nothing changed.
     pub fn probed(&self, good: bool, settings: &Settings) -> Option<bool> {
         let before = self.probes.load(Relaxed);
-        // Probes of one backend come one after the other.
+        // Probes of one backend never overlap.
         let now = if good { before.max(0) + 1 } else { before.min(0) - 1 };
         self.probes.store(now, Relaxed);
         let down = self.down.load(Relaxed);
@@ -298,8 +299,8 @@ impl Health {
             self.down.store(false, Relaxed);
             self.failures.store(0, Relaxed);
             self.failures_of.store(0, Relaxed);
-            self.rests.store(0, Relaxed);
-            self.rests_until.store(0, Relaxed);
+            self.ejections.store(0, Relaxed);
+            self.ejected_until.store(0, Relaxed);
             return Some(true);
         }
         if !good && !down && -now >= i64::from(settings.unhealthy_after) {
@@ -309,14 +310,14 @@ impl Health {
         None
     }
 
-    /// True when neither requests nor probes say otherwise.
+    /// Returns true when the backend is neither ejected nor down.
     pub fn is_good(&self) -> bool {
-        !self.down.load(Relaxed) && self.rests_until.load(Relaxed) == 0
+        !self.down.load(Relaxed) && self.ejected_until.load(Relaxed) == 0
     }
 
-    /// How much longer it rests; `None` when it does not.
-    pub fn rests_for(&self, now: Moment) -> Option<Duration> {
-        let until = Moment::from_millis(self.rests_until.load(Relaxed));
+    /// Returns the remaining time of the current ejection; `None` when there is none.
+    pub fn ejected_for(&self, now: Moment) -> Option<Duration> {
+        let until = Moment::from_millis(self.ejected_until.load(Relaxed));
         Some(until.since(now)).filter(|rest| !rest.is_zero())
     }
 }
@@ -338,7 +339,7 @@ mod tests {
     const BOB: u64 = 2;
 
     fn sent(caller: u64, at: Moment) -> Attempt {
-        Attempt { caller, sent: at, trial: None }
+        Attempt { caller, sent: at, half_open: None }
     }
 
     /// A failure of a request that was sent just now.
@@ -347,12 +348,12 @@ mod tests {
     }
 
     /// A backend that rests from this second on, for ten of them.
-    fn resting(since: u64) -> Health {
+    fn ejected(since: u64) -> Health {
         let health = Health::default();
         for caller in [ADA, BOB, ADA] {
             fail(&health, caller, at(since));
         }
-        assert_eq!(health.rests_for(at(since)), Some(Duration::from_secs(10)));
+        assert_eq!(health.ejected_for(at(since)), Some(Duration::from_secs(10)));
         health
     }
 
@@ -365,18 +366,18 @@ mod tests {
         assert_eq!(fail(&health, ADA, at(0)), None, "an answer begins the count anew");
         assert_eq!(fail(&health, BOB, at(0)), None);
         assert_eq!(fail(&health, ADA, at(0)), Some(Duration::from_secs(10)));
-        assert_eq!((health.state(at(9)), health.is_good()), (State::Out, false));
+        assert_eq!((health.state(at(9)), health.is_good()), (HealthState::Ejected, false));
         for _ in 0..100 {
             assert_eq!(fail(&health, BOB, at(9)), None, "what fails meanwhile changes nothing");
         }
         let mut now = 10;
         for rest in [20, 40, 60, 60] {
-            assert_eq!(health.state(at(now)), State::Trial);
-            let trial = health.take_trial(&settings, at(now));
-            assert!(trial.is_some(), "one may try");
-            assert_eq!(health.take_trial(&settings, at(now)), None, "and no other");
-            assert_eq!(health.state(at(now)), State::Out);
-            let attempt = Attempt { trial, ..sent(ADA, at(now)) };
+            assert_eq!(health.state(at(now)), HealthState::HalfOpen);
+            let half_open = health.claim_half_open(&settings, at(now));
+            assert!(half_open.is_some(), "one may try");
+            assert_eq!(health.claim_half_open(&settings, at(now)), None, "and no other");
+            assert_eq!(health.state(at(now)), HealthState::Ejected);
+            let attempt = Attempt { half_open, ..sent(ADA, at(now)) };
             assert_eq!(
                 health.failed(attempt, false, &settings, at(now)),
                 Some(Duration::from_secs(rest)),
@@ -384,9 +385,9 @@ mod tests {
             );
             now += rest;
         }
-        assert!(health.take_trial(&settings, at(now)).is_some());
+        assert!(health.claim_half_open(&settings, at(now)).is_some());
         assert!(health.answered(at(now)));
-        assert_eq!((health.state(at(now)), health.is_good()), (State::Up, true));
+        assert_eq!((health.state(at(now)), health.is_good()), (HealthState::Up, true));
         assert!(!health.answered(at(now)));
         for caller in [ADA, BOB] {
             assert_eq!(fail(&health, caller, at(now)), None, "one failure is forgiven again");
@@ -396,28 +397,28 @@ mod tests {
 
     #[test]
     fn a_trial_that_another_has_decided_is_a_request_like_any_other() {
-        let (health, settings) = (resting(5), settings());
-        let stale = health.take_trial(&settings, at(15));
-        assert!(stale.is_some() && health.take_trial(&settings, at(25)).is_some());
+        let (health, settings) = (ejected(5), settings());
+        let stale = health.claim_half_open(&settings, at(15));
+        assert!(stale.is_some() && health.claim_half_open(&settings, at(25)).is_some());
         assert!(health.answered(at(25)));
-        let attempt = Attempt { trial: stale, ..sent(ADA, at(15)) };
+        let attempt = Attempt { half_open: stale, ..sent(ADA, at(15)) };
         assert_eq!(health.failed(attempt, false, &settings, at(26)), None, "one caller alone ejects nobody");
-        assert_eq!(health.state(at(26)), State::Up);
+        assert_eq!(health.state(at(26)), HealthState::Up);
     }
 
     #[test]
     fn what_was_sent_before_a_rest_neither_ends_nor_prolongs_it() {
-        let (health, settings) = (resting(5), settings());
+        let (health, settings) = (ejected(5), settings());
         assert!(!health.answered(at(4)) && !health.answered(at(5)));
-        assert_eq!((health.state(at(6)), health.is_good()), (State::Out, false));
-        let trial = health.take_trial(&settings, at(15));
+        assert_eq!((health.state(at(6)), health.is_good()), (HealthState::Ejected, false));
+        let half_open = health.claim_half_open(&settings, at(15));
         assert_eq!(
             health.failed(sent(BOB, at(4)), false, &settings, at(16)),
             None,
             "no verdict on the trial"
         );
-        assert_eq!(health.state(at(24)), State::Out, "which goes on");
-        let attempt = Attempt { trial, ..sent(ADA, at(15)) };
+        assert_eq!(health.state(at(24)), HealthState::Ejected, "which goes on");
+        let attempt = Attempt { half_open, ..sent(ADA, at(15)) };
         assert_eq!(health.failed(attempt, false, &settings, at(17)), Some(Duration::from_secs(20)));
         assert!(health.answered(at(18)), "when all are out it is asked anyway, and answers");
         assert!(health.is_good());
@@ -429,7 +430,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(fail(&health, ADA, at(0)), None);
         }
-        assert_eq!(health.state(at(0)), State::Up);
+        assert_eq!(health.state(at(0)), HealthState::Up);
         assert_eq!(
             fail(&health, BOB, at(0)),
             Some(Duration::from_secs(10)),
@@ -443,28 +444,31 @@ mod tests {
 
     #[test]
     fn a_trial_of_which_nothing_is_heard_is_given_to_another() {
-        let (health, settings) = (resting(0), settings());
-        assert!(health.take_trial(&settings, at(10)).is_some());
-        assert_eq!(health.state(at(19)), State::Out);
-        let second = health.take_trial(&settings, at(20)).unwrap();
-        health.give_back_trial(second);
-        assert_eq!(health.state(at(20)), State::Trial, "given back, it need not be waited for");
-        let third = health.take_trial(&settings, at(20)).unwrap();
+        let (health, settings) = (ejected(0), settings());
+        assert!(health.claim_half_open(&settings, at(10)).is_some());
+        assert_eq!(health.state(at(19)), HealthState::Ejected);
+        let second = health.claim_half_open(&settings, at(20)).unwrap();
+        health.release_half_open(second);
+        assert_eq!(health.state(at(20)), HealthState::HalfOpen, "given back, it need not be waited for");
+        let third = health.claim_half_open(&settings, at(20)).unwrap();
         assert!(health.answered(at(20)));
-        health.give_back_trial(third);
-        assert_eq!(health.state(at(20)), State::Up);
+        health.release_half_open(third);
+        assert_eq!(health.state(at(20)), HealthState::Up);
     }
 
     #[test]
     fn what_it_asks_of_two_is_for_all_and_capped() {
         let (health, settings) = (Health::default(), settings());
         let day = Duration::from_secs(86_400);
-        let asked = |caller, now| health.asked_for_rest(sent(caller, now), day, &settings, now);
+        let asked = |caller, now| health.retry_after(sent(caller, now), day, &settings, now);
         assert_eq!((asked(ADA, at(0)), asked(ADA, at(1)), health.is_good()), (None, None, true));
         assert_eq!(asked(BOB, at(62)), None, "what Ada was told is over");
         assert_eq!(asked(ADA, at(63)), Some(Duration::from_secs(60)));
-        assert_eq!(health.rests_for(at(63)), Some(Duration::from_secs(60)));
-        assert_eq!((health.state(at(122)), health.state(at(123))), (State::Out, State::Trial));
+        assert_eq!(health.ejected_for(at(63)), Some(Duration::from_secs(60)));
+        assert_eq!(
+            (health.state(at(122)), health.state(at(123))),
+            (HealthState::Ejected, HealthState::HalfOpen)
+        );
         assert!(!health.answered(at(63)) && health.answered(at(64)));
     }
 
@@ -478,7 +482,7 @@ mod tests {
         let mut expected = vec![None; 11];
         (expected[5], expected[10]) = (Some(false), Some(true));
         assert_eq!(told, expected);
-        assert_eq!(health.state(at(0)), State::Up);
+        assert_eq!(health.state(at(0)), HealthState::Up);
     }
 
     #[test]

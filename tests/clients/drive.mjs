@@ -2,7 +2,7 @@
 //
 //     drive.mjs PROGRAM GATEWAY_URL CONTROL_URL
 //
-// What drive.py is for Python: the scenarios run at once, each in a session of its own
+// The counterpart of drive.py: the scenarios run concurrently, each in its own session
 // (`PROGRAM-SCENARIO`), each prints one JSON object, and the kill scenario plays the operator itself.
 
 import { readFileSync } from "node:fs";
@@ -28,7 +28,7 @@ const PROGRAMS = {
     ),
 };
 
-// What the caller can see of an error. A retried one stands inside the error that gave up.
+// The error as its caller sees it. The last error of a retried request is inside the final one.
 function failure(error) {
   return {
     class: error.name ?? typeof error,
@@ -51,7 +51,7 @@ async function whole(model, text) {
   return { text: answer.text, tokens: answer.usage.outputTokens, stop: answer.finishReason };
 }
 
-// An error ends the stream as an event of its own; it is thrown here, as a caller would have it.
+// An error is the last event of the stream; it is thrown here, as a caller would do.
 async function streamed(model, text, report, afterPiece = async () => {}) {
   const stream = streamText({ ...timed(model, text), onError: () => {} });
   report.text = "";

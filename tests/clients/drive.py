@@ -212,7 +212,7 @@ class Ollama:
 
 
 class LangChain:
-    """What every LangChain chat model does alike."""
+    """The common part of all LangChain chat models."""
 
     def whole(self, text):
         answer = self.model.invoke(text)
@@ -266,7 +266,7 @@ class LangChainAnthropic(LangChain):
 
 
 class Mcp:
-    """`mcp`, a session of the streamable HTTP transport for each call; the words come as log messages."""
+    """`mcp`, one session of the streamable HTTP transport per call; the words arrive as log messages."""
 
     def __init__(self, url, headers):
         self.url, self.headers = url + "/mcp", headers
@@ -316,7 +316,7 @@ PROGRAMS = {
 
 
 def failure(error):
-    """What the caller can see of an error; task groups wrap it."""
+    """The error as its caller sees it; task groups wrap it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return {
@@ -328,7 +328,7 @@ def failure(error):
 
 
 def command(control, session, order, body=b""):
-    """The operator's orders."""
+    """Sends the operator's kill and resume."""
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(f"{control}/control/sessions/{session}/{order}", body, headers, method="POST")
     with urllib.request.urlopen(request, timeout=TIMEOUT):

@@ -31,7 +31,7 @@ def ask(connection, mode, text):
 
 
 def connect(api, mode):
-    # The SDK connects again by itself only where it was asked to.
+    # The SDK reconnects only on request.
     return api.realtime.connect(model="gpt-realtime-demo") if mode == "realtime" else api.responses.connect()
 
 

@@ -1,4 +1,4 @@
-"""A slow stream read by an official SDK: what stands between its events must not disturb.
+"""A slow stream read by an official SDK: comments between its events must not disturb it.
 
     paced.py URL openai|anthropic
 

@@ -1,4 +1,4 @@
-"""Runs `elida top` in a pseudo-terminal and plays a person before it. Standard library only.
+"""Runs `elida top` in a pseudo-terminal and types like a user. Standard library only.
 
     terminal.py CONTROL_URL BINARY STEPS [NAME=VALUE ...]
 

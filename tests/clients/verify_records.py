@@ -1,4 +1,4 @@
-"""Checks the chain of an export with another implementation of RFC 8785 than the gateway's: rfc8785 of PyPI."""
+"""Checks the chain of an export with an independent implementation of RFC 8785, the package rfc8785."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ with open(sys.argv[1], encoding="utf-8") as file:
         record = json.loads(line)
         if record["schema"] != "elida.cdr/2":
             continue
-        told = record["chain"].pop("hash")
+        recorded = record["chain"].pop("hash")
         found = hashlib.sha256(rfc8785.dumps(record)).hexdigest()
-        assert found == told, f"record {record['chain']['seq']}: {found} is not {told}"
+        assert found == recorded, f"record {record['chain']['seq']}: {found} is not {recorded}"
         assert before is None or record["chain"]["prev"] == before, "the chain is broken"
-        count, before = count + 1, told
+        count, before = count + 1, recorded
 print(f"in order: {count} records")

@@ -1,149 +1,173 @@
-//! End to end: the real binary between real clients and backends. This is the table of contents;
-//! `support/` holds the harness.
+//! End-to-end tests: the real binary between real clients and backends. This is the table of contents,
+//! grouped by subject; `support/` holds the harness. `mod kills { mod cut; }` is `tests/gateway/kills/cut.rs`,
+//! and its tests run with `cargo nextest run --test gateway -E 'test(/^kills::cut::/)'`.
 
 #![expect(unreachable_pub, reason = "modules of a test binary are seen by each other only")]
 
-/// A2A agents: whose task it is, and its end.
-mod a2a;
-/// Peers that wait, stall, crowd or do not read.
-mod abuse;
-/// Agents inside a session: their tree, and kills of a part of it.
-mod agents;
-/// Models that a backend knows by another name.
-mod alias;
-/// The tests that the seed project names (requirement E147).
-mod basic;
-/// What comes out is what went in, byte for byte.
-mod bytes;
-/// How many sessions there may be, and what time does to them.
-mod capacity;
-/// Bodies that are kept: which, how much of them, and without their secrets.
-mod capture;
-/// Official SDKs and Claude Code, served and killed.
-mod clients;
-/// Cohere's API: read, counted, killed and routed.
-mod cohere;
-/// `elida sessions`, `stats`, `kill`, `resume`, `kills`.
-mod commands;
-/// The operator's door: the documentation's own commands, the feed, who may come in.
-mod control_api;
-/// Crowds and slow peers at the control listener.
-mod control_crowd;
-/// kill -9: clients see that an answer was cut; after a restart all is well.
-mod crash;
-/// Whose credential reaches which backend.
-mod credentials;
-/// The demo provider and the harness themselves, without a gateway.
-mod demo;
-/// The limit of open files: raised, divided, and run out.
-mod descriptors;
-/// What answers of every dialect say, whole, streamed and compressed.
-mod dialects;
-/// `elida doctor` and `healthcheck`, before a running gateway and without one.
-mod doctor;
-/// Exports whose readers stall: what they hold, and what goes on beside them.
-mod exports;
-/// Another backend answers when one fails before the first byte.
-mod failover;
-/// Three gateways and one Redis: one session, one kill, whatever instance it meets.
-mod fleet;
-/// One agent is killed on one instance and runs on another.
-mod fleet_agents;
-/// Redis Cluster: keys on several masters, slots that move, a master that is lost.
-mod fleet_cluster;
-/// Ends in a fleet: at once, everywhere, and what comes after one begins anew.
-mod fleet_ends;
-/// The key that names principals, when Redis loses it.
-mod fleet_keys;
-/// Lists and look-ups over many sessions of a fleet.
-mod fleet_lists;
-/// What Redis acknowledged and lost: shares, records, kills that nobody was told of.
-mod fleet_loss;
-/// Kill orders while Redis is full, evicts, holds too many of them, or lacks a right.
-mod fleet_orders;
-/// `just fleet`: what it tells to try works, and nothing of it stays.
-mod fleet_recipe;
-/// A Redis that is slow or forgets, and settings that change while sessions live.
-mod fleet_slow;
-/// Random kills, resumes, aborts and faults of Redis; the books are exact afterwards.
-mod fleet_stress;
-/// Redis behind TLS, a password and an access list.
-mod fleet_tls;
-/// What could be read in two ways, over raw sockets.
-mod framing;
-/// Gemini: the model stands in the path, the stream may be an array.
-mod gemini;
-/// Which header fields pass, and what they do to the log.
-mod headers;
-/// Backends that are left alone, tried again, probed; who shares the work.
-mod health;
-/// What is kept of ended sessions: found, exported, verified; after kill -9 and with a full disk.
-mod history;
-/// Each request of a session, kept as it ends.
-mod history_legs;
-/// What the history proves: nothing is signed that was changed, and others than we can check it.
-mod history_proof;
-/// What attackers send (attacks seen in the field).
-mod hostile;
-/// HTTP/2 from clients: many requests at once, each for itself.
-mod http2;
-/// Frames that cost the sender nothing.
-mod http2_abuse;
-/// HTTP/2 to backends.
-mod http2_backend;
-/// Cancelled streams, and whom they do not harm.
-mod http2_cancels;
-/// Whose session a request belongs to.
-mod identity;
-/// Comments in streams whose backend is silent.
-mod keep_alive;
-/// How fast a kill cuts, in every state a request can be in, and what it leaves behind.
-mod kill;
-/// Kills of a single gateway outlive its process.
-mod kills_survive;
-/// Too large, too slow, gone away.
-mod limits;
-/// TLS on the proxy's own listener.
-mod listener_tls;
-/// MCP servers: sessions that the server names, header fields that repeat the body, pages that may not call.
-mod mcp;
-/// One list of the models of all backends.
-mod models;
-/// A name that means two sessions.
-mod names;
-/// What a collector of OpenTelemetry is told, and what it cannot hold up.
-mod otel;
-/// The README's own commands.
-mod readme;
-/// What is left behind: access lines, records, an orderly end.
-mod records;
-/// What a refused program gets, so that it stops.
-mod refusals;
-/// A configuration read again while the gateway runs.
-mod reload;
-/// The same twenty times under load, and before the first request.
-mod reload_under_load;
-/// Which backend a request goes to, and what of its target.
-mod routing;
-/// An hour of everything at once, or half a minute.
-mod soak;
-/// What the environment says at the start, and the recipes that talk to a running gateway.
-mod start;
-/// The end: what SIGTERM waits for, and what it does not.
-mod stop;
-/// Backends behind TLS.
-mod tls;
-/// `elida top` in a pseudo-terminal and without one.
-mod top;
-/// A new process takes over the ports.
-mod upgrade;
-/// Operators meet the new process, whose kills reach the old one.
-mod upgrade_kill;
-/// Tokens, as the provider counts them.
-mod usage;
-/// Dead peers are noticed.
-mod vanished;
-/// WebSockets: read, counted, killed, refused; nothing lost.
-mod websocket;
+/// Sessions: which requests belong to one, how many there are, what they record.
+mod sessions {
+    /// Agents inside a session: their tree, and kills of a part of it.
+    pub mod agents;
+    /// The tests that the seed project names (requirement E147).
+    pub mod basic;
+    /// Limits on the number of sessions, and time-outs.
+    pub mod capacity;
+    /// Which session a request belongs to.
+    pub mod identity;
+    /// A session id that is ambiguous.
+    pub mod names;
+    /// Access lines, session records, an orderly end.
+    pub mod records;
+    /// Tokens, as the provider counts them.
+    pub mod usage;
+}
+
+/// The kill switch: how fast it cuts, what it refuses, what it survives.
+mod kills {
+    /// How fast a kill cuts a request in each of its states, and what it leaves behind.
+    pub mod cut;
+    /// Refusals that make real programs stop retrying.
+    pub mod refusals;
+    /// Kill orders of a single gateway survive a restart.
+    pub mod survive;
+    /// Operators talk to the new process; its kills reach requests of the old one.
+    pub mod upgrade;
+}
+
+/// What passes through: HTTP/1.1, HTTP/2, WebSockets, dialects, real programs, hostile peers.
+mod protocols {
+    /// A2A agents: who owns a task, and how it ends.
+    pub mod a2a;
+    /// Peers that wait, stall, crowd or do not read.
+    pub mod abuse;
+    /// Bodies and streams pass byte for byte.
+    pub mod bytes;
+    /// Official SDKs, Claude Code, Codex and opencode, served and killed.
+    pub mod clients;
+    /// Cohere: read, counted, killed and routed.
+    pub mod cohere;
+    /// Answers of each dialect: whole, streamed and compressed.
+    pub mod dialects;
+    /// Ambiguous HTTP/1.1 messages (request smuggling), over raw sockets.
+    pub mod framing;
+    /// Gemini: the model is in the path, the stream may be a JSON array.
+    pub mod gemini;
+    /// Which header fields are forwarded, and how the log shows them.
+    pub mod headers;
+    /// Attacks seen in the field.
+    pub mod hostile;
+    /// HTTP/2 clients: concurrent streams are independent.
+    pub mod http2;
+    /// HTTP/2 frames that cost their sender nothing.
+    pub mod http2_abuse;
+    /// HTTP/2 to backends.
+    pub mod http2_backend;
+    /// Cancelled streams do not harm other streams.
+    pub mod http2_cancels;
+    /// Comments in streams whose backend is silent.
+    pub mod keep_alive;
+    /// Bodies that are too large, peers that are too slow, clients that disconnect.
+    pub mod limits;
+    /// TLS on the proxy listener.
+    pub mod listener_tls;
+    /// MCP servers: sessions named by the server, header fields that repeat the body, origins of web pages.
+    pub mod mcp;
+    /// Dead peers are detected.
+    pub mod vanished;
+    /// WebSockets: read, counted, killed, refused; no frame is lost.
+    pub mod websocket;
+}
+
+/// Backends: which one gets a request, with which credential, and what happens when it fails.
+mod routing {
+    /// Models that a backend knows by another name.
+    pub mod alias;
+    /// Which backend a request goes to, and with which target.
+    pub mod choice;
+    /// Which credential reaches which backend.
+    pub mod credentials;
+    /// Another backend answers when one fails before the first byte.
+    pub mod failover;
+    /// Ejection, recovery and active checks of backends; load balancing.
+    pub mod health;
+    /// One list of the models of all backends.
+    pub mod models;
+    /// Backends with TLS.
+    pub mod tls;
+}
+
+/// Several instances on one Redis.
+mod fleet {
+    /// An agent is killed on one instance while it runs on another.
+    pub mod agents;
+    /// Redis Cluster: keys on several masters, migrating slots, a lost master.
+    pub mod cluster;
+    /// A session ends on all instances at once, and its id can be used again.
+    pub mod ends;
+    /// The key that names principals, when Redis loses it.
+    pub mod keys;
+    /// Lists and look-ups over the sessions of all instances.
+    pub mod lists;
+    /// Writes that Redis acknowledged and lost: shares, records, kill orders.
+    pub mod loss;
+    /// Kill orders while Redis is full, evicts keys, holds too many orders, or denies a command.
+    pub mod orders;
+    /// `just fleet`: its printed commands work, and it leaves nothing behind.
+    pub mod recipe;
+    /// Three gateways on one Redis act as one: sessions, kills, records. Helpers for the other tests of this folder.
+    pub mod shared;
+    /// A slow Redis, a Redis that lost its data, and reloads while sessions are active.
+    pub mod slow;
+    /// Random kills, resumes, aborts and Redis faults; the records are exact afterwards.
+    pub mod stress;
+    /// Redis with TLS, a password and an access list.
+    pub mod tls;
+}
+
+/// Running it: commands, control API, history, telemetry, reload, upgrade, start and stop.
+mod operations {
+    /// Captured bodies: which ones, how much of them, and without their secrets.
+    pub mod capture;
+    /// `elida sessions`, `stats`, `kill`, `resume`, `kills`.
+    pub mod commands;
+    /// The control API: the documentation's commands, the event feed, access.
+    pub mod control_api;
+    /// Crowds and slow peers at the control listener.
+    pub mod control_crowd;
+    /// kill -9: clients see a truncated answer; a restart recovers.
+    pub mod crash;
+    /// The demo provider and the harness, without a gateway.
+    pub mod demo;
+    /// The limit of open files: raised, divided, exhausted.
+    pub mod descriptors;
+    /// `elida doctor` and `elida healthcheck`, with and without a running gateway.
+    pub mod doctor;
+    /// Exports whose readers stall: memory, and other requests meanwhile.
+    pub mod exports;
+    /// The history of ended sessions: queries, export, verification; after kill -9 and on a full disk.
+    pub mod history;
+    /// Each request of a session in the history.
+    pub mod history_legs;
+    /// The signed hash chain: tampering is detected, and others can verify it.
+    pub mod history_proof;
+    /// What an OpenTelemetry collector receives, and that it delays nothing.
+    pub mod otel;
+    /// The commands of the README.
+    pub mod readme;
+    /// The configuration is reloaded while the gateway runs.
+    pub mod reload;
+    /// Twenty reloads under load, and one before the first request.
+    pub mod reload_under_load;
+    /// Mixed load for an hour (`just soak`), or for half a minute.
+    pub mod soak;
+    /// Environment variables at the start, and the recipes that talk to a running gateway.
+    pub mod start;
+    /// What SIGTERM waits for.
+    pub mod stop;
+    /// `elida top` in a pseudo-terminal and without one.
+    pub mod top;
+    /// A new process takes over the ports.
+    pub mod upgrade;
+}
 
 mod support;

@@ -16,32 +16,32 @@ use super::*;
 use crate::app::shared::Shared;
 use crate::config::{Flags, Sources};
 use crate::proxy::door::{self, Door, Places, Room};
-use crate::proxy::exchange::Exchange;
 use crate::proxy::gateway::Gateway;
+use crate::proxy::request_ctx::RequestCtx;
 
 /// The gateway, but for a fault: it panics when a backend is chosen.
 struct Faulty(Gateway);
 
 #[async_trait]
 impl ProxyHttp for Faulty {
-    type CTX = Exchange;
+    type CTX = RequestCtx;
 
-    fn new_ctx(&self) -> Exchange {
+    fn new_ctx(&self) -> RequestCtx {
         self.0.new_ctx()
     }
 
     async fn request_filter(
         &self,
         session: &mut Session,
-        exchange: &mut Exchange,
+        ctx: &mut RequestCtx,
     ) -> pingora_core::Result<bool> {
-        self.0.request_filter(session, exchange).await
+        self.0.request_filter(session, ctx).await
     }
 
     async fn upstream_peer(
         &self,
         _session: &mut Session,
-        _exchange: &mut Exchange,
+        _ctx: &mut RequestCtx,
     ) -> pingora_core::Result<Box<HttpPeer>> {
         panic!("no such thing as a backend")
     }
@@ -80,7 +80,7 @@ async fn a_panic_ends_one_request_and_is_counted_told_and_settled() {
     let (log, guard) = Log::to(written.clone(), &config.logging);
     report(log, Arc::clone(&shared.metrics));
 
-    let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.house())));
+    let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.proxy_state())));
     let room = Room { descriptors: usize::MAX, per_request: 1 };
     let places = Places::new(&shared.metrics, room);
     let door = Door::new(proxy, Arc::clone(&shared.live), places);

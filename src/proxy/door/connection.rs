@@ -25,7 +25,7 @@ use super::session::DoorSession;
 use super::ticket::{Peer, Ticket};
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::refuse;
-use crate::proxy::snapshot::Live;
+use crate::proxy::runtime_settings::SharedSettings;
 
 /// After a cut the proxy has this long to write its last words; then its future is dropped.
 const HARD_CUT: Duration = Duration::from_millis(25);
@@ -45,7 +45,7 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// The door: takes connections and lets their requests through to the proxy behind it.
 pub(crate) struct Door<P> {
     proxy: Arc<HttpProxy<P>>,
-    pub(super) live: Live,
+    pub(super) live: SharedSettings,
     pub(super) places: Arc<Places>,
 }
 
@@ -55,7 +55,7 @@ where
     P::CTX: Send + Sync + 'static,
 {
     /// A door before `proxy`, for as many clients as there are `places`.
-    pub(crate) fn new(proxy: HttpProxy<P>, live: Live, places: Arc<Places>) -> Arc<Self> {
+    pub(crate) fn new(proxy: HttpProxy<P>, live: SharedSettings, places: Arc<Places>) -> Arc<Self> {
         Arc::new(Self { proxy: Arc::new(proxy), live, places })
     }
 

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::buffered::Buffered;
 use super::toll::Toll;
-use crate::proxy::snapshot::Snapshot;
+use crate::proxy::runtime_settings::RuntimeSettings;
 
 /// What every HTTP/2 connection of a client begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,7 +36,11 @@ pub(super) struct Greeted {
 ///
 /// # Errors
 /// The TLS handshake failed, or the client is gone.
-pub(super) async fn greet(mut tcp: TcpStream, client: IpAddr, snapshot: &Snapshot) -> io::Result<Greeted> {
+pub(super) async fn greet(
+    mut tcp: TcpStream,
+    client: IpAddr,
+    snapshot: &RuntimeSettings,
+) -> io::Result<Greeted> {
     let toll = || {
         let is_trusted = snapshot.forwarding.trusts(client.to_canonical());
         Arc::new(Toll::new(snapshot.limits.max_cancelled_streams, is_trusted))

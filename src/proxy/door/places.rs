@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::telemetry::metrics::{Gauge, Inside, Metrics};
+use crate::telemetry::metrics::{Gauge, GaugeGuard, Metrics};
 
 /// What the proxy may take of the descriptors of the process.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Places {
 pub(super) struct Place {
     places: Arc<Places>,
     kind: Kind,
-    _counted: Option<Inside>,
+    _counted: Option<GaugeGuard>,
 }
 
 #[derive(Clone, Copy)]

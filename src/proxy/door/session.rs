@@ -83,7 +83,7 @@ impl DoorSession {
 
     /// The same for a stream of an HTTP/2 connection.
     pub(super) fn of_stream(inner: Box<ServerSession>, ticket: Arc<Ticket>, toll: Arc<Toll>) -> Self {
-        let stream = Streamed::new(ticket.snapshot.timeouts.read, toll);
+        let stream = Streamed::new(ticket.settings.timeouts.read, toll);
         let mut session = Self::new(inner, ticket);
         session.stream = Some(stream);
         session

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::pace::Pace;
 use super::silence::Silence;
 use crate::clock::millis;
-use crate::proxy::snapshot::Snapshot;
+use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::cut::Cut;
 
 /// No limit of silence is set.
@@ -36,7 +36,7 @@ pub(crate) struct Ticket {
     /// The other end of the client's connection.
     pub(crate) peer: Peer,
     /// The settings in force when the request arrived; it keeps them to its end.
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) settings: Arc<RuntimeSettings>,
     /// When the head was complete.
     pub(crate) arrived: Instant,
     /// Whether the connection may carry another request after this answer.
@@ -64,11 +64,15 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(peer: Peer, snapshot: Arc<Snapshot>, draining: watch::Receiver<bool>) -> Arc<Self> {
+    pub(super) fn new(
+        peer: Peer,
+        settings: Arc<RuntimeSettings>,
+        draining: watch::Receiver<bool>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             cut: Cut::new(),
             peer,
-            snapshot,
+            settings,
             arrived: Instant::now(),
             reusable: AtomicBool::new(true),
             draining,

@@ -35,7 +35,7 @@ pub(super) async fn write<T>(
     let ended = async {
         tokio::select! {
             biased;
-            written = timeout(ticket.snapshot.timeouts.write, write) => written.unwrap_or_else(|_| {
+            written = timeout(ticket.settings.timeouts.write, write) => written.unwrap_or_else(|_| {
                 *broken = true;
                 Err(Error::explain(ErrorType::WriteTimedout, "the client does not read").into_down())
             }),

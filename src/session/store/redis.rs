@@ -1,8 +1,6 @@
-//! The store that instances share: their shares of live sessions, the orders against them, and those
-//! that ended, in Redis.
-//!
-//! Sets of incarnations hold `UID {"session_id":…,"scope":…}`: they sort by uid, newest last, and name
-//! the keys that belong to it.
+//! The session store in Redis: the instances' shares of active sessions, kill orders, and ended sessions.
+//! Sets of incarnations hold `UID {"session_id":…,"scope":…}`, which sort by uid, newest last, and name the
+//! keys of the incarnation.
 
 mod documents;
 mod life;

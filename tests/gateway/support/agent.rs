@@ -1,5 +1,5 @@
-//! The agent programs that people run: how each is started before a gateway, and what it shows its
-//! user. What is set beside the gateway's address only keeps them from calling anybody else.
+//! The agent programs: how each is started with a gateway, and what it shows its
+//! user. Settings other than the gateway's address only keep them from calling other hosts.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ pub enum Agent {
 }
 
 impl Agent {
-    /// As `docs/clients.md` names it.
+    /// Its name in `docs/clients.md`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Claude => "Claude Code",
@@ -24,7 +24,7 @@ impl Agent {
         }
     }
 
-    /// As the gateway names it (`identity.client`).
+    /// Its name in the gateway (`identity.client`).
     pub fn client(self) -> &'static str {
         match self {
             Self::Claude => "claude-code",
@@ -33,7 +33,7 @@ impl Agent {
         }
     }
 
-    /// One run with a prompt, in a new session or in one that was before.
+    /// One run with a prompt, in a new session or in an earlier one.
     pub fn command(self, url: &str, prompt: &str, resume: Option<&str>) -> Command {
         match self {
             Self::Claude => claude(url, prompt, resume),
@@ -42,7 +42,7 @@ impl Agent {
         }
     }
 
-    /// A prompt for which the demo provider asks for the program's shell; it prints `tool-42`.
+    /// A prompt that makes the demo provider call the program's shell tool; it prints `tool-42`.
     pub fn tool_prompt(self) -> &'static str {
         match self {
             Self::Claude => r#"go on [[tool Bash {"command":"echo tool-$((40+2))","description":"say"}]]"#,
@@ -51,7 +51,7 @@ impl Agent {
         }
     }
 
-    /// The session as the program itself names it.
+    /// The session id that the program itself reports.
     pub fn session(self, outcome: &Outcome) -> String {
         let key = match self {
             Self::Claude => "session_id",
@@ -86,7 +86,7 @@ fn claude(url: &str, prompt: &str, resume: Option<&str>) -> Command {
     command.args(resume.map(|id| ["--resume", id]).into_iter().flatten());
     command.env("ANTHROPIC_BASE_URL", url).env("ANTHROPIC_API_KEY", "sk-ant-test");
     command.env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1").env("DISABLE_TELEMETRY", "1");
-    // By itself it tries up to ten times, for minutes.
+    // The default is up to ten retries, which takes minutes.
     command.env("CLAUDE_CODE_MAX_RETRIES", "2");
     command
 }
@@ -130,7 +130,7 @@ fn opencode(url: &str, prompt: &str, resume: Option<&str>) -> Command {
     });
     command.args(["run", "--format", "json"]);
     command.args(resume.map(|id| ["--session", id]).into_iter().flatten());
-    // It puts quotes around an argument with a space.
+    // opencode quotes an argument that contains a space.
     command.args(prompt.split(' ')).env("OPENCODE_CONFIG_CONTENT", config.to_string());
     for name in ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "DEFAULT_PLUGINS"] {
         command.env(format!("OPENCODE_DISABLE_{name}"), "1");

@@ -1,4 +1,4 @@
-//! A backend that does what the test says, one connection at a time, and notes what it saw.
+//! A scripted backend, one handler per connection, which records what it receives.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::wire::{Head, Message, Unframed, Wire};
 use super::{Backend, within};
 
 #[derive(Default)]
-struct Notes {
+struct Received {
     connections: usize,
     heads: Vec<Head>,
     requests: Vec<Message>,
@@ -21,35 +21,35 @@ struct Notes {
     sent: usize,
 }
 
-/// What a backend saw; waiting for more is without sleeps.
-pub struct Record {
-    notes: Mutex<Notes>,
+/// What a backend has received; tests can wait for changes without polling.
+pub struct Recorder {
+    received: Mutex<Received>,
     changes: watch::Sender<()>,
 }
 
-impl Record {
-    fn note(&self, edit: impl FnOnce(&mut Notes)) {
-        edit(&mut self.notes.lock().expect("the notes"));
+impl Recorder {
+    fn update(&self, edit: impl FnOnce(&mut Received)) {
+        edit(&mut self.received.lock().expect("the recorder"));
         self.changes.send_replace(());
     }
 
-    fn look<T>(&self, read: impl FnOnce(&Notes) -> T) -> T {
-        read(&self.notes.lock().expect("the notes"))
+    fn read<T>(&self, read: impl FnOnce(&Received) -> T) -> T {
+        read(&self.received.lock().expect("the recorder"))
     }
 }
 
 /// One accepted connection.
 pub struct Connection {
     wire: Wire,
-    record: Arc<Record>,
+    recorder: Arc<Recorder>,
 }
 
 impl Connection {
-    /// The next request with its body; `None` when the peer goes away before its head.
+    /// The next request with its body; `None` when the peer closes before its head.
     pub async fn request(&mut self) -> Option<Message> {
         let head = self.request_head().await?;
         let request = self.wire.body(head, Unframed::Empty).await;
-        self.record.note(|notes| notes.requests.push(request.clone()));
+        self.recorder.update(|received| received.requests.push(request.clone()));
         Some(request)
     }
 
@@ -57,8 +57,8 @@ impl Connection {
     pub async fn request_head(&mut self) -> Option<Head> {
         let head = self.wire.head().await;
         match &head {
-            Some(head) => self.record.note(|notes| notes.heads.push(head.clone())),
-            None => self.record.note(|notes| notes.closed.push(Instant::now())),
+            Some(head) => self.recorder.update(|received| received.heads.push(head.clone())),
+            None => self.recorder.update(|received| received.closed.push(Instant::now())),
         }
         head
     }
@@ -66,44 +66,44 @@ impl Connection {
     /// The body of the request whose head was read before.
     pub async fn rest_of(&mut self, head: Head) -> Message {
         let request = self.wire.body(head, Unframed::Empty).await;
-        self.record.note(|notes| notes.requests.push(request.clone()));
+        self.recorder.update(|received| received.requests.push(request.clone()));
         request
     }
 
-    /// Reads until what follows the last head holds `text`.
+    /// Reads until the bytes after the last head contain `text`.
     pub async fn until(&mut self, text: &str) {
         self.wire.until(text).await;
     }
 
-    /// The connection itself, to read what follows the last head.
+    /// The connection itself, to read the bytes after the last head.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
 
-    /// Sends all of it.
+    /// Sends all bytes.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.record.note(|notes| notes.sent += bytes.as_ref().len());
+        self.recorder.update(|received| received.sent += bytes.as_ref().len());
         self.wire.send(bytes.as_ref()).await
     }
 
-    /// Sends nothing more and waits for the peer to close; notes when it did.
+    /// Sends nothing more and waits until the peer closes; records the time.
     pub async fn stay_silent(mut self) {
         let ending = self.wire.end().await;
-        self.record.note(|notes| notes.closed.push(ending.at()));
+        self.recorder.update(|received| received.closed.push(ending.at()));
     }
 
-    /// Sends until the peer is gone; notes when that was seen.
-    pub async fn send_for_ever(mut self, piece: &[u8], pause: Duration) {
+    /// Sends until the peer is gone; records the time.
+    pub async fn send_until_closed(mut self, piece: &[u8], pause: Duration) {
         loop {
             tokio::select! {
                 ending = self.wire.end() => {
-                    self.record.note(|notes| notes.closed.push(ending.at()));
+                    self.recorder.update(|received| received.closed.push(ending.at()));
                     return;
                 }
                 () = tokio::time::sleep(pause) => {}
             }
             if self.send(piece).await.is_err() {
-                self.record.note(|notes| notes.closed.push(Instant::now()));
+                self.recorder.update(|received| received.closed.push(Instant::now()));
                 return;
             }
         }
@@ -114,12 +114,12 @@ impl Connection {
         self.wire.reset();
     }
 
-    /// Notes that the peer is gone.
+    /// Records that the peer is gone.
     pub fn gone(self) {
-        self.record.note(|notes| notes.closed.push(Instant::now()));
+        self.recorder.update(|received| received.closed.push(Instant::now()));
     }
 
-    /// Keeps the connection and neither reads nor sends.
+    /// Keeps the connection open and neither reads nor sends.
     pub async fn freeze(self) {
         std::future::pending::<()>().await;
     }
@@ -128,7 +128,7 @@ impl Connection {
 /// The backend.
 pub struct RawBackend {
     address: SocketAddr,
-    record: Arc<Record>,
+    recorder: Arc<Recorder>,
     accepting: JoinHandle<()>,
     /// Connections that fill the accept queue of a backend that does not accept.
     _fillers: Vec<TcpStream>,
@@ -150,19 +150,19 @@ impl RawBackend {
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let record = Arc::new(Record { notes: Mutex::default(), changes: watch::Sender::new(()) });
+        let recorder = Arc::new(Recorder { received: Mutex::default(), changes: watch::Sender::new(()) });
         let address = listener.local_addr().expect("an address");
-        let notes = Arc::clone(&record);
+        let received = Arc::clone(&recorder);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                notes.note(|notes| notes.connections += 1);
-                tokio::spawn(handle(Connection { wire: Wire::new(stream), record: Arc::clone(&notes) }));
+                received.update(|received| received.connections += 1);
+                tokio::spawn(handle(Connection { wire: Wire::new(stream), recorder: Arc::clone(&received) }));
             }
         });
-        Self { address, record, accepting, _fillers: Vec::new() }
+        Self { address, recorder, accepting, _fillers: Vec::new() }
     }
 
-    /// Gives each request of each connection the same answer.
+    /// Sends the same answer to each request of each connection.
     pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer: Arc<[u8]> = answer.into().into();
         Self::start(move |mut connection| {
@@ -186,48 +186,48 @@ impl RawBackend {
         Self::on(socket.listen(1024).expect("listen"), Connection::freeze)
     }
 
-    /// A listener whose accept queue is full: connecting to it neither succeeds nor fails.
+    /// A listener whose accept queue is full: a connect neither succeeds nor fails.
     pub async fn not_accepting() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let listener = socket.listen(1).expect("listen");
         let address = listener.local_addr().expect("an address");
         let mut fillers = Vec::new();
-        // The queue is full when a connection is not made at once.
+        // The queue is full when a connect does not succeed at once.
         while let Ok(Ok(filler)) =
             tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
         {
             fillers.push(filler);
         }
-        let record = Arc::new(Record { notes: Mutex::default(), changes: watch::Sender::new(()) });
+        let recorder = Arc::new(Recorder { received: Mutex::default(), changes: watch::Sender::new(()) });
         let accepting = tokio::spawn(async move {
             let _held = listener;
             std::future::pending::<()>().await;
         });
-        Self { address, record, accepting, _fillers: fillers }
+        Self { address, recorder, accepting, _fillers: fillers }
     }
 
     pub fn connections(&self) -> usize {
-        self.record.look(|notes| notes.connections)
+        self.recorder.read(|received| received.connections)
     }
 
     /// Requests whose head arrived.
     pub fn heads(&self) -> Vec<Head> {
-        self.record.look(|notes| notes.heads.clone())
+        self.recorder.read(|received| received.heads.clone())
     }
 
-    /// Requests that arrived with their body.
+    /// Requests whose whole body arrived.
     pub fn requests(&self) -> Vec<Message> {
-        self.record.look(|notes| notes.requests.clone())
+        self.recorder.read(|received| received.requests.clone())
     }
 
     /// Bytes that handlers sent, or tried to.
     pub fn sent(&self) -> usize {
-        self.record.look(|notes| notes.sent)
+        self.recorder.read(|received| received.sent)
     }
 
-    /// Waits until its handlers could send nothing for so long: all buffers after them are full.
-    /// Gives back how much they sent.
+    /// Waits until its handlers could not send anything for this time: all buffers after them are full.
+    /// Returns how much they have sent.
     pub async fn held_back(&self, quiet: Duration) -> usize {
         within("full buffers", async {
             loop {
@@ -244,12 +244,12 @@ impl RawBackend {
 
     /// When peers closed connections.
     pub fn closed(&self) -> Vec<Instant> {
-        self.record.look(|notes| notes.closed.clone())
+        self.recorder.read(|received| received.closed.clone())
     }
 
     /// Waits until `done` holds.
     pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        let mut changes = self.record.changes.subscribe();
+        let mut changes = self.recorder.changes.subscribe();
         within(what, async {
             while !done(self) {
                 changes.changed().await.expect("the record lives as long as the backend");

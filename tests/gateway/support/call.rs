@@ -1,4 +1,4 @@
-//! Requests, and the client that sends them byte by byte.
+//! Requests, and a client that sends them byte by byte.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use super::wire::{Message, Unframed, Wire};
 /// A raw client: the connection itself.
 pub type RawClient = Wire;
 
-/// One request, written out exactly as it will go over the wire.
+/// One request, with exactly the bytes that go over the wire.
 #[derive(Clone, Debug)]
 pub struct Call {
     method: String,
@@ -40,7 +40,7 @@ impl Call {
         Self::post("/v1/chat/completions").json(&body)
     }
 
-    /// A whole OpenAI chat with this user text.
+    /// An OpenAI chat without streaming, with this user text.
     pub fn chat(text: &str) -> Self {
         let messages = serde_json::json!([{"role": "user", "content": text}]);
         Self::post("/v1/chat/completions")
@@ -79,7 +79,7 @@ impl Call {
         self
     }
 
-    /// The head as written; `host` when the call names none itself.
+    /// The bytes of the head, with `host` when the call has no such field.
     pub fn head(&self, host: &str) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         if !self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -98,7 +98,7 @@ impl Call {
         (head + "\r\n").into_bytes()
     }
 
-    /// Head and body as written.
+    /// The bytes of head and body.
     pub fn bytes(&self, host: &str) -> Vec<u8> {
         let mut bytes = self.head(host);
         match self.chunk {
@@ -125,7 +125,7 @@ impl Call {
         (request.body(()).expect("a head"), self.body.clone())
     }
 
-    /// Sends it over a connection of its own and reads the answer to its end.
+    /// Sends it over a new connection and reads the answer to its end.
     pub async fn send(&self, address: SocketAddr) -> Message {
         let mut client = RawClient::connect(address).await;
         self.send_over(&mut client, address).await
@@ -143,7 +143,7 @@ impl Call {
         client.exchange(&self.bytes(&address.to_string()), unframed).await
     }
 
-    /// Sends it and reads nothing.
+    /// Sends it over a new connection and reads nothing.
     pub async fn open(&self, address: SocketAddr) -> RawClient {
         let mut client = RawClient::connect(address).await;
         client.send(&self.bytes(&address.to_string())).await.expect("send");

@@ -1,4 +1,4 @@
-//! A collector of OpenTelemetry: OTLP over gRPC or HTTP, everything it got kept.
+//! An OpenTelemetry collector: OTLP over gRPC or HTTP; it keeps everything it receives.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,15 +39,15 @@ use tonic::{Request, Response, Status};
 
 use super::within;
 
-/// What it got so far.
+/// What it has received so far.
 #[derive(Clone, Default)]
-pub struct Got {
+pub struct Received {
     pub spans: Vec<Span>,
     pub logs: Vec<LogRecord>,
     pub metrics: Vec<Metric>,
     /// The attributes of the last resource.
     pub resource: Value,
-    /// Messages, also those it refused.
+    /// The number of messages, including refused ones.
     pub messages: usize,
     /// The `authorization` of the last message.
     pub authorization: Option<String>,
@@ -56,53 +56,53 @@ pub struct Got {
 /// A running collector.
 pub struct Collector {
     address: SocketAddr,
-    inbox: Inbox,
+    inbox: Service,
     serving: JoinHandle<()>,
 }
 
 #[derive(Clone)]
-struct Inbox {
-    got: Arc<watch::Sender<Got>>,
-    manner: Manner,
+struct Service {
+    received: Arc<watch::Sender<Received>>,
+    behavior: Behavior,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    Takes,
-    /// It takes each message, and says that it refuses one part of it.
-    Partly,
-    /// It takes nothing, and says that it may later.
+enum Behavior {
+    Accepts,
+    /// Accepts each message with a partial success that rejects one item.
+    PartialSuccess,
+    /// Refuses everything with a retryable status.
     Refuses,
 }
 
 impl Collector {
-    /// One that speaks gRPC.
+    /// A collector that speaks gRPC.
     pub async fn grpc() -> Self {
-        Self::over_grpc(Manner::Takes).await
+        Self::over_grpc(Behavior::Accepts).await
     }
 
-    /// One that speaks HTTP.
+    /// A collector that speaks HTTP.
     pub async fn http() -> Self {
-        Self::over_http(Manner::Takes).await
+        Self::over_http(Behavior::Accepts).await
     }
 
-    /// One that refuses a part of each message (gRPC).
-    pub async fn grpc_partly() -> Self {
-        Self::over_grpc(Manner::Partly).await
+    /// A collector that rejects a part of each message (gRPC).
+    pub async fn grpc_rejecting_one() -> Self {
+        Self::over_grpc(Behavior::PartialSuccess).await
     }
 
-    /// One that refuses a part of each message (HTTP).
-    pub async fn http_partly() -> Self {
-        Self::over_http(Manner::Partly).await
+    /// A collector that rejects a part of each message (HTTP).
+    pub async fn http_rejecting_one() -> Self {
+        Self::over_http(Behavior::PartialSuccess).await
     }
 
-    /// One that answers everything with 503 (HTTP).
+    /// A collector that answers everything with 503 (HTTP).
     pub async fn refusing() -> Self {
-        Self::over_http(Manner::Refuses).await
+        Self::over_http(Behavior::Refuses).await
     }
 
-    async fn over_grpc(manner: Manner) -> Self {
-        let (listener, address, inbox) = Self::prepare(manner).await;
+    async fn over_grpc(behavior: Behavior) -> Self {
+        let (listener, address, inbox) = Self::prepare(behavior).await;
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(inbox.clone()))
             .add_service(LogsServiceServer::new(inbox.clone()))
@@ -113,55 +113,56 @@ impl Collector {
         Self { address, inbox, serving }
     }
 
-    async fn over_http(manner: Manner) -> Self {
-        let (listener, address, inbox) = Self::prepare(manner).await;
+    async fn over_http(behavior: Behavior) -> Self {
+        let (listener, address, inbox) = Self::prepare(behavior).await;
         let (spans, logs, metrics) = (inbox.clone(), inbox.clone(), inbox.clone());
         let app = Router::new()
             .route(
                 "/v1/traces",
-                post(async move |head: HeaderMap, body: Bytes| spans.over_http(&head, &body, Inbox::spans)),
+                post(async move |head: HeaderMap, body: Bytes| spans.over_http(&head, &body, Service::spans)),
             )
             .route(
                 "/v1/logs",
-                post(async move |head: HeaderMap, body: Bytes| logs.over_http(&head, &body, Inbox::logs)),
+                post(async move |head: HeaderMap, body: Bytes| logs.over_http(&head, &body, Service::logs)),
             )
             .route(
                 "/v1/metrics",
                 post(async move |head: HeaderMap, body: Bytes| {
-                    metrics.over_http(&head, &body, Inbox::metrics)
+                    metrics.over_http(&head, &body, Service::metrics)
                 }),
             );
         let serving = tokio::spawn(async move { axum::serve(listener, app).await.expect("a collector") });
         Self { address, inbox, serving }
     }
 
-    async fn prepare(manner: Manner) -> (TcpListener, SocketAddr, Inbox) {
+    async fn prepare(behavior: Behavior) -> (TcpListener, SocketAddr, Service) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        (listener, address, Inbox { got: Arc::new(watch::Sender::default()), manner })
+        (listener, address, Service { received: Arc::new(watch::Sender::default()), behavior })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it got so far.
-    pub fn got(&self) -> Got {
-        self.inbox.got.borrow().clone()
+    /// What it has received so far.
+    pub fn received(&self) -> Received {
+        self.inbox.received.borrow().clone()
     }
 
-    /// Waits until `done` holds; gives what it got then.
-    pub async fn until(&self, what: &str, done: impl Fn(&Got) -> bool) -> Got {
-        let mut changes = self.inbox.got.subscribe();
-        let got = within(what, changes.wait_for(|got| done(got))).await;
-        got.expect("it lives as long as the collector").clone()
+    /// Waits until `done` holds; returns what it had received by then.
+    pub async fn until(&self, what: &str, done: impl Fn(&Received) -> bool) -> Received {
+        let mut changes = self.inbox.received.subscribe();
+        let received = within(what, changes.wait_for(|received| done(received))).await;
+        received.expect("it lives as long as the collector").clone()
     }
 
-    /// Waits for a span for which `wanted` holds, given its attributes.
+    /// Waits for a span for which `wanted` holds; the second argument is the span's attributes.
     pub async fn span(&self, what: &str, wanted: impl Fn(&Span, &Value) -> bool) -> Span {
-        let find =
-            |got: &Got| got.spans.iter().find(|span| wanted(span, &attributes(&span.attributes))).cloned();
-        find(&self.until(what, |got| find(got).is_some()).await).expect("just found")
+        let find = |received: &Received| {
+            received.spans.iter().find(|span| wanted(span, &attributes(&span.attributes))).cloned()
+        };
+        find(&self.until(what, |received| find(received).is_some()).await).expect("just found")
     }
 }
 
@@ -171,23 +172,23 @@ impl Drop for Collector {
     }
 }
 
-impl Inbox {
-    fn take(&self, edit: impl FnOnce(&mut Got)) {
-        self.got.send_modify(|got| {
-            got.messages += 1;
-            if self.manner != Manner::Refuses {
-                edit(got);
+impl Service {
+    fn take(&self, edit: impl FnOnce(&mut Received)) {
+        self.received.send_modify(|received| {
+            received.messages += 1;
+            if self.behavior != Behavior::Refuses {
+                edit(received);
             }
         });
     }
 
-    fn heard(&self, authorization: Option<&str>) {
-        self.got.send_modify(|got| got.authorization = authorization.map(str::to_owned));
+    fn set_authorization(&self, authorization: Option<&str>) {
+        self.received.send_modify(|received| received.authorization = authorization.map(str::to_owned));
     }
 
-    /// What it says of a message that it takes in part.
+    /// The partial success in its answer, if it rejects a part.
     fn part<P>(&self, refused: P) -> Option<P> {
-        (self.manner == Manner::Partly).then_some(refused)
+        (self.behavior == Behavior::PartialSuccess).then_some(refused)
     }
 
     fn over_http<M: Message + Default, A: Message>(
@@ -196,23 +197,23 @@ impl Inbox {
         body: &[u8],
         take: fn(&Self, M) -> A,
     ) -> impl IntoResponse + use<M, A> {
-        self.heard(head.get(AUTHORIZATION).and_then(|value| value.to_str().ok()));
+        self.set_authorization(head.get(AUTHORIZATION).and_then(|value| value.to_str().ok()));
         let answer = take(self, M::decode(body).expect("a message of OTLP"));
-        let refuses = self.manner == Manner::Refuses;
+        let refuses = self.behavior == Behavior::Refuses;
         let status = if refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         (status, [(CONTENT_TYPE, "application/x-protobuf")], answer.encode_to_vec())
     }
 
     fn over_grpc<M, A>(&self, request: Request<M>, take: fn(&Self, M) -> A) -> Response<A> {
-        self.heard(request.metadata().get("authorization").and_then(|value| value.to_str().ok()));
+        self.set_authorization(request.metadata().get("authorization").and_then(|value| value.to_str().ok()));
         Response::new(take(self, request.into_inner()))
     }
 
     fn spans(&self, message: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
-        self.take(|got| {
+        self.take(|received| {
             for part in message.resource_spans {
-                got.resource = attributes(&part.resource.expect("a resource").attributes);
-                got.spans.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
+                received.resource = attributes(&part.resource.expect("a resource").attributes);
+                received.spans.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
             }
         });
         let refused = ExportTracePartialSuccess { rejected_spans: 1, error_message: "too old".to_owned() };
@@ -220,10 +221,10 @@ impl Inbox {
     }
 
     fn logs(&self, message: ExportLogsServiceRequest) -> ExportLogsServiceResponse {
-        self.take(|got| {
+        self.take(|received| {
             for part in message.resource_logs {
-                got.resource = attributes(&part.resource.expect("a resource").attributes);
-                got.logs.extend(part.scope_logs.into_iter().flat_map(|scope| scope.log_records));
+                received.resource = attributes(&part.resource.expect("a resource").attributes);
+                received.logs.extend(part.scope_logs.into_iter().flat_map(|scope| scope.log_records));
             }
         });
         let refused =
@@ -232,9 +233,9 @@ impl Inbox {
     }
 
     fn metrics(&self, message: ExportMetricsServiceRequest) -> ExportMetricsServiceResponse {
-        self.take(|got| {
+        self.take(|received| {
             let scopes = message.resource_metrics.into_iter().flat_map(|part| part.scope_metrics);
-            got.metrics = scopes.flat_map(|scope| scope.metrics).collect();
+            received.metrics = scopes.flat_map(|scope| scope.metrics).collect();
         });
         let refused =
             ExportMetricsPartialSuccess { rejected_data_points: 1, error_message: "too old".to_owned() };
@@ -243,7 +244,7 @@ impl Inbox {
 }
 
 #[tonic::async_trait]
-impl TraceService for Inbox {
+impl TraceService for Service {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -253,7 +254,7 @@ impl TraceService for Inbox {
 }
 
 #[tonic::async_trait]
-impl LogsService for Inbox {
+impl LogsService for Service {
     async fn export(
         &self,
         request: Request<ExportLogsServiceRequest>,
@@ -263,7 +264,7 @@ impl LogsService for Inbox {
 }
 
 #[tonic::async_trait]
-impl MetricsService for Inbox {
+impl MetricsService for Service {
     async fn export(
         &self,
         request: Request<ExportMetricsServiceRequest>,
@@ -278,7 +279,7 @@ pub fn attributes(pairs: &[KeyValue]) -> Value {
     Value::Object(pairs.iter().map(pair).collect::<Map<_, _>>())
 }
 
-/// A value of OTLP as JSON.
+/// An OTLP value as JSON.
 pub fn plain(value: &AnyValue) -> Value {
     match &value.value {
         None => Value::Null,
@@ -288,6 +289,6 @@ pub fn plain(value: &AnyValue) -> Value {
         Some(any_value::Value::DoubleValue(number)) => json!(number),
         Some(any_value::Value::ArrayValue(list)) => list.values.iter().map(plain).collect(),
         Some(any_value::Value::KvlistValue(map)) => attributes(&map.values),
-        Some(other) => panic!("nobody sends {other:?}"),
+        Some(other) => panic!("unexpected value: {other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The operator: a connection to the control service, with the instant of each answer.
+//! The operator: a connection to the control service that records when each answer arrives.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,15 +11,15 @@ use super::wire::Message;
 /// The answer to a kill.
 #[derive(Debug)]
 pub struct Killed {
-    /// When it was asked.
-    pub asked: Instant,
+    /// When it was sent.
+    pub sent: Instant,
     /// When its answer was read.
     pub answered: Instant,
     pub status: u16,
     pub body: Value,
 }
 
-/// A kept-alive connection; made before any clock starts.
+/// A persistent connection, opened before the test starts its clock.
 pub struct Control {
     wire: RawClient,
     address: SocketAddr,
@@ -43,9 +43,9 @@ impl Control {
 
     /// Kills a session for the reason `runaway`.
     pub async fn kill(&mut self, id: &str) -> Killed {
-        let asked = Instant::now();
+        let sent = Instant::now();
         let target = format!("/control/sessions/{id}/kill");
         let answer = self.post(&target, &serde_json::json!({"reason": "runaway"})).await;
-        Killed { asked, answered: answer.ended, status: answer.status(), body: answer.json() }
+        Killed { sent, answered: answer.ended, status: answer.status(), body: answer.json() }
     }
 }

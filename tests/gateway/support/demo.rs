@@ -1,4 +1,4 @@
-//! The demo provider in this process.
+//! The demo provider inside the test process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl Demo {
         Self { provider, address, serving }
     }
 
-    /// What it saw.
+    /// The requests that it received.
     pub fn ledger(&self) -> &Ledger {
         self.provider.ledger()
     }

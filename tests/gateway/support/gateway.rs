@@ -1,4 +1,4 @@
-//! The real binary with a configuration of its own, its log read as it is written.
+//! The real binary with its own configuration; its log is read as it is written.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -17,7 +17,7 @@ use super::control::{Control, Killed};
 use super::quiet::Quiet;
 use super::{Backend, within};
 
-/// What the child wrote so far.
+/// The child's output so far.
 struct Log {
     lines: Mutex<Vec<Value>>,
     /// Everything that is not a JSON line: panics, usage errors.
@@ -51,7 +51,7 @@ impl Log {
     }
 }
 
-/// A running gateway; killed when dropped. A panic inside it fails the test, whatever else it shows.
+/// A running gateway; killed when dropped. A panic inside it fails the test.
 pub struct Gateway {
     child: Child,
     folder: TempDir,
@@ -62,33 +62,33 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway before this one backend, everything else by default.
+    /// Starts a gateway with this backend and defaults for everything else.
     pub async fn start(backend: &impl Backend) -> Self {
         Self::with(format!("backend: {:?}\n", backend.url())).await
     }
 
-    /// A gateway with these keys beside its listeners and its data folder.
+    /// Starts a gateway with these keys beside its listeners and its data folder.
     pub async fn with(yaml: impl AsRef<str>) -> Self {
         Self::launch(yaml.as_ref(), Quiet::shared().await, None).await
     }
 
-    /// As [`Gateway::with`], but the process may have no more than this many open files.
+    /// As [`Gateway::with`], with this limit of open files.
     pub async fn with_files(yaml: &str, files: usize) -> Self {
         Self::launch(yaml, Quiet::shared().await, Some(format!("ulimit -n {files}"))).await
     }
 
-    /// As [`Gateway::with`], after this line of the shell.
+    /// As [`Gateway::with`], after running this line of shell.
     pub async fn with_limit(yaml: &str, limit: &str) -> Self {
         Self::launch(yaml, Quiet::shared().await, Some(limit.to_owned())).await
     }
 
-    /// Leaves the process no descriptor beyond those that it has open now.
+    /// Lowers the limit of open files to those that are open now.
     pub fn exhaust_files(&self) {
         let open: Vec<usize> = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
             .expect("proc")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .collect();
-        // A descriptor below the limit is given again once it is closed.
+        // A descriptor number below the limit could be used again after a close.
         let free = (0..).find(|number| !open.contains(number)).expect("a number");
         self.limit_files(free);
     }
@@ -100,19 +100,19 @@ impl Gateway {
         assert!(limited.expect("prlimit").success());
     }
 
-    /// As [`Gateway::start`], while no other test runs: for measuring.
+    /// As [`Gateway::start`], while no other test runs: for measurements.
     pub async fn alone(backend: &impl Backend) -> Self {
         Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await, None).await
     }
 
-    /// As [`Gateway::with`], but no file of the process may grow beyond so many KiB: for it the disk is full then.
+    /// As [`Gateway::with`], but no file of the process may exceed this size: a full disk for this process.
     pub async fn with_file_size(yaml: &str, kib: usize) -> Self {
-        // Without the trap the kernel would end the process instead of refusing the write.
+        // Without the trap the kernel would kill the process instead of failing the write.
         let limit = format!("trap '' XFSZ; ulimit -S -f {}", kib * 2);
         Self::launch(yaml, Quiet::shared().await, Some(limit)).await
     }
 
-    /// Takes the limit of [`Gateway::with_file_size`] away.
+    /// Removes the limit of [`Gateway::with_file_size`].
     pub fn lift_file_size(&self) {
         let pid = self.child.id().to_string();
         let lifted = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
@@ -131,7 +131,7 @@ impl Gateway {
         Self::run(folder, &["run".as_ref(), "-c".as_ref(), file.as_os_str()], quiet, limit).await
     }
 
-    /// `elida demo`, on ports of its own.
+    /// Starts `elida demo` on free ports.
     pub async fn demo() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = ["demo", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"];
@@ -142,7 +142,7 @@ impl Gateway {
         Self::run_with(folder, arguments, &[], quiet, limit).await
     }
 
-    /// A gateway before this backend, with these variables in its environment.
+    /// Starts a gateway with this backend and these environment variables.
     pub async fn in_environment(backend: &impl Backend, variables: &[(&str, &OsStr)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("elida.yaml");
@@ -159,7 +159,7 @@ impl Gateway {
         quiet: Quiet,
         limit: Option<String>,
     ) -> Self {
-        // A link, so that a test can replace the program.
+        // A symbolic link, so that a test can replace the program.
         let program = folder.path().join("elida");
         symlink(env!("CARGO_BIN_EXE_elida"), &program).expect("a link");
         let mut command = Command::new(if limit.is_some() { "sh".as_ref() } else { program.as_os_str() });
@@ -223,7 +223,7 @@ impl Gateway {
         self.control
     }
 
-    /// A connection to the control service.
+    /// Opens a connection to the control service.
     pub async fn operator(&self) -> Control {
         Control::connect(self.control).await
     }
@@ -239,7 +239,7 @@ impl Gateway {
         lines + &self.log.noise.lock().expect("the log")
     }
 
-    /// What the gateway wrote that is no JSON object.
+    /// Output that is not a JSON object.
     pub fn noise(&self) -> String {
         self.log.noise.lock().expect("the log").clone()
     }
@@ -272,15 +272,15 @@ impl Gateway {
         self.answer_until(&format!("/control/sessions/{id}"), done).await
     }
 
-    /// Asks the control service until it answers 200 and `done` holds for the answer.
+    /// Polls the control service until it answers 200 and `done` holds for the answer.
     pub async fn answer_until(&self, target: &str, done: impl Fn(&Value) -> bool) -> Value {
         let mut operator = self.operator().await;
         within(target, async {
             loop {
                 let answer = operator.get(target).await;
-                let told = answer.json();
-                if answer.status() == 200 && done(&told) {
-                    return told;
+                let value = answer.json();
+                if answer.status() == 200 && done(&value) {
+                    return value;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             }
@@ -299,12 +299,12 @@ impl Gateway {
         self.operator().await.kill(id).await
     }
 
-    /// Lifts the block on a killed session.
+    /// Resumes a killed session; returns the status.
     pub async fn resume(&self, id: &str) -> u16 {
         self.operator().await.post(&format!("/control/sessions/{id}/resume"), &Value::Null).await.status()
     }
 
-    /// Runs a command against it, which must succeed; gives what it printed.
+    /// Runs a command against it, which must succeed; returns its output.
     pub async fn elida(&self, words: &[&str]) -> String {
         let mut command = Command::new(self.program());
         command.args(words).env_clear().env("ELIDA_CONTROL", format!("http://{}", self.control));
@@ -315,12 +315,12 @@ impl Gateway {
         text(&output.stdout)
     }
 
-    /// Asks the gateway to end.
+    /// Asks the gateway to stop (SIGTERM).
     pub fn terminate(&self) {
         self.signal("TERM");
     }
 
-    /// Asks the gateway to read its configuration again.
+    /// Asks the gateway to reload its configuration (SIGHUP).
     pub fn hangup(&self) {
         self.signal("HUP");
     }
@@ -330,7 +330,7 @@ impl Gateway {
         assert!(signal(self.child.id(), name), "the gateway runs and can be signalled");
     }
 
-    /// The process that the harness started.
+    /// The pid of the process that the harness started.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -340,14 +340,14 @@ impl Gateway {
         self.folder.path().join("elida")
     }
 
-    /// Processes that this one started to take its place.
-    fn heirs(&self) -> Vec<u32> {
+    /// The pids of the processes that this one started as its successors.
+    fn successors(&self) -> Vec<u32> {
         let started =
             self.log_lines().into_iter().filter(|line| line["message"] == "starting the new process");
         started.filter_map(|line| line["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())).collect()
     }
 
-    /// Ends the process without a chance to do anything, and starts another one with the same
+    /// Kills the process (SIGKILL), and starts another one with this
     /// configuration on the same ports.
     pub async fn crash_and_restart(&mut self, yaml: &str) {
         self.child.kill().expect("kill -9");
@@ -373,7 +373,7 @@ impl Gateway {
         assert_eq!(self.address_of("control").await, self.control);
     }
 
-    /// Waits for the process to end.
+    /// Waits until the process exits.
     pub async fn ended(&mut self) -> ExitStatus {
         within("the gateway's end", async {
             loop {
@@ -386,12 +386,12 @@ impl Gateway {
         .await
     }
 
-    /// Descriptors that the process has open now.
+    /// The number of open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("proc").count()
     }
 
-    /// The metrics in text.
+    /// The metrics in the Prometheus text format.
     pub async fn metrics(&self) -> String {
         self.operator().await.get("/metrics").await.text()
     }
@@ -405,7 +405,7 @@ impl Gateway {
         value.unwrap_or_else(|| panic!("no {series} in {text}"))
     }
 
-    /// Memory of its own that the process holds now, in bytes (`RssAnon` of proc(5)).
+    /// The anonymous memory of the process, in bytes (`RssAnon` of proc(5)).
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
@@ -424,11 +424,11 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for heir in self.heirs() {
-            // Its number may be another's by now.
-            let command = std::fs::read(format!("/proc/{heir}/cmdline")).unwrap_or_default();
+        for successor in self.successors() {
+            // The kernel may have given the pid to another process.
+            let command = std::fs::read(format!("/proc/{successor}/cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&command).contains(&*self.folder.path().to_string_lossy()) {
-                signal(heir, "KILL");
+                signal(successor, "KILL");
             }
         }
         let has_panicked = self.log.noise.lock().expect("the log").contains("panicked at")

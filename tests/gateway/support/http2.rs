@@ -1,4 +1,4 @@
-//! HTTP/2 from both sides: a client of many streams, a client that writes its own frames, and a backend.
+//! HTTP/2 on both sides: a client with many streams, a client that writes raw frames, and a backend.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ impl End {
 /// An answer read to its end.
 #[derive(Debug)]
 pub struct Answer {
-    /// 0 when there was no head.
+    /// 0 when there was no response head.
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -69,14 +69,14 @@ impl Client {
         Self::with(address, &client::Builder::new()).await
     }
 
-    /// With settings of its own.
+    /// Connects with these settings.
     pub async fn with(address: SocketAddr, settings: &client::Builder) -> Self {
         let tcp = TcpStream::connect(address).await.expect("a connection");
         tcp.set_nodelay(true).expect("an option");
         Self::over(tcp, &address.to_string(), settings).await
     }
 
-    /// Over a connection that is there.
+    /// Uses an open connection.
     pub async fn over<S>(stream: S, host: &str, settings: &client::Builder) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -87,20 +87,20 @@ impl Client {
     }
 
     /// Sends a call with its whole body.
-    pub async fn send(&mut self, call: &Call) -> Exchange {
+    pub async fn send(&mut self, call: &Call) -> PendingAnswer {
         let (request, body) = call.request(&self.host);
         let (answer, mut upload) = self.begin(request, body.is_empty()).await;
         if !body.is_empty() {
-            // The window opens as the gateway reads; nobody waits for it here.
+            // The window opens as the gateway reads; this function does not wait for that.
             tokio::spawn(async move {
                 let _ = write(&mut upload, body.into(), true).await;
             });
-            return Exchange { answer, upload: None };
+            return PendingAnswer { answer, upload: None };
         }
-        Exchange { answer, upload: Some(upload) }
+        PendingAnswer { answer, upload: Some(upload) }
     }
 
-    /// Sends a head; the body is the caller's.
+    /// Sends a head; the caller sends the body.
     pub async fn begin(&mut self, request: Request<()>, end: bool) -> (ResponseFuture, SendStream<Bytes>) {
         let ready = self.send.clone().ready();
         let mut send = within("room for a stream", ready).await.expect("an open connection");
@@ -109,14 +109,14 @@ impl Client {
         begun
     }
 
-    /// Sends a call without a body, unless the gateway wants no more streams.
-    pub async fn try_send(&mut self, call: &Call) -> Option<Exchange> {
+    /// Sends a call without a body; `None` when the gateway accepts no more streams.
+    pub async fn try_send(&mut self, call: &Call) -> Option<PendingAnswer> {
         let ready = self.send.clone().ready();
         let mut send = within("room for a stream", ready).await.ok()?;
         let (request, _) = call.request(&self.host);
         let (answer, upload) = send.send_request(request, true).ok()?;
         self.send = send;
-        Some(Exchange { answer, upload: Some(upload) })
+        Some(PendingAnswer { answer, upload: Some(upload) })
     }
 
     /// Sends it and reads the answer to its end.
@@ -129,33 +129,33 @@ impl Client {
         within("an answer about the connection", self.send.clone().ready()).await.is_ok()
     }
 
-    /// Streams that the gateway allows at a time.
+    /// The number of concurrent streams that the gateway allows.
     pub fn allowed(&self) -> usize {
         self.send.current_max_send_streams()
     }
 
     /// Waits for the gateway to end the connection.
     pub async fn ended(self) -> Result<(), h2::Error> {
-        // The handle stays: without one the client itself would end the connection.
+        // Keeps the handle: without it the client itself would end the connection.
         let ended = within("the end of the connection", self.driving).await;
         drop(self.send);
         ended.expect("a task")
     }
 
-    /// Closes the connection without a word.
-    pub fn vanish(self) {
+    /// Drops the connection without GOAWAY.
+    pub fn abort_connection(self) {
         self.driving.abort();
     }
 }
 
-/// A request under way.
-pub struct Exchange {
+/// A request without an answer yet.
+pub struct PendingAnswer {
     answer: ResponseFuture,
-    /// Kept open, so that dropping it resets nothing.
+    /// Kept open, because dropping it resets the stream.
     upload: Option<SendStream<Bytes>>,
 }
 
-impl Exchange {
+impl PendingAnswer {
     /// Reads the answer to its end.
     pub async fn answer(self) -> Answer {
         match self.head().await {
@@ -172,12 +172,18 @@ impl Exchange {
     }
 
     /// Reads the head of the answer.
-    pub async fn head(self) -> Result<Begun, h2::Error> {
+    pub async fn head(self) -> Result<AnswerHead, h2::Error> {
         let (head, body) = within("the head of an answer", self.answer).await?.into_parts();
-        Ok(Begun { status: head.status, headers: head.headers, body, read: Vec::new(), _upload: self.upload })
+        Ok(AnswerHead {
+            status: head.status,
+            headers: head.headers,
+            body,
+            read: Vec::new(),
+            _upload: self.upload,
+        })
     }
 
-    /// Gives the stream up.
+    /// Resets the stream with CANCEL.
     pub fn reset(mut self) {
         if let Some(upload) = &mut self.upload {
             upload.send_reset(Reason::CANCEL);
@@ -185,8 +191,8 @@ impl Exchange {
     }
 }
 
-/// An answer whose head is here.
-pub struct Begun {
+/// An answer whose head has arrived.
+pub struct AnswerHead {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: RecvStream,
@@ -194,7 +200,7 @@ pub struct Begun {
     _upload: Option<SendStream<Bytes>>,
 }
 
-impl Begun {
+impl AnswerHead {
     async fn piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
         let piece = within("a piece of the body", self.body.data()).await;
         if let Some(Ok(piece)) = &piece {
@@ -204,7 +210,7 @@ impl Begun {
         piece
     }
 
-    /// Reads until the body so far holds `text`.
+    /// Reads until the body contains `text`.
     pub async fn until(&mut self, text: &str) {
         while memchr::memmem::find(&self.read, text.as_bytes()).is_none() {
             match self.piece().await {
@@ -238,7 +244,7 @@ impl Begun {
     }
 }
 
-/// Writes all of it as the window opens.
+/// Writes all bytes as the window opens.
 pub async fn write(to: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) -> Result<(), h2::Error> {
     if bytes.is_empty() {
         return to.send_data(bytes, end);
@@ -257,7 +263,7 @@ pub async fn write(to: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) -> R
 }
 
 /// The preface and an empty SETTINGS frame.
-pub const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A frame (RFC 9113, 4.1).
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -274,7 +280,7 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     for (name, value) in fields {
         bytes.push(0);
         for text in [name, value] {
-            // Lengths of 127 and more have a second byte, and here never a third.
+            // Lengths of 127 and more have a second byte, and in these tests never a third.
             match text.len() {
                 length @ 0..127 => bytes.push(u8::try_from(length).expect("short")),
                 length => {
@@ -290,27 +296,27 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// The fields of a GET.
+/// The pseudo-header fields of a GET.
 pub const GET: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "http"), (":path", "/a"), (":authority", "gateway")];
 
-/// A client that writes what it likes.
+/// A client that writes raw frames.
 pub struct RawFrames {
     stream: TcpStream,
     seen: Vec<u8>,
 }
 
 impl RawFrames {
-    /// Connects and says hello.
+    /// Connects and sends the preface.
     pub async fn connect(address: SocketAddr) -> Self {
         let mut raw =
             Self { stream: TcpStream::connect(address).await.expect("a connection"), seen: Vec::new() };
-        raw.send(OPENING).await.expect("the opening");
+        raw.send(PREFACE).await.expect("the opening");
         raw
     }
 
-    /// On a connection that has begun, going on with these bytes.
-    pub async fn begun(stream: TcpStream, rest: &[u8]) -> Self {
+    /// Uses an open connection, on which it first sends these bytes.
+    pub async fn continue_on(stream: TcpStream, rest: &[u8]) -> Self {
         let mut raw = Self { stream, seen: Vec::new() };
         raw.send(rest).await.expect("the rest of the opening");
         raw
@@ -320,7 +326,7 @@ impl RawFrames {
         within("room to send", self.stream.write_all(bytes)).await
     }
 
-    /// Sends this again and again, at most `most` bytes, reading what comes; gives back how many it took until the
+    /// Sends this repeatedly, up to `most` bytes, and reads what comes; returns how many bytes were sent until the
     /// gateway closed the connection.
     pub async fn flood(mut self, bytes: &[u8], most: usize) -> Flooded {
         let mut sent = 0;
@@ -334,7 +340,7 @@ impl RawFrames {
             while sent < most && to.write_all(bytes).await.is_ok() {
                 sent += bytes.len();
             }
-            // What was sent after the end is lost to both; the end itself is what is waited for.
+            // Bytes sent after the end are lost; the loop below waits for the end itself.
             std::future::pending::<()>().await;
         };
         let seen = within("the end of the flood", async {
@@ -347,7 +353,7 @@ impl RawFrames {
         Flooded { sent, seen }
     }
 
-    /// Reads until a frame of this kind has come; gives back its payload.
+    /// Reads until a frame of this type arrives; returns its payload.
     pub async fn frame(&mut self, kind: u8) -> Vec<u8> {
         within("a frame", async {
             loop {
@@ -365,15 +371,15 @@ impl RawFrames {
         .await
     }
 
-    /// Waits until stream 1 was reset, or answered with a refusal, or the connection ended.
+    /// Waits until stream 1 is reset or refused, or the connection ends.
     pub async fn ended_or_refused(&mut self, what: &str) {
         within(what, async {
             loop {
                 while let Some((kind, payload)) = take_frame(&mut self.seen) {
                     match kind {
                         3 | 7 => return,
-                        // The first field of our answers is their status: in the table of RFC 7541 (A) it is 400
-                        // with number 12; 405 and others are literals.
+                        // The first field of the gateway's answers is the status: 400 is index 12 of the static table
+                        // (RFC 7541, A); 405 and others are literals.
                         1 => {
                             let status = String::from_utf8_lossy(&payload).into_owned();
                             assert!(
@@ -393,7 +399,7 @@ impl RawFrames {
         .await;
     }
 
-    /// Waits for the gateway to close; gives back the last GOAWAY's code.
+    /// Waits until the gateway closes the connection; returns the code of the last GOAWAY.
     pub async fn closed(mut self) -> Option<u32> {
         within("the end of the connection", async {
             while matches!(self.stream.read_buf(&mut self.seen).await, Ok(1..)) {}
@@ -403,14 +409,14 @@ impl RawFrames {
     }
 }
 
-/// What a flood came to.
+/// The result of a flood.
 pub struct Flooded {
     pub sent: usize,
     seen: Vec<u8>,
 }
 
 impl Flooded {
-    /// The code of the GOAWAY, if one came through.
+    /// The code of the GOAWAY; `None` when none arrived.
     pub fn code(self) -> Option<u32> {
         goaway(self.seen)
     }
@@ -434,9 +440,9 @@ fn goaway(mut bytes: Vec<u8>) -> Option<u32> {
     code
 }
 
-/// What a backend saw.
+/// What a backend has received.
 #[derive(Default)]
-struct Notes {
+struct Received {
     connections: usize,
     requests: Vec<Request<Vec<u8>>>,
     resets: Vec<(String, Option<Reason>)>,
@@ -444,16 +450,16 @@ struct Notes {
     ended: usize,
 }
 
-/// A request at the backend, and the way to answer it.
-pub struct Asked {
+/// A request at the backend, and the handle to answer it.
+pub struct BackendRequest {
     pub path: String,
     pub number: usize,
     respond: SendResponse<Bytes>,
-    notes: Arc<(Mutex<Notes>, watch::Sender<()>)>,
+    received: Arc<(Mutex<Received>, watch::Sender<()>)>,
     pub close: watch::Sender<bool>,
 }
 
-impl Asked {
+impl BackendRequest {
     /// Answers with this body.
     pub async fn answer(mut self, body: impl Into<Bytes>) {
         let head = Response::builder()
@@ -466,50 +472,50 @@ impl Asked {
         }
     }
 
-    /// Begins a stream of events.
+    /// Begins a streamed response with this content type.
     pub fn begin(&mut self, kind: &str) -> SendStream<Bytes> {
         let head = Response::builder().status(200).header("content-type", kind).body(()).expect("a head");
         self.respond.send_response(head, false).expect("a stream")
     }
 
-    /// Gives the request back.
+    /// Resets the stream.
     pub fn reset(mut self, reason: Reason) {
         self.respond.send_reset(reason);
     }
 
-    /// Waits for the gateway to give the stream up, and notes it.
-    pub async fn given_up_on(self, to: &mut SendStream<Bytes>) {
+    /// Waits until the gateway resets the stream, and records the reason.
+    pub async fn wait_for_reset(self, to: &mut SendStream<Bytes>) {
         let reason = std::future::poll_fn(|cx| to.poll_reset(cx)).await.ok();
-        note(&self.notes, |notes| notes.resets.push((self.path.clone(), reason)));
+        update(&self.received, |received| received.resets.push((self.path.clone(), reason)));
     }
 }
 
-fn note(notes: &(Mutex<Notes>, watch::Sender<()>), edit: impl FnOnce(&mut Notes)) {
-    edit(&mut notes.0.lock().expect("the notes"));
-    notes.1.send_replace(());
+fn update(received: &(Mutex<Received>, watch::Sender<()>), edit: impl FnOnce(&mut Received)) {
+    edit(&mut received.0.lock().expect("the recorder"));
+    received.1.send_replace(());
 }
 
 /// A backend that speaks HTTP/2.
 pub struct H2Backend {
     url: String,
-    notes: Arc<(Mutex<Notes>, watch::Sender<()>)>,
+    received: Arc<(Mutex<Received>, watch::Sender<()>)>,
     accepting: JoinHandle<()>,
 }
 
 impl H2Backend {
-    /// Without TLS, for prior knowledge.
+    /// Without TLS, with prior knowledge.
     pub async fn start<F, Fut>(handle: F) -> Self
     where
-        F: Fn(Asked) -> Fut + Send + Sync + 'static,
+        F: Fn(BackendRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         Self::serve("http", None, handle).await
     }
 
-    /// Behind TLS, chosen by ALPN.
+    /// With TLS, negotiated by ALPN.
     pub async fn secure<F, Fut>(config: ServerConfig, handle: F) -> Self
     where
-        F: Fn(Asked) -> Fut + Send + Sync + 'static,
+        F: Fn(BackendRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         Self::serve("https", Some(TlsAcceptor::from(Arc::new(config))), handle).await
@@ -517,49 +523,49 @@ impl H2Backend {
 
     async fn serve<F, Fut>(scheme: &str, tls: Option<TlsAcceptor>, handle: F) -> Self
     where
-        F: Fn(Asked) -> Fut + Send + Sync + 'static,
+        F: Fn(BackendRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let notes = Arc::new((Mutex::default(), watch::Sender::new(())));
-        let (handle, noted) = (Arc::new(handle), Arc::clone(&notes));
+        let received = Arc::new((Mutex::default(), watch::Sender::new(())));
+        let (handle, recorder) = (Arc::new(handle), Arc::clone(&received));
         let accepting = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let _ = tcp.set_nodelay(true);
-                let (tls, handle, notes) = (tls.clone(), Arc::clone(&handle), Arc::clone(&noted));
-                note(&notes, |notes| notes.connections += 1);
+                let (tls, handle, received) = (tls.clone(), Arc::clone(&handle), Arc::clone(&recorder));
+                update(&received, |received| received.connections += 1);
                 tokio::spawn(async move {
                     match tls {
-                        None => converse(tcp, &*handle, &notes).await,
+                        None => serve_connection(tcp, &*handle, &received).await,
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(tcp).await {
-                                converse(stream, &*handle, &notes).await;
+                                serve_connection(stream, &*handle, &received).await;
                             }
                         }
                     }
-                    note(&notes, |notes| notes.ended += 1);
+                    update(&received, |received| received.ended += 1);
                 });
             }
         });
-        Self { url: format!("{scheme}://localhost:{port}"), notes, accepting }
+        Self { url: format!("{scheme}://localhost:{port}"), received, accepting }
     }
 
-    fn look<T>(&self, read: impl FnOnce(&Notes) -> T) -> T {
-        read(&self.notes.0.lock().expect("the notes"))
+    fn look<T>(&self, read: impl FnOnce(&Received) -> T) -> T {
+        read(&self.received.0.lock().expect("the recorder"))
     }
 
     pub fn connections(&self) -> usize {
-        self.look(|notes| notes.connections)
+        self.look(|received| received.connections)
     }
 
     pub fn ended(&self) -> usize {
-        self.look(|notes| notes.ended)
+        self.look(|received| received.ended)
     }
 
-    /// Requests that came whole.
+    /// Requests that arrived with their whole body.
     pub fn requests(&self) -> Vec<Request<Vec<u8>>> {
-        self.look(|notes| {
+        self.look(|received| {
             let copy = |request: &Request<Vec<u8>>| {
                 let mut copy = Request::new(request.body().clone());
                 *copy.uri_mut() = request.uri().clone();
@@ -567,18 +573,18 @@ impl H2Backend {
                 *copy.headers_mut() = request.headers().clone();
                 copy
             };
-            notes.requests.iter().map(copy).collect()
+            received.requests.iter().map(copy).collect()
         })
     }
 
-    /// Streams that were given up: their path and why.
+    /// Streams that the gateway reset: their path and the reason.
     pub fn resets(&self) -> Vec<(String, Option<Reason>)> {
-        self.look(|notes| notes.resets.clone())
+        self.look(|received| received.resets.clone())
     }
 
     /// Waits until `done` holds.
     pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        let mut changes = self.notes.1.subscribe();
+        let mut changes = self.received.1.subscribe();
         within(what, async {
             while !done(self) {
                 changes.changed().await.expect("the notes live as long as the backend");
@@ -588,11 +594,14 @@ impl H2Backend {
     }
 }
 
-/// Serves one connection; its handlers may have it closed with GOAWAY.
-async fn converse<S, F, Fut>(stream: S, handle: &F, notes: &Arc<(Mutex<Notes>, watch::Sender<()>)>)
-where
+/// Serves one connection; a handler can close it with GOAWAY.
+async fn serve_connection<S, F, Fut>(
+    stream: S,
+    handle: &F,
+    received: &Arc<(Mutex<Received>, watch::Sender<()>)>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Asked) -> Fut,
+    F: Fn(BackendRequest) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
     let Ok(mut connection) = server::handshake(stream).await else { return };
@@ -607,11 +616,11 @@ where
         };
         let Some(Ok((request, respond))) = accepted else { return };
         let (head, mut body) = request.into_parts();
-        let (notes, close) = (Arc::clone(notes), close.clone());
+        let (received, close) = (Arc::clone(received), close.clone());
         let path = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
-        let mut asked = Asked { path, number: 0, respond, notes: Arc::clone(&notes), close };
-        // Made here and run in a task, so that bodies and connection go on together.
-        let number = notes.0.lock().expect("the notes").requests.len();
+        let mut asked = BackendRequest { path, number: 0, respond, received: Arc::clone(&received), close };
+        // Created here and run in a task, so that bodies and connection make progress together.
+        let number = received.0.lock().expect("the recorder").requests.len();
         asked.number = number;
         let handled = handle(asked);
         tokio::spawn(async move {
@@ -621,7 +630,7 @@ where
                 let _ = body.flow_control().release_capacity(piece.len());
                 whole.extend_from_slice(&piece);
             }
-            note(&notes, |notes| notes.requests.push(Request::from_parts(head, whole)));
+            update(&received, |received| received.requests.push(Request::from_parts(head, whole)));
             handled.await;
         });
     }
@@ -639,7 +648,7 @@ impl Drop for H2Backend {
     }
 }
 
-/// Waits a moment for what must not happen.
-pub async fn a_moment() {
+/// Waits for a moment in which something must not happen.
+pub async fn short_wait() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }

@@ -1,9 +1,9 @@
-//! As much of JSON Schema as `conf/schema.json` and `docs/cdr.schema.json` use.
+//! The subset of JSON Schema that `conf/schema.json` and `docs/cdr.schema.json` use.
 
 use regex::Regex;
 use serde_json::{Value, json};
 
-/// Holds a value against a part of the schema `root`; the fault says where they differ.
+/// Validates a value against a part of the schema `root`; the error says where they differ.
 pub fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
         let at = reference.strip_prefix('#').and_then(|path| root.pointer(path)).expect(reference);
@@ -30,7 +30,7 @@ pub fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// What can be said of a value without what is in it.
+/// Checks the keywords that do not look inside the value.
 fn scalar(schema: &Value, value: &Value) -> Result<(), String> {
     let words = schema["enum"].as_array().map(Vec::as_slice);
     let words = words.or(schema.get("const").map(std::slice::from_ref));

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-/// What the kernel says of a socket: `/proc/net/tcp`, proc_net(5).
+/// A socket as `/proc/net/tcp` shows it (proc_net(5)).
 pub struct Socket {
     pub local: String,
     pub remote: String,
@@ -10,7 +10,7 @@ pub struct Socket {
     pub state: u8,
     /// 1 retransmission, 2 keepalive or another one, 3 TIME_WAIT, 4 zero window probe.
     pub timer: u8,
-    /// Seconds until it rings.
+    /// Seconds until it expires.
     pub rings_after: u64,
 }
 

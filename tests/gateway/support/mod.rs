@@ -1,4 +1,4 @@
-//! The harness: a real gateway, backends that do what a test says, clients that time each byte.
+//! The harness: a real gateway, scripted backends, clients that time each byte.
 
 pub mod agent;
 pub mod backend;
@@ -6,11 +6,11 @@ pub mod call;
 pub mod collector;
 pub mod control;
 pub mod demo;
+pub mod forward_proxy;
 pub mod gateway;
 pub mod http2;
 pub mod json_schema;
 pub mod kernel;
-pub mod outside;
 pub mod process;
 pub mod program;
 pub mod quiet;
@@ -30,7 +30,7 @@ pub use call::{Call, RawClient};
 pub use demo::Demo;
 pub use gateway::Gateway;
 
-/// No wait of the harness for ELIDA itself is longer: a test that needs more has failed.
+/// The longest that the harness waits for ELIDA itself: a test that needs more has failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Something a gateway can send requests to.
@@ -39,18 +39,18 @@ pub trait Backend {
     fn url(&self) -> String;
 }
 
-/// What a fleet shares.
+/// The Redis that a fleet shares.
 pub trait Shared {
-    /// The URL that gateways reach it by.
+    /// Its URL for gateways.
     fn url(&self) -> &str;
 }
 
-/// Waits for `future`, or fails the test saying what was waited for.
+/// Waits for `future`; fails the test with the name of what it waited for after [`DEADLINE`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     within_time(DEADLINE, what, future).await
 }
 
-/// The same with a limit of its own: only for programs that wait before they try again.
+/// The same with another limit: only for programs that wait before they retry.
 pub async fn within_time<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(limit, future).await {
         Ok(value) => value,
@@ -58,7 +58,7 @@ pub async fn within_time<T>(limit: Duration, what: &str, future: impl Future<Out
     }
 }
 
-/// The first JSON value in `text`; panics with the text when there is none.
+/// Parses JSON; panics with the text when it is not JSON.
 pub fn json(text: &[u8]) -> serde_json::Value {
     serde_json::from_slice(text)
         .unwrap_or_else(|error| panic!("not JSON ({error}): {}", String::from_utf8_lossy(text)))

@@ -1,5 +1,5 @@
-//! The real binary as a process with any variables, its output as it is written: for starts that
-//! must fail and for what the `Gateway` reads over (the order of keys in a line).
+//! The real binary as a process with any environment and its raw output: for starts that
+//! must fail, and for what `Gateway` does not show (the order of keys in a line).
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::quiet::Quiet;
 use super::within;
 
-/// `elida run` with a configuration of its own; killed when dropped.
+/// `elida run` with its own configuration; killed when dropped.
 pub struct Process {
     child: Child,
     output: Arc<watch::Sender<String>>,
@@ -46,12 +46,12 @@ impl Process {
         Self { child, output, _folder: folder, _quiet: quiet }
     }
 
-    /// What it wrote so far, on both pipes.
+    /// Everything it has written so far, on both pipes.
     pub fn output(&self) -> String {
         self.output.borrow().clone()
     }
 
-    /// Waits for a line for which `wanted` is true; gives it as it was written.
+    /// Waits for a line for which `wanted` is true; returns it as it was written.
     pub async fn line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> String {
         let fits = |line: &&str| serde_json::from_str(line).is_ok_and(|value| wanted(&value));
         let mut changes = self.output.subscribe();
@@ -66,14 +66,14 @@ impl Process {
         .await
     }
 
-    /// Waits until it has written this; gives all it wrote.
-    pub async fn told(&self, text: &str) -> String {
+    /// Waits until it has written this text; returns its whole output.
+    pub async fn output_with(&self, text: &str) -> String {
         let mut changes = self.output.subscribe();
-        let told = within(text, changes.wait_for(|told| told.contains(text))).await;
-        told.expect("the output lives as long as the process").clone()
+        let output = within(text, changes.wait_for(|output| output.contains(text))).await;
+        output.expect("the output lives as long as the process").clone()
     }
 
-    /// Waits until a service (`proxy`, `control`) listens; gives its port on loopback.
+    /// Waits until a service (`proxy`, `control`) listens; returns its address on loopback.
     pub async fn address(&self, service: &str) -> SocketAddr {
         let is_it = |line: &Value| line["message"] == "listening" && line["service"] == service;
         let line = super::json(self.line(service, is_it).await.as_bytes());
@@ -81,7 +81,7 @@ impl Process {
         SocketAddr::from(([127, 0, 0, 1], address.port()))
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub async fn ended(&mut self) -> ExitStatus {
         within("the process to end", async {
             loop {

@@ -1,4 +1,4 @@
-//! Real client programs as processes. They talk to loopback only. A program that is missing fails the
+//! Real client programs as processes. They talk to loopback only. A missing program fails the
 //! test; nothing is skipped silently.
 
 use std::io::{BufRead, BufReader, Read};
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::agent::Agent;
 use super::{DEADLINE, within, within_time};
 
-/// What a program did.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Outcome {
     pub code: Option<i32>,
@@ -53,19 +53,19 @@ pub struct Program {
     _home: Home,
 }
 
-/// The home folder of a program; runs that shall know of each other share it.
+/// The home folder of a program; runs that share a state share it.
 #[derive(Clone)]
 pub struct Home(Arc<TempDir>);
 
 impl Home {
-    /// An empty one.
+    /// An empty home folder.
     pub fn new() -> Self {
         Self(Arc::new(tempfile::tempdir().expect("a home")))
     }
 }
 
 impl Program {
-    /// A script of `tests/clients/`; it gets the gateway's URL as its first argument.
+    /// Starts a script of `tests/clients/`; its first argument is the gateway's URL.
     pub fn python(script: &str, url: &str, arguments: &[&str]) -> Self {
         let mut command = python(script);
         command.arg(url).args(arguments);
@@ -79,7 +79,7 @@ impl Program {
         Self::start(command, &Home::new())
     }
 
-    /// Starts it with its own variables and no others, in its home.
+    /// Starts it in its home folder with only the command's own variables.
     pub fn start(mut command: Command, home: &Home) -> Self {
         let variables: Vec<_> = command
             .get_envs()
@@ -104,7 +104,7 @@ impl Program {
         Self { child, lines, seen: Vec::new(), errors: Some(errors), _home: home.clone() }
     }
 
-    /// Waits until it has printed so many lines that begin with `start`.
+    /// Waits until it has printed this many lines that begin with `start`.
     pub async fn printed(&mut self, start: &str, count: usize) {
         within(&format!("{count} lines {start:?}"), async {
             while self.seen.iter().filter(|line| line.starts_with(start)).count() < count {
@@ -118,12 +118,12 @@ impl Program {
         .await;
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub async fn outcome(self) -> Outcome {
         self.outcome_in(DEADLINE).await
     }
 
-    /// Waits for its end, which may take so long: programs that try again wait in between.
+    /// Waits until it exits, with this limit: programs that retry wait in between.
     pub async fn outcome_in(mut self, limit: Duration) -> Outcome {
         within_time(limit, "the program's end", async {
             while let Some(line) = self.lines.recv().await {

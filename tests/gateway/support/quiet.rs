@@ -1,5 +1,5 @@
-//! Latency is measured on a machine that does nothing else: tests that measure hold a lock alone,
-//! all others share it. The lock is a file, so that it also holds between processes (nextest).
+//! Latency must be measured on an idle machine: tests that measure hold a lock exclusively,
+//! all others share it. The lock is a file, so that it also works between processes (nextest).
 
 use std::fs::File;
 
@@ -7,12 +7,12 @@ use std::fs::File;
 pub struct Quiet(#[expect(dead_code, reason = "held, never read")] File);
 
 impl Quiet {
-    /// Beside other tests that do not measure.
+    /// For tests that do not measure.
     pub async fn shared() -> Self {
         Self::take(|file| file.lock_shared()).await
     }
 
-    /// Alone.
+    /// Exclusive.
     pub async fn alone() -> Self {
         Self::take(File::lock).await
     }

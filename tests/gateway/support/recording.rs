@@ -7,7 +7,7 @@ use std::path::Path;
 pub struct Recording {
     pub name: String,
     pub content_type: &'static str,
-    /// Where a client would ask for it.
+    /// The path on which a client asks for it.
     pub path: &'static str,
     pub bytes: Vec<u8>,
 }
@@ -40,7 +40,7 @@ impl Recording {
     }
 }
 
-/// A small generator of numbers that are the same in every run (SplitMix64).
+/// A small generator of reproducible pseudo-random numbers (SplitMix64).
 pub struct Dice(u64);
 
 impl Dice {
@@ -68,7 +68,7 @@ impl Dice {
         pieces
     }
 
-    /// Bytes that do not repeat soon.
+    /// Random bytes.
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| u8::try_from(self.roll(256) - 1).expect("a byte")).collect()
     }

@@ -1,4 +1,4 @@
-//! A real redis-server of the test's own: on a free port, in a folder that goes with it, without persistence.
+//! A real redis-server for one test: on a free port, in a temporary folder, without persistence.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +20,7 @@ pub struct Redis {
 }
 
 /// A free port.
-pub(super) fn free() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
@@ -29,9 +29,9 @@ impl Redis {
         Self::with(&[]).await
     }
 
-    /// A cluster of this one.
+    /// A cluster with a single node.
     pub async fn cluster() -> Self {
-        let port = free().port().to_string();
+        let port = free_address().port().to_string();
         let mut redis = Self::with(&[
             "--cluster-enabled",
             "yes",
@@ -52,7 +52,7 @@ impl Redis {
         redis
     }
 
-    /// A copy of this one.
+    /// A replica of this server.
     pub async fn replica(&self) -> Self {
         let replica = Self::with(&["--replicaof", "127.0.0.1", &self.address.port().to_string()]).await;
         within("the copy", async {
@@ -64,17 +64,17 @@ impl Redis {
         replica
     }
 
-    /// A sentinel that makes a copy the main one when this one is gone; gateways ask it from now on.
+    /// A sentinel that promotes a replica when this server is gone; from now on gateways use it.
     pub async fn sentinel(&mut self) -> Self {
-        let (folder, address) = (tempfile::tempdir().expect("a folder"), free());
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), free_address());
         let file = folder.path().join("sentinel.conf");
-        let told = format!(
+        let config = format!(
             "port {}\nbind 127.0.0.1\nsentinel monitor fleet 127.0.0.1 {} 1\n\
              sentinel down-after-milliseconds fleet 500\nsentinel failover-timeout fleet 3000\n",
             address.port(),
             self.address.port()
         );
-        std::fs::write(&file, told).expect("the configuration");
+        std::fs::write(&file, config).expect("the configuration");
         let arguments = vec![file.to_string_lossy().into_owned(), "--sentinel".to_owned()];
         let url = format!("redis-sentinel://{address}/0?sentinelServiceName=fleet");
         self.url.clone_from(&url);
@@ -90,14 +90,14 @@ impl Redis {
         sentinel
     }
 
-    /// What gateways reach it by.
+    /// The URL for gateways.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// With these arguments beside its port and folder.
+    /// Starts a server with these arguments beside its port and folder.
     pub async fn with(arguments: &[&str]) -> Self {
-        let (folder, address) = (tempfile::tempdir().expect("a folder"), free());
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), free_address());
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let url = format!("redis://{address}/0");
         let mut redis = Self { child: None, folder, address, arguments, url };
@@ -105,7 +105,7 @@ impl Redis {
         redis
     }
 
-    /// Starts it again on the same port; empty, since nothing was saved.
+    /// Starts it again on the same port; it is empty, since nothing was saved.
     pub async fn run(&mut self) {
         let port = self.address.port().to_string();
         let folder = self.folder.path().to_string_lossy().into_owned();
@@ -132,7 +132,7 @@ impl Redis {
         .await;
     }
 
-    /// Ends it at once.
+    /// Kills it.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -144,7 +144,7 @@ impl Redis {
         self.child.is_some()
     }
 
-    /// It keeps its connections and answers nothing.
+    /// Stops the process (SIGSTOP): it keeps its connections and does not reply.
     pub fn freeze(&self) {
         assert!(signal(self.child.as_ref().expect("a running server").id(), "STOP"));
     }
@@ -157,7 +157,7 @@ impl Redis {
         self.address
     }
 
-    /// Sends one command; gives the answer as it comes (RESP2), without its last line's end.
+    /// Sends one command; returns the reply as text (RESP2), without its last line break.
     pub async fn ask(&self, command: &[&str]) -> String {
         within("an answer of redis", async {
             let mut stream = TcpStream::connect(self.address).await.expect("redis");
@@ -165,7 +165,7 @@ impl Redis {
             for part in command {
                 request += &format!("${}\r\n{part}\r\n", part.len());
             }
-            // What follows is the end of the answer.
+            // The reply to PING marks the end of the reply.
             request += "*1\r\n$4\r\nPING\r\n";
             stream.write_all(request.as_bytes()).await.expect("redis");
             let mut answer = Vec::new();

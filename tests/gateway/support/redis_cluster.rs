@@ -1,26 +1,26 @@
-//! A real Redis Cluster of the test's own: masters and copies, each with a folder of its own.
+//! A real Redis Cluster for one test: masters and replicas, each with its own folder.
 
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use super::redis::{Redis, free};
+use super::redis::{Redis, free_address};
 use super::{Shared, within};
 
-/// A server is missed after this many milliseconds, and a copy takes its place soon after.
+/// A node counts as failed after this many milliseconds; a replica is promoted soon after.
 const NODE_TIMEOUT: &str = "1000";
 
-/// The servers.
+/// A running cluster.
 pub struct Cluster {
     pub servers: Vec<Redis>,
     url: String,
 }
 
 impl Cluster {
-    /// So many masters, each with so many copies.
+    /// Starts this many masters, each with this many replicas.
     pub async fn start(masters: usize, copies: usize) -> Self {
         let mut servers = Vec::new();
         for _ in 0..masters * (1 + copies) {
-            let bus = free().port().to_string();
+            let bus = free_address().port().to_string();
             let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus];
             let more = ["--cluster-node-timeout", NODE_TIMEOUT, "--cluster-replica-validity-factor", "0"];
             servers.push(Redis::with(&[&arguments[..], &more[..]].concat()).await);
@@ -37,7 +37,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until every running server knows of all slots.
+    /// Waits until every running node reports the cluster as complete.
     pub async fn whole(&self) {
         within("the cluster", async {
             for server in self.servers.iter().filter(|server| server.is_running()) {
@@ -49,7 +49,7 @@ impl Cluster {
         .await;
     }
 
-    /// Runs redis-cli to its end.
+    /// Runs redis-cli; it must succeed. Returns its output.
     pub async fn cli(&self, words: &[&str]) -> String {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let shown = words.join(" ");
@@ -57,15 +57,15 @@ impl Cluster {
             Command::new("redis-cli").args(words).output().expect("redis-cli (it comes with redis-server)")
         });
         let Output { status, stdout, stderr } = run.await.expect("redis-cli");
-        let told = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-        assert!(status.success(), "redis-cli {shown}: {told}");
-        told
+        let reply = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+        assert!(status.success(), "redis-cli {shown}: {reply}");
+        reply
     }
 
-    /// The name of a server in the cluster.
+    /// A node's id.
     pub async fn name(&self, server: usize) -> String {
-        let told = self.servers[server].ask(&["CLUSTER", "MYID"]).await;
-        told.lines().last().expect("a name").to_owned()
+        let reply = self.servers[server].ask(&["CLUSTER", "MYID"]).await;
+        reply.lines().last().expect("a name").to_owned()
     }
 
     /// The running masters.
@@ -79,30 +79,30 @@ impl Cluster {
         masters
     }
 
-    /// The masters at which gateways wait for messages.
-    pub async fn heard_at(&self) -> Vec<usize> {
-        let mut heard = Vec::new();
+    /// The masters at which gateways are subscribed.
+    pub async fn subscribed_masters(&self) -> Vec<usize> {
+        let mut subscribed = Vec::new();
         for number in self.masters().await {
-            let told = self.servers[number].ask(&["PUBSUB", "NUMSUB", "elida:end"]).await;
-            if !told.ends_with(":0") {
-                heard.push(number);
+            let reply = self.servers[number].ask(&["PUBSUB", "NUMSUB", "elida:end"]).await;
+            if !reply.ends_with(":0") {
+                subscribed.push(number);
             }
         }
-        heard
+        subscribed
     }
 
-    /// The slot of a key, and the server that has it.
+    /// The slot of a key, and the node that owns it.
     pub async fn slot(&self, key: &str) -> (String, usize) {
-        let told = self.servers[0].ask(&["CLUSTER", "KEYSLOT", key]).await;
-        let slot = told.trim_start_matches(':').to_owned();
+        let reply = self.servers[0].ask(&["CLUSTER", "KEYSLOT", key]).await;
+        let slot = reply.trim_start_matches(':').to_owned();
         for number in self.masters().await {
-            let told = self.servers[number].ask(&["CLUSTER", "COUNTKEYSINSLOT", &slot]).await;
+            let reply = self.servers[number].ask(&["CLUSTER", "COUNTKEYSINSLOT", &slot]).await;
             let has = self.servers[number].ask(&["EXISTS", key]).await;
-            if told.starts_with(':') && !has.starts_with('-') {
+            if reply.starts_with(':') && !has.starts_with('-') {
                 return (slot, number);
             }
         }
-        panic!("nobody has slot {slot}");
+        panic!("no node owns slot {slot}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A slow way to a server: what passes arrives later, in order, and as much at a time as before.
+//! A slow path to a server: bytes arrive later, in order, in the same pieces.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// The address of the slow way.
+/// The relay's address.
 pub struct Relay {
     address: SocketAddr,
 }

@@ -1,4 +1,4 @@
-//! WebSockets: a handshake and frames by hand over a raw connection, and a client by tungstenite.
+//! WebSockets: a hand-written handshake and frames over a raw connection, and a client based on tungstenite.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use super::call::{Call, RawClient};
 use super::wire::Head;
 use super::within;
 
-/// The answer of a backend that switches.
+/// The response of a backend that switches protocols.
 pub fn switch(request: &Head) -> String {
     let accept = derive_accept_key(request.field("sec-websocket-key").unwrap_or_default().as_bytes());
     format!(
@@ -26,7 +26,7 @@ pub fn switch(request: &Head) -> String {
     )
 }
 
-/// A handshake, to be completed with header fields.
+/// A handshake; tests add header fields.
 pub fn handshake(target: &str) -> Call {
     Call::get(target)
         .header("Connection", "Upgrade")
@@ -35,7 +35,7 @@ pub fn handshake(target: &str) -> Call {
         .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
 }
 
-/// A frame with its mask taken off.
+/// A frame, unmasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// FIN, reserved bits and opcode.
@@ -78,12 +78,12 @@ impl Frame {
         head
     }
 
-    /// As a server writes it.
+    /// The bytes of the frame as a server sends it.
     pub fn plain(&self) -> Vec<u8> {
         [self.head(0).as_slice(), &self.payload].concat()
     }
 
-    /// As a client writes it.
+    /// The bytes of the frame as a client sends it (masked).
     pub fn masked(&self) -> Vec<u8> {
         const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
         let payload = self.payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key);
@@ -92,7 +92,7 @@ impl Frame {
 }
 
 impl RawClient {
-    /// The next frame of the peer; `None` when the connection ends before it is whole.
+    /// The next frame of the peer; `None` when the connection ends before it is complete.
     pub async fn frame(&mut self) -> Option<Frame> {
         let head = self.bytes(2).await?;
         let extended = match head[1] & 0x7F {
@@ -112,13 +112,13 @@ impl RawClient {
 }
 
 impl Connection {
-    /// The next frame of the client; `None` when the connection ends before it is whole.
+    /// The next frame of the client; `None` when the connection ends before it is complete.
     pub async fn frame(&mut self) -> Option<Frame> {
         self.wire().frame().await
     }
 }
 
-/// Opens a socket by hand; the backend must switch.
+/// Opens a raw WebSocket; the backend must switch protocols.
 pub async fn open(gateway: SocketAddr, call: &Call) -> RawClient {
     let mut client = call.open(gateway).await;
     let head = client.head().await.expect("an answer");
@@ -126,14 +126,14 @@ pub async fn open(gateway: SocketAddr, call: &Call) -> RawClient {
     client
 }
 
-/// A client by tungstenite, which holds the server to the standard.
+/// A client based on tungstenite, which checks that the server follows the standard.
 pub struct Socket(WebSocketStream<TcpStream>);
 
-/// The code and reason of the Close frame with which a socket ended; none when it was just cut (1006).
+/// The code and reason of the Close frame that ended a socket; `None` when the connection was cut (1006).
 pub type Ended = Option<(u16, String)>;
 
 impl Socket {
-    /// Shakes hands in the session `id`.
+    /// Opens a WebSocket with these header fields.
     pub async fn connect(gateway: SocketAddr, target: &str, fields: &[(&str, &str)]) -> Result<Self, Error> {
         let mut request = format!("ws://{gateway}{target}").into_client_request().expect("a request");
         for (name, value) in fields {
@@ -146,7 +146,7 @@ impl Socket {
         Ok(Self(socket))
     }
 
-    /// As [`Socket::connect`], and it is let in.
+    /// As [`Socket::connect`] in the session `session`; the handshake must succeed.
     pub async fn open(gateway: SocketAddr, target: &str, session: &str) -> Self {
         Self::connect(gateway, target, &[("x-session-id", session)]).await.expect("a socket")
     }
@@ -176,7 +176,7 @@ impl Socket {
         }
     }
 
-    /// Reads to the end; gives the events that came before it.
+    /// Reads to the end; returns the events before it.
     pub async fn end(&mut self) -> (Vec<Value>, Ended) {
         let mut events = Vec::new();
         let mut close = None;
@@ -192,7 +192,7 @@ impl Socket {
         }
     }
 
-    /// Says goodbye and waits for the answer.
+    /// Sends a Close frame and waits for the answer.
     pub async fn close(mut self, code: u16, reason: &str) {
         let frame = CloseFrame { code: code.into(), reason: reason.to_owned().into() };
         self.0.close(Some(frame)).await.expect("close");

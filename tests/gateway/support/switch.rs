@@ -1,12 +1,12 @@
-//! An address that leads to one server and, from one moment on, to another: what a failover looks like from
-//! outside.
+//! An address that forwards to one server and, after a switch, to another: a failover as its clients
+//! see it.
 
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// The address, and where it leads.
+/// The address and its current target.
 pub struct Switch {
     address: SocketAddr,
     target: watch::Sender<SocketAddr>,
@@ -38,7 +38,7 @@ impl Switch {
         self.address
     }
 
-    /// Leads elsewhere from now on; what is connected is cut.
+    /// Forwards to another target from now on; open connections are cut.
     pub fn to(&self, target: SocketAddr) {
         self.target.send_replace(target);
     }

@@ -16,7 +16,7 @@ impl Times {
         self.0.len()
     }
 
-    /// The smallest time that `percent` of all do not exceed.
+    /// The smallest time that `percent` per cent of all times do not exceed.
     pub fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -32,7 +32,7 @@ impl fmt::Display for Times {
     }
 }
 
-/// From `start` to `end`; zero when `end` came first.
+/// The time from `start` to `end`; zero when `end` is earlier.
 pub fn after(start: Instant, end: Instant) -> Duration {
     end.saturating_duration_since(start)
 }

@@ -1,5 +1,5 @@
-//! One TCP connection with HTTP/1.1 read by hand: every read has its instant, and a message that
-//! was cut short is told from a whole one.
+//! One TCP connection with a hand-written HTTP/1.1 reader: it records when bytes arrive, and
+//! distinguishes a truncated message from a whole one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -60,14 +60,14 @@ impl Head {
     }
 }
 
-/// A message: head and body, and whether the body came to its proper end.
+/// A message: head and body, and whether the body is complete.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub head: Head,
     pub body: Vec<u8>,
-    /// The framing says that this is all. A body that ends with the connection never says so.
+    /// Whether the framing says that this is all; never true for a body that ends with the connection.
     pub is_whole: bool,
-    /// When the last byte was read, or the connection's end when that cut the body.
+    /// When the last byte was read, or when the connection ended if that truncated the body.
     pub ended: Instant,
 }
 
@@ -85,10 +85,10 @@ impl Message {
     }
 }
 
-/// What a body without any framing is.
+/// The length of a body without any framing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unframed {
-    /// Empty: requests, and answers that have none.
+    /// Empty: requests, and answers without a body.
     Empty,
     /// Everything until the connection ends.
     UntilEnd,
@@ -115,14 +115,14 @@ impl Wire {
         Self::new(within("a connection", TcpStream::connect(address)).await.expect("connect"))
     }
 
-    /// A connection whose receive buffer is small, for clients that do not read.
+    /// A connection with a small receive buffer, for clients that do not read.
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a small buffer");
         Self::new(within("a connection", socket.connect(address)).await.expect("connect"))
     }
 
-    /// Sends all of it; an error means that the peer is gone.
+    /// Sends all bytes; an error means that the peer is gone.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.writer.write_all(bytes).await
     }
@@ -133,7 +133,7 @@ impl Wire {
         stream.set_zero_linger().expect("SO_LINGER");
     }
 
-    /// Sends and reads at once; the peer may answer before it has read everything.
+    /// Sends and reads at the same time; the peer may answer before it has read everything.
     pub async fn exchange(&mut self, bytes: &[u8], unframed: Unframed) -> Message {
         let Self { reader, writer, received, taken, last_byte, ending } = self;
         let mut reading = Reading { reader, received, taken, last_byte, ending };
@@ -143,7 +143,7 @@ impl Wire {
         };
         tokio::select! {
             message = within("an answer", reading.message(unframed)) => message.expect("an answer before the connection ended"),
-            () = sending => unreachable!("the sender waits for ever after sending"),
+            () = sending => unreachable!("the sender never completes"),
         }
     }
 
@@ -168,23 +168,23 @@ impl Wire {
         Some(self.body(head, unframed).await)
     }
 
-    /// So many bytes; `None` when the connection ends before.
+    /// Reads this many bytes; `None` when the connection ends before.
     pub async fn bytes(&mut self, length: usize) -> Option<Vec<u8>> {
         let mut taken = Vec::with_capacity(length);
         within("bytes", self.reading().take(length, &mut taken)).await.then_some(taken)
     }
 
-    /// What has come and was not yet taken.
+    /// Bytes that were received and not yet consumed.
     pub fn rest(&self) -> &[u8] {
         &self.received[self.taken..]
     }
 
-    /// Ends our side of the connection; what comes can still be read.
+    /// Shuts down the sending side of the connection; the test can still read.
     pub async fn shut(&mut self) {
         self.writer.shutdown().await.expect("shutdown");
     }
 
-    /// Reads until what was not yet taken holds `text`, which it leaves there.
+    /// Reads until the unconsumed bytes contain `text`; does not consume it.
     pub async fn until(&mut self, text: &str) {
         within(&format!("{text:?}"), async {
             let mut reading = self.reading();
@@ -197,7 +197,7 @@ impl Wire {
         .await;
     }
 
-    /// Reads and drops everything until the connection ends.
+    /// Reads and discards everything until the connection ends.
     pub async fn end(&mut self) -> Ending {
         within("the connection's end", async {
             let mut reading = self.reading();
@@ -207,7 +207,7 @@ impl Wire {
         self.ending.expect("the loop above ends with the connection")
     }
 
-    /// How it ended, when it has.
+    /// How it ended; `None` while it is open.
     pub fn ending(&self) -> Option<Ending> {
         self.ending
     }
@@ -253,7 +253,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Takes `length` bytes, or what is left when the connection ends before; says which.
+    /// Consumes `length` bytes, or the rest when the connection ends before; returns whether it got all.
     async fn take(&mut self, length: usize, into: &mut Vec<u8>) -> bool {
         while self.received.len() - *self.taken < length {
             if !self.more().await {
@@ -304,7 +304,7 @@ impl Reading<'_> {
         Message { head, body, is_whole, ended }
     }
 
-    /// Takes chunks; true when the last one (of length zero) and the trailer were there.
+    /// Consumes chunks; true when the last one (of length zero) and the trailer have arrived.
     async fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
         loop {
             let Some(line) = self.line().await else { return false };

@@ -1,0 +1,72 @@
+//! What the proxy's listener answers by itself: the probe of Claude Code and the health checks.
+//! They never reach a backend, whatever `routing` says.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{Method, StatusCode};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::receive::Received;
+use super::request_ctx::RequestCtx;
+use crate::telemetry::readiness::Readiness;
+
+/// An answer of our own.
+pub(crate) struct BuiltinAnswer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl BuiltinAnswer {
+    /// A JSON text.
+    pub(crate) fn json(body: Bytes) -> Self {
+        Self { status: StatusCode::OK, body }
+    }
+}
+
+/// The local answer to this request, if it is one of ours.
+pub(crate) fn answer_to(received: &Received, readiness: &Readiness) -> Option<BuiltinAnswer> {
+    let is_read = matches!(received.method, Method::GET | Method::HEAD);
+    match received.uri.path() {
+        // Claude Code asks this at its start, to see that somebody is there.
+        "/" if received.method == Method::HEAD => {
+            Some(BuiltinAnswer { status: StatusCode::OK, body: Bytes::new() })
+        }
+        "/health/liveness" | "/health/startup" if is_read => Some(health(Ok(()))),
+        "/health" | "/health/readiness" if is_read => Some(health(readiness.check())),
+        _ => None,
+    }
+}
+
+fn health(state: Result<(), String>) -> BuiltinAnswer {
+    match state {
+        Ok(()) => BuiltinAnswer { status: StatusCode::OK, body: Bytes::from_static(b"{\"status\":\"ok\"}") },
+        Err(reason) => BuiltinAnswer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            body: serde_json::json!({"status": "unavailable", "reason": reason}).to_string().into(),
+        },
+    }
+}
+
+/// Writes the local answer.
+///
+/// # Errors
+/// The client cannot be written to.
+pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: BuiltinAnswer) -> Result<()> {
+    ctx.answer.status = Some(answer.status.as_u16());
+    ctx.answer.whole = true;
+    let mut head = ResponseHeader::build(answer.status, Some(4))?;
+    head.insert_header(CONTENT_LENGTH, answer.body.len())?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    if !answer.body.is_empty() {
+        head.insert_header(CONTENT_TYPE, "application/json")?;
+    }
+    let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
+    session.write_response_header(Box::new(head), !has_body).await?;
+    if has_body {
+        ctx.answer.sent = answer.body.len() as u64;
+        session.write_response_body(Some(answer.body), true).await?;
+    }
+    session.as_mut().finish_body().await
+}

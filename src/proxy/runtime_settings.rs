@@ -1,0 +1,49 @@
+//! All settings a request lives by, taken once on its received: a reload never changes them under it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::forwarded::Forwarding;
+use super::models::Discovery;
+use super::settings::{Limits, Timeouts};
+use super::tls::Tls;
+use crate::capture;
+use crate::identity;
+use crate::limits::Prices;
+use crate::protocol::request::RequestPaths;
+use crate::routing::Table;
+use crate::upstream::backend::Backend;
+
+/// The settings in force; a reload swaps them as a whole.
+pub(crate) type SharedSettings = Arc<ArcSwap<RuntimeSettings>>;
+
+/// One consistent set of settings.
+pub(crate) struct RuntimeSettings {
+    /// Which backend serves what.
+    pub(crate) routes: Table,
+    /// The backends, in the order in which `routes` counts them.
+    pub(crate) backends: Vec<Arc<Backend>>,
+    /// How sessions are told apart.
+    pub(crate) identity: identity::Settings,
+    /// The body fields to look for: the model, and what `identity` wants to see.
+    pub(crate) call_paths: Arc<RequestPaths>,
+    /// Certificate and key of the listener; `None` for a plain one.
+    pub(crate) tls: Option<Tls>,
+    /// Whether a plain listener takes HTTP/2.
+    pub(crate) h2c: bool,
+    /// Clocks.
+    pub(crate) timeouts: Timeouts,
+    /// Sizes and counts.
+    pub(crate) limits: Limits,
+    /// Which bodies are kept.
+    pub(crate) capture: capture::Settings,
+    /// What models cost.
+    pub(crate) prices: Prices,
+    /// Who answers `GET /v1/models`.
+    pub(crate) discovery: Discovery,
+    /// Who is believed when he says who the client is.
+    pub(crate) forwarding: Forwarding,
+    /// Web pages that may open WebSockets.
+    pub(crate) allow_origins: Arc<Vec<String>>,
+}

@@ -1,0 +1,136 @@
+//! Step 6: the head as the backend gets it. What the client said is kept; what was meant for us, and
+//! what belongs to one connection only, is taken out (Pingora has removed the hop-by-hop fields).
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderName, HeaderValue};
+use pingora_core::{Error, ErrorType, OrErr, Result};
+use pingora_http::RequestHeader;
+
+use super::dispatch::Route;
+use super::receive::{REQUEST_ID, Received};
+use crate::protocol::dialects::credentials;
+use crate::protocol::request::rewrite_model;
+use crate::routing::forwarded;
+use crate::upstream::credentials::Auth;
+
+/// Rewrites `head` for the route's backend.
+///
+/// # Errors
+/// A header of ours cannot be set; that would be a fault of ours.
+pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route: &Route) -> Result<()> {
+    let settings = &received.ticket.settings;
+    head.remove_header(settings.routes.header());
+    remove_ours(head);
+    if route.is_foreign {
+        leave_behind(head, settings.identity.header())?;
+    }
+    settings.forwarding.write(head, received)?;
+    head.insert_header(HOST, route.backend.settings().authority())?;
+    head.insert_header(REQUEST_ID, received.request_id.as_str())?;
+    if route.dialect.is_read() {
+        // The answer is read on its way; a compressed one could not be.
+        head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+        // Nor could compressed messages (RFC 7692): the backend is not offered them.
+        head.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
+    }
+    let settings = route.backend.settings();
+    authorise(head, settings.auth())?;
+    if route.strip > 0 || !settings.base_path().is_empty() {
+        let path = forwarded(settings.base_path(), head.raw_path(), route.strip).into_owned();
+        head.set_raw_path(&path).or_err(ErrorType::InternalError, "rewriting the path")?;
+    }
+    if head.raw_path().is_empty() {
+        return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
+    }
+    Ok(())
+}
+
+/// Takes out what the caller meant for a backend of another realm: all but the fields, parameters and subprotocols
+/// that are known to be harmless, and the field `session` with the session's id.
+fn leave_behind(head: &mut RequestHeader, session: &HeaderName) -> Result<()> {
+    let stays = |name: &&HeaderName| !credentials::is_harmless(name) && *name != session;
+    let unknown: Vec<HeaderName> = head.headers.keys().filter(stays).cloned().collect();
+    for name in &unknown {
+        head.remove_header(name);
+    }
+    if head.headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        let known = credentials::harmless_subprotocols(&head.headers);
+        offer_subprotocols(head, known)?;
+    }
+    if let Cow::Owned(target) = credentials::harmless_parameters(head.raw_path()) {
+        head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
+    }
+    Ok(())
+}
+
+/// Leaves the client's credential, or takes it out and puts the backend's own in its place.
+fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
+    if *auth == Auth::Passthrough {
+        return Ok(());
+    }
+    for field in credentials::fields() {
+        head.remove_header(field);
+    }
+    if let Some(left) = credentials::without_subprotocols(&head.headers) {
+        offer_subprotocols(head, left)?;
+    }
+    if let Cow::Owned(target) = credentials::without_parameters(head.raw_path()) {
+        head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
+    }
+    if let Auth::Inject { header, value } = auth {
+        head.remove_header(header);
+        head.insert_header(header.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// Offers these subprotocols in place of the client's; the field is taken out when there are none.
+fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<()> {
+    head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
+    if !offered.is_empty() {
+        head.insert_header(SEC_WEBSOCKET_PROTOCOL, offered)?;
+    }
+    Ok(())
+}
+
+/// Fields that vouch for the body as it came (RFC 9530, RFC 9421, RFC 1864, RFC 3230). They are taken out with
+/// a renamed model: a signature cannot be made anew here, and a digest that nobody signs proves nothing.
+const VOUCHERS: [&str; 6] =
+    ["content-digest", "repr-digest", "digest", "content-md5", "signature", "signature-input"];
+
+/// The held body with the model's name at this backend, when it has another one there; `head` is made to fit.
+///
+/// # Errors
+/// A header of ours cannot be set; that would be a fault of ours.
+pub(crate) fn rewrite_body(
+    head: &mut RequestHeader,
+    route: &Route,
+    held: Option<Bytes>,
+) -> Result<Option<Bytes>> {
+    let (Some(name), Some(held)) = (&route.served_as, held) else { return Ok(None) };
+    let Some(body) = rewrite_model(&held, name) else { return Ok(None) };
+    if head.headers.contains_key(CONTENT_LENGTH) {
+        head.insert_header(CONTENT_LENGTH, body.len())?;
+    }
+    for field in VOUCHERS {
+        head.remove_header(field);
+    }
+    Ok(Some(Bytes::from(body)))
+}
+
+/// Takes out every field that is for a gateway of this kind, `-` or `_` in its name: a backend that is one
+/// itself must not take a client's words for ours.
+fn remove_ours(head: &mut RequestHeader) {
+    let is_ours = |name: &HeaderName| {
+        let name = name.as_str();
+        let name = name.strip_prefix("x-").or_else(|| name.strip_prefix("x_")).unwrap_or(name);
+        name.strip_prefix("elida").is_some_and(|rest| rest.starts_with(['-', '_']))
+    };
+    let ours: Vec<HeaderName> = head.headers.keys().filter(|name| is_ours(name)).cloned().collect();
+    for name in &ours {
+        head.remove_header(name);
+    }
+}
