@@ -31,7 +31,7 @@ const SAME_ROW: &[(&str, &str)] = &[
 /// Where a crate may be named: path prefixes below `src/`.
 const ROOMS: &[(&str, &[&str])] = &[
     ("pingora", &["proxy/", "forward/", "app/", "upstream/peer.rs", "control/service.rs"]),
-    ("h2", &["proxy/door/", "upstream/peer.rs"]),
+    ("h2", &["proxy/downstream/", "upstream/peer.rs"]),
     ("x509_parser", &["proxy/tls.rs"]),
     ("axum", &["control/", "demo/"]),
     ("prometheus", &["telemetry/"]),

@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::proxy::door::Room;
+use crate::proxy::downstream::DescriptorBudget;
 
 /// Descriptors for runtimes, log, history, Redis, collector and name lookups: an eighth of the limit, within these
 /// bounds. An idle process has about 45.
@@ -97,9 +97,9 @@ impl Plan {
     }
 
     /// What the proxy may take.
-    pub(super) fn room(&self) -> Room {
+    pub(super) fn proxy_budget(&self) -> DescriptorBudget {
         let least = CLIENTS_MIN * self.per_connection();
-        Room { descriptors: self.descriptors().max(least), per_request: self.per_request }
+        DescriptorBudget { descriptors: self.descriptors().max(least), per_request: self.per_request }
     }
 
     /// Logs what was raised and what does not fit.
@@ -167,9 +167,9 @@ mod tests {
     fn everybody_together_stays_below_the_limit() {
         for limit in [200_u64, 256, 1024, 4096, 20_000, 43_000, 1 << 20] {
             let plan = plan(Some(limit), "");
-            let together = plan.room().descriptors + 2 * plan.idle() + plan.operators();
+            let together = plan.proxy_budget().descriptors + 2 * plan.idle() + plan.operators();
             assert!(together as u64 + OWN.0 as u64 <= limit, "{limit}: {plan:?}");
-            assert!(plan.connections() * 2 <= plan.room().descriptors, "{limit}: {plan:?}");
+            assert!(plan.connections() * 2 <= plan.proxy_budget().descriptors, "{limit}: {plan:?}");
         }
         assert_eq!(plan(Some(1024), "").connections(), 360);
         assert_eq!(plan(Some(64), "").connections(), CLIENTS_MIN);

@@ -1,4 +1,4 @@
-//! The parts, built in order and run as Pingora services: the proxy, the control door, housekeeping.
+//! The parts, built in order and run as Pingora services: the proxy, the control API, housekeeping.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -29,7 +29,7 @@ use super::signals::Signals;
 use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts};
-use crate::proxy::door::{self, Door, Places};
+use crate::proxy::downstream::{self, ConnectionPermits, Downstream};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
 use crate::session::fleet::{self, Fleet};
@@ -74,12 +74,23 @@ pub(super) fn serve(
     let mut server = server(threads, plan.idle());
 
     let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.proxy_state()));
-    let door = Door::new(gateway, Arc::clone(&shared.live), Places::new(&shared.metrics, plan.room()));
+    let downstream = Downstream::new(
+        gateway,
+        Arc::clone(&shared.live),
+        ConnectionPermits::new(&shared.metrics, plan.proxy_budget()),
+    );
     let readiness = Arc::clone(&shared.readiness);
     let sessions = Arc::clone(&shared.sessions);
     let kills = shared.kills.clone();
-    let proxy =
-        Proxy { begin: Mutex::new(Some((proxy, drained))), is_met, door, readiness, ready, sessions, kills };
+    let proxy = Proxy {
+        begin: Mutex::new(Some((proxy, drained))),
+        is_met,
+        downstream,
+        readiness,
+        ready,
+        sessions,
+        kills,
+    };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
@@ -156,7 +167,7 @@ struct Proxy {
     begin: Mutex<Option<(TcpListener, watch::Receiver<bool>)>>,
     /// Becomes true when the kill orders of the process before this one are known.
     is_met: watch::Receiver<bool>,
-    door: Arc<Door<Gateway>>,
+    downstream: Arc<Downstream<Gateway>>,
     readiness: Arc<Readiness>,
     ready: ReadySign,
     sessions: Arc<Manager>,
@@ -184,7 +195,7 @@ impl BackgroundService for Proxy {
                     // Of a version that does not talk about its sessions.
                     tokio::spawn(kills.follow(move || parent_id() == old));
                 }
-                door::serve(listener, Arc::clone(&self.door), draining).await;
+                downstream::serve(listener, Arc::clone(&self.downstream), draining).await;
             }
             Err(error) => error!(%error, "the proxy's listener cannot be used"),
         }

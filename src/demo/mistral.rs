@@ -26,7 +26,7 @@ pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
 const FAMILIES: [&str; 8] =
     ["mistral", "open-mi", "open-mixtral", "codestral", "devstral", "magistral", "ministral", "pixtral"];
 
-/// Tells Mistral's requests from OpenAI's, which come on the same path.
+/// Distinguishes Mistral's requests from OpenAI's, which have the same path.
 fn is_mistral(body: &Value) -> bool {
     body["model"].as_str().is_some_and(|model| FAMILIES.iter().any(|family| model.starts_with(family)))
 }

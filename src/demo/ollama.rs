@@ -139,7 +139,7 @@ fn embeddings(body: &Value) -> Result<Value, String> {
     Ok(json!({"embedding": embedding(&text_or(body, "prompt", ""))}))
 }
 
-/// `POST /api/pull`, `push` and `create`: what they tell on their way.
+/// `POST /api/pull`, `push` and `create`: their progress.
 fn progress(body: &Value) -> Vec<Value> {
     match body["stream"] == false {
         true => vec![json!({"status": "success"})],

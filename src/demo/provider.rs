@@ -1,4 +1,4 @@
-//! The provider itself: listens, reads a request whole, finds its dialect and gives the answer.
+//! The provider itself: listens, reads a request whole, finds its dialect and answers.
 
 use std::convert::Infallible;
 use std::future::{self, Future};
@@ -32,8 +32,7 @@ use super::{a2a, gemini, openai, socket};
 /// How many requests the log holds.
 const KEPT_REQUESTS: usize = 1024;
 
-/// The fake provider: give it a listener with [`Provider::serve`], ask it what it saw with
-/// [`Provider::ledger`].
+/// The fake provider. [`Provider::serve`] takes a listener; [`Provider::ledger`] shows the requests.
 pub struct Provider {
     pace: Duration,
     ledger: Arc<Ledger>,
@@ -46,7 +45,7 @@ impl Provider {
         Self::with(Duration::ZERO, KEPT_REQUESTS)
     }
 
-    /// A provider that waits so long before each further word, unless a directive says otherwise.
+    /// A provider that waits this long before each further word, unless a directive says otherwise.
     pub fn paced(pace: Duration) -> Arc<Self> {
         Self::with(pace, KEPT_REQUESTS)
     }
@@ -185,7 +184,7 @@ fn not_json(error: &serde_json::Error) -> String {
     format!("We could not parse the JSON body of your request: {error}")
 }
 
-/// Answers what is asked in this manner, as the directives in it say.
+/// Answers a request in this manner, following its directives.
 async fn speak(pace: Duration, ask: &Ask, manner: Manner, body: &Bytes, mut open: Open) -> Response {
     let (reply, script) = Reply::to(ask, digest(body));
     let pace = script.pace.unwrap_or(pace);
@@ -258,7 +257,7 @@ fn error_message(status: u16) -> &'static str {
     }
 }
 
-/// An answer of the MCP server; without a body when there is nothing to say.
+/// An answer of the MCP server; without a body when `value` is null.
 fn mcp_answer(status: u16, value: &Value, session: Option<String>) -> Response {
     let mut response = json_answer(status, value);
     if value.is_null() {

@@ -1,4 +1,4 @@
-//! What a request asks the provider for.
+//! What a request asks of the demo provider.
 
 use http::request::Parts;
 use http::{HeaderMap, Method};

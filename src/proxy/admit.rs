@@ -22,7 +22,7 @@ pub(crate) async fn admit(
     caller: &Caller,
     found: Found,
 ) -> Result<Leg, Refusal> {
-    let identity = &received.ticket.settings.identity;
+    let identity = &received.handle.settings.identity;
     let who = session::Arrival {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
@@ -35,7 +35,7 @@ pub(crate) async fn admit(
         principal: caller.principal.clone(),
         accounts: caller.accounts.clone(),
         client_addr: caller.address,
-        counted_from: received.ticket.settings.forwarding.counts(caller.address),
+        counted_from: received.handle.settings.forwarding.counts(caller.address),
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
@@ -43,7 +43,7 @@ pub(crate) async fn admit(
         method: received.method.as_str().into(),
         path: shown(received.uri.path()).into_owned(),
         request_id: received.request_id.clone(),
-        cut: received.ticket.cut.clone(),
+        cut: received.handle.cut.clone(),
     };
     sessions.admit(who, leg).await.map_err(denied)
 }

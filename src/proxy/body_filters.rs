@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pingora_core::{Error, Result};
 
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::read;
 use super::refuse::REFUSED;
 use super::request_ctx::RequestCtx;
@@ -17,8 +17,8 @@ pub(crate) fn upload(ctx: &mut RequestCtx, chunk: &Option<Bytes>) -> Result<()> 
     let (Some(received), Some(leg), Some(chunk)) = (&ctx.received, &ctx.leg, chunk) else {
         return Ok(());
     };
-    if received.ticket.cut.reason().is_some() {
-        return Error::e_explain(CUT, "the leg was cut");
+    if received.handle.cut.reason().is_some() {
+        return Error::e_explain(LEG_CUT, "the leg was cut");
     }
     leg.session().touch(ctx.app.clock.now());
     if ctx.socket.is_some() {
@@ -26,13 +26,13 @@ pub(crate) fn upload(ctx: &mut RequestCtx, chunk: &Option<Bytes>) -> Result<()> 
         return upgrade::asked(ctx, chunk);
     }
     // Each attempt sends a held body again; it was counted and limited while it was read.
-    if !received.ticket.is_held() {
+    if !received.handle.upload.is_buffered() {
         if let Some(capture) = &mut ctx.capture {
             capture.upload(chunk);
         }
         leg.session().add_bytes_in(chunk.len() as u64);
         let limit = read::body_limit(received);
-        if received.ticket.received() > limit as u64 {
+        if received.handle.upload.bytes() > limit as u64 {
             ctx.refusal = Some(read::too_large(limit));
             return Error::e_explain(REFUSED, "the body is too large");
         }
@@ -48,11 +48,11 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     let (Some(received), Some(leg)) = (&ctx.received, &ctx.leg) else {
         return Ok(());
     };
-    if received.ticket.cut.reason().is_some() {
-        return Error::e_explain(CUT, "the leg was cut");
+    if received.handle.cut.reason().is_some() {
+        return Error::e_explain(LEG_CUT, "the leg was cut");
     }
     if let Some(chunk) = chunk {
-        received.ticket.moved();
+        received.handle.activity.record();
         leg.session().touch(ctx.app.clock.now());
         leg.session().add_bytes_out(chunk.len() as u64);
         ctx.answer.sent += chunk.len() as u64;
@@ -67,8 +67,8 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         }
     }
     if let Some(tail) = &ctx.answer.tail {
-        let silence = received.ticket.settings.timeouts.stream_keep_alive;
-        received.ticket.comment_after(silence.filter(|_| tail.at_boundary() && !end));
+        let silence = received.handle.settings.timeouts.stream_keep_alive;
+        received.handle.activity.allow_comments(silence.filter(|_| tail.at_boundary() && !end));
     }
     if let Some(chunk) = chunk
         && ctx.socket.is_some()

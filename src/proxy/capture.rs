@@ -43,7 +43,7 @@ impl Capturing {
 /// its answer already (the list of all models) is not kept.
 pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     let (Some(received), Some(leg)) = (&ctx.received, &ctx.leg) else { return };
-    let settings = &received.ticket.settings.capture;
+    let settings = &received.handle.settings.capture;
     let is_answered = ctx.answer.status.is_some();
     if !settings.is_on() || is_answered || received.socket || ctx.app.history.is_none() {
         return;
@@ -91,12 +91,12 @@ pub(crate) fn finish(ctx: &mut RequestCtx, failure: Option<ErrorKind>) {
     let (Some(received), Some(leg), Some(history)) = (&ctx.received, &ctx.leg, &ctx.app.history) else {
         return;
     };
-    let (settings, live) = (&received.ticket.settings.capture, leg.session());
+    let (settings, live) = (&received.handle.settings.capture, leg.session());
     let is_kept = settings.keeps(live.uid(), is_flagged(&ctx.answer, failure));
     if !is_kept || !live.capture_one(settings.max_per_session) {
         return;
     }
-    capturing.request.came(received.ticket.received());
+    capturing.request.came(received.handle.upload.bytes());
     history.keep(Capture {
         at: capturing.at,
         request_id: received.request_id.clone(),

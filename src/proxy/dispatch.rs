@@ -7,7 +7,7 @@ use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::framing;
 use super::identify::Caller;
 use super::receive::Received;
@@ -93,7 +93,7 @@ pub(crate) fn route(
         let message = "the body names two different models; send one";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let settings = &received.ticket.settings;
+    let settings = &received.handle.settings;
     if call.malformed && received.dialect.is_llm() && settings.routes.blocks_models() {
         // A compressed body, say: the backend may read a blocked model in it where nobody here can.
         let message = "the body is not plain JSON, so its model cannot be held against routing.blocked_models; \
@@ -170,11 +170,11 @@ pub(crate) async fn peer(
     route: &Route,
     is_upgrade: bool,
 ) -> Result<Box<HttpPeer>, Reject> {
-    let limit = received.ticket.settings.timeouts.upstream_connect;
+    let limit = received.handle.settings.timeouts.upstream_connect;
     let name = route.backend.settings().name();
     let address = tokio::select! {
         biased;
-        _ = received.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
         address = tokio::time::timeout(limit, route.backend.address(route.attempt)) => address,
     };
     let (kind, fault) = match address {
@@ -185,7 +185,7 @@ pub(crate) async fn peer(
             }
             // Over HTTP/2 Pingora waits for leave to send where it does not hear of the backend's silence.
             if peer.options.alpn.get_max_http_version() > 1 {
-                peer.options.write_timeout = Some(received.ticket.settings.timeouts.stream_idle);
+                peer.options.write_timeout = Some(received.handle.settings.timeouts.stream_idle);
             }
             return Ok(Box::new(peer));
         }

@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use tracing::warn;
 
 use super::dispatch::Route;
-use super::door::SILENT;
+use super::downstream::UPSTREAM_IDLE;
 use super::receive::Received;
 use super::request_ctx::RequestCtx;
 use crate::clock::Moment;
@@ -47,7 +47,7 @@ impl Route {
         now: Moment,
         anyway: bool,
     ) -> Option<(usize, Permit)> {
-        let backends = &received.ticket.settings.backends;
+        let backends = &received.handle.settings.backends;
         let candidate = |other: &Choice| backends[other.backend].candidate(other.tier, self.caller, now);
         let mut candidates: Vec<Candidate> = self.others.iter().map(candidate).collect();
         let own = self.backend.mark();
@@ -76,7 +76,7 @@ impl Route {
     }
 
     fn go_to(&mut self, choice: Choice, received: &Received, permit: Permit, now: Moment) {
-        let backends = &received.ticket.settings.backends;
+        let backends = &received.handle.settings.backends;
         self.backend = backends[choice.backend].in_flight(self.caller, permit, now);
         self.is_foreign = backends[self.meant_for].settings().realm() != self.backend.settings().realm();
         self.dialect = received.dialect.on(self.backend.settings().kind());
@@ -119,7 +119,7 @@ pub(crate) fn go_on(ctx: &mut RequestCtx, why: Failure) -> bool {
     let (Some(received), Some(route), Some(leg)) = (&ctx.received, &mut ctx.route, &ctx.leg) else {
         return false;
     };
-    if received.ticket.cut.reason().is_some() {
+    if received.handle.cut.reason().is_some() {
         return false;
     }
     let (from, metrics) = (route.backend.settings().name().clone(), route.backend.metrics().clone());
@@ -171,8 +171,8 @@ pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session:
 pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Session, reused: bool) -> bool {
     let why = match (error.etype(), error.esource()) {
         // The client has not sent all of it: the silence is its own.
-        (etype, _) if *etype == SILENT && !session.as_mut().is_body_done() => return false,
-        (etype, _) if *etype == SILENT => Failure::FirstByteTimeout,
+        (etype, _) if *etype == UPSTREAM_IDLE && !session.as_mut().is_body_done() => return false,
+        (etype, _) if *etype == UPSTREAM_IDLE => Failure::FirstByteTimeout,
         (_, ErrorSource::Upstream) => Failure::Broken,
         _ => return false,
     };

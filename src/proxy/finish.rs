@@ -30,7 +30,7 @@ pub(crate) fn finish(ctx: &mut RequestCtx) {
     let Some(received) = &ctx.received else {
         return;
     };
-    let duration = received.ticket.arrived.elapsed();
+    let duration = received.handle.arrived.elapsed();
     if let Some(tap) = &mut ctx.answer.tap {
         tap.end();
     }
@@ -65,7 +65,7 @@ pub(crate) fn finish(ctx: &mut RequestCtx) {
             tools,
             ttfb: ctx.answer.first_byte,
             duration,
-            bytes_in: ctx.received.as_ref().map_or(0, |received| received.ticket.received()),
+            bytes_in: ctx.received.as_ref().map_or(0, |received| received.handle.upload.bytes()),
             bytes_out: ctx.answer.sent,
             stream,
             socket,
@@ -101,10 +101,10 @@ fn failure(ctx: &RequestCtx) -> Option<ErrorKind> {
         return told;
     }
     let received = ctx.received.as_ref()?;
-    if received.ticket.was_given_up() {
+    if received.handle.tunnel.was_abandoned() {
         return Some(ErrorKind::BackendTimeout);
     }
-    Some(match received.ticket.cut.reason() {
+    Some(match received.handle.cut.reason() {
         Some(CutReason::Killed) => ErrorKind::SessionKilled,
         Some(CutReason::AgentKilled) => ErrorKind::AgentKilled,
         Some(CutReason::TimedOut) => ErrorKind::SessionTimedOut,
@@ -129,7 +129,7 @@ fn count(ctx: &RequestCtx, duration: Duration, failure: Option<ErrorKind>, usage
     let metrics = ctx.route.as_ref().map_or(&app.unrouted, |route| route.backend.metrics());
     let code = ctx.answer.status.unwrap_or(0);
     metrics.finished(route_label(ctx), received.method.as_str(), code, duration);
-    metrics.bytes_in(received.ticket.received());
+    metrics.bytes_in(received.handle.upload.bytes());
     metrics.bytes_out(ctx.answer.sent);
     if let Some(after) = ctx.answer.first_byte {
         metrics.first_byte(after);
@@ -150,7 +150,7 @@ fn count(ctx: &RequestCtx, duration: Duration, failure: Option<ErrorKind>, usage
         warn!(request_id = %received.request_id, "the answer has a token count that cannot be true; it is not counted");
     }
     let is_killed = matches!(failure, Some(ErrorKind::SessionKilled | ErrorKind::AgentKilled));
-    if let Some(since) = received.ticket.cut.since().filter(|_| is_killed) {
+    if let Some(since) = received.handle.cut.since().filter(|_| is_killed) {
         app.metrics.kill_latency(since);
     }
 }
@@ -158,7 +158,7 @@ fn count(ctx: &RequestCtx, duration: Duration, failure: Option<ErrorKind>, usage
 /// The same with what it costs at this backend.
 pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
     let backend = route.backend.settings().name().as_str();
-    let prices = &received.ticket.settings.prices;
+    let prices = &received.handle.settings.prices;
     let cost =
         model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect.token_counts())));
     Usage { cost: cost.unwrap_or_default(), ..usage }
@@ -229,7 +229,7 @@ fn log(ctx: &RequestCtx, duration: Duration, failure: Option<ErrorKind>, operati
             .map(|name| name.as_str()),
         model: model.as_deref(),
         operation,
-        bytes_in: received.ticket.received(),
+        bytes_in: received.handle.upload.bytes(),
         bytes_out: ctx.answer.sent,
         ttfb_ms: ctx.answer.first_byte.map(millis),
         stream: ctx.answer.is_stream,

@@ -90,8 +90,8 @@ impl Forwarding {
     /// # Errors
     /// A header of ours cannot be set; that would be a fault of ours.
     pub(super) fn write(&self, head: &mut RequestHeader, received: &Received) -> Result<()> {
-        let peer = received.ticket.peer.address.ip().to_canonical();
-        let scheme = if received.ticket.peer.is_secure { "https" } else { "http" };
+        let peer = received.handle.peer.address.ip().to_canonical();
+        let scheme = if received.handle.peer.is_secure { "https" } else { "http" };
         let told = if self.tells { Some(self.told(&head.headers, peer, scheme)) } else { None };
         for name in &ORIGIN_FIELDS {
             head.remove_header(name);

@@ -13,7 +13,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
 use super::dispatch::Route;
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::receive::{self, Received};
 use super::refuse::{self, REFUSED, Reject};
 use super::request_ctx::RequestCtx;
@@ -85,7 +85,7 @@ impl Gateway {
     async fn admit(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool, Reject> {
         let app = &self.app;
         let received = Received::of(session.req_header())
-            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a ticket"))?;
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a handle"))?;
         let received = &*ctx.received.insert(received);
         ctx.trace = Trace::begin(app, &session.req_header().headers);
         receive::check(received, session)?;
@@ -107,7 +107,7 @@ impl Gateway {
             Some(call) => call,
             None => read::read(session, received).await?,
         };
-        let (arrived, waited) = (received.ticket.arrived, reading.elapsed());
+        let (arrived, waited) = (received.handle.arrived, reading.elapsed());
         if models::is_asked(received, &session.req_header().headers) {
             models::answer(session, ctx).await?;
             return Ok(false);
@@ -130,7 +130,7 @@ impl Gateway {
         let is_llm = route.dialect.is_llm();
         if !is_llm {
             // Models answer in words; all else may be a download.
-            received.ticket.expect_large();
+            received.handle.backpressure.expect_large_chunks();
         }
         ctx.socket = upgrade::socket(received, route);
         if route.dialect == Dialect::MCP {
@@ -150,7 +150,7 @@ impl Gateway {
         if is_llm {
             leg.offers(&ctx.call.tools_offered);
         }
-        leg.session().add_bytes_in(received.ticket.received());
+        leg.session().add_bytes_in(received.handle.upload.bytes());
         ctx.leg = Some(leg);
         ctx.open.get_or_insert_with(|| app.open(received).enter());
         Ok(())
@@ -197,7 +197,10 @@ impl ProxyHttp for Gateway {
             };
             match dispatch::peer(received, route, session.as_ref().is_upgrade_req()).await {
                 Ok(peer) => {
-                    received.ticket.bear_silence(received.ticket.settings.timeouts.upstream_first_byte);
+                    received
+                        .handle
+                        .activity
+                        .limit_idle(received.handle.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
                 }
                 Err(Reject::Refused(_)) if failover::after_no_connection(ctx) => {}
@@ -257,8 +260,8 @@ impl ProxyHttp for Gateway {
         let (Some(received), Some(route)) = (&ctx.received, &ctx.route) else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        if received.ticket.cut.reason().is_some() {
-            return Error::e_explain(CUT, "the leg was cut");
+        if received.handle.cut.reason().is_some() {
+            return Error::e_explain(LEG_CUT, "the leg was cut");
         }
         upstream_request::rewrite_head(head, received, route)?;
         if route.served_as.is_some() {
@@ -342,10 +345,10 @@ impl ProxyHttp for Gateway {
         let refusal = refuse::refusal_of(error, ctx);
         if let Some(received) = &ctx.received
             && *error.esource() == ErrorSource::Downstream
-            && *error.etype() != CUT
+            && *error.etype() != LEG_CUT
         {
             // Where this request ends is not known, so nothing behind it is one.
-            received.ticket.close_after();
+            received.handle.reuse.forbid();
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {

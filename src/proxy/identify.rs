@@ -48,7 +48,7 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
 /// The head names two different sessions.
 pub(crate) fn by_head(received: &Received, headers: &HeaderMap) -> Result<Option<Found>, Refusal> {
     received
-        .ticket
+        .handle
         .settings
         .identity
         .by_header(headers)
@@ -66,7 +66,7 @@ pub(crate) fn by_body(
     headers: &HeaderMap,
     backend: &str,
 ) -> Result<Found, Refusal> {
-    let identity = &received.ticket.settings.identity;
+    let identity = &received.handle.settings.identity;
     let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
     identity
         .by_body(&|index| call.hint(index))

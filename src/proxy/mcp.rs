@@ -21,7 +21,7 @@ use crate::protocol::request::ModelRequest;
 /// # Errors
 /// A web page elsewhere calls (it may have rebound its name to this address), or header and body differ.
 pub(crate) fn check(received: &Received, headers: &HeaderMap, call: &ModelRequest) -> Result<(), Refusal> {
-    let allowed = &received.ticket.settings.allow_origins;
+    let allowed = &received.handle.settings.allow_origins;
     let mut origins = headers.get_all(ORIGIN).iter();
     if origins.any(|origin| origin.to_str().map_or(true, |origin| is_foreign(origin, allowed))) {
         let message = "web pages of this origin may not call MCP servers (server.cors.allow_origins)";
@@ -84,7 +84,7 @@ pub(crate) async fn follow(
     if let Some(route) = &ctx.route {
         leg.routed(route.backend.settings().name(), None);
     }
-    let bytes_in = received.ticket.received();
+    let bytes_in = received.handle.upload.bytes();
     leg.session().add_bytes_in(bytes_in);
     if let Some(former) = ctx.leg.replace(leg) {
         former.withdraw(bytes_in);

@@ -1,6 +1,6 @@
 //! The way of a request through the proxy, one file per step, in order.
 //!
-//! `door` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines ·
+//! `downstream` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines ·
 //! `request_ctx` holds the state of one request · `receive` checks its head · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
 //! session · `read` buffers the body of a model call · `admit` opens a leg, unless the session is killed · `dispatch`
@@ -20,7 +20,7 @@ pub(crate) mod body_filters;
 pub(crate) mod builtin;
 pub(crate) mod capture;
 pub(crate) mod dispatch;
-pub(crate) mod door;
+pub(crate) mod downstream;
 pub(crate) mod failover;
 pub(crate) mod finish;
 pub mod forwarded;

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::builtin::{self, BuiltinAnswer};
 use super::dispatch;
-use super::door::CUT;
+use super::downstream::LEG_CUT;
 use super::receive::{REQUEST_ID, Received};
 use super::refuse::Reject;
 use super::request_ctx::RequestCtx;
@@ -63,7 +63,7 @@ pub enum Discovery {
 
 /// Whether this request asks for the list of all: it names no backend, neither in its path nor by a header.
 pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
-    let settings = &received.ticket.settings;
+    let settings = &received.handle.settings;
     settings.discovery == Discovery::Merged
         && received.method == Method::GET
         && matches!(received.uri.path(), "/v1/models" | "/v1/models/")
@@ -88,14 +88,14 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     let own = dispatch::route(received, caller, head, &ctx.call, now).ok().map(|route| route.backend);
     let lists = tokio::select! {
         biased;
-        _ = received.ticket.cut.soft() => return Err(pingora_core::Error::new(CUT).into()),
+        _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
         lists = ask_all(&ctx.app.connector, received, &head.headers, own.as_deref()) => lists,
     };
     if lists.is_empty() {
         let message = "no backend has told its models; the log says why";
         return Err(Refusal::new(ErrorKind::BackendUnavailable, message).into());
     }
-    let merged = merge(lists, &received.ticket.settings.routes, received.dialect);
+    let merged = merge(lists, &received.handle.settings.routes, received.dialect);
     builtin::write(session, ctx, BuiltinAnswer::json(merged)).await?;
     Ok(())
 }
@@ -107,7 +107,7 @@ async fn ask_all(
     headers: &HeaderMap,
     own: Option<&Backend>,
 ) -> Vec<(String, Vec<Value>)> {
-    let asked = received.ticket.settings.backends.iter().filter_map(|backend| {
+    let asked = received.handle.settings.backends.iter().filter_map(|backend| {
         let list = backend.settings().kind().model_list()?;
         let is_own = own.is_some_and(|own| own.settings().name() == backend.settings().name());
         Some(async move {

@@ -34,8 +34,8 @@ async fn read_body(session: &mut Session, received: &Received) -> Result<ModelRe
         session.write_continue_response().await?;
         session.req_header_mut().remove_header(&EXPECT);
     }
-    received.ticket.hold_body();
-    let mut scan = RequestScan::speaking(received.dialect, &received.ticket.settings.call_paths);
+    received.handle.upload.buffer_for_replay();
+    let mut scan = RequestScan::speaking(received.dialect, &received.handle.settings.call_paths);
     let mut length = 0;
     while let Some(chunk) = session.as_mut().read_request_body().await.map_err(Error::into_down)? {
         length += chunk.len();
@@ -59,7 +59,7 @@ fn is_held(received: &Received, headers: &HeaderMap) -> bool {
 
 /// How many bytes this request's body may have.
 pub(crate) fn body_limit(received: &Received) -> usize {
-    let limits = &received.ticket.settings.limits;
+    let limits = &received.handle.settings.limits;
     if received.dialect.is_read() { limits.max_body_llm } else { limits.max_body }
 }
 

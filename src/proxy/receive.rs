@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Uri, Version};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::door::Ticket;
+use super::downstream::RequestHandle;
 use super::framing;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
@@ -21,7 +21,7 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// What the head says before anything is looked up.
 pub(crate) struct Received {
-    pub(crate) ticket: Arc<Ticket>,
+    pub(crate) handle: Arc<RequestHandle>,
     /// The client's address, also behind trusted proxies.
     pub(crate) client: IpAddr,
     pub(crate) request_id: RequestId,
@@ -36,14 +36,14 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// Notes an received; `None` when the request did not come through our door.
+    /// Builds the first stage of a request; `None` when it was not accepted by `downstream`.
     pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
-        let ticket = Arc::clone(head.extensions.get::<Arc<Ticket>>()?);
+        let handle = Arc::clone(head.extensions.get::<Arc<RequestHandle>>()?);
         let socket = framing::is_websocket(head);
         let path = head.uri.path();
         Some(Self {
-            client: ticket.settings.forwarding.client(ticket.peer.address.ip(), &head.headers),
-            ticket,
+            client: handle.settings.forwarding.client(handle.peer.address.ip(), &head.headers),
+            handle,
             request_id: request_id(&head.headers),
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -76,14 +76,14 @@ pub(crate) fn check(received: &Received, session: &mut Session) -> Result<(), Re
     let head = session.req_header_mut();
     let checked = measure(received, head).and_then(|()| framing::check(&raw, head));
     if checked.is_err() {
-        received.ticket.close_after();
+        received.handle.reuse.forbid();
     }
     framing::tidy(head);
     checked
 }
 
 fn measure(received: &Received, head: &RequestHeader) -> Result<(), Refusal> {
-    let limits = &received.ticket.settings.limits;
+    let limits = &received.handle.settings.limits;
     let target = head.raw_path();
     if target.len() > limits.max_uri {
         let message = format!(

@@ -12,7 +12,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tracing::debug;
 
-use super::door::{CUT, SILENT};
+use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::receive::REQUEST_ID;
 use super::request_ctx::RequestCtx;
 use super::upgrade;
@@ -143,13 +143,13 @@ pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
     if let Some(refusal) = ctx.refusal.take() {
         return refusal;
     }
-    let cut = ctx.received.as_ref().and_then(|received| received.ticket.cut.reason());
+    let cut = ctx.received.as_ref().and_then(|received| received.handle.cut.reason());
     if let Some(reason) = cut {
         return cut_refusal(reason, ctx);
     }
     let upstream = ctx.route.as_ref().map_or("", |route| route.backend.settings().name().as_str());
     match (error.etype(), error.esource()) {
-        (etype, _) if *etype == SILENT => Refusal::new(
+        (etype, _) if *etype == UPSTREAM_IDLE => Refusal::new(
             ErrorKind::BackendTimeout,
             format!("the backend {upstream} was silent for longer than the configured time"),
         ),
@@ -241,12 +241,12 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
     if let (Some(received), Some(id)) = (&ctx.received, &session_id) {
-        head.insert_header(received.ticket.settings.identity.header().clone(), id.as_str())?;
+        head.insert_header(received.handle.settings.identity.header().clone(), id.as_str())?;
     }
     if let Some(received) = &ctx.received
         && !session.as_mut().is_body_done()
     {
-        received.ticket.close_after();
+        received.handle.reuse.forbid();
     }
     ctx.answer.sent = body.len() as u64;
     if let Some(capture) = &mut ctx.capture {
@@ -292,9 +292,9 @@ fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<Response
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing, and with them their connection. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) {
-    let ticket = ctx.received.as_ref().map(|received| Arc::clone(&received.ticket));
+    let handle = ctx.received.as_ref().map(|received| Arc::clone(&received.handle));
     // Whoever is dropped in the middle of the last event leaves a connection that nothing may follow on.
-    let was_reusable = ticket.as_ref().is_some_and(|ticket| ticket.close_after());
+    let was_reusable = handle.as_ref().is_some_and(|handle| handle.reuse.forbid());
     let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
     let written = session.as_ref().body_bytes_sent() as u64;
     let ending = stream_end(ctx, refusal, written).filter(|_| !has_length);
@@ -306,18 +306,18 @@ pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refus
             }
             session.write_response_body(Some(event), true).await
         }
-        None => Error::e_explain(CUT, "no native end"),
+        None => Error::e_explain(LEG_CUT, "no native end"),
     };
     match ended {
         // A client that keeps connections sends its next request on this one, and must have an answer to it.
         Ok(()) => {
             let is_framed = session.as_mut().finish_body().await.is_ok();
-            if let Some(ticket) = ticket
+            if let Some(handle) = handle
                 && is_framed
                 && was_reusable
                 && ctx.socket.is_none()
             {
-                ticket.keep();
+                handle.reuse.permit();
             }
         }
         Err(_) => session.as_mut().shutdown().await,

@@ -89,7 +89,7 @@ pub(crate) fn finish(
         client: ctx.caller.as_ref().and_then(|caller| caller.client.name.as_deref()).map(clipped),
         client_address: received.client,
         backend: ctx.route.as_ref().map(backend),
-        bytes_in: received.ticket.received(),
+        bytes_in: received.handle.upload.bytes(),
         bytes_out: ctx.answer.sent,
         operation,
         call: ctx.route.as_ref().and_then(|route| call(ctx, received, route, usage)),

@@ -32,7 +32,7 @@ pub(crate) fn check_origin(received: &Received, headers: &HeaderMap) -> Result<(
     if !received.socket {
         return Ok(());
     }
-    let allowed = received.ticket.settings.allow_origins.as_slice();
+    let allowed = received.handle.settings.allow_origins.as_slice();
     let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
     for origin in headers.get_all(ORIGIN) {
         let origin = origin.as_bytes();
@@ -87,7 +87,7 @@ pub(crate) fn asked(ctx: &mut RequestCtx, chunk: &Bytes) -> Result<()> {
         return Ok(());
     };
     let Some(socket) = &mut ctx.socket else { return Ok(()) };
-    let table = &received.ticket.settings.routes;
+    let table = &received.handle.settings.routes;
     let (known, refusal) = (&mut ctx.call.model, &mut ctx.refusal);
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {

@@ -21,7 +21,7 @@ use crate::upstream::credentials::Auth;
 /// # Errors
 /// A header of ours cannot be set; that would be a fault of ours.
 pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route: &Route) -> Result<()> {
-    let settings = &received.ticket.settings;
+    let settings = &received.handle.settings;
     head.remove_header(settings.routes.header());
     remove_ours(head);
     if route.is_foreign {

@@ -47,18 +47,22 @@ impl Answer {
         call: &ModelRequest,
         head: &ResponseHeader,
     ) -> Self {
-        let ticket = &received.ticket;
+        let handle = &received.handle;
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let encoding = text(CONTENT_ENCODING);
         let framing = Framing::of(text(CONTENT_TYPE), encoding);
         let inside = Framing::of(text(CONTENT_TYPE), None);
         // A server that only speaks up when it has something to say may be silent as long as its session.
-        let limit = ticket.settings.timeouts.stream_idle;
-        ticket.bear_silence(if mcp::is_server_stream(received, route, call) { Duration::MAX } else { limit });
+        let limit = handle.settings.timeouts.stream_idle;
+        handle.activity.limit_idle(if mcp::is_server_stream(received, route, call) {
+            Duration::MAX
+        } else {
+            limit
+        });
         let is_read = route.dialect.is_read() && head.status.is_success();
         Self {
             status: Some(head.status.as_u16()),
-            first_byte: Some(ticket.arrived.elapsed()),
+            first_byte: Some(handle.arrived.elapsed()),
             framing: Some(framing),
             is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
             tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
@@ -77,11 +81,11 @@ pub(crate) fn is_final(head: &ResponseHeader) -> bool {
 /// Whether comments may be written into the answer while it is silent, and are wanted. In a body of known length
 /// there is no room for them.
 fn bears_comments(received: &Received, framing: Framing, head: &ResponseHeader) -> bool {
-    let silence = received.ticket.settings.timeouts.stream_keep_alive;
+    let silence = received.handle.settings.timeouts.stream_keep_alive;
     let is_open = || head.status.is_success() && !head.headers.contains_key(CONTENT_LENGTH);
     let bears = silence.is_some() && framing == Framing::Sse && received.method != Method::HEAD && is_open();
     if bears {
-        received.ticket.comment_after(silence);
+        received.handle.activity.allow_comments(silence);
     }
     bears
 }
@@ -136,9 +140,9 @@ pub(crate) fn rewrite_head(head: &mut ResponseHeader, received: &Received, leg: 
     if received.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
         // Such a client knows no chunks; its answer ends with the connection (RFC 9112, 6.1).
         head.remove_header(&TRANSFER_ENCODING);
-        received.ticket.close_after();
+        received.handle.reuse.forbid();
     }
-    let header = received.ticket.settings.identity.header().clone();
+    let header = received.handle.settings.identity.header().clone();
     head.insert_header(header, leg.session().key().id.as_str())?;
     if !head.headers.contains_key(REQUEST_ID) {
         head.insert_header(REQUEST_ID, received.request_id.as_str())?;

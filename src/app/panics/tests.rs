@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::app::shared::Shared;
 use crate::config::{Flags, Sources};
-use crate::proxy::door::{self, Door, Places, Room};
+use crate::proxy::downstream::{self, ConnectionPermits, DescriptorBudget, Downstream};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::request_ctx::RequestCtx;
 
@@ -81,13 +81,13 @@ async fn a_panic_ends_one_request_and_is_counted_told_and_settled() {
     report(log, Arc::clone(&shared.metrics));
 
     let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.proxy_state())));
-    let room = Room { descriptors: usize::MAX, per_request: 1 };
-    let places = Places::new(&shared.metrics, room);
-    let door = Door::new(proxy, Arc::clone(&shared.live), places);
+    let budget = DescriptorBudget { descriptors: usize::MAX, per_request: 1 };
+    let permits = ConnectionPermits::new(&shared.metrics, budget);
+    let downstream = Downstream::new(proxy, Arc::clone(&shared.live), permits);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (draining, drained) = watch::channel(false);
-    tokio::spawn(door::serve(listener, door, drained));
+    tokio::spawn(downstream::serve(listener, downstream, drained));
 
     let body = r#"{"model":"m","messages":[]}"#;
     let request = format!(

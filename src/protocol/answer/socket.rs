@@ -1,7 +1,7 @@
-//! What the messages of a socket say: the models that the client asks for, the tokens of the answers.
+//! Reads the messages of a WebSocket: the models that the client asks for, the tokens of the answers.
 //!
-//! Frames of both directions go in as bytes; nothing is held and nothing is changed. Whether they come over
-//! HTTP/1.1 or inside a stream of HTTP/2 (RFC 8441) is not known here.
+//! Frames of both directions go in as bytes; nothing is buffered or changed. It does not matter whether they
+//! arrive over HTTP/1.1 or in a stream of HTTP/2 (RFC 8441).
 
 use std::sync::{Arc, LazyLock};
 
@@ -53,7 +53,7 @@ impl SocketTap {
         Self { client: reader(), backend: reader(), messages }
     }
 
-    /// The client's next bytes. What they ask for is told before the end of the message that says it.
+    /// Reads the client's next bytes. A model is reported before the message that names it ends.
     pub fn feed_client(&mut self, bytes: &[u8], mut on: impl FnMut(ClientMessage<'_>)) {
         let Some(Messages { asked, .. }) = &mut self.messages else {
             return self.client.feed(bytes, |_| {});
@@ -72,7 +72,7 @@ impl SocketTap {
         }
     }
 
-    /// The backend's next bytes; tells the counts of each answer that ends in them, and its model.
+    /// Reads the backend's next bytes; reports the counts of each answer that ends in them, and its model.
     pub fn feed_backend(&mut self, bytes: &[u8], mut on: impl FnMut(Usage, Option<&str>)) {
         let Some(Messages { answers, .. }) = &mut self.messages else {
             return self.backend.feed(bytes, |_| {});
@@ -113,7 +113,7 @@ impl SocketTap {
         &self.backend
     }
 
-    /// Where the stream towards the client stands.
+    /// Returns the position of the stream to the client.
     pub fn position(&self) -> FramePosition {
         self.backend.position()
     }

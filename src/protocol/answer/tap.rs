@@ -1,4 +1,4 @@
-//! Reads an answer that flows by: its usage, its model, the tools it calls, why it stopped, and where it may
+//! Reads an answer while it passes: its usage, its model, the tools it calls, why it stopped, and where it may
 //! be cut.
 
 use super::events::Event;
@@ -16,7 +16,7 @@ use found::Found;
 /// What OpenAI writes as the data of the event behind the last one.
 const DONE: &[u8] = b"[DONE]";
 
-/// Listens to one answer's body. Never holds an event; cost is linear in bytes.
+/// Reads the body of one answer. Never buffers an event; cost is linear in bytes.
 #[derive(Debug)]
 pub struct ResponseTap {
     inner: Option<Inner>,
@@ -54,7 +54,7 @@ struct Reading {
 }
 
 impl ResponseTap {
-    /// At the beginning of an answer that is not compressed. One that cannot be read is let by unread.
+    /// A tap at the beginning of an answer that is not compressed. One that cannot be read passes unread.
     pub fn new(dialect: Dialect, framing: Framing) -> Self {
         Self::of(dialect, framing, Coding::Identity)
     }
@@ -93,7 +93,7 @@ impl ResponseTap {
         self.listen(bytes, &mut |_| {});
     }
 
-    /// The body's next bytes; what they say is told as it is known.
+    /// Reads the body's next bytes and reports what they say as soon as it is known.
     pub fn listen(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
         let Some(inner) = &mut self.inner else { return };
         let Inner { decoder, framing, reading } = inner;
@@ -106,8 +106,8 @@ impl ResponseTap {
         }
     }
 
-    /// A message of a socket has ended. When it was the last event of an answer, gives the answer's counts,
-    /// if it had any, and begins the next one.
+    /// A message of a socket has ended. When it was the last event of an answer, returns the answer's counts,
+    /// if it had any, and begins the next answer.
     pub fn end_message(&mut self) -> Option<Usage> {
         let reading = &mut self.inner.as_mut()?.reading;
         if !reading.end_piece(&mut |_| {}) {
@@ -156,7 +156,7 @@ impl ResponseTap {
         self.unread
     }
 
-    /// Whether the provider wrote a token count that is none: negative, or above 10^9. It was left out.
+    /// Whether the provider wrote a token count that cannot be true: negative, or above 10^9. It was left out.
     pub fn has_false_count(&self) -> bool {
         self.inner.as_ref().is_some_and(|inner| inner.reading.found.false_count)
     }

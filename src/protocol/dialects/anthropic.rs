@@ -1,7 +1,7 @@
 //! Anthropic messages: `message_start` brings the first counts, each `message_delta` the sums so far (some of
 //! them null or not at all); content blocks come one after another, each known by its index.
 //! Fields as in the vendor's SDK (`anthropic.types`: `Usage`, `MessageDeltaUsage`, `RawMessageStreamEvent`).
-//! The answer of `count_tokens` has its number elsewhere: nothing was used up for it.
+//! The answer of `count_tokens` has its number elsewhere and is not counted: it used no tokens.
 
 use std::sync::LazyLock;
 

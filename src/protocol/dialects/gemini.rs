@@ -1,4 +1,4 @@
-//! Gemini (`…/models/MODEL:generateContent`, also in Vertex AI's longer paths): the model stands in the
+//! Gemini (`…/models/MODEL:generateContent`, also in Vertex AI's longer paths): the model is in the
 //! path. Streams are server-sent events with `?alt=sse` and one JSON array without.
 //!
 //! `usageMetadata` comes with every piece and counts all so far. `candidatesTokenCount` does not include
@@ -43,7 +43,7 @@ static ANSWERS: AnswerRules = AnswerRules {
     paths: LazyLock::new(|| paths_in_elements(FIELDS)),
 };
 
-/// What is asked of a model: the word behind the colon.
+/// The methods of a model: the word after the colon.
 const VERBS: [&str; 10] = [
     "asyncBatchEmbedContent",
     "batchEmbedContents",
@@ -57,13 +57,13 @@ const VERBS: [&str; 10] = [
     "streamGenerateContent",
 ];
 
-/// Whether a path asks something of a model.
+/// Whether a path calls a method of a model.
 fn is_call(path: &str) -> bool {
     has_colon(path) && calls(&spelled_out(path)).next().is_some()
 }
 
-/// Notes the model that the path names. Any segment counts, not only the last: whoever takes the dots or
-/// empty segments behind it out of the path must not find another model than we did.
+/// Sets the model that the path names. Any segment counts, not only the last: a server that normalizes dots or
+/// empty segments after it must not find another model than was checked here.
 fn read_path(path: &str, call: &mut ModelRequest) {
     let path = spelled_out(path);
     for (model, verb) in calls(&path) {
@@ -81,7 +81,7 @@ fn has_colon(path: &str) -> bool {
     path.bytes().any(|byte| matches!(byte, b':' | b'%'))
 }
 
-/// Models and what is asked of them: `MODEL:VERB` in a segment, with or without `;parameters`.
+/// Models and their methods: `MODEL:VERB` in a segment, with or without `;parameters`.
 fn calls(path: &str) -> impl Iterator<Item = (&str, &str)> {
     path.split(['/', '\\']).filter_map(|segment| {
         let segment = segment.split(';').next()?;

@@ -1,8 +1,8 @@
 //! MCP's streamable HTTP: the header fields that repeat what the body says.
 //!
-//! Up to 2025-11-25 the body alone speaks and a header names the session. From 2026-07-28 on
-//! `MCP-Protocol-Version`, `Mcp-Method` and `Mcp-Name` repeat the body, so that those on the way need not
-//! read it; whoever does read it must refuse a request in which the two differ (streamable HTTP, "Server
+//! Up to 2025-11-25 only the body counts, and a header names the session. From 2026-07-28 on
+//! `MCP-Protocol-Version`, `Mcp-Method` and `Mcp-Name` repeat the body, so that intermediaries need not
+//! read it; one that does read it must refuse a request in which the two differ (streamable HTTP, "Server
 //! Validation"). Source: modelcontextprotocol.io/specification/2026-07-28/basic/transports.
 
 use http::HeaderMap;
@@ -58,7 +58,7 @@ impl BackendKind {
     pub const MCP: Self = Self(&PROVIDER);
 }
 
-/// What is wrong with the header fields of a POST, when they and the body do not say the same.
+/// Returns what is wrong with the header fields of a POST; `None` when they agree with the body.
 pub fn disagreement(headers: &HeaderMap, call: &ModelRequest) -> Option<String> {
     let nothing = Rpc::default();
     let rpc = call.rpc.as_deref().unwrap_or(&nothing);
@@ -111,7 +111,7 @@ fn same(field: &str, told: Option<&[u8]>, said: Option<&str>, required: bool) ->
     }
 }
 
-/// Whether a field's value stands for this text: as it is, or in Base64 as `=?base64?…?=`.
+/// Whether a field's value means this text: as it is, or in Base64 as `=?base64?…?=`.
 fn means(told: &[u8], said: &str) -> bool {
     match told.strip_prefix(b"=?base64?").and_then(|rest| rest.strip_suffix(b"?=")) {
         // Compared in its encoded form: there is only one, so no second reading can slip through.

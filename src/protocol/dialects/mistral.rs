@@ -1,5 +1,5 @@
 //! Mistral: the shapes of OpenAI's chat completions; streams carry `usage` unasked, on the last chunk, and
-//! tool calls mostly in one piece. Only the type of the backend tells it: its paths are OpenAI's.
+//! tool calls mostly in one piece. Detected by the type of the backend only: its paths are OpenAI's.
 
 use super::openai;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};

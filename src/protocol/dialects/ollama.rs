@@ -1,4 +1,4 @@
-//! Ollama's own API: the counts stand on the line with `done: true`, or in the whole answer; a tool call is
+//! Ollama's own API: the counts are on the line with `done: true`, or in the whole answer; a tool call is
 //! never divided between lines, and its arguments are an object.
 
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! OpenAI Realtime: each answer ends with `response.done`, which counts its tokens; the model stands in the
+//! OpenAI Realtime: each answer ends with `response.done`, which counts its tokens; the model is in the
 //! session object. The words differ a little from those of the responses API (`input_token_details`).
 
 use std::sync::LazyLock;

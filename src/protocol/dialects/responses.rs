@@ -1,4 +1,4 @@
-//! OpenAI responses: usage stands in the response object, which the last event carries whole; tool calls are
+//! OpenAI responses: usage is in the response object, which the last event carries whole; tool calls are
 //! items of its output, streamed by their index.
 //! Fields as in the vendor's SDK (`openai.types.responses`: `ResponseUsage`, `ResponseStreamEvent`).
 

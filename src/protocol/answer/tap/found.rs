@@ -18,11 +18,11 @@ pub(super) struct Found {
     pub(super) any_usage: bool,
     /// The event under way counted something.
     pub(super) new_usage: bool,
-    /// A count was none, or beyond belief, and was left out.
+    /// A count was invalid or implausible, and was left out.
     pub(super) false_count: bool,
     pub(super) model: String,
     pub(super) stop: String,
-    /// How the answer of the event under way stands, and why.
+    /// The status of the answer in the event under way, and its detail.
     pub(super) status: String,
     pub(super) detail: String,
     pub(super) calls: ToolCalls,
@@ -155,8 +155,8 @@ fn keep(place: &mut String, text: &str) {
     place.push_str(&text[..text.floor_char_boundary(STOP_MAX)]);
 }
 
-/// The largest count of one answer that is believed. No model reads or writes as many tokens; what is above is a fault
-/// of the provider's or an attack on the sums.
+/// The largest plausible count of one answer. No model reads or writes that many tokens; a larger number is an error
+/// of the provider or an attack on the sums.
 const COUNT_MAX: u64 = 1_000_000_000;
 
 /// A count; some servers write `12.0`. `None` when it is none: negative, or above [`COUNT_MAX`].

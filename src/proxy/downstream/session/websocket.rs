@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::Stream;
 use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -17,17 +16,16 @@ use http::{HeaderMap, HeaderValue, Version};
 use pingora_core::Result;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
-use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::protocols::http::v2::server::HttpSession;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+use super::forward::forward_to_inner;
 
 /// A stream that asks for a WebSocket.
-pub(super) struct Socket {
+pub(crate) struct WebSocketStream {
     inner: HttpSession,
     /// The request as HTTP/1.1 has it.
     head: RequestHeader,
@@ -36,14 +34,14 @@ pub(super) struct Socket {
 }
 
 /// Whether the stream asks for a WebSocket.
-pub(super) fn is_asked_for(head: &RequestHeader) -> bool {
+pub(crate) fn is_websocket(head: &RequestHeader) -> bool {
     head.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
-impl Socket {
+impl WebSocketStream {
     /// # Errors
     /// Its head cannot be written as HTTP/1.1.
-    pub(super) fn new(inner: HttpSession) -> Result<Self> {
+    pub(crate) fn new(inner: HttpSession) -> Result<Self> {
         let asked = inner.req_header();
         let mut head = RequestHeader::build("GET", asked.raw_path(), Some(asked.headers.len() + 5))?;
         head.set_version(Version::HTTP_11);
@@ -58,6 +56,14 @@ impl Socket {
         head.insert_header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))?;
         head.insert_header(SEC_WEBSOCKET_KEY, key(uuid::Uuid::now_v7().as_bytes()))?;
         Ok(Self { inner, head, switched: None })
+    }
+
+    fn inner(&self) -> &HttpSession {
+        &self.inner
+    }
+
+    fn inner_mut(&mut self) -> &mut HttpSession {
+        &mut self.inner
     }
 
     /// The answer as HTTP/2 has it.
@@ -87,7 +93,7 @@ fn key(bytes: &[u8; 16]) -> String {
 }
 
 #[async_trait]
-impl Session for Socket {
+impl Session for WebSocketStream {
     fn req_header(&self) -> &RequestHeader {
         &self.head
     }
@@ -139,26 +145,6 @@ impl Session for Socket {
         None
     }
 
-    fn set_write_timeout(&mut self, limit: Option<Duration>) {
-        self.inner.set_write_timeout(limit);
-    }
-
-    fn get_write_timeout(&self) -> Option<Duration> {
-        self.inner.get_write_timeout()
-    }
-
-    fn set_total_drain_timeout(&mut self, limit: Option<Duration>) {
-        self.inner.set_total_drain_timeout(limit);
-    }
-
-    fn get_total_drain_timeout(&self) -> Option<Duration> {
-        self.inner.get_total_drain_timeout()
-    }
-
-    fn request_summary(&self) -> String {
-        self.inner.request_summary()
-    }
-
     fn response_written(&self) -> Option<&ResponseHeader> {
         self.switched.as_deref().or_else(|| self.inner.response_written())
     }
@@ -184,35 +170,11 @@ impl Session for Socket {
         self.inner.read_body_or_idle(no_body_expected || self.switched.is_none()).await
     }
 
-    fn body_bytes_sent(&self) -> usize {
-        self.inner.body_bytes_sent()
-    }
-
-    fn body_bytes_read(&self) -> usize {
-        self.inner.body_bytes_read()
-    }
-
-    fn digest(&self) -> Option<&Digest> {
-        self.inner.digest()
-    }
-
-    fn digest_mut(&mut self) -> Option<&mut Digest> {
-        self.inner.digest_mut()
-    }
-
-    fn client_addr(&self) -> Option<&SocketAddr> {
-        self.inner.client_addr()
-    }
-
-    fn server_addr(&self) -> Option<&SocketAddr> {
-        self.inner.server_addr()
-    }
-
     fn pseudo_raw_h1_request_header(&self) -> Bytes {
         http_req_header_to_wire(&self.head).map(bytes::BytesMut::freeze).unwrap_or_default()
     }
 
-    // Bodies are held by `DoorSession`, and a socket has none.
+    // Bodies are held by `DownstreamSession`, and a socket has none.
     fn enable_retry_buffering(&mut self) {}
 
     fn retry_buffer_truncated(&self) -> bool {
@@ -223,26 +185,6 @@ impl Session for Socket {
         None
     }
 
-    async fn finish_custom(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
-        None
-    }
-
-    fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
-        None
-    }
-
-    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
-        Ok(())
-    }
-
     fn is_upgrade_req(&self) -> bool {
         true
     }
@@ -250,6 +192,8 @@ impl Session for Socket {
     fn was_upgraded(&self) -> bool {
         self.switched.is_some()
     }
+
+    forward_to_inner!();
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ const PER_SECOND: f64 = 0.1;
 const TRUSTED: u32 = 100;
 
 /// The account of one HTTP/2 connection.
-pub(super) struct Toll {
+pub(crate) struct H2Budget {
     since: Instant,
     /// Bytes that came over the connection.
     read: AtomicU64,
@@ -53,9 +53,9 @@ pub(super) struct Toll {
     exhausted: Notify,
 }
 
-impl Toll {
+impl H2Budget {
     /// The account of a connection whose client may cancel `max_cancelled` streams at once.
-    pub(super) fn new(max_cancelled: u32, is_trusted: bool) -> Self {
+    pub(crate) fn new(max_cancelled: u32, is_trusted: bool) -> Self {
         let (since, factor) = (Instant::now(), if is_trusted { TRUSTED } else { 1 });
         let allowance = max_cancelled.saturating_mul(factor);
         Self {
@@ -70,7 +70,7 @@ impl Toll {
     }
 
     /// Streams that the client may cancel at once.
-    pub(super) fn allowance(&self) -> usize {
+    pub(crate) fn allowance(&self) -> usize {
         self.allowance as usize
     }
 
@@ -78,7 +78,7 @@ impl Toll {
     ///
     /// # Errors
     /// Too many of them belong to nothing: the connection must be closed.
-    pub(super) fn read(&self, bytes: usize) -> io::Result<()> {
+    pub(crate) fn read(&self, bytes: usize) -> io::Result<()> {
         let read = self.read.fetch_add(bytes as u64, Relaxed) + bytes as u64;
         if read < self.next.load(Relaxed) {
             return Ok(());
@@ -94,22 +94,22 @@ impl Toll {
     }
 
     /// A request has begun.
-    pub(super) fn began(&self) {
+    pub(crate) fn began(&self) {
         self.useful(HEAD as usize);
     }
 
     /// Bytes of a request or an answer have moved.
-    pub(super) fn useful(&self, bytes: usize) {
+    pub(crate) fn useful(&self, bytes: usize) {
         self.useful.fetch_add(bytes as u64, Relaxed);
     }
 
     /// A stream ended before its answer began, by its client or for a fault of its client.
-    pub(super) fn cancelled(&self) {
+    pub(crate) fn cancelled(&self) {
         self.add(-1.0);
     }
 
     /// A stream has its whole answer.
-    pub(super) fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.add(PER_ANSWER);
     }
 
@@ -127,7 +127,7 @@ impl Toll {
     }
 
     /// Waits until too many streams were cancelled; the next call waits until it happens again.
-    pub(super) async fn exhausted(&self) {
+    pub(crate) async fn exhausted(&self) {
         self.exhausted.notified().await;
     }
 }
@@ -140,10 +140,10 @@ mod tests {
 
     #[test]
     fn frames_of_no_request_are_paid_for_by_requests() {
-        let idle = Toll::new(100, false);
+        let idle = H2Budget::new(100, false);
         let flood = (0..1000).map(|_| idle.read(16 << 10)).take_while(Result::is_ok).count();
         assert!((64..80).contains(&flood), "{flood} times 16 KiB passed");
-        let busy = Toll::new(100, false);
+        let busy = H2Budget::new(100, false);
         for _ in 0..1000 {
             busy.useful(4 << 10);
             assert!(busy.read(16 << 10).is_ok());
@@ -152,30 +152,30 @@ mod tests {
 
     #[test]
     fn streams_are_cancelled_now_and_then_not_all_the_time() {
-        let toll = Toll::new(100, false);
+        let budget = H2Budget::new(100, false);
         for _ in 0..2 {
-            (0..90).for_each(|_| toll.cancelled());
-            assert!(toll.exhausted().now_or_never().is_none());
-            (0..20).for_each(|_| toll.cancelled());
-            assert!(toll.exhausted().now_or_never().is_some());
+            (0..90).for_each(|_| budget.cancelled());
+            assert!(budget.exhausted().now_or_never().is_none());
+            (0..20).for_each(|_| budget.cancelled());
+            assert!(budget.exhausted().now_or_never().is_some());
         }
-        let proxy = Toll::new(100, true);
+        let proxy = H2Budget::new(100, true);
         (0..10_000).for_each(|_| proxy.cancelled());
         assert!(proxy.exhausted().now_or_never().is_none());
     }
 
     #[test]
     fn the_share_of_cancelled_streams_counts() {
-        let toll = Toll::new(10, false);
+        let budget = H2Budget::new(10, false);
         for _ in 0..1000 {
-            toll.answered();
-            (0..4).for_each(|_| toll.cancelled());
+            budget.answered();
+            (0..4).for_each(|_| budget.cancelled());
         }
-        assert!(toll.exhausted().now_or_never().is_none(), "four of five");
+        assert!(budget.exhausted().now_or_never().is_none(), "four of five");
         for _ in 0..1000 {
-            toll.answered();
-            (0..20).for_each(|_| toll.cancelled());
+            budget.answered();
+            (0..20).for_each(|_| budget.cancelled());
         }
-        assert!(toll.exhausted().now_or_never().is_some(), "twenty of twenty-one");
+        assert!(budget.exhausted().now_or_never().is_some(), "twenty of twenty-one");
     }
 }

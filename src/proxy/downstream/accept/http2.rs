@@ -1,8 +1,8 @@
-//! One HTTP/2 connection: many requests at once, each with a ticket, a kill slot and a session of its own.
+//! One HTTP/2 connection: many requests at once, each with a handle, a kill slot and a session of its own.
 //!
 //! The streams share nothing but the connection: one that is cut, refused or slow leaves the others alone. The `h2`
 //! crate bounds what frames may cost in memory (header lists, CONTINUATION, resets before a stream is seen, small
-//! DATA), by the numbers given to it here; what they may cost in work, `toll` bounds.
+//! DATA), by the numbers given to it here; what they may cost in work, `budget` bounds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +23,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Door;
-use super::connection::{FIRST_REQUEST, drained};
-use super::session::DoorSession;
-use super::socket::{self, Socket};
-use super::ticket::{Peer, Ticket};
-use super::toll::Toll;
+use super::connection::{Downstream, FIRST_REQUEST, drained};
+use crate::proxy::downstream::h2_budget::H2Budget;
+use crate::proxy::downstream::handle::{Peer, RequestHandle};
+use crate::proxy::downstream::session::{DownstreamSession, WebSocketStream, is_websocket};
 use crate::proxy::settings::Limits;
 
 /// Bytes of a body that a client may send ahead of us, on one stream and on all of them together.
@@ -54,7 +52,7 @@ type Connection = h2::server::Connection<Stream, Bytes>;
 
 /// The numbers for the `h2` crate. Heads over our own limits are answered by us up to twice their size, beyond that
 /// by the crate.
-fn options(limits: &Limits, toll: &Toll) -> H2Options {
+fn options(limits: &Limits, budget: &H2Budget) -> H2Options {
     let field_cost = u32::try_from(limits.max_header_count).unwrap_or(u32::MAX).saturating_mul(FIELD);
     let head = u32::try_from(limits.max_header_bytes + limits.max_uri).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
@@ -64,22 +62,22 @@ fn options(limits: &Limits, toll: &Toll) -> H2Options {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_local_error_reset_streams(Some(FAULTS.max(toll.allowance())))
+        .max_local_error_reset_streams(Some(FAULTS.max(budget.allowance())))
         // The account of cancelled streams decides, not how many of them came in one segment.
-        .max_pending_accept_reset_streams(UNSEEN.max(toll.allowance()))
+        .max_pending_accept_reset_streams(UNSEEN.max(budget.allowance()))
         .enable_connect_protocol();
     options
 }
 
 /// When a connection on which nothing happens ends.
-struct Patience {
+struct IdleLimit {
     since: Instant,
     limit: Duration,
     /// It was told to end.
     leaving: bool,
 }
 
-impl Patience {
+impl IdleLimit {
     fn until(&self) -> Instant {
         self.since + self.limit
     }
@@ -96,55 +94,55 @@ impl Patience {
     }
 }
 
-impl<P> Door<P>
+impl<P> Downstream<P>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync + 'static,
 {
     /// Serves an HTTP/2 connection to its end; its first request must be there within `limit`.
-    pub(super) async fn multiplex(
+    pub(super) async fn serve_http2(
         self: Arc<Self>,
         stream: Stream,
         peer: Peer,
         limit: Duration,
-        toll: Arc<Toll>,
+        budget: Arc<H2Budget>,
         mut draining: watch::Receiver<bool>,
     ) {
-        let handshake = handshake(stream, Some(options(&self.live.load().limits, &toll)));
+        let handshake = handshake(stream, Some(options(&self.live.load().limits, &budget)));
         let Ok(Ok(mut connection)) = timeout(limit, handshake).await else { return };
         let (digest, told) = (Arc::new(Digest::default()), draining.clone());
         let mut streams = JoinSet::new();
-        let mut patience = Patience { since: Instant::now(), limit, leaving: false };
+        let mut idle_limit = IdleLimit { since: Instant::now(), limit, leaving: false };
         let mut is_refusing = false;
         loop {
             tokio::select! {
                 biased;
                 // GOAWAY: open streams go on, new ones are refused, so that the client opens another connection.
-                () = toll.exhausted(), if !is_refusing => {
+                () = budget.exhausted(), if !is_refusing => {
                     is_refusing = true;
-                    patience.leave(&mut connection, FAREWELL);
+                    idle_limit.leave(&mut connection, FAREWELL);
                 }
-                () = toll.exhausted() => {
-                    close(&mut connection).await;
+                () = budget.exhausted() => {
+                    close_connection(&mut connection).await;
                     break;
                 }
-                () = drained(&mut draining, Duration::ZERO), if !patience.leaving => {
+                () = drained(&mut draining, Duration::ZERO), if !idle_limit.leaving => {
                     // GOAWAY: streams that are open, or on their way, are still served (RFC 9113, 6.8).
-                    patience.leave(&mut connection, FIRST_REQUEST);
+                    idle_limit.leave(&mut connection, FIRST_REQUEST);
                 }
                 Some(_) = streams.join_next(), if !streams.is_empty() => {
-                    patience.restart(self.live.load().timeouts.idle);
+                    idle_limit.restart(self.live.load().timeouts.idle);
                 }
                 accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => match accepted {
-                    Ok(Some(accepted)) if is_refusing => refuse(accepted, &toll),
-                    Ok(Some(accepted)) => self.begin(accepted, &mut streams, peer, &toll, &told),
+                    Ok(Some(accepted)) if is_refusing => refuse_stream(accepted, &budget),
+                    Ok(Some(accepted)) => self.spawn_stream(accepted, &mut streams, peer, &budget, &told),
                     Ok(None) | Err(_) => break,
                 },
-                () = sleep_until(patience.until()), if streams.is_empty() => {
-                    if patience.leaving {
+                () = sleep_until(idle_limit.until()), if streams.is_empty() => {
+                    if idle_limit.leaving {
                         break;
                     }
-                    patience.leave(&mut connection, FAREWELL);
+                    idle_limit.leave(&mut connection, FAREWELL);
                 }
             }
         }
@@ -153,20 +151,20 @@ where
     }
 
     /// Gives a stream a task of its own.
-    fn begin(
+    fn spawn_stream(
         self: &Arc<Self>,
         accepted: H2Accept,
         streams: &mut JoinSet<()>,
         peer: Peer,
-        toll: &Arc<Toll>,
+        budget: &Arc<H2Budget>,
         draining: &watch::Receiver<bool>,
     ) {
         let H2Accept::Session(session) = accepted else {
             // Its head was malformed; it has its answer.
-            return toll.cancelled();
+            return budget.cancelled();
         };
-        toll.began();
-        streams.spawn(Arc::clone(self).serve_stream(session, peer, Arc::clone(toll), draining.clone()));
+        budget.began();
+        streams.spawn(Arc::clone(self).serve_stream(session, peer, Arc::clone(budget), draining.clone()));
     }
 
     /// Lets the request of one stream through.
@@ -174,45 +172,45 @@ where
         self: Arc<Self>,
         mut session: HttpSession,
         peer: Peer,
-        toll: Arc<Toll>,
+        budget: Arc<H2Budget>,
         draining: watch::Receiver<bool>,
     ) {
         // Given up before anybody has looked at it: no backend hears of it.
         if session.idle().now_or_never().is_some() {
-            return toll.cancelled();
+            return budget.cancelled();
         }
-        let snapshot = self.live.load_full();
-        let Some(_place) = self.places.stream(snapshot.limits.max_connections) else {
+        let settings = self.live.load_full();
+        let Some(_permit) = self.permits.stream(settings.limits.max_connections) else {
             // Nothing was done, so the client may ask again (RFC 9113, 8.7).
             return session.shutdown_with_reason(Reason::REFUSED_STREAM);
         };
-        let ticket = Ticket::new(peer, snapshot, draining.clone());
-        let mut session = if socket::is_asked_for(session.req_header()) {
+        let handle = RequestHandle::new(peer, settings, draining.clone());
+        let mut session = if is_websocket(session.req_header()) {
             // What cannot be written as HTTP/1.1 was refused with its head; the stream ends with the session.
-            let Ok(socket) = Socket::new(session) else { return };
+            let Ok(socket) = WebSocketStream::new(session) else { return };
             ServerSession::new_custom(Box::new(socket))
         } else {
-            tidy(session.req_header_mut());
+            normalize_head(session.req_header_mut());
             ServerSession::new_http2(session)
         };
-        session.req_header_mut().extensions_mut().insert(Arc::clone(&ticket));
-        let held = DoorSession::of_stream(Box::new(session), Arc::clone(&ticket), toll);
-        self.carry(held, &ticket, &draining).await;
+        session.req_header_mut().extensions_mut().insert(Arc::clone(&handle));
+        let downstream = DownstreamSession::of_stream(Box::new(session), Arc::clone(&handle), budget);
+        self.run_proxy(downstream, &handle, &draining).await;
         // What is left of the stream goes with the session: the end of the answer is on its way.
-        drop(ticket.take_back());
+        drop(handle.take_session());
     }
 }
 
 /// Refuses a stream of which nothing was done, so that the client may repeat it (RFC 9113, 8.7).
-fn refuse(accepted: H2Accept, toll: &Toll) {
-    toll.cancelled();
+fn refuse_stream(accepted: H2Accept, budget: &H2Budget) {
+    budget.cancelled();
     if let H2Accept::Session(mut session) = accepted {
         session.shutdown_with_reason(Reason::REFUSED_STREAM);
     }
 }
 
 /// Closes a connection whose client goes on cancelling after GOAWAY.
-async fn close(connection: &mut Connection) {
+async fn close_connection(connection: &mut Connection) {
     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     let _ = timeout(FAREWELL, async { while connection.accept().await.is_some() {} }).await;
 }
@@ -220,7 +218,7 @@ async fn close(connection: &mut Connection) {
 /// Gives the head the form in which HTTP/1.1 has it: `Host` for `:authority`, one field of cookies (RFC 9113, 8.2.3).
 /// An expectation is taken out: Pingora sends no informational answers over HTTP/2, and who waits for one goes on
 /// after a second.
-fn tidy(head: &mut RequestHeader) {
+fn normalize_head(head: &mut RequestHeader) {
     debug_assert_eq!(head.version, Version::HTTP_2);
     if !head.headers.contains_key(HOST)
         && let Some(host) = head.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok())
@@ -248,7 +246,7 @@ mod tests {
         for (name, value) in [("cookie", "a=1"), ("cookie", "b=2"), ("expect", "100-continue")] {
             head.append_header(name, value).unwrap();
         }
-        tidy(&mut head);
+        normalize_head(&mut head);
         assert_eq!(head.headers[HOST], "gateway.example:8443");
         assert_eq!(head.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
         assert!(!head.headers.contains_key(EXPECT));

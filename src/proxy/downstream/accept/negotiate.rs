@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::buffered::Buffered;
-use super::toll::Toll;
+use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::runtime_settings::RuntimeSettings;
 
 /// What every HTTP/2 connection of a client begins with (RFC 9113, 3.4).
@@ -24,40 +24,40 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TELLING: usize = 4;
 
 /// A connection that is ready for HTTP.
-pub(super) struct Greeted {
+pub(super) struct Negotiated {
     pub(super) stream: Stream,
     /// It came over TLS.
     pub(super) is_secure: bool,
-    /// It speaks HTTP/2, and this sees to its manners.
-    pub(super) toll: Option<Arc<Toll>>,
+    /// Present when the connection uses HTTP/2.
+    pub(super) h2_budget: Option<Arc<H2Budget>>,
 }
 
 /// Finds out what a connection speaks.
 ///
 /// # Errors
 /// The TLS handshake failed, or the client is gone.
-pub(super) async fn greet(
+pub(super) async fn negotiate(
     mut tcp: TcpStream,
     client: IpAddr,
-    snapshot: &RuntimeSettings,
-) -> io::Result<Greeted> {
-    let toll = || {
-        let is_trusted = snapshot.forwarding.trusts(client.to_canonical());
-        Arc::new(Toll::new(snapshot.limits.max_cancelled_streams, is_trusted))
+    settings: &RuntimeSettings,
+) -> io::Result<Negotiated> {
+    let budget = || {
+        let is_trusted = settings.forwarding.trusts(client.to_canonical());
+        Arc::new(H2Budget::new(settings.limits.max_cancelled_streams, is_trusted))
     };
-    if let Some(tls) = &snapshot.tls {
+    if let Some(tls) = &settings.tls {
         let accepted = Box::pin(TlsAcceptor::from(tls.config()).accept(tcp)).await?;
-        let toll = is_http2(&accepted).then(toll);
-        let stream = Box::new(Buffered::new(accepted, Vec::new(), toll.clone()));
-        return Ok(Greeted { stream, is_secure: true, toll });
+        let h2_budget = is_http2(&accepted).then(budget);
+        let stream = Box::new(Buffered::new(accepted, Vec::new(), h2_budget.clone()));
+        return Ok(Negotiated { stream, is_secure: true, h2_budget });
     }
     let mut ahead = Vec::new();
-    let toll = match snapshot.h2c {
-        true => begins_http2(&mut tcp, &mut ahead).await?.then(toll),
+    let h2_budget = match settings.h2c {
+        true => begins_http2(&mut tcp, &mut ahead).await?.then(budget),
         false => None,
     };
-    let stream = Box::new(Buffered::new(tcp, ahead, toll.clone()));
-    Ok(Greeted { stream, is_secure: false, toll })
+    let stream = Box::new(Buffered::new(tcp, ahead, h2_budget.clone()));
+    Ok(Negotiated { stream, is_secure: false, h2_budget })
 }
 
 fn is_http2(accepted: &ServerTlsStream<TcpStream>) -> bool {

@@ -8,21 +8,21 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, Result};
 use tokio::time::timeout;
 
-use super::toll::Toll;
+use crate::proxy::downstream::h2_budget::H2Budget;
 
 /// What an HTTP/2 stream needs beside its session.
-pub(super) struct Streamed {
+pub(super) struct H2Stream {
     /// How long the client may leave between two pieces of its body.
     read_limit: Option<Duration>,
     /// Told of what moves, and of the stream's end.
-    toll: Arc<Toll>,
+    budget: Arc<H2Budget>,
     /// Its end was told.
     has_ended: bool,
 }
 
-impl Streamed {
-    pub(super) fn new(read_limit: Duration, toll: Arc<Toll>) -> Self {
-        Self { read_limit: Some(read_limit), toll, has_ended: false }
+impl H2Stream {
+    pub(super) fn new(read_limit: Duration, budget: Arc<H2Budget>) -> Self {
+        Self { read_limit: Some(read_limit), budget, has_ended: false }
     }
 
     pub(super) fn read_limit(&self) -> Option<Duration> {
@@ -35,7 +35,7 @@ impl Streamed {
 
     /// Bytes of its bodies have moved.
     fn moved(&mut self, bytes: usize) {
-        self.toll.useful(bytes);
+        self.budget.useful(bytes);
     }
 
     /// A piece of the request came, or did not.
@@ -63,14 +63,14 @@ impl Streamed {
     /// waited for the backend, so this is no way to make much work for little.
     fn failed(&mut self, has_answer: bool) {
         if !std::mem::replace(&mut self.has_ended, true) && !has_answer {
-            self.toll.cancelled();
+            self.budget.cancelled();
         }
     }
 
     /// The client has its whole answer.
     pub(super) fn answered(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {
-            self.toll.answered();
+            self.budget.answered();
         }
     }
 }

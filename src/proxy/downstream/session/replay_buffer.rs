@@ -4,13 +4,13 @@ use bytes::{Bytes, BytesMut};
 
 /// The body bytes kept for replay. A body of one chunk, the usual case, is never copied.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct ReplayBuffer {
     whole: Option<Bytes>,
     parts: BytesMut,
     released: bool,
 }
 
-impl Held {
+impl ReplayBuffer {
     /// Keeps one more chunk.
     pub(super) fn keep(&mut self, chunk: &Bytes) {
         if self.released {
@@ -58,12 +58,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_chunks_come_back_whole(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..10)) {
-            let mut held = Held::default();
+            let mut buffer = ReplayBuffer::default();
             for chunk in &chunks {
-                held.keep(&Bytes::from(chunk.clone()));
+                buffer.keep(&Bytes::from(chunk.clone()));
             }
-            held.seal();
-            let whole = held.whole().map(|bytes| bytes.to_vec()).unwrap_or_default();
+            buffer.seal();
+            let whole = buffer.whole().map(|bytes| bytes.to_vec()).unwrap_or_default();
             prop_assert_eq!(whole, chunks.concat());
         }
     }
@@ -71,19 +71,19 @@ mod tests {
     #[test]
     fn one_chunk_is_not_copied() {
         let chunk = Bytes::from_static(b"the only one");
-        let mut held = Held::default();
-        held.keep(&chunk);
-        held.seal();
-        assert_eq!(held.whole().map(|bytes| bytes.as_ptr()), Some(chunk.as_ptr()));
+        let mut buffer = ReplayBuffer::default();
+        buffer.keep(&chunk);
+        buffer.seal();
+        assert_eq!(buffer.whole().map(|bytes| bytes.as_ptr()), Some(chunk.as_ptr()));
     }
 
     #[test]
     fn what_is_released_stays_so() {
-        let mut held = Held::default();
-        held.keep(&Bytes::from_static(b"a"));
-        held.release();
-        held.keep(&Bytes::from_static(b"b"));
-        held.seal();
-        assert!(held.is_released() && held.whole().is_none());
+        let mut buffer = ReplayBuffer::default();
+        buffer.keep(&Bytes::from_static(b"a"));
+        buffer.release();
+        buffer.keep(&Bytes::from_static(b"b"));
+        buffer.seal();
+        assert!(buffer.is_released() && buffer.whole().is_none());
     }
 }

@@ -25,7 +25,7 @@ const LARGE_BUDGET: usize = 2;
 
 /// Whether a write waits for the client, and whom to wake.
 #[derive(Default)]
-pub(super) struct Pace {
+pub(crate) struct Backpressure {
     /// A write waits.
     waiting: AtomicBool,
     /// What it waits for has happened: room to write, a cut, the end of its time.
@@ -35,7 +35,7 @@ pub(super) struct Pace {
     task: AtomicWaker,
 }
 
-impl Wake for Pace {
+impl Wake for Backpressure {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -47,7 +47,7 @@ impl Wake for Pace {
 }
 
 /// Nothing waits any more, also when the write was given up.
-struct Waiting<'a>(&'a Pace);
+struct Waiting<'a>(&'a Backpressure);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -55,14 +55,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Pace {
+impl Backpressure {
     /// From now on the answer's chunks are taken one by one.
-    pub(super) fn expect_large(&self) {
+    pub(crate) fn expect_large_chunks(&self) {
         self.large.store(true, Relaxed);
     }
 
     /// Runs the proxy, unless a write waits.
-    pub(super) async fn run<T>(&self, proxy: impl Future<Output = T>) -> T {
+    pub(crate) async fn run<T>(&self, proxy: impl Future<Output = T>) -> T {
         let mut proxy = pin!(proxy);
         poll_fn(|cx| {
             if self.waiting.load(SeqCst) {
@@ -81,7 +81,7 @@ impl Pace {
     }
 
     /// Runs a write to the client; while it waits, it alone is polled.
-    pub(super) async fn hold<T>(self: &Arc<Self>, write: impl Future<Output = T>) -> T {
+    pub(crate) async fn hold<T>(self: &Arc<Self>, write: impl Future<Output = T>) -> T {
         let mut write = pin!(write);
         let _waiting = Waiting(self);
         let mut waker = None;
@@ -146,14 +146,14 @@ mod tests {
     async fn while_a_write_waits_nothing_else_is_polled() {
         let (room, write) = oneshot::channel::<()>();
         let (polls, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let pace = Arc::new(Pace::default());
+        let backpressure = Arc::new(Backpressure::default());
         let counted = (Arc::clone(&polls), Arc::clone(&done));
         let running = tokio::spawn(async move {
             let written = async {
-                pace.hold(write).await.unwrap();
+                backpressure.hold(write).await.unwrap();
                 counted.1.store(true, SeqCst);
             };
-            pace.run(async { tokio::join!(written, busy(&counted.0, &counted.1)) }).await;
+            backpressure.run(async { tokio::join!(written, busy(&counted.0, &counted.1)) }).await;
         });
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -166,16 +166,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_is_given_up_holds_nobody() {
-        let pace = Arc::new(Pace::default());
+        let backpressure = Arc::new(Backpressure::default());
         let (_room, write) = oneshot::channel::<()>();
-        pace.run(async {
-            tokio::select! {
-                _ = pace.hold(write) => unreachable!("there is never room"),
-                () = std::future::ready(()) => {}
-            }
-            tokio::task::yield_now().await;
-        })
-        .await;
+        backpressure
+            .run(async {
+                tokio::select! {
+                    _ = backpressure.hold(write) => unreachable!("there is never room"),
+                    () = std::future::ready(()) => {}
+                }
+                tokio::task::yield_now().await;
+            })
+            .await;
     }
 
     #[tokio::test]

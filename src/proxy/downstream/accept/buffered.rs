@@ -23,7 +23,7 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::toll::Toll;
+use crate::proxy::downstream::h2_budget::H2Budget;
 
 /// More bytes than this are not copied: they go out at once, together with what was waiting.
 const COPIED: usize = 4 << 10;
@@ -38,12 +38,12 @@ pub(super) struct Buffered<S> {
     /// What was read of the stream to see what it is; comes first.
     ahead: Vec<u8>,
     /// Counts what an HTTP/2 client sends.
-    toll: Option<Arc<Toll>>,
+    budget: Option<Arc<H2Budget>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
-    pub(super) fn new(inner: S, ahead: Vec<u8>, toll: Option<Arc<Toll>>) -> Self {
-        Self { inner, waiting: Vec::new(), ahead, toll }
+    pub(super) fn new(inner: S, ahead: Vec<u8>, budget: Option<Arc<H2Budget>>) -> Self {
+        Self { inner, waiting: Vec::new(), ahead, budget }
     }
 
     /// Writes all that waits.
@@ -118,8 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Buffered<S> {
             into.put_slice(&self.ahead[..length]);
             self.ahead.drain(..length);
         }
-        if let Some(toll) = &self.toll {
-            toll.read(into.filled().len() - before)?;
+        if let Some(budget) = &self.budget {
+            budget.read(into.filled().len() - before)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,6 +1,6 @@
 //! The downstream session that Pingora sees: the real one, with a hold on the body and a hand on the switch.
 //!
-//! It adds four things: request bodies are kept for replay when the ticket says so (Pingora's own buffer ends at
+//! It adds four things: request bodies are kept for replay when the handle says so (Pingora's own buffer ends at
 //! 64 KiB, its issues 349 and 575), every wait for the client also waits for the cut, silence of the backend is
 //! measured, and the real session finds its way back. Two faults of Pingora 0.9.1 are cured (its issues 935, 946).
 
@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::Stream;
 use http::HeaderMap;
 use pingora_core::protocols::Digest;
-use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -22,31 +20,27 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
-use super::held::Held;
-use super::keep_alive::{self, KeepAlive};
-use super::silence::Silence;
-use super::streamed::{Streamed, next_chunk};
-use super::ticket::Ticket;
-use super::toll::Toll;
-use super::write::{STUCK_WRITE, cut, write};
+use super::forward::forward_to_inner;
+use super::h2_stream::{H2Stream, next_chunk};
+use super::replay_buffer::ReplayBuffer;
+use super::write::{STUCK_WRITE, complete_comment, cut, write, write_comment};
+use crate::proxy::downstream::h2_budget::H2Budget;
+use crate::proxy::downstream::handle::RequestHandle;
+use crate::proxy::downstream::timing::{IdleTimer, KeepAlive};
 
-/// The error with which every wait ends when the leg is cut.
-pub(crate) const CUT: ErrorType = ErrorType::Custom("leg_cut");
 /// The error with which a wait ends when the backend was silent for too long.
-pub(crate) const SILENT: ErrorType = ErrorType::Custom("backend_silent");
+pub(crate) const UPSTREAM_IDLE: ErrorType = ErrorType::Custom("backend_silent");
 
 /// Events of the proxy's are written together up to this many bytes of body. Pingora would join all that
 /// wait (four chunks of 64 KiB) in a buffer that it never gives back.
 const BATCH: usize = 16 << 10;
 
-type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
-
-pub(super) struct DoorSession {
+pub(crate) struct DownstreamSession {
     /// The real session; gone only in `drop`.
     inner: Option<Box<ServerSession>>,
-    ticket: Arc<Ticket>,
-    held: Held,
-    silence: Silence,
+    handle: Arc<RequestHandle>,
+    replay: ReplayBuffer,
+    idle_timer: IdleTimer,
     keep_alive: KeepAlive,
     /// `finish` was the last thing the proxy did.
     finished: bool,
@@ -55,7 +49,7 @@ pub(super) struct DoorSession {
     /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
     pump_starts: bool,
     /// A stream of an HTTP/2 connection; what Pingora does for HTTP/1.1 is done here.
-    stream: Option<Streamed>,
+    stream: Option<H2Stream>,
 }
 
 /// How many bytes of body an event of the proxy's carries.
@@ -66,14 +60,14 @@ fn body_length(task: &HttpTask) -> usize {
     }
 }
 
-impl DoorSession {
-    pub(super) fn new(inner: Box<ServerSession>, ticket: Arc<Ticket>) -> Self {
+impl DownstreamSession {
+    pub(crate) fn new(inner: Box<ServerSession>, handle: Arc<RequestHandle>) -> Self {
         Self {
             inner: Some(inner),
-            keep_alive: KeepAlive::new(&ticket),
-            ticket,
-            held: Held::default(),
-            silence: Silence::default(),
+            keep_alive: KeepAlive::new(handle.arrived),
+            handle,
+            replay: ReplayBuffer::default(),
+            idle_timer: IdleTimer::default(),
             finished: false,
             broken: false,
             pump_starts: false,
@@ -82,9 +76,13 @@ impl DoorSession {
     }
 
     /// The same for a stream of an HTTP/2 connection.
-    pub(super) fn of_stream(inner: Box<ServerSession>, ticket: Arc<Ticket>, toll: Arc<Toll>) -> Self {
-        let stream = Streamed::new(ticket.settings.timeouts.read, toll);
-        let mut session = Self::new(inner, ticket);
+    pub(crate) fn of_stream(
+        inner: Box<ServerSession>,
+        handle: Arc<RequestHandle>,
+        budget: Arc<H2Budget>,
+    ) -> Self {
+        let stream = H2Stream::new(handle.settings.timeouts.read, budget);
+        let mut session = Self::new(inner, handle);
         session.stream = Some(stream);
         session
     }
@@ -99,43 +97,45 @@ impl DoorSession {
         self.inner.as_deref_mut().expect("the session is here until it is dropped")
     }
 
-    /// The real session and the ticket, to be borrowed side by side.
+    /// The real session and the handle, to be borrowed side by side.
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
-    fn writer(&mut self) -> (&mut ServerSession, &Ticket, &mut bool) {
+    fn writer(&mut self) -> (&mut ServerSession, &RequestHandle, &mut bool) {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
-        (inner, &self.ticket, &mut self.broken)
+        (inner, &self.handle, &mut self.broken)
     }
 
     /// Reads body bytes; with `idle`, waits for the client to leave once the body has ended.
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
-        let (ticket, silence, keep_alive) = (&*self.ticket, &mut self.silence, &mut self.keep_alive);
-        let limit = self.stream.as_ref().and_then(Streamed::read_limit);
+        let (handle, idle_timer, keep_alive) = (&*self.handle, &mut self.idle_timer, &mut self.keep_alive);
+        let limit = self.stream.as_ref().and_then(H2Stream::read_limit);
         let chunk = loop {
             tokio::select! {
                 biased;
-                _ = ticket.cut.soft() => return cut(),
-                () = poll_fn(|cx| silence.poll_exceeded(ticket, cx)) =>
-                    return Error::e_explain(SILENT, "the backend was silent for too long"),
-                () = poll_fn(|cx| keep_alive.poll_due(ticket, cx)) => {}
+                _ = handle.cut.soft() => return cut(),
+                () = poll_fn(|cx| idle_timer.poll_idle(&handle.activity, cx)) =>
+                    return Error::e_explain(UPSTREAM_IDLE, "the backend was silent for too long"),
+                () = poll_fn(|cx| keep_alive.poll_due(&handle.activity, cx)) => {}
                 chunk = next_chunk(inner, idle, limit) => break chunk,
             }
-            keep_alive.comment(inner, ticket, &mut self.broken).await?;
+            keep_alive.restart();
+            write_comment(inner, handle, &mut self.broken).await?;
         };
         let done = inner.is_body_done();
         if let Some(stream) = &mut self.stream {
             stream.read(&chunk, inner.response_written().is_some());
         }
         let Some(chunk) = chunk? else {
-            self.held.seal();
+            self.replay.seal();
             return Ok(None);
         };
-        self.ticket.add_received(chunk.len());
-        if self.ticket.is_held() {
-            self.held.keep(&chunk);
+        self.handle.upload.add(chunk.len());
+        self.handle.activity.record();
+        if self.handle.upload.is_buffered() {
+            self.replay.keep(&chunk);
             if done {
-                self.held.seal();
+                self.replay.seal();
             }
         }
         // Pingora issue 935: an empty last chunk would end an HTTP/1.1 upstream body twice.
@@ -148,20 +148,20 @@ impl DoorSession {
     /// A final answer goes out: nothing will be replayed, and the connection's fate is known.
     fn answering(&mut self, response: &ResponseHeader) {
         if !response.status.is_informational() || response.status == 101 {
-            self.held.release();
-            if !self.ticket.is_reusable() {
+            self.replay.release();
+            if !self.handle.reuse.is_allowed() {
                 self.inner_mut().set_keepalive(None);
             }
             if response.status == 101 {
-                // A socket may rest for longer than a body; its silence is measured by the ticket.
+                // A socket may rest for longer than a body; its silence is measured by the handle.
                 self.inner_mut().set_read_timeout(None);
-                self.ticket.upgraded();
+                self.handle.tunnel.open();
             }
         }
     }
 }
 
-impl Drop for DoorSession {
+impl Drop for DownstreamSession {
     fn drop(&mut self) {
         // A finished session goes back for the next request, or to be lingered on; after a panic, an
         // unanswered one for its answer.
@@ -170,13 +170,13 @@ impl Drop for DoorSession {
             && (self.finished || (thread::panicking() && unanswered()))
             && let Some(inner) = self.inner.take()
         {
-            self.ticket.give_back(inner);
+            self.handle.return_session(inner);
         }
     }
 }
 
 #[async_trait]
-impl Session for DoorSession {
+impl Session for DownstreamSession {
     fn req_header(&self) -> &RequestHeader {
         self.inner().req_header()
     }
@@ -195,25 +195,25 @@ impl Session for DoorSession {
 
     async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
         self.answering(&response);
-        let (inner, ticket, broken) = self.writer();
-        write(ticket, broken, inner.write_response_header(response)).await
+        let (inner, handle, broken) = self.writer();
+        write(handle, broken, inner.write_response_header(response)).await
     }
 
     async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
         self.answering(response);
-        let (inner, ticket, broken) = self.writer();
-        write(ticket, broken, inner.write_response_header_ref(response)).await
+        let (inner, handle, broken) = self.writer();
+        write(handle, broken, inner.write_response_header_ref(response)).await
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        let (inner, ticket, broken) = self.writer();
-        keep_alive::complete(inner, ticket, broken).await?;
-        write(ticket, broken, inner.write_response_body(data, end)).await
+        let (inner, handle, broken) = self.writer();
+        complete_comment(inner, handle, broken).await?;
+        write(handle, broken, inner.write_response_body(data, end)).await
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        let (inner, ticket, broken) = self.writer();
-        write(ticket, broken, inner.write_response_trailers(trailers)).await
+        let (inner, handle, broken) = self.writer();
+        write(handle, broken, inner.write_response_trailers(trailers)).await
     }
 
     /// Written in batches, see [`BATCH`].
@@ -223,12 +223,12 @@ impl Session for DoorSession {
         while let Some(first) = tasks.next() {
             // What a socket's reader has passed on is written to its end, so that the place of the last frame is
             // known; a client that does not take it is given up as in any write.
-            if self.ticket.cut.reason().is_some() && !self.was_upgraded() {
+            if self.handle.cut.reason().is_some() && !self.was_upgraded() {
                 return cut();
             }
             let mut weight = body_length(&first);
             if weight > BATCH {
-                self.ticket.pace.expect_large();
+                self.handle.backpressure.expect_large_chunks();
             }
             let mut batch = vec![first];
             while let Some(task) = tasks.next_if(|task| weight + body_length(task) <= BATCH) {
@@ -240,17 +240,17 @@ impl Session for DoorSession {
                     self.answering(response);
                 }
             }
-            let (inner, ticket, broken) = self.writer();
+            let (inner, handle, broken) = self.writer();
             let has_answer = inner.response_written().is_some();
-            keep_alive::complete(inner, ticket, broken).await?;
-            let written = write(ticket, broken, inner.response_duplex_vec(batch)).await;
+            complete_comment(inner, handle, broken).await?;
+            let written = write(handle, broken, inner.response_duplex_vec(batch)).await;
             if let Some(stream) = &mut self.stream {
                 // What we cut is no fault of the client's.
-                stream.wrote(&written, weight, has_answer || self.ticket.cut.reason().is_some());
+                stream.wrote(&written, weight, has_answer || self.handle.cut.reason().is_some());
             }
             end = written?;
             // A slow reader is not a silent backend.
-            self.ticket.moved();
+            self.handle.activity.record();
         }
         Ok(end)
     }
@@ -264,26 +264,6 @@ impl Session for DoorSession {
 
     fn get_read_timeout(&self) -> Option<Duration> {
         self.inner().get_read_timeout()
-    }
-
-    fn set_write_timeout(&mut self, limit: Option<Duration>) {
-        self.inner_mut().set_write_timeout(limit);
-    }
-
-    fn get_write_timeout(&self) -> Option<Duration> {
-        self.inner().get_write_timeout()
-    }
-
-    fn set_total_drain_timeout(&mut self, limit: Option<Duration>) {
-        self.inner_mut().set_total_drain_timeout(limit);
-    }
-
-    fn get_total_drain_timeout(&self) -> Option<Duration> {
-        self.inner().get_total_drain_timeout()
-    }
-
-    fn request_summary(&self) -> String {
-        self.inner().request_summary()
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
@@ -302,9 +282,9 @@ impl Session for DoorSession {
 
     /// Called to end the body and again to end the session.
     async fn finish(&mut self) -> Result<()> {
-        let (inner, ticket, broken) = self.writer();
-        keep_alive::complete(inner, ticket, broken).await?;
-        let ended = write(ticket, broken, inner.finish_body()).await;
+        let (inner, handle, broken) = self.writer();
+        complete_comment(inner, handle, broken).await?;
+        let ended = write(handle, broken, inner.finish_body()).await;
         self.finished = ended.is_ok();
         if let Some(stream) = self.stream.as_mut().filter(|_| self.finished) {
             stream.answered();
@@ -326,30 +306,6 @@ impl Session for DoorSession {
         self.read(Some(no_body_expected)).await
     }
 
-    fn body_bytes_sent(&self) -> usize {
-        self.inner().body_bytes_sent()
-    }
-
-    fn body_bytes_read(&self) -> usize {
-        self.inner().body_bytes_read()
-    }
-
-    fn digest(&self) -> Option<&Digest> {
-        self.inner().digest()
-    }
-
-    fn digest_mut(&mut self) -> Option<&mut Digest> {
-        self.inner_mut().digest_mut()
-    }
-
-    fn client_addr(&self) -> Option<&SocketAddr> {
-        self.inner().client_addr()
-    }
-
-    fn server_addr(&self) -> Option<&SocketAddr> {
-        self.inner().server_addr()
-    }
-
     fn pseudo_raw_h1_request_header(&self) -> Bytes {
         self.inner().to_h1_raw()
     }
@@ -360,31 +316,11 @@ impl Session for DoorSession {
 
     fn retry_buffer_truncated(&self) -> bool {
         // What was not held cannot be sent again.
-        self.held.is_released() || (self.held.whole().is_none() && self.ticket.received() > 0)
+        self.replay.is_released() || (self.replay.whole().is_none() && self.handle.upload.bytes() > 0)
     }
 
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.held.whole().cloned()
-    }
-
-    async fn finish_custom(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
-        None
-    }
-
-    fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
-        None
-    }
-
-    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
-        Ok(())
+        self.replay.whole().cloned()
     }
 
     fn is_upgrade_req(&self) -> bool {
@@ -394,4 +330,6 @@ impl Session for DoorSession {
     fn was_upgraded(&self) -> bool {
         self.inner().was_upgraded()
     }
+
+    forward_to_inner!();
 }

@@ -11,7 +11,7 @@ use crate::telemetry::metrics::{Gauge, GaugeGuard, Metrics};
 
 /// What the proxy may take of the descriptors of the process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct DescriptorBudget {
     /// Descriptors of clients and backends together.
     pub(crate) descriptors: usize,
     /// Descriptors that a request takes beside its client's.
@@ -19,8 +19,8 @@ pub(crate) struct Room {
 }
 
 /// Counts connections, HTTP/2 requests and their descriptors.
-pub(crate) struct Places {
-    room: Room,
+pub(crate) struct ConnectionPermits {
+    budget: DescriptorBudget,
     connections: AtomicUsize,
     streams: AtomicUsize,
     descriptors: AtomicUsize,
@@ -29,8 +29,8 @@ pub(crate) struct Places {
 }
 
 /// A place that was taken; dropping it gives it back.
-pub(super) struct Place {
-    places: Arc<Places>,
+pub(crate) struct ConnectionPermit {
+    permits: Arc<ConnectionPermits>,
     kind: Kind,
     _counted: Option<GaugeGuard>,
 }
@@ -41,11 +41,11 @@ enum Kind {
     Stream,
 }
 
-impl Places {
-    /// Places for as many as there is room for.
-    pub(crate) fn new(metrics: &Arc<Metrics>, room: Room) -> Arc<Self> {
+impl ConnectionPermits {
+    /// ConnectionPermits for as many as there is budget for.
+    pub(crate) fn new(metrics: &Arc<Metrics>, budget: DescriptorBudget) -> Arc<Self> {
         Arc::new(Self {
-            room,
+            budget,
             connections: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             descriptors: AtomicUsize::new(0),
@@ -55,28 +55,28 @@ impl Places {
     }
 
     /// A place for one more connection; `None` when there are `limit` of them, or no descriptors for it.
-    pub(super) fn connection(self: &Arc<Self>, limit: usize) -> Option<Place> {
-        let mut place = self.take(Kind::Connection, limit)?;
-        place._counted = Some(self.open.enter());
-        Some(place)
+    pub(crate) fn connection(self: &Arc<Self>, limit: usize) -> Option<ConnectionPermit> {
+        let mut permit = self.take(Kind::Connection, limit)?;
+        permit._counted = Some(self.open.enter());
+        Some(permit)
     }
 
     /// A place for one more HTTP/2 request; `None` when there are `limit` of them, or no descriptors for it.
-    pub(super) fn stream(self: &Arc<Self>, limit: usize) -> Option<Place> {
+    pub(crate) fn stream(self: &Arc<Self>, limit: usize) -> Option<ConnectionPermit> {
         self.take(Kind::Stream, limit)
     }
 
-    fn take(self: &Arc<Self>, kind: Kind, limit: usize) -> Option<Place> {
+    fn take(self: &Arc<Self>, kind: Kind, limit: usize) -> Option<ConnectionPermit> {
         if !add(self.count(kind), 1, limit) {
             self.metrics.connection_refused("proxy", "max_connections");
             return None;
         }
-        if !add(&self.descriptors, self.cost(kind), self.room.descriptors) {
+        if !add(&self.descriptors, self.cost(kind), self.budget.descriptors) {
             self.count(kind).fetch_sub(1, Relaxed);
             self.metrics.connection_refused("proxy", "descriptors");
             return None;
         }
-        Some(Place { places: Arc::clone(self), kind, _counted: None })
+        Some(ConnectionPermit { permits: Arc::clone(self), kind, _counted: None })
     }
 
     fn count(&self, kind: Kind) -> &AtomicUsize {
@@ -90,16 +90,16 @@ impl Places {
     /// known when it is accepted.
     fn cost(&self, kind: Kind) -> usize {
         match kind {
-            Kind::Connection => 1 + self.room.per_request,
-            Kind::Stream => self.room.per_request,
+            Kind::Connection => 1 + self.budget.per_request,
+            Kind::Stream => self.budget.per_request,
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.places.count(self.kind).fetch_sub(1, Relaxed);
-        self.places.descriptors.fetch_sub(self.places.cost(self.kind), Relaxed);
+        self.permits.count(self.kind).fetch_sub(1, Relaxed);
+        self.permits.descriptors.fetch_sub(self.permits.cost(self.kind), Relaxed);
     }
 }
 
@@ -115,15 +115,15 @@ mod tests {
     #[test]
     fn connections_and_streams_share_the_descriptors() {
         let metrics = Metrics::new().unwrap();
-        let places = Places::new(&metrics, Room { descriptors: 7, per_request: 1 });
-        let first = places.connection(10).unwrap();
-        let _second = places.connection(10).unwrap();
-        let streams: Vec<Place> = (0..3).map_while(|_| places.stream(10)).collect();
+        let permits = ConnectionPermits::new(&metrics, DescriptorBudget { descriptors: 7, per_request: 1 });
+        let first = permits.connection(10).unwrap();
+        let _second = permits.connection(10).unwrap();
+        let streams: Vec<ConnectionPermit> = (0..3).map_while(|_| permits.stream(10)).collect();
         assert_eq!(streams.len(), 3);
-        assert!(places.connection(10).is_none() && places.stream(10).is_none());
+        assert!(permits.connection(10).is_none() && permits.stream(10).is_none());
         drop(first);
-        assert!(places.connection(1).is_none(), "the configured number counts as well");
-        assert!(places.connection(10).is_some());
+        assert!(permits.connection(1).is_none(), "the configured number counts as well");
+        assert!(permits.connection(10).is_some());
         let refused = metrics.encode();
         assert!(
             refused.contains("elida_connections_refused_total{listener=\"proxy\",reason=\"descriptors\"} 2"),

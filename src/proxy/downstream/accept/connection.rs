@@ -1,0 +1,138 @@
+//! One connection: which HTTP it uses, and the proxy over each of its requests.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use pingora::time::timeout;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_proxy::{HttpProxy, ProxyHttp};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::connection_permits::{ConnectionPermit, ConnectionPermits};
+use super::negotiate::negotiate;
+use crate::error::{ErrorKind, Refusal};
+use crate::proxy::downstream::handle::{Peer, RequestHandle};
+use crate::proxy::downstream::session::DownstreamSession;
+use crate::proxy::refuse;
+use crate::proxy::runtime_settings::SharedSettings;
+
+/// How long the proxy has to write its closing frames after a cut; then its future is dropped.
+const HARD_CUT: Duration = Duration::from_millis(25);
+
+/// How long a connection without a request may still send its first one when draining begins: its client has seen it
+/// accepted and may not retry. Later requests are not waited for, since clients expect that an idle connection may
+/// close (RFC 9112, 9.5).
+pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Accepts connections and runs the proxy over their requests.
+pub(crate) struct Downstream<P> {
+    proxy: Arc<HttpProxy<P>>,
+    pub(super) live: SharedSettings,
+    pub(super) permits: Arc<ConnectionPermits>,
+}
+
+impl<P> Downstream<P>
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync + 'static,
+{
+    /// Creates the downstream side of `proxy`, for as many clients as there are `permits`.
+    pub(crate) fn new(
+        proxy: HttpProxy<P>,
+        live: SharedSettings,
+        permits: Arc<ConnectionPermits>,
+    ) -> Arc<Self> {
+        Arc::new(Self { proxy: Arc::new(proxy), live, permits })
+    }
+
+    /// Returns a permit for one more connection; `None` when a limit is reached.
+    pub(super) fn connection_permit(&self) -> Option<ConnectionPermit> {
+        self.permits.connection(self.live.load().limits.max_connections)
+    }
+
+    /// Serves a connection until it ends.
+    pub(super) async fn serve_connection(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        client: SocketAddr,
+        mut draining: watch::Receiver<bool>,
+    ) {
+        let settings = self.live.load_full();
+        let (begun, limit) = (Instant::now(), settings.timeouts.read);
+        let negotiated = tokio::select! {
+            biased;
+            negotiated = timeout(limit, negotiate(tcp, client.ip(), &settings)) => negotiated,
+            () = drained(&mut draining, FIRST_REQUEST) => return,
+        };
+        let negotiated = match negotiated {
+            Ok(Ok(negotiated)) => negotiated,
+            Ok(Err(error)) => return debug!(%client, %error, "no connection was made"),
+            Err(_) => return,
+        };
+        // The connection may stay open for hours and should not keep old settings alive.
+        drop(settings);
+        // The handshake and the first head share one limit.
+        let limit = limit.saturating_sub(begun.elapsed());
+        let peer = Peer { address: client, is_secure: negotiated.is_secure };
+        match negotiated.h2_budget {
+            None => self.serve_http1(negotiated.stream, peer, limit, draining).await,
+            // Boxed, so that HTTP/1.1 connections do not carry the size of its future.
+            Some(budget) => {
+                Box::pin(self.serve_http2(negotiated.stream, peer, limit, budget, draining)).await;
+            }
+        }
+    }
+
+    /// Runs the proxy over one request. Afterwards the handle has Pingora's session if it can still be used.
+    pub(super) async fn run_proxy(
+        &self,
+        session: DownstreamSession,
+        handle: &Arc<RequestHandle>,
+        draining: &watch::Receiver<bool>,
+    ) -> ProxyEnd {
+        let serving = self.proxy.process_new_http(ServerSession::new_custom(Box::new(session)), draining);
+        let has_panicked = tokio::select! {
+            biased;
+            // After a panic only the request's connection is used again, and only if no response was started on it.
+            served = AssertUnwindSafe(handle.backpressure.run(serving)).catch_unwind() => served.is_err(),
+            () = async { handle.cut.hard().await; sleep(HARD_CUT).await } => false,
+            // While Pingora waits to write to a backend that does not read, it reads from neither side of a tunnel,
+            // and the idle timer of the session is not polled.
+            () = async {
+                handle.tunnel.idle(&handle.activity).await;
+                sleep(HARD_CUT).await;
+                handle.tunnel.abandon();
+            } => false,
+        };
+        if !has_panicked {
+            return ProxyEnd::Done;
+        }
+        if let Some(mut session) = handle.take_session() {
+            refuse::bare(&mut session, &Refusal::new(ErrorKind::Internal, refuse::OUR_FAULT)).await;
+            handle.return_session(session);
+        }
+        ProxyEnd::Panicked
+    }
+}
+
+/// How the proxy ended a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProxyEnd {
+    /// It returned, or the request was cut.
+    Done,
+    /// The proxy panicked. A 500 was sent if no response had started.
+    Panicked,
+}
+
+/// Waits until this process has been draining for `after`.
+pub(super) async fn drained(draining: &mut watch::Receiver<bool>, after: Duration) {
+    let _ = draining.wait_for(|draining| *draining).await;
+    sleep(after).await;
+}

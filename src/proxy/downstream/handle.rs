@@ -1,0 +1,164 @@
+//! State of one request that the connection, the downstream session and the gateway share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use pingora_core::protocols::http::ServerSession;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::timing::{Activity, Backpressure, Tunnel};
+use crate::proxy::runtime_settings::RuntimeSettings;
+use crate::session::cut::Cut;
+
+/// The client's end of a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// The connection uses TLS.
+    pub(crate) is_secure: bool,
+}
+
+/// Handle of one request: created when its head has been read, dropped after its response has ended.
+///
+/// Pingora passes it to the gateway in the extensions of the request head.
+pub(crate) struct RequestHandle {
+    /// Cuts this leg; its session holds a clone.
+    pub(crate) cut: Arc<Cut>,
+    /// The client's end of the connection.
+    pub(crate) peer: Peer,
+    /// The settings in force when the head was complete; used until the request ends.
+    pub(crate) settings: Arc<RuntimeSettings>,
+    /// When the head was complete.
+    pub(crate) arrived: Instant,
+    /// When bytes last moved, and how long none may.
+    pub(crate) activity: Activity,
+    /// The request body.
+    pub(crate) upload: Upload,
+    /// Whether the connection carries another request after this one.
+    pub(crate) reuse: Reuse,
+    /// Stops reading from the backend while the client does not read.
+    pub(crate) backpressure: Arc<Backpressure>,
+    /// The request after a `101 Switching Protocols`.
+    pub(crate) tunnel: Tunnel,
+    /// Pingora's session on its way from the proxy back to the connection.
+    returned: Mutex<Option<Box<ServerSession>>>,
+}
+
+impl RequestHandle {
+    /// Creates the handle of a request whose head is complete now.
+    pub(crate) fn new(
+        peer: Peer,
+        settings: Arc<RuntimeSettings>,
+        draining: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        let arrived = Instant::now();
+        Arc::new(Self {
+            cut: Cut::new(),
+            peer,
+            settings,
+            arrived,
+            activity: Activity::new(arrived),
+            upload: Upload::default(),
+            reuse: Reuse::new(draining),
+            backpressure: Arc::default(),
+            tunnel: Tunnel::default(),
+            returned: Mutex::default(),
+        })
+    }
+
+    /// Hands Pingora's session back to the connection.
+    pub(super) fn return_session(&self, session: Box<ServerSession>) {
+        *self.returned.lock() = Some(session);
+    }
+
+    /// Takes the returned session; `None` if the connection cannot be used any more.
+    pub(super) fn take_session(&self) -> Option<Box<ServerSession>> {
+        self.returned.lock().take()
+    }
+}
+
+/// The request body as it arrives.
+#[derive(Default)]
+pub(crate) struct Upload {
+    is_buffered: AtomicBool,
+    bytes: AtomicU64,
+}
+
+impl Upload {
+    /// Buffers all further body bytes for replay, so that they can be forwarded after they were inspected.
+    pub(crate) fn buffer_for_replay(&self) {
+        self.is_buffered.store(true, Relaxed);
+    }
+
+    /// Whether body bytes are buffered for replay.
+    pub(crate) fn is_buffered(&self) -> bool {
+        self.is_buffered.load(Relaxed)
+    }
+
+    /// Returns the number of body bytes received so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+/// Whether the connection may carry another request after this one (RFC 9112, 9.3).
+pub(crate) struct Reuse {
+    is_allowed: AtomicBool,
+    /// Becomes true when this process drains; connections then close after their current response.
+    draining: watch::Receiver<bool>,
+}
+
+impl Reuse {
+    fn new(draining: watch::Receiver<bool>) -> Self {
+        Self { is_allowed: AtomicBool::new(true), draining }
+    }
+
+    /// Closes the connection after this request. Returns whether it was to be kept open until now.
+    pub(crate) fn forbid(&self) -> bool {
+        self.is_allowed.swap(false, Relaxed)
+    }
+
+    /// Reverts [`Reuse::forbid`].
+    pub(crate) fn permit(&self) {
+        self.is_allowed.store(true, Relaxed);
+    }
+
+    pub(super) fn is_allowed(&self) -> bool {
+        self.is_allowed.load(Relaxed) && !*self.draining.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_reused_unless_forbidden_or_draining() {
+        let (draining, drained) = watch::channel(false);
+        let reuse = Reuse::new(drained);
+        assert!(reuse.is_allowed());
+        assert!(reuse.forbid() && !reuse.forbid(), "tells whether it was allowed before");
+        assert!(!reuse.is_allowed());
+        reuse.permit();
+        assert!(reuse.is_allowed());
+        draining.send_replace(true);
+        assert!(!reuse.is_allowed());
+    }
+
+    #[test]
+    fn upload_counts_bytes_whether_they_are_buffered_or_not() {
+        let upload = Upload::default();
+        upload.add(3);
+        assert!(!upload.is_buffered());
+        upload.buffer_for_replay();
+        upload.add(4);
+        assert_eq!((upload.is_buffered(), upload.bytes()), (true, 7));
+    }
+}

@@ -1,0 +1,20 @@
+//! Downstream side of the proxy: accepts connections, buffers request bodies for replay, and cuts requests when a
+//! session is killed.
+//!
+//! Pingora's `HttpSession::Custom` lets this folder put a session of its own between client and proxy (docs/adr/0001).
+//! `accept` takes connections and reads request heads from them · `session` is the downstream session that the proxy
+//! sees: it buffers bodies, ends every wait for the client when the leg is cut, and bounds writes · `timing` measures
+//! idle backends and slow clients · `handle` is the state of one request that these and the gateway share ·
+//! `h2_budget` limits the work an HTTP/2 client can cause without sending requests.
+//! Neighbours: `gateway` (the `ProxyHttp` that runs behind it) and `session::Cut`.
+//! Invariant: other folders see only what is exported here.
+
+mod accept;
+mod h2_budget;
+mod handle;
+mod session;
+mod timing;
+
+pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, serve};
+pub(crate) use handle::RequestHandle;
+pub(crate) use session::{LEG_CUT, UPSTREAM_IDLE};

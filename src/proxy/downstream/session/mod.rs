@@ -1,0 +1,17 @@
+//! The downstream session that Pingora sees in place of its own.
+//!
+//! `downstream_session` wraps the session of an HTTP/1.1 request or an HTTP/2 stream (`h2_stream`) · `websocket`
+//! presents a WebSocket over HTTP/2 as an HTTP/1.1 upgrade · `replay_buffer` keeps a request body for replay · `write`
+//! bounds every write to the client · `forward` holds the methods that both sessions only pass on.
+
+mod downstream_session;
+mod forward;
+mod h2_stream;
+mod replay_buffer;
+mod websocket;
+mod write;
+
+pub(super) use downstream_session::DownstreamSession;
+pub(crate) use downstream_session::UPSTREAM_IDLE;
+pub(super) use websocket::{WebSocketStream, is_websocket};
+pub(crate) use write::LEG_CUT;
