@@ -21,15 +21,15 @@ async fn whole_answers_and_streams_pass_and_are_counted() {
         let usage = &state["usage"];
         assert_eq!(
             [&usage["input_tokens"], &usage["output_tokens"], &usage["cache_read_tokens"]],
-            [&json!(5), &json!(3), &json!(2)],
+            [&json!(7), &json!(3), &json!(2)],
             "{state}"
         );
         assert_eq!((&state["models"]["command-demo"], &state["error_count"]), (&json!(1), &json!(0)));
         let line = &state["requests"][0];
         assert_eq!((&line["stop_reason"], &line["stream"]), (&json!("COMPLETE"), &json!(stream)), "{line}");
-        // The demo's models cost 1 dollar a million in, a tenth of it out of the cache, 5 out.
+        // The directive is two words more. The demo's models cost 1 dollar a million in, a tenth of it out of the cache, 5 out.
         let cost = usage["cost_usd"].as_f64().unwrap_or_default();
-        assert!((cost - (3.0 + 0.2 + 15.0) / 1e6).abs() < 1e-12, "{usage}");
+        assert!((cost - (5.0 + 0.2 + 15.0) / 1e6).abs() < 1e-12, "{usage}");
     }
 }
 
@@ -37,6 +37,7 @@ async fn whole_answers_and_streams_pass_and_are_counted() {
 async fn a_kill_ends_the_stream_in_the_vendors_words_and_refuses_what_follows() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
+    assert_eq!(chat("one two", false).session("s").send(gateway.proxy()).await.status(), 200);
     let mut client = chat("first [[stall]]", true).session("s").open(gateway.proxy()).await;
     client.until("first").await;
     assert_eq!(gateway.kill("s").await.status, 200);
@@ -52,11 +53,9 @@ async fn a_kill_ends_the_stream_in_the_vendors_words_and_refuses_what_follows() 
     assert_eq!((refused.status(), &body["code"]), (403, &json!("session_killed")), "{body}");
     assert!(body["id"].is_string() && body["message"].is_string(), "{body}");
     let record = gateway.log_until(|line| line["message"] == "session_record").await;
-    assert_eq!(
-        (&record["state"], &record["models"]["command-demo"]),
-        (&json!("killed"), &json!(1)),
-        "{record}"
-    );
+    let usage = &record["usage"]["models"][0];
+    assert_eq!((&record["state"], &usage["model"]), (&json!("killed"), &json!("command-demo")), "{record}");
+    assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&json!(2), &json!(2)), "{record}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
