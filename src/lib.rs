@@ -10,7 +10,7 @@
 //! * [`session`] is what a session is: states, admission, kill, timeouts, record.
 //! * [`identity`] says who calls and in which session; [`routing`] where it goes; [`upstream`] how.
 //! * [`protocol`] reads the agents' languages without doing IO.
-//! * [`limits`] says what calls cost.
+//! * [`pricing`] holds the prices of models and computes what a response costs.
 //! * [`history`] keeps what has ended, and proves it; [`capture`] says which bodies, and takes secrets out of them.
 //! * [`control`] is the operator's door, [`telemetry`] what is told of it all.
 //! * [`app`] puts the parts together, from what [`config`] read; [`cli`] is the command line.
@@ -30,7 +30,8 @@ pub mod error;
 pub mod history;
 pub mod identity;
 pub mod ids;
-pub mod limits;
+mod model_patterns;
+pub mod pricing;
 pub mod protocol;
 pub mod proxy;
 pub mod redis;

@@ -30,7 +30,7 @@ impl Kills {
     /// Takes over what stands in the file; nothing when there is a shared store, which knows more. A file
     /// that cannot be read is told, and traffic goes on.
     pub(super) fn restore(history: Option<&Arc<Archive>>, sessions: &Arc<Manager>) -> Option<Arc<Self>> {
-        if sessions.fleet().is_some() {
+        if sessions.is_shared() {
             return None;
         }
         let (history, sessions) = (Arc::clone(history?), Arc::clone(sessions));
@@ -46,7 +46,7 @@ impl Kills {
     /// Takes over what came since the last look. Blocks.
     fn look(&self) -> crate::history::Result<usize> {
         let after = self.seen.load(Ordering::Relaxed);
-        let standing = self.history.reader()?.standing(after, Timestamp::now(), MOST)?;
+        let standing = self.history.reader()?.active_kills(after, Timestamp::now(), MOST)?;
         self.seen.store(standing.last, Ordering::Relaxed);
         if standing.more {
             warn!(

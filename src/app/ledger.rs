@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::{Event, Listener, Served};
+use crate::session::{Event, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -25,10 +25,10 @@ pub(super) struct Ledger {
 }
 
 impl Listener for Ledger {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         tell(&self.log, &self.metrics, event);
         if let Some(history) = &self.history {
-            history.note(event);
+            history.record(event);
         }
         if let (Some(exporter), Event::Ended(record)) = (&self.exporter, event) {
             exporter.session(Session {
@@ -49,9 +49,9 @@ impl Listener for Ledger {
         self.history.as_ref().is_some_and(|history| history.wants_legs())
     }
 
-    fn hear_leg(&self, leg: Served) {
+    fn on_leg(&self, leg: ServedLeg) {
         if let Some(history) = &self.history {
-            history.note_leg(leg);
+            history.record_leg(leg);
         }
     }
 }
@@ -61,7 +61,7 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
         Event::Started(session) => metrics.session_started(session.kind.name()),
         Event::Ended(record) => {
             metrics.session_ended(record.state.name(), record.kind.name());
-            log.line(Level::Info, RECORD, record.as_ref());
+            log.log_event(Level::Info, RECORD, record.as_ref());
         }
         Event::Killed { order, legs_cut } => {
             metrics.session_killed("control");

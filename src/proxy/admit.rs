@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
-use crate::identity::chain::Found;
+use crate::identity::FoundSession;
 use crate::ids::SessionKey;
 use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart, Manager};
 
@@ -20,10 +20,10 @@ pub(crate) async fn admit(
     sessions: &Arc<Manager>,
     received: &Received,
     caller: &Caller,
-    found: Found,
+    found: FoundSession,
 ) -> Result<Leg, Refusal> {
     let identity = &received.handle.settings.identity;
-    let who = session::Arrival {
+    let who = session::SessionRequest {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
             source: found.source,
@@ -41,7 +41,7 @@ pub(crate) async fn admit(
     let leg = LegStart {
         kind: if received.socket { LegKind::Socket } else { LegKind::Request },
         method: received.method.as_str().into(),
-        path: shown(received.uri.path()).into_owned(),
+        path: redact_text(received.uri.path()).into_owned(),
         request_id: received.request_id.clone(),
         cut: received.handle.cut.clone(),
     };

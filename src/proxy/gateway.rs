@@ -23,7 +23,7 @@ use super::{
     admit, body_filters, builtin, capture, dispatch, failover, identify, mcp, models, read, upgrade,
     upstream_request,
 };
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::history::Archive;
@@ -50,9 +50,7 @@ pub(crate) struct ProxyState {
     pub(crate) open_legs: Gauge,
     /// Counts the sockets that are open.
     pub(crate) open_sockets: Gauge,
-    /// The log.
     pub(crate) log: Arc<Log>,
-    /// The time.
     pub(crate) clock: Clock,
     /// Whether this instance should be sent work.
     pub(crate) readiness: Arc<Readiness>,
@@ -123,7 +121,7 @@ impl Gateway {
         let (Some(received), Some(caller)) = (&ctx.received, &ctx.caller) else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
         };
-        let model = ctx.call.model.as_deref().map(shown);
+        let model = ctx.call.model.as_deref().map(redact_text);
         let now = app.clock.now();
         let route = dispatch::route(received, caller, head, &ctx.call, now)?;
         let route = ctx.route.insert(route);

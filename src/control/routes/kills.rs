@@ -103,10 +103,10 @@ pub(super) async fn resume(
 /// Waits until the history has it, where that alone carries orders over a restart. The cut does not wait, nor
 /// does the operator for long.
 async fn kept(door: &Door) {
-    let Some(history) = door.parts.history.clone().filter(|_| door.parts.manager.fleet().is_none()) else {
+    let Some(history) = door.parts.history.clone().filter(|_| !door.parts.manager.is_shared()) else {
         return;
     };
-    if !history.is_written(KEPT).await {
+    if !history.flush(KEPT).await {
         tracing::warn!(
             "a kill or its lifting holds, but is not in the history yet: a crash now would undo it"
         );
