@@ -12,7 +12,6 @@ use super::gateway::ProxyState;
 use super::request_ctx::{Routed, Stage};
 use crate::capture::redact_text;
 use crate::ids::Uid;
-use crate::protocol::BackendKind;
 use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
 use crate::summary::RequestSummary;
