@@ -12,14 +12,11 @@ use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-
 /// `backends.NAME.auth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendAuth")]
-pub struct Written {
+pub struct BackendAuthConfig {
     /// Whose credential the backend gets.
     pub mode: Mode,
     /// With `inject`: the key, best as `${env:NAME}`.
@@ -79,7 +76,7 @@ impl Auth {
     }
 }
 
-impl Written {
+impl BackendAuthConfig {
     /// The protection space (RFC 9110, 11.5): the origin of the URL, unless a name is written.
     pub fn realm(&self, origin: String) -> Arc<str> {
         if self.realm.is_empty() { origin.into() } else { self.realm.as_str().into() }
@@ -115,16 +112,7 @@ impl Written {
 /// The field that carries the key of a backend of this kind.
 fn header(path: &str, written: &str, kind: BackendKind, faults: &mut Faults) -> Option<HeaderName> {
     if written.is_empty() {
-        return Some(match kind {
-            BackendKind::Anthropic => X_API_KEY,
-            BackendKind::Gemini => X_GOOG_API_KEY,
-            BackendKind::Ollama
-            | BackendKind::Openai
-            | BackendKind::Mistral
-            | BackendKind::Mcp
-            | BackendKind::A2a
-            | BackendKind::Http => AUTHORIZATION,
-        });
+        return Some(HeaderName::from_static(kind.auth_header()));
     }
     let name = HeaderName::from_bytes(written.as_bytes()).ok();
     if name.is_none() {
@@ -179,14 +167,14 @@ fn value(header: &HeaderName, key: &Secret) -> Option<HeaderValue> {
 mod tests {
     use super::*;
 
-    fn compiled(written: Written, kind: BackendKind) -> Result<Auth, String> {
+    fn compiled(written: BackendAuthConfig, kind: BackendKind) -> Result<Auth, String> {
         let mut faults = Faults::default();
         let auth = written.compile("b", kind, &mut faults);
         auth.ok_or_else(|| faults.to_string())
     }
 
-    fn inject(key: &str) -> Written {
-        Written { mode: Mode::Inject, api_key: Secret::new(key), ..Written::default() }
+    fn inject(key: &str) -> BackendAuthConfig {
+        BackendAuthConfig { mode: Mode::Inject, api_key: Secret::new(key), ..BackendAuthConfig::default() }
     }
 
     #[test]
@@ -195,12 +183,12 @@ mod tests {
             Ok(Auth::Inject { header, value }) => format!("{header}: {}", value.to_str().unwrap()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(sent(inject("sk-1"), BackendKind::Anthropic), "x-api-key: sk-1");
-        assert_eq!(sent(inject("sk-1"), BackendKind::Openai), "authorization: Bearer sk-1");
-        let azure = Written { header: "api-key".into(), ..inject("k") };
-        assert_eq!(sent(azure, BackendKind::Openai), "api-key: k");
-        let basic = Written { header: "Authorization".into(), ..inject("Basic eA==") };
-        assert_eq!(sent(basic, BackendKind::Http), "authorization: Basic eA==");
+        assert_eq!(sent(inject("sk-1"), BackendKind::ANTHROPIC), "x-api-key: sk-1");
+        assert_eq!(sent(inject("sk-1"), BackendKind::OPENAI), "authorization: Bearer sk-1");
+        let azure = BackendAuthConfig { header: "api-key".into(), ..inject("k") };
+        assert_eq!(sent(azure, BackendKind::OPENAI), "api-key: k");
+        let basic = BackendAuthConfig { header: "Authorization".into(), ..inject("Basic eA==") };
+        assert_eq!(sent(basic, BackendKind::HTTP), "authorization: Basic eA==");
     }
 
     #[test]
@@ -208,11 +196,12 @@ mod tests {
         let written = inject("sk-very");
         assert!(!format!("{written:?}").contains("very"));
         assert!(!serde_json::to_string(&written).unwrap().contains("very"));
-        assert!(!format!("{:?}", compiled(written, BackendKind::Openai)).contains("very"));
-        let fault = compiled(inject("sk-\nvery"), BackendKind::Openai).unwrap_err();
+        assert!(!format!("{:?}", compiled(written, BackendKind::OPENAI)).contains("very"));
+        let fault = compiled(inject("sk-\nvery"), BackendKind::OPENAI).unwrap_err();
         assert!(fault.starts_with("backends.b.auth.api_key: the key holds"), "{fault}");
         assert!(!fault.contains("very"));
-        let number = serde_json::from_str::<Written>(r#"{"api_key": 12345}"#).unwrap_err().to_string();
+        let number =
+            serde_json::from_str::<BackendAuthConfig>(r#"{"api_key": 12345}"#).unwrap_err().to_string();
         assert!(!number.contains("12345"), "{number}");
     }
 
@@ -221,23 +210,23 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let from_file = || {
             let api_key_file = file.path().display().to_string();
-            Written { mode: Mode::Inject, api_key_file, ..Written::default() }
+            BackendAuthConfig { mode: Mode::Inject, api_key_file, ..BackendAuthConfig::default() }
         };
-        assert!(compiled(from_file(), BackendKind::Openai).unwrap_err().ends_with("(write the key into it)"));
+        assert!(compiled(from_file(), BackendKind::OPENAI).unwrap_err().ends_with("(write the key into it)"));
         std::fs::write(file.path(), "sk-2\n").unwrap();
         assert_eq!(
-            compiled(from_file(), BackendKind::Openai).unwrap(),
-            compiled(inject("sk-2"), BackendKind::Openai).unwrap()
+            compiled(from_file(), BackendKind::OPENAI).unwrap(),
+            compiled(inject("sk-2"), BackendKind::OPENAI).unwrap()
         );
-        let both = Written { api_key: Secret::new("x"), ..from_file() };
-        assert!(compiled(both, BackendKind::Openai).unwrap_err().contains("both set"));
+        let both = BackendAuthConfig { api_key: Secret::new("x"), ..from_file() };
+        assert!(compiled(both, BackendKind::OPENAI).unwrap_err().contains("both set"));
     }
 
     #[test]
     fn what_would_not_be_used_is_a_fault() {
-        let idle = Written { mode: Mode::Passthrough, ..inject("k") };
-        assert!(compiled(idle, BackendKind::Openai).unwrap_err().contains("would not be used"));
-        let none = Written { mode: Mode::Inject, ..Written::default() };
-        assert!(compiled(none, BackendKind::Openai).unwrap_err().contains("no key to inject"));
+        let idle = BackendAuthConfig { mode: Mode::Passthrough, ..inject("k") };
+        assert!(compiled(idle, BackendKind::OPENAI).unwrap_err().contains("would not be used"));
+        let none = BackendAuthConfig { mode: Mode::Inject, ..BackendAuthConfig::default() };
+        assert!(compiled(none, BackendKind::OPENAI).unwrap_err().contains("no key to inject"));
     }
 }
