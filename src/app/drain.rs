@@ -66,7 +66,7 @@ impl Drain {
     /// Drains, and carries out what operators tell the new process meanwhile.
     async fn drain_beside_the_heir(&self) {
         // A new process of a version that does not talk about sessions leaves its orders in the history.
-        let kills = self.shared.kills.clone().filter(|_| !self.shared.sessions.has_siblings());
+        let kills = self.shared.kills.clone().filter(|_| !self.shared.sessions.has_upgrade_peers());
         let follow = kills.map(|kills| tokio::spawn(kills.follow(|| true)));
         self.drain(true).await;
         if let Some(follow) = follow {

@@ -30,7 +30,7 @@ impl Kills {
     /// Takes over what stands in the file; nothing when there is a shared store, which knows more. A file
     /// that cannot be read is told, and traffic goes on.
     pub(super) fn restore(history: Option<&Arc<Archive>>, sessions: &Arc<Manager>) -> Option<Arc<Self>> {
-        if sessions.fleet().is_some() {
+        if sessions.is_shared() {
             return None;
         }
         let (history, sessions) = (Arc::clone(history?), Arc::clone(sessions));

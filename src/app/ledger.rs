@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::{Event, Listener, Served};
+use crate::session::{Event, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -25,7 +25,7 @@ pub(super) struct Ledger {
 }
 
 impl Listener for Ledger {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         tell(&self.log, &self.metrics, event);
         if let Some(history) = &self.history {
             history.record(event);
@@ -49,7 +49,7 @@ impl Listener for Ledger {
         self.history.as_ref().is_some_and(|history| history.wants_legs())
     }
 
-    fn hear_leg(&self, leg: Served) {
+    fn on_leg(&self, leg: ServedLeg) {
         if let Some(history) = &self.history {
             history.record_leg(leg);
         }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::probes::probe;
 use crate::config::Config;
-use crate::redis::{self, Found};
+use crate::redis::{self, ProbeResult};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::backend::Backend;
 use crate::upstream::peer::peer;
@@ -40,7 +40,7 @@ pub struct Unreachable {
 }
 
 /// Tries the Redis of `session.store: redis`; `None` without one.
-pub fn reach_redis(config: &Config) -> Option<Result<Found, Unreachable>> {
+pub fn reach_redis(config: &Config) -> Option<Result<ProbeResult, Unreachable>> {
     let settings = config.session.redis()?;
     let failed = |message: String| Unreachable {
         message: format!("{}: {message}", settings.shown()),

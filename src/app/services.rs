@@ -32,7 +32,7 @@ use crate::control::service::{ControlService, Parts};
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
-use crate::session::fleet::{self, Fleet};
+use crate::session::replication::{self, Replicator};
 use crate::telemetry::readiness::Readiness;
 
 /// How often sessions are looked at for their timeouts.
@@ -79,31 +79,21 @@ pub(super) fn serve(
         Arc::clone(&shared.live),
         ConnectionPermits::new(&shared.metrics, plan.proxy_budget()),
     );
-    let readiness = Arc::clone(&shared.readiness);
-    let sessions = Arc::clone(&shared.sessions);
-    let kills = shared.kills.clone();
     let proxy = Proxy {
         begin: Mutex::new(Some((proxy, drained))),
         is_met,
         downstream,
-        readiness,
+        readiness: Arc::clone(&shared.readiness),
         ready,
-        sessions,
-        kills,
+        sessions: Arc::clone(&shared.sessions),
+        replicator: shared.replicator.clone(),
+        kills: shared.kills.clone(),
     };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
 
-    if shared.sessions.fleet().is_some() {
-        let sessions = Arc::clone(&shared.sessions);
-        server.add_service(background_service("fleet", InFleet { sessions }));
-    }
-
-    let sessions = Arc::clone(&shared.sessions);
-    server.add_service(background_service("housekeeping", Housekeeping { sessions }));
-
-    server.add_service(background_service("probes", Probes { live: Arc::clone(&shared.live) }));
+    add_background_services(&mut server, &shared);
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
     let control = control_service(control, plan.operators(), &reload, &shared);
@@ -123,6 +113,16 @@ pub(super) fn serve(
     // The last lines are written when the guard goes.
     drop(log_guard);
     Ok(())
+}
+
+/// Adds the services that serve no requests: the fleet's messages, timeouts of sessions, probes of backends.
+fn add_background_services(server: &mut Server, shared: &Shared) {
+    let sessions = || Arc::clone(&shared.sessions);
+    if let Some(replicator) = shared.replicator.clone() {
+        server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
+    }
+    server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
+    server.add_service(background_service("probes", Probes { live: Arc::clone(&shared.live) }));
 }
 
 /// Pingora's server: it only gives runtimes and runs our services. It keeps `idle` connections to backends open.
@@ -171,6 +171,7 @@ struct Proxy {
     readiness: Arc<Readiness>,
     ready: ReadySign,
     sessions: Arc<Manager>,
+    replicator: Option<Arc<Replicator>>,
     kills: Option<Arc<Kills>>,
 }
 
@@ -181,8 +182,8 @@ impl BackgroundService for Proxy {
         let Some((listener, draining)) = begin else { return };
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                if let Some(fleet) = self.sessions.fleet() {
-                    orders_known(fleet).await;
+                if let Some(replicator) = &self.replicator {
+                    orders_known(replicator).await;
                 }
                 // An error means that the control API has ended, and this process is about to.
                 let _ = self.is_met.clone().wait_for(|met| *met).await;
@@ -191,7 +192,8 @@ impl BackgroundService for Proxy {
                 // The old process tells the service manager who the main one is now.
                 if !self.ready.give() {
                     notify::ready();
-                } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_siblings()) {
+                } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_upgrade_peers())
+                {
                     // Of a version that does not talk about its sessions.
                     tokio::spawn(kills.follow(move || parent_id() == old));
                 }
@@ -203,15 +205,15 @@ impl BackgroundService for Proxy {
 }
 
 /// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
-async fn orders_known(fleet: &Fleet) {
+async fn orders_known(replicator: &Replicator) {
     let known = async {
-        while !fleet.is_up() {
+        while !replicator.is_up() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if tokio::time::timeout(FIRST_ANSWER, known).await.is_err() {
-        let why = fleet.fault().unwrap_or_else(|| "no answer".to_owned());
-        if fleet.is_synced() {
+        let why = replicator.fault().unwrap_or_else(|| "no answer".to_owned());
+        if replicator.is_synced() {
             error!(why, "redis cannot be used: this instance knows the kills in it, and begins on its own");
         } else {
             error!(
@@ -222,15 +224,16 @@ async fn orders_known(fleet: &Fleet) {
     }
 }
 
-/// This instance among others: what Redis is told and tells.
-struct InFleet {
+/// Replicates sessions through Redis.
+struct Replicating {
     sessions: Arc<Manager>,
+    replicator: Arc<Replicator>,
 }
 
 #[async_trait]
-impl BackgroundService for InFleet {
+impl BackgroundService for Replicating {
     async fn start(&self, shutdown: ShutdownWatch) {
-        fleet::serve(Arc::clone(&self.sessions), shutdown).await;
+        replication::serve(Arc::clone(&self.sessions), Arc::clone(&self.replicator), shutdown).await;
     }
 }
 
@@ -248,10 +251,10 @@ struct Control {
 impl Control {
     /// No operator is let in before the process whose sessions he may mean can be asked. The line is carried by
     /// this runtime, as a kill must not wait for the proxy's.
-    async fn meet_predecessor(&self) {
+    async fn connect_predecessor(&self) {
         let predecessor = self.predecessor.lock().take();
         if let Some(stream) = predecessor {
-            match self.sessions.meet_predecessor(stream).await {
+            match self.sessions.connect_predecessor(stream).await {
                 Ok(orders) => info!(orders, "the old process tells of its sessions"),
                 Err(error) => warn!(%error, "the sessions of the old process cannot be killed here"),
             }
@@ -263,7 +266,7 @@ impl Control {
 #[async_trait]
 impl BackgroundService for Control {
     async fn start(&self, shutdown: ShutdownWatch) {
-        self.meet_predecessor().await;
+        self.connect_predecessor().await;
         let closing = self.closing.lock().take();
         self.service.run(closing.unwrap_or(shutdown)).await;
     }
@@ -297,13 +300,13 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::Flags;
     use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
-    use crate::session::cut::Cut;
-    use crate::session::event::Event;
+    use crate::session::Cut;
+    use crate::session::Event;
     use crate::session::store::MemoryStore;
-    use crate::session::{Arrival, Identity, LegKind, LegStart};
+    use crate::session::{Identity, LegKind, LegStart, SessionRequest};
 
     async fn visit(sessions: &Arc<Manager>, id: &str) {
-        let arrival = Arrival {
+        let arrival = SessionRequest {
             key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
             identity: Identity::default(),
             principal: PrincipalId::new("ada"),

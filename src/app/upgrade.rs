@@ -94,7 +94,7 @@ impl Upgrade {
             .stdin(OwnedFd::from(there))
             .spawn()?;
         // It ends with the new process, whenever that does.
-        self.sessions.meet_successor(ours)?;
+        self.sessions.connect_successor(ours)?;
         Ok((child, here))
     }
 

@@ -36,9 +36,9 @@ pub struct Written {
     /// Consecutive successful probes after which the backend is used again.
     pub healthy_after: u32,
     /// How long the backend is ejected after failed requests; doubled each time.
-    pub rest: Span,
+    pub eject_for: Span,
     /// The longest ejection, also when the backend asks for a longer one with `Retry-After`.
-    pub max_rest: Span,
+    pub max_eject: Span,
 }
 
 impl Default for Written {
@@ -49,8 +49,8 @@ impl Default for Written {
             timeout: Span::secs(2),
             unhealthy_after: 3,
             healthy_after: 2,
-            rest: Span::secs(10),
-            max_rest: Span::secs(300),
+            eject_for: Span::secs(10),
+            max_eject: Span::secs(300),
         }
     }
 }
@@ -111,9 +111,9 @@ impl Written {
                 fault(key, "0 is not a number of times in a row".into(), "write 1 or more");
             }
         }
-        if self.rest.0.is_zero() || self.rest.0 > self.max_rest.0 {
-            let message = format!("{} is not between 0 and max_rest ({})", self.rest, self.max_rest);
-            fault("rest", message, "write a time such as 10s");
+        if self.eject_for.0.is_zero() || self.eject_for.0 > self.max_eject.0 {
+            let message = format!("{} is not between 0 and max_eject ({})", self.eject_for, self.max_eject);
+            fault("eject_for", message, "write a time such as 10s");
         }
         good.then(|| Settings {
             path: (!self.path.is_empty()).then(|| self.path.into()),
@@ -121,8 +121,8 @@ impl Written {
             timeout: self.timeout.0,
             unhealthy_after: self.unhealthy_after,
             healthy_after: self.healthy_after,
-            eject_for: self.rest.0,
-            max_eject: self.max_rest.0,
+            eject_for: self.eject_for.0,
+            max_eject: self.max_eject.0,
         })
     }
 }
@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        let written = Written { rest: Span::secs(10), max_rest: Span::secs(60), ..Written::default() };
+        let written = Written { eject_for: Span::secs(10), max_eject: Span::secs(60), ..Written::default() };
         written.compile("b", &mut Faults::default()).unwrap()
     }
 
@@ -492,12 +492,12 @@ mod tests {
             path: "health".into(),
             interval: Span(Duration::from_millis(1)),
             unhealthy_after: 0,
-            rest: Span::secs(600),
+            eject_for: Span::secs(600),
             ..Written::default()
         };
         assert_eq!(written.compile("b", &mut faults), None);
         let told = faults.to_string();
-        for key in ["path: 'health'", "interval: 1ms", "unhealthy_after: 0", "rest: 10m"] {
+        for key in ["path: 'health'", "interval: 1ms", "unhealthy_after: 0", "eject_for: 10m"] {
             assert!(told.contains(&format!("backends.b.health.{key}")), "{key} in {told}");
         }
     }
