@@ -1,23 +1,23 @@
 //! ELIDA, the session border controller for AI agents.
 //!
-//! Every agent call of a company passes through this program. It finds the **session** a request
-//! belongs to, opens a **leg** in it, forwards it byte for byte, counts what passes, and cuts it at once
-//! when somebody kills the session. When a session ends, its **record** is written.
+//! Every agent call of a company passes through this program. It finds the **session** that a request belongs to, opens a
+//! **leg** in it, forwards it byte for byte, counts what passes, and cuts it at once when an operator kills the session.
+//! When a session has ended, its **record** is written.
 //!
-//! Where to begin reading:
+//! Where to start reading:
 //!
-//! * [`proxy`] is the way of a request, one file per step (`docs/life-of-a-request.md` tells it).
-//! * [`session`] is what a session is: states, admission, kill, timeouts, record.
-//! * [`identity`] says who calls and in which session; [`routing`] where it goes; [`upstream`] how.
-//! * [`protocol`] reads the agents' languages without doing IO.
-//! * [`pricing`] holds the prices of models and computes what a response costs.
-//! * [`history`] keeps what has ended, and proves it; [`capture`] says which bodies, and takes secrets out of them.
-//! * [`control`] is the operator's door, [`telemetry`] what is told of it all.
-//! * [`app`] puts the parts together, from what [`config`] read; [`cli`] is the command line.
-//! * [`demo`] is a model provider that needs no key.
+//! * [`proxy`] is the path of a request, one file per step (see `docs/life-of-a-request.md`).
+//! * [`session`] implements sessions: states, admission, kills, timeouts, records.
+//! * [`identity`] determines the caller and the session; [`routing`] the backend; [`upstream`] connects to it.
+//! * [`protocol`] parses the agents' protocols, without IO.
+//! * [`pricing`] has the prices of models, and computes what a response costs.
+//! * [`history`] stores and signs records of ended sessions; [`capture`] selects and redacts bodies to store.
+//! * [`control`] is the operators' API; [`telemetry`] has logs, metrics and traces.
+//! * [`app`] composes the parts according to [`config`]; [`cli`] is the command line.
+//! * [`demo`] is a model provider that needs no API key.
 //!
-//! Modules stand in rows and may use lower rows only; `docs/ARCHITECTURE.md` has the map and
-//! `tests/architecture.rs` the guard.
+//! Modules are in rows and may use lower rows only: `docs/ARCHITECTURE.md` has the map, and `tests/architecture.rs` checks
+//! it. `docs/glossary.md` explains the words that are ours.
 
 pub mod app;
 pub mod capture;
