@@ -23,7 +23,7 @@ use crate::upstream::settings::Settings;
 
 /// What became of one backend.
 #[derive(Debug)]
-pub struct Reach {
+pub struct BackendCheck {
     /// Its name.
     pub backend: String,
     /// Where it answered, or why it did not.
@@ -40,7 +40,7 @@ pub struct Unreachable {
 }
 
 /// Tries the Redis of `session.store: redis`; `None` without one.
-pub fn reach_redis(config: &Config) -> Option<Result<ProbeResult, Unreachable>> {
+pub fn check_redis(config: &Config) -> Option<Result<ProbeResult, Unreachable>> {
     let settings = config.session.redis()?;
     let failed = |message: String| Unreachable {
         message: format!("{}: {message}", settings.shown()),
@@ -58,7 +58,7 @@ pub fn reach_redis(config: &Config) -> Option<Result<ProbeResult, Unreachable>> 
 ///
 /// # Errors
 /// This process cannot start what it needs to try.
-pub fn reach(config: &Config) -> anyhow::Result<Vec<Reach>> {
+pub fn check_backends(config: &Config) -> anyhow::Result<Vec<BackendCheck>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let metrics = Metrics::new().context("cannot register the metrics")?;
     let connector = Arc::new(TransportConnector::new(None));
@@ -73,7 +73,10 @@ pub fn reach(config: &Config) -> anyhow::Result<Vec<Reach>> {
             (name, runtime.spawn(async move { try_one(&settings, backend, &connector, limit).await }))
         })
         .collect();
-    tries.into_iter().map(|(backend, task)| Ok(Reach { backend, outcome: runtime.block_on(task)? })).collect()
+    tries
+        .into_iter()
+        .map(|(backend, task)| Ok(BackendCheck { backend, outcome: runtime.block_on(task)? }))
+        .collect()
 }
 
 async fn try_one(
