@@ -24,7 +24,7 @@ mod panics;
 mod probes;
 mod reload;
 mod services;
-mod shared;
+pub(crate) mod shared;
 mod signals;
 mod upgrade;
 
