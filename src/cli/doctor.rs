@@ -104,13 +104,13 @@ fn configuration(config: &Config) -> Finding {
 }
 
 fn backends(config: &Config) -> Vec<Finding> {
-    let reached = match app::reach(config) {
+    let reached = match app::check_backends(config) {
         Ok(reached) => reached,
         Err(error) => {
             return vec![Finding::new(Health::Fail, "backends", format!("{error:#}"), "try again")];
         }
     };
-    let finding = |reach: app::Reach| {
+    let finding = |reach: app::BackendCheck| {
         let check = format!("backends.{}", reach.backend);
         match reach.outcome {
             Ok(told) => Finding::ok(check, told),
@@ -121,7 +121,7 @@ fn backends(config: &Config) -> Vec<Finding> {
 }
 
 fn redis(config: &Config) -> Option<Finding> {
-    let found = match app::reach_redis(config)? {
+    let found = match app::check_redis(config)? {
         Ok(found) => found,
         Err(fault) => return Some(Finding::new(Health::Fail, "redis", fault.message, fault.remedy)),
     };
