@@ -25,7 +25,7 @@ use clap_complete::Shell;
 
 use crate::app;
 use crate::config::{Environment, Flags, Sources, schema};
-use crate::history::form;
+use crate::history::read::record_schema;
 use crate::settings::fault::Faults;
 
 /// Exit code: it was tried and failed.
@@ -177,7 +177,7 @@ pub fn main() -> ExitCode {
         Command::Schema(arguments) => {
             let schema = match arguments.of {
                 SchemaOf::Config => schema(),
-                SchemaOf::Record => form::schema(),
+                SchemaOf::Record => record_schema::schema(),
             };
             print(&format!("{schema:#}\n"));
             Ok(())

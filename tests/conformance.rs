@@ -126,3 +126,33 @@ fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
     }
     assert_eq!(subjects, 6, "sessions, kills, protocols, routing, fleet, operations");
 }
+
+/// The glossary's table: word, type and file of each row.
+fn glossary() -> Vec<[String; 3]> {
+    let page = fs::read_to_string(root().join("docs/glossary.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    rows.map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [word, _, name, file] = cells[..] else { panic!("four cells: {line}") };
+        [word, name, file].map(|cell| cell.trim_matches('`').to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn every_type_of_the_glossary_exists() {
+    let rows = glossary();
+    assert!(rows.len() > 10, "docs/glossary.md has no table any more");
+    for [word, name, file] in rows {
+        let text = fs::read_to_string(root().join(&file))
+            .unwrap_or_else(|_| panic!("docs/glossary.md: the file of \"{word}\" is not {file} any more"));
+        let is_defined = text.lines().any(|line| {
+            line.trim() == name
+                || ["struct", "enum", "trait"].iter().any(|kind| {
+                    let rest = line.split_once(&format!("{kind} {name}")).map(|(_, rest)| rest);
+                    rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+                })
+        });
+        assert!(is_defined, "docs/glossary.md: {file} does not define {name} (\"{word}\") any more");
+    }
+}

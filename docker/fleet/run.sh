@@ -1,7 +1,7 @@
 #!/bin/sh
-# Two instances of ELIDA, one Redis and a demo provider on this machine, without containers; what they write goes into
-# a folder that ends with them.
-#   docker/fleet/run.sh [ELIDA]     ELIDA: the program; bin/elida unless given
+# Two instances of ELIDA, one Redis and a demo provider on this machine, without containers. Their files are in a
+# temporary folder, which is removed at the end.
+#   docker/fleet/run.sh [ELIDA]     ELIDA: the program, by default bin/elida
 # Ports: FLEET_PROXY_1, FLEET_CONTROL_1, FLEET_PROXY_2, FLEET_CONTROL_2, FLEET_REDIS_PORT, FLEET_PROVIDER_PORT.
 set -eu
 
@@ -20,12 +20,12 @@ proxy_1=127.0.0.1:${FLEET_PROXY_1:-8080} control_1=127.0.0.1:${FLEET_CONTROL_1:-
 proxy_2=127.0.0.1:${FLEET_PROXY_2:-8081} control_2=127.0.0.1:${FLEET_CONTROL_2:-9091}
 redis_port=${FLEET_REDIS_PORT:-6390} provider=127.0.0.1:${FLEET_PROVIDER_PORT:-9100}
 
-# Only this user reads what lies here: the password of Redis, keys, the history.
+# The folder contains the Redis password, keys and the history: only this user may read it.
 umask 077
 folder=$(mktemp -d "${TMPDIR:-/tmp}/elida-fleet.XXXXXX")
 processes=""
 
-# Instances first, so that Redis is there for what they still write.
+# Instances first: they still write to Redis.
 finish() {
     trap '' HUP INT TERM
     trap - EXIT
@@ -38,7 +38,8 @@ finish() {
 trap finish EXIT
 trap 'exit 0' HUP INT TERM
 
-# start NAME COMMAND...: in the background, its output in the folder. Sets $process; the last one started ends first.
+# start NAME COMMAND...: starts it in the background with its output in the folder, and sets $process. The last one
+# started is stopped first.
 start() {
     name=$1
     shift
@@ -47,7 +48,7 @@ start() {
     processes="$process $processes"
 }
 
-# await NAME COMMAND...: until the command succeeds, while the process just started lives, 30 s at most.
+# await NAME COMMAND...: waits until the command succeeds, while the process just started is alive, at most 30 s.
 await() {
     name=$1 left=300
     shift
@@ -68,7 +69,8 @@ instance() {
     await "$1" is_shared "$1" "http://$3"
 }
 
-# is_shared NAME CONTROL: it has its own ports (another program could answer there), has met Redis, and is ready.
+# is_shared NAME CONTROL: the instance has its own ports (another program could answer there), is connected to Redis, and
+# is ready.
 is_shared() {
     grep -q "redis answers" "$folder/$1.log" && "$elida" healthcheck --control "$2"
 }

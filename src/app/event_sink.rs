@@ -27,7 +27,7 @@ impl Listener for EventSink {
     fn hear(&self, event: &Event) {
         tell(&self.log, &self.metrics, event);
         if let Some(history) = &self.history {
-            history.note(event);
+            history.record(event);
         }
         if let (Some(exporter), Event::Ended(record)) = (&self.exporter, event) {
             exporter.session(Session {
@@ -50,7 +50,7 @@ impl Listener for EventSink {
 
     fn hear_leg(&self, leg: Served) {
         if let Some(history) = &self.history {
-            history.note_leg(leg);
+            history.record_leg(leg);
         }
     }
 }
@@ -60,7 +60,7 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
         Event::Started(session) => metrics.session_started(session.kind.name()),
         Event::Ended(record) => {
             metrics.session_ended(record.state.name(), record.kind.name());
-            log.line(Level::Info, RECORD, record.as_ref());
+            log.log_event(Level::Info, RECORD, record.as_ref());
         }
         Event::Killed { order, legs_cut } => {
             metrics.session_killed("control");

@@ -47,15 +47,15 @@ impl KillRecovery {
     /// Restores orders written since the last poll, and returns their number. Blocks.
     fn poll(&self) -> crate::history::Result<usize> {
         let after = self.seen.load(Ordering::Relaxed);
-        let standing = self.history.reader()?.standing(after, Timestamp::now(), MAX_ORDERS)?;
-        self.seen.store(standing.last, Ordering::Relaxed);
-        if standing.more {
+        let active = self.history.reader()?.active_kills(after, Timestamp::now(), MAX_ORDERS)?;
+        self.seen.store(active.last, Ordering::Relaxed);
+        if active.more {
             warn!(
                 most = MAX_ORDERS,
                 "more kill orders stand in the history than are taken over: the oldest do not hold"
             );
         }
-        Ok(standing.orders.into_iter().filter(|order| self.sessions.restore(order.clone())).count())
+        Ok(active.orders.into_iter().filter(|order| self.sessions.restore(order.clone())).count())
     }
 
     /// Polls while the other process is running, and once after it has ended.

@@ -45,7 +45,7 @@ impl PanicLine {
 pub(super) fn report(log: Arc<Log>, metrics: Arc<Metrics>) {
     panic::set_hook(Box::new(move |panic| {
         metrics.panicked();
-        log.line(Level::Error, PANIC, &PanicLine::of(panic));
+        log.log_event(Level::Error, PANIC, &PanicLine::of(panic));
     }));
 }
 

@@ -1,30 +1,30 @@
-//! Bodies that are kept: which ones, how much of them, and what is taken out of the stored copy.
+//! Captures request and response bodies: which ones, how many bytes, and what is redacted in the stored copy.
 //!
-//! Pure: `proxy` fills a [`Capture`] while a request passes, `history` keeps what [`stored`] makes of it, on a thread
-//! of its own.
+//! Pure: `proxy` fills a [`Capture`] while a request passes; `history` stores what [`document`] makes of it, on a
+//! thread of its own.
 //!
-//! - [`settings`]: `capture:` of the file, and which requests it means.
-//! - [`leg`]: the first bytes of a request and its answer.
-//! - [`stored`]: what is stored of them: decoded, redacted, as JSON.
-//! - [`redact`]: the secrets of a body, also where a stream divides them.
-//! - [`shown`]: the same for a path or a model's name.
-//! - [`fields`]: fields of forms.
-//! - [`leaves`]: the texts of a JSON document, also of one that was cut.
-//! - [`rules`], [`cards`]: what is a secret.
+//! - [`settings`]: the `capture:` section and which requests it selects.
+//! - [`buffer`]: the first bytes of a request and its response.
+//! - [`document`]: the stored JSON document: bodies decoded and redacted.
+//! - [`redact`]: redacts a body, including secrets that a stream splits over several events.
+//! - [`redact_text`]: redacts short texts such as a path or a model name.
+//! - [`form_fields`]: URL-encoded and multipart forms.
+//! - [`json_texts`]: the strings of a JSON document, even if it was cut off.
+//! - [`rules`], [`card_numbers`]: what counts as a secret.
 //!
-//! Invariants: what passes is never changed; a buffer never grows over `capture.max_body`; cost is linear in bytes.
+//! Invariants: what passes is never changed; a buffer never grows beyond `capture.max_body`; cost is linear in bytes.
 
-pub mod leg;
+pub mod buffer;
+pub mod document;
 pub mod redact;
 pub mod settings;
-pub mod shown;
-pub mod stored;
 
-mod cards;
-mod fields;
-mod leaves;
+mod card_numbers;
+mod form_fields;
+mod json_texts;
+mod redact_text;
 mod rules;
 
-pub use leg::{Body, Capture};
-pub use settings::{Settings, Written};
-pub use shown::shown;
+pub use buffer::{Body, Capture};
+pub use redact_text::redact_text;
+pub use settings::{CaptureConfig, Settings};

@@ -1,7 +1,7 @@
-//! What is a secret, and what is about a person: found in a plain text.
+//! Finds secrets and personal data in plain text.
 //!
-//! Forms of keys are those that their vendors publish for secret scanners (GitHub, "Supported secret scanning
-//! patterns"). A few words too many are taken out rather than one key too few left in.
+//! Key patterns are those that vendors publish for secret scanners (GitHub, "Supported secret scanning patterns"). When in
+//! doubt, the rules redact too much rather than too little.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -9,11 +9,11 @@ use std::sync::LazyLock;
 use memchr::memmem;
 use regex::Regex;
 
-use super::cards::cards;
+use super::card_numbers::card_numbers;
 
-/// What something is that is taken out.
+/// A kind of secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SecretKind {
     ApiKey,
     PrivateKey,
     Token,
@@ -22,8 +22,8 @@ pub(super) enum Kind {
     Card,
 }
 
-impl Kind {
-    /// What is written in its place.
+impl SecretKind {
+    /// The placeholder that replaces it.
     pub(super) fn mark(self) -> &'static str {
         match self {
             Self::ApiKey => "[redacted:api_key]",
@@ -36,9 +36,9 @@ impl Kind {
     }
 }
 
-/// What stands before a key: no part of a word, or an escape such as the `\n` of a text inside a text.
+/// What may precede a key: anything but a word character, or an escape such as `\n` in a JSON string.
 const BEFORE: &str = r"(?:^|[^A-Za-z0-9_-]|\\[nrtbf])";
-/// How the keys of vendors begin, and how they go on.
+/// The prefixes of vendors' keys, and patterns for the rest.
 const KEYS: [(&str, &str); 13] = [
     ("sk-ant-", "[A-Za-z0-9_-]{16,}"),
     ("sk-", "[A-Za-z0-9_-]{20,}"),
@@ -54,23 +54,23 @@ const KEYS: [(&str, &str); 13] = [
     ("xai-", "[A-Za-z0-9]{32,}"),
     ("npm_", "[A-Za-z0-9]{36}"),
 ];
-/// The names of what is secret; a longer name ends with one of them.
+/// Secret names; a longer name is secret if it ends with one of them.
 const NAMES: &str = "password|passwd|passphrase|pwd|secret|token|authorization|api[_-]?key|access[_-]?key\
                      |secret[_-]?key|private[_-]?key";
-/// The part of an e-mail address before the domain.
+/// The local part of an e-mail address.
 const LOCAL: &str = "[A-Za-z0-9._%+-]+(?:@|%40)";
-/// Bytes of a private key's block in which its end is looked for.
+/// The end of a private key is searched in this many bytes.
 const BLOCK: usize = 16 << 10;
 
 struct Rules {
-    /// The secret is the first group that takes part, or all where there is none.
-    whole: Vec<(Kind, Regex)>,
-    /// At the end of a text that was cut: what may have begun.
-    begun: Vec<(Kind, Regex)>,
+    /// The secret is the first group that matched, or the whole match.
+    whole: Vec<(SecretKind, Regex)>,
+    /// Incomplete secrets at the end of a text that was cut.
+    begun: Vec<(SecretKind, Regex)>,
     private_key: Regex,
-    /// Up to the value of a secret's name: its quotation mark, or the bracket of an object or array.
+    /// A secret name in quotation marks, up to the opening quotation mark or bracket of its value.
     named: Regex,
-    /// The same for any name that is written with escapes (`pass\u0077ord`).
+    /// The same for a name that contains escapes (`pass\u0077ord`).
     escaped: Regex,
     name: Regex,
 }
@@ -78,14 +78,14 @@ struct Rules {
 #[expect(clippy::expect_used, reason = "the patterns are constant; a test compiles them")]
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::new().expect("the patterns are well formed"));
 
-/// What a value without quotation marks is made of.
+/// The characters of an unquoted value.
 const VALUE: &str = r#"[^ \t\r\n"'\\&;,<>()\[\]{}]"#;
-/// The fields of a head that hold a credential, up to their value.
+/// Header fields that contain a credential, up to their value.
 const HEADER: &str = "(?i-u:authorization|api-key|subscription-key|-token|-secret|cookie):[ \\t]*\
                       (?:(?i-u:basic|bearer|token)[ \\t]+)?";
-/// Schemes of `Authorization` whose credential is the rest of the line (RFC 7616, RFC 4559, AWS Signature 4).
+/// `Authorization` schemes whose credential is the rest of the line (RFC 7616, RFC 4559, AWS Signature 4).
 const SCHEMES: &str = "digest|negotiate|ntlm|hawk|oauth|signature|gnap|dpop|aws4-hmac-sha256";
-/// Query parameters that hold a credential, beside those that end with a secret's name.
+/// Query parameters that contain a credential, besides those that end with a secret name.
 const PARAMETERS: &str = "key|sig|signature|auth|code|apikey|x-(?:amz|goog)-(?:signature|credential)";
 
 impl Rules {
@@ -105,85 +105,88 @@ impl Rules {
     }
 }
 
-fn compiled(patterns: Vec<(Kind, String)>) -> Result<Vec<(Kind, Regex)>, regex::Error> {
+fn compiled(patterns: Vec<(SecretKind, String)>) -> Result<Vec<(SecretKind, Regex)>, regex::Error> {
     patterns.into_iter().map(|(kind, pattern)| Ok((kind, Regex::new(&pattern)?))).collect()
 }
 
-fn whole() -> Vec<(Kind, String)> {
+fn whole() -> Vec<(SecretKind, String)> {
     let keys = KEYS.map(|(begin, rest)| format!("{begin}{rest}")).join("|");
     vec![
-        (Kind::ApiKey, format!("{BEFORE}({keys})")),
-        (Kind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
-        (Kind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]{2,})".into()),
-        (Kind::Secret, format!(r#"(?i-u:(?:{NAMES})(?:[\])]|%5D)*(?:=|%3D))["']?({VALUE}+)"#)),
-        // Quoted, so with spaces: a shell's, TOML's, YAML's.
+        (SecretKind::ApiKey, format!("{BEFORE}({keys})")),
+        (SecretKind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
+        (SecretKind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]{2,})".into()),
+        (SecretKind::Secret, format!(r#"(?i-u:(?:{NAMES})(?:[\])]|%5D)*(?:=|%3D))["']?({VALUE}+)"#)),
+        // Quoted values, which may contain spaces (shell, TOML, YAML).
         (
-            Kind::Secret,
+            SecretKind::Secret,
             format!(
                 r#"(?i-u:{NAMES})[\])]*[ \t]*[:=][ \t]*(?:"([^"\r\n\\]+)"|'([^'\r\n\\]+)'|\\+"([^"\r\n\\]+)\\+")"#
             ),
         ),
         // A line of YAML.
         (
-            Kind::Secret,
+            SecretKind::Secret,
             format!(r"(?m)^[ \t-]*[A-Za-z0-9_.-]{{0,40}}(?i-u:{NAMES}):[ \t]+({VALUE}+)[ \t]*\r?$"),
         ),
         // A number in JSON.
-        (Kind::Secret, format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#)),
-        (Kind::Secret, format!("{HEADER}({VALUE}+)")),
-        (Kind::Secret, format!(r"(?i-u:authorization):[ \t]*(?i-u:{SCHEMES})[ \t]+([^\r\n\[\]]+)")),
         (
-            Kind::Token,
+            SecretKind::Secret,
+            format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#),
+        ),
+        (SecretKind::Secret, format!("{HEADER}({VALUE}+)")),
+        (SecretKind::Secret, format!(r"(?i-u:authorization):[ \t]*(?i-u:{SCHEMES})[ \t]+([^\r\n\[\]]+)")),
+        (
+            SecretKind::Token,
             r#"(?i-u:authorization):[ \t]*[A-Za-z][A-Za-z0-9-]*[ \t]+([A-Za-z0-9._~+/=-]{8,})"#.into(),
         ),
-        (Kind::Secret, r#"(?i-u:cookie):[ \t]*([^ \t\r\n"'\\;=\[\]]+=[^\r\n"'\\\[\]]*)"#.into()),
-        (Kind::Secret, format!("(?i-u:[?&](?:{PARAMETERS})=)({VALUE}+)")),
-        (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)@"#.into()),
-        (Kind::Token, r#"://([A-Za-z0-9._%+~-]{8,})@"#.into()),
-        (Kind::Email, format!("{LOCAL}(?:[A-Za-z0-9-]+\\.)+[A-Za-z]{{2,}}")),
+        (SecretKind::Secret, r#"(?i-u:cookie):[ \t]*([^ \t\r\n"'\\;=\[\]]+=[^\r\n"'\\\[\]]*)"#.into()),
+        (SecretKind::Secret, format!("(?i-u:[?&](?:{PARAMETERS})=)({VALUE}+)")),
+        (SecretKind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)@"#.into()),
+        (SecretKind::Token, r#"://([A-Za-z0-9._%+~-]{8,})@"#.into()),
+        (SecretKind::Email, format!("{LOCAL}(?:[A-Za-z0-9-]+\\.)+[A-Za-z]{{2,}}")),
     ]
 }
 
-fn begun() -> Vec<(Kind, String)> {
+fn begun() -> Vec<(SecretKind, String)> {
     let begun = KEYS.map(|(begin, _)| begin).join("|");
     vec![
-        (Kind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
-        (Kind::Token, r"eyJ[A-Za-z0-9_.-]*\z".into()),
-        (Kind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]+)\z".into()),
-        (Kind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)\z"#.into()),
-        (Kind::Email, format!(r"{LOCAL}[A-Za-z0-9.-]*\z")),
-        (Kind::Secret, format!(r#"(?i-u:{NAMES})[ \t]*[:=][ \t]*\\*["']([^"'\r\n]+)\z"#)),
+        (SecretKind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
+        (SecretKind::Token, r"eyJ[A-Za-z0-9_.-]*\z".into()),
+        (SecretKind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]+)\z".into()),
+        (SecretKind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)\z"#.into()),
+        (SecretKind::Email, format!(r"{LOCAL}[A-Za-z0-9.-]*\z")),
+        (SecretKind::Secret, format!(r#"(?i-u:{NAMES})[ \t]*[:=][ \t]*\\*["']([^"'\r\n]+)\z"#)),
     ]
 }
 
-/// Whether the value of a member with this name is a secret. The name is as it reads, without escapes.
+/// Returns true if the value of a member with this (unescaped) name is secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
     RULES.name.is_match(name)
 }
 
-/// Whether a text is what we write in the place of another.
+/// Returns true if a text is a placeholder.
 pub(super) fn is_mark(text: &str) -> bool {
     text.strip_prefix("[redacted:")
         .and_then(|rest| rest.strip_suffix(']'))
         .is_some_and(|kind| kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
 }
 
-/// Something that is to be taken out.
+/// A range of a text to redact.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct Redaction {
     pub(super) range: Range<usize>,
-    /// Where the rule begins that found it: at the name of a value, for one.
+    /// Where the match starts, for example at the name of a value.
     pub(super) from: usize,
-    /// What is written in its place.
+    /// The placeholder.
     pub(super) mark: &'static str,
 }
 
-/// Finds what is to be taken out, in any order; spans may overlap. Where the text was cut, what has begun counts.
-pub(super) fn find(text: &str, is_cut: bool) -> Vec<Span> {
-    let mut spans = Vec::new();
-    let mut take = |kind: Kind, from: usize, range: Range<usize>| {
+/// Finds secrets, in any order; ranges may overlap. If the text was cut, also finds an incomplete secret at its end.
+pub(super) fn find_secrets(text: &str, is_cut: bool) -> Vec<Redaction> {
+    let mut redactions = Vec::new();
+    let mut take = |kind: SecretKind, from: usize, range: Range<usize>| {
         if !range.is_empty() {
-            spans.push(Span { range, from, mark: kind.mark() });
+            redactions.push(Redaction { range, from, mark: kind.mark() });
         }
     };
     private_keys(text, &mut take);
@@ -201,39 +204,39 @@ pub(super) fn find(text: &str, is_cut: bool) -> Vec<Span> {
     if text.contains("\\u") {
         named_values(text, &RULES.escaped, &mut take);
     }
-    cards(text, is_cut, &mut |range| take(Kind::Card, range.start, range));
-    spans
+    card_numbers(text, is_cut, &mut |range| take(SecretKind::Card, range.start, range));
+    redactions
 }
 
-/// Whether a text begins as a JSON document does.
+/// Returns true if a text starts like a JSON object or array.
 pub(super) fn is_json(text: &str) -> bool {
     text.trim_start().starts_with(['{', '['])
 }
 
-/// Whether a text is one JSON document, or the beginning of one that was cut. A text of another kind may begin with a
-/// bracket, too.
+/// Returns true if a text is a JSON document or the beginning of one. Other texts may start with a bracket, too.
 pub(super) fn is_document(text: &str) -> bool {
     is_json(text)
         && serde_json::from_str::<serde::de::IgnoredAny>(text).map_or_else(|why| why.is_eof(), |_| true)
 }
 
-/// Words that stand where a secret may: schemes of `Authorization`, types, and what says that there is none.
+/// Words in the position of a secret that are none: `Authorization` schemes, types, and null values.
 const NO_SECRET: [&str; 12] = [
     "basic", "bearer", "token", "digest", "string", "str", "&str", "number", "null", "none", "true", "false",
 ];
 
-/// Words joined by hyphens look like a key; no key is without a digit. The name of a scheme is no credential.
-fn is_likely(kind: Kind, found: &str) -> bool {
+/// Filters false positives: words joined by hyphens look like a key but contain no digit, and the name of a scheme is not
+/// a credential.
+fn is_likely(kind: SecretKind, found: &str) -> bool {
     let is_word = || !found.bytes().any(|byte| byte.is_ascii_digit());
     match kind {
-        Kind::ApiKey => !(found.len() >= 20 && found.starts_with("sk-") && is_word()),
-        Kind::Token => found.len() >= 20 || !is_word(),
-        Kind::Secret => !NO_SECRET.iter().any(|word| found.eq_ignore_ascii_case(word)),
+        SecretKind::ApiKey => !(found.len() >= 20 && found.starts_with("sk-") && is_word()),
+        SecretKind::Token => found.len() >= 20 || !is_word(),
+        SecretKind::Secret => !NO_SECRET.iter().any(|word| found.eq_ignore_ascii_case(word)),
         _ => true,
     }
 }
 
-/// The `n` of a `\n` before it is no part of what was found.
+/// Excludes the `n` of a preceding `\n` escape from a match.
 fn behind_escape(text: &str, mut range: Range<usize>) -> Range<usize> {
     let bytes = text.as_bytes();
     let is_escape = range.start > 0 && bytes[range.start - 1] == b'\\';
@@ -243,8 +246,8 @@ fn behind_escape(text: &str, mut range: Range<usize>) -> Range<usize> {
     range
 }
 
-/// From the first line of a block to its last; without one, as far as it looks like the block.
-fn private_keys(text: &str, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
+/// Finds private key blocks, from the first line to the last, or as far as the text looks like a key.
+fn private_keys(text: &str, take: &mut impl FnMut(SecretKind, usize, Range<usize>)) {
     for begin in RULES.private_key.find_iter(text) {
         let rest = &text.as_bytes()[begin.end()..];
         let near = &rest[..rest.len().min(BLOCK)];
@@ -255,13 +258,13 @@ fn private_keys(text: &str, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
         let is_inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=\\:,- \t\r\n".contains(byte);
         let length =
             last_line.unwrap_or_else(|| rest.iter().position(|byte| !is_inside(byte)).unwrap_or(rest.len()));
-        take(Kind::PrivateKey, begin.start(), begin.start()..begin.end() + length);
+        take(SecretKind::PrivateKey, begin.start(), begin.start()..begin.end() + length);
     }
 }
 
-/// The values of secret names, in JSON inside a text too: each level doubles the backslashes before a quotation mark
-/// and adds one. An object or array is taken out whole.
-fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Range<usize>)) {
+/// Finds the values of secret names, also in JSON nested in strings, where each level doubles the backslashes before a
+/// quotation mark and adds one. Objects and arrays are redacted as a whole.
+fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(SecretKind, usize, Range<usize>)) {
     let mut from = 0;
     let mut document = None;
     while let Some(found) = rule.captures_at(text, from) {
@@ -272,7 +275,7 @@ fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Ran
             continue;
         }
         let is_nested = matches!(open.as_str(), "{" | "[");
-        // Of a document, each text says by itself what it is. It is not measured: nested names would each walk to its end.
+        // In a document every text is checked by itself. Do not measure nested values: each would be scanned to its end.
         if is_nested && *document.get_or_insert_with(|| is_document(text)) {
             continue;
         }
@@ -284,19 +287,19 @@ fn named_values(text: &str, rule: &Regex, take: &mut impl FnMut(Kind, usize, Ran
         };
         let value = &text[range.clone()];
         let is_left = if is_nested {
-            // What holds no text and no number is no secret.
+            // A value without strings and numbers contains no secret.
             !value.contains(|c: char| c.is_ascii_digit() || matches!(c, '"' | '\''))
         } else {
             is_mark(value)
         };
         if !is_left {
             from = range.end.max(from);
-            take(Kind::Secret, all.start(), range);
+            take(SecretKind::Secret, all.start(), range);
         }
     }
 }
 
-/// The text of a name with its escapes resolved, however many backslashes precede each of them.
+/// Resolves the escapes of a name, however many backslashes precede each of them.
 fn unescaped(name: &str) -> String {
     let mut parts = name.split('\\').filter(|part| !part.is_empty());
     let mut out = String::new();
@@ -316,13 +319,13 @@ fn unescaped(name: &str) -> String {
     out
 }
 
-/// The number of backslashes before the quotation mark that ends a name.
+/// The number of backslashes before the closing quotation mark of a name.
 fn level_of(name: &str) -> usize {
     let end = name.rfind(['"', '\'']).unwrap_or_default();
     name[..end].bytes().rev().take_while(|byte| *byte == b'\\').count()
 }
 
-/// The length of an object or array behind its first bracket, up to the one that closes it.
+/// The length of an object or array after its opening bracket, including the closing one.
 fn nested_length(value: &[u8], level: usize) -> usize {
     let (mut depth, mut at) = (1_usize, 0);
     while let Some(&byte) = value.get(at) {
@@ -340,7 +343,7 @@ fn nested_length(value: &[u8], level: usize) -> usize {
     value.len()
 }
 
-/// The length of a value whose quotation marks stand behind so many backslashes.
+/// The length of a string whose quotation marks are preceded by `level` backslashes.
 fn value_length(value: &[u8], quote: &str, level: usize) -> usize {
     let mut backslashes: usize = 0;
     for (at, &byte) in value.iter().enumerate() {

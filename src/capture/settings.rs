@@ -1,4 +1,4 @@
-//! `capture:` of the file.
+//! The `capture:` section of the configuration.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use crate::settings::fault::Faults;
 use crate::settings::units::Size;
 use crate::telemetry::otlp::settings::Ratio;
 
-/// The largest `max_body`: one transaction of the history takes some of these.
-const MOST: Size = Size::mib(1);
+/// The largest `max_body`. One transaction of the history contains several captures.
+const MAX_BODY: Size = Size::mib(1);
 
-/// Which requests are kept.
+/// Which requests are captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "CaptureMode")]
@@ -19,33 +19,33 @@ pub enum Mode {
     /// None.
     #[default]
     Off,
-    /// Those that went wrong: whose outcome is not `ok` (killed, timed out, refused, broken off), and answers of 500
-    /// and above.
+    /// Requests that failed: the outcome is not `ok` (killed, timed out, refused, broken off), or the status is 500 or
+    /// above.
     Flagged,
-    /// All of some sessions.
+    /// All requests of some sessions.
     Sampled,
-    /// All.
+    /// All requests.
     All,
 }
 
-/// `capture:`.
+/// The `capture:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Capture")]
-pub struct Written {
-    /// Which requests are kept with their bodies.
+pub struct CaptureConfig {
+    /// Which requests are captured with their bodies.
     pub mode: Mode,
-    /// With `sampled`: the share of the sessions; a session is kept as a whole or not at all.
+    /// With `sampled`: the share of sessions, 0 to 1. A session is captured as a whole or not at all.
     pub sample_rate: Ratio,
-    /// So much is kept of each body, at most 1 MiB.
+    /// How much of each body is stored, at most 1 MiB.
     pub max_body: Size,
-    /// So many requests are kept of one session, the first ones.
+    /// How many requests of a session are captured: the first ones.
     pub max_per_session: u32,
-    /// Secrets are taken out of what is stored. What passes is never changed.
+    /// True: redact secrets in the stored copy. What passes is never changed.
     pub redact: bool,
 }
 
-impl Default for Written {
+impl Default for CaptureConfig {
     fn default() -> Self {
         Self {
             mode: Mode::Off,
@@ -62,26 +62,26 @@ impl Default for Written {
 pub struct Settings {
     mode: Mode,
     rate: Ratio,
-    /// Bytes that are kept of each body.
+    /// The number of bytes stored of each body.
     pub max_body: usize,
-    /// Requests that are kept of one session.
+    /// The number of requests captured per session.
     pub max_per_session: u32,
-    /// Whether secrets are taken out.
+    /// Whether secrets are redacted.
     pub redact: bool,
 }
 
 impl Settings {
-    /// Whether anything is kept.
+    /// Returns true unless `capture.mode` is `off`.
     pub fn is_on(&self) -> bool {
         self.mode != Mode::Off
     }
 
-    /// Whether a request of this session may be kept, as far as its beginning tells.
+    /// Returns true if a request of this session may turn out to be captured.
     pub fn may_keep(&self, session: Uid) -> bool {
         self.keeps(session, true)
     }
 
-    /// Whether a request that is over is kept.
+    /// Returns true if a finished request is captured. `is_flagged`: it failed.
     pub fn keeps(&self, session: Uid, is_flagged: bool) -> bool {
         match self.mode {
             Mode::Off => false,
@@ -92,25 +92,26 @@ impl Settings {
     }
 }
 
-impl Written {
-    /// Compiles this share of the file.
+impl CaptureConfig {
+    /// Compiles the section. Returns `None` and adds to `faults` if it is invalid.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let mut good = true;
         let mut fault = |path: &str, message: String, hint: &str| {
             faults.add(path, message, hint);
             good = false;
         };
-        if self.max_body.0 == 0 || self.max_body.0 > MOST.0 {
-            let message = format!("{} of a body cannot be kept", self.max_body);
+        if self.max_body.0 == 0 || self.max_body.0 > MAX_BODY.0 {
+            let message = format!("{} of a body cannot be stored", self.max_body);
             fault("capture.max_body", message, "write a size up to 1MiB, or capture.mode: off");
         }
         if self.max_per_session == 0 {
-            let message = "no request of a session would be kept".to_owned();
+            let message = "no request would be captured".to_owned();
             fault("capture.max_per_session", message, "write a number such as 100, or capture.mode: off");
         }
         if self.mode != Mode::Off && !self.redact {
-            let hint = "write capture.redact: true, unless the file is as safe as the secrets in it";
-            faults.warn("capture.redact", "bodies are stored with the secrets they hold", hint);
+            let hint =
+                "write capture.redact: true, unless the history file is protected like the secrets in it";
+            faults.warn("capture.redact", "bodies are stored with the secrets in them", hint);
         }
         good.then_some(Settings {
             mode: self.mode,
@@ -128,7 +129,7 @@ mod tests {
 
     fn compiled(yaml: &str) -> (Option<Settings>, Faults) {
         let mut faults = Faults::default();
-        let settings = serde_yaml::from_str::<Written>(yaml).unwrap().compile(&mut faults);
+        let settings = serde_yaml::from_str::<CaptureConfig>(yaml).unwrap().compile(&mut faults);
         (settings, faults)
     }
 

@@ -15,9 +15,9 @@ use super::output::write_file;
 use super::talk::{PlainArgs, show};
 use super::{FileArgs, check, print, report, sources};
 use crate::config::Flags;
-use crate::history::accept::accept;
-use crate::history::verify::{Demand, Known, Report, verify};
-use crate::history::window::read_time;
+use crate::history::proof::accept::accept;
+use crate::history::proof::verify::{Report, Requirements, TrustedHead, verify};
+use crate::history::read::time_range::parse_time;
 
 /// What to do with records.
 #[derive(Debug, Subcommand)]
@@ -170,10 +170,10 @@ fn verify_file(arguments: &VerifyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn demand(arguments: &VerifyArgs) -> anyhow::Result<Demand> {
+fn demand(arguments: &VerifyArgs) -> anyhow::Result<Requirements> {
     let keys = arguments.keys.iter().map(|key| read_key(key)).collect::<anyhow::Result<_>>()?;
     let until = arguments.until.as_deref().map(|until| {
-        let time = read_time(until, Timestamp::now());
+        let time = parse_time(until, Timestamp::now());
         time.with_context(|| {
             format!("--until {until} is no time; write 2026-11-20T10:00:00Z, or 24h for so long ago")
         })
@@ -182,10 +182,10 @@ fn demand(arguments: &VerifyArgs) -> anyhow::Result<Demand> {
         let name = file.display();
         let text =
             std::fs::read_to_string(file).with_context(|| format!("cannot read the head in {name}"))?;
-        Known::read(&text)
+        TrustedHead::read(&text)
             .with_context(|| format!("{name} does not end with a signed head, and is no head file"))
     });
-    Ok(Demand { keys, until: until.transpose()?, head: head.transpose()? })
+    Ok(Requirements { keys, until: until.transpose()?, head: head.transpose()? })
 }
 
 fn told(report: &Report, is_pinned: bool) -> String {

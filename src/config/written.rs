@@ -45,15 +45,15 @@ pub(super) struct Written {
     /// Lists of models.
     pub(super) models: proxy::models::Written,
     /// What is kept of ended sessions.
-    pub(super) history: history::Written,
+    pub(super) history: history::HistoryConfig,
     /// Bodies that are kept in the history.
-    pub(super) capture: capture::Written,
+    pub(super) capture: capture::CaptureConfig,
     /// What calls cost.
     pub(super) usage: limits::Written,
     /// What is logged.
-    pub(super) logging: telemetry::settings::Written,
+    pub(super) logging: telemetry::settings::LoggingConfig,
     /// What a collector of OpenTelemetry is told. Needs a restart.
-    pub(super) telemetry: telemetry::otlp::settings::Written,
+    pub(super) telemetry: telemetry::otlp::settings::TelemetryConfig,
     /// Folder for keys and other state. Needs a restart.
     pub(super) data_dir: String,
     /// What becomes of settings that let strangers spend a key.

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::problem::Problem;
-use crate::history::reader::Reader;
+use crate::history::read::reader::Reader;
 use crate::history::{self, Archive, InterruptHandle};
 
 /// Questions to the history that are answered at the same time.

@@ -1,4 +1,4 @@
-//! The front of the history: takes what happens without ever waiting, and opens readers.
+//! The entry point of the history: queues events without blocking, and opens readers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,59 +12,60 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::captures::{self, Order, Waiting};
-use super::entries::Entry;
-use super::leg_queue::{LegSender, leg_queue};
-use super::reader::Reader;
-use super::seal::Signer;
+use super::proof::integrity::Integrity;
+use super::proof::signature::Signer;
+use super::read::reader::Reader;
 use super::settings::Settings;
-use super::trust::Trust;
-use super::writer::{Message, Writer};
+use super::write::capture_queue::{self, Budget, Job};
+use super::write::leg_queue::{LegSender, leg_queue};
+use super::write::rows::Entry;
+use super::write::writer::{Message, Writer};
 use crate::capture::Capture;
 use crate::session::{Event, Served};
 use crate::settings::private;
-use crate::telemetry::history::HistoryMetrics;
+use crate::telemetry::metrics::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
 
-/// Entries that wait at most beside captures, some 3 KB each: what a stall of the disk may cost in memory.
+/// The largest number of queued entries, not counting captures. An entry takes about 3 KB, so this bounds the memory
+/// that a stalled disk costs.
 const QUEUE: usize = 4 << 10;
-/// Beginnings of sessions that wait at most: their records tell the same later, and must find room.
-const BEGINNINGS: usize = QUEUE / 2;
-/// With so many entries waiting, sessions that need not end at once had better wait.
-const BEHIND: usize = QUEUE / 4;
-/// How long the writer may take for all that came before a question.
-const SEAL_LIMIT: Duration = Duration::from_secs(10);
-/// How long the end of the process waits for the last records.
-const END_LIMIT: Duration = Duration::from_secs(5);
-/// How long it waits for the last bodies before.
-const CAPTURES_LIMIT: Duration = Duration::from_secs(1);
-/// How often a full queue, or a thread that ends, is looked at again.
-const STEP: Duration = Duration::from_millis(2);
+/// Session starts are dropped above this queue length: the record repeats them later, and records need the room.
+const MAX_STARTS: usize = QUEUE / 2;
+/// Above this queue length, sessions that need not end now should wait.
+const BEHIND_AT: usize = QUEUE / 4;
+/// How long the writer may take to write everything queued before a flush.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long shutdown waits for the last records.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long shutdown waits for the last captures, before the records.
+const CAPTURES_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a full queue or an ending thread is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The history of this instance.
 pub struct Archive {
     queue: SyncSender<Message>,
-    /// How many entries are in it beside captures.
+    /// The number of entries in the queue, not counting captures.
     waiting: Arc<AtomicUsize>,
-    /// Only where all of them are kept.
+    /// `None` unless every leg is kept (`history.legs: all`).
     legs: Option<LegSender>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    captures: SyncSender<Order>,
+    captures: SyncSender<Job>,
     capturing: Mutex<Option<JoinHandle<()>>>,
-    room: Arc<Waiting>,
+    budget: Arc<Budget>,
     closing: Arc<AtomicBool>,
     file: PathBuf,
-    trust: Arc<Trust>,
+    integrity: Arc<Integrity>,
     settings: Arc<ArcSwap<Settings>>,
     metrics: HistoryMetrics,
 }
 
 impl Archive {
-    /// Opens the file and starts the thread that writes. The signing key lies in `data_dir`, and what was signed
-    /// last. `readiness` is told when the file does not lead to that.
+    /// Opens the file and starts the writer thread. `data_dir` holds the signing key and the last signature;
+    /// `readiness` gets a warning if the file does not continue from that signature.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with the file, its folder or the key.
+    /// The file, its folder or the key cannot be used.
     pub fn open(
         file: &Path,
         data_dir: &Path,
@@ -75,9 +76,9 @@ impl Archive {
         if let Some(folder) = file.parent() {
             private::make_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let signer = Arc::new(Signer::load_or_make(data_dir).context("cannot have a key for the records")?);
+        let signer = Arc::new(Signer::load_or_create(data_dir).context("cannot have a key for the records")?);
         keep_private(file).with_context(|| format!("cannot use {}", file.display()))?;
-        let trust = Arc::new(Trust::new(data_dir, file, signer, metrics.clone(), readiness));
+        let integrity = Arc::new(Integrity::new(data_dir, file, signer, metrics.clone(), readiness));
         let (sender, legs) = leg_queue(metrics.clone());
         let sender = settings.keeps_all_legs().then_some(sender);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
@@ -85,7 +86,7 @@ impl Archive {
         let waiting = Arc::<AtomicUsize>::default();
         let writer = Writer::open(
             file,
-            Arc::clone(&trust),
+            Arc::clone(&integrity),
             Arc::clone(&settings),
             metrics.clone(),
             Arc::clone(&closing),
@@ -93,16 +94,16 @@ impl Archive {
             legs,
         )
         .with_context(|| format!("cannot use {}", file.display()))?;
-        // Captures have places of their own: they take none that a record needs.
-        let (queue, messages) = mpsc::sync_channel(QUEUE + captures::QUEUE);
+        // Captures have slots of their own, so that they never displace a record.
+        let (queue, messages) = mpsc::sync_channel(QUEUE + capture_queue::QUEUE);
         let thread =
             std::thread::Builder::new().name("history".into()).spawn(move || writer.run(&messages))?;
-        // One more, for the word to end.
-        let (orders, taken) = mpsc::sync_channel(captures::QUEUE + 1);
+        // One slot more, for `Job::End`.
+        let (orders, taken) = mpsc::sync_channel(capture_queue::QUEUE + 1);
         let (rows, numbers) = (queue.clone(), metrics.clone());
         let capturing = std::thread::Builder::new()
             .name("captures".into())
-            .spawn(move || captures::run(&taken, &rows, &numbers))?;
+            .spawn(move || capture_queue::run(&taken, &rows, &numbers))?;
         Ok(Arc::new(Self {
             queue,
             waiting,
@@ -110,112 +111,112 @@ impl Archive {
             thread: Mutex::new(Some(thread)),
             captures: orders,
             capturing: Mutex::new(Some(capturing)),
-            room: Arc::default(),
+            budget: Arc::default(),
             closing,
             file: file.to_owned(),
-            trust,
+            integrity,
             settings,
             metrics,
         }))
     }
 
-    /// Notes what happened; never waits. What finds the queue full is counted as dropped.
-    pub fn note(&self, event: &Event) {
+    /// Queues an event. Never blocks: when the queue is full, the event is dropped and counted.
+    pub fn record(&self, event: &Event) {
         let Some(entry) = Entry::of(event) else { return };
-        let room = if matches!(entry, Entry::Started { .. }) { BEGINNINGS } else { QUEUE };
-        let kept = entry.kept();
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= room
+        let limit = if matches!(entry, Entry::Started { .. }) { MAX_STARTS } else { QUEUE };
+        let item = entry.item();
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= limit
             || self.queue.try_send(Message::Entry(entry)).is_err()
         {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.metrics.dropped(kept, 1);
+            self.metrics.dropped(item, 1);
         }
     }
 
-    /// Whether each leg is to be noted, not only the last ones with the record (`history.legs`).
+    /// Returns true if every leg is recorded (`history.legs: all`), not only the last ones with the record.
     pub fn wants_legs(&self) -> bool {
         self.legs.is_some()
     }
 
-    /// Notes a leg that has ended, under the same terms.
-    pub fn note_leg(&self, leg: Served) {
+    /// Queues a leg that has ended. Never blocks, and drops like [`Archive::record`].
+    pub fn record_leg(&self, leg: Served) {
         if let Some(legs) = &self.legs {
             legs.send(leg);
         }
     }
 
-    /// Takes the bodies of a request; never waits. What finds no room is counted as dropped.
-    pub fn keep(&self, capture: Capture) {
+    /// Queues the captured bodies of a request. Never blocks: what exceeds the memory budget is dropped and counted.
+    pub fn capture(&self, capture: Capture) {
         let taken = self
-            .room
+            .budget
             .take(capture.weight())
-            .is_some_and(|room| self.captures.try_send(Order::Keep(Box::new(capture), room)).is_ok());
+            .is_some_and(|budget| self.captures.try_send(Job::Keep(Box::new(capture), budget)).is_ok());
         if !taken {
             self.metrics.captures_dropped(1);
         }
     }
 
-    /// True while the file can be written to and much is waiting for it: who can wait should.
+    /// Returns true while the queue is long although the file can be written to.
     pub fn is_behind(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) >= BEHIND && self.metrics.is_up()
+        self.waiting.load(Ordering::Relaxed) >= BEHIND_AT && self.metrics.is_up()
     }
 
-    /// Takes new settings: retention and size. The file and which legs are kept stay those of the start.
+    /// Applies new settings for retention and size. The file and `history.legs` need a restart.
     pub fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Waits until all that was noted is written and signed; false when it cannot be. Blocks.
-    pub fn seal(&self) -> bool {
+    /// Blocks until everything queued so far is written and signed. Returns false on failure or timeout.
+    pub fn sign(&self) -> bool {
         let (reply, mut answer) = oneshot::channel();
-        if !self.send(Message::Seal(reply), SEAL_LIMIT) {
+        if !self.send(Message::Sign(reply), FLUSH_TIMEOUT) {
             return false;
         }
-        let until = Instant::now() + SEAL_LIMIT;
+        let until = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match answer.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) if Instant::now() < until => {
-                    std::thread::sleep(STEP)
+                    std::thread::sleep(POLL_INTERVAL)
                 }
                 answered => return answered.unwrap_or(false),
             }
         }
     }
 
-    /// Waits until all that was noted is written; false when that takes longer than `limit`. Takes no thread: the
-    /// answer to a kill waits for this.
-    pub async fn is_written(&self, limit: Duration) -> bool {
+    /// Waits until everything queued so far is written. Returns false if that takes longer than `limit`. Does not block
+    /// a thread: the response to a kill waits for this.
+    pub async fn flush(&self, limit: Duration) -> bool {
         let written = async {
             let (reply, answer) = oneshot::channel();
             let mut message = Message::Written(reply);
             while let Err(refused) = self.queue.try_send(message) {
                 let TrySendError::Full(again) = refused else { return false };
                 message = again;
-                tokio::time::sleep(STEP).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             answer.await.unwrap_or(false)
         };
         tokio::time::timeout(limit, written).await.unwrap_or(false)
     }
 
-    /// A view of what is written.
+    /// Opens a reader.
     ///
     /// # Errors
     /// The file cannot be opened.
     pub fn reader(&self) -> rusqlite::Result<Reader> {
-        Reader::open(&self.file, Arc::clone(&self.trust))
+        Reader::open(&self.file, Arc::clone(&self.integrity))
     }
 
-    /// Writes what has come so far and ends the thread; what is noted later is dropped. Blocks, but not for
-    /// long: a disk that is full does not hold up the end of the process.
+    /// Writes what is queued and stops the threads; later events are dropped. Blocks for a bounded time only, so that
+    /// a full disk does not delay shutdown.
     pub fn close(&self) {
-        if self.captures.try_send(Order::End).is_ok() {
-            end(&self.capturing, Instant::now() + CAPTURES_LIMIT);
+        if self.captures.try_send(Job::End).is_ok() {
+            join(&self.capturing, Instant::now() + CAPTURES_SHUTDOWN_TIMEOUT);
         }
         self.closing.store(true, Ordering::Release);
-        let until = Instant::now() + END_LIMIT;
-        self.send(Message::End, END_LIMIT);
-        end(&self.thread, until);
+        let until = Instant::now() + SHUTDOWN_TIMEOUT;
+        self.send(Message::End, SHUTDOWN_TIMEOUT);
+        join(&self.thread, until);
     }
 
     fn send(&self, message: Message, limit: Duration) -> bool {
@@ -227,12 +228,13 @@ impl Archive {
                 Err(TrySendError::Full(again)) if begun.elapsed() < limit => message = again,
                 Err(_) => return false,
             }
-            std::thread::sleep(STEP);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// Makes the file for its owner only, before SQLite makes it for all; what SQLite puts beside it has the same rights.
+/// Creates the file with access for its owner only, before SQLite creates it with the umask's. SQLite gives the files
+/// beside it the same permissions.
 fn keep_private(file: &Path) -> std::io::Result<()> {
     private::make_file(file)?;
     for beside in ["", "-wal", "-shm", "-journal"] {
@@ -243,11 +245,11 @@ fn keep_private(file: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Waits for a thread that was told to end; a second call does nothing.
-fn end(thread: &Mutex<Option<JoinHandle<()>>>, until: Instant) {
+/// Waits until `until` for a thread that was asked to stop. A second call does nothing.
+fn join(thread: &Mutex<Option<JoinHandle<()>>>, until: Instant) {
     let Some(thread) = thread.lock().take() else { return };
     while !thread.is_finished() && Instant::now() < until {
-        std::thread::sleep(STEP);
+        std::thread::sleep(POLL_INTERVAL);
     }
     if thread.is_finished() && thread.join().is_err() {
         tracing::error!("a thread of the history panicked");

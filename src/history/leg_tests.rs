@@ -1,4 +1,4 @@
-//! Each leg kept: how many may wait, what they may displace, and when they go.
+//! `history.legs: all`: how many legs may be queued, what they may displace, and when they are deleted.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 
 use super::archive::Archive;
-use super::settings::{Legs, Written};
+use super::settings::{HistoryConfig, Legs};
 use super::tamper_tests::age;
 use crate::clock::Clock;
 use crate::ids::Uid;
@@ -19,16 +19,16 @@ use crate::settings::fault::Faults;
 use crate::settings::units::Size;
 use crate::telemetry::metrics::Metrics;
 
-/// A history that keeps each leg, with the numbers it counts in.
-struct House {
+/// A history that keeps every leg, with its metrics.
+struct Fixture {
     folder: tempfile::TempDir,
     metrics: Arc<Metrics>,
     archive: Arc<Archive>,
     manager: Arc<Manager>,
 }
 
-impl House {
-    fn new(written: Written) -> Self {
+impl Fixture {
+    fn new(written: HistoryConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let metrics = Metrics::new().unwrap();
         let archive = open(folder.path(), &metrics, written);
@@ -62,11 +62,11 @@ impl House {
     }
 }
 
-fn all() -> Written {
-    Written { legs: Legs::All, ..Written::default() }
+fn all() -> HistoryConfig {
+    HistoryConfig { legs: Legs::All, ..HistoryConfig::default() }
 }
 
-fn open(folder: &Path, metrics: &Metrics, written: Written) -> Arc<Archive> {
+fn open(folder: &Path, metrics: &Metrics, written: HistoryConfig) -> Arc<Archive> {
     let settings = written.compile(&mut Faults::default()).unwrap();
     let file = settings.file(folder).unwrap();
     Archive::open(&file, folder, settings, metrics.history(), Arc::default()).unwrap()
@@ -76,7 +76,7 @@ struct Listening(Arc<Archive>);
 
 impl Listener for Listening {
     fn hear(&self, event: &Event) {
-        self.0.note(event);
+        self.0.record(event);
     }
 
     fn wants_legs(&self) -> bool {
@@ -84,11 +84,11 @@ impl Listener for Listening {
     }
 
     fn hear_leg(&self, leg: Served) {
-        self.0.note_leg(leg);
+        self.0.record_leg(leg);
     }
 }
 
-/// Hands over what it hears.
+/// Stores the last leg.
 struct Hearing(Mutex<Option<Served>>);
 
 impl Listener for Hearing {
@@ -103,7 +103,7 @@ impl Listener for Hearing {
     }
 }
 
-/// Some leg, to be noted as often as one likes.
+/// A leg that can be recorded repeatedly.
 async fn some_leg() -> Served {
     let heard = Arc::new(Hearing(Mutex::default()));
     let listener = Arc::clone(&heard);
@@ -115,73 +115,73 @@ async fn some_leg() -> Served {
 
 #[tokio::test]
 async fn more_legs_than_may_wait_are_counted_and_displace_no_record() {
-    let house = House::new(all());
+    let fixture = Fixture::new(all());
     let leg = some_leg().await;
-    let lock = house.database();
+    let lock = fixture.database();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     for _ in 0..40_000 {
-        house.archive.note_leg(leg.clone());
+        fixture.archive.record_leg(leg.clone());
     }
-    assert_eq!(house.dropped("legs"), 40_000 - 32_768);
+    assert_eq!(fixture.dropped("legs"), 40_000 - 32_768);
     for session in 0..1000 {
-        house.serve(&format!("session-{session}"), 1).await;
+        fixture.serve(&format!("session-{session}"), 1).await;
     }
-    assert_eq!(house.dropped("legs"), 40_000 - 32_768 + 1000);
-    house.manager.shutdown().await;
+    assert_eq!(fixture.dropped("legs"), 40_000 - 32_768 + 1000);
+    fixture.manager.shutdown().await;
     lock.execute_batch("COMMIT").unwrap();
-    assert!(house.archive.seal());
-    assert_eq!((house.count("records"), house.count("requests")), (1000, 32_768));
-    assert_eq!((house.dropped("records"), house.dropped("events")), (0, 0));
+    assert!(fixture.archive.sign());
+    assert_eq!((fixture.count("records"), fixture.count("requests")), (1000, 32_768));
+    assert_eq!((fixture.dropped("records"), fixture.dropped("events")), (0, 0));
     // There is room again.
-    house.archive.note_leg(leg);
-    house.archive.close();
-    assert_eq!(house.count("requests"), 32_769);
+    fixture.archive.record_leg(leg);
+    fixture.archive.close();
+    assert_eq!(fixture.count("requests"), 32_769);
 }
 
 #[tokio::test]
 async fn a_full_file_loses_legs_before_records() {
-    let house = House::new(Written { max_size: Size::mib(16), ..all() });
+    let fixture = Fixture::new(HistoryConfig { max_size: Size::mib(16), ..all() });
     for session in 0..100 {
-        house.serve(&format!("session-{session}"), 1).await;
+        fixture.serve(&format!("session-{session}"), 1).await;
     }
-    house.manager.shutdown().await;
-    assert!(house.archive.seal());
+    fixture.manager.shutdown().await;
+    assert!(fixture.archive.sign());
     let leg = some_leg().await;
     for _ in 0..60 {
-        (0..1000).for_each(|_| house.archive.note_leg(leg.clone()));
-        assert!(house.archive.seal());
+        (0..1000).for_each(|_| fixture.archive.record_leg(leg.clone()));
+        assert!(fixture.archive.sign());
     }
-    assert_eq!(house.count("records"), 100, "no record went");
-    let (first, last): (i64, i64) = house
+    assert_eq!(fixture.count("records"), 100, "no record went");
+    let (first, last): (i64, i64) = fixture
         .database()
         .query_row("SELECT min(number), max(number) FROM requests", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .unwrap();
     assert!(first > 1 && last == 60_100, "{first} to {last}: the oldest have gone, the newest are there");
-    house.archive.close();
-    let size = std::fs::metadata(house.folder.path().join("history.db")).unwrap().len();
+    fixture.archive.close();
+    let size = std::fs::metadata(fixture.folder.path().join("history.db")).unwrap().len();
     assert!(size <= 16 << 20, "{size}");
 }
 
 #[tokio::test]
 async fn legs_go_with_their_record_and_without_one_in_their_time() {
-    let house = House::new(all());
+    let fixture = Fixture::new(all());
     for session in ["old", "young", "long"] {
-        house.serve(session, 3).await;
+        fixture.serve(session, 3).await;
     }
-    house.manager.shutdown().await;
-    assert!(house.archive.seal());
-    house.archive.close();
-    let file = house.database();
+    fixture.manager.shutdown().await;
+    assert!(fixture.archive.sign());
+    fixture.archive.close();
+    let file = fixture.database();
     let past = Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000;
     let uid = |session: &str| -> String {
         let sql = "SELECT uid FROM records WHERE session_id = ?1";
         file.query_row(sql, [session], |row| row.get(0)).unwrap()
     };
-    // A session that began long ago keeps its first legs as long as its record.
+    // A session that started long ago keeps its first legs as long as its record.
     file.execute("UPDATE requests SET at_ms = ?1 WHERE uid = ?2", params![past, uid("long")]).unwrap();
     let first: i64 = file.query_row("SELECT min(seq) FROM records", [], |row| row.get(0)).unwrap();
-    age(house.folder.path(), u64::try_from(first).unwrap(), past);
-    // 45,000 legs more than one step takes, and some whose session was never recorded.
+    age(fixture.folder.path(), u64::try_from(first).unwrap(), past);
+    // 45,000 legs, more than one step deletes, and some whose session has no record.
     let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?3) \
          INSERT INTO requests (number, uid, at_ms, body) SELECT ?4 - i, ?1, ?2, '{}' FROM n";
     let of_first: String =
@@ -193,7 +193,7 @@ async fn legs_go_with_their_record_and_without_one_in_their_time() {
     file.execute("INSERT INTO requests (uid, at_ms, body) VALUES (?1, ?2, '{}')", params![fresh, now])
         .unwrap();
 
-    let again = open(house.folder.path(), &house.metrics, all());
+    let again = open(fixture.folder.path(), &fixture.metrics, all());
     let left = || -> Vec<(String, i64)> {
         let mut find = file.prepare("SELECT uid, count(*) FROM requests GROUP BY uid ORDER BY uid").unwrap();
         let rows = find.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
@@ -206,10 +206,10 @@ async fn legs_go_with_their_record_and_without_one_in_their_time() {
     again.close();
     let mut expected: Vec<(String, i64)> = ["old", "young", "long"]
         .iter()
-        .filter(|session| house.count(&format!("records WHERE session_id = '{session}'")) > 0)
+        .filter(|session| fixture.count(&format!("records WHERE session_id = '{session}'")) > 0)
         .map(|session| (uid(session), 3))
         .chain([(fresh, 1)])
         .collect();
     expected.sort();
-    assert_eq!((left(), house.count("records")), (expected, 2));
+    assert_eq!((left(), fixture.count("records")), (expected, 2));
 }

@@ -1,60 +1,26 @@
-//! What happened, kept: ended sessions with their records, requests, token counts, kills and events, in one
-//! SQLite file. Off the path of requests: a bounded queue leads to one thread that writes in batches.
+//! Keeps ended sessions in one SQLite file: their records, requests, token counts, kills and events.
 //!
-//! Neighbours: `app` hands it what `session` publishes, `control` reads from it, `cli` verifies what was
-//! exported.
+//! The history is off the request path: events go into a bounded queue, and one thread writes them in batches.
+//! The records form a signed hash chain, so that an auditor can prove that none was changed or removed.
 //!
-//! - [`settings`]: `history:` of the file.
-//! - [`archive`]: the front: takes what happens without ever waiting, and opens readers.
-//! - [`writer`]: the one thread that writes; what it does when the disk is full.
-//! - [`leg_queue`]: how legs come to it, apart from all else.
-//! - [`prune`]: what is forgotten, and when.
-//! - [`entries`]: how an event becomes rows.
-//! - [`captures`]: bodies on their way to the file, bounded and apart.
-//! - [`schema`]: the tables, by version.
-//! - [`chain`]: the hash chain over the records, and its canonical form.
-//! - [`check`], [`walk`]: one record held against its digest and its columns; the way along the chain.
-//! - [`seal`], [`statement`]: the signed head of the chain, and the key in the data directory; what else is signed.
-//! - [`trust`], [`lead`], [`head_file`]: whether the file still leads to what was signed, which is kept apart from it.
-//! - [`accept`]: an operator accepts a file that does not.
-//! - [`standing`]: the kill orders that still stand.
-//! - [`reader`], [`window`]: pages, one record in full, series for charts.
-//! - [`leg_reader`]: the legs of a session, page by page, or those of a time as a file.
-//! - [`form`]: a record's form as a JSON Schema.
-//! - [`export`], [`chain_file`]: the records as CSV, or as NDJSON with their chain.
-//! - [`verify`], [`keys`]: an exported file, checked without the gateway; whose signatures count.
+//! Neighbours: `app` passes on what `session` publishes, `control` reads, `cli` verifies exported files.
 //!
-//! Invariants: nothing here blocks a request; what cannot be taken is counted; a record is written with its
-//! link of the chain in one transaction, so neither `kill -9` nor a full disk leaves half of it; nothing is signed that
-//! does not lead from what was signed before.
+//! - [`settings`]: the `history:` section of the configuration.
+//! - [`archive`]: the entry point. Queues events without blocking and opens readers.
+//! - [`write`]: the writer thread, its queues, the schema, and retention.
+//! - [`read`]: pages, single records, time series, and exports.
+//! - `sql/`: the migrations and the longer statements.
+//! - [`proof`]: the hash chain, signatures, and the checks against tampering.
+//!
+//! Invariants: nothing here blocks a request; whatever is dropped is counted; a record and its link in the chain are
+//! written in one transaction, so neither `kill -9` nor a full disk leaves half of it; the gateway signs only what
+//! continues from its last signature.
 
-pub mod accept;
 pub mod archive;
-pub mod chain;
-pub mod export;
-pub mod form;
-pub mod leg_reader;
-pub mod reader;
-pub mod seal;
+pub mod proof;
+pub mod read;
 pub mod settings;
-pub mod standing;
-pub mod statement;
-pub mod verify;
-pub mod window;
-
-mod captures;
-mod chain_file;
-mod check;
-mod entries;
-mod head_file;
-mod keys;
-mod lead;
-mod leg_queue;
-mod prune;
-mod schema;
-mod trust;
-mod walk;
-mod writer;
+mod write;
 
 #[cfg(test)]
 mod leg_tests;
@@ -65,4 +31,4 @@ mod tests;
 
 pub use archive::Archive;
 pub use rusqlite::{InterruptHandle, Result};
-pub use settings::{Settings, Written};
+pub use settings::{HistoryConfig, Settings};

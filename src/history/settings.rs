@@ -1,4 +1,4 @@
-//! `history:` of the file.
+//! The `history:` section of the configuration.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,41 +9,41 @@ use serde::{Deserialize, Serialize};
 use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 
-/// The file in the data directory, unless another is named.
-const FILE: &str = "history.db";
+/// The file name in `data_dir` unless `history.file` is set.
+const DEFAULT_FILE: &str = "history.db";
 
-/// The least there must be room for: some batches of the writer.
-const LEAST: Size = Size::mib(16);
+/// The smallest `max_size`: a few batches of the writer must fit.
+const MIN_SIZE: Size = Size::mib(16);
 
-/// `history:`.
+/// The `history:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "History")]
-pub struct Written {
-    /// False: nothing is kept after a session has left the memory. Needs a restart.
+pub struct HistoryConfig {
+    /// False: nothing is kept once a session has left memory. Needs a restart.
     pub enabled: bool,
-    /// The SQLite file; empty is `history.db` in `data_dir`. Needs a restart.
+    /// The SQLite file; empty means `history.db` in `data_dir`. Needs a restart.
     pub file: String,
-    /// What ended longer ago is forgotten.
+    /// What ended longer ago is deleted.
     pub retention: Span,
-    /// The largest size of the file; above it the oldest goes first: bodies, then requests, then records.
+    /// The largest size of the file; beyond it the oldest entries are deleted: bodies first, then requests, then records.
     pub max_size: Size,
-    /// Which requests of a session are kept one by one. Needs a restart.
+    /// Which requests of a session are kept individually. Needs a restart.
     pub legs: Legs,
 }
 
-/// `history.legs`.
+/// The values of `history.legs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Legs {
     /// The last 20, written with the session's record.
     #[default]
     Last,
-    /// Each, written when it ends, with its token counts.
+    /// Every request, written when it ends, with its token counts.
     All,
 }
 
-impl Default for Written {
+impl Default for HistoryConfig {
     fn default() -> Self {
         Self {
             enabled: true,
@@ -60,7 +60,7 @@ impl Default for Written {
 pub struct Settings {
     enabled: bool,
     file: PathBuf,
-    /// What ended longer ago is forgotten.
+    /// What ended longer ago is deleted.
     pub retention: Duration,
     /// The largest size of the file, in bytes.
     pub max_size: u64,
@@ -68,32 +68,32 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The file to keep the history in; `None` when nothing is to be kept.
+    /// Returns the history's file, or `None` if the history is disabled.
     pub fn file(&self, data_dir: &Path) -> Option<PathBuf> {
         self.enabled.then(|| data_dir.join(&self.file))
     }
 
-    /// True when each request of a session is kept, not only its last ones.
+    /// Returns true if every request of a session is kept, not only the last ones.
     pub fn keeps_all_legs(&self) -> bool {
         self.legs == Legs::All
     }
 }
 
-impl Written {
-    /// Compiles this share of the file.
+impl HistoryConfig {
+    /// Compiles the section. Returns `None` and adds to `faults` if it is invalid.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let mut good = true;
         if self.retention.0.is_zero() {
             let hint = "write a time such as 30d, or history.enabled: false";
-            faults.add("history.retention", "a history of no length keeps nothing", hint);
+            faults.add("history.retention", "with a retention of 0 nothing would be kept", hint);
             good = false;
         }
-        if self.max_size.0 < LEAST.0 {
-            let message = format!("{} is too little for a history", self.max_size);
-            faults.add("history.max_size", message, format!("give it {LEAST} or more, such as 4GiB"));
+        if self.max_size.0 < MIN_SIZE.0 {
+            let message = format!("{} is too small for a history", self.max_size);
+            faults.add("history.max_size", message, format!("write {MIN_SIZE} or more, such as 4GiB"));
             good = false;
         }
-        let file = if self.file.is_empty() { FILE.into() } else { PathBuf::from(self.file) };
+        let file = if self.file.is_empty() { DEFAULT_FILE.into() } else { PathBuf::from(self.file) };
         good.then_some(Settings {
             enabled: self.enabled,
             file,

@@ -1,5 +1,5 @@
-//! What somebody does to the history with SQL, or to its file: none of it is signed, and what follows after an operator
-//! has accepted it is signed again.
+//! Tampering with the history by SQL, or with its file: the gateway signs none of it, and signs again what follows once an
+//! operator has accepted it.
 
 use std::fs;
 use std::io::Cursor;
@@ -12,16 +12,16 @@ use proptest::prelude::*;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::accept::accept;
 use super::archive::Archive;
-use super::chain::{LINK, Tip, canonical};
-use super::export::Format;
-use super::head_file::{HeadFile, Kept};
-use super::seal::{Head, Signer};
-use super::settings::{Settings, Written};
+use super::proof::accept::accept;
+use super::proof::hash_chain::{LINK, Tip, canonical};
+use super::proof::head_file::{HeadFile, SignedState};
+use super::proof::signature::{Head, Signer};
+use super::proof::verify::{Report, Requirements, TrustedHead, VerifyError, verify};
+use super::read::export::Format;
+use super::read::time_range::TimeRange;
+use super::settings::{HistoryConfig, Settings};
 use super::tests::{checked, exported, open, sessions};
-use super::verify::{Demand, Known, Report, VerifyError, verify};
-use super::window::Window;
 use crate::settings::fault::Faults;
 use crate::settings::private;
 use crate::settings::units::Span;
@@ -36,7 +36,7 @@ fn database(folder: &Path) -> Connection {
     file
 }
 
-/// Writes the chain anew from behind `tip` on, each record as `change` makes it; gives its end.
+/// Rewrites the chain after `tip`, with each record changed by `change`. Returns the new tip.
 fn relink(file: &Connection, mut tip: Tip, change: impl Fn(u64, &mut Value)) -> Tip {
     let mut find = file.prepare("SELECT seq, body FROM records WHERE seq > ?1 ORDER BY seq").unwrap();
     let rows = find
@@ -68,7 +68,7 @@ fn relink(file: &Connection, mut tip: Tip, change: impl Fn(u64, &mut Value)) -> 
     tip
 }
 
-/// Makes the records up to this one end at that time, with the key: as if they had been written so.
+/// Changes the end time of the records up to `last`, and signs the result as if they had been written like that.
 pub(super) fn age(folder: &Path, last: u64, ended_ms: i64) {
     let head_file = HeadFile::new(folder, &folder.join("history.db"));
     let kept = head_file.load().unwrap().unwrap();
@@ -80,11 +80,11 @@ pub(super) fn age(folder: &Path, last: u64, ended_ms: i64) {
             record["ended_at"] = ended.clone().into();
         }
     });
-    let head = Signer::load(folder).unwrap().sign(&tip, Timestamp::now());
-    head_file.store(&Kept { serial: kept.serial + 1, head: Some(head), ..kept }).unwrap();
+    let head = Signer::load(folder).unwrap().sign_head(&tip, Timestamp::now());
+    head_file.store(&SignedState { serial: kept.serial + 1, head: Some(head), ..kept }).unwrap();
 }
 
-/// An archive whose signals can be looked at.
+/// An archive with its metrics and readiness.
 struct Watched {
     archive: Arc<Archive>,
     readiness: Arc<Readiness>,
@@ -93,10 +93,10 @@ struct Watched {
 
 impl Watched {
     fn open(folder: &Path) -> Self {
-        Self::with(folder, Written::default())
+        Self::with(folder, HistoryConfig::default())
     }
 
-    fn with(folder: &Path, written: Written) -> Self {
+    fn with(folder: &Path, written: HistoryConfig) -> Self {
         let settings: Settings = written.compile(&mut Faults::default()).unwrap();
         let (readiness, metrics) = (Arc::<Readiness>::default(), Metrics::new().unwrap());
         let file = folder.join("history.db");
@@ -114,7 +114,7 @@ impl Watched {
         checked(&exported(&self.archive))
     }
 
-    /// The export is not signed, and everybody is told.
+    /// Asserts that the export is not signed, and that the breach is reported.
     fn refuses(&self, what: &str) {
         let fault = self.export().unwrap_err().to_string();
         assert!(!self.is_intact() && self.readiness.warning().is_some(), "{what}: {fault}");
@@ -128,19 +128,19 @@ impl Watched {
     }
 }
 
-/// A folder with twelve records and heads at 4, 8 and 12; nothing has it open.
+/// A folder with a closed history of twelve records and heads at 4, 8 and 12.
 async fn twelve() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     for part in 0..3 {
         sessions(&archive, part * 4..part * 4 + 4).await;
-        assert!(archive.seal());
+        assert!(archive.sign());
     }
     archive.close();
     folder
 }
 
-/// Every file of a closed history.
+/// All files of a closed history.
 fn copy(from: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -172,17 +172,17 @@ const COLUMNS: [&str; 17] = [
 
 #[derive(Clone, Debug)]
 enum Tampering {
-    /// One column of one record, and what makes it another.
+    /// Changes one column of one record.
     Column(i64, &'static str, usize),
     Removal(i64),
     Swap(i64, i64),
-    /// One removed, one changed, the chain and the heads made anew: all that can be done without the key.
+    /// Removes one record, changes another, and rebuilds the chain and the heads: everything possible without the key.
     Rebuilt(i64, u64),
-    /// The oldest, with a stored head to begin behind.
+    /// Removes the oldest records, up to a stored head.
     Front(i64),
-    /// The newest, back to a stored head.
+    /// Removes the newest records, back to a stored head.
     Back(i64),
-    /// A record is written behind the last one.
+    /// Appends a record.
     Added,
 }
 
@@ -234,13 +234,13 @@ fn tamper(file: &Connection, how: &Tampering) {
     }
 }
 
-/// Makes one column of one record another one than it was.
+/// Changes the value of one column of one record.
 fn change(file: &Connection, seq: i64, column: &str, salt: usize) {
     let read = format!("SELECT {column} FROM records WHERE seq = ?1");
     let found: rusqlite::types::Value = file.query_row(&read, [seq], |row| row.get(0)).unwrap();
     let changed: rusqlite::types::Value = match found {
         rusqlite::types::Value::Null => "x".to_owned().into(),
-        // Beyond the other numbers, where it is the record's own.
+        // Far enough that a changed record number does not collide with another one.
         rusqlite::types::Value::Integer(number) => (number + 20 + i64::try_from(salt).unwrap()).into(),
         rusqlite::types::Value::Text(text) => {
             let mut bytes = text.into_bytes();
@@ -267,7 +267,7 @@ fn every_column_of_a_record_is_held_against_it() {
         change(&database(folder.path()), seq, column, 3 * index);
         let watched = Watched::open(folder.path());
         watched.refuses(column);
-        // More is written, sealed and exported, and nothing of it is signed.
+        // Further records are written and exported, but none of it is signed.
         block(sessions(&watched.archive, 50..52));
         watched.refuses(column);
         watched.archive.close();
@@ -297,7 +297,7 @@ fn whatever_is_done_with_sql_is_not_signed() {
             }
             watched.refuses(&format!("{how:?}"));
             watched.archive.close();
-            // Nor after a restart.
+            // Not after a restart either.
             let again = Watched::open(folder.path());
             again.refuses(&format!("{how:?} after a restart"));
             again.archive.close();
@@ -311,7 +311,7 @@ async fn what_was_changed_before_the_first_head_is_found_while_running() {
     let folder = tempfile::tempdir().unwrap();
     let watched = Watched::open(folder.path());
     sessions(&watched.archive, 0..5).await;
-    assert!(watched.archive.is_written(std::time::Duration::from_secs(10)).await);
+    assert!(watched.archive.flush(std::time::Duration::from_secs(10)).await);
     let file = database(folder.path());
     file.execute("DELETE FROM records WHERE seq = 2", []).unwrap();
     relink(&file, Tip::default(), |_, _| {});
@@ -367,7 +367,7 @@ async fn a_file_that_is_deleted_or_replaced_while_running_is_told_and_used() {
         watched.archive.close();
         let again = Watched::open(folder.path());
         again.refuses("after a restart");
-        // Numbers go on, also in an empty file.
+        // Numbers continue, even in an empty file.
         let first = if is_replaced { 13 } else { 21 };
         let seqs: (i64, i64) = database(folder.path())
             .query_row("SELECT min(seq), max(seq) FROM records", [], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -396,7 +396,7 @@ async fn what_an_operator_accepts_is_told_by_each_export() {
     assert!(looked.what.contains("record 12") && looked.seq == 11, "{looked:?}");
     watched.refuses("a look accepts nothing");
     assert_eq!(accept(&file, folder.path(), Some("a disk was restored")).unwrap(), looked);
-    // The gateway takes it over while it runs, and signs what follows.
+    // The running gateway picks up the acceptance, and signs what follows.
     sessions(&watched.archive, 12..15).await;
     let report = watched.serves();
     assert_eq!((report.records, report.last, report.accepted.len()), (14, 14, 1), "{report:?}");
@@ -404,12 +404,12 @@ async fn what_an_operator_accepts_is_told_by_each_export() {
     watched.archive.close();
     let again = Watched::open(folder.path());
     assert_eq!(again.serves().accepted, report.accepted);
-    // What came after is under the same guard.
+    // Later records are protected as before.
     database(folder.path()).execute("DELETE FROM records WHERE seq = 13", []).unwrap();
     again.refuses("changed again");
     again.archive.close();
 
-    // The line that says so cannot be taken out.
+    // The line with the acceptance cannot be removed.
     let text = {
         accept(&file, folder.path(), Some("again")).unwrap();
         let watched = Watched::open(folder.path());
@@ -445,7 +445,7 @@ async fn the_head_file_is_private_and_its_loss_is_no_way_around() {
     fs::write(&head_file, kept).unwrap();
     let watched = Watched::open(folder.path());
     watched.serves();
-    // While it runs, the gateway knows by itself.
+    // While it runs, the gateway remembers the last record itself.
     fs::remove_file(&head_file).unwrap();
     sessions(&watched.archive, 12..13).await;
     watched.serves();
@@ -461,10 +461,10 @@ async fn what_is_forgotten_is_told_from_what_was_removed() {
     let watched = Watched::open(folder.path());
     let report = watched.serves();
     assert_eq!((report.first, report.records), (7, 6), "{report:?}");
-    // Another process goes on beside it, and knows.
+    // Another process that runs beside it knows, too.
     let other = Watched::with(
         folder.path(),
-        Written { retention: Span(std::time::Duration::from_millis(1)), ..Written::default() },
+        HistoryConfig { retention: Span(std::time::Duration::from_millis(1)), ..HistoryConfig::default() },
     );
     other.serves();
     sessions(&watched.archive, 12..14).await;
@@ -473,7 +473,7 @@ async fn what_is_forgotten_is_told_from_what_was_removed() {
     watched.refuses("removed");
     other.refuses("removed");
 
-    // A record that is made to look old is not forgotten: nobody signs for that.
+    // A record that was changed to look old is not deleted: the gateway does not sign for that.
     let folder = twelve().await;
     database(folder.path()).execute("UPDATE records SET ended_ms = ?1 WHERE seq <= 2", [old]).unwrap();
     let watched = Watched::open(folder.path());
@@ -482,8 +482,8 @@ async fn what_is_forgotten_is_told_from_what_was_removed() {
     assert_eq!(count("SELECT count(*) FROM records"), 12);
 }
 
-fn demand(keys: &[&str]) -> Demand {
-    Demand { keys: keys.iter().map(|key| (*key).to_owned()).collect(), ..Demand::default() }
+fn demand(keys: &[&str]) -> Requirements {
+    Requirements { keys: keys.iter().map(|key| (*key).to_owned()).collect(), ..Requirements::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -529,8 +529,9 @@ async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
     let fault = checked(&cut).unwrap_err().to_string();
     assert!(fault.contains("cut off") && fault.contains("--until"), "{fault}");
 
-    let until =
-        |text: &str, until| verify(Cursor::new(text), &Demand { until: Some(until), ..Demand::default() });
+    let until = |text: &str, until| {
+        verify(Cursor::new(text), &Requirements { until: Some(until), ..Requirements::default() })
+    };
     let report = until(&cut, head.at).unwrap();
     assert_eq!((report.last, report.signed_at), (8, head.at));
     let fault = until(&cut, Timestamp::now()).unwrap_err().to_string();
@@ -539,10 +540,10 @@ async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
     assert!(whole.signed_at > head.at && until(&text, whole.signed_at).is_ok());
     assert!(until(&text, Timestamp::MAX).is_err());
 
-    // An earlier export, a line of it, or the gateway's own file: the record must be in it.
+    // An earlier export, a line of it, or the gateway's head file: the export must contain the record.
     let led = |text: &str, head: &str| {
-        let head = Some(Known::read(head).expect("a head"));
-        verify(Cursor::new(text), &Demand { head, ..Demand::default() })
+        let head = Some(TrustedHead::read(head).expect("a head"));
+        verify(Cursor::new(text), &Requirements { head, ..Requirements::default() })
     };
     let own = fs::read_to_string(folder.path().join(HEAD_FILE)).unwrap();
     for head in [&text, lines[at], &own, &cut] {
@@ -553,8 +554,8 @@ async fn an_export_that_was_cut_off_says_how_far_it_is_signed() {
         let fault = led(&cut, head).unwrap_err().to_string();
         assert!(fault.contains("record 8") && fault.contains("record 12"), "{fault}");
     }
-    assert_eq!(Known::read("junk"), None);
-    assert_eq!(Known::read(&lines[at].replacen("\"seq\":8", "\"seq\":9", 1)), None);
+    assert_eq!(TrustedHead::read("junk"), None);
+    assert_eq!(TrustedHead::read(&lines[at].replacen("\"seq\":8", "\"seq\":9", 1)), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -572,22 +573,22 @@ async fn windows_begin_and_end_at_signed_heads_and_an_empty_one_verifies() {
         while export.next_page(&mut text).unwrap() {}
         String::from_utf8(text).unwrap()
     };
-    let report = checked(&export(Window { from: Some(ended(5)), to: None })).unwrap();
+    let report = checked(&export(TimeRange { from: Some(ended(5)), to: None })).unwrap();
     assert_eq!((report.last, report.from), (12, Some(ended(5))));
     assert!(report.first == 5 || report.first == 1, "{report:?}");
     let future = Timestamp::now() + jiff::SignedDuration::from_hours(1);
-    let report = checked(&export(Window { from: Some(future), to: None })).unwrap();
+    let report = checked(&export(TimeRange { from: Some(future), to: None })).unwrap();
     assert_eq!((report.records, report.first, report.last), (0, 0, 0));
-    let report = checked(&export(Window { from: None, to: Some(Timestamp::UNIX_EPOCH) })).unwrap();
+    let report = checked(&export(TimeRange { from: None, to: Some(Timestamp::UNIX_EPOCH) })).unwrap();
     assert_eq!((report.records, report.signed_at), (0, Timestamp::UNIX_EPOCH));
-    // One that is cut to nothing is not an empty one.
+    // An export that was truncated to nothing is not an empty export.
     assert!(checked("").is_err());
 
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(Watched::open(folder.path()).serves().records, 0);
 }
 
-/// The file of an older version, with its key.
+/// The history of an older version, with its key.
 fn older(with_key: bool) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     database(folder.path()).execute_batch(include_str!("../../tests/older/history.sql")).unwrap();
@@ -620,7 +621,7 @@ async fn a_history_of_an_older_version_goes_on_and_verifies() {
 
     let export = include_str!("../../tests/older/records.ndjson");
     let until: Timestamp = "2026-11-29T17:55:00Z".parse().unwrap();
-    let told = verify(Cursor::new(export), &Demand { until: Some(until), ..demand(&[key]) }).unwrap();
+    let told = verify(Cursor::new(export), &Requirements { until: Some(until), ..demand(&[key]) }).unwrap();
     assert_eq!((told.records, told.key.as_str()), (3, key));
     let fault = verify(Cursor::new(export), &demand(&[key])).unwrap_err().to_string();
     assert!(fault.contains("an older gateway wrote it"), "{fault}");

@@ -1,4 +1,4 @@
-//! The history as its users see it: what is noted is found, proves itself, and goes in its time.
+//! The history as its users see it: events are found, exports verify, and entries expire.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::archive::Archive;
-use super::export::Format;
-use super::settings::{Settings, Written};
+use super::proof::verify::{Report, Requirements, VerifyError, verify};
+use super::read::export::Format;
+use super::read::filter::{GroupBy, Interval, RecordFilter};
+use super::read::time_range::TimeRange;
+use super::settings::{HistoryConfig, Settings};
 use super::tamper_tests::age;
-use super::verify::{Demand, Report, VerifyError, verify};
-use super::window::{By, Step, Wanted, Window};
 use crate::capture::{Body, Capture};
 use crate::clock::Clock;
 use crate::ids::{RequestId, SessionId, Uid};
@@ -24,7 +25,7 @@ use crate::settings::fault::Faults;
 use crate::settings::units::{Size, Span};
 use crate::telemetry::metrics::Metrics;
 
-pub(super) fn open(folder: &Path, written: Written) -> Arc<Archive> {
+pub(super) fn open(folder: &Path, written: HistoryConfig) -> Arc<Archive> {
     let settings: Settings = written.compile(&mut Faults::default()).unwrap();
     let file = settings.file(folder).unwrap();
     Archive::open(&file, folder, settings, Metrics::new().unwrap().history(), Arc::default()).unwrap()
@@ -34,7 +35,7 @@ struct Listening(Arc<Archive>);
 
 impl Listener for Listening {
     fn hear(&self, event: &Event) {
-        self.0.note(event);
+        self.0.record(event);
     }
 
     fn is_behind(&self) -> bool {
@@ -42,7 +43,7 @@ impl Listener for Listening {
     }
 }
 
-/// Sessions that come and go; each has one request, of which every third names no model.
+/// Runs sessions to their end. Each has one request; every third request names no model.
 pub(super) async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = usize>) {
     let listener = Arc::new(Listening(Arc::clone(archive)));
     let store = Arc::new(MemoryStore::default());
@@ -61,15 +62,15 @@ pub(super) async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = u
 }
 
 pub(super) fn exported(archive: &Archive) -> String {
-    assert!(archive.seal());
+    assert!(archive.sign());
     let mut text = Vec::new();
-    let mut export = archive.reader().unwrap().export(Format::Ndjson, Window::default()).unwrap();
+    let mut export = archive.reader().unwrap().export(Format::Ndjson, TimeRange::default()).unwrap();
     while export.next_page(&mut text).unwrap() {}
     String::from_utf8(text).unwrap()
 }
 
 pub(super) fn checked(text: &str) -> Result<Report, VerifyError> {
-    verify(Cursor::new(text), &Demand::default())
+    verify(Cursor::new(text), &Requirements::default())
 }
 
 fn count(archive: &Archive, table: &str) -> u64 {
@@ -80,21 +81,24 @@ fn count(archive: &Archive, table: &str) -> u64 {
 #[tokio::test]
 async fn what_is_exported_verifies_and_any_change_is_found() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..20).await;
     let text = exported(&archive);
     let report = checked(&text).unwrap();
     assert_eq!((report.records, report.first, report.last), (20, 1, 20));
     let key = std::fs::read_to_string(folder.path().join("cdr-key.pub")).unwrap();
     assert_eq!(report.key, key.trim());
-    let other = Demand { keys: vec!["0".repeat(64)], ..Demand::default() };
+    let other = Requirements { keys: vec!["0".repeat(64)], ..Requirements::default() };
     assert!(verify(Cursor::new(&text), &other).is_err());
 
-    // One changed byte, wherever it is: each bit pattern of a byte that is one step away.
+    // Flip one bit in every 37th byte.
     for at in (0..text.len()).step_by(37) {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
-        assert!(verify(Cursor::new(bytes), &Demand::default()).is_err(), "byte {at} was changed unseen");
+        assert!(
+            verify(Cursor::new(bytes), &Requirements::default()).is_err(),
+            "byte {at} was changed unseen"
+        );
     }
     let lines: Vec<&str> = text.lines().collect();
     for at in 0..lines.len() {
@@ -114,17 +118,17 @@ async fn what_is_exported_verifies_and_any_change_is_found() {
 #[tokio::test]
 async fn when_all_sessions_end_at_once_no_record_is_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
-    // Several times what the queue holds.
+    let archive = open(folder.path(), HistoryConfig::default());
+    // Several times the capacity of the queue.
     sessions(&archive, 0..15_000).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     assert_eq!(count(&archive, "records"), 15_000);
 }
 
 #[tokio::test]
 async fn other_spellings_of_the_same_value_are_changes() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..1).await;
     let text = exported(&archive);
     for (from, to) in [
@@ -141,9 +145,9 @@ async fn other_spellings_of_the_same_value_are_changes() {
 #[tokio::test]
 async fn a_record_changed_in_the_file_is_not_signed_over() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..5).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     let other = Connection::open(folder.path().join("history.db")).unwrap();
     other.execute("UPDATE records SET body = replace(body, 'session-2', 'session-7')", []).unwrap();
     assert!(checked(&exported(&archive)).is_err());
@@ -156,12 +160,13 @@ async fn a_record_changed_in_the_file_is_not_signed_over() {
 #[tokio::test]
 async fn the_chain_goes_on_after_a_restart_and_under_two_writers() {
     let folder = tempfile::tempdir().unwrap();
-    let first = open(folder.path(), Written::default());
+    let first = open(folder.path(), HistoryConfig::default());
     sessions(&first, 0..10).await;
     first.close();
-    let (second, third) = (open(folder.path(), Written::default()), open(folder.path(), Written::default()));
+    let (second, third) =
+        (open(folder.path(), HistoryConfig::default()), open(folder.path(), HistoryConfig::default()));
     tokio::join!(sessions(&second, 10..60), sessions(&third, 60..110));
-    assert!(second.seal() && third.seal());
+    assert!(second.sign() && third.sign());
     let report = checked(&exported(&second)).unwrap();
     assert_eq!((report.records, report.last), (110, 110));
 }
@@ -169,48 +174,48 @@ async fn the_chain_goes_on_after_a_restart_and_under_two_writers() {
 #[tokio::test]
 async fn sums_agree_with_what_was_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..30).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     let reader = archive.reader().unwrap();
-    let all = Wanted::default();
-    let models = reader.usage(&all, By::Model).unwrap();
+    let all = RecordFilter::default();
+    let models = reader.usage(&all, GroupBy::Model).unwrap();
     let of = |name: Option<&str>| {
         let line = models.iter().find(|line| line.name.as_deref() == name).unwrap();
         (line.requests, line.input_tokens, line.output_tokens)
     };
     assert_eq!([of(None), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
-    let callers = reader.usage(&all, By::Principal).unwrap();
+    let callers = reader.usage(&all, GroupBy::Principal).unwrap();
     assert_eq!((callers.len(), callers[0].requests, callers[0].input_tokens), (1, 30, 300));
-    let points = reader.series(&all, Step::Day).unwrap();
+    let points = reader.series(&all, Interval::Day).unwrap();
     assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
     assert_eq!(points.iter().map(|point| point.sums.input_tokens).sum::<u64>(), 300);
-    let wanted = Wanted { model: Some("model-1".to_owned()), ..Wanted::default() };
+    let wanted = RecordFilter { model: Some("model-1".to_owned()), ..RecordFilter::default() };
     assert_eq!(reader.page(&wanted, None, 100).unwrap().records.len(), 10);
-    assert_eq!(reader.usage(&wanted, By::Session).unwrap().len(), 10);
+    assert_eq!(reader.usage(&wanted, GroupBy::Session).unwrap().len(), 10);
 }
 
 #[tokio::test]
 async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..30).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
     let most = "UPDATE usage SET input_tokens = 9223372036854775807, reasoning_tokens = 9223372036854775000";
     assert_eq!(file.execute(most, []).unwrap(), 30);
     file.execute("UPDATE records SET bytes_in = 9223372036854775807", []).unwrap();
     let reader = archive.reader().unwrap();
     let most = i64::MAX.unsigned_abs();
-    for by in [By::Principal, By::Model, By::Client, By::Backend, By::Session] {
-        let lines = reader.usage(&Wanted::default(), by).unwrap();
+    for by in [GroupBy::Principal, GroupBy::Model, GroupBy::Client, GroupBy::Backend, GroupBy::Session] {
+        let lines = reader.usage(&RecordFilter::default(), by).unwrap();
         assert!(
             lines.iter().all(|line| line.input_tokens == most && line.reasoning_tokens > most - 4096),
             "{lines:?}"
         );
         assert_eq!(lines.iter().map(|line| line.requests).sum::<u64>(), 30);
     }
-    let points = reader.series(&Wanted::default(), Step::Day).unwrap();
+    let points = reader.series(&RecordFilter::default(), Interval::Day).unwrap();
     assert!(points.iter().all(|point| point.sums.input_tokens == most && point.sums.bytes_in == most));
     assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
 }
@@ -218,13 +223,13 @@ async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
 #[tokio::test]
 async fn lines_of_the_same_cost_come_by_their_tokens() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..30).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
     file.execute("UPDATE usage SET output_tokens = 1 + seq % 7", []).unwrap();
-    let lines = archive.reader().unwrap().usage(&Wanted::default(), By::Session).unwrap();
-    let tokens = |line: &crate::history::reader::UsageLine| line.input_tokens + line.output_tokens;
+    let lines = archive.reader().unwrap().usage(&RecordFilter::default(), GroupBy::Session).unwrap();
+    let tokens = |line: &crate::history::read::reader::UsageLine| line.input_tokens + line.output_tokens;
     assert!(lines.is_sorted_by_key(|line| std::cmp::Reverse(tokens(line))), "{lines:?}");
     assert!(tokens(&lines[0]) > tokens(&lines[29]));
 }
@@ -232,13 +237,13 @@ async fn lines_of_the_same_cost_come_by_their_tokens() {
 #[tokio::test]
 async fn pages_lead_through_all_records_once() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..25).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     let reader = archive.reader().unwrap();
     let (mut before, mut seen) = (None, Vec::new());
     loop {
-        let page = reader.page(&Wanted::default(), before, 10).unwrap();
+        let page = reader.page(&RecordFilter::default(), before, 10).unwrap();
         seen.extend(page.records.iter().map(|record| {
             let record: serde_json::Value = serde_json::from_str(record.get()).unwrap();
             record["chain"]["seq"].as_u64().unwrap()
@@ -259,14 +264,14 @@ async fn pages_lead_through_all_records_once() {
 #[tokio::test]
 async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..10).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     let old = Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000;
     archive.close();
     age(folder.path(), 4, old);
-    // The first thing a writer does is to look for what is too old.
-    let again = open(folder.path(), Written::default());
+    // A writer starts by deleting what has expired.
+    let again = open(folder.path(), HistoryConfig::default());
     sessions(&again, 10..12).await;
     let report = checked(&exported(&again)).unwrap();
     assert_eq!((report.records, report.first, report.last), (8, 5, 12));
@@ -274,8 +279,8 @@ async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
 
     again.close();
     age(folder.path(), 12, old);
-    let empty = open(folder.path(), Written::default());
-    assert!(empty.seal());
+    let empty = open(folder.path(), HistoryConfig::default());
+    assert!(empty.sign());
     sessions(&empty, 12..13).await;
     let report = checked(&exported(&empty)).unwrap();
     assert_eq!((report.records, report.first), (1, 13), "numbers are not used again");
@@ -284,10 +289,10 @@ async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
 #[tokio::test]
 async fn a_file_at_its_largest_size_loses_its_oldest_records() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written { max_size: Size::mib(16), ..Written::default() });
+    let archive = open(folder.path(), HistoryConfig { max_size: Size::mib(16), ..HistoryConfig::default() });
     for batch in 0..5 {
         sessions(&archive, batch * 2000..(batch + 1) * 2000).await;
-        assert!(archive.seal());
+        assert!(archive.sign());
     }
     let report = checked(&exported(&archive)).unwrap();
     assert_eq!(report.last, 10_000, "the newest are there");
@@ -318,7 +323,7 @@ fn capture(uid: Uid, number: usize, at: Timestamp) -> Capture {
     }
 }
 
-/// Waits until `done` holds for the numbers of the first and the last capture in the file.
+/// Waits until `done` returns true for the numbers of the first and the last capture in the file.
 fn captures_until(archive: &Archive, done: impl Fn(i64, i64) -> bool) {
     let sql = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM captures";
     let begun = std::time::Instant::now();
@@ -336,11 +341,11 @@ fn captures_until(archive: &Archive, done: impl Fn(i64, i64) -> bool) {
 #[tokio::test]
 async fn bodies_go_before_records_when_the_file_is_full() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written { max_size: Size::mib(16), ..Written::default() });
+    let archive = open(folder.path(), HistoryConfig { max_size: Size::mib(16), ..HistoryConfig::default() });
     sessions(&archive, 0..100).await;
-    assert!(archive.seal());
+    assert!(archive.sign());
     for number in 1..=120 {
-        archive.keep(capture(Uid::fresh(), number, Timestamp::now()));
+        archive.capture(capture(Uid::fresh(), number, Timestamp::now()));
         captures_until(&archive, |_, last| last >= i64::try_from(number).unwrap());
     }
     captures_until(&archive, |first, last| first > 1 && last == 120);
@@ -351,10 +356,10 @@ async fn bodies_go_before_records_when_the_file_is_full() {
 #[tokio::test]
 async fn bodies_go_with_their_record_and_never_stay_longer() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     sessions(&archive, 0..2).await;
-    assert!(archive.seal());
-    let page = archive.reader().unwrap().page(&Wanted::default(), None, 9).unwrap();
+    assert!(archive.sign());
+    let page = archive.reader().unwrap().page(&RecordFilter::default(), None, 9).unwrap();
     let uids: Vec<Uid> = page
         .records
         .iter()
@@ -362,7 +367,8 @@ async fn bodies_go_with_their_record_and_never_stay_longer() {
         .map(|record| Uid::parse(record["uid"].as_str().unwrap()).unwrap())
         .collect();
     let old = Timestamp::from_millisecond(Timestamp::now().as_millisecond() - 40 * 24 * 3_600_000).unwrap();
-    // Of the record that stays, of the one that goes, of a session that goes on; the last is older than a record may be.
+    // Of a record that stays, of a record that expires, and of an active session; the last capture is older than
+    // the retention.
     for (number, (uid, at)) in [
         (uids[0], Timestamp::now()),
         (uids[1], Timestamp::now()),
@@ -372,13 +378,13 @@ async fn bodies_go_with_their_record_and_never_stay_longer() {
     .into_iter()
     .enumerate()
     {
-        archive.keep(capture(uid, number, at));
+        archive.capture(capture(uid, number, at));
     }
     captures_until(&archive, |_, last| last == 4);
     archive.close();
     age(folder.path(), 1, old.as_millisecond());
-    let again = open(folder.path(), Written::default());
-    assert!(again.seal());
+    let again = open(folder.path(), HistoryConfig::default());
+    assert!(again.sign());
     assert_eq!((count(&again, "captures"), count(&again, "records")), (2, 1));
     let reader = again.reader().unwrap();
     assert_eq!(reader.captures(&uids[0].to_string(), None, 9).unwrap().0.len(), 1);
@@ -390,7 +396,7 @@ fn a_file_of_a_later_program_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("history.db");
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let settings = Written::default().compile(&mut Faults::default()).unwrap();
+    let settings = HistoryConfig::default().compile(&mut Faults::default()).unwrap();
     let metrics = Metrics::new().unwrap().history();
     let fault =
         Archive::open(&file, folder.path(), settings.clone(), metrics.clone(), Arc::default()).err().unwrap();
@@ -403,7 +409,7 @@ fn a_file_of_a_later_program_is_left_alone() {
 #[test]
 fn the_orders_that_stand_in_an_older_file_are_found() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), Written::default());
+    let archive = open(folder.path(), HistoryConfig::default());
     archive.close();
     let file = Connection::open(folder.path().join("history.db")).unwrap();
     file.execute_batch(
@@ -432,8 +438,9 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
     let junk = "INSERT INTO kills (uid, session_id, at_ms, body) VALUES ('x', 'junk', 1, 'junk')";
     file.execute(junk, []).unwrap();
     drop(file);
-    let standing =
-        |after, limit| open(folder.path(), Written::default()).reader().unwrap().standing(after, now, limit);
+    let standing = |after, limit| {
+        open(folder.path(), HistoryConfig::default()).reader().unwrap().active_kills(after, now, limit)
+    };
     let found = standing(0, 10).unwrap();
     let mut ids: Vec<String> = found.orders.iter().map(|order| order.session_id.to_string()).collect();
     ids.sort_unstable();
@@ -445,10 +452,11 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
 #[test]
 fn settings_that_keep_nothing_are_faults() {
     let mut faults = Faults::default();
-    let written = Written { retention: Span::secs(0), max_size: Size::kib(1), ..Written::default() };
+    let written =
+        HistoryConfig { retention: Span::secs(0), max_size: Size::kib(1), ..HistoryConfig::default() };
     assert!(written.compile(&mut faults).is_none());
     let text = faults.to_string();
     assert!(text.contains("history.retention") && text.contains("history.max_size"), "{text}");
-    let off = Written { enabled: false, ..Written::default() }.compile(&mut faults).unwrap();
+    let off = HistoryConfig { enabled: false, ..HistoryConfig::default() }.compile(&mut faults).unwrap();
     assert_eq!(off.file(Path::new("/data")), None);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::chain::Found;
 use crate::ids::SessionKey;
@@ -41,7 +41,7 @@ pub(crate) async fn admit(
     let leg = LegStart {
         kind: if received.socket { LegKind::Socket } else { LegKind::Request },
         method: received.method.as_str().into(),
-        path: shown(received.uri.path()).into_owned(),
+        path: redact_text(received.uri.path()).into_owned(),
         request_id: received.request_id.clone(),
         cut: received.handle.cut.clone(),
     };

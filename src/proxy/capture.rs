@@ -97,7 +97,7 @@ pub(crate) fn finish(ctx: &mut RequestCtx, failure: Option<ErrorKind>) {
         return;
     }
     capturing.request.came(received.handle.upload.bytes());
-    history.keep(Capture {
+    history.capture(Capture {
         at: capturing.at,
         request_id: received.request_id.clone(),
         session_id: live.key().id.clone(),

@@ -10,7 +10,7 @@ use super::dispatch::Route;
 use super::receive::Received;
 use super::request_ctx::RequestCtx;
 use super::{capture, mcp, refuse, trace, upgrade};
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::protocol::Dialect;
@@ -57,7 +57,7 @@ pub(crate) fn finish(ctx: &mut RequestCtx) {
             backend: ctx.route.as_ref().map(|route| route.backend.settings().name().clone()),
             failover_from: ctx.route.as_ref().and_then(|route| route.failed_over_from.clone()),
             attempts: ctx.route.as_ref().map_or(0, |route| route.asked),
-            model: ctx.call.model.as_deref().map(|model| shown(model).into_owned()),
+            model: ctx.call.model.as_deref().map(|model| redact_text(model).into_owned()),
             operation: operation.clone(),
             status: ctx.answer.status,
             error: failure,
@@ -168,7 +168,7 @@ pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, us
 /// Counts the provider's own tokens of one answer, and their cost; those of an answer without a model too, so that
 /// metrics and records agree.
 pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
-    let model = model.map_or(Cow::Borrowed(NO_MODEL), shown);
+    let model = model.map_or(Cow::Borrowed(NO_MODEL), redact_text);
     let model = &*model;
     metrics.cost(model, usage.cost.as_usd());
     metrics.tokens(
@@ -205,12 +205,12 @@ fn log(ctx: &RequestCtx, duration: Duration, failure: Option<ErrorKind>, operati
         return;
     };
     let target = received.uri.path_and_query().map_or("", |target| target.as_str());
-    let url = match (shown(received.uri.path()), received.uri.query()) {
+    let url = match (redact_text(received.uri.path()), received.uri.query()) {
         (Cow::Borrowed(_), _) => Cow::Borrowed(target),
         (path, None) => path,
         (path, Some(query)) => Cow::Owned(format!("{path}?{query}")),
     };
-    let model = model(ctx).map(shown);
+    let model = model(ctx).map(redact_text);
     let session = ctx.leg.as_ref().map(|leg| leg.session().key().id.as_str());
     ctx.app.log.access(&AccessLine {
         client_ip: received.client,

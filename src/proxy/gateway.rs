@@ -23,7 +23,7 @@ use super::{
     admit, body_filters, builtin, capture, dispatch, failover, identify, mcp, models, read, upgrade,
     upstream_request,
 };
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::history::Archive;
@@ -123,7 +123,7 @@ impl Gateway {
         let (Some(received), Some(caller)) = (&ctx.received, &ctx.caller) else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
         };
-        let model = ctx.call.model.as_deref().map(shown);
+        let model = ctx.call.model.as_deref().map(redact_text);
         let now = app.clock.now();
         let route = dispatch::route(received, caller, head, &ctx.call, now)?;
         let route = ctx.route.insert(route);

@@ -11,7 +11,7 @@ use super::dispatch::Route;
 use super::gateway::ProxyState;
 use super::receive::Received;
 use super::request_ctx::RequestCtx;
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::ErrorKind;
 use crate::protocol::BackendKind;
 use crate::protocol::Dialect;
@@ -83,7 +83,7 @@ pub(crate) fn finish(
         ended: SystemTime::now(),
         duration,
         method: clipped(received.method.as_str()),
-        path: clipped(&shown(received.uri.path())),
+        path: clipped(&redact_text(received.uri.path())),
         status: ctx.answer.status,
         outcome: failure.map_or("ok", ErrorKind::code),
         principal: ctx.caller.as_ref().map(|caller| caller.principal.clone()),
@@ -116,8 +116,8 @@ fn call(ctx: &RequestCtx, received: &Received, route: &Route, usage: Option<Usag
     Some(ModelCall {
         operation,
         provider: provider(route.dialect, route.backend.settings().kind()),
-        model: ctx.call.model.as_deref().map(|model| clipped(&shown(model))),
-        answered_by: tap.and_then(|tap| tap.model()).map(|model| clipped(&shown(model))),
+        model: ctx.call.model.as_deref().map(|model| clipped(&redact_text(model))),
+        answered_by: tap.and_then(|tap| tap.model()).map(|model| clipped(&redact_text(model))),
         stream: ctx.answer.is_stream,
         first_chunk: ctx.answer.first_byte,
         stop_reason: tap.and_then(|tap| tap.stop_reason()).map(clipped),

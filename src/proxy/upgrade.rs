@@ -15,7 +15,7 @@ use super::finish;
 use super::receive::Received;
 use super::refuse::{REFUSED, SocketEnd};
 use super::request_ctx::RequestCtx;
-use crate::capture::shown;
+use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
 use crate::protocol::facts::error_body::ErrorBody;
@@ -123,7 +123,7 @@ pub(crate) fn answered(ctx: &mut RequestCtx, chunk: &Bytes) {
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
         let usage = finish::priced(received, route, model, usage);
-        leg.add_usage(model.map(shown).as_deref(), usage);
+        leg.add_usage(model.map(redact_text).as_deref(), usage);
         finish::count_tokens(route.backend.metrics(), model, usage);
     });
 }

@@ -1,7 +1,7 @@
-//! The line each request leaves in the log.
+//! The access line, which is logged for each request.
 //!
-//! A URL is written without what may be a secret: user and password, and the values of all query parameters
-//! but a few that are known to be harmless. Long values are clipped.
+//! URLs are logged without secrets: user, password, and the values of query parameters are masked, except for a few
+//! harmless parameters. Long values are truncated.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -11,13 +11,13 @@ use serde::{Serialize, Serializer};
 /// The `message` of an access line.
 pub const MESSAGE: &str = "request_completed";
 
-/// More bytes than this of one field are not written.
+/// The longest field value, in bytes; longer values are truncated.
 pub(super) const FIELD_MAX: usize = 2048;
 
-/// What a clipped field ends with.
+/// The end of a truncated field value.
 pub(super) const CLIPPED: &str = "…";
 
-/// Query parameters whose values are no secret; every other value is masked.
+/// Query parameters whose values are logged; every other value is masked.
 const HARMLESS: [&str; 11] = [
     "after",
     "alt",
@@ -32,57 +32,57 @@ const HARMLESS: [&str; 11] = [
     "verbose",
 ];
 
-/// One request, as it ended. Serializes to the fields of the access line.
+/// A finished request. Serializes to the fields of the access line.
 #[derive(Clone, Debug, Serialize)]
 pub struct AccessLine<'a> {
-    /// Address of the client.
+    /// The client's address.
     pub client_ip: IpAddr,
-    /// Method as it came.
+    /// The request method.
     #[serde(serialize_with = "clipped")]
     pub method: &'a str,
-    /// Target as it came; masked and clipped when written.
+    /// The request target; masked and truncated when serialized.
     #[serde(serialize_with = "masked")]
     pub url: &'a str,
-    /// Status the client saw; `None` when it went away before.
+    /// The status that was sent; `None` if the client disconnected before.
     pub status: Option<u16>,
-    /// From the request's head to the last byte of the answer, in milliseconds.
+    /// Milliseconds from the request head to the last byte of the response.
     pub duration_ms: u64,
-    /// The session's id, when one was found.
+    /// The session id; `None` if the request was rejected before it had one.
     #[serde(serialize_with = "clipped_option")]
     pub session_id: Option<&'a str>,
-    /// The request's id.
+    /// The request id.
     #[serde(serialize_with = "clipped")]
     pub request_id: &'a str,
-    /// Who called.
+    /// The caller.
     #[serde(serialize_with = "clipped_option")]
     pub principal: Option<&'a str>,
-    /// The backend chosen.
+    /// The backend; `None` if none was chosen.
     #[serde(serialize_with = "clipped_option")]
     pub backend: Option<&'a str>,
-    /// How many backends were asked; told when it was more than one.
+    /// The number of backends tried; logged if more than one.
     #[serde(skip_serializing_if = "is_usual")]
     pub attempts: u32,
-    /// The backend that failed before, when another one took its place; else not told.
+    /// The backend that failed first; logged if another one took over.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clipped_option")]
     pub failover_from: Option<&'a str>,
-    /// The model asked for, or the one that answered.
+    /// The requested model, or the one that answered.
     #[serde(serialize_with = "clipped_option")]
     pub model: Option<&'a str>,
-    /// What a JSON-RPC request asked for.
+    /// The operation of an MCP or A2A request, such as `tools/call get_weather`.
     #[serde(serialize_with = "clipped_option", skip_serializing_if = "Option::is_none")]
     pub operation: Option<&'a str>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
     pub bytes_out: u64,
-    /// From the request sent on to the first byte of the answer, in milliseconds.
+    /// Milliseconds from forwarding the request to the first byte of the response.
     pub ttfb_ms: Option<u64>,
-    /// Whether the answer was a stream.
+    /// Whether the response was a stream.
     pub stream: bool,
-    /// The program that called.
+    /// The client program.
     #[serde(serialize_with = "clipped_option")]
     pub client: Option<&'a str>,
-    /// How it ended: `ok`, or an [`crate::error::ErrorKind`]'s code.
+    /// How it ended: `ok`, or the code of an [`crate::error::ErrorKind`].
     #[serde(serialize_with = "clipped")]
     pub outcome: &'a str,
 }
@@ -106,7 +106,7 @@ fn masked<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&clip(&mask(url)))
 }
 
-/// The text itself, or its first 2 KiB and a mark.
+/// Truncates a text to [`FIELD_MAX`] bytes, at a character boundary.
 pub(super) fn clip(text: &str) -> Cow<'_, str> {
     if text.len() <= FIELD_MAX {
         return Cow::Borrowed(text);
@@ -118,13 +118,13 @@ pub(super) fn clip(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}{CLIPPED}", &text[..end]))
 }
 
-/// The URL without what may be a secret.
+/// Masks what may be a secret in a URL.
 fn mask(url: &str) -> Cow<'_, str> {
     let (place, query) = url.split_once('?').map_or((url, None), |(place, query)| (place, Some(query)));
     let place = without_user(place);
     let Some(query) = query else { return place };
     let mut text = place.into_owned();
-    // A query a client makes endless is not worth masking to its end: it is clipped anyway.
+    // Do not mask an endless query to its end: it is truncated anyway.
     for (i, pair) in query.split('&').take(64).enumerate() {
         text.push(if i == 0 { '?' } else { '&' });
         match pair.split_once('=') {
@@ -140,7 +140,7 @@ fn mask(url: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// An absolute URL without `user:password@`.
+/// Masks `user:password@` in an absolute URL.
 fn without_user(place: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = place.split_once("://") else { return Cow::Borrowed(place) };
     let authority = rest.split('/').next().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! The log: lines on stdout, written by one thread, so that nobody waits for a slow reader.
+//! The log: lines on stdout, written by one thread, so that a slow reader blocks nothing.
 //!
-//! Records (access lines, CDRs, "listening") go through [`Log::line`] and are always written. Diagnostics
-//! come from the `tracing` macros and, since Pingora speaks it, from the `log` crate; the level filters them
-//! and can be changed while the program runs. When the reader is so slow that the queue is full, lines are
-//! dropped and counted; a closed pipe is borne in silence.
+//! Records (access lines, CDRs, "listening") go through [`Log::log_event`] and are always written. Diagnostics come from
+//! the `tracing` macros and, since Pingora uses it, from the `log` crate; they are filtered by a level that can be
+//! changed at run time. When the queue is full because the reader is slow, lines are dropped and counted; a closed pipe is
+//! ignored.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
@@ -18,19 +18,21 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
+use self::sink::{Sink, SinkGuard};
 use super::access::{AccessLine, CLIPPED, FIELD_MAX, MESSAGE};
 use super::settings::{Format, Level, Settings};
-use super::sink::{Sink, SinkGuard};
-use super::text;
 
-/// More lines than this waiting to be written are dropped.
+mod line;
+pub(super) mod sink;
+
+/// The largest number of queued lines.
 const QUEUE_LINES: usize = 16 << 10;
 
-/// Crates whose own diagnostics are of use as warnings only.
+/// Crates whose diagnostics are logged from level warn only.
 const NOISY: [&str; 11] =
     ["pingora", "h2", "hyper", "rustls", "mio", "tokio", "tonic", "tower", "ureq", "axum", "opentelemetry"];
 
-/// The upper-case word in a line.
+/// The `level` value of a line.
 pub(super) fn label(level: Level) -> &'static str {
     match level {
         Level::Error => "ERROR",
@@ -50,7 +52,7 @@ fn level_of(level: tracing::Level) -> Option<Level> {
     }
 }
 
-/// The log of one process.
+/// The log of the process.
 pub struct Log {
     sink: Sink,
     format: AtomicU8,
@@ -59,19 +61,19 @@ pub struct Log {
     installed: AtomicBool,
 }
 
-/// Writes what is still queued when it is dropped; keep it until the end of `main`.
+/// Flushes the queue when dropped. Keep it until the end of `main`.
 #[must_use = "the log stops when this is dropped"]
 pub struct LogGuard {
     _sink: SinkGuard,
 }
 
 impl Log {
-    /// A log on stdout.
+    /// Creates a log on stdout.
     pub fn stdout(settings: &Settings) -> (Arc<Self>, LogGuard) {
         Self::to(std::io::stdout(), settings)
     }
 
-    /// A log that goes to `writer`.
+    /// Creates a log on `writer`.
     pub fn to(writer: impl Write + Send + 'static, settings: &Settings) -> (Arc<Self>, LogGuard) {
         let (sink, guard) = Sink::new(writer, QUEUE_LINES);
         let log = Self {
@@ -84,7 +86,7 @@ impl Log {
         (Arc::new(log), LogGuard { _sink: guard })
     }
 
-    /// Makes this the log of the process' diagnostics (`tracing` and `log`); once per process.
+    /// Makes this the destination of diagnostics (`tracing` and `log`). Once per process.
     pub fn install(self: &Arc<Self>) -> Result<(), TryInitError> {
         tracing_subscriber::registry().with(Diagnostics(Arc::clone(self))).try_init()?;
         self.installed.store(true, Ordering::Release);
@@ -92,7 +94,7 @@ impl Log {
         Ok(())
     }
 
-    /// Changes level, format and whether requests leave a line, from the next line on.
+    /// Applies a new level, format, and `access_log`, from the next line on.
     pub fn reconfigure(&self, settings: &Settings) {
         self.access.store(settings.access_log(), Ordering::Relaxed);
         self.format.store(settings.format() as u8, Ordering::Relaxed);
@@ -100,7 +102,7 @@ impl Log {
         self.announce_level();
     }
 
-    /// Both macro crates keep their own idea of the highest level anybody wants.
+    /// Updates the maximum level that `tracing` and `log` cache.
     fn announce_level(&self) {
         tracing::callsite::rebuild_interest_cache();
         if !self.installed.load(Ordering::Acquire) {
@@ -114,19 +116,19 @@ impl Log {
         });
     }
 
-    /// Writes a record: timestamp, level, message, then `fields` (a struct or a map), flat.
-    pub fn line(&self, level: Level, message: &str, fields: &impl Serialize) {
-        self.write(&text::line(self.format(), level, None, message, fields));
+    /// Writes a line: timestamp, level, message, then `fields` (a struct or a map), flattened.
+    pub fn log_event(&self, level: Level, message: &str, fields: &impl Serialize) {
+        self.write(&line::line(self.format(), level, None, message, fields));
     }
 
-    /// Writes a request's access line, if requests leave one.
+    /// Writes an access line, unless `logging.access_log` is off.
     pub fn access(&self, line: &AccessLine<'_>) {
         if self.access.load(Ordering::Relaxed) {
-            self.line(Level::Info, MESSAGE, line);
+            self.log_event(Level::Info, MESSAGE, line);
         }
     }
 
-    /// The queue, which counts the lines it had to drop.
+    /// The queue, which also counts dropped lines.
     pub(super) fn sink(&self) -> Sink {
         self.sink.clone()
     }
@@ -155,12 +157,12 @@ impl Log {
     }
 }
 
-/// The end of `tracing`'s pipe.
+/// The `tracing` layer that writes to the log.
 struct Diagnostics(Arc<Log>);
 
 impl<S: Subscriber> Layer<S> for Diagnostics {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // Asked again after each change of the level; the target of a `log` record is known only then.
+        // `sometimes`: the level can change, and the target of a `log` record is known only in `enabled`.
         match level_of(*metadata.level()).is_some_and(|level| level >= self.0.level()) {
             true => Interest::sometimes(),
             false => Interest::never(),
@@ -185,16 +187,16 @@ impl<S: Subscriber> Layer<S> for Diagnostics {
         event.record(&mut fields);
         let target = fields.target.as_deref().unwrap_or(event.metadata().target());
         let level = level_of(*event.metadata().level()).unwrap_or(Level::Debug);
-        let line = text::line(self.0.format(), level, Some(target), &fields.message, &fields);
+        let line = line::line(self.0.format(), level, Some(target), &fields.message, &fields);
         self.0.write(&line);
     }
 }
 
-/// The fields of one diagnostic.
+/// The fields of a diagnostic.
 #[derive(Default)]
 struct Fields {
     message: String,
-    /// A record of the `log` crate tells its target in a field.
+    /// The target of a record of the `log` crate, which is in a field.
     target: Option<String>,
     rest: Vec<(&'static str, serde_json::Value)>,
 }
@@ -205,7 +207,7 @@ impl Fields {
             ("message", serde_json::Value::String(text)) => self.message = text,
             ("log.target", serde_json::Value::String(text)) => self.target = Some(text),
             (name, _) if name.starts_with("log.") => {}
-            // A line has these once.
+            // Every line already has these keys.
             ("timestamp" | "level" | "target", value) => self.rest.push(("field", value)),
             (name, value) => self.rest.push((name, value)),
         }
@@ -241,13 +243,13 @@ impl Visit for Fields {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut text = Clipping(String::new());
-        // Fails when the text is full, which is what is wanted.
+        // Fails once the text is full, which is intended.
         let _ = write!(text, "{value:?}");
         self.put(field, text.0.into());
     }
 }
 
-/// A text that takes no more than a field may hold.
+/// Collects a text up to [`FIELD_MAX`] bytes.
 struct Clipping(String);
 
 impl fmt::Write for Clipping {

@@ -1,44 +1,52 @@
-//! The numbers: counters, gauges and histograms in Prometheus' format.
+//! Prometheus metrics.
 //!
-//! Handles are resolved once ([`Metrics::backend`], [`Metrics::open_legs`]); on the path of a request there
-//! is no lookup per chunk and one per finished request. Values of labels that a peer chooses (method, model,
-//! status code) are bounded here, whatever the caller gives.
+//! Handles are resolved once ([`Metrics::backend`], [`Metrics::open_legs`]), so that a request needs no lookup per chunk
+//! and one when it finishes. Label values that a peer chooses (method, model, status code) are bounded here.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
-use super::capacity::CapacityMetrics;
-use super::fleet::FleetNumbers;
-pub use super::gauge::{Gauge, GaugeGuard};
-use super::history::HistoryMetrics;
-pub use super::labels::{Route, TokenKind};
+use self::capacity::CapacityMetrics;
+pub use self::capacity::CapacityNumbers;
+pub use self::fleet::FleetNumbers;
+pub use self::gauge::{Gauge, GaugeGuard};
+pub use self::history::{HistoryMetrics, Item};
+use self::labels::OTHER;
+pub use self::labels::{Route, TokenKind};
+use self::models::{ByModel, Models};
+pub use self::otlp::OtlpDropped;
+use self::registry::{add, counters, gauges, histogram, histograms, options};
 use super::log::Log;
-use super::models::{ByModel, Models};
-use super::otlp::export::Dropped;
-use super::sink::Sink;
-use super::table::{self, Spec};
+use super::log::sink::Sink;
 
-/// The value of a label whose own value is out of bounds.
-pub(super) const OTHER: &str = "other";
-/// The backend label of a request for which no backend was chosen.
+mod capacity;
+mod fleet;
+mod gauge;
+mod history;
+mod labels;
+mod models;
+mod otlp;
+mod registry;
+mod table;
+
+/// The `backend` label of a request for which no backend was chosen.
 const NO_BACKEND: &str = "none";
 
-/// Seconds from half a millisecond to a second: a kill.
+/// Buckets for kill latency: 0.5 ms to 1 s.
 const KILL_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
-/// Seconds from 50 microseconds to a tenth: our own share of a request.
+/// Buckets for proxy overhead: 50 µs to 100 ms.
 const OVERHEAD_BUCKETS: &[f64] = &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
-/// Seconds from 5 milliseconds to ten minutes: an answer of a model.
+/// Buckets for model responses: 5 ms to 10 min.
 const ANSWER_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
-/// All metrics of one process, in a registry of their own.
+/// All metrics of the process, in a registry of their own.
 pub struct Metrics {
     registry: Registry,
     pub(super) sessions_active: IntGaugeVec,
@@ -69,7 +77,7 @@ pub struct Metrics {
     panics: IntCounter,
     log_lines_dropped: IntCounter,
     history: HistoryMetrics,
-    otlp_dropped: Dropped,
+    otlp_dropped: OtlpDropped,
     log: OnceLock<Mutex<Sink>>,
     pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
     pub(super) capacity: CapacityMetrics,
@@ -77,7 +85,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric of the table, and the collector of the process (`process_*`, Linux only).
+    /// Registers all metrics of the table and, on Linux, the process collector (`process_*`).
     pub fn new() -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new();
         let in_registry = &registry;
@@ -114,7 +122,7 @@ impl Metrics {
             panics: add(in_registry, IntCounter::with_opts(options(&table::PANICS))?)?,
             log_lines_dropped: add(in_registry, IntCounter::with_opts(options(&table::LOG_LINES_DROPPED))?)?,
             history: HistoryMetrics::new(in_registry)?,
-            otlp_dropped: Dropped::new(in_registry)?,
+            otlp_dropped: OtlpDropped::new(in_registry)?,
             log: OnceLock::new(),
             fleet: OnceLock::new(),
             capacity: CapacityMetrics::new(in_registry)?,
@@ -127,7 +135,7 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    /// The handles of one backend, resolved; make them once per backend and configuration.
+    /// Resolves the handles of a backend. Call this once per backend and configuration.
     pub fn backend(&self, name: &str) -> BackendMetrics {
         BackendMetrics {
             name: Arc::from(name),
@@ -150,18 +158,18 @@ impl Metrics {
         }
     }
 
-    /// The backend of this name is configured no more: nothing is told of its health.
+    /// Removes the health gauge of a backend that is no longer configured.
     pub fn forget_backend(&self, name: &str) {
-        // It is not there when nobody asked for its health, which is as good.
+        // Fails if the gauge was never set, which is fine.
         let _ = self.backend_healthy.remove_label_values(&[name]);
     }
 
-    /// The handles for requests that no backend sees (backend `none`).
+    /// The handles for requests that reach no backend (`backend="none"`).
     pub fn unrouted(&self) -> BackendMetrics {
         self.backend(NO_BACKEND)
     }
 
-    /// The gauge of open legs of one kind (`request`, `stream`, `socket`), resolved.
+    /// The gauge of open legs of a kind (`request`, `stream`, `socket`).
     pub fn open_legs(&self, kind: &str) -> Gauge {
         Gauge(self.open_legs.with_label_values(&[kind]))
     }
@@ -171,8 +179,8 @@ impl Metrics {
         self.history.clone()
     }
 
-    /// The counters of what no collector took.
-    pub fn otlp_dropped(&self) -> Dropped {
+    /// The counters of telemetry that was not delivered to a collector.
+    pub fn otlp_dropped(&self) -> OtlpDropped {
         self.otlp_dropped.clone()
     }
 
@@ -181,66 +189,66 @@ impl Metrics {
         Gauge(self.connections.clone())
     }
 
-    /// A listener (`proxy`, `control`) had no room for a connection or an HTTP/2 request; `reason` is a word of a
+    /// Counts a connection or HTTP/2 request that a listener (`proxy`, `control`) had no room for. `reason` is from a
     /// closed set.
     pub fn connection_refused(&self, listener: &'static str, reason: &'static str) {
         self.connections_refused.with_label_values(&[listener, reason]).inc();
     }
 
-    /// A session of this kind became active.
+    /// Counts a session that became active.
     pub fn session_started(&self, kind: &str) {
         self.sessions_active.with_label_values(&[kind]).inc();
     }
 
-    /// A session of this kind ended in this state (`completed`, `killed`, `timed_out`).
+    /// Counts a session that ended. `state` is `completed`, `killed` or `timed_out`.
     pub fn session_ended(&self, state: &str, kind: &str) {
         self.sessions_active.with_label_values(&[kind]).dec();
         self.sessions_total.with_label_values(&[state, kind]).inc();
     }
 
-    /// A kill order was carried out; `source` is who gave it: `control`, `policy`, `budget`.
+    /// Counts a kill. `source` is `control`, `policy` or `budget`.
     pub fn session_killed(&self, source: &str) {
         self.kills.with_label_values(&[source]).inc();
     }
 
-    /// A leg ended this long after the kill order that cut it.
+    /// Observes the time from a kill order to the end of a leg that it cut.
     pub fn kill_latency(&self, since_order: Duration) {
         self.kill_latency.observe(since_order.as_secs_f64());
     }
 
-    /// A request was sent on, and this much of its time was our own.
+    /// Observes the time that a request spent in ELIDA before it was forwarded.
     pub fn overhead(&self, own_time: Duration) {
         self.overhead.observe(own_time.as_secs_f64());
     }
 
-    /// A reload of the configuration was applied, or rejected as faulty.
+    /// Counts a configuration reload that was applied or rejected.
     pub fn config_reloaded(&self, applied: bool) {
         let result = if applied { "applied" } else { "rejected" };
         self.config_reloads.with_label_values(&[result]).inc();
     }
 
-    /// Something panicked.
+    /// Counts a panic.
     pub fn panicked(&self) {
         self.panics.inc();
     }
 
-    /// Counts the lines that this log has to drop; the first log given is the one.
+    /// Sets the log whose dropped lines are counted. Only the first call has an effect.
     pub fn watch_log(&self, log: &Log) {
         let _ = self.log.set(Mutex::new(log.sink()));
     }
 
-    /// Everything in Prometheus' text format.
+    /// Encodes all metrics in Prometheus' text format.
     pub fn encode(&self) -> String {
         self.read_fleet();
         self.capacity.read();
         if let Some(dropped) = self.log.get() {
-            // Locked, so that two readers at once do not count the same lines twice.
+            // Hold the lock: concurrent scrapes must not count the same lines twice.
             let dropped = dropped.lock();
             let total = dropped.dropped();
             self.log_lines_dropped.inc_by(total.saturating_sub(self.log_lines_dropped.get()));
         }
         let mut text = Vec::with_capacity(16 << 10);
-        // Writing to memory fails only for a metric without a name, and the table has none.
+        // Encoding to memory fails only for a metric without a name, and there is none.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         String::from_utf8_lossy(&text).into_owned()
     }
@@ -249,7 +257,7 @@ impl Metrics {
     pub const CONTENT_TYPE: &'static str = prometheus::TEXT_FORMAT;
 }
 
-/// The handles of one backend; cheap to use, cloned by reference counts only.
+/// The metric handles of a backend. Cheap to clone.
 #[derive(Clone)]
 pub struct BackendMetrics {
     name: Arc<str>,
@@ -266,32 +274,32 @@ pub struct BackendMetrics {
     tokens: Arc<ByModel>,
 }
 
-/// Handles of the usual case, resolved when they are first used: a look-up by labels hashes them all.
+/// Handles of the common case, resolved on first use, since a lookup hashes all labels.
 #[derive(Default)]
 struct Resolved {
-    /// The time requests took, by route.
+    /// Request durations by route.
     durations: [OnceLock<Histogram>; Route::COUNT],
-    /// Answers with status 200, by route and method.
+    /// Responses with status 200 by route and method.
     ok: [[OnceLock<IntCounter>; METHODS.len()]; Route::COUNT],
 }
 
 impl BackendMetrics {
-    /// Body bytes came from the client.
+    /// Counts body bytes from the client.
     pub fn bytes_in(&self, count: u64) {
         self.bytes_in.inc_by(count);
     }
 
-    /// Body bytes went to the client.
+    /// Counts body bytes to the client.
     pub fn bytes_out(&self, count: u64) {
         self.bytes_out.inc_by(count);
     }
 
-    /// The first byte of an answer came this long after its request was sent on.
+    /// Observes the time from forwarding a request to the first byte of its response.
     pub fn first_byte(&self, after: Duration) {
         self.first_byte.observe(after.as_secs_f64());
     }
 
-    /// A request is over. `code` is the status the client saw; 0 when it saw none.
+    /// Counts a finished request. `code` is the status that was sent to the client, or 0 if none was.
     pub fn finished(&self, route: Route, method: &str, code: u16, duration: Duration) {
         let method = method_index(method);
         let count = |code: u16| {
@@ -308,33 +316,33 @@ impl BackendMetrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// A request failed at this backend; `reason` is an [`crate::error::ErrorKind`]'s code or another word
-    /// of a closed set.
+    /// Counts a request that failed at this backend. `reason` is the code of an [`crate::error::ErrorKind`] or another
+    /// value from a closed set.
     pub fn error(&self, reason: &'static str) {
         self.errors.with_label_values(&[&self.name, reason]).inc();
     }
 
-    /// A compressed answer passed that could not be read to its end; `reason` is a word of a closed set.
+    /// Counts a response whose tokens could not be read. `reason` is from a closed set.
     pub fn unread(&self, reason: &'static str) {
         self.unread.with_label_values(&[&self.name, reason]).inc();
     }
 
-    /// The backend is used, or left alone.
+    /// Sets whether the backend is in use (true) or ejected (false).
     pub fn healthy(&self, healthy: bool) {
         self.healthy.with_label_values(&[&self.name]).set(healthy.into());
     }
 
-    /// A request was sent on to another backend for this reason, a word of a closed set.
+    /// Counts a request that was sent to another backend instead. `reason` is from a closed set.
     pub fn failed_over(&self, reason: &'static str) {
         self.failovers.with_label_values(&[&self.name, reason]).inc();
     }
 
-    /// The provider counted these tokens for an answer of this model.
+    /// Counts the tokens that the provider reported for a response.
     pub fn tokens(&self, model: &str, counts: &[(TokenKind, u64)]) {
         self.tokens.count(model, counts);
     }
 
-    /// They cost so many US dollars by the configured prices.
+    /// Adds the cost of tokens, in US dollars.
     pub fn cost(&self, model: &str, usd: f64) {
         if usd > 0.0 {
             self.tokens.spend(model, usd);
@@ -342,7 +350,7 @@ impl BackendMetrics {
     }
 }
 
-/// The values of the method label; the last one stands for all others.
+/// The values of the `method` label; the last one covers all other methods.
 const METHODS: [&str; 10] =
     ["POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE", "OTHER"];
 
@@ -361,36 +369,6 @@ fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
         }
         _ => OTHER,
     }
-}
-
-pub(super) fn options(spec: &Spec) -> Opts {
-    Opts::new(spec.name, spec.help)
-}
-
-pub(super) fn add<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: C,
-) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn counters(registry: &Registry, spec: &Spec) -> Result<IntCounterVec, prometheus::Error> {
-    add(registry, IntCounterVec::new(options(spec), spec.labels)?)
-}
-
-fn gauges(registry: &Registry, spec: &Spec) -> Result<IntGaugeVec, prometheus::Error> {
-    add(registry, IntGaugeVec::new(options(spec), spec.labels)?)
-}
-
-fn histogram(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
-    add(registry, Histogram::with_opts(options)?)
-}
-
-fn histograms(registry: &Registry, spec: &Spec, buckets: &[f64]) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::from(options(spec)).buckets(buckets.to_vec());
-    add(registry, HistogramVec::new(options, spec.labels)?)
 }
 
 #[cfg(test)]

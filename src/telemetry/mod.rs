@@ -1,27 +1,19 @@
-//! Signals: what the program tells its operators about itself.
+//! What the program tells its operators: logs, metrics, traces, and readiness.
 //!
-//! `metrics` counts (every metric stands in `table`, values of labels in `labels`, `gauge` counts what is there now; `models` bounds the model label), `log` makes lines and
-//! `sink` writes them, `history` are the
-//! numbers of the history, `access` is the shape of the line each request leaves, `readiness` is what the probes
-//! answer from, `trace` is where a request stands among spans, `otlp` tells a collector.
-//! Neighbours: everyone may emit; this module knows only the words of row 0 and takes plain values, so no
-//! type of a higher row ever stands in it.
-//! Invariants: nothing here blocks its caller or fails it; label sets are bounded; a session id is never a
-//! label; whatever bytes a peer sends, a log line stays one valid line.
+//! - [`log`], [`access`], [`settings`]: log lines, the access line of each request, the `logging:` section.
+//! - [`metrics`]: Prometheus metrics. `metrics/table.rs` lists every metric, `metrics/labels.rs` the label values.
+//! - [`otlp`]: spans, log records and histograms for an OpenTelemetry collector.
+//! - [`trace`]: W3C Trace Context.
+//! - [`readiness`]: what the health probes answer from.
+//!
+//! Every module may use telemetry. It takes plain values and depends on row 0 only.
+//! Invariants: nothing here blocks or fails its caller; the set of label values is bounded; a session id is never a
+//! label; a log line is always one valid line, whatever bytes a peer sends.
 
 pub mod access;
-pub mod capacity;
-pub mod fleet;
-mod gauge;
-pub mod history;
-mod labels;
 pub mod log;
 pub mod metrics;
-mod models;
 pub mod otlp;
 pub mod readiness;
 pub mod settings;
-mod sink;
-mod table;
-mod text;
 pub mod trace;

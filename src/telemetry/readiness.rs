@@ -1,17 +1,17 @@
-//! Whether this instance should be sent work: what the probes of both listeners answer from.
+//! Readiness of this instance, for the health probes of both listeners.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-/// Why nothing should be sent here yet.
+/// The reason for not being ready during startup.
 const STARTING: &str = "starting";
 
-/// Where more warnings come from.
+/// A source of further warnings.
 type Warnings = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// The readiness of one process. It begins as "starting".
+/// The readiness of the process. Initially it is not ready, with the reason `starting`.
 pub struct Readiness {
     ready: AtomicBool,
     started: AtomicBool,
@@ -41,34 +41,34 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Work may be sent here.
+    /// Marks the instance as ready.
     pub fn ready(&self) {
         self.started.store(true, Ordering::Release);
         self.ready.store(true, Ordering::Release);
     }
 
-    /// No work may be sent here for this reason, such as `draining`.
+    /// Marks the instance as not ready, for a reason such as `draining`.
     pub fn not_ready(&self, reason: impl Into<String>) {
         *self.reason.lock() = reason.into();
         self.ready.store(false, Ordering::Release);
     }
 
-    /// Work may be sent here, but an operator should know this; `None` when it is over.
+    /// Sets a warning that does not affect readiness; `None` clears it.
     pub fn warn(&self, warning: Option<String>) {
         *self.warning.lock() = warning;
     }
 
-    /// The same of the history, apart from what [`Readiness::warn`] is told.
+    /// Sets the warning of the history, independently of [`Readiness::warn`]; `None` clears it.
     pub fn warn_of_history(&self, warning: Option<String>) {
         *self.of_history.lock() = warning;
     }
 
-    /// Takes further warnings from here whenever it is asked; the first source given is the one.
+    /// Sets a source of further warnings, which is called on each query. Only the first call has an effect.
     pub fn watch(&self, warnings: impl Fn() -> Vec<String> + Send + Sync + 'static) {
         let _ = self.more.set(Box::new(warnings));
     }
 
-    /// What an operator should know; several warnings are joined by `; `.
+    /// Returns the current warnings, joined by `; `, or `None`.
     pub fn warning(&self) -> Option<String> {
         let read = |warning: &Mutex<Option<String>>| warning.lock().clone();
         let more = self.more.get().into_iter().flat_map(|more| more());
@@ -77,12 +77,12 @@ impl Readiness {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    /// True once it has been ready; it stays true.
+    /// Returns true once the instance has been ready, and from then on.
     pub fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }
 
-    /// `Ok` when work may be sent here, else the reason why not.
+    /// Returns the reason as an error if the instance is not ready.
     pub fn check(&self) -> Result<(), String> {
         if self.ready.load(Ordering::Acquire) {
             return Ok(());

@@ -9,36 +9,36 @@ use crate::settings::fault::Faults;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Logging")]
-pub struct Written {
-    /// The least important lines that are written.
+pub struct LoggingConfig {
+    /// The lowest level that is logged.
     pub level: Level,
-    /// How lines look.
+    /// The format of log lines.
     pub format: Format,
-    /// True: one line per request.
+    /// True: log one line per request.
     pub access_log: bool,
 }
 
-impl Default for Written {
+impl Default for LoggingConfig {
     fn default() -> Self {
         Self { level: Level::Info, format: Format::Json, access_log: true }
     }
 }
 
-/// How important a log line is.
+/// The level of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// For those who look for a fault.
+    /// Details for debugging.
     Debug,
-    /// What happens: one line per request and session.
+    /// Normal operation: one line per request and session.
     Info,
-    /// Something is not as it should be, and work goes on.
+    /// Something is wrong, but work continues.
     Warn,
     /// Work failed.
     Error,
 }
 
-/// In any case, since the variable `LOG_LEVEL` is written in all of them.
+/// Case is ignored, since the variable `LOG_LEVEL` is written in any case.
 impl<'de> Deserialize<'de> for Level {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for Level {
 }
 
 impl Level {
-    /// The word used in the file and in log lines.
+    /// The name used in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Debug => "debug",
@@ -64,13 +64,13 @@ impl Level {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object per line.
     Json,
-    /// For eyes.
+    /// `key=value` text for people.
     Text,
 }
 
@@ -83,24 +83,24 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The least important lines that are written.
+    /// The lowest level that is logged.
     pub fn level(&self) -> Level {
         self.level
     }
 
-    /// How lines look.
+    /// The format of log lines.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Whether each request gets a line.
+    /// Whether requests are logged.
     pub fn access_log(&self) -> bool {
         self.access_log
     }
 }
 
-impl Written {
-    /// Compiles the section; whatever could be read is valid.
+impl LoggingConfig {
+    /// Compiles the section. Every value that can be parsed is valid.
     pub fn compile(self, _faults: &mut Faults) -> Option<Settings> {
         Some(Settings { level: self.level, format: self.format, access_log: self.access_log })
     }

@@ -1,20 +1,20 @@
-//! Where a request stands among the spans of others: the header `traceparent` (W3C Trace Context, level 2), in and out.
+//! W3C Trace Context, level 2: reads and writes the header `traceparent`.
 //!
-//! Nothing is remembered between requests: the trace of a session has its uid as id, and the last half of it is the id
-//! of the session's own span, so every request, on every instance, knows the span above it.
+//! No state is kept between requests. A session's trace id is its uid, and the lower half of the uid is the id of the
+//! session's span, so that every request, on every instance, knows its parent span.
 
 use crate::ids::Uid;
 
-/// The header.
+/// The name of the header.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// The header beside it; it means nothing without.
+/// The companion header, which is meaningless without `traceparent`.
 pub const TRACESTATE: &str = "tracestate";
 
-/// The length of what version 0 writes.
+/// The length of a `traceparent` of version 0, in bytes.
 const LENGTH: usize = 55;
 
-/// The span of the client's that a request belongs to.
+/// A client's span that is the parent of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parent {
     trace: u128,
@@ -23,7 +23,7 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// Reads the header's value; `None` when it is not one.
+    /// Parses the header's value; `None` if it is invalid.
     pub fn read(value: &str) -> Option<Self> {
         let bytes = value.as_bytes();
         let is_hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -43,22 +43,22 @@ impl Parent {
     }
 }
 
-/// The place of one span.
+/// The identity of a span, and its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
     pub(super) trace: u128,
     pub(super) span: u64,
-    /// The span above it; 0 when there is none.
+    /// The id of the parent span; 0 if there is none.
     pub(super) parent: u64,
-    /// That one is the client's.
+    /// The parent is the client's span.
     pub(super) is_remote: bool,
-    /// It is told.
+    /// The span is exported.
     pub(super) sampled: bool,
 }
 
 impl Context {
-    /// The place of a request: below the client's span, else below its session's, else alone. `takes` says which
-    /// traces are told when no client has decided that.
+    /// The span of a request: a child of the client's span if it sent one, otherwise of the session's span, otherwise a
+    /// root. `takes` decides which traces are sampled if the client has not decided.
     pub(super) fn of_request(
         parent: Option<Parent>,
         session: Option<Uid>,
@@ -77,19 +77,19 @@ impl Context {
         }
     }
 
-    /// The place of a session.
+    /// The span of a session.
     pub(super) fn of_session(uid: Uid, takes: impl Fn(u128) -> bool) -> Self {
         let trace = uid.as_u128();
         Self { trace, span: half(trace), parent: 0, is_remote: false, sampled: takes(trace) }
     }
 
-    /// The header's value for whoever is asked next.
+    /// The header's value for the backend.
     pub fn traceparent(&self) -> String {
         format!("00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.sampled))
     }
 }
 
-/// The half of a uid that is random; its variant bits keep it from being 0.
+/// The random half of a uid. It is never 0, because of its variant bits.
 fn half(uid: u128) -> u64 {
     uid as u64
 }

@@ -1,4 +1,4 @@
-//! What is taken out, what stays, and that neither depends on how a stream divides it.
+//! What is redacted, what stays, and that neither depends on how a stream splits it.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ const ANT: &str = "sk-ant-api03-abcDEF123456789_abcDEF-xyz0";
 const PEM: &str = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow+/IBAAKCAQEA7\nabc=\n-----END RSA PRIVATE KEY-----";
 
 fn plain(text: &str) -> String {
-    redact(text, Framing::Opaque, false)
+    redact_body(text, Framing::Opaque, false)
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn what_a_name_calls_secret_is_taken_out() {
 
 #[test]
 fn all_that_a_secret_name_holds_is_taken_out() {
-    let json = |text: &str| redact(text, Framing::Json, false);
+    let json = |text: &str| redact_body(text, Framing::Json, false);
     for (document, expected) in [
         (r#"{"password":12345,"n":1}"#, r#"{"password":"[redacted:secret]","n":1}"#),
         (r#"{"password":-1.5e3}"#, r#"{"password":"[redacted:secret]"}"#),
@@ -68,7 +68,7 @@ fn all_that_a_secret_name_holds_is_taken_out() {
             r#"{"user[password]":"x","password2":"y"}"#,
             r#"{"user[password]":"[redacted:secret]","password2":"[redacted:secret]"}"#,
         ),
-        // The schema of a tool says what a secret is like.
+        // A tool's schema describes a secret.
         (
             r#"{"properties":{"password":{"type":"string","default":"x"}}}"#,
             r#"{"properties":{"password":{"type":"string","default":"[redacted:secret]"}}}"#,
@@ -77,16 +77,16 @@ fn all_that_a_secret_name_holds_is_taken_out() {
     ] {
         assert_eq!(json(document), expected);
         assert_eq!(json(&json(document)), expected);
-        // The same as the arguments of a call, a text in a document, and one level deeper.
+        // The same as arguments of a tool call, that is, a string in a document, and one level deeper.
         let arguments = serde_json::json!({"arguments": document}).to_string();
         assert_eq!(json(&arguments), serde_json::json!({"arguments": expected}).to_string());
         let deeper = serde_json::json!({"a": arguments}).to_string();
         let expected_there = serde_json::json!({"arguments": expected}).to_string();
         assert_eq!(json(&deeper), serde_json::json!({"a": expected_there}).to_string());
-        // And in the lines and events of a stream.
-        assert_eq!(redact(&format!("{document}\n"), Framing::Ndjson, false), format!("{expected}\n"));
+        // And in lines and events of a stream.
+        assert_eq!(redact_body(&format!("{document}\n"), Framing::Ndjson, false), format!("{expected}\n"));
         assert_eq!(
-            redact(&format!("data: {document}\n\n"), Framing::Sse, false),
+            redact_body(&format!("data: {document}\n\n"), Framing::Sse, false),
             format!("data: {expected}\n\n")
         );
     }
@@ -103,7 +103,7 @@ fn json_in_a_text_that_is_none_loses_its_secrets() {
         (r#"say "{\"pass\\u0077ord\": \"hunter2\"}" there"#, "hunter2"),
     ] {
         let document = serde_json::json!({"content": text}).to_string();
-        let redacted = redact(&document, Framing::Json, false);
+        let redacted = redact_body(&document, Framing::Json, false);
         assert!(serde_json::from_str::<serde_json::Value>(&redacted).is_ok(), "{redacted}");
         for redacted in [redacted, plain(text)] {
             assert!(!redacted.contains(secret) && redacted.contains("[redacted:secret]"), "{redacted}");
@@ -138,7 +138,7 @@ fn short_and_spaced_secrets_are_taken_out_whole() {
         assert_eq!(plain(text), expected);
         let document = serde_json::json!({"content": text}).to_string();
         assert_eq!(
-            redact(&document, Framing::Json, false),
+            redact_body(&document, Framing::Json, false),
             serde_json::json!({"content": expected}).to_string()
         );
     }
@@ -162,14 +162,14 @@ fn a_named_secret_that_a_stream_divides_is_found() {
         events.map(|event| event["delta"]["partial_json"].as_str().unwrap().to_owned()).collect()
     };
     let pieces = ["{\"pass", "word\": 12", "345, \"secret\": {\"a\": [\"x", "yz\", 7]}, \"n\": 1", "}"];
-    let redacted = arguments(&redact(&call(&pieces), Framing::Sse, false));
+    let redacted = arguments(&redact_body(&call(&pieces), Framing::Sse, false));
     let redacted: serde_json::Value = serde_json::from_str(&redacted).unwrap();
     let mark = "[redacted:secret]";
     assert_eq!(redacted, serde_json::json!({"password": mark, "secret": {"a": [mark, mark]}, "n": 1}));
-    // One event may divide its document into lines.
+    // An event may split its document into lines.
     let lines =
         "event: x\ndata: {\ndata: \"password\":\nid: 1\ndata: 12345,\r\ndata:\"n\":1}\n\ndata: {\"a\":1}\n\n";
-    assert_eq!(redact(lines, Framing::Sse, false), lines.replace("12345", "\"[redacted:secret]\""));
+    assert_eq!(redact_body(lines, Framing::Sse, false), lines.replace("12345", "\"[redacted:secret]\""));
 }
 
 #[test]
@@ -183,13 +183,13 @@ fn words_and_numbers_that_only_look_so_stay() {
         r#"{"max_tokens": 1024, "password": null, "tokens": ["a"]}"#,
     ] {
         assert_eq!(plain(text), text);
-        assert_eq!(redact(text, Framing::Json, false), text);
+        assert_eq!(redact_body(text, Framing::Json, false), text);
     }
 }
 
 #[test]
 fn json_is_read_as_a_program_reads_it() {
-    let json = |text: &str| redact(text, Framing::Json, false);
+    let json = |text: &str| redact_body(text, Framing::Json, false);
     let inner = serde_json::json!({"Password": "a\"b\\", "note": format!("x\n{ANT}\n")}).to_string();
     let document = serde_json::json!({
         "messages": [{"role": "user", "content": format!("line\n{ANT}")}],
@@ -207,12 +207,12 @@ fn json_is_read_as_a_program_reads_it() {
     let inner: serde_json::Value = serde_json::from_str(redacted["arguments"].as_str().unwrap()).unwrap();
     assert_eq!(inner["Password"], "[redacted:secret]");
     assert_eq!(inner["note"], "x\n[redacted:api_key]\n");
-    // A character written as an escape does not hide a key.
+    // An escaped character does not hide a key.
     assert_eq!(
         json(&format!("{{\"a\":\"{}\"}}", ANT.replace('k', "\\u006b"))),
         r#"{"a":"[redacted:api_key]"}"#
     );
-    // What holds no secret keeps its every byte, whatever it is.
+    // What contains no secret is unchanged.
     for text in [r#"{ "b" : "\u00e9\/" , "a":1e5 }"#, "{\"a\": \"\\ud800\"}", "not json", "[1,", ""] {
         assert_eq!(json(text), text);
     }
@@ -226,7 +226,7 @@ fn anthropic(pieces: &[&str]) -> String {
     })
 }
 
-/// The texts of a stream's deltas together.
+/// Joins the texts of a stream's deltas.
 fn said(stream: &str) -> String {
     let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
     let texts = data.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap());
@@ -241,22 +241,23 @@ fn a_secret_that_a_stream_divides_is_found() {
         .map(|piece| String::from_utf8_lossy(piece).into_owned())
         .collect();
     let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-    let redacted = redact(&anthropic(&pieces), Framing::Sse, false);
+    let redacted = redact_body(&anthropic(&pieces), Framing::Sse, false);
     assert_eq!(said(&redacted), "write to [redacted:email] with [redacted:api_key] now");
     assert_eq!(redacted.lines().count(), anthropic(&pieces).lines().count());
     let lines = "{\"response\":\"AKIAIOSF\",\"done\":false}\n{\"response\":\"ODNN7EXAMPLE\",\"done\":true}\n";
     assert_eq!(
-        redact(lines, Framing::Ndjson, false),
+        redact_body(lines, Framing::Ndjson, false),
         "{\"response\":\"[redacted:api_key]\",\"done\":false}\n{\"response\":\"\",\"done\":true}\n"
     );
 }
 
 #[test]
 fn what_is_named_secret_in_a_stream_ends_where_it_ends() {
-    let redacted = redact(&anthropic(&["{'password': '", "hunt", "er22', 'b': ", "1}"]), Framing::Sse, false);
+    let redacted =
+        redact_body(&anthropic(&["{'password': '", "hunt", "er22', 'b': ", "1}"]), Framing::Sse, false);
     assert_eq!(said(&redacted), "{'password': '[redacted:secret]', 'b': 1}");
     let alone = anthropic(&["write 'token': '", " and more"]);
-    assert!(redact(&alone, Framing::Json, false) == alone, "nothing reaches out of its text");
+    assert!(redact_body(&alone, Framing::Json, false) == alone, "nothing reaches out of its text");
 }
 
 #[test]
@@ -266,7 +267,7 @@ fn two_answers_in_one_stream_are_not_mixed() {
     };
     let stream =
         [event(0, "AKIAIOSF"), event(1, "hello "), event(0, "ODNN7EXAMPLE"), event(1, "world")].concat();
-    let redacted = redact(&stream, Framing::Sse, false);
+    let redacted = redact_body(&stream, Framing::Sse, false);
     assert!(redacted.contains("[redacted:api_key]") && !redacted.contains("EXAMPLE"), "{redacted}");
     assert!(redacted.contains("hello ") && redacted.contains("world"), "{redacted}");
 }
@@ -289,7 +290,7 @@ fn a_cut_leaves_no_half_of_a_secret() {
                     Framing::Json => ("{\"a\":\"", text[..end].replace('\n', "\\n")),
                     _ => ("", text[..end].to_owned()),
                 };
-                let redacted = redact(&format!("{open}{cut}"), framing, true);
+                let redacted = redact_body(&format!("{open}{cut}"), framing, true);
                 let left = redacted.strip_prefix(open).unwrap();
                 assert!(
                     left.contains("[redacted:") || !left[begin..].contains(|c: char| c.is_ascii_digit()),
@@ -301,11 +302,11 @@ fn a_cut_leaves_no_half_of_a_secret() {
             }
         }
     }
-    let cut = redact(&anthropic(&["see sk-ant", "-api03-ab"]), Framing::Sse, true);
+    let cut = redact_body(&anthropic(&["see sk-ant", "-api03-ab"]), Framing::Sse, true);
     assert_eq!(said(&cut), "see [redacted:api_key]");
 }
 
-/// Pieces of which secrets, documents and streams are made.
+/// Building blocks of secrets, documents and streams.
 fn pieces() -> impl Strategy<Value = String> {
     let known = prop::sample::select(
         &[
@@ -353,14 +354,14 @@ proptest! {
         framing in prop::sample::select(&[Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque][..]),
         is_cut: bool,
     ) {
-        let once = redact(&text, framing, is_cut);
-        prop_assert_eq!(redact(&once, framing, is_cut), once);
+        let once = redact_body(&text, framing, is_cut);
+        prop_assert_eq!(redact_body(&once, framing, is_cut), once);
     }
 
     #[test]
     fn what_was_json_stays_json(text in pieces(), is_cut: bool) {
         let document = serde_json::json!({"a": text, "token": [text], text.as_str(): 4111111111111111_u64}).to_string();
-        let redacted = redact(&document, Framing::Json, is_cut);
+        let redacted = redact_body(&document, Framing::Json, is_cut);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&redacted).is_ok(), "{}", redacted);
     }
 
@@ -372,7 +373,7 @@ proptest! {
         let mut pieces: Vec<&str> = at.windows(2).map(|pair| &ANT[pair[0]..pair[1]]).collect();
         pieces.insert(0, "key: ");
         pieces.push(" end");
-        let redacted = redact(&anthropic(&pieces), Framing::Sse, false);
+        let redacted = redact_body(&anthropic(&pieces), Framing::Sse, false);
         prop_assert_eq!(said(&redacted), "key: [redacted:api_key] end");
     }
 }
@@ -389,7 +390,7 @@ fn a_text_that_only_begins_like_a_document_loses_its_secrets() {
         (Framing::Opaque, r#"[note] "password": ["hunter2f"] and "api_key": {"value": "hunter2f"}"#),
     ];
     for (framing, text) in cases {
-        let redacted = redact(text, framing, false);
+        let redacted = redact_body(text, framing, false);
         assert!(!redacted.contains("hunter2f"), "{redacted}");
     }
 }
@@ -398,7 +399,7 @@ fn a_text_that_only_begins_like_a_document_loses_its_secrets() {
 fn nesting_without_end_is_taken_out_in_one_go() {
     let text = format!("{{\"a\":\"{}\"}}", r#"{\"token\":"#.repeat(20_000));
     let begun = std::time::Instant::now();
-    redact(&text, Framing::Json, false);
-    // Measured once for each level it takes minutes.
+    redact_body(&text, Framing::Json, false);
+    // Measuring each level would take minutes.
     assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
 }

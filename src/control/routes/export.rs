@@ -19,9 +19,10 @@ use super::history::{Asked, Of, archive};
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::history::Archive;
-use crate::history::export::{ExportError, Format, RecordExport};
-use crate::history::leg_reader::LegExport;
-use crate::history::window::{Wanted, Window};
+use crate::history::read::export::{ExportError, Format, RecordExport};
+use crate::history::read::filter::RecordFilter;
+use crate::history::read::legs::LegExport;
+use crate::history::read::time_range::TimeRange;
 
 /// An export whose reader takes nothing for so long is cut.
 const STALL: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ pub(super) async fn export(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let asked = Asked::read(query, &["format", "of"])?;
-    if asked.wanted != (Wanted { window: asked.wanted.window, ..Wanted::default() }) {
+    if asked.wanted != (RecordFilter { range: asked.wanted.range, ..RecordFilter::default() }) {
         let detail = "an export takes of, format, from and to only: the chain must have no gap";
         return Err(Problem::bad_request(detail));
     }
@@ -52,7 +53,7 @@ pub(super) async fn export(
         (Of::Requests, Format::Csv) => "attachment; filename=\"elida-requests.csv\"",
     };
     let (sender, pieces) = channel(1);
-    let begin = Begin { archive, of: asked.of, format: asked.format, window: asked.wanted.window };
+    let begin = Begin { archive, of: asked.of, format: asked.format, window: asked.wanted.range };
     tokio::spawn(send(Pages::Begin(begin), sender, place));
     let mut response = Body::from_stream(stream::unfold(Some(pieces), next_piece)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -133,7 +134,7 @@ struct Begin {
     archive: Arc<Archive>,
     of: Of,
     format: Format,
-    window: Window,
+    window: TimeRange,
 }
 
 /// Where an export stands.
@@ -159,7 +160,7 @@ impl Pages {
     fn begun(self) -> Result<Self, ExportError> {
         let Self::Begin(Begin { archive, of, format, window }) = self else { return Ok(self) };
         // What ended just now is to be in it. When the disk is full, what is there is exported all the same.
-        archive.seal();
+        archive.sign();
         let reader = archive.reader()?;
         Ok(match of {
             Of::Records => Self::Records(reader.export(format, window)?),

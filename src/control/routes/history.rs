@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use super::{query, sessions};
 use crate::control::problem::Problem;
 use crate::control::service::Door;
-use crate::history::export::Format;
-use crate::history::leg_reader::LegPage;
-use crate::history::reader::{Detail, Reader, RecordPage};
-use crate::history::window::{By, Step, Wanted, read_time};
+use crate::history::read::export::Format;
+use crate::history::read::filter::{GroupBy, Interval, RecordFilter};
+use crate::history::read::legs::LegPage;
+use crate::history::read::reader::{Reader, RecordDetail, RecordPage};
+use crate::history::read::time_range::parse_time;
 use crate::history::{self, Archive};
 
 /// Records or events on one page when the caller does not say.
@@ -38,7 +39,7 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(door): State<Arc<Door>>,
     Path(target): Path<String>,
-) -> Result<Json<Detail>, Problem> {
+) -> Result<Json<RecordDetail>, Problem> {
     let wanted = target.clone();
     let found = read(&door, move |reader| reader.detail(&wanted)).await?;
     found.map(Json).ok_or_else(|| unknown_record(&target))
@@ -56,7 +57,7 @@ pub(super) async fn requests(
     RawQuery(query): RawQuery,
 ) -> Result<Json<LegPage>, Problem> {
     let asked = Asked::read(query, &["limit", "cursor"])?;
-    if asked.wanted != Wanted::default() {
+    if asked.wanted != RecordFilter::default() {
         return Err(Problem::bad_request("the requests of a session take limit and cursor only"));
     }
     archive(&door)?;
@@ -99,7 +100,7 @@ pub(super) async fn events(
 ) -> Result<Json<Value>, Problem> {
     let asked = Asked::read(query, &["limit", "cursor", "type"])?;
     let (events, next_cursor) = read(&door, move |reader| {
-        reader.events(asked.wanted.window, asked.kind.as_deref(), asked.cursor, asked.limit)
+        reader.events(asked.wanted.range, asked.kind.as_deref(), asked.cursor, asked.limit)
     })
     .await?;
     Ok(Json(json!({"events": events, "next_cursor": next_cursor})))
@@ -145,12 +146,12 @@ async fn read<T: Send + 'static>(
 /// What a query asks for.
 #[derive(Debug, PartialEq)]
 pub(super) struct Asked {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: RecordFilter,
     limit: usize,
     cursor: Option<u64>,
     kind: Option<String>,
-    step: Step,
-    by: By,
+    step: Interval,
+    by: GroupBy,
     pub(super) of: Of,
     pub(super) format: Format,
 }
@@ -163,16 +164,16 @@ pub(super) enum Of {
 }
 
 impl Asked {
-    /// Reads the query of an endpoint that takes these keys beside those of [`Wanted`]; all its faults are told
+    /// Reads the query of an endpoint that takes these keys beside those of [`RecordFilter`]; all its faults are told
     /// at once.
     pub(super) fn read(query: Option<String>, keys: &[&str]) -> Result<Self, Problem> {
         let mut asked = Self {
-            wanted: Wanted::default(),
+            wanted: RecordFilter::default(),
             limit: LIMIT_DEFAULT,
             cursor: None,
             kind: None,
-            step: Step::Hour,
-            by: By::Principal,
+            step: Interval::Hour,
+            by: GroupBy::Principal,
             of: Of::Records,
             format: Format::Ndjson,
         };
@@ -183,8 +184,8 @@ impl Asked {
     fn take(&mut self, key: &str, text: String, keys: &[&str]) -> Result<(), String> {
         let wanted = &mut self.wanted;
         match key {
-            "from" => wanted.window.from = Some(time(key, &text)?),
-            "to" => wanted.window.to = Some(time(key, &text)?),
+            "from" => wanted.range.from = Some(time(key, &text)?),
+            "to" => wanted.range.to = Some(time(key, &text)?),
             "state" if matches!(&*text, "completed" | "killed" | "timed_out") => wanted.state = Some(text),
             "state" => return Err("state must be completed, killed or timed_out".to_owned()),
             "principal" => wanted.principal = Some(text),
@@ -196,10 +197,10 @@ impl Asked {
             "limit" => self.limit = query::limit(&text, LIMIT_MAX)?,
             "cursor" => self.cursor = Some(query::cursor(&text)?),
             "type" => self.kind = Some(text),
-            "step" => self.step = Step::parse(&text).ok_or("step must be minute, hour or day")?,
+            "step" => self.step = Interval::parse(&text).ok_or("step must be minute, hour or day")?,
             "by" => {
                 self.by =
-                    By::parse(&text).ok_or("by must be principal, model, client, backend or session")?;
+                    GroupBy::parse(&text).ok_or("by must be principal, model, client, backend or session")?;
             }
             "of" => {
                 self.of = match &*text {
@@ -215,7 +216,7 @@ impl Asked {
 }
 
 fn time(key: &str, text: &str) -> Result<Timestamp, String> {
-    read_time(text, Timestamp::now())
+    parse_time(text, Timestamp::now())
         .ok_or_else(|| format!("{key} must be a time such as 2026-11-20T10:00:00Z, or 24h for so long ago"))
 }
 
@@ -228,7 +229,7 @@ mod tests {
         let asked = |query: &str, keys: &[&str]| Asked::read(Some(query.to_owned()), keys);
         let good = asked("state=killed&limit=5&cursor=9&q=a%20b&from=1h", &["limit", "cursor"]).unwrap();
         assert_eq!((good.limit, good.cursor, good.wanted.q.as_deref()), (5, Some(9), Some("a b")));
-        assert!(good.wanted.window.from.is_some());
+        assert!(good.wanted.range.from.is_some());
         let fault =
             format!("{:?}", asked("state=x&limit=0&from=now&q=1&q=2&step=day", &["limit"]).unwrap_err());
         for part in ["state must be", "limit must be", "from must be", "'q' is given twice", "'step' is not"]

@@ -106,7 +106,7 @@ async fn kept(door: &Door) {
     let Some(history) = door.parts.history.clone().filter(|_| door.parts.manager.fleet().is_none()) else {
         return;
     };
-    if !history.is_written(KEPT).await {
+    if !history.flush(KEPT).await {
         tracing::warn!(
             "a kill or its lifting holds, but is not in the history yet: a crash now would undo it"
         );

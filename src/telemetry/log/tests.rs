@@ -1,11 +1,11 @@
-//! What the log promises.
+//! Tests of the log.
 
 use super::*;
 use crate::settings::fault::Faults;
-use crate::telemetry::settings::Written;
+use crate::telemetry::settings::LoggingConfig;
 use parking_lot::Mutex;
 
-/// A place to write to that the test can read.
+/// A writer whose output the test can read.
 #[derive(Clone, Default)]
 struct Page(Arc<Mutex<Vec<u8>>>);
 
@@ -52,7 +52,7 @@ fn access() -> AccessLine<'static> {
 }
 
 fn settings(level: Level, access_log: bool) -> Settings {
-    let written = Written { level, access_log, ..Written::default() };
+    let written = LoggingConfig { level, access_log, ..LoggingConfig::default() };
     written.compile(&mut Faults::default()).unwrap()
 }
 
@@ -100,7 +100,7 @@ fn diagnostics_follow_the_level_and_noisy_crates_only_warn() {
     assert!(lines[2]["long"].as_str().unwrap().len() <= FIELD_MAX);
 }
 
-/// A reader that is gone.
+/// A closed pipe.
 struct Closed;
 
 impl Write for Closed {
@@ -143,7 +143,7 @@ fn a_stuck_reader_costs_lines_and_they_are_counted() {
     metrics.watch_log(&log);
     let line = serde_json::json!({"filler": "x".repeat(900)});
     for _ in 0..QUEUE_LINES + 2000 {
-        log.line(Level::Info, "full", &line);
+        log.log_event(Level::Info, "full", &line);
     }
     let text = metrics.encode();
     let counted = text.lines().find(|line| line.starts_with("elida_log_lines_dropped_total ")).unwrap();
@@ -153,7 +153,7 @@ fn a_stuck_reader_costs_lines_and_they_are_counted() {
     drop(guard);
 }
 
-/// The only test that makes its log that of the process; lines of other tests may stand between its own.
+/// The only test that installs its log for the process, so lines of other tests may appear between its own.
 #[test]
 fn what_pingora_logs_comes_out_here_too() {
     let page = Page::default();
@@ -187,7 +187,7 @@ fn what_pingora_logs_comes_out_here_too() {
 #[test]
 fn text_is_for_eyes() {
     let page = Page::default();
-    let written = Written { format: Format::Text, ..Written::default() };
+    let written = LoggingConfig { format: Format::Text, ..LoggingConfig::default() };
     let (log, guard) = Log::to(page.clone(), &written.compile(&mut Faults::default()).unwrap());
     log.access(&access());
     drop(guard);

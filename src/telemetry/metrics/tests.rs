@@ -1,4 +1,4 @@
-//! What the metrics promise.
+//! Tests of the metrics.
 
 use super::*;
 

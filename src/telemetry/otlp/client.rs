@@ -1,4 +1,4 @@
-//! What the exporters send by over HTTP: `ureq`, or a line on stdout.
+//! HTTP clients for the exporters: `ureq`, or lines on stdout.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use parking_lot::Mutex;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::transport::TIMEOUT;
-use crate::telemetry::sink::Sink;
+use crate::telemetry::log::sink::Sink;
 
-/// More bytes of an answer than this are not read.
+/// The largest number of response bytes that are read.
 const MAX_ANSWER: u64 = 64 << 10;
 
-/// Sends over HTTP.
+/// Sends over HTTP with `ureq`.
 #[derive(Debug)]
 pub(super) struct Http {
     agent: ureq::Agent,
-    /// Why the last request got no answer: the exporters do not pass it on.
+    /// Why the last request got no response; the exporters do not report it.
     cause: Mutex<Option<String>>,
 }
 
@@ -25,7 +25,7 @@ impl Http {
         Self { agent: agent(tls), cause: Mutex::default() }
     }
 
-    /// Why the last request got no answer, if it got none.
+    /// Why the last request got no response; `None` if it got one.
     pub(super) fn cause(&self) -> Option<String> {
         self.cause.lock().clone()
     }
@@ -39,13 +39,13 @@ impl HttpClient for Http {
         let cause = sent.as_ref().err().map(ToString::to_string);
         *self.cause.lock() = cause;
         let (head, mut body) = sent?.into_parts();
-        // A status says enough when its body cannot be read.
+        // The status suffices if the body cannot be read.
         let body = body.with_config().limit(MAX_ANSWER).read_to_vec().unwrap_or_default();
         Ok(http::Response::from_parts(head, body.into()))
     }
 }
 
-/// A client of its own: no proxy of the environment, no redirect.
+/// Creates a client that uses no proxy from the environment and follows no redirects.
 fn agent(tls: bool) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -55,7 +55,7 @@ fn agent(tls: bool) -> ureq::Agent {
     if !tls {
         return config.build().into();
     }
-    // What cannot be read is no authority; without any, no collector is believed.
+    // Unreadable CAs are skipped; without any, no collector is trusted.
     let found = rustls_native_certs::load_native_certs().certs;
     let roots: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     let tls = TlsConfig::builder()
@@ -65,7 +65,7 @@ fn agent(tls: bool) -> ureq::Agent {
     config.tls_config(tls).build().into()
 }
 
-/// Writes a line for each message, in place of a collector.
+/// Writes each message as a line, instead of sending it to a collector.
 pub(super) struct Lines(pub(super) Sink);
 
 impl std::fmt::Debug for Lines {
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Lines {
 #[async_trait::async_trait]
 impl HttpClient for Lines {
     async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
-        // It comes indented; texts in JSON have no end of a line in them.
+        // The message is indented. JSON strings contain no line breaks.
         let parts = request.body().split(|byte| *byte == b'\n').flat_map(|part| part.trim_ascii_start());
         let line: Vec<u8> = parts.copied().chain([b'\n']).collect();
         self.0.push(&line);

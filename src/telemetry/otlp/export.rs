@@ -1,7 +1,7 @@
-//! The queue between those who have something to tell and the one thread that tells it.
+//! The queue between callers and the thread that exports.
 //!
-//! A caller copies its facts and leaves; a full queue, a collector that is away, and the end of the program each
-//! cost a number in `elida_otlp_dropped_total` and nothing else.
+//! A caller copies its values into the queue and never waits. A full queue, an unavailable collector and shutdown only
+//! increment `elida_otlp_dropped_total`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{SdkLogRecord, SdkLogger, SdkLoggerProvider};
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
-use prometheus::{IntCounter, IntCounterVec, Registry};
+use prometheus::IntCounter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{error, info, warn};
@@ -24,66 +24,48 @@ use super::spans::{self, SCHEMA_URL};
 use super::transport::Transport;
 use crate::ids::{RequestId, Uid};
 use crate::telemetry::log::Log;
-use crate::telemetry::metrics::{add, options};
-use crate::telemetry::sink::Sink;
-use crate::telemetry::table;
+use crate::telemetry::log::sink::Sink;
+use crate::telemetry::metrics::OtlpDropped;
 use crate::telemetry::trace::{Context, Parent};
 
-/// Requests and sessions that wait; some 10 MB at most.
+/// The largest number of queued requests and sessions: about 10 MB.
 const QUEUE: usize = 8192;
 
-/// As many are sent together.
+/// The largest number of items in a batch.
 const BATCH: usize = 512;
 
-/// As many records are sent together: a collector takes 4 MiB at once (the default of gRPC), and a record of a session
+/// The largest number of records in a message. A collector accepts 4 MiB (the default of gRPC), and the record of a session
 /// with many agents has tens of KiB.
 const RECORDS: usize = 64;
 
-/// How long the first of a batch waits for others.
+/// How long the first item of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(250);
 
-/// How often histograms are pushed, as OpenTelemetry's own libraries do.
+/// How often histograms are pushed: the default of OpenTelemetry's SDKs.
 const PUSH: Duration = Duration::from_secs(60);
 
-/// The end of the program waits no longer for a collector.
+/// How long shutdown waits for the collector.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-
-/// What could not be delivered.
-#[derive(Clone)]
-pub struct Dropped {
-    pub(super) spans: IntCounter,
-    pub(super) logs: IntCounter,
-    pub(super) metrics: IntCounter,
-}
-
-impl Dropped {
-    pub(in crate::telemetry) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let spec = &table::OTLP_DROPPED;
-        let counters = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
-        let of = |signal| counters.with_label_values(&[signal]);
-        Ok(Self { spans: of("spans"), logs: of("logs"), metrics: of("metrics") })
-    }
-}
 
 enum Item {
     Request(Box<Request>),
     Session(Box<Session>, Context),
 }
 
-/// Takes what is to be told.
+/// Queues requests and sessions for export.
 pub struct Exporter {
     queue: mpsc::Sender<Item>,
     ratio: Ratio,
-    /// Requests are measured also when they are not traced.
+    /// Histograms are on, so requests are exported even if they are not sampled.
     measures: bool,
-    dropped: Dropped,
+    dropped: OtlpDropped,
     closing: watch::Sender<bool>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Exporter {
-    /// Starts the thread; `None` when nobody is to be told.
-    pub fn start(settings: &Settings, dropped: Dropped, log: &Log) -> Option<Arc<Self>> {
+    /// Starts the worker thread; `None` if telemetry is off.
+    pub fn start(settings: &Settings, dropped: OtlpDropped, log: &Log) -> Option<Arc<Self>> {
         if !settings.enabled() {
             return None;
         }
@@ -113,23 +95,23 @@ impl Exporter {
             let _ = end.send(());
         };
         if let Err(error) = std::thread::Builder::new().name("elida-otlp".to_owned()).spawn(run) {
-            // The queue is closed then, and all that comes is counted as dropped.
+            // The queue is closed then, so that everything is counted as dropped.
             error!(%error, "no thread can be had to send telemetry");
         }
         Some(Arc::new(exporter))
     }
 
-    /// The place of a request among all spans.
+    /// Returns the span context of a request.
     pub fn place(&self, parent: Option<Parent>, session: Option<Uid>) -> Context {
         Context::of_request(parent, session, |trace| self.ratio.takes(trace))
     }
 
-    /// Whether anybody wants to hear of a request in this place.
+    /// Returns true if a request with this span context is exported.
     pub fn wants(&self, context: &Context) -> bool {
         context.sampled || self.measures
     }
 
-    /// A request ended.
+    /// Queues a finished request.
     pub fn request(&self, request: Request) {
         let sampled = request.context.sampled;
         if self.queue.try_send(Item::Request(Box::new(request))).is_err() {
@@ -137,7 +119,7 @@ impl Exporter {
         }
     }
 
-    /// A session ended. Its record is told whether or not it is traced.
+    /// Queues an ended session. Its record is exported whether or not it is sampled.
     pub fn session(&self, session: Session) {
         let context = Context::of_session(session.uid, |trace| self.ratio.takes(trace));
         if self.queue.try_send(Item::Session(Box::new(session), context)).is_err() {
@@ -146,7 +128,7 @@ impl Exporter {
         }
     }
 
-    /// Tells what is still queued, and waits for that a short while.
+    /// Exports what is still queued, and waits for a bounded time.
     pub async fn close(&self) {
         let ended = self.ended.lock().take();
         let Some(ended) = ended else { return };
@@ -158,16 +140,16 @@ impl Exporter {
     }
 }
 
-/// The other side of the queue.
+/// The worker thread's end of the queue.
 struct Worker {
     transport: Transport,
     items: mpsc::Receiver<Item>,
     closing: watch::Receiver<bool>,
     histograms: Option<Histograms>,
-    /// Makes blank log records, which nobody else can.
+    /// Creates log records: the API has no other way.
     logger: SdkLogger,
-    dropped: Dropped,
-    /// The last message was not delivered, and the log says so.
+    dropped: OtlpDropped,
+    /// The last message was not delivered, which was logged.
     is_down: bool,
 }
 
@@ -177,7 +159,7 @@ impl Worker {
         stdout: Sink,
         items: mpsc::Receiver<Item>,
         closing: watch::Receiver<bool>,
-        dropped: Dropped,
+        dropped: OtlpDropped,
     ) -> anyhow::Result<Self> {
         let resource = resource(settings);
         let transport =
@@ -210,14 +192,14 @@ impl Worker {
         self.push().await;
     }
 
-    /// Lets more come, unless there is enough or the end has come.
+    /// Waits for more items, unless there are enough or it is shutting down.
     async fn gather(&mut self) {
         if self.items.len() < BATCH {
             let _ = timeout(GATHER, self.closing.wait_for(|closing| *closing)).await;
         }
     }
 
-    /// Sends a batch: this one, and those that wait.
+    /// Sends a batch: `first` and what is queued.
     async fn deliver(&mut self, first: Option<Item>) {
         let (mut spans, mut logs) = (Vec::new(), Vec::new());
         let rest = std::iter::from_fn(|| self.items.try_recv().ok());
@@ -256,7 +238,7 @@ impl Worker {
         self.settle(sent, records.len(), |dropped| &dropped.logs);
     }
 
-    /// Pushes the histograms, if there are any.
+    /// Pushes the histograms, if enabled.
     async fn push(&mut self) {
         let metrics = self.histograms.as_ref().and_then(Histograms::collect);
         if let Some((metrics, count)) = metrics {
@@ -265,8 +247,8 @@ impl Worker {
         }
     }
 
-    /// Counts what was not taken, and says once that nothing is taken, and once that it is again.
-    fn settle(&mut self, sent: Result<(), String>, count: usize, counter: fn(&Dropped) -> &IntCounter) {
+    /// Counts what was not delivered, and logs when delivery starts to fail and when it works again.
+    fn settle(&mut self, sent: Result<(), String>, count: usize, counter: fn(&OtlpDropped) -> &IntCounter) {
         let was_down = std::mem::replace(&mut self.is_down, sent.is_err());
         match sent {
             Ok(()) if was_down => info!("the collector takes telemetry again"),
@@ -281,7 +263,7 @@ impl Worker {
     }
 }
 
-/// What describes this instance.
+/// The resource that describes this instance.
 fn resource(settings: &Settings) -> Resource {
     let written = settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
     let own = [

@@ -1,4 +1,4 @@
-//! The histograms that are pushed: how long models took, how many tokens, how long until the first chunk.
+//! The histograms that are pushed: duration, tokens, and time to the first chunk of model calls.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMete
 use super::facts::{ModelCall, Request};
 use super::spans::{Attributes, error_type, scope};
 
-/// Name, unit, description and bounds, as the conventions have them.
+/// Name, unit, description and bounds, from the semantic conventions for generative AI.
 const INSTRUMENTS: [(&str, &str, &str, &[f64]); 3] = [
     (
         "gen_ai.client.operation.duration",
@@ -50,14 +50,14 @@ const INSTRUMENTS: [(&str, &str, &str, &[f64]); 3] = [
     ),
 ];
 
-/// All measurements since the start. Callers choose the names of models, so the SDK's bound of 2000 sets of attributes
-/// for each histogram matters: what comes later is told under `otel.metric.overflow`.
+/// All measurements since start. Clients choose model names, so the SDK's limit of 2000 attribute sets per histogram
+/// matters: further ones are reported as `otel.metric.overflow`.
 pub(super) struct Histograms {
     duration: Histogram<f64>,
     tokens: Histogram<f64>,
     first_chunk: Histogram<f64>,
     reader: Reader,
-    /// The measurements live as long as this.
+    /// Dropping this drops the measurements.
     _provider: SdkMeterProvider,
 }
 
@@ -74,7 +74,7 @@ impl Histograms {
         Self { duration, tokens, first_chunk, reader, _provider: provider }
     }
 
-    /// Adds what a request took.
+    /// Records a request.
     pub(super) fn add(&self, request: &Request) {
         let Some(call) = &request.call else { return };
         let mut labels = labels(request, call);
@@ -92,7 +92,7 @@ impl Histograms {
         self.duration.record(request.duration.as_secs_f64(), &labels.0);
     }
 
-    /// What is to be pushed, and how many metrics that are; `None` when nothing was measured.
+    /// Returns the metrics to push, and their number; `None` if nothing was recorded.
     pub(super) fn collect(&self) -> Option<(ResourceMetrics, usize)> {
         let mut metrics = ResourceMetrics::default();
         self.reader.collect(&mut metrics).ok()?;
@@ -101,7 +101,7 @@ impl Histograms {
     }
 }
 
-/// What all measurements of a request have in common. Never a session or a principal.
+/// The attributes of all measurements of a request. Never a session or a principal.
 fn labels(request: &Request, call: &ModelCall) -> Attributes {
     let mut labels = Attributes::default();
     labels.text("gen_ai.operation.name", call.operation);
@@ -112,8 +112,8 @@ fn labels(request: &Request, call: &ModelCall) -> Attributes {
     labels
 }
 
-/// Reads the histograms when it is asked. The SDK's own periodic reader has a thread of its own, on which the
-/// exporters find no runtime.
+/// Reads the histograms on request. The SDK's periodic reader uses a thread of its own, where the exporters have no
+/// runtime.
 #[derive(Clone, Debug)]
 struct Reader(Arc<ManualReader>);
 

@@ -1,12 +1,16 @@
-//! What a collector of OpenTelemetry is told: a span for each request and each session, the record of each session
-//! as a log record and, when asked for, histograms.
+//! Exports to an OpenTelemetry collector: a span for each request and session, the record of each session as a log
+//! record, and optionally histograms.
 //!
-//! `settings` is the `telemetry:` section · `facts` is what callers give · `spans` and `histograms` make of it what the
-//! exporters of OpenTelemetry take (names: semantic conventions for generative AI) · `export` is the queue and the one
-//! thread behind it · `transport` holds the exporters: gRPC, HTTP, or lines on stdout · `client` is what those for HTTP
-//! send by. Of the SDK there are the types and the histograms: no processor, no provider for all, no thread.
-//! Invariants: a caller never waits; the queue is bounded, and what does not fit or cannot be delivered is counted;
-//! no prompt, answer or credential is in any of it.
+//! - [`settings`]: the `telemetry:` section.
+//! - [`facts`]: the plain values that callers pass.
+//! - [`spans`], [`histograms`]: convert them to what the exporters accept, with the names of the semantic conventions for
+//!   generative AI.
+//! - [`export`]: the queue and its worker thread.
+//! - [`transport`], [`client`]: the exporters over gRPC, HTTP or stdout, and their HTTP client.
+//!
+//! Of the SDK only the types and the histograms are used: no processor, no global provider, no thread (ADR 15).
+//! Invariants: a caller never waits; the queue is bounded, and whatever is dropped or not delivered is counted; no
+//! prompt, response or credential is exported.
 
 mod client;
 pub mod export;

@@ -6,33 +6,33 @@ use url::Url;
 
 use crate::settings::fault::Faults;
 
-/// The name under which this program is known, unless another is given.
+/// The default service name.
 const SERVICE: &str = "elida";
 
 /// The `telemetry:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Telemetry")]
-pub struct Written {
-    /// True: a collector is told of requests and sessions.
+pub struct TelemetryConfig {
+    /// True: export requests and sessions.
     pub enabled: bool,
-    /// Who is told.
+    /// Where telemetry goes.
     pub exporter: Exporter,
-    /// The collector, as `host:port` or a URL; empty is this machine, port 4317 (gRPC) or 4318 (HTTP).
+    /// The collector, as `host:port` or a URL; empty means this machine, port 4317 (gRPC) or 4318 (HTTP).
     pub endpoint: String,
-    /// How it is told.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// The name of this program in what it tells.
+    /// The service name of this instance.
     pub service_name: String,
-    /// More about this instance: `key=value,key=value`, values percent-encoded.
+    /// Resource attributes of this instance: `key=value,key=value`, values percent-encoded.
     pub resource_attributes: String,
-    /// Share of the sessions that are traced, 0 to 1; a client's own traceparent decides for its requests.
+    /// The share of sessions that are traced, 0 to 1; for a client's requests its own traceparent decides.
     pub sample_ratio: Ratio,
-    /// True: histograms are pushed too.
+    /// True: push histograms, too.
     pub metrics: bool,
 }
 
-impl Default for Written {
+impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             enabled: false,
@@ -47,19 +47,19 @@ impl Default for Written {
     }
 }
 
-/// Who is told.
+/// Where telemetry goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Exporter {
-    /// A collector that takes OTLP.
+    /// A collector that accepts OTLP.
     Otlp,
-    /// The same: Jaeger takes OTLP.
+    /// The same, since Jaeger accepts OTLP.
     Jaeger,
-    /// The log's reader: a line of OTLP's JSON for each batch.
+    /// Standard output: one line of OTLP JSON per batch.
     Stdout,
 }
 
-/// How OTLP travels.
+/// The transport of OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -83,25 +83,25 @@ impl<'de> Deserialize<'de> for Ratio {
         if (0.0..=1.0).contains(&number) {
             return Ok(Self(number));
         }
-        Err(de::Error::custom(format!("{number} is not from 0 (nothing) to 1 (everything)")))
+        Err(de::Error::custom(format!("{number} is not between 0 (nothing) and 1 (everything)")))
     }
 }
 
 impl Ratio {
-    /// A ratio that is written in the source: from 0 to 1.
+    /// Creates a ratio, clamped to 0 to 1.
     pub const fn new(ratio: f64) -> Self {
         Self(ratio.clamp(0.0, 1.0))
     }
 
-    /// Whether this trace is among those taken, by the last 32 bits of its id, which are random. All spans of a trace
-    /// get the same answer, on every instance; a session's id is that of its trace.
+    /// Returns true if a trace is sampled, based on the last 32 bits of its id, which are random. The result is the same
+    /// for all spans of a trace, on every instance. A session's uid is its trace id.
     pub fn takes(self, trace: u128) -> bool {
         let place = (trace & u128::from(u32::MAX)) as u32;
         f64::from(place) < self.0 * (f64::from(u32::MAX) + 1.0)
     }
 }
 
-/// Where it all goes.
+/// Where telemetry is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// The URL of a collector.
@@ -116,20 +116,20 @@ pub(super) enum Target {
 pub struct Settings {
     enabled: bool,
     pub(super) target: Target,
-    /// What describes this instance, the name of the service first.
+    /// The resource attributes, the service name first.
     pub(super) resource: Vec<(String, String)>,
     pub(super) ratio: Ratio,
     pub(super) metrics: bool,
 }
 
 impl Settings {
-    /// Whether anybody is told.
+    /// Returns true if telemetry is exported.
     pub fn enabled(&self) -> bool {
         self.enabled
     }
 }
 
-impl Written {
+impl TelemetryConfig {
     /// Compiles the section.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let endpoint = self.endpoint(faults);
@@ -149,7 +149,7 @@ impl Written {
         })
     }
 
-    /// The collector's URL, without a slash at its end.
+    /// The collector's URL without a trailing slash.
     fn endpoint(&self, faults: &mut Faults) -> Option<String> {
         let mut fault = |message: &str| {
             let hint = "write host:port, or a URL such as http://collector:4317";
@@ -162,20 +162,20 @@ impl Written {
             (text, _) if text.contains("://") => text.to_owned(),
             (text, _) => format!("http://{text}"),
         };
-        let Ok(url) = Url::parse(&text) else { return fault("this is no address of a collector") };
+        let Ok(url) = Url::parse(&text) else { return fault("this is not an address of a collector") };
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return fault("a collector has an address of http or https");
+            return fault("the address of a collector must use http or https");
         }
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return fault("user, password and query are not sent to a collector");
+            return fault("user, password and query are not supported in the address of a collector");
         }
         if self.protocol == Protocol::Grpc && url.path() != "/" {
-            return fault("gRPC knows no path; leave it out, or write telemetry.protocol: http");
+            return fault("gRPC has no path; remove it, or write telemetry.protocol: http");
         }
         Some(url.as_str().trim_end_matches('/').to_owned())
     }
 
-    /// What describes the instance. A name of the service among the attributes counts while the key has its default.
+    /// The resource attributes. `service.name` among them is used if `telemetry.service_name` has its default value.
     fn resource(&self, faults: &mut Faults) -> Option<Vec<(String, String)>> {
         let mut resource = Vec::new();
         let mut good = true;
@@ -183,7 +183,7 @@ impl Written {
             match pair.split_once('=').map(|(key, value)| (key.trim(), decoded(value.trim()))) {
                 Some((key, Some(value))) if !key.is_empty() => resource.push((key.to_owned(), value)),
                 _ => {
-                    let message = format!("{pair:?} is no attribute");
+                    let message = format!("{pair:?} is not an attribute");
                     faults.add("telemetry.resource_attributes", message, "write key=value,key=value");
                     good = false;
                 }
@@ -197,7 +197,7 @@ impl Written {
     }
 }
 
-/// The text that a percent-encoded one stands for; `None` when it stands for none.
+/// Decodes percent-encoding; `None` if it is invalid.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn compiled(yaml: &str) -> Result<Settings, String> {
-        let written: Written = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+        let written: TelemetryConfig = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
         let mut faults = Faults::default();
         written.compile(&mut faults).ok_or_else(|| faults.to_string())
     }

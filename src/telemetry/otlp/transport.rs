@@ -1,4 +1,4 @@
-//! The exporters of OpenTelemetry: what they send by, and what they say of it.
+//! Owns the OpenTelemetry exporters, their connections, and their results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,32 +25,32 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use super::client::{Http, Lines};
-use super::export::Dropped;
 use super::settings::Target;
-use crate::telemetry::sink::Sink;
+use crate::telemetry::log::sink::Sink;
+use crate::telemetry::metrics::OtlpDropped;
 
-/// The time for a message, for one attempt as for all: the exporters begin none after it. So what a collector has not
-/// answered by then is not sent again; it might arrive twice.
+/// The timeout of a message, for a single attempt and for all attempts together: the exporters start none after it. So a
+/// message without a response by then is not sent again, since it might arrive twice.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// At the end of the program an attempt that is under way has so long for its answer, and there is none after it.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// At shutdown, how long an attempt in progress may take; there is no further attempt.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Sent again after 0.5, 1 and 2 s, or when the collector says.
+/// Retries after 0.5, 1 and 2 s, or when the collector says.
 fn retries() -> RetryPolicy {
     let policy = RetryPolicy::recommended().with_initial_delay(Duration::from_millis(500));
     policy.with_max_delay(Duration::from_secs(2))
 }
 
-/// The way to the collector. To be made and used inside a Tokio runtime whose thread may be blocked.
+/// The connection to the collector. Create and use it inside a Tokio runtime whose thread may be blocked.
 pub(super) struct Transport {
     exporters: Exporters,
-    /// Those for the end of the program, which do not send again.
+    /// Exporters without retries, for shutdown.
     last: Exporters,
     closing: watch::Receiver<bool>,
-    /// What sends over HTTP.
+    /// The HTTP client; `None` for gRPC and stdout.
     client: Option<Arc<Http>>,
-    /// Hears what the exporters tell while they export.
+    /// Receives the exporters' warnings during an export.
     refusals: Dispatch,
 }
 
@@ -62,61 +62,61 @@ struct Exporters {
 
 impl Transport {
     /// # Errors
-    /// The URL cannot be used, or a variable of OpenTelemetry's is no text.
+    /// The URL is unusable, or one of OpenTelemetry's environment variables is not UTF-8.
     pub(super) fn new(
         target: &Target,
         resource: &Resource,
         stdout: Sink,
-        dropped: Dropped,
+        dropped: OtlpDropped,
         closing: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
         let mut client = None;
-        let way = match target {
-            Target::Grpc(url) => Way::Grpc(channel(url)?),
+        let connection = match target {
+            Target::Grpc(url) => Connection::Grpc(channel(url)?),
             Target::Http(url) => {
                 let http = Arc::new(Http::new(url.starts_with("https:")));
                 client = Some(Arc::clone(&http));
-                Way::Http(url, Protocol::HttpBinary, http)
+                Connection::Http(url, Protocol::HttpBinary, http)
             }
-            Target::Stdout => Way::Http("http://stdout", Protocol::HttpJson, Arc::new(Lines(stdout))),
+            Target::Stdout => Connection::Http("http://stdout", Protocol::HttpJson, Arc::new(Lines(stdout))),
         };
-        let exporters = way.exporters(&retries(), resource)?;
-        let last = way.exporters(&RetryPolicy::disabled(), resource)?;
+        let exporters = connection.exporters(&retries(), resource)?;
+        let last = connection.exporters(&RetryPolicy::disabled(), resource)?;
         let refusals = Dispatch::new(tracing_subscriber::registry().with(Refusals(dropped)));
         Ok(Self { exporters, last, closing, client, refusals })
     }
 
     /// # Errors
-    /// Why they were not taken.
+    /// Why the collector did not accept them.
     pub(super) async fn spans(&self, spans: Vec<SpanData>) -> Result<(), String> {
-        self.told(async |by| by.spans.export(spans).await).await
+        self.export(async |by| by.spans.export(spans).await).await
     }
 
     /// # Errors
-    /// Why they were not taken.
+    /// Why the collector did not accept them.
     pub(super) async fn logs(
         &self,
         records: &[SdkLogRecord],
         scope: &InstrumentationScope,
     ) -> Result<(), String> {
         let records: Vec<_> = records.iter().map(|record| (record, scope)).collect();
-        self.told(async |by| by.logs.export(LogBatch::new(&records)).await).await
+        self.export(async |by| by.logs.export(LogBatch::new(&records)).await).await
     }
 
     /// # Errors
-    /// Why they were not taken.
+    /// Why the collector did not accept them.
     pub(super) async fn metrics(&self, metrics: &ResourceMetrics) -> Result<(), String> {
-        self.told(async |by| by.metrics.export(metrics).await).await
+        self.export(async |by| by.metrics.export(metrics).await).await
     }
 
-    async fn told(&self, export: impl AsyncFnOnce(&Exporters) -> OTelSdkResult) -> Result<(), String> {
+    async fn export(&self, export: impl AsyncFnOnce(&Exporters) -> OTelSdkResult) -> Result<(), String> {
         let mut closing = self.closing.clone();
         let result = if *closing.borrow() {
             export(&self.last).with_subscriber(self.refusals.clone()).await
         } else {
             let end = async {
                 let _ = closing.wait_for(|closing| *closing).await;
-                sleep(PATIENCE).await;
+                sleep(SHUTDOWN_TIMEOUT).await;
             };
             tokio::select! {
                 result = export(&self.exporters).with_subscriber(self.refusals.clone()) => result,
@@ -130,13 +130,13 @@ impl Transport {
     }
 }
 
-/// What exporters share: a connection, or a client and the part of the URL before `/v1`.
-enum Way<'a> {
+/// What the exporters share: a connection, or an HTTP client and the part of the URL before `/v1`.
+enum Connection<'a> {
     Grpc(Channel),
     Http(&'a str, Protocol, Arc<dyn HttpClient>),
 }
 
-impl Way<'_> {
+impl Connection<'_> {
     fn exporters(&self, retries: &RetryPolicy, resource: &Resource) -> anyhow::Result<Exporters> {
         let (mut spans, mut logs, metrics) = match self {
             Self::Grpc(channel) => (
@@ -183,7 +183,7 @@ fn by_http<B: WithExportConfig + WithHttpConfig>(
     builder.with_retry_policy(retries.clone()).with_shared_http_client(Arc::clone(client))
 }
 
-/// Connects when there is something to send.
+/// Creates a channel that connects when there is something to send.
 fn channel(url: &str) -> anyhow::Result<Channel> {
     let mut endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(TIMEOUT).timeout(TIMEOUT);
     if url.starts_with("https:") {
@@ -192,9 +192,9 @@ fn channel(url: &str) -> anyhow::Result<Channel> {
     Ok(endpoint.connect_lazy())
 }
 
-/// Counts what a collector refuses of a message that it takes: the exporters tell that as a warning of `tracing` and in
-/// no other way. Their other warnings end here: what is lost is said once, by the worker.
-struct Refusals(Dropped);
+/// Counts what a collector rejects from a message that it accepts. The exporters report that only as a `tracing` warning.
+/// Their other warnings are discarded here; the worker logs a loss once.
+struct Refusals(OtlpDropped);
 
 impl<S: Subscriber> Layer<S> for Refusals {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
@@ -210,7 +210,7 @@ impl<S: Subscriber> Layer<S> for Refusals {
     }
 }
 
-struct Count<'a>(&'a Dropped);
+struct Count<'a>(&'a OtlpDropped);
 
 impl Visit for Count<'_> {
     fn record_i64(&mut self, field: &Field, value: i64) {

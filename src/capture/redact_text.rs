@@ -1,0 +1,62 @@
+//! Redacts short client-supplied texts in logs, spans and records, such as a path or a model name.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::form_fields::percent_decoded;
+use super::redact::redact_body;
+use crate::protocol::wire::framing::Framing;
+
+/// Matches a part of every secret. Almost no text matches, so that most texts cost one scan.
+#[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]
+static HINT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        "(?i-u:sk-|[sr]k_|aiza|a[ks]ia|gh[oprsu]_|github_pat_|xox|hf_|glpat-|gsk_|xai-|npm_|eyj|bearer|://|[=@%]\
+         |:[ \\t]|PRIVATE KEY|[0-9][0-9 -]{11})",
+    )
+    .expect("the pattern is well formed")
+});
+
+/// Redacts secrets, including percent-encoded ones. Returns the text unchanged if it contains none.
+pub fn redact_text(text: &str) -> Cow<'_, str> {
+    if !HINT.is_match(text) {
+        return Cow::Borrowed(text);
+    }
+    let redacted = redact_body(text, Framing::Opaque, false);
+    let plain =
+        if redacted.contains('%') { percent_decoded(&redacted) } else { return changed(text, redacted) };
+    let again = redact_body(&plain, Framing::Opaque, false);
+    if again == plain { changed(text, redacted) } else { Cow::Owned(again) }
+}
+
+fn changed(text: &str, redacted: String) -> Cow<'_, str> {
+    if redacted == text { Cow::Borrowed(text) } else { Cow::Owned(redacted) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_loses_its_secrets_and_no_other_path_changes() {
+        for (path, expected) in [
+            ("/v1/keys/sk-ant-api03-abcDEF123456789_abcDEF-xyz0/x", "/v1/keys/[redacted:api_key]/x"),
+            ("/v1/keys/sk%2Dant-api03-abcDEF123456789_abcDEF-xyz0", "/v1/keys/[redacted:api_key]"),
+            ("/users/bob%40example.com/files", "/users/[redacted:email]/files"),
+            ("/a;password=x", "/a;password=[redacted:secret]"),
+            ("/cards/4111111111111111", "/cards/[redacted:card]"),
+        ] {
+            assert_eq!(redact_text(path), expected);
+        }
+        for path in [
+            "/v1/messages",
+            "/v1beta/models/gemini-2.5-pro:generateContent",
+            "/a%20b",
+            "claude-sonnet-4-20250514",
+        ] {
+            assert!(matches!(redact_text(path), Cow::Borrowed(same) if same == path), "{path}");
+        }
+    }
+}

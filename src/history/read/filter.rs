@@ -1,0 +1,123 @@
+//! Which records a query asks for, and how it groups them.
+
+use super::time_range::TimeRange;
+
+/// The longest search text, in characters; the rest is ignored.
+const MAX_SEARCH_CHARS: usize = 256;
+
+/// Selects records. A `None` field matches every record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordFilter {
+    /// When the session ended.
+    pub range: TimeRange,
+    /// `completed`, `killed` or `timed_out`.
+    pub state: Option<String>,
+    /// The caller.
+    pub principal: Option<String>,
+    /// The client program, with or without its version.
+    pub client: Option<String>,
+    /// The backend that served most of its requests.
+    pub backend: Option<String>,
+    /// A model that the session used.
+    pub model: Option<String>,
+    /// Text to find in the id, uid, principal or client; case is ignored.
+    pub q: Option<String>,
+}
+
+impl RecordFilter {
+    /// Returns a SQL condition on the table `records`, and its parameters.
+    pub(in crate::history) fn condition(&self) -> (String, Vec<rusqlite::types::Value>) {
+        let (from, to) = self.range.bounds();
+        let mut sql = "ended_ms >= ? AND ended_ms < ?".to_owned();
+        let mut values: Vec<rusqlite::types::Value> = vec![from.into(), to.into()];
+        let mut and = |part: &str, times: usize, value: &Option<String>| {
+            let Some(value) = value else { return };
+            sql.push_str(" AND ");
+            sql.push_str(part);
+            values.extend(std::iter::repeat_n(rusqlite::types::Value::from(value.clone()), times));
+        };
+        and("state = ?", 1, &self.state);
+        and("principal = ?", 1, &self.principal);
+        and("(client = ? OR substr(client, 1, instr(client, '/') - 1) = ?)", 2, &self.client);
+        and("backend = ?", 1, &self.backend);
+        and("seq IN (SELECT seq FROM usage WHERE model = ?)", 1, &self.model);
+        let needle = self
+            .q
+            .as_deref()
+            .map(|text| text.chars().take(MAX_SEARCH_CHARS).collect::<String>().to_lowercase());
+        let searched = "instr(lower(session_id || ' ' || uid || ' ' || principal || ' ' || coalesce(client, '')), ?) > 0";
+        and(searched, 1, &needle);
+        (sql, values)
+    }
+}
+
+/// The length of one interval of a time series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interval {
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+    /// A day (UTC).
+    Day,
+}
+
+impl Interval {
+    /// Parses the value of the API's parameter.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "minute" => Some(Self::Minute),
+            "hour" => Some(Self::Hour),
+            "day" => Some(Self::Day),
+            _ => None,
+        }
+    }
+
+    pub(in crate::history) fn millis(self) -> i64 {
+        match self {
+            Self::Minute => 60_000,
+            Self::Hour => 3_600_000,
+            Self::Day => 86_400_000,
+        }
+    }
+}
+
+/// What usage is grouped by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupBy {
+    /// The caller.
+    Principal,
+    /// The model.
+    Model,
+    /// The client program and its version.
+    Client,
+    /// The backend that served most of the session's requests.
+    Backend,
+    /// The session.
+    Session,
+}
+
+impl GroupBy {
+    /// Parses the value of the API's parameter.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "principal" => Some(Self::Principal),
+            "model" => Some(Self::Model),
+            "client" => Some(Self::Client),
+            "backend" => Some(Self::Backend),
+            "session" => Some(Self::Session),
+            _ => None,
+        }
+    }
+
+    /// The column of `records` or `usage`.
+    pub(in crate::history) fn column(self) -> &'static str {
+        match self {
+            Self::Principal => "principal",
+            Self::Model => "model",
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Session => "session_id",
+        }
+    }
+}

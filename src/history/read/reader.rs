@@ -1,0 +1,371 @@
+//! Reads the history. Each reader has a read-only connection of its own; thanks to SQLite's write-ahead log, a long query
+//! never blocks the writer.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, OpenFlags, Row, params, params_from_iter};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::filter::{GroupBy, Interval, RecordFilter};
+use super::time_range::TimeRange;
+use crate::history::proof::integrity::Integrity;
+
+/// How long to wait for a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest number of points of a series.
+const MAX_POINTS: usize = 10_000;
+/// The largest number of lines of a usage report.
+const MAX_USAGE_LINES: usize = 1000;
+/// A page of captures ends after this many bytes.
+const MAX_CAPTURE_BYTES: usize = 8 << 20;
+/// The largest number of events returned with a record.
+const MAX_EVENTS: usize = 200;
+/// The largest number of requests returned with a record; [`Reader::legs`] returns all.
+const MAX_REQUESTS: usize = 20;
+
+/// A connection to the history.
+pub struct Reader {
+    pub(in crate::history) database: Connection,
+    pub(in crate::history) integrity: Arc<Integrity>,
+}
+
+/// A page of records, newest first.
+#[derive(Debug, Serialize)]
+pub struct RecordPage {
+    /// The records as they were written, with their links in the chain.
+    pub records: Vec<Box<RawValue>>,
+    /// Pass this as `before` to get the next page; `None` on the last page.
+    pub next_cursor: Option<String>,
+}
+
+/// A record with everything else that the history has about its session.
+#[derive(Debug, Serialize)]
+pub struct RecordDetail {
+    /// The record.
+    pub record: Box<RawValue>,
+    /// Its last requests, in the order in which they ended.
+    pub requests: Vec<Box<RawValue>>,
+    /// Its events, oldest first.
+    pub events: Vec<EventLine>,
+    /// The kill orders against it.
+    pub kills: Vec<KillLine>,
+}
+
+/// An event of a session.
+#[derive(Debug, Serialize)]
+pub struct EventLine {
+    /// When it happened.
+    pub at: Timestamp,
+    /// `session_started`, `session_ended`, `session_killed` or `session_resumed`.
+    pub r#type: String,
+    /// The id of the session.
+    pub session_id: String,
+    /// The uid of the incarnation.
+    pub uid: String,
+    /// Details, depending on the type.
+    pub detail: Box<RawValue>,
+}
+
+/// A kill order, and when it was lifted.
+#[derive(Debug, Serialize)]
+pub struct KillLine {
+    /// The order.
+    pub order: Box<RawValue>,
+    /// When it was lifted; `None` if it was not.
+    pub lifted_at: Option<Timestamp>,
+    /// Who lifted it; `None` if it was not lifted.
+    pub lifted_by: Option<String>,
+}
+
+/// Sums over the sessions that ended in an interval.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Sums {
+    /// Sessions that ended.
+    pub sessions: u64,
+    /// How many of them were killed.
+    pub killed: u64,
+    /// How many of them timed out.
+    pub timed_out: u64,
+    /// Their requests.
+    pub requests: u64,
+    /// How many of the requests failed.
+    pub errors: u64,
+    /// Body bytes from clients.
+    pub bytes_in: u64,
+    /// Body bytes to clients.
+    pub bytes_out: u64,
+    /// Input tokens.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+    /// Tokens read from prompt caches.
+    pub cache_read_tokens: u64,
+    /// Tokens written to prompt caches.
+    pub cache_write_tokens: u64,
+    /// Reasoning tokens, which are included in `output_tokens`.
+    pub reasoning_tokens: u64,
+    /// Cost in US dollars; requests without a known price count as 0.
+    pub cost_usd: f64,
+}
+
+/// One point of a time series.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Point {
+    /// The start of the interval.
+    pub at: Timestamp,
+    /// The sums over the sessions that ended in it.
+    #[serde(flatten)]
+    pub sums: Sums,
+}
+
+/// One line of a usage report.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct UsageLine {
+    /// The principal, model, client, backend or session; `None` for requests without one.
+    pub name: Option<String>,
+    /// Requests.
+    pub requests: u64,
+    /// Input tokens.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+    /// Tokens read from the prompt cache.
+    pub cache_read_tokens: u64,
+    /// Tokens written to the prompt cache.
+    pub cache_write_tokens: u64,
+    /// Reasoning tokens.
+    pub reasoning_tokens: u64,
+    /// Cost in US dollars.
+    pub cost_usd: f64,
+}
+
+impl Reader {
+    pub(in crate::history) fn open(file: &Path, integrity: Arc<Integrity>) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Connection::open_with_flags(file, flags)?;
+        database.busy_timeout(LOCK_TIMEOUT)?;
+        Ok(Self { database, integrity })
+    }
+
+    /// Returns a handle that interrupts the running query from another thread. The query then fails.
+    pub fn interrupt(&self) -> rusqlite::InterruptHandle {
+        self.database.get_interrupt_handle()
+    }
+
+    /// Reads a page of records, newest first. `before` is the cursor of the previous page.
+    pub fn page(
+        &self,
+        filter: &RecordFilter,
+        before: Option<u64>,
+        limit: usize,
+    ) -> rusqlite::Result<RecordPage> {
+        let (condition, mut values) = filter.condition();
+        let sql =
+            format!("SELECT seq, body FROM records WHERE {condition} AND seq < ? ORDER BY seq DESC LIMIT ?");
+        values.push(before.and_then(|seq| i64::try_from(seq).ok()).unwrap_or(i64::MAX).into());
+        values.push(i64::try_from(limit + 1).unwrap_or(i64::MAX).into());
+        let mut statement = self.database.prepare(&sql)?;
+        let rows = statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, json(row, 1)?)))?;
+        let (records, next_cursor) = one_page(rows.collect::<rusqlite::Result<_>>()?, limit);
+        Ok(RecordPage { records, next_cursor })
+    }
+
+    /// Reads the record of a uid, or the newest record of a session id, with everything about it. `None` if there is none.
+    pub fn detail(&self, target: &str) -> rusqlite::Result<Option<RecordDetail>> {
+        // The uid takes precedence: a client may choose another session's uid as its session id.
+        let sql = include_str!("../sql/record.sql");
+        let found =
+            self.database.query_row(sql, [target], |row| Ok((row.get::<_, String>(0)?, json(row, 1)?)));
+        let (uid, record) = match found {
+            Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(None),
+            found => found?,
+        };
+        let mut legs = self.database.prepare(include_str!("../sql/last_legs.sql"))?;
+        let limit = i64::try_from(MAX_REQUESTS).unwrap_or(i64::MAX);
+        let requests =
+            legs.query_map(params![uid, limit], |row| json(row, 0))?.collect::<rusqlite::Result<_>>()?;
+        let mut events = self.database.prepare(
+            "SELECT at_ms, type, session_id, uid, body FROM events WHERE uid = ?1 ORDER BY number LIMIT ?2",
+        )?;
+        let limit = i64::try_from(MAX_EVENTS).unwrap_or(i64::MAX);
+        let events = events.query_map(params![uid, limit], event)?.collect::<rusqlite::Result<_>>()?;
+        let sql = "SELECT body, lifted_ms, lifted_by FROM kills WHERE uid = ?1 ORDER BY at_ms";
+        let mut kills = self.database.prepare(sql)?;
+        let kills = kills.query_map([uid], |row| {
+            let lifted: Option<i64> = row.get(1)?;
+            Ok(KillLine { order: json(row, 0)?, lifted_at: lifted.map(time), lifted_by: row.get(2)? })
+        })?;
+        let kills = kills.collect::<rusqlite::Result<_>>()?;
+        Ok(Some(RecordDetail { record, requests, events, kills }))
+    }
+
+    /// Reads a page of the captures of a uid or session id, newest first. A page may end early, see
+    /// [`MAX_CAPTURE_BYTES`].
+    pub fn captures(
+        &self,
+        target: &str,
+        before: Option<u64>,
+        limit: usize,
+    ) -> rusqlite::Result<(Vec<Box<RawValue>>, Option<String>)> {
+        let sql = include_str!("../sql/captures.sql");
+        let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
+        let mut statement = self.database.prepare(sql)?;
+        let values = params![target, before, i64::try_from(limit + 1).unwrap_or(i64::MAX)];
+        let mut rows = statement.query(values)?;
+        let (mut found, mut size, mut limit) = (Vec::new(), 0, limit);
+        while let Some(row) = rows.next()? {
+            let capture = json(row, 1)?;
+            size += capture.get().len();
+            found.push((row.get(0)?, capture));
+            if size > MAX_CAPTURE_BYTES {
+                limit = limit.min(found.len());
+            }
+            if found.len() > limit {
+                break;
+            }
+        }
+        Ok(one_page(found, limit))
+    }
+
+    /// Reads a page of events, newest first.
+    pub fn events(
+        &self,
+        range: TimeRange,
+        kind: Option<&str>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> rusqlite::Result<(Vec<EventLine>, Option<String>)> {
+        let (from, to) = range.bounds();
+        let sql = include_str!("../sql/events.sql");
+        let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
+        let mut statement = self.database.prepare(sql)?;
+        let values = params![from, to, kind, before, i64::try_from(limit + 1).unwrap_or(i64::MAX)];
+        let rows = statement.query_map(values, |row| Ok((row.get(5)?, event(row)?)))?;
+        Ok(one_page(rows.collect::<rusqlite::Result<_>>()?, limit))
+    }
+
+    /// Returns the sums for each interval, oldest first. Intervals in which no session ended are left out.
+    pub fn series(&self, filter: &RecordFilter, step: Interval) -> rusqlite::Result<Vec<Point>> {
+        let (condition, values) = filter.condition();
+        let length = step.millis();
+        let [i, o, r, w, t] =
+            ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"]
+                .map(|column| format!("total({column})"));
+        let sql = format!(
+            "WITH tokens AS (SELECT seq AS of, {i} AS i, {o} AS o, {r} AS r, {w} AS w, {t} AS t, \
+             total(cost_usd) AS c FROM usage GROUP BY seq) \
+             SELECT ended_ms / {length} * {length}, count(*), sum(state = 'killed'), sum(state = 'timed_out'), \
+             {}, {}, {}, {}, {}, {}, {}, {}, {}, total(c) \
+             FROM records LEFT JOIN tokens ON of = seq WHERE {condition} GROUP BY 1 ORDER BY 1 LIMIT {MAX_POINTS}",
+            sum("requests"),
+            sum("errors"),
+            sum("bytes_in"),
+            sum("bytes_out"),
+            sum("i"),
+            sum("o"),
+            sum("r"),
+            sum("w"),
+            sum("t"),
+        );
+        let mut statement = self.database.prepare(&sql)?;
+        let points = statement.query_map(params_from_iter(values), |row| {
+            Ok(Point { at: time(row.get(0)?), sums: sums(row)? })
+        })?;
+        points.collect()
+    }
+
+    /// Returns tokens and cost by group, the most expensive first.
+    pub fn usage(&self, filter: &RecordFilter, by: GroupBy) -> rusqlite::Result<Vec<UsageLine>> {
+        let (condition, values): (_, Vec<Sql>) = filter.condition();
+        let condition = condition.replace("seq IN", "records.seq IN");
+        let sql = format!(
+            "SELECT {}, {}, {} AS input, {} AS output, {}, {}, {}, total(cost_usd) AS cost FROM usage \
+             JOIN records ON records.seq = usage.seq WHERE {condition} GROUP BY 1 \
+             ORDER BY cost DESC, 0.0 + input + output DESC, 1 LIMIT {MAX_USAGE_LINES}",
+            by.column(),
+            sum("usage.requests"),
+            sum("input_tokens"),
+            sum("output_tokens"),
+            sum("cache_read_tokens"),
+            sum("cache_write_tokens"),
+            sum("reasoning_tokens"),
+        );
+        let mut statement = self.database.prepare(&sql)?;
+        let lines = statement.query_map(params_from_iter(values), |row| {
+            Ok(UsageLine {
+                name: row.get(0)?,
+                requests: number(row, 1)?,
+                input_tokens: number(row, 2)?,
+                output_tokens: number(row, 3)?,
+                cache_read_tokens: number(row, 4)?,
+                cache_write_tokens: number(row, 5)?,
+                reasoning_tokens: number(row, 6)?,
+                cost_usd: row.get(7)?,
+            })
+        })?;
+        lines.collect()
+    }
+}
+
+/// A SQL sum that saturates, where SQLite's `sum` of integers fails on overflow. It is exact up to 2^53.
+fn sum(column: &str) -> String {
+    format!("CAST(total({column}) AS INTEGER)")
+}
+
+/// Returns the first `limit` rows, and the cursor of the next page if there are more.
+pub(in crate::history) fn one_page<T>(mut found: Vec<(i64, T)>, limit: usize) -> (Vec<T>, Option<String>) {
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|(number, _)| number.to_string());
+    (found.into_iter().map(|(_, one)| one).collect(), next)
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<EventLine> {
+    Ok(EventLine {
+        at: time(row.get(0)?),
+        r#type: row.get(1)?,
+        session_id: row.get(2)?,
+        uid: row.get(3)?,
+        detail: json(row, 4)?,
+    })
+}
+
+/// Reads the columns after the first.
+fn sums(row: &Row<'_>) -> rusqlite::Result<Sums> {
+    Ok(Sums {
+        sessions: number(row, 1)?,
+        killed: number(row, 2)?,
+        timed_out: number(row, 3)?,
+        requests: number(row, 4)?,
+        errors: number(row, 5)?,
+        bytes_in: number(row, 6)?,
+        bytes_out: number(row, 7)?,
+        input_tokens: number(row, 8)?,
+        output_tokens: number(row, 9)?,
+        cache_read_tokens: number(row, 10)?,
+        cache_write_tokens: number(row, 11)?,
+        reasoning_tokens: number(row, 12)?,
+        cost_usd: row.get(13)?,
+    })
+}
+
+fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(i64::unsigned_abs)
+}
+
+fn time(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Reads a JSON column without parsing it into values.
+pub(in crate::history) fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Box<RawValue>> {
+    let text: String = row.get(column)?;
+    RawValue::from_string(text).map_err(|fault| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(fault))
+    })
+}

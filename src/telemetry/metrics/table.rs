@@ -1,0 +1,95 @@
+//! All metrics: name, help text, and labels. `docs/metrics.md` documents them for operators.
+
+/// The description of a metric.
+pub(in crate::telemetry) struct Spec {
+    /// The exposed name.
+    pub(in crate::telemetry) name: &'static str,
+    /// The help text: one sentence with the unit.
+    pub(in crate::telemetry) help: &'static str,
+    /// The label names, in the order of their values.
+    pub(in crate::telemetry) labels: &'static [&'static str],
+}
+
+macro_rules! table {
+    ($($id:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub(in crate::telemetry) const $id: Spec = Spec { name: $name, help: $help, labels: &[$($label),*] };)*
+        /// All metrics, for the test that compares them with the documentation.
+        #[cfg(test)]
+        pub(in crate::telemetry) const ALL: &[Spec] = &[$($id),*];
+    };
+}
+
+table! {
+    SESSIONS_ACTIVE = "elida_sessions_active" ["kind"]
+        "Sessions that are active now.";
+    SESSIONS_TOTAL = "elida_sessions_total" ["state", "kind"]
+        "Sessions that ended, by their last state.";
+    SESSIONS_LIMIT_USED = "elida_sessions_limit_used_ratio" ["limit"]
+        "Share of a limit of active sessions that is in use; of the limit per principal, by the caller with the most.";
+    SESSIONS_REFUSED = "elida_sessions_refused_total" ["limit"]
+        "Sessions that were not opened because a limit was reached and all counted sessions had open requests.";
+    SESSIONS_EVICTED = "elida_sessions_evicted_total" ["limit"]
+        "Idle sessions that ended to make room for others.";
+    SESSION_KILLS = "elida_session_kills_total" ["source"]
+        "Kill orders carried out, by who gave them.";
+    KILL_LATENCY = "elida_kill_latency_seconds" []
+        "Time from a kill order to the end of a leg it cut.";
+    REQUESTS = "elida_http_requests_total" ["route", "backend", "method", "code"]
+        "Requests answered; backend is none when no backend was chosen.";
+    REQUEST_DURATION = "elida_http_request_duration_seconds" ["route", "backend"]
+        "Time from a request's head to the last byte of its answer.";
+    PROXY_OVERHEAD = "elida_proxy_overhead_seconds" []
+        "Time a request spent in ELIDA itself before it was sent on.";
+    FIRST_BYTE = "elida_time_to_first_byte_seconds" ["backend"]
+        "Time from a request sent on to the first byte of its answer.";
+    BYTES = "elida_bytes_total" ["direction", "backend"]
+        "Body bytes; in is from the client, out is to the client.";
+    OPEN_LEGS = "elida_open_legs" ["kind"]
+        "Requests, streams and sockets that are open now.";
+    BACKEND_ERRORS = "elida_backend_errors_total" ["backend", "reason"]
+        "Requests that failed at or on the way to a backend.";
+    BACKEND_HEALTHY = "elida_backend_healthy" ["backend"]
+        "1 while a backend is used, 0 while it is left alone because requests or probes failed.";
+    FAILOVERS = "elida_failovers_total" ["backend", "reason"]
+        "Requests that were sent on to another backend, by the one that failed and how.";
+    TOKENS = "elida_tokens_total" ["backend", "model", "type"]
+        "Tokens by the provider's own count.";
+    STORE_UP = "elida_store_up" ["store"]
+        "1 while the shared store answers, 0 while this instance goes on by itself.";
+    STORE_OUTAGES = "elida_store_outages_total" ["store"]
+        "Times the shared store stopped answering.";
+    STORE_FALLBACKS = "elida_store_fallbacks_total" ["store"]
+        "Admissions decided without the shared store.";
+    STORE_LOST = "elida_store_lost_total" ["store", "what"]
+        "Kill orders, and times the principals' key, that the shared store had lost and that were written again.";
+    KEY_MISMATCH = "elida_principal_key_mismatch" []
+        "1 while another principals' key than this instance's stands in the shared store.";
+    STORE_EVENTS_DROPPED = "elida_store_events_dropped_total" ["store"]
+        "Events of this instance that the feeds of the others do not show, because the shared store is slow or away.";
+    ANSWERS_UNREAD = "elida_answers_unread_total" ["backend", "reason"]
+        "Answers whose tokens are not counted: their coding could not be read, or the count cannot be true.";
+    COST = "elida_cost_usd_total" ["backend", "model"]
+        "Cost in US dollars of the tokens, by the configured prices.";
+    CONFIG_RELOADS = "elida_config_reloads_total" ["result"]
+        "Reloads of the configuration: applied or rejected.";
+    CONNECTIONS = "elida_connections" []
+        "Client connections open at the proxy now.";
+    CONNECTIONS_REFUSED = "elida_connections_refused_total" ["listener", "reason"]
+        "Connections closed, and HTTP/2 requests refused, because there were too many.";
+    PANICS = "elida_panics_total" []
+        "Panics: each ended one request, and is a fault of ELIDA.";
+    LOG_LINES_DROPPED = "elida_log_lines_dropped_total" []
+        "Log lines dropped because the reader of the log was too slow.";
+    HISTORY_UP = "elida_history_up" []
+        "1 while the history can be written, 0 while it cannot.";
+    HISTORY_INTACT = "elida_history_intact" []
+        "1 while the history leads to what was signed last, 0 once it was changed and nothing is signed.";
+    HISTORY_DROPPED = "elida_history_dropped_total" ["kind"]
+        "Records, events and legs that the history could not take.";
+    CAPTURES_DROPPED = "elida_captures_dropped_total" []
+        "Requests whose bodies were to be kept and could not be taken.";
+    OTLP_DROPPED = "elida_otlp_dropped_total" ["signal"]
+        "Spans, log records and metrics that no collector took.";
+    BUILD_INFO = "elida_build_info" ["version"]
+        "Always 1; the label says which version runs.";
+}
