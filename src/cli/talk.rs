@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ControlArgs};
 use super::{print, report};
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// The most sessions asked for at a time.
 const PAGE: usize = 500;
@@ -96,7 +96,7 @@ pub(super) struct KillArgs {
 struct BlockArgs {
     /// Refuse the id for so long, such as 24h
     #[arg(long = "for", value_name = "TIME", value_parser = read_span)]
-    duration: Option<Span>,
+    duration: Option<DurationText>,
     /// Refuse the id for ever
     #[arg(long)]
     permanent: bool,
@@ -117,9 +117,9 @@ pub(super) struct ResumeArgs {
     plain: PlainArgs,
 }
 
-fn read_span(text: &str) -> Result<Span, String> {
+fn read_span(text: &str) -> Result<DurationText, String> {
     match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(Span(duration)),
+        Ok(duration) if !duration.is_zero() => Ok(DurationText(duration)),
         _ => Err("write a time with its unit, such as 30m or 24h".into()),
     }
 }

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// The schemes of `url`: one server, sentinels, a cluster; each with an `s` for TLS.
 const SCHEMES: [&str; 6] =
@@ -59,7 +59,7 @@ pub struct Written {
     /// Connections, one more for messages.
     pub pool: usize,
     /// Counters of a session in which something moves are written this often; changes of state at once.
-    pub flush_interval: Span,
+    pub flush_interval: DurationText,
     /// What happens to new sessions while Redis is away.
     pub on_unavailable: OnUnavailable,
 }
@@ -87,7 +87,7 @@ impl Default for Written {
             tls: WrittenTls::default(),
             key_prefix: "elida:session:".into(),
             pool: 4,
-            flush_interval: Span::secs(1),
+            flush_interval: DurationText::secs(1),
             on_unavailable: OnUnavailable::Memory,
         }
     }

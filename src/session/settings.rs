@@ -9,7 +9,7 @@ use super::book::BlockMode;
 use super::starts::Rate;
 use crate::redis;
 use crate::settings::fault::Faults;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// How long a killed id stays refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -18,12 +18,12 @@ pub struct Block {
     /// What ends the block.
     pub mode: BlockMode,
     /// With mode `duration`: for how long.
-    pub duration: Span,
+    pub duration: DurationText,
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Self { mode: BlockMode::Duration, duration: Span::secs(24 * 3600) }
+        Self { mode: BlockMode::Duration, duration: DurationText::secs(24 * 3600) }
     }
 }
 
@@ -56,13 +56,13 @@ pub struct Written {
     /// Where live state is kept. Needs a restart.
     pub store: StoreKind,
     /// Active to timed out after this long without a byte.
-    pub idle_timeout: Span,
+    pub idle_timeout: DurationText,
     /// Active to timed out after this long, busy or not; 0 is no limit.
-    pub max_duration: Span,
+    pub max_duration: DurationText,
     /// Active to completed this long after the last request ended; 0 is never.
-    pub completed_after: Span,
+    pub completed_after: DurationText,
     /// Ended sessions stay listed this long.
-    pub retention: Span,
+    pub retention: DurationText,
     /// Active sessions of all principals together; above it the longest idle one without an open request ends.
     pub max_active: usize,
     /// Active sessions of one principal; above it the same among its own.
@@ -93,10 +93,10 @@ impl Default for Written {
     fn default() -> Self {
         Self {
             store: StoreKind::Memory,
-            idle_timeout: Span::secs(30 * 60),
-            max_duration: Span::secs(24 * 3600),
-            completed_after: Span::secs(0),
-            retention: Span::secs(24 * 3600),
+            idle_timeout: DurationText::secs(30 * 60),
+            max_duration: DurationText::secs(24 * 3600),
+            completed_after: DurationText::secs(0),
+            retention: DurationText::secs(24 * 3600),
             max_active: 100_000,
             max_active_per_principal: 10_000,
             starts_per_address: Rate::default(),

@@ -1,8 +1,8 @@
-//! The kit with which a module reads its own share of the configuration file.
+//! Tools with which a module reads its section of the configuration file.
 //!
-//! Each module with a share has a `Written` form (serde, unknown keys refused), a compiled
+//! Each module with a section has a `Written` form (serde, unknown keys refused), a compiled
 //! `Settings` with private fields, and `Written::compile(self, &mut Faults) -> Option<Settings>`.
-//! Neighbours: `config` gathers the written forms; nobody else sees the whole file.
+//! Neighbours: `config` collects these forms and is the only module that sees the whole file.
 //! Invariant: a compiled settings value is always valid.
 
 pub mod address;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Moment, millis};
 use crate::settings::fault::Faults;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// Shortest interval between probes; more frequent ones would load the backend.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,29 +28,29 @@ pub struct Written {
     /// Path of the probe request, such as `/health`; empty to only open a TCP connection.
     pub path: String,
     /// Time between two probes; 0 disables them.
-    pub interval: Span,
+    pub interval: DurationText,
     /// Timeout of a probe.
-    pub timeout: Span,
+    pub timeout: DurationText,
     /// Consecutive failures, of requests or of probes, after which the backend is ejected.
     pub unhealthy_after: u32,
     /// Consecutive successful probes after which the backend is used again.
     pub healthy_after: u32,
     /// How long the backend is ejected after failed requests; doubled each time.
-    pub rest: Span,
+    pub rest: DurationText,
     /// The longest ejection, also when the backend asks for a longer one with `Retry-After`.
-    pub max_rest: Span,
+    pub max_rest: DurationText,
 }
 
 impl Default for Written {
     fn default() -> Self {
         Self {
             path: String::new(),
-            interval: Span(Duration::ZERO),
-            timeout: Span::secs(2),
+            interval: DurationText(Duration::ZERO),
+            timeout: DurationText::secs(2),
             unhealthy_after: 3,
             healthy_after: 2,
-            rest: Span::secs(10),
-            max_rest: Span::secs(300),
+            rest: DurationText::secs(10),
+            max_rest: DurationText::secs(300),
         }
     }
 }
@@ -327,7 +327,8 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        let written = Written { rest: Span::secs(10), max_rest: Span::secs(60), ..Written::default() };
+        let written =
+            Written { rest: DurationText::secs(10), max_rest: DurationText::secs(60), ..Written::default() };
         written.compile("b", &mut Faults::default()).unwrap()
     }
 
@@ -490,9 +491,9 @@ mod tests {
         let mut faults = Faults::default();
         let written = Written {
             path: "health".into(),
-            interval: Span(Duration::from_millis(1)),
+            interval: DurationText(Duration::from_millis(1)),
             unhealthy_after: 0,
-            rest: Span::secs(600),
+            rest: DurationText::secs(600),
             ..Written::default()
         };
         assert_eq!(written.compile("b", &mut faults), None);

@@ -15,7 +15,7 @@ use crate::session::lookup::{NamedBy, SessionRef};
 use crate::session::manager::Manager;
 use crate::session::model::State;
 use crate::session::settings::Block;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// A name that could not be looked up everywhere, and the order that was given by it.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ impl Manager {
         let request = KillRequest {
             reason: order.reason.clone(),
             by: order.by.clone(),
-            block: Some(Block { mode: order.mode, duration: Span(left) }),
+            block: Some(Block { mode: order.mode, duration: DurationText(left) }),
             agent: order.agent.clone(),
             ..KillRequest::default()
         };
