@@ -432,5 +432,5 @@ fn the_recipe_runs_the_script_with_the_program_that_it_builds() {
     let justfile = read(&root().join("justfile"));
     let recipe = justfile.split("\nfleet:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     let lines: Vec<&str> = recipe.lines().map(str::trim).collect();
-    assert_eq!(lines, ["cargo build --release --quiet", "docker/fleet/run.sh target/release/elida"]);
+    assert_eq!(lines, ["cargo build --quiet --bin elida", "docker/fleet/run.sh target/debug/elida"]);
 }

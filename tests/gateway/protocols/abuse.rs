@@ -126,8 +126,10 @@ async fn a_client_that_does_not_read_is_cut() {
     assert_eq!(line["outcome"], "client_stalled", "{line}");
     let ending = client.end().await;
     assert!(matches!(ending, Ending::Reset(_) | Ending::Closed(_)));
-    // The same when only response heads are left to send: pipelined answers that nobody reads.
-    let backend = RawBackend::answering(OK).await;
+    // The same when only response heads are left to send: pipelined answers that nobody reads, with a long field so that
+    // few of them fill the buffers.
+    let head = format!("HTTP/1.1 200 OK\r\nX-Fill: {}\r\nContent-Length: 2\r\n\r\n", "a".repeat(4000));
+    let backend = RawBackend::answering(head + "ok").await;
     let gateway = with_server(&backend, "timeouts: { write: 300ms }").await;
     let mut client = RawClient::connect_narrow(gateway.proxy()).await;
     let many = Call::get("/small").bytes("a").repeat(1000);
