@@ -12,7 +12,8 @@ use elida::clock::Clock;
 use elida::ids::{BackendName, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use elida::session::store::MemoryStore;
 use elida::session::{
-    Arrival, Cut, Event, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, Written,
+    Cut, Event, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, SessionConfig,
+    SessionRequest,
 };
 use elida::settings::fault::Faults;
 use futures::FutureExt;
@@ -22,14 +23,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A manager without a limit, whose events have no listener.
 fn manager() -> Arc<Manager> {
-    let written =
-        Written { max_active: 10_000_000, max_active_per_principal: 10_000_000, ..Written::default() };
+    let written = SessionConfig {
+        max_active: 10_000_000,
+        max_active_per_principal: 10_000_000,
+        ..SessionConfig::default()
+    };
     let settings = written.compile(&mut Faults::default()).expect("good settings");
     Manager::new(settings, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_: &Event| {}))
 }
 
-fn arrival(session: &str) -> Arrival {
-    Arrival {
+fn arrival(session: &str) -> SessionRequest {
+    SessionRequest {
         key: SessionKey { scope: Scope::new("cred:0011223344556677"), id: SessionId::new(session) },
         identity: Identity { source: "header:x-session-id".into(), ..Identity::default() },
         principal: PrincipalId::new("cred:0011223344556677"),

@@ -10,7 +10,7 @@
 //! * [`session`] holds sessions: states, admission, kill, timeouts, record.
 //! * [`identity`] determines the caller and the session, [`routing`] the backend, [`upstream`] the connection to it.
 //! * [`protocol`] reads the agents' protocols without doing IO.
-//! * [`limits`] computes the cost of calls.
+//! * [`pricing`] holds the prices of models and computes what a response costs.
 //! * [`history`] stores ended sessions with tamper evidence; [`capture`] selects bodies and redacts secrets in them.
 //! * [`control`] is the operator API, [`telemetry`] log, metrics and traces.
 //! * [`app`] builds and runs the parts from what [`config`] read; [`cli`] is the command line.
@@ -29,7 +29,8 @@ pub mod error;
 pub mod history;
 pub mod identity;
 pub mod ids;
-pub mod limits;
+mod model_patterns;
+pub mod pricing;
 pub mod protocol;
 pub mod proxy;
 pub mod redis;

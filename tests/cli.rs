@@ -27,7 +27,7 @@ fn check_says_ok_or_every_fault() {
     std::fs::write(&file, "lisen: ':1'\nbackends:\n  a: { url: b, type: http }\n").expect("a file");
     let file = file.display().to_string();
     let expected = format!(
-        "{file}:1:1: lisen: no key is called 'lisen' (did you mean listen?)\n\
+        "{file}:1:1: lisen: unknown key 'lisen' (did you mean listen?)\n\
          {file}:3:8: backends.a.url: 'b' is not an http:// or https:// URL \
          (write it like http://localhost:11434 or https://api.openai.com)\n\
          server.threads: 'x' does not fit; set by ELIDA__SERVER__THREADS (write a whole number)\n\
@@ -65,6 +65,52 @@ fn check_tells_warnings_apart_and_json_to_machines() {
     assert_eq!((&places[0]["line"], &places[0]["column"]), (&4.into(), &3.into()), "{report}");
     assert_eq!(places[0]["path"], "session.idle_timeout");
     assert!(places.iter().any(|fault| fault["message"].as_str().unwrap_or("").contains("not YAML")));
+}
+
+#[test]
+fn an_old_name_of_a_key_still_works_and_check_mentions_the_new_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("old.yaml");
+    let check = |health: &str, variables: &[(&str, &str)]| {
+        let backend = format!("backends:\n  a:\n    url: http://h\n    type: ollama\n    health:\n{health}");
+        std::fs::write(&file, format!("data_dir: {:?}\n{backend}", folder.path())).expect("a file");
+        result(&elida(&["check", "-c", &file.display().to_string()], variables))
+    };
+    let shown = file.display();
+    let warning = |place: &str, old: &str, new: &str, by: &str| {
+        format!(
+            "{place}warning: backends.a.health.{old}: `{old}` is called `{new}` since 0.2; the old name still \
+             works{by} (write {new})\n"
+        )
+    };
+    let (code, out, error) = check("      rest: 20s\n      max_rest: 1m\n", &[]);
+    assert_eq!((code, out), (0, format!("{shown}: ok, 2 warnings\n")));
+    let rest = warning(&format!("{shown}:7:7: "), "rest", "eject_for", "");
+    assert_eq!(error, rest.clone() + &warning(&format!("{shown}:8:7: "), "max_rest", "max_eject", ""));
+
+    let (code, out, error) = check("      eject_for: 20s\n      max_eject: 1m\n", &[]);
+    assert_eq!((code, out, error), (0, format!("{shown}: ok\n"), String::new()));
+
+    let (code, _, error) = check("      rest: 20m\n", &[]);
+    assert_eq!(code, 2);
+    assert!(
+        error.contains(&format!("{shown}:7:7: backends.a.health.rest: 20m is not between 0 and")),
+        "{error}"
+    );
+    let (code, _, error) = check("      rest: soon\n", &[]);
+    assert_eq!(code, 2);
+    assert!(error.contains(&format!("{shown}:7:7: backends.a.health.rest: 'soon' does not fit")), "{error}");
+
+    let (code, _, error) = check("      rest: 20s\n      eject_for: 10s\n", &[]);
+    assert_eq!(code, 2);
+    let both =
+        "backends.a.health.rest: 'rest' is the old name of 'eject_for', and both are set (remove rest)";
+    assert!(error.contains(&format!("{shown}:7:7: {both}")), "{error}");
+
+    let variable = [("ELIDA__BACKENDS__A__HEALTH__REST", "30s")];
+    let (code, _, error) = check("      timeout: 1s\n", &variable);
+    let by = format!("; set by {}", variable[0].0);
+    assert_eq!((code, error), (0, warning("", "rest", "eject_for", &by)));
 }
 
 #[test]

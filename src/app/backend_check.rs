@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::health_checks::probe;
 use crate::config::Config;
-use crate::redis::{self, Found};
+use crate::redis::{self, ProbeResult};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::backend::Backend;
 use crate::upstream::peer::peer;
@@ -40,7 +40,7 @@ pub struct Unreachable {
 }
 
 /// Checks the Redis of `session.store: redis`; `None` without one.
-pub fn check_redis(config: &Config) -> Option<Result<Found, Unreachable>> {
+pub fn check_redis(config: &Config) -> Option<Result<ProbeResult, Unreachable>> {
     let settings = config.session.redis()?;
     let failed = |message: String| Unreachable {
         message: format!("{}: {message}", settings.shown()),
@@ -109,7 +109,7 @@ async fn check_backend(
     }
 }
 
-/// Probes `health.path` as the health checks do; does nothing when none is configured.
+/// HealthChecks `health.path` as the health checks do; does nothing when none is configured.
 async fn check_health(backend: &Backend, limit: Duration) -> Result<(), Unreachable> {
     let settings = backend.settings();
     if settings.health().path.is_none() {

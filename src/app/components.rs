@@ -20,7 +20,7 @@ use crate::protocol::request::RequestPaths;
 use crate::proxy::gateway::ProxyState;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::redis::{self, Keys, Link};
-use crate::session::fleet::{Fleet, OwnKey};
+use crate::session::replication::{OwnKey, Replicator};
 use crate::session::store::{MemoryStore, RedisStore};
 use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
@@ -39,6 +39,8 @@ pub(super) struct Components {
     pub(super) metrics: Arc<Metrics>,
     pub(super) live: SharedSettings,
     pub(super) sessions: Arc<Manager>,
+    /// Shares sessions with other instances; `None` with `session.store: memory`.
+    pub(super) replicator: Option<Arc<Replicator>>,
     pub(super) readiness: Arc<Readiness>,
     /// `None` when `history` is off or its file cannot be used.
     pub(super) history: Option<Arc<Archive>>,
@@ -74,29 +76,40 @@ impl Components {
             exporter: exporter.clone(),
         });
         let names = super::principal_key::load(config);
-        let sessions = match config.session.redis() {
+        let replicator = match config.session.redis() {
+            Some(redis) => Some(replicator(redis, names.shared)?),
+            None => None,
+        };
+        let sessions = match &replicator {
             None => {
                 let store = Arc::new(MemoryStore::default());
                 Manager::new(config.session.clone(), clock.clone(), store, listener)
             }
-            Some(redis) => Manager::in_fleet(
-                config.session.clone(),
-                clock.clone(),
-                fleet(redis, names.shared)?,
-                listener,
-            ),
+            Some(replicator) => replicator.manager(config.session.clone(), clock.clone(), listener),
         };
-        sessions.live_by(names.key.id());
-        sessions.show_backends(addresses(config));
+        sessions.set_principals_key(names.key.id());
+        sessions.set_backend_urls(addresses(config));
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
-        watch_fleet(&metrics, &sessions);
-        watch_capacity(&metrics, &sessions);
-        if let Some(fleet) = sessions.fleet().cloned() {
-            readiness.watch(move || fleet.warnings());
+        if let Some(replicator) = replicator.clone() {
+            watch_fleet(&metrics, &sessions, replicator.clone());
+            readiness.watch(move || replicator.warnings());
         }
+        watch_capacity(&metrics, &sessions);
         let principals = names.key;
         Ok((
-            Self { log, metrics, live, sessions, readiness, history, kills, exporter, clock, principals },
+            Self {
+                log,
+                metrics,
+                live,
+                sessions,
+                replicator,
+                readiness,
+                history,
+                kills,
+                exporter,
+                clock,
+                principals,
+            },
             guard,
         ))
     }
@@ -177,25 +190,24 @@ pub(super) fn runtime_settings(
     })
 }
 
-/// Creates this instance's membership in the fleet that shares this Redis.
-fn fleet(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Fleet> {
+/// Shares the sessions of this process through Redis.
+fn replicator(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Arc<Replicator>> {
     let link = Link::new(settings).context("session.redis cannot be used")?;
     let instance = Uuid::new_v4().simple().to_string();
     let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok(Fleet::new(Arc::new(store), key))
+    Ok(Arc::new(Replicator::new(Arc::new(store), key)))
 }
 
-fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>) {
-    let Some(fleet) = sessions.fleet().cloned() else { return };
+fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>, replicator: Arc<Replicator>) {
     let sessions = Arc::clone(sessions);
     metrics.watch_fleet(move || FleetNumbers {
         active: sessions.active(),
-        store_up: fleet.is_up(),
-        fallbacks: fleet.fallbacks(),
-        lost_orders: fleet.lost_orders(),
-        lost_keys: fleet.lost_keys(),
-        other_key: fleet.is_other_key(),
-        events_dropped: fleet.events_dropped(),
+        store_up: replicator.is_up(),
+        fallbacks: replicator.fallbacks(),
+        lost_orders: replicator.lost_orders(),
+        lost_keys: replicator.lost_keys(),
+        other_key: replicator.is_other_key(),
+        events_dropped: replicator.events_dropped(),
     });
 }
 

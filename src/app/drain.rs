@@ -66,7 +66,7 @@ impl Drain {
     /// Drains, and meanwhile applies kill orders that the new process receives.
     async fn drain_beside_successor(&self) {
         // A new process without the session channel writes its orders to the history only.
-        let kills = self.shared.kills.clone().filter(|_| !self.shared.sessions.has_siblings());
+        let kills = self.shared.kills.clone().filter(|_| !self.shared.sessions.has_upgrade_peers());
         let follow = kills.map(|kills| tokio::spawn(kills.follow(|| true)));
         self.drain(true).await;
         if let Some(follow) = follow {

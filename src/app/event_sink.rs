@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::{Event, Listener, Served};
+use crate::session::{Event, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -24,7 +24,7 @@ pub(super) struct EventSink {
 }
 
 impl Listener for EventSink {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         tell(&self.log, &self.metrics, event);
         if let Some(history) = &self.history {
             history.record(event);
@@ -48,7 +48,7 @@ impl Listener for EventSink {
         self.history.as_ref().is_some_and(|history| history.wants_legs())
     }
 
-    fn hear_leg(&self, leg: Served) {
+    fn on_leg(&self, leg: ServedLeg) {
         if let Some(history) = &self.history {
             history.record_leg(leg);
         }

@@ -21,7 +21,7 @@ use crate::upstream::peer::peer;
 /// How often the running probes are compared with the settings in force.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Probes the backends of the settings in force.
+/// HealthChecks the backends of the settings in force.
 pub(super) struct HealthChecks {
     pub(super) live: SharedSettings,
 }
@@ -66,7 +66,7 @@ async fn probe_repeatedly(backend: Arc<Backend>, connector: Arc<Connector>, paus
     }
 }
 
-/// Probes a backend once: by connecting, or with a GET of `health.path`, which any status below 500 passes.
+/// HealthChecks a backend once: by connecting, or with a GET of `health.path`, which any status below 500 passes.
 ///
 /// # Errors
 /// A sentence that says what failed.

@@ -31,7 +31,7 @@ impl KillRecovery {
     /// Restores the orders in the history. Returns `None` without a history, and with a shared store, which has all
     /// orders. An unreadable history is logged and does not stop the start.
     pub(super) fn restore(history: Option<&Arc<Archive>>, sessions: &Arc<Manager>) -> Option<Arc<Self>> {
-        if sessions.fleet().is_some() {
+        if sessions.is_shared() {
             return None;
         }
         let (history, sessions) = (Arc::clone(history?), Arc::clone(sessions));

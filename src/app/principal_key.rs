@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::identity::{Kept, Key};
 use crate::redis::principals::{self, Agreed, Claim};
 use crate::redis::{LinkError, Settings};
-use crate::session::fleet::OwnKey;
+use crate::session::replication::OwnKey;
 use crate::settings::secret::Secret;
 
 /// The key, and whether the fleet has agreed on it.

@@ -77,7 +77,7 @@ impl Reload {
         self.shared.live.store(Arc::new(settings));
         self.control.store(Arc::new(config.control.clone()));
         self.shared.sessions.reconfigure(config.session.clone());
-        self.shared.sessions.show_backends(addresses(&config));
+        self.shared.sessions.set_backend_urls(addresses(&config));
         if let Some(history) = &self.shared.history {
             history.reconfigure(config.history.clone());
         }

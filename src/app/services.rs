@@ -32,7 +32,7 @@ use crate::control::service::{ControlService, Parts};
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
-use crate::session::fleet::{self, Fleet};
+use crate::session::replication::{self, Replicator};
 use crate::telemetry::readiness::Readiness;
 
 /// How often session timeouts are checked.
@@ -79,31 +79,21 @@ pub(super) fn serve(
         Arc::clone(&shared.live),
         ConnectionPermits::new(&shared.metrics, plan.proxy_budget()),
     );
-    let readiness = Arc::clone(&shared.readiness);
-    let sessions = Arc::clone(&shared.sessions);
-    let kills = shared.kills.clone();
     let proxy = Proxy {
         begin: Mutex::new(Some((proxy, drained))),
         is_met,
         downstream,
-        readiness,
+        readiness: Arc::clone(&shared.readiness),
         ready,
-        sessions,
-        kills,
+        sessions: Arc::clone(&shared.sessions),
+        replicator: shared.replicator.clone(),
+        kills: shared.kills.clone(),
     };
     let mut proxy = background_service("proxy", proxy);
     proxy.threads = Some(threads);
     server.add_service(proxy);
 
-    if shared.sessions.fleet().is_some() {
-        let sessions = Arc::clone(&shared.sessions);
-        server.add_service(background_service("fleet", FleetSync { sessions }));
-    }
-
-    let sessions = Arc::clone(&shared.sessions);
-    server.add_service(background_service("housekeeping", Housekeeping { sessions }));
-
-    server.add_service(background_service("probes", HealthChecks { live: Arc::clone(&shared.live) }));
+    add_background_services(&mut server, &shared);
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
     let control = control_service(control, plan.operators(), &reload, &shared);
@@ -123,6 +113,16 @@ pub(super) fn serve(
     // Dropping the guard flushes the log.
     drop(log_guard);
     Ok(())
+}
+
+/// Adds the background services: replication in a fleet, session timeouts, health checks.
+fn add_background_services(server: &mut Server, shared: &Components) {
+    let sessions = || Arc::clone(&shared.sessions);
+    if let Some(replicator) = shared.replicator.clone() {
+        server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
+    }
+    server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
+    server.add_service(background_service("probes", HealthChecks { live: Arc::clone(&shared.live) }));
 }
 
 /// Creates Pingora's server, which provides a runtime for each service. It keeps `idle` connections to backends open.
@@ -171,6 +171,7 @@ struct Proxy {
     readiness: Arc<Readiness>,
     ready: ReadySignal,
     sessions: Arc<Manager>,
+    replicator: Option<Arc<Replicator>>,
     kills: Option<Arc<KillRecovery>>,
 }
 
@@ -181,8 +182,8 @@ impl BackgroundService for Proxy {
         let Some((listener, draining)) = begin else { return };
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                if let Some(fleet) = self.sessions.fleet() {
-                    wait_for_kill_orders(fleet).await;
+                if let Some(replicator) = &self.replicator {
+                    wait_for_kill_orders(replicator).await;
                 }
                 // An error means that the control API has ended and this process is about to.
                 let _ = self.is_met.clone().wait_for(|met| *met).await;
@@ -191,7 +192,8 @@ impl BackgroundService for Proxy {
                 // The predecessor reports the new main process to the service manager.
                 if !self.ready.send() {
                     sd_notify::ready();
-                } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_siblings()) {
+                } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_upgrade_peers())
+                {
                     // The predecessor is a version without the session channel.
                     tokio::spawn(kills.follow(move || parent_id() == old));
                 }
@@ -202,16 +204,16 @@ impl BackgroundService for Proxy {
     }
 }
 
-/// Waits up to [`FIRST_ANSWER`] until every kill order of the fleet is known here.
-async fn wait_for_kill_orders(fleet: &Fleet) {
+/// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
+async fn wait_for_kill_orders(replicator: &Replicator) {
     let known = async {
-        while !fleet.is_up() {
+        while !replicator.is_up() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if tokio::time::timeout(FIRST_ANSWER, known).await.is_err() {
-        let why = fleet.fault().unwrap_or_else(|| "no answer".to_owned());
-        if fleet.is_synced() {
+        let why = replicator.fault().unwrap_or_else(|| "no answer".to_owned());
+        if replicator.is_synced() {
             error!(why, "redis cannot be used: this instance knows the kills in it, and begins on its own");
         } else {
             error!(
@@ -222,15 +224,16 @@ async fn wait_for_kill_orders(fleet: &Fleet) {
     }
 }
 
-/// Synchronizes this instance with the fleet through Redis.
-struct FleetSync {
+/// Replicates sessions through Redis.
+struct Replicating {
     sessions: Arc<Manager>,
+    replicator: Arc<Replicator>,
 }
 
 #[async_trait]
-impl BackgroundService for FleetSync {
+impl BackgroundService for Replicating {
     async fn start(&self, shutdown: ShutdownWatch) {
-        fleet::serve(Arc::clone(&self.sessions), shutdown).await;
+        replication::serve(Arc::clone(&self.sessions), Arc::clone(&self.replicator), shutdown).await;
     }
 }
 
@@ -246,12 +249,12 @@ struct Control {
 }
 
 impl Control {
-    /// Connects to the predecessor before the first operator is accepted, since a kill may concern its sessions. This
-    /// runtime drives the channel, so that a kill does not wait for the proxy's.
-    async fn meet_predecessor(&self) {
+    /// No operator is let in before the process whose sessions he may mean can be asked. The line is carried by
+    /// this runtime, as a kill must not wait for the proxy's.
+    async fn connect_predecessor(&self) {
         let predecessor = self.predecessor.lock().take();
         if let Some(stream) = predecessor {
-            match self.sessions.meet_predecessor(stream).await {
+            match self.sessions.connect_predecessor(stream).await {
                 Ok(orders) => info!(orders, "the old process tells of its sessions"),
                 Err(error) => warn!(%error, "the sessions of the old process cannot be killed here"),
             }
@@ -263,7 +266,7 @@ impl Control {
 #[async_trait]
 impl BackgroundService for Control {
     async fn start(&self, shutdown: ShutdownWatch) {
-        self.meet_predecessor().await;
+        self.connect_predecessor().await;
         let closing = self.closing.lock().take();
         self.service.run(closing.unwrap_or(shutdown)).await;
     }
@@ -297,13 +300,13 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::Flags;
     use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
-    use crate::session::cut::Cut;
-    use crate::session::event::Event;
+    use crate::session::Cut;
+    use crate::session::Event;
     use crate::session::store::MemoryStore;
-    use crate::session::{Arrival, Identity, LegKind, LegStart};
+    use crate::session::{Identity, LegKind, LegStart, SessionRequest};
 
     async fn visit(sessions: &Arc<Manager>, id: &str) {
-        let arrival = Arrival {
+        let arrival = SessionRequest {
             key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
             identity: Identity::default(),
             principal: PrincipalId::new("ada"),

@@ -94,7 +94,7 @@ impl Upgrade {
             .stdin(OwnedFd::from(there))
             .spawn()?;
         // The channel closes when the new process ends.
-        self.sessions.meet_successor(ours)?;
+        self.sessions.connect_successor(ours)?;
         Ok((child, here))
     }
 
@@ -121,7 +121,7 @@ impl Upgrade {
     }
 }
 
-/// Kills a process that is still running; returns its exit status as text.
+/// KillRecovery a process that is still running; returns its exit status as text.
 fn end(child: &mut Child) -> String {
     let _ = child.kill();
     child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())

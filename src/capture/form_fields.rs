@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use percent_encoding::percent_decode_str;
 use regex::Regex;
 
 use super::redact::redact_body;
@@ -90,28 +91,16 @@ pub(super) fn redact_parts(text: &str) -> String {
 
 /// Decodes percent-encoding, and `+` as a space.
 fn decoded(text: &str) -> Cow<'_, str> {
-    if text.contains(['%', '+']) { Cow::Owned(percent_decoded(&text.replace('+', " "))) } else { text.into() }
+    if text.contains('+') {
+        Cow::Owned(percent_decoded(&text.replace('+', " ")).into_owned())
+    } else {
+        percent_decoded(text)
+    }
 }
 
 /// Decodes percent-encoding. Invalid UTF-8 in the result is replaced.
-pub(super) fn percent_decoded(text: &str) -> String {
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let bytes = text.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                plain.extend(u8::try_from(16 * high + low));
-                at += 3;
-            }
-            _ => {
-                plain.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&plain).into_owned()
+pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 #[cfg(test)]

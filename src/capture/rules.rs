@@ -232,7 +232,7 @@ fn is_likely(kind: SecretKind, found: &str) -> bool {
         SecretKind::ApiKey => !(found.len() >= 20 && found.starts_with("sk-") && is_word()),
         SecretKind::Token => found.len() >= 20 || !is_word(),
         SecretKind::Secret => !NO_SECRET.iter().any(|word| found.eq_ignore_ascii_case(word)),
-        _ => true,
+        SecretKind::PrivateKey | SecretKind::Email | SecretKind::Card => true,
     }
 }
 

@@ -1,29 +1,29 @@
-//! The one compiled configuration.
+//! The compiled configuration.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::config_file::{Backends, ConfigFile, Guard, VERSION};
 use super::places::{check_folders, check_ports};
 use super::tree::Tree;
-use super::written::{Backends, Guard, IDENTITY_PART, VERSION, Written};
 use crate::protocol::BackendKind;
 use crate::routing::{BackendRule, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
-use crate::{capture, control, history, identity, limits, proxy, session, telemetry, upstream};
+use crate::{capture, control, history, identity, pricing, proxy, session, telemetry, upstream};
 
-/// The name of the backend that `backend:` stands for.
+/// Name of the backend that `backend:` defines.
 const ONLY_BACKEND: &str = "default";
 
-/// Everything the file, the environment and the flags say, checked.
+/// The checked configuration of all sources.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the proxy listens. Needs a restart.
+    /// Address of the proxy listener. Needs a restart.
     pub listen: SocketAddr,
-    /// Where keys and other state are kept. Needs a restart.
+    /// Directory for keys and other state. Needs a restart.
     pub data_dir: PathBuf,
     /// Threads, timeouts and limits of the proxy listener.
     pub server: proxy::settings::Settings,
@@ -35,46 +35,45 @@ pub struct Config {
     pub identity: identity::Settings,
     /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
     pub backends: Vec<upstream::settings::Settings>,
-    /// Who answers `GET /v1/models`.
+    /// Source of `GET /v1/models`.
     pub models: proxy::models::Written,
     /// Which backend a request goes to.
     pub routing: Table,
-    /// What is kept of ended sessions.
+    /// The history of ended sessions.
     pub history: history::Settings,
-    /// Which bodies are kept there.
+    /// Which bodies are captured into the history.
     pub capture: capture::Settings,
-    /// What models cost.
-    pub prices: limits::Prices,
-    /// What is logged.
+    /// Prices of models.
+    pub prices: pricing::Prices,
+    /// The log.
     pub logging: telemetry::settings::Settings,
-    /// What a collector is told. Needs a restart.
+    /// Export to an OpenTelemetry collector. Needs a restart.
     pub telemetry: telemetry::otlp::settings::Settings,
     printable: Value,
     warnings: Vec<Fault>,
 }
 
 impl Config {
-    /// What is allowed and rarely meant, as one reads the file.
+    /// Returns the warnings (valid but probably unintended), in the order of the file.
     pub fn warnings(&self) -> &[Fault] {
         &self.warnings
     }
 
-    /// The same with these warnings.
+    /// Returns the configuration with these warnings.
     pub(super) fn with_warnings(self, warnings: &[Fault]) -> Self {
         Self { warnings: warnings.to_vec(), ..self }
     }
 
-    /// The effective values under the keys of the file, for people to look at. Holds no secret:
-    /// tokens are masked, and a value that refers to the environment or a file is shown as the
-    /// reference.
+    /// Returns the effective values under the keys of the file, for display. Contains no secrets: tokens are masked,
+    /// and expanded values are replaced by their reference.
     pub fn printable(&self) -> Value {
         self.printable.clone()
     }
 }
 
-/// Compiles all shares; after a fault the others are still compiled, to find all faults.
+/// Compiles all sections, even after a fault, to report all faults at once.
 pub(super) fn compile(
-    mut written: Written,
+    mut written: ConfigFile,
     token: Option<Secret>,
     tree: &Tree,
     faults: &mut Faults,
@@ -90,8 +89,8 @@ pub(super) fn compile(
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
     let control = written.control.compile(faults);
-    let session = written.session.compile(faults);
-    let identity = written.identity.compile(faults);
+    let session = written.session.session.compile(faults);
+    let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let backends = compile_backends(written.backends, shorthand, faults);
     let mut of_routing = Faults::default();
@@ -139,18 +138,18 @@ fn check_version(version: u32, faults: &mut Faults) {
     }
 }
 
-/// `backend` from a variable or flag is meant; it must not be passed over for `backends:`.
-fn check_backend(written: &Written, tree: &Tree, faults: &mut Faults) {
+/// `backend` set by a variable or flag must not be ignored silently when `backends` is used.
+fn check_backend(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
     if !written.backends.0.is_empty() && tree.origins.contains_key("backend") {
         faults.add(
             "backend",
-            "it is only used when there are no backends, but there are some",
+            "it is used only without backends, but backends are configured",
             "leave it out, or remove backends",
         );
     }
 }
 
-/// An injected key is spent on whoever can reach the listener, since clients are not asked who they are.
+/// Refuses injected keys on a public listener: clients are not authenticated, so anyone could spend them.
 fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Settings], faults: &mut Faults) {
     let Some(backend) = backends.iter().find(|backend| backend.auth().is_injected()) else { return };
     if listen.ip().is_loopback() {
@@ -158,19 +157,19 @@ fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Setti
     }
     let path = format!("backends.{}.auth.mode", backend.name());
     let message =
-        format!("whoever reaches {listen} spends this key, because clients need no credential of their own");
+        format!("anyone who reaches {listen} can spend this key, because clients are not authenticated");
     match guard {
         Guard::Enforce => {
-            let hint = "listen on 127.0.0.1, or let clients send their own keys (mode: passthrough), or ask them for a \
-                        certificate (server.tls.client_ca), or keep others away by the network and write \
+            let hint = "listen on 127.0.0.1, or let clients send their own keys (mode: passthrough), or require client \
+                        certificates (server.tls.client_ca), or keep strangers out by the network and set \
                         startup_guard: warn";
             faults.add(path, message, hint);
         }
-        Guard::Warn => faults.warn(path, message, "keep others away by the network"),
+        Guard::Warn => faults.warn(path, message, "keep strangers out by the network"),
     }
 }
 
-/// Who stands in for another one, but is not asked with the credentials that were meant for that one.
+/// Warns about fallbacks and equals of another realm, which are skipped for requests with a client's credential.
 fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Settings], faults: &mut Faults) {
     let says =
         |rule: &BackendRule, text: &String| rule.models.iter().any(|own| own.eq_ignore_ascii_case(text));
@@ -185,7 +184,7 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
                     false => format!("backends.{}.models", other.name),
                 };
                 let message = format!(
-                    "'{}' gets no request with a client's credential that was meant for '{}'",
+                    "'{}' never gets requests that carry a client's credential for '{}'",
                     other.name, first.name
                 );
                 faults.warn(path, message, "give both the same auth.realm, or auth.mode: inject or none");
@@ -194,7 +193,7 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
     }
 }
 
-/// Bodies are kept in the file of the history.
+/// Captured bodies need the history.
 fn check_capture(
     capture: Option<capture::Settings>,
     history: Option<&history::Settings>,
@@ -203,7 +202,7 @@ fn check_capture(
     let is_on = capture.is_some_and(|capture| capture.is_on());
     if is_on && history.is_some_and(|history| history.file(Path::new("")).is_none()) {
         let hint = "write history.enabled: true, or capture.mode: off";
-        faults.add("capture.mode", "bodies are kept in the history, and there is none", hint);
+        faults.add("capture.mode", "bodies are stored in the history, which is disabled", hint);
     }
 }
 
@@ -215,12 +214,12 @@ fn only_backend(url: String) -> Backends {
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }
 
-/// The path of a fault as the file has it: the shorthand has only one key.
+/// Maps the path of a fault to the file's keys: the `backend` shorthand has a single one.
 fn as_written(path: String, shorthand: bool) -> String {
     if shorthand && path.starts_with("backends.") { "backend".into() } else { path }
 }
 
-/// Compiles every backend, also after a fault; those of the shorthand are faults of `backend`.
+/// Compiles every backend, even after a fault.
 fn compile_backends(
     backends: Backends,
     shorthand: bool,
@@ -245,8 +244,8 @@ fn rule((name, backend): &(String, upstream::settings::Written)) -> BackendRule 
     }
 }
 
-fn printable(written: &Written, has_token: bool, tree: &Tree) -> Value {
-    // Only a map with keys that are not texts can fail here, and there is none.
+fn printable(written: &ConfigFile, has_token: bool, tree: &Tree) -> Value {
+    // Serialization fails only for maps with keys that are not strings, and there are none.
     let mut printable = serde_json::to_value(written).unwrap_or_default();
     for (path, expanded) in &tree.expanded {
         hide(&mut printable, path, &expanded.reference);
@@ -254,31 +253,20 @@ fn printable(written: &Written, has_token: bool, tree: &Tree) -> Value {
     let Value::Object(root) = &mut printable else {
         return printable;
     };
-    let identity = root.remove(IDENTITY_PART);
-    if let (Some(Value::Object(session)), Some(Value::Object(identity))) = (root.get_mut("session"), identity)
-    {
-        session.extend(identity);
-    }
     if has_token && let Some(auth) = root.get_mut("control").and_then(|control| control.get_mut("auth")) {
         auth["token"] = Value::from("***");
     }
     printable
 }
 
-/// Puts the reference back in the place of what it was expanded to.
+/// Replaces an expanded value by its reference.
 fn hide(root: &mut Value, path: &str, reference: &str) {
-    for section in ["session", IDENTITY_PART] {
-        let below = match path.strip_prefix("session.") {
-            Some(rest) => root.get_mut(section).and_then(|value| step_down(value, rest)),
-            None => step_down(root, path),
-        };
-        if let Some(value) = below {
-            *value = Value::from(reference);
-        }
+    if let Some(value) = step_down(root, path) {
+        *value = Value::from(reference);
     }
 }
 
-/// The value at a dotted path; keys may hold dots themselves.
+/// Returns the value at a dotted path; keys may contain dots.
 fn step_down<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     if path.is_empty() {
         return Some(value);

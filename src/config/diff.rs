@@ -1,13 +1,13 @@
-//! What a reload may change.
+//! Which changed keys need a restart.
 
 use serde_json::Value;
 
 use super::compiled::Config;
 
-/// Tells whether a key differs.
+/// True if a key differs.
 type Differs = fn(&Config, &Config) -> bool;
 
-/// The keys that take effect only at a start; all others apply at once.
+/// The keys that take effect at the next start; all others apply at once.
 const RESTART_KEYS: [(&str, Differs); 10] = [
     ("listen", |old, new| old.listen != new.listen),
     ("control.listen", |old, new| old.control.listen() != new.control.listen()),
@@ -21,19 +21,19 @@ const RESTART_KEYS: [(&str, Differs); 10] = [
         both.is_some_and(|(old, new)| !old.follows(new))
     }),
     ("data_dir", |old, new| old.data_dir != new.data_dir),
-    // One name for both of its keys: either changes which file is written.
+    // Covers `history.enabled` and `history.file`: both change which file is written.
     ("history.file", |old, new| old.history.file(&new.data_dir) != new.history.file(&new.data_dir)),
     ("history.legs", |old, new| old.history.keeps_all_legs() != new.history.keeps_all_legs()),
     ("telemetry", |old, new| old.telemetry != new.telemetry),
 ];
 
-/// The changed keys that a running process cannot follow.
+/// Returns the changed keys that need a restart.
 pub fn changed_restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = RESTART_KEYS.iter().filter(|(_, differs)| differs(old, new));
     changed.map(|(key, _)| *key).collect()
 }
 
-/// The written keys that one of the keys above stands for, as JSON pointers.
+/// Returns the keys that an entry of [`RESTART_KEYS`] covers, as JSON pointers.
 fn pointers(key: &str) -> &'static [&'static str] {
     match key {
         "listen" => &["/listen"],
@@ -61,8 +61,8 @@ fn pointers(key: &str) -> &'static [&'static str] {
     }
 }
 
-/// The values that a process has in force which started with `started` and has read `current` since, with those
-/// that wait for a restart under `restart_required`.
+/// Returns the values in force in a process that started with `started` and has reloaded `current`; lists the changed
+/// keys that need a restart under `restart_required`.
 pub fn in_force(started: &Config, current: &Config) -> Value {
     let waiting = changed_restart_keys(started, current);
     let (mut shown, old) = (current.printable(), started.printable());

@@ -1,4 +1,4 @@
-//! References in values: `${env:NAME}` and `${file:/path}`.
+//! Expands references in values: `${env:NAME}` and `${file:/path}`.
 
 use serde_yaml::{Mapping, Value};
 
@@ -6,7 +6,7 @@ use super::sources::Environment;
 use super::tree::{Expanded, Tree, push};
 use crate::settings::fault::Faults;
 
-/// Replaces every reference in the tree's texts; one that leads nowhere is a fault.
+/// Expands every reference in the tree's strings; a missing variable or file is a fault.
 pub(super) fn expand(tree: &mut Tree, environment: &Environment, faults: &mut Faults) {
     let mut walk = Walk { environment, faults, expanded: Vec::new() };
     walk.mapping("", &mut tree.root);
@@ -43,7 +43,7 @@ impl Walk<'_> {
                         self.expanded.push((path, Expanded { reference, text: full }));
                     }
                     Some(_) => {}
-                    // Noted already; null is read as the default.
+                    // Reported already; null means the default.
                     None => *value = Value::Null,
                 }
             }
@@ -51,7 +51,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The text with its references replaced; `None` after a fault.
+    /// Returns the text with its references expanded; `None` after a fault.
     fn text(&mut self, path: &str, text: &str) -> Option<String> {
         let mut full = String::with_capacity(text.len());
         let mut rest = text;
@@ -70,7 +70,7 @@ impl Walk<'_> {
         Some(full)
     }
 
-    /// Appends what `${name}` stands for, or tells the problem and the remedy.
+    /// Appends the value of `${name}`, or returns the problem and its fix.
     fn reference(&self, name: &str, closed: bool, full: &mut String) -> Option<(String, String)> {
         let known = name.starts_with("env:") || name.starts_with("file:");
         if known && !closed {
@@ -97,9 +97,9 @@ impl Walk<'_> {
             }
         } else if closed && is_variable(name) {
             let hint = format!("write ${{env:{name}}} or ${{file:/path}}");
-            return Some((format!("'${{{name}}}' does not say where to look"), hint));
+            return Some((format!("'${{{name}}}' is not a known reference"), hint));
         } else {
-            // Not ours: a pattern may hold such a text.
+            // Not a reference: a pattern may contain such a text.
             full.push_str("${");
             full.push_str(name);
             full.push_str(if closed { "}" } else { "" });

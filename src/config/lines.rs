@@ -1,18 +1,18 @@
-//! On which line of the file, and in which column, a key stands.
+//! Finds the line and column of a key.
 //!
-//! The YAML reader tells a place only in its errors. So the text is read once more along the path,
-//! and the reader is stopped with an error where the key is found.
+//! The YAML parser reports positions only in its errors. Therefore the text is parsed again along the path of the
+//! key, and parsing is stopped with an error at that key. This happens only for faults and warnings
+//! (docs/adr/0028-libraries-and-what-stays-ours.md compares this with parsers that keep positions).
 
 use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, IgnoredAny};
 
-/// Line and column; 1 is the first of each.
+/// Line and column, both starting at 1.
 pub(super) type Place = (usize, usize);
 
-/// The place of the key at a dotted path; when the key is not written, the place of the nearest key
-/// above it that is.
+/// Returns the position of the key at a dotted path, or of its nearest parent in the text.
 pub(super) fn place_of(text: &str, path: &str) -> Option<Place> {
     let mut path = path;
     while !path.is_empty() {
@@ -24,7 +24,7 @@ pub(super) fn place_of(text: &str, path: &str) -> Option<Place> {
     None
 }
 
-/// The place of a key that is written several times, after passing over the first `nth` of them.
+/// Returns the position of a duplicate key after skipping the first `nth` occurrences.
 pub(super) fn nth_place_of(text: &str, path: &str, nth: usize) -> Option<Place> {
     let search = Search { found: Cell::new(false), pass: Cell::new(nth) };
     let deserializer = serde_yaml::Deserializer::from_str(text);
@@ -33,15 +33,15 @@ pub(super) fn nth_place_of(text: &str, path: &str, nth: usize) -> Option<Place> 
     Some((location.line(), location.column()))
 }
 
-/// What is known while the text is read.
+/// State of a search.
 struct Search {
     found: Cell<bool>,
-    /// How many more finds are passed over.
+    /// Occurrences left to skip.
     pass: Cell<usize>,
 }
 
 impl Search {
-    /// Whether this find is the one.
+    /// True if this occurrence is the wanted one.
     fn is_it(&self) -> bool {
         let left = self.pass.get();
         self.pass.set(left.saturating_sub(1));
@@ -50,14 +50,14 @@ impl Search {
     }
 }
 
-/// Goes down the values along what is left of the path.
+/// Descends along the rest of the path.
 struct Seek<'a> {
     rest: &'a str,
     search: &'a Search,
 }
 
 impl Seek<'_> {
-    /// At the end of the path: stops the reader here.
+    /// At the end of the path: stops the parser here.
     fn stop_at_end<E: de::Error>(&self) -> Result<(), E> {
         if !self.rest.is_empty() || !self.search.is_it() {
             return Ok(());
@@ -135,7 +135,7 @@ impl<'de> de::Visitor<'de> for Seek<'_> {
     }
 }
 
-/// Reads a key: stops the reader when it is the last of the path, else gives what is left after it.
+/// Reads a key: stops the parser at the last key of the path, otherwise returns the rest of the path.
 struct SeekKey<'a> {
     rest: &'a str,
     search: &'a Search,

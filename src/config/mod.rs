@@ -1,22 +1,24 @@
-//! The written configuration: where its values come from, and what they compile to.
+//! Loads the configuration.
 //!
-//! Duty: gather the sources (built-in defaults, file, environment, flags, the later one wins), check
-//! them and compile every module's share to its `Settings`, all in one [`Config`]. Neighbours: each
-//! module reads its own share (`Written::compile`); `app` starts and reloads with the result; `cli`
-//! names the sources. Invariants: a [`Config`] is always valid; every fault is found at once and
-//! names the key, its line or variable, and the remedy; no key is read and unused, none is ignored.
+//! Duty: merges the sources (built-in defaults, file, environment, flags; later ones win), checks them and compiles
+//! every section to the `Settings` of its module, all in one [`Config`]. Neighbours: each module defines and compiles
+//! its own section (`…Config::compile`); `app` starts and reloads with the result; `cli` names the sources.
+//! Invariants: a [`Config`] is always valid; all faults are reported at once, each with its key, its line or
+//! variable, and a fix; every key is used, and unknown keys are refused.
 
 mod compiled;
+mod config_file;
 mod diff;
 mod expand;
 mod lines;
 mod parse;
 mod places;
 mod read;
+mod renamed;
 mod schema;
+mod session_section;
 mod sources;
 mod tree;
-mod written;
 
 pub use compiled::Config;
 pub use diff::{changed_restart_keys, in_force};

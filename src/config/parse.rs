@@ -1,7 +1,7 @@
-//! From text to values. What is not YAML in one place, or stands twice, hides nothing in another.
+//! Parses YAML so that a syntax error or a duplicate key in one section does not hide faults in another.
 //!
-//! The YAML reader stops at its first error. Then each top-level section is read by itself; those
-//! that cannot be read are faults and are left out, the others are read as usual.
+//! The YAML parser stops at the first error. In that case each top-level section is parsed on its own: invalid
+//! sections are reported and left out, the others are used.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -15,17 +15,17 @@ use super::lines::nth_place_of;
 use super::tree::push;
 use crate::settings::fault::{Fault, Faults};
 
-/// What could be read.
+/// The result of parsing.
 pub(super) struct Parsed<'a> {
-    /// The values; of keys that stand twice, the first.
+    /// The values; of duplicate keys, the first.
     pub(super) root: Mapping,
-    /// The text they stand in, with the lines it had: unreadable sections are blank.
+    /// The text of the values with its original line numbers; invalid sections are blank lines.
     pub(super) readable: Cow<'a, str>,
-    /// False when something was left out.
+    /// False if a section was left out.
     pub(super) is_whole: bool,
 }
 
-/// Reads the text of a file; an empty one has no values.
+/// Parses the text of a file; an empty file has no values.
 pub(super) fn parse<'a>(text: &'a str, faults: &mut Faults) -> Parsed<'a> {
     let (value, twice, readable, is_whole) = match gather(text) {
         Ok((value, twice)) => (value, twice, Cow::Borrowed(text), true),
@@ -46,13 +46,13 @@ pub(super) fn parse<'a>(text: &'a str, faults: &mut Faults) -> Parsed<'a> {
         }
     };
     if !is_whole {
-        // It names backends, which may be in a part that was left out.
+        // It refers to backends, which may be in a section that was left out.
         root.shift_remove("routing");
     }
     Parsed { root, readable, is_whole }
 }
 
-/// A fault of the whole file.
+/// Builds a fault without a key.
 pub(super) fn top_fault(
     line: Option<usize>,
     column: Option<usize>,
@@ -62,7 +62,7 @@ pub(super) fn top_fault(
     Fault { path: String::new(), line, column, message: message.into(), hint: hint.into() }
 }
 
-/// Blanks the sections that are not YAML and notes them; when none is to blame alone, all of the text.
+/// Reports and blanks the sections that are not YAML, or the whole text if no single section is invalid on its own.
 fn without_broken_sections(text: &str, error: serde_yaml::Error, faults: &mut Faults) -> String {
     let mut readable = String::with_capacity(text.len());
     let mut broken = Vec::new();
@@ -70,7 +70,7 @@ fn without_broken_sections(text: &str, error: serde_yaml::Error, faults: &mut Fa
     for section in &sections {
         let lines_above = "\n".repeat(readable.matches('\n').count());
         match gather(&format!("{lines_above}{section}")) {
-            // A section may use what another one names (`*anchor`), which is no fault of its own.
+            // A section may refer to an anchor (`*anchor`) of another one, which is not an error.
             Err(error) if !error.to_string().contains("unknown anchor") => {
                 broken.push(syntax_fault(&error));
                 readable.push_str(&"\n".repeat(section.matches('\n').count()));
@@ -86,7 +86,7 @@ fn without_broken_sections(text: &str, error: serde_yaml::Error, faults: &mut Fa
     readable
 }
 
-/// The text cut before every key that begins a line.
+/// Splits the text before every key in the first column.
 fn sections(text: &str) -> Vec<&str> {
     let mut starts = vec![0];
     let mut at = 0;
@@ -105,7 +105,7 @@ fn syntax_fault(error: &serde_yaml::Error) -> Fault {
     let place = error.location();
     let (line, column) =
         (place.as_ref().map(|place| place.line()), place.as_ref().map(|place| place.column()));
-    top_fault(line, column, format!("this is not YAML: {error}"), "mend it and check again")
+    top_fault(line, column, format!("this is not YAML: {error}"), "fix it and check again")
 }
 
 fn note_twice(twice: &[String], text: &str, faults: &mut Faults) {
@@ -114,8 +114,8 @@ fn note_twice(twice: &[String], text: &str, faults: &mut Faults) {
         let first = nth_place_of(text, path, 0);
         let place = nth_place_of(text, path, nth);
         let message = match first {
-            Some((line, _)) => format!("stands twice in its section, first on line {line}"),
-            None => "stands twice in its section".into(),
+            Some((line, _)) => format!("is set twice, first on line {line}"),
+            None => "is set twice".into(),
         };
         faults.push(Fault {
             path: path.clone(),
@@ -127,7 +127,7 @@ fn note_twice(twice: &[String], text: &str, faults: &mut Faults) {
     }
 }
 
-/// The values, and the paths of keys that stand twice.
+/// Returns the values, and the paths of duplicate keys.
 fn gather(text: &str) -> Result<(Value, Vec<String>), serde_yaml::Error> {
     let twice = RefCell::default();
     let seed = Gather { path: String::new(), twice: &twice };
@@ -135,7 +135,7 @@ fn gather(text: &str) -> Result<(Value, Vec<String>), serde_yaml::Error> {
     Ok((value, twice.into_inner()))
 }
 
-/// Builds a value as `Value` itself does, but goes on when a key stands twice.
+/// Builds a value like `Value` itself, but continues after a duplicate key.
 struct Gather<'a> {
     path: String,
     twice: &'a RefCell<Vec<String>>,
@@ -215,7 +215,7 @@ impl<'de> de::Visitor<'de> for Gather<'_> {
     }
 }
 
-/// Of two sections of the same name, the second adds what the first has not, so that it is read, too.
+/// Merges a duplicate section into the first one, so that its keys are checked as well.
 fn add_missing(first: &mut Value, second: Value) {
     if let (Value::Mapping(first), Value::Mapping(second)) = (first, second) {
         for (key, value) in second {
@@ -256,9 +256,9 @@ mod tests {
         assert_eq!(
             faults,
             [
-                "Some(3):Some(3) line 3: a.b: stands twice in its section, first on line 2 (remove one of the two)",
-                "Some(5):Some(1) line 5: a: stands twice in its section, first on line 1 (remove one of the two)",
-                "Some(8):Some(1) line 8: a: stands twice in its section, first on line 1 (remove one of the two)",
+                "Some(3):Some(3) line 3: a.b: is set twice, first on line 2 (remove one of the two)",
+                "Some(5):Some(1) line 5: a: is set twice, first on line 1 (remove one of the two)",
+                "Some(8):Some(1) line 8: a: is set twice, first on line 1 (remove one of the two)",
             ]
         );
     }

@@ -1,4 +1,4 @@
-//! Where the program listens and writes: what can be seen to go wrong there before it starts.
+//! Checks listen addresses and folders before the start.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -10,7 +10,7 @@ use crate::settings::fault::Faults;
 use crate::settings::folder::why_not_writable;
 use crate::settings::private;
 
-/// How every SQLite file begins (<https://www.sqlite.org/fileformat2.html>).
+/// First bytes of every SQLite file (<https://www.sqlite.org/fileformat2.html>).
 const SQLITE: &[u8] = b"SQLite format 3\0";
 
 /// The proxy and the control API cannot share a port.
@@ -25,9 +25,9 @@ pub(super) fn check_ports(proxy: Option<SocketAddr>, control: Option<SocketAddr>
     }
 }
 
-/// True when only one socket can be bound to these two (port 0 is a port of its own for each).
+/// True if only one of the two addresses can be bound (each port 0 is a different port).
 fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
-    // As on Linux, where `[::]` takes IPv4 as well.
+    // On Linux, `[::]` covers IPv4 as well.
     let covers = |wide: IpAddr, narrow: IpAddr| match wide {
         IpAddr::V6(address) => address.is_unspecified(),
         IpAddr::V4(address) => address.is_unspecified() && narrow.to_canonical().is_ipv4(),
@@ -37,7 +37,7 @@ fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && one.port() != 0 && same
 }
 
-/// Traffic passes when nothing can be written, so only an empty path is a fault.
+/// The proxy works without a writable folder, so only an empty path is a fault.
 pub(super) fn check_folders(data_dir: &str, history: Option<&history::Settings>, faults: &mut Faults) {
     check_data_dir(data_dir, faults);
     check_private(Path::new(data_dir), history, faults);
@@ -47,19 +47,19 @@ pub(super) fn check_folders(data_dir: &str, history: Option<&history::Settings>,
 }
 
 fn check_data_dir(folder: &str, faults: &mut Faults) {
-    let hint = "name a folder ELIDA may write to";
+    let hint = "choose a folder that ELIDA can write to";
     if folder.is_empty() {
         faults.add("data_dir", "the path is empty", hint);
     } else if let Some(why) = why_not_writable(Path::new(folder)) {
-        faults.warn("data_dir", format!("nothing can be kept in {folder}: {why}"), hint);
+        faults.warn("data_dir", format!("nothing can be stored in {folder}: {why}"), hint);
     }
 }
 
-/// Keys and prompts lie in the data folder: nobody but its owner may read there.
+/// Warns if other users can read the data folder, which holds keys and prompts.
 fn check_private(folder: &Path, history: Option<&history::Settings>, faults: &mut Faults) {
     let shown = folder.display();
     if private::is_wide_folder(folder) {
-        let message = format!("others may look into {shown}, which holds keys, records and prompts");
+        let message = format!("other users can look into {shown}, which holds keys, records and prompts");
         faults.warn("data_dir", message, format!("run: chmod 700 {shown}"));
     }
     let mut wide = private::wide_files(folder);
@@ -71,8 +71,8 @@ fn check_private(folder: &Path, history: Option<&history::Settings>, faults: &mu
         wide.push(file.display().to_string());
     }
     if !wide.is_empty() {
-        let message = format!("others may read files in {shown}: {}", wide.join(", "));
-        faults.warn("data_dir", message, "run chmod 600 on them; a start does so with those of ELIDA");
+        let message = format!("other users can read files in {shown}: {}", wide.join(", "));
+        faults.warn("data_dir", message, "run chmod 600 on them; ELIDA does so with its own files at start");
     }
 }
 
@@ -80,11 +80,11 @@ fn check_history(settings: &history::Settings, data_dir: &Path, faults: &mut Fau
     let Some(file) = settings.file(data_dir) else { return };
     if let Some(why) = why_not_kept(&file, data_dir) {
         let message = format!("no history is kept, and kills do not outlive a restart: {why}");
-        faults.warn("history.file", message, "name another file, or write history.enabled: false");
+        faults.warn("history.file", message, "choose another file, or set history.enabled: false");
     }
 }
 
-/// Why nothing can be kept in `file`; `None` when something can. Nothing is made or changed.
+/// Returns why `file` cannot hold the history; `None` if it can. Creates and changes nothing.
 fn why_not_kept(file: &Path, data_dir: &Path) -> Option<String> {
     if !file.exists() {
         let folder = file.parent().filter(|folder| *folder != data_dir)?;

@@ -1,30 +1,26 @@
-//! From the tree to the written form, with every fault serde can find.
+//! Deserializes the tree of values and collects every fault.
 //!
-//! Serde stops at its first error. So a value that does not fit is noted, taken out of the tree, and
-//! the tree is read again, until the rest fits.
+//! Serde stops at the first error. After each error the offending value is reported and removed, and the tree is
+//! deserialized again, until the rest is valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_path_to_error::{Path, Segment};
 use serde_yaml::Value;
 
+use super::config_file::ConfigFile;
 use super::tree::{Tree, push};
-use super::written::{IDENTITY_PART, Written, split_session};
-use crate::identity;
 use crate::settings::fault::Faults;
 use crate::settings::nearest::did_you_mean;
 
-/// More faults than anybody reads; the reading ends there.
+/// Stops after this many faults.
 const MAX_FAULTS: usize = 100;
 
-/// Reads the tree; values that do not fit become faults and their defaults stand in for them.
-pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<Written> {
+/// Deserializes the tree; an invalid value becomes a fault, and its default is used.
+pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<ConfigFile> {
     let mut root = Value::Mapping(tree.root.clone());
     if has_odd_keys("", &root, faults) {
         return None;
-    }
-    if let Value::Mapping(root) = &mut root {
-        split_session(root);
     }
     let mut removed = Removed::default();
     for _ in 0..MAX_FAULTS {
@@ -37,12 +33,11 @@ pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<Written> {
             break;
         }
     }
-    faults.add("", "there may be more faults", "mend these and check again");
+    faults.add("", "there may be more errors", "fix these and check again");
     None
 }
 
-/// Notes one error and changes the values so that the next reading gets further; false when nothing
-/// can be changed.
+/// Reports one error and changes the tree so that the next attempt gets further; false if that is impossible.
 fn mend(
     tree: &Tree,
     root: &mut Value,
@@ -53,7 +48,7 @@ fn mend(
 ) -> bool {
     let path = removed.dotted(steps);
     let wrong = at(root, steps);
-    // A section of which every key is commented out reads as null: it means its defaults.
+    // A section whose keys are all commented out is null and means its defaults.
     if matches!(wrong, Some(Value::Null)) && !message.starts_with("unknown field") {
         return removed.remove(root, steps);
     }
@@ -65,7 +60,7 @@ fn mend(
         note(tree, path, message, faults);
         return removed.remove(root, steps);
     };
-    // The key may be there with a value that was taken out; that is noted already.
+    // The key may have been removed with an invalid value, which is reported already.
     if !faults.iter().any(|fault| fault.path == format!("{path}.{key}")) {
         faults.add(path, format!("'{key}' is missing"), format!("add {key}:"));
     }
@@ -96,17 +91,16 @@ fn at<'a>(root: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
     })
 }
 
-/// The items taken out of lists, so that the ones behind them are still named by their old places.
+/// Indexes of removed list items, so that later items are reported with their original index.
 #[derive(Default)]
 struct Removed(BTreeMap<String, BTreeSet<usize>>);
 
 impl Removed {
-    /// The path as it is written in the file.
+    /// Returns the dotted path of the key, as in the file.
     fn dotted(&self, steps: &[Step]) -> String {
         let mut path = String::new();
         for step in steps {
             match step {
-                Step::Key(key) if key == IDENTITY_PART => push(&mut path, "session"),
                 Step::Key(key) => push(&mut path, key),
                 Step::Index(index) => {
                     let gone = self.0.get(&path).into_iter().flatten();
@@ -118,8 +112,8 @@ impl Removed {
         path
     }
 
-    /// Takes a value out; false when there is none. A list that gets empty is taken out with it: its
-    /// default is no further fault.
+    /// Removes a value; false if there is none. A list that becomes empty is removed as well, because an empty list
+    /// could be a fault of its own.
     fn remove(&mut self, root: &mut Value, steps: &[Step]) -> bool {
         let Some((last, above)) = steps.split_last() else {
             return false;
@@ -140,8 +134,7 @@ impl Removed {
     }
 }
 
-/// A variable such as `ELIDA__SESSION__HEADER=123` reads as a number; where that does not fit, its
-/// text may.
+/// Retries a value of a variable as a string: `ELIDA__SESSION__HEADER=123` parses as a number.
 fn retry_as_text(tree: &Tree, path: &str, wrong: Option<&mut Value>) -> bool {
     match (wrong, tree.origins.get(path)) {
         (Some(wrong), Some(origin)) if wrong.is_number() || wrong.is_bool() => {
@@ -152,20 +145,17 @@ fn retry_as_text(tree: &Tree, path: &str, wrong: Option<&mut Value>) -> bool {
     }
 }
 
-/// Notes what serde found wrong, in words for people.
+/// Reports an error of serde in plain words.
 fn note(tree: &Tree, path: String, message: &str, faults: &mut Faults) {
     if let Some(rest) = message.strip_prefix("unknown field ") {
         let words = quoted(rest);
         let key = words.first().copied().unwrap_or_default();
-        let in_session = path.strip_prefix("session.") == Some(key);
-        let also = if in_session { &identity::settings::KEYS[..] } else { &[] };
-        let known = words.iter().copied().skip(1).filter(|key| *key != IDENTITY_PART);
-        let hint = did_you_mean(key, known.chain(also.iter().copied()));
+        let hint = did_you_mean(key, words.iter().copied().skip(1));
         match tree.origin(&path) {
             Some(origin) => {
-                faults.add(origin.name.as_str(), format!("no key is called '{path}'"), hint);
+                faults.add(origin.name.as_str(), format!("unknown key '{path}'"), hint);
             }
-            None => faults.add(path, format!("no key is called '{key}'"), hint),
+            None => faults.add(path, format!("unknown key '{key}'"), hint),
         }
     } else if let Some(rest) = message.strip_prefix("unknown variant ") {
         let words = quoted(rest);
@@ -189,7 +179,7 @@ fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// Serde's words as people say them.
+/// Serde's names of types in plain words.
 fn plain_words(text: &str) -> String {
     match text {
         "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number".into(),
@@ -209,8 +199,8 @@ fn plain_words(text: &str) -> String {
     }
 }
 
-/// Puts a valid value in the place of a key that must be there, so that the rest is read with it;
-/// false for a key that has none. Only backends have such keys.
+/// Inserts a valid value for a missing required key, so that the rest can be checked; false for an unknown key.
+/// Only backends have required keys.
 fn stand_in(root: &mut Value, steps: &[Step], key: &str) -> bool {
     let value = match key {
         "url" => "http://stand-in.invalid",
@@ -223,7 +213,7 @@ fn stand_in(root: &mut Value, steps: &[Step], key: &str) -> bool {
     }
 }
 
-/// Notes keys that are not text, such as `8080:`; serde would take a number for the place of a key.
+/// Reports keys that are not strings, such as `8080:`.
 fn has_odd_keys(path: &str, value: &Value, faults: &mut Faults) -> bool {
     let mut odd = false;
     match value {
@@ -235,7 +225,7 @@ fn has_odd_keys(path: &str, value: &Value, faults: &mut Faults) -> bool {
                     odd |= has_odd_keys(&path, value, faults);
                 } else {
                     odd = true;
-                    faults.add(path, "a key here is not a text", "put the key in quotes if it is meant");
+                    faults.add(path, "a key here is not a string", "put the key in quotes if it is intended");
                 }
             }
         }

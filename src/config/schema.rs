@@ -1,16 +1,27 @@
-//! The written configuration as a JSON Schema, for editors that complete and check while one writes.
+//! The JSON Schema of the configuration file, for completion and validation in editors.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::written::{IDENTITY_PART, Written};
+use super::config_file::ConfigFile;
+use super::renamed::RENAMED;
 
-/// The schema of the whole file (JSON Schema 2020-12), made from the types that read it.
+/// Returns the schema of the file (JSON Schema 2020-12), generated from the types that deserialize it.
 pub fn schema() -> Value {
     let mut schema =
-        SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Written>().to_value();
+        SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<ConfigFile>().to_value();
     schema["title"] = json!("ELIDA configuration");
-    join_session(&mut schema);
+    if let Some(schema) = schema.as_object_mut() {
+        // The defaults of whole sections repeat those of their keys.
+        schema.remove("default");
+    }
+    for renamed in &RENAMED {
+        let properties = &mut schema["$defs"][renamed.definition]["properties"];
+        let mut property = properties[renamed.new].clone();
+        property["deprecated"] = json!(true);
+        property["description"] = json!(format!("Old name of `{}`.", renamed.new));
+        properties[renamed.old] = property;
+    }
     for definition in schema["$defs"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         soften(definition);
     }
@@ -18,24 +29,8 @@ pub fn schema() -> Value {
     schema
 }
 
-/// Puts the two halves of `session:` together, which two modules read.
-fn join_session(schema: &mut Value) {
-    let take =
-        |map: &mut Value, key: &str| map.as_object_mut().and_then(|map| map.remove(key)).unwrap_or_default();
-    take(&mut schema["properties"], IDENTITY_PART);
-    take(&mut schema["default"], IDENTITY_PART);
-    let mut identity = take(&mut schema["$defs"], "SessionIdentity");
-    if let (Some(session), Value::Object(more)) =
-        (schema["$defs"]["Session"]["properties"].as_object_mut(), identity["properties"].take())
-    {
-        session.extend(more);
-    }
-    // The defaults of whole sections repeat those of their keys.
-    take(schema, "default");
-}
-
-/// Allows what the reader allows beside the types: an empty section means its defaults, and a
-/// reference such as `${env:NAME}` may stand for a word.
+/// Allows what loading allows beyond the types: an empty section means its defaults, and a reference such as
+/// `${env:NAME}` may replace an enum value.
 fn soften(definition: &mut Value) {
     for property in definition["properties"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         if property["default"].is_object()
@@ -95,7 +90,7 @@ mod tests {
                 .unwrap_or_else(|fault| panic!("{}: {fault}", file.display()));
         }
         let faulty = [
-            ("lisen: x", "no key is called lisen"),
+            ("lisen: x", "unknown key lisen"),
             ("listen: 1", "is not"),
             ("server: { timeouts: { read: 30 } }", "above 0"),
             ("session: { scope: all }", "not a known word"),

@@ -1,9 +1,8 @@
-//! Where values come from: built-in defaults < file < environment < flags.
+//! Merges the sources: built-in defaults < file < environment < flags.
 //!
-//! A variable named `ELIDA__SECTION__KEY` sets any key. The important keys also have a name of their
-//! own, and some a common name that others use (an alias); the more specific name wins. An unknown
-//! `ELIDA__` name is a fault. Other unknown `ELIDA_` names are not: Kubernetes itself sets
-//! `ELIDA_PORT` and the like for a service of that name.
+//! `ELIDA__SECTION__KEY` sets any key. Important keys also have a variable of their own, and some an alias that other
+//! programs use as well; the more specific name wins. An unknown `ELIDA__` variable is a fault. Other unknown
+//! `ELIDA_` variables are not: Kubernetes sets `ELIDA_PORT` and the like for a service named `elida`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -16,11 +15,12 @@ use super::expand::expand;
 use super::lines::place_of;
 use super::parse::{parse, top_fault};
 use super::read::read;
+use super::renamed::rename_keys;
 use super::tree::{Origin, Tree, is_within};
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 
-/// Variables with a name of their own, and their keys.
+/// Variables of important keys.
 const NAMED: [(&str, &[&str]); 11] = [
     ("ELIDA_LISTEN", &["listen"]),
     ("ELIDA_BACKEND", &["backend"]),
@@ -35,7 +35,7 @@ const NAMED: [(&str, &[&str]); 11] = [
     ("ELIDA_REDIS_URL", &["session", "redis", "url"]),
 ];
 
-/// The variable that turns telemetry on; the one among those with a name of their own that is no text.
+/// The variable that enables telemetry; the only one of its kind with a boolean value.
 const TELEMETRY: &str = "ELIDA_TELEMETRY_ENABLED";
 
 /// The variable that holds the token itself; the file has no key for it.
@@ -44,10 +44,10 @@ const TOKEN: &str = "ELIDA_CONTROL_TOKEN";
 /// The variable that names the file.
 const FILE: &str = "ELIDA_CONFIG";
 
-/// How all variables begin that are ELIDA's own.
+/// Prefix of all variables of ELIDA.
 const PREFIX: &str = "ELIDA_";
 
-/// Names that other programs use, too ([`Sources::aliases`]).
+/// Variables that other programs use as well ([`Sources::aliases`]).
 const ALIASES: [&str; 9] = [
     "LOG_LEVEL",
     "LOG_FORMAT",
@@ -60,24 +60,24 @@ const ALIASES: [&str; 9] = [
     "PROXY_PORT",
 ];
 
-/// The start of variables that set any key.
+/// Prefix of variables that set any key.
 const ANY_KEY: &str = "ELIDA__";
 
 /// The variables of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     values: BTreeMap<String, String>,
-    /// Those that are set to what is not UTF-8.
+    /// Names of variables whose value is not UTF-8.
     unreadable: BTreeSet<String>,
 }
 
 impl Environment {
-    /// The variables of this process.
+    /// Returns the variables of this process.
     pub fn of_process() -> Self {
         Self::of(std::env::vars_os())
     }
 
-    /// These variables. One that is not UTF-8 is a fault if ELIDA reads it.
+    /// Collects variables. One that is not UTF-8 is a fault if ELIDA uses it.
     fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let mut environment = Self::default();
         for (name, value) in variables {
@@ -90,17 +90,17 @@ impl Environment {
         environment
     }
 
-    /// True when a variable is set to what is not UTF-8.
+    /// True if the value of the variable is not UTF-8.
     pub(super) fn is_unreadable(&self, name: &str) -> bool {
         self.unreadable.contains(name)
     }
 
-    /// The value of a variable, also when it is empty.
+    /// Returns the value of a variable, which may be empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
-    /// The value of a variable that is not empty: `ELIDA_LISTEN=` in a compose file means "not set".
+    /// Returns the value of a variable unless it is empty: `ELIDA_LISTEN=` in a compose file means "not set".
     fn filled(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
@@ -113,7 +113,7 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     }
 }
 
-/// The flags of the command line that set keys.
+/// Command-line flags that set keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// `--listen`
@@ -126,34 +126,34 @@ pub struct Flags {
     pub log_level: Option<String>,
 }
 
-/// All sources of one process; a reload loads them again.
+/// The sources of a process; a reload reads them again.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     file: Option<PathBuf>,
-    /// Stands for the file when there is none.
+    /// Used as the file's content if there is no file.
     text: String,
     environment: Environment,
     flags: Flags,
 }
 
 impl Sources {
-    /// Names the sources. Without a `file` the one that `ELIDA_CONFIG` names is read, if any.
+    /// Creates the list of sources. Without a `file`, the one that `ELIDA_CONFIG` names is used, if any.
     pub fn new(file: Option<PathBuf>, environment: Environment, flags: Flags) -> Self {
         let file = file.or_else(|| environment.filled(FILE).map(PathBuf::from));
         Self { file, text: String::new(), environment, flags }
     }
 
-    /// A text in place of a file, and no environment.
+    /// Creates sources from a text instead of a file, without environment.
     pub fn of_text(text: String, flags: Flags) -> Self {
         Self { file: None, text, environment: Environment::default(), flags }
     }
 
-    /// The file, if there is one.
+    /// Returns the path of the file, if any.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// Reads, checks and compiles everything; either a valid configuration or every fault.
+    /// Reads, checks and compiles all sources. Returns a valid configuration or all faults.
     pub fn load(&self) -> Result<Config, Faults> {
         let text = match &self.file {
             Some(file) => read_file(file).map_err(only)?,
@@ -162,7 +162,7 @@ impl Sources {
         self.load_text(&text)
     }
 
-    /// As [`Sources::load`], with the text of the file given.
+    /// Like [`Sources::load`], with the content of the file.
     pub fn load_text(&self, text: &str) -> Result<Config, Faults> {
         let mut faults = Faults::default();
         self.check_variables(&mut faults);
@@ -172,6 +172,7 @@ impl Sources {
             self.overlay(&mut tree);
         }
         expand(&mut tree, &self.environment, &mut faults);
+        rename_keys(&mut tree, &mut faults);
         let config = read(&tree, &mut faults)
             .and_then(|written| compile(written, self.token(&tree, &mut faults), &tree, &mut faults));
         faults.arrange(|fault| place(fault, &parsed.readable, &tree));
@@ -181,8 +182,8 @@ impl Sources {
         }
     }
 
-    /// A variable that cannot be read must not look as if it were not set: a token that is passed over leaves the
-    /// door open.
+    /// Reports variables that cannot be read. They must not be treated as unset: ignoring a token would leave the
+    /// control API open.
     fn check_variables(&self, faults: &mut Faults) {
         let is_read = |name: &&String| name.starts_with(PREFIX) || ALIASES.contains(&name.as_str());
         for name in self.environment.unreadable.iter().filter(is_read) {
@@ -190,7 +191,7 @@ impl Sources {
         }
     }
 
-    /// Lays variables and flags over the file, the weakest first.
+    /// Applies variables and flags on top of the file, lowest precedence first.
     fn overlay(&self, tree: &mut Tree) {
         self.aliases(tree);
         for (name, text) in &self.environment.values {
@@ -225,7 +226,7 @@ impl Sources {
         }
     }
 
-    /// Names that other programs use too.
+    /// Applies variables that other programs use as well.
     fn aliases(&self, tree: &mut Tree) {
         let filled = |name| self.environment.filled(name);
         let mut set = |keys: &[&str], name: &str, text: &str| {
@@ -264,7 +265,7 @@ impl Sources {
         }
     }
 
-    /// The control token, when the environment holds it.
+    /// Returns the control token, if the environment has it.
     fn token(&self, tree: &Tree, faults: &mut Faults) -> Option<Secret> {
         let token = self.environment.filled(TOKEN)?;
         if let Some(file) = tree.origins.get("control.auth.token_file") {
@@ -300,8 +301,8 @@ fn read_file(file: &Path) -> Result<String, Fault> {
     })
 }
 
-/// Gives a fault its place: line and column in the file, or the variable or flag; and hides what a
-/// reference was expanded to.
+/// Completes a fault with its position: line and column in the file, or the variable or flag. Replaces expanded
+/// values by their reference.
 fn place(fault: &mut Fault, text: &str, tree: &Tree) {
     for (path, expanded) in &tree.expanded {
         let concerned = is_within(path, &fault.path) || is_within(&fault.path, path);
@@ -309,12 +310,16 @@ fn place(fault: &mut Fault, text: &str, tree: &Tree) {
             fault.message = fault.message.replace(&expanded.text, &expanded.reference);
         }
     }
+    let written = tree.written_path(&fault.path);
     if let Some(origin) = tree.origin(&fault.path) {
         fault.message = format!("{}; set by {}", fault.message, origin.name);
     } else if fault.line.is_none()
-        && let Some((line, column)) = place_of(text, &fault.path)
+        && let Some((line, column)) = place_of(text, written.as_ref().unwrap_or(&fault.path))
     {
         (fault.line, fault.column) = (Some(line), Some(column));
+    }
+    if let Some(written) = written {
+        fault.path = written;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::written::Written;
+use super::config_file::ConfigFile;
 use super::*;
 use crate::settings::fault::Faults;
 
@@ -72,7 +72,7 @@ logging:
 ";
     let expected = "\
 line 1: version: version 2 is not known (write version: 1)
-line 2: lisen: no key is called 'lisen' (did you mean listen?)
+line 2: lisen: unknown key 'lisen' (did you mean listen?)
 line 3: listen: the number 8080 does not fit (write a text, in quotes if need be)
 line 5: server.threads: 'many' does not fit (write a whole number)
 line 6: server.timeouts.read: the number 30 does not fit \
@@ -89,11 +89,11 @@ line 16: routing.methods[3]: 'rules' is not known here (known are header, model,
 line 17: routing.blocked_models[0]: 'gpt-[' is not a pattern: unclosed character class; missing ']' \
 (use * for any text, ? for one character, [a-z] for a set, {a,b} for a choice)
 line 18: routing.default_backend: no backend is called 'opnai' (did you mean openai?)
-line 20: session.idle_timout: no key is called 'idle_timout' (did you mean idle_timeout?)
-line 21: session.id_patern: no key is called 'id_patern' (did you mean id_pattern?)
+line 20: session.idle_timout: unknown key 'idle_timout' (did you mean idle_timeout?)
+line 21: session.id_patern: unknown key 'id_patern' (did you mean id_pattern?)
 line 23: session.identity[0].source: 'hedder' is not known here (did you mean header?)
 line 24: session.identity[1]: 'name' is missing (add name:)
-line 25: session.identity[2].nam: no key is called 'nam' (did you mean name?)
+line 25: session.identity[2].nam: unknown key 'nam' (did you mean name?)
 line 27: logging.level: 'loud' is not known here (known are debug, info, warn, error)";
     assert_eq!(faults(text), expected);
 }
@@ -103,7 +103,7 @@ fn sections_without_keys_mean_their_defaults() {
     let config =
         config("server:\n  timeouts:\nbackends:\nrouting:\n  blocked_models:\nsession:\n  header:\n");
     assert_eq!(config.server.limits().max_uri, 8192);
-    assert_eq!(faults("sesion:\n"), "line 1: sesion: no key is called 'sesion' (did you mean session?)");
+    assert_eq!(faults("sesion:\n"), "line 1: sesion: unknown key 'sesion' (did you mean session?)");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn faults_of_variables_and_flags_name_them() {
         found.unwrap_err(),
         "logging.level: 'loud' is not known here; set by LOG_LEVEL (known are debug, info, warn, error)\n\
          server.threads: a list does not fit; set by ELIDA__SERVER__THREADS (write a whole number)\n\
-         ELIDA__SERVER__TREADS: no key is called 'server.treads' (did you mean threads?)\n\
+         ELIDA__SERVER__TREADS: unknown key 'server.treads' (did you mean threads?)\n\
          listen: 'here' is not an address to listen on; set by ELIDA_LISTEN \
          (write IP:PORT such as 127.0.0.1:8080, or :8080 for every address)"
     );
@@ -189,7 +189,7 @@ fn faults_of_variables_and_flags_name_them() {
     let found = Sources::new(None, Environment::default(), flags).load_text(TWO).unwrap_err();
     assert_eq!(
         found.to_string(),
-        "backend: it is only used when there are no backends, but there are some; set by --backend \
+        "backend: it is used only without backends, but backends are configured; set by --backend \
          (leave it out, or remove backends)"
     );
 }
@@ -224,7 +224,7 @@ routing: { header: 'a${1,2}$b' }
         "line 1: listen: the variable NOWHERE is not set (set NOWHERE)\n\
          line 2: backend: '/nowhere' cannot be read: No such file or directory (os error 2) \
          (check the path and its permissions)\n\
-         line 3: data_dir: '${HOME}' does not say where to look (write ${env:HOME} or ${file:/path})\n\
+         line 3: data_dir: '${HOME}' is not a known reference (write ${env:HOME} or ${file:/path})\n\
          line 4: session.header: '${env:Y' is not closed (write } at its end)\n\
          line 5: routing.header: 'a${1,2}$b' is not a header name (use letters, digits and -)"
     );
@@ -254,7 +254,7 @@ fn text_that_is_no_configuration_is_refused_with_its_line() {
     assert!(faults("backend: ollama").starts_with("line 1: backend: 'ollama' is not an http://"));
     assert_eq!(
         faults("listen: ':1'\nserver:\n  threads: 1\n  threads: 2\n"),
-        "line 4: server.threads: stands twice in its section, first on line 3 (remove one of the two)"
+        "line 4: server.threads: is set twice, first on line 3 (remove one of the two)"
     );
     assert_eq!(
         faults("server:\n  8080: x\n"),
@@ -300,7 +300,7 @@ session:
     let config = load(text, variables).unwrap();
     let told: Vec<String> = config.warnings().iter().map(ToString::to_string).collect();
     let starts = [
-        "line 1: data_dir: nothing can be kept in /proc/1/elida: ",
+        "line 1: data_dir: nothing can be stored in /proc/1/elida: ",
         "line 3: backends.a.models[1]: 'y' is never used: routing.blocked_models blocks it",
         "line 3: backends.a.tls.insecure_skip_verify: whoever answers",
         "line 4: backends.b.models[0]: 'X-*' is never used: backends.a.models[0] says the same",
@@ -319,6 +319,19 @@ session:
     assert_eq!(tidy.warnings(), []);
     let alone = load("data_dir: /tmp\nrouting: { methods: [model] }", NO_VARIABLES).unwrap();
     assert_eq!(alone.warnings()[0].path, "backend");
+}
+
+#[test]
+fn old_names_of_keys_mean_the_same() {
+    let health = |keys: &str| {
+        let text = format!("backends: {{a: {{url: 'http://h', type: ollama, health: {{{keys}}}}}}}");
+        let config = config(&text);
+        (config.printable()["backends"]["a"]["health"].clone(), config.warnings().len())
+    };
+    let (new, none) = health("eject_for: 20s, max_eject: 1m");
+    let (old, two) = health("rest: 20s, max_rest: 1m");
+    assert_eq!((&old, none, two), (&new, 0, 2));
+    assert_eq!((&new["eject_for"], new.get("rest")), (&"20s".into(), None));
 }
 
 #[test]
@@ -391,7 +404,7 @@ fn shipped() -> (String, String) {
     (text, with_examples)
 }
 
-fn read(text: &str) -> Written {
+fn read(text: &str) -> ConfigFile {
     let mut faults = Faults::default();
     let tree = tree::Tree::new(parse::parse(text, &mut faults).root);
     let written = read::read(&tree, &mut faults).unwrap();
@@ -402,7 +415,7 @@ fn read(text: &str) -> Written {
 #[test]
 fn the_shipped_file_holds_exactly_the_defaults() {
     let (text, _) = shipped();
-    assert_eq!(read(&text), Written::default());
+    assert_eq!(read(&text), ConfigFile::default());
     config(&text);
 }
 
@@ -414,7 +427,6 @@ fn the_shipped_file_names_every_key() {
     let effective = serde_yaml::to_value(&written).unwrap();
     let mut missing = Vec::new();
     keys("", &effective, &mut |path| {
-        let path = path.replace(written::IDENTITY_PART, "session");
         let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent).to_owned();
         let place = lines::place_of(&with_examples, &path);
         if place.is_none() || (!parent.is_empty() && place == lines::place_of(&with_examples, &parent)) {
@@ -441,10 +453,9 @@ fn the_page_about_configuration_tells_every_key_and_its_default() {
             missing.push(row);
         }
     });
-    let defaults = serde_yaml::to_value(Written::default()).unwrap();
+    let defaults = serde_yaml::to_value(ConfigFile::default()).unwrap();
     keys("", &defaults, &mut |path| {
         let value = path.split('.').try_fold(&defaults, |value, key| value.get(key)).unwrap();
-        let path = path.replace(written::IDENTITY_PART, "session");
         let told = match value {
             serde_yaml::Value::Mapping(_) => return,
             _ if path == "session.identity" => "see `conf/elida.yaml`".to_owned(),

@@ -1,21 +1,23 @@
-//! The values as a tree, before serde reads it, with a note of where each came from.
+//! The merged values before deserialization, and where each of them came from.
 
 use std::collections::BTreeMap;
 
 use serde_yaml::{Mapping, Value};
 
-/// All sources laid over each other.
+/// The merged sources.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     /// The values.
     pub(super) root: Mapping,
-    /// Values that do not come from the file, by the path of their key.
+    /// Origins of values that are not from the file, by path.
     pub(super) origins: BTreeMap<String, Origin>,
     /// Values in which a reference was expanded, by path.
     pub(super) expanded: BTreeMap<String, Expanded>,
+    /// New paths of keys that are written under an old name, with the paths as they are written.
+    pub(super) renamed: BTreeMap<String, String>,
 }
 
-/// Where a value comes from that is not in the file.
+/// The origin of a value that is not from the file.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     /// The variable or flag: `ELIDA_LISTEN`, `--listen`.
@@ -24,12 +26,12 @@ pub(super) struct Origin {
     pub(super) text: String,
 }
 
-/// A value that holds a reference to the environment or a file.
+/// A value with an expanded reference to the environment or a file.
 #[derive(Clone, Debug)]
 pub(super) struct Expanded {
-    /// As it is written: `${env:NAME}`. This is what may be shown.
+    /// The value before expansion, such as `${env:NAME}`; safe to print.
     pub(super) reference: String,
-    /// What it became; perhaps a secret.
+    /// The value after expansion; may be a secret.
     pub(super) text: String,
 }
 
@@ -59,19 +61,25 @@ impl Tree {
         let key = existing(mapping, last);
         push(&mut path, &key);
         mapping.insert(Value::String(key), value);
-        // A value that is replaced whole takes what was noted about its parts with it.
+        // Replacing a value drops the origins of its parts.
         self.origins.retain(|noted, _| !is_within(noted, &path));
         self.origins.insert(path, origin);
     }
 
-    /// The origin of the value at a path, or of the nearest value that contains it.
+    /// The path under which a key is written.
+    pub(super) fn written_path(&self, path: &str) -> Option<String> {
+        let (new, old) = self.renamed.iter().find(|(new, _)| is_within(path, new))?;
+        Some(format!("{old}{}", &path[new.len()..]))
+    }
+
+    /// Returns the origin of the value at a path, or of the nearest value that contains it.
     pub(super) fn origin(&self, path: &str) -> Option<&Origin> {
         let containing = self.origins.iter().filter(|(key, _)| is_within(path, key));
         containing.max_by_key(|(key, _)| key.len()).map(|(_, origin)| origin)
     }
 }
 
-/// Whether `path` is `outer` or a part of it.
+/// True if `path` is `outer` or below it.
 pub(super) fn is_within(path: &str, outer: &str) -> bool {
     path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
@@ -84,7 +92,7 @@ pub(super) fn push(path: &mut String, key: &str) {
     path.push_str(key);
 }
 
-/// The key as the mapping has it: variables cannot be written in small letters or with `-`.
+/// Returns the matching key of the mapping: names of variables have no lower-case letters and no `-`.
 fn existing(mapping: &Mapping, key: &str) -> String {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let known = mapping.keys().filter_map(Value::as_str).find(|known| plain(known) == plain(key));

@@ -15,7 +15,9 @@ use super::settings::{Settings, Written, WrittenAuth, WrittenCors};
 use crate::clock::Clock;
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::session::store::MemoryStore;
-use crate::session::{self, Arrival, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager};
+use crate::session::{
+    self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
+};
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 use crate::telemetry::metrics::Metrics;
@@ -84,7 +86,7 @@ impl Desk {
     }
 
     fn with(written: Written) -> Self {
-        let sessions = session::Written::default().compile(&mut Faults::default()).unwrap();
+        let sessions = session::SessionConfig::default().compile(&mut Faults::default()).unwrap();
         let store = Arc::new(MemoryStore::default());
         let manager = Manager::new(sessions, Clock::system(), store, Arc::new(|_: &Event| {}));
         let readiness = Arc::new(Readiness::default());
@@ -153,7 +155,7 @@ impl Desk {
     /// Opens a leg of a session, as the proxy does.
     fn leg(&self, principal: &str, id: &str) -> (Leg, Arc<Cut>) {
         let cut = Cut::new();
-        let arrival = Arrival {
+        let arrival = SessionRequest {
             key: SessionKey { scope: Scope::new(principal), id: SessionId::new(id) },
             identity: Identity { source: "header:x-session-id".into(), ..Identity::default() },
             principal: PrincipalId::new(principal),
@@ -422,7 +424,7 @@ fn control_config_reload_tells_every_fault() {
     let mut faults = Faults::default();
     faults.add("session.idle_timeout", "is 0", "write 30m");
     faults.add("backends.openai.url", "has no host", "");
-    let sessions = session::Written::default().compile(&mut Faults::default()).unwrap();
+    let sessions = session::SessionConfig::default().compile(&mut Faults::default()).unwrap();
     let manager =
         Manager::new(sessions, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_: &Event| {}));
     let settings = Arc::new(ArcSwap::from_pointee(control_settings(Written::default())));

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::{Event, fragments, sse, words};
 use super::turn::{Ask, Dialect, Events, Reply, content_text, count_words, text_or, words_below};
-use crate::protocol::base64::encode;
 
 /// Unix seconds in every answer, so that answers stay a function of the request.
 pub(super) const CREATED: u64 = 1_790_000_000;
@@ -209,7 +209,7 @@ pub(super) fn embedding(text: &str) -> Vec<f32> {
 /// Base64 of little-endian floats: how the SDKs ask for embeddings.
 fn base64(numbers: &[f32]) -> String {
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-    encode(&bytes)
+    BASE64.encode(&bytes)
 }
 
 /// `GET /v1/models`.

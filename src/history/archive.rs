@@ -21,7 +21,7 @@ use super::write::leg_queue::{LegSender, leg_queue};
 use super::write::rows::Entry;
 use super::write::writer::{Message, Writer};
 use crate::capture::Capture;
-use crate::session::{Event, Served};
+use crate::session::{Event, ServedLeg};
 use crate::settings::private;
 use crate::telemetry::metrics::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
@@ -139,7 +139,7 @@ impl Archive {
     }
 
     /// Queues a leg that has ended. Never blocks, and drops like [`Archive::record`].
-    pub fn record_leg(&self, leg: Served) {
+    pub fn record_leg(&self, leg: ServedLeg) {
         if let Some(legs) = &self.legs {
             legs.send(leg);
         }

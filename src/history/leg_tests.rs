@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::ids::Uid;
 use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
-use crate::session::{Event, LegReport, Listener, Manager, Served};
+use crate::session::{Event, LegReport, Listener, Manager, ServedLeg};
 use crate::settings::fault::Faults;
 use crate::settings::units::ByteSize;
 use crate::telemetry::metrics::Metrics;
@@ -75,7 +75,7 @@ fn open(folder: &Path, metrics: &Metrics, written: HistoryConfig) -> Arc<Archive
 struct Listening(Arc<Archive>);
 
 impl Listener for Listening {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         self.0.record(event);
     }
 
@@ -83,28 +83,28 @@ impl Listener for Listening {
         self.0.wants_legs()
     }
 
-    fn hear_leg(&self, leg: Served) {
+    fn on_leg(&self, leg: ServedLeg) {
         self.0.record_leg(leg);
     }
 }
 
 /// Stores the last leg.
-struct Hearing(Mutex<Option<Served>>);
+struct Hearing(Mutex<Option<ServedLeg>>);
 
 impl Listener for Hearing {
-    fn hear(&self, _: &Event) {}
+    fn on_event(&self, _: &Event) {}
 
     fn wants_legs(&self) -> bool {
         true
     }
 
-    fn hear_leg(&self, leg: Served) {
+    fn on_leg(&self, leg: ServedLeg) {
         *self.0.lock() = Some(leg);
     }
 }
 
 /// A leg that can be recorded repeatedly.
-async fn some_leg() -> Served {
+async fn some_leg() -> ServedLeg {
     let heard = Arc::new(Hearing(Mutex::default()));
     let listener = Arc::clone(&heard);
     let manager = Manager::new(settings("{}"), Clock::system(), Arc::new(MemoryStore::default()), listener);

@@ -34,7 +34,7 @@ pub(super) fn open(folder: &Path, written: HistoryConfig) -> Arc<Archive> {
 struct Listening(Arc<Archive>);
 
 impl Listener for Listening {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         self.0.record(event);
     }
 

@@ -1,72 +1,73 @@
-//! Which session a request belongs to: the explicit header, the hints of many clients, a fallback.
+//! Finds the session of a request: by the explicit header, by the hints of known clients, or by a fallback.
 //!
-//! Asked in this order by the proxy: [`Settings::by_header`] (needs the head only), then
-//! [`Settings::by_body`], then [`Settings::fallback`]. Hints in the head are therefore tried before
-//! those in the body, each group in its written order.
+//! The proxy calls [`Settings::by_header`] (needs the head only), then [`Settings::by_body`], then
+//! [`Settings::fallback`]. Hints in the head therefore come before hints in the body; each group keeps the order of
+//! the configuration.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::settings::{HeadHint, Missing, Parse, Part, Place, ScopeMode, Settings};
+use super::settings::{HeadHint, HeadLocation, Missing, Parse, Part, ScopeMode, Settings};
 use crate::ids::{AgentId, PrincipalId, Scope, SessionId};
-use crate::settings::hex::hex;
 
-/// Longer ids are replaced by a digest, whatever the pattern says.
+/// Longest id, in bytes; longer ones are replaced by a digest, whatever `id_pattern` says.
 const MAX_ID: usize = 256;
-/// Longer names of agents are replaced by a digest.
+/// Longest agent id, in bytes; longer ones are replaced by a digest.
 const MAX_AGENT: usize = 128;
-/// Bytes of a digest that stand in an id.
+/// Bytes of the digest used in an id.
 const DIGEST: usize = 16;
 
-/// A session that was recognised.
+/// The session that a request names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Its id: printable ASCII, replaced by a digest when it was unsafe.
+pub struct FoundSession {
+    /// The id: printable ASCII; an unsafe one is replaced by a digest.
     pub id: SessionId,
-    /// Where it was found: `header:x-session-id`, `body:metadata.user_id`, `derived`, `generated`.
+    /// Where the id comes from: `header:x-session-id`, `body:metadata.user_id`, `derived`, `generated`.
     pub source: Arc<str>,
-    /// The program that sends this hint.
+    /// The client program that sends this hint; `None` if unknown.
     pub client: Option<Cow<'static, str>>,
-    /// The subagent.
+    /// The subagent; `None` for the main agent.
     pub agent_id: Option<AgentId>,
-    /// The agent that started it.
+    /// The parent of the subagent.
     pub parent_agent_id: Option<AgentId>,
-    /// A derived id: after so long a silence the same id is a new incarnation.
+    /// For derived ids: after a longer silence the same id starts a new incarnation.
     pub idle_gap: Option<Duration>,
 }
 
-/// The session header is there twice, with different values: the request must be refused, because
-/// whoever reads the other one sees another session.
+/// The session header occurs more than once with different values. The request must be refused: a backend might read
+/// another value than the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{header} is there more than once, with different values")]
+#[error("{header} occurs more than once with different values")]
 pub struct Conflict {
     /// The header.
     pub header: HeaderName,
 }
 
 impl Settings {
-    /// The header with the explicit id, both ways.
+    /// Name of the header with the explicit id, in requests and responses.
     pub fn header(&self) -> &HeaderName {
         &self.header
     }
 
-    /// The dotted paths of the hints in bodies; [`Settings::by_body`] asks for them by position.
+    /// Returns the dotted paths of the body hints; [`Settings::by_body`] refers to them by index.
     pub fn body_paths(&self) -> Vec<String> {
         self.body.iter().map(|hint| hint.path.clone()).collect()
     }
 
-    /// The session the head names.
-    pub fn by_header(&self, headers: &HeaderMap) -> Result<Option<Found>, Conflict> {
+    /// Returns the session that the request head names.
+    pub fn by_header(&self, headers: &HeaderMap) -> Result<Option<FoundSession>, Conflict> {
         if let Some(value) = self.explicit(headers)? {
             let mut found = self.found(value, &self.header_source, None);
-            // A client that names its session twice still tells which of its agents speaks.
+            // A client's own hint still names the agent.
             if let Some(hint) = self.head.iter().find(|hint| hint.agent(headers).is_some()) {
                 found.name_agent(hint, headers);
             }
@@ -75,8 +76,8 @@ impl Settings {
         Ok(self.head.iter().find_map(|hint| self.by_head_hint(hint, headers)))
     }
 
-    /// The session the body names. `hint` gives the value at the path of this position.
-    pub fn by_body<'a>(&self, hint: &dyn Fn(usize) -> Option<&'a str>) -> Option<Found> {
+    /// Returns the session that the body names. `hint` returns the value at the body path with the given index.
+    pub fn by_body<'a>(&self, hint: &dyn Fn(usize) -> Option<&'a str>) -> Option<FoundSession> {
         self.body.iter().enumerate().find_map(|(i, wanted)| {
             let value = hint(i)?.trim();
             let id = match wanted.parse {
@@ -87,14 +88,14 @@ impl Settings {
         })
     }
 
-    /// The session of a request that names none; `None` when such a request is to be refused.
+    /// Returns a session for a request that names none; `None` if such requests are refused (`missing: reject`).
     pub fn fallback(
         &self,
         principal: &PrincipalId,
         client: IpAddr,
         user_agent: Option<&str>,
         backend: Option<&str>,
-    ) -> Option<Found> {
+    ) -> Option<FoundSession> {
         let (id, source, idle_gap) = match self.missing {
             Missing::Reject => return None,
             Missing::Generate => (Uuid::now_v7().to_string(), "generated", None),
@@ -102,7 +103,7 @@ impl Settings {
                 (self.fingerprint(principal, client, user_agent, backend), "derived", self.idle_gap)
             }
         };
-        Some(Found {
+        Some(FoundSession {
             id: SessionId::new(id),
             source: source.into(),
             client: None,
@@ -112,7 +113,7 @@ impl Settings {
         })
     }
 
-    /// The namespace of this principal's ids.
+    /// Returns the namespace of this principal's ids.
     pub fn scope(&self, principal: &PrincipalId) -> Scope {
         match self.scope {
             ScopeMode::Principal => Scope::of(principal),
@@ -120,7 +121,7 @@ impl Settings {
         }
     }
 
-    /// The one value of the session header.
+    /// Returns the value of the session header.
     fn explicit<'h>(&self, headers: &'h HeaderMap) -> Result<Option<&'h [u8]>, Conflict> {
         let mut value = None;
         for next in headers.get_all(&self.header).iter().filter_map(filled) {
@@ -132,17 +133,17 @@ impl Settings {
         Ok(value)
     }
 
-    fn by_head_hint(&self, hint: &HeadHint, headers: &HeaderMap) -> Option<Found> {
+    fn by_head_hint(&self, hint: &HeadHint, headers: &HeaderMap) -> Option<FoundSession> {
         let mut found = match &hint.place {
-            Place::Header(name) => {
+            HeadLocation::Header(name) => {
                 let value = headers.get(name).and_then(filled)?;
                 self.found(value, &hint.source, hint.client.clone())
             }
-            Place::Baggage(key) => {
+            HeadLocation::Baggage(key) => {
                 let value = headers.get_all("baggage").iter().find_map(|line| baggage(line, key))?;
                 self.found(&value, &hint.source, hint.client.clone())
             }
-            Place::Pattern { before, after } => {
+            HeadLocation::Pattern { before, after } => {
                 let (name, value) = fitting(headers, before, after)?;
                 self.found(value, &format!("header:{name}").into(), hint.client.clone())
             }
@@ -151,8 +152,8 @@ impl Settings {
         Some(found)
     }
 
-    fn found(&self, value: &[u8], source: &Arc<str>, client: Option<Cow<'static, str>>) -> Found {
-        Found {
+    fn found(&self, value: &[u8], source: &Arc<str>, client: Option<Cow<'static, str>>) -> FoundSession {
+        FoundSession {
             id: self.safe(value),
             source: source.clone(),
             client,
@@ -162,7 +163,7 @@ impl Settings {
         }
     }
 
-    /// The id as it is when it fits the pattern and can be printed, else `h-` and a digest of it.
+    /// Returns the id if it matches the pattern and is printable, otherwise `h-` and its digest.
     fn safe(&self, value: &[u8]) -> SessionId {
         let fits = value.len() <= MAX_ID
             && value.iter().all(u8::is_ascii_graphic)
@@ -189,22 +190,22 @@ impl Settings {
                 Part::UserAgent => (b'u', user_agent.unwrap_or_default()),
                 Part::Backend => (b'b', backend.unwrap_or_default()),
             };
-            // With its length before it, no part can pass for the beginning of the next.
+            // The length prefix keeps different parts from hashing alike.
             digest.update([tag]);
             digest.update((text.len() as u64).to_be_bytes());
             digest.update(text);
         }
-        format!("auto-{}", hex(&digest.finalize()[..DIGEST]))
+        format!("auto-{}", HEXLOWER.encode(&digest.finalize()[..DIGEST]))
     }
 }
 
-impl Found {
-    /// Takes the agent's name and its parent's. The main agent of some clients goes by the session's id, as
-    /// that client names it.
+impl FoundSession {
+    /// Sets the agent and its parent. Some clients send the session id as the id of the main agent, which is not a
+    /// subagent.
     fn name_agent(&mut self, hint: &HeadHint, headers: &HeaderMap) {
         let own = match &hint.place {
-            Place::Header(name) => label(headers, Some(name)),
-            Place::Baggage(_) | Place::Pattern { .. } => None,
+            HeadLocation::Header(name) => label(headers, Some(name)),
+            HeadLocation::Baggage(_) | HeadLocation::Pattern { .. } => None,
         };
         let is_sub = |agent: &AgentId| agent.as_str() != self.id.as_str() && Some(agent) != own.as_ref();
         self.agent_id = hint.agent(headers).filter(is_sub);
@@ -219,14 +220,14 @@ impl HeadHint {
     }
 }
 
-/// The value without the blanks around it, unless nothing is left.
+/// Returns the trimmed value unless it is empty.
 fn filled(value: &HeaderValue) -> Option<&[u8]> {
     let value = value.as_bytes().trim_ascii();
     (!value.is_empty()).then_some(value)
 }
 
-/// An agent's name in a header; one that cannot be printed or is too long is replaced by a digest, so that no
-/// two agents become one.
+/// Returns the agent id in a header. An unprintable or too long one is replaced by a digest, which keeps different
+/// agents apart.
 fn label(headers: &HeaderMap, name: Option<&HeaderName>) -> Option<AgentId> {
     let value = filled(headers.get(name?)?)?;
     let fits = value.len() <= MAX_AGENT && value.iter().all(u8::is_ascii_graphic);
@@ -236,12 +237,12 @@ fn label(headers: &HeaderMap, name: Option<&HeaderName>) -> Option<AgentId> {
     }
 }
 
-/// What stands for an id that is unsafe to print.
+/// Returns the replacement of an unsafe id.
 fn stand_in(id: &[u8]) -> String {
-    format!("h-{}", hex(&Sha256::digest(id)[..DIGEST]))
+    format!("h-{}", HEXLOWER.encode(&Sha256::digest(id)[..DIGEST]))
 }
 
-/// The header that fits the pattern; of several the first by name, because a map has no order.
+/// Returns the header that matches the pattern; of several the first by name, because `HeaderMap` has no order.
 fn fitting<'h>(headers: &'h HeaderMap, before: &str, after: &str) -> Option<(&'h HeaderName, &'h [u8])> {
     headers
         .iter()
@@ -253,39 +254,18 @@ fn fitting<'h>(headers: &'h HeaderMap, before: &str, after: &str) -> Option<(&'h
         .min_by_key(|(name, _)| name.as_str())
 }
 
-/// The value of a baggage member (W3C Baggage: `key=value;property, key=value`), percent-decoded.
+/// Returns the percent-decoded value of a baggage member (W3C Baggage: `key=value;property, key=value`).
 fn baggage(line: &HeaderValue, key: &str) -> Option<Vec<u8>> {
     line.as_bytes().split(|byte| *byte == b',').find_map(|member| {
         let member = member.split(|byte| *byte == b';').next()?;
         let equals = member.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (member[..equals].trim_ascii(), member[equals + 1..].trim_ascii());
-        (name == key.as_bytes() && !value.is_empty()).then(|| percent_decoded(value))
+        (name == key.as_bytes() && !value.is_empty()).then(|| percent_decode(value).collect())
     })
 }
 
-/// `%41` is `A`; a `%` without two digits stays.
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        match (text[at], digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high << 4 | low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    decoded
-}
-
-/// The session in Claude Code's `metadata.user_id`: the member `session_id` of a JSON text (from 2.1.78
-/// on), or what follows `_session_` in `user_<hash>_account_<id>_session_<uuid>`, with or without an
-/// account.
+/// Returns the session in Claude Code's `metadata.user_id`: the member `session_id` of a JSON text (from 2.1.78 on), or
+/// the part after `_session_` in `user_<hash>_account_<id>_session_<uuid>`, with or without an account.
 fn claude_code(user_id: &str) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct UserId {

@@ -1,19 +1,18 @@
-//! Who calls: the principal behind the credential, the session the request belongs to, the program.
+//! Identifies a request: its principal, its session and the client program.
 //!
-//! [`principal`] turns a credential into a name that tells nothing about it; [`chain`] finds the
-//! session id among the hints of many clients; [`client`] recognises programs. All of it is a label
-//! or a correlation, never authority by itself: with `session.scope: principal` an id counts only
-//! together with the principal that sent it.
+//! Duty: [`principal`] turns credentials into a name that does not reveal them; [`chain`] finds the session id among
+//! the hints of many clients; [`client`] recognises programs. The results are labels, not authority: with
+//! `session.scope: principal` an id is valid only together with the principal that sent it.
 //!
-//! Neighbours: `proxy` asks, in the order header, body, fallback. Nothing here knows sessions.
-//! Invariant: an id that leaves here is printable ASCII of at most 256 bytes.
+//! Neighbours: `proxy` asks for the session by header, then by body, then for the fallback. Nothing here knows the
+//! state of sessions. Invariant: every id returned is printable ASCII of at most 256 bytes.
 
 pub mod chain;
 pub mod client;
 pub mod principal;
 pub mod settings;
 
-pub use chain::{Conflict, Found};
+pub use chain::{Conflict, FoundSession};
 pub use client::Client;
 pub use principal::{Kept, Key, Principal};
-pub use settings::{Settings, Written};
+pub use settings::{IdentityConfig, Settings};

@@ -1,14 +1,15 @@
-//! The principal of a request: a keyed digest of the credentials it carries, else its address.
+//! The principal of a request: a keyed digest of its credentials, or its address if it has none.
 //!
-//! All credentials that a backend may see count ([`credentials`] is the list): of two callers that share one of
-//! them, a dummy key for instance, each is a principal. One that carries a single credential goes by the digest
-//! of that one, wherever it stands. With several, each has an account of its own beside the common name, so that
-//! one constant credential beside changing ones does not make as many limits as there are changes.
+//! All credentials that a backend may see count (listed in [`credentials`]): two callers that share only one of them,
+//! such as a dummy key, are different principals. A request with a single credential has the same principal wherever
+//! that credential is placed. With several, each credential is also an account of its own, so that a constant
+//! credential beside changing ones cannot multiply the limits per principal.
 
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
@@ -16,32 +17,32 @@ use uuid::Uuid;
 
 use crate::ids::{KeyId, PrincipalId};
 use crate::protocol::dialects::credentials::credentials;
-use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
 const KEY_FILE: &str = "principal.key";
 const KEY_BYTES: usize = 32;
-/// Behind the key in its file: since when a fleet has agreed on it, in milliseconds since 1970.
+/// Length of the time after the key in its file: since when the fleet uses it, in Unix milliseconds, big-endian.
 const SINCE_BYTES: usize = 8;
-/// SHA-256's block.
+/// Block size of SHA-256, in bytes.
 const BLOCK_BYTES: usize = 64;
 /// Bytes of the digest in a principal's id; 16 hex digits.
 const SHOWN: usize = 8;
-/// Keeps digests of other uses of the same key apart.
+/// Domain separation from other uses of the same key.
 const USE: &[u8] = b"elida principal 1\0";
-/// Of what a key's own name is the digest.
+/// Input for the id of the key itself.
 const NAME: &[u8] = b"\0the key itself";
-/// Begins the digest of several credentials; no single one begins like this, since no header field holds it.
+/// Prefix of the digest of several credentials. No single credential starts like this, because header fields cannot
+/// contain NUL.
 const SEVERAL: &[u8] = b"\0several\0";
-/// Different credentials in one request; more are a mistake or an attack.
+/// Most different credentials in a request; more are a mistake or an attack.
 pub const MAX_CREDENTIALS: usize = 8;
 
-/// Who calls.
+/// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// `cred:<digest>` or `anon:<address>`.
     pub id: PrincipalId,
-    /// The principal that each of its credentials would be alone; empty when it carries one at most.
+    /// The principals of the single credentials; empty unless the request has several.
     pub accounts: Box<[PrincipalId]>,
 }
 
@@ -50,8 +51,8 @@ pub struct Principal {
 #[error("the request carries {0} different credentials; send at most {MAX_CREDENTIALS}")]
 pub struct TooMany(pub usize);
 
-/// The key of the digests. Without it a principal's id cannot be tied to a credential, and with another
-/// one the same credential is another principal.
+/// The key of the digests. Without it, a principal's id cannot be linked to a credential; with another key, the same
+/// credential is a different principal.
 #[derive(Clone)]
 pub struct Key(Hmac<Sha256>);
 
@@ -62,16 +63,19 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    /// The key in `data_dir`; made there (readable by the owner only) when there is none.
+    /// Loads the key from `data_dir`, or creates it there (readable by the owner only).
+    ///
+    /// # Errors
+    /// The key cannot be read or written.
     pub fn load_or_make(data_dir: &Path) -> io::Result<Self> {
         Self::kept(data_dir).map(|kept| Self::from_bytes(&kept.bytes))
     }
 
-    /// The key that all instances of a fleet share. `agree` is given the one kept here and gives the one they agreed on,
-    /// which is kept in its place; nothing when the one kept here is to stay.
+    /// Returns the key that all instances of a fleet share. `agree` takes the local key and returns the agreed one, which
+    /// replaces it in `data_dir`, or `None` to keep the local key.
     ///
     /// # Errors
-    /// The key cannot be read or kept.
+    /// The key cannot be read or written.
     pub fn agreed(data_dir: &Path, agree: impl FnOnce(&Kept) -> Option<Kept>) -> io::Result<Self> {
         let own = Self::kept(data_dir)?;
         match agree(&own) {
@@ -86,7 +90,7 @@ impl Key {
         }
     }
 
-    /// A key for this process only.
+    /// Creates a key for this process only.
     pub fn ephemeral() -> Self {
         Self::from_bytes(&random())
     }
@@ -101,7 +105,7 @@ impl Key {
     }
 
     fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
-        // HMAC itself fills a short key up to its block with zeros.
+        // HMAC pads a short key with zeros to the block size.
         let mut block = [0; BLOCK_BYTES];
         block[..KEY_BYTES].copy_from_slice(bytes);
         let mut mac = Hmac::new(&block.into());
@@ -109,16 +113,16 @@ impl Key {
         Self(mac)
     }
 
-    /// What the key goes by: the same for equal keys, and nothing that it could be found from.
+    /// Returns the id of the key: equal for equal keys, and the key cannot be computed from it.
     pub fn id(&self) -> KeyId {
         let digest = self.0.clone().chain_update(NAME).finalize().into_bytes();
-        KeyId::new(hex(&digest[..SHOWN]))
+        KeyId::new(HEXLOWER.encode(&digest[..SHOWN]))
     }
 
-    /// Who calls: `cred:<digest>` of the credentials in the head and the query, else `anon:<address>`.
+    /// Returns the principal: `cred:<digest>` of the credentials in head and query, otherwise `anon:<address>`.
     ///
     /// # Errors
-    /// There are more than [`MAX_CREDENTIALS`] of them.
+    /// The request has more than [`MAX_CREDENTIALS`] different credentials.
     pub fn principal(
         &self,
         headers: &HeaderMap,
@@ -128,19 +132,19 @@ impl Key {
         let mut found = credentials(headers, query);
         let alone = |id| Ok(Principal { id, accounts: Box::default() });
         match found.as_slice() {
-            // One host is one principal, whether it came by IPv4 or by IPv4 mapped into IPv6.
+            // IPv4 and IPv4-mapped IPv6 addresses of one host are the same principal.
             [] => alone(PrincipalId::new(format!("anon:{}", client.to_canonical()))),
             [credential] => alone(self.named(|mac| mac.update(credential))),
             all if all.len() > MAX_CREDENTIALS => Err(TooMany(all.len())),
             _ => {
-                // In whichever places they stand, the same ones are the same principal.
+                // The same credentials in any order are the same principal.
                 found.sort_unstable();
                 let accounts = found.iter().map(|credential| self.named(|mac| mac.update(credential)));
                 let accounts = accounts.collect();
                 let id = self.named(|mac| {
                     mac.update(SEVERAL);
                     for credential in &found {
-                        // With its length before it, none can pass for the beginning of the next.
+                        // The length prefix keeps different lists from hashing alike.
                         mac.update(&(credential.len() as u64).to_be_bytes());
                         mac.update(credential);
                     }
@@ -154,15 +158,15 @@ impl Key {
         let mut mac = self.0.clone();
         fill(&mut mac);
         let digest = mac.finalize().into_bytes();
-        PrincipalId::new(format!("cred:{}", hex(&digest[..SHOWN])))
+        PrincipalId::new(format!("cred:{}", HEXLOWER.encode(&digest[..SHOWN])))
     }
 }
 
-/// A key as its file holds it.
+/// A key and its age, as stored in the file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Kept {
     bytes: [u8; KEY_BYTES],
-    /// Since when a fleet has agreed on it, in milliseconds since 1970; 0 when none did.
+    /// Since when the fleet uses the key, in Unix milliseconds; 0 for a key of this instance alone.
     pub since_ms: u64,
 }
 
@@ -173,19 +177,19 @@ impl std::fmt::Debug for Kept {
 }
 
 impl Kept {
-    /// A key written in hex; `None` when that is no key.
+    /// Parses a key in lower-case hex; `None` if it is not a key.
     pub fn from_hex(key: &str, since_ms: u64) -> Option<Self> {
-        Some(Self { bytes: unhex(key)?.try_into().ok()?, since_ms })
+        Some(Self { bytes: HEXLOWER.decode(key.as_bytes()).ok()?.try_into().ok()?, since_ms })
     }
 
-    /// The key in hex.
+    /// Returns the key in lower-case hex.
     pub fn hex(&self) -> String {
-        hex(&self.bytes)
+        HEXLOWER.encode(&self.bytes)
     }
 }
 
-/// 32 bytes of the operating system's randomness, by way of the generator of uuids: each uuid holds at
-/// least 32 fresh random bits, and their digest holds 512 of them.
+/// Returns 32 random bytes of the operating system, by way of the UUID generator: each UUID has at least 32 fresh random
+/// bits, and the digest covers 512 of them.
 fn random() -> [u8; KEY_BYTES] {
     let mut pool = Sha256::new();
     for _ in 0..16 {
@@ -298,7 +302,10 @@ mod tests {
         // An older version reads the key from the same file.
         assert_eq!(Key::load_or_make(dir.path()).unwrap().id(), agreed.id());
         assert_eq!(std::fs::read(dir.path().join(KEY_FILE)).unwrap()[..KEY_BYTES], [0xab; KEY_BYTES]);
-        assert!(Kept::from_hex("ab", 0).is_none());
+        let longer = |digits: &str| digits.repeat(KEY_BYTES);
+        for other in ["ab".to_owned(), longer("AB"), longer("+f"), longer("0x"), longer("é")] {
+            assert!(Kept::from_hex(&other, 0).is_none(), "{other}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The `session:` share of the configuration that says how a session is recognised.
+//! The keys of `session:` that define how the session of a request is found.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use super::client;
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 
-/// Levels a dotted body path may have (the scanner of bodies looks no deeper).
+/// Most levels of a dotted body path; the body scanner looks no deeper.
 const MAX_DEPTH: usize = 4;
 
-/// Whose a session id is.
+/// Who shares a session id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScopeMode {
-    /// The principal's that sent it: nobody else joins by sending the same id.
+    /// Each principal has ids of its own: another caller cannot join by sending the same id.
     #[default]
     Principal,
-    /// Everybody's.
+    /// All callers share them.
     Global,
 }
 
@@ -31,36 +31,36 @@ pub enum ScopeMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
-    /// Take a fingerprint of the caller for the id.
+    /// Derive the id from a fingerprint of the caller.
     #[default]
     Derive,
-    /// A new session for each request.
+    /// Start a new session for each request.
     Generate,
-    /// Refuse it.
+    /// Refuse the request.
     Reject,
 }
 
-/// A part of the fingerprint.
+/// A part of the fingerprint of a derived id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// Who calls.
+    /// The principal.
     Principal,
-    /// Where from.
+    /// The client's address.
     ClientIp,
-    /// With which program.
+    /// The `User-Agent`.
     UserAgent,
-    /// For which backend.
+    /// The backend.
     Backend,
 }
 
-/// How an id is derived.
+/// How an id is derived for a request that names no session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Derive {
-    /// The parts of the fingerprint.
+    /// Parts of the fingerprint.
     pub from: Vec<Part>,
-    /// The same fingerprint after a longer silence is a new session.
+    /// After a longer silence, the same fingerprint starts a new session.
     pub idle_gap: DurationText,
 }
 
@@ -73,51 +73,51 @@ impl Default for Derive {
     }
 }
 
-/// Where a hint is.
+/// Where a hint is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// A request header.
+    /// In a request header.
     Header,
-    /// A field of the JSON body, by its dotted path.
+    /// In a field of the JSON body, by its dotted path.
     Body,
-    /// A member of the W3C `baggage` header.
+    /// In a member of the W3C `baggage` header.
     Baggage,
-    /// Any header whose name fits a pattern with one `*`.
+    /// In any header whose name matches a pattern with one `*`.
     HeaderPattern,
 }
 
-/// How the value holds the id.
+/// How the id is encoded in the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Parse {
-    /// It is the id.
+    /// The value is the id.
     #[default]
     Plain,
     /// One of the three forms of Claude Code's `metadata.user_id`.
     ClaudeCode,
-    /// A text, or an object with a member `id`.
+    /// A string, or an object with a member `id`.
     IdOrString,
 }
 
-/// One hint as it is written.
+/// A hint, as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hint {
-    /// Where it is.
+    /// Where the hint is found.
     pub source: Source,
-    /// The header, the dotted path, the baggage key or the pattern.
+    /// Name of the header, dotted path, baggage key or pattern.
     pub name: String,
-    /// The program that sends it.
+    /// The client program that sends the hint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// The header that names the subagent.
+    /// The header with the id of the subagent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// The header that names the agent that started the subagent.
+    /// The header with the id of the subagent's parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// How the value holds the id; in bodies only.
+    /// How the id is encoded in the value; for bodies only.
     #[serde(default, skip_serializing_if = "is_plain")]
     pub parse: Parse,
 }
@@ -126,29 +126,25 @@ fn is_plain(parse: &Parse) -> bool {
     *parse == Parse::Plain
 }
 
-/// The keys as they are written under `session:` (life and limits are read elsewhere).
+/// The keys of `session:` that say how the session of a request is found; `session` reads the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(rename = "SessionIdentity")]
-pub struct Written {
-    /// The header with an explicit id, both ways.
+pub struct IdentityConfig {
+    /// The header with an explicit session id, in requests and responses.
     pub header: String,
-    /// Ids that do not fit are replaced by a digest.
+    /// Ids that do not match are replaced by a digest.
     pub id_pattern: String,
-    /// Whose an id is.
+    /// Who shares a session id.
     pub scope: ScopeMode,
-    /// What to do without a hint.
+    /// What to do with a request that names no session.
     pub missing: Missing,
-    /// How an id is derived.
+    /// How an id is derived for a request that names no session.
     pub derive: Derive,
-    /// The hints, first one first; those in the head are tried before those in the body.
+    /// The hints, in order of precedence; those in headers come before those in the body.
     pub identity: Vec<Hint>,
 }
 
-/// The keys of [`Written`], for a reader that shares the section with others.
-pub const KEYS: [&str; 6] = ["header", "id_pattern", "scope", "missing", "derive", "identity"];
-
-impl Default for Written {
+impl Default for IdentityConfig {
     fn default() -> Self {
         Self {
             header: "X-Session-ID".to_owned(),
@@ -161,8 +157,7 @@ impl Default for Written {
     }
 }
 
-/// The habits of today's clients. `previous_response_id` is not among them: it would need a table from
-/// response to session.
+/// The hints of known clients. `previous_response_id` is not used: it would need a table from responses to sessions.
 fn default_hints() -> Vec<Hint> {
     let hint = |source, name: &str, client: &str| Hint {
         source,
@@ -183,7 +178,7 @@ fn default_hints() -> Vec<Hint> {
         ..hint(Source::Header, "session-id", "codex")
     };
     let mut hints = vec![claude, codex];
-    hints.extend(HEADER_HABITS.map(|(name, client)| hint(Source::Header, name, client)));
+    hints.extend(HEADER_HINTS.map(|(name, client)| hint(Source::Header, name, client)));
     hints.push(Hint {
         parse: Parse::ClaudeCode,
         ..hint(Source::Body, "metadata.user_id", client::CLAUDE_CODE)
@@ -199,8 +194,8 @@ fn default_hints() -> Vec<Hint> {
     hints
 }
 
-/// Headers of clients whose hint is nothing but a header.
-const HEADER_HABITS: [(&str, &str); 15] = [
+/// Clients whose hint is a plain header.
+const HEADER_HINTS: [(&str, &str); 15] = [
     ("session_id", "codex-legacy"),
     ("x-opencode-session", "opencode"),
     ("x-session-affinity", "opencode"),
@@ -218,7 +213,7 @@ const HEADER_HABITS: [(&str, &str); 15] = [
     ("mcp-session-id", "mcp"),
 ];
 
-/// The compiled chain.
+/// The compiled settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub(super) header: HeaderName,
@@ -235,22 +230,22 @@ pub struct Settings {
 /// A hint in the head.
 #[derive(Clone, Debug)]
 pub(super) struct HeadHint {
-    pub(super) place: Place,
+    pub(super) place: HeadLocation,
     pub(super) source: Arc<str>,
     pub(super) client: Option<Cow<'static, str>>,
     pub(super) agent: Option<HeaderName>,
     pub(super) parent: Option<HeaderName>,
 }
 
-/// Where in the head.
+/// The part of the head that has the hint.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum HeadLocation {
     Header(HeaderName),
     Baggage(String),
     Pattern { before: String, after: String },
 }
 
-/// A hint in the body: one path to look at.
+/// A hint in the body: a single path.
 #[derive(Clone, Debug)]
 pub(super) struct BodyHint {
     pub(super) path: String,
@@ -259,8 +254,8 @@ pub(super) struct BodyHint {
     pub(super) parse: Parse,
 }
 
-impl Written {
-    /// Compiles the chain; every fault is noted, and with one there are no settings.
+impl IdentityConfig {
+    /// Compiles the keys. Reports every fault; `None` after any.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let header = header_name(&self.header, "session.header", faults);
         let id_pattern = pattern(&self.id_pattern, faults);
@@ -269,7 +264,7 @@ impl Written {
             faults.add("session.derive.from", "is empty: all callers would share one session", hint);
         }
         if self.scope == ScopeMode::Global {
-            let message = "global: whoever sends a session's id joins it, and a kill meets all of them";
+            let message = "global: anyone who sends a session's id joins it, and a kill affects all of them";
             faults.warn("session.scope", message, "write principal, unless all callers trust each other");
         }
         let mut whole = self.missing != Missing::Derive || !self.derive.from.is_empty();
@@ -294,7 +289,7 @@ impl Written {
 }
 
 impl Hint {
-    /// Adds the compiled hint to its list; `None` when it has a fault.
+    /// Adds the compiled hint to its list; `None` after a fault.
     fn compile(
         self,
         path: &str,
@@ -309,7 +304,7 @@ impl Hint {
         };
         let (agent, parent) = (optional(self.agent, "agent")?, optional(self.parent, "parent")?);
         if self.source != Source::Body && self.parse != Parse::Plain {
-            faults.add(format!("{path}.parse"), "is for hints in the body only", "remove it");
+            faults.add(format!("{path}.parse"), "applies to hints in the body only", "remove it");
             return None;
         }
         let name = format!("{path}.name");
@@ -321,19 +316,19 @@ impl Hint {
                 body.extend(body_hints(&self.name, self.parse, client, &name, faults)?);
                 return Some(());
             }
-            Source::Header => Place::Header(header_name(&self.name, &name, faults)?),
+            Source::Header => HeadLocation::Header(header_name(&self.name, &name, faults)?),
             Source::Baggage if self.name.trim().is_empty() => {
                 faults.add(name, "is empty", "name a baggage key, like session.id");
                 return None;
             }
-            Source::Baggage => Place::Baggage(self.name.clone()),
+            Source::Baggage => HeadLocation::Baggage(self.name.clone()),
             Source::HeaderPattern => header_pattern(&self.name, &name, faults)?,
         };
         let source = match &place {
-            Place::Header(header) => format!("header:{header}"),
-            Place::Baggage(key) => format!("baggage:{key}"),
-            // The header that fits is known per request only.
-            Place::Pattern { .. } => String::new(),
+            HeadLocation::Header(header) => format!("header:{header}"),
+            HeadLocation::Baggage(key) => format!("baggage:{key}"),
+            // Which header matches depends on the request.
+            HeadLocation::Pattern { .. } => String::new(),
         };
         head.push(HeadHint { place, source: source.into(), client, agent, parent });
         Some(())
@@ -343,32 +338,32 @@ impl Hint {
 fn header_name(name: &str, path: &str, faults: &mut Faults) -> Option<HeaderName> {
     let parsed = HeaderName::try_from(name).ok();
     if parsed.is_none() {
-        faults.add(path, format!("\"{name}\" is no header name"), "letters, digits and - are allowed");
+        faults.add(path, format!("\"{name}\" is not a header name"), "letters, digits and - are allowed");
     }
     parsed
 }
 
 fn pattern(written: &str, faults: &mut Faults) -> Option<Regex> {
-    // Bytes, not characters: ids are ASCII, and what is not is replaced anyway.
+    // Bytes, not characters: ids are ASCII; all others are replaced anyway.
     match RegexBuilder::new(written).unicode(false).build() {
         Ok(pattern) => Some(pattern),
         Err(fault) => {
             let hint = "write a regular expression without look-around, like ^[A-Za-z0-9._:-]{1,128}$";
-            faults.add("session.id_pattern", format!("is no regular expression: {fault}"), hint);
+            faults.add("session.id_pattern", format!("is not a regular expression: {fault}"), hint);
             None
         }
     }
 }
 
-fn header_pattern(written: &str, path: &str, faults: &mut Faults) -> Option<Place> {
+fn header_pattern(written: &str, path: &str, faults: &mut Faults) -> Option<HeadLocation> {
     let written = written.to_ascii_lowercase();
     match written.split_once('*') {
         Some((before, after)) if !after.contains('*') && before.len() + after.len() > 0 => {
-            Some(Place::Pattern { before: before.to_owned(), after: after.to_owned() })
+            Some(HeadLocation::Pattern { before: before.to_owned(), after: after.to_owned() })
         }
         _ => {
             let hint = "write a header name with exactly one *, like x-*-session-id";
-            faults.add(path, format!("\"{written}\" is no header pattern"), hint);
+            faults.add(path, format!("\"{written}\" is not a header pattern"), hint);
             None
         }
     }
@@ -388,7 +383,7 @@ fn body_hints(
     let too_deep = paths.iter().any(|path| path.split('.').count() > MAX_DEPTH);
     if too_deep || written.split('.').any(str::is_empty) {
         let hint = format!("write member names with a dot between, at most {MAX_DEPTH}: metadata.user_id");
-        faults.add(path, format!("\"{written}\" is no body path"), hint);
+        faults.add(path, format!("\"{written}\" is not a body path"), hint);
         return None;
     }
     let source: Arc<str> = format!("body:{written}").into();
@@ -402,27 +397,20 @@ mod tests {
 
     #[test]
     fn nothing_written_is_the_default() {
-        let written: Written = serde_yaml::from_str("{}").unwrap();
-        assert_eq!(written, Written::default());
+        let written: IdentityConfig = serde_yaml::from_str("{}").unwrap();
+        assert_eq!(written, IdentityConfig::default());
         let mut faults = Faults::default();
         let settings = written.compile(&mut faults).unwrap();
         assert!(faults.is_empty(), "{faults}");
         assert_eq!(settings.header, "x-session-id");
         assert_eq!((settings.head.len(), settings.body.len()), (19, 8));
-        let text = serde_yaml::to_string(&Written::default()).unwrap();
-        assert_eq!(serde_yaml::from_str::<Written>(&text).unwrap(), Written::default());
-    }
-
-    #[test]
-    fn the_keys_are_all_there() {
-        let written = serde_json::to_value(Written::default()).unwrap();
-        let keys = written.as_object().unwrap();
-        assert!(keys.len() == KEYS.len() && KEYS.iter().all(|key| keys.contains_key(*key)));
+        let text = serde_yaml::to_string(&IdentityConfig::default()).unwrap();
+        assert_eq!(serde_yaml::from_str::<IdentityConfig>(&text).unwrap(), IdentityConfig::default());
     }
 
     #[test]
     fn every_fault_is_told_at_once() {
-        let written: Written = serde_yaml::from_str(
+        let written: IdentityConfig = serde_yaml::from_str(
             r#"
 header: "X Session"
 id_pattern: "["
@@ -456,6 +444,6 @@ identity:
                 "session.identity[6].name",
             ]
         );
-        assert!(serde_yaml::from_str::<Written>("identity: [{source: cookie, name: x}]").is_err());
+        assert!(serde_yaml::from_str::<IdentityConfig>("identity: [{source: cookie, name: x}]").is_err());
     }
 }

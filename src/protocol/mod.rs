@@ -17,7 +17,6 @@
 //! in bytes; memory does not grow with the body; no input panics.
 
 pub mod answer;
-pub mod base64;
 pub mod dialects;
 pub mod facts;
 pub mod json;

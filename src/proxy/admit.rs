@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
-use crate::identity::chain::Found;
+use crate::identity::FoundSession;
 use crate::ids::SessionKey;
 use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart, Manager};
 
@@ -20,10 +20,10 @@ pub(crate) async fn admit(
     sessions: &Arc<Manager>,
     received: &Received,
     caller: &Caller,
-    found: Found,
+    found: FoundSession,
 ) -> Result<Leg, Refusal> {
     let identity = &received.handle.settings.identity;
-    let who = session::Arrival {
+    let who = session::SessionRequest {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
         identity: Identity {
             source: found.source,

@@ -16,7 +16,7 @@ use super::receive::Received;
 use super::request_ctx::RequestCtx;
 use crate::clock::Moment;
 use crate::routing::Choice;
-use crate::session::Live;
+use crate::session;
 use crate::upstream::backend::{Permit, SpeaksFor};
 use crate::upstream::balance::{self, Candidate};
 use crate::upstream::health::HealthState;
@@ -28,7 +28,7 @@ pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
 
 impl Route {
     /// Moves the request to the best of the backends that may take it; nothing to do when there is one only.
-    pub(crate) fn balance(&mut self, received: &Received, session: &Live, now: Moment) {
+    pub(crate) fn balance(&mut self, received: &Received, session: &session::Session, now: Moment) {
         if self.others.is_empty() {
             return;
         }
@@ -43,7 +43,7 @@ impl Route {
     fn pick(
         &self,
         received: &Received,
-        session: &Live,
+        session: &session::Session,
         now: Moment,
         anyway: bool,
     ) -> Option<(usize, Permit)> {
@@ -86,7 +86,7 @@ impl Route {
     }
 
     /// Goes on to the next backend after this failure; false when there is none, or none shall be asked.
-    fn go_on(&mut self, why: Failure, received: &Received, session: &Live, now: Moment) -> bool {
+    fn go_on(&mut self, why: Failure, received: &Received, session: &session::Session, now: Moment) -> bool {
         let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
         let failed = self.backend.settings().name().clone();
         // Whoever has an answer, if a bad one, troubles nobody who is out himself.
@@ -203,7 +203,11 @@ fn can_be_repeated(session: &Session) -> bool {
 fn speaks_for(route: &Route, why: Failure) -> SpeaksFor {
     match why {
         Failure::RateLimited if !route.backend.settings().auth().is_injected() => SpeaksFor::Caller,
-        _ => SpeaksFor::All,
+        Failure::RateLimited
+        | Failure::ConnectFailure
+        | Failure::ServerError
+        | Failure::FirstByteTimeout
+        | Failure::Broken => SpeaksFor::All,
     }
 }
 

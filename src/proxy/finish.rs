@@ -16,8 +16,8 @@ use crate::error::ErrorKind;
 use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
 use crate::routing::Method;
+use crate::session::CutReason;
 use crate::session::LegReport;
-use crate::session::cut::CutReason;
 use crate::telemetry::access::AccessLine;
 use crate::telemetry::metrics::{self, BackendMetrics, TokenKind};
 

@@ -50,9 +50,7 @@ pub(crate) struct ProxyState {
     pub(crate) open_legs: Gauge,
     /// Counts the sockets that are open.
     pub(crate) open_sockets: Gauge,
-    /// The log.
     pub(crate) log: Arc<Log>,
-    /// The time.
     pub(crate) clock: Clock,
     /// Whether this instance should be sent work.
     pub(crate) readiness: Arc<Readiness>,

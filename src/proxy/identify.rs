@@ -6,8 +6,8 @@ use http::HeaderMap;
 
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
+use crate::identity::FoundSession;
 use crate::identity::Key;
-use crate::identity::chain::Found;
 use crate::identity::client::Client;
 use crate::ids::PrincipalId;
 use crate::protocol::request::ModelRequest;
@@ -46,7 +46,7 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
 ///
 /// # Errors
 /// The head names two different sessions.
-pub(crate) fn by_head(received: &Received, headers: &HeaderMap) -> Result<Option<Found>, Refusal> {
+pub(crate) fn by_head(received: &Received, headers: &HeaderMap) -> Result<Option<FoundSession>, Refusal> {
     received
         .handle
         .settings
@@ -65,7 +65,7 @@ pub(crate) fn by_body(
     call: &ModelRequest,
     headers: &HeaderMap,
     backend: &str,
-) -> Result<Found, Refusal> {
+) -> Result<FoundSession, Refusal> {
     let identity = &received.handle.settings.identity;
     let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
     identity

@@ -20,7 +20,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::wire::framing::Framing;
-use crate::session::cut::CutReason;
+use crate::session::CutReason;
 use crate::session::{EndReason, Leg};
 
 /// The error with which a step stops Pingora after it has left its refusal in the ctx.
@@ -98,7 +98,13 @@ fn notice_kind(kind: ErrorKind) -> ErrorClass {
         }
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::BackendUnavailable | ErrorKind::Internal => ErrorClass::Api,
-        _ => ErrorClass::InvalidRequest,
+        ErrorKind::BadRequest
+        | ErrorKind::NotSupported
+        | ErrorKind::ExpectationFailed
+        | ErrorKind::UnknownBackend
+        | ErrorKind::SessionRequired
+        | ErrorKind::ClientGone
+        | ErrorKind::ClientStalled => ErrorClass::InvalidRequest,
     }
 }
 

@@ -10,7 +10,7 @@ use super::settings::{Limits, Timeouts};
 use super::tls::Tls;
 use crate::capture;
 use crate::identity;
-use crate::limits::Prices;
+use crate::pricing::Prices;
 use crate::protocol::request::RequestPaths;
 use crate::routing::Table;
 use crate::upstream::backend::Backend;

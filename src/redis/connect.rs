@@ -1,4 +1,4 @@
-//! The link: whether Redis answers at all, and what is sent to it.
+//! The link to Redis: whether it answers, and commands sent to it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,20 +13,20 @@ use super::call::{Call, Script, command, is_between_servers};
 use super::plan::{Notices, Plan};
 use super::servers::Servers;
 use super::settings::Settings;
-use super::subscription::{Channels, Heard, Subscription};
+use super::subscription::{Channels, Delivery, Subscription};
 
-/// No command waits longer for its answer: a Redis that is slower than this is away.
+/// The longest time a command waits for its answer: a slower Redis counts as unavailable.
 pub const ANSWER: Duration = Duration::from_millis(250);
-/// A connection that answers nothing for this long is made anew.
-pub(super) const DEAF: Duration = Duration::from_secs(2);
+/// A connection without any answer for this long is replaced.
+pub(super) const UNRESPONSIVE: Duration = Duration::from_secs(2);
 
-/// Why a command has no answer, or a bad one.
+/// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// Redis does not answer, or cannot be written to.
+    /// Redis does not answer, or takes no writes.
     #[error("redis is unavailable: {0}")]
     Away(String),
-    /// It answers that this cannot be: a key holds something else than we put there.
+    /// Redis answered with an error about this key or command: a key holds a foreign value.
     #[error("redis refuses: {0}")]
     Refused(String),
 }
@@ -34,7 +34,7 @@ pub enum LinkError {
 impl From<Error> for LinkError {
     fn from(error: Error) -> Self {
         let told = error.details();
-        // Answers of the server about a key or a script; all else (loading, read-only, out of memory) passes.
+        // Errors about a key or a script; others (loading, read-only, out of memory) are temporary.
         let about_a_key = ["WRONGTYPE", "ERR "].iter().any(|code| told.starts_with(code))
             && !is_between_servers(told)
             && !is_no_cluster(told);
@@ -52,7 +52,7 @@ fn is_no_cluster(told: &str) -> bool {
     told.contains("cluster support disabled")
 }
 
-/// What is wrong, and what to do about it where the configuration can.
+/// Describes an error, with the configuration key that would fix it.
 pub(super) fn explained(error: &Error) -> String {
     let said = error.details();
     if said.starts_with("MOVED ") {
@@ -79,18 +79,18 @@ pub(super) fn explained(error: &Error) -> String {
     }
     if said.contains("NotValidForName") {
         return format!(
-            "its certificate is for another name ({said}): write a name that stands in it in session.redis.addr \
+            "its certificate is for another name ({said}): use a name from it in session.redis.addr \
              or url"
         );
     }
     if said.contains("InvalidCertificate") {
         return format!(
-            "its certificate is not trusted ({said}): name the file of its authority in session.redis.tls.ca_file"
+            "its certificate is not trusted ({said}): set session.redis.tls.ca_file to the file of its CA"
         );
     }
     if said.starts_with("OOM") {
         return format!(
-            "its memory is full and it takes no writes ({said}): raise maxmemory, or take away what else is in it"
+            "its memory is full and it takes no writes ({said}): raise maxmemory, or remove other data from it"
         );
     }
     if said.starts_with("MISCONF") {
@@ -99,12 +99,12 @@ pub(super) fn explained(error: &Error) -> String {
     error.to_string()
 }
 
-/// The answer to a command in a script that this user may not run, or not on that key. It names neither.
+/// True for the answer to a script that uses a command or key for which the user lacks a right. It names neither.
 fn lacks_a_right(said: &str) -> bool {
     said.contains("The user executing the script") || said.contains("ACL failure in script")
 }
 
-/// The way to Redis. It is down until [`Link::up`] says otherwise.
+/// The link to Redis. It is down until [`Link::up`] is called.
 pub struct Link {
     servers: Servers,
     subscription: Subscription,
@@ -120,10 +120,9 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connections that are not made yet.
+    /// Creates a link without connecting.
     ///
-    /// # Errors
-    /// The address or the authorities cannot be used.
+    /// # Errors The address or the CA certificates cannot be used.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, LinkError> {
         let (plan, notices) = (Plan::new(settings)?, Arc::default());
         let user = plan.user().to_owned();
@@ -132,12 +131,12 @@ impl Link {
         Ok(Arc::new(Self { servers, subscription, user, up: AtomicBool::new(false), notices }))
     }
 
-    /// Begins to connect, on this runtime.
+    /// Starts connecting, on the current runtime.
     pub fn connect(&self) {
         self.servers.connect(&self.notices);
     }
 
-    /// Ends all connections.
+    /// Closes all connections.
     pub async fn close(&self) {
         self.down();
         let quit = async { (self.servers.quit().await, self.subscription.quit().await) };
@@ -149,12 +148,12 @@ impl Link {
         self.up.load(Ordering::Acquire)
     }
 
-    /// From now on commands are sent.
+    /// Commands are sent from now on.
     pub fn up(&self) {
         self.up.store(true, Ordering::Release);
     }
 
-    /// From now on none is sent; true when that was otherwise until now.
+    /// No commands are sent from now on; true if that is a change.
     pub fn down(&self) -> bool {
         self.up.swap(false, Ordering::AcqRel)
     }
@@ -164,26 +163,25 @@ impl Link {
         &self.user
     }
 
-    /// True when there is a connection for commands, whether Redis answers on it or not.
+    /// True if a connection for commands exists, whether Redis answers on it or not.
     pub fn is_connected(&self) -> bool {
         self.servers.is_connected()
     }
 
-    /// What was last wrong with a connection, and what to do about it.
+    /// The last problem of a connection, and what to do about it.
     pub fn fault(&self) -> Option<String> {
         self.notices.fault()
     }
 
-    /// Waits until commands go to another connection or another server than the last time: it may lack what
-    /// the old one acknowledged last.
+    /// Waits until commands use another connection or another server than before. That server may lack the latest
+    /// writes.
     pub async fn renewed(&self) {
         self.notices.renewed().await;
     }
 
-    /// Whether both kinds of connection answer now, at every server that has keys.
+    /// Checks that connections for commands and messages answer, at every server that owns keys.
     ///
-    /// # Errors
-    /// One does not.
+    /// # Errors A connection does not answer.
     pub async fn ping(&self) -> Result<(), LinkError> {
         let unconnected = |error: Error| match error.details() {
             "not connected" => LinkError::Away(self.fault().unwrap_or_else(|| "not connected".to_owned())),
@@ -196,35 +194,32 @@ impl Link {
         Ok(messages?)
     }
 
-    /// What each server that has keys says of itself.
+    /// The `INFO` of each server that owns keys.
     ///
-    /// # Errors
-    /// One does not answer.
+    /// # Errors A server does not answer.
     pub async fn info(&self, section: InfoKind) -> Result<Vec<String>, LinkError> {
         let pools = self.servers.pools();
         let asked = pools.iter().map(|pool| pool.next_connected().info::<String>(Some(section.clone())));
         Ok(join_all(asked).await.into_iter().collect::<Result<_, _>>()?)
     }
 
-    /// Hears what is published on channels that match the patterns and on those with these names, and nothing
-    /// else from now on.
+    /// Subscribes to channels that match the patterns and to channels with these names, in place of earlier
+    /// subscriptions.
     ///
-    /// # Errors
-    /// Redis does not answer.
+    /// # Errors Redis does not answer.
     pub async fn subscribe(
         &self,
         patterns: Vec<String>,
         names: Vec<String>,
-    ) -> Result<Receiver<Heard>, LinkError> {
+    ) -> Result<Receiver<Delivery>, LinkError> {
         let addresses = self.servers.addresses();
         Ok(self.subscription.subscribe(addresses.as_deref(), Channels { patterns, names }).await?)
     }
 
-    /// Publishes a message. Gives how many heard it; in a cluster, how many hear the channel `everybody`, since a
-    /// server counts its own subscribers only.
+    /// Publishes a message. Returns how many received it; in a cluster, how many are subscribed to the channel
+    /// `everybody`, because a server only counts its own subscribers.
     ///
-    /// # Errors
-    /// Redis is away.
+    /// # Errors Redis is unavailable.
     pub async fn publish(&self, channel: String, text: String, everybody: &str) -> Result<u64, LinkError> {
         let heard = self.call(Call::new("PUBLISH", [channel, text])).await?.as_u64().unwrap_or(0);
         if let Servers::One(_) = self.servers {
@@ -235,24 +230,23 @@ impl Link {
             let asked = vec!["NUMSUB", everybody];
             pool.next_connected().custom::<(String, u64), _>(command("PUBSUB"), asked)
         });
-        // The message is out: a count that cannot be had is no fault.
+        // The message is sent; a missing count is not an error.
         let counts = join_all(asked).await.into_iter().filter_map(Result::ok).map(|(_, count)| count);
         Ok(heard.max(counts.sum()))
     }
 
     /// Sends one command.
     ///
-    /// # Errors
-    /// Redis is away, or a key holds what it should not.
+    /// # Errors Redis is unavailable, or a key holds a foreign value.
     pub async fn call(&self, call: Call) -> Result<Value, LinkError> {
         let answer = self.servers.send(vec![call]).await?.pop();
         Ok(answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "no answer")))?)
     }
 
-    /// Sends several commands at once; each has its own answer.
+    /// Sends several commands at once; each has its own result.
     ///
-    /// # Errors
-    /// Redis is away, or was for one of them: then it is unknown which others were carried out.
+    /// # Errors Redis is unavailable, possibly for one command only: it is then unknown which others were carried
+    /// out.
     pub async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
         let answers = self.servers.send(calls).await?.into_iter();
         let answers = answers.map(|answer| match answer.map_err(LinkError::from) {
@@ -264,8 +258,7 @@ impl Link {
 
     /// Runs a script.
     ///
-    /// # Errors
-    /// Redis is away, or a key holds what it should not.
+    /// # Errors Redis is unavailable, or a key holds a foreign value.
     pub async fn run<R: FromValue>(
         &self,
         script: &Script,

@@ -1,14 +1,14 @@
-//! The names of keys and channels.
+//! Names of keys and channels.
 //!
-//! A session's name is its id, and `@` and its scope when it has one (a scope holds no `@`). In a Redis
-//! Cluster the id stands in braces: all keys of an id are then in one slot, so that one script can
-//! work on them. Redis takes what stands between the first `{` and the `}` after it, and nothing when that is
-//! empty; so a `}` in an id is written as `%7D` there, and `%` as `%25`.
+//! The name of a session is its id, followed by `@` and its scope if it has one (a scope contains no `@`). In a
+//! Redis Cluster the id is enclosed in braces, so that all keys of an id are in one slot and one script can use
+//! them. Redis hashes the text between the first `{` and the next `}`, unless it is empty; inside the braces, `}`
+//! in an id is therefore written as `%7D`, and `%` as `%25`.
 
 use super::settings::Settings;
 use crate::ids::{SessionKey, Uid};
 
-/// Makes the names.
+/// Builds names of keys and channels.
 #[derive(Clone, Debug)]
 pub struct Keys {
     prefix: String,
@@ -17,7 +17,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The names below the configured prefix.
+    /// Names below the configured prefix.
     pub fn new(settings: &Settings) -> Self {
         Self { prefix: settings.prefix.clone(), root: settings.root.clone(), braces: settings.is_cluster() }
     }
@@ -46,22 +46,22 @@ impl Keys {
         format!("{}killed:{}", self.root, self.name(key))
     }
 
-    /// What the names of a session's [`Keys::incarnation`] begin with.
+    /// Prefix of the names of [`Keys::incarnation`] of a session.
     pub fn incarnations(&self, key: &SessionKey) -> String {
         format!("{}incarnation:{}:", self.root, self.name(key))
     }
 
-    /// The hash in which each instance has its share of an incarnation.
+    /// The hash with the shares of an incarnation.
     pub fn incarnation(&self, key: &SessionKey, uid: Uid) -> String {
         format!("{}{uid}", self.incarnations(key))
     }
 
-    /// The set of the incarnations of an external id, in all scopes.
+    /// The set of incarnations of an id, in all scopes.
     pub fn by_id(&self, id: &str) -> String {
         format!("{}ids:{}", self.root, self.id(id))
     }
 
-    /// The JSON of an incarnation that has ended.
+    /// The JSON of an ended incarnation.
     pub fn ended(&self, id: &str, uid: Uid) -> String {
         format!("{}ended:{}:{uid}", self.root, self.id(id))
     }
@@ -71,12 +71,12 @@ impl Keys {
         format!("{}sessions", self.root)
     }
 
-    /// The active incarnations by the time when something moved last.
+    /// The set of active incarnations, by last activity.
     pub fn activity(&self) -> String {
         format!("{}sessions:activity", self.root)
     }
 
-    /// The ended incarnations by the time of their end.
+    /// The set of ended incarnations, by the time of their end.
     pub fn gone(&self) -> String {
         format!("{}sessions:gone", self.root)
     }
@@ -91,17 +91,17 @@ impl Keys {
         format!("{}kills", self.root)
     }
 
-    /// Stands while an instance lives.
+    /// The heartbeat of an instance.
     pub fn instance(&self, instance: &str) -> String {
         format!("{}instance:{instance}", self.root)
     }
 
-    /// Held by the instance that looks after the sessions of dead ones.
+    /// The name of the instance that looks after dead ones.
     pub fn sweeper(&self) -> String {
         format!("{}sweeper", self.root)
     }
 
-    /// The key that makes principals of credentials.
+    /// The key that turns credentials into principals.
     pub fn principals(&self) -> String {
         format!("{}principals", self.root)
     }
@@ -111,17 +111,17 @@ impl Keys {
         format!("{}agreed:{{{}}}", self.root, self.principals())
     }
 
-    /// The channel on which kills and resumes are told.
+    /// The channel for kills and resumes.
     pub fn kill_channel(&self) -> String {
         format!("{}kill", self.root)
     }
 
-    /// The channel on which everything that happens is told.
+    /// The channel for all events.
     pub fn event_channel(&self) -> String {
         format!("{}events", self.root)
     }
 
-    /// The channel on which other ends are told.
+    /// The channel for other ends of sessions.
     pub fn end_channel(&self) -> String {
         format!("{}end", self.root)
     }
@@ -133,11 +133,11 @@ mod tests {
 
     use super::*;
     use crate::ids::{Scope, SessionId};
-    use crate::redis::Written;
+    use crate::redis::RedisConfig;
     use crate::settings::fault::Faults;
 
     fn keys(url: &str) -> Keys {
-        let written: Written = serde_yaml::from_str(&format!("url: '{url}'")).unwrap();
+        let written: RedisConfig = serde_yaml::from_str(&format!("url: '{url}'")).unwrap();
         Keys::new(&written.compile(&mut Faults::default()).unwrap())
     }
 

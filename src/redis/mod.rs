@@ -1,11 +1,11 @@
-//! The one way to Redis: settings, connection, the names of keys and channels, and what wakes us.
+//! Access to Redis: settings, connections, names of keys and channels, messages.
 //!
-//! Neighbours: `session` keeps live state and kill orders behind it. Only this folder and
-//! `session/store/redis*` name the client crate (fred).
+//! Neighbors: `session` stores sessions and kill orders in Redis. Only this folder and `session/store/redis*` use
+//! the client crate (fred).
 //!
-//! Invariants: no command waits longer than [`connect::ANSWER`]; while the link is down none is sent
-//! at all, but the telling of a kill; a command goes to the server that has its key, wherever that moves; a message
-//! is a hint, what it hints at is read from the key.
+//! Invariants: no command waits longer than [`connect::ANSWER`]. While the link is down no command is sent, except
+//! the message about a kill. A command goes to the server that owns its key, wherever the key moves. A message only
+//! says where to look; the key is the source of truth.
 
 mod call;
 pub mod connect;
@@ -22,5 +22,5 @@ mod subscription;
 pub use call::{Call, Script};
 pub use connect::{Link, LinkError};
 pub use keys::Keys;
-pub use probe::{Found, probe};
-pub use settings::{OnUnavailable, Settings, Written};
+pub use probe::{ProbeResult, probe};
+pub use settings::{OnUnavailable, RedisConfig, Settings};

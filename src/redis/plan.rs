@@ -1,4 +1,4 @@
-//! How connections are made, and what they report while they stand.
+//! Creates connections, and collects what they report.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use rustls_pki_types::pem::PemObject;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::connect::{ANSWER, DEAF, LinkError, explained};
+use super::connect::{ANSWER, LinkError, UNRESPONSIVE, explained};
 use super::settings::Settings;
 
-/// Between attempts to connect, in milliseconds.
+/// Delay between attempts to connect, in milliseconds.
 const RETRY: (u32, u32) = (50, 1000);
-/// Messages that wait for their reader; beyond, it is told that some are lost.
+/// Messages that wait for their reader; when there are more, the reader learns that some are lost.
 const MESSAGES: usize = 1024;
 
-/// Makes connections as the settings say.
+/// Creates connections according to the settings.
 #[derive(Clone)]
 pub(super) struct Plan {
     config: Config,
@@ -32,7 +32,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(settings: &Settings) -> Result<Self, LinkError> {
         let mut config = Config::from_url(settings.url.reveal())?;
-        // The first connection is as patient as all others.
+        // The first connection is retried like all others.
         config.fail_fast = false;
         if let Some(username) = &settings.username {
             config.username = Some(username.clone());
@@ -46,12 +46,12 @@ impl Plan {
         Ok(Self { config, connections: settings.pool })
     }
 
-    /// Who the connections belong to.
+    /// The user of the connections.
     pub(super) fn user(&self) -> &str {
         self.config.username.as_deref().unwrap_or("default")
     }
 
-    /// The servers of a cluster that the settings name; `None` when there is no cluster.
+    /// The servers of a cluster in the settings; `None` without a cluster.
     pub(super) fn cluster(&self) -> Option<Vec<Server>> {
         match &self.config.server {
             ServerConfig::Clustered { hosts, .. } => Some(hosts.clone()),
@@ -59,12 +59,12 @@ impl Plan {
         }
     }
 
-    /// Connections for commands: to this server, or (`None`) to the one that the settings lead to.
+    /// Connections for commands, to this server, or with `None` to the one in the settings.
     pub(super) fn pool(&self, server: Option<&Server>) -> Result<Pool, Error> {
         self.builder(server).build_pool(self.connections)
     }
 
-    /// One connection for commands to this server.
+    /// A single connection for commands to this server.
     pub(super) fn single(&self, server: &Server) -> Result<Pool, Error> {
         self.builder(Some(server)).build_pool(1)
     }
@@ -87,14 +87,14 @@ impl Plan {
                 performance.broadcast_channel_capacity = MESSAGES;
             })
             .with_connection_config(|connection| {
-                connection.connection_timeout = DEAF;
-                connection.internal_command_timeout = DEAF;
+                connection.connection_timeout = UNRESPONSIVE;
+                connection.internal_command_timeout = UNRESPONSIVE;
                 connection.max_command_attempts = 1;
-                connection.unresponsive.max_timeout = Some(DEAF);
-                connection.unresponsive.interval = DEAF / 4;
+                connection.unresponsive.max_timeout = Some(UNRESPONSIVE);
+                connection.unresponsive.interval = UNRESPONSIVE / 4;
                 connection.reconnect_on_auth_error = true;
                 connection.tcp.nodelay = Some(true);
-                // After a failover the old master is read-only: its sentinel knows the new one.
+                // After a failover the old master is read-only; its sentinel knows the new one.
                 connection.reconnect_errors =
                     vec![ReconnectError::ReadOnly, ReconnectError::Loading, ReconnectError::ClusterDown];
             });
@@ -111,7 +111,7 @@ pub(super) struct Notices {
 }
 
 impl Notices {
-    /// Connects, on this runtime, and notes each connection that is made anew and each fault.
+    /// Connects, on the current runtime, and records reconnects and errors.
     pub(super) fn connect(self: &Arc<Self>, pool: &Pool) {
         // The tasks end with the runtime, or with the client.
         for client in pool.clients() {
@@ -123,7 +123,7 @@ impl Notices {
                     tokio::select! {
                         made = made.recv() => match made {
                             Err(RecvError::Closed) => return,
-                            // Nothing was sent over another one before.
+                            // The first connection replaces none.
                             _ if std::mem::take(&mut is_first) => {}
                             _ => notices.renew(),
                         },
@@ -135,12 +135,12 @@ impl Notices {
         drop(pool.connect_pool());
     }
 
-    /// Commands go to another connection, or another server, than before.
+    /// Commands use another connection, or another server, than before.
     pub(super) fn renew(&self) {
         self.renewed.notify_one();
     }
 
-    /// Waits until that was so since the last time.
+    /// Waits until [`Notices::renew`] has been called since the last time.
     pub(super) async fn renewed(&self) {
         self.renewed.notified().await;
     }
@@ -154,7 +154,7 @@ impl Notices {
     }
 }
 
-/// The key below `session.redis` of which no connection can be made, and why; `None` when one can be tried.
+/// The key below `session.redis` with which no connection can be made, and why; `None` if one can be tried.
 pub(super) fn unusable(settings: &Settings) -> Option<(&'static str, String)> {
     if let Some(why) = settings.ca_pem.as_deref().and_then(|pem| trusting(pem).err()) {
         return Some(("tls.ca_file", why));
@@ -163,7 +163,7 @@ pub(super) fn unusable(settings: &Settings) -> Option<(&'static str, String)> {
     Some(("url", error.details().to_owned()))
 }
 
-/// TLS that trusts these authorities only.
+/// TLS that trusts only these CA certificates.
 fn trusting(pem: &[u8]) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {

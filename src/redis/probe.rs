@@ -1,4 +1,4 @@
-//! Whether the configured Redis can be used, tried once, without running anything.
+//! Tries once whether the configured Redis can be used, without starting the gateway.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::rights;
 use super::settings::Settings;
 use super::signals::Signals;
 
-/// The first answer may take this long.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two looks.
+/// How long to wait for the first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// Interval between two attempts.
 const STEP: Duration = Duration::from_millis(20);
 
 pub(super) async fn reach(link: &Link) -> Result<(), LinkError> {
     link.connect();
-    let answered = tokio::time::timeout(PATIENCE, async {
+    let answered = tokio::time::timeout(FIRST_ANSWER, async {
         while link.ping().await.is_err() {
             tokio::time::sleep(STEP).await;
         }
@@ -25,20 +25,19 @@ pub(super) async fn reach(link: &Link) -> Result<(), LinkError> {
     answered.await.map_err(|_| LinkError::Away(link.fault().unwrap_or_else(|| "no answer".to_owned())))
 }
 
-/// What was found.
+/// What the probe found.
 #[derive(Debug)]
-pub struct Found {
+pub struct ProbeResult {
     /// The server's version.
     pub version: String,
-    /// A policy for a full memory by which keys are forgotten then; of any server of a cluster.
+    /// The eviction policy of a server that evicts keys when its memory is full; `None` if none does.
     pub evicts: Option<String>,
 }
 
-/// Connects, makes sure of every right, subscribes.
+/// Connects, checks every right, and subscribes.
 ///
-/// # Errors
-/// Redis does not answer, or this user lacks a right.
-pub async fn probe(settings: &Settings) -> Result<Found, LinkError> {
+/// # Errors Redis does not answer, or the user lacks a right.
+pub async fn probe(settings: &Settings) -> Result<ProbeResult, LinkError> {
     let (link, keys) = (Link::new(settings)?, Keys::new(settings));
     reach(&link).await?;
     rights::check(&link, &keys).await?;
@@ -49,7 +48,7 @@ pub async fn probe(settings: &Settings) -> Result<Found, LinkError> {
     let policies = memory.iter().filter_map(|info| field(info, "maxmemory_policy"));
     let evicts = policies.into_iter().find(|policy| policy != "noeviction");
     link.close().await;
-    Ok(Found { version, evicts })
+    Ok(ProbeResult { version, evicts })
 }
 
 fn field(info: &str, name: &str) -> Option<String> {

@@ -1,30 +1,16 @@
-//! Whether this user may do what ELIDA does: asked at the start, because inside a script Redis does not name
-//! the right that is missing.
+//! Checks at startup whether the user has the rights that ELIDA needs, because the errors of scripts do not name a
+//! missing right.
 
 use super::call::Script;
 use super::connect::{Link, LinkError};
 use super::keys::Keys;
 use crate::ids::{Scope, SessionId, SessionKey, Uid};
 
-/// KEYS one key. ARGV commands, `KEY` stands for the key. Gives those that this user may not run; nothing else that
-/// is wrong with them counts.
-const CHECK: &str = r#"
-local refused = {}
-for _, line in ipairs(ARGV) do
-  local words = {}
-  for word in string.gmatch(line, '%S+') do words[#words + 1] = word == 'KEY' and KEYS[1] or word end
-  local answer = redis.pcall(unpack(words))
-  local fault = type(answer) == 'table' and answer.err or ''
-  if string.find(fault, 'ACL failure', 1, true) or string.find(fault, 'NOPERM', 1, true)
-    or string.find(fault, 'The user executing the script', 1, true) then
-    refused[#refused + 1] = line
-  end
-end
-return refused
-"#;
+/// Runs commands and returns those that the user may not run.
+const CHECK: &str = include_str!("check_rights.lua");
 
-/// Every command that is sent or stands in a script, on a key that holds nothing of a session. `PUBLISH` is sent
-/// what no instance understands.
+/// Every command that is sent or used in a script, on a scratch key. For `PUBLISH`, a message is sent that no
+/// instance interprets.
 const COMMANDS: &[&str] = &[
     "DEL KEY",
     "HSET KEY f v",
@@ -57,10 +43,10 @@ const COMMANDS: &[&str] = &[
     "DEL KEY",
 ];
 
-/// A read and a write that changes nothing, whatever the key holds.
+/// A read and a write that change nothing, whatever the key holds.
 const TOUCH: [&str; 2] = ["TYPE KEY", "HDEL KEY elida-rights"];
 
-/// What an answer begins with when a right is missing.
+/// Prefix of the error for a missing right.
 const NOPERM: &str = "NOPERM";
 
 /// The check of one user.
@@ -72,7 +58,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Runs commands on a key; gives those that the user may not run.
+    /// Runs commands on a key and returns those that the user may not run.
     async fn run(&self, key: String, commands: Vec<String>) -> Result<Vec<String>, LinkError> {
         match self.link.run(&self.script, vec![key], commands).await {
             Err(LinkError::Away(why)) if why.contains(NOPERM) => {
@@ -93,7 +79,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// A script that is given a key it may not use does not begin.
+    /// A script does not start if the user may not use its key.
     async fn key(&mut self, key: String, shown: String) -> Result<(), LinkError> {
         let lacks_it = match self.run(key, TOUCH.map(str::to_owned).to_vec()).await {
             Ok(refused) => !refused.is_empty(),
@@ -116,17 +102,17 @@ impl Check<'_> {
     }
 }
 
-/// Makes sure that this user has every right that ELIDA needs.
+/// Checks that the user has every right that ELIDA needs.
 ///
-/// # Errors
-/// [`LinkError::Away`] names the user and each command, key and channel it lacks, or Redis does not answer.
+/// # Errors [`LinkError::Away`] names the user and each command, key and channel it lacks, or Redis does not
+/// answer.
 pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
     let mut check = Check { link, script: Script::new(CHECK), lacks: Vec::new() };
     let (session, uid) =
         (SessionKey { scope: Scope::new("SCOPE"), id: SessionId::new("elida-rights") }, Uid::fresh());
     let scratch = keys.incarnation(&session, uid);
     check.commands(scratch.clone()).await?;
-    // Where these two are missing anyway, a key tells nothing more.
+    // If these two are missing anyway, keys cannot be checked.
     if check.lacks.iter().all(|name| name != "type" && name != "hdel") {
         let id = session.id.as_str();
         for key in [
@@ -153,7 +139,7 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
         return Ok(());
     }
     Err(LinkError::Away(format!(
-        "its user '{}' lacks rights: {}; give it the line of docs/operations.md (ACL SETUSER or the ACL file)",
+        "its user '{}' lacks rights: {}; use the ACL rule in docs/operations.md (ACL SETUSER or the ACL file)",
         link.user(),
         check.lacks.join(", ")
     )))
@@ -184,7 +170,7 @@ mod tests {
                 used.extend(words.map(name).filter(|name| name.chars().all(|c| c.is_ascii_uppercase())));
             }
         }
-        // Each by its own check, by its first use, or not needed.
+        // Checked separately, by their first use, or not needed.
         for elsewhere in ["PUBLISH", "INFO", "X", ""] {
             used.remove(elsewhere);
         }

@@ -1,8 +1,8 @@
-//! Which server a command goes to.
+//! Routes commands to servers.
 //!
-//! Without a cluster there is one. In a cluster each key has a slot and each slot a server; which one, the
-//! servers tell. This is done here and not by the client crate, whose way of following `ASK` takes the answer of
-//! another command for its own (docs/adr/0023).
+//! Without a cluster there is one server. In a cluster each key has a slot and each slot a server, which the
+//! servers report. This is done here and not by the client crate, which on `ASK` takes the answer to another
+//! command for its own (docs/adr/0023).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use fred::types::config::Server;
 use futures::future::join_all;
 use parking_lot::RwLock;
 
-use super::call::{Call, Next, command};
+use super::call::{Call, NextStep, command};
 use super::connect::{ANSWER, LinkError};
 use super::plan::{Notices, Plan};
 
-/// A server that does not tell the slots within this is not waited for.
+/// How long to wait for the slot map of one server.
 const MAP: Duration = Duration::from_millis(100);
-/// The map of slots is read again this often, though nothing says that it is stale.
+/// How often the slot map is read even if nothing indicates a change.
 const STALE: Duration = Duration::from_secs(5);
-/// The first pause before a command is sent again whose keys are on two servers; it doubles.
+/// The first delay before a command is sent again whose keys are on two servers; it doubles.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Connections to a server without slots are kept so long: some may be on their way to it.
+/// How long connections to a server without slots are kept, because slots may be on their way to it.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The servers that hold the keys.
+/// The servers that own the keys.
 pub(super) enum Servers {
-    /// One, wherever it is: sentinels may name it.
+    /// One server, whose address may come from sentinels.
     One(Pool),
-    /// Those of a cluster.
+    /// The servers of a cluster.
     Cluster(Arc<Cluster>),
 }
 
-/// A command that is not answered yet: its position, and where to send it if not to the owner of its slot.
+/// A command without a final answer: its index, and where to send it if not to the owner of its slot.
 struct Open {
     at: usize,
     redirect: Option<Server>,
     asking: bool,
 }
 
-/// Commands on their way to the same server.
+/// Commands for one server.
 struct Batch {
     server: Option<Server>,
     pool: Pool,
@@ -57,7 +57,7 @@ impl Servers {
         })
     }
 
-    /// Begins to connect, on this runtime.
+    /// Starts connecting, on the current runtime.
     pub(super) fn connect(&self, notices: &Arc<Notices>) {
         match self {
             Self::One(pool) => notices.connect(pool),
@@ -65,7 +65,7 @@ impl Servers {
         }
     }
 
-    /// Ends all connections.
+    /// Closes all connections.
     pub(super) async fn quit(&self) {
         match self {
             Self::One(pool) => drop(pool.quit().await),
@@ -73,7 +73,7 @@ impl Servers {
         }
     }
 
-    /// Connections to each server that has keys.
+    /// Connections to each server that owns keys.
     pub(super) fn pools(&self) -> Vec<Pool> {
         match self {
             Self::One(pool) => vec![pool.clone()],
@@ -81,7 +81,7 @@ impl Servers {
         }
     }
 
-    /// Connections to each server that messages may leave by: also those that had keys until a moment ago.
+    /// Connections to each server that may forward messages, including those that owned keys recently.
     pub(super) fn all_connected(&self) -> Vec<Pool> {
         match self {
             Self::One(pool) => vec![pool.clone()],
@@ -93,12 +93,12 @@ impl Servers {
         }
     }
 
-    /// True when there is a connection for commands, whether its server answers or not.
+    /// True if a connection for commands exists, whether its server answers or not.
     pub(super) fn is_connected(&self) -> bool {
         self.all_connected().iter().any(|pool| pool.clients().iter().any(ClientLike::is_connected))
     }
 
-    /// The servers that have keys; `None` without a cluster.
+    /// The servers that own keys; `None` without a cluster.
     pub(super) fn addresses(&self) -> Option<Vec<Server>> {
         match self {
             Self::One(_) => None,
@@ -106,7 +106,7 @@ impl Servers {
         }
     }
 
-    /// Whether every server that has keys answers now.
+    /// Checks that every server that owns keys answers.
     pub(super) async fn ping(&self) -> Result<(), Error> {
         if let Self::Cluster(cluster) = self {
             cluster.read_map(STALE).await;
@@ -119,17 +119,16 @@ impl Servers {
         };
         let answer: Result<(), Error> = answers.into_iter().collect();
         if let (Self::Cluster(cluster), Err(_)) = (self, &answer) {
-            // Another one may have taken its place.
+            // Another server may have replaced it.
             cluster.read_map(Duration::ZERO).await;
         }
         answer
     }
 
-    /// Sends commands, all at once, and follows them to the servers that have their keys. An answer says that a
-    /// command was not taken for where its keys are only when [`ANSWER`] has passed.
+    /// Sends commands concurrently and follows redirects. A redirect is returned as the answer only when [`ANSWER`]
+    /// has passed.
     ///
-    /// # Errors
-    /// A server did not answer.
+    /// # Errors A server did not answer.
     pub(super) async fn send(&self, calls: Vec<Call>) -> Result<Vec<Result<Value, Error>>, Error> {
         match self {
             Self::One(_) => self.follow(calls).await,
@@ -150,9 +149,9 @@ impl Servers {
             let mut wait = false;
             for (batch, sent) in batches.into_iter().zip(sent) {
                 for (Open { at, .. }, answer) in batch.open.into_iter().zip(sent?) {
-                    let next = Next::of(&answer, &calls[at], batch.server.as_ref());
+                    let next = NextStep::of(&answer, &calls[at], batch.server.as_ref());
                     answers[at] = Some(answer);
-                    wait |= next == Next::Wait;
+                    wait |= next == NextStep::Wait;
                     open.extend(self.again(at, next, &mut calls[at]));
                 }
             }
@@ -170,17 +169,17 @@ impl Servers {
         Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect())
     }
 
-    /// Where a command is sent again, if that is what its answer asks for.
-    fn again(&self, at: usize, next: Next, call: &mut Call) -> Option<Open> {
+    /// Where a command is sent again, if its answer requires that.
+    fn again(&self, at: usize, next: NextStep, call: &mut Call) -> Option<Open> {
         let (redirect, asking) = match next {
-            Next::Done => return None,
-            Next::Wait => (None, false),
-            Next::SpellOut => {
-                call.spell_out();
+            NextStep::Done => return None,
+            NextStep::Wait => (None, false),
+            NextStep::SendText => {
+                call.use_text();
                 (None, false)
             }
-            Next::Ask(server) => (Some(server), true),
-            Next::Moved(server) => {
+            NextStep::Ask(server) => (Some(server), true),
+            NextStep::Moved(server) => {
                 if let Self::Cluster(cluster) = self {
                     cluster.clone().read_map_soon();
                 }
@@ -190,7 +189,7 @@ impl Servers {
         Some(Open { at, redirect, asking })
     }
 
-    /// Commands by the server they go to, each in the order given.
+    /// Groups commands by server, in the given order.
     fn batches(&self, open: Vec<Open>, calls: &[Call]) -> Result<Vec<Batch>, Error> {
         let mut batches: Vec<Batch> = Vec::new();
         for open in open {
@@ -224,7 +223,7 @@ impl Batch {
         let pipeline = client.pipeline();
         for Open { at, asking, .. } in &self.open {
             if *asking {
-                // Holds for the next command on this connection.
+                // Applies to the next command on this connection.
                 pipeline.custom::<(), Value>(command("ASKING"), Vec::new()).await?;
             }
             let (command, arguments) = calls[*at].command();
@@ -233,7 +232,7 @@ impl Batch {
         let answers = pipeline.try_all::<Value>().await;
         let sent = self.open.iter().map(|open| 1 + usize::from(open.asking)).sum::<usize>();
         if answers.len() != sent {
-            // One fault for all of them.
+            // One error for all of them.
             let fault = answers.into_iter().find_map(Result::err);
             return Err(fault.unwrap_or_else(|| Error::new(ErrorKind::Protocol, "answers are missing")));
         }
@@ -250,20 +249,20 @@ impl Batch {
     }
 }
 
-/// What is known of a cluster.
+/// What is known about a cluster.
 pub(super) struct Cluster {
     plan: Plan,
     notices: Arc<Notices>,
-    /// The servers that the settings name, with one connection each: they are asked for the others.
+    /// The servers in the settings, with one connection each, which report the others.
     seeds: Vec<(Server, Pool)>,
     known: RwLock<Known>,
-    /// When the map was last read.
+    /// When the slot map was last read.
     read: tokio::sync::Mutex<Option<Instant>>,
 }
 
 struct Known {
     map: ClusterRouting,
-    /// Connections, and when their server had slots last, or they were made.
+    /// Connections, and when their server last owned slots, or when they were made.
     pools: HashMap<Server, (Pool, Instant)>,
 }
 
@@ -284,7 +283,7 @@ impl Cluster {
         self.known().map.get_server(slot).cloned().ok_or_else(none)
     }
 
-    /// The servers that have slots.
+    /// The servers that own slots.
     fn owners(&self) -> Vec<(Server, Pool)> {
         let known = self.known();
         let with_pool = |server: Server| known.pools.get(&server).map(|(pool, _)| (server, pool.clone()));
@@ -296,7 +295,7 @@ impl Cluster {
         self.seeds.iter().map(|(_, pool)| pool.clone()).chain(pools).collect()
     }
 
-    /// The connections to a server; made when there are none.
+    /// The connections to a server, created if there are none.
     fn pool(&self, server: &Server) -> Result<Pool, Error> {
         if let Some((pool, _)) = self.known().pools.get(server) {
             return Ok(pool.clone());
@@ -311,19 +310,19 @@ impl Cluster {
         Ok(pool)
     }
 
-    /// Has the map read, off the path of a command; once, however many ask for it.
+    /// Reads the slot map in the background, once for any number of callers.
     fn read_map_soon(self: Arc<Self>) {
         if self.read.try_lock().is_ok() {
             tokio::spawn(async move { self.read_map(Duration::ZERO).await });
         }
     }
 
-    /// Asks the servers who has which slot, unless that was done a moment ago. What most of them say counts: one
-    /// that was cut off from the others tells what was.
+    /// Reads the slot map from all servers, unless that was done recently. The map that most of them report counts,
+    /// because a server that was partitioned reports an old one.
     async fn read_map(&self, older_than: Duration) {
         let asked_at = Instant::now();
         let mut read = self.read.lock().await;
-        // Another one may have done it meanwhile.
+        // Another task may have read it meanwhile.
         if read.is_some_and(|read| read >= asked_at || read.elapsed() < older_than) {
             return;
         }
@@ -361,12 +360,12 @@ impl Cluster {
         });
         drop(known);
         if !before.is_empty() && !owners.is_subset(&before) {
-            // It may be a copy that lacks what the one before it acknowledged last.
+            // The new owner may be a replica that lacks the latest writes.
             self.notices.renew();
         }
     }
 
-    /// What a server says of the slots; nothing when it is not connected or knows none.
+    /// The slot map of a server; `None` if it is not connected or knows no slots.
     async fn map_of(&self, server: &Server, pool: &Pool) -> Option<ClusterRouting> {
         let client = pool.clients().iter().find(|client| client.is_connected())?;
         let asked = client.custom::<Value, _>(command("CLUSTER"), vec!["SLOTS"]);

@@ -1,4 +1,4 @@
-//! `session.redis`: where the shared state is and how to get in.
+//! `session.redis`: the address of the shared store, and credentials for it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,35 +14,35 @@ use crate::settings::units::DurationText;
 /// The schemes of `url`: one server, sentinels, a cluster; each with an `s` for TLS.
 const SCHEMES: [&str; 6] =
     ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
-/// What `key_prefix` ends in when other keys get a prefix of their own.
+/// Suffix of `key_prefix` if other keys get a prefix of their own.
 const SESSION: &str = "session:";
-/// Connections beyond this bring nothing: commands are pipelined.
+/// More connections bring nothing, because commands are pipelined.
 const MAX_POOL: usize = 64;
 
-/// What an instance does while Redis is away.
+/// What an instance does while Redis is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnavailable {
-    /// It goes on with its own sessions and opens new ones of its own.
+    /// It continues with its own sessions and opens new ones locally.
     #[default]
     Memory,
-    /// It goes on with its own sessions and refuses new ones.
+    /// It continues with its own sessions and refuses new ones.
     Reject,
 }
 
-/// `session.redis` as it is written.
+/// The keys of `session.redis`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Redis")]
-pub struct Written {
-    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, or the same with `rediss` for TLS; wins over
-    /// `addr`, `db` and `tls.enabled`.
+pub struct RedisConfig {
+    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, or the same with `rediss` for TLS; replaces `addr`,
+    /// `db` and `tls.enabled`.
     #[serde(serialize_with = "without_password")]
     #[schemars(with = "String")]
     pub url: Secret,
     /// Host and port of one server.
     pub addr: String,
-    /// User (ACL); empty for the default one.
+    /// ACL user; empty for the default user.
     pub username: String,
     /// Password; empty for none.
     #[serde(serialize_with = "masked")]
@@ -52,15 +52,15 @@ pub struct Written {
     pub password_file: String,
     /// Number of the database.
     pub db: u8,
-    /// TLS towards Redis.
-    pub tls: WrittenTls,
-    /// Prefix of the sessions' keys; those of other keys are made from what precedes `session:`.
+    /// TLS for connections to Redis.
+    pub tls: RedisTlsConfig,
+    /// Prefix of session keys; other keys use the part before `session:`.
     pub key_prefix: String,
-    /// Connections, one more for messages.
+    /// Connections for commands; one more is used for messages.
     pub pool: usize,
-    /// Counters of a session in which something moves are written this often; changes of state at once.
+    /// How often counters of an active session are written; changes of state are written at once.
     pub flush_interval: DurationText,
-    /// What happens to new sessions while Redis is away.
+    /// What happens to new sessions while Redis is unavailable.
     pub on_unavailable: OnUnavailable,
 }
 
@@ -68,14 +68,14 @@ pub struct Written {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "RedisTls")]
-pub struct WrittenTls {
-    /// True: connections are encrypted and the certificate is checked.
+pub struct RedisTlsConfig {
+    /// Encrypts connections and checks the certificate.
     pub enabled: bool,
-    /// PEM file of the authorities to trust in place of the system's; empty for the system's.
+    /// PEM file of the CA certificates to trust instead of those of the system; empty for those of the system.
     pub ca_file: String,
 }
 
-impl Default for Written {
+impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             url: Secret::new(""),
@@ -84,7 +84,7 @@ impl Default for Written {
             password: Secret::new(""),
             password_file: String::new(),
             db: 0,
-            tls: WrittenTls::default(),
+            tls: RedisTlsConfig::default(),
             key_prefix: "elida:session:".into(),
             pool: 4,
             flush_interval: DurationText::secs(1),
@@ -93,7 +93,7 @@ impl Default for Written {
     }
 }
 
-/// The compiled share.
+/// The compiled settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub(super) url: Secret,
@@ -109,17 +109,17 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// True when the servers are those of a cluster.
+    /// True for a cluster.
     pub fn is_cluster(&self) -> bool {
         is_of_kind(self.url.reveal(), "-cluster")
     }
 
-    /// The address, without a password.
+    /// The address without passwords.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// True when nothing differs but what a running process can follow.
+    /// True if the settings differ only in what a running process can change.
     pub fn follows(&self, other: &Self) -> bool {
         let Self { flush_interval, on_unavailable, .. } = *other;
         Self { flush_interval, on_unavailable, ..self.clone() } == *other
@@ -130,14 +130,14 @@ impl Settings {
         self.flush_interval
     }
 
-    /// What happens to new sessions while Redis is away.
+    /// What happens to new sessions while Redis is unavailable.
     pub fn on_unavailable(&self) -> OnUnavailable {
         self.on_unavailable
     }
 }
 
-impl Written {
-    /// Compiles the keys; every fault is noted, and with one there are no settings.
+impl RedisConfig {
+    /// Compiles the configuration and adds every fault to `faults`. `None` if there was one.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let (before, mut found) = ("session.redis", Faults::default());
         let url = self.address(&mut found);
@@ -147,7 +147,7 @@ impl Written {
         if self.key_prefix.is_empty() || !self.key_prefix.chars().all(plain) {
             found.add(
                 "key_prefix",
-                "is empty or holds other characters than A-Z a-z 0-9 . _ : -",
+                "is empty or has characters other than A-Z a-z 0-9 . _ : -",
                 "write elida:session:",
             );
         }
@@ -192,7 +192,7 @@ impl Written {
             let has_host = Url::parse(&url).is_ok_and(|url| url.has_host() && url.path().len() > 1);
             if !has_host || self.addr.contains(['/', '@']) {
                 let message = format!("'{}' is not HOST:PORT", self.addr);
-                faults.add("addr", message, "write it like localhost:6379; a URL goes to url");
+                faults.add("addr", message, "write it like localhost:6379; a URL belongs in url");
                 return None;
             }
             return Some(url);
@@ -200,7 +200,7 @@ impl Written {
         let known = Url::parse(url).is_ok_and(|url| SCHEMES.contains(&url.scheme()) && url.has_host());
         let sentinel = is_of_kind(url, "-sentinel") && !url.contains("sentinelServiceName=");
         if !known || sentinel {
-            // Not shown: it may hold a password.
+            // The value is not shown because it may contain a password.
             faults.add(
                 "url",
                 if sentinel { "names no sentinelServiceName" } else { "is not an address of Redis" },
@@ -220,7 +220,7 @@ impl Written {
             return Some(self.password.clone());
         }
         if !self.password.reveal().is_empty() {
-            faults.add("password_file", "password is set, too", "set one of the two");
+            faults.add("password_file", "password is set as well", "set one of the two");
         }
         match std::fs::read_to_string(&self.password_file) {
             Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
@@ -244,12 +244,12 @@ impl Written {
     }
 }
 
-/// Whether the scheme of a URL ends so. Host names may, too: they do not count.
+/// True if the scheme of a URL has this suffix. Host names with it do not count.
 fn is_of_kind(url: &str, suffix: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.scheme().ends_with(suffix))
 }
 
-/// The URL without passwords: in its authority, and the sentinels' own in its query.
+/// The URL without its password and the password of the sentinels in its query.
 fn shown(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else { return String::new() };
     if url.password().is_some() {
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     fn compile(yaml: &str) -> Result<Settings, Vec<String>> {
-        let written: Written = serde_yaml::from_str(yaml).unwrap();
+        let written: RedisConfig = serde_yaml::from_str(yaml).unwrap();
         let mut faults = Faults::default();
         written.compile(&mut faults).ok_or_else(|| faults.iter().map(ToString::to_string).collect())
     }
@@ -336,7 +336,7 @@ mod tests {
         let ca_file = format!("{{url: 'rediss://a', tls: {{ca_file: {:?}}}}}", file.path());
         let faults = compile(&ca_file).unwrap_err();
         assert!(faults[0].contains("session.redis.tls.ca_file: it cannot be used"), "{faults:?}");
-        // What only the client finds wrong is told before the start, too.
+        // Errors that only the client crate detects are reported before startup, too.
         let faults = compile("{url: 'redis://a/seven'}").unwrap_err();
         assert!(faults[0].starts_with("session.redis.url: it cannot be used"), "{faults:?}");
     }
@@ -344,7 +344,8 @@ mod tests {
     #[test]
     fn no_password_is_shown() {
         let url = "redis-sentinel://u:hidden1@a/1?sentinelServiceName=m&sentinelPassword=hidden2";
-        let written: Written = serde_yaml::from_str(&format!("{{url: '{url}', password: hidden3}}")).unwrap();
+        let written: RedisConfig =
+            serde_yaml::from_str(&format!("{{url: '{url}', password: hidden3}}")).unwrap();
         let printed = serde_json::to_string(&written).unwrap();
         let settings = written.compile(&mut Faults::default()).unwrap();
         let told = format!("{printed} {settings:?} {}", settings.shown());

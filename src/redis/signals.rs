@@ -1,5 +1,5 @@
-//! Messages between instances. A message says where to look; what is true is what the key holds. Only a kill
-//! order stands in its message, too: it must hold even if Redis takes no writes.
+//! Messages between instances. A message says where to look; the key is the source of truth. Only a kill order is
+//! also contained in its message, so that it takes effect even if Redis takes no writes.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
@@ -7,21 +7,21 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::connect::{Link, LinkError};
 use super::keys::Keys;
-use super::subscription::Heard;
+use super::subscription::Delivery;
 use crate::ids::{Scope, SessionId, SessionKey, Uid};
 
-/// Which session to look at.
+/// The session that a message is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hint {
     /// Its id.
     pub session_id: SessionId,
-    /// Its scope; absent is the empty one.
+    /// Its scope; absent means the empty scope.
     #[serde(default = "everybody")]
     pub scope: Scope,
-    /// The incarnation, when only one is concerned.
+    /// The incarnation, if the message is about only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// The kill order that was given, as its key holds it: it is heeded even if it cannot be written there.
+    /// The kill order in the form of its key; it takes effect even if it cannot be written there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<serde_json::Value>,
 }
@@ -31,7 +31,7 @@ fn everybody() -> Scope {
 }
 
 impl Hint {
-    /// A hint at a session, or at one of its incarnations.
+    /// A message about a session, or about one of its incarnations.
     pub fn new(key: &SessionKey, uid: Option<Uid>) -> Self {
         Self {
             session_id: key.id.clone(),
@@ -47,44 +47,43 @@ impl Hint {
     }
 }
 
-/// What a message means.
+/// What a message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// The kill orders of this session changed; the hint may hold the order that was given.
+    /// The kill orders of this session changed; the message may contain the order.
     Kills(Hint),
     /// This incarnation ended.
     Ended(Hint),
-    /// Something happened at an instance: its name, and the event as it wrote it.
+    /// An event of an instance: its name, and the JSON of the event.
     Event(String, String),
-    /// Messages may have been missed: look at everything.
+    /// Messages may have been missed: everything must be read again.
     Everything,
 }
 
-/// The messages that arrive.
+/// Incoming messages.
 pub struct Signals {
-    heard: Receiver<Heard>,
+    heard: Receiver<Delivery>,
     kill: String,
     end: String,
     event: String,
 }
 
 impl Signals {
-    /// Subscribes to `kill*` (both spellings: the bare channel, and one for each session) and `end`.
+    /// Subscribes to `kill*` (the bare channel, and one channel for each session), `end` and `events`.
     ///
-    /// # Errors
-    /// Redis does not answer.
+    /// # Errors Redis does not answer.
     pub async fn subscribe(link: &Link, keys: &Keys) -> Result<Self, LinkError> {
         let (kill, end, event) = (keys.kill_channel(), keys.end_channel(), keys.event_channel());
         let heard = link.subscribe(vec![format!("{kill}*")], vec![end.clone(), event.clone()]).await?;
         Ok(Self { heard, kill, end, event })
     }
 
-    /// The next one; waits for ever when the connection is given up.
+    /// The next message; never returns when the subscription has ended.
     pub async fn next(&mut self) -> Signal {
         loop {
             let message = match self.heard.recv().await {
-                Ok(Heard::Message(message)) => message,
-                Ok(Heard::Gap) | Err(RecvError::Lagged(_)) => return Signal::Everything,
+                Ok(Delivery::Message(message)) => message,
+                Ok(Delivery::Gap) | Err(RecvError::Lagged(_)) => return Signal::Everything,
                 Err(RecvError::Closed) => std::future::pending().await,
             };
             let text = message.value.as_bytes().unwrap_or_default();
@@ -103,7 +102,7 @@ impl Signals {
     }
 }
 
-/// What a message on a channel means; nothing when it is not one of ours.
+/// Parses a message on a channel; `None` if it is not a message of ELIDA.
 fn read(kill: &str, end: &str, channel: &str, text: &[u8]) -> Option<Signal> {
     let hint = || serde_json::from_slice::<Hint>(text).ok();
     if channel == end {
@@ -111,7 +110,7 @@ fn read(kill: &str, end: &str, channel: &str, text: &[u8]) -> Option<Signal> {
     }
     match channel.strip_prefix(kill)? {
         "" => hint().map(Signal::Kills),
-        // `elida:kill:{session_id}`, whatever it says.
+        // `elida:kill:{session_id}`, whatever the message says.
         name => {
             let name = name.strip_prefix(':')?;
             let (id, scope) = name.rsplit_once('@').unwrap_or((name, ""));

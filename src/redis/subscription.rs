@@ -1,5 +1,5 @@
-//! The connection on which messages arrive. In a cluster any server hands on what is published at another, so it
-//! is made to one of them, and to another one when that is gone.
+//! The connection for messages. In a cluster any server forwards what is published at another, so it is made to one
+//! of them, and to another when that one is gone.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,22 +13,22 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{self, Receiver, Sender};
 use tokio::task::JoinHandle;
 
-use super::connect::{ANSWER, DEAF};
+use super::connect::{ANSWER, UNRESPONSIVE};
 use super::plan::Plan;
 
 /// Messages that wait for a reader.
 const MESSAGES: usize = 1024;
 
-/// What is heard.
+/// An incoming message, or a gap.
 #[derive(Clone, Debug)]
-pub enum Heard {
+pub enum Delivery {
     /// A message.
     Message(Message),
     /// Messages may have been missed.
     Gap,
 }
 
-/// What to hear: patterns of channels, and channels.
+/// Patterns and names of channels.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Channels {
     pub(super) patterns: Vec<String>,
@@ -50,30 +50,30 @@ impl Channels {
 /// The connection for messages.
 pub(super) struct Subscription {
     plan: Plan,
-    heard: Sender<Heard>,
+    heard: Sender<Delivery>,
     channels: Arc<Mutex<Channels>>,
-    place: Mutex<Place>,
+    current: Mutex<Current>,
 }
 
 #[derive(Default)]
-struct Place {
-    ear: Option<Ear>,
-    /// Which of the servers of a cluster comes next.
+struct Current {
+    connection: Option<Connection>,
+    /// Index of the server of a cluster that is used next.
     turn: usize,
 }
 
-struct Ear {
+struct Connection {
     server: Option<Server>,
     client: SubscriberClient,
     listening: JoinHandle<()>,
     since: Instant,
 }
 
-impl Drop for Ear {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.listening.abort();
         let client = self.client.clone();
-        // Without a runtime its connection has ended already.
+        // Without a runtime the connection has already ended.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { client.quit().await });
         }
@@ -82,79 +82,85 @@ impl Drop for Ear {
 
 impl Subscription {
     pub(super) fn new(plan: Plan) -> Self {
-        // Instances begin at different servers.
-        let place = Mutex::new(Place { ear: None, turn: usize::try_from(std::process::id()).unwrap_or(0) });
-        Self { plan, heard: broadcast::channel(MESSAGES).0, channels: Arc::default(), place }
+        // Instances start at different servers.
+        let current =
+            Mutex::new(Current { connection: None, turn: usize::try_from(std::process::id()).unwrap_or(0) });
+        Self { plan, heard: broadcast::channel(MESSAGES).0, channels: Arc::default(), current }
     }
 
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock()
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock()
     }
 
-    /// The connection: to one of these servers of a cluster, or (`None`) to the one that the settings lead to.
+    /// The connection, to one of these servers of a cluster, or with `None` to the server in the settings.
     pub(super) fn client(&self, servers: Option<&[Server]>) -> Result<SubscriberClient, Error> {
-        let mut place = self.place();
-        if let Some(ear) = &place.ear {
-            let is_there = match (servers, &ear.server) {
+        let mut current = self.current();
+        if let Some(connection) = &current.connection {
+            let is_there = match (servers, &connection.server) {
                 (Some(servers), Some(server)) => servers.contains(server),
                 _ => true,
             };
             if is_there {
-                return Ok(ear.client.clone());
+                return Ok(connection.client.clone());
             }
         }
-        place.ear = None;
+        current.connection = None;
         let server = match servers {
             None => None,
             Some([]) => {
                 return Err(Error::new(ErrorKind::IO, "no server of the cluster is known"));
             }
-            Some(servers) => Some(servers[place.turn % servers.len()].clone()),
+            Some(servers) => Some(servers[current.turn % servers.len()].clone()),
         };
         let client = self.plan.subscriber(server.as_ref())?;
         let listening = tokio::spawn(listen(client.clone(), self.channels.clone(), self.heard.clone()));
         drop(client.connect());
-        place.ear = Some(Ear { server, client: client.clone(), listening, since: Instant::now() });
+        current.connection =
+            Some(Connection { server, client: client.clone(), listening, since: Instant::now() });
         Ok(client)
     }
 
-    /// Whether the connection answers. In a cluster, one that does not is given up for one to another server.
+    /// Checks that the connection answers. In a cluster one that does not is replaced by one to another server.
     pub(super) async fn ping(&self, servers: Option<&[Server]>) -> Result<(), Error> {
         let answer = self.client(servers)?.ping::<()>(None).await;
         if answer.is_err() && servers.is_some() {
-            let mut place = self.place();
-            // A new one has some time.
-            if place.ear.as_ref().is_some_and(|ear| ear.since.elapsed() >= DEAF) {
-                place.ear = None;
-                place.turn = place.turn.wrapping_add(1);
+            let mut current = self.current();
+            // A new connection is given some time.
+            if current
+                .connection
+                .as_ref()
+                .is_some_and(|connection| connection.since.elapsed() >= UNRESPONSIVE)
+            {
+                current.connection = None;
+                current.turn = current.turn.wrapping_add(1);
             }
         }
         answer
     }
 
-    /// Hears these channels from now on, and no others.
+    /// Subscribes to these channels, in place of earlier ones.
     pub(super) async fn subscribe(
         &self,
         servers: Option<&[Server]>,
         channels: Channels,
-    ) -> Result<Receiver<Heard>, Error> {
+    ) -> Result<Receiver<Delivery>, Error> {
         let heard = self.heard.subscribe();
         *self.channels.lock() = channels.clone();
         channels.subscribe(&self.client(servers)?).await?;
         Ok(heard)
     }
 
-    /// Ends the connection.
+    /// Closes the connection.
     pub(super) async fn quit(&self) {
-        let ear = self.place().ear.take();
-        if let Some(ear) = ear {
-            drop(ear.client.quit().await);
+        let connection = self.current().connection.take();
+        if let Some(connection) = connection {
+            drop(connection.client.quit().await);
         }
     }
 }
 
-/// Hands on what a connection hears, and subscribes anew whenever it was made anew.
-async fn listen(client: SubscriberClient, channels: Arc<Mutex<Channels>>, heard: Sender<Heard>) {
+/// Forwards messages of a connection, and subscribes again after each reconnect.
+async fn listen(client: SubscriberClient, channels: Arc<Mutex<Channels>>, heard: Sender<Delivery>) {
     let (mut messages, mut made) = (client.message_rx(), client.reconnect_rx());
     loop {
         let message = tokio::select! {
@@ -167,15 +173,15 @@ async fn listen(client: SubscriberClient, channels: Arc<Mutex<Channels>>, heard:
                     tracing::debug!(%error, "channels of redis are subscribed to again later");
                     tokio::time::sleep(ANSWER).await;
                 }
-                Heard::Gap
+                Delivery::Gap
             }
             message = messages.recv() => match message {
-                Ok(message) => Heard::Message(message),
-                Err(RecvError::Lagged(_)) => Heard::Gap,
+                Ok(message) => Delivery::Message(message),
+                Err(RecvError::Lagged(_)) => Delivery::Gap,
                 Err(RecvError::Closed) => return,
             },
         };
-        // Fails while nobody listens.
+        // Fails while nobody is subscribed.
         let _ = heard.send(message);
     }
 }

@@ -6,7 +6,6 @@
 //! the three things read from the request: the backend header, the path and the model.
 
 mod decision;
-pub(crate) mod matcher;
 mod settings;
 mod table;
 

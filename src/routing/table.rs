@@ -3,7 +3,7 @@
 //! Order: a blocked model is refused first, whatever else the request says. Then the methods in the
 //! configured order; the first that knows the request decides:
 //! - `header`: the header names a backend; a name that is not configured is refused, not passed over;
-//! - `model`: the most specific pattern that matches the model (see `matcher.rs`);
+//! - `model`: the most specific pattern that matches the model (see `model_patterns.rs`);
 //! - `path`: the first segment of the path is exactly a backend's name;
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
@@ -21,8 +21,8 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::decision::{Choice, Decision, Method, RouteError};
-use super::matcher::{Matcher, Pattern, PatternMatch};
 use super::settings::Written;
+use crate::model_patterns::{Matcher, Pattern, PatternMatch};
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
 use crate::settings::nearest::did_you_mean;

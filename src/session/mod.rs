@@ -1,62 +1,41 @@
-//! Sessions: what an agent's run is here, who may still add to it, and how it ends.
+//! Sessions: the state of an agent's run, admission of its requests, kill orders and how a session ends.
 //!
-//! The [`manager`](manager::Manager) is the only writer. A live session is a handle of atomics
-//! ([`live::Live`]) whose open legs can be cut ([`cut::Cut`]); its end is a durable order
-//! ([`book::KillOrder`]) or a clock; its memory is a snapshot in a [`store::SessionStore`] and one
-//! record ([`record::Record`]). The [`agents`] inside it stand in a tree, of which a kill may take a part.
+//! * [`core`]: active sessions, their legs, admission, kill, timeouts. [`Manager`] is the only writer.
+//! * [`views`]: plain data about sessions: the view that the control API shows, the record, totals.
+//! * [`store`]: views of sessions that are not active in this process.
+//! * [`replication`]: several instances that share sessions and kill orders through Redis.
 //!
-//! Neighbours: `proxy` admits and settles legs, `control` lists and kills, `app` calls the reaper
-//! each second and wires listeners to [`event::Event`]. Nothing here knows HTTP.
+//! Neighbors: `proxy` admits and settles legs, `control` lists and kills, `app` calls [`Manager::reap`] every
+//! second and connects listeners to [`Event`]. Nothing here knows HTTP.
 //!
-//! Invariants: a kill order is in the book before a leg is cut; no leg is admitted to a killed
-//! session after `kill` has returned, nor of a killed agent or one below it; each incarnation has exactly one record, ever; locks are
-//! taken in the order registry shard, then closing shard, book, principals or the session's own
-//! mutex, and none is held across an await.
+//! Invariants: a kill order is recorded before a leg is cut. After `kill` has returned, no leg of the killed
+//! session, or of the killed agent and its descendants, is admitted. Each incarnation has exactly one record.
+//! Locks are taken in this order: registry shard, closing shard, kill orders, active counts or the session's own
+//! mutex. None is held across an await.
 
-mod admit;
-pub mod agents;
-pub mod book;
-mod census;
-pub mod cut;
-mod doc;
-pub mod event;
-pub mod fleet;
-mod kept;
-mod kill;
-mod latency;
-pub mod leg;
-pub mod live;
-mod lookup;
-pub mod manager;
-pub mod model;
-mod open;
-mod query;
-mod reaper;
-pub mod record;
-mod registry;
+pub mod core;
+pub mod replication;
 pub mod settings;
-mod sibling;
-pub mod snapshot;
-pub mod starts;
-pub mod stats;
 pub mod store;
-mod tally;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod views;
 
-pub use agents::AgentView;
-pub use book::{BlockMode, KillOrder};
-pub use census::Capacity;
-pub use cut::{Cut, CutReason};
-pub use event::{Event, Listener, Served};
-pub use kill::{KillError, KillRequest, Killed, ResumeError, Resumed};
-pub use leg::{Arrival, Denied, Leg, LegKind, LegReport, LegStart, Limit, SocketReport};
-pub use live::Live;
-pub use lookup::{NamedBy, SessionRef};
-pub use manager::Manager;
-pub use model::{EndReason, Identity, Kind, State};
-pub use record::Record;
-pub use settings::{Block, Settings, Written};
-pub use snapshot::{Filter, Page, Snapshot};
-pub use stats::Stats;
-pub use tally::RequestLine;
+pub use self::core::active_counts::Capacity;
+pub use self::core::cut::{Cut, CutReason};
+pub use self::core::event::{Event, Listener, ServedLeg};
+pub use self::core::kill::{KillError, KillRequest, Killed, ResumeError, Resumed};
+pub use self::core::leg::Leg;
+pub use self::core::lookup::{NamedBy, SessionRef};
+pub use self::core::manager::Manager;
+pub use self::core::request::{Denied, LegReport, LegStart, Limit, SessionRequest};
+pub use self::core::session::Session;
+pub use settings::{Block, SessionConfig, Settings};
+pub use store::{Filter, Page};
+pub use views::agent_view::AgentView;
+pub use views::kill_order::{BlockMode, KillOrder};
+pub use views::record::{Record, SCHEMA as RECORD_SCHEMA};
+pub use views::request_line::{LegKind, RequestLine, SocketReport};
+pub use views::session_view::SessionView;
+pub use views::state::{EndReason, Identity, SessionKind, SessionState};
+pub use views::stats::Stats;

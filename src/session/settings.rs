@@ -1,13 +1,12 @@
-//! The `session:` share of the configuration that concerns life, limits and kills.
+//! The part of `session:` in the configuration about lifetimes, limits and kills.
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::book::BlockMode;
-use super::starts::Rate;
 use crate::redis;
+use crate::session::views::kill_order::BlockMode;
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 
@@ -17,7 +16,7 @@ use crate::settings::units::DurationText;
 pub struct Block {
     /// What ends the block.
     pub mode: BlockMode,
-    /// With mode `duration`: for how long.
+    /// Duration of the block with mode `duration`.
     pub duration: DurationText,
 }
 
@@ -27,14 +26,31 @@ impl Default for Block {
     }
 }
 
-/// Where live state is kept.
+/// `session.starts_per_address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "SessionStarts")]
+pub struct StartRate {
+    /// New sessions of one client address per second in the long run; 0 is no limit.
+    pub per_second: u32,
+    /// New sessions of one client address at once.
+    pub burst: u32,
+}
+
+impl Default for StartRate {
+    fn default() -> Self {
+        Self { per_second: 50, burst: 5000 }
+    }
+}
+
+/// Where sessions are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
     /// In this process: one instance.
     #[default]
     Memory,
-    /// In Redis: as many instances as you like.
+    /// In Redis: any number of instances.
     Redis,
 }
 
@@ -48,48 +64,34 @@ impl StoreKind {
     }
 }
 
-/// The keys as they are written under `session:` (the identity chain reads its own).
+/// The keys of `session:`, except those of the identity chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Session")]
-pub struct Written {
-    /// Where live state is kept. Needs a restart.
+pub struct SessionConfig {
+    /// Where sessions are stored. Needs a restart.
     pub store: StoreKind,
-    /// Active to timed out after this long without a byte.
+    /// A session times out after this time without a byte.
     pub idle_timeout: DurationText,
-    /// Active to timed out after this long, busy or not; 0 is no limit.
+    /// A session times out at this age, active or not; 0 is no limit.
     pub max_duration: DurationText,
-    /// Active to completed this long after the last request ended; 0 is never.
+    /// A session is completed this long after its last request ended; 0 is never.
     pub completed_after: DurationText,
-    /// Ended sessions stay listed this long.
+    /// How long ended sessions are listed.
     pub retention: DurationText,
-    /// Active sessions of all principals together; above it the longest idle one without an open request ends.
+    /// Active sessions of all principals; above it the longest idle session without an open request ends.
     pub max_active: usize,
-    /// Active sessions of one principal; above it the same among its own.
+    /// Active sessions of one principal; above it the longest idle of its own sessions ends.
     pub max_active_per_principal: usize,
-    /// How fast one client address may start sessions; an IPv6 /64 is one.
-    pub starts_per_address: Rate,
-    /// The block of a kill order that names none.
+    /// How fast one client address may start sessions; an IPv6 /64 counts as one address.
+    pub starts_per_address: StartRate,
+    /// The block of a kill that does not specify one.
     pub kill_block: Block,
-    /// The Redis of `store: redis`. Needs a restart, but for `flush_interval` and `on_unavailable`.
-    pub redis: redis::Written,
+    /// The Redis of `store: redis`. Needs a restart, except for `flush_interval` and `on_unavailable`.
+    pub redis: redis::RedisConfig,
 }
 
-/// The keys of [`Written`], for a reader that shares the section with others.
-pub const KEYS: [&str; 10] = [
-    "store",
-    "idle_timeout",
-    "max_duration",
-    "completed_after",
-    "retention",
-    "max_active",
-    "max_active_per_principal",
-    "starts_per_address",
-    "kill_block",
-    "redis",
-];
-
-impl Default for Written {
+impl Default for SessionConfig {
     fn default() -> Self {
         Self {
             store: StoreKind::Memory,
@@ -99,41 +101,41 @@ impl Default for Written {
             retention: DurationText::secs(24 * 3600),
             max_active: 100_000,
             max_active_per_principal: 10_000,
-            starts_per_address: Rate::default(),
+            starts_per_address: StartRate::default(),
             kill_block: Block::default(),
-            redis: redis::Written::default(),
+            redis: redis::RedisConfig::default(),
         }
     }
 }
 
-/// The compiled share.
+/// The compiled settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    pub(super) idle_timeout: Duration,
-    pub(super) max_duration: Option<Duration>,
-    pub(super) completed_after: Option<Duration>,
-    pub(super) retention: Duration,
-    pub(super) max_active: usize,
-    pub(super) max_active_per_principal: usize,
-    pub(super) starts_per_address: Rate,
-    pub(super) kill_block: Block,
+    pub(in crate::session) idle_timeout: Duration,
+    pub(in crate::session) max_duration: Option<Duration>,
+    pub(in crate::session) completed_after: Option<Duration>,
+    pub(in crate::session) retention: Duration,
+    pub(in crate::session) max_active: usize,
+    pub(in crate::session) max_active_per_principal: usize,
+    pub(in crate::session) starts_per_address: StartRate,
+    pub(in crate::session) kill_block: Block,
     redis: Option<redis::Settings>,
 }
 
 impl Settings {
-    /// Where live state is kept.
+    /// Where sessions are stored.
     pub fn store(&self) -> StoreKind {
         if self.redis.is_some() { StoreKind::Redis } else { StoreKind::Memory }
     }
 
-    /// The Redis of `store: redis`.
+    /// The Redis of `store: redis`; `None` with `store: memory`.
     pub fn redis(&self) -> Option<&redis::Settings> {
         self.redis.as_ref()
     }
 }
 
-impl Written {
-    /// Compiles the keys; every fault is noted, and with one there are no settings.
+impl SessionConfig {
+    /// Compiles the configuration and adds every fault to `faults`. `None` if there was one.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let mut whole = true;
         let mut demand = |holds: bool, key: &str, message: &str, hint: &str| {
@@ -186,7 +188,7 @@ impl Written {
 }
 
 impl Block {
-    /// False for a block that would end the moment it begins.
+    /// False for a block that would expire at once.
     pub fn is_whole(&self) -> bool {
         self.mode != BlockMode::Duration || self.duration.limit().is_some()
     }
@@ -198,8 +200,8 @@ mod tests {
 
     #[test]
     fn nothing_written_is_the_default() {
-        let written: Written = serde_yaml::from_str("{}").unwrap();
-        assert_eq!(written, Written::default());
+        let written: SessionConfig = serde_yaml::from_str("{}").unwrap();
+        assert_eq!(written, SessionConfig::default());
         let mut faults = Faults::default();
         let settings = written.compile(&mut faults).unwrap();
         assert!(faults.is_empty());
@@ -208,16 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_are_all_there() {
-        let written = serde_json::to_value(Written::default()).unwrap();
-        let keys: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(keys.len(), KEYS.len());
-        assert!(KEYS.iter().all(|key| keys.contains(key)));
-    }
-
-    #[test]
     fn every_fault_is_told_at_once() {
-        let written: Written = serde_yaml::from_str(
+        let written: SessionConfig = serde_yaml::from_str(
             "{idle_timeout: 0, max_active: 0, kill_block: {mode: duration, duration: 0}}",
         )
         .unwrap();
@@ -225,6 +219,6 @@ mod tests {
         assert_eq!(written.compile(&mut faults), None);
         let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
         assert_eq!(paths, ["session.idle_timeout", "session.max_active", "session.kill_block.duration"]);
-        assert!(serde_yaml::from_str::<Written>("idle: 3m").is_err());
+        assert!(serde_yaml::from_str::<SessionConfig>("idle: 3m").is_err());
     }
 }

@@ -1,19 +1,25 @@
-//! What the tests of sessions start from (tests only).
+//! Fixtures for tests of sessions.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::settings::Written;
-use super::store::MemoryStore;
-use super::{Arrival, Cut, Event, Identity, LegKind, LegStart, Manager, Record, Settings};
 use crate::clock::Clock;
 use crate::ids::{AgentId, PrincipalId, RequestId, Scope, SessionId, SessionKey};
+use crate::session::core::cut::Cut;
+use crate::session::core::event::Event;
+use crate::session::core::manager::Manager;
+use crate::session::core::request::{LegStart, SessionRequest};
+use crate::session::settings::{SessionConfig, Settings};
+use crate::session::store::MemoryStore;
+use crate::session::views::record::Record;
+use crate::session::views::request_line::LegKind;
+use crate::session::views::state::Identity;
 use crate::settings::fault::Faults;
 
-/// A principal's request for a session.
-pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
-    Arrival {
+/// A request of a principal.
+pub(crate) fn arrival_of(principal: &str, id: &str) -> SessionRequest {
+    SessionRequest {
         key: SessionKey { scope: Scope::new(principal), id: SessionId::new(id) },
         identity: Identity {
             source: "header:x-session-id".into(),
@@ -29,20 +35,20 @@ pub(crate) fn arrival_of(principal: &str, id: &str) -> Arrival {
     }
 }
 
-/// Ada's request for a session.
-pub(crate) fn arrival(id: &str) -> Arrival {
+/// A request of `cred:ada`.
+pub(crate) fn arrival(id: &str) -> SessionRequest {
     arrival_of("cred:ada", id)
 }
 
-/// A request of an agent of Ada's; without a name it is the main one, without a parent that is not told.
-pub(crate) fn agent_arrival(id: &str, agent: &str, parent: &str) -> Arrival {
+/// A request of an agent; an empty name means the main agent, an empty parent is not sent.
+pub(crate) fn agent_arrival(id: &str, agent: &str, parent: &str) -> SessionRequest {
     let name = |name: &str| (!name.is_empty()).then(|| AgentId::new(name));
     let mut arrival = arrival(id);
     (arrival.identity.agent_id, arrival.identity.parent_agent_id) = (name(agent), name(parent));
     arrival
 }
 
-/// A leg about to start.
+/// The start of a leg.
 pub(crate) fn leg_start() -> LegStart {
     LegStart {
         kind: LegKind::Request,
@@ -53,20 +59,20 @@ pub(crate) fn leg_start() -> LegStart {
     }
 }
 
-/// Settings with some keys written.
+/// Settings from YAML.
 pub(crate) fn settings(yaml: &str) -> Settings {
-    let written: Written = serde_yaml::from_str(yaml).unwrap();
+    let written: SessionConfig = serde_yaml::from_str(yaml).unwrap();
     written.compile(&mut Faults::default()).unwrap()
 }
 
-/// A manager with its clock and all it has published.
-pub(crate) struct House {
+/// A manager with a manual clock and the events it has published.
+pub(crate) struct TestManager {
     pub(crate) manager: Arc<Manager>,
     pub(crate) clock: Clock,
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
 }
 
-impl House {
+impl TestManager {
     pub(crate) fn new(yaml: &str) -> Self {
         let (clock, events) = (Clock::manual(), Arc::<Mutex<Vec<Event>>>::default());
         let heard = events.clone();
@@ -75,7 +81,6 @@ impl House {
         Self { manager: Manager::new(settings(yaml), clock.clone(), store, listener), clock, events }
     }
 
-    /// The records published so far.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let events = self.events.lock();
         let record = |event: &Event| match event {
@@ -85,7 +90,6 @@ impl House {
         events.iter().filter_map(record).collect()
     }
 
-    /// The names of the events published so far.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         self.events.lock().iter().map(Event::name).collect()
     }

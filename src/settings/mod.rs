@@ -1,14 +1,13 @@
 //! Tools with which a module reads its section of the configuration file.
 //!
-//! Each module with a section has a `Written` form (serde, unknown keys refused), a compiled
-//! `Settings` with private fields, and `Written::compile(self, &mut Faults) -> Option<Settings>`.
-//! Neighbours: `config` collects these forms and is the only module that sees the whole file.
+//! Each module with a section has a `…Config` type (serde, unknown keys refused), a compiled `Settings` with private
+//! fields, and `…Config::compile(self, &mut Faults) -> Option<Settings>`.
+//! Neighbours: `config` collects the sections; no other module sees the whole file.
 //! Invariant: a compiled settings value is always valid.
 
 pub mod address;
 pub mod fault;
 pub mod folder;
-pub mod hex;
 pub mod key_file;
 pub mod nearest;
 pub mod origin;

@@ -1,5 +1,7 @@
 //! The known word nearest to a mistyped one.
 
+use strsim::levenshtein;
+
 /// A hint for a word that is not known: the nearest known one, else the list of all.
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
@@ -13,24 +15,9 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
 /// The nearest known word: at most a third of its letters (and at least two) may be wrong.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let distances = known.iter().map(|&name| (distance(&word, &name.to_lowercase()), name));
+    let distances = known.iter().map(|&name| (levenshtein(&word, &name.to_lowercase()), name));
     let (wrong, name) = distances.min_by_key(|&(wrong, _)| wrong)?;
     (wrong <= (name.len() / 3).max(2) && wrong < name.len()).then_some(name)
-}
-
-/// The Levenshtein distance: letters to insert, delete or change.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, left) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, right) in b.chars().enumerate() {
-            let change = diagonal + usize::from(left != right);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[row.len() - 1]
 }
 
 #[cfg(test)]

@@ -98,6 +98,37 @@ mod tests {
         assert!(shares.iter().all(|share| (850..1150).contains(share)), "{shares:?}");
     }
 
+    /// Every gateway of a fleet, of this version and of the next, must find the same backend for a session: a
+    /// changed number here moves sessions away from their prompt caches while a fleet is updated.
+    #[test]
+    fn the_hash_has_fixed_vectors() {
+        for (name, hash) in [
+            // Published with FNV-1a (64 bits).
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+            ("claude-code/4711", 0xbe86_82b3_f7e9_7e87),
+            ("größe", 0xb745_0e1e_f581_40da),
+        ] {
+            assert_eq!(mark(name), hash, "{name}");
+        }
+        for (session, backend, expected) in [
+            ("s-1", "eu-1", 0x6358_7390_61d1_09f8),
+            ("s-1", "eu-2", 0x10f1_2ba3_dc76_413b),
+            ("s-2", "eu-1", 0xa496_eea7_962f_7715),
+            ("s-2", "eu-2", 0x111b_01c1_4be3_ce99),
+        ] {
+            assert_eq!(weight(mark(session), mark(backend)), expected, "{session} {backend}");
+        }
+        assert_eq!(
+            [weight(0, 0), weight(1, 0), weight(0, 1)],
+            [0, 0x5692_161d_100b_05e5, 0xd820_b7e9_10b0_f93f]
+        );
+        let all = ["eu-1", "eu-2", "eu-3"].map(|name| candidate(name, 0, 0, HealthState::Up));
+        let chosen = (1..=8).map(|session| choose(&all, None, mark(&format!("s-{session}"))));
+        assert_eq!(chosen.collect::<Option<Vec<_>>>().unwrap(), [2, 0, 1, 1, 1, 1, 0, 2]);
+    }
+
     proptest! {
         #[test]
         fn the_choice_is_never_worse_than_another(all in any_candidates(), session: u64) {

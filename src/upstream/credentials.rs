@@ -118,7 +118,12 @@ fn header(path: &str, written: &str, kind: BackendKind, faults: &mut Faults) -> 
         return Some(match kind {
             BackendKind::Anthropic => X_API_KEY,
             BackendKind::Gemini => X_GOOG_API_KEY,
-            _ => AUTHORIZATION,
+            BackendKind::Ollama
+            | BackendKind::Openai
+            | BackendKind::Mistral
+            | BackendKind::Mcp
+            | BackendKind::A2a
+            | BackendKind::Http => AUTHORIZATION,
         });
     }
     let name = HeaderName::from_bytes(written.as_bytes()).ok();

@@ -36,9 +36,9 @@ pub struct Written {
     /// Consecutive successful probes after which the backend is used again.
     pub healthy_after: u32,
     /// How long the backend is ejected after failed requests; doubled each time.
-    pub rest: DurationText,
+    pub eject_for: DurationText,
     /// The longest ejection, also when the backend asks for a longer one with `Retry-After`.
-    pub max_rest: DurationText,
+    pub max_eject: DurationText,
 }
 
 impl Default for Written {
@@ -49,8 +49,8 @@ impl Default for Written {
             timeout: DurationText::secs(2),
             unhealthy_after: 3,
             healthy_after: 2,
-            rest: DurationText::secs(10),
-            max_rest: DurationText::secs(300),
+            eject_for: DurationText::secs(10),
+            max_eject: DurationText::secs(300),
         }
     }
 }
@@ -111,9 +111,9 @@ impl Written {
                 fault(key, "0 is not a number of times in a row".into(), "write 1 or more");
             }
         }
-        if self.rest.0.is_zero() || self.rest.0 > self.max_rest.0 {
-            let message = format!("{} is not between 0 and max_rest ({})", self.rest, self.max_rest);
-            fault("rest", message, "write a time such as 10s");
+        if self.eject_for.0.is_zero() || self.eject_for.0 > self.max_eject.0 {
+            let message = format!("{} is not between 0 and max_eject ({})", self.eject_for, self.max_eject);
+            fault("eject_for", message, "write a time such as 10s");
         }
         good.then(|| Settings {
             path: (!self.path.is_empty()).then(|| self.path.into()),
@@ -121,8 +121,8 @@ impl Written {
             timeout: self.timeout.0,
             unhealthy_after: self.unhealthy_after,
             healthy_after: self.healthy_after,
-            eject_for: self.rest.0,
-            max_eject: self.max_rest.0,
+            eject_for: self.eject_for.0,
+            max_eject: self.max_eject.0,
         })
     }
 }
@@ -327,8 +327,11 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        let written =
-            Written { rest: DurationText::secs(10), max_rest: DurationText::secs(60), ..Written::default() };
+        let written = Written {
+            eject_for: DurationText::secs(10),
+            max_eject: DurationText::secs(60),
+            ..Written::default()
+        };
         written.compile("b", &mut Faults::default()).unwrap()
     }
 
@@ -493,12 +496,12 @@ mod tests {
             path: "health".into(),
             interval: DurationText(Duration::from_millis(1)),
             unhealthy_after: 0,
-            rest: DurationText::secs(600),
+            eject_for: DurationText::secs(600),
             ..Written::default()
         };
         assert_eq!(written.compile("b", &mut faults), None);
         let told = faults.to_string();
-        for key in ["path: 'health'", "interval: 1ms", "unhealthy_after: 0", "rest: 10m"] {
+        for key in ["path: 'health'", "interval: 1ms", "unhealthy_after: 0", "eject_for: 10m"] {
             assert!(told.contains(&format!("backends.b.health.{key}")), "{key} in {told}");
         }
     }

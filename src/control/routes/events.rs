@@ -111,16 +111,16 @@ mod tests {
     use crate::clock::Clock;
     use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
     use crate::session::store::MemoryStore;
-    use crate::session::{Arrival, Cut, Event, Identity, LegKind, LegStart, Manager, Written};
+    use crate::session::{Cut, Event, Identity, LegKind, LegStart, Manager, SessionConfig, SessionRequest};
     use crate::settings::fault::Faults;
 
     /// Something that happens.
     async fn event() -> Arc<Event> {
-        let settings = Written::default().compile(&mut Faults::default()).unwrap();
+        let settings = SessionConfig::default().compile(&mut Faults::default()).unwrap();
         let store = Arc::new(MemoryStore::default());
         let manager = Manager::new(settings, Clock::manual(), store, Arc::new(|_: &Event| {}));
         let mut events = manager.events();
-        let arrival = Arrival {
+        let arrival = SessionRequest {
             key: SessionKey { scope: Scope::new(""), id: SessionId::new("one") },
             identity: Identity::default(),
             principal: PrincipalId::new("anon:1"),

@@ -103,7 +103,7 @@ pub(super) async fn resume(
 /// Waits until the history has it, where that alone carries orders over a restart. The cut does not wait, nor
 /// does the operator for long.
 async fn kept(door: &Door) {
-    let Some(history) = door.parts.history.clone().filter(|_| door.parts.manager.fleet().is_none()) else {
+    let Some(history) = door.parts.history.clone().filter(|_| !door.parts.manager.is_shared()) else {
         return;
     };
     if !history.flush(KEPT).await {

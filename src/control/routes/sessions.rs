@@ -11,7 +11,7 @@ use super::query;
 use crate::control::problem::Problem;
 use crate::control::service::Door;
 use crate::ids::Uid;
-use crate::session::{Filter, SessionRef, Snapshot};
+use crate::session::{Filter, SessionRef, SessionView};
 
 /// Sessions on one page when the caller does not say.
 const LIMIT_DEFAULT: usize = 100;
@@ -41,14 +41,14 @@ pub(super) async fn one(
     State(door): State<Arc<Door>>,
     Path(target): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Snapshot>, Problem> {
+) -> Result<Json<SessionView>, Problem> {
     let by = query::named_by(query.as_deref())?;
     let found = find(&door, SessionRef::new(&target, by)).await?;
     found.map(Json).ok_or_else(|| Problem::session_not_found(&target))
 }
 
 /// The session of this id or uid, if it is known: the one that a kill would mean.
-pub(super) async fn find(door: &Door, target: SessionRef<'_>) -> Result<Option<Snapshot>, Problem> {
+pub(super) async fn find(door: &Door, target: SessionRef<'_>) -> Result<Option<SessionView>, Problem> {
     let mut found = door.parts.manager.get(target).await;
     match found.len() {
         0 | 1 => Ok(found.pop()),
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_query_becomes_a_filter() {
         let filter = super::filter("state=timed_out&kind=traffic&limit=1000&q=a%20b&client=codex").unwrap();
-        assert_eq!(filter.state, Some(crate::session::State::TimedOut));
+        assert_eq!(filter.state, Some(crate::session::SessionState::TimedOut));
         assert_eq!((filter.limit, filter.q.as_deref()), (1000, Some("a b")));
         assert_eq!(super::filter("").unwrap().limit, LIMIT_DEFAULT);
     }

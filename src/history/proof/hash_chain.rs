@@ -7,13 +7,13 @@
 
 use std::io::{self, Write};
 
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::Formatter;
 use sha2::{Digest, Sha256};
 
-use crate::session::record::SCHEMA;
-use crate::settings::hex::hex;
+use crate::session::RECORD_SCHEMA;
 
 /// The member of a record that contains its link.
 pub const LINK: &str = "chain";
@@ -83,7 +83,7 @@ impl Formatter for Numbers {
 
 /// Returns the SHA-256 of the bytes in hexadecimal.
 pub(in crate::history) fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// Returns the canonical form of a JSON value (RFC 8785).
@@ -95,7 +95,7 @@ pub fn canonical(value: &Value) -> Vec<u8> {
 /// Returns the bytes that the digest of a record is computed over; `None` if its schema is unknown.
 pub(in crate::history) fn hashed_form(record: &Value) -> Option<Vec<u8>> {
     match record.get("schema").and_then(Value::as_str)? {
-        SCHEMA => Some(canonical(record)),
+        RECORD_SCHEMA => Some(canonical(record)),
         SCHEMA_V1 => {
             let mut text = Vec::new();
             write_v1(record, &mut text);
@@ -174,7 +174,7 @@ mod tests {
         let older = hashed_form(&of(SCHEMA_V1)).unwrap();
         let expected = r#"{"a":"é\n","b":[1.0,{"x":0.25,"y":null}],"schema":"elida.cdr/1"}"#;
         assert_eq!(String::from_utf8(older).unwrap(), expected);
-        let this = hashed_form(&of(SCHEMA)).unwrap();
+        let this = hashed_form(&of(RECORD_SCHEMA)).unwrap();
         let expected = expected.replace("1.0", "1").replace("cdr/1", "cdr/2");
         assert_eq!(String::from_utf8(this).unwrap(), expected);
         assert_eq!(hashed_form(&of("elida.cdr/3")), None);

@@ -179,9 +179,6 @@ impl Integrity {
 
     /// Checks whether the file continues from the last known record. Reports a breach and returns `None` if it does not.
     /// `file` is locked for writing. With `is_thorough`, also checks whether an earlier breach was repaired.
-    ///
-    /// # Errors
-    /// The file cannot be read.
     pub(in crate::history) fn check(
         &self,
         file: &Connection,
@@ -199,9 +196,6 @@ impl Integrity {
     }
 
     /// Checks the file for an export, over a read-only connection.
-    ///
-    /// # Errors
-    /// The file cannot be read.
     pub(in crate::history) fn view(&self, file: &Connection) -> rusqlite::Result<ExportView> {
         let mut state = self.state();
         self.refresh(&mut state);
@@ -253,9 +247,6 @@ impl Integrity {
 
     /// The tip for the next record, whether or not the file is intact. Numbers are never reused, not even in a file
     /// without records.
-    ///
-    /// # Errors
-    /// The file cannot be read.
     pub(in crate::history) fn last_tip(&self, file: &Connection) -> rusqlite::Result<Tip> {
         let found = last_row(file)?.map(|row| row.tip());
         Ok(found.unwrap_or_else(|| last_known_tip(&self.state())))

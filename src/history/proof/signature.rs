@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
@@ -12,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::hash_chain::{Tip, canonical};
 use super::statement::Statement;
-use crate::settings::hex::{hex, unhex};
 use crate::settings::key_file;
 
 /// The file of the private key in the data directory (PKCS #8, RFC 8410).
@@ -98,7 +98,7 @@ impl Signer {
 
     /// The public key in hexadecimal.
     pub fn public_key(&self) -> String {
-        hex(self.0.public_key().as_ref())
+        HEXLOWER.encode(self.0.public_key().as_ref())
     }
 
     /// Signs the tip of the chain.
@@ -124,13 +124,14 @@ impl Signer {
 
     /// Returns the signature of `message` in hexadecimal.
     pub(in crate::history) fn sign(&self, message: &[u8]) -> String {
-        hex(self.0.sign(message).as_ref())
+        HEXLOWER.encode(self.0.sign(message).as_ref())
     }
 }
 
 /// Verifies a signature; `key` and `signature` are in hexadecimal.
 pub(in crate::history) fn is_signed(message: &[u8], key: &str, signature: &str) -> bool {
-    let (Some(key), Some(signature)) = (unhex(key), unhex(signature)) else { return false };
+    let decoded = |digits: &str| HEXLOWER.decode(digits.as_bytes());
+    let (Ok(key), Ok(signature)) = (decoded(key), decoded(signature)) else { return false };
     UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()
 }
 

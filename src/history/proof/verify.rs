@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead};
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +15,6 @@ use super::signature::{self, Head};
 use super::signing_keys::SigningKeys;
 use super::statement::UNSIGNED;
 use super::statement::{self, Kind, Statement};
-use crate::settings::hex::hex;
 
 /// The longest line that is accepted, in bytes.
 const LINE: u64 = 16 << 20;
@@ -304,7 +304,9 @@ impl Check {
             self.tip = Some(said.tip());
             self.match_known_head()?;
         }
-        if self.fault.is_none() && export.digest != hex(&std::mem::take(&mut self.digest).finalize()) {
+        if self.fault.is_none()
+            && export.digest != HEXLOWER.encode(&std::mem::take(&mut self.digest).finalize())
+        {
             return Err(
                 "the export was signed with different lines: one was removed, added or moved".to_owned()
             );

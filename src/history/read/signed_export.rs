@@ -1,5 +1,6 @@
 //! The NDJSON format of an export: records between signed heads, and a signed statement at the end.
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -12,7 +13,6 @@ use crate::history::proof::integrity::ExportView;
 use crate::history::proof::record_check::rows_from;
 use crate::history::proof::signature::Head;
 use crate::history::proof::statement::{ExportSummary, Kind, Statement, UNSIGNED};
-use crate::settings::hex::hex;
 
 /// Why an export cannot be signed.
 enum Fault {
@@ -186,7 +186,7 @@ impl SignedExport {
                     from: self.range.from,
                     to: self.range.to,
                     accepted: self.accepted,
-                    digest: hex(&std::mem::take(&mut self.digest).finalize()),
+                    digest: HEXLOWER.encode(&std::mem::take(&mut self.digest).finalize()),
                 };
                 let unsigned = Statement {
                     export: Some(exported),

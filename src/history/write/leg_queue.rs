@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use crate::session::Served;
+use crate::session::ServedLeg;
 use crate::telemetry::metrics::{HistoryMetrics, Item};
 
 /// The largest number of queued legs. A leg takes about 0.6 KB, so this bounds the memory that a stalled disk costs.
@@ -20,17 +20,17 @@ pub(in crate::history) const GATHER_TIME: Duration = Duration::from_millis(100);
 
 /// The sending end of the queue.
 pub(in crate::history) struct LegSender {
-    queue: Sender<Served>,
+    queue: Sender<ServedLeg>,
     waiting: Arc<AtomicUsize>,
     metrics: HistoryMetrics,
 }
 
 /// The writer's end of the queue, with the legs that it has taken but not yet written.
 pub(in crate::history) struct LegReceiver {
-    queue: Receiver<Served>,
+    queue: Receiver<ServedLeg>,
     /// Legs that were sent and are not yet written.
     waiting: Arc<AtomicUsize>,
-    batch: Vec<Served>,
+    batch: Vec<ServedLeg>,
 }
 
 /// Creates a queue.
@@ -46,7 +46,7 @@ pub(in crate::history) fn leg_queue(metrics: HistoryMetrics) -> (LegSender, LegR
 
 impl LegSender {
     /// Queues a leg. Never blocks: above [`MAX_LEGS`] the leg is dropped and counted.
-    pub(in crate::history) fn send(&self, leg: Served) {
+    pub(in crate::history) fn send(&self, leg: ServedLeg) {
         let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < MAX_LEGS;
         if !has_room || self.queue.send(leg).is_err() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl LegReceiver {
     }
 
     /// The legs to write next.
-    pub(in crate::history) fn batch(&self) -> &[Served] {
+    pub(in crate::history) fn batch(&self) -> &[ServedLeg] {
         &self.batch
     }
 

@@ -11,7 +11,7 @@ use super::capture_queue::CaptureRow;
 use crate::history::proof::hash_chain::{self, Tip};
 use crate::ids::{AgentId, SessionId, Uid};
 use crate::protocol::facts::usage::{Cost, Usage};
-use crate::session::{Event, KillOrder, Record, RequestLine, Served};
+use crate::session::{Event, KillOrder, Record, RequestLine, ServedLeg};
 use crate::telemetry::metrics::Item;
 
 /// An event to write.
@@ -176,7 +176,7 @@ fn record_rows(
 }
 
 /// Writes legs as they end (`history.legs: all`), whether or not their session has a record yet.
-pub(in crate::history) fn leg_rows(rows: &Transaction<'_>, legs: &[Served]) -> rusqlite::Result<()> {
+pub(in crate::history) fn leg_rows(rows: &Transaction<'_>, legs: &[ServedLeg]) -> rusqlite::Result<()> {
     let mut insert = insert_leg(rows)?;
     for leg in legs {
         leg_row(&mut insert, leg.uid, &leg.line(), leg.usage())?;

@@ -1,11 +1,11 @@
 //! How sessions are recognised.
 
 use super::*;
-use crate::identity::settings::Written;
+use crate::identity::settings::IdentityConfig;
 use crate::settings::fault::Faults;
 
 fn chain(yaml: &str) -> Settings {
-    let written: Written = serde_yaml::from_str(yaml).unwrap();
+    let written: IdentityConfig = serde_yaml::from_str(yaml).unwrap();
     let mut faults = Faults::default();
     written.compile(&mut faults).unwrap_or_else(|| panic!("{faults}"))
 }
@@ -18,11 +18,11 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-fn by_header(pairs: &[(&'static str, &str)]) -> Option<Found> {
+fn by_header(pairs: &[(&'static str, &str)]) -> Option<FoundSession> {
     chain("{}").by_header(&headers(pairs)).unwrap()
 }
 
-fn by_body(path: &str, value: &str) -> Option<Found> {
+fn by_body(path: &str, value: &str) -> Option<FoundSession> {
     let chain = chain("{}");
     let at = chain.body_paths().iter().position(|known| known == path).unwrap();
     chain.by_body(&|i| (i == at).then_some(value))
@@ -152,8 +152,10 @@ fn baggage_is_decoded() {
     assert_eq!(found("session.id="), None);
     assert_eq!(found("mysession.id=1"), None);
     assert!(found("session.id=100%25%zz").unwrap().starts_with("h-"));
-    assert_eq!(percent_decoded(b"a%4"), b"a%4");
-    assert_eq!(percent_decoded(b"%e2%82%AC%"), "€%".as_bytes());
+    let decoded = |line: &'static str| baggage(&HeaderValue::from_static(line), "k");
+    assert_eq!(decoded("k=a%4").as_deref(), Some(&b"a%4"[..]));
+    assert_eq!(decoded("k=%e2%82%AC%").as_deref(), Some("€%".as_bytes()));
+    assert_eq!(decoded("k=%f%4%41%FF").as_deref(), Some(&b"%f%4A\xff"[..]));
 }
 
 #[test]

@@ -5,9 +5,9 @@
 //! read it; whoever does read it must refuse a request in which the two differ (streamable HTTP, "Server
 //! Validation"). Source: modelcontextprotocol.io/specification/2026-07-28/basic/transports.
 
+use data_encoding::BASE64;
 use http::HeaderMap;
 
-use crate::protocol::base64;
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::rpc::Rpc;
 
@@ -80,7 +80,7 @@ fn same(field: &str, told: Option<&[u8]>, said: Option<&str>, required: bool) ->
 fn means(told: &[u8], said: &str) -> bool {
     match told.strip_prefix(b"=?base64?").and_then(|rest| rest.strip_suffix(b"?=")) {
         // Compared in its encoded form: there is only one, so no second reading can slip through.
-        Some(encoded) => base64::encode(said.as_bytes()).as_bytes() == encoded,
+        Some(encoded) => BASE64.encode(said.as_bytes()).as_bytes() == encoded,
         None => told == said.as_bytes(),
     }
 }
@@ -124,6 +124,23 @@ mod tests {
         assert_eq!(wrong(&[NEW, (METHOD, "resources/read"), (NAME, "file:///a")], uri), None);
         let list = r#"{"id":1,"method":"tools/list"}"#;
         assert_eq!(wrong(&[NEW, (METHOD, "tools/list"), (METHOD, "tools/list")], list), None);
+    }
+
+    #[test]
+    fn a_name_in_base64_is_padded_as_rfc_4648_has_it() {
+        for (name, encoded) in [
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+            ("?>~?", "Pz5+Pw=="),
+        ] {
+            assert!(means(format!("=?base64?{encoded}?=").as_bytes(), name), "{name}");
+        }
+        for other in ["Zg", "Zh==", "Zg=", "zg==", "Zg==\n"] {
+            assert!(!means(format!("=?base64?{other}?=").as_bytes(), "f"), "{other}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::timing::{Activity, Backpressure, Tunnel};
 use crate::proxy::runtime_settings::RuntimeSettings;
-use crate::session::cut::Cut;
+use crate::session::Cut;
 
 /// The client's end of a connection.
 #[derive(Clone, Copy)]

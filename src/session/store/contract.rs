@@ -1,17 +1,18 @@
-//! The suite every store passes: `suite!(make)` in the store's own tests runs it whole.
+//! The test suite that every store passes: `suite!(make)` in the tests of a store runs all of it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::SessionStore;
+use super::{Filter, SessionStore};
 use crate::clock::Clock;
 use crate::ids::Uid;
-use crate::session::live::{End, Live};
-use crate::session::model::{EndReason, State};
-use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::core::session::{End, Session};
 use crate::session::testing::arrival_of;
+use crate::session::views::session_view::SessionView;
+use crate::session::views::state::{EndReason, SessionState};
 
-/// Makes one test of each part of the contract, over the store that `$make` gives, or `$store` finds in it.
+/// Creates one test for each part of the contract, over the store that `$make` returns, or that `$store` finds in
+/// it.
 macro_rules! suite {
     ($make:expr) => {
         $crate::session::store::contract::suite!($make, std::convert::identity);
@@ -42,7 +43,7 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// Snapshots of one clock: each is of a new incarnation.
+/// Creates views of new incarnations with one clock.
 struct Maker {
     clock: Clock,
 }
@@ -52,31 +53,31 @@ impl Maker {
         Self { clock: Clock::manual() }
     }
 
-    fn live(&self, principal: &str, id: &str) -> Live {
-        Live::new(arrival_of(principal, id), None, self.clock.now())
+    fn live(&self, principal: &str, id: &str) -> Session {
+        Session::new(arrival_of(principal, id), None, self.clock.now())
     }
 
-    fn active(&self, id: &str) -> Arc<Snapshot> {
-        Arc::new(self.live("cred:ada", id).snapshot(&self.clock, true))
+    fn active(&self, id: &str) -> Arc<SessionView> {
+        Arc::new(self.live("cred:ada", id).view(&self.clock, true))
     }
 
-    fn ended(&self, principal: &str, id: &str, reason: EndReason) -> Arc<Snapshot> {
+    fn ended(&self, principal: &str, id: &str, reason: EndReason) -> Arc<SessionView> {
         let live = self.live(principal, id);
         live.end(End { at: self.clock.now(), reason, order: None }, |_, _| true).unwrap();
-        Arc::new(live.snapshot(&self.clock, true))
+        Arc::new(live.view(&self.clock, true))
     }
 }
 
-fn uids(sessions: &[Arc<Snapshot>]) -> Vec<Uid> {
+fn uids(sessions: &[Arc<SessionView>]) -> Vec<Uid> {
     sessions.iter().map(|session| session.uid).collect()
 }
 
 pub(crate) async fn store_put(store: &impl SessionStore) {
     let maker = Maker::new();
     let live = maker.live("cred:ada", "s-1");
-    store.put(Arc::new(live.snapshot(&maker.clock, true))).await.unwrap();
+    store.put(Arc::new(live.view(&maker.clock, true))).await.unwrap();
     live.add_bytes_in(9);
-    let later = Arc::new(live.snapshot(&maker.clock, true));
+    let later = Arc::new(live.view(&maker.clock, true));
     store.put(later.clone()).await.unwrap();
     assert_eq!(store.get(live.uid()).await.unwrap(), Some(later));
     assert_eq!(store.count(&Filter::default()).await.unwrap(), 1);
@@ -120,7 +121,7 @@ pub(crate) async fn store_count(store: &impl SessionStore) {
         store.put(maker.ended("cred:ada", &format!("s-{i}"), EndReason::Killed)).await.unwrap();
     }
     assert_eq!(store.count(&Filter { limit: 1, ..Filter::default() }).await.unwrap(), 3);
-    assert_eq!(store.count(&Filter::in_state(State::TimedOut)).await.unwrap(), 0);
+    assert_eq!(store.count(&Filter::in_state(SessionState::TimedOut)).await.unwrap(), 0);
 }
 
 pub(crate) async fn store_active_filter(store: &impl SessionStore) {
@@ -130,7 +131,7 @@ pub(crate) async fn store_active_filter(store: &impl SessionStore) {
     for reason in [EndReason::Killed, EndReason::IdleTimeout, EndReason::CompletedAfter] {
         store.put(maker.ended("cred:ada", "s-2", reason)).await.unwrap();
     }
-    let filter = Filter::in_state(State::Active);
+    let filter = Filter::in_state(SessionState::Active);
     assert_eq!(store.list(&filter).await.unwrap().sessions, [active]);
     assert_eq!(store.count(&filter).await.unwrap(), 1);
 }
@@ -174,7 +175,7 @@ pub(crate) async fn store_purge(store: &impl SessionStore) {
     assert_eq!(store.list(&Filter::default()).await.unwrap().sessions, [new]);
 }
 
-/// Puts one more ended session.
+/// Stores one more ended session.
 pub(crate) async fn fill(store: &impl SessionStore) {
     let session = Maker::new().ended("cred:ada", "one more", EndReason::Killed);
     store.put(session).await.unwrap();

@@ -1,4 +1,4 @@
-//! The store of a single instance: an ordered map that forgets the longest ended first.
+//! The store of a single instance: an ordered map that drops the session that ended first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -8,15 +8,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Listed, SessionStore, StoreError};
+use super::{Filter, Listed, SessionStore, StoreError};
 use crate::ids::{SessionId, Uid};
-use crate::session::snapshot::{Filter, Snapshot};
+use crate::session::views::session_view::SessionView;
 
-/// Ended sessions kept at most, so that a flood of ids cannot fill the memory (a snapshot with its
-/// 20 requests is about 5 KB).
+/// The most ended sessions, so that a flood of ids cannot fill the memory (a view with its 20 requests takes about
+/// 5 KB).
 const MAX_KEPT: usize = 20_000;
 
-/// Snapshots in this process; gone with it.
+/// Views in the memory of this process.
 #[derive(Debug)]
 pub struct MemoryStore {
     shelf: RwLock<Shelf>,
@@ -25,7 +25,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Shelf {
-    by_uid: BTreeMap<Uid, Arc<Snapshot>>,
+    by_uid: BTreeMap<Uid, Arc<SessionView>>,
     by_id: HashMap<SessionId, Vec<Uid>>,
     by_end: BTreeSet<(Timestamp, Uid)>,
 }
@@ -37,7 +37,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store that keeps at most `max` sessions.
+    /// A store for at most `max` sessions.
     pub fn new(max: usize) -> Self {
         Self { shelf: RwLock::default(), max }
     }
@@ -52,7 +52,7 @@ impl MemoryStore {
 }
 
 impl Shelf {
-    fn put(&mut self, session: Arc<Snapshot>) {
+    fn put(&mut self, session: Arc<SessionView>) {
         self.remove(session.uid);
         self.by_id.entry(session.id.clone()).or_default().push(session.uid);
         self.by_end.insert((session.gone_at(), session.uid));
@@ -79,7 +79,7 @@ impl Shelf {
 
 #[async_trait]
 impl SessionStore for MemoryStore {
-    async fn put(&self, session: Arc<Snapshot>) -> Result<(), StoreError> {
+    async fn put(&self, session: Arc<SessionView>) -> Result<(), StoreError> {
         let mut shelf = self.write();
         shelf.put(session);
         while shelf.by_uid.len() > self.max
@@ -90,11 +90,11 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn get(&self, uid: Uid) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    async fn get(&self, uid: Uid) -> Result<Option<Arc<SessionView>>, StoreError> {
         Ok(self.read().by_uid.get(&uid).cloned())
     }
 
-    async fn by_id(&self, id: &str) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+    async fn by_id(&self, id: &str) -> Result<Vec<Arc<SessionView>>, StoreError> {
         let shelf = self.read();
         let mut uids = shelf.by_id.get(id).cloned().unwrap_or_default();
         uids.sort_by(|a, b| b.cmp(a));

@@ -1,14 +1,18 @@
-//! Where snapshots of sessions live that are not live here: ended ones, until their retention is over.
+//! Views of sessions that are not active in this process: ended ones, until their retention is over.
 //!
-//! Two implementations stand behind the trait: memory for a single instance, and Redis for several. Both pass the same suite
-//! (`contract.rs`). The manager lays its live sessions over what the store says.
+//! The trait has two implementations: memory for a single instance, Redis for several. Both pass the same test
+//! suite (`contract.rs`). The manager combines its active sessions with what the store returns.
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod filter;
 mod interface;
 mod memory;
 pub(in crate::session) mod redis;
+pub(in crate::session) mod share_document;
 
+pub(in crate::session) use filter::ListLabels;
+pub use filter::{Filter, Page};
 pub use interface::{Listed, SessionStore, StoreError};
 pub use memory::MemoryStore;
 pub use redis::RedisStore;

@@ -5,7 +5,6 @@
 mod documents;
 mod life;
 mod listing;
-mod order_scripts;
 mod orders;
 mod scripts;
 
@@ -16,19 +15,19 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
-use orders::stood;
-pub(in crate::session) use orders::{Cursor, Noted, Stood, told};
+use orders::parse_entries;
+pub(in crate::session) use orders::{ChangedSession, Cursor, OrderEntry, order_in_message};
 use scripts::Scripts;
 
 use super::StoreError;
+use super::share_document::{EndNote, MergedShares, ShareDocument};
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, Keys, Link, LinkError};
-use crate::session::doc::{Doc, EndNote, Whole};
-use crate::session::snapshot::Snapshot;
+use crate::session::views::session_view::SessionView;
 
-/// Nothing we write is larger; what is, is not ours.
+/// The largest value that ELIDA writes, in bytes; a larger one is not its own.
 const MOST_BYTES: usize = 1 << 20;
 impl From<LinkError> for StoreError {
     fn from(error: LinkError) -> Self {
@@ -36,49 +35,49 @@ impl From<LinkError> for StoreError {
     }
 }
 
-/// How an admission went.
+/// The outcome of an admission.
 #[derive(Debug)]
 pub(in crate::session) enum Admitted {
-    /// There was none: this incarnation has been opened, with what the store gave it.
-    New(Box<Snapshot>, Vec<Stood>),
-    /// It is active already; something moved in it last at this time.
-    Join(Box<Snapshot>, u64, Vec<Stood>),
-    /// An order stands against it.
-    Killed(Vec<Stood>),
-    /// A key holds what cannot be read.
+    /// A new incarnation was opened, with the number that the store assigned.
+    New(Box<SessionView>, Vec<OrderEntry>),
+    /// The incarnation is active; the number is its last activity in milliseconds since 1970.
+    Join(Box<SessionView>, u64, Vec<OrderEntry>),
+    /// The session is killed.
+    Killed(Vec<OrderEntry>),
+    /// This key holds a value that cannot be read.
     Unreadable(String),
 }
 
-/// How closing shares went.
+/// The outcome of closing shares.
 #[derive(Debug)]
 pub(in crate::session) enum Closed {
-    /// The incarnation goes on elsewhere.
+    /// The incarnation is active on other instances.
     Active,
-    /// It has ended, and others have to close their shares.
+    /// It has ended, and other instances must close their shares.
     Waiting,
-    /// Records tell of all its shares.
+    /// Records cover all its shares.
     Recorded,
-    /// Another instance is about to write its record.
+    /// This instance is about to write its record.
     Claimed(String),
-    /// A record is ours to write.
+    /// The caller must write a record.
     Record {
-        /// What it is to tell of.
+        /// The shares that the record covers.
         shares: Shares,
-        /// Whether another record tells of other shares.
+        /// True if another record covers other shares.
         is_rest: bool,
     },
 }
 
-/// How ending went.
+/// The outcome of ending an incarnation.
 #[derive(Debug)]
 pub(in crate::session) enum Ended {
-    /// It has ended so; perhaps in another way than asked for, before.
-    So(Option<EndNote>),
-    /// Something moved in it at this time.
+    /// It has ended, possibly earlier and for another reason than requested.
+    Done(Option<EndNote>),
+    /// It was active at this time, in milliseconds since 1970.
     Busy(u64),
 }
 
-/// Closed shares of an incarnation that no record tells of, and its end: names of fields and their texts.
+/// Closed shares of an incarnation that no record covers, and its end: names of fields and their values.
 #[derive(Clone, Debug)]
 pub(in crate::session) struct Shares(Vec<(String, String)>);
 
@@ -94,7 +93,7 @@ impl Shares {
         self.0.iter().filter_map(|(field, _)| Some(field.strip_prefix("c:")?.to_owned())).collect()
     }
 
-    /// The shares but for these.
+    /// The shares except these.
     pub(in crate::session) fn without(mut self, told: &[String]) -> Self {
         self.0.retain(|(field, _)| {
             !field.strip_prefix("c:").is_some_and(|name| told.iter().any(|told| told == name))
@@ -102,23 +101,23 @@ impl Shares {
         self
     }
 
-    /// The sum of the shares; `None` when none of them can be read.
-    pub(in crate::session) fn whole(self) -> Option<Whole> {
-        Whole::of(self.0)
+    /// The sum of the shares; `None` if none can be read.
+    pub(in crate::session) fn whole(self) -> Option<MergedShares> {
+        MergedShares::of(self.0)
     }
 }
 
-/// One share to be flushed.
+/// A share to be written.
 #[derive(Debug)]
 pub(in crate::session) struct Flush {
     pub(in crate::session) share: String,
     pub(in crate::session) number: u64,
     pub(in crate::session) last_ms: u64,
-    pub(in crate::session) doc: Doc,
-    pub(in crate::session) session: Doc,
+    pub(in crate::session) doc: ShareDocument,
+    pub(in crate::session) session: ShareDocument,
 }
 
-/// How long keys live that nobody touches.
+/// Lifetimes of keys.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::session) struct Lifetimes {
     pub(in crate::session) active: Duration,
@@ -132,26 +131,26 @@ pub struct RedisStore {
     keys: Keys,
     scripts: Scripts,
     instance: String,
-    /// Milliseconds that keys of active and of ended sessions live.
+    /// Lifetimes of the keys of active and of ended sessions, in milliseconds.
     active_ms: AtomicU64,
     ended_ms: AtomicU64,
 }
 
 impl RedisStore {
-    /// The store behind this link; `instance` names this process to the others.
+    /// A store behind this link; `instance` names this process to the others.
     pub fn new(link: Arc<Link>, keys: Keys, instance: String) -> Self {
         let (active_ms, ended_ms) = (AtomicU64::new(DAY_MS), AtomicU64::new(DAY_MS));
         Self { link, keys, scripts: Scripts::new(), instance, active_ms, ended_ms }
     }
 
-    /// Takes how long keys live from now on. Returns true when ended sessions live longer than before.
-    pub(in crate::session) fn live_for(&self, Lifetimes { active, ended }: Lifetimes) -> bool {
+    /// Sets the lifetimes of keys. Returns true if ended sessions live longer than before.
+    pub(in crate::session) fn set_lifetimes(&self, Lifetimes { active, ended }: Lifetimes) -> bool {
         self.active_ms.store(millis(active), Ordering::Relaxed);
         let ended = millis(ended).max(1);
         self.ended_ms.swap(ended, Ordering::Relaxed) < ended
     }
 
-    /// Milliseconds that keys of active sessions live.
+    /// Lifetime of the keys of active sessions, in milliseconds.
     pub(in crate::session) fn active_ms(&self) -> u64 {
         self.active_ms.load(Ordering::Relaxed)
     }
@@ -164,30 +163,28 @@ impl RedisStore {
         self.ended_ms.load(Ordering::Relaxed).to_string()
     }
 
-    /// The set of an id's incarnations outlives all of them.
+    /// The set of incarnations of an id outlives all of them.
     fn ids_ttl(&self) -> String {
         (self.active_ms.load(Ordering::Relaxed) + self.ended_ms.load(Ordering::Relaxed)).to_string()
     }
 
-    /// The connection.
     pub(in crate::session) fn link(&self) -> &Link {
         &self.link
     }
 
-    /// The names of keys.
     pub(in crate::session) fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// This process.
+    /// The name of this process.
     pub(in crate::session) fn instance(&self) -> &str {
         &self.instance
     }
 
-    /// Looks at the orders, joins the active incarnation or opens this one: one round trip.
+    /// Checks the kill orders, then joins the active incarnation or opens this one: one round trip.
     pub(in crate::session) async fn admit(
         &self,
-        proposed: Snapshot,
+        proposed: SessionView,
         share: &str,
         now_ms: u64,
     ) -> Result<Admitted, LinkError> {
@@ -196,7 +193,7 @@ impl RedisStore {
             self.keys.session(&key),
             self.keys.killed(&key),
             self.keys.by_id(key.id.as_str()),
-            // The script makes this name itself; a cluster has to know that it needs it.
+            // The script builds this name itself; a cluster must know that it uses the key.
             self.keys.incarnation(&key, uid),
         ];
         let arguments = vec![
@@ -208,25 +205,27 @@ impl RedisStore {
             share.to_owned(),
             uid.to_string(),
             member(&key, uid),
-            Doc::new(proposed, None).open_text(),
+            ShareDocument::new(proposed, None).open_text(),
         ];
         let answer: Vec<Value> = self.link.run(&self.scripts.admit, keys, arguments).await?;
         let text = |at: usize| answer.get(at).and_then(Value::as_string).unwrap_or_default();
-        let stood = || stood(answer.get(3).cloned());
+        let entries = || parse_entries(answer.get(3).cloned());
         let unreadable = || Admitted::Unreadable(self.keys.session(&key));
-        let session = || Doc::read(&text(1)).map(|doc| Box::new(doc.session()));
+        let session = || ShareDocument::read(&text(1)).map(|doc| Box::new(doc.session()));
         Ok(match text(0).as_str() {
-            "killed" => Admitted::Killed(stood()),
+            "killed" => Admitted::Killed(entries()),
             "unreadable" => Admitted::Unreadable(text(1)),
             "join" => match (session(), text(2).parse()) {
-                (Some(session), Ok(last)) if *session.key() == key => Admitted::Join(session, last, stood()),
+                (Some(session), Ok(last)) if *session.key() == key => {
+                    Admitted::Join(session, last, entries())
+                }
                 _ => unreadable(),
             },
-            _ => session().map_or_else(unreadable, |session| Admitted::New(session, stood())),
+            _ => session().map_or_else(unreadable, |session| Admitted::New(session, entries())),
         })
     }
 
-    /// Takes back a share that nothing joined, and the incarnation with it when it is the only one.
+    /// Removes a share that no request joined, and the incarnation if that was its only share.
     pub(in crate::session) async fn abandon(
         &self,
         key: &SessionKey,
@@ -239,7 +238,7 @@ impl RedisStore {
         self.link.run::<Value>(&self.scripts.abandon, keys, arguments).await.map(drop)
     }
 
-    /// Writes shares, all in one round trip. Gives the end of each whose incarnation has ended.
+    /// Writes shares in one round trip. Returns the end of each incarnation that has ended.
     pub(in crate::session) async fn flush(
         &self,
         shares: &[Flush],
@@ -260,7 +259,7 @@ impl RedisStore {
         for (flush, answer) in shares.iter().zip(answers) {
             match answer {
                 Ok(end) => ends.push(end.as_str().and_then(|text| EndNote::read(&text))),
-                // Junk under our keys concerns this session only.
+                // A foreign value under the keys of this session concerns no other session.
                 Err(LinkError::Refused(why)) => {
                     tracing::warn!(session_id = %flush.doc.key().id, why, "a session cannot be shared");
                     ends.push(None);
@@ -293,7 +292,7 @@ impl RedisStore {
         ]
     }
 
-    /// Ends an incarnation, unless something moved in it after `since`.
+    /// Ends an incarnation, unless it was active after `since`, in milliseconds since 1970.
     pub(in crate::session) async fn end(
         &self,
         key: &SessionKey,
@@ -309,12 +308,12 @@ impl RedisStore {
         let told = answer.get(1).map_or("", String::as_str);
         Ok(match answer.first().map(String::as_str) {
             Some("busy") => Ended::Busy(told.parse().unwrap_or(u64::MAX)),
-            _ => Ended::So(EndNote::read(told)),
+            _ => Ended::Done(EndNote::read(told)),
         })
     }
 
-    /// The end of an incarnation, if it has ended.
-    pub(in crate::session) async fn ended(
+    /// The end of an incarnation; `None` while it is active.
+    pub(in crate::session) async fn end_of(
         &self,
         key: &SessionKey,
         uid: Uid,
@@ -323,16 +322,16 @@ impl RedisStore {
         Ok(self.link.call(call).await?.as_str().and_then(|text| EndNote::read(&text)))
     }
 
-    /// Closes shares for good, each with its last document or (without one) with what was flushed last.
+    /// Closes shares, each with its last document, or with the one flushed last.
     pub(in crate::session) async fn close(
         &self,
         key: &SessionKey,
         uid: Uid,
-        shares: &[(String, Option<&Doc>)],
+        shares: &[(String, Option<&ShareDocument>)],
     ) -> Result<Closed, LinkError> {
         let mut arguments = vec![self.instance.clone(), self.active_ttl(), TRUST.as_secs().to_string()];
         for (share, doc) in shares {
-            arguments.extend([share.clone(), doc.map(Doc::write).unwrap_or_default()]);
+            arguments.extend([share.clone(), doc.map(ShareDocument::write).unwrap_or_default()]);
         }
         let keys = vec![self.keys.incarnation(key, uid)];
         let answer: Vec<Value> = self.link.run(&self.scripts.close, keys, arguments).await?;
@@ -354,22 +353,22 @@ impl RedisStore {
         })
     }
 
-    /// Closes a share that was closed already; claims nothing.
+    /// Closes a share again; never claims the record.
     pub(in crate::session) async fn close_again(
         &self,
         key: &SessionKey,
         uid: Uid,
         share: &str,
-        doc: &Doc,
+        doc: &ShareDocument,
     ) -> Result<(), LinkError> {
         let arguments = vec![self.active_ttl(), share.to_owned(), doc.write()];
         let keys = vec![self.keys.incarnation(key, uid)];
-        self.link.run::<Value>(&self.scripts.again, keys, arguments).await.map(drop)
+        self.link.run::<Value>(&self.scripts.close_again, keys, arguments).await.map(drop)
     }
 }
 
-/// After a loss the store must have been there so long before it is taken for whole, and an instance that it does not
-/// show for dead: by then each has written what it knows.
+/// How long the store must have been available after a loss before it is considered complete, and an instance
+/// without a heartbeat dead: by then each instance has written what it knows.
 pub(in crate::session) const TRUST: Duration = Duration::from_secs(8);
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -377,7 +376,7 @@ fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// An incarnation in a set.
+/// The member of an incarnation in a set.
 fn member(key: &SessionKey, uid: Uid) -> String {
     format!("{uid} {}", text(&Hint::new(key, None)))
 }
@@ -387,7 +386,7 @@ fn incarnation(member: &str) -> Option<(SessionKey, Uid)> {
     Some((serde_json::from_str::<Hint>(hint).ok()?.key(), Uid::parse(uid)?))
 }
 
-/// Fields and their texts.
+/// Fields and their values.
 fn pairs(value: Option<Value>) -> Vec<(String, String)> {
     let Some(value) = value else { return Vec::new() };
     value

@@ -291,7 +291,7 @@ async fn files_that_hold_keys_or_prompts_are_for_their_owner_only() {
     let check = ["check", "-c", path(&configuration)];
     let (code, out, error) = elida(&gateway, &check).await;
     assert_eq!(code, 0, "{out}{error}");
-    assert!(format!("{out}{error}").contains("others may read files in"), "{out}{error}");
+    assert!(format!("{out}{error}").contains("other users can read files in"), "{out}{error}");
     gateway.crash_and_restart(&yaml).await;
     private(&gateway);
     let (code, out, error) = elida(&gateway, &check).await;
@@ -299,6 +299,6 @@ async fn files_that_hold_keys_or_prompts_are_for_their_owner_only() {
     std::fs::set_permissions(gateway.data(), Permissions::from_mode(0o755)).expect("the owner");
     for words in [check.as_slice(), &["doctor", "-c", path(&configuration)]] {
         let (_, out, error) = elida(&gateway, words).await;
-        assert!(format!("{out}{error}").contains("others may look into"), "{out}{error}");
+        assert!(format!("{out}{error}").contains("other users can look into"), "{out}{error}");
     }
 }

@@ -24,7 +24,7 @@ pub fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
         let known = schema["properties"].get(key).or(Some(&schema["additionalProperties"]));
         match known.filter(|known| **known != json!(false)) {
             Some(known) => fits(root, known, below).map_err(|fault| format!("{key}: {fault}"))?,
-            None => return Err(format!("no key is called {key}")),
+            None => return Err(format!("unknown key {key}")),
         }
     }
     Ok(())

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use pingora::time::timeout;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_proxy::{HttpProxy, ProxyHttp};
+use pingora_timeout::timeout;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::time::timeout;
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::ProxyHttp;
+use pingora_timeout::timeout;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use data_encoding::BASE64;
 use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -80,16 +81,9 @@ impl WebSocketStream {
     }
 }
 
-/// A key for the handshake with the backend: sixteen bytes in base64 (RFC 6455, 4.1).
+/// A key for the handshake with the backend: sixteen bytes in Base64 (RFC 6455, 4.1).
 fn key(bytes: &[u8; 16]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let number = u128::from_be_bytes(*bytes);
-    // 128 bits are 21 letters of six and one of two, which is filled up.
-    let letter = |at: u32| match at {
-        21 => LETTERS[(number as usize & 3) << 4],
-        _ => LETTERS[(number >> (122 - 6 * at)) as usize & 63],
-    };
-    (0..22).map(|at| char::from(letter(at))).chain("==".chars()).collect()
+    BASE64.encode(bytes)
 }
 
 #[async_trait]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use pingora::time::sleep;
+use pingora_timeout::sleep;
 use tokio::time::Instant;
 
 use crate::clock::millis;

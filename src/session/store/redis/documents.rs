@@ -1,4 +1,4 @@
-//! Sessions as documents: what look-ups, lists (`listing.rs`) and the retention need.
+//! Views of sessions as documents: look-ups, lists (`listing.rs`) and retention.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use fred::types::Value;
 use jiff::Timestamp;
 
 use super::listing::labelled;
-use super::{RedisStore, incarnation, member, pairs};
+use super::{incarnation, member, pairs};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
-use crate::session::doc::{Doc, Whole};
-use crate::session::snapshot::{Filter, Snapshot};
-use crate::session::store::{Listed, SessionStore, StoreError};
+use crate::session::store::share_document::{MergedShares, ShareDocument};
+use crate::session::store::{Filter, Listed, RedisStore, SessionStore, StoreError};
+use crate::session::views::session_view::SessionView;
 
 /// Documents read in one round trip.
 pub(super) const CHUNK: usize = 256;
-/// Incarnations of one id that are read at most, beside the newest in each scope.
+/// The most incarnations of one id that are read, in addition to the newest in each scope.
 const OF_ONE_ID: usize = 256;
 
-/// Which set of incarnations.
+/// A set of incarnations.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shelf {
     Active,
@@ -29,18 +29,18 @@ pub(super) enum Shelf {
 
 #[async_trait]
 impl SessionStore for RedisStore {
-    async fn put(&self, session: Arc<Snapshot>) -> Result<(), StoreError> {
+    async fn put(&self, session: Arc<SessionView>) -> Result<(), StoreError> {
         self.ready()?;
-        Ok(self.shelve(&session).await?)
+        Ok(self.put_ended(&session).await?)
     }
 
-    async fn get(&self, uid: Uid) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    async fn get(&self, uid: Uid) -> Result<Option<Arc<SessionView>>, StoreError> {
         self.ready()?;
         let Some((key, uid)) = self.find(uid).await? else { return Ok(None) };
         Ok(self.load(&[(key, uid)], None).await?.pop())
     }
 
-    async fn by_id(&self, id: &str) -> Result<Vec<Arc<Snapshot>>, StoreError> {
+    async fn by_id(&self, id: &str) -> Result<Vec<Arc<SessionView>>, StoreError> {
         self.ready()?;
         let members = self.link.call(Call::new("SMEMBERS", [self.keys.by_id(id)])).await?;
         let mut incarnations = incarnations(members);
@@ -101,12 +101,12 @@ impl SessionStore for RedisStore {
 }
 
 impl RedisStore {
-    /// Puts an ended session on the shelf, also while the link is not up yet.
-    pub(in crate::session) async fn shelve(&self, session: &Snapshot) -> Result<(), LinkError> {
+    /// Stores an ended session, even while the link is down.
+    pub(in crate::session) async fn put_ended(&self, session: &SessionView) -> Result<(), LinkError> {
         let (key, uid) = (session.key().clone(), session.uid);
         let (member, gone) = (member(&key, uid), session.gone_at().as_millisecond().to_string());
         let by_id = self.keys.by_id(key.id.as_str());
-        let doc = Doc::new(session.clone(), None).write();
+        let doc = ShareDocument::new(session.clone(), None).write();
         let document = self.keys.ended(key.id.as_str(), uid);
         let mut calls = vec![
             Call::new("SET", [document, doc, "PX".to_owned(), self.ended_ttl()]),
@@ -128,7 +128,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Questions of people do not wait for a store that is known to be away.
+    /// Queries of operators do not wait for a store that is known to be unavailable.
     fn ready(&self) -> Result<(), StoreError> {
         if self.link.is_up() { Ok(()) } else { Err(StoreError("redis is unavailable".to_owned())) }
     }
@@ -137,7 +137,7 @@ impl RedisStore {
         self.link.calls(calls).await?.into_iter().collect()
     }
 
-    /// Which session an incarnation belongs to.
+    /// The session of an incarnation.
     async fn find(&self, uid: Uid) -> Result<Option<(SessionKey, Uid)>, LinkError> {
         let range = || ["[".to_owned() + &uid.to_string(), format!("({uid}~")];
         let call = |set: String| Call::new("ZRANGEBYLEX", [set].into_iter().chain(range()));
@@ -145,7 +145,7 @@ impl RedisStore {
         Ok(found.into_iter().flat_map(incarnations).next())
     }
 
-    /// Forgets incarnations that ended; gives of how many there was a document.
+    /// Deletes ended incarnations, and returns for how many there was a document.
     async fn forget(&self, which: &[(SessionKey, Uid)]) -> Result<usize, LinkError> {
         let mut calls = Vec::new();
         for (key, uid) in which {
@@ -157,17 +157,17 @@ impl RedisStore {
             ]);
         }
         let answers = self.all(calls).await?;
-        self.strike_ended(which).await?;
+        self.remove_ended(which).await?;
         Ok(answers.iter().step_by(3).filter(|deleted| deleted.as_u64() == Some(1)).count())
     }
 
-    /// Reads incarnations: their document once they have ended, else all shares together. What is gone
-    /// or cannot be read is left out, and taken off the shelf it was found on.
+    /// Reads incarnations: the document of ended ones, the sum of all shares of active ones. Incarnations that are
+    /// gone or unreadable are skipped and removed from the set they were found in.
     pub(super) async fn load(
         &self,
         which: &[(SessionKey, Uid)],
         shelf: Option<Shelf>,
-    ) -> Result<Vec<Arc<Snapshot>>, LinkError> {
+    ) -> Result<Vec<Arc<SessionView>>, LinkError> {
         let mut calls = Vec::with_capacity(2 * which.len());
         for (key, uid) in which {
             calls.push(Call::new("GET", [self.keys.ended(key.id.as_str(), *uid)]));
@@ -178,11 +178,14 @@ impl RedisStore {
         for (key, uid) in which {
             let (document, shares) = (answers.next(), answers.next());
             let document = document.and_then(Result::ok);
-            let ended = document.as_ref().and_then(|text| Doc::read(&text.as_str()?)).map(Doc::session);
+            let ended = document
+                .as_ref()
+                .and_then(|text| ShareDocument::read(&text.as_str()?))
+                .map(ShareDocument::session);
             let nothing = document.is_none_or(|text| text.is_null());
             let fields = pairs(shares.and_then(Result::ok));
             let empty = nothing && fields.is_empty();
-            match ended.or_else(|| Whole::of(fields).map(|whole| whole.session)) {
+            match ended.or_else(|| MergedShares::of(fields).map(|whole| whole.session)) {
                 Some(session) => found.push(Arc::new(session)),
                 None if empty => gone.push((key.clone(), *uid)),
                 None => {}
@@ -195,7 +198,7 @@ impl RedisStore {
                 let call = |set| Call::new("ZREM", [set].into_iter().chain(members.iter().cloned()));
                 self.all(sets.into_iter().map(call).collect()).await?;
             }
-            Some(Shelf::Ended) if !gone.is_empty() => self.strike_ended(&gone).await?,
+            Some(Shelf::Ended) if !gone.is_empty() => self.remove_ended(&gone).await?,
             _ => {}
         }
         Ok(found)

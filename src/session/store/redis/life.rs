@@ -1,32 +1,34 @@
-//! Which instances live, which sessions nobody moves any more, and what instances tell each other.
+//! Heartbeats of instances, idle sessions, and messages between instances.
 
 use std::time::Duration;
 
 use fred::types::Value;
 
-use super::{RedisStore, documents, member};
+use super::documents;
+use super::member;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
+use crate::session::store::RedisStore;
 
-/// An instance that has not shown life for this long is dead.
+/// An instance without a heartbeat for this long is dead.
 const ALIVE: Duration = Duration::from_secs(5);
-/// One instance after another looks after dead ones, each this long.
+/// How long one instance looks after dead ones before another takes its turn.
 const TURN: Duration = Duration::from_secs(2);
-/// Documents prolonged in one round trip.
-const PROLONGED: usize = 256;
+/// Documents extended in one round trip.
+const EXTENDED: usize = 256;
 
 impl RedisStore {
-    /// Shows the others that this instance lives. Returns whether they could see it until now: when they could not
-    /// although it showed itself a moment ago, the store was wiped.
-    pub(in crate::session) async fn show_life(&self) -> Result<bool, LinkError> {
+    /// Refreshes the heartbeat of this instance. Returns whether the previous one was still there: if not, although
+    /// it was refreshed a moment ago, the store was wiped.
+    pub(in crate::session) async fn refresh_heartbeat(&self) -> Result<bool, LinkError> {
         let key = self.keys.instance(&self.instance);
         let life = [key, "1".to_owned(), "PX".to_owned(), millis(ALIVE).to_string(), "GET".to_owned()];
         Ok(!self.link.call(Call::new("SET", life)).await?.is_null())
     }
 
-    /// This instance goes: the others need not wait for it.
-    pub(in crate::session) async fn show_end(&self) -> Result<(), LinkError> {
+    /// Deletes the heartbeat: the others need not wait for this instance.
+    pub(in crate::session) async fn delete_heartbeat(&self) -> Result<(), LinkError> {
         self.link.call(Call::new("DEL", [self.keys.instance(&self.instance)])).await.map(drop)
     }
 
@@ -35,15 +37,15 @@ impl RedisStore {
         Ok(found.as_u64() == Some(1))
     }
 
-    /// True when it is this instance's turn to look after dead ones.
-    pub(in crate::session) async fn may_bury(&self) -> Result<bool, LinkError> {
+    /// True if it is this instance's turn to look after dead ones.
+    pub(in crate::session) async fn take_orphan_turn(&self) -> Result<bool, LinkError> {
         let mine =
             [self.keys.sweeper(), self.instance.clone(), "NX".into(), "PX".into(), millis(TURN).to_string()];
         Ok(!self.link.call(Call::new("SET", mine)).await?.is_null())
     }
 
-    /// Active incarnations in which nothing moved since this time.
-    pub(in crate::session) async fn still_since(
+    /// Active incarnations without activity since this time, in milliseconds since 1970.
+    pub(in crate::session) async fn idle_since(
         &self,
         since_ms: u64,
         most: usize,
@@ -53,8 +55,8 @@ impl RedisStore {
         Ok(documents::incarnations(self.link.call(call).await?))
     }
 
-    /// Notes when something moved in an incarnation; 0 has it looked at soon.
-    pub(in crate::session) async fn moved(
+    /// Sets the last activity of an incarnation; 0 has it checked soon.
+    pub(in crate::session) async fn set_activity(
         &self,
         key: &SessionKey,
         uid: Uid,
@@ -64,9 +66,9 @@ impl RedisStore {
         self.link.call(Call::new("ZADD", arguments)).await.map(drop)
     }
 
-    /// The open shares of an incarnation and, for one that has none, an empty name: nothing at all when
-    /// the incarnation is gone.
-    pub(in crate::session) async fn shares(
+    /// The open shares of an incarnation, or one empty name if it has no open share; empty if the incarnation is
+    /// gone.
+    pub(in crate::session) async fn open_shares(
         &self,
         key: &SessionKey,
         uid: Uid,
@@ -81,16 +83,20 @@ impl RedisStore {
         Ok(shares)
     }
 
-    /// An incarnation is no longer among the active ones.
-    pub(in crate::session) async fn no_session(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    /// Removes an incarnation from the sets of active ones.
+    pub(in crate::session) async fn remove_active(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+    ) -> Result<(), LinkError> {
         let member = member(key, uid);
         let calls =
             [self.keys.sessions(), self.keys.activity()].map(|set| Call::new("ZREM", [set, member.clone()]));
         self.link.calls(calls.into_iter().collect()).await.map(drop)
     }
 
-    /// For each of these shares, whether a record tells of it.
-    pub(in crate::session) async fn recorded(
+    /// Whether a record covers each of these shares.
+    pub(in crate::session) async fn are_recorded(
         &self,
         shares: &[(SessionKey, Uid, String)],
     ) -> Result<Vec<bool>, LinkError> {
@@ -105,8 +111,8 @@ impl RedisStore {
         Ok(shares.iter().zip(answers).map(is_told).collect())
     }
 
-    /// A record that tells of these shares of an incarnation is written.
-    pub(in crate::session) async fn done(
+    /// Marks shares as covered by a record.
+    pub(in crate::session) async fn mark_recorded(
         &self,
         key: &SessionKey,
         uid: Uid,
@@ -114,17 +120,21 @@ impl RedisStore {
     ) -> Result<(), LinkError> {
         let keys = vec![self.keys.incarnation(key, uid)];
         let arguments = std::iter::once(self.active_ttl()).chain(shares.iter().cloned()).collect();
-        self.link.run::<Value>(&self.scripts.done, keys, arguments).await.map(drop)
+        self.link.run::<Value>(&self.scripts.mark_recorded, keys, arguments).await.map(drop)
     }
 
-    /// The one that was about to write a record is gone: this instance will.
-    pub(in crate::session) async fn take_over(&self, key: &SessionKey, uid: Uid) -> Result<(), LinkError> {
+    /// Takes over a record from a dead instance.
+    pub(in crate::session) async fn take_over_record(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+    ) -> Result<(), LinkError> {
         let field = [self.keys.incarnation(key, uid), "record".to_owned(), self.instance.clone()];
         self.link.call(Call::new("HSET", field)).await.map(drop)
     }
 
-    /// Publishes events of this instance, all in one round trip. Returns how many were not published.
-    pub(in crate::session) async fn tell_events(&self, events: &[String]) -> Result<usize, LinkError> {
+    /// Publishes events of this instance in one round trip. Returns how many were not published.
+    pub(in crate::session) async fn publish_events(&self, events: &[String]) -> Result<usize, LinkError> {
         let call = |event: &String| {
             Call::new("PUBLISH", [self.keys.event_channel(), format!("{} {event}", self.instance)])
         };
@@ -132,8 +142,8 @@ impl RedisStore {
         Ok(answers.iter().filter(|answer| answer.is_err()).count())
     }
 
-    /// For each incarnation, whether a key that a live one has is missing.
-    pub(in crate::session) async fn lacking(
+    /// Whether a key is missing that an active incarnation should have, for each of these.
+    pub(in crate::session) async fn missing_keys(
         &self,
         incarnations: &[(SessionKey, Uid)],
     ) -> Result<Vec<bool>, LinkError> {
@@ -144,19 +154,19 @@ impl RedisStore {
         answers.into_iter().map(|answer| answer.map(|found| found.as_u64() != Some(2))).collect()
     }
 
-    /// Gives the documents of ended sessions at least the lifetime that a longer `retention` asks for;
-    /// [`SessionStore::purge`] still forgets each when it is due.
-    pub(in crate::session) async fn prolong_ended(&self) -> Result<(), LinkError> {
+    /// Extends the lifetime of documents of ended sessions to a longer `retention`; [`SessionStore::purge`] still
+    /// deletes each when it is due.
+    pub(in crate::session) async fn extend_ended(&self) -> Result<(), LinkError> {
         let mut from = 0;
         loop {
             let range =
-                ["-inf", "+inf", "LIMIT", &from.to_string(), &PROLONGED.to_string()].map(str::to_owned);
+                ["-inf", "+inf", "LIMIT", &from.to_string(), &EXTENDED.to_string()].map(str::to_owned);
             let call = Call::new("ZRANGEBYSCORE", [self.keys.gone()].into_iter().chain(range));
             let ended = documents::incarnations(self.link.call(call).await?);
             if ended.is_empty() {
                 return Ok(());
             }
-            from += PROLONGED;
+            from += EXTENDED;
             let calls = ended.iter().flat_map(|(key, uid)| {
                 let id = key.id.as_str();
                 [

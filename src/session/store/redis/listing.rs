@@ -1,9 +1,9 @@
 //! Lists: pages of sessions, newest first, found within a bound.
 //!
-//! The set of ended incarnations holds `UID {"session_id":…,"scope":…,"labels":{…}}`: what a filter asks of an
-//! ended session stands beside its name, so its document is read only when it is part of the answer. Members
-//! that an older version wrote have no labels; their documents are read. Of the active sessions the documents are
-//! read, since what they can be filtered by changes.
+//! The set of ended incarnations holds `UID {"session_id":…,"scope":…,"labels":{…}}`: the labels that filters need
+//! are next to the name, so that a document is read only if it is part of the result. Members written by older
+//! versions have no labels; their documents are read. For active sessions documents are always read, because their
+//! labels change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,54 +12,54 @@ use fred::types::Value;
 use serde::{Deserialize, Serialize};
 
 use super::documents::{CHUNK, Shelf};
-use super::{RedisStore, member, text};
+use super::{member, text};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::signals::Hint;
 use crate::redis::{Call, LinkError};
-use crate::session::model::State;
-use crate::session::snapshot::{Filter, Labels, Snapshot};
-use crate::session::store::Listed;
+use crate::session::store::{Filter, ListLabels, Listed, RedisStore};
+use crate::session::views::session_view::SessionView;
+use crate::session::views::state::SessionState;
 
 /// Names read in one round trip.
 const NAMES: usize = 1024;
-/// Names looked at in one search of one set.
+/// Names searched in one set.
 const MOST_NAMES: usize = 64 * NAMES;
-/// Documents read in one search of one set, beyond a full page.
+/// Documents read from one set, beyond a full page.
 const MOST_DOCUMENTS: usize = 8 * CHUNK;
-/// Longer labels are left out.
+/// Longest labels, in bytes; longer ones are left out.
 const MOST_LABELS: usize = 1024;
 
-/// A member of the set of ended incarnations, behind its uid.
+/// A member of the set of ended incarnations, after its uid.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     #[serde(flatten)]
     hint: Hint,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    labels: Option<Labels>,
+    labels: Option<ListLabels>,
 }
 
-/// An ended incarnation in the set of them.
-pub(super) fn labelled(key: &SessionKey, uid: Uid, session: &Snapshot) -> String {
-    let entry = Entry { hint: Hint::new(key, None), labels: Some(Labels::of(session)) };
+/// The member of an ended incarnation, with labels.
+pub(super) fn labelled(key: &SessionKey, uid: Uid, session: &SessionView) -> String {
+    let entry = Entry { hint: Hint::new(key, None), labels: Some(ListLabels::of(session)) };
     let written = format!("{uid} {}", text(&entry));
     if written.len() > member(key, uid).len() + MOST_LABELS { member(key, uid) } else { written }
 }
 
-fn read(member: &str) -> Option<(SessionKey, Uid, Option<Labels>)> {
+fn read(member: &str) -> Option<(SessionKey, Uid, Option<ListLabels>)> {
     let (uid, entry) = member.split_once(' ')?;
     let Entry { hint, labels } = serde_json::from_str(entry).ok()?;
     Some((hint.key(), Uid::parse(uid)?, labels))
 }
 
-/// What was found in one set, and down to which uid it was searched when that is not the end.
-type Gathered = (Vec<Arc<Snapshot>>, Option<Uid>);
+/// What was found in one set, and the uid at which the search stopped at its bound.
+type Gathered = (Vec<Arc<SessionView>>, Option<Uid>);
 
 impl RedisStore {
-    /// The sessions the filter asks for: one more than make a page, when there are so many.
+    /// The sessions that the filter asks for: one more than a page, if there are that many.
     pub(super) async fn page(&self, filter: &Filter) -> Result<Listed, LinkError> {
-        // Until its record is written, what has ended stands among the active ones.
+        // Ended sessions stay among the active ones until their record is written.
         let shelves: &[Shelf] = match filter.state {
-            Some(State::Active) => &[Shelf::Active],
+            Some(SessionState::Active) => &[Shelf::Active],
             _ => &[Shelf::Active, Shelf::Ended],
         };
         let most = filter.page_len() + 1;
@@ -74,7 +74,7 @@ impl RedisStore {
         Ok(Listed { searched_to: searched_to.filter(|_| sessions.len() < most), sessions })
     }
 
-    /// What the filter asks for in one set, newest first: at most so many.
+    /// Up to `most` sessions of one set that the filter asks for, newest first.
     async fn gather(&self, shelf: Shelf, filter: &Filter, most: usize) -> Result<Gathered, LinkError> {
         let set = match shelf {
             Shelf::Active => self.keys.sessions(),
@@ -114,21 +114,22 @@ impl RedisStore {
         }
     }
 
-    /// Of active incarnations those that have ended, when only such are asked for: they wait for their record.
+    /// Those of the active incarnations that have ended and wait for their record, if the filter asks for ended
+    /// ones.
     async fn in_state(
         &self,
         shelf: Shelf,
-        state: Option<State>,
+        state: Option<SessionState>,
         names: Vec<(SessionKey, Uid)>,
     ) -> Result<Vec<(SessionKey, Uid)>, LinkError> {
-        if shelf == Shelf::Ended || !state.is_some_and(State::is_final) {
+        if shelf == Shelf::Ended || !state.is_some_and(SessionState::is_final) {
             return Ok(names);
         }
         let ended = |(key, uid): &(SessionKey, Uid)| {
             Call::new("HEXISTS", [self.keys.incarnation(key, *uid), "end".to_owned()])
         };
         let answers = self.link.calls(names.iter().map(ended).collect()).await?;
-        // What is no hash is a document.
+        // An error means that the value is not a hash, so it is a document.
         let is_asked = |answer: &Result<Value, LinkError>| {
             answer.as_ref().map_or(true, |found| found.as_u64() != Some(0))
         };
@@ -136,8 +137,8 @@ impl RedisStore {
         Ok(both.filter_map(|(name, answer)| is_asked(&answer).then_some(name)).collect())
     }
 
-    /// Takes incarnations out of the sets of ended ones, whatever labels they have there.
-    pub(super) async fn strike_ended(&self, which: &[(SessionKey, Uid)]) -> Result<(), LinkError> {
+    /// Removes incarnations from the sets of ended ones, whatever their labels.
+    pub(super) async fn remove_ended(&self, which: &[(SessionKey, Uid)]) -> Result<(), LinkError> {
         let look = |(_, uid): &(SessionKey, Uid)| {
             Call::new("ZRANGEBYLEX", [self.keys.all_ended(), format!("[{uid}"), format!("({uid}~")])
         };

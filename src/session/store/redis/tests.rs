@@ -1,4 +1,4 @@
-//! The contract of every store, over a real redis-server.
+//! The store contract, with a real redis-server.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -6,17 +6,16 @@ use std::time::Duration;
 use super::*;
 use futures::StreamExt;
 
-use crate::redis::{Settings, Written as WrittenSettings};
-use crate::session::book::KillOrder;
-use crate::session::live::Live;
-use crate::session::model::State;
-use crate::session::snapshot::Filter;
-use crate::session::store::SessionStore;
+use crate::redis::{RedisConfig, Settings};
+use crate::session::core::session::Session;
 use crate::session::store::contract;
+use crate::session::store::{Filter, SessionStore};
 use crate::session::testing::arrival_of;
+use crate::session::views::kill_order::KillOrder;
+use crate::session::views::state::SessionState;
 use crate::settings::fault::Faults;
 
-/// A redis-server of its own, without persistence; ends with the value.
+/// A redis-server of its own, without persistence; ends when it is dropped.
 struct Server {
     child: Child,
     _folder: tempfile::TempDir,
@@ -37,8 +36,7 @@ impl Server {
     }
 
     fn settings(&self) -> Settings {
-        let written: WrittenSettings =
-            serde_yaml::from_str(&format!("addr: '127.0.0.1:{}'", self.port)).unwrap();
+        let written: RedisConfig = serde_yaml::from_str(&format!("addr: '127.0.0.1:{}'", self.port)).unwrap();
         written.compile(&mut Faults::default()).unwrap()
     }
 
@@ -95,23 +93,23 @@ async fn what_is_over_leaves_with_the_next_order_and_the_key_lives_as_long_as_th
     let spawned = spawned().await;
     let store = &spawned.store;
     let key = agent_order("a", 0).key();
-    let fields = async || store.stood(std::slice::from_ref(&key)).await.unwrap().pop().unwrap();
+    let fields = async || store.order_entries(std::slice::from_ref(&key)).await.unwrap().pop().unwrap();
     let left = async || {
         store.link.call(Call::new("PTTL", [store.keys.killed(&key)])).await.unwrap().as_i64().unwrap() / 1000
     };
-    store.order(&agent_order("over", -120), true).await.unwrap();
-    store.order(&agent_order("short", 100), true).await.unwrap();
+    store.put_order(&agent_order("over", -120), true).await.unwrap();
+    store.put_order(&agent_order("short", 100), true).await.unwrap();
     assert!((95..=100).contains(&left().await), "{}", left().await);
-    store.order(&agent_order("long", 1000), true).await.unwrap();
+    store.put_order(&agent_order("long", 1000), true).await.unwrap();
     assert_eq!(fields().await.len(), 2, "{:?}", fields().await);
     assert!((995..=1000).contains(&left().await), "{}", left().await);
-    // Lifted, it is remembered for an hour more; the other one is not prolonged when that is gone.
-    store.lift(&agent_order("long", 1000), 1).await.unwrap();
+    // The lifting is kept for an hour; the other one is not extended when it is gone.
+    store.put_lift(&agent_order("long", 1000), 1).await.unwrap();
     assert!((4595..=4600).contains(&left().await), "{}", left().await);
     let for_good = KillOrder { until: None, ..agent_order("for good", 0) };
-    store.order(&for_good, true).await.unwrap();
+    store.put_order(&for_good, true).await.unwrap();
     assert_eq!(left().await, 0, "no end");
-    store.lift(&for_good, 1).await.unwrap();
+    store.put_lift(&for_good, 1).await.unwrap();
     assert!(left().await > 0, "every field has an end");
 }
 
@@ -126,10 +124,10 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     let old: Vec<String> =
         (0..25).flat_map(|n| ["1000".to_owned(), text(&Hint::new(&key(n), None))]).collect();
     store.link.call(Call::new("ZADD", [store.keys.kills()].into_iter().chain(old))).await.unwrap();
-    store.note_kills(&[key(100)]).await.unwrap();
+    store.record_changes(&[key(100)]).await.unwrap();
     let (mut from, mut seen) = (Cursor::default(), Vec::new());
     loop {
-        let (_, page) = store.changed(from, 10).await.unwrap();
+        let (_, page) = store.changed_since(from, 10).await.unwrap();
         seen.extend(page.iter().cloned());
         from = from.after(&page, &[]);
         if page.len() < 10 {
@@ -140,33 +138,33 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
     ids.sort_by(|a, b| a.id.cmp(&b.id));
     ids.dedup();
     assert_eq!((seen.len(), ids.len()), (26, 26));
-    // Noted again since it was read, or lately: it stays.
-    store.note_kills(&[key(3)]).await.unwrap();
-    assert_eq!(store.trim(&seen).await.unwrap(), 24);
-    let (_, left) = store.changed(Cursor::default(), 10).await.unwrap();
+    // It changed again since it was read, or recently: it stays.
+    store.record_changes(&[key(3)]).await.unwrap();
+    assert_eq!(store.trim_changes(&seen).await.unwrap(), 24);
+    let (_, left) = store.changed_since(Cursor::default(), 10).await.unwrap();
     assert_eq!(left.len(), 2);
-    // Where a page was trimmed, the next one begins where that one did.
+    // After a trimmed page the next one begins where that one did.
     let at_ms = seen[0].at_ms;
     assert_eq!(Cursor { at_ms, passed: 5 }.after(&seen[..10], &seen[..10]), Cursor { at_ms, passed: 5 });
 }
 
 /// An incarnation with shares `here:1` and `there:2`, and the documents of both.
-async fn shared_by_two(store: &RedisStore) -> (Snapshot, Doc) {
+async fn shared_by_two(store: &RedisStore) -> (SessionView, ShareDocument) {
     let clock = crate::clock::Clock::manual();
-    let live = Live::new(arrival_of("cred:ada", "s"), None, clock.now());
-    let proposed = live.snapshot(&clock, false);
+    let live = Session::new(arrival_of("cred:ada", "s"), None, clock.now());
+    let proposed = live.view(&clock, false);
     let Admitted::New(session, _) = store.admit(proposed.clone(), "here:1", 1).await.unwrap() else {
         panic!("not opened")
     };
     assert!(matches!(store.admit(proposed, "there:2", 1).await.unwrap(), Admitted::Join(..)));
-    (*session, Doc::of(&live, &clock))
+    (*session, ShareDocument::new(live.view(&clock, true), Some(live.record_detail())))
 }
 
-async fn close(store: &RedisStore, session: &Snapshot, share: &str, doc: &Doc) -> Closed {
+async fn close(store: &RedisStore, session: &SessionView, share: &str, doc: &ShareDocument) -> Closed {
     store.close(session.key(), session.uid, &[(share.to_owned(), Some(doc))]).await.unwrap()
 }
 
-/// The names of the shares that a record is to tell of, and whether another one tells of others.
+/// The names of the shares that a record covers, and whether another record covers others.
 fn told_of(closed: Closed) -> (Vec<String>, bool) {
     match closed {
         Closed::Record { shares, is_rest } => {
@@ -179,7 +177,7 @@ fn told_of(closed: Closed) -> (Vec<String>, bool) {
 }
 
 fn end() -> EndNote {
-    EndNote::new(crate::session::model::EndReason::Killed, jiff::Timestamp::now(), None)
+    EndNote::new(crate::session::views::state::EndReason::Killed, jiff::Timestamp::now(), None)
 }
 
 #[tokio::test]
@@ -195,8 +193,8 @@ async fn whoever_closes_the_last_share_gets_the_record_and_gets_it_again() {
     assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (both.clone(), false));
     // The answer was lost.
     assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (both.clone(), false));
-    store.done(key, uid, &both).await.unwrap();
-    store.done(key, uid, &both).await.unwrap();
+    store.mark_recorded(key, uid, &both).await.unwrap();
+    store.mark_recorded(key, uid, &both).await.unwrap();
     store.close_again(key, uid, "here:1", &doc).await.unwrap();
     for share in both {
         assert!(matches!(close(store, &session, &share, &doc).await, Closed::Recorded));
@@ -214,25 +212,25 @@ async fn a_store_that_lost_shares_gives_no_record_until_all_had_time_to_write_th
     store.end(key, uid, &end(), None).await.unwrap();
     assert!(matches!(close(store, &session, "there:2", &doc).await, Closed::Waiting));
     assert!(matches!(close(store, &session, "there:2", &doc).await, Closed::Waiting));
-    // The time passes without the other instance.
+    // Time passes without the other instance.
     let long_ago = [store.keys.incarnation(key, uid), "rebuilt".to_owned(), "1".to_owned()];
     store.link.call(Call::new("HSET", long_ago)).await.unwrap();
     let there = vec!["there:2".to_owned()];
     assert_eq!(told_of(close(store, &session, "there:2", &doc).await), (there.clone(), false));
-    // It comes while the record is written.
+    // It arrives while the record is written.
     store.close_again(key, uid, "here:1", &doc).await.unwrap();
-    store.done(key, uid, &there).await.unwrap();
+    store.mark_recorded(key, uid, &there).await.unwrap();
     let long_ago = [store.keys.incarnation(key, uid), "rebuilt".to_owned(), "1".to_owned()];
     store.link.call(Call::new("HSET", long_ago)).await.unwrap();
     let here = vec!["here:1".to_owned()];
     assert_eq!(told_of(close(store, &session, "here:1", &doc).await), (here.clone(), true));
-    store.done(key, uid, &here).await.unwrap();
+    store.mark_recorded(key, uid, &here).await.unwrap();
     for share in ["here:1", "there:2"] {
         assert!(matches!(close(store, &session, share, &doc).await, Closed::Recorded));
     }
 }
 
-/// Fills a store with ended sessions and times some lists; gives the slowest.
+/// Fills a store with ended sessions and times some lists; returns the slowest.
 async fn time_lists(count: usize) -> Duration {
     let spawned = spawned().await;
     let store = &spawned.store;
@@ -241,8 +239,8 @@ async fn time_lists(count: usize) -> Duration {
     let mut slowest = Duration::ZERO;
     for query in [
         Filter::default(),
-        Filter::in_state(State::Active),
-        Filter::in_state(State::TimedOut),
+        Filter::in_state(SessionState::Active),
+        Filter::in_state(SessionState::TimedOut),
         Filter { principal: Some("cred:bob".to_owned()), ..Filter::default() },
         Filter { client: Some("codex".to_owned()), ..Filter::default() },
         Filter { backend: Some("nowhere".to_owned()), ..Filter::default() },

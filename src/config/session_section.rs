@@ -1,0 +1,116 @@
+//! The `session:` section. Two modules read it that do not know each other: `session` (lifetimes, limits, kills) and
+//! `identity` (how the session of a request is found).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::identity::IdentityConfig;
+use crate::session::SessionConfig;
+
+/// All keys of the section, for "did you mean".
+const KEYS: [&str; 16] = [
+    "store",
+    "idle_timeout",
+    "max_duration",
+    "completed_after",
+    "retention",
+    "max_active",
+    "max_active_per_principal",
+    "starts_per_address",
+    "kill_block",
+    "redis",
+    "header",
+    "id_pattern",
+    "scope",
+    "missing",
+    "derive",
+    "identity",
+];
+
+/// The keys of both modules in one section.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct SessionSection {
+    #[serde(flatten)]
+    pub(super) session: SessionConfig,
+    #[serde(flatten)]
+    pub(super) identity: IdentityConfig,
+}
+
+/// Written by hand: `#[serde(flatten)]` would lose the path of a fault and accept unknown keys.
+impl<'de> Deserialize<'de> for SessionSection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_struct("SessionSection", &KEYS, Visitor)
+    }
+}
+
+struct Visitor;
+
+impl<'de> de::Visitor<'de> for Visitor {
+    type Value = SessionSection;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("struct SessionSection")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<SessionSection, A::Error> {
+        let SessionSection { mut session, mut identity } = SessionSection::default();
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "store" => session.store = map.next_value()?,
+                "idle_timeout" => session.idle_timeout = map.next_value()?,
+                "max_duration" => session.max_duration = map.next_value()?,
+                "completed_after" => session.completed_after = map.next_value()?,
+                "retention" => session.retention = map.next_value()?,
+                "max_active" => session.max_active = map.next_value()?,
+                "max_active_per_principal" => session.max_active_per_principal = map.next_value()?,
+                "starts_per_address" => session.starts_per_address = map.next_value()?,
+                "kill_block" => session.kill_block = map.next_value()?,
+                "redis" => session.redis = map.next_value()?,
+                "header" => identity.header = map.next_value()?,
+                "id_pattern" => identity.id_pattern = map.next_value()?,
+                "scope" => identity.scope = map.next_value()?,
+                "missing" => identity.missing = map.next_value()?,
+                "derive" => identity.derive = map.next_value()?,
+                "identity" => identity.identity = map.next_value()?,
+                other => return Err(de::Error::unknown_field(other, &KEYS)),
+            }
+        }
+        Ok(SessionSection { session, identity })
+    }
+}
+
+impl JsonSchema for SessionSection {
+    fn schema_name() -> Cow<'static, str> {
+        "Session".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut section = SessionConfig::json_schema(generator);
+        let mut identity = IdentityConfig::json_schema(generator);
+        let keys = identity.ensure_object().remove("properties").unwrap_or_default();
+        if let Some(properties) = section.ensure_object()["properties"].as_object_mut() {
+            properties.extend(keys.as_object().cloned().unwrap_or_default());
+        }
+        section
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_both_modules_is_read() {
+        let default = SessionSection::default();
+        let written = serde_json::to_value(&default).unwrap();
+        let mut keys: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known = KEYS.to_vec();
+        keys.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(keys, known);
+        assert_eq!(serde_json::from_value::<SessionSection>(written).unwrap(), default);
+    }
+}

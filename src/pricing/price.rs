@@ -1,0 +1,123 @@
+//! Prices of models, and the cost of a response.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::model_patterns::{Matcher, Pattern};
+use crate::protocol::facts::usage::{Billed, Cost};
+use crate::settings::fault::Faults;
+
+/// Price of a token, in picodollars (10^-12 USD).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// Input tokens.
+    pub input: u64,
+    /// Output tokens, including reasoning.
+    pub output: u64,
+    /// Input tokens read from the provider's cache.
+    pub cache_read: u64,
+    /// Input tokens written to the provider's cache for some minutes.
+    pub cache_write: u64,
+    /// Input tokens written to the provider's cache for an hour.
+    pub cache_write_1h: u64,
+}
+
+/// The price list.
+#[derive(Clone, Debug)]
+pub struct Prices(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    prices: Vec<Price>,
+    /// Prices of single backends, which override the general ones.
+    at: HashMap<String, Matcher>,
+    everywhere: Matcher,
+}
+
+impl Prices {
+    /// Compiles rows of backend (`None` is any), model pattern and price; each invalid pattern is a fault.
+    pub(super) fn compile(rows: Vec<(Option<String>, String, Price)>, faults: &mut Faults) -> Option<Self> {
+        let mut groups: HashMap<Option<&str>, Vec<Pattern<'_>>> = HashMap::from([(None, Vec::new())]);
+        for (target, (backend, model, _)) in rows.iter().enumerate() {
+            let path = format!("prices[{target}]");
+            let pattern = Pattern { text: model, target, path, owner: (0, "") };
+            groups.entry(backend.as_deref()).or_default().push(pattern);
+        }
+        let everywhere = Matcher::compile(groups.remove(&None).unwrap_or_default(), faults)?;
+        let mut at = HashMap::new();
+        for (backend, patterns) in groups {
+            at.insert(backend.unwrap_or_default().to_owned(), Matcher::compile(patterns, faults)?);
+        }
+        let prices = rows.into_iter().map(|(_, _, price)| price).collect();
+        Some(Self(Arc::new(Inner { prices, at, everywhere })))
+    }
+
+    /// Returns the cost of a response; `None` if the model has no price at this backend.
+    pub fn cost(&self, backend: &str, model: &str, billed: &Billed) -> Option<Cost> {
+        let Inner { prices, at, everywhere } = &*self.0;
+        let find = |prices: &Matcher| prices.find(model).next();
+        let found = at.get(backend).and_then(find).or_else(|| find(everywhere))?.target;
+        let price = prices.get(found)?;
+        let parts = [
+            (billed.input, price.input),
+            (billed.output, price.output),
+            (billed.cache_read, price.cache_read),
+            (billed.cache_write, price.cache_write),
+            (billed.cache_write_1h, price.cache_write_1h),
+        ];
+        let add = |sum: u64, (tokens, each): (u64, u64)| sum.saturating_add(tokens.saturating_mul(each));
+        Some(Cost(parts.into_iter().fold(0, add)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Dialect;
+    use crate::protocol::facts::usage::Usage;
+
+    fn prices() -> Prices {
+        let price = |input| Price {
+            input,
+            output: 5 * input,
+            cache_read: input / 10,
+            cache_write: input * 2,
+            cache_write_1h: input * 3,
+        };
+        let rows = vec![
+            (None, "gpt-*".to_owned(), price(1_000_000)),
+            (Some("azure".to_owned()), "gpt-*".to_owned(), price(2_000_000)),
+        ];
+        Prices::compile(rows, &mut Faults::default()).unwrap()
+    }
+
+    #[test]
+    fn each_token_is_paid_once_whatever_the_vendor_counts_where() {
+        let usage = Usage {
+            input_tokens: 100,
+            output_tokens: 10,
+            cache_read_tokens: 40,
+            cache_write_tokens: 5,
+            cache_write_1h_tokens: 2,
+            reasoning_tokens: 8,
+            ..Usage::default()
+        };
+        let cost = |dialect: Dialect| {
+            prices().cost("openai", "gpt-5", &usage.billed(dialect.token_counts())).unwrap().0
+        };
+        // 60 of the input, 40 at a tenth, 10 of the output at five times, 3 written at twice, 2 at three times.
+        let openai = 60_000_000 + 4_000_000 + 50_000_000 + 6_000_000 + 6_000_000;
+        assert_eq!(cost(Dialect::OpenAiChat), openai);
+        assert_eq!(cost(Dialect::Anthropic), openai + 40_000_000, "cached tokens stand beside the input");
+        assert_eq!(cost(Dialect::Gemini), openai + 40_000_000, "thoughts stand beside the answer");
+    }
+
+    #[test]
+    fn a_backends_own_price_goes_first_and_nothing_overflows() {
+        let one = Billed { input: 1, ..Billed::default() };
+        assert_eq!(prices().cost("azure", "gpt-5", &one), Some(Cost(2_000_000)));
+        assert_eq!(prices().cost("azure", "other", &one), None);
+        let absurd = Billed { input: u64::MAX, output: u64::MAX, ..Billed::default() };
+        assert_eq!(prices().cost("azure", "gpt-5", &absurd), Some(Cost(u64::MAX)));
+    }
+}

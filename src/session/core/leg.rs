@@ -1,0 +1,86 @@
+//! An open leg: the guard that counts it until it is settled or dropped.
+
+use std::sync::Arc;
+
+use super::manager::Manager;
+use super::request::LegReport;
+use super::session::Session;
+use crate::ids::{BackendName, LegId};
+use crate::protocol::facts::tools_offered::ToolsOffered;
+use crate::protocol::facts::usage::Usage;
+use crate::session::views::kill_order::KillOrder;
+
+/// An open leg. It counts until it is settled or dropped, whichever comes first, so that a cancelled future leaves
+/// its session consistent.
+#[derive(Debug)]
+pub struct Leg {
+    session: Arc<Session>,
+    manager: Arc<Manager>,
+    id: LegId,
+    open: bool,
+}
+
+impl Leg {
+    pub(in crate::session) fn new(session: Arc<Session>, manager: Arc<Manager>, id: LegId) -> Self {
+        Self { session, manager, id, open: true }
+    }
+
+    /// The session of the leg.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The id of the leg; unique in this process.
+    pub fn id(&self) -> LegId {
+        self.id
+    }
+
+    /// The order that cut it, against its agent or its session.
+    pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
+        self.session.order_refusing(self.id, self.manager.clock.now())
+    }
+
+    /// Records where the request is sent, for views of the open leg.
+    pub fn routed(&self, backend: &BackendName, model: Option<&str>) {
+        self.session.routed(self.id, backend, model);
+    }
+
+    /// Records which tools the request offers.
+    pub fn offers(&self, offer: &ToolsOffered) {
+        self.session.offers(self.id, offer);
+    }
+
+    /// Records that the request failed over to another backend.
+    pub fn rerouted(&self, backend: &BackendName) {
+        self.session.rerouted(self.id, backend);
+    }
+
+    /// Adds token counts while the leg stays open: a socket carries many responses.
+    pub fn add_usage(&self, model: Option<&str>, usage: Usage) {
+        self.session.add_usage(self.id, model, usage);
+    }
+
+    /// Closes the leg with its report. A second report changes nothing.
+    pub fn settle(&mut self, report: LegReport) {
+        self.close(Some(report));
+    }
+
+    /// Removes the leg, and the bytes it counted, as if it had never been opened: it turned out to belong to
+    /// another session.
+    pub fn withdraw(mut self, bytes_in: u64) {
+        self.open = false;
+        self.manager.withdraw(&self.session, self.id, bytes_in);
+    }
+
+    fn close(&mut self, report: Option<LegReport>) {
+        if std::mem::take(&mut self.open) {
+            self.manager.close(&self.session, self.id, report);
+        }
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        self.close(None);
+    }
+}

@@ -1,0 +1,132 @@
+//! Timeouts: `app` calls [`Manager::reap`] every second, and [`Manager::shutdown`] at the end.
+//!
+//! Idle time counts from the last byte, whether or not a leg is open: a stream that is silent for longer than
+//! `session.idle_timeout` ends with its session (its own idle timer, `server.timeouts.stream_idle`, is normally
+//! shorter).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::manager::{Manager, SETTLE};
+use super::session::{Inner, Session};
+use crate::clock::{Moment, millis};
+use crate::session::settings::Settings;
+use crate::session::views::state::EndReason;
+
+/// How often shutdown checks the legs that are still settling.
+const STEP: Duration = Duration::from_millis(10);
+/// How long a reap waits in total for the listener to write records. Records that then find no room are counted as
+/// lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The same at shutdown.
+const LAST_PATIENCE: Duration = Duration::from_secs(15);
+
+impl Manager {
+    /// Ends sessions that are due, completes records whose legs do not settle, and purges what is past its
+    /// retention. The walk costs two atomic loads for each session.
+    pub async fn reap(&self) {
+        let now = self.clock.now();
+        let settings = self.settings.load_full();
+        let due = self.active.collect(|live| due(live, &settings, now).map(|reason| (live.clone(), reason)));
+        let here = self.replication.end_due(self, due, &settings).await;
+        let mut patience = PATIENCE;
+        for (live, reason) in here {
+            self.pace(&mut patience).await;
+            self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
+        }
+        self.settle(&settings, now).await;
+        self.kill_orders.forget_expired(now);
+        if !self.replication.store_answers() {
+            return;
+        }
+        if let Some(horizon) = now.as_millis().checked_sub(millis(settings.retention)) {
+            let horizon = self.clock.wall(Moment::from_millis(horizon));
+            if let Err(fault) = self.store.purge(horizon).await {
+                tracing::warn!(%fault, "ended sessions were not purged");
+            }
+        }
+    }
+
+    /// Completes ended sessions whose legs have had time to settle.
+    async fn settle(&self, settings: &Settings, now: Moment) {
+        let age = |live: &Session| live.ended().map_or(Duration::ZERO, |ended| now.since(ended));
+        let ended = self.closing.collect(|live| (age(live) >= SETTLE).then(|| live.clone()));
+        for live in &ended {
+            self.finish(live);
+        }
+        let is_past = |live: &Session| age(live) >= settings.retention;
+        let ended = ended.into_iter().map(|live| (live.clone(), is_past(&live))).collect();
+        self.replication.close(self, ended).await;
+    }
+
+    /// Ends all sessions (state completed, reason `shutdown`) and refuses new ones. Open legs are cut and get a
+    /// moment to settle; then every record is written.
+    pub async fn shutdown(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let mut patience = LAST_PATIENCE;
+        for live in self.active.collect(|live| Some(live.clone())) {
+            self.pace(&mut patience).await;
+            self.end(&live, EndReason::Shutdown, None, |_, _| true);
+        }
+        let ended = self.closing.collect(|live| Some(live.clone()));
+        let mut waited = Duration::ZERO;
+        while waited < SETTLE && ended.iter().any(|live| !live.is_recorded()) {
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+        }
+        for live in &ended {
+            self.finish(live);
+        }
+        self.replication.leave(self, ended).await;
+    }
+
+    /// Ends a session that has been idle for `limit`; one with open legs only for reason `idle_timeout`. Returns
+    /// true when it ended now.
+    pub(in crate::session) fn end_if_idle(
+        &self,
+        live: &Arc<Session>,
+        reason: EndReason,
+        limit: Duration,
+    ) -> bool {
+        let is_idle = |live: &Session, inner: &Inner| {
+            live.idle(self.clock.now()) >= limit
+                && (reason == EndReason::IdleTimeout || inner.legs.is_empty())
+        };
+        self.end(live, reason, None, is_idle).is_some()
+    }
+
+    /// Puts the last view of an ended session into the store. Returns false if the store did not take it.
+    pub(super) async fn store_ended(&self, live: &Arc<Session>) -> bool {
+        let kept = self.store.put(Arc::new(live.view(&self.clock, true))).await;
+        if let Err(fault) = &kept {
+            tracing::warn!(%fault, uid = %live.uid(), "an ended session was not kept");
+        }
+        kept.is_ok()
+    }
+}
+
+/// Why a session is due to end; cheap, without its lock.
+fn due(live: &Session, settings: &Settings, now: Moment) -> Option<EndReason> {
+    let idle = live.idle(now);
+    if settings.max_duration.is_some_and(|max| now.since(live.started()) >= max) {
+        Some(EndReason::MaxDuration)
+    } else if idle >= settings.idle_timeout {
+        Some(EndReason::IdleTimeout)
+    } else if settings.completed_after.is_some_and(|after| idle >= after) && live.open_legs() == 0 {
+        Some(EndReason::CompletedAfter)
+    } else {
+        None
+    }
+}
+
+/// Checks again at the moment of the end, when no leg can open or close.
+fn still_due(live: &Session, inner: &Inner, reason: EndReason, settings: &Settings, now: Moment) -> bool {
+    match reason {
+        EndReason::IdleTimeout => live.idle(now) >= settings.idle_timeout,
+        EndReason::CompletedAfter => {
+            inner.legs.is_empty() && settings.completed_after.is_some_and(|after| live.idle(now) >= after)
+        }
+        _ => true,
+    }
+}

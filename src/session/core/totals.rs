@@ -1,0 +1,257 @@
+//! The totals of one session. Everything that a client can vary is bounded here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::packed_requests::PackedRequest;
+use super::request::LegReport;
+use crate::clock::millis;
+use crate::error::ErrorKind;
+use crate::ids::BackendName;
+use crate::protocol::facts::tools::ToolCounts;
+use crate::protocol::facts::usage::Usage;
+use crate::session::views::latency::Latencies;
+use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
+
+/// Distinct models and distinct errors that are counted separately; further models count as [`OTHER`].
+const DISTINCT: usize = 32;
+const OTHER: &str = "other";
+
+/// A failed response: by its status, or by the error code of the gateway if there was none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Status(u16),
+    Code(ErrorKind),
+}
+
+/// The totals of one session.
+#[derive(Debug, Default)]
+pub(in crate::session) struct SessionTotals {
+    lines: VecDeque<PackedRequest>,
+    backends: Vec<BackendUse>,
+    models: Vec<ModelUse>,
+    ttfb: Latencies,
+    seldom: Option<Box<RareTotals>>,
+}
+
+/// Totals that are empty in most sessions.
+#[derive(Debug, Default)]
+struct RareTotals {
+    failures: Vec<(Failure, u64)>,
+    failovers: u64,
+    tools: ToolCounts,
+    /// Of responses that named no model.
+    usage: Usage,
+}
+
+impl SessionTotals {
+    /// Counts the backend and the model of an open leg, so that views show them before the response is complete.
+    pub(super) fn routed(
+        &mut self,
+        line: &mut RequestLine,
+        backend: Option<&BackendName>,
+        model: Option<&str>,
+    ) {
+        if let (None, Some(backend)) = (&line.backend, backend) {
+            self.backend(backend);
+            line.backend = Some(backend.clone());
+        }
+        if let (None, Some(model)) = (&line.model, model) {
+            let used = self.model(model);
+            used.requests += 1;
+            line.model = Some(used.model.clone());
+        }
+    }
+
+    /// Reverts what [`SessionTotals::routed`] counted for this line.
+    pub(super) fn withdraw(&mut self, line: &RequestLine) {
+        if let Some(used) = self.backends.iter_mut().find(|used| Some(&used.name) == line.backend.as_ref()) {
+            used.requests -= 1;
+        }
+        if let Some(used) = self.models.iter_mut().find(|used| Some(&used.model) == line.model.as_ref()) {
+            used.requests -= 1;
+        }
+        self.backends.retain(|used| used.requests > 0);
+    }
+
+    /// Moves an open leg to the backend that it failed over to.
+    pub(super) fn rerouted(&mut self, line: &mut RequestLine, backend: &BackendName) {
+        if let Some(left) = line.backend.take()
+            && let Some(used) = self.backends.iter_mut().find(|used| used.name == left)
+        {
+            used.requests -= 1;
+            self.backends.retain(|used| used.requests > 0);
+        }
+        self.routed(line, Some(backend), None);
+    }
+
+    /// Adds a finished leg and returns its packed form. `line` has what was known at its start.
+    pub(in crate::session) fn add(&mut self, mut line: RequestLine, report: LegReport) -> &PackedRequest {
+        self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
+        if let Some(usage) = report.usage {
+            self.add_usage(line.model.as_deref(), usage);
+        }
+        if let Some(ttfb) = report.ttfb {
+            self.ttfb.add(millis(ttfb));
+        }
+        if let Some(failure) = failure(&report) {
+            self.failure(failure);
+        }
+        line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
+        if report.failover_from.is_some() {
+            self.seldom().failovers += 1;
+        }
+        line.failover_from = report.failover_from;
+        line.attempts = report.attempts;
+        line.status = report.status;
+        line.error = report.error.map(|kind| kind.code().into());
+        line.outcome = report.outcome.into();
+        if !report.tools.is_empty() {
+            self.seldom().tools.add_all(&report.tools);
+        }
+        line.stop_reason = report.stop_reason;
+        line.tools = report.tools;
+        line.stream = report.stream;
+        line.duration_ms = millis(report.duration);
+        line.ttfb_ms = report.ttfb.map(millis);
+        line.bytes_in = report.bytes_in;
+        line.bytes_out = report.bytes_out;
+        if let Some(mut socket) = report.socket {
+            socket.usage = line.socket.take().map_or_else(Usage::default, |counted| counted.usage);
+            line.socket = Some(socket);
+        }
+        if self.lines.len() == LAST_REQUESTS {
+            self.lines.pop_front();
+        } else if self.lines.is_empty() {
+            // `push_back` would reserve four.
+            self.lines.reserve_exact(1);
+        }
+        self.lines.push_back_mut(line.into())
+    }
+
+    /// Adds the token counts of one response.
+    pub(super) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
+        if let Some(model) = model {
+            let used = self.model(model);
+            used.usage += usage;
+            // A socket may switch to another model.
+            used.requests = used.requests.max(1);
+        } else {
+            self.seldom().usage += usage;
+        }
+    }
+
+    fn seldom(&mut self) -> &mut RareTotals {
+        self.seldom.get_or_insert_default()
+    }
+
+    fn backend(&mut self, name: &BackendName) {
+        match self.backends.iter_mut().find(|used| used.name == *name) {
+            Some(used) => used.requests += 1,
+            None => push_compact(&mut self.backends, BackendUse { name: name.clone(), requests: 1 }),
+        }
+    }
+
+    /// The entry of a model, under its own name or [`OTHER`].
+    fn model(&mut self, model: &str) -> &mut ModelUse {
+        let model = clipped(model);
+        let mut at = self.models.iter().position(|used| *used.model == *model);
+        let full = self.models.len() >= DISTINCT;
+        if at.is_none() && full {
+            at = self.models.iter().position(|used| *used.model == *OTHER);
+        }
+        let at = at.unwrap_or_else(|| {
+            let name: Arc<str> = if full { OTHER } else { model }.into();
+            push_compact(&mut self.models, ModelUse { model: name, requests: 0, usage: Usage::default() });
+            self.models.len() - 1
+        });
+        &mut self.models[at]
+    }
+
+    fn failure(&mut self, failure: Failure) {
+        let failures = &mut self.seldom().failures;
+        match failures.iter().position(|(known, _)| *known == failure) {
+            Some(at) => failures[at].1 += 1,
+            None if failures.len() < DISTINCT => push_compact(failures, (failure, 1)),
+            None => {}
+        }
+    }
+
+    /// The last requests, newest first.
+    pub(in crate::session) fn lines(&self) -> Vec<RequestLine> {
+        self.lines.iter().rev().map(PackedRequest::line).collect()
+    }
+
+    /// The backends, most used first.
+    pub(in crate::session) fn backends(&self) -> Vec<BackendUse> {
+        let mut backends = self.backends.clone();
+        backends.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
+        backends
+    }
+
+    pub(in crate::session) fn used(&self, backend: &str) -> bool {
+        self.backends.iter().any(|used| used.name.as_str() == backend)
+    }
+
+    /// The models in order of first use.
+    pub(in crate::session) fn models(&self) -> &[ModelUse] {
+        &self.models
+    }
+
+    /// Failed responses by status or code.
+    pub(in crate::session) fn errors(&self) -> BTreeMap<String, u64> {
+        let failures = self.seldom.iter().flat_map(|seldom| &seldom.failures);
+        failures
+            .map(|(failure, count)| match failure {
+                Failure::Status(status) => (status.to_string(), *count),
+                Failure::Code(kind) => (kind.code().to_owned(), *count),
+            })
+            .collect()
+    }
+
+    /// Requests that failed over to another backend.
+    pub(in crate::session) fn failovers(&self) -> u64 {
+        self.seldom.as_ref().map_or(0, |seldom| seldom.failovers)
+    }
+
+    /// Token counts of all models.
+    pub(in crate::session) fn usage(&self) -> Usage {
+        let unnamed = self.seldom.as_ref().map(|seldom| seldom.usage).unwrap_or_default();
+        self.models.iter().fold(unnamed, |mut sum, used| {
+            sum += used.usage;
+            sum
+        })
+    }
+
+    /// Times to first byte.
+    pub(in crate::session) fn latencies(&self) -> &Latencies {
+        &self.ttfb
+    }
+
+    /// Tools that models called.
+    pub(in crate::session) fn tools(&self) -> ToolCounts {
+        self.seldom.as_ref().map(|seldom| seldom.tools.clone()).unwrap_or_default()
+    }
+}
+
+/// True if the leg counts as an error of its session.
+pub(in crate::session) fn failed(report: &LegReport) -> bool {
+    failure(report).is_some()
+}
+
+/// A status below 400 with an error means that the response broke off: then the error code says more.
+fn failure(report: &LegReport) -> Option<Failure> {
+    match (report.status, report.error) {
+        (Some(status), _) if status >= 400 => Some(Failure::Status(status)),
+        (_, Some(kind)) => Some(Failure::Code(kind)),
+        _ => None,
+    }
+}
+
+/// Appends to a list that mostly has one element; `Vec::push` would reserve four.
+pub(in crate::session) fn push_compact<T>(list: &mut Vec<T>, element: T) {
+    if list.capacity() == 0 {
+        list.reserve_exact(1);
+    }
+    list.push(element);
+}

@@ -1,0 +1,34 @@
+-- Writes a share, unless it is closed or a newer version of it is stored, and extends the lifetime of the keys.
+--
+-- KEYS[1] incarnation, KEYS[2] session, KEYS[3] ids
+-- ARGV[1] share
+-- ARGV[2] version          of the share; increases with each write
+-- ARGV[3] last activity    milliseconds since 1970
+-- ARGV[4] document         of the share
+-- ARGV[5] ttl              of incarnation and session, in milliseconds
+-- ARGV[6] ttl of ids       in milliseconds
+-- ARGV[7] member           of KEYS[3]
+-- ARGV[8] document         of the session, written if KEYS[2] is missing
+--
+-- Lifetimes are extended, never shortened: while a change is rolled out, instances may have different settings.
+-- Returns the end of the incarnation, or an empty string while it is active.
+if redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[1]) == 0
+  and (tonumber(redis.call('HGET', KEYS[1], 'n:' .. ARGV[1])) or 0) < tonumber(ARGV[2]) then
+  if redis.call('HEXISTS', KEYS[1], 'o:' .. ARGV[1]) == 0 then
+    redis.call('HSET', KEYS[1], 'rebuilt', redis.call('TIME')[1])
+  end
+  redis.call('HSET', KEYS[1], 'o:' .. ARGV[1], ARGV[4], 'n:' .. ARGV[1], ARGV[2], 't:' .. ARGV[1], ARGV[3])
+end
+local function prolong(key, ttl)
+  local left = redis.call('PTTL', key)
+  if left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+  return left
+end
+prolong(KEYS[1], ARGV[5])
+local ended = redis.call('HGET', KEYS[1], 'end')
+if not ended and prolong(KEYS[2], ARGV[5]) == -2 then
+  redis.call('SET', KEYS[2], ARGV[8], 'PX', ARGV[5], 'NX')
+end
+redis.call('SADD', KEYS[3], ARGV[7])
+prolong(KEYS[3], ARGV[6])
+return ended or ''
