@@ -11,7 +11,7 @@ use pingora_core::services::background::{BackgroundService, background_service};
 
 use super::descriptors;
 use super::services::{self, Extra};
-use super::signals::{Command, Signals};
+use super::signals::{Signal, Signals};
 use crate::config::{Flags, Sources};
 use crate::demo::Provider;
 
@@ -56,7 +56,7 @@ pub fn demo_provider(address: SocketAddr) -> anyhow::Result<()> {
 
 /// Waits for a signal to shut down; a provider ignores reloads and upgrades.
 async fn shutdown_requested(signals: &Signals) {
-    while !matches!(signals.next().await, Some(Command::Drain | Command::Stop) | None) {}
+    while !matches!(signals.next().await, Some(Signal::Drain | Signal::Stop) | None) {}
 }
 
 /// Returns the configuration of the demo: one backend per dialect, all of them the bundled provider. Environment variables

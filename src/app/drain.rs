@@ -13,7 +13,7 @@ use tracing::{error, info};
 use super::components::Components;
 use super::reload::Reload;
 use super::sd_notify;
-use super::signals::{Command, Signals};
+use super::signals::{Signal, Signals};
 use super::upgrade::Upgrade;
 
 /// How long legs have to write their closing frames after they are cut, and then the control API to finish its
@@ -36,22 +36,22 @@ pub(super) struct Drain {
 impl ShutdownSignalWatch for Drain {
     /// Returns when the shutdown is complete, so that Pingora exits without waiting.
     async fn recv(&self) -> ShutdownSignal {
-        while let Some(command) = self.signals.next().await {
-            match command {
-                Command::Reload => self.reload.by_signal().await,
-                Command::Upgrade => self.upgrade.begin(),
-                Command::Replaced => {
+        while let Some(signal) = self.signals.next().await {
+            match signal {
+                Signal::Reload => self.reload.by_signal().await,
+                Signal::Upgrade => self.upgrade.begin(),
+                Signal::Replaced => {
                     // New operator connections must reach the new process only.
                     self.closing.send_replace(true);
                     self.drain_beside_successor().await;
                     break;
                 }
-                Command::Drain => {
+                Signal::Drain => {
                     sd_notify::stopping();
                     self.drain(false).await;
                     break;
                 }
-                Command::Stop => {
+                Signal::Stop => {
                     sd_notify::stopping();
                     break;
                 }
@@ -92,7 +92,7 @@ impl Drain {
                 }
             } => {}
             () = async {
-                while !matches!(self.signals.next().await, None | Some(Command::Drain | Command::Stop)) {}
+                while !matches!(self.signals.next().await, None | Some(Signal::Drain | Signal::Stop)) {}
             } => info!("a second signal: not waiting any longer"),
         }
     }

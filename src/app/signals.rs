@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// What a signal, or a finished upgrade, asks this process to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum Signal {
     /// SIGHUP: read the configuration again.
     Reload,
     /// SIGTERM: let open requests finish, then end.
@@ -20,13 +20,13 @@ pub(super) enum Command {
     /// SIGQUIT: start a new process of the program that takes over.
     Upgrade,
     /// The new process serves and owns the ports: drain. Sent by `upgrade`, not by a signal.
-    Leave,
+    Replaced,
 }
 
-/// Queue of commands that were not carried out yet.
+/// Queue of signals that were not handled yet.
 pub(super) struct Signals {
-    commands: Mutex<UnboundedReceiver<Command>>,
-    sender: UnboundedSender<Command>,
+    signals: Mutex<UnboundedReceiver<Signal>>,
+    sender: UnboundedSender<Signal>,
 }
 
 impl Signals {
@@ -35,7 +35,7 @@ impl Signals {
     /// # Errors
     /// The thread or a handler cannot be created.
     pub(super) fn install() -> io::Result<Self> {
-        let (sender, commands) = unbounded_channel();
+        let (sender, signals) = unbounded_channel();
         let (ready, installed) = mpsc::channel();
         let to_thread = sender.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -43,21 +43,21 @@ impl Signals {
             runtime.block_on(listen(&to_thread, &ready));
         })?;
         installed.recv().map_err(io::Error::other)??;
-        Ok(Self { commands: Mutex::new(commands), sender })
+        Ok(Self { signals: Mutex::new(signals), sender })
     }
 
-    /// Returns a sender for commands that are not signals.
-    pub(super) fn sender(&self) -> UnboundedSender<Command> {
+    /// Returns a sender for signals that are not signals.
+    pub(super) fn sender(&self) -> UnboundedSender<Signal> {
         self.sender.clone()
     }
 
-    /// Waits for the next command. Never returns `None` while `self` exists, since it holds a sender.
-    pub(super) async fn next(&self) -> Option<Command> {
-        self.commands.lock().await.recv().await
+    /// Waits for the next signal. Never returns `None` while `self` exists, since it holds a sender.
+    pub(super) async fn next(&self) -> Option<Signal> {
+        self.signals.lock().await.recv().await
     }
 }
 
-async fn listen(sender: &UnboundedSender<Command>, ready: &mpsc::Sender<io::Result<()>>) {
+async fn listen(sender: &UnboundedSender<Signal>, ready: &mpsc::Sender<io::Result<()>>) {
     let handlers = (|| {
         Ok((
             signal(SignalKind::hangup())?,
@@ -75,13 +75,13 @@ async fn listen(sender: &UnboundedSender<Command>, ready: &mpsc::Sender<io::Resu
     };
     let _ = ready.send(Ok(()));
     loop {
-        let command = tokio::select! {
-            _ = hangup.recv() => Command::Reload,
-            _ = terminate.recv() => Command::Drain,
-            _ = interrupt.recv() => Command::Stop,
-            _ = quit.recv() => Command::Upgrade,
+        let received = tokio::select! {
+            _ = hangup.recv() => Signal::Reload,
+            _ = terminate.recv() => Signal::Drain,
+            _ = interrupt.recv() => Signal::Stop,
+            _ = quit.recv() => Signal::Upgrade,
         };
-        if sender.send(command).is_err() {
+        if sender.send(received).is_err() {
             return;
         }
     }

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::fd_passing::{self, SocketName};
 use super::sd_notify;
-use super::signals::Command;
+use super::signals::Signal;
 use crate::session::Manager;
 
 /// How long the new process may take until it serves.
@@ -31,8 +31,8 @@ pub(super) struct Upgrade {
     sockets: Mutex<Vec<(SocketName, TcpListener)>>,
     /// The new process, until it serves.
     successor: Mutex<Option<Child>>,
-    /// Receives [`Command::Replaced`] when the new process serves.
-    commands: UnboundedSender<Command>,
+    /// Receives [`Signal::Replaced`] when the new process serves.
+    signals: UnboundedSender<Signal>,
     /// The sessions that the session channel shares with the new process.
     sessions: Arc<Manager>,
 }
@@ -41,15 +41,15 @@ impl Upgrade {
     /// Prepares an upgrade of this program with these sockets.
     pub(super) fn new(
         sockets: Vec<(SocketName, TcpListener)>,
-        commands: UnboundedSender<Command>,
+        signals: UnboundedSender<Signal>,
         sessions: Arc<Manager>,
     ) -> Arc<Self> {
         let (sockets, successor) = (Mutex::new(sockets), Mutex::default());
-        Arc::new(Self { program: program(), sockets, successor, commands, sessions })
+        Arc::new(Self { program: program(), sockets, successor, signals, sessions })
     }
 
     /// Starts the new process. Needs a runtime, which drives the session channel. Success is reported as
-    /// [`Command::Replaced`], a failure is logged.
+    /// [`Signal::Replaced`], a failure is logged.
     pub(super) fn begin(self: &Arc<Self>) {
         if std::process::id() == 1 {
             error!("no upgrade as process 1: its end ends the container; replace the container instead");
@@ -107,7 +107,7 @@ impl Upgrade {
             Ok(()) => {
                 info!(pid = child.id(), "the new process serves, this one leaves");
                 sd_notify::main_process(child.id());
-                let _ = self.commands.send(Command::Replaced);
+                let _ = self.signals.send(Signal::Replaced);
             }
             Err(why) => {
                 let status = end(&mut child);
