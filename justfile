@@ -70,12 +70,14 @@ clients:
 fmt:
     cargo fmt
 
-# Regenerate conf/schema.json and docs/cdr.schema.json after a change of a configuration key or a record field.
+# Regenerate conf/schema.json, docs/cdr.schema.json and docs/openapi.json after a change of a configuration key, a record field or the control API.
 schema:
     cargo run --quiet -- schema > target/schema.json
     mv target/schema.json conf/schema.json
     cargo run --quiet -- schema --of record > target/schema.json
     mv target/schema.json docs/cdr.schema.json
+    cargo run --quiet -- schema --of openapi > target/schema.json
+    mv target/schema.json docs/openapi.json
 
 # Formatting and lints, warnings are errors.
 lint:

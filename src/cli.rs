@@ -1,18 +1,20 @@
-//! The command line: `elida run`, `check`, `doctor`, `demo`, and the commands that talk to a running ELIDA.
+//! The command line: `elida run`, `check`, `doctor`, `demo`, and the commands that use the control API of a running gateway.
 //!
-//! Duty: flags to [`Sources`], results to text, errors to exit codes: 0 done, 1 failed, 2 wrong usage
-//! or invalid configuration. Neighbours: `app` does what `run` and `demo` ask for;
-//! the talking commands know the control API only through its JSON (`cli/client.rs`).
+//! Duty: flags to [`Sources`], results to text, errors to exit codes: 0 success, 1 failure, 2 wrong usage or invalid
+//! configuration. Neighbours: `app` runs the gateway for `run` and `demo`; the other commands use the control API over
+//! HTTP (`cli/client.rs`) with the types of `control::api`.
 
 mod cdr;
 mod check;
 mod client;
+mod commands;
 mod doctor;
 mod health;
 mod output;
 mod report;
 mod table;
-mod talk;
+#[cfg(test)]
+mod testing;
 mod top;
 
 use std::io::{self, IsTerminal, Write};
@@ -25,12 +27,13 @@ use clap_complete::Shell;
 
 use crate::app;
 use crate::config::{Environment, Flags, Sources, schema};
+use crate::control::openapi;
 use crate::history::read::record_schema;
 use crate::settings::fault::Faults;
 
-/// Exit code: it was tried and failed.
+/// Exit code of a failure.
 const FAILED: u8 = 1;
-/// Exit code: wrong usage or an invalid configuration.
+/// Exit code of wrong usage or an invalid configuration.
 const INVALID: u8 = 2;
 
 #[derive(Debug, Parser)]
@@ -46,52 +49,52 @@ struct Cli {
     command: Command,
 }
 
-/// What most people look for.
+/// Examples, exit codes and variables below the help.
 const AFTER_HELP: &str = "\
 Examples:
-  elida demo                          everything at once, without key or configuration
-  elida check -c conf/elida.yaml      every fault and warning of a file
-  elida run -c conf/elida.yaml        the gateway
-  elida top                           who runs now; k kills
+  elida demo                          try it: gateway and provider, without key or configuration
+  elida check -c conf/elida.yaml      check a configuration file
+  elida run -c conf/elida.yaml        run the gateway
+  elida top                           watch live sessions; k kills one
   elida kill ID --reason runaway      cut a session and refuse what follows
-  elida session ID                    its agents; kill ID --agent A takes one of them
-  elida completions bash              completions for the shell
+  elida session ID                    show its agents; kill ID --agent A kills one of them
+  elida completions bash              print shell completions
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
+Exit codes: 0 success, 1 failure, 2 wrong usage or invalid configuration.
 Variables: NO_COLOR, ELIDA_CONFIG, ELIDA_CONTROL, ELIDA_CONTROL_TOKEN_FILE; any key of the file as
 ELIDA__SECTION__KEY.";
 
-// In the order in which one needs them: to run, to watch, to stop, and the rest.
+// In the order of their use: run, watch, kill, and the rest.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway
     Run(RunArgs),
     /// Run the gateway with a bundled demo provider: no key, no configuration
     Demo(DemoArgs),
-    /// Check a configuration and tell every fault and warning
+    /// Check a configuration and print every fault and warning
     Check(check::CheckArgs),
-    /// Look whether the gateway can work here: backends, ports, folders, limits
+    /// Check whether the gateway can work on this host: backends, ports, folders, limits
     Doctor(doctor::DoctorArgs),
     /// Show live sessions in the terminal; kill one with k
-    Top(talk::PlainArgs),
+    Top(commands::PlainArgs),
     /// List sessions
-    Sessions(talk::SessionsArgs),
+    Sessions(commands::SessionsArgs),
     /// Show a session and the tree of its agents
-    Session(talk::SessionArgs),
+    Session(commands::SessionArgs),
     /// Show totals
-    Stats(talk::PlainArgs),
+    Stats(commands::PlainArgs),
     /// Kill a session, or an agent in it: cut what is open and refuse what follows
-    Kill(talk::KillArgs),
-    /// Lift the block of a killed session or agent
-    Resume(talk::ResumeArgs),
+    Kill(commands::KillArgs),
+    /// Lift the kill of a session or agent
+    Resume(commands::ResumeArgs),
     /// List kill orders in force
-    Kills(talk::PlainArgs),
+    Kills(commands::PlainArgs),
     /// Records of ended sessions: export them, or verify an exported file
     #[command(subcommand)]
     Cdr(cdr::CdrCommand),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
     Healthcheck(health::HealthArgs),
-    /// Print the JSON Schema of the configuration, for editors, or of the records
+    /// Print the JSON Schema of the configuration or of the records, or the OpenAPI document
     Schema(SchemaArgs),
     /// Print completions for a shell
     Completions {
@@ -103,7 +106,7 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct SchemaArgs {
-    /// config: the file that elida run reads; record: a line of elida cdr export
+    /// config: the file that elida run reads; record: a line of elida cdr export; openapi: the control API
     #[arg(long, value_name = "FORM", default_value = "config")]
     of: SchemaOf,
 }
@@ -112,6 +115,7 @@ struct SchemaArgs {
 enum SchemaOf {
     Config,
     Record,
+    Openapi,
 }
 
 #[derive(Args, Debug)]
@@ -147,12 +151,12 @@ struct DemoArgs {
     /// Address of the control API
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     control_listen: String,
-    /// Only the provider, on this address (IP:PORT), without a gateway
+    /// Run only the provider, on this address (IP:PORT), without a gateway
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["listen", "control_listen"])]
     only_provider: Option<SocketAddr>,
 }
 
-/// Reads the arguments of this process, does what they say and gives the exit code.
+/// Runs the command given by the arguments of this process and returns its exit code.
 pub fn main() -> ExitCode {
     // Wrong usage ends the process here, with exit code 2.
     let cli = Cli::parse();
@@ -166,18 +170,19 @@ pub fn main() -> ExitCode {
             return doctor::doctor(&sources(arguments.file, Flags::default()), arguments.json);
         }
         Command::Top(arguments) => top::top(&arguments).map_err(failed),
-        Command::Sessions(arguments) => talk::sessions(&arguments).map_err(failed),
-        Command::Session(arguments) => talk::session(&arguments).map_err(failed),
-        Command::Stats(arguments) => talk::stats(&arguments).map_err(failed),
-        Command::Kill(arguments) => talk::kill(&arguments).map_err(failed),
-        Command::Resume(arguments) => talk::resume(&arguments).map_err(failed),
-        Command::Kills(arguments) => talk::kills(&arguments).map_err(failed),
+        Command::Sessions(arguments) => commands::sessions(&arguments).map_err(failed),
+        Command::Session(arguments) => commands::session(&arguments).map_err(failed),
+        Command::Stats(arguments) => commands::stats(&arguments).map_err(failed),
+        Command::Kill(arguments) => commands::kill(&arguments).map_err(failed),
+        Command::Resume(arguments) => commands::resume(&arguments).map_err(failed),
+        Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema(arguments) => {
             let schema = match arguments.of {
                 SchemaOf::Config => schema(),
                 SchemaOf::Record => record_schema::schema(),
+                SchemaOf::Openapi => openapi::document(),
             };
             print(&format!("{schema:#}\n"));
             Ok(())
@@ -203,7 +208,7 @@ fn demo(arguments: DemoArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What is told on the way out.
+/// A failure and its exit code.
 struct Failure {
     code: u8,
     text: String,
@@ -213,7 +218,7 @@ fn failed(error: anyhow::Error) -> Failure {
     Failure { code: FAILED, text: format!("elida: {error:#}") }
 }
 
-/// An invalid configuration is told apart from other failures.
+/// Returns the failure of an error; an invalid configuration has its own exit code.
 fn explain(error: anyhow::Error) -> Failure {
     match error.downcast_ref::<Faults>() {
         Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, None) },
@@ -221,7 +226,7 @@ fn explain(error: anyhow::Error) -> Failure {
     }
 }
 
-/// Completions made from the same definitions as the flags.
+/// Prints completions, generated from the definitions of the flags.
 fn complete(shell: &str) {
     let shell = match shell {
         "zsh" => Shell::Zsh,
@@ -247,18 +252,18 @@ fn run(arguments: RunArgs) -> Result<(), Failure> {
     })
 }
 
-/// Writes to standard output; a reader that has gone away (`| head`) is no failure.
+/// Writes to standard output; a closed pipe (`| head`) is not an error.
 fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-/// True when nothing may be coloured here, or nobody sees it (<https://no-color.org>).
+/// True when output must not be coloured: NO_COLOR is set (<https://no-color.org>), or it is not a terminal.
 fn is_plain() -> bool {
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     no_colour || is_dumb() || !io::stdout().is_terminal()
 }
 
-/// True for a terminal that knows no sequences.
+/// True for a terminal without escape sequences.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }

@@ -153,7 +153,7 @@ impl<'de> Deserialize<'de> for Uid {
 }
 
 /// A leg (request, stream, WebSocket) of a session; unique in this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct LegId(pub u64);
 

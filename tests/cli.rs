@@ -157,6 +157,8 @@ fn the_schemas_are_the_shipped_files() {
     assert!(code == 0 && out == include_str!("../conf/schema.json"), "run: just schema");
     let (code, out, _) = result(&elida(&["schema", "--of", "record"], &[]));
     assert!(code == 0 && out == include_str!("../docs/cdr.schema.json"), "run: just schema");
+    let (code, out, _) = result(&elida(&["schema", "--of", "openapi"], &[]));
+    assert!(code == 0 && out == include_str!("../docs/openapi.json"), "run: just schema");
     assert_eq!(elida(&["schema", "--of", "nonsense"], &[]).status.code(), Some(2));
 }
 

@@ -1,10 +1,11 @@
 //! Reloads the configuration under running streams: read, compile, compare, swap. An invalid file changes nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::components::{Components, addresses, runtime_settings};
@@ -12,7 +13,8 @@ use super::descriptors::Plan;
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
-use crate::control::service::ReloadReport;
+use crate::control::api::health::BackendStatus;
+use crate::control::service::{ReloadReport, Runtime};
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
@@ -85,29 +87,33 @@ impl Reload {
         self.current.store(Arc::new(config));
         Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })
     }
+}
 
-    /// Returns the values in force under the keys of the file, with secrets masked.
-    pub(super) fn in_force(&self) -> Value {
+impl Runtime for Reload {
+    fn config(&self) -> Value {
         in_force(&self.started, &self.current.load())
     }
 
-    /// Describes each backend by name: settings, health and load.
-    pub(super) fn describe_backends(&self) -> Value {
+    fn reload(&self) -> Result<ReloadReport, Faults> {
+        self.now()
+    }
+
+    fn backends(&self) -> BTreeMap<String, BackendStatus> {
         let now = self.shared.clock.now();
         let describe = |backend: &Arc<Backend>| {
             let (settings, health) = (backend.settings(), backend.health());
-            let described = json!({
-                "type": settings.kind().name(),
-                "url": settings.url(),
-                "auth": settings.auth().name(),
-                "healthy": health.is_good(),
-                "rests_for_ms": health.ejected_for(now).map(millis),
-                "callers_kept_away": backend.callers_kept_away(now),
-                "open": backend.load(),
-            });
-            (settings.name().to_string(), described)
+            let status = BackendStatus {
+                r#type: settings.kind().name().into(),
+                url: settings.url(),
+                auth: settings.auth().name().into(),
+                healthy: health.is_good(),
+                rests_for_ms: health.ejected_for(now).map(millis),
+                callers_kept_away: backend.callers_kept_away(now),
+                open: backend.load(),
+            };
+            (settings.name().to_string(), status)
         };
-        Value::Object(self.shared.live.load().backends.iter().map(describe).collect())
+        self.shared.live.load().backends.iter().map(describe).collect()
     }
 }
 

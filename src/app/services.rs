@@ -28,7 +28,7 @@ use super::sd_notify;
 use super::signals::Signals;
 use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
-use crate::control::service::{ControlService, Parts};
+use crate::control::service::{ControlService, Parts, Runtime};
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
@@ -146,15 +146,13 @@ fn control_service(
     reload: &Arc<Reload>,
     shared: &Components,
 ) -> ControlService {
-    let (config, again, backends) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
+    let runtime: Arc<dyn Runtime> = Arc::clone(reload) as _;
     let parts = Parts {
         manager: Arc::clone(&shared.sessions),
         metrics: Arc::clone(&shared.metrics),
         readiness: Arc::clone(&shared.readiness),
         settings: Arc::clone(&reload.control),
-        config: Arc::new(move || config.in_force()),
-        reload: Arc::new(move || again.now()),
-        backends: Arc::new(move || backends.describe_backends()),
+        runtime,
         history: shared.history.clone(),
         store: reload.current.load().session.store().name(),
         max_connections,

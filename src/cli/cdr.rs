@@ -1,70 +1,80 @@
-//! `elida cdr`: records of ended sessions as a file, the check of such a file without the gateway, and the bodies that
-//! are kept beside them.
+//! `elida cdr`: exports records of ended sessions, verifies an exported file without the gateway, shows captured bodies, and
+//! accepts a changed history.
 
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::client::{Client, ControlArgs};
+use super::commands::{PlainArgs, show};
 use super::output::write_file;
-use super::talk::{PlainArgs, show};
 use super::{FileArgs, check, print, report, sources};
 use crate::config::Flags;
+use crate::control::api::history::{CaptureLimit, CapturesQuery, ExportKind, ExportQuery};
+use crate::control::api::params::Cursor;
 use crate::history::proof::accept::accept;
 use crate::history::proof::verify::{Report, Requirements, TrustedHead, verify};
+use crate::history::read::export::Format;
 use crate::history::read::time_range::parse_time;
 
-/// What to do with records.
+/// Subcommands of `elida cdr`.
 #[derive(Debug, Subcommand)]
 pub(super) enum CdrCommand {
     /// Write the records of ended sessions to a file or to standard output
     Export(ExportArgs),
-    /// Show the bodies that are kept of a session (capture), the last first
+    /// Show the captured bodies of a session (capture), newest first
     Captures(CapturesArgs),
-    /// Check an exported file: nothing changed, taken out or moved, and signed by the gateway
+    /// Verify an exported file: nothing changed, removed or moved, and signed by the gateway
     Verify(VerifyArgs),
-    /// Accept a history that was changed, so that it is signed again from here on: in the gateway's data_dir, as its user
+    /// Accept a changed history, so that it is signed again from here on; run it on the gateway's host, as its user
     Accept(AcceptArgs),
 }
 
 /// Arguments of `elida cdr export`.
 #[derive(Args, Debug)]
 pub(super) struct ExportArgs {
-    /// Each request that is kept (history.legs) instead of the records
+    /// Export the stored requests (history.legs) instead of the records
     #[arg(long)]
     requests: bool,
-    /// ndjson, of records with the chain, for verify; csv, for tables
-    #[arg(long, value_parser = ["ndjson", "csv"], default_value = "ndjson")]
-    format: String,
-    /// Only what ended since: 2026-11-20T10:00:00Z, or 24h for so long ago
+    /// ndjson, with the hash chain, for verify; csv, for spreadsheets
+    #[arg(long, default_value = "ndjson")]
+    format: FileFormat,
+    /// Only what ended at this time or later: 2026-11-20T10:00:00Z, or an age such as 24h
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Only what ended before
+    /// Only what ended before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// The file; without it standard output
+    /// Output file [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
     control: ControlArgs,
 }
 
+/// The format of an exported file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FileFormat {
+    Ndjson,
+    Csv,
+}
+
 /// Arguments of `elida cdr captures`.
 #[derive(Args, Debug)]
 pub(super) struct CapturesArgs {
-    /// A session id, or the uid of an incarnation
+    /// Id or uid of the session
     id: String,
-    /// How many, up to 100
-    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
-    limit: u32,
-    /// Go on where another page ended: its next_cursor
+    /// Number of captures, up to 100
+    #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
+    limit: u8,
+    /// next_cursor of the page before
     #[arg(long, value_name = "CURSOR")]
-    cursor: Option<String>,
+    cursor: Option<u64>,
     #[command(flatten)]
     plain: PlainArgs,
 }
@@ -74,17 +84,17 @@ pub(super) struct CapturesArgs {
 pub(super) struct VerifyArgs {
     /// A file written by `elida cdr export`
     file: PathBuf,
-    /// A public key of the gateway, or the file that holds it (cdr-key.pub in its data_dir); several when it changed and
-    /// the former did not announce the next. Without one the file is only held against itself
+    /// A public key of the gateway, or the file that holds it (cdr-key.pub in its data_dir); repeat it when the key changed
+    /// without a handover. Without a key the file is only checked against itself
     #[arg(long = "key", value_name = "KEY")]
     keys: Vec<String>,
-    /// It must be signed up to this time at least: 2026-11-20T10:00:00Z, or 24h for so long ago
+    /// Require signatures up to this time at least: 2026-11-20T10:00:00Z, or an age such as 24h
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// It must hold the record of this head: an earlier export, a line of it, or the gateway's cdr-head file
+    /// Require the record of this head: an earlier export, a line of one, or the gateway's cdr-head file
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
-    /// Print the outcome as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -94,12 +104,12 @@ pub(super) struct VerifyArgs {
 pub(super) struct AcceptArgs {
     #[command(flatten)]
     file: FileArgs,
-    /// Why it is accepted: signed, and told by each export. Without it only what is wrong is told
+    /// Why it is accepted; the reason is signed and shown by verify. Without it, only print what is wrong
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
-/// Does it.
+/// Runs a subcommand.
 pub(super) fn cdr(command: CdrCommand) -> anyhow::Result<()> {
     match command {
         CdrCommand::Export(arguments) => export(&arguments),
@@ -111,32 +121,39 @@ pub(super) fn cdr(command: CdrCommand) -> anyhow::Result<()> {
 
 fn export(arguments: &ExportArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.control)?;
-    let of = if arguments.requests { "requests" } else { "records" };
-    let mut query = vec![("of", of.to_owned()), ("format", arguments.format.clone())];
-    query.extend(arguments.from.clone().map(|from| ("from", from)));
-    query.extend(arguments.to.clone().map(|to| ("to", to)));
+    let query = ExportQuery {
+        of: if arguments.requests { ExportKind::Requests } else { ExportKind::Records },
+        format: match arguments.format {
+            FileFormat::Ndjson => Format::Ndjson,
+            FileFormat::Csv => Format::Csv,
+        },
+        from: arguments.from.clone(),
+        to: arguments.to.clone(),
+    };
     let path = ["control", "records", "export"];
     let Some(file) = &arguments.output else {
         client.download(&path, &query, &mut io::stdout().lock())?;
         return Ok(());
     };
-    // Half an export must not be taken for one.
+    // An incomplete export must not look complete.
     write_file(file, |sink| client.download(&path, &query, sink).map(drop))
 }
 
 fn captures(arguments: &CapturesArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
-    let mut query = vec![("limit", arguments.limit.to_string())];
-    query.extend(arguments.cursor.clone().map(|cursor| ("cursor", cursor)));
+    let query = CapturesQuery {
+        limit: CaptureLimit::new(arguments.limit.into()),
+        cursor: arguments.cursor.map(Cursor),
+    };
     let page = client.get(&["control", "history", &arguments.id, "captures"], &query)?;
-    show(&arguments.plain, &page, report::captures)
+    show(&arguments.plain, page, report::captures)
 }
 
 fn accept_file(arguments: AcceptArgs) -> anyhow::Result<()> {
     let sources = sources(arguments.file, Flags::default());
     let config = sources.load().map_err(|faults| anyhow!(check::fault_lines(&faults, sources.file())))?;
     let Some(file) = config.history.file(&config.data_dir) else {
-        bail!("no history is kept: history.enabled is false")
+        bail!("there is no history: history.enabled is false")
     };
     let reason = arguments.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
     let accepted = accept(&file, &config.data_dir, reason)?;
@@ -160,7 +177,7 @@ fn verify_file(arguments: &VerifyArgs) -> anyhow::Result<()> {
     let file = File::open(&arguments.file).with_context(|| format!("cannot read {name}"))?;
     match verify(BufReader::new(file), &demand) {
         Ok(report) if arguments.json => print(&format!("{}\n", json!({"valid": true, "report": report}))),
-        Ok(report) => print(&told(&report, !demand.keys.is_empty())),
+        Ok(report) => print(&verified(&report, !demand.keys.is_empty())),
         Err(fault) if arguments.json => {
             print(&format!("{}\n", json!({"valid": false, "fault": fault.to_string()})));
             bail!("{name} is not in order");
@@ -175,7 +192,7 @@ fn demand(arguments: &VerifyArgs) -> anyhow::Result<Requirements> {
     let until = arguments.until.as_deref().map(|until| {
         let time = parse_time(until, Timestamp::now());
         time.with_context(|| {
-            format!("--until {until} is no time; write 2026-11-20T10:00:00Z, or 24h for so long ago")
+            format!("--until {until} is not a time; write 2026-11-20T10:00:00Z, or an age such as 24h")
         })
     });
     let head = arguments.head.as_deref().map(|file| {
@@ -188,7 +205,7 @@ fn demand(arguments: &VerifyArgs) -> anyhow::Result<Requirements> {
     Ok(Requirements { keys, until: until.transpose()?, head: head.transpose()? })
 }
 
-fn told(report: &Report, is_pinned: bool) -> String {
+fn verified(report: &Report, is_pinned: bool) -> String {
     let Report { records, first, last, heads, .. } = report;
     let mut text = match records {
         0 => format!("in order: no records, {heads} signed heads\n"),
@@ -211,13 +228,13 @@ fn told(report: &Report, is_pinned: bool) -> String {
     text.push_str(&match is_pinned {
         true => format!("signed by the key given ({keys})\n"),
         false => format!(
-            "signed by the key {keys}\nwhose key that is, this file cannot say: give --key with the gateway's cdr-key.pub\n"
+            "signed by the key {keys}\nthe file does not prove whose key this is: use --key with the gateway's cdr-key.pub\n"
         ),
     });
     text
 }
 
-/// 64 hexadecimal digits, or a file that holds them.
+/// Reads a public key: 64 hexadecimal digits, or a file that holds them.
 fn read_key(text: &str) -> anyhow::Result<String> {
     let is_key = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_key(text) {
@@ -227,6 +244,6 @@ fn read_key(text: &str) -> anyhow::Result<String> {
         std::fs::read_to_string(Path::new(text)).with_context(|| format!("cannot read the key in {text}"))?;
     match read.trim() {
         key if is_key(key) => Ok(key.to_lowercase()),
-        _ => bail!("{text} holds no public key; it is 64 hexadecimal digits, as in cdr-key.pub of data_dir"),
+        _ => bail!("{text} does not hold a public key: 64 hexadecimal digits, as in cdr-key.pub of data_dir"),
     }
 }

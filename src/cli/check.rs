@@ -1,4 +1,4 @@
-//! `elida check`: everything that is wrong with a configuration, for eyes or for machines.
+//! `elida check`: prints every fault and warning of a configuration, as text or as JSON.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,7 +21,8 @@ pub(super) struct CheckArgs {
     pub(super) json: bool,
 }
 
-/// Reads and compiles, and tries what a start here would need; 0 when it is valid, with warnings or without, else 2.
+/// Reads and compiles the configuration, and tries what a start on this host needs. Exit code 0 when it is valid, with or
+/// without warnings, else 2.
 pub(super) fn check(sources: &Sources, json: bool) -> ExitCode {
     let file = sources.file();
     let outcome = sources.load().and_then(|config| {
@@ -51,7 +52,7 @@ pub(super) fn check(sources: &Sources, json: bool) -> ExitCode {
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(INVALID) }
 }
 
-/// One fault per line, `FILE:LINE:COLUMN: key: message (hint)` as compilers write it, and their number.
+/// Formats one fault per line, `FILE:LINE:COLUMN: key: message (hint)` as compilers do, and their number.
 pub(super) fn fault_lines(faults: &Faults, file: Option<&Path>) -> String {
     let mut lines: Vec<String> = faults.iter().map(|fault| line(file, "", fault)).collect();
     lines.push(format!("elida: the configuration has {}", counted(lines.len(), "", "fault")));
@@ -67,7 +68,7 @@ fn line(file: Option<&Path>, word: &str, fault: &Fault) -> String {
     format!("{}:{line}:{column} {word}{placeless}", file.display())
 }
 
-/// `3 faults` after a separator; nothing for none.
+/// Formats a count such as `3 faults` after a separator; empty for 0.
 fn counted(count: usize, before: &str, word: &str) -> String {
     match count {
         0 => String::new(),

@@ -1,4 +1,4 @@
-//! Talks to the control API.
+//! The client of the control API.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::{Agent, Error, RequestBuilder};
 use url::Url;
 
-/// A control API that has not answered by then never will.
+use crate::control::api::error::ProblemDetails;
+
+/// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The largest answer that is read: a list of 100,000 sessions fits.
+/// The largest answer that is read, in bytes: a list of 100,000 sessions fits.
 const MAX_ANSWER: u64 = 256 << 20;
 
 /// How to reach the control API.
@@ -25,6 +29,27 @@ pub(super) struct ControlArgs {
     /// File with the control token [env: ELIDA_CONTROL_TOKEN_FILE, or ELIDA_CONTROL_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+}
+
+/// The JSON of an answer.
+#[derive(Debug)]
+pub(super) struct Answer(Value);
+
+impl Answer {
+    /// The JSON as it came, which may have members that this version does not know.
+    pub(super) fn json(&self) -> &Value {
+        &self.0
+    }
+
+    /// Reads the answer as its type.
+    ///
+    /// # Errors
+    /// It does not have this form: the gateway is of another version.
+    pub(super) fn read<T: DeserializeOwned>(self) -> anyhow::Result<T> {
+        serde_json::from_value(self.0).context(
+            "this version of elida cannot read the answer; use the version of the gateway, or --json",
+        )
+    }
 }
 
 /// A client of one control API.
@@ -49,7 +74,7 @@ impl Client {
         Self::with_token(&arguments.control, token.as_deref())
     }
 
-    /// With the token itself.
+    /// Like [`Client::new`], with the token itself.
     pub(super) fn with_token(address: &str, token: Option<&str>) -> anyhow::Result<Self> {
         let base = Url::parse(address).ok().filter(|url| url.scheme() == "http" && url.has_host());
         let Some(base) = base else {
@@ -58,7 +83,7 @@ impl Client {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
-            // The token is for ELIDA, not for a proxy that stands in HTTP_PROXY, nor for a redirect.
+            // The token is for ELIDA, not for the proxy in HTTP_PROXY, nor for the target of a redirect.
             .proxy(None)
             .max_redirects(0)
             .build()
@@ -67,17 +92,17 @@ impl Client {
     }
 
     /// `GET` of a path made of segments, with a query.
-    pub(super) fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
+    pub(super) fn get(&self, path: &[&str], query: &impl Serialize) -> anyhow::Result<Answer> {
         let url = self.url(path, query)?;
         let request = self.authorised(self.agent.get(url.as_str()));
         self.answer(request.call())
     }
 
-    /// `GET` of a path whose answer may be large and slow to come: written to `sink` as it comes.
+    /// `GET` of a path whose answer may be large and slow: written to `sink` as it arrives.
     pub(super) fn download(
         &self,
         path: &[&str],
-        query: &[(&str, String)],
+        query: &impl Serialize,
         sink: &mut dyn Write,
     ) -> anyhow::Result<u64> {
         let url = self.url(path, query)?;
@@ -86,28 +111,28 @@ impl Client {
         if !response.status().is_success() {
             return self.answer(Ok(response)).and_then(|_| bail!("{} refused", self.address()));
         }
-        std::io::copy(&mut response.body_mut().as_reader(), sink).context("the answer broke off")
+        std::io::copy(&mut response.body_mut().as_reader(), sink).context("the response ended early")
     }
 
     /// `POST` of a JSON body, with a query.
     pub(super) fn post(
         &self,
         path: &[&str],
-        query: &[(&str, String)],
-        body: &Value,
-    ) -> anyhow::Result<Value> {
+        query: &impl Serialize,
+        body: &impl Serialize,
+    ) -> anyhow::Result<Answer> {
         let url = self.url(path, query)?;
         let request =
             self.authorised(self.agent.post(url.as_str()).header("content-type", "application/json"));
-        self.answer(request.send(body.to_string()))
+        self.answer(request.send(serde_json::to_string(body)?))
     }
 
     /// `GET` of a path whatever the status: the status, and the body when it is JSON.
-    pub(super) fn probe(&self, path: &[&str]) -> anyhow::Result<(u16, Option<Value>)> {
-        let url = self.url(path, &[])?;
+    pub(super) fn probe(&self, path: &[&str]) -> anyhow::Result<(u16, Option<Answer>)> {
+        let url = self.url(path, &())?;
         let mut response = self.agent.get(url.as_str()).call().map_err(|error| self.unreachable(error))?;
         let status = response.status().as_u16();
-        Ok((status, response.body_mut().read_json().ok()))
+        Ok((status, response.body_mut().read_json().ok().map(Answer)))
     }
 
     fn authorised<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
@@ -117,35 +142,38 @@ impl Client {
         }
     }
 
-    fn url(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Url> {
+    fn url(&self, path: &[&str], query: &impl Serialize) -> anyhow::Result<Url> {
         let mut url = self.base.clone();
         // Segment by segment, so that an id with a slash stays one segment.
         url.path_segments_mut()
             .map_err(|()| anyhow!("the control URL has no path"))?
             .pop_if_empty()
             .extend(path);
+        let query = pairs(query)?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
         Ok(url)
     }
 
-    fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, Error>) -> anyhow::Result<Value> {
+    fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, Error>) -> anyhow::Result<Answer> {
         let mut response = result.map_err(|error| self.unreachable(error))?;
         let status = response.status();
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string();
         let text = text.map_err(|error| self.unreachable(error))?;
         let body: Option<Value> = serde_json::from_str(&text).ok();
         if status.is_success() {
-            return body.with_context(|| {
+            return body.map(Answer).with_context(|| {
                 format!("{} did not answer in JSON; is it the control API of ELIDA?", self.address())
             });
         }
-        let detail = body.as_ref().and_then(|body| body.get("detail").or(body.get("title"))?.as_str());
+        let problem: ProblemDetails =
+            body.and_then(|body| serde_json::from_value(body).ok()).unwrap_or_default();
+        let detail = [&*problem.detail, &*problem.title].into_iter().find(|text| !text.is_empty());
         let detail = detail.map(super::table::plain);
         match (status.as_u16(), detail) {
             (401, _) if self.authorization.is_some() => bail!(
-                "{} refused the token; give its own with --token-file FILE or ELIDA_CONTROL_TOKEN",
+                "{} refused the token; set its own with --token-file FILE or ELIDA_CONTROL_TOKEN",
                 self.address()
             ),
             (401, detail) => bail!(
@@ -153,7 +181,7 @@ impl Client {
                 self.address(),
                 detail.unwrap_or_else(|| status.to_string())
             ),
-            (_, Some(detail)) => bail!("{detail}{}", uids(body.as_ref())),
+            (_, Some(detail)) => bail!("{detail}{}", uids(&problem)),
             (_, None) => bail!("{} answered {status}; is it the control API of ELIDA?", self.address()),
         }
     }
@@ -172,8 +200,8 @@ impl Client {
     }
 }
 
-/// The value of a variable that is set and not empty. One that is not UTF-8 is an error: passed over it would look
-/// as if there were no token.
+/// Returns the value of a variable that is set and not empty. A value that is not UTF-8 is an error: skipping it would
+/// look as if there were no token.
 fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var_os(name).filter(|value| !value.is_empty()) {
         None => Ok(None),
@@ -184,10 +212,25 @@ fn variable(name: &str) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The uids to choose from, when an id was not enough.
-fn uids(body: Option<&Value>) -> String {
-    let uids = body.and_then(|body| body["uids"].as_array()).into_iter().flatten();
-    let uids: Vec<String> = uids.filter_map(Value::as_str).map(super::table::plain).collect();
+/// Returns a query struct as pairs; absent parameters are left out.
+fn pairs(query: &impl Serialize) -> anyhow::Result<Vec<(String, String)>> {
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    Ok(match serde_json::to_value(query)? {
+        Value::Object(members) => members
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name, text(value)))
+            .collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// Returns the uids to choose from, when an id was ambiguous.
+fn uids(problem: &ProblemDetails) -> String {
+    let uids: Vec<String> = problem.uids.iter().flatten().map(|uid| super::table::plain(uid)).collect();
     if uids.is_empty() { String::new() } else { format!(": {}", uids.join(", ")) }
 }
 
@@ -227,8 +270,8 @@ mod tests {
     fn a_request_carries_token_and_query_and_keeps_an_id_whole() {
         let (address, thread) = server("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{\"a\": 1}");
         let client = Client::with_token(&address, Some("secret-token")).unwrap();
-        let answer = client.get(&["control", "sessions", "a/b c"], &[("q", "x&y".into())]).unwrap();
-        assert_eq!(answer["a"], 1);
+        let answer = client.get(&["control", "sessions", "a/b c"], &serde_json::json!({"q": "x&y"})).unwrap();
+        assert_eq!(answer.json()["a"], 1);
         let request = thread.join().unwrap();
         assert!(request.starts_with("GET /control/sessions/a%2Fb%20c?q=x%26y HTTP/1.1\r\n"), "{request}");
         assert!(request.to_lowercase().contains("authorization: bearer secret-token"), "{request}");
@@ -237,7 +280,7 @@ mod tests {
     #[test]
     fn problems_are_told_in_the_words_of_the_api() {
         let (address, thread) = server("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnope");
-        let error = Client::with_token(&address, None).unwrap().get(&["x"], &[]).unwrap_err();
+        let error = Client::with_token(&address, None).unwrap().get(&["x"], &()).unwrap_err();
         thread.join().unwrap();
         let expected = format!("{address} answered 404 Not Found; is it the control API of ELIDA?");
         assert_eq!(error.to_string(), expected);
@@ -246,11 +289,11 @@ mod tests {
             "HTTP/1.1 409 Conflict\r\ncontent-length: 37\r\n\r\n{\"detail\":\"two\",\"uids\":[\"s_1\",\"s_2\"]}",
         );
         let client = Client::with_token(&address, None).unwrap();
-        assert_eq!(client.post(&["x"], &[], &Value::Null).unwrap_err().to_string(), "two: s_1, s_2");
+        assert_eq!(client.post(&["x"], &(), &Value::Null).unwrap_err().to_string(), "two: s_1, s_2");
         thread.join().unwrap();
 
         let (address, thread) = server("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
-        let error = Client::with_token(&address, None).unwrap().get(&["x"], &[]).unwrap_err();
+        let error = Client::with_token(&address, None).unwrap().get(&["x"], &()).unwrap_err();
         thread.join().unwrap();
         assert_eq!(
             error.to_string(),
@@ -262,7 +305,7 @@ mod tests {
     fn an_address_where_nobody_is_is_named_with_the_remedy() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let client = Client::with_token(&format!("http://127.0.0.1:{port}"), None).unwrap();
-        let error = client.get(&["control", "stats"], &[]).unwrap_err().to_string();
+        let error = client.get(&["control", "stats"], &()).unwrap_err().to_string();
         let start = format!("no answer from the control API at http://127.0.0.1:{port}: ");
         assert!(error.starts_with(&start), "{error}");
         assert!(

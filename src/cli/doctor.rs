@@ -1,5 +1,5 @@
-//! `elida doctor`: can the gateway work here? Backends, ports, folder, limits, clock; each line says ok,
-//! warn or fail, and what to do about it.
+//! `elida doctor`: checks whether the gateway can work on this host: backends, ports, data folder, limits, clock. Each line
+//! says ok, warn or fail, and what to do about it.
 
 mod machine;
 mod ports;
@@ -25,7 +25,7 @@ pub(super) struct DoctorArgs {
     pub(super) json: bool,
 }
 
-/// How it is.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Health {
@@ -34,13 +34,13 @@ enum Health {
     Fail,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: String,
     status: Health,
     message: String,
-    /// What to do; empty when all is well.
+    /// What to do; empty when the check passed.
     remedy: String,
 }
 
@@ -59,8 +59,7 @@ impl Finding {
     }
 }
 
-/// Looks at everything; 0 when nothing fails, 1 when something does, 2 when there is no valid
-/// configuration to look with.
+/// Runs all checks. Exit code 0 when none fails, 1 when one does, 2 when the configuration is invalid.
 pub(super) fn doctor(sources: &Sources, json: bool) -> ExitCode {
     let config = match sources.load() {
         Ok(config) => config,
@@ -104,20 +103,20 @@ fn configuration(config: &Config) -> Finding {
 }
 
 fn backends(config: &Config) -> Vec<Finding> {
-    let reached = match app::check_backends(config) {
-        Ok(reached) => reached,
+    let checks = match app::check_backends(config) {
+        Ok(checks) => checks,
         Err(error) => {
             return vec![Finding::new(Health::Fail, "backends", format!("{error:#}"), "try again")];
         }
     };
-    let finding = |reach: app::BackendCheck| {
-        let check = format!("backends.{}", reach.backend);
-        match reach.outcome {
-            Ok(told) => Finding::ok(check, told),
+    let finding = |app::BackendCheck { backend, outcome }| {
+        let check = format!("backends.{backend}");
+        match outcome {
+            Ok(message) => Finding::ok(check, message),
             Err(fault) => Finding::new(Health::Fail, check, fault.message, fault.remedy),
         }
     };
-    reached.into_iter().map(finding).collect()
+    checks.into_iter().map(finding).collect()
 }
 
 fn redis(config: &Config) -> Option<Finding> {
@@ -132,7 +131,7 @@ fn redis(config: &Config) -> Option<Finding> {
         Some(policy) => Finding::new(
             Health::Warn,
             "redis",
-            format!("{message}; when its memory is full it forgets keys ({policy}), kills among them"),
+            format!("{message}; when its memory is full it evicts keys ({policy}), kill orders among them"),
             "set maxmemory-policy noeviction",
         ),
     })

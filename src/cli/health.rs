@@ -1,5 +1,5 @@
-//! `elida healthcheck`: is the gateway ready, as one exit code. For Docker's HEALTHCHECK, so it asks
-//! where the gateway of the same container listens.
+//! `elida healthcheck`: exit code 0 when the gateway is ready. Made for Docker's `HEALTHCHECK`, so by default it asks the
+//! gateway of the same container.
 
 use anyhow::bail;
 use clap::Args;
@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::client::Client;
 use super::{print, table};
+use crate::control::api::health::{ReadinessReport, ReadinessStatus};
 use crate::settings::address::listen_address;
 use crate::settings::fault::Faults;
 
 /// Arguments of `elida healthcheck`.
 #[derive(Args, Debug)]
 pub(super) struct HealthArgs {
-    /// Address of the control API; else the one that ELIDA_CONTROL_LISTEN says, else port 9090 here
+    /// Address of the control API [default: the address in ELIDA_CONTROL_LISTEN, else port 9090 of this host]
     #[arg(long, value_name = "URL", env = "ELIDA_CONTROL")]
     control: Option<String>,
     /// Print the JSON of the control API
@@ -21,27 +22,29 @@ pub(super) struct HealthArgs {
     json: bool,
 }
 
-/// Ready, or an error that says why not. Probes need no token.
+/// Succeeds when the gateway is ready. Probes need no token.
 pub(super) fn check(arguments: &HealthArgs) -> anyhow::Result<()> {
     let listen = std::env::var("ELIDA_CONTROL_LISTEN").ok();
     let address = arguments.control.clone().unwrap_or_else(|| here(listen.as_deref()));
     let client = Client::with_token(&address, None)?;
     let (status, body) = client.probe(&["health", "readiness"])?;
-    let body = body.unwrap_or_default();
-    let is_ready = status == 200 && body["status"] == "ready";
+    let json = body.as_ref().map(|body| body.json().clone()).unwrap_or_default();
+    let report: Option<ReadinessReport> = body.and_then(|body| body.read().ok());
+    let is_ready =
+        status == 200 && report.as_ref().is_some_and(|report| report.status == ReadinessStatus::Ready);
     if arguments.json {
-        print(&format!("{}\n", json!({"ready": is_ready, "status": status, "answer": body})));
+        print(&format!("{}\n", json!({"ready": is_ready, "status": status, "answer": json})));
     } else if is_ready {
         print("ready\n");
     }
-    match body["reason"].as_str() {
+    match report.and_then(|report| report.reason) {
         _ if is_ready => Ok(()),
-        Some(reason) => bail!("{} is not ready: {}", client.address(), table::plain(reason)),
+        Some(reason) => bail!("{} is not ready: {}", client.address(), table::plain(&reason)),
         None => bail!("{} answered {status}; is it the control API of ELIDA?", client.address()),
     }
 }
 
-/// The control API of a gateway with the same environment.
+/// Returns the URL of a gateway with the same environment.
 fn here(listen: Option<&str>) -> String {
     let address = listen.and_then(|text| listen_address("", text, &mut Faults::default()));
     match address {
@@ -50,7 +53,7 @@ fn here(listen: Option<&str>) -> String {
     }
 }
 
-/// The URL under which this machine reaches a listener.
+/// Returns the URL at which this host reaches a listener.
 pub(super) fn url_of(mut address: std::net::SocketAddr) -> String {
     if address.ip().is_unspecified() {
         address.set_ip(match address {

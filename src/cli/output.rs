@@ -1,4 +1,4 @@
-//! A file that a command writes: whole or not at all where it is a regular file, and never in the place of what is none.
+//! Output files of commands: a regular file is replaced whole or not at all; anything else is never replaced.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use uuid::Uuid;
 
-/// Writes to this path what `fill` gives. A regular file, also one behind a symbolic link, is replaced once all is
-/// written, and keeps its permissions; a device, a pipe or a link to nowhere is written into.
+/// Writes the output of `fill` to this path. A regular file, also behind a symbolic link, is replaced once everything is
+/// written, and keeps its permissions; a device, a pipe or a dangling link is written to directly.
 pub(super) fn write_file(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
@@ -41,15 +41,15 @@ pub(super) fn write_file(
     };
     let written = written();
     if written.is_err() {
-        // It says what went wrong already.
+        // The first error is the one to report.
         let _ = std::fs::remove_file(&draft);
     }
     written
 }
 
-/// A new file beside that place, under a name that nobody else has.
+/// Creates a temporary file beside `place`, under a unique name.
 fn draft(place: &Path) -> anyhow::Result<(PathBuf, File)> {
-    let Some(name) = place.file_name() else { bail!("this is no file's name") };
+    let Some(name) = place.file_name() else { bail!("this is not a file name") };
     let mut draft = std::ffi::OsString::from(".");
     draft.push(name);
     draft.push(format!(".{}.part", Uuid::new_v4().simple()));

@@ -1,22 +1,28 @@
 //! Answers of the control API as text for people.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::table::{bytes, plain, span, table};
+use crate::control::api::history::{CapturePage, CapturedBody};
+use crate::control::api::kills::{KillList, KillReply};
+use crate::control::api::sessions::SessionPage;
+use crate::session::{AgentView, BlockMode, Resumed, SessionView, Stats};
 
-/// A table of sessions (`GET /control/sessions`).
-pub(super) fn sessions(answer: &Value) -> String {
-    let list = items(answer, "sessions");
-    let mut text = match list.is_empty() {
-        true => "no sessions\n".to_owned(),
-        false => table(&session_rows(list), &NUMBERS),
+/// Formats a table of sessions (`GET /control/sessions`).
+pub(super) fn sessions(page: &SessionPage) -> String {
+    let shown = page.sessions.len();
+    let mut text = match shown {
+        0 => "no sessions\n".to_owned(),
+        _ => table(&session_rows(&page.sessions), &NUMBERS),
     };
-    let total = answer["total"].as_u64().unwrap_or_default();
-    let shown = list.len() as u64;
-    if total > shown {
+    if let Some(total) = page.total.filter(|total| *total > shown) {
         text.push_str(&format!("{shown} of {total} sessions; more with --limit\n"));
     }
-    if answer["truncated"] == true && answer["next_cursor"].is_null() {
+    if page.truncated && page.next_cursor.is_none() {
         text.push_str("Redis does not answer: ended sessions and those of other instances are missing\n");
     }
     text
@@ -25,202 +31,230 @@ pub(super) fn sessions(answer: &Value) -> String {
 /// The columns of [`session_rows`] that are aligned right.
 pub(super) const NUMBERS: [usize; 6] = [5, 6, 7, 8, 9, 10];
 
-/// A heading and one row for each session.
-pub(super) fn session_rows(list: &[Value]) -> Vec<Vec<String>> {
+/// Returns a heading and one row for each session.
+pub(super) fn session_rows(sessions: &[SessionView]) -> Vec<Vec<String>> {
     let heading =
         ["ID", "STATE", "CLIENT", "BACKEND", "MODEL", "REQUESTS", "OPEN", "IN", "OUT", "IDLE", "AGE"];
     let mut rows = vec![heading.map(String::from).to_vec()];
-    rows.extend(list.iter().map(session));
+    rows.extend(sessions.iter().map(session_row));
     rows
 }
 
-fn session(session: &Value) -> Vec<String> {
-    let identity = &session["identity"];
-    let client = match (identity["client"].as_str(), identity["client_version"].as_str()) {
+fn session_row(session: &SessionView) -> Vec<String> {
+    let identity = &session.identity;
+    let client = match (&identity.client, &identity.client_version) {
         (Some(name), Some(version)) => format!("{name}/{version}"),
-        (name, _) => name.unwrap_or("-").to_owned(),
+        (Some(name), None) => name.to_string(),
+        (None, _) => String::new(),
     };
-    let number = |key: &str| session[key].as_u64().unwrap_or_default();
     vec![
-        word(&session["id"]),
-        word(&session["state"]),
-        plain(&client),
-        names(&session["backends"]),
-        names(&session["models"]),
-        number("request_count").to_string(),
-        number("open_legs").to_string(),
-        bytes(number("bytes_in")),
-        bytes(number("bytes_out")),
-        span(number("idle_ms")),
-        span(number("duration_ms")),
+        word(session.id.as_str()),
+        session.state.name().to_owned(),
+        word(&client),
+        names(&session.backends),
+        names(&session.models),
+        session.request_count.to_string(),
+        session.open_legs.to_string(),
+        bytes(session.bytes_in),
+        bytes(session.bytes_out),
+        span(session.idle_ms),
+        span(session.duration_ms),
     ]
 }
 
-/// A session and the tree of its agents (`GET /control/sessions/{id}`).
-pub(super) fn session_detail(answer: &Value) -> String {
-    let list = std::slice::from_ref(answer);
-    let mut text = table(&session_rows(list), &NUMBERS);
+/// Formats a session and the tree of its agents (`GET /control/sessions/{id}`).
+pub(super) fn session_detail(session: &SessionView) -> String {
+    let mut text = table(&session_rows(std::slice::from_ref(session)), &NUMBERS);
     let heading = ["AGENT", "STATE", "REQUESTS", "OPEN", "INPUT", "OUTPUT", "LAST SEEN"];
     let mut rows = vec![heading.map(String::from).to_vec()];
-    rows.extend(items(answer, "agents").iter().map(agent));
+    rows.extend(session.agents.iter().flatten().map(agent_row));
     text.push('\n');
     text.push_str(&table(&rows, &[2, 3, 4, 5]));
     text
 }
 
-/// Levels of agents that are shown apart; deeper ones would leave no room for their names.
+/// Levels of agents with an indentation of their own; deeper ones would leave no room for their names.
 const LEVELS: usize = 16;
 
-fn agent(agent: &Value) -> Vec<String> {
-    let depth = agent["depth"].as_u64().and_then(|depth| usize::try_from(depth).ok()).unwrap_or_default();
-    let usage = &agent["usage"];
+fn agent_row(agent: &AgentView) -> Vec<String> {
     vec![
-        "  ".repeat(depth.min(LEVELS)) + &word(&agent["id"]),
-        word(&agent["state"]),
-        word(&agent["requests"]),
-        word(&agent["open_legs"]),
-        word(&usage["input_tokens"]),
-        word(&usage["output_tokens"]),
-        time(&agent["last_seen"]),
+        "  ".repeat(agent.depth.min(LEVELS)) + &word(agent.id.as_str()),
+        agent.state.name().to_owned(),
+        agent.requests.to_string(),
+        agent.open_legs.to_string(),
+        agent.usage.input_tokens.to_string(),
+        agent.usage.output_tokens.to_string(),
+        time(agent.last_seen),
     ]
 }
 
-/// A table of kill orders (`GET /control/kills`).
-pub(super) fn kills(answer: &Value) -> String {
-    let list = items(answer, "kills");
-    if list.is_empty() {
+/// Formats a table of kill orders (`GET /control/kills`).
+pub(super) fn kills(list: &KillList) -> String {
+    if list.kills.is_empty() {
         return "no kill orders in force\n".into();
     }
     let mut rows =
         vec![["SESSION", "AGENT", "SCOPE", "REASON", "BY", "AT", "UNTIL"].map(String::from).to_vec()];
-    for kill in list {
-        let until = match kill["mode"].as_str() {
-            Some("permanent") => "for ever".into(),
-            Some("until_resumed") => "resumed".into(),
-            _ => time(&kill["until"]),
+    for kill in &list.kills {
+        let until = match (kill.mode, kill.until) {
+            (BlockMode::Permanent, _) => "permanent".into(),
+            (BlockMode::UntilResumed, _) => "resumed".into(),
+            (BlockMode::Duration, until) => until.map_or_else(|| word(""), time),
         };
-        let cells = ["session_id", "agent", "scope", "reason", "by"].iter().map(|key| word(&kill[*key]));
-        rows.push(cells.chain([time(&kill["at"]), until]).collect());
+        rows.push(vec![
+            word(kill.session_id.as_str()),
+            optional(kill.agent.as_ref()),
+            word(kill.scope.as_str()),
+            word(&kill.reason),
+            word(&kill.by),
+            time(kill.at),
+            until,
+        ]);
     }
     table(&rows, &[])
 }
 
-/// Requests with their bodies (`GET /control/history/{id}/captures`).
-pub(super) fn captures(answer: &Value) -> String {
-    let list = items(answer, "captures");
-    if list.is_empty() {
-        return "no bodies are kept of it (capture.mode says of which requests)\n".into();
+/// Formats requests with their bodies (`GET /control/history/{id}/captures`).
+pub(super) fn captures(page: &CapturePage) -> String {
+    if page.captures.is_empty() {
+        return "no bodies of this session were captured (see capture.mode)\n".into();
     }
     let mut text = String::new();
-    for capture in list {
-        let cells = ["method", "path", "status", "outcome", "backend", "model", "request_id", "uid"];
-        let cells: Vec<String> = cells.iter().map(|key| word(&capture[*key])).collect();
-        text.push_str(&format!("{} {}\n", time(&capture["at"]), cells.join(" ")));
-        body(">", &capture["request"], &mut text);
-        body("<", &capture["response"], &mut text);
+    for capture in &page.captures {
+        let cells = [
+            word(&capture.method),
+            word(&capture.path),
+            optional(capture.status),
+            word(&capture.outcome),
+            optional(capture.backend.as_ref()),
+            optional(capture.model.as_ref()),
+            word(capture.request_id.as_str()),
+            capture.uid.to_string(),
+        ];
+        text.push_str(&format!("{} {}\n", time(capture.at), cells.join(" ")));
+        body(">", &capture.request, &mut text);
+        body("<", &capture.response, &mut text);
     }
-    if let Some(cursor) = answer["next_cursor"].as_str() {
+    if let Some(cursor) = &page.next_cursor {
         text.push_str(&format!("more with --cursor {}\n", plain(cursor)));
     }
     text
 }
 
-/// One body below a line that says what it is.
-fn body(mark: &str, body: &Value, text: &mut String) {
-    let size = bytes(body["bytes"].as_u64().unwrap_or_default());
-    let cut = if body["truncated"] == true { ", truncated" } else { "" };
-    let omitted = body["omitted"].as_str().map(|why| format!(", not kept: {}", plain(why)));
+/// Writes one body below a line that describes it.
+fn body(mark: &str, body: &CapturedBody, text: &mut String) {
+    let size = bytes(body.bytes);
+    let cut = if body.truncated { ", truncated" } else { "" };
+    let omitted = body.omitted.as_deref().map(|why| format!(", not kept: {}", plain(why)));
     let omitted = omitted.unwrap_or_default();
-    text.push_str(&format!("{mark} {} {size}{cut}{omitted}\n", word(&body["content_type"])));
-    for line in body["body"].as_str().unwrap_or_default().lines() {
+    text.push_str(&format!("{mark} {} {size}{cut}{omitted}\n", optional(body.content_type.as_ref())));
+    for line in body.body.as_deref().unwrap_or_default().lines() {
         text.push_str(&format!("  {}\n", plain(line)));
     }
 }
 
-/// Every number of the totals with the path to it (`GET /control/stats`).
-pub(super) fn stats(answer: &Value) -> String {
+/// Formats every number of the totals with the path to it (`GET /control/stats`).
+pub(super) fn stats(stats: &Stats) -> String {
     let mut rows = Vec::new();
-    flatten(String::new(), answer, &mut rows);
+    flatten(String::new(), &json!(stats), &mut rows);
     table(&rows, &[1])
 }
 
-/// What a kill did.
-pub(super) fn killed(answer: &Value) -> String {
-    let legs = answer["legs_cut"].as_u64().unwrap_or_default();
+/// Formats the answer to a kill.
+pub(super) fn killed(KillReply { killed, .. }: &KillReply) -> String {
+    let legs = killed.legs_cut;
     let plural = if legs == 1 { "" } else { "s" };
-    let session = word(&answer["session_id"]);
-    let what = match answer["agent"].as_str() {
+    let session = word(killed.session_id.as_str());
+    let what = match &killed.agent {
         Some(agent) => {
-            let below = match items(answer, "descendants").len() {
+            let below = match killed.descendants.len() {
                 0 => String::new(),
                 below => format!(" and {below} below it"),
             };
-            format!("agent {}{below} of {session} killed", plain(agent))
+            format!("agent {}{below} of {session} killed", plain(agent.as_str()))
         }
-        None => format!("{session} {}", word(&answer["state"])),
+        None => format!("{session} {}", killed.state),
     };
     format!("{what}: {legs} open request{plural} cut\n")
 }
 
-/// What a resume did.
-pub(super) fn resumed(target: &str, answer: &Value) -> String {
-    let id = answer["session_id"].as_str().unwrap_or(target);
-    let whom = match answer["order"]["agent"].as_str() {
-        Some(agent) => format!("agent {} of {}", plain(agent), plain(id)),
-        None => plain(id),
+/// Formats the answer to a resume.
+pub(super) fn resumed(resumed: &Resumed) -> String {
+    let id = plain(resumed.session_id.as_str());
+    let whom = match &resumed.order.agent {
+        Some(agent) => format!("agent {} of {id}", plain(agent.as_str())),
+        None => id,
     };
-    format!("{whom} resumed: its next request is let in\n")
+    format!("{whom} resumed: its next request is accepted\n")
 }
 
-fn items<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
-    answer[key].as_array().map(Vec::as_slice).unwrap_or_default()
+/// Returns a text, or `-` for an empty one.
+fn word(text: &str) -> String {
+    if text.is_empty() { "-".into() } else { plain(text) }
 }
 
-/// A text, or `-` for none.
-fn word(value: &Value) -> String {
-    match value {
-        Value::String(text) if !text.is_empty() => plain(text),
-        Value::Null | Value::String(_) => "-".into(),
-        other => plain(&other.to_string()),
-    }
+/// Returns a value as text, or `-` for none.
+fn optional(value: Option<impl Display>) -> String {
+    value.map_or_else(|| word(""), |value| word(&value.to_string()))
 }
 
-/// A point in time to the second: `2026-11-20T08:00:00Z`.
-fn time(value: &Value) -> String {
-    let text = word(value);
+/// Returns a time to the second: `2026-11-20T08:00:00Z`.
+fn time(at: Timestamp) -> String {
+    let text = at.to_string();
     match text.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => text,
     }
 }
 
-/// The names in a map of names and counts.
-fn names(value: &Value) -> String {
-    let names: Vec<&str> = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-    if names.is_empty() { "-".into() } else { plain(&names.join(",")) }
+/// Returns the names in a map of names and counts.
+fn names<K: Display>(counts: &BTreeMap<K, u64>) -> String {
+    let names: Vec<String> = counts.keys().map(ToString::to_string).collect();
+    word(&names.join(","))
 }
 
 fn flatten(path: String, value: &Value, rows: &mut Vec<Vec<String>>) {
     match value {
-        Value::Object(map) => {
-            for (key, value) in map {
+        Value::Object(members) => {
+            for (key, value) in members {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 flatten(path, value, rows);
             }
         }
-        other => rows.push(vec![plain(&path), word(other)]),
+        other => rows.push(vec![plain(&path), plain(&other.to_string())]),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::cli::testing::{read, session, uid};
+    use crate::protocol::facts::usage::Usage;
+    use crate::session::SessionState;
+
+    /// A page of sessions that says only what a test is about.
+    fn page(mut page: Value) -> SessionPage {
+        let sessions: Vec<Value> = page["sessions"].as_array_mut().unwrap().drain(..).collect();
+        let sessions = sessions.into_iter().map(session).collect();
+        let base = [("truncated", json!(false)), ("next_cursor", Value::Null)];
+        SessionPage { sessions, ..read(&base, page) }
+    }
+
+    fn reply(reply: Value) -> KillReply {
+        let base = [
+            ("uid", json!(uid("a"))),
+            ("killed_at", json!("2026-11-20T08:00:00Z")),
+            ("by", json!("cli")),
+            ("blocked_until", Value::Null),
+            ("instances_notified", json!(1)),
+            ("reason", json!("")),
+        ];
+        read(&base, reply)
+    }
 
     #[test]
     fn sessions_are_one_line_each() {
-        let answer = json!({"sessions": [
+        let answer = page(json!({"sessions": [
             {"id": "bd060396", "state": "active",
              "identity": {"client": "claude-code", "client_version": "2.1.197"},
              "backends": {"anthropic": 12}, "models": {"claude-sonnet-4-6": 12}, "request_count": 12,
@@ -228,7 +262,7 @@ mod tests {
             {"id": "x\u{1b}", "state": "killed", "identity": {"client": null}, "backends": {}, "models": {},
              "request_count": 0, "open_legs": 0, "bytes_in": 0, "bytes_out": 0, "idle_ms": 3_600_000,
              "duration_ms": 7_200_000}
-        ], "next_cursor": "n", "total": 7});
+        ], "next_cursor": "n", "total": 7}));
         assert_eq!(
             sessions(&answer),
             "ID        STATE   CLIENT               BACKEND    MODEL              REQUESTS  OPEN       IN        OUT   IDLE    AGE\n\
@@ -236,8 +270,8 @@ mod tests {
              x\u{fffd}        killed  -                    -          -                         0     0      0 B        0 B  1h 0m  2h 0m\n\
              2 of 7 sessions; more with --limit\n"
         );
-        assert_eq!(sessions(&json!({"sessions": [], "total": 0})), "no sessions\n");
-        let alone = json!({"sessions": [], "next_cursor": null, "total": null, "truncated": true});
+        assert_eq!(sessions(&page(json!({"sessions": [], "total": 0}))), "no sessions\n");
+        let alone = page(json!({"sessions": [], "next_cursor": null, "total": null, "truncated": true}));
         assert_eq!(
             sessions(&alone),
             "no sessions\nRedis does not answer: ended sessions and those of other instances are missing\n"
@@ -246,44 +280,58 @@ mod tests {
 
     #[test]
     fn kill_orders_and_totals_are_told() {
-        let answer = json!({"kills": [
-            {"session_id": "a", "agent": "a1", "scope": "", "reason": "runaway", "by": "cli", "at": "2026-11-20T08:00:00.11177356Z",
-             "mode": "duration", "until": "2026-11-21T08:00:00Z"},
-            {"session_id": "b", "scope": "s", "reason": "", "by": "cli", "at": "2026-11-20T08:00:00Z",
-             "mode": "permanent", "until": null}
-        ]});
+        let answer: KillList = read(
+            &[],
+            json!({"kills": [
+                {"uid": uid("a"), "session_id": "a", "agent": "a1", "scope": "", "reason": "runaway", "by": "cli", "at": "2026-11-20T08:00:00.11177356Z",
+                 "mode": "duration", "until": "2026-11-21T08:00:00Z"},
+                {"uid": uid("b"), "session_id": "b", "scope": "s", "reason": "", "by": "cli", "at": "2026-11-20T08:00:00Z",
+                 "mode": "permanent", "until": null}
+            ]}),
+        );
         assert_eq!(
             kills(&answer),
             "SESSION  AGENT  SCOPE  REASON   BY   AT                    UNTIL\n\
              a        a1     -      runaway  cli  2026-11-20T08:00:00Z  2026-11-21T08:00:00Z\n\
-             b        -      s      -        cli  2026-11-20T08:00:00Z  for ever\n"
+             b        -      s      -        cli  2026-11-20T08:00:00Z  permanent\n"
         );
-        assert_eq!(kills(&json!({"kills": []})), "no kill orders in force\n");
+        assert_eq!(kills(&read(&[], json!({"kills": []}))), "no kill orders in force\n");
         assert_eq!(
-            stats(&json!({"sessions": {"active": 3, "killed": 12}, "uptime_s": 9})),
-            "sessions.active   3\nsessions.killed  12\nuptime_s          9\n"
+            stats(&Stats {
+                active: 3,
+                by_state: [(SessionState::Killed, 12)].into(),
+                kills: 9,
+                ..Stats::default()
+            }),
+            "active            3\nby_state.killed  12\nbytes_in          0\nbytes_out         0\nerrors            0\n\
+             kills             9\nkills_in_force    0\nopen_legs         0\nrequests          0\n"
         );
         assert_eq!(
-            killed(&json!({"session_id": "a", "state": "killed", "legs_cut": 1})),
+            killed(&reply(json!({"session_id": "a", "state": "killed", "legs_cut": 1}))),
             "a killed: 1 open request cut\n"
         );
-        assert_eq!(resumed("a", &json!({})), "a resumed: its next request is let in\n");
+        let lifted = |order: Value| read(&[], json!({"session_id": "a", "order": order}));
+        let order = json!({"session_id": "a", "scope": "", "uid": uid("a"), "reason": "", "by": "cli",
+            "at": "2026-11-20T08:00:00Z", "mode": "permanent", "until": null});
+        assert_eq!(resumed(&lifted(order.clone())), "a resumed: its next request is accepted\n");
+        let mut of_agent = order;
+        of_agent["agent"] = json!("a1");
+        assert_eq!(resumed(&lifted(of_agent)), "agent a1 of a resumed: its next request is accepted\n");
         let order = json!({"session_id": "a", "state": "active", "agent": "a1", "descendants": ["a2"], "legs_cut": 2});
-        assert_eq!(killed(&order), "agent a1 and 1 below it of a killed: 2 open requests cut\n");
-        assert_eq!(
-            resumed("a", &json!({"session_id": "a", "order": {"agent": "a1"}})),
-            "agent a1 of a resumed: its next request is let in\n"
-        );
+        assert_eq!(killed(&reply(order)), "agent a1 and 1 below it of a killed: 2 open requests cut\n");
     }
 
     #[test]
     fn agents_stand_below_those_that_started_them() {
         let agent = |id: &str, depth: u64, state: &str| {
             json!({"id": id, "depth": depth, "state": state, "requests": 2, "open_legs": 1,
-                   "usage": {"input_tokens": 7, "output_tokens": 5}, "last_seen": "2026-11-20T08:00:00.5Z"})
+                   "parent": null, "first_seen": "2026-11-20T08:00:00Z",
+                   "usage": Usage { input_tokens: 7, output_tokens: 5, ..Usage::default() },
+                   "last_seen": "2026-11-20T08:00:00.5Z"})
         };
-        let answer = json!({"id": "s", "state": "active", "identity": {}, "backends": {}, "models": {},
-            "agents": [agent("main", 0, "active"), agent("a\u{1b}", 1, "killed"), agent("b", 2, "killed")]});
+        let answer = session(
+            json!({"id": "s", "agents": [agent("main", 0, "active"), agent("a\u{1b}", 1, "killed"), agent("b", 2, "killed")]}),
+        );
         assert_eq!(
             session_detail(&answer).split_once("\n\n").unwrap().1,
             "AGENT  STATE   REQUESTS  OPEN  INPUT  OUTPUT  LAST SEEN\n\

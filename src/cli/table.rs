@@ -1,8 +1,8 @@
-//! Plain aligned tables, and numbers as people read them.
+//! Aligned tables, and numbers in a readable form.
 
 use std::time::Duration;
 
-/// Columns two spaces apart; the first row is the heading. Columns in `right` are aligned right.
+/// Formats rows as columns two spaces apart; the first row is the heading. Columns in `right` are aligned right.
 pub(super) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
@@ -30,17 +30,17 @@ pub(super) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     text
 }
 
-/// A text from the network without what could move a terminal's cursor.
+/// Replaces control characters, so that text from the network cannot move the cursor.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// A number of bytes in three digits or so: `512 B`, `4.4 KiB`.
+/// Formats a number of bytes: `512 B`, `4.4 KiB`.
 pub(super) fn bytes(count: u64) -> String {
     bytesize::ByteSize(count).display().iec().to_string()
 }
 
-/// A time in its two largest units: `45s`, `2m 3s`, `1h 2m`.
+/// Formats milliseconds in their two largest units: `45s`, `2m 3s`, `1h 2m`.
 pub(super) fn span(millis: u64) -> String {
     let seconds = Duration::from_millis(millis).as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

@@ -1,7 +1,7 @@
-//! `elida top`: who runs now, in the terminal, each second anew; and a kill with two keys.
+//! `elida top`: live sessions in the terminal, refreshed each second; two keys kill one.
 //!
-//! `feed` asks the control API on a thread of its own · `view` is what there is to see, pure ·
-//! `screen` is the terminal, and puts it back as it was whatever happens.
+//! `feed` polls the control API on a thread of its own; `view` computes the lines to show and knows no terminal;
+//! `screen` draws them, and restores the terminal whatever happens.
 
 mod feed;
 mod screen;
@@ -18,24 +18,24 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::feed::Feed;
 use self::screen::Screen;
-use self::view::{View, Wish};
+use self::view::{Action, View};
 use super::client::Client;
-use super::talk::PlainArgs;
+use super::commands::PlainArgs;
 use super::{is_dumb, print, report};
 
-/// How long a key or a signal may wait to be noticed.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a key or a signal can go unnoticed.
+const POLL: Duration = Duration::from_millis(100);
 
-/// Shows live sessions until `q`, or once when nobody watches.
+/// Shows live sessions until `q`; prints them once where there is no terminal.
 pub(super) fn top(arguments: &PlainArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.control)?;
-    // Asked before the screen is touched, so that a fault is told as by every other command.
+    // Before the screen is touched, so that an error is printed as by every other command.
     let first = feed::ask(&client)?;
     let is_watched = io::stdout().is_terminal() && io::stdin().is_terminal() && !is_dumb();
     if arguments.json {
         print(&format!("{}\n", json!({"sessions": first.sessions, "stats": first.stats})));
     } else if !is_watched {
-        print(&report::sessions(&json!({"sessions": first.sessions})));
+        print(&report::sessions(&first.into_page()));
     } else {
         let mut view = View::new(client.address());
         view.take(first);
@@ -53,12 +53,12 @@ fn watch(mut view: View, feed: Feed) -> anyhow::Result<()> {
             screen.draw(|width, height| view.lines(width, height))?;
         }
         changed = false;
-        if let Some(input) = screen.input(PATIENCE)? {
+        if let Some(input) = screen.input(POLL)? {
             changed = true;
             match view.press(input) {
-                Wish::Quit => break,
-                Wish::Kill(uid) => feed.kill(uid),
-                Wish::Nothing => {}
+                Action::Quit => break,
+                Action::Kill(uid) => feed.kill(uid),
+                Action::Nothing => {}
             }
         }
         while let Some(update) = feed.next() {
@@ -69,7 +69,7 @@ fn watch(mut view: View, feed: Feed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Becomes true at the first signal to end.
+/// Returns a flag that becomes true at the first signal to end.
 fn signals() -> io::Result<Arc<AtomicBool>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let inside = runtime.enter();

@@ -26,7 +26,7 @@ pub(super) struct ConfigFile {
     /// Threads, timeouts and limits of the proxy listener.
     pub(super) server: proxy::settings::Written,
     /// The control API.
-    pub(super) control: control::settings::Written,
+    pub(super) control: control::settings::ControlConfig,
     /// Lifetimes and limits of sessions, and how the session of a request is found.
     pub(super) session: SessionSection,
     /// The backends by name.

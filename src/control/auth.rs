@@ -1,8 +1,8 @@
-//! Who may come in: decided before any route is looked at.
+//! Access checks, made before any route is looked at.
 //!
-//! In this order: `Host` must be one of ours (against DNS rebinding), `Origin` must be one we allow (a web
-//! page elsewhere must not kill, nor read), then the token. Preflights of allowed origins are answered
-//! before the token, since browsers send none with them; probes need no token.
+//! In this order: `Host` must be an allowed one (against DNS rebinding), `Origin` must be an allowed one (other web pages
+//! must neither kill nor read), then the token. Preflight requests of allowed origins are answered before the token is
+//! checked, since browsers send none with them; probes need no token.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,48 +18,58 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout_at};
 
+use super::api::error::ErrorCode;
+use super::connection::{Connection, TrackedBody};
 use super::listen::Peer;
 use super::problem::{Problem, finish};
-use super::service::Door;
+use super::service::ControlState;
 use super::settings::Settings;
-use super::visitor::{Pieces, Visitor};
 use crate::ids::RequestId;
 
-/// Methods a page of an allowed origin may use.
+/// `Access-Control-Allow-Methods` of an allowed origin.
 const CORS_METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
-/// Headers a page of an allowed origin may send.
+/// `Access-Control-Allow-Headers` of an allowed origin.
 const CORS_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
-/// Seconds for which a browser may keep a preflight's answer.
+/// `Access-Control-Max-Age`: seconds for which a browser may cache the answer to a preflight request.
 const CORS_MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// No request here needs a larger body, in bytes.
+/// The largest request body, in bytes.
 const BODY_MAX: usize = 64 << 10;
-/// For a body to come, from its head on.
+/// How long a body may take after its head.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// Whether the caller showed the token, or there is none to show.
+/// Whether the request has the token, or none is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trusted(pub(super) bool);
+pub(super) struct Authenticated(pub(super) bool);
 
-/// The outermost layer: lets the request in or refuses it, and dresses the answer.
-pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+/// The outermost layer: checks the request, and completes the response.
+pub(super) async fn guard(
+    State(state): State<Arc<ControlState>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let request_id = RequestId::fresh();
-    let settings = door.parts.settings.load_full();
+    let settings = state.parts.settings.load_full();
     let mut origin = None;
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.clone());
-    let visitor = peer.as_ref().map(|peer| Arc::clone(&peer.visitor));
-    if let Some(visitor) = &visitor {
-        visitor.arrived();
+    let connection = peer.as_ref().map(|peer| Arc::clone(&peer.connection));
+    if let Some(connection) = &connection {
+        connection.request_received();
     }
-    let mut response = match enter(&settings, &request, &mut origin) {
-        Ok(Entry::Preflight) => preflight(),
-        Ok(Entry::Caller(trusted)) => {
-            let trust = || visitor.iter().filter(|_| trusted.0).for_each(|visitor| visitor.trust());
-            // Without a token everybody is trusted: whoever still owes a body must be able to make room.
+    let mut response = match check(&settings, &request, &mut origin) {
+        Ok(Access::Preflight) => preflight(),
+        Ok(Access::Granted(authenticated)) => {
+            let trust = || {
+                connection
+                    .iter()
+                    .filter(|_| authenticated.0)
+                    .for_each(|connection| connection.mark_authenticated())
+            };
+            // Without a token every request is authenticated: one whose body is incomplete must stay evictable.
             if settings.token().is_some() {
                 trust();
             }
-            request.extensions_mut().insert(trusted);
+            request.extensions_mut().insert(authenticated);
             match whole_body(request).await {
                 Ok(request) => {
                     trust();
@@ -75,6 +85,16 @@ pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, n
             problem.into_response()
         }
     };
+    set_headers(&mut response, origin);
+    let response = finish(response, &request_id);
+    match connection {
+        Some(connection) => watch(response, connection),
+        None => response,
+    }
+}
+
+/// Sets the headers that every response has.
+fn set_headers(response: &mut Response, origin: Option<HeaderValue>) {
     let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     if is_unauthorized {
@@ -87,14 +107,9 @@ pub(super) async fn guard(State(door): State<Arc<Door>>, mut request: Request, n
     headers.append(header::VARY, HeaderValue::from_static("origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let response = finish(response, &request_id);
-    match visitor {
-        Some(visitor) => watch(response, visitor),
-        None => response,
-    }
 }
 
-/// Reads the body of a request, which must be there within [`BODY_TIME`].
+/// Reads the body of a request, which must be complete within [`BODY_TIME`].
 async fn whole_body(request: Request) -> Result<Request, Problem> {
     if request.body().is_end_stream() {
         return Ok(request);
@@ -106,36 +121,40 @@ async fn whole_body(request: Request) -> Result<Request, Problem> {
             Ok(Some(Ok(piece))) if whole.len() + piece.len() <= BODY_MAX => whole.extend_from_slice(&piece),
             Ok(Some(Ok(_))) => {
                 let detail = "the body is larger than 64 KiB";
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
+                return Err(Problem::new(ErrorCode::BodyTooLarge, detail));
             }
             Ok(Some(Err(_))) => return Err(Problem::bad_request("the body cannot be read")),
             Ok(None) => return Ok(Request::from_parts(head, Body::from(whole))),
             Err(_) => {
-                let detail = format!("the body did not come within {} s", BODY_TIME.as_secs());
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
+                let detail = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+                return Err(Problem::new(ErrorCode::RequestTimeout, detail));
             }
         }
     }
 }
 
-/// Tells the connection what goes out.
-fn watch(response: Response, visitor: Arc<Visitor>) -> Response {
+/// Reports the response to its connection.
+fn watch(response: Response, connection: Arc<Connection>) -> Response {
     if response.body().size_hint().exact().is_some() {
-        visitor.answered();
+        connection.response_ready();
         return response;
     }
-    visitor.streams();
-    response.map(|body| Body::from_stream(Pieces { pieces: body.into_data_stream(), visitor }))
+    connection.response_streaming();
+    response.map(|body| Body::from_stream(TrackedBody { pieces: body.into_data_stream(), connection }))
 }
 
-/// Who came in.
-enum Entry {
+/// Outcome of the checks.
+enum Access {
     Preflight,
-    Caller(Trusted),
+    Granted(Authenticated),
 }
 
-/// Checks a request; `origin` becomes the allowed origin it came from, if it came from one.
-fn enter(settings: &Settings, request: &Request, origin: &mut Option<HeaderValue>) -> Result<Entry, Problem> {
+/// Checks a request; sets `origin` to its `Origin` if that is allowed.
+fn check(
+    settings: &Settings,
+    request: &Request,
+    origin: &mut Option<HeaderValue>,
+) -> Result<Access, Problem> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_probe = path == "/health" || path.starts_with("/health/");
     check_host(settings.allowed_hosts(), headers, request.uri(), is_probe)?;
@@ -144,23 +163,19 @@ fn enter(settings: &Settings, request: &Request, origin: &mut Option<HeaderValue
         && origin.is_some()
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
     {
-        return Ok(Entry::Preflight);
+        return Ok(Access::Preflight);
     }
-    let trusted = Trusted(check_token(settings, headers));
-    if trusted.0 || is_probe || path == "/control/health" {
-        return Ok(Entry::Caller(trusted));
+    let authenticated = Authenticated(check_token(settings, headers));
+    if authenticated.0 || is_probe || path == "/control/health" {
+        return Ok(Access::Granted(authenticated));
     }
-    Err(Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "unauthorized",
-        "send the control token: Authorization: Bearer …",
-    ))
+    Err(Problem::new(ErrorCode::Unauthorized, "send the control token: Authorization: Bearer …"))
 }
 
-/// Every name the request gives for us must be one of ours. A probe may name any address: an orchestrator
-/// knows no name, and a rebound DNS name is never an address.
+/// Checks every host that the request names. A probe may name any IP address: an orchestrator knows no name, and a
+/// rebound DNS name is never an address.
 fn check_host(allowed: &[String], headers: &HeaderMap, uri: &Uri, is_probe: bool) -> Result<(), Problem> {
-    let refuse = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", detail));
+    let refuse = |detail: String| Err(Problem::new(ErrorCode::HostNotAllowed, detail));
     let mut named = 0;
     let written = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
     for host in written.chain(uri.authority().map(|authority| authority.as_str())) {
@@ -179,7 +194,7 @@ fn check_host(allowed: &[String], headers: &HeaderMap, uri: &Uri, is_probe: bool
     }
 }
 
-/// `localhost:9090` and `[::1]:9090` without their ports.
+/// Returns the host without its port: `localhost` of `localhost:9090`, `[::1]` of `[::1]:9090`.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -187,27 +202,27 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// A web page's request comes with its origin, on every method that could change or read something.
+/// Checks the origin, which browsers send with every request of a page that could read or change something.
 fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
     let mut found = None;
     for origin in headers.get_all(header::ORIGIN) {
         if !allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
-            let detail = "the page's origin is not in control.cors.allow_origins";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail));
+            let detail = "the origin of the page is not in control.cors.allow_origins";
+            return Err(Problem::new(ErrorCode::OriginNotAllowed, detail));
         }
         found = Some(origin.clone());
     }
     Ok(found)
 }
 
-/// True when the request shows the token, or none is configured.
+/// True when the request has the token, or none is configured.
 fn check_token(settings: &Settings, headers: &HeaderMap) -> bool {
     let Some(token) = settings.token() else { return true };
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (shown.next(), shown.next()) else { return false };
     let value = value.as_bytes();
     let Some((scheme, credential)) = value.split_at_checked(b"Bearer ".len()) else { return false };
-    // Digests are of one length, so the comparison tells nothing about the token's.
+    // Digests have one length, so the comparison does not reveal the token's.
     let (shown, ours) = (Sha256::digest(credential.trim_ascii()), Sha256::digest(token.reveal()));
     let same = shown.as_slice().ct_eq(ours.as_slice());
     scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(same)

@@ -1,4 +1,4 @@
-//! Accepts connections: as many as may be, also when the process has no descriptors left.
+//! Accepts connections up to the limit, even when the process has no file descriptors left.
 
 use std::fs::File;
 use std::io;
@@ -12,48 +12,49 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::admission::Admission;
-use super::visitor::{Visit, Visitor};
+use super::connection::{Connection, ConnectionStream};
+use super::connection_limit::ConnectionLimit;
 
-/// Descriptors that are kept, to be given back when there is none left for a connection.
+/// Spare descriptors, closed one by one when a connection cannot be accepted for lack of one.
 const SPARES: usize = 8;
 
-/// How long accepting rests when nothing could be given back.
+/// Pause after a failed accept when there is no spare left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// While accepting fails, it is logged this often.
+/// Interval between log lines while accepting fails.
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
-/// Who is at the other end.
+/// The client of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
-    /// Its connection.
-    pub(super) visitor: Arc<Visitor>,
+    /// State of its connection.
+    pub(super) connection: Arc<Connection>,
 }
 
-impl Connected<IncomingStream<'_, Doorway>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Doorway>) -> Self {
-        Self { address: *stream.remote_addr(), visitor: Arc::clone(stream.io().visitor()) }
+impl Connected<IncomingStream<'_, ControlListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, ControlListener>) -> Self {
+        Self { address: *stream.remote_addr(), connection: Arc::clone(stream.io().connection()) }
     }
 }
 
 /// The control listener.
-pub(super) struct Doorway {
+pub(super) struct ControlListener {
     listener: TcpListener,
-    admission: Arc<Admission>,
+    connection_limit: Arc<ConnectionLimit>,
     spares: Vec<File>,
     logged: Option<Instant>,
 }
 
-impl Doorway {
-    pub(super) fn new(listener: TcpListener, admission: Arc<Admission>) -> Self {
-        let mut doorway = Self { listener, admission, spares: Vec::with_capacity(SPARES), logged: None };
-        while doorway.spares.len() < SPARES && doorway.keep_spare() {}
-        doorway
+impl ControlListener {
+    pub(super) fn new(listener: TcpListener, connection_limit: Arc<ConnectionLimit>) -> Self {
+        let mut listener =
+            Self { listener, connection_limit, spares: Vec::with_capacity(SPARES), logged: None };
+        while listener.spares.len() < SPARES && listener.keep_spare() {}
+        listener
     }
 
-    /// Keeps one descriptor more; false when there is none.
+    /// Opens one more spare; false when there is no descriptor.
     fn keep_spare(&mut self) -> bool {
         let spare = File::open("/dev/null");
         let is_kept = spare.is_ok();
@@ -61,45 +62,45 @@ impl Doorway {
         is_kept
     }
 
-    /// Gives a descriptor back, or waits for one.
+    /// Closes a spare; without spares, evicts a connection and waits.
     async fn make_room(&mut self, error: &io::Error) {
         if self.logged.is_none_or(|logged| logged.elapsed() > LOGGED_EVERY) {
             self.logged = Some(Instant::now());
             warn!(%error, spares = self.spares.len(), "the control listener runs short of descriptors (ulimit -n)");
         }
         if self.spares.pop().is_none() {
-            self.admission.evict();
+            self.connection_limit.evict();
             sleep(PAUSE).await;
         }
     }
 
-    /// Takes a connection in; `None` when all others are being served.
-    fn let_in(&mut self, stream: TcpStream, address: SocketAddr) -> Option<(Visit, SocketAddr)> {
-        // Those that were given back are kept again as soon as others are free.
+    /// Admits a connection; `None` when the limit is reached and no other connection may be closed.
+    fn let_in(&mut self, stream: TcpStream, address: SocketAddr) -> Option<(ConnectionStream, SocketAddr)> {
+        // Spares are opened again as soon as descriptors are free.
         if self.spares.len() < SPARES {
             self.keep_spare();
         }
-        let visitor = self.admission.admit(address)?;
-        // An event is small and must not wait for the next one.
+        let connection = self.connection_limit.admit(address)?;
+        // Events are small and must not wait for the next one (Nagle's algorithm).
         let _ = stream.set_nodelay(true);
-        Some((Visit::new(stream, visitor, Arc::clone(&self.admission)), address))
+        Some((ConnectionStream::new(stream, connection, Arc::clone(&self.connection_limit)), address))
     }
 }
 
-impl Listener for Doorway {
-    type Io = Visit;
+impl Listener for ControlListener {
+    type Io = ConnectionStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Visit, SocketAddr) {
+    async fn accept(&mut self) -> (ConnectionStream, SocketAddr) {
         loop {
-            self.admission.settled().await;
+            self.connection_limit.evictions_done().await;
             match self.listener.accept().await {
                 Ok((stream, address)) => {
                     if let Some(accepted) = self.let_in(stream, address) {
                         return accepted;
                     }
                 }
-                // The peer has gone before it was accepted (accept(2)).
+                // The peer closed the connection before it was accepted (accept(2)).
                 Err(error) if is_gone(&error) => {}
                 Err(error) => self.make_room(&error).await,
             }

@@ -1,21 +1,25 @@
-//! The operator's door: see sessions, kill them, read numbers, reload the configuration.
+//! The control API: lists and kills sessions, reads history, health and metrics, reloads the configuration.
 //!
-//! `service` runs axum in a Pingora service with a runtime of its own, so load on the proxy cannot starve a
-//! kill; `listen` accepts connections, of which `admission` bounds the number and `visitor` the time; `auth` decides
-//! who may come in, before any route; `blocking` bounds what runs on blocking threads; `problem` is what a refusal
-//! looks like; `routes` are the endpoints. Neighbours: it drives `session::Manager` and reads `telemetry`; what else it
-//! needs (the configuration, how to reload it) `app` hands over in [`service::Parts`].
-//! Invariants: whoever may not come in learns nothing; nothing slow stands before a kill.
+//! `service` runs axum in a Pingora service with a runtime of its own, so that load on the proxy cannot delay a kill;
+//! `listen` accepts connections, `connection_limit` bounds their number and `connection` the time of each; `auth` checks
+//! host, origin and token before any route; `extract` reads queries and bodies; `blocking` limits what runs on blocking
+//! threads; `problem` writes error responses; `routes` are the endpoints, `api` their types and `openapi` their
+//! description. Neighbours: it drives `session::Manager`, reads `history` and `telemetry`, and reaches the rest of the
+//! program through [`service::Runtime`]. Invariants: an unauthenticated client learns nothing; nothing slow delays a
+//! kill.
 
-mod admission;
+pub mod api;
 mod auth;
 mod blocking;
+mod connection;
+mod connection_limit;
+mod extract;
 mod listen;
+pub mod openapi;
 mod problem;
 mod routes;
 pub mod service;
 pub mod settings;
-mod visitor;
 
 #[cfg(test)]
 mod tests;

@@ -1,111 +1,123 @@
-//! What a refusal looks like: `application/problem+json` (RFC 9457).
+//! Error responses: `application/problem+json` (RFC 9457).
 //!
-//! A handler returns a [`Problem`]; the outermost layer writes it, since only that knows the request's id.
-//! That layer also turns the bare error answers of axum (404, 405) into problems.
+//! A handler returns a [`Problem`]; the outermost layer writes it, since only that layer knows the request's id.
+//! That layer also turns the bare error responses of axum (404, 405) into problems.
 
 use std::fmt;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Map, Value, json};
 
-use crate::ids::{RequestId, Uid};
+use super::api::error::{ErrorCode, ProblemDetails};
+use crate::ids::{AgentId, RequestId, Uid};
+use crate::session::SessionState;
+use crate::settings::fault::Fault;
 
 /// Header that carries the request's id.
 const REQUEST_ID: &str = "x-request-id";
 
-/// A refusal.
+/// An error response.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
     status: StatusCode,
-    code: &'static str,
-    detail: String,
-    more: Map<String, Value>,
-    /// Seconds after which the caller may come again (`Retry-After`).
+    details: Box<ProblemDetails>,
+    /// Seconds after which the client may try again (`Retry-After`).
     retry_after: Option<u32>,
 }
 
 impl Problem {
-    /// A refusal with its status, its stable code and a sentence about this case.
-    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), more: Map::new(), retry_after: None }
+    /// Returns an error with the status of its code and a sentence about this case.
+    pub(super) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::with_status(status, code, detail)
     }
 
-    /// 400: the request makes no sense.
+    fn with_status(status: StatusCode, code: ErrorCode, detail: impl Into<String>) -> Self {
+        let details = ProblemDetails {
+            r#type: format!("urn:elida:{}", code.name()).into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code: code.name().into(),
+            ..ProblemDetails::default()
+        };
+        Self { status, details: Box::new(details), retry_after: None }
+    }
+
+    /// Returns 400: the query or the body is invalid.
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+        Self::new(ErrorCode::BadRequest, detail)
     }
 
-    /// 404: no such session.
+    /// Returns 404: no session has this name.
     pub(super) fn session_not_found(target: &str) -> Self {
-        let detail = format!("no session with the id or uid '{target}' is known here");
-        Self::new(StatusCode::NOT_FOUND, "session_not_found", detail)
+        let detail = format!("no session has the id or uid '{target}'");
+        Self::new(ErrorCode::SessionNotFound, detail)
     }
 
-    /// 409: the name means several sessions; lists what to name instead.
+    /// Returns 409: several sessions have this name; lists the uids to choose from.
     pub(super) fn ambiguous(target: &str, uids: impl IntoIterator<Item = Uid>) -> Self {
         let uids: Vec<String> = uids.into_iter().map(|uid| uid.to_string()).collect();
         let detail = match uids.iter().any(|uid| uid == target) {
             true => {
                 "this is the uid of one session and the id of another; add ?by=uid or ?by=id (--by), or name \
-                     the other one by its uid"
+                     the other session by its uid"
                     .to_owned()
             }
             false => format!("{} callers have a session with this id; name one by its uid", uids.len()),
         };
-        Self::new(StatusCode::CONFLICT, "session_ambiguous", detail).with("uids", uids)
+        let mut problem = Self::new(ErrorCode::SessionAmbiguous, detail);
+        problem.details.uids = Some(uids);
+        problem
     }
 
-    /// 500: a fault of ours.
+    /// Returns 500: the gateway failed.
     pub(super) fn internal(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+        Self::new(ErrorCode::Internal, detail)
     }
 
-    /// Adds a member of its own to the problem.
-    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(name.to_owned(), value.into());
+    /// Adds the session's state.
+    pub(super) fn state(mut self, state: SessionState) -> Self {
+        self.details.state = Some(state);
         self
     }
 
-    /// The caller may come again after so many seconds.
+    /// Adds the agents to choose from.
+    pub(super) fn agents(mut self, agents: Vec<AgentId>) -> Self {
+        self.details.agents = Some(agents);
+        self
+    }
+
+    /// Adds the faults of a configuration that was not applied.
+    pub(super) fn faults(mut self, faults: Vec<Fault>) -> Self {
+        (self.details.applied, self.details.faults) = (Some(false), Some(faults));
+        self
+    }
+
+    /// Tells the client to try again after this many seconds.
     pub(super) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// A bare status, as axum answers unknown paths and methods.
+    /// Returns the problem of a bare status, as axum answers unknown paths and methods.
     fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
-            StatusCode::NOT_FOUND => ("not_found", "there is no such endpoint"),
+            StatusCode::NOT_FOUND => (ErrorCode::NotFound, "there is no such endpoint"),
             StatusCode::METHOD_NOT_ALLOWED => {
-                ("method_not_allowed", "this endpoint has other methods, see Allow")
+                (ErrorCode::MethodNotAllowed, "this endpoint does not have this method; see the header Allow")
             }
-            status if status.is_client_error() => ("bad_request", "the request makes no sense"),
-            _ => ("internal", "the request failed"),
+            status if status.is_client_error() => (ErrorCode::BadRequest, "the request is invalid"),
+            _ => (ErrorCode::Internal, "the request failed; see the server log"),
         };
-        Self::new(status, code, detail)
-    }
-
-    fn body(&self, request_id: &RequestId) -> Value {
-        let mut body = json!({
-            "type": format!("urn:elida:{}", self.code),
-            "title": self.status.canonical_reason().unwrap_or("Error"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-            "code": self.code,
-            "request_id": request_id,
-        });
-        if let Some(body) = body.as_object_mut() {
-            body.extend(self.more.clone());
-        }
-        body
+        Self::with_status(status, code, detail)
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code, self.detail)
+        write!(f, "{}: {}", self.details.code, self.details.detail)
     }
 }
 
@@ -117,7 +129,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Gives an answer its request id and, if it is a refusal, its body.
+/// Adds the request's id to a response and, if it is an error, writes its body.
 pub(super) fn finish(mut response: Response, request_id: &RequestId) -> Response {
     let problem = response.extensions_mut().remove::<Problem>().or_else(|| {
         let status = response.status();
@@ -126,12 +138,14 @@ pub(super) fn finish(mut response: Response, request_id: &RequestId) -> Response
             // A probe that answers 503 has a body of its own.
             .filter(|_| !response.headers().contains_key(header::CONTENT_TYPE))
     });
-    if let Some(problem) = problem {
-        *response.body_mut() = Body::from(problem.body(request_id).to_string());
+    if let Some(Problem { mut details, retry_after, .. }) = problem {
+        details.request_id = request_id.to_string();
+        // Only a map with keys that are not strings can fail, and there is none.
+        *response.body_mut() = Body::from(serde_json::to_string(&details).unwrap_or_default());
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = problem.retry_after {
+        if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
     }

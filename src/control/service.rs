@@ -1,5 +1,6 @@
 //! Serves the control API on a bound listener, as a Pingora service with a runtime of its own.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -15,11 +16,12 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
 
-use super::admission::Admission;
-use super::blocking::Blocking;
-use super::listen::{Doorway, Peer};
+use super::api::health::BackendStatus;
+use super::blocking::BlockingLimits;
+use super::connection::DEADLINES;
+use super::connection_limit::ConnectionLimit;
+use super::listen::{ControlListener, Peer};
 use super::settings::Settings;
-use super::visitor::DEADLINES;
 use super::{auth, routes};
 use crate::history::Archive;
 use crate::session::Manager;
@@ -27,49 +29,60 @@ use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 
-/// After the signal to stop, answers under way get this long.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// How long open responses may take after the signal to stop.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
-/// What a reload of the configuration did.
+/// Outcome of a reload of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct ReloadReport {
-    /// Changed keys that only count after a restart.
+    /// Changed keys whose new values take effect only after a restart.
     pub restart_required: Vec<String>,
+}
+
+/// The running program, as the control API reads and reloads it.
+pub trait Runtime: Send + Sync {
+    /// Returns the configuration in force under the keys of the file; secrets are masked.
+    fn config(&self) -> Value;
+
+    /// Reads the configuration again; may block.
+    ///
+    /// # Errors
+    /// Every fault of the new configuration; the old one stays in force.
+    fn reload(&self) -> Result<ReloadReport, Faults>;
+
+    /// Returns the backends by name.
+    fn backends(&self) -> BTreeMap<String, BackendStatus>;
 }
 
 /// What the control API works with.
 pub struct Parts {
-    /// Sessions.
+    /// The sessions.
     pub manager: Arc<Manager>,
-    /// Numbers.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What the probes answer from.
+    /// The readiness that probes report.
     pub readiness: Arc<Readiness>,
-    /// Who may come in; a reload may change it.
+    /// Token, allowed hosts and origins; replaced by a reload.
     pub settings: Arc<ArcSwap<Settings>>,
-    /// The configuration in force, secrets masked.
-    pub config: Arc<dyn Fn() -> Value + Send + Sync>,
-    /// Reads the configuration again; may block.
-    pub reload: Arc<dyn Fn() -> Result<ReloadReport, Faults> + Send + Sync>,
-    /// The backends by name: what and how they are.
-    pub backends: Arc<dyn Fn() -> Value + Send + Sync>,
-    /// What is kept of ended sessions.
+    /// Configuration and backends of the running program.
+    pub runtime: Arc<dyn Runtime>,
+    /// The history; `None` when it is disabled or cannot be used.
     pub history: Option<Arc<Archive>>,
-    /// Name of the session store: `memory`.
+    /// Name of the session store: `memory` or `redis`.
     pub store: &'static str,
-    /// Connections at a time: `control.limits.max_connections`, or what fits into the open files.
+    /// Maximum of open connections: `control.limits.max_connections`, or less when the limit of open files is low.
     pub max_connections: usize,
 }
 
-/// What every route sees.
-pub(super) struct Door {
+/// State shared by all routes.
+pub(super) struct ControlState {
     pub(super) parts: Parts,
-    /// Bounds on what takes a thread.
-    pub(super) blocking: Blocking,
-    /// Becomes true when this service stops; endless answers end themselves then.
+    /// Limits on blocking work.
+    pub(super) blocking: BlockingLimits,
+    /// Becomes true when this service stops; event feeds end then.
     pub(super) stopping: ShutdownWatch,
     pub(super) opened: Instant,
-    /// Readers of the event feed.
+    /// Number of open event feeds.
     pub(super) feeds: Arc<AtomicUsize>,
 }
 
@@ -80,8 +93,7 @@ pub struct ControlService {
 }
 
 impl ControlService {
-    /// A service on this listener, which is bound already so that its address is known and a port in use
-    /// is a fault at start.
+    /// Creates a service on a bound listener, so that its address is known and a port in use is an error at start.
     pub fn new(listener: TcpListener, parts: Parts) -> Self {
         Self { begin: Mutex::new(Some((listener, parts))) }
     }
@@ -107,30 +119,30 @@ impl BackgroundService for ControlService {
 async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let admission = Admission::new(parts.max_connections, DEADLINES, Arc::clone(&parts.metrics));
-    let door = Door {
+    let connection_limit = ConnectionLimit::new(parts.max_connections, DEADLINES, Arc::clone(&parts.metrics));
+    let state = ControlState {
         parts,
-        blocking: Blocking::default(),
+        blocking: BlockingLimits::default(),
         stopping: shutdown.clone(),
         opened: Instant::now(),
         feeds: Arc::default(),
     };
-    let app = router(Arc::new(door)).into_make_service_with_connect_info::<Peer>();
-    let server =
-        axum::serve(Doorway::new(listener, admission), app).with_graceful_shutdown(stopped(shutdown.clone()));
+    let app = router(Arc::new(state)).into_make_service_with_connect_info::<Peer>();
+    let server = axum::serve(ControlListener::new(listener, connection_limit), app)
+        .with_graceful_shutdown(stopped(shutdown.clone()));
     tokio::select! {
         done = server => done,
-        // A client that does not read its answer must not hold the program.
-        () = async { stopped(shutdown).await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
+        // A client that does not read its response must not delay the shutdown.
+        () = async { stopped(shutdown).await; tokio::time::sleep(SHUTDOWN_GRACE).await } => Ok(()),
     }
 }
 
 /// Waits for the signal to stop.
 pub(super) async fn stopped(mut shutdown: ShutdownWatch) {
-    // An error means that the sender is gone, and with it whoever could want this service.
+    // An error means that the sender is gone, and nothing can stop this service otherwise.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-fn router(door: Arc<Door>) -> Router {
-    routes::all().layer(from_fn_with_state(Arc::clone(&door), auth::guard)).with_state(door)
+fn router(state: Arc<ControlState>) -> Router {
+    routes::router().layer(from_fn_with_state(Arc::clone(&state), auth::guard)).with_state(state)
 }

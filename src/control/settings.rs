@@ -1,4 +1,4 @@
-//! The `control:` section: where the control API listens and whom it lets in.
+//! The `control:` section: address, access and limits of the control API.
 
 use std::net::SocketAddr;
 
@@ -14,31 +14,31 @@ use crate::settings::secret::Secret;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Control")]
-pub struct Written {
+pub struct ControlConfig {
     /// Address to listen on; `:9090` means every address. Needs a restart.
     pub listen: String,
-    /// Who may come in.
-    pub auth: WrittenAuth,
-    /// Values of `Host` that are answered, without the port.
+    /// Authentication.
+    pub auth: AuthConfig,
+    /// Allowed values of the `Host` header, without the port.
     pub allowed_hosts: Vec<String>,
-    /// Which web pages may call.
-    pub cors: WrittenCors,
-    /// How many may come at a time.
-    pub limits: WrittenLimits,
+    /// Web pages that may call the API.
+    pub cors: CorsConfig,
+    /// Limits of the listener.
+    pub limits: LimitsConfig,
 }
 
 /// `control.limits`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ControlLimits")]
-pub struct WrittenLimits {
-    /// Connections at a time, at least 16; for a new one an idle one is closed. Needs a restart.
+pub struct LimitsConfig {
+    /// Maximum of open connections, at least 16; at the limit a new one replaces an idle one. Needs a restart.
     pub max_connections: usize,
-    /// Readers of the event feed at a time, at most half of `max_connections`; 429 above.
+    /// Maximum of readers of the event feed, at most half of `max_connections`; more get 429.
     pub max_event_feeds: usize,
 }
 
-impl Default for WrittenLimits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self { max_connections: 256, max_event_feeds: 64 }
     }
@@ -48,7 +48,7 @@ impl Default for WrittenLimits {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ControlAuth")]
-pub struct WrittenAuth {
+pub struct AuthConfig {
     /// A file that holds the token; empty for none.
     pub token_file: String,
     /// The token itself; from `ELIDA_CONTROL_TOKEN`, never from the file. It wins over the file.
@@ -60,19 +60,19 @@ pub struct WrittenAuth {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ControlCors")]
-pub struct WrittenCors {
+pub struct CorsConfig {
     /// Origins whose pages may call, such as `https://ops.example.com`.
     pub allow_origins: Vec<String>,
 }
 
-impl Default for Written {
+impl Default for ControlConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:9090".into(),
-            auth: WrittenAuth::default(),
+            auth: AuthConfig::default(),
             allowed_hosts: ["localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
-            cors: WrittenCors::default(),
-            limits: WrittenLimits::default(),
+            cors: CorsConfig::default(),
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -88,13 +88,13 @@ pub struct Settings {
     max_event_feeds: usize,
 }
 
-/// With fewer connections, a dashboard and a scraper would keep operators out.
+/// With fewer connections, a dashboard and a scraper could keep operators out.
 const MIN_CONNECTIONS: usize = 16;
 
-/// A token can be guessed when it is shorter than this many bytes.
+/// A shorter token, in bytes, can be guessed.
 const MIN_TOKEN: usize = 16;
 
-/// A token of this many bytes holds 128 bits of chance even when it is written in hex.
+/// A hex token of this many bytes holds 128 random bits.
 const GOOD_TOKEN: usize = 32;
 
 impl Settings {
@@ -103,33 +103,33 @@ impl Settings {
         self.listen
     }
 
-    /// The token every call must show; `None` on loopback only.
+    /// Token that every request must send; `None` on loopback only.
     pub fn token(&self) -> Option<&Secret> {
         self.token.as_ref()
     }
 
-    /// Hosts that are answered: lower case, without a port, IPv6 addresses in brackets.
+    /// Allowed hosts: lower case, without a port, IPv6 addresses in brackets.
     pub fn allowed_hosts(&self) -> &[String] {
         &self.allowed_hosts
     }
 
-    /// Connections at a time, at least 16.
+    /// Maximum of open connections, at least 16.
     pub fn max_connections(&self) -> usize {
         self.max_connections
     }
 
-    /// Readers of the event feed at a time; at most half of the connections.
+    /// Maximum of readers of the event feed, at most half of the connections.
     pub fn max_event_feeds(&self) -> usize {
         self.max_event_feeds
     }
 
-    /// Origins whose pages may call: scheme, host and port exactly as browsers send them.
+    /// Origins whose pages may call the API: scheme, host and port exactly as browsers send them.
     pub fn allow_origins(&self) -> &[String] {
         &self.allow_origins
     }
 }
 
-impl Written {
+impl ControlConfig {
     /// Compiles the section; reads the token file.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let listen = listen_address("control.listen", &self.listen, faults);
@@ -149,7 +149,7 @@ impl Written {
             );
             return None;
         }
-        let WrittenLimits { max_connections, max_event_feeds } = limits?;
+        let LimitsConfig { max_connections, max_event_feeds } = limits?;
         Some(Settings {
             listen,
             token,
@@ -161,7 +161,7 @@ impl Written {
     }
 }
 
-impl WrittenLimits {
+impl LimitsConfig {
     fn check(self, faults: &mut Faults) -> Option<Self> {
         let Self { max_connections, max_event_feeds } = self;
         if max_connections < MIN_CONNECTIONS {
@@ -181,7 +181,7 @@ impl WrittenLimits {
     }
 }
 
-/// Reads the token: `Some(None)` when no file is named, `None` after a fault.
+/// Reads the token file: `Some(None)` when none is configured, `None` after a fault.
 fn read_token(file: &str, faults: &mut Faults) -> Option<Option<Secret>> {
     if file.is_empty() {
         return Some(None);
@@ -244,21 +244,21 @@ fn compile_hosts(hosts: &[String], faults: &mut Faults) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn compiled(written: Written) -> Result<Settings, String> {
+    fn compiled(written: ControlConfig) -> Result<Settings, String> {
         let mut faults = Faults::default();
         let settings = written.compile(&mut faults);
         settings.ok_or_else(|| faults.to_string())
     }
 
-    fn with_token(listen: &str, token: &str) -> Written {
-        let auth = WrittenAuth { token: Some(Secret::new(token)), ..WrittenAuth::default() };
-        Written { listen: listen.into(), auth, ..Written::default() }
+    fn with_token(listen: &str, token: &str) -> ControlConfig {
+        let auth = AuthConfig { token: Some(Secret::new(token)), ..AuthConfig::default() };
+        ControlConfig { listen: listen.into(), auth, ..ControlConfig::default() }
     }
 
     #[test]
     fn loopback_needs_no_token_and_every_other_address_does() {
-        assert_eq!(compiled(Written::default()).unwrap().token(), None);
-        let open = Written { listen: ":9090".into(), ..Written::default() };
+        assert_eq!(compiled(ControlConfig::default()).unwrap().token(), None);
+        let open = ControlConfig { listen: ":9090".into(), ..ControlConfig::default() };
         assert_eq!(
             compiled(open).unwrap_err(),
             "control.listen: 0.0.0.0:9090 can be reached from other machines, but there is no token \
@@ -285,12 +285,12 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
         let token_file = file.path().display().to_string();
-        let auth = WrittenAuth { token_file, token: None };
-        let settings = compiled(Written { auth, ..Written::default() }).unwrap();
+        let auth = AuthConfig { token_file, token: None };
+        let settings = compiled(ControlConfig { auth, ..ControlConfig::default() }).unwrap();
         assert_eq!(settings.token().unwrap().reveal(), "0123456789abcdef");
-        let auth = WrittenAuth { token_file: "/nowhere/token".into(), token: None };
+        let auth = AuthConfig { token_file: "/nowhere/token".into(), token: None };
         assert_eq!(
-            compiled(Written { auth, ..Written::default() }).unwrap_err(),
+            compiled(ControlConfig { auth, ..ControlConfig::default() }).unwrap_err(),
             "control.auth.token_file: '/nowhere/token' cannot be read: No such file or directory \
              (os error 2) (check the path and its permissions)"
         );
@@ -299,8 +299,8 @@ mod tests {
     #[test]
     fn feeds_leave_connections_to_others() {
         let limits = |max_connections, max_event_feeds| {
-            let limits = WrittenLimits { max_connections, max_event_feeds };
-            compiled(Written { limits, ..Written::default() })
+            let limits = LimitsConfig { max_connections, max_event_feeds };
+            compiled(ControlConfig { limits, ..ControlConfig::default() })
         };
         assert_eq!(limits(16, 8).unwrap().max_event_feeds(), 8);
         assert_eq!(
@@ -319,15 +319,15 @@ mod tests {
     fn hosts_and_origins_are_written_as_they_are_compared() {
         let hosts = ["Elida.Example", "::1", "http://x", "x:80"].map(String::from).to_vec();
         let allow_origins = ["https://ops.example", "https://ops.example/"].map(String::from).to_vec();
-        let cors = WrittenCors { allow_origins };
+        let cors = CorsConfig { allow_origins };
         assert_eq!(
-            compiled(Written { allowed_hosts: hosts[..2].to_vec(), ..Written::default() })
+            compiled(ControlConfig { allowed_hosts: hosts[..2].to_vec(), ..ControlConfig::default() })
                 .unwrap()
                 .allowed_hosts(),
             ["elida.example", "[::1]"]
         );
         assert_eq!(
-            compiled(Written { allowed_hosts: hosts, cors, ..Written::default() }).unwrap_err(),
+            compiled(ControlConfig { allowed_hosts: hosts, cors, ..ControlConfig::default() }).unwrap_err(),
             "control.allowed_hosts: 'http://x' is not a host name \
              (write names without scheme and port, such as elida.example.com)\n\
              control.allowed_hosts: 'x:80' is not a host name \

@@ -1,17 +1,20 @@
 //! The control API over a real socket, one test per promise of `docs/control-api.md`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::service::{ControlService, Parts, ReloadReport};
-use super::settings::{Settings, Written, WrittenAuth, WrittenCors};
+use super::api::health::BackendStatus;
+use super::openapi::answers::check_answer;
+use super::openapi::document;
+use super::service::{ControlService, Parts, ReloadReport, Runtime};
+use super::settings::{AuthConfig, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::session::store::MemoryStore;
@@ -25,8 +28,39 @@ use crate::telemetry::readiness::Readiness;
 
 const TOKEN: &str = "0123456789abcdef0123";
 
-/// A control API with what stands behind it.
-struct Desk {
+/// A program whose reload finds these faults, or none.
+struct Program {
+    faults: Option<Faults>,
+}
+
+impl Runtime for Program {
+    fn config(&self) -> Value {
+        json!({"listen": ":8080", "token": Secret::new("hidden")})
+    }
+
+    fn reload(&self) -> Result<ReloadReport, Faults> {
+        match &self.faults {
+            Some(faults) => Err(faults.clone()),
+            None => Ok(ReloadReport { restart_required: vec!["listen".into()] }),
+        }
+    }
+
+    fn backends(&self) -> BTreeMap<String, BackendStatus> {
+        let openai = BackendStatus {
+            r#type: "openai".into(),
+            url: "https://api.openai.com".into(),
+            auth: "passthrough".into(),
+            healthy: true,
+            rests_for_ms: None,
+            callers_kept_away: 0,
+            open: 0,
+        };
+        BTreeMap::from([("openai".to_owned(), openai)])
+    }
+}
+
+/// A control API over a real socket.
+struct TestServer {
     runtime: tokio::runtime::Runtime,
     address: SocketAddr,
     manager: Arc<Manager>,
@@ -66,26 +100,26 @@ impl Answer {
     }
 }
 
-fn control_settings(written: Written) -> Settings {
+fn control_settings(written: ControlConfig) -> Settings {
     written.compile(&mut Faults::default()).unwrap()
 }
 
-fn with_token() -> Written {
-    let auth = WrittenAuth { token: Some(Secret::new(TOKEN)), ..WrittenAuth::default() };
-    Written { auth, ..Written::default() }
+fn with_token() -> ControlConfig {
+    let auth = AuthConfig { token: Some(Secret::new(TOKEN)), ..AuthConfig::default() };
+    ControlConfig { auth, ..ControlConfig::default() }
 }
 
-fn with_origin() -> Written {
-    let cors = WrittenCors { allow_origins: vec!["https://ops.example".into()] };
-    Written { cors, ..with_token() }
+fn with_origin() -> ControlConfig {
+    let cors = CorsConfig { allow_origins: vec!["https://ops.example".into()] };
+    ControlConfig { cors, ..with_token() }
 }
 
-impl Desk {
+impl TestServer {
     fn open() -> Self {
-        Self::with(Written::default())
+        Self::with(ControlConfig::default())
     }
 
-    fn with(written: Written) -> Self {
+    fn with(written: ControlConfig) -> Self {
         let sessions = session::SessionConfig::default().compile(&mut Faults::default()).unwrap();
         let store = Arc::new(MemoryStore::default());
         let manager = Manager::new(sessions, Clock::system(), store, Arc::new(|_: &Event| {}));
@@ -97,9 +131,7 @@ impl Desk {
             metrics: Metrics::new().unwrap(),
             readiness: Arc::clone(&readiness),
             settings: Arc::clone(&settings),
-            config: Arc::new(|| json!({"listen": ":8080", "token": Secret::new("hidden")})),
-            reload: Arc::new(|| Ok(ReloadReport { restart_required: vec!["listen".into()] })),
-            backends: Arc::new(|| json!({"openai": {"type": "openai"}})),
+            runtime: Arc::new(Program { faults: None }),
             history: None,
             store: "memory",
             max_connections: 256,
@@ -123,10 +155,10 @@ impl Desk {
         Self { runtime, address, manager, readiness, settings, stop, served }
     }
 
-    /// Sends a request head (without its end) and a body, word for word.
-    fn raw(&self, head: &str, body: &str) -> Answer {
+    /// Sends a request head (without its end) and a body, byte for byte; the answer must agree with the OpenAPI document.
+    fn raw(&self, sent: &str, body: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        write!(stream, "{sent}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
             .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -137,6 +169,12 @@ impl Desk {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
+        static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+        let mut words = sent.split([' ', '\r']);
+        if let (Some(method), Some(target)) = (words.next(), words.next()) {
+            let checked = check_answer(&DOCUMENT, method, target, status, body.as_bytes());
+            checked.unwrap_or_else(|fault| panic!("{fault}"));
+        }
         Answer { status, headers, body: body.to_owned() }
     }
 
@@ -177,8 +215,8 @@ impl Desk {
 
 #[test]
 fn control_health() {
-    let desk = Desk::open();
-    let answer = desk.get("/control/health");
+    let server = TestServer::open();
+    let answer = server.get("/control/health");
     assert_eq!(answer.status, 200);
     let health = answer.json();
     assert_eq!(health["status"], "healthy");
@@ -187,59 +225,59 @@ fn control_health() {
     assert_eq!(health["backends"]["openai"]["type"], "openai");
     assert!(health["uptime_s"].is_u64());
     assert_eq!(answer.header("cache-control"), "no-store");
-    desk.readiness.not_ready("draining");
-    let health = desk.get("/control/health").json();
+    server.readiness.not_ready("draining");
+    let health = server.get("/control/health").json();
     assert_eq!((&health["status"], &health["reason"]), (&json!("not_ready"), &json!("draining")));
 }
 
 #[test]
 fn control_probes() {
-    let desk = Desk::with(with_token());
+    let server = TestServer::with(with_token());
     for path in ["/health", "/health/liveness", "/health/readiness", "/health/startup"] {
-        assert_eq!(desk.get(path).status, 200, "{path}: probes show no token");
-        let by_address = desk.raw(&format!("GET {path} HTTP/1.1\r\nHost: 10.1.2.3:9090"), "");
+        assert_eq!(server.get(path).status, 200, "{path}: probes show no token");
+        let by_address = server.raw(&format!("GET {path} HTTP/1.1\r\nHost: 10.1.2.3:9090"), "");
         assert_eq!(by_address.status, 200, "{path}: orchestrators know only the address");
     }
-    desk.readiness.not_ready("draining");
-    let answer = desk.get("/health/readiness");
+    server.readiness.not_ready("draining");
+    let answer = server.get("/health/readiness");
     assert_eq!(answer.status, 503);
     assert_eq!(answer.json()["reason"], "draining");
-    assert_eq!(desk.get("/health").status, 503);
-    assert_eq!(desk.get("/health/liveness").status, 200);
-    assert_eq!(desk.get("/health/startup").status, 200, "a start happens once");
+    assert_eq!(server.get("/health").status, 503);
+    assert_eq!(server.get("/health/liveness").status, 200);
+    assert_eq!(server.get("/health/startup").status, 200, "a start happens once");
 }
 
 #[test]
 fn control_stats() {
-    let desk = Desk::open();
-    let (_leg, _cut) = desk.leg("anon:1", "one");
-    let stats = desk.get("/control/stats").json();
+    let server = TestServer::open();
+    let (_leg, _cut) = server.leg("anon:1", "one");
+    let stats = server.get("/control/stats").json();
     assert_eq!((&stats["active"], &stats["open_legs"]), (&json!(1), &json!(1)));
     assert_eq!(stats["by_state"]["active"], 1);
 }
 
 #[test]
 fn control_sessions_list() {
-    let desk = Desk::open();
-    let legs: Vec<_> = (0..5).map(|n| desk.leg("anon:1", &format!("run-{n}"))).collect();
-    let list = desk.get("/control/sessions").json();
+    let server = TestServer::open();
+    let legs: Vec<_> = (0..5).map(|n| server.leg("anon:1", &format!("run-{n}"))).collect();
+    let list = server.get("/control/sessions").json();
     assert_eq!(list["total"], 5);
     assert_eq!(list["next_cursor"], Value::Null);
     let newest = &list["sessions"][0];
     assert_eq!((&newest["id"], &newest["state"]), (&json!("run-4"), &json!("active")));
     assert_eq!((&newest["open_legs"], &newest["principal"]["id"]), (&json!(1), &json!("anon:1")));
-    assert_eq!(desk.get("/control/sessions?q=run-3").json()["sessions"].as_array().unwrap().len(), 1);
-    assert_eq!(desk.get("/control/sessions?state=killed").json()["total"], 0);
+    assert_eq!(server.get("/control/sessions?q=run-3").json()["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(server.get("/control/sessions?state=killed").json()["total"], 0);
     drop(legs);
 }
 
 #[test]
 fn control_sessions_list_pages() {
-    let desk = Desk::open();
-    let _legs: Vec<_> = (0..5).map(|n| desk.leg("anon:1", &format!("run-{n}"))).collect();
+    let server = TestServer::open();
+    let _legs: Vec<_> = (0..5).map(|n| server.leg("anon:1", &format!("run-{n}"))).collect();
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
-        let page = desk.get(&format!("/control/sessions?limit=2{cursor}")).json();
+        let page = server.get(&format!("/control/sessions?limit=2{cursor}")).json();
         for session in page["sessions"].as_array().unwrap() {
             seen.push(session["id"].as_str().unwrap().to_owned());
         }
@@ -251,8 +289,8 @@ fn control_sessions_list_pages() {
 
 #[test]
 fn control_sessions_list_refuses_what_it_does_not_know() {
-    let desk = Desk::open();
-    let answer = desk.get("/control/sessions?colour=red&limit=5000");
+    let server = TestServer::open();
+    let answer = server.get("/control/sessions?colour=red&limit=5000");
     assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"));
     let detail = answer.json()["detail"].to_string();
     assert!(detail.contains("colour") && detail.contains("1 to 1000"), "{detail}");
@@ -260,23 +298,23 @@ fn control_sessions_list_refuses_what_it_does_not_know() {
 
 #[test]
 fn control_session_get() {
-    let desk = Desk::open();
-    let (leg, _cut) = desk.leg("anon:1", "a b");
-    let session = desk.get("/control/sessions/a%20b").json();
+    let server = TestServer::open();
+    let (leg, _cut) = server.leg("anon:1", "a b");
+    let session = server.get("/control/sessions/a%20b").json();
     assert_eq!((&session["id"], &session["kind"]), (&json!("a b"), &json!("traffic")));
     assert_eq!(session["legs"][0]["path"], "/v1/messages");
-    let by_uid = desk.get(&format!("/control/sessions/{}", leg.session().uid())).json();
+    let by_uid = server.get(&format!("/control/sessions/{}", leg.session().uid())).json();
     assert_eq!(by_uid["uid"], session["uid"]);
-    let missing = desk.get("/control/sessions/nobody");
+    let missing = server.get("/control/sessions/nobody");
     assert_eq!((missing.status, missing.code().as_str()), (404, "session_not_found"));
 }
 
 #[test]
 fn control_session_kill() {
-    let desk = Desk::open();
-    let (leg, cut) = desk.leg("anon:1", "runaway");
+    let server = TestServer::open();
+    let (leg, cut) = server.leg("anon:1", "runaway");
     let body = r#"{"reason":"too eager","block":{"mode":"until_resumed"}}"#;
-    let answer = desk.post("/control/sessions/runaway/kill", body);
+    let answer = server.post("/control/sessions/runaway/kill", body);
     assert_eq!(answer.status, 200, "{answer:?}");
     let killed = answer.json();
     assert_eq!(cut.reason(), Some(CutReason::Killed), "the leg is cut before the answer");
@@ -293,66 +331,66 @@ fn control_session_kill() {
     }
     assert!(killed["killed_at"].is_string());
     drop(leg);
-    let kills = desk.get("/control/kills").json();
+    let kills = server.get("/control/kills").json();
     assert_eq!(kills["kills"][0]["session_id"], "runaway");
     assert_eq!(kills["kills"][0]["mode"], "until_resumed");
-    assert_eq!(desk.get("/control/sessions/runaway").json()["state"], "killed");
+    assert_eq!(server.get("/control/sessions/runaway").json()["state"], "killed");
 }
 
 #[test]
 fn control_session_kill_refusals() {
-    let desk = Desk::open();
-    let missing = desk.post("/control/sessions/nobody/kill", "");
+    let server = TestServer::open();
+    let missing = server.post("/control/sessions/nobody/kill", "");
     assert_eq!((missing.status, missing.code().as_str()), (404, "session_not_found"));
-    let (leg, cut) = desk.leg("anon:1", "one");
-    let unknown = desk.post("/control/sessions/one/kill", r#"{"raison":"x"}"#);
+    let (leg, cut) = server.leg("anon:1", "one");
+    let unknown = server.post("/control/sessions/one/kill", r#"{"raison":"x"}"#);
     assert_eq!((unknown.status, unknown.code().as_str()), (400, "bad_request"));
-    let large = desk.post("/control/sessions/one/kill", &" ".repeat(65 << 10));
+    let large = server.post("/control/sessions/one/kill", &" ".repeat(65 << 10));
     assert_eq!((large.status, large.code().as_str()), (413, "body_too_large"));
     assert_eq!(cut.reason(), None, "a refused kill kills nobody");
-    assert_eq!(desk.post("/control/sessions/one/kill", "").status, 200);
+    assert_eq!(server.post("/control/sessions/one/kill", "").status, 200);
     drop(leg);
-    let again = desk.post("/control/sessions/one/kill", "");
+    let again = server.post("/control/sessions/one/kill", "");
     assert_eq!((again.status, again.code().as_str()), (409, "session_ended"));
     assert_eq!(again.json()["state"], "killed");
-    assert_eq!(desk.post("/control/sessions/one/kill", r#"{"force":true}"#).status, 200);
+    assert_eq!(server.post("/control/sessions/one/kill", r#"{"force":true}"#).status, 200);
 }
 
 #[test]
 fn control_session_kill_of_an_id_with_two_owners() {
-    let desk = Desk::open();
-    let (one, _) = desk.leg("anon:1", "same");
-    let (_two, cut) = desk.leg("anon:2", "same");
-    for answer in [desk.get("/control/sessions/same"), desk.post("/control/sessions/same/kill", "")] {
+    let server = TestServer::open();
+    let (one, _) = server.leg("anon:1", "same");
+    let (_two, cut) = server.leg("anon:2", "same");
+    for answer in [server.get("/control/sessions/same"), server.post("/control/sessions/same/kill", "")] {
         assert_eq!((answer.status, answer.code().as_str()), (409, "session_ambiguous"));
         assert_eq!(answer.json()["uids"].as_array().unwrap().len(), 2);
     }
-    let killed = desk.post(&format!("/control/sessions/{}/kill", one.session().uid()), "").json();
+    let killed = server.post(&format!("/control/sessions/{}/kill", one.session().uid()), "").json();
     assert_eq!(killed["uid"], json!(one.session().uid()));
     assert_eq!(cut.reason(), None, "the other caller's session goes on");
 }
 
 #[test]
 fn control_session_resume() {
-    let desk = Desk::open();
-    let (leg, _) = desk.leg("anon:1", "one");
-    let early = desk.post("/control/sessions/one/resume", "");
+    let server = TestServer::open();
+    let (leg, _) = server.leg("anon:1", "one");
+    let early = server.post("/control/sessions/one/resume", "");
     assert_eq!((early.status, early.code().as_str()), (404, "not_killed"));
-    desk.post("/control/sessions/one/kill", "");
+    server.post("/control/sessions/one/kill", "");
     drop(leg);
-    let answer = desk.post("/control/sessions/one/resume", "");
+    let answer = server.post("/control/sessions/one/resume", "");
     assert_eq!((answer.status, &answer.json()["session_id"]), (200, &json!("one")));
-    assert_eq!(desk.get("/control/kills").json()["kills"], json!([]));
-    desk.leg("anon:1", "one");
-    assert_eq!(desk.get("/control/sessions/one").json()["incarnation"], 2);
+    assert_eq!(server.get("/control/kills").json()["kills"], json!([]));
+    server.leg("anon:1", "one");
+    assert_eq!(server.get("/control/sessions/one").json()["incarnation"], 2);
 }
 
 #[test]
 fn control_session_resume_of_a_permanent_block() {
-    let desk = Desk::open();
-    let _leg = desk.leg("anon:1", "one");
-    desk.post("/control/sessions/one/kill", r#"{"block":{"mode":"permanent"}}"#);
-    let answer = desk.post("/control/sessions/one/resume", "");
+    let server = TestServer::open();
+    let _leg = server.leg("anon:1", "one");
+    server.post("/control/sessions/one/kill", r#"{"block":{"mode":"permanent"}}"#);
+    let answer = server.post("/control/sessions/one/resume", "");
     assert_eq!((answer.status, answer.code().as_str()), (409, "block_permanent"));
 }
 
@@ -370,41 +408,41 @@ fn read_until(reader: &mut impl BufRead, start: &str) -> String {
 
 #[test]
 fn control_events() {
-    let desk = Desk::open();
-    let mut stream = TcpStream::connect(desk.address).unwrap();
+    let server = TestServer::open();
+    let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     stream.write_all(b"GET /control/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut feed = BufReader::new(stream);
     assert_eq!(read_until(&mut feed, "content-type"), "content-type: text/event-stream");
     read_until(&mut feed, ": connected");
-    let (leg, _cut) = desk.leg("anon:1", "one");
+    let (leg, _cut) = server.leg("anon:1", "one");
     let data = |feed: &mut BufReader<TcpStream>| -> Value {
         serde_json::from_str(&read_until(feed, "data: ")["data: ".len()..]).unwrap()
     };
     assert_eq!(read_until(&mut feed, "event"), "event: session.started");
     assert_eq!(data(&mut feed)["id"], "one");
-    desk.post("/control/sessions/one/kill", r#"{"reason":"enough"}"#);
+    server.post("/control/sessions/one/kill", r#"{"reason":"enough"}"#);
     assert_eq!(read_until(&mut feed, "event"), "event: session.killed");
     let killed = data(&mut feed);
     assert_eq!((&killed["reason"], &killed["legs_cut"]), (&json!("enough"), &json!(1)));
     drop(leg);
     assert_eq!(read_until(&mut feed, "event"), "event: session.ended");
     assert_eq!(data(&mut feed)["end_reason"], "killed");
-    desk.post("/control/sessions/one/resume", "");
+    server.post("/control/sessions/one/resume", "");
     assert_eq!(read_until(&mut feed, "event"), "event: session.resumed");
     assert_eq!(data(&mut feed)["by"], "control:127.0.0.1");
 }
 
 #[test]
 fn control_events_do_not_hold_the_shutdown() {
-    let mut desk = Desk::open();
-    let mut stream = TcpStream::connect(desk.address).unwrap();
+    let mut server = TestServer::open();
+    let mut stream = TcpStream::connect(server.address).unwrap();
     stream.write_all(b"GET /control/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut feed = BufReader::new(stream);
     read_until(&mut feed, ": connected");
     let begun = Instant::now();
-    desk.stop.send(true).unwrap();
-    desk.runtime.block_on(desk.served.take().unwrap()).unwrap();
+    server.stop.send(true).unwrap();
+    server.runtime.block_on(server.served.take().unwrap()).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let mut rest = String::new();
     feed.read_to_string(&mut rest).unwrap();
@@ -412,10 +450,10 @@ fn control_events_do_not_hold_the_shutdown() {
 
 #[test]
 fn control_config() {
-    let desk = Desk::open();
-    let config = desk.get("/control/config").json();
+    let server = TestServer::open();
+    let config = server.get("/control/config").json();
     assert_eq!((&config["listen"], &config["token"]), (&json!(":8080"), &json!("***")));
-    let answer = desk.post("/control/config/reload", "");
+    let answer = server.post("/control/config/reload", "");
     assert_eq!(answer.json(), json!({"applied": true, "restart_required": ["listen"]}));
 }
 
@@ -427,21 +465,19 @@ fn control_config_reload_tells_every_fault() {
     let sessions = session::SessionConfig::default().compile(&mut Faults::default()).unwrap();
     let manager =
         Manager::new(sessions, Clock::system(), Arc::new(MemoryStore::default()), Arc::new(|_: &Event| {}));
-    let settings = Arc::new(ArcSwap::from_pointee(control_settings(Written::default())));
+    let settings = Arc::new(ArcSwap::from_pointee(control_settings(ControlConfig::default())));
     let parts = Parts {
         manager: Arc::clone(&manager),
         metrics: Metrics::new().unwrap(),
         readiness: Arc::default(),
         settings: Arc::clone(&settings),
-        config: Arc::new(|| json!({})),
-        reload: Arc::new(move || Err(faults.clone())),
-        backends: Arc::new(|| json!({})),
+        runtime: Arc::new(Program { faults: Some(faults) }),
         history: None,
         store: "memory",
         max_connections: 256,
     };
-    let desk = Desk::serve(parts, manager, Arc::default(), settings);
-    let answer = desk.post("/control/config/reload", "");
+    let server = TestServer::serve(parts, manager, Arc::default(), settings);
+    let answer = server.post("/control/config/reload", "");
     assert_eq!((answer.status, answer.code().as_str()), (422, "config_invalid"));
     let faults = answer.json()["faults"].clone();
     assert_eq!(faults.as_array().unwrap().len(), 2);
@@ -450,31 +486,46 @@ fn control_config_reload_tells_every_fault() {
 }
 
 #[test]
+fn control_openapi() {
+    let server = TestServer::open();
+    let document = server.get("/openapi.json").json();
+    assert_eq!(document, super::openapi::document());
+    for (path, item) in document["paths"].as_object().unwrap() {
+        // The feed has no end.
+        for method in item.as_object().unwrap().keys().filter(|_| path != "/control/events") {
+            let answer = server.call(&method.to_uppercase(), &path.replace("{id}", "x"), "", "");
+            let is_unknown = answer.status == 405 || answer.body.contains("\"not_found\"");
+            assert!(!is_unknown, "{method} {path}: {answer:?}");
+        }
+    }
+}
+
+#[test]
 fn control_metrics() {
-    let desk = Desk::open();
-    let answer = desk.get("/metrics");
+    let server = TestServer::open();
+    let answer = server.get("/metrics");
     assert!(answer.header("content-type").starts_with("text/plain"), "{answer:?}");
     assert!(answer.body.contains("elida_build_info{version="), "{}", answer.body);
 }
 
 #[test]
 fn control_unknown_paths_and_methods() {
-    let desk = Desk::open();
-    let missing = desk.get("/control/nothing");
+    let server = TestServer::open();
+    let missing = server.get("/control/nothing");
     assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"));
-    assert_eq!(desk.get("/").code(), "not_found");
-    let wrong = desk.get("/control/sessions/one/kill");
+    assert_eq!(server.get("/").code(), "not_found");
+    let wrong = server.get("/control/sessions/one/kill");
     assert_eq!((wrong.status, wrong.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(wrong.header("allow"), "POST");
-    let wrong = desk.call("DELETE", "/control/sessions", "", "");
+    let wrong = server.call("DELETE", "/control/sessions", "", "");
     assert_eq!((wrong.status, wrong.header("allow")), (405, "GET,HEAD"));
-    assert_eq!(desk.call("OPTIONS", "/control/sessions", "", "").status, 405);
+    assert_eq!(server.call("OPTIONS", "/control/sessions", "", "").status, 405);
 }
 
 #[test]
 fn control_token() {
-    let desk = Desk::with(with_token());
-    let _leg = desk.leg("anon:1", "one");
+    let server = TestServer::with(with_token());
+    let _leg = server.leg("anon:1", "one");
     for (headers, status) in [
         ("", 401),
         ("\r\nAuthorization: Bearer wrong", 401),
@@ -491,34 +542,39 @@ fn control_token() {
             ("GET", "/control/config"),
             ("GET", "/control/kills"),
             ("GET", "/metrics"),
+            ("GET", "/openapi.json"),
         ] {
-            let answer = desk.call(method, path, headers, "");
+            let answer = server.call(method, path, headers, "");
             assert_eq!(answer.status, status, "{path} with {headers:?}");
         }
     }
-    let refused = desk.post("/control/sessions/one/kill", "");
+    let refused = server.post("/control/sessions/one/kill", "");
     assert_eq!((refused.status, refused.code().as_str()), (401, "unauthorized"));
     assert!(refused.header("www-authenticate").starts_with("Bearer"));
     assert!(!refused.body.contains(TOKEN));
-    assert_eq!(desk.get("/control/nothing").status, 401, "strangers do not learn what exists");
-    let health = desk.get("/control/health").json();
+    assert_eq!(server.get("/control/nothing").status, 401, "strangers do not learn what exists");
+    let health = server.get("/control/health").json();
     assert_eq!((&health["status"], &health["backends"]), (&json!("healthy"), &Value::Null));
-    let kill =
-        desk.call("POST", "/control/sessions/one/kill", "\r\nAuthorization: Bearer 0123456789abcdef0123", "");
+    let kill = server.call(
+        "POST",
+        "/control/sessions/one/kill",
+        "\r\nAuthorization: Bearer 0123456789abcdef0123",
+        "",
+    );
     assert_eq!(kill.status, 200);
 }
 
 #[test]
 fn control_token_follows_a_reload() {
-    let desk = Desk::open();
-    assert_eq!(desk.get("/control/stats").status, 200);
-    desk.settings.store(Arc::new(control_settings(with_token())));
-    assert_eq!(desk.get("/control/stats").status, 401);
+    let server = TestServer::open();
+    assert_eq!(server.get("/control/stats").status, 200);
+    server.settings.store(Arc::new(control_settings(with_token())));
+    assert_eq!(server.get("/control/stats").status, 401);
 }
 
 #[test]
 fn control_host() {
-    let desk = Desk::open();
+    let server = TestServer::open();
     for (host, status) in [
         ("localhost", 200),
         ("LOCALHOST:9090", 200),
@@ -530,50 +586,50 @@ fn control_host() {
         ("localhost.evil.example", 403),
         ("", 403),
     ] {
-        let answer = desk.raw(&format!("GET /control/stats HTTP/1.1\r\nHost: {host}"), "");
+        let answer = server.raw(&format!("GET /control/stats HTTP/1.1\r\nHost: {host}"), "");
         assert_eq!(answer.status, status, "{host}");
         if status == 403 {
             assert_eq!(answer.code(), "host_not_allowed");
         }
     }
-    let missing = desk.raw("GET /control/stats HTTP/1.1", "");
+    let missing = server.raw("GET /control/stats HTTP/1.1", "");
     assert_eq!(missing.status, 403);
-    let absolute = desk.raw("GET http://evil.example/control/stats HTTP/1.1\r\nHost: localhost", "");
+    let absolute = server.raw("GET http://evil.example/control/stats HTTP/1.1\r\nHost: localhost", "");
     assert_eq!(absolute.status, 403);
-    let twice = desk.raw("GET /control/stats HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", "");
+    let twice = server.raw("GET /control/stats HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", "");
     assert_ne!(twice.status, 200);
 }
 
 #[test]
 fn control_cors() {
-    let desk = Desk::with(with_origin());
+    let server = TestServer::with(with_origin());
     let token = "\r\nAuthorization: Bearer 0123456789abcdef0123";
-    let ours = desk.call("GET", "/control/stats", &format!("\r\nOrigin: https://ops.example{token}"), "");
+    let ours = server.call("GET", "/control/stats", &format!("\r\nOrigin: https://ops.example{token}"), "");
     assert_eq!(ours.status, 200);
     assert_eq!(ours.header("access-control-allow-origin"), "https://ops.example");
     assert_eq!(ours.header("vary"), "origin");
     let ask = "\r\nOrigin: https://ops.example\r\nAccess-Control-Request-Method: POST";
-    let preflight = desk.call("OPTIONS", "/control/sessions/x/kill", ask, "");
+    let preflight = server.call("OPTIONS", "/control/sessions/x/kill", ask, "");
     assert_eq!(preflight.status, 204, "a browser sends no token with a preflight");
     assert_eq!(preflight.header("access-control-allow-methods"), "GET, POST");
     assert!(preflight.header("access-control-allow-headers").contains("authorization"));
-    let unauthorized = desk.call("GET", "/control/stats", "\r\nOrigin: https://ops.example", "");
+    let unauthorized = server.call("GET", "/control/stats", "\r\nOrigin: https://ops.example", "");
     assert_eq!(unauthorized.status, 401, "an origin is no credential");
     assert_eq!(unauthorized.header("access-control-allow-origin"), "https://ops.example");
 }
 
 #[test]
 fn control_cors_refuses_other_origins_on_every_method() {
-    let desk = Desk::open();
-    let (_leg, cut) = desk.leg("anon:1", "one");
+    let server = TestServer::open();
+    let (_leg, cut) = server.leg("anon:1", "one");
     for origin in ["https://evil.example", "null", "http://localhost:3000", "https://ops.example.evil"] {
         for method in ["GET", "POST", "HEAD", "OPTIONS"] {
             let headers = format!("\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST");
-            let answer = desk.call(method, "/control/sessions/one/kill", &headers, "");
+            let answer = server.call(method, "/control/sessions/one/kill", &headers, "");
             assert_eq!(answer.status, 403, "{method} from {origin}");
             assert_eq!(answer.header("access-control-allow-origin"), "");
         }
-        let answer = desk.call("GET", "/health", &format!("\r\nOrigin: {origin}"), "");
+        let answer = server.call("GET", "/health", &format!("\r\nOrigin: {origin}"), "");
         assert_eq!((answer.status, answer.code().as_str()), (403, "origin_not_allowed"));
     }
     assert_eq!(cut.reason(), None);
@@ -581,11 +637,11 @@ fn control_cors_refuses_other_origins_on_every_method() {
 
 #[test]
 fn control_kill_is_quick() {
-    let desk = Desk::open();
-    let legs: Vec<_> = (0..50).map(|n| desk.leg("anon:1", &format!("run-{n}"))).collect();
+    let server = TestServer::open();
+    let legs: Vec<_> = (0..50).map(|n| server.leg("anon:1", &format!("run-{n}"))).collect();
     let begun = Instant::now();
     for n in 0..50 {
-        assert_eq!(desk.post(&format!("/control/sessions/run-{n}/kill"), "").status, 200);
+        assert_eq!(server.post(&format!("/control/sessions/run-{n}/kill"), "").status, 200);
     }
     // Connection, kill and answer; generous for a loaded machine.
     assert!(begun.elapsed() / 50 < Duration::from_millis(20), "{:?}", begun.elapsed());

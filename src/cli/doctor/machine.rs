@@ -1,4 +1,4 @@
-//! What the machine gives: a folder, open files, the time.
+//! Checks of the host: data folder, certificate, open files, clock.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -10,10 +10,10 @@ use crate::app::Plan;
 use crate::config::Config;
 use crate::settings::folder::why_not_writable;
 
-/// Exists while systemd-timesyncd holds the clock right.
+/// Exists while systemd-timesyncd synchronises the clock.
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 
-/// Can state be kept?
+/// Checks that the data folder can be written to.
 pub(super) fn folder(folder: &Path) -> Finding {
     let shown = folder.display();
     match why_not_writable(folder) {
@@ -22,13 +22,13 @@ pub(super) fn folder(folder: &Path) -> Finding {
             let message =
                 format!("{shown} cannot be written to ({why}): principals get new names at each start");
             let remedy =
-                format!("name another folder in data_dir, or: mkdir -p {shown} && chown $USER {shown}");
+                format!("set another folder in data_dir, or: mkdir -p {shown} && chown $USER {shown}");
             Finding::new(Health::Warn, "data_dir", message, remedy)
         }
     }
 }
 
-/// Is the listener's certificate good for a while? That it fits its key is checked with the configuration.
+/// Checks how long the listener's certificate is valid. That it matches its key is checked with the configuration.
 pub(super) fn certificate(config: &Config) -> Option<Finding> {
     let check = "server.tls";
     Some(match config.server.tls()?.check_dates(SystemTime::now()) {
@@ -42,8 +42,8 @@ pub(super) fn certificate(config: &Config) -> Option<Finding> {
     })
 }
 
-/// Do `server.limits.max_connections` fit into the open files? The gateway raises the soft limit by itself, so the
-/// hard one counts.
+/// Checks that the limit of open files allows `server.limits.max_connections`. The gateway raises the soft limit by itself,
+/// so the hard limit counts.
 pub(super) fn open_files(config: &Config) -> Finding {
     judge_files(getrlimit(Resource::Nofile).maximum, config)
 }
@@ -53,7 +53,7 @@ fn judge_files(limit: Option<u64>, config: &Config) -> Finding {
     let plan = Plan::new(limit, config);
     let (fits, wanted) = (plan.connections(), config.server.limits().max_connections);
     match limit {
-        None => Finding::ok(check, "without limit"),
+        None => Finding::ok(check, "no limit"),
         Some(limit) if fits == wanted => {
             Finding::ok(check, format!("{limit} are enough for {wanted} connections"))
         }
@@ -71,7 +71,7 @@ fn judge_files(limit: Option<u64>, config: &Config) -> Finding {
     }
 }
 
-/// Can the time be right? Timeouts do not depend on it, but certificates and records do.
+/// Checks that the clock is plausible. Timeouts do not depend on it, but certificates and records do.
 pub(super) fn clock() -> Finding {
     let built = std::env::current_exe().and_then(std::fs::metadata).and_then(|file| file.modified());
     judge_clock(SystemTime::now(), built.ok(), Path::new(SYNCHRONISED).exists())
@@ -82,7 +82,7 @@ fn judge_clock(now: SystemTime, built: Option<SystemTime>, is_synchronised: bool
         .map_or_else(|_| "an impossible time".into(), |now| format!("{now:.0}"));
     if built.is_some_and(|built| now < built) {
         let message = format!("it is {shown} here, which is before this program was installed");
-        let remedy = "set the clock: certificates are judged by it (timedatectl set-ntp true)";
+        let remedy = "set the clock: certificates are checked against it (timedatectl set-ntp true)";
         return Finding::new(Health::Fail, "clock", message, remedy);
     }
     let source = if is_synchronised { ", synchronised by systemd-timesyncd" } else { "" };

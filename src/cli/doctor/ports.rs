@@ -1,14 +1,17 @@
-//! Are the ports free, or does ELIDA hold them already?
+//! Checks that the ports are free, or held by a running ELIDA.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
+use serde::Deserialize;
+
 use super::{Finding, Health};
-use crate::cli::client::Client;
+use crate::cli::client::{Answer, Client};
 use crate::cli::health::url_of;
 use crate::config::Config;
+use crate::control::api::health::ControlHealth;
 
-/// Looks at both listeners.
+/// Checks both listeners.
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let control = config.control.listen();
     let listeners = [("listen", config.listen), ("control.listen", control)];
@@ -30,9 +33,15 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     listeners.into_iter().map(finding).collect()
 }
 
+/// The part of the configuration in force that is compared.
+#[derive(Deserialize)]
+struct InForce {
+    listen: String,
+}
+
 /// What answers at the control address.
 enum Running {
-    /// ELIDA of this version; with its configuration, if it lets us see it.
+    /// ELIDA of this version; with its `listen`, if the configuration can be read.
     Elida { version: String, listen: Option<String> },
     /// Something else, or nothing.
     Other,
@@ -44,12 +53,10 @@ impl Running {
         let Ok(client) = Client::with_token(&url_of(config.control.listen()), token) else {
             return Self::Other;
         };
-        let health = client.get(&["control", "health"], &[]).unwrap_or_default();
-        let Some(version) = health["version"].as_str().filter(|_| health["uptime_s"].is_u64()) else {
-            return Self::Other;
-        };
-        let told = client.get(&["control", "config"], &[]).unwrap_or_default();
-        Self::Elida { version: version.to_owned(), listen: told["listen"].as_str().map(str::to_owned) }
+        let health = client.get(&["control", "health"], &()).and_then(Answer::read::<ControlHealth>);
+        let Ok(ControlHealth { version, .. }) = health else { return Self::Other };
+        let config = client.get(&["control", "config"], &()).and_then(Answer::read::<InForce>);
+        Self::Elida { version: version.into_owned(), listen: config.ok().map(|config| config.listen) }
     }
 
     fn holds(&self, key: &str, address: SocketAddr) -> Finding {
@@ -67,7 +74,7 @@ impl Running {
     }
 }
 
-/// Whether the running one listens there: it tells the address as it was written.
+/// True when the running ELIDA listens there; it reports the address as it was written.
 fn is_same(written: Option<&str>, address: SocketAddr) -> bool {
     let mut faults = crate::settings::fault::Faults::default();
     let read = |text| crate::settings::address::listen_address("listen", text, &mut faults);

@@ -1,48 +1,58 @@
-//! News from the control API, asked for on a thread of its own so that keys never wait for an answer.
+//! Polls the control API on a thread of its own, so that keys never wait for an answer.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use crate::cli::client::Client;
 use crate::cli::report;
+use crate::control::api::kills::{KillBody, KillReply};
+use crate::control::api::params::SessionQuery;
+use crate::control::api::sessions::{SessionLimit, SessionPage, SessionsQuery};
+use crate::ids::Uid;
+use crate::session::{NamedBy, SessionState, SessionView, Stats};
 
-/// How often the control API is asked.
+/// How often the control API is polled.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The most sessions that are asked for: the newest.
+/// Number of sessions that are read: the newest.
 const LIMIT: usize = 1000;
 
-/// One look at the gateway.
+/// State of the gateway at one moment.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    /// Active sessions, the one that moved last first.
-    pub(super) sessions: Vec<Value>,
+pub(super) struct Sample {
+    /// Active sessions, the most recently active first.
+    pub(super) sessions: Vec<SessionView>,
     /// Totals.
-    pub(super) stats: Value,
+    pub(super) stats: Stats,
 }
 
-/// What the thread tells.
+impl Sample {
+    /// Returns the sessions as a page of the list.
+    pub(super) fn into_page(self) -> SessionPage {
+        SessionPage { sessions: self.sessions, next_cursor: None, total: None, truncated: false }
+    }
+}
+
+/// What the thread reports.
 #[derive(Debug)]
 pub(super) enum Update {
-    /// What is to be seen now.
-    News(News),
-    /// The control API does not answer; what was seen is old.
+    /// The current state.
+    Sample(Sample),
+    /// The control API does not answer: the state shown is old.
     Lost(String),
-    /// What became of a kill.
+    /// The outcome of a kill.
     Killed(String),
 }
 
-/// The thread that asks; it ends when this is dropped.
+/// Handle of the polling thread, which ends when this is dropped.
 pub(super) struct Feed {
     updates: Receiver<Update>,
-    kills: Sender<String>,
+    kills: Sender<Uid>,
 }
 
 impl Feed {
-    /// Begins to ask.
+    /// Starts polling.
     pub(super) fn start(client: Client) -> Self {
         let (tell, updates) = channel();
         let (kills, orders) = channel();
@@ -50,34 +60,33 @@ impl Feed {
         Self { updates, kills }
     }
 
-    /// The next update, if there is one already.
+    /// Returns the next update, if there is one.
     pub(super) fn next(&self) -> Option<Update> {
         self.updates.try_recv().ok()
     }
 
-    /// Has a session killed.
-    pub(super) fn kill(&self, uid: String) {
+    /// Kills a session.
+    pub(super) fn kill(&self, uid: Uid) {
         // The thread lives as long as this.
         let _ = self.kills.send(uid);
     }
 }
 
-fn run(client: &Client, tell: &Sender<Update>, orders: &Receiver<String>) {
+fn run(client: &Client, tell: &Sender<Update>, orders: &Receiver<Uid>) {
     loop {
         match orders.recv_timeout(EVERY) {
             Ok(uid) => {
-                let path = ["control", "sessions", &uid, "kill"];
-                let told = match client.post(&path, &[("by", "uid".to_owned())], &json!({})) {
-                    Ok(answer) => report::killed(&answer).trim_end().to_owned(),
+                let outcome = match kill(client, uid) {
+                    Ok(reply) => report::killed(&reply).trim_end().to_owned(),
                     Err(error) => error.to_string(),
                 };
-                let _ = tell.send(Update::Killed(told));
+                let _ = tell.send(Update::Killed(outcome));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let update = match ask(client) {
-            Ok(news) => Update::News(news),
+            Ok(sample) => Update::Sample(sample),
             Err(error) => Update::Lost(error.to_string()),
         };
         if tell.send(update).is_err() {
@@ -86,30 +95,39 @@ fn run(client: &Client, tell: &Sender<Update>, orders: &Receiver<String>) {
     }
 }
 
-/// Asks once.
-pub(super) fn ask(client: &Client) -> anyhow::Result<News> {
-    let query = [("state", "active".to_owned()), ("limit", LIMIT.to_string())];
-    let mut answer = client.get(&["control", "sessions"], &query)?;
-    let mut sessions = answer["sessions"].as_array_mut().map(std::mem::take).unwrap_or_default();
-    sessions.sort_by_key(quietness);
-    Ok(News { sessions, stats: client.get(&["control", "stats"], &[])? })
+fn kill(client: &Client, uid: Uid) -> anyhow::Result<KillReply> {
+    let path = ["control", "sessions", &uid.to_string(), "kill"];
+    client.post(&path, &SessionQuery { by: Some(NamedBy::Uid) }, &KillBody::default())?.read()
 }
 
-/// Those with an open request first, then by silence in whole seconds: a finer order would never rest.
-fn quietness(session: &Value) -> (bool, u64, String) {
-    let is_still = session["open_legs"].as_u64().unwrap_or_default() == 0;
-    let idle = session["idle_ms"].as_u64().unwrap_or_default() / 1000;
-    (is_still, idle, session["uid"].as_str().unwrap_or_default().to_owned())
+/// Reads sessions and totals once.
+pub(super) fn ask(client: &Client) -> anyhow::Result<Sample> {
+    let query = SessionsQuery {
+        state: Some(SessionState::Active),
+        limit: SessionLimit::new(LIMIT),
+        ..SessionsQuery::default()
+    };
+    let SessionPage { mut sessions, .. } = client.get(&["control", "sessions"], &query)?.read()?;
+    sessions.sort_by_key(quietness);
+    Ok(Sample { sessions, stats: client.get(&["control", "stats"], &())?.read()? })
+}
+
+/// Sort key: sessions with an open request first, then by idle seconds; a finer order would change all the time.
+fn quietness(session: &SessionView) -> (bool, u64, Uid) {
+    (session.open_legs == 0, session.idle_ms / 1000, session.uid)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::cli::testing::{session as view, uid};
 
     #[test]
     fn who_moved_last_stands_first() {
         let session =
-            |uid: &str, open: u64, idle: u64| json!({"uid": uid, "open_legs": open, "idle_ms": idle});
+            |id: &str, open: u64, idle: u64| view(json!({"id": id, "open_legs": open, "idle_ms": idle}));
         let mut sessions = [
             session("a", 0, 10),
             session("d", 0, 7000),
@@ -118,8 +136,8 @@ mod tests {
             session("a", 1, 10),
         ];
         sessions.sort_by_key(quietness);
-        let order: Vec<_> =
-            sessions.iter().map(|s| (s["uid"].as_str().unwrap(), s["open_legs"] == 1)).collect();
-        assert_eq!(order, [("a", true), ("c", true), ("b", true), ("a", false), ("d", false)]);
+        let order: Vec<_> = sessions.iter().map(|s| (s.uid.to_string(), s.open_legs == 1)).collect();
+        let expected = [("a", true), ("c", true), ("b", true), ("a", false), ("d", false)];
+        assert_eq!(order, expected.map(|(id, is_open)| (uid(id), is_open)));
     }
 }

@@ -1,5 +1,4 @@
-//! The terminal: raw, on its other screen, without a cursor; and back as it was at the end, after a
-//! panic as well.
+//! The terminal: raw mode, alternate screen, hidden cursor; restored at the end, even after a panic.
 
 use std::io::{self, Stdout, Write};
 use std::time::Duration;
@@ -11,14 +10,14 @@ use crossterm::terminal::{
 };
 use crossterm::{cursor, queue};
 
-use super::view::{Input, Line, Look};
+use super::view::{Input, Line, Style};
 use crate::cli::is_plain;
 
-// The terminal's own colours (ECMA-48 SGR), which its user chose to be read well on its background.
+// Colours of the terminal's palette (ECMA-48 SGR), which its user can read on its background.
 const GREEN: &[u8] = b"\x1b[32m";
 const YELLOW: &[u8] = b"\x1b[33m";
 
-/// The terminal while it is ours; given back when dropped.
+/// The terminal; restored when dropped.
 pub(super) struct Screen<W: Write> {
     out: W,
     /// False: NO_COLOR is set.
@@ -26,27 +25,27 @@ pub(super) struct Screen<W: Write> {
 }
 
 impl Screen<Stdout> {
-    /// Takes the terminal.
+    /// Takes over the terminal.
     pub(super) fn open() -> io::Result<Self> {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            // First, so that the message is not written to the other screen and lost.
-            give_back(&mut io::stdout());
+            // First, so that the message does not go to the alternate screen and get lost.
+            restore(&mut io::stdout());
             before(panic);
         }));
         enable_raw_mode()?;
         Self::on(io::stdout(), !is_plain())
     }
 
-    /// Shows the lines that `lines` makes for the width and height there are.
+    /// Draws the lines that `lines` returns for this width and height.
     pub(super) fn draw(&mut self, lines: impl FnOnce(usize, usize) -> Vec<Line>) -> io::Result<()> {
         let (width, height) = size()?;
         self.paint(&lines(width.into(), height.into()))
     }
 
-    /// What came from the keyboard within `patience`.
-    pub(super) fn input(&self, patience: Duration) -> io::Result<Option<Input>> {
-        if !event::poll(patience)? {
+    /// Returns the input received within `timeout`.
+    pub(super) fn input(&self, timeout: Duration) -> io::Result<Option<Input>> {
+        if !event::poll(timeout)? {
             return Ok(None);
         }
         Ok(match event::read()? {
@@ -64,18 +63,18 @@ impl<W: Write> Screen<W> {
         Ok(Self { out, has_colours })
     }
 
-    /// Line by line over what is there: clearing all of it first would flicker.
+    /// Draws line by line over the old content; clearing the screen first would flicker.
     fn paint(&mut self, lines: &[Line]) -> io::Result<()> {
         let mut frame = Vec::new();
         for (row, line) in lines.iter().enumerate() {
             queue!(frame, cursor::MoveTo(0, u16::try_from(row).unwrap_or(u16::MAX)))?;
-            match line.look {
-                Look::Plain => {}
-                Look::Bold => queue!(frame, SetAttribute(Attribute::Bold))?,
-                Look::Chosen => queue!(frame, SetAttribute(Attribute::Reverse))?,
-                Look::Busy if self.has_colours => frame.extend_from_slice(GREEN),
-                Look::Loud if self.has_colours => frame.extend_from_slice(YELLOW),
-                Look::Busy | Look::Loud => {}
+            match line.style {
+                Style::Plain => {}
+                Style::Bold => queue!(frame, SetAttribute(Attribute::Bold))?,
+                Style::Selected => queue!(frame, SetAttribute(Attribute::Reverse))?,
+                Style::Busy if self.has_colours => frame.extend_from_slice(GREEN),
+                Style::Alert if self.has_colours => frame.extend_from_slice(YELLOW),
+                Style::Busy | Style::Alert => {}
             }
             frame.extend_from_slice(line.text.as_bytes());
             queue!(frame, SetAttribute(Attribute::Reset), Clear(ClearType::UntilNewLine))?;
@@ -88,12 +87,12 @@ impl<W: Write> Screen<W> {
 
 impl<W: Write> Drop for Screen<W> {
     fn drop(&mut self) {
-        give_back(&mut self.out);
+        restore(&mut self.out);
     }
 }
 
-/// Twice does no harm. A terminal that is gone cannot be told, and need not be.
-fn give_back(out: &mut impl Write) {
+/// Restores the terminal. Harmless when called twice; errors of a terminal that is gone are ignored.
+fn restore(out: &mut impl Write) {
     let _ = queue!(out, SetAttribute(Attribute::Reset), cursor::Show, LeaveAlternateScreen);
     let _ = out.flush();
     let _ = disable_raw_mode();
@@ -102,7 +101,7 @@ fn give_back(out: &mut impl Write) {
 fn input(key: KeyEvent) -> Option<Input> {
     let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {
-        // A raw terminal sends no SIGINT.
+        // In raw mode the terminal sends no SIGINT.
         KeyCode::Char('c' | 'd') if is_control => Some(Input::Letter('q')),
         KeyCode::Char(letter) if !is_control => Some(Input::Letter(letter)),
         KeyCode::Up => Some(Input::Up),
@@ -154,7 +153,8 @@ mod tests {
 
     #[test]
     fn no_colour_means_none() {
-        let lines = [Look::Busy, Look::Loud, Look::Chosen].map(|look| Line { text: "x".into(), look });
+        let lines =
+            [Style::Busy, Style::Alert, Style::Selected].map(|style| Line { text: "x".into(), style });
         let painted = |has_colours| {
             let paper = Paper::default();
             Screen::on(paper.clone(), has_colours).unwrap().paint(&lines).unwrap();

@@ -1,151 +1,154 @@
-//! What `elida top` shows, as lines of text, and what keys do to it. Knows no terminal.
+//! The lines that `elida top` shows, and what keys do. Knows no terminal.
 
-use serde_json::Value;
-
-use super::feed::{News, Update};
+use super::feed::{Sample, Update};
 use crate::cli::report;
 use crate::cli::table::{plain, table};
+use crate::ids::{SessionId, Uid};
+use crate::session::SessionView;
 
-/// A longer cell is cut: ids and lists of models come from clients.
+/// The longest cell, in characters; ids and model names come from clients.
 const CELL: usize = 36;
 
-/// How a line looks.
+/// Style of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Style {
     Plain,
     /// Headings.
     Bold,
     /// A session with an open request.
     Busy,
-    /// The chosen session.
-    Chosen,
-    /// Asks or warns.
-    Loud,
+    /// The selected session.
+    Selected,
+    /// A question or a warning.
+    Alert,
 }
 
-/// One line, not longer than the screen is wide.
+/// One line, at most as wide as the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) text: String,
-    pub(super) look: Look,
+    pub(super) style: Style,
 }
 
-/// What came from the keyboard.
+/// Input from the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Up,
     Down,
     Escape,
     Letter(char),
-    /// The screen has another size now.
+    /// The screen has a new size.
     Resized,
 }
 
-/// What the view wants done.
+/// What a key does.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Action {
     Nothing,
     Quit,
     /// Kill the session with this uid.
-    Kill(String),
+    Kill(Uid),
 }
 
-/// All there is to see.
+/// State of the screen.
 pub(super) struct View {
     address: String,
-    news: News,
-    /// The uid of the chosen session: it stays chosen when the order changes.
-    chosen: Option<String>,
-    /// The uid and id of the session that is asked about.
-    asked: Option<(String, String)>,
+    sample: Sample,
+    /// The selected session, which stays selected when the order changes.
+    selected: Option<Uid>,
+    /// The session whose kill must be confirmed.
+    asked: Option<(Uid, SessionId)>,
     notice: Option<String>,
     lost: Option<String>,
 }
 
 impl View {
-    /// A view of the control API at `address`, with nothing seen yet.
+    /// Creates an empty view of the control API at `address`.
     pub(super) fn new(address: &str) -> Self {
-        let news = News::default();
-        Self { address: address.to_owned(), news, chosen: None, asked: None, notice: None, lost: None }
+        let sample = Sample::default();
+        Self { address: address.to_owned(), sample, selected: None, asked: None, notice: None, lost: None }
     }
 
-    /// Shows what was told.
+    /// Applies an update.
     pub(super) fn update(&mut self, update: Update) {
         match update {
-            Update::News(news) => self.take(news),
+            Update::Sample(sample) => self.take(sample),
             Update::Lost(why) => self.lost = Some(why),
             Update::Killed(told) => self.notice = Some(told),
         }
     }
 
-    /// Shows another look at the gateway.
-    pub(super) fn take(&mut self, news: News) {
-        let place = self.place();
-        self.news = news;
+    /// Shows a new sample.
+    pub(super) fn take(&mut self, sample: Sample) {
+        let row = self.selected_row();
+        self.sample = sample;
         self.lost = None;
-        if !self.news.sessions.iter().any(|session| session["uid"].as_str() == self.chosen.as_deref()) {
-            // The chosen one is gone: who stands in its place is chosen.
-            self.choose(place);
+        if !self.sample.sessions.iter().any(|session| Some(session.uid) == self.selected) {
+            // The selected session is gone: the one now in its row is selected.
+            self.select(row);
         }
     }
 
-    /// Does what a key means.
-    pub(super) fn press(&mut self, input: Input) -> Wish {
+    /// Handles a key.
+    pub(super) fn press(&mut self, input: Input) -> Action {
         if let Some((uid, _)) = self.asked.take_if(|_| input != Input::Resized) {
-            // Anything but a clear yes is a no.
-            return if matches!(input, Input::Letter('y' | 'Y')) { Wish::Kill(uid) } else { Wish::Nothing };
+            // Any other key means no.
+            return if matches!(input, Input::Letter('y' | 'Y')) {
+                Action::Kill(uid)
+            } else {
+                Action::Nothing
+            };
         }
         match input {
-            Input::Letter('q' | 'Q') => return Wish::Quit,
+            Input::Letter('q' | 'Q') => return Action::Quit,
             Input::Letter('k' | 'K') => self.ask(),
-            Input::Up => self.choose(self.place().saturating_sub(1)),
-            Input::Down => self.choose(self.place() + 1),
+            Input::Up => self.select(self.selected_row().saturating_sub(1)),
+            Input::Down => self.select(self.selected_row() + 1),
             Input::Escape | Input::Letter(_) => self.notice = None,
             Input::Resized => {}
         }
-        Wish::Nothing
+        Action::Nothing
     }
 
     fn ask(&mut self) {
         self.notice = None;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let session = self.news.sessions.get(self.place());
-        self.asked = session.and_then(|session| Some((text(&session["uid"])?, text(&session["id"])?)));
+        let session = self.sample.sessions.get(self.selected_row());
+        self.asked = session.map(|session| (session.uid, session.id.clone()));
     }
 
-    fn place(&self) -> usize {
-        let is_chosen = |session: &Value| session["uid"].as_str() == self.chosen.as_deref();
-        self.news.sessions.iter().position(is_chosen).unwrap_or_default()
+    fn selected_row(&self) -> usize {
+        let is_selected = |session: &SessionView| Some(session.uid) == self.selected;
+        self.sample.sessions.iter().position(is_selected).unwrap_or_default()
     }
 
-    fn choose(&mut self, place: usize) {
-        let last = self.news.sessions.len().saturating_sub(1);
-        let session = self.news.sessions.get(place.min(last));
-        self.chosen = session.and_then(|session| session["uid"].as_str()).map(str::to_owned);
+    fn select(&mut self, row: usize) {
+        let last = self.sample.sessions.len().saturating_sub(1);
+        let session = self.sample.sessions.get(row.min(last));
+        self.selected = session.map(|session| session.uid);
     }
 
-    /// The whole screen: a title, the sessions around the chosen one, and a line to talk in.
+    /// Returns the whole screen: a title, the sessions around the selected one, and a status line.
     pub(super) fn lines(&self, width: usize, height: usize) -> Vec<Line> {
-        let mut lines = vec![line(self.title(), Look::Bold)];
+        let mut lines = vec![line(self.title(), Style::Bold)];
         let room = height.saturating_sub(3);
-        let first = self.place().saturating_sub(room.saturating_sub(1));
-        let mut rows = report::session_rows(&self.news.sessions);
+        let first = self.selected_row().saturating_sub(room.saturating_sub(1));
+        let mut rows = report::session_rows(&self.sample.sessions);
         rows.iter_mut().flatten().for_each(shorten);
-        // All rows are in the table, so that columns do not jump while one scrolls.
+        // All rows are in the table, so that columns do not move while scrolling.
         let texts = table(&rows, &report::NUMBERS);
         for (i, text) in texts.lines().enumerate() {
             match i.checked_sub(1) {
-                None => lines.push(line(format!("  {text}"), Look::Bold)),
+                None => lines.push(line(format!("  {text}"), Style::Bold)),
                 Some(i) if i >= first && i < first + room => lines.push(self.row(i, text)),
                 Some(_) => {}
             }
         }
-        if self.news.sessions.is_empty() {
-            lines.push(line("  no active sessions", Look::Plain));
+        if self.sample.sessions.is_empty() {
+            lines.push(line("  no active sessions", Style::Plain));
         }
         lines.truncate(height.saturating_sub(1));
-        lines.resize(height.saturating_sub(1), line("", Look::Plain));
-        lines.push(self.talk());
+        lines.resize(height.saturating_sub(1), line("", Style::Plain));
+        lines.push(self.status_line());
         for line in &mut lines {
             line.text = line.text.chars().take(width).collect();
         }
@@ -153,19 +156,19 @@ impl View {
     }
 
     fn row(&self, i: usize, text: &str) -> Line {
-        let is_busy = self.news.sessions[i]["open_legs"].as_u64() > Some(0);
-        match (i == self.place(), is_busy) {
-            (true, _) => line(format!("> {text}"), Look::Chosen),
-            (false, true) => line(format!("  {text}"), Look::Busy),
-            (false, false) => line(format!("  {text}"), Look::Plain),
+        let is_busy = self.sample.sessions[i].open_legs > 0;
+        match (i == self.selected_row(), is_busy) {
+            (true, _) => line(format!("> {text}"), Style::Selected),
+            (false, true) => line(format!("  {text}"), Style::Busy),
+            (false, false) => line(format!("  {text}"), Style::Plain),
         }
     }
 
     fn title(&self) -> String {
-        let number = |key: &str| self.news.stats[key].as_u64().unwrap_or_default();
-        let (active, open, kills) = (number("active"), number("open_legs"), number("kills_in_force"));
-        let plural = |count: u64| if count == 1 { "" } else { "s" };
-        let shown = self.news.sessions.len() as u64;
+        let stats = &self.sample.stats;
+        let (active, open, kills) = (stats.active, stats.open_legs, stats.kills_in_force);
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let shown = self.sample.sessions.len();
         let newest = if active > shown { format!(", the newest {shown} here") } else { String::new() };
         format!(
             "elida top  {}  {active} active{newest}, {open} open request{}, {kills} kill{} in force",
@@ -175,18 +178,18 @@ impl View {
         )
     }
 
-    fn talk(&self) -> Line {
+    fn status_line(&self) -> Line {
         match (&self.asked, &self.lost, &self.notice) {
-            (Some((_, id)), ..) => line(format!("kill {}? y/n", plain(id)), Look::Loud),
-            (None, Some(why), _) => line(plain(why), Look::Loud),
-            (None, None, Some(told)) => line(plain(told), Look::Bold),
-            (None, None, None) => line("q quit   k kill   up/down select", Look::Plain),
+            (Some((_, id)), ..) => line(format!("kill {}? y/n", plain(id.as_str())), Style::Alert),
+            (None, Some(why), _) => line(plain(why), Style::Alert),
+            (None, None, Some(told)) => line(plain(told), Style::Bold),
+            (None, None, None) => line("q quit   k kill   up/down select", Style::Plain),
         }
     }
 }
 
-fn line(text: impl Into<String>, look: Look) -> Line {
-    Line { text: text.into(), look }
+fn line(text: impl Into<String>, style: Style) -> Line {
+    Line { text: text.into(), style }
 }
 
 fn shorten(cell: &mut String) {
@@ -200,14 +203,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::testing::{session, uid};
+    use crate::session::Stats;
 
-    fn news(ids: &[&str]) -> News {
-        let session = |id: &&str| {
-            json!({"id": id, "uid": format!("s_{id}"), "state": "active", "open_legs": u64::from(*id == "busy"),
-                   "identity": {"client": "curl"}, "backends": {"b": 1}, "models": {"m": 1}})
+    fn news(ids: &[&str]) -> Sample {
+        let view = |id: &&str| {
+            session(json!({"id": id, "open_legs": u64::from(*id == "busy"),
+                   "identity": {"client": "curl"}, "backends": {"b": 1}, "models": {"m": 1}}))
         };
-        let stats = json!({"active": ids.len(), "open_legs": 1, "kills_in_force": 2});
-        News { sessions: ids.iter().map(session).collect(), stats }
+        let stats = Stats { active: ids.len(), open_legs: 1, kills_in_force: 2, ..Stats::default() };
+        Sample { sessions: ids.iter().map(view).collect(), stats }
     }
 
     fn texts(view: &View, width: usize, height: usize) -> Vec<String> {
@@ -222,8 +227,8 @@ mod tests {
         assert_eq!(lines.len(), 6);
         assert_eq!(lines[0].text, "elida top  http://h:1  2 active, 1 open request, 2 kills in force");
         assert!(lines[1].text.starts_with("  ID"), "{lines:?}");
-        assert!(lines[2].text.starts_with("> busy") && lines[2].look == Look::Chosen, "{lines:?}");
-        assert!(lines[3].text.starts_with("  b\u{fffd}[2J") && lines[3].look == Look::Plain, "{lines:?}");
+        assert!(lines[2].text.starts_with("> busy") && lines[2].style == Style::Selected, "{lines:?}");
+        assert!(lines[3].text.starts_with("  b\u{fffd}[2J") && lines[3].style == Style::Plain, "{lines:?}");
         assert_eq!(lines[5].text, "q quit   k kill   up/down select");
         assert!(texts(&view, 10, 4).iter().all(|line| line.chars().count() <= 10));
         for height in 0..4 {
@@ -253,21 +258,21 @@ mod tests {
     #[test]
     fn a_kill_needs_a_clear_yes() {
         let mut view = View::new("");
-        assert_eq!(view.press(Input::Letter('k')), Wish::Nothing);
-        assert_eq!(view.press(Input::Letter('y')), Wish::Nothing, "nobody is chosen");
+        assert_eq!(view.press(Input::Letter('k')), Action::Nothing);
+        assert_eq!(view.press(Input::Letter('y')), Action::Nothing, "nobody is chosen");
         view.take(news(&["a", "b"]));
         view.press(Input::Down);
         view.press(Input::Letter('k'));
         assert_eq!(texts(&view, 80, 5)[4], "kill b? y/n");
         view.take(news(&["b", "a"]));
-        assert_eq!(view.press(Input::Letter('q')), Wish::Nothing, "q means no here");
+        assert_eq!(view.press(Input::Letter('q')), Action::Nothing, "q means no here");
         view.press(Input::Letter('k'));
-        assert_eq!(view.press(Input::Resized), Wish::Nothing);
-        assert_eq!(view.press(Input::Letter('y')), Wish::Kill("s_b".into()));
+        assert_eq!(view.press(Input::Resized), Action::Nothing);
+        assert_eq!(view.press(Input::Letter('y')), Action::Kill(Uid::parse(&uid("b")).unwrap()));
         view.update(Update::Killed("b killed".into()));
         assert_eq!(texts(&view, 80, 5)[4], "b killed");
         view.update(Update::Lost("no answer".into()));
         assert_eq!(texts(&view, 80, 5)[4], "no answer");
-        assert_eq!(view.press(Input::Letter('q')), Wish::Quit);
+        assert_eq!(view.press(Input::Letter('q')), Action::Quit);
     }
 }

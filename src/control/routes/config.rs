@@ -1,46 +1,44 @@
-//! The configuration in force, and reading it again.
+//! The configuration in force and its reload.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
-use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::control::api::config::ReloadReply;
+use crate::control::api::error::ErrorCode;
 use crate::control::listen::Peer;
 use crate::control::problem::Problem;
-use crate::control::service::Door;
-use crate::settings::fault::{Fault, Faults};
+use crate::control::service::ControlState;
+use crate::settings::fault::Faults;
 
-/// The configuration in force; secrets are masked.
-pub(super) async fn show(State(door): State<Arc<Door>>) -> Json<Value> {
-    Json((door.parts.config)())
+/// Returns the configuration in force; secrets are masked.
+pub(super) async fn show(State(state): State<Arc<ControlState>>) -> Json<Value> {
+    Json(state.parts.runtime.config())
 }
 
-/// Reads the configuration again. A faulty one changes nothing and is answered with all its faults.
+/// Reads the configuration again. An invalid one changes nothing; the answer lists all its faults.
 pub(super) async fn reload(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     ConnectInfo(Peer { address: peer, .. }): ConnectInfo<Peer>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ReloadReply>, Problem> {
     tracing::info!(by = %peer.ip(), "control_reload");
-    let reload = Arc::clone(&door.parts.reload);
-    // It reads files, and this runtime must stay free for a kill.
-    let turn = door.blocking.reload().await?;
+    let runtime = Arc::clone(&state.parts.runtime);
+    // A reload reads files, and this runtime must stay free for a kill.
+    let permit = state.blocking.reload().await?;
     let done = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        reload()
+        let _permit = permit;
+        runtime.reload()
     })
     .await;
-    match done.map_err(|_| Problem::internal("the reload broke off; the log says why"))? {
-        Ok(report) => Ok(Json(json!({"applied": true, "restart_required": report.restart_required}))),
-        Err(faults) => Err(rejected(&faults)),
+    match done.map_err(|_| Problem::internal("the reload failed; see the server log"))? {
+        Ok(report) => Ok(Json(ReloadReply { applied: true, restart_required: report.restart_required })),
+        Err(faults) => Err(invalid(&faults)),
     }
 }
 
-fn rejected(faults: &Faults) -> Problem {
-    let list: Vec<&Fault> = faults.iter().collect();
-    let detail = format!("the configuration is faulty, the running one stays: {faults}");
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "config_invalid", detail)
-        .with("applied", false)
-        .with("faults", json!(list))
+fn invalid(faults: &Faults) -> Problem {
+    let detail = format!("the configuration is invalid and was not applied: {faults}");
+    Problem::new(ErrorCode::ConfigInvalid, detail).faults(faults.iter().cloned().collect())
 }

@@ -1,4 +1,4 @@
-//! The live feed: what happens to sessions, as server-sent events.
+//! The live feed: what happens to sessions, as server-sent events (WHATWG HTML, section 9.2).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,49 +9,48 @@ use axum::extract::State;
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response, sse};
 use futures::stream::{self, Stream, StreamExt};
-use http::StatusCode;
-use http::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::control::api::error::ErrorCode;
+use crate::control::api::events::{FeedEvent, LaggedEvent};
 use crate::control::problem::Problem;
-use crate::control::service::{Door, stopped};
+use crate::control::service::{ControlState, stopped};
 use crate::session::Event;
 
-/// A comment goes out after this much silence, so that proxies between keep the connection.
+/// A comment is sent after this much silence, so that intermediaries keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Seconds after which a reader that found no place may ask again.
-const RETRY: &str = "10";
+/// `Retry-After` of a reader that got no permit, in seconds.
+const RETRY_AFTER: u32 = 10;
 
-/// Sends what happens from now on; a reader that is too slow is told how much it missed.
-pub(super) async fn feed(State(door): State<Arc<Door>>) -> Response {
-    // Readers leave connections to those who kill.
-    let limit = door.parts.settings.load().max_event_feeds().min(door.parts.max_connections / 2);
-    let Some(place) = Place::take(&door.feeds, limit) else {
+/// Streams what happens from now on; a reader that is too slow gets the number of events it missed.
+pub(super) async fn feed(State(state): State<Arc<ControlState>>) -> Response {
+    // Feeds must leave connections for kills.
+    let limit = state.parts.settings.load().max_event_feeds().min(state.parts.max_connections / 2);
+    let Some(permit) = FeedPermit::take(&state.feeds, limit) else {
         let detail = format!(
             "{limit} readers of this feed are connected; end one, or raise control.limits.max_event_feeds"
         );
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_feeds", detail);
-        return ([(RETRY_AFTER, RETRY)], problem).into_response();
+        return Problem::new(ErrorCode::TooManyFeeds, detail).retry_after(RETRY_AFTER).into_response();
     };
     let hello = stream::once(async { Ok(sse::Event::default().comment("connected")) });
     // Without this end a reader would hold the shutdown.
-    let stop = stopped(door.stopping.clone());
-    let events = happenings(door.parts.manager.events()).take_until(Box::pin(stop));
+    let stop = stopped(state.stopping.clone());
+    let events = feed_events(state.parts.manager.events()).take_until(Box::pin(stop));
     let events = hello.chain(events).inspect(move |_| {
-        // It goes with the feed.
-        let _ = &place;
+        // Dropped with the feed.
+        let _ = &permit;
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
     Sse::new(events).keep_alive(keep_alive).into_response()
 }
 
-/// A place among the readers of the feed; dropping it gives it back.
-struct Place(Arc<AtomicUsize>);
+/// A permit to read the feed; returned when dropped.
+struct FeedPermit(Arc<AtomicUsize>);
 
-impl Place {
+impl FeedPermit {
     fn take(feeds: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         feeds
             .fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1))
@@ -60,13 +59,13 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for FeedPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
-fn happenings(events: Receiver<Arc<Event>>) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+fn feed_events(events: Receiver<Arc<Event>>) -> impl Stream<Item = Result<sse::Event, Infallible>> {
     stream::unfold((events, 0_u64), |(mut events, sent)| async move {
         let (name, data) = next(&mut events).await?;
         let sent = sent + 1;
@@ -75,31 +74,13 @@ fn happenings(events: Receiver<Arc<Event>>) -> impl Stream<Item = Result<sse::Ev
     })
 }
 
-/// Waits for what the reader is told next; `None` when nothing more can happen.
+/// Waits for the next event of the feed; `None` when there can be no more.
 async fn next(events: &mut Receiver<Arc<Event>>) -> Option<(&'static str, Value)> {
+    let named = |event: FeedEvent<'_>| (event.name(), json!(event));
     match events.recv().await {
-        Ok(event) => Some(written(&event)),
-        Err(RecvError::Lagged(missed)) => Some(("lagged", json!({"missed": missed}))),
+        Ok(event) => Some(named(FeedEvent::from(&*event))),
+        Err(RecvError::Lagged(missed)) => Some(named(FeedEvent::Lagged(LaggedEvent { missed }))),
         Err(RecvError::Closed) => None,
-    }
-}
-
-/// An event's name and data in the feed.
-fn written(event: &Event) -> (&'static str, Value) {
-    match event {
-        Event::Started(session) => ("session.started", json!(session)),
-        Event::Ended(record) => ("session.ended", json!(record)),
-        Event::Killed { order, legs_cut } => {
-            let mut data = json!(order);
-            data["legs_cut"] = (*legs_cut).into();
-            (if order.agent.is_some() { "agent.killed" } else { "session.killed" }, data)
-        }
-        Event::Resumed { order, by } => {
-            let data = json!({"session_id": order.session_id, "uid": order.uid, "by": by, "order": order});
-            (if order.agent.is_some() { "agent.resumed" } else { "session.resumed" }, data)
-        }
-        Event::StoreLost { why } => ("store.lost", json!({"why": why})),
-        Event::StoreBack => ("store.back", json!({})),
     }
 }
 

@@ -1,12 +1,12 @@
-//! The history as a file, sent page by page: a blocking thread works on one page at a time, and while a page waits
-//! for its reader neither a thread nor a transaction is held.
+//! Exports the history as a file, page by page: a blocking thread reads one page at a time, and while a page waits
+//! for the client, neither a thread nor a transaction is held.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use http::HeaderValue;
@@ -15,131 +15,126 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::timeout;
 
-use super::history::{Asked, Of, archive};
+use super::history::archive;
+use crate::control::api::history::{ExportKind, ExportQuery};
+use crate::control::extract::ApiQuery;
 use crate::control::problem::Problem;
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::history::Archive;
 use crate::history::read::export::{ExportError, Format, RecordExport};
-use crate::history::read::filter::RecordFilter;
 use crate::history::read::legs::LegExport;
 use crate::history::read::time_range::TimeRange;
 
-/// An export whose reader takes nothing for so long is cut.
+/// An export is aborted when its client reads nothing for this long.
 const STALL: Duration = Duration::from_secs(30);
-/// Bytes that are handed on at a time.
-const PIECE: usize = 64 << 10;
+/// Bytes of one chunk of the body.
+const CHUNK: usize = 64 << 10;
 
-/// The records as a file, in the order of the chain, or the requests, in the order in which they ended; what ended up
-/// to this moment is in it.
+/// Exports the records in the order of the hash chain, or the requests in the order in which they ended, up to now.
 pub(super) async fn export(
-    State(door): State<Arc<Door>>,
-    RawQuery(query): RawQuery,
+    State(state): State<Arc<ControlState>>,
+    ApiQuery(query): ApiQuery<ExportQuery>,
 ) -> Result<Response, Problem> {
-    let asked = Asked::read(query, &["format", "of"])?;
-    if asked.wanted != (RecordFilter { range: asked.wanted.range, ..RecordFilter::default() }) {
-        let detail = "an export takes of, format, from and to only: the chain must have no gap";
-        return Err(Problem::bad_request(detail));
-    }
-    let archive = archive(&door)?;
-    let place = door.blocking.export()?;
-    let kind = match asked.format {
+    let archive = archive(&state)?;
+    let permit = state.blocking.export()?;
+    let kind = match query.format {
         Format::Ndjson => "application/x-ndjson",
         Format::Csv => "text/csv; charset=utf-8",
     };
-    let name = match (asked.of, asked.format) {
-        (Of::Records, Format::Ndjson) => "attachment; filename=\"elida-records.ndjson\"",
-        (Of::Records, Format::Csv) => "attachment; filename=\"elida-records.csv\"",
-        (Of::Requests, Format::Ndjson) => "attachment; filename=\"elida-requests.ndjson\"",
-        (Of::Requests, Format::Csv) => "attachment; filename=\"elida-requests.csv\"",
+    let name = match (query.of, query.format) {
+        (ExportKind::Records, Format::Ndjson) => "attachment; filename=\"elida-records.ndjson\"",
+        (ExportKind::Records, Format::Csv) => "attachment; filename=\"elida-records.csv\"",
+        (ExportKind::Requests, Format::Ndjson) => "attachment; filename=\"elida-requests.ndjson\"",
+        (ExportKind::Requests, Format::Csv) => "attachment; filename=\"elida-requests.csv\"",
     };
-    let (sender, pieces) = channel(1);
-    let begin = Begin { archive, of: asked.of, format: asked.format, window: asked.wanted.range };
-    tokio::spawn(send(Pages::Begin(begin), sender, place));
-    let mut response = Body::from_stream(stream::unfold(Some(pieces), next_piece)).into_response();
+    let (sender, chunks) = channel(1);
+    let start = ExportStart { archive, of: query.of, format: query.format, range: query.range() };
+    tokio::spawn(send(Pages::Start(start), sender, permit));
+    let mut response = Body::from_stream(stream::unfold(Some(chunks), next_chunk)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CONTENT_DISPOSITION, HeaderValue::from_static(name));
     Ok(response)
 }
 
-/// What the body is told.
-enum Piece {
+/// A part of the body.
+enum Chunk {
     Bytes(Bytes),
-    /// The export is whole.
+    /// The export is complete.
     End,
 }
 
-/// Why an export broke off.
+/// Why an export was aborted.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+enum Aborted {
     #[error(transparent)]
     Export(#[from] ExportError),
-    #[error("its reader took nothing for {} s", STALL.as_secs())]
+    #[error("the client read nothing for {} s", STALL.as_secs())]
     Stalled,
-    #[error("its reader has gone")]
+    #[error("the client has gone")]
     Gone,
-    #[error("the thread that read it panicked")]
+    #[error("the thread that read the history panicked")]
     Panicked,
 }
 
-/// Sends one page after another; `place` is free again when this ends.
-async fn send(mut pages: Pages, pieces: Sender<Piece>, place: OwnedSemaphorePermit) {
-    match send_pages(&mut pages, &pieces).await {
-        Ok(()) | Err(Broken::Gone) => {}
-        Err(why @ Broken::Stalled) => tracing::warn!(%why, "an export was cut"),
+/// Sends one page after another; `permit` is returned at the end.
+async fn send(mut pages: Pages, chunks: Sender<Chunk>, permit: OwnedSemaphorePermit) {
+    match send_pages(&mut pages, &chunks).await {
+        Ok(()) | Err(Aborted::Gone) => {}
+        Err(why @ Aborted::Stalled) => tracing::warn!(%why, "an export was cut"),
         Err(why) => tracing::error!(%why, "an export broke off"),
     }
-    drop(place);
+    drop(permit);
 }
 
-async fn send_pages(pages: &mut Pages, pieces: &Sender<Piece>) -> Result<(), Broken> {
+async fn send_pages(pages: &mut Pages, chunks: &Sender<Chunk>) -> Result<(), Aborted> {
     loop {
-        // No page is read for a reader that has gone.
-        if pieces.is_closed() {
-            return Err(Broken::Gone);
+        // No page is read for a client that has gone.
+        if chunks.is_closed() {
+            return Err(Aborted::Gone);
         }
         let work = std::mem::replace(pages, Pages::Over);
         let read = tokio::task::spawn_blocking(move || work.next_page()).await;
-        let (page, rest) = read.map_err(|_| Broken::Panicked)??;
+        let (page, rest) = read.map_err(|_| Aborted::Panicked)??;
         let mut page = Bytes::from(page);
         while !page.is_empty() {
-            hand_on(pieces, Piece::Bytes(page.split_to(PIECE.min(page.len())))).await?;
+            send_chunk(chunks, Chunk::Bytes(page.split_to(CHUNK.min(page.len())))).await?;
         }
         match rest {
-            Pages::Over => return hand_on(pieces, Piece::End).await,
+            Pages::Over => return send_chunk(chunks, Chunk::End).await,
             rest => *pages = rest,
         }
     }
 }
 
-async fn hand_on(pieces: &Sender<Piece>, piece: Piece) -> Result<(), Broken> {
-    match timeout(STALL, pieces.send(piece)).await {
+async fn send_chunk(chunks: &Sender<Chunk>, chunk: Chunk) -> Result<(), Aborted> {
+    match timeout(STALL, chunks.send(chunk)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Broken::Gone),
-        Err(_) => Err(Broken::Stalled),
+        Ok(Err(_)) => Err(Aborted::Gone),
+        Err(_) => Err(Aborted::Stalled),
     }
 }
 
-/// The body's next bytes. What ends without its last word is an error, or the file would look whole.
-async fn next_piece(pieces: Option<Receiver<Piece>>) -> Option<(io::Result<Bytes>, Option<Receiver<Piece>>)> {
-    let mut pieces = pieces?;
-    match pieces.recv().await {
-        Some(Piece::Bytes(bytes)) => Some((Ok(bytes), Some(pieces))),
-        Some(Piece::End) => None,
-        None => Some((Err(io::Error::other("the export broke off")), None)),
+/// Returns the body's next bytes. A body that ends without [`Chunk::End`] fails, so that the file never looks complete.
+async fn next_chunk(chunks: Option<Receiver<Chunk>>) -> Option<(io::Result<Bytes>, Option<Receiver<Chunk>>)> {
+    let mut chunks = chunks?;
+    match chunks.recv().await {
+        Some(Chunk::Bytes(bytes)) => Some((Ok(bytes), Some(chunks))),
+        Some(Chunk::End) => None,
+        None => Some((Err(io::Error::other("the export was aborted")), None)),
     }
 }
 
-/// What is to be exported.
-struct Begin {
+/// An export that has not started.
+struct ExportStart {
     archive: Arc<Archive>,
-    of: Of,
+    of: ExportKind,
     format: Format,
-    window: TimeRange,
+    range: TimeRange,
 }
 
-/// Where an export stands.
+/// Progress of an export.
 enum Pages {
-    Begin(Begin),
+    Start(ExportStart),
     Records(RecordExport),
     Legs(LegExport),
     Over,
@@ -149,7 +144,7 @@ impl Pages {
     /// Reads the next page. Blocks.
     fn next_page(self) -> Result<(Vec<u8>, Self), ExportError> {
         let mut page = Vec::new();
-        let (is_more, rest) = match self.begun()? {
+        let (is_more, rest) = match self.started()? {
             Self::Records(mut export) => (export.next_page(&mut page)?, Self::Records(export)),
             Self::Legs(mut export) => (export.next_page(&mut page)?, Self::Legs(export)),
             rest => (false, rest),
@@ -157,14 +152,14 @@ impl Pages {
         Ok((page, if is_more { rest } else { Self::Over }))
     }
 
-    fn begun(self) -> Result<Self, ExportError> {
-        let Self::Begin(Begin { archive, of, format, window }) = self else { return Ok(self) };
-        // What ended just now is to be in it. When the disk is full, what is there is exported all the same.
+    fn started(self) -> Result<Self, ExportError> {
+        let Self::Start(ExportStart { archive, of, format, range }) = self else { return Ok(self) };
+        // Includes what ended just now. When the disk is full, what is there is exported anyway.
         archive.sign();
         let reader = archive.reader()?;
         Ok(match of {
-            Of::Records => Self::Records(reader.export(format, window)?),
-            Of::Requests => Self::Legs(reader.export_legs(format, window)?),
+            ExportKind::Records => Self::Records(reader.export(format, range)?),
+            ExportKind::Requests => Self::Legs(reader.export_legs(format, range)?),
         })
     }
 }
@@ -178,25 +173,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_is_cut_and_its_file_does_not_look_whole() {
-        let (sender, pieces) = channel(1);
+        let (sender, chunks) = channel(1);
         let sending = tokio::spawn(async move {
             loop {
-                if let Err(why) = hand_on(&sender, Piece::Bytes(Bytes::from_static(b"x"))).await {
+                if let Err(why) = send_chunk(&sender, Chunk::Bytes(Bytes::from_static(b"x"))).await {
                     return why;
                 }
             }
         });
-        assert!(matches!(sending.await.unwrap(), Broken::Stalled));
-        let read: Vec<_> = stream::unfold(Some(pieces), next_piece).collect().await;
+        assert!(matches!(sending.await.unwrap(), Aborted::Stalled));
+        let read: Vec<_> = stream::unfold(Some(chunks), next_chunk).collect().await;
         assert!(matches!(&read[..], [Ok(_), Err(_)]), "{read:?}");
     }
 
     #[tokio::test]
     async fn an_export_that_is_whole_ends_without_a_fault() {
-        let (sender, mut pieces) = channel(1);
-        hand_on(&sender, Piece::End).await.unwrap();
+        let (sender, mut chunks) = channel(1);
+        send_chunk(&sender, Chunk::End).await.unwrap();
         drop(sender);
-        assert!(matches!(pieces.try_recv(), Ok(Piece::End)));
-        assert_eq!(pieces.try_recv().err(), Some(TryRecvError::Disconnected));
+        assert!(matches!(chunks.try_recv(), Ok(Chunk::End)));
+        assert_eq!(chunks.try_recv().err(), Some(TryRecvError::Disconnected));
     }
 }

@@ -1,72 +1,68 @@
-//! Is it alive, has it started, should it be sent work, how is it.
+//! Liveness, startup, readiness, health and backends.
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::StatusCode;
-use serde_json::json;
 
-use crate::control::auth::Trusted;
-use crate::control::service::Door;
+use crate::control::api::health::{
+    BackendList, ControlHealth, HealthStatus, Liveness, LivenessStatus, ReadinessReport, ReadinessStatus,
+    Startup, StartupStatus,
+};
+use crate::control::auth::Authenticated;
+use crate::control::service::ControlState;
 
-/// 200 as long as this runtime answers at all.
-pub(super) async fn liveness() -> Response {
-    Json(json!({"status": "alive"})).into_response()
+/// Answers 200 as long as this runtime answers at all.
+pub(super) async fn liveness() -> Json<Liveness> {
+    Json(Liveness { status: LivenessStatus::Alive })
 }
 
-/// 200 once the start is over, else 503.
-pub(super) async fn startup(State(door): State<Arc<Door>>) -> Response {
-    match door.parts.readiness.is_started() {
-        true => Json(json!({"status": "started"})).into_response(),
-        false => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "starting", "reason": "starting"})))
-            .into_response(),
+/// Answers 200 once the instance was ready, else 503.
+pub(super) async fn startup(State(state): State<Arc<ControlState>>) -> (StatusCode, Json<Startup>) {
+    match state.parts.readiness.is_started() {
+        true => (StatusCode::OK, Json(Startup { status: StartupStatus::Started, reason: None })),
+        false => {
+            let startup = Startup { status: StartupStatus::Starting, reason: Some("starting".into()) };
+            (StatusCode::SERVICE_UNAVAILABLE, Json(startup))
+        }
     }
 }
 
-/// 200 when work may be sent here, else 503 with the reason.
-pub(super) async fn readiness(State(door): State<Arc<Door>>) -> Response {
-    match door.parts.readiness.check() {
+/// Answers 200 when requests may be sent here, else 503 with the reason.
+pub(super) async fn readiness(State(state): State<Arc<ControlState>>) -> (StatusCode, Json<ReadinessReport>) {
+    let (readiness, store) = (&state.parts.readiness, state.parts.store.into());
+    match readiness.check() {
         Ok(()) => {
-            let mut body = json!({"status": "ready", "store": door.parts.store});
-            if let Some(warning) = door.parts.readiness.warning() {
-                body["warning"] = warning.into();
-            }
-            Json(body).into_response()
+            let (status, warning) = (ReadinessStatus::Ready, readiness.warning());
+            (StatusCode::OK, Json(ReadinessReport { status, store, reason: None, warning }))
         }
         Err(reason) => {
-            let body = json!({"status": "not_ready", "reason": reason, "store": door.parts.store});
-            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+            let (status, reason) = (ReadinessStatus::NotReady, Some(reason));
+            let report = ReadinessReport { status, store, reason, warning: None };
+            (StatusCode::SERVICE_UNAVAILABLE, Json(report))
         }
     }
 }
 
-/// What the backends are and how they are.
-pub(super) async fn backends(State(door): State<Arc<Door>>) -> Json<serde_json::Value> {
-    Json(json!({"backends": (door.parts.backends)()}))
+/// Returns the backends and their health.
+pub(super) async fn backends(State(state): State<Arc<ControlState>>) -> Json<BackendList> {
+    Json(BackendList { backends: state.parts.runtime.backends() })
 }
 
-/// The whole picture; names of backends are for trusted callers only.
+/// Returns the health of the instance; the backends only to authenticated clients.
 pub(super) async fn control(
-    State(door): State<Arc<Door>>,
-    Extension(trusted): Extension<Trusted>,
-) -> Json<serde_json::Value> {
-    let readiness = door.parts.readiness.check();
-    let mut body = json!({
-        "status": if readiness.is_ok() { "healthy" } else { "not_ready" },
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": door.opened.elapsed().as_secs(),
-        "store": door.parts.store,
-    });
-    if let Err(reason) = readiness {
-        body["reason"] = reason.into();
-    }
-    if let Some(warning) = door.parts.readiness.warning() {
-        body["warning"] = warning.into();
-    }
-    if trusted.0 {
-        body["backends"] = (door.parts.backends)();
-    }
-    Json(body)
+    State(state): State<Arc<ControlState>>,
+    Extension(authenticated): Extension<Authenticated>,
+) -> Json<ControlHealth> {
+    let reason = state.parts.readiness.check().err();
+    Json(ControlHealth {
+        status: if reason.is_none() { HealthStatus::Healthy } else { HealthStatus::NotReady },
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime_s: state.opened.elapsed().as_secs(),
+        store: state.parts.store.into(),
+        reason,
+        warning: state.parts.readiness.warning(),
+        backends: authenticated.0.then(|| state.parts.runtime.backends()),
+    })
 }

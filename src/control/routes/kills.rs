@@ -1,77 +1,46 @@
-//! Killing a session, lifting a kill, and the orders in force.
+//! Kills a session, lifts a kill, and lists the orders in force.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, Path, RawQuery, State};
-use http::StatusCode;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use axum::extract::{ConnectInfo, Path, State};
 
-use super::query;
+use crate::control::api::error::ErrorCode;
+use crate::control::api::kills::{KillBody, KillList, KillReply, ResumeBody};
+use crate::control::api::params::SessionQuery;
+use crate::control::extract::{ApiBody, ApiQuery};
 use crate::control::listen::Peer;
 use crate::control::problem::Problem;
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::ids::AgentId;
-use crate::session::{Block, KillError, KillRequest, Killed, ResumeError, SessionRef};
+use crate::session::{KillError, KillRequest, ResumeError, Resumed, SessionRef};
 
-/// A reason is shown to the client; more bytes than this are refused.
+/// The longest reason, in bytes; clients see it.
 const REASON_MAX: usize = 1024;
-/// An answer waits so long for the history to have a kill or its lifting.
-const KEPT: Duration = Duration::from_millis(100);
+/// How long an answer waits until the history has written a kill or its lifting.
+const WRITE_WAIT: Duration = Duration::from_millis(100);
 /// The reason of a kill that names none.
 const NO_REASON: &str = "no reason given";
 
-/// What a kill may say; all of it is optional.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct KillBody {
-    reason: Option<String>,
-    block: Option<Block>,
-    /// How far the order reaches; there is one answer so far.
-    scope: Option<Reach>,
-    force: bool,
-    /// Only this agent of the session and all below it.
-    agent: Option<String>,
-}
-
-/// What a resume may say.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct ResumeBody {
-    /// The agent whose block is lifted, instead of the session's.
-    agent: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Reach {
-    Session,
-}
-
-/// Cuts every leg of a session, or of an agent and those below it, and refuses them from now on.
+/// Cuts every leg of a session, or of an agent and those below it, and refuses what follows.
 pub(super) async fn kill(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(target): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Value>, Problem> {
-    let by_what = query::named_by(query.as_deref())?;
-    let request = kill_request(&body.map_err(unreadable)?, by(peer))?;
+    ApiQuery(SessionQuery { by: named_by }): ApiQuery<SessionQuery>,
+    ApiBody(body): ApiBody<KillBody>,
+) -> Result<Json<KillReply>, Problem> {
+    let request = kill_request(body, by(&peer))?;
     let reason = request.reason.clone();
-    let (manager, name) = (Arc::clone(&door.parts.manager), target.clone());
-    // A task of its own: an operator whose connection breaks has still killed.
+    let (manager, name) = (Arc::clone(&state.parts.manager), target.clone());
+    // A task of its own: the kill is complete even when the operator's connection breaks.
     let done =
-        tokio::spawn(async move { manager.kill(SessionRef::new(&name, by_what), request).await }).await;
-    match done.map_err(|_| Problem::internal("the kill broke off; the log says why"))? {
+        tokio::spawn(async move { manager.kill(SessionRef::new(&name, named_by), request).await }).await;
+    match done.map_err(|_| Problem::internal("the kill failed; see the server log"))? {
         Ok(killed) => {
-            kept(&door).await;
-            Ok(Json(json!(KillReply { killed, reason })))
+            wait_until_written(&state).await;
+            Ok(Json(KillReply { killed, reason }))
         }
         Err(fault) => Err(not_killed(&target, fault)),
     }
@@ -79,135 +48,98 @@ pub(super) async fn kill(
 
 /// Lifts the order against a session, or against an agent in it.
 pub(super) async fn resume(
-    State(door): State<Arc<Door>>,
+    State(state): State<Arc<ControlState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(target): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Value>, Problem> {
-    let name = SessionRef::new(&target, query::named_by(query.as_deref())?);
-    let ResumeBody { agent } = read(&body.map_err(unreadable)?)?;
-    let resumed = door.parts.manager.resume(name, agent.as_deref(), &by(peer)).await;
+    ApiQuery(SessionQuery { by: named_by }): ApiQuery<SessionQuery>,
+    ApiBody(ResumeBody { agent }): ApiBody<ResumeBody>,
+) -> Result<Json<Resumed>, Problem> {
+    let name = SessionRef::new(&target, named_by);
+    let resumed = state.parts.manager.resume(name, agent.as_deref(), &by(&peer)).await;
     if resumed.is_ok() {
-        kept(&door).await;
+        wait_until_written(&state).await;
     }
-    resumed.map(|resumed| Json(json!(resumed))).map_err(|fault| match fault {
-        ResumeError::NotKilled { agents } => not_resumed(&target, agent.as_deref(), &agents),
+    resumed.map(Json).map_err(|fault| match fault {
+        ResumeError::NotKilled { agents } => not_resumed(&target, agent.as_deref(), agents),
         ResumeError::Ambiguous(uids) => Problem::ambiguous(&target, uids),
-        ResumeError::Permanent => {
-            Problem::new(StatusCode::CONFLICT, "block_permanent", "the kill order is permanent")
-        }
+        ResumeError::Permanent => Problem::new(ErrorCode::BlockPermanent, "the kill order is permanent"),
     })
 }
 
-/// Waits until the history has it, where that alone carries orders over a restart. The cut does not wait, nor
-/// does the operator for long.
-async fn kept(door: &Door) {
-    let Some(history) = door.parts.history.clone().filter(|_| !door.parts.manager.is_shared()) else {
+/// Waits until the history has written the order, where only the history carries orders over a restart. The legs are
+/// cut already, and the operator does not wait longer than [`WRITE_WAIT`].
+async fn wait_until_written(state: &ControlState) {
+    let Some(history) = state.parts.history.clone().filter(|_| !state.parts.manager.is_shared()) else {
         return;
     };
-    if !history.flush(KEPT).await {
+    if !history.flush(WRITE_WAIT).await {
         tracing::warn!(
             "a kill or its lifting holds, but is not in the history yet: a crash now would undo it"
         );
     }
 }
 
-/// The orders in force, newest first.
-pub(super) async fn list(State(door): State<Arc<Door>>) -> Json<Value> {
-    Json(json!({"kills": door.parts.manager.kills()}))
+/// Returns the orders in force, newest first.
+pub(super) async fn list(State(state): State<Arc<ControlState>>) -> Json<KillList> {
+    Json(KillList { kills: state.parts.manager.kills() })
 }
 
-/// The answer to a kill.
-#[derive(Serialize)]
-struct KillReply {
-    #[serde(flatten)]
-    killed: Killed,
-    reason: String,
-}
-
-/// Reads a body all of whose members are optional.
-fn read<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    match body.trim_ascii() {
-        b"" => Ok(T::default()),
-        // serde would also take an array for a struct, member by member.
-        json if json.first() != Some(&b'{') => {
-            Err(Problem::bad_request("the body cannot be read: it is no JSON object"))
-        }
-        json => serde_json::from_slice(json)
-            .map_err(|fault| Problem::bad_request(format!("the body cannot be read: {fault}"))),
-    }
-}
-
-fn kill_request(body: &[u8], by: String) -> Result<KillRequest, Problem> {
-    let body: KillBody = read(body)?;
+fn kill_request(body: KillBody, by: String) -> Result<KillRequest, Problem> {
     let reason = body.reason.unwrap_or_else(|| NO_REASON.to_owned());
     if reason.len() > REASON_MAX {
         return Err(Problem::bad_request(format!("reason is longer than {REASON_MAX} bytes")));
     }
     let agent = body.agent.map(AgentId::new);
-    Ok(KillRequest { reason, by, block: body.block, force: body.force, scope: None, agent })
+    Ok(KillRequest { reason, by, block: body.block.map(Into::into), force: body.force, scope: None, agent })
 }
 
 fn not_killed(target: &str, fault: KillError) -> Problem {
     match fault {
         KillError::Unknown => Problem::session_not_found(target),
         KillError::AlreadyEnded { state } => Problem::new(
-            StatusCode::CONFLICT,
-            "session_ended",
-            format!("the session has already ended ({state}); \"force\": true blocks its id all the same"),
+            ErrorCode::SessionEnded,
+            format!("the session has already ended ({state}); \"force\": true blocks its id anyway"),
         )
-        .with("state", state.name()),
+        .state(state),
         KillError::Ambiguous(uids) => Problem::ambiguous(target, uids),
-        KillError::UnknownAgent { known } => Problem::new(
-            StatusCode::NOT_FOUND,
-            "agent_not_found",
-            "the session has no such agent; name one of those in \"agents\"",
-        )
-        .with("agents", json!(known)),
+        KillError::UnknownAgent { known } => {
+            let detail = "the session has no such agent; \"agents\" lists those it has";
+            Problem::new(ErrorCode::AgentNotFound, detail).agents(known)
+        }
         KillError::MainAgent => Problem::bad_request(
-            "the main agent and all it started are the whole session; kill that, without \"agent\"",
+            "all agents are below the main agent; kill the session instead, without \"agent\"",
         ),
         KillError::EmptyBlock => Problem::bad_request("block.duration is 0: the kill would block nothing"),
-        KillError::Store(fault) => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", fault.to_string())
+        KillError::Store(fault) => Problem::new(ErrorCode::StoreUnavailable, fault.to_string()),
+    }
+}
+
+/// Returns the problem of a resume without an order; lists the agents that have one.
+fn not_resumed(target: &str, agent: Option<&str>, killed: Vec<AgentId>) -> Problem {
+    let against = agent.map_or_else(String::new, |agent| format!("the agent '{agent}' of "));
+    let detail =
+        format!("no kill order is in force against {against}a session with the id or uid '{target}'");
+    match killed.is_empty() {
+        true => Problem::new(ErrorCode::NotKilled, detail),
+        false => {
+            Problem::new(ErrorCode::NotKilled, detail + "; \"agents\" lists its killed agents").agents(killed)
         }
     }
 }
 
-/// Nothing to lift: names the agents against which orders do stand.
-fn not_resumed(target: &str, agent: Option<&str>, killed: &[AgentId]) -> Problem {
-    let whom = agent.map_or_else(String::new, |agent| format!("the agent '{agent}' of "));
-    let detail = format!("no kill order stands against {whom}a session with the id or uid '{target}'");
-    let problem = |detail: String| Problem::new(StatusCode::NOT_FOUND, "not_killed", detail);
-    match killed {
-        [] => problem(detail),
-        killed => {
-            problem(detail + "; orders stand against those in \"agents\"").with("agents", json!(killed))
-        }
-    }
-}
-
-/// Who gives an order: there is one token without a name, so the address says most.
-fn by(peer: Peer) -> String {
+/// Returns the author of an order: the token names nobody, so the address says most.
+fn by(peer: &Peer) -> String {
     format!("control:{}", peer.address.ip().to_canonical())
-}
-
-fn unreadable(rejection: BytesRejection) -> Problem {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the body is larger than 64 KiB")
-        }
-        _ => Problem::bad_request("the body broke off"),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::extract::read_body;
 
     fn read(body: &str) -> Result<KillRequest, String> {
-        kill_request(body.as_bytes(), "control:test".into()).map_err(|problem| format!("{problem:?}"))
+        let request = read_body(body.as_bytes()).and_then(|body| kill_request(body, "control:test".into()));
+        request.map_err(|problem| format!("{problem:?}"))
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The numbers, for Prometheus.
+//! The metrics, for Prometheus.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use http::header;
 
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::telemetry::metrics::Metrics;
 
-/// Everything in the text format.
-pub(super) async fn text(State(door): State<Arc<Door>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], door.parts.metrics.encode())
+/// Returns all metrics in the text format.
+pub(super) async fn text(State(state): State<Arc<ControlState>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], state.parts.metrics.encode())
 }

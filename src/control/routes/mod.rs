@@ -1,4 +1,4 @@
-//! The endpoints, one file per noun. `docs/control-api.md` is their reference.
+//! The endpoints, one file per noun; `table` lists them. `docs/control-api.md` and `docs/openapi.json` describe them.
 
 mod config;
 mod events;
@@ -7,9 +7,9 @@ mod health;
 mod history;
 mod kills;
 mod metrics;
-mod paths;
-mod query;
+mod schema;
 mod sessions;
 mod stats;
+mod table;
 
-pub(super) use paths::all;
+pub(super) use table::{Endpoint, TAGS, endpoints, router};

@@ -1,14 +1,14 @@
-//! The sums over all sessions.
+//! Totals over all sessions.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 
-use crate::control::service::Door;
+use crate::control::service::ControlState;
 use crate::session::Stats;
 
-/// Totals by state, backend and client, and what moves now.
-pub(super) async fn stats(State(door): State<Arc<Door>>) -> Json<Stats> {
-    Json(door.parts.manager.stats())
+/// Returns totals by state, backend and client.
+pub(super) async fn stats(State(state): State<Arc<ControlState>>) -> Json<Stats> {
+    Json(state.parts.manager.stats())
 }

@@ -4,6 +4,8 @@
 use std::io::{self, Write};
 
 use rusqlite::params;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::reader::Reader;
@@ -43,23 +45,14 @@ const COLUMNS: [Column; 24] = [
 ];
 
 /// The format of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object per line, in the order of the chain.
+    #[default]
     Ndjson,
     /// CSV with a header line (RFC 4180).
     Csv,
-}
-
-impl Format {
-    /// Parses the value of the API's `format` parameter.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "ndjson" => Some(Self::Ndjson),
-            "csv" => Some(Self::Csv),
-            _ => None,
-        }
-    }
 }
 
 /// Why an export failed.

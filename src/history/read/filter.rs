@@ -1,6 +1,8 @@
 //! Which records a query asks for, and how it groups them.
 
 use super::time_range::TimeRange;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The longest search text, in characters; the rest is ignored.
 const MAX_SEARCH_CHARS: usize = 256;
@@ -52,27 +54,19 @@ impl RecordFilter {
 }
 
 /// The length of one interval of a time series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Interval {
     /// A minute.
     Minute,
     /// An hour.
+    #[default]
     Hour,
     /// A day (UTC).
     Day,
 }
 
 impl Interval {
-    /// Parses the value of the API's parameter.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "minute" => Some(Self::Minute),
-            "hour" => Some(Self::Hour),
-            "day" => Some(Self::Day),
-            _ => None,
-        }
-    }
-
     pub(in crate::history) fn millis(self) -> i64 {
         match self {
             Self::Minute => 60_000,
@@ -83,9 +77,11 @@ impl Interval {
 }
 
 /// What usage is grouped by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum GroupBy {
     /// The caller.
+    #[default]
     Principal,
     /// The model.
     Model,
@@ -98,18 +94,6 @@ pub enum GroupBy {
 }
 
 impl GroupBy {
-    /// Parses the value of the API's parameter.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "principal" => Some(Self::Principal),
-            "model" => Some(Self::Model),
-            "client" => Some(Self::Client),
-            "backend" => Some(Self::Backend),
-            "session" => Some(Self::Session),
-            _ => None,
-        }
-    }
-
     /// The column of `records` or `usage`.
     pub(in crate::history) fn column(self) -> &'static str {
         match self {

@@ -3,11 +3,13 @@
 use std::io::{self, Write};
 
 use rusqlite::params;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::export::{Column, ExportError, Format, csv, heading};
 use super::reader::{Reader, json, one_page};
+use super::record_schema::StoredRequest;
 use super::time_range::TimeRange;
 use crate::history::proof::record_check::PAGE_BYTES;
 use crate::ids::Uid;
@@ -51,11 +53,12 @@ const COLUMNS: [Column; 31] = [
 ];
 
 /// A page of legs of one session, in the order in which they ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct LegPage {
     /// The session's incarnation.
     pub uid: String,
     /// The legs.
+    #[schemars(with = "Vec<StoredRequest<'static>>")]
     pub requests: Vec<Box<RawValue>>,
     /// Pass this as `after` to get the next page; `None` on the last page.
     pub next_cursor: Option<String>,

@@ -8,12 +8,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OpenFlags, Row, params, params_from_iter};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::filter::{GroupBy, Interval, RecordFilter};
+use super::record_schema::{ChainedRecord, StoredRequest};
 use super::time_range::TimeRange;
 use crate::history::proof::integrity::Integrity;
+use crate::session::KillOrder;
 
 /// How long to wait for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,20 +38,23 @@ pub struct Reader {
 }
 
 /// A page of records, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct RecordPage {
     /// The records as they were written, with their links in the chain.
+    #[schemars(with = "Vec<ChainedRecord>")]
     pub records: Vec<Box<RawValue>>,
     /// Pass this as `before` to get the next page; `None` on the last page.
     pub next_cursor: Option<String>,
 }
 
 /// A record with everything else that the history has about its session.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct RecordDetail {
     /// The record.
+    #[schemars(with = "ChainedRecord")]
     pub record: Box<RawValue>,
     /// Its last requests, in the order in which they ended.
+    #[schemars(with = "Vec<StoredRequest<'static>>")]
     pub requests: Vec<Box<RawValue>>,
     /// Its events, oldest first.
     pub events: Vec<EventLine>,
@@ -57,7 +63,7 @@ pub struct RecordDetail {
 }
 
 /// An event of a session.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct EventLine {
     /// When it happened.
     pub at: Timestamp,
@@ -68,13 +74,15 @@ pub struct EventLine {
     /// The uid of the incarnation.
     pub uid: String,
     /// Details, depending on the type.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub detail: Box<RawValue>,
 }
 
 /// A kill order, and when it was lifted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct KillLine {
     /// The order.
+    #[schemars(with = "KillOrder")]
     pub order: Box<RawValue>,
     /// When it was lifted; `None` if it was not.
     pub lifted_at: Option<Timestamp>,
@@ -83,7 +91,7 @@ pub struct KillLine {
 }
 
 /// Sums over the sessions that ended in an interval.
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Sums {
     /// Sessions that ended.
     pub sessions: u64,
@@ -114,7 +122,7 @@ pub struct Sums {
 }
 
 /// One point of a time series.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Point {
     /// The start of the interval.
     pub at: Timestamp,
@@ -124,7 +132,7 @@ pub struct Point {
 }
 
 /// One line of a usage report.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct UsageLine {
     /// The principal, model, client, backend or session; `None` for requests without one.
     pub name: Option<String>,

@@ -1,10 +1,45 @@
 //! The JSON Schema of a record: `docs/cdr.schema.json`, for programs that read exports.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::history::proof::hash_chain::LINK;
-use crate::session::Record;
+use crate::protocol::facts::usage::Usage;
+use crate::session::{Record, RequestLine};
+
+/// A record with its link of the hash chain, as the history stores and exports it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ChainedRecord {
+    /// The record.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Its link of the hash chain.
+    pub chain: ChainLink,
+}
+
+/// The link of a record in the hash chain.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ChainLink {
+    /// Position in the chain; the first record has 1.
+    pub seq: u64,
+    /// SHA-256 of the record before, in hex.
+    pub prev: String,
+    /// SHA-256 of this record in canonical JSON (RFC 8785), with `seq` and `prev` and without `hash`, in hex.
+    pub hash: String,
+}
+
+/// A request, as the history stores it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct StoredRequest<'a> {
+    /// The request.
+    #[serde(flatten)]
+    pub line: &'a RequestLine,
+    /// The provider's token counts; absent when it reported none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
 
 /// Generates the JSON Schema (2020-12) of a record from its Rust type. Later versions may add keys.
 pub fn schema() -> Value {

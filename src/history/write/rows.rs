@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Transaction, params};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::capture_queue::CaptureRow;
 use crate::history::proof::hash_chain::{self, Tip};
+use crate::history::read::record_schema::StoredRequest;
 use crate::ids::{AgentId, SessionId, Uid};
 use crate::protocol::facts::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record, RequestLine, ServedLeg};
@@ -194,15 +194,8 @@ fn leg_row(
     line: &RequestLine,
     usage: Option<Usage>,
 ) -> rusqlite::Result<()> {
-    #[derive(Serialize)]
-    struct Leg<'a> {
-        #[serde(flatten)]
-        line: &'a RequestLine,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        usage: Option<Usage>,
-    }
     let ended = line.started_at.as_millisecond().saturating_add_unsigned(line.duration_ms);
-    let body = serde_json::to_string(&Leg { line, usage }).map_err(|fault| odd(Box::new(fault)))?;
+    let body = serde_json::to_string(&StoredRequest { line, usage }).map_err(|fault| odd(Box::new(fault)))?;
     insert.execute(params![uid.to_string(), ended, body])?;
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! (reserved opcodes, missing masks), since it is the peers who must fail the connection. Where the
 //! lengths make no sense it is lost, and says so for ever.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How much is unmasked at a time.
@@ -22,7 +23,7 @@ const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
 
 /// What passed in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
     /// Frames, control frames included.
     pub frames: u64,

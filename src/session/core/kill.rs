@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::cut::CutReason;
 use super::event::Event;
@@ -38,7 +39,7 @@ pub struct KillRequest {
 }
 
 /// The result of a kill.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Killed {
     /// The id that is refused from now on.
     pub session_id: SessionId,
@@ -101,7 +102,7 @@ pub enum KillError {
 }
 
 /// The result of a resume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resumed {
     /// The id that is accepted again.
     pub session_id: SessionId,

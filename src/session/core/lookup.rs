@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Scope, SessionKey, Uid};
@@ -15,7 +16,7 @@ use crate::session::views::session_view::SessionView;
 use crate::session::views::state::SessionState;
 
 /// How a name is to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NamedBy {
     /// The uid of an incarnation.

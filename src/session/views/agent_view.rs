@@ -1,6 +1,7 @@
 //! One agent of a session, as the control API shows it.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::state::SessionState;
@@ -14,7 +15,7 @@ pub const MAIN_AGENT: &str = "main";
 pub(in crate::session) const OTHER_AGENTS: &str = "other agents";
 
 /// One agent of a session (`GET /control/sessions/{id}`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentView {
     /// Its name, as the client sends it.
     pub id: AgentId,

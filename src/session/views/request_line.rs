@@ -18,7 +18,7 @@ pub(in crate::session) const LAST_REQUESTS: usize = 20;
 const NAME_BYTES: usize = 256;
 
 /// The kind of a leg.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LegKind {
     /// A request and its response, streamed or not.
@@ -29,7 +29,7 @@ pub enum LegKind {
 }
 
 /// One finished request, for the detail view and the history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RequestLine {
     /// The id of the request.
     pub request_id: RequestId,
@@ -67,6 +67,7 @@ pub struct RequestLine {
     /// Why the model stopped, in the provider's terms.
     pub stop_reason: Option<Box<str>>,
     /// Tools that the model called.
+    #[schemars(with = "std::collections::BTreeMap<String, u64>")]
     pub tools: ToolCounts,
     /// True if the response was a stream.
     pub stream: bool,
@@ -105,7 +106,7 @@ pub struct ModelUse {
 }
 
 /// Traffic of a WebSocket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SocketReport {
     /// From the client.
     #[serde(rename = "in")]

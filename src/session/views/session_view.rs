@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::agent_view::AgentView;
@@ -16,7 +17,7 @@ use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 
 /// The principal of a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PrincipalView {
     /// The id of the principal.
     pub id: PrincipalId,
@@ -36,7 +37,7 @@ impl<'de> Deserialize<'de> for PrincipalView {
 }
 
 /// An open leg.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LegView {
     /// The id of the leg; unique in its process.
     pub id: LegId,
@@ -65,7 +66,7 @@ pub struct LegView {
 }
 
 /// A session at one moment (`GET /control/sessions/{id}`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionView {
     /// The external id.
     pub id: SessionId,
@@ -119,6 +120,7 @@ pub struct SessionView {
     /// The provider's token counts, summed.
     pub usage: Usage,
     /// Calls by tool.
+    #[schemars(with = "std::collections::BTreeMap<String, u64>")]
     pub tools: ToolCounts,
     /// Findings of policies; always empty in this version.
     pub flags: Vec<String>,

@@ -124,7 +124,7 @@ impl EndReason {
 }
 
 /// How the session was recognised and which program its client claims to be: labels, not authority.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Identity {
     /// The source of the session id: `header:x-claude-code-session-id`, `derived`, `generated`.
     pub source: Arc<str>,

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::record::Record;
 use super::state::SessionState;
@@ -14,7 +15,7 @@ const OTHER: &str = "other";
 const UNKNOWN: &str = "unknown";
 
 /// Totals since this instance started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stats {
     /// Active sessions.
     pub active: usize,

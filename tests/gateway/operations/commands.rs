@@ -89,7 +89,7 @@ async fn an_operator_needs_no_more_than_the_commands() {
     let (code, out, error) = running.elida(&["kill", "runaway"], Some(TOKEN)).await;
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(error.contains("--force"), "the remedy is named: {error}");
-    assert_eq!(running.done(&["resume", "runaway"]).await, "runaway resumed: its next request is let in\n");
+    assert_eq!(running.done(&["resume", "runaway"]).await, "runaway resumed: its next request is accepted\n");
     assert_eq!(running.status("runaway").await, 200);
     assert_eq!(running.json(&["kill", "good"]).await["legs_cut"], 0);
     assert!(running.done(&["stats"]).await.contains("kills_in_force"));

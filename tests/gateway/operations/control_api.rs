@@ -42,7 +42,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 14, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 15, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -91,6 +91,9 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     let metrics = run("/metrics").await;
     assert!(metrics.contains("elida_session_kills_total{source=\"control\"} 2\n"), "{metrics}");
     assert_eq!(read("/health/readiness").await["status"], "ready");
+    let document = read("/openapi.json").await;
+    let file: Value = serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("the file");
+    assert_eq!(document, file, "run: just schema");
 }
 
 #[tokio::test(flavor = "multi_thread")]

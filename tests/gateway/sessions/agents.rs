@@ -265,7 +265,7 @@ async fn the_commands_show_and_kill_agents() {
     assert!(gateway.elida(&["session", SESSION]).await.contains("killed"));
     assert!(gateway.elida(&["kills"]).await.contains("one"));
     let resumed = gateway.elida(&["resume", SESSION, "--agent", "one"]).await;
-    assert_eq!(resumed, format!("agent one of {SESSION} resumed: its next request is let in\n"));
+    assert_eq!(resumed, format!("agent one of {SESSION} resumed: its next request is accepted\n"));
     assert_eq!(spoke(&gateway, "below", "").await, 200);
 }
 

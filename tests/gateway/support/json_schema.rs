@@ -1,4 +1,4 @@
-//! The subset of JSON Schema that `conf/schema.json` and `docs/cdr.schema.json` use.
+//! The subset of JSON Schema that `conf/schema.json`, `docs/cdr.schema.json` and `docs/openapi.json` use.
 
 use regex::Regex;
 use serde_json::{Value, json};
@@ -8,6 +8,9 @@ pub fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
         let at = reference.strip_prefix('#').and_then(|path| root.pointer(path)).expect(reference);
         return fits(root, at, value);
+    }
+    for one in schema["allOf"].as_array().into_iter().flatten() {
+        fits(root, one, value)?;
     }
     if let Some(any) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
         let faults: Vec<String> = any.iter().filter_map(|one| fits(root, one, value).err()).collect();

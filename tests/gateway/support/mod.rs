@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod http2;
 pub mod json_schema;
 pub mod kernel;
+pub mod openapi;
 pub mod process;
 pub mod program;
 pub mod quiet;

@@ -40,7 +40,7 @@ impl Table {
     fn heading(self) -> &'static str {
         match self {
             Self::Sends => "## What each sends",
-            Self::Errors => "## What each makes of an error",
+            Self::Errors => "## How each reacts to an error",
             Self::Reads => "## What its user reads",
         }
     }

@@ -1,8 +1,8 @@
-//! One connection of the control listener: what it is doing, and until when it may.
+//! One connection of the control listener, with deadlines.
 //!
-//! The framework knows no deadline for a head or an answer, and a limit of silence is no limit for a peer that sends
-//! a byte now and then. So the stream keeps deadlines: `auth` tells when a request has arrived and when its answer
-//! begins, the stream sees the bytes.
+//! axum has no deadline for a request head or a response, and an idle timeout does not limit a peer that sends a byte now
+//! and then. So the stream keeps deadlines of its own: `auth` reports when a request was received and when its response
+//! starts, and the stream sees the bytes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,16 +18,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::admission::Admission;
+use super::connection_limit::ConnectionLimit;
 
-/// How long a peer may take.
+/// How long a peer may take for each step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// From the connection, or the first byte of a later request, to the end of the head.
+    /// From accepting the connection, or the first byte of a later request, to the end of the head.
     pub(super) head: Duration,
-    /// From the answer's beginning to the next request: for taking a whole answer, and for being idle after it.
+    /// From the start of a response of known length to the next request: for reading it and for being idle afterwards.
     pub(super) answer: Duration,
-    /// For taking a piece of an answer without a known end.
+    /// Between two reads of a streamed response.
     pub(super) stall: Duration,
 }
 
@@ -38,75 +38,74 @@ pub(super) const DEADLINES: Deadlines = Deadlines {
     stall: Duration::from_secs(60),
 };
 
-/// Bytes that may come before a head is complete, those of a body behind it included.
+/// Maximum of bytes received before a head is complete, including those of a body behind it.
 const HEAD_MAX: usize = 256 << 10;
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// A head is awaited, of which so many bytes came.
+    /// Reading a head, of which `came` bytes were received.
     Head { until: Instant, came: usize },
-    /// A handler works.
+    /// A handler runs.
     Handling,
-    /// A whole answer goes out, and then nothing happens.
+    /// Writing a response of known length, then idle.
     Answering { until: Instant },
-    /// An answer without a known end goes out.
+    /// Writing a streamed response.
     Streaming { since: Instant },
 }
 
 #[derive(Debug)]
-struct State {
+struct ConnectionState {
     phase: Phase,
-    /// The last request showed the token, or there is none to show.
-    is_trusted: bool,
-    /// It is to make room for another connection.
+    /// The last request had the token, or none is configured.
+    is_authenticated: bool,
+    /// The connection is closed for another one.
     is_evicted: bool,
 }
 
-/// A connection, seen by those who do not own its stream.
+/// The state of a connection, shared by its stream, the connection limit and the handlers.
 #[derive(Debug)]
-pub(super) struct Visitor {
+pub(super) struct Connection {
     pub(super) address: SocketAddr,
-    /// Counts up: a smaller one came earlier.
+    /// Sequence number: older connections have smaller ones.
     pub(super) number: u64,
     deadlines: Deadlines,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     waker: AtomicWaker,
 }
 
-impl Visitor {
+impl Connection {
     pub(super) fn new(address: SocketAddr, number: u64, deadlines: Deadlines) -> Arc<Self> {
         let phase = Phase::Head { until: Instant::now() + deadlines.head, came: 0 };
-        let state = Mutex::new(State { phase, is_trusted: false, is_evicted: false });
+        let state = Mutex::new(ConnectionState { phase, is_authenticated: false, is_evicted: false });
         Arc::new(Self { address, number, deadlines, state, waker: AtomicWaker::new() })
     }
 
-    /// The head of a request is complete.
-    pub(super) fn arrived(&self) {
+    /// Records that the head of a request is complete.
+    pub(super) fn request_received(&self) {
         let mut state = self.state();
-        (state.phase, state.is_trusted) = (Phase::Handling, false);
+        (state.phase, state.is_authenticated) = (Phase::Handling, false);
     }
 
-    /// The request showed the token, or there is none to show.
-    pub(super) fn trust(&self) {
-        self.state().is_trusted = true;
+    /// Records that the request has the token, or that none is configured.
+    pub(super) fn mark_authenticated(&self) {
+        self.state().is_authenticated = true;
     }
 
-    /// A whole answer goes out, or the last piece of one.
-    pub(super) fn answered(&self) {
+    /// Records the start of a response of known length, or the end of a streamed one.
+    pub(super) fn response_ready(&self) {
         self.state().phase = Phase::Answering { until: Instant::now() + self.deadlines.answer };
     }
 
-    /// An answer begins whose end is not known.
-    pub(super) fn streams(&self) {
+    /// Records the start of a streamed response.
+    pub(super) fn response_streaming(&self) {
         self.state().phase = Phase::Streaming { since: Instant::now() };
     }
 
-    /// How much is lost when this connection is closed: nothing (0) while it has not shown the token, a handshake (1)
-    /// while it is idle; `None` when it may not be closed.
-    pub(super) fn worth(&self) -> Option<u8> {
+    /// Cost of closing this connection: 0 without the token, 1 while it is idle; `None` when it must not be closed.
+    pub(super) fn eviction_cost(&self) -> Option<u8> {
         let state = self.state();
-        match (state.is_trusted, state.phase) {
+        match (state.is_authenticated, state.phase) {
             (false, _) => Some(0),
             (true, Phase::Head { .. } | Phase::Answering { .. }) => Some(1),
             (true, Phase::Handling | Phase::Streaming { .. }) => None,
@@ -119,10 +118,10 @@ impl Visitor {
         self.waker.wake();
     }
 
-    /// Bytes came.
+    /// Records received bytes.
     ///
     /// # Errors
-    /// The connection is to be closed.
+    /// The connection was evicted, or the head took too long or was too large.
     fn read(&self, bytes: usize) -> io::Result<()> {
         let mut state = self.state();
         if state.is_evicted {
@@ -143,7 +142,7 @@ impl Visitor {
         Ok(())
     }
 
-    /// When the connection ends if nothing happens; `None` while it is not its peer who is waited for.
+    /// Returns when the connection times out; `None` while the peer has nothing to do.
     fn due(&self, last_write: Instant) -> io::Result<Option<Instant>> {
         let state = self.state();
         if state.is_evicted {
@@ -156,35 +155,39 @@ impl Visitor {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock()
     }
 }
 
 /// The stream of a connection.
-pub(super) struct Visit {
+pub(super) struct ConnectionStream {
     stream: TcpStream,
-    visitor: Arc<Visitor>,
-    admission: Arc<Admission>,
+    connection: Arc<Connection>,
+    connection_limit: Arc<ConnectionLimit>,
     last_write: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Visit {
-    pub(super) fn new(stream: TcpStream, visitor: Arc<Visitor>, admission: Arc<Admission>) -> Self {
+impl ConnectionStream {
+    pub(super) fn new(
+        stream: TcpStream,
+        connection: Arc<Connection>,
+        connection_limit: Arc<ConnectionLimit>,
+    ) -> Self {
         let now = Instant::now();
-        Self { stream, visitor, admission, last_write: now, timer: Box::pin(sleep_until(now)) }
+        Self { stream, connection, connection_limit, last_write: now, timer: Box::pin(sleep_until(now)) }
     }
 
-    pub(super) fn visitor(&self) -> &Arc<Visitor> {
-        &self.visitor
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
-    /// Waits for the stream, but no longer than the peer may take.
+    /// Waits for the stream, but no longer than the deadline.
     fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        // First, so that an eviction from now on is heard.
-        self.visitor.waker.register(context.waker());
-        let Some(due) = self.visitor.due(self.last_write)? else { return Poll::Pending };
+        // First, so that no eviction is missed.
+        self.connection.waker.register(context.waker());
+        let Some(due) = self.connection.due(self.last_write)? else { return Poll::Pending };
         self.timer.as_mut().reset(due);
         ready!(self.timer.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -199,13 +202,13 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for ConnectionStream {
     fn drop(&mut self) {
-        self.admission.left(&self.visitor);
+        self.connection_limit.closed(&self.connection);
     }
 }
 
-impl AsyncRead for Visit {
+impl AsyncRead for ConnectionStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -213,14 +216,14 @@ impl AsyncRead for Visit {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            Poll::Ready(Ok(())) => Poll::Ready(self.visitor.read(buffer.filled().len() - before)),
+            Poll::Ready(Ok(())) => Poll::Ready(self.connection.read(buffer.filled().len() - before)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => self.wait(context),
         }
     }
 }
 
-impl AsyncWrite for Visit {
+impl AsyncWrite for ConnectionStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -252,13 +255,13 @@ impl AsyncWrite for Visit {
     }
 }
 
-/// Pieces of an answer without a known end; tells the visitor when they have ended.
-pub(super) struct Pieces<S> {
+/// A streamed body; reports its end to the connection.
+pub(super) struct TrackedBody<S> {
     pub(super) pieces: S,
-    pub(super) visitor: Arc<Visitor>,
+    pub(super) connection: Arc<Connection>,
 }
 
-impl<S: Stream + Unpin> Stream for Pieces<S> {
+impl<S: Stream + Unpin> Stream for TrackedBody<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
@@ -266,9 +269,9 @@ impl<S: Stream + Unpin> Stream for Pieces<S> {
     }
 }
 
-impl<S> Drop for Pieces<S> {
+impl<S> Drop for TrackedBody<S> {
     fn drop(&mut self) {
-        self.visitor.answered();
+        self.connection.response_ready();
     }
 }
 
@@ -283,14 +286,14 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(300);
     const LONG: Duration = Duration::from_secs(20);
 
-    async fn connection(deadlines: Deadlines) -> (Visit, TcpStream) {
+    async fn connection(deadlines: Deadlines) -> (ConnectionStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (accepted, peer) = tokio::join!(listener.accept(), TcpStream::connect(address));
-        let admission = Admission::new(16, deadlines, Metrics::new().unwrap());
+        let connection_limit = ConnectionLimit::new(16, deadlines, Metrics::new().unwrap());
         let (stream, address) = accepted.unwrap();
-        let visitor = admission.admit(address).unwrap();
-        (Visit::new(stream, visitor, admission), peer.unwrap())
+        let connection = connection_limit.admit(address).unwrap();
+        (ConnectionStream::new(stream, connection, connection_limit), peer.unwrap())
     }
 
     /// Sends a byte now and then until the other side is gone.
@@ -300,7 +303,7 @@ mod tests {
         }
     }
 
-    async fn ending(here: &mut Visit) -> io::ErrorKind {
+    async fn ending(here: &mut ConnectionStream) -> io::ErrorKind {
         loop {
             if let Err(error) = here.read_u8().await {
                 return error.kind();
@@ -318,8 +321,8 @@ mod tests {
         assert!(begun.elapsed() >= SHORT);
         // The next head has its time from its first byte on.
         let (mut here, mut there) = connection(deadlines).await;
-        here.visitor().arrived();
-        here.visitor().answered();
+        here.connection().request_received();
+        here.connection().response_ready();
         tokio::time::sleep(SHORT * 2).await;
         there.write_u8(b'x').await.unwrap();
         here.read_u8().await.unwrap();
@@ -351,10 +354,10 @@ mod tests {
                 false => Deadlines { head: LONG, answer: LONG, stall: SHORT },
             };
             let (mut here, there) = connection(deadlines).await;
-            here.visitor().arrived();
+            here.connection().request_received();
             match whole {
-                true => here.visitor().answered(),
-                false => here.visitor().streams(),
+                true => here.connection().response_ready(),
+                false => here.connection().response_streaming(),
             }
             let much = vec![0; 64 << 20];
             let error = here.write_all(&much).await.unwrap_err();
@@ -366,10 +369,10 @@ mod tests {
     #[tokio::test]
     async fn a_handler_has_its_time_and_a_stream_goes_on() {
         let (mut here, mut there) = connection(Deadlines { head: SHORT, answer: SHORT, stall: SHORT }).await;
-        here.visitor().arrived();
+        here.connection().request_received();
         let waiting = tokio::time::timeout(SHORT * 3, here.read_u8()).await;
         assert!(waiting.is_err(), "a handler works: {waiting:?}");
-        here.visitor().streams();
+        here.connection().response_streaming();
         for _ in 0..4 {
             here.write_u8(1).await.unwrap();
             let waiting = tokio::time::timeout(SHORT / 2, here.read_u8()).await;

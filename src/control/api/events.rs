@@ -1,0 +1,123 @@
+//! Events of the live feed (`GET /control/events`).
+
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{SessionId, Uid};
+use crate::session::{Event, KillOrder, Record, SessionView};
+
+/// Data of one event.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum FeedEvent<'a> {
+    /// A session started.
+    Started(&'a SessionView),
+    /// A session ended.
+    Ended(&'a Record),
+    /// A session or an agent was killed.
+    Killed(KilledEvent),
+    /// A kill order was lifted.
+    Resumed(ResumedEvent),
+    /// The reader was too slow and missed events.
+    Lagged(LaggedEvent),
+    /// This instance lost Redis.
+    StoreLost(StoreLostEvent),
+    /// This instance reached Redis again.
+    StoreBack(StoreBackEvent),
+}
+
+/// Data of `session.killed` and `agent.killed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KilledEvent {
+    /// The kill order.
+    #[serde(flatten)]
+    pub order: Arc<KillOrder>,
+    /// Open legs that were cut.
+    pub legs_cut: usize,
+}
+
+/// Data of `session.resumed` and `agent.resumed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ResumedEvent {
+    /// The session id that is no longer refused.
+    pub session_id: SessionId,
+    /// The incarnation the order was made against.
+    pub uid: Uid,
+    /// Who lifted it.
+    pub by: String,
+    /// The order that is no longer in force.
+    pub order: Arc<KillOrder>,
+}
+
+/// Data of `lagged`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LaggedEvent {
+    /// Number of events the reader missed.
+    pub missed: u64,
+}
+
+/// Data of `store.lost`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreLostEvent {
+    /// What happened.
+    pub why: String,
+}
+
+/// Data of `store.back`: no members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreBackEvent {}
+
+/// Returns the schema of an event's data.
+pub(in crate::control) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// Every name in the feed with the schema of its data.
+pub(in crate::control) const EVENTS: &[(&str, SchemaOf)] = &[
+    ("session.started", SchemaGenerator::subschema_for::<SessionView>),
+    ("session.ended", SchemaGenerator::subschema_for::<Record>),
+    ("session.killed", SchemaGenerator::subschema_for::<KilledEvent>),
+    ("session.resumed", SchemaGenerator::subschema_for::<ResumedEvent>),
+    ("agent.killed", SchemaGenerator::subschema_for::<KilledEvent>),
+    ("agent.resumed", SchemaGenerator::subschema_for::<ResumedEvent>),
+    ("lagged", SchemaGenerator::subschema_for::<LaggedEvent>),
+    ("store.lost", SchemaGenerator::subschema_for::<StoreLostEvent>),
+    ("store.back", SchemaGenerator::subschema_for::<StoreBackEvent>),
+];
+
+impl<'a> From<&'a Event> for FeedEvent<'a> {
+    fn from(event: &'a Event) -> Self {
+        match event {
+            Event::Started(session) => Self::Started(session),
+            Event::Ended(record) => Self::Ended(record),
+            Event::Killed { order, legs_cut } => {
+                Self::Killed(KilledEvent { order: Arc::clone(order), legs_cut: *legs_cut })
+            }
+            Event::Resumed { order, by } => Self::Resumed(ResumedEvent {
+                session_id: order.session_id.clone(),
+                uid: order.uid,
+                by: by.clone(),
+                order: Arc::clone(order),
+            }),
+            Event::StoreLost { why } => Self::StoreLost(StoreLostEvent { why: why.clone() }),
+            Event::StoreBack => Self::StoreBack(StoreBackEvent {}),
+        }
+    }
+}
+
+impl FeedEvent<'_> {
+    /// The name of the event in the feed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started(_) => "session.started",
+            Self::Ended(_) => "session.ended",
+            Self::Killed(killed) if killed.order.agent.is_some() => "agent.killed",
+            Self::Killed(_) => "session.killed",
+            Self::Resumed(resumed) if resumed.order.agent.is_some() => "agent.resumed",
+            Self::Resumed(_) => "session.resumed",
+            Self::Lagged(_) => "lagged",
+            Self::StoreLost(_) => "store.lost",
+            Self::StoreBack(_) => "store.back",
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Request and response types of the control API, shared by the routes, the command line and the OpenAPI document.
+//!
+//! One file per group of endpoints; types that other modules own ([`crate::session::SessionView`],
+//! [`crate::history::read::reader::RecordPage`]) are used as they are. Duty: the JSON of each body, the parameters of each
+//! query and their descriptions, which become `docs/openapi.json`. Neighbours: `control/routes` answers with these
+//! types, `cli` reads them, `control/openapi` describes them. Invariant: no logic beyond reading a parameter.
+
+pub mod config;
+pub mod error;
+pub mod events;
+pub mod health;
+pub mod history;
+pub mod kills;
+pub mod params;
+pub mod sessions;

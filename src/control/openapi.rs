@@ -1,0 +1,323 @@
+//! The OpenAPI 3.1 document of the control API, generated from the route table and the types in `api`.
+//!
+//! `docs/openapi.json` is this document; `GET /openapi.json` serves it and `elida schema --of openapi` prints it.
+
+use std::collections::BTreeMap;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use super::api::error::{ErrorCode, ProblemDetails};
+use super::api::events::{EVENTS, SchemaOf};
+use super::routes;
+
+/// Where the schemas of an OpenAPI document are.
+const SCHEMAS: &str = "/components/schemas";
+
+/// What every request may be answered with, whatever its endpoint.
+const GUARD_ERRORS: &[ErrorCode] = &[ErrorCode::HostNotAllowed, ErrorCode::OriginNotAllowed];
+
+/// Whether an endpoint needs the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Token,
+    /// The answer has more members with the token.
+    Optional,
+    Public,
+}
+
+/// The description of one endpoint.
+#[derive(Debug)]
+pub(super) struct Operation {
+    id: &'static str,
+    summary: &'static str,
+    tag: &'static str,
+    access: Access,
+    query: Option<SchemaOf>,
+    body: Option<SchemaOf>,
+    responses: Vec<Answer>,
+    errors: &'static [ErrorCode],
+}
+
+/// A response that is not an error.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    description: &'static str,
+    media: &'static [&'static str],
+    /// `None`: text.
+    schema: Option<SchemaOf>,
+}
+
+impl Operation {
+    /// Describes an endpoint that needs the token; `summary` is one sentence.
+    pub(super) fn new(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
+        let (query, body, responses, errors) = (None, None, Vec::new(), [].as_slice());
+        Self { id, summary, tag, access: Access::Token, query, body, responses, errors }
+    }
+
+    /// The endpoint needs no token.
+    pub(super) fn public(mut self) -> Self {
+        self.access = Access::Public;
+        self
+    }
+
+    /// The endpoint needs no token, but answers less without it.
+    pub(super) fn token_optional(mut self) -> Self {
+        self.access = Access::Optional;
+        self
+    }
+
+    /// The parameters of the query.
+    pub(super) fn query<T: JsonSchema>(mut self) -> Self {
+        self.query = Some(T::json_schema);
+        self
+    }
+
+    /// The JSON body, which may be absent.
+    pub(super) fn body<T: JsonSchema>(mut self) -> Self {
+        self.body = Some(SchemaGenerator::subschema_for::<T>);
+        self
+    }
+
+    /// A JSON answer with status 200.
+    pub(super) fn ok<T: JsonSchema>(self, description: &'static str) -> Self {
+        self.answer::<T>(200, description)
+    }
+
+    /// A JSON answer with this status.
+    pub(super) fn answer<T: JsonSchema>(mut self, status: u16, description: &'static str) -> Self {
+        let schema: Option<SchemaOf> = Some(SchemaGenerator::subschema_for::<T>);
+        self.responses.push(Answer { status, description, media: &["application/json"], schema });
+        self
+    }
+
+    /// A text of one of these media types, with status 200.
+    pub(super) fn text(mut self, media: &'static [&'static str], description: &'static str) -> Self {
+        self.responses.push(Answer { status: 200, description, media, schema: None });
+        self
+    }
+
+    /// The codes of its errors, beside those of every request.
+    pub(super) fn errors(mut self, errors: &'static [ErrorCode]) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    fn describe(&self, path: &str, schemas: &mut Schemas) -> Value {
+        let mut parameters: Vec<Value> = path
+            .contains("{id}")
+            .then(|| {
+                let description = "The id or the uid of a session.";
+                json!({"name": "id", "in": "path", "required": true, "description": description,
+                       "schema": {"type": "string"}})
+            })
+            .into_iter()
+            .collect();
+        parameters.extend(self.query.map(|query| schemas.parameters(query)).unwrap_or_default());
+        let mut described = json!({
+            "operationId": self.id,
+            "summary": self.summary,
+            "tags": [self.tag],
+            "responses": self.responses(schemas),
+        });
+        if !parameters.is_empty() {
+            described["parameters"] = parameters.into();
+        }
+        if let Some(body) = self.body {
+            let schema = body(&mut schemas.requests);
+            let content = json!({"application/json": {"schema": schema}});
+            described["requestBody"] = json!({"required": false, "content": content});
+        }
+        match self.access {
+            Access::Token => {}
+            Access::Optional => described["security"] = json!([{}, {"token": []}]),
+            Access::Public => described["security"] = json!([]),
+        }
+        if self.id == "readEvents" {
+            described["x-events"] = schemas.events();
+        }
+        described
+    }
+
+    fn responses(&self, schemas: &mut Schemas) -> Value {
+        let mut responses = Map::new();
+        for Answer { status, description, media, schema } in &self.responses {
+            let schema = schema.map_or_else(
+                || json!({"type": "string"}),
+                |schema| schema(&mut schemas.responses).to_value(),
+            );
+            let content: Map<String, Value> =
+                media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
+            let response = json!({"description": description, "content": content});
+            responses.insert(status.to_string(), response);
+        }
+        let token: &[ErrorCode] = if self.access == Access::Token { &[ErrorCode::Unauthorized] } else { &[] };
+        // The middleware reads every body before a route sees it.
+        let body: &[ErrorCode] = match self.body {
+            Some(_) => &[ErrorCode::BadRequest, ErrorCode::RequestTimeout, ErrorCode::BodyTooLarge],
+            None => &[],
+        };
+        let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
+        for code in GUARD_ERRORS.iter().chain(token).chain(body).chain(self.errors) {
+            let codes = by_status.entry(code.status()).or_default();
+            if !codes.contains(code) {
+                codes.push(*code);
+            }
+        }
+        for (status, codes) in by_status {
+            responses.insert(status.to_string(), error(&codes));
+        }
+        let other = json!({"application/problem+json": {"schema": schemas.problem()}});
+        responses.insert("default".into(), json!({"description": "Another error.", "content": other}));
+        responses.into()
+    }
+}
+
+/// The response of one error status: its codes and its body.
+fn error(codes: &[ErrorCode]) -> Value {
+    let names: Vec<&str> = codes.iter().map(|code| code.name()).collect();
+    let types: Vec<String> = names.iter().map(|name| format!("urn:elida:{name}")).collect();
+    let schema = json!({
+        "allOf": [{"$ref": format!("#{SCHEMAS}/Problem")}],
+        "properties": {"code": {"enum": names}, "type": {"enum": types}},
+    });
+    let described: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let mut response = json!({
+        "description": described.join(", "),
+        "content": {"application/problem+json": {"schema": schema}},
+    });
+    if codes.iter().any(|code| code.has_retry_after()) {
+        response["headers"] = json!({
+            "Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
+        });
+    }
+    response
+}
+
+/// The generators of the schemas: a type can look different as a request and as a response.
+struct Schemas {
+    requests: SchemaGenerator,
+    responses: SchemaGenerator,
+}
+
+impl Schemas {
+    fn new() -> Self {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = SCHEMAS.into();
+            settings.meta_schema = None;
+        });
+        Self {
+            requests: settings.clone().for_deserialize().into_generator(),
+            responses: settings.for_serialize().into_generator(),
+        }
+    }
+
+    fn problem(&mut self) -> Value {
+        self.responses.subschema_for::<ProblemDetails>().to_value()
+    }
+
+    /// The data of each event of the feed, by the event's name.
+    fn events(&mut self) -> Value {
+        let schemas =
+            EVENTS.iter().map(|(name, schema)| ((*name).to_owned(), schema(&mut self.responses).to_value()));
+        Value::Object(schemas.collect())
+    }
+
+    /// The members of a query struct as parameters. An absent parameter is `None`, never null.
+    fn parameters(&mut self, query: SchemaOf) -> Vec<Value> {
+        let schema = query(&mut self.requests).to_value();
+        let properties = schema["properties"].as_object().cloned().unwrap_or_default();
+        properties
+            .into_iter()
+            .map(|(name, mut schema)| {
+                let description = schema
+                    .as_object_mut()
+                    .and_then(|schema| schema.remove("description"))
+                    .unwrap_or_default();
+                json!({"name": name, "in": "query", "description": description, "schema": not_null(schema)})
+            })
+            .collect()
+    }
+
+    /// All schemas that were referred to, by name.
+    fn definitions(mut self) -> Map<String, Value> {
+        let mut all = self.requests.take_definitions(true);
+        for (name, response) in self.responses.take_definitions(true) {
+            // Of a type that is both, the schema of the response says more: which members are always there.
+            all.insert(name, response);
+        }
+        all
+    }
+}
+
+/// The schema without `null`, as a member of `Option` has it.
+fn not_null(mut schema: Value) -> Value {
+    if schema["default"].is_null()
+        && let Some(schema) = schema.as_object_mut()
+    {
+        schema.remove("default");
+    }
+    if let Some(kinds) = schema["type"].as_array() {
+        let kinds: Vec<Value> = kinds.iter().filter(|kind| **kind != "null").cloned().collect();
+        if let [only] = &kinds[..] {
+            schema["type"] = only.clone();
+        }
+    }
+    if let Some(any) = schema["anyOf"].as_array() {
+        let kinds: Vec<&Value> = any.iter().filter(|kind| kind["type"] != "null").collect();
+        if let [only] = kinds[..] {
+            return only.clone();
+        }
+    }
+    schema
+}
+
+/// The OpenAPI document.
+pub fn document() -> Value {
+    let mut schemas = Schemas::new();
+    let mut paths = Map::new();
+    for routes::Endpoint { path, method, operation, .. } in routes::endpoints() {
+        let described = operation.describe(path, &mut schemas);
+        let item = paths.entry(path).or_insert_with(|| json!({}));
+        item[method.as_str().to_ascii_lowercase()] = described;
+    }
+    json!({
+        "openapi": "3.1.1",
+        "info": {
+            "title": "ELIDA control API",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Lists and kills the sessions of AI agents, and reads the history, the health and the \
+                configuration of an ELIDA instance. A path that is not listed here is answered with 404 `not_found`, \
+                another method of a listed path with 405 `method_not_allowed`.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "http://127.0.0.1:9090", "description": "The default of control.listen"}],
+        "security": [{"token": []}],
+        "tags": routes::TAGS.map(|(name, description)| json!({"name": name, "description": description})),
+        "paths": paths,
+        "components": {
+            "schemas": schemas.definitions(),
+            "securitySchemes": {"token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "The token of ELIDA_CONTROL_TOKEN or control.auth.token_file. Without one, which is \
+                    possible on loopback only, requests need no token.",
+            }},
+        },
+    })
+}
+
+#[cfg(test)]
+#[path = "../../tests/gateway/support/openapi.rs"]
+#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
+pub(super) mod answers;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+#[path = "../../tests/gateway/support/json_schema.rs"]
+#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
+mod json_schema;
+#[cfg(test)]
+mod tests;

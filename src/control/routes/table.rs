@@ -1,0 +1,299 @@
+//! Every endpoint: its path, its handler and its description, which becomes the OpenAPI document.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::routing::{MethodRouter, get, post};
+use http::Method;
+use serde_json::{Map, Value};
+
+use super::super::api::config::ReloadReply;
+use super::super::api::error::ErrorCode::*;
+use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
+use super::super::api::history::{
+    CapturePage, CapturesQuery, EventPage, EventsQuery, ExportQuery, HistoryQuery, RequestsQuery, Series,
+    SeriesQuery, UsageQuery, UsageReport,
+};
+use super::super::api::kills::{KillBody, KillList, KillReply, ResumeBody};
+use super::super::api::params::SessionQuery;
+use super::super::api::sessions::{SessionPage, SessionsQuery};
+use super::super::openapi::Operation;
+use super::super::service::ControlState;
+use super::{config, events, export, health, history, kills, metrics, schema, sessions, stats};
+use crate::history::read::legs::LegPage;
+use crate::history::read::reader::{RecordDetail, RecordPage};
+use crate::session::{Resumed, SessionView, Stats};
+
+/// Groups of endpoints.
+pub(in crate::control) const TAGS: [(&str, &str); 4] = [
+    (SESSIONS, "Active and ended sessions, kills and the live feed."),
+    (HISTORY, "Records of ended sessions, their requests and sums."),
+    (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
+    (PROBES, "Probes for orchestrators; they need no token."),
+];
+const SESSIONS: &str = "sessions";
+const HISTORY: &str = "history";
+const INSTANCE: &str = "instance";
+const PROBES: &str = "probes";
+
+/// One endpoint.
+pub(in crate::control) struct Endpoint {
+    pub(in crate::control) path: &'static str,
+    pub(in crate::control) method: Method,
+    pub(in crate::control) operation: Operation,
+    route: MethodRouter<Arc<ControlState>>,
+}
+
+/// Every endpoint, in the order of the document.
+pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
+    let groups = [
+        session_endpoints(),
+        kill_endpoints(),
+        history_endpoints(),
+        record_endpoints(),
+        instance_endpoints(),
+        probes(),
+    ];
+    groups.into_iter().flatten()
+}
+
+/// The router of every endpoint.
+pub(in crate::control) fn router() -> Router<Arc<ControlState>> {
+    endpoints().fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.route))
+}
+
+fn on_get<T: 'static>(
+    path: &'static str,
+    handler: impl Handler<T, Arc<ControlState>>,
+    operation: Operation,
+) -> Endpoint {
+    Endpoint { path, method: Method::GET, operation, route: get(handler) }
+}
+
+fn on_post<T: 'static>(
+    path: &'static str,
+    handler: impl Handler<T, Arc<ControlState>>,
+    operation: Operation,
+) -> Endpoint {
+    Endpoint { path, method: Method::POST, operation, route: post(handler) }
+}
+
+fn session_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(SESSIONS, id, summary);
+    vec![
+        on_get(
+            "/control/sessions",
+            sessions::list,
+            operation("listSessions", "Lists sessions, newest first")
+                .query::<SessionsQuery>()
+                .ok::<SessionPage>("A page of sessions.")
+                .errors(&[BadRequest]),
+        ),
+        on_get(
+            "/control/sessions/{id}",
+            sessions::one,
+            operation("getSession", "Returns a session with its agents, open legs and last 20 requests")
+                .query::<SessionQuery>()
+                .ok::<SessionView>("The session.")
+                .errors(&[BadRequest, SessionNotFound, SessionAmbiguous]),
+        ),
+        on_get(
+            "/control/events",
+            events::feed,
+            operation("readEvents", "Streams what happens to sessions from now on, as server-sent events")
+                .text(&["text/event-stream"], "The feed; x-events has the data of each event by its name.")
+                .errors(&[TooManyFeeds]),
+        ),
+    ]
+}
+
+fn kill_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(SESSIONS, id, summary);
+    vec![
+        on_post(
+            "/control/sessions/{id}/kill",
+            kills::kill,
+            operation(
+                "killSession",
+                "Cuts every open leg of a session, or of an agent, and refuses what follows",
+            )
+            .query::<SessionQuery>()
+            .body::<KillBody>()
+            .ok::<KillReply>("The kill order is in force and the legs are cut.")
+            .errors(&[
+                BadRequest,
+                SessionNotFound,
+                AgentNotFound,
+                SessionAmbiguous,
+                SessionEnded,
+                Internal,
+                StoreUnavailable,
+            ]),
+        ),
+        on_post(
+            "/control/sessions/{id}/resume",
+            kills::resume,
+            operation("resumeSession", "Lifts the kill order against a session or an agent")
+                .query::<SessionQuery>()
+                .body::<ResumeBody>()
+                .ok::<Resumed>("The order is lifted.")
+                .errors(&[BadRequest, NotKilled, SessionAmbiguous, BlockPermanent]),
+        ),
+        on_get(
+            "/control/kills",
+            kills::list,
+            operation("listKills", "Lists the kill orders in force, newest first")
+                .ok::<KillList>("The orders."),
+        ),
+    ]
+}
+
+fn history_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(HISTORY, id, summary);
+    vec![
+        on_get(
+            "/control/history",
+            history::list,
+            operation("listRecords", "Lists records of ended sessions, the last written first")
+                .query::<HistoryQuery>()
+                .ok::<RecordPage>("A page of records.")
+                .errors(history::ERRORS),
+        ),
+        on_get(
+            "/control/history/events",
+            history::events,
+            operation("listEvents", "Lists what happened to sessions, newest first")
+                .query::<EventsQuery>()
+                .ok::<EventPage>("A page of events.")
+                .errors(history::ERRORS),
+        ),
+        on_get(
+            "/control/history/series",
+            history::series,
+            operation("getSeries", "Returns sums over the sessions that ended in each minute, hour or day")
+                .query::<SeriesQuery>()
+                .ok::<Series>("The points with at least one session.")
+                .errors(history::ERRORS),
+        ),
+        on_get(
+            "/control/usage",
+            history::usage,
+            operation("getUsage", "Sums requests, tokens and cost of ended sessions, most expensive first")
+                .query::<UsageQuery>()
+                .ok::<UsageReport>("At most 1000 lines.")
+                .errors(history::ERRORS),
+        ),
+    ]
+}
+
+fn record_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(HISTORY, id, summary);
+    vec![
+        on_get(
+            "/control/history/{id}/captures",
+            history::captures,
+            operation("listCaptures", "Lists the captured bodies of a session, newest first")
+                .query::<CapturesQuery>()
+                .ok::<CapturePage>("A page of captures.")
+                .errors(history::ERRORS),
+        ),
+        on_get(
+            "/control/records/export",
+            export::export,
+            operation("exportRecords", "Exports all records or requests as a file")
+                .query::<ExportQuery>()
+                .text(&["application/x-ndjson", "text/csv"], "The file, in the format that was asked for.")
+                .errors(&[BadRequest, HistoryDisabled, TooManyExports]),
+        ),
+        on_get(
+            "/control/records/{id}",
+            history::one,
+            operation(
+                "getRecord",
+                "Returns the record of a session with its last requests, events and kills",
+            )
+            .ok::<RecordDetail>("The record.")
+            .errors(history::ERRORS_OF_ONE),
+        ),
+        on_get(
+            "/control/records/{id}/requests",
+            history::requests,
+            operation("listRequests", "Lists the requests of a session in the order in which they ended")
+                .query::<RequestsQuery>()
+                .ok::<LegPage>("A page of requests.")
+                .errors(history::ERRORS_OF_REQUESTS),
+        ),
+    ]
+}
+
+fn instance_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(INSTANCE, id, summary);
+    vec![
+        on_get(
+            "/control/health",
+            health::control,
+            operation("getHealth", "Returns status, version and backends; the status is always 200")
+                .token_optional()
+                .ok::<ControlHealth>("The health."),
+        ),
+        on_get(
+            "/control/backends",
+            health::backends,
+            operation("listBackends", "Returns the backends and their health").ok::<BackendList>("The backends."),
+        ),
+        on_get(
+            "/control/stats",
+            stats::stats,
+            operation("getStats", "Returns totals since the start").ok::<Stats>("The totals."),
+        ),
+        on_get(
+            "/control/config",
+            config::show,
+            operation("getConfig", "Returns the configuration in force, after file, environment and flags")
+                .ok::<Map<String, Value>>("Keys as in conf/schema.json, secrets as `***`, and restart_required."),
+        ),
+        on_post(
+            "/control/config/reload",
+            config::reload,
+            operation("reloadConfig", "Reads the configuration again, as SIGHUP does")
+                .ok::<ReloadReply>("The new configuration is in force.")
+                .errors(&[ConfigInvalid, Internal, ReloadBusy]),
+        ),
+        on_get(
+            "/metrics",
+            metrics::text,
+            operation("getMetrics", "Returns the metrics").text(&["text/plain"], "Prometheus text format."),
+        ),
+        on_get(
+            "/openapi.json",
+            schema::openapi,
+            operation("getOpenApi", "Returns this document").ok::<Map<String, Value>>("OpenAPI 3.1."),
+        ),
+    ]
+}
+
+fn probes() -> Vec<Endpoint> {
+    let probe = |id, summary| Operation::new(PROBES, id, summary).public();
+    let readiness = |id| {
+        probe(id, "Tells whether requests may be sent to this instance")
+            .ok::<ReadinessReport>("Ready.")
+            .answer::<ReadinessReport>(503, "Starting or draining.")
+    };
+    vec![
+        on_get("/health", health::readiness, readiness("probe")),
+        on_get("/health/readiness", health::readiness, readiness("probeReadiness")),
+        on_get(
+            "/health/liveness",
+            health::liveness,
+            probe("probeLiveness", "Answers as long as the control API works").ok::<Liveness>("Alive."),
+        ),
+        on_get(
+            "/health/startup",
+            health::startup,
+            probe("probeStartup", "Tells whether the instance was ready once")
+                .ok::<Startup>("Started.")
+                .answer::<Startup>(503, "Starting."),
+        ),
+    ]
+}
