@@ -12,10 +12,10 @@ use elida::clock::Clock;
 use elida::ids::{BackendName, PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use elida::session::store::MemoryStore;
 use elida::session::{
-    Cut, Event, Identity, KillRequest, Leg, LegKind, LegReport, LegStart, Manager, SessionConfig,
-    SessionRequest,
+    Cut, Event, Identity, KillRequest, Leg, LegKind, LegStart, Manager, SessionConfig, SessionRequest,
 };
 use elida::settings::fault::Faults;
+use elida::summary::RequestSummary;
 use futures::FutureExt;
 
 #[global_allocator]
@@ -54,15 +54,15 @@ fn start() -> LegStart {
     }
 }
 
-fn report() -> LegReport {
-    LegReport {
+fn report() -> RequestSummary {
+    RequestSummary {
         status: Some(200),
         duration: Duration::from_millis(12),
         ttfb: Some(Duration::from_millis(3)),
         bytes_in: 300,
         bytes_out: 900,
         outcome: "ok",
-        ..LegReport::default()
+        ..RequestSummary::default()
     }
 }
 
@@ -74,7 +74,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 fn pass(manager: &Arc<Manager>, backend: &BackendName, session: &str) {
     let mut leg = now(manager.admit(arrival(session), start())).expect("admitted");
     leg.routed(backend, Some("gpt-demo"));
-    leg.settle(report());
+    leg.settle(&report());
 }
 
 fn admission(criterion: &mut Criterion) {

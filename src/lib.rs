@@ -37,5 +37,6 @@ pub mod redis;
 pub mod routing;
 pub mod session;
 pub mod settings;
+pub mod summary;
 pub mod telemetry;
 pub mod upstream;

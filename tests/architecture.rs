@@ -17,15 +17,21 @@ const ROWS: &[(u8, &[&str])] = &[
     (6, &["main", "cli", "app", "config"]),
     (5, &["proxy", "control", "demo"]),
     (4, &["session", "identity", "pricing", "upstream", "history"]),
-    (3, &["routing", "capture"]),
+    (3, &["routing", "capture", "summary"]),
     (2, &["protocol", "redis"]),
     (1, &["telemetry", "model_patterns"]),
     (0, &["error", "ids", "clock", "settings"]),
 ];
 
 /// Uses inside a row that are allowed.
-const SAME_ROW: &[(&str, &str)] =
-    &[("main", "cli"), ("cli", "app"), ("cli", "config"), ("app", "config"), ("history", "session")];
+const SAME_ROW: &[(&str, &str)] = &[
+    ("main", "cli"),
+    ("cli", "app"),
+    ("cli", "config"),
+    ("app", "config"),
+    ("history", "session"),
+    ("summary", "capture"),
+];
 
 /// The largest circle of files inside a folder.
 const MAX_CIRCLE: usize = 6;

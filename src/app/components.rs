@@ -148,7 +148,7 @@ impl Components {
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
-pub(super) fn runtime_settings(
+pub(crate) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
     before: &[Arc<Backend>],

@@ -1,5 +1,7 @@
 //! Buffers the first bytes of a request and its response while they pass.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
@@ -72,6 +74,8 @@ pub struct Capture {
     pub status: Option<u16>,
     /// `ok`, or the code of the error.
     pub outcome: &'static str,
+    /// From the end of the request's head to the first attempt at a backend; `None` when none was asked.
+    pub queue: Option<Duration>,
     /// Whether secrets are redacted in the stored copy.
     pub redact: bool,
     /// The number of bytes stored of each body, also after decoding.

@@ -10,6 +10,7 @@ use super::form_fields::{redact_pairs, redact_parts};
 use super::redact::redact_body;
 use super::redact_text::redact_text;
 use super::rules::is_document;
+use crate::clock::millis;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
 use crate::protocol::wire::coding::{Coding, Decoder};
 use crate::protocol::wire::framing::Framing;
@@ -27,6 +28,8 @@ struct Stored<'a> {
     model: Option<String>,
     status: Option<u16>,
     outcome: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_ms: Option<u64>,
     redacted: bool,
     request: StoredBody<'a>,
     response: StoredBody<'a>,
@@ -61,6 +64,7 @@ pub fn to_json(capture: &Capture) -> String {
         model: capture.model.as_deref().map(own),
         status: capture.status,
         outcome: capture.outcome,
+        queue_ms: capture.queue.map(millis),
         redacted: capture.redact,
         request: body(&capture.request),
         response: body(&capture.answer),
@@ -192,6 +196,7 @@ mod tests {
             model: None,
             status: Some(200),
             outcome: "ok",
+            queue: None,
             redact: true,
             max_body,
             request: Body::default(),

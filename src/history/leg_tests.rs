@@ -14,9 +14,10 @@ use crate::clock::Clock;
 use crate::ids::Uid;
 use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
-use crate::session::{Event, LegReport, Listener, Manager, ServedLeg};
+use crate::session::{Event, Listener, Manager, ServedLeg};
 use crate::settings::fault::Faults;
 use crate::settings::units::ByteSize;
+use crate::summary::RequestSummary;
 use crate::telemetry::metrics::Metrics;
 
 /// A history that keeps every leg, with its metrics.
@@ -42,7 +43,7 @@ impl Fixture {
     async fn serve(&self, session: &str, legs: usize) {
         for _ in 0..legs {
             let mut leg = self.manager.admit(arrival(session), leg_start()).await.unwrap();
-            leg.settle(LegReport { status: Some(200), ..LegReport::default() });
+            leg.settle(&RequestSummary { status: Some(200), ..RequestSummary::default() });
         }
     }
 
@@ -109,7 +110,7 @@ async fn some_leg() -> ServedLeg {
     let listener = Arc::clone(&heard);
     let manager = Manager::new(settings("{}"), Clock::system(), Arc::new(MemoryStore::default()), listener);
     let mut leg = manager.admit(arrival("some"), leg_start()).await.unwrap();
-    leg.settle(LegReport::default());
+    leg.settle(&RequestSummary::default());
     heard.0.lock().take().unwrap()
 }
 

@@ -20,9 +20,10 @@ use crate::ids::{RequestId, SessionId, Uid};
 use crate::protocol::facts::usage::Usage;
 use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
-use crate::session::{Event, LegReport, Listener, Manager};
+use crate::session::{Event, Listener, Manager};
 use crate::settings::fault::Faults;
 use crate::settings::units::{ByteSize, DurationText};
+use crate::summary::RequestSummary;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) fn open(folder: &Path, written: HistoryConfig) -> Arc<Archive> {
@@ -51,11 +52,11 @@ pub(super) async fn sessions(archive: &Arc<Archive>, ids: impl Iterator<Item = u
         Manager::new(settings("max_active_per_principal: 1000000"), Clock::system(), store, listener);
     for id in ids {
         let mut leg = manager.admit(arrival(&format!("session-{id}")), leg_start()).await.unwrap();
-        leg.settle(LegReport {
+        leg.settle(&RequestSummary {
             model: (id % 3 > 0).then(|| format!("model-{}", id % 3)),
             usage: Some(Usage { input_tokens: 10, output_tokens: 2, ..Usage::default() }),
             status: Some(200),
-            ..LegReport::default()
+            ..RequestSummary::default()
         });
     }
     manager.shutdown().await;
@@ -317,6 +318,7 @@ fn capture(uid: Uid, number: usize, at: Timestamp) -> Capture {
         model: None,
         status: Some(200),
         outcome: "ok",
+        queue: None,
         redact: false,
         max_body: 200_000,
         request: Body::default(),

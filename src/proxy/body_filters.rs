@@ -1,4 +1,4 @@
-//! Step 8: bytes pass. Each chunk is counted and looked at in passing, and none passes after a cut.
+//! Step 8: passes both bodies on. Each chunk is counted and read in passing; none passes after a cut.
 
 use bytes::Bytes;
 use pingora_core::{Error, Result};
@@ -9,72 +9,77 @@ use super::refuse::REFUSED;
 use super::request_ctx::RequestCtx;
 use super::upgrade;
 
-/// A chunk of the request's body, on its way to the backend.
+/// Passes a chunk of the request body on to the backend.
 ///
 /// # Errors
-/// The leg was cut, or a body that is not held grew over its limit.
-pub(crate) fn upload(ctx: &mut RequestCtx, chunk: &Option<Bytes>) -> Result<()> {
-    let (Some(received), Some(leg), Some(chunk)) = (&ctx.received, &ctx.leg, chunk) else {
-        return Ok(());
-    };
+/// The leg was cut, a streamed body exceeds its limit, or the request has not been routed.
+pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<()> {
+    let RequestCtx { app, stage, outcome } = ctx;
+    let routed = stage.routed_mut()?;
+    let Some(chunk) = body else { return Ok(()) };
+    let received = &routed.who.received;
+    let session = routed.leg.session();
     if received.handle.cut.reason().is_some() {
         return Error::e_explain(LEG_CUT, "the leg was cut");
     }
-    leg.session().touch(ctx.app.clock.now());
-    if ctx.socket.is_some() {
-        leg.session().add_bytes_in(chunk.len() as u64);
-        return upgrade::asked(ctx, chunk);
+    session.touch(app.clock.now());
+    if routed.socket.is_some() {
+        session.add_bytes_in(chunk.len() as u64);
+        return upgrade::on_client_bytes(routed, outcome, chunk);
     }
-    // Each attempt sends a held body again; it was counted and limited while it was read.
+    // A buffered body is sent again with each attempt; it was counted and limited while it was read.
     if !received.handle.upload.is_buffered() {
-        if let Some(capture) = &mut ctx.capture {
+        if let Some(capture) = &mut outcome.capture {
             capture.upload(chunk);
         }
-        leg.session().add_bytes_in(chunk.len() as u64);
+        session.add_bytes_in(chunk.len() as u64);
         let limit = read::body_limit(received);
         if received.handle.upload.bytes() > limit as u64 {
-            ctx.refusal = Some(read::too_large(limit));
+            outcome.refusal = Some(read::too_large(limit));
             return Error::e_explain(REFUSED, "the body is too large");
         }
+    }
+    // A buffered body comes in one piece.
+    if let Some(rewritten) = routed.rewritten.take() {
+        *body = Some(rewritten);
     }
     Ok(())
 }
 
-/// A chunk of the answer's body, on its way to the client.
+/// Passes a chunk of the response body on to the client.
 ///
 /// # Errors
-/// The leg was cut.
+/// The leg was cut, or the request has not been routed.
 pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -> Result<()> {
-    let (Some(received), Some(leg)) = (&ctx.received, &ctx.leg) else {
-        return Ok(());
-    };
-    if received.handle.cut.reason().is_some() {
+    let RequestCtx { app, stage, outcome } = ctx;
+    let routed = stage.routed_mut()?;
+    let handle = &routed.who.received.handle;
+    if handle.cut.reason().is_some() {
         return Error::e_explain(LEG_CUT, "the leg was cut");
     }
+    let answer = &mut outcome.answer;
     if let Some(chunk) = chunk {
-        received.handle.activity.record();
-        leg.session().touch(ctx.app.clock.now());
-        leg.session().add_bytes_out(chunk.len() as u64);
-        ctx.answer.sent += chunk.len() as u64;
-        if let Some(tap) = &mut ctx.answer.tap {
+        handle.activity.record();
+        routed.leg.session().touch(app.clock.now());
+        routed.leg.session().add_bytes_out(chunk.len() as u64);
+        answer.sent += chunk.len() as u64;
+        if let Some(tap) = &mut answer.tap {
             tap.feed(chunk);
         }
-        if let Some(capture) = &mut ctx.capture {
+        if let Some(capture) = &mut outcome.capture {
             capture.download(chunk);
         }
-        if let Some(tail) = &mut ctx.answer.tail {
+        if let Some(tail) = &mut answer.tail {
             tail.feed(chunk);
         }
     }
-    if let Some(tail) = &ctx.answer.tail {
-        let silence = received.handle.settings.timeouts.stream_keep_alive;
-        received.handle.activity.allow_comments(silence.filter(|_| tail.at_boundary() && !end));
+    if let Some(tail) = &answer.tail {
+        let silence = handle.settings.timeouts.stream_keep_alive;
+        handle.activity.allow_comments(silence.filter(|_| tail.at_boundary() && !end));
     }
-    if let Some(chunk) = chunk
-        && ctx.socket.is_some()
-    {
-        upgrade::answered(ctx, chunk);
+    answer.whole |= end;
+    if let Some(chunk) = chunk {
+        upgrade::on_backend_bytes(routed, chunk);
     }
-    ctx.answer.whole |= end;
     Ok(())
 }

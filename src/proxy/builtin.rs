@@ -1,5 +1,5 @@
-//! What the proxy's listener answers by itself: the probe of Claude Code and the health checks.
-//! They never reach a backend, whatever `routing` says.
+//! Endpoints that the proxy's listener answers itself: Claude Code's probe and the health checks. They never reach a
+//! backend, whatever `routing` says.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
@@ -12,24 +12,24 @@ use super::receive::Received;
 use super::request_ctx::RequestCtx;
 use crate::telemetry::readiness::Readiness;
 
-/// An answer of our own.
+/// A response of the proxy itself.
 pub(crate) struct BuiltinAnswer {
     status: StatusCode,
     body: Bytes,
 }
 
 impl BuiltinAnswer {
-    /// A JSON text.
+    /// A JSON body with status 200.
     pub(crate) fn json(body: Bytes) -> Self {
         Self { status: StatusCode::OK, body }
     }
 }
 
-/// The local answer to this request, if it is one of ours.
+/// Returns the answer to a request for one of these endpoints; `None` for other requests.
 pub(crate) fn answer_to(received: &Received, readiness: &Readiness) -> Option<BuiltinAnswer> {
     let is_read = matches!(received.method, Method::GET | Method::HEAD);
     match received.uri.path() {
-        // Claude Code asks this at its start, to see that somebody is there.
+        // Claude Code sends this when it starts, to check that the server is there.
         "/" if received.method == Method::HEAD => {
             Some(BuiltinAnswer { status: StatusCode::OK, body: Bytes::new() })
         }
@@ -49,13 +49,13 @@ fn health(state: Result<(), String>) -> BuiltinAnswer {
     }
 }
 
-/// Writes the local answer.
+/// Writes the answer.
 ///
 /// # Errors
 /// The client cannot be written to.
 pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: BuiltinAnswer) -> Result<()> {
-    ctx.answer.status = Some(answer.status.as_u16());
-    ctx.answer.whole = true;
+    ctx.outcome.answer.status = Some(answer.status.as_u16());
+    ctx.outcome.answer.whole = true;
     let mut head = ResponseHeader::build(answer.status, Some(4))?;
     head.insert_header(CONTENT_LENGTH, answer.body.len())?;
     head.insert_header(CACHE_CONTROL, "no-store")?;
@@ -65,7 +65,7 @@ pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: B
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     session.write_response_header(Box::new(head), !has_body).await?;
     if has_body {
-        ctx.answer.sent = answer.body.len() as u64;
+        ctx.outcome.answer.sent = answer.body.len() as u64;
         session.write_response_body(Some(answer.body), true).await?;
     }
     session.as_mut().finish_body().await

@@ -1,5 +1,5 @@
-//! Bodies that may be kept: noted while they pass, handed to the history when the request is over. Nothing of this
-//! exists while `capture.mode` is `off`, nor for sockets.
+//! Captures bodies while they pass, and hands them to the history when the request ends. None of this exists while
+//! `capture.mode` is `off`, nor for WebSockets.
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::request_ctx::RequestCtx;
-use super::upstream_response::Answer;
+use super::gateway::ProxyState;
+use super::request_ctx::{Outcome, RequestCtx, Stage};
 use crate::capture::{Body, Capture};
-use crate::error::ErrorKind;
 use crate::protocol::Dialect;
+use crate::summary::RequestSummary;
 
-/// The first bytes of what passes.
+/// The first bytes of both bodies.
 pub(crate) struct Capturing {
     at: Timestamp,
     max_body: usize,
@@ -22,35 +22,35 @@ pub(crate) struct Capturing {
 }
 
 impl Capturing {
-    /// The body of the request goes on.
+    /// Adds a chunk of the request body.
     pub(crate) fn upload(&mut self, chunk: &[u8]) {
         self.request.feed(chunk, self.max_body);
     }
 
-    /// The body of the answer goes on.
+    /// Adds a chunk of the response body.
     pub(crate) fn download(&mut self, chunk: &[u8]) {
         self.answer.feed(chunk, self.max_body);
     }
 
-    /// The answer is ours.
+    /// Adds an error body written by the proxy.
     pub(crate) fn refused(&mut self, body: &[u8]) {
         (self.answer.media, self.answer.coding) = (Some("application/json".into()), None);
         self.download(body);
     }
 }
 
-/// Begins to note a request that belongs to a session now, and will be answered by a backend or refused. What has
-/// its answer already (the list of all models) is not kept.
+/// Starts to capture a request that belongs to a session and will be answered by a backend or refused. A request that
+/// has its answer already (the merged model list) is not captured.
 pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
-    let (Some(received), Some(leg)) = (&ctx.received, &ctx.leg) else { return };
+    let (Some(received), Some(leg)) = (ctx.stage.received(), ctx.stage.leg()) else { return };
     let settings = &received.handle.settings.capture;
-    let is_answered = ctx.answer.status.is_some();
+    let is_answered = ctx.outcome.answer.status.is_some();
     if !settings.is_on() || is_answered || received.socket || ctx.app.history.is_none() {
         return;
     }
     let live = leg.session();
     // An MCP server may name another session in its answer.
-    let may_move = ctx.dialect() == Dialect::Mcp;
+    let may_move = ctx.stage.dialect() == Dialect::Mcp;
     if live.captured() >= settings.max_per_session || !(may_move || settings.may_keep(live.uid())) {
         return;
     }
@@ -63,51 +63,51 @@ pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     if let Some(held) = session.as_ref().get_retry_buffer() {
         capturing.upload(&held);
     }
-    ctx.capture = Some(Box::new(capturing));
+    ctx.outcome.capture = Some(Box::new(capturing));
 }
 
-/// The head of the backend's answer is there.
-pub(crate) fn answers(ctx: &mut RequestCtx, head: &ResponseHeader) {
-    if let Some(capturing) = &mut ctx.capture {
+/// Records what the head of the response says about its body.
+pub(crate) fn answers(outcome: &mut Outcome, head: &ResponseHeader) {
+    if let Some(capturing) = &mut outcome.capture {
         (capturing.answer.media, capturing.answer.coding) = kinds(&head.headers);
     }
 }
 
-/// What the head says of its body.
+/// Returns media type and coding of a body.
 fn kinds(headers: &HeaderMap) -> (Option<Box<str>>, Option<Box<str>>) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(Box::from);
     (text(CONTENT_TYPE), text(CONTENT_ENCODING))
 }
 
-/// Whether a request that is over is one to look into: it did not end well, or the backend says that it is at fault.
-/// The one place that decides it.
-fn is_flagged(answer: &Answer, failure: Option<ErrorKind>) -> bool {
-    failure.is_some() || answer.status.is_some_and(|status| status >= 500)
+/// Returns whether a finished request failed, or its backend reported a fault of its own. The one place that decides it.
+fn is_flagged(summary: &RequestSummary) -> bool {
+    summary.error.is_some() || summary.status.is_some_and(|status| status >= 500)
 }
 
-/// Hands the bodies of a request that is over to the history, if they are to be kept; never waits.
-pub(crate) fn finish(ctx: &mut RequestCtx, failure: Option<ErrorKind>) {
-    let Some(mut capturing) = ctx.capture.take() else { return };
-    let (Some(received), Some(leg), Some(history)) = (&ctx.received, &ctx.leg, &ctx.app.history) else {
+/// Hands the bodies of a finished request to the history, if they are to be stored; never waits.
+pub(crate) fn finish(app: &ProxyState, stage: &Stage, outcome: &mut Outcome, summary: &RequestSummary) {
+    let Some(mut capturing) = outcome.capture.take() else { return };
+    let (Some(received), Some(leg), Some(history)) = (stage.received(), stage.leg(), &app.history) else {
         return;
     };
-    let (settings, live) = (&received.handle.settings.capture, leg.session());
-    let is_kept = settings.keeps(live.uid(), is_flagged(&ctx.answer, failure));
-    if !is_kept || !live.capture_one(settings.max_per_session) {
+    let (settings, session) = (&received.handle.settings.capture, leg.session());
+    let is_kept = settings.keeps(session.uid(), is_flagged(summary));
+    if !is_kept || !session.capture_one(settings.max_per_session) {
         return;
     }
-    capturing.request.came(received.handle.upload.bytes());
+    capturing.request.came(summary.bytes_in);
     history.capture(Capture {
         at: capturing.at,
-        request_id: received.request_id.clone(),
-        session_id: live.key().id.clone(),
-        uid: live.uid(),
-        method: received.method.as_str().into(),
-        path: received.uri.path().into(),
-        backend: ctx.route.as_ref().map(|route| route.backend.settings().name().clone()),
-        model: ctx.call.model.as_deref().map(Box::from),
-        status: ctx.answer.status,
-        outcome: failure.map_or("ok", ErrorKind::code),
+        request_id: summary.request_id.clone(),
+        session_id: session.key().id.clone(),
+        uid: session.uid(),
+        method: summary.method.as_str().into(),
+        path: summary.uri.path().into(),
+        backend: summary.backend.clone(),
+        model: summary.model.as_deref().map(Box::from),
+        status: summary.status,
+        outcome: summary.outcome,
+        queue: summary.queue,
         redact: settings.redact,
         max_body: settings.max_body,
         request: capturing.request,

@@ -18,7 +18,7 @@ use crate::ids::BackendName;
 use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
-use crate::routing::{Choice, Method, RouteError};
+use crate::routing::{Choice, RouteError, RouteMethod};
 use crate::upstream::backend::{InFlight, Permit};
 use crate::upstream::peer;
 use crate::upstream::retries::Retries;
@@ -39,7 +39,7 @@ pub(crate) struct Route {
     /// The dialect spoken there.
     pub(crate) dialect: Dialect,
     /// What decided.
-    pub(crate) via: Method,
+    pub(crate) via: RouteMethod,
     /// Connection attempts at this backend so far.
     pub(crate) attempt: usize,
     /// How often the backend has given the request back unread.
@@ -48,7 +48,7 @@ pub(crate) struct Route {
     pub(crate) asked: u32,
     /// The first backend, when it failed and another one took its place.
     pub(crate) failed_over_from: Option<BackendName>,
-    /// The one in use, as the others are told.
+    /// The current backend, as a choice among `others`.
     pub(super) chosen: Choice,
     /// Those that were not asked yet.
     pub(super) others: Vec<Choice>,
@@ -58,7 +58,7 @@ pub(crate) struct Route {
     pub(super) retries: Retries,
 }
 
-/// A backend may give a request back so often; then its client is told.
+/// How often a backend may return a request unprocessed before the request fails.
 const GIVEN_BACK: usize = 2;
 
 impl Route {
@@ -95,7 +95,7 @@ pub(crate) fn route(
     }
     let settings = &received.handle.settings;
     if call.malformed && received.dialect.is_llm() && settings.routes.blocks_models() {
-        // A compressed body, say: the backend may read a blocked model in it where nobody here can.
+        // For instance a compressed body: the backend may find a blocked model in it that the proxy cannot read.
         let message = "the body is not plain JSON, so its model cannot be held against routing.blocked_models; \
                        send it uncompressed";
         return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
@@ -140,7 +140,7 @@ pub(crate) fn route(
 /// Why no backend was found; `header` names one.
 fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
     match error {
-        // The names of the others are not told: whoever may call need not know them.
+        // The other names are left out: callers need not know them.
         RouteError::UnknownBackend(_) => {
             let message = format!("{error}; name a configured one in {header} or leave it out");
             Refusal::new(ErrorKind::UnknownBackend, message)
@@ -183,7 +183,7 @@ pub(crate) async fn peer(
             if is_upgrade {
                 peer::for_upgrade(&mut peer);
             }
-            // Over HTTP/2 Pingora waits for leave to send where it does not hear of the backend's silence.
+            // Over HTTP/2 Pingora waits for flow-control credit without noticing that the backend is silent.
             if peer.options.alpn.get_max_http_version() > 1 {
                 peer.options.write_timeout = Some(received.handle.settings.timeouts.stream_idle);
             }

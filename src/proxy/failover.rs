@@ -1,5 +1,5 @@
-//! Step 5, continued: which of several backends takes the request, and which one is next when it fails before
-//! a byte of its answer has gone to the client.
+//! Step 5, continued: which of several backends gets the request, and which one is next when it fails before a byte of
+//! its response was sent to the client.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tracing::warn;
 use super::dispatch::Route;
 use super::downstream::UPSTREAM_IDLE;
 use super::receive::Received;
-use super::request_ctx::RequestCtx;
+use super::request_ctx::{RequestCtx, Routed};
 use crate::clock::Moment;
 use crate::routing::Choice;
 use crate::session;
@@ -23,7 +23,7 @@ use crate::upstream::health::HealthState;
 use crate::upstream::peer::is_unprocessed;
 use crate::upstream::retries::Failure;
 
-/// The error with which an answer is given up for that of another backend.
+/// The error that drops a response in favour of another backend's.
 pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
 
 impl Route {
@@ -89,7 +89,7 @@ impl Route {
     fn go_on(&mut self, why: Failure, received: &Received, session: &session::Session, now: Moment) -> bool {
         let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
         let failed = self.backend.settings().name().clone();
-        // Whoever has an answer, if a bad one, troubles nobody who is out himself.
+        // A request with a response, even a bad one, is not sent to an ejected backend.
         let has_answered = matches!(why, Failure::ServerError | Failure::RateLimited);
         let next = may_go_on.then(|| self.pick(received, session, now, !has_answered)).flatten();
         if let Some((at, permit)) = next {
@@ -98,7 +98,7 @@ impl Route {
             }
             self.go(at, received, permit, now);
         } else if let Some(answered) = self.answered.take().filter(|_| why == Failure::ConnectFailure) {
-            // What the provider says is better than that nobody else was reached.
+            // The provider's own error says more than that no other backend was reachable.
             self.others.clear();
             self.retries.attempts = 0;
             self.go_to(answered, received, Permit::Granted, now);
@@ -112,13 +112,12 @@ impl Route {
     }
 }
 
-/// Goes on to another backend after this failure of the present one; false when the failure stands. A cut leg
-/// goes nowhere.
+/// Moves the request to another backend after this failure. Returns false when the failure is final. A cut leg is never
+/// moved.
 pub(crate) fn go_on(ctx: &mut RequestCtx, why: Failure) -> bool {
     let now = ctx.app.clock.now();
-    let (Some(received), Some(route), Some(leg)) = (&ctx.received, &mut ctx.route, &ctx.leg) else {
-        return false;
-    };
+    let Ok(Routed { who, leg, route, .. }) = ctx.stage.routed_mut() else { return false };
+    let received = &who.received;
     if received.handle.cut.reason().is_some() {
         return false;
     }
@@ -141,7 +140,7 @@ pub(crate) fn after_no_connection(ctx: &mut RequestCtx) -> bool {
 
 /// Looks at the head of an answer; true when it is given up for that of another backend.
 pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session: &Session) -> bool {
-    let Some(route) = &ctx.route else { return false };
+    let Ok(Routed { route, .. }) = ctx.stage.routed_mut() else { return false };
     let status = head.status.as_u16();
     let why = match status {
         500.. => Failure::ServerError,
@@ -176,7 +175,7 @@ pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Ses
         (_, ErrorSource::Upstream) => Failure::Broken,
         _ => return false,
     };
-    if ctx.answer.status.is_some() {
+    if ctx.outcome.answer.status.is_some() {
         return false;
     }
     // A kept connection may be closed by the other side at any time, and a connection of HTTP/2 by GOAWAY;
@@ -188,7 +187,7 @@ pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Ses
 }
 
 fn note_failure(ctx: &RequestCtx, unreached: bool) {
-    if let Some(route) = &ctx.route {
+    if let Some(route) = ctx.stage.route() {
         route.backend.failed(unreached, ctx.app.clock.now());
     }
 }

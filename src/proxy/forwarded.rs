@@ -1,5 +1,4 @@
-//! Who stands between client and backend: which address is the client's when proxies are before us, and
-//! what backends are told of it.
+//! Forwarding headers: which address is the client's behind trusted proxies, and what is sent to backends about it.
 //!
 //! A field that says where a request came from is believed from a peer in `server.trusted_proxies` only. All
 //! others may write what they like: it changes nothing here, and no backend sees it.
@@ -78,8 +77,8 @@ impl Forwarding {
         client
     }
 
-    /// The address for which something of a client is counted; `None` for a proxy of ours, behind which there may be
-    /// any number of clients.
+    /// The address to which a client's new sessions are counted; `None` for a trusted proxy, behind which there may be any
+    /// number of clients.
     pub(super) fn counts(&self, client: IpAddr) -> Option<IpAddr> {
         (!self.trusts(client)).then_some(client)
     }
@@ -88,7 +87,7 @@ impl Forwarding {
     /// still has the client's `Host`.
     ///
     /// # Errors
-    /// A header of ours cannot be set; that would be a fault of ours.
+    /// A header cannot be set, which would be a bug.
     pub(super) fn write(&self, head: &mut RequestHeader, received: &Received) -> Result<()> {
         let peer = received.handle.peer.address.ip().to_canonical();
         let scheme = if received.handle.peer.is_secure { "https" } else { "http" };
@@ -113,7 +112,7 @@ impl Forwarding {
         Ok(())
     }
 
-    /// What the backend is told: what a trusted proxy has told us, and our own peer with the scheme that it used.
+    /// Values for the backend: those of a trusted proxy, extended by the peer's address and scheme.
     fn told(&self, headers: &HeaderMap, peer: IpAddr, scheme: &'static str) -> Told {
         let is_trusted = self.trusts(peer);
         let believed = |name| headers.get(name).filter(|_| is_trusted).cloned();
@@ -136,7 +135,7 @@ struct Told {
     forwarded: String,
 }
 
-/// The hops that the head tells of, the client's first. Of both fields `X-Forwarded-For` is taken: proxies
+/// The hops named in the head, the client first. Of both fields `X-Forwarded-For` is taken: proxies
 /// that write only one of them write this one, and pass the other on as the client sent it.
 fn hops(headers: &HeaderMap) -> Vec<String> {
     let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("unknown"));

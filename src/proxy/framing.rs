@@ -24,7 +24,7 @@ const TWINS: [&str; 2] = ["content_length", "transfer_encoding"];
 /// Refuses a head that can be read in two ways. `raw` is the head as it came, `head` what Pingora made of it.
 ///
 /// # Errors
-/// 400, or 417 for an expectation that nobody here fulfils. The connection must carry no further request.
+/// 400, or 417 for an unknown expectation. The connection must carry no further request.
 pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     if !lines_end_well(raw) {
         return refuse("a line of the head ends in a bare CR or LF (RFC 9112, 2.2)");
@@ -68,7 +68,7 @@ fn lines_end_well(raw: &[u8]) -> bool {
     })
 }
 
-/// The body has one length, told in one way.
+/// Checks that the body has one length, given in one way.
 fn check_lengths(raw: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
     if TWINS.iter().any(|name| headers.contains_key(*name)) {
         return refuse("content_length and transfer_encoding are no fields: write them with a hyphen");

@@ -1,29 +1,25 @@
-//! The gateway: Pingora's phases, each handed to the step whose name it bears.
+//! The gateway: Pingora's phases, each passed to its step.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
-use super::dispatch::Route;
 use super::downstream::LEG_CUT;
-use super::receive::{self, Received};
+use super::identify::SessionHint;
+use super::receive::Received;
 use super::refuse::{self, REFUSED, Reject};
-use super::request_ctx::RequestCtx;
-use super::trace::{self, Trace};
+use super::request_ctx::{Outcome, RequestCtx, reached};
+use super::trace;
 use super::upstream_response::{self, Answer};
-use super::{
-    admit, body_filters, builtin, capture, dispatch, failover, identify, mcp, models, read, upgrade,
-    upstream_request,
-};
-use crate::capture::redact_text;
+use super::{body_filters, builtin, capture, dispatch, failover, mcp, models, upstream_request};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal};
 use crate::history::Archive;
@@ -36,40 +32,40 @@ use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
 use crate::upstream::peer::is_unprocessed;
 
-/// What every request needs, whatever the settings.
+/// State shared by all requests.
 pub(crate) struct ProxyState {
     /// The sessions.
     pub(crate) sessions: Arc<Manager>,
-    /// Makes principals of credentials.
+    /// Key that derives principals from credentials.
     pub(crate) principals: Key,
-    /// The numbers.
+    /// All metrics.
     pub(crate) metrics: Arc<Metrics>,
-    /// The numbers of requests that reach no backend.
+    /// Metrics of requests that reach no backend.
     pub(crate) unrouted: BackendMetrics,
-    /// Counts the legs that are open.
+    /// Counts open legs without sockets.
     pub(crate) open_legs: Gauge,
-    /// Counts the sockets that are open.
+    /// Counts open sockets.
     pub(crate) open_sockets: Gauge,
     pub(crate) log: Arc<Log>,
     pub(crate) clock: Clock,
-    /// Whether this instance should be sent work.
+    /// Readiness of this instance.
     pub(crate) readiness: Arc<Readiness>,
-    /// Tells a collector of requests, when one is configured.
+    /// Exports spans; `None` without a collector.
     pub(crate) exporter: Option<Arc<Exporter>>,
-    /// Keeps bodies, where that is wanted.
+    /// Stores captures; `None` without a history.
     pub(crate) history: Option<Arc<Archive>>,
-    /// Connects to backends for what the gateway asks of them itself.
+    /// Connects to backends for requests of the gateway itself.
     pub(crate) connector: Connector,
 }
 
 impl ProxyState {
-    /// What counts this request while it is open.
-    fn open(&self, received: &Received) -> &Gauge {
+    /// Returns the gauge that counts this request.
+    pub(super) fn open(&self, received: &Received) -> &Gauge {
         if received.socket { &self.open_sockets } else { &self.open_legs }
     }
 }
 
-/// Pingora's proxy logic: conducts the steps, decides nothing itself.
+/// Pingora's proxy logic; calls the steps and decides nothing itself.
 pub(crate) struct Gateway {
     app: Arc<ProxyState>,
 }
@@ -79,87 +75,33 @@ impl Gateway {
         Self { app }
     }
 
-    /// Steps 1 to 5. False when the request has been answered here.
-    async fn admit(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool, Reject> {
-        let app = &self.app;
-        let received = Received::of(session.req_header())
-            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a handle"))?;
-        let received = &*ctx.received.insert(received);
-        ctx.trace = Trace::begin(app, &session.req_header().headers);
-        receive::check(received, session)?;
-        if let Some(answer) = builtin::answer_to(received, &app.readiness) {
+    /// Runs the steps up to routing. Returns false when the request has been answered already.
+    async fn prepare(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool, Reject> {
+        if let Some(answer) = ctx.receive(session)? {
             builtin::write(session, ctx, answer).await?;
             return Ok(false);
         }
-        let headers = &session.req_header().headers;
-        upgrade::check_origin(received, headers)?;
-        let caller = &*ctx.caller.insert(identify::caller(received, headers, &app.principals)?);
-        let found = identify::by_head(received, headers)?;
-        if let Some(found) = found {
-            ctx.named = Some(found.id.clone());
-            ctx.leg = Some(admit::admit(&app.sessions, received, caller, found).await?);
-            ctx.open = Some(app.open(received).enter());
+        if let SessionHint::Known(found) = ctx.identify(&session.req_header().headers)? {
+            ctx.admit(found).await?;
         }
-        let reading = Instant::now();
-        ctx.call = match upgrade::call(received) {
-            Some(call) => call,
-            None => read::read(session, received).await?,
-        };
-        let (arrived, waited) = (received.handle.arrived, reading.elapsed());
+        let waited = ctx.read(session).await?;
+        let received = reached(ctx.stage.received())?;
+        let arrived = received.handle.arrived;
         if models::is_asked(received, &session.req_header().headers) {
             models::answer(session, ctx).await?;
             return Ok(false);
         }
-        self.dispatch(session.req_header(), ctx).await?;
-        app.metrics.overhead(arrived.elapsed().saturating_sub(waited));
+        ctx.route(session.req_header()).await?;
+        self.app.metrics.overhead(arrived.elapsed().saturating_sub(waited));
         Ok(true)
     }
 
-    /// Where the request goes, and in which session, now that its body is known.
-    async fn dispatch(&self, head: &RequestHeader, ctx: &mut RequestCtx) -> Result<(), Reject> {
-        let app = &self.app;
-        let (Some(received), Some(caller)) = (&ctx.received, &ctx.caller) else {
-            return Err(Error::explain(ErrorType::InternalError, "a request without a caller").into());
-        };
-        let model = ctx.call.model.as_deref().map(redact_text);
-        let now = app.clock.now();
-        let route = dispatch::route(received, caller, head, &ctx.call, now)?;
-        let route = ctx.route.insert(route);
-        let is_llm = route.dialect.is_llm();
-        if !is_llm {
-            // Models answer in words; all else may be a download.
-            received.handle.backpressure.expect_large_chunks();
-        }
-        ctx.socket = upgrade::socket(received, route);
-        if route.dialect == Dialect::Mcp {
-            mcp::check(received, &head.headers, &ctx.call)?;
-        }
-        let leg = match ctx.leg.take() {
-            Some(leg) => leg,
-            None => {
-                let backend = route.backend.settings().name().as_str();
-                let found = identify::by_body(received, caller, &ctx.call, &head.headers, backend)?;
-                ctx.named = Some(found.id.clone());
-                admit::admit(&app.sessions, received, caller, found).await?
-            }
-        };
-        route.balance(received, leg.session(), now);
-        leg.routed(route.backend.settings().name(), model.as_deref());
-        if is_llm {
-            leg.offers(&ctx.call.tools_offered);
-        }
-        leg.session().add_bytes_in(received.handle.upload.bytes());
-        ctx.leg = Some(leg);
-        ctx.open.get_or_insert_with(|| app.open(received).enter());
-        Ok(())
-    }
-
-    /// The refusal in the ctx, for Pingora to carry to `fail_to_proxy`.
-    fn stop(ctx: &mut RequestCtx, stop: Reject) -> Box<Error> {
-        match stop {
+    /// Stores a refusal in the context, for Pingora to carry to `fail_to_proxy`.
+    fn stop(outcome: &mut Outcome, reject: Reject) -> Box<Error> {
+        match reject {
             Reject::Io(error) => error,
             Reject::Refused(refusal) => {
-                ctx.refusal = Some(refusal);
+                outcome.refusal = Some(refusal);
                 Error::new(REFUSED)
             }
         }
@@ -175,14 +117,14 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
-        let admitted = self.admit(session, ctx).await;
+        let prepared = self.prepare(session, ctx).await;
         capture::begin(session, ctx);
-        match admitted {
+        match prepared {
             Ok(forward) => Ok(!forward),
             Err(Reject::Io(error)) => Err(error),
             Err(Reject::Refused(refusal)) => {
                 refuse::answer(session, ctx, &refusal).await?;
-                ctx.failure = Some(refusal);
+                ctx.outcome.failure = Some(refusal);
                 Ok(true)
             }
         }
@@ -190,19 +132,17 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
         loop {
-            let (Some(received), Some(route)) = (&ctx.received, &ctx.route) else {
-                return Error::e_explain(ErrorType::InternalError, "a request without a route");
-            };
-            match dispatch::peer(received, route, session.as_ref().is_upgrade_req()).await {
+            let routed = ctx.stage.routed_mut()?;
+            let handle = &routed.who.received.handle;
+            ctx.outcome.queue.get_or_insert_with(|| handle.arrived.elapsed());
+            let is_upgrade = session.as_ref().is_upgrade_req();
+            match dispatch::peer(&routed.who.received, &routed.route, is_upgrade).await {
                 Ok(peer) => {
-                    received
-                        .handle
-                        .activity
-                        .limit_idle(received.handle.settings.timeouts.upstream_first_byte);
+                    handle.activity.limit_idle(handle.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
                 }
                 Err(Reject::Refused(_)) if failover::after_no_connection(ctx) => {}
-                Err(stop) => return Err(Self::stop(ctx, stop)),
+                Err(reject) => return Err(Self::stop(&mut ctx.outcome, reject)),
             }
         }
     }
@@ -215,7 +155,7 @@ impl ProxyHttp for Gateway {
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent yet, so the next address, or another backend, may be tried whatever the method.
-        let other_address = ctx.route.as_mut().is_some_and(|route| route.next_address(peer));
+        let other_address = ctx.stage.routed_mut().is_ok_and(|routed| routed.route.next_address(peer));
         error.set_retry(other_address || failover::after_no_connection(ctx));
         error
     }
@@ -237,7 +177,7 @@ impl ProxyHttp for Gateway {
         let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
         if can_be_sent_again && is_unprocessed(&error) {
             // No one has looked at it (HTTP/2), so the same backend may have it again.
-            error.set_retry(ctx.route.as_mut().is_some_and(Route::try_again));
+            error.set_retry(ctx.stage.routed_mut().is_ok_and(|routed| routed.route.try_again()));
         } else if can_be_sent_again && session.req_header().method.is_idempotent() {
             error.retry.decide_reuse(reused);
         } else {
@@ -255,17 +195,16 @@ impl ProxyHttp for Gateway {
         head: &mut RequestHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        let (Some(received), Some(route)) = (&ctx.received, &ctx.route) else {
-            return Error::e_explain(ErrorType::InternalError, "a request without a route");
-        };
-        if received.handle.cut.reason().is_some() {
+        let routed = ctx.stage.routed_mut()?;
+        if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        upstream_request::rewrite_head(head, received, route)?;
-        if route.served_as.is_some() {
-            ctx.renamed = upstream_request::rewrite_body(head, route, session.as_ref().get_retry_buffer())?;
+        upstream_request::rewrite_head(head, &routed.who.received, &routed.route)?;
+        if routed.route.served_as.is_some() {
+            let held = session.as_ref().get_retry_buffer();
+            routed.rewritten = upstream_request::rewrite_body(head, &routed.route, held)?;
         }
-        trace::propagate(head, ctx)
+        trace::propagate(head, &ctx.app, routed)
     }
 
     async fn request_body_filter(
@@ -275,14 +214,7 @@ impl ProxyHttp for Gateway {
         _end: bool,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        body_filters::upload(ctx, chunk)?;
-        // A held body comes in one piece.
-        if chunk.is_some()
-            && let Some(renamed) = ctx.renamed.take()
-        {
-            *chunk = Some(renamed);
-        }
-        Ok(())
+        body_filters::upload(ctx, chunk)
     }
 
     async fn upstream_response_filter(
@@ -295,18 +227,19 @@ impl ProxyHttp for Gateway {
         if upstream_response::is_final(head) && failover::after_answer(ctx, head, session) {
             return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
         }
-        if let (Some(received), Some(route)) = (&ctx.received, &ctx.route)
-            && upstream_response::is_final(head)
+        if !upstream_response::is_final(head) {
+            return Ok(());
+        }
+        let routed = ctx.stage.routed_mut()?;
+        ctx.outcome.answer = Answer::begin(routed, head);
+        capture::answers(&mut ctx.outcome, head);
+        if head.status != 101 {
+            routed.socket = None;
+        }
+        if routed.route.dialect == Dialect::Mcp
+            && let Err(reject) = mcp::follow(session, head, ctx).await
         {
-            let is_mcp = route.dialect == Dialect::Mcp;
-            ctx.answer = Answer::begin(received, route, &ctx.call, head);
-            capture::answers(ctx, head);
-            if head.status != 101 {
-                ctx.socket = None;
-            }
-            if is_mcp && let Err(stop) = mcp::follow(session, head, ctx).await {
-                return Err(Self::stop(ctx, stop));
-            }
+            return Err(Self::stop(&mut ctx.outcome, reject));
         }
         Ok(())
     }
@@ -321,12 +254,11 @@ impl ProxyHttp for Gateway {
             // A tunnel is idle when neither side speaks: `stream_idle`, not `read`, is its limit.
             session.set_read_timeout(None);
         }
-        match (&ctx.received, &ctx.leg) {
-            (Some(received), Some(leg)) if upstream_response::is_final(head) => {
-                upstream_response::rewrite_head(head, received, leg)
-            }
-            _ => Ok(()),
+        if !upstream_response::is_final(head) {
+            return Ok(());
         }
+        let routed = ctx.stage.routed_mut()?;
+        upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)
     }
 
     fn response_body_filter(
@@ -341,7 +273,7 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
         let refusal = refuse::refusal_of(error, ctx);
-        if let Some(received) = &ctx.received
+        if let Some(received) = ctx.stage.received()
             && *error.esource() == ErrorSource::Downstream
             && *error.etype() != LEG_CUT
         {
@@ -356,9 +288,9 @@ impl ProxyHttp for Gateway {
         {
             debug!(%error, "the client is gone before its refusal");
         }
-        let error_code = ctx.answer.status.unwrap_or(0);
+        let error_code = ctx.outcome.answer.status.unwrap_or(0);
         self.report(ctx, error, &refusal);
-        ctx.failure = Some(refusal);
+        ctx.outcome.failure = Some(refusal);
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
@@ -373,7 +305,7 @@ impl ProxyHttp for Gateway {
         true
     }
 
-    /// Failures are told once, by the access line; what only Pingora's words explain, by `report`.
+    /// Failures are logged once, in the access line, and by `report` where Pingora's error says more.
     fn suppress_error_log(&self, _session: &Session, _exchange: &RequestCtx, _error: &Error) -> bool {
         true
     }
@@ -382,7 +314,7 @@ impl ProxyHttp for Gateway {
 impl Gateway {
     /// Logs what an operator must look into.
     fn report(&self, ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
-        let request_id = ctx.received.as_ref().map_or("", |received| received.request_id.as_str());
+        let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
         match refusal.kind {
             ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout => {
                 tracing::warn!(request_id, %error, "{}", refusal.message);

@@ -1,4 +1,4 @@
-//! Step 2: who calls, with which program, in which session.
+//! Step 2: the caller, its program and its session.
 
 use std::net::IpAddr;
 
@@ -13,22 +13,22 @@ use crate::ids::PrincipalId;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::balance;
 
-/// The one at the other end.
+/// The caller.
 pub(crate) struct Caller {
     pub(crate) principal: PrincipalId,
     /// The principals that its credentials would be alone, when it carries several.
     pub(crate) accounts: Box<[PrincipalId]>,
-    /// The mark of the principal, by which backends tell callers apart.
+    /// Hash of the principal, by which backends distinguish callers.
     pub(crate) mark: u64,
     /// The program; a label, never authority.
     pub(crate) client: Client,
     pub(crate) address: IpAddr,
 }
 
-/// Reads who calls from the head.
+/// Reads the caller from the head.
 ///
 /// # Errors
-/// It carries more credentials than anybody needs.
+/// The head carries too many credentials.
 pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Caller, Refusal> {
     let principal = key
         .principal(headers, received.uri.query(), received.client)
@@ -42,7 +42,23 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
     })
 }
 
-/// The session as the head names it. Then the leg can be opened, and cut, before the body is here.
+/// Where the session is named, which decides when the leg is opened (ADR 2).
+pub(crate) enum SessionHint {
+    /// The head names it: the leg is opened, and can be cut, before the body is read.
+    Known(FoundSession),
+    /// The body may name it: the leg is opened after routing.
+    InBody,
+}
+
+/// Reads where the session is named.
+///
+/// # Errors
+/// The head names two different sessions.
+pub(crate) fn session_hint(received: &Received, headers: &HeaderMap) -> Result<SessionHint, Refusal> {
+    Ok(by_head(received, headers)?.map_or(SessionHint::InBody, SessionHint::Known))
+}
+
+/// Returns the session that the head names, if any.
 ///
 /// # Errors
 /// The head names two different sessions.
@@ -55,10 +71,10 @@ pub(crate) fn by_head(received: &Received, headers: &HeaderMap) -> Result<Option
         .map_err(|conflict| Refusal::new(ErrorKind::BadRequest, conflict.to_string()))
 }
 
-/// The session as the body names it, else one made up by `session.missing`.
+/// Returns the session that the body names, else the one that `session.missing` makes up.
 ///
 /// # Errors
-/// `session.missing: reject`, and nothing names a session.
+/// `session.missing` is `reject` and the request names no session.
 pub(crate) fn by_body(
     received: &Received,
     caller: &Caller,

@@ -1,5 +1,5 @@
-//! What MCP's streamable HTTP asks of whoever takes its requests: header fields that agree with the body, an
-//! origin that may call, and the session that the server names in its answer.
+//! Rules of MCP's streamable HTTP transport: header fields that agree with the body, a permitted origin, and the session
+//! that the server names in its response.
 
 use http::header::ORIGIN;
 use http::{HeaderMap, Method};
@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 use super::dispatch::Route;
 use super::receive::Received;
 use super::refuse::Reject;
-use super::request_ctx::RequestCtx;
+use super::request_ctx::{RequestCtx, Routed};
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -70,25 +70,20 @@ pub(crate) async fn follow(
     let (Some(named), false) = (head.headers.get(SESSION_ID), headers.contains_key(SESSION_ID)) else {
         return Ok(());
     };
-    let (Some(received), Some(caller), Some(leg)) = (&ctx.received, &ctx.caller, &ctx.leg) else {
-        return Ok(());
-    };
+    let RequestCtx { app, stage, outcome } = ctx;
+    let Routed { who, leg, route, .. } = stage.routed_mut()?;
     let mut next = headers.clone();
     next.insert(SESSION_ID, named.clone());
-    let Some(found) = identify::by_head(received, &next)?.filter(|found| found.id != leg.session().key().id)
-    else {
+    let found = identify::by_head(&who.received, &next)?;
+    let Some(found) = found.filter(|found| found.id != leg.session().key().id) else {
         return Ok(());
     };
-    ctx.named = Some(found.id.clone());
-    let leg = admit::admit(&ctx.app.sessions, received, caller, found).await?;
-    if let Some(route) = &ctx.route {
-        leg.routed(route.backend.settings().name(), None);
-    }
-    let bytes_in = received.handle.upload.bytes();
-    leg.session().add_bytes_in(bytes_in);
-    if let Some(former) = ctx.leg.replace(leg) {
-        former.withdraw(bytes_in);
-    }
+    outcome.named = Some(found.id.clone());
+    let new = admit::admit(&app.sessions, &who.received, &who.caller, found).await?;
+    new.routed(route.backend.settings().name(), None);
+    let bytes_in = who.received.handle.upload.bytes();
+    new.session().add_bytes_in(bytes_in);
+    std::mem::replace(leg, new).withdraw(bytes_in);
     Ok(())
 }
 

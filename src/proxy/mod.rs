@@ -1,6 +1,6 @@
 //! The way of a request through the proxy, one file per step, in order.
 //!
-//! `downstream` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines ·
+//! `downstream` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines · `steps` moves a request from stage to stage ·
 //! `request_ctx` holds the state of one request · `receive` checks its head · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
 //! session · `read` buffers the body of a model call · `admit` opens a leg, unless the session is killed · `dispatch`
@@ -35,6 +35,7 @@ pub(crate) mod refuse;
 pub(crate) mod request_ctx;
 pub(crate) mod runtime_settings;
 pub mod settings;
+pub(crate) mod steps;
 pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod upgrade;

@@ -1,5 +1,4 @@
-//! `GET /v1/models` from all backends at once, when `models.discovery` says so. An answer of our own: nobody
-//! can be asked for it alone.
+//! Answers `GET /v1/models` with the models of all backends, when `models.discovery` is `merged`.
 //!
 //! The backends are asked side by side, each within [`LIMIT`]; one that fails is left out and logged. The
 //! caller's credential goes only to the backend that the request would have gone to.
@@ -23,10 +22,10 @@ use tokio::time::timeout;
 use super::builtin::{self, BuiltinAnswer};
 use super::dispatch;
 use super::downstream::LEG_CUT;
+use super::identify;
 use super::receive::{REQUEST_ID, Received};
 use super::refuse::Reject;
-use super::request_ctx::RequestCtx;
-use super::{admit, identify};
+use super::request_ctx::{Identified, RequestCtx, reached};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::dialects::credentials;
 use crate::protocol::{BackendKind, Dialect};
@@ -35,13 +34,13 @@ use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer;
 
-/// For one backend to tell its models. Claude Code waits three seconds for all of it.
+/// Timeout of one backend. Claude Code waits three seconds for the whole list.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Bytes of one backend's list.
 const MAX_LIST: usize = 2 << 20;
 
-/// What of the caller's head, beside its credentials, the backend is told that its request would have gone to.
+/// Header fields, beside credentials, that are forwarded to the backend that the request would have gone to.
 static TOLD: [HeaderName; 3] =
     [USER_AGENT, HeaderName::from_static("anthropic-version"), HeaderName::from_static("anthropic-beta")];
 
@@ -77,19 +76,17 @@ pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
 /// Answers with the list of all, within the request's session.
 ///
 /// # Errors
-/// The session was killed, the leg was cut meanwhile, or no backend has told its models.
+/// The session was killed, the leg was cut meanwhile, or no backend returned a list.
 pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), Reject> {
-    let (Some(received), Some(caller)) = (&ctx.received, &ctx.caller) else {
-        return Ok(());
-    };
     let head = session.req_header();
-    if ctx.leg.is_none() {
-        let found = identify::by_body(received, caller, &ctx.call, &head.headers, "")?;
-        ctx.named = Some(found.id.clone());
-        ctx.leg = Some(admit::admit(&ctx.app.sessions, received, caller, found).await?);
+    if ctx.stage.leg().is_none() {
+        let Identified { received, caller, call } = reached(ctx.stage.identified())?;
+        let found = identify::by_body(received, caller, call, &head.headers, "")?;
+        ctx.admit(found).await?;
     }
+    let Identified { received, caller, call } = reached(ctx.stage.identified())?;
     let now = ctx.app.clock.now();
-    let own = dispatch::route(received, caller, head, &ctx.call, now).ok().map(|route| route.backend);
+    let own = dispatch::route(received, caller, head, call, now).ok().map(|route| route.backend);
     let lists = tokio::select! {
         biased;
         _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
@@ -182,7 +179,7 @@ fn request(
 /// Asks one backend.
 ///
 /// # Errors
-/// A sentence that says why it has not told its models.
+/// Says why the backend returned no list.
 async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> Result<Vec<Value>, String> {
     let address =
         backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;
@@ -218,7 +215,7 @@ fn entries(body: &[u8]) -> Result<Vec<Value>, String> {
     }
 }
 
-/// One list of all: each model once, for the first that has it, and none that nobody may call.
+/// Merges the lists: each model once, from the first backend that has it, without blocked ones.
 fn merge(lists: Vec<(String, Vec<Value>)>, routes: &Table, dialect: Dialect) -> Bytes {
     let mut seen = HashSet::new();
     let write = if dialect == Dialect::Anthropic { as_anthropic } else { as_openai };

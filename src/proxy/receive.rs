@@ -9,6 +9,7 @@ use pingora_proxy::Session;
 
 use super::downstream::RequestHandle;
 use super::framing;
+use super::trace::Trace;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
 use crate::protocol::Dialect;
@@ -31,13 +32,15 @@ pub(crate) struct Received {
     pub(crate) socket: bool,
     /// HTTP/1.0 clients know no chunks.
     pub(crate) version: Version,
-    /// As the head tells; the backend may narrow it down.
+    /// By path and head; the backend's type may narrow it down.
     pub(crate) dialect: Dialect,
+    /// The request among spans; `None` without a collector.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Received {
-    /// Builds the first stage of a request; `None` when it was not accepted by `downstream`.
-    pub(crate) fn of(head: &RequestHeader) -> Option<Self> {
+    /// Notes an received; `None` when the request did not come through our door.
+    pub(crate) fn of(head: &RequestHeader, trace: Option<Trace>) -> Option<Self> {
         let handle = Arc::clone(head.extensions.get::<Arc<RequestHandle>>()?);
         let socket = framing::is_websocket(head);
         let path = head.uri.path();
@@ -49,6 +52,7 @@ impl Received {
             uri: head.uri.clone(),
             version: head.version,
             socket,
+            trace,
             dialect: match socket {
                 true => Dialect::detect_socket(path),
                 false => Dialect::detect(path, &head.headers),

@@ -1,5 +1,5 @@
-//! The one place where a fault becomes an answer: its status, its words in the caller's dialect, and
-//! how an answer that has begun is broken off so that nobody takes it for a whole one.
+//! The one place where an error becomes a response: its status, its body in the caller's dialect, and how a response
+//! that has begun is aborted so that it cannot be mistaken for a complete one.
 
 use std::sync::Arc;
 
@@ -26,14 +26,15 @@ use crate::session::{EndReason, Leg};
 /// The error with which a step stops Pingora after it has left its refusal in the ctx.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
 
-/// The words for a fault of ours.
+/// Message of an internal error.
 pub(crate) const OUR_FAULT: &str = "the gateway failed; its log says why";
 
-/// Why a step does not go on.
+/// Why a step rejects a request.
+#[derive(Debug)]
 pub(crate) enum Reject {
     /// The request is refused.
     Refused(Refusal),
-    /// Something broke, or the leg was cut.
+    /// A connection failed, or the leg was cut.
     Io(Box<Error>),
 }
 
@@ -113,7 +114,7 @@ fn is_final(kind: ErrorKind) -> bool {
     notice_kind(kind) == ErrorClass::Permission
 }
 
-/// How a socket is told its end.
+/// How a socket is closed.
 #[derive(Clone, Copy)]
 pub(crate) struct SocketEnd {
     /// The code of the Close frame (RFC 6455, 7.4.1). SDKs connect again after 1001, not after 1008.
@@ -146,14 +147,14 @@ fn status_for(kind: ErrorKind, client: Option<&str>) -> StatusCode {
 
 /// What went wrong, from Pingora's error and what we know of the leg.
 pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
-    if let Some(refusal) = ctx.refusal.take() {
+    if let Some(refusal) = ctx.outcome.refusal.take() {
         return refusal;
     }
-    let cut = ctx.received.as_ref().and_then(|received| received.handle.cut.reason());
+    let cut = ctx.stage.received().and_then(|received| received.handle.cut.reason());
     if let Some(reason) = cut {
         return cut_refusal(reason, ctx);
     }
-    let upstream = ctx.route.as_ref().map_or("", |route| route.backend.settings().name().as_str());
+    let upstream = ctx.stage.route().map_or("", |route| route.backend.settings().name().as_str());
     match (error.etype(), error.esource()) {
         (etype, _) if *etype == UPSTREAM_IDLE => Refusal::new(
             ErrorKind::BackendTimeout,
@@ -189,7 +190,7 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
         CutReason::Killed => Refusal::new(ErrorKind::SessionKilled, kill_notice(ctx, "Session killed")),
         CutReason::AgentKilled => Refusal::new(ErrorKind::AgentKilled, kill_notice(ctx, "Agent killed")),
         CutReason::TimedOut => {
-            let why = ctx.leg.as_ref().and_then(|leg| leg.session().end_reason());
+            let why = ctx.stage.leg().and_then(|leg| leg.session().end_reason());
             let message = match why {
                 Some(EndReason::IdleTimeout) => {
                     "nothing has moved in the session for too long (session.idle_timeout)"
@@ -202,9 +203,9 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
     }
 }
 
-/// What the order says that cut the leg; `lifted` when it no longer stands.
+/// The notice of the order that cut the leg; `lifted` when it is no longer in force.
 fn kill_notice(ctx: &RequestCtx, lifted: &str) -> String {
-    let order = ctx.leg.as_ref().and_then(Leg::kill_order);
+    let order = ctx.stage.leg().and_then(Leg::kill_order);
     order.map_or_else(|| lifted.to_owned(), |order| order.notice())
 }
 
@@ -223,7 +224,7 @@ fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a
 
 /// The id of the JSON-RPC request that is answered, once its body was read.
 fn rpc_id(ctx: &RequestCtx) -> Option<&str> {
-    ctx.call.rpc.as_ref()?.id.as_deref()
+    ctx.stage.identified()?.call.rpc.as_ref()?.id.as_deref()
 }
 
 /// Answers with a refusal: the head is not sent yet.
@@ -231,13 +232,13 @@ fn rpc_id(ctx: &RequestCtx) -> Option<&str> {
 /// # Errors
 /// The client cannot be written to.
 pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) -> Result<()> {
-    let client = ctx.caller.as_ref().and_then(|caller| caller.client.name.as_deref());
+    let client = ctx.stage.identified().and_then(|who| who.caller.client.name.as_deref());
     let status = status_for(refusal.kind, client);
-    ctx.answer.status = Some(status.as_u16());
-    let dialect = ctx.dialect();
-    let session_id = ctx.leg.as_ref().map(|leg| leg.session().key().id.clone());
-    let session_id = session_id.or_else(|| ctx.named.clone());
-    let request_id = ctx.received.as_ref().map_or("", |received| received.request_id.as_str());
+    ctx.outcome.answer.status = Some(status.as_u16());
+    let dialect = ctx.stage.dialect();
+    let session_id = ctx.stage.leg().map(|leg| leg.session().key().id.clone());
+    let session_id = session_id.or_else(|| ctx.outcome.named.clone());
+    let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
     let notice = ErrorBody {
         status: status.as_u16(),
         rpc_id: rpc_id(ctx),
@@ -246,16 +247,16 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     let body = Bytes::from(dialect.error_body(&notice));
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
-    if let (Some(received), Some(id)) = (&ctx.received, &session_id) {
+    if let (Some(received), Some(id)) = (ctx.stage.received(), &session_id) {
         head.insert_header(received.handle.settings.identity.header().clone(), id.as_str())?;
     }
-    if let Some(received) = &ctx.received
+    if let Some(received) = ctx.stage.received()
         && !session.as_mut().is_body_done()
     {
         received.handle.reuse.forbid();
     }
-    ctx.answer.sent = body.len() as u64;
-    if let Some(capture) = &mut ctx.capture {
+    ctx.outcome.answer.sent = body.len() as u64;
+    if let Some(capture) = &mut ctx.outcome.capture {
         capture.refused(&body);
     }
     session.write_response_header(Box::new(head), false).await?;
@@ -298,7 +299,7 @@ fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<Response
 /// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
 /// others end in the middle of their framing, and with them their connection. Neither looks whole.
 pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) {
-    let handle = ctx.received.as_ref().map(|received| Arc::clone(&received.handle));
+    let handle = ctx.stage.received().map(|received| Arc::clone(&received.handle));
     // Whoever is dropped in the middle of the last event leaves a connection that nothing may follow on.
     let was_reusable = handle.as_ref().is_some_and(|handle| handle.reuse.forbid());
     let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
@@ -306,8 +307,8 @@ pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refus
     let ending = stream_end(ctx, refusal, written).filter(|_| !has_length);
     let ended = match ending {
         Some(event) => {
-            ctx.answer.sent += event.len() as u64;
-            if let Some(capture) = &mut ctx.capture {
+            ctx.outcome.answer.sent += event.len() as u64;
+            if let Some(capture) = &mut ctx.outcome.capture {
                 capture.download(&event);
             }
             session.write_response_body(Some(event), true).await
@@ -321,7 +322,7 @@ pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refus
             if let Some(handle) = handle
                 && is_framed
                 && was_reusable
-                && ctx.socket.is_none()
+                && ctx.stage.routed().is_none_or(|routed| routed.socket.is_none())
             {
                 handle.reuse.permit();
             }
@@ -336,17 +337,18 @@ fn stream_end(ctx: &RequestCtx, refusal: &Refusal, written: u64) -> Option<Bytes
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
     }
-    let leg = ctx.leg.as_ref()?;
+    let leg = ctx.stage.leg()?;
     let session_id = Some(leg.session().key().id.as_str());
-    let request_id = ctx.received.as_ref()?.request_id.as_str();
+    let request_id = ctx.stage.received()?.request_id.as_str();
     let notice = ErrorBody { rpc_id: rpc_id(ctx), ..notice(refusal, session_id, request_id) };
-    if ctx.socket.is_some() {
+    if ctx.stage.routed().is_some_and(|routed| routed.socket.is_some()) {
         return upgrade::closing_frames(ctx, socket_end(refusal.kind)?, &notice, written);
     }
-    let framing = ctx.answer.framing?;
+    let framing = ctx.outcome.answer.framing?;
     // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
-    let at_boundary = ctx.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
-    ctx.dialect().stream_end(framing, at_boundary, &notice).map(Bytes::from)
+    let at_boundary =
+        ctx.outcome.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
+    ctx.stage.dialect().stream_end(framing, at_boundary, &notice).map(Bytes::from)
 }
 
 #[cfg(test)]

@@ -1,92 +1,283 @@
-//! What is known of one request so far: the result of each step, in the order of the steps.
+//! Pingora's per-request context: the stage a request has reached, and what is known of its response.
+//!
+//! The stages are typed: each holds what its steps have found out, and includes the stages before it. A request always
+//! keeps the stage it has reached, also when a step rejects it or a kill drops its future, so that `refuse` can answer it
+//! and `finish` can account for it.
+//!
+//! A session that the head names is admitted before the body is read, any other one after routing ([`SessionHint`],
+//! ADR 2). So there are two ways to [`Routed`]:
+//!
+//! ```text
+//! New ─ receive ─▶ Received ─ identify ─▶ Identified ─┬─ admit ─▶ Admitted ─ route ─┬─▶ Routed
+//!                                                     └─ route ─▶ Chosen ─── admit ─┘
+//! ```
+//!
+//! [`SessionHint`]: super::identify::SessionHint
 
+use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use pingora_core::{Error, ErrorType, Result};
 
 use super::capture::Capturing;
 use super::dispatch::Route;
 use super::gateway::ProxyState;
 use super::identify::Caller;
 use super::receive::Received;
-use super::trace::Trace;
+use super::upgrade;
 use super::upstream_response::Answer;
 use crate::error::Refusal;
 use crate::ids::SessionId;
-use crate::protocol::Dialect;
 use crate::protocol::answer::socket::SocketTap;
+use crate::protocol::dialects::Dialect;
 use crate::protocol::request::ModelRequest;
 use crate::session::Leg;
 use crate::telemetry::metrics::GaugeGuard;
 
-/// Pingora's context of one request. A step that was not reached has left nothing.
+/// State of one request, from its head to its last byte.
 pub(crate) struct RequestCtx {
-    /// What every request needs.
+    /// What all requests share.
     pub(crate) app: Arc<ProxyState>,
-    /// Left by `arrive`.
-    pub(crate) received: Option<Received>,
-    /// Its place among spans, while a collector is told.
-    pub(crate) trace: Option<Trace>,
-    /// Left by `identify`.
-    pub(crate) caller: Option<Caller>,
-    /// The session the request named, also when it was not let in.
-    pub(crate) named: Option<SessionId>,
-    /// Left by `read`.
+    /// How far the request has come.
+    pub(crate) stage: Stage,
+    /// The response so far, and how the request failed.
+    pub(crate) outcome: Outcome,
+}
+
+/// How far a request has come.
+#[derive(Default)]
+pub(crate) enum Stage {
+    /// No head has been read.
+    #[default]
+    New,
+    /// The head has been read.
+    Received(Received),
+    /// The caller is known.
+    Identified(Identified),
+    /// A leg is open; no backend has been chosen.
+    Admitted(Box<Admitted>),
+    /// A backend has been chosen; no leg is open.
+    Chosen(Box<Chosen>),
+    /// A leg is open and a backend has been chosen: the request may be forwarded.
+    Routed(Box<Routed>),
+}
+
+/// The head of a request, its caller and what it asks for.
+pub(crate) struct Identified {
+    pub(crate) received: Received,
+    pub(crate) caller: Caller,
+    /// What path and body ask for; empty until the body has been read.
     pub(crate) call: ModelRequest,
-    /// Left by `admit`; the leg ends with the ctx.
-    pub(crate) leg: Option<Leg>,
-    /// Counts the leg as open.
-    pub(crate) open: Option<GaugeGuard>,
-    /// Its bodies, while they may be kept.
-    pub(crate) capture: Option<Box<Capturing>>,
-    /// Left by `dispatch`.
-    pub(crate) route: Option<Route>,
-    /// Left by `outbound`: the body that is sent in the place of the one that came.
-    pub(crate) renamed: Option<Bytes>,
-    /// Left by `inbound` and `stream`, or by `refuse`.
-    pub(crate) answer: Answer,
-    /// Left by `upgrade`, when a WebSocket is asked for; gone when the backend does not switch to one.
+}
+
+/// A request with an open leg.
+pub(crate) struct Admitted {
+    who: Identified,
+    leg: Leg,
+    open: GaugeGuard,
+}
+
+/// A request with a backend, whose session is not admitted yet.
+pub(crate) struct Chosen {
+    who: Identified,
+    route: Route,
+}
+
+/// A request that may be forwarded.
+pub(crate) struct Routed {
+    pub(crate) who: Identified,
+    /// Ends when the request does.
+    pub(crate) leg: Leg,
+    pub(crate) route: Route,
+    /// The body to send in place of the buffered one, with another name of the model; taken when it is sent.
+    pub(crate) rewritten: Option<Bytes>,
+    /// Follows the frames of a WebSocket; `None` for other requests, and when the backend did not switch protocols.
     pub(crate) socket: Option<Box<SocketTap>>,
-    /// Why the request is being stopped, on its way through Pingora to `refuse`.
+    /// Counts the leg as open.
+    _open: GaugeGuard,
+}
+
+/// What is known of the response, and of the failure of the request.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// The session that the request names; set before admission, so that a rejected request shows it too.
+    pub(crate) named: Option<SessionId>,
+    pub(crate) answer: Answer,
+    /// The bodies, when they may be stored.
+    pub(crate) capture: Option<Box<Capturing>>,
+    /// Why the request is being stopped, on the way through Pingora to `refuse`.
     pub(crate) refusal: Option<Refusal>,
-    /// How it failed, for the books.
+    /// How the request failed, for `finish`.
     pub(crate) failure: Option<Refusal>,
+    /// From the end of the head to the first attempt at a backend; `None` when no backend was asked.
+    pub(crate) queue: Option<Duration>,
 }
 
 impl RequestCtx {
     pub(crate) fn new(app: Arc<ProxyState>) -> Self {
-        Self {
-            app,
-            received: None,
-            trace: None,
-            caller: None,
-            named: None,
-            call: ModelRequest::default(),
-            leg: None,
-            open: None,
-            capture: None,
-            route: None,
-            renamed: None,
-            answer: Answer::default(),
-            socket: None,
-            refusal: None,
-            failure: None,
-        }
-    }
-
-    /// The dialect in which the caller is answered.
-    pub(crate) fn dialect(&self) -> Dialect {
-        match (&self.route, &self.received) {
-            (Some(route), _) => route.dialect,
-            (None, Some(received)) => received.dialect,
-            (None, None) => Dialect::Plain,
-        }
+        Self { app, stage: Stage::New, outcome: Outcome::default() }
     }
 }
 
 impl Drop for RequestCtx {
-    /// The books are closed here and not in a phase of Pingora's, since a hard cut skips those.
+    /// Accounts for the request here and not in a phase of Pingora, because a hard cut skips the phases.
     fn drop(&mut self) {
         super::finish::finish(self);
+    }
+}
+
+/// Returns the part of a stage that a step needs.
+///
+/// # Errors
+/// The request has not reached that stage: a bug. The request fails with 500 and nothing of it is forwarded.
+pub(crate) fn reached<T>(part: Option<T>) -> Result<T> {
+    part.ok_or_else(|| Error::explain(ErrorType::InternalError, "a step ran before its stage was reached"))
+}
+
+impl Stage {
+    /// The head; `None` before it has been read.
+    pub(crate) fn received(&self) -> Option<&Received> {
+        match self {
+            Self::Received(received) => Some(received),
+            Self::New | Self::Identified(_) | Self::Admitted(_) | Self::Chosen(_) | Self::Routed(_) => {
+                self.identified().map(|who| &who.received)
+            }
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn received_mut(&mut self) -> Option<&mut Received> {
+        match self {
+            Self::Received(received) => Some(received),
+            Self::New | Self::Identified(_) | Self::Admitted(_) | Self::Chosen(_) | Self::Routed(_) => {
+                self.identified_mut().map(|who| &mut who.received)
+            }
+        }
+    }
+
+    /// The head, caller and call; `None` before the caller is known.
+    pub(crate) fn identified(&self) -> Option<&Identified> {
+        match self {
+            Self::New | Self::Received(_) => None,
+            Self::Identified(who) => Some(who),
+            Self::Admitted(admitted) => Some(&admitted.who),
+            Self::Chosen(chosen) => Some(&chosen.who),
+            Self::Routed(routed) => Some(&routed.who),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn identified_mut(&mut self) -> Option<&mut Identified> {
+        match self {
+            Self::New | Self::Received(_) => None,
+            Self::Identified(who) => Some(who),
+            Self::Admitted(admitted) => Some(&mut admitted.who),
+            Self::Chosen(chosen) => Some(&mut chosen.who),
+            Self::Routed(routed) => Some(&mut routed.who),
+        }
+    }
+
+    /// The open leg; `None` before admission.
+    pub(crate) fn leg(&self) -> Option<&Leg> {
+        match self {
+            Self::New | Self::Received(_) | Self::Identified(_) | Self::Chosen(_) => None,
+            Self::Admitted(admitted) => Some(&admitted.leg),
+            Self::Routed(routed) => Some(&routed.leg),
+        }
+    }
+
+    /// The same, to be settled.
+    pub(crate) fn leg_mut(&mut self) -> Option<&mut Leg> {
+        match self {
+            Self::New | Self::Received(_) | Self::Identified(_) | Self::Chosen(_) => None,
+            Self::Admitted(admitted) => Some(&mut admitted.leg),
+            Self::Routed(routed) => Some(&mut routed.leg),
+        }
+    }
+
+    /// The chosen backend; `None` before routing.
+    pub(crate) fn route(&self) -> Option<&Route> {
+        match self {
+            Self::New | Self::Received(_) | Self::Identified(_) | Self::Admitted(_) => None,
+            Self::Chosen(chosen) => Some(&chosen.route),
+            Self::Routed(routed) => Some(&routed.route),
+        }
+    }
+
+    /// The request as it may be forwarded; `None` before that.
+    pub(crate) fn routed(&self) -> Option<&Routed> {
+        if let Self::Routed(routed) = self { Some(routed) } else { None }
+    }
+
+    /// The request as it may be forwarded, for Pingora's phases after routing.
+    ///
+    /// # Errors
+    /// As [`reached`]: a phase that runs too early forwards nothing.
+    pub(crate) fn routed_mut(&mut self) -> Result<&mut Routed> {
+        reached(if let Self::Routed(routed) = self { Some(&mut **routed) } else { None })
+    }
+
+    /// The dialect in which the caller is answered: the backend's, as soon as that is known.
+    pub(crate) fn dialect(&self) -> Dialect {
+        let received = || self.received().map_or(Dialect::Plain, |received| received.dialect);
+        self.route().map_or_else(received, |route| route.dialect)
+    }
+
+    /// Received → Identified.
+    ///
+    /// # Errors
+    /// The request is in another stage, and stays there.
+    pub(crate) fn identify(&mut self, caller: Caller) -> Result<()> {
+        self.advance(|stage| match stage {
+            Self::Received(received) => {
+                Ok(Self::Identified(Identified { received, caller, call: ModelRequest::default() }))
+            }
+            other => Err(other),
+        })
+    }
+
+    /// Identified → Admitted, or Chosen → Routed.
+    ///
+    /// # Errors
+    /// The request is in another stage, and stays there.
+    pub(crate) fn admit(&mut self, leg: Leg, open: GaugeGuard) -> Result<()> {
+        self.advance(|stage| match stage {
+            Self::Identified(who) => Ok(Self::Admitted(Box::new(Admitted { who, leg, open }))),
+            Self::Chosen(chosen) => Ok(Self::Routed(Routed::new(chosen.who, leg, open, chosen.route))),
+            other => Err(other),
+        })
+    }
+
+    /// Admitted → Routed, or Identified → Chosen.
+    ///
+    /// # Errors
+    /// The request is in another stage, and stays there.
+    pub(crate) fn choose(&mut self, route: Route) -> Result<()> {
+        self.advance(|stage| match stage {
+            Self::Admitted(admitted) => {
+                let Admitted { who, leg, open } = *admitted;
+                Ok(Self::Routed(Routed::new(who, leg, open, route)))
+            }
+            Self::Identified(who) => Ok(Self::Chosen(Box::new(Chosen { who, route }))),
+            other => Err(other),
+        })
+    }
+
+    fn advance(&mut self, step: impl FnOnce(Self) -> std::result::Result<Self, Self>) -> Result<()> {
+        let (stage, was_reached) = match step(mem::take(self)) {
+            Ok(next) => (next, Some(())),
+            Err(same) => (same, None),
+        };
+        *self = stage;
+        reached(was_reached)
+    }
+}
+
+impl Routed {
+    fn new(who: Identified, leg: Leg, open: GaugeGuard, route: Route) -> Box<Self> {
+        let socket = upgrade::socket(&who.received, &route);
+        Box::new(Self { who, leg, route, rewritten: None, socket, _open: open })
     }
 }

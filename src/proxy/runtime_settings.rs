@@ -24,7 +24,7 @@ pub(crate) struct RuntimeSettings {
     pub(crate) routes: Table,
     /// The backends, in the order in which `routes` counts them.
     pub(crate) backends: Vec<Arc<Backend>>,
-    /// How sessions are told apart.
+    /// How sessions are identified.
     pub(crate) identity: identity::Settings,
     /// The body fields to look for: the model, and what `identity` wants to see.
     pub(crate) call_paths: Arc<RequestPaths>,
@@ -42,7 +42,7 @@ pub(crate) struct RuntimeSettings {
     pub(crate) prices: Prices,
     /// Who answers `GET /v1/models`.
     pub(crate) discovery: Discovery,
-    /// Who is believed when he says who the client is.
+    /// Which proxies are trusted to report the client's address.
     pub(crate) forwarding: Forwarding,
     /// Web pages that may open WebSockets.
     pub(crate) allow_origins: Arc<Vec<String>>,

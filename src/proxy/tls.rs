@@ -1,6 +1,6 @@
 //! `server.tls`: certificate and key of the proxy listener, read, checked and built as one.
 //!
-//! Whatever is wrong with the files is a fault of the configuration, so `elida check` tells it, and a reload with
+//! A fault in the files is a fault of the configuration, so `elida check` reports it, and a reload with
 //! bad files keeps the certificate in force. Dates are no fault: a client that does not look at them is served.
 
 use std::fmt;

@@ -1,7 +1,7 @@
-//! A request among the spans of OpenTelemetry: its place is found when it is sent on, its story told when it is over.
-//! Nothing of this exists while `telemetry.enabled` is false.
+//! The span of a request: its context is propagated when the request is forwarded, and the span is exported when the
+//! request ends. None of this exists while `telemetry.enabled` is false.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
 use pingora_core::Result;
@@ -9,17 +9,17 @@ use pingora_http::RequestHeader;
 
 use super::dispatch::Route;
 use super::gateway::ProxyState;
-use super::receive::Received;
-use super::request_ctx::RequestCtx;
+use super::request_ctx::{Routed, Stage};
 use crate::capture::redact_text;
-use crate::error::ErrorKind;
+use crate::ids::Uid;
 use crate::protocol::BackendKind;
 use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
+use crate::summary::RequestSummary;
 use crate::telemetry::otlp::facts::{Backend, ModelCall, Request, Tokens, clipped};
 use crate::telemetry::trace::{Context, Parent, TRACEPARENT, TRACESTATE};
 
-/// What is known of a request's place.
+/// Trace context of a request.
 pub(crate) struct Trace {
     /// The client's span.
     parent: Option<Parent>,
@@ -28,7 +28,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// Reads what the client says; `None` when nobody is told of requests.
+    /// Reads the client's `traceparent`; `None` without a collector.
     pub(crate) fn begin(app: &ProxyState, headers: &HeaderMap) -> Option<Self> {
         app.exporter.as_ref()?;
         let mut values = headers.get_all(TRACEPARENT).iter();
@@ -38,91 +38,90 @@ impl Trace {
         };
         Some(Self { parent, context: None })
     }
+
+    /// The request's own span, the same for each attempt; `session` is its parent unless the client named one.
+    fn context(&mut self, app: &ProxyState, session: Option<Uid>) -> Option<Context> {
+        let exporter = app.exporter.as_ref()?;
+        Some(*self.context.get_or_insert_with(|| exporter.place(self.parent, session)))
+    }
 }
 
-/// Tells the backend which span it works for.
+/// Sends the request's span to the backend as its parent.
 ///
 /// # Errors
-/// A header of ours cannot be set; that would be a fault of ours.
-pub(crate) fn propagate(head: &mut RequestHeader, ctx: &mut RequestCtx) -> Result<()> {
-    let (Some(context), Some(trace)) = (place(ctx), &ctx.trace) else { return Ok(()) };
+/// A header cannot be set, which would be a bug.
+pub(crate) fn propagate(head: &mut RequestHeader, app: &ProxyState, routed: &mut Routed) -> Result<()> {
+    let Some(trace) = &mut routed.who.received.trace else { return Ok(()) };
+    let Some(context) = trace.context(app, Some(routed.leg.session().uid())) else { return Ok(()) };
     if trace.parent.is_none() {
-        // It belongs to a trace that is not this one.
+        // It belongs to another trace.
         head.remove_header(TRACESTATE);
     }
     head.insert_header(TRACEPARENT, context.traceparent())
 }
 
-fn place(ctx: &mut RequestCtx) -> Option<Context> {
-    let exporter = ctx.app.exporter.as_ref()?;
-    let trace = ctx.trace.as_mut()?;
-    let session = ctx.leg.as_ref().map(|leg| leg.session().uid());
-    Some(*trace.context.get_or_insert_with(|| exporter.place(trace.parent, session)))
-}
-
-/// Tells of a request that is over. What was answered here (probes) is not told.
-pub(crate) fn finish(
-    ctx: &mut RequestCtx,
-    duration: Duration,
-    failure: Option<ErrorKind>,
-    usage: Option<Usage>,
-    operation: Option<String>,
-) {
-    let Some(context) = place(ctx) else { return };
-    let (Some(exporter), Some(received)) = (&ctx.app.exporter, &ctx.received) else { return };
-    let is_local = ctx.route.is_none() && failure.is_none();
-    if is_local || !exporter.wants(&context) {
+/// Exports the span of a finished request. Requests to the proxy's own endpoints have none.
+pub(crate) fn finish(app: &ProxyState, stage: &mut Stage, summary: &RequestSummary) {
+    let uid = stage.leg().map(|leg| leg.session().uid());
+    let trace = stage.received_mut().and_then(|received| received.trace.as_mut());
+    let (Some(exporter), Some(context)) = (&app.exporter, trace.and_then(|trace| trace.context(app, uid)))
+    else {
+        return;
+    };
+    let is_builtin = stage.route().is_none() && summary.error.is_none();
+    if is_builtin || !exporter.wants(&context) {
         return;
     }
-    let live = ctx.leg.as_ref().map(|leg| leg.session());
     exporter.request(Request {
         context,
-        session: live.map(|live| live.key().id.clone()).or_else(|| ctx.named.clone()),
-        uid: live.map(|live| live.uid()),
-        request_id: received.request_id.clone(),
+        session: summary.session_id.clone(),
+        uid,
+        request_id: summary.request_id.clone(),
         ended: SystemTime::now(),
-        duration,
-        method: clipped(received.method.as_str()),
-        path: clipped(&redact_text(received.uri.path())),
-        status: ctx.answer.status,
-        outcome: failure.map_or("ok", ErrorKind::code),
-        principal: ctx.caller.as_ref().map(|caller| caller.principal.clone()),
-        client: ctx.caller.as_ref().and_then(|caller| caller.client.name.as_deref()).map(clipped),
-        client_address: received.client,
-        backend: ctx.route.as_ref().map(backend),
-        bytes_in: received.handle.upload.bytes(),
-        bytes_out: ctx.answer.sent,
-        operation,
-        call: ctx.route.as_ref().and_then(|route| call(ctx, received, route, usage)),
+        duration: summary.duration,
+        queue: summary.queue,
+        method: clipped(summary.method.as_str()),
+        path: clipped(&summary.path()),
+        status: summary.status,
+        outcome: summary.outcome,
+        principal: summary.principal.clone(),
+        client: summary.client.as_deref().map(clipped),
+        client_address: summary.client_addr,
+        backend: stage.route().map(|route| backend(route, summary)),
+        bytes_in: summary.bytes_in,
+        bytes_out: summary.bytes_out,
+        operation: summary.operation.clone(),
+        call: stage.route().and_then(|route| call(route, summary)),
     });
 }
 
-fn backend(route: &Route) -> Backend {
+fn backend(route: &Route, summary: &RequestSummary) -> Backend {
     let settings = route.backend.settings();
     Backend {
         name: settings.name().clone(),
         host: settings.host().into(),
         port: settings.port(),
-        attempts: route.asked,
-        failed_over_from: route.failed_over_from.clone(),
+        attempts: summary.attempts,
+        failed_over_from: summary.failover_from.clone(),
     }
 }
 
-/// What was asked of a model; `None` for what is no such question (a list of models, a count of tokens).
-fn call(ctx: &RequestCtx, received: &Received, route: &Route, usage: Option<Usage>) -> Option<ModelCall> {
-    let operation = operation(route.dialect, &received.method, received.uri.path())?;
-    let tap = ctx.answer.tap.as_ref();
-    let tools = tap.and_then(|tap| tap.tools());
+/// What was asked of a model; `None` for other requests (a list of models, a count of tokens).
+fn call(route: &Route, summary: &RequestSummary) -> Option<ModelCall> {
+    let operation = operation(route.dialect, &summary.method, summary.uri.path())?;
+    // What a socket's answers say is counted while it is open; its span has none of it.
+    let is_socket = summary.socket.is_some();
+    let tools = summary.tools.iter().filter(|_| !is_socket);
     Some(ModelCall {
         operation,
         provider: provider(route.dialect, route.backend.settings().kind()),
-        model: ctx.call.model.as_deref().map(|model| clipped(&redact_text(model))),
-        answered_by: tap.and_then(|tap| tap.model()).map(|model| clipped(&redact_text(model))),
-        stream: ctx.answer.is_stream,
-        first_chunk: ctx.answer.first_byte,
-        stop_reason: tap.and_then(|tap| tap.stop_reason()).map(clipped),
-        tokens: usage.map(|usage| tokens(route.dialect, usage)),
-        tools: tools.into_iter().flat_map(|tools| tools.iter()).map(|(name, n)| (name.into(), n)).collect(),
+        model: summary.model.as_deref().map(|model| clipped(&redact_text(model))),
+        answered_by: summary.answered_by.as_deref().map(|model| clipped(&redact_text(model))),
+        stream: summary.stream,
+        first_chunk: summary.ttfb,
+        stop_reason: summary.stop_reason.as_deref().filter(|_| !is_socket).map(clipped),
+        tokens: summary.usage.map(|usage| tokens(route.dialect, usage)),
+        tools: tools.map(|(name, n)| (name.into(), n)).collect(),
     })
 }
 

@@ -1,5 +1,4 @@
-//! What differs where the answer is a WebSocket: who may ask for one, what its messages say on their way,
-//! and the frames with which it is ended.
+//! What differs for WebSockets: which pages may open one, what its messages say in passing, and the frames that end it.
 //!
 //! The bytes go the way of every body (`stream`); frames are followed beside them
 //! ([`SocketTap`]), never held and never changed.
@@ -14,14 +13,14 @@ use super::dispatch::Route;
 use super::finish;
 use super::receive::Received;
 use super::refuse::{REFUSED, SocketEnd};
-use super::request_ctx::RequestCtx;
+use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::request::ModelRequest;
 use crate::protocol::wire::websocket::{FramePosition, close_frame, text_frame};
-use crate::session::SocketReport;
+use crate::summary::SocketReport;
 
 /// A browser sends any page's WebSocket handshake, with its cookies, and tells only its origin: so the pages
 /// that may are those of this very host, and the configured ones. Agents send no origin.
@@ -77,18 +76,16 @@ pub(crate) fn socket(received: &Received, route: &Route) -> Option<Box<SocketTap
     received.socket.then(|| Box::new(SocketTap::new(route.dialect)))
 }
 
-/// The client's next bytes. The model that they ask for is known before the message that asks is whole, so a
-/// blocked one never gets to act.
+/// Follows the client's next bytes. The model that a message asks for is known before the message is complete, so a
+/// blocked model never sees it.
 ///
 /// # Errors
-/// A blocked model, or a message that might ask for one and cannot be read.
-pub(crate) fn asked(ctx: &mut RequestCtx, chunk: &Bytes) -> Result<()> {
-    let (Some(received), Some(leg), Some(route)) = (&ctx.received, &ctx.leg, &ctx.route) else {
-        return Ok(());
-    };
-    let Some(socket) = &mut ctx.socket else { return Ok(()) };
-    let table = &received.handle.settings.routes;
-    let (known, refusal) = (&mut ctx.call.model, &mut ctx.refusal);
+/// A blocked model, or a message that may name one and cannot be read.
+pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk: &Bytes) -> Result<()> {
+    let Routed { who, leg, route, socket, .. } = routed;
+    let Some(socket) = socket else { return Ok(()) };
+    let table = &who.received.handle.settings.routes;
+    let (known, refusal) = (&mut who.call.model, &mut outcome.refusal);
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
@@ -113,59 +110,54 @@ pub(crate) fn asked(ctx: &mut RequestCtx, chunk: &Bytes) -> Result<()> {
     Ok(())
 }
 
-/// The backend's next bytes; the tokens of each answer are counted when it ends, since a socket lives long.
-pub(crate) fn answered(ctx: &mut RequestCtx, chunk: &Bytes) {
-    let (Some(received), Some(leg), Some(route)) = (&ctx.received, &ctx.leg, &ctx.route) else {
-        return;
-    };
-    let Some(socket) = &mut ctx.socket else { return };
-    let asked = ctx.call.model.as_deref();
+/// Follows the backend's next bytes. The tokens of each answer are counted when the answer ends, because a socket lives
+/// long.
+pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
+    let Routed { who, leg, route, socket, .. } = routed;
+    let Some(socket) = socket else { return };
+    let asked = who.call.model.as_deref();
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
-        let usage = finish::priced(received, route, model, usage);
+        let usage = finish::priced(&who.received, route, model, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
         finish::count_tokens(route.backend.metrics(), model, usage);
     });
 }
 
-/// The frames with which the client is told why its socket ends: its dialect's error event, where it has one,
-/// and a Close frame. `None` where they would stand inside another frame; `written` is how many bytes of
-/// the backend's reached the client.
+/// Returns the frames that end the client's side of a socket: the dialect's error event, if it has one, and a Close frame.
+/// `None` inside an unfinished frame of the backend's; `written` is how many bytes of the backend's reached the client.
 pub(crate) fn closing_frames(
     ctx: &RequestCtx,
     end: SocketEnd,
-    notice: &ErrorBody<'_>,
+    error: &ErrorBody<'_>,
     written: u64,
 ) -> Option<Bytes> {
-    let place = ctx.socket.as_ref()?.position();
-    if place == FramePosition::Inside || written != ctx.answer.sent {
+    let place = ctx.stage.routed()?.socket.as_ref()?.position();
+    if place == FramePosition::Inside || written != ctx.outcome.answer.sent {
         return None;
     }
-    let event = ctx.dialect().socket_event(end.status, notice);
-    let mut words =
+    let event = ctx.stage.dialect().socket_event(end.status, error);
+    let mut frames =
         event.filter(|_| place == FramePosition::Between).map(|event| text_frame(&event)).unwrap_or_default();
-    words.extend_from_slice(&close_frame(end.code, notice.message));
-    Some(Bytes::from(words))
+    frames.extend_from_slice(&close_frame(end.code, error.message));
+    Some(Bytes::from(frames))
 }
 
-/// What passed, for the books.
-pub(crate) fn report(ctx: &RequestCtx) -> Option<Box<SocketReport>> {
-    let socket = ctx.socket.as_ref()?;
-    Some(Box::new(SocketReport {
+/// Returns what passed over a socket.
+pub(crate) fn report(socket: &SocketTap) -> Box<SocketReport> {
+    Box::new(SocketReport {
         from_client: socket.client().traffic(),
         from_backend: socket.backend().traffic(),
         close_code: socket.close_code(),
         ..SocketReport::default()
-    }))
+    })
 }
 
-/// Whether the backend has ended a socket without the Close frame that belongs before it.
-pub(crate) fn broke_off(ctx: &RequestCtx) -> bool {
-    ctx.answer.whole
-        && ctx
-            .socket
-            .as_ref()
-            .is_some_and(|socket| socket.close_code().is_none() && !socket.backend().is_lost())
+/// Returns whether the backend has ended a socket without the Close frame that RFC 6455, 7.1.1, requires.
+pub(crate) fn broke_off(stage: &Stage, outcome: &Outcome) -> bool {
+    let socket = stage.routed().and_then(|routed| routed.socket.as_ref());
+    outcome.answer.whole
+        && socket.is_some_and(|socket| socket.close_code().is_none() && !socket.backend().is_lost())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Step 6: the head as the backend gets it. What the client said is kept; what was meant for us, and
-//! what belongs to one connection only, is taken out (Pingora has removed the hop-by-hop fields).
+//! Step 6: the head for the backend. The client's fields are kept; fields for the proxy and for one connection only are
+//! removed (Pingora has removed the hop-by-hop fields).
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use crate::upstream::credentials::Auth;
 /// Rewrites `head` for the route's backend.
 ///
 /// # Errors
-/// A header of ours cannot be set; that would be a fault of ours.
+/// A header cannot be set, which would be a bug.
 pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route: &Route) -> Result<()> {
     let settings = &received.handle.settings;
     head.remove_header(settings.routes.header());
@@ -97,14 +97,14 @@ fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<
 }
 
 /// Fields that vouch for the body as it came (RFC 9530, RFC 9421, RFC 1864, RFC 3230). They are taken out with
-/// a renamed model: a signature cannot be made anew here, and a digest that nobody signs proves nothing.
+/// a renamed model: a signature cannot be renewed here, and an unsigned digest proves nothing.
 const VOUCHERS: [&str; 6] =
     ["content-digest", "repr-digest", "digest", "content-md5", "signature", "signature-input"];
 
 /// The held body with the model's name at this backend, when it has another one there; `head` is made to fit.
 ///
 /// # Errors
-/// A header of ours cannot be set; that would be a fault of ours.
+/// A header cannot be set, which would be a bug.
 pub(crate) fn rewrite_body(
     head: &mut RequestHeader,
     route: &Route,
@@ -122,7 +122,7 @@ pub(crate) fn rewrite_body(
 }
 
 /// Takes out every field that is for a gateway of this kind, `-` or `_` in its name: a backend that is one
-/// itself must not take a client's words for ours.
+/// itself must not take a client's fields for those of this proxy.
 fn remove_ours(head: &mut RequestHeader) {
     let is_ours = |name: &HeaderName| {
         let name = name.as_str();

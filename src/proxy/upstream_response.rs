@@ -1,5 +1,5 @@
-//! Step 7: the head of the answer. Nothing of it is changed but what belongs to the
-//! backend's connection; the session's and request's ids are added.
+//! Step 7: the head of the response. Only fields of the backend's connection are changed; the ids of session and request
+//! are added.
 
 use std::time::Duration;
 
@@ -8,11 +8,10 @@ use http::{HeaderName, Method, Version};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
-use super::dispatch::Route;
 use super::mcp;
 use super::receive::{REQUEST_ID, Received};
+use super::request_ctx::{Identified, Routed};
 use crate::protocol::answer::tap::ResponseTap;
-use crate::protocol::request::ModelRequest;
 use crate::protocol::wire::coding::Coding;
 use crate::protocol::wire::event_tail::EventTail;
 use crate::protocol::wire::framing::Framing;
@@ -41,12 +40,8 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Begins an answer of the backend's: from here on silence is counted as silence in a stream.
-    pub(crate) fn begin(
-        received: &Received,
-        route: &Route,
-        call: &ModelRequest,
-        head: &ResponseHeader,
-    ) -> Self {
+    pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Self {
+        let Routed { who: Identified { received, call, .. }, route, .. } = routed;
         let handle = &received.handle;
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let encoding = text(CONTENT_ENCODING);
@@ -90,7 +85,7 @@ fn bears_comments(received: &Received, framing: Framing, head: &ResponseHeader) 
     bears
 }
 
-/// Refuses an answer that can be read in two ways, or a switch of protocols that nobody asked for: Pingora
+/// Refuses an answer that can be read in two ways, or a switch of protocols that was not requested: Pingora
 /// would pass both on. Answers with two lengths it refuses itself.
 ///
 /// # Errors
@@ -111,7 +106,7 @@ pub(crate) fn check(head: &ResponseHeader, upgrade_was_asked: bool) -> Result<()
 }
 
 /// Fields of an answer that belong to the backend's connection (RFC 9110, 7.6.1). `Connection` itself and
-/// the framing are written anew by Pingora.
+/// the framing are rewritten by Pingora.
 const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authenticate"];
 
 /// Takes out what belongs to the backend's connection, and what its `Connection` field names.
@@ -132,7 +127,7 @@ fn remove_hop_by_hop(head: &mut ResponseHeader) {
 /// Adds the ids to the answer's head. A backend's own request id is left as it is: SDKs show it.
 ///
 /// # Errors
-/// A header of ours cannot be set; that would be a fault of ours.
+/// A header cannot be set, which would be a bug.
 pub(crate) fn rewrite_head(head: &mut ResponseHeader, received: &Received, leg: &Leg) -> Result<()> {
     if head.status != 101 {
         remove_hop_by_hop(head);

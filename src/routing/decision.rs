@@ -1,45 +1,11 @@
-//! What routing answers: a backend, or why there is none.
+//! The result of routing: a backend, or why there is none.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use crate::telemetry::metrics::RouteMethod;
 
-/// A way to find the backend of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// The header `routing.header` names it.
-    Header,
-    /// The model in the body matches one of its patterns.
-    Model,
-    /// The first segment of the path is its name.
-    Path,
-    /// Nothing else matched.
-    Default,
-}
-
-impl Method {
-    /// The word used in the file and in log lines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::Model => "model",
-            Self::Path => "path",
-            Self::Default => "default",
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Where a request goes.
+/// The chosen backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Position of the backend in the rules the table was compiled from.
@@ -47,26 +13,26 @@ pub struct Decision {
     /// The name of the model there, when it has to be written into the body.
     pub served_as: Option<Arc<str>>,
     /// The method that decided.
-    pub via: Method,
-    /// Bytes at the start of the path that name a backend and are ours: 7 for `/openai/v1/models`.
+    pub via: RouteMethod,
+    /// Length of the path prefix that names a backend and is not forwarded: 7 for `/openai/v1/models`.
     pub strip: usize,
-    /// The other backends that may take it, nearest first.
+    /// Other backends that may serve the request, preferred ones first.
     pub others: Vec<Choice>,
 }
 
-/// Another backend that may take a request.
+/// Another backend that may serve a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// Position of the backend.
     pub backend: usize,
     /// The name of the model there, when it has to be written into the body.
     pub served_as: Option<Arc<str>>,
-    /// 0: it is the decided one's equal. Those of higher tiers stand in for the ones below.
+    /// 0: equal to the chosen backend. Higher tiers are fallbacks of lower ones.
     pub tier: usize,
 }
 
-/// The target as a backend gets it: the base path of its URL, then the client's target without the `strip`
-/// bytes that are ours; never without its leading `/`.
+/// Returns the target for a backend: the base path of its URL, then the client's target without its first `strip` bytes;
+/// always with a leading `/`.
 pub fn forwarded<'a>(base: &str, target: &'a [u8], strip: usize) -> Cow<'a, [u8]> {
     let rest = target.get(strip..).unwrap_or_default();
     let has_slash = rest.starts_with(b"/");
@@ -82,7 +48,7 @@ pub fn forwarded<'a>(base: &str, target: &'a [u8], strip: usize) -> Cow<'a, [u8]
     Cow::Owned(path)
 }
 
-/// Why no backend takes a request.
+/// Why no backend serves a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// The header names a backend that is not configured.

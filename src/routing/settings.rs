@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::decision::Method;
+use crate::telemetry::metrics::RouteMethod;
 
 /// The `routing:` section; the patterns themselves stand with the backends (`backends.NAME.models`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -11,7 +11,7 @@ use super::decision::Method;
 #[schemars(rename = "Routing")]
 pub struct Written {
     /// The ways to find a backend, tried in this order.
-    pub methods: Vec<Method>,
+    pub methods: Vec<RouteMethod>,
     /// The request header that names a backend.
     pub header: String,
     /// True: a model that no pattern matches is refused, never sent to the default backend.
@@ -25,7 +25,7 @@ pub struct Written {
 impl Default for Written {
     fn default() -> Self {
         Self {
-            methods: vec![Method::Header, Method::Model, Method::Path, Method::Default],
+            methods: vec![RouteMethod::Header, RouteMethod::Model, RouteMethod::Path, RouteMethod::Default],
             header: "X-Backend".into(),
             strict_models: false,
             blocked_models: Vec::new(),

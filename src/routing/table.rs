@@ -8,7 +8,7 @@
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
 //! While `path` is among the methods, a first segment that names a backend is the gateway's own
-//! address and is stripped whoever decided: a client with the base URL `http://elida/anthropic`
+//! address and is stripped, whichever method decided: a client with the base URL `http://elida/anthropic`
 //! whose model already matches `claude-*` must still arrive at `/v1/messages`.
 //!
 //! Beside the decided backend stand those that may take the request in its place: when the model decided, the
@@ -20,12 +20,13 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::decision::{Choice, Decision, Method, RouteError};
+use super::decision::{Choice, Decision, RouteError};
 use super::settings::Written;
 use crate::model_patterns::{Matcher, Pattern, PatternMatch};
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
 use crate::settings::nearest::did_you_mean;
+use crate::telemetry::metrics::RouteMethod;
 
 /// What routing knows of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub struct BackendRule {
 /// The compiled table.
 #[derive(Clone, Debug)]
 pub struct Table {
-    methods: Vec<Method>,
+    methods: Vec<RouteMethod>,
     header: HeaderName,
     strict_models: bool,
     blocked: Matcher,
@@ -139,20 +140,20 @@ impl Table {
         if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
-        let prefix = if self.methods.contains(&Method::Path) { self.prefix(path) } else { None };
+        let prefix = if self.methods.contains(&RouteMethod::Path) { self.prefix(path) } else { None };
         let strip = prefix.map_or(0, |(_, length)| length);
         let matching: Vec<PatternMatch> = match model {
-            Some(model) if self.rewrites || self.methods.contains(&Method::Model) => {
+            Some(model) if self.rewrites || self.methods.contains(&RouteMethod::Model) => {
                 self.models.find(model).collect()
             }
             _ => Vec::new(),
         };
         for &via in &self.methods {
             let found = match via {
-                Method::Header => self.named(header)?,
-                Method::Model => matching.first().map(|best| self.services[best.target].backend),
-                Method::Path => prefix.map(|(backend, _)| backend),
-                Method::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
+                RouteMethod::Header => self.named(header)?,
+                RouteMethod::Model => matching.first().map(|best| self.services[best.target].backend),
+                RouteMethod::Path => prefix.map(|(backend, _)| backend),
+                RouteMethod::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
                 return Ok(self.decision(backend, via, strip, &matching));
@@ -163,8 +164,14 @@ impl Table {
 
     /// The decision for `backend`, with those that may stand in for it. `matching` is what serves the model,
     /// the most specific first.
-    fn decision(&self, backend: usize, via: Method, strip: usize, matching: &[PatternMatch]) -> Decision {
-        let by_model = via == Method::Model;
+    fn decision(
+        &self,
+        backend: usize,
+        via: RouteMethod,
+        strip: usize,
+        matching: &[PatternMatch],
+    ) -> Decision {
+        let by_model = via == RouteMethod::Model;
         let served_as = |backend: usize| {
             let services = matching.iter().map(|found| &self.services[found.target]);
             services
@@ -278,7 +285,7 @@ fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option
     good.then_some(found)
 }
 
-fn check_methods(methods: &[Method], faults: &mut Faults) {
+fn check_methods(methods: &[RouteMethod], faults: &mut Faults) {
     let known = "header, model, path and default exist";
     if methods.is_empty() {
         faults.add("routing.methods", "no method is left, so no request finds a backend", known);
@@ -296,10 +303,10 @@ fn warn_of_idle(written: &Written, backends: &[BackendRule], default: Option<usi
     let blocked = |model: &str| written.blocked_models.iter().any(|text| text.eq_ignore_ascii_case(model));
     for (i, backend) in backends.iter().enumerate() {
         let path = format!("backends.{}", backend.name);
-        let by_model = has(Method::Model) && !(backend.models.is_empty() && backend.aliases.is_empty());
-        let by_default = has(Method::Default) && default == Some(i);
+        let by_model = has(RouteMethod::Model) && !(backend.models.is_empty() && backend.aliases.is_empty());
+        let by_default = has(RouteMethod::Default) && default == Some(i);
         let by_fallback = backends.iter().any(|other| other.fallback == backend.name);
-        if !(has(Method::Header) || has(Method::Path) || by_model || by_default || by_fallback) {
+        if !(has(RouteMethod::Header) || has(RouteMethod::Path) || by_model || by_default || by_fallback) {
             let hint = "give it models, make it the default, or add header or path to routing.methods";
             faults.warn(&path, "nothing routes to this backend", hint);
         }

@@ -28,14 +28,14 @@ pub use self::core::kill::{KillError, KillRequest, Killed, ResumeError, Resumed}
 pub use self::core::leg::Leg;
 pub use self::core::lookup::{NamedBy, SessionRef};
 pub use self::core::manager::Manager;
-pub use self::core::request::{Denied, LegReport, LegStart, Limit, SessionRequest};
+pub use self::core::request::{Denied, LegStart, Limit, SessionRequest};
 pub use self::core::session::Session;
 pub use settings::{Block, SessionConfig, Settings};
 pub use store::{Filter, Page};
 pub use views::agent_view::AgentView;
 pub use views::kill_order::{BlockMode, KillOrder};
 pub use views::record::{Record, SCHEMA as RECORD_SCHEMA};
-pub use views::request_line::{LegKind, RequestLine, SocketReport};
+pub use views::request_line::{LegKind, RequestLine};
 pub use views::session_view::SessionView;
 pub use views::state::{EndReason, Identity, SessionKind, SessionState};
 pub use views::stats::Stats;

@@ -75,6 +75,9 @@ pub struct AccessLine<'a> {
     pub bytes_in: u64,
     /// Body bytes to the client.
     pub bytes_out: u64,
+    /// Milliseconds from the end of the head to the first attempt at a backend; absent when none was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u64>,
     /// Milliseconds from forwarding the request to the first byte of the response.
     pub ttfb_ms: Option<u64>,
     /// Whether the response was a stream.

@@ -18,7 +18,7 @@ pub use self::fleet::FleetNumbers;
 pub use self::gauge::{Gauge, GaugeGuard};
 pub use self::history::{HistoryMetrics, Item};
 use self::labels::OTHER;
-pub use self::labels::{Route, TokenKind};
+pub use self::labels::{RouteMethod, Served, TokenKind};
 use self::models::{ByModel, Models};
 pub use self::otlp::OtlpDropped;
 use self::registry::{add, counters, gauges, histogram, histograms, options};
@@ -278,9 +278,9 @@ pub struct BackendMetrics {
 #[derive(Default)]
 struct Resolved {
     /// Request durations by route.
-    durations: [OnceLock<Histogram>; Route::COUNT],
+    durations: [OnceLock<Histogram>; Served::COUNT],
     /// Responses with status 200 by route and method.
-    ok: [[OnceLock<IntCounter>; METHODS.len()]; Route::COUNT],
+    ok: [[OnceLock<IntCounter>; METHODS.len()]; Served::COUNT],
 }
 
 impl BackendMetrics {
@@ -300,19 +300,19 @@ impl BackendMetrics {
     }
 
     /// Counts a finished request. `code` is the status that was sent to the client, or 0 if none was.
-    pub fn finished(&self, route: Route, method: &str, code: u16, duration: Duration) {
+    pub fn finished(&self, served: Served, method: &str, code: u16, duration: Duration) {
         let method = method_index(method);
         let count = |code: u16| {
             let mut digits = [0; 3];
-            let labels = [route.label(), &self.name, METHODS[method], code_label(code, &mut digits)];
+            let labels = [served.label(), &self.name, METHODS[method], code_label(code, &mut digits)];
             self.requests.with_label_values(&labels)
         };
         match code {
-            200 => self.resolved.ok[route as usize][method].get_or_init(|| count(code)).inc(),
+            200 => self.resolved.ok[served.index()][method].get_or_init(|| count(code)).inc(),
             _ => count(code).inc(),
         }
-        self.resolved.durations[route as usize]
-            .get_or_init(|| self.request_duration.with_label_values(&[route.label(), &self.name]))
+        self.resolved.durations[served.index()]
+            .get_or_init(|| self.request_duration.with_label_values(&[served.label(), &self.name]))
             .observe(duration.as_secs_f64());
     }
 

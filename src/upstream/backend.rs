@@ -1,4 +1,4 @@
-//! A backend at work: where it is now, how it is, and under which key its connections are pooled.
+//! A backend at runtime: its resolved addresses, its health, its load, and the key of its connection pool.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -18,10 +18,10 @@ use super::settings::Settings;
 use crate::clock::Moment;
 use crate::telemetry::metrics::BackendMetrics;
 
-/// How long a resolved name is used without asking again.
+/// How long resolved addresses are used before the name is resolved again.
 const NAME_TTL: Duration = Duration::from_secs(30);
 
-/// One configured backend with everything a request to it needs.
+/// One configured backend with its runtime state.
 pub struct Backend {
     settings: Settings,
     metrics: BackendMetrics,
@@ -31,36 +31,36 @@ pub struct Backend {
     mark: u64,
     health: Health,
     callers: Callers,
-    /// Requests open at it.
+    /// Requests in flight.
     load: AtomicUsize,
 }
 
-/// A request's place at a backend, which counts as load until it is dropped. How the request fared is reported
-/// here, because what it says of the backend depends on whose it is and when it was sent.
+/// A request in flight at a backend; counts as load until dropped. Its result is reported here, because what the result
+/// says about the backend depends on the caller and on when the request was sent.
 pub struct InFlight {
     backend: Arc<Backend>,
     attempt: Attempt,
-    /// Something was learnt of the backend.
+    /// A result has been reported.
     judged: AtomicBool,
 }
 
-/// Whether a request may go to a backend that the choice fell upon.
+/// Whether a request may be sent to the chosen backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// It may.
+    /// Yes.
     Granted,
-    /// It may, as the one request that tries whether the backend has recovered.
+    /// Yes, as the one request that finds out whether the backend has recovered. Holds the claim.
     HalfOpen(u64),
-    /// Another request was faster to try it.
+    /// No: another request has claimed the half-open slot.
     Denied,
 }
 
-/// For whom an answer with `Retry-After` speaks.
+/// Whom a `Retry-After` applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpeaksFor {
-    /// The caller who got it: a limit of its own credential or address.
+    /// The caller that received it: a limit of its own credential or address.
     Caller,
-    /// All, once a second caller has got one, too.
+    /// All callers, once a second one has received it too.
     All,
 }
 
@@ -84,7 +84,7 @@ impl Drop for InFlight {
 }
 
 impl InFlight {
-    /// It answered the request.
+    /// Records a response.
     pub fn answered(&self) {
         self.judged.store(true, Relaxed);
         self.callers.answered(self.attempt);
@@ -93,7 +93,7 @@ impl InFlight {
         }
     }
 
-    /// The request failed at it; `unreached` when it could not even be connected to.
+    /// Records a failure; `unreached` when no connection could be made.
     pub fn failed(&self, unreached: bool, now: Moment) {
         self.judged.store(true, Relaxed);
         let settings = self.settings.health();
@@ -105,7 +105,7 @@ impl InFlight {
         }
     }
 
-    /// It asked to be left alone for so long.
+    /// Records a `Retry-After` of `wait`.
     pub fn retry_after(&self, wait: Duration, whom: SpeaksFor, now: Moment) {
         let settings = self.settings.health();
         if whom == SpeaksFor::All {
@@ -124,12 +124,12 @@ impl InFlight {
     }
 }
 
-/// The addresses behind the host name, asked for without blocking and by one request at a time.
+/// Resolved addresses of the host name. One request at a time resolves it; none blocks a thread.
 #[derive(Default)]
 struct Names {
     known: Arc<ArcSwapOption<Known>>,
     asking: Arc<Mutex<()>>,
-    /// The address that answered last; `localhost` is two addresses, and often only one listens.
+    /// Index of the address to try first; `localhost` has two addresses, and often only one listens.
     preferred: AtomicUsize,
 }
 
@@ -139,10 +139,10 @@ struct Known {
 }
 
 impl Backend {
-    /// A backend as configured; connections are shared only with backends configured alike.
+    /// Creates a backend. Connections are shared only between backends with equal settings.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with its `tls.ca_file`.
+    /// Says what is wrong with `tls.ca_file`.
     pub fn new(settings: Settings, metrics: BackendMetrics) -> Result<Arc<Self>, String> {
         let mut hasher = DefaultHasher::new();
         settings.hash(&mut hasher);
@@ -169,34 +169,34 @@ impl Backend {
         InFlight { backend: Arc::clone(self), attempt, judged: AtomicBool::new(false) }
     }
 
-    /// What the choice between several looks at, for the caller of this mark.
+    /// Returns what load balancing needs to know, for this caller (hash of its principal).
     pub fn candidate(&self, tier: usize, caller: u64, now: Moment) -> balance::Candidate {
         let is_kept_away = self.callers.is_kept_away(caller, now);
         let state = if is_kept_away { HealthState::Ejected } else { self.health.state(now) };
         balance::Candidate { tier, mark: self.mark, load: self.load(), state }
     }
 
-    /// Callers who leave it alone now, each for itself.
+    /// Returns the number of callers that are kept away from this backend now.
     pub fn callers_kept_away(&self, now: Moment) -> usize {
         self.callers.kept_away(now)
     }
 
-    /// The mark of its name ([`balance::mark`]).
+    /// Returns the hash of its name ([`balance::mark`]).
     pub fn mark(&self) -> u64 {
         self.mark
     }
 
-    /// Requests open at it.
+    /// Returns the number of requests in flight.
     pub fn load(&self) -> usize {
         self.load.load(Relaxed)
     }
 
-    /// How it is.
+    /// Returns its health.
     pub fn health(&self) -> &Health {
         &self.health
     }
 
-    /// Whether a request that may go here goes: of a backend whose rest is over, one finds out how it is.
+    /// Returns whether a request may be sent. After an ejection, one request gets the half-open slot.
     pub fn takes(&self, now: Moment) -> Permit {
         if self.health.state(now) != HealthState::HalfOpen {
             return Permit::Granted;
@@ -204,7 +204,7 @@ impl Backend {
         self.health.claim_half_open(self.settings.health(), now).map_or(Permit::Denied, Permit::HalfOpen)
     }
 
-    /// A probe ended.
+    /// Records the result of a probe.
     pub fn probed(&self, outcome: Result<(), String>) {
         match (self.health.probed(outcome.is_ok(), self.settings.health()), outcome) {
             (Some(true), _) => self.is_back("probes"),
@@ -228,12 +228,12 @@ impl Backend {
         }
     }
 
-    /// What the file says of it.
+    /// Returns its configuration.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Its metric handles.
+    /// Returns its metric handles.
     pub fn metrics(&self) -> &BackendMetrics {
         &self.metrics
     }
@@ -246,10 +246,10 @@ impl Backend {
         self.ca.as_ref()
     }
 
-    /// The address to try in attempt `attempt` (0 is the first); `None` when all were tried.
+    /// Returns the address for connection attempt `attempt`, counted from 0; `None` when all were tried.
     ///
     /// # Errors
-    /// The resolver's error when the name cannot be resolved and never could.
+    /// The resolver's error, when the name has never been resolved before.
     pub async fn address(&self, attempt: usize) -> std::io::Result<Option<SocketAddr>> {
         if let Ok(ip) = self.settings.host().parse::<IpAddr>() {
             return Ok((attempt == 0).then(|| SocketAddr::new(ip, self.settings.port())));
@@ -263,12 +263,12 @@ impl Backend {
         Ok(Some(known.addresses[index]))
     }
 
-    /// Whether there is an address for attempt `attempt`, as far as is known.
+    /// Returns whether there is an address for connection attempt `attempt`, without resolving the name.
     pub fn has_address(&self, attempt: usize) -> bool {
         self.names.known.load().as_ref().is_some_and(|known| attempt < known.addresses.len())
     }
 
-    /// Notes that `address` could not be connected to, so that later requests begin with another.
+    /// Records that no connection to `address` could be made, so that later requests begin with another address.
     pub fn avoid(&self, address: SocketAddr) {
         if let Some(known) = &*self.names.known.load()
             && let Some(index) = known.addresses.iter().position(|known| *known == address)
@@ -284,7 +284,7 @@ impl Backend {
         {
             return Ok(Arc::clone(known));
         }
-        // One asks; the others go on with what was known, or wait when nothing was.
+        // One request resolves; others use the stale addresses, or wait when there are none.
         let asking = match (Arc::clone(&self.names.asking).try_lock_owned(), &stale) {
             (Ok(asking), _) => asking,
             (Err(_), Some(known)) => return Ok(Arc::clone(known)),
@@ -297,8 +297,8 @@ impl Backend {
         }
         let (host, port) = (self.settings.host().to_owned(), self.settings.port());
         let names = Arc::clone(&self.names.known);
-        // A task of its own: each question holds a blocking thread until the resolver answers, also when the request
-        // that asked has gone, and the next request must not take another one.
+        // A separate task: a lookup holds a blocking thread until the resolver answers, even when the request that
+        // started it is gone, and the next request must not occupy another thread.
         let lookup = tokio::spawn(async move {
             let _asking = asking;
             let addresses = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
@@ -308,7 +308,7 @@ impl Backend {
         });
         match lookup.await.map_err(std::io::Error::other).flatten() {
             Ok(known) => Ok(known),
-            // A resolver that is away must not take reachable backends with it.
+            // When the resolver fails, backends with known addresses remain reachable.
             Err(error) => stale.ok_or(error),
         }
     }

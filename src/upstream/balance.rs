@@ -1,28 +1,28 @@
-//! Which of several backends a request goes to: the nearest tier that is well, there the session's own
-//! backend, else the one with the least to do.
+//! Load balancing: the lowest tier with a healthy backend, in it the backend that served the session last, else the one
+//! with the fewest requests in flight.
 
 use super::health::HealthState;
 
-/// What the choice looks at.
+/// One backend to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Nearer ones come first; equals share one.
+    /// Lower tiers are preferred.
     pub tier: usize,
-    /// The backend's mark ([`mark`] of its name).
+    /// [`mark`] of its name.
     pub mark: u64,
-    /// Requests it has open.
+    /// Requests in flight.
     pub load: usize,
     /// Its health.
     pub state: HealthState,
 }
 
-/// The position of the one to ask. `home` is the mark of the backend that served the session last, so that
-/// its prompt cache stays warm; `session` is the mark of the session, which decides between equals in the
-/// same way on each gateway. When all are out, the choice is made as if none was: asking is all that is left.
+/// Returns the position of the chosen backend; `None` when there is none to choose from. `home` is the mark of the backend
+/// that served the session last, whose prompt cache is warm. `session` is the mark of the session; it decides between equal
+/// backends, in the same way on every instance. When all are ejected, the choice is made as if none were.
 pub fn choose(candidates: &[Candidate], home: Option<u64>, session: u64) -> Option<usize> {
-    let nobody_is_well = candidates.iter().all(|candidate| candidate.state == HealthState::Ejected);
+    let all_ejected = candidates.iter().all(|candidate| candidate.state == HealthState::Ejected);
     let open = candidates.iter().enumerate();
-    let open = open.filter(|(_, candidate)| nobody_is_well || candidate.state != HealthState::Ejected);
+    let open = open.filter(|(_, candidate)| all_ejected || candidate.state != HealthState::Ejected);
     let best = open.min_by_key(|(_, candidate)| {
         let is_home = home == Some(candidate.mark);
         let load = if is_home { 0 } else { candidate.load };
@@ -31,7 +31,7 @@ pub fn choose(candidates: &[Candidate], home: Option<u64>, session: u64) -> Opti
     best.map(|(at, _)| at)
 }
 
-/// The mark of a name: FNV-1a, never 0, the same in every process.
+/// Returns the hash of a name: 64-bit FNV-1a, never 0, the same in every process.
 pub fn mark(name: &str) -> u64 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -39,8 +39,8 @@ pub fn mark(name: &str) -> u64 {
     hash.max(1)
 }
 
-/// Rendezvous hashing: the backend with the highest weight takes the session, and when one goes, only its
-/// own sessions move. The mixing is that of SplitMix64.
+/// Weight in rendezvous hashing: the backend with the highest weight takes the session, and when a backend goes, only its
+/// own sessions move. The mixing function is SplitMix64's.
 fn weight(session: u64, backend: u64) -> u64 {
     let mut mixed = session ^ backend.rotate_left(32);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

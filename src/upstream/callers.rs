@@ -1,8 +1,7 @@
-//! What single callers met at a backend: one whose requests alone fail, or whose own limit is reached, is kept
-//! away from it for a while, and nobody else is.
+//! Failures of single callers at a backend. A caller whose requests fail while others succeed, or that has reached its own
+//! rate limit, is kept away from the backend for a while; other callers are not affected.
 //!
-//! Bounded: at most [`MOST`] callers of a backend are remembered, and one more is not. Answers to callers of whom
-//! nothing is remembered cost one atomic load while there are none at all.
+//! At most [`MOST`] callers are remembered per backend. While none is, a response costs one atomic load.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,10 +12,10 @@ use parking_lot::{Mutex, MutexGuard};
 use super::health::{Attempt, Settings};
 use crate::clock::{Moment, millis};
 
-/// Callers that are remembered.
+/// The largest number of callers remembered.
 const MOST: usize = 4096;
 
-/// The callers of one backend for whom something failed since they were last answered.
+/// Callers of one backend whose requests failed since their last response.
 #[derive(Debug, Default)]
 pub struct Callers {
     count: AtomicUsize,
@@ -25,7 +24,7 @@ pub struct Callers {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Caller {
-    /// Failed requests in a row.
+    /// Consecutive failed requests.
     failures: u32,
     /// Rests in a row.
     ejections: u32,
@@ -34,17 +33,17 @@ struct Caller {
 }
 
 impl Callers {
-    /// Whether this caller should ask another backend now.
+    /// Returns whether this caller should use another backend now.
     pub fn is_kept_away(&self, caller: u64, now: Moment) -> bool {
         self.count.load(Relaxed) > 0 && self.map().get(&caller).is_some_and(|found| found.until > now)
     }
 
-    /// How many are kept away now.
+    /// Returns the number of callers kept away now.
     pub fn kept_away(&self, now: Moment) -> usize {
         self.map().values().filter(|found| found.until > now).count()
     }
 
-    /// It was answered: what was remembered is forgotten, unless the request was sent before.
+    /// Records a response: the caller is forgotten, unless the request was sent before it was kept away.
     pub fn answered(&self, attempt: Attempt) {
         if self.count.load(Relaxed) == 0 {
             return;
@@ -59,7 +58,7 @@ impl Callers {
         self.count.store(map.len(), Relaxed);
     }
 
-    /// A request of this caller's failed; how long it is kept away now, if this was one too many.
+    /// Records a failed request. Returns how long the caller is kept away, if this failure caused that.
     pub fn failed(&self, attempt: Attempt, settings: &Settings, now: Moment) -> Option<Duration> {
         self.change(attempt.caller, now, |found| {
             if found.until > now {
@@ -76,7 +75,7 @@ impl Callers {
         })
     }
 
-    /// The backend told this caller to stay away for `wait`; how long it does.
+    /// Records a `Retry-After` of `wait`. Returns how long the caller is kept away.
     pub fn told(
         &self,
         attempt: Attempt,
@@ -91,7 +90,7 @@ impl Callers {
         })
     }
 
-    /// Changes what is remembered of a caller; `None` also where there is no room for one more.
+    /// Applies `change` to a caller; `None` also when there is no room for another caller.
     fn change(
         &self,
         caller: u64,

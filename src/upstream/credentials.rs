@@ -1,4 +1,4 @@
-//! `backends.NAME.auth`: whose credential a backend gets. Where credentials stand in a request is in
+//! `backends.NAME.auth`: whose credential a backend gets. Where a request carries credentials is defined in
 //! [`crate::protocol::dialects::credentials`].
 
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Auth {
         }
     }
 
-    /// Whether the configured key is spent on whoever calls.
+    /// Returns whether every caller uses the configured key.
     pub fn is_injected(&self) -> bool {
         matches!(self, Self::Inject { .. })
     }

@@ -34,7 +34,7 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 };
 
 /// The same for a connection that may carry many requests. All new ones would go to a dead one, too, so bytes that
-/// are not acknowledged end it; and whoever speaks HTTP/2 reads his connection at all times.
+/// are not acknowledged end it; and an HTTP/2 peer always reads its connection.
 const SHARED_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     #[cfg(target_os = "linux")]
     user_timeout: Duration::from_secs(120),
@@ -96,7 +96,7 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     options.h2_connection_window_size = Some(CONNECTION_WINDOW);
     options.connection_timeout = Some(connect_limit);
     options.total_connection_timeout = Some(connect_limit);
-    // Silence is measured at the door, where it can be told from a slow reader.
+    // `proxy/downstream` measures the idle time, because it can distinguish a silent backend from a slow client.
     options.read_timeout = None;
     options.write_timeout = None;
     options.idle_timeout = Some(POOL_IDLE);
@@ -121,7 +121,7 @@ pub fn for_upgrade(peer: &mut HttpPeer) {
     peer.options.set_http_version(1, 1);
 }
 
-/// Whether the backend has told that it has not looked at this request and will not: any method may be sent again
+/// Returns whether the backend has said that it did not process this request: any method may be sent again
 /// (RFC 9113, 6.8 and 8.7).
 pub fn is_unprocessed(error: &Error) -> bool {
     error.root_cause().downcast_ref::<h2::Error>().is_some_and(|error| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::fault::Faults;
 
-/// More backends than this are never asked for one request: Pingora gives up after 16 tries.
+/// The largest `attempts`; Pingora gives up after 16 attempts.
 const MAX_ATTEMPTS: u32 = 8;
 
 /// `backends.NAME.retries`.
@@ -21,7 +21,7 @@ pub struct Written {
     pub on: Vec<Failure>,
 }
 
-/// How a backend failed before a byte of its answer went to the client.
+/// How a backend failed before a byte of its response was sent to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
@@ -38,7 +38,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The word of the file and of the metric's label.
+    /// The word in the configuration and in the metric's label.
     pub fn name(self) -> &'static str {
         match self {
             Self::ConnectFailure => "connect_failure",
@@ -67,12 +67,12 @@ impl Default for Written {
 pub struct Retries {
     /// How many other backends may be asked.
     pub attempts: u32,
-    /// A bit for each [`Failure`].
+    /// Bit set of [`Failure`].
     on: u8,
 }
 
 impl Retries {
-    /// Whether another backend is asked after this failure.
+    /// Returns whether another backend is tried after this failure.
     pub fn follow(self, failure: Failure) -> bool {
         self.on & bit(failure) != 0
     }

@@ -247,6 +247,9 @@ pub struct Capture {
     pub status: Option<u16>,
     /// How it ended, such as `ok` or `session_killed`.
     pub outcome: String,
+    /// Milliseconds from the end of the head to the first attempt at a backend; absent when none was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u64>,
     /// Whether `capture.redact` was on.
     pub redacted: bool,
     /// The request body as the client sent it.

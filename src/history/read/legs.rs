@@ -18,7 +18,7 @@ use crate::ids::Uid;
 const PAGE: i64 = 1000;
 
 /// The CSV columns of legs.
-const COLUMNS: [Column; 31] = [
+const COLUMNS: [Column; 32] = [
     ("uid", "/uid"),
     ("session_id", "/session_id"),
     ("request_id", "/request_id"),
@@ -26,6 +26,7 @@ const COLUMNS: [Column; 31] = [
     ("kind", "/kind"),
     ("started_at", "/started_at"),
     ("duration_ms", "/duration_ms"),
+    ("queue_ms", "/queue_ms"),
     ("ttfb_ms", "/ttfb_ms"),
     ("method", "/method"),
     ("path", "/path"),

@@ -11,7 +11,7 @@
 
 mod accept;
 mod h2_budget;
-mod handle;
+pub(crate) mod handle;
 mod session;
 mod timing;
 

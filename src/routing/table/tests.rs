@@ -61,7 +61,7 @@ fn faults_of(written: Written, backends: &[BackendRule]) -> String {
     faults.to_string()
 }
 
-fn decision(backend: usize, via: Method, strip: usize) -> Result<Decision, RouteError> {
+fn decision(backend: usize, via: RouteMethod, strip: usize) -> Result<Decision, RouteError> {
     Ok(Decision { backend, served_as: None, via, strip, others: Vec::new() })
 }
 
@@ -69,19 +69,21 @@ fn decision(backend: usize, via: Method, strip: usize) -> Result<Decision, Route
 fn the_methods_decide_in_the_configured_order() {
     let chat = "/v1/chat/completions";
     let standard = table(Written::default(), &providers());
-    assert_eq!(standard.decide(Some("mistral"), chat, Some("gpt-5")), decision(3, Method::Header, 0));
-    assert_eq!(standard.decide(None, chat, Some("gpt-5")), decision(1, Method::Model, 0));
-    assert_eq!(standard.decide(None, "/openai/v1/models", None), decision(1, Method::Path, 7));
-    assert_eq!(standard.decide(None, chat, Some("llama3")), decision(0, Method::Default, 0));
-    assert_eq!(standard.decide(None, chat, None), decision(0, Method::Default, 0));
+    assert_eq!(standard.decide(Some("mistral"), chat, Some("gpt-5")), decision(3, RouteMethod::Header, 0));
+    assert_eq!(standard.decide(None, chat, Some("gpt-5")), decision(1, RouteMethod::Model, 0));
+    assert_eq!(standard.decide(None, "/openai/v1/models", None), decision(1, RouteMethod::Path, 7));
+    assert_eq!(standard.decide(None, chat, Some("llama3")), decision(0, RouteMethod::Default, 0));
+    assert_eq!(standard.decide(None, chat, None), decision(0, RouteMethod::Default, 0));
 
-    let path_first =
-        Written { methods: vec![Method::Path, Method::Model, Method::Default], ..Written::default() };
+    let path_first = Written {
+        methods: vec![RouteMethod::Path, RouteMethod::Model, RouteMethod::Default],
+        ..Written::default()
+    };
     let path_first = table(path_first, &providers());
-    assert_eq!(path_first.decide(None, "/mistral/v1", Some("gpt-5")), decision(3, Method::Path, 8));
+    assert_eq!(path_first.decide(None, "/mistral/v1", Some("gpt-5")), decision(3, RouteMethod::Path, 8));
     assert_eq!(
         path_first.decide(Some("openai"), chat, None),
-        decision(0, Method::Default, 0),
+        decision(0, RouteMethod::Default, 0),
         "a method that is not listed does nothing"
     );
 }
@@ -90,21 +92,21 @@ fn the_methods_decide_in_the_configured_order() {
 fn a_backend_header_that_names_nobody_is_refused() {
     let table = table(Written::default(), &providers());
     assert_eq!(table.decide(Some("opnai"), "/", None), Err(RouteError::UnknownBackend("opnai".into())));
-    assert_eq!(table.decide(Some("  "), "/", None), decision(0, Method::Default, 0));
-    assert_eq!(table.decide(Some(" openai "), "/", None), decision(1, Method::Header, 0));
+    assert_eq!(table.decide(Some("  "), "/", None), decision(0, RouteMethod::Default, 0));
+    assert_eq!(table.decide(Some(" openai "), "/", None), decision(1, RouteMethod::Header, 0));
 }
 
 #[test]
 fn a_path_prefix_matches_a_whole_segment() {
     let table = table(Written::default(), &providers());
-    assert_eq!(table.decide(None, "/openai", None), decision(1, Method::Path, 7));
-    assert_eq!(table.decide(None, "/openai/", None), decision(1, Method::Path, 7));
-    assert_eq!(table.decide(None, "/openai?x=/y", None), decision(1, Method::Path, 7));
-    assert_eq!(table.decide(None, "/openai2/v1", None), decision(0, Method::Default, 0));
-    assert_eq!(table.decide(None, "/v1/openai/x", None), decision(0, Method::Default, 0));
-    assert_eq!(table.decide(None, "openai/v1", None), decision(0, Method::Default, 0));
-    assert_eq!(table.decide(None, "//openai/v1", None), decision(0, Method::Default, 0));
-    assert_eq!(table.decide(None, "", None), decision(0, Method::Default, 0));
+    assert_eq!(table.decide(None, "/openai", None), decision(1, RouteMethod::Path, 7));
+    assert_eq!(table.decide(None, "/openai/", None), decision(1, RouteMethod::Path, 7));
+    assert_eq!(table.decide(None, "/openai?x=/y", None), decision(1, RouteMethod::Path, 7));
+    assert_eq!(table.decide(None, "/openai2/v1", None), decision(0, RouteMethod::Default, 0));
+    assert_eq!(table.decide(None, "/v1/openai/x", None), decision(0, RouteMethod::Default, 0));
+    assert_eq!(table.decide(None, "openai/v1", None), decision(0, RouteMethod::Default, 0));
+    assert_eq!(table.decide(None, "//openai/v1", None), decision(0, RouteMethod::Default, 0));
+    assert_eq!(table.decide(None, "", None), decision(0, RouteMethod::Default, 0));
 }
 
 #[test]
@@ -201,14 +203,14 @@ fn an_alias_is_no_way_around_a_blocked_model() {
 fn the_prefix_is_stripped_whoever_decided() {
     let standard = table(Written::default(), &providers());
     let claude = standard.decide(None, "/anthropic/v1/messages", Some("claude-opus-4-6"));
-    assert_eq!(claude, decision(2, Method::Model, 10));
+    assert_eq!(claude, decision(2, RouteMethod::Model, 10));
     let header = standard.decide(Some("mistral"), "/openai/v1/models", None);
-    assert_eq!(header, decision(3, Method::Header, 7));
+    assert_eq!(header, decision(3, RouteMethod::Header, 7));
 
-    let no_path = Written { methods: vec![Method::Header, Method::Default], ..Written::default() };
+    let no_path = Written { methods: vec![RouteMethod::Header, RouteMethod::Default], ..Written::default() };
     assert_eq!(
         table(no_path, &providers()).decide(None, "/openai/v1", None),
-        decision(0, Method::Default, 0)
+        decision(0, RouteMethod::Default, 0)
     );
 }
 
@@ -216,8 +218,8 @@ fn the_prefix_is_stripped_whoever_decided() {
 fn strict_models_have_no_default() {
     let strict = table(Written { strict_models: true, ..Written::default() }, &providers());
     assert_eq!(strict.decide(None, "/v1/chat/completions", Some("llama3")), Err(RouteError::NoRoute));
-    assert_eq!(strict.decide(None, "/v1/models", None), decision(0, Method::Default, 0));
-    assert_eq!(strict.decide(None, "/ollama/api/chat", Some("llama3")), decision(0, Method::Path, 7));
+    assert_eq!(strict.decide(None, "/v1/models", None), decision(0, RouteMethod::Default, 0));
+    assert_eq!(strict.decide(None, "/ollama/api/chat", Some("llama3")), decision(0, RouteMethod::Path, 7));
 }
 
 #[test]
@@ -227,7 +229,7 @@ fn a_blocked_model_is_refused_however_it_comes() {
     let blocked = |model: &str| Err(RouteError::BlockedModel(model.into()));
     assert_eq!(table.decide(None, "/v1/chat/completions", Some("gpt-4o")), blocked("gpt-4o"));
     assert_eq!(table.decide(Some("ollama"), "/openai/v1", Some("GPT-4")), blocked("GPT-4"));
-    assert_eq!(table.decide(None, "/", Some("gpt-5")), decision(1, Method::Model, 0));
+    assert_eq!(table.decide(None, "/", Some("gpt-5")), decision(1, RouteMethod::Model, 0));
 }
 
 #[test]
@@ -236,15 +238,15 @@ fn the_default_is_marked_or_named_or_the_only_one() {
         |written: Written, backends: &[BackendRule]| table(written, backends).decide(None, "/", None);
     let named = |name: &str| Written { default_backend: name.into(), ..Written::default() };
     let plain = [rule("a", &[], false), rule("b", &[], false)];
-    assert_eq!(default(Written::default(), &providers()), decision(0, Method::Default, 0));
-    assert_eq!(default(named("b"), &plain), decision(1, Method::Default, 0));
-    assert_eq!(default(Written::default(), &plain[..1]), decision(0, Method::Default, 0));
+    assert_eq!(default(Written::default(), &providers()), decision(0, RouteMethod::Default, 0));
+    assert_eq!(default(named("b"), &plain), decision(1, RouteMethod::Default, 0));
+    assert_eq!(default(Written::default(), &plain[..1]), decision(0, RouteMethod::Default, 0));
     assert_eq!(default(Written::default(), &plain), Err(RouteError::NoRoute));
 }
 
 #[test]
 fn faults_name_the_key_and_the_remedy() {
-    let twice = vec![Method::Path, Method::Path];
+    let twice = vec![RouteMethod::Path, RouteMethod::Path];
     let written = Written { methods: twice, header: "X Backend".into(), ..Written::default() };
     let backends = [rule("openai", &[], true), rule("ollama", &[], true)];
     assert_eq!(

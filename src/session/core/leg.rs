@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::manager::Manager;
-use super::request::LegReport;
 use super::session::Session;
 use crate::ids::{BackendName, LegId};
 use crate::protocol::facts::tools_offered::ToolsOffered;
 use crate::protocol::facts::usage::Usage;
 use crate::session::views::kill_order::KillOrder;
+use crate::summary::RequestSummary;
 
 /// An open leg. It counts until it is settled or dropped, whichever comes first, so that a cancelled future leaves
 /// its session consistent.
@@ -60,9 +60,10 @@ impl Leg {
         self.session.add_usage(self.id, model, usage);
     }
 
-    /// Closes the leg with its report. A second report changes nothing.
-    pub fn settle(&mut self, report: LegReport) {
-        self.close(Some(report));
+    /// Closes the leg with the summary of its request. A second one changes nothing. The byte totals of the session are
+    /// counted as bytes pass (`Session::add_bytes_in`, `Session::add_bytes_out`).
+    pub fn settle(&mut self, summary: &RequestSummary) {
+        self.close(Some(summary));
     }
 
     /// Removes the leg, and the bytes it counted, as if it had never been opened: it turned out to belong to
@@ -72,9 +73,9 @@ impl Leg {
         self.manager.withdraw(&self.session, self.id, bytes_in);
     }
 
-    fn close(&mut self, report: Option<LegReport>) {
+    fn close(&mut self, summary: Option<&RequestSummary>) {
         if std::mem::take(&mut self.open) {
-            self.manager.close(&self.session, self.id, report);
+            self.manager.close(&self.session, self.id, summary);
         }
     }
 }

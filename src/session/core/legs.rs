@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::request::{LegReport, LegStart};
+use super::request::LegStart;
 use super::session::{Closed, Inner, NotOpened, OpenLeg, Session};
 use super::totals;
 use crate::clock::{Clock, Moment};
@@ -11,6 +11,7 @@ use crate::protocol::facts::tools_offered::ToolsOffered;
 use crate::protocol::facts::usage::Usage;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{Identity, SessionState};
+use crate::summary::{DROPPED, RequestSummary};
 
 impl Session {
     /// Opens a leg, unless the session has ended or the agent is killed.
@@ -89,7 +90,7 @@ impl Session {
     pub(in crate::session) fn close(
         &self,
         id: LegId,
-        report: Option<LegReport>,
+        summary: Option<&RequestSummary>,
         wanted: bool,
         now: Moment,
     ) -> Option<Closed> {
@@ -97,16 +98,20 @@ impl Session {
         let at = inner.legs.iter().position(|leg| leg.id == id)?;
         let leg = inner.legs.swap_remove(at);
         self.touch(now);
-        let report = report.unwrap_or_else(|| LegReport {
-            duration: now.since(leg.started),
-            outcome: "dropped",
-            ..LegReport::default()
-        });
-        if totals::failed(&report) {
+        let dropped;
+        let summary = match summary {
+            Some(summary) => summary,
+            None => {
+                let duration = now.since(leg.started);
+                dropped = RequestSummary { duration, outcome: DROPPED, ..RequestSummary::default() };
+                &dropped
+            }
+        };
+        if totals::failed(summary) {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
-        inner.leave(leg.agent, report.usage, now);
-        let kept = inner.totals.add(leg.line, report);
+        inner.leave(leg.agent, summary.usage, now);
+        let kept = inner.totals.add(leg.line, summary);
         let kept = wanted.then(|| kept.clone());
         let was_last = inner.state.is_final() && inner.legs.is_empty() && !inner.recorded;
         Some(Closed { kept, was_last })

@@ -16,7 +16,6 @@ use super::event::{Event, Listener, ServedLeg};
 use super::kill_orders::KillOrders;
 use super::registry::Registry;
 use super::replication::{Local, Replication};
-use super::request::LegReport;
 use super::session::{Closed, End, Inner, Session};
 use super::start_rate::StartLimiter;
 use super::upgrade_peers::UpgradePeers;
@@ -27,6 +26,7 @@ use crate::session::store::SessionStore;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 use crate::session::views::stats::Stats;
+use crate::summary::RequestSummary;
 
 /// Events that a slow reader of the feed may lag behind before it loses some.
 const FEED: usize = 1024;
@@ -222,9 +222,14 @@ impl Manager {
     }
 
     /// Closes a leg, and writes the record if an ended session waited for it.
-    pub(in crate::session) fn close(&self, live: &Arc<Session>, leg: LegId, report: Option<LegReport>) {
-        let usage = if self.wants_legs { report.as_ref().and_then(|report| report.usage) } else { None };
-        let closed = live.close(leg, report, self.wants_legs, self.clock.now());
+    pub(in crate::session) fn close(
+        &self,
+        live: &Arc<Session>,
+        leg: LegId,
+        summary: Option<&RequestSummary>,
+    ) {
+        let usage = if self.wants_legs { summary.and_then(|summary| summary.usage) } else { None };
+        let closed = live.close(leg, summary, self.wants_legs, self.clock.now());
         let Some(Closed { kept, was_last }) = closed else { return };
         if let Some(kept) = kept {
             self.listener.on_leg(ServedLeg { uid: live.uid(), kept, usage });

@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
-use crate::session::views::request_line::{LegKind, RequestLine, SocketReport, clipped};
+use crate::session::views::request_line::{LegKind, RequestLine, clipped};
+use crate::summary::SocketReport;
 
 /// Number of strings in a line.
 const TEXTS: usize = 11;
@@ -23,6 +24,7 @@ pub(in crate::session) struct PackedRequest {
     input_tokens_estimate: u32,
     /// Milliseconds, up to 49 days.
     duration_ms: u32,
+    queue_ms: Option<u32>,
     ttfb_ms: Option<u32>,
     /// Nanoseconds since 1970, up to the year 2262.
     started_at: i64,
@@ -63,6 +65,7 @@ impl From<RequestLine> for PackedRequest {
             status: line.status,
             input_tokens_estimate: saturated(line.input_tokens_estimate),
             duration_ms: saturated(line.duration_ms),
+            queue_ms: line.queue_ms.map(saturated),
             ttfb_ms: line.ttfb_ms.map(saturated),
             started_at: line.started_at.as_nanosecond().try_into().unwrap_or(i64::MAX),
             tools: line.tools,
@@ -110,6 +113,7 @@ impl PackedRequest {
             tools: self.tools.clone(),
             stream: self.stream,
             duration_ms: u64::from(self.duration_ms),
+            queue_ms: self.queue_ms.map(u64::from),
             ttfb_ms: self.ttfb_ms.map(u64::from),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
@@ -175,6 +179,7 @@ mod tests {
         full.tools.add("get_weather", 2);
         full.stream = true;
         full.duration_ms = 1234;
+        full.queue_ms = Some(12);
         full.ttfb_ms = Some(0);
         (full.bytes_in, full.bytes_out) = (u64::MAX, 7);
         full.socket = Some(Box::new(SocketReport {

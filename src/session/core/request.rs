@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cut::Cut;
-use crate::error::ErrorKind;
-use crate::ids::{BackendName, PrincipalId, RequestId, SessionKey};
-use crate::protocol::facts::tools::ToolCounts;
-use crate::protocol::facts::usage::Usage;
+use crate::ids::{PrincipalId, RequestId, SessionKey};
 use crate::session::store::StoreError;
 use crate::session::views::kill_order::KillOrder;
-use crate::session::views::request_line::{LegKind, SocketReport};
+use crate::session::views::request_line::LegKind;
 use crate::session::views::state::Identity;
 
 /// A request for a session.
@@ -47,46 +44,6 @@ pub struct LegStart {
     pub request_id: RequestId,
     /// The slot that a kill cuts.
     pub cut: Arc<Cut>,
-}
-
-/// What the leg did. The byte totals of the session are counted as bytes pass (`Session::add_bytes_in`,
-/// `Session::add_bytes_out`); the values here are for the request line.
-#[derive(Clone, Debug, Default)]
-pub struct LegReport {
-    /// The backend that served it; `None` keeps the one of `Leg::routed`.
-    pub backend: Option<BackendName>,
-    /// The backend that failed first, if the request failed over.
-    pub failover_from: Option<BackendName>,
-    /// Number of backends tried.
-    pub attempts: u32,
-    /// The model, as the request or the response names it; `None` keeps the one of `Leg::routed`.
-    pub model: Option<String>,
-    /// The operation of a JSON-RPC request: `tools/call get_weather`.
-    pub operation: Option<String>,
-    /// The status sent to the client.
-    pub status: Option<u16>,
-    /// Why it was refused or failed.
-    pub error: Option<ErrorKind>,
-    /// The provider's token counts.
-    pub usage: Option<Usage>,
-    /// Why the model stopped, in the provider's terms.
-    pub stop_reason: Option<Box<str>>,
-    /// Tools that the model called.
-    pub tools: ToolCounts,
-    /// From the request to the first byte of the response.
-    pub ttfb: Option<Duration>,
-    /// From the request to its end.
-    pub duration: Duration,
-    /// Bytes received from the client by this leg.
-    pub bytes_in: u64,
-    /// Bytes sent to the client by this leg.
-    pub bytes_out: u64,
-    /// True if the response was a stream.
-    pub stream: bool,
-    /// Traffic of an upgraded connection; `None` for other requests.
-    pub socket: Option<Box<SocketReport>>,
-    /// The outcome in one word: `completed`, `killed`, `client_gone`.
-    pub outcome: &'static str,
 }
 
 /// A limit on active sessions.

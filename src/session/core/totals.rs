@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::packed_requests::PackedRequest;
-use super::request::LegReport;
+use crate::capture::redact_text;
 use crate::clock::millis;
 use crate::error::ErrorKind;
 use crate::ids::BackendName;
@@ -12,6 +12,7 @@ use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 use crate::session::views::latency::Latencies;
 use crate::session::views::request_line::{BackendUse, LAST_REQUESTS, ModelUse, RequestLine, clipped};
+use crate::summary::RequestSummary;
 
 /// Distinct models and distinct errors that are counted separately; further models count as [`OTHER`].
 const DISTINCT: usize = 32;
@@ -86,37 +87,46 @@ impl SessionTotals {
     }
 
     /// Adds a finished leg and returns its packed form. `line` has what was known at its start.
-    pub(in crate::session) fn add(&mut self, mut line: RequestLine, report: LegReport) -> &PackedRequest {
-        self.routed(&mut line, report.backend.as_ref(), report.model.as_deref());
-        if let Some(usage) = report.usage {
+    pub(in crate::session) fn add(
+        &mut self,
+        mut line: RequestLine,
+        summary: &RequestSummary,
+    ) -> &PackedRequest {
+        self.routed(
+            &mut line,
+            summary.backend.as_ref(),
+            summary.model.as_deref().map(redact_text).as_deref(),
+        );
+        if let Some(usage) = summary.usage {
             self.add_usage(line.model.as_deref(), usage);
         }
-        if let Some(ttfb) = report.ttfb {
+        if let Some(ttfb) = summary.ttfb {
             self.ttfb.add(millis(ttfb));
         }
-        if let Some(failure) = failure(&report) {
+        if let Some(failure) = failure(summary) {
             self.failure(failure);
         }
-        line.operation = report.operation.as_deref().map(|operation| clipped(operation).into());
-        if report.failover_from.is_some() {
+        line.operation = summary.operation.as_deref().map(|operation| clipped(operation).into());
+        if summary.failover_from.is_some() {
             self.seldom().failovers += 1;
         }
-        line.failover_from = report.failover_from;
-        line.attempts = report.attempts;
-        line.status = report.status;
-        line.error = report.error.map(|kind| kind.code().into());
-        line.outcome = report.outcome.into();
-        if !report.tools.is_empty() {
-            self.seldom().tools.add_all(&report.tools);
+        line.failover_from.clone_from(&summary.failover_from);
+        line.attempts = summary.attempts;
+        line.status = summary.status;
+        line.error = summary.error.map(|kind| kind.code().into());
+        line.outcome = summary.outcome.into();
+        if !summary.tools.is_empty() {
+            self.seldom().tools.add_all(&summary.tools);
         }
-        line.stop_reason = report.stop_reason;
-        line.tools = report.tools;
-        line.stream = report.stream;
-        line.duration_ms = millis(report.duration);
-        line.ttfb_ms = report.ttfb.map(millis);
-        line.bytes_in = report.bytes_in;
-        line.bytes_out = report.bytes_out;
-        if let Some(mut socket) = report.socket {
+        line.stop_reason.clone_from(&summary.stop_reason);
+        line.tools = summary.tools.clone();
+        line.stream = summary.stream;
+        line.duration_ms = millis(summary.duration);
+        line.queue_ms = summary.queue.map(millis);
+        line.ttfb_ms = summary.ttfb.map(millis);
+        line.bytes_in = summary.bytes_in;
+        line.bytes_out = summary.bytes_out;
+        if let Some(mut socket) = summary.socket.clone() {
             socket.usage = line.socket.take().map_or_else(Usage::default, |counted| counted.usage);
             line.socket = Some(socket);
         }
@@ -235,13 +245,13 @@ impl SessionTotals {
 }
 
 /// True if the leg counts as an error of its session.
-pub(in crate::session) fn failed(report: &LegReport) -> bool {
-    failure(report).is_some()
+pub(in crate::session) fn failed(summary: &RequestSummary) -> bool {
+    failure(summary).is_some()
 }
 
 /// A status below 400 with an error means that the response broke off: then the error code says more.
-fn failure(report: &LegReport) -> Option<Failure> {
-    match (report.status, report.error) {
+fn failure(summary: &RequestSummary) -> Option<Failure> {
+    match (summary.status, summary.error) {
         (Some(status), _) if status >= 400 => Some(Failure::Status(status)),
         (_, Some(kind)) => Some(Failure::Code(kind)),
         _ => None,

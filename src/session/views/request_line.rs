@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AgentId, BackendName, RequestId};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
-use crate::protocol::wire::websocket::Traffic;
+use crate::summary::SocketReport;
 
 /// Requests of a session that are kept individually.
 pub(in crate::session) const LAST_REQUESTS: usize = 20;
@@ -73,6 +73,9 @@ pub struct RequestLine {
     pub stream: bool,
     /// Milliseconds from the request to its end.
     pub duration_ms: u64,
+    /// Milliseconds from the end of the head to the first attempt at a backend; absent when none was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u64>,
     /// Milliseconds from the request to the first byte of the response.
     pub ttfb_ms: Option<u64>,
     /// Bytes received from the client.
@@ -102,22 +105,6 @@ pub struct ModelUse {
     pub requests: u64,
     /// The provider's own token counts, summed.
     #[serde(flatten)]
-    pub usage: Usage,
-}
-
-/// Traffic of a WebSocket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SocketReport {
-    /// From the client.
-    #[serde(rename = "in")]
-    pub from_client: Traffic,
-    /// From the backend.
-    #[serde(rename = "out")]
-    pub from_backend: Traffic,
-    /// The code of the Close frame; `None` if there was none.
-    pub close_code: Option<u16>,
-    /// Token counts of its responses, summed while it is open.
-    #[serde(skip)]
     pub usage: Usage,
 }
 
@@ -154,6 +141,7 @@ impl RequestLine {
             tools: ToolCounts::default(),
             stream: false,
             duration_ms: 0,
+            queue_ms: None,
             ttfb_ms: None,
             bytes_in: 0,
             bytes_out: 0,

@@ -44,6 +44,7 @@ fn access() -> AccessLine<'static> {
         operation: None,
         bytes_in: 10,
         bytes_out: 20,
+        queue_ms: Some(3),
         ttfb_ms: Some(400),
         stream: true,
         client: Some("claude-code"),

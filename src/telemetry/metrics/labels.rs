@@ -1,36 +1,73 @@
-//! Values of labels.
+//! Values of labels that are closed sets.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Replaces a value that is out of bounds: a label never takes arbitrary values from a client.
 pub(super) const OTHER: &str = "other";
 
-/// How a request found its backend; the `route` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// The `X-Backend` header.
+/// How the backend of a request is found: a method of `routing.methods`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Method")]
+pub enum RouteMethod {
+    /// The header `routing.header` names it.
     Header,
-    /// The model in the body.
+    /// The model in the body matches one of its patterns.
     Model,
-    /// A path prefix.
+    /// The first segment of the path is its name.
     Path,
-    /// The default backend.
+    /// Nothing else matched.
     Default,
-    /// ELIDA answered the request itself (health, `HEAD /`).
-    Local,
-    /// The request was refused before a backend was chosen.
-    Refused,
 }
 
-impl Route {
-    /// The number of variants.
-    pub(in crate::telemetry) const COUNT: usize = 6;
-
-    pub(in crate::telemetry) fn label(self) -> &'static str {
+impl RouteMethod {
+    /// The word in the file, in log lines and in the `route` label.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Header => "header",
             Self::Model => "model",
             Self::Path => "path",
             Self::Default => "default",
-            Self::Local => "local",
+        }
+    }
+}
+
+impl fmt::Display for RouteMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What served a request; the `route` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// A backend, found by this method.
+    Backend(RouteMethod),
+    /// The proxy itself (health, `HEAD /`, the merged model list).
+    Builtin,
+    /// Nothing: the request was refused before a backend was chosen.
+    Refused,
+}
+
+impl Served {
+    /// How many values there are.
+    pub(in crate::telemetry) const COUNT: usize = 6;
+
+    pub(in crate::telemetry) fn index(self) -> usize {
+        match self {
+            Self::Backend(method) => method as usize,
+            Self::Builtin => 4,
+            Self::Refused => 5,
+        }
+    }
+
+    pub(in crate::telemetry) fn label(self) -> &'static str {
+        match self {
+            Self::Backend(method) => method.name(),
+            Self::Builtin => "local",
             Self::Refused => "refused",
         }
     }

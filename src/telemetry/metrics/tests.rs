@@ -15,7 +15,7 @@ fn a_request_leaves_its_numbers() {
     backend.bytes_out(12);
     backend.first_byte(Duration::from_millis(30));
     backend.error("backend_timeout");
-    backend.finished(Route::Model, "POST", 200, Duration::from_millis(700));
+    backend.finished(Served::Backend(RouteMethod::Model), "POST", 200, Duration::from_millis(700));
     backend.tokens("gpt-5", &[(TokenKind::Input, 7), (TokenKind::Reasoning, 0)]);
     let text = metrics.encode();
     for (start, value) in [
@@ -80,9 +80,9 @@ fn labels_that_peers_choose_are_bounded() {
     backend.tokens(&"x".repeat(4000), &[(TokenKind::Output, 1)]);
     backend.tokens("model-7", &[(TokenKind::Output, 1)]);
     for method in ["post", "BREW", "A\"B"] {
-        backend.finished(Route::Refused, method, 999, Duration::ZERO);
+        backend.finished(Served::Refused, method, 999, Duration::ZERO);
     }
-    backend.finished(Route::Refused, "GET", 0, Duration::ZERO);
+    backend.finished(Served::Refused, "GET", 0, Duration::ZERO);
     let text = metrics.encode();
     assert_eq!(text.lines().filter(|line| line.starts_with("elida_tokens_total")).count(), 201);
     let other = line(&text, r#"elida_tokens_total{backend="none",model="other""#);

@@ -25,6 +25,8 @@ pub struct Request {
     pub ended: SystemTime,
     /// From its head to the last byte of its answer.
     pub duration: Duration,
+    /// From its head to the first attempt at a backend; `None` when none was asked.
+    pub queue: Option<Duration>,
     /// Its method.
     pub method: Box<str>,
     /// Its path, without a query.

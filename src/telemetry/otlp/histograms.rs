@@ -169,6 +169,7 @@ mod tests {
             request_id: RequestId::fresh(),
             ended: SystemTime::now(),
             duration: Duration::from_secs(1),
+            queue: None,
             method: "POST".into(),
             path: "/".into(),
             status: Some(200),

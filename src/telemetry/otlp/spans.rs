@@ -14,6 +14,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use serde_json::Value;
 
 use super::facts::{ModelCall, Request, Session, Tokens};
+use crate::clock::millis;
 use crate::telemetry::trace::Context;
 
 /// The conventions that the names are taken from.
@@ -106,6 +107,9 @@ fn about_session(request: &Request, attributes: &mut Attributes) {
     attributes.text_option("elida.client", request.client.as_deref());
     attributes.text("elida.request_id", request.request_id.as_str());
     attributes.text("elida.outcome", request.outcome);
+    if let Some(queue) = request.queue {
+        attributes.number("elida.queue_ms", millis(queue));
+    }
 }
 
 fn about_call(call: &ModelCall, attributes: &mut Attributes) {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use crate::support::collector::{Collector, attributes};
 use crate::support::control::Control;
 use crate::support::process::Process;
 use crate::support::wire::Unframed;
@@ -60,7 +61,8 @@ async fn each_request_leaves_one_line_with_all_fields() {
         let line = line_of(&gateway, &id).await;
         assert_eq!((&line["status"], &line["outcome"]), (&json!(status), &json!(outcome)), "{line}");
         let keys: BTreeSet<&str> = line.as_object().expect("an object").keys().map(String::as_str).collect();
-        let expected = FIELDS.into_iter().chain(["timestamp", "level", "message"]);
+        let queue = (!line["backend"].is_null()).then_some("queue_ms");
+        let expected = FIELDS.into_iter().chain(["timestamp", "level", "message"]).chain(queue);
         assert_eq!(keys, expected.collect(), "{line}");
     }
     let served = line_of(&gateway, "request-1").await;
@@ -77,6 +79,42 @@ async fn each_request_leaves_one_line_with_all_fields() {
     let lines = gateway.log_lines();
     let requests = lines.iter().filter(|line| line["message"] == "request_completed").count();
     assert_eq!(requests, 10, "one line each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_before_a_backend_was_asked_is_in_every_report() {
+    const PAUSE: Duration = Duration::from_millis(300);
+    let (demo, collector) = (Demo::start().await, Collector::http().await);
+    let gateway = Gateway::with(format!(
+        "backend: {:?}\nhistory: {{ legs: all }}\ncapture: {{ mode: all }}\n\
+         telemetry: {{ enabled: true, protocol: http, endpoint: \"http://{}/\" }}\n",
+        demo.url(),
+        collector.address()
+    ))
+    .await;
+    let call = Call::chat("hello").session("slow").header("x-request-id", "r-1").bytes("h");
+    let mut client = RawClient::connect(gateway.proxy()).await;
+    client.send(&call[..call.len() - 3]).await.expect("most of the body");
+    tokio::time::sleep(PAUSE).await;
+    client.send(&call[call.len() - 3..]).await.expect("the rest");
+    assert_eq!(client.message(Unframed::Empty).await.expect("an answer").status(), 200);
+    let line = line_of(&gateway, "r-1").await;
+    let queue = &line["queue_ms"];
+    let milliseconds = queue.as_u64().expect("a number");
+    assert!(milliseconds >= 290 && Some(milliseconds) <= line["ttfb_ms"].as_u64(), "{line}");
+    let detail = gateway.session_until("slow", |session| session["requests"][0].is_object()).await;
+    assert_eq!(detail["requests"][0]["queue_ms"], *queue);
+    let captured = |page: &Value| page["captures"][0].is_object();
+    let page = gateway.answer_until("/control/history/slow/captures", captured).await;
+    assert_eq!(page["captures"][0]["queue_ms"], *queue);
+    let span = collector.span("the request", |_, of| of["elida.request_id"] == "r-1").await;
+    assert_eq!(attributes(&span.attributes)["elida.queue_ms"], *queue);
+    assert_eq!(gateway.kill("slow").await.status, 200);
+    let stored = |page: &Value| page["requests"][0].is_object();
+    let page = gateway.answer_until("/control/records/slow/requests", stored).await;
+    assert_eq!(page["requests"][0]["queue_ms"], *queue);
+    Call::chat("hello").session("slow").header("x-request-id", "r-2").send(gateway.proxy()).await;
+    assert_eq!(line_of(&gateway, "r-2").await.get("queue_ms"), None, "no backend was asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,9 @@ use serde_json::json;
 use super::*;
 use crate::session::core::kill::{KillError, KillRequest, ResumeError};
 use crate::session::core::leg::Leg;
-use crate::session::core::request::{Denied, LegReport};
+use crate::session::core::request::Denied;
 use crate::session::testing::{TestManager, agent_arrival, arrival, leg_start};
+use crate::summary::RequestSummary;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -21,7 +22,7 @@ impl TestManager {
 
     /// A finished request of an agent.
     async fn spoke(&self, agent: &str, parent: &str) {
-        self.speak(agent, parent).await.unwrap().settle(LegReport::default());
+        self.speak(agent, parent).await.unwrap().settle(&RequestSummary::default());
     }
 
     async fn kill_agent(&self, agent: &str) -> Result<crate::session::Killed, KillError> {
@@ -91,20 +92,24 @@ async fn rings_and_second_parents_change_nothing() {
 async fn each_agent_is_counted_by_itself() {
     let house = TestManager::new("{}");
     let usage = |tokens| Some(Usage { input_tokens: tokens, ..Usage::default() });
-    house.speak("", "").await.unwrap().settle(LegReport { usage: usage(7), ..LegReport::default() });
+    house
+        .speak("", "")
+        .await
+        .unwrap()
+        .settle(&RequestSummary { usage: usage(7), ..RequestSummary::default() });
     let mut open = house.speak("", "").await.unwrap();
     house.clock.advance(SECOND);
     let mut first = house.speak("a", "").await.unwrap();
     let second = house.speak("a", "").await.unwrap();
     house.clock.advance(SECOND);
-    first.settle(LegReport { usage: usage(5), ..LegReport::default() });
+    first.settle(&RequestSummary { usage: usage(5), ..RequestSummary::default() });
     drop(second);
     let agents = house.agents().await;
     let [main, a] = &agents[..] else { panic!("{agents:?}") };
     assert_eq!((main.requests, main.open_legs, main.usage.input_tokens), (2, 1, 7));
     assert_eq!((a.requests, a.open_legs, a.usage.input_tokens), (2, 0, 5));
     assert_eq!(a.last_seen.duration_since(a.first_seen).as_secs(), 1);
-    open.settle(LegReport { usage: usage(1), ..LegReport::default() });
+    open.settle(&RequestSummary { usage: usage(1), ..RequestSummary::default() });
     let session = house.manager.get("s-1").await.remove(0);
     assert_eq!((session.usage.input_tokens, session.request_count), (13, 4));
     assert_eq!(house.agents().await[0].usage.input_tokens, 8);

@@ -9,6 +9,7 @@ use crate::ids::{BackendName, PrincipalId, Scope};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::session::testing::{TestManager, arrival, arrival_of, leg_start, settings};
 use crate::session::*;
+use crate::summary::RequestSummary;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -22,7 +23,7 @@ impl TestManager {
     /// A session with one finished request.
     async fn visit(&self, id: &str) -> Arc<Session> {
         let mut leg = self.admit(id).await.unwrap();
-        leg.settle(LegReport::default());
+        leg.settle(&RequestSummary::default());
         leg.session().clone()
     }
 
@@ -162,8 +163,8 @@ async fn manager_kill_session() {
     // The record waits for the leg and includes its bytes.
     assert!(house.records().is_empty());
     leg.session().add_bytes_out(10);
-    leg.settle(LegReport { backend: Some(BackendName::new("ollama")), ..LegReport::default() });
-    leg.settle(LegReport::default());
+    leg.settle(&RequestSummary { backend: Some(BackendName::new("ollama")), ..RequestSummary::default() });
+    leg.settle(&RequestSummary::default());
     drop(leg);
     let records = house.records();
     assert_eq!((records.len(), records[0].bytes_out, &*records[0].backend), (1, 10, "ollama"));
@@ -190,7 +191,7 @@ async fn a_leg_that_does_not_settle_delays_the_record_only_so_long() {
     let records = house.records();
     assert_eq!((records.len(), records[0].bytes_in), (1, 5));
     leg.session().add_bytes_in(5);
-    leg.settle(LegReport::default());
+    leg.settle(&RequestSummary::default());
     drop(leg);
     house.manager.reap().await;
     assert_eq!(house.records().len(), 1);
@@ -245,10 +246,10 @@ async fn manager_stats() {
     let mut leg = house.admit("s-2").await.unwrap();
     leg.session().add_bytes_in(3);
     let _open = house.admit("s-2").await.unwrap();
-    leg.settle(LegReport {
+    leg.settle(&RequestSummary {
         backend: Some(BackendName::new("ollama")),
         status: Some(500),
-        ..LegReport::default()
+        ..RequestSummary::default()
     });
     let stats = house.manager.stats();
     assert_eq!((stats.active, stats.open_legs, stats.kills, stats.kills_in_force), (1, 1, 1, 1));
@@ -514,13 +515,13 @@ async fn the_record_begins_with_the_seeds_keys() {
     let mut leg = house.admit("s-1").await.unwrap();
     let mut tools = ToolCounts::default();
     tools.add("Bash", 1);
-    leg.settle(LegReport {
+    leg.settle(&RequestSummary {
         backend: Some(BackendName::new("mistral")),
         model: Some("m-1".to_owned()),
         status: Some(429),
         tools,
         ttfb: Some(Duration::from_millis(420)),
-        ..LegReport::default()
+        ..RequestSummary::default()
     });
     house.kill("s-1").await.unwrap();
     let json = serde_json::to_string(&house.records()[0]).unwrap();

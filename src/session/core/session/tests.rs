@@ -6,8 +6,8 @@ use crate::error::ErrorKind;
 use crate::ids::BackendName;
 use crate::protocol::facts::usage::Usage;
 use crate::session::core::packed_requests::PackedRequest;
-use crate::session::core::request::LegReport;
 use crate::session::testing::{arrival, leg_start};
+use crate::summary::RequestSummary;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,8 +27,8 @@ fn end(live: &Session, clock: &Clock, reason: EndReason) -> Option<Vec<Arc<Cut>>
 }
 
 /// Returns true if the session had ended and waited only for this leg.
-fn close(live: &Session, clock: &Clock, leg: u64, report: Option<LegReport>) -> bool {
-    live.close(LegId(leg), report, false, clock.now()).is_some_and(|closed| closed.was_last)
+fn close(live: &Session, clock: &Clock, leg: u64, report: Option<RequestSummary>) -> bool {
+    live.close(LegId(leg), report.as_ref(), false, clock.now()).is_some_and(|closed| closed.was_last)
 }
 
 #[test]
@@ -121,11 +121,11 @@ fn session_snapshot() {
     assert_eq!((shot.open_legs, shot.duration_ms, shot.idle_ms), (1, 1000, 1000));
     let leg = &shot.legs.as_ref().unwrap()[0];
     assert_eq!((&*leg.path, leg.model.as_deref()), ("/v1/messages", Some("m-1")));
-    let report = LegReport {
+    let report = RequestSummary {
         status: Some(429),
         error: Some(ErrorKind::ClientGone),
         usage: Some(Usage { input_tokens: 7, ..Usage::default() }),
-        ..LegReport::default()
+        ..RequestSummary::default()
     };
     assert!(!close(&live, &clock, 1, Some(report)));
     let shot = live.view(&clock, true);
@@ -161,7 +161,7 @@ fn what_a_client_varies_is_bounded() {
         let mut start = leg_start();
         start.path = format!("/{}?token=secret", "é".repeat(1000));
         live.open(LegId(i), &Identity::default(), start, clock.now(), &clock).unwrap();
-        let report = LegReport { model: Some(format!("model-{i}")), ..LegReport::default() };
+        let report = RequestSummary { model: Some(format!("model-{i}")), ..RequestSummary::default() };
         close(&live, &clock, i, Some(report));
     }
     let shot = live.view(&clock, true);

@@ -7,9 +7,9 @@ use super::*;
 use crate::ids::AgentId;
 use crate::session::core::cut::CutReason;
 use crate::session::core::kill::{KillError, KillRequest};
-use crate::session::core::request::LegReport;
 use crate::session::testing::{TestManager, agent_arrival, arrival, arrival_of, leg_start};
 use crate::session::views::state::SessionState;
+use crate::summary::RequestSummary;
 
 /// Connects processes, each the successor of the one before it.
 async fn upgraded(houses: &[&TestManager]) {
@@ -109,7 +109,7 @@ async fn a_stream_of_the_old_process_is_meant_though_the_new_one_has_ended_that_
     let stream = old.manager.admit(arrival("s-1"), leg_start()).await.unwrap();
     upgraded(&[&old, &new]).await;
     let mut leg = new.manager.admit(arrival("s-1"), leg_start()).await.unwrap();
-    leg.settle(LegReport::default());
+    leg.settle(&RequestSummary::default());
     drop(leg);
     new.clock.advance(Duration::from_secs(5));
     new.manager.reap().await;

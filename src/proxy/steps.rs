@@ -1,0 +1,110 @@
+//! The steps before a request is forwarded, each from one stage of [`RequestCtx`] to the next.
+//!
+//! Every step takes the part of the stage that it needs. When it rejects the request, the request stays in its stage.
+
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::builtin::BuiltinAnswer;
+use super::identify::SessionHint;
+use super::receive::Received;
+use super::refuse::Reject;
+use super::request_ctx::{RequestCtx, Stage, reached};
+use super::trace::Trace;
+use super::{admit, builtin, dispatch, identify, mcp, read, receive, upgrade};
+use crate::capture::redact_text;
+use crate::identity::FoundSession;
+use crate::protocol::Dialect;
+
+impl RequestCtx {
+    /// Step 1: reads and checks the head. Returns the answer to one of the proxy's own endpoints, if that is asked for.
+    ///
+    /// # Errors
+    /// The head is refused, or the request did not come through our listener.
+    pub(super) fn receive(&mut self, session: &mut Session) -> Result<Option<BuiltinAnswer>, Reject> {
+        let head = session.req_header();
+        let trace = Trace::begin(&self.app, &head.headers);
+        self.stage = Stage::Received(reached(Received::of(head, trace))?);
+        let received = reached(self.stage.received())?;
+        receive::check(received, session)?;
+        Ok(builtin::answer_to(received, &self.app.readiness))
+    }
+
+    /// Step 2: determines the caller, and the session if the head names one.
+    ///
+    /// # Errors
+    /// The head carries too many credentials or names two sessions, or a web page may not open a WebSocket.
+    pub(super) fn identify(&mut self, headers: &HeaderMap) -> Result<SessionHint, Reject> {
+        let received = reached(self.stage.received())?;
+        upgrade::check_origin(received, headers)?;
+        let caller = identify::caller(received, headers, &self.app.principals)?;
+        self.stage.identify(caller)?;
+        Ok(identify::session_hint(reached(self.stage.received())?, headers)?)
+    }
+
+    /// Step 4: opens a leg in the session `found`.
+    ///
+    /// # Errors
+    /// The session was killed, or there is no room for another one.
+    pub(super) async fn admit(&mut self, found: FoundSession) -> Result<(), Reject> {
+        self.outcome.named = Some(found.id.clone());
+        let who = reached(self.stage.identified())?;
+        let leg = admit::admit(&self.app.sessions, &who.received, &who.caller, found).await?;
+        let open = self.app.open(&who.received).enter();
+        Ok(self.stage.admit(leg, open)?)
+    }
+
+    /// Step 3: reads what the request asks for, out of path and body. Returns how long it waited for the body.
+    ///
+    /// # Errors
+    /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
+    pub(super) async fn read(&mut self, session: &mut Session) -> Result<Duration, Reject> {
+        let begun = Instant::now();
+        let who = reached(self.stage.identified_mut())?;
+        who.call = match upgrade::call(&who.received) {
+            Some(call) => call,
+            None => read::read(session, &who.received).await?,
+        };
+        Ok(begun.elapsed())
+    }
+
+    /// Step 5: chooses the backend, and opens the leg if that was not possible before.
+    ///
+    /// # Errors
+    /// No backend serves the request, it breaks a rule of MCP, or its session is not admitted.
+    pub(super) async fn route(&mut self, head: &RequestHeader) -> Result<(), Reject> {
+        let now = self.app.clock.now();
+        let who = reached(self.stage.identified())?;
+        let route = dispatch::route(&who.received, &who.caller, head, &who.call, now)?;
+        let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
+        if !dialect.is_llm() {
+            // Models answer in words; all else may be a download.
+            who.received.handle.backpressure.expect_large_chunks();
+        }
+        self.stage.choose(route)?;
+        let who = reached(self.stage.identified())?;
+        if dialect == Dialect::Mcp {
+            mcp::check(&who.received, &head.headers, &who.call)?;
+        }
+        if self.stage.leg().is_none() {
+            let found =
+                identify::by_body(&who.received, &who.caller, &who.call, &head.headers, backend.as_str())?;
+            self.admit(found).await?;
+        }
+        let routed = self.stage.routed_mut()?;
+        routed.route.balance(&routed.who.received, routed.leg.session(), now);
+        let model = routed.who.call.model.as_deref().map(redact_text);
+        routed.leg.routed(routed.route.backend.settings().name(), model.as_deref());
+        if dialect.is_llm() {
+            routed.leg.offers(&routed.who.call.tools_offered);
+        }
+        routed.leg.session().add_bytes_in(routed.who.received.handle.upload.bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
