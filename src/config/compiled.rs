@@ -36,7 +36,7 @@ pub struct Config {
     /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
     pub backends: Vec<upstream::settings::Settings>,
     /// Source of `GET /v1/models`.
-    pub models: proxy::models::Written,
+    pub models: proxy::models::ModelsConfig,
     /// Which backend a request goes to.
     pub routing: Table,
     /// The history of ended sessions.
@@ -207,9 +207,9 @@ fn check_capture(
 }
 
 fn only_backend(url: String) -> Backends {
-    let backend = upstream::settings::Written {
+    let backend = upstream::settings::BackendConfig {
         default: true,
-        ..upstream::settings::Written::new(url, BackendKind::Ollama)
+        ..upstream::settings::BackendConfig::new(url, BackendKind::Ollama)
     };
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }
@@ -232,7 +232,7 @@ fn compile_backends(
     compiled.into_iter().collect()
 }
 
-fn rule((name, backend): &(String, upstream::settings::Written)) -> BackendRule {
+fn rule((name, backend): &(String, upstream::settings::BackendConfig)) -> BackendRule {
     BackendRule {
         name: name.clone(),
         kind: backend.kind,

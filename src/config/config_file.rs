@@ -24,7 +24,7 @@ pub(super) struct ConfigFile {
     /// URL of a single backend of type ollama, used while `backends` is empty.
     pub(super) backend: String,
     /// Threads, timeouts and limits of the proxy listener.
-    pub(super) server: proxy::settings::Written,
+    pub(super) server: proxy::settings::ServerConfig,
     /// The control API.
     pub(super) control: control::settings::ControlConfig,
     /// Lifetimes and limits of sessions, and how the session of a request is found.
@@ -32,9 +32,9 @@ pub(super) struct ConfigFile {
     /// The backends by name.
     pub(super) backends: Backends,
     /// How a backend is chosen.
-    pub(super) routing: routing::Written,
+    pub(super) routing: routing::RoutingConfig,
     /// The list of models.
-    pub(super) models: proxy::models::Written,
+    pub(super) models: proxy::models::ModelsConfig,
     /// Storage of ended sessions.
     pub(super) history: history::HistoryConfig,
     /// Capture of bodies into the history.
@@ -91,14 +91,14 @@ impl JsonSchema for Backends {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let backend = generator.subschema_for::<upstream::settings::Written>();
+        let backend = generator.subschema_for::<upstream::settings::BackendConfig>();
         json_schema!({"type": "object", "additionalProperties": backend})
     }
 }
 
 /// `backends` in the order of the file, which breaks ties in routing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Backends(pub(super) Vec<(String, upstream::settings::Written)>);
+pub(super) struct Backends(pub(super) Vec<(String, upstream::settings::BackendConfig)>);
 
 impl Serialize for Backends {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -446,7 +446,7 @@ fn the_page_about_configuration_tells_every_key_and_its_default() {
     let rows: Vec<&str> =
         page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     let one = "{url: 'http://h', type: ollama}";
-    let backend = serde_yaml::from_str::<crate::upstream::settings::Written>(one).unwrap();
+    let backend = serde_yaml::from_str::<crate::upstream::settings::BackendConfig>(one).unwrap();
     keys("", &serde_yaml::to_value(backend).unwrap(), &mut |path| {
         let row = format!("backends.NAME.{path}");
         if !matches!(path.as_str(), "pool" | "tls") && !rows.contains(&row.as_str()) {

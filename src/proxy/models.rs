@@ -48,7 +48,7 @@ static TOLD: [HeaderName; 3] =
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Models")]
-pub struct Written {
+pub struct ModelsConfig {
     /// Who answers `GET /v1/models`.
     pub discovery: Discovery,
 }
@@ -288,7 +288,8 @@ mod tests {
     use crate::settings::fault::Faults;
 
     fn merged(lists: &[(&str, Value)], dialect: Dialect) -> Value {
-        let written = routing::Written { blocked_models: vec!["secret-*".into()], ..Default::default() };
+        let written =
+            routing::RoutingConfig { blocked_models: vec!["secret-*".into()], ..Default::default() };
         let routes = Table::compile(written, &[], &mut Faults::default()).unwrap();
         let read = |(name, list): &(&str, Value)| {
             ((*name).to_owned(), entries(list.to_string().as_bytes()).unwrap())

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::forwarded::Forwarding;
-use super::tls::{Tls, WrittenTls};
+use super::tls::{ServerTlsConfig, Tls};
 use crate::settings::fault::Faults;
 use crate::settings::origin::origins;
 use crate::settings::units::{ByteSize, DurationText};
@@ -16,46 +16,46 @@ use crate::settings::units::{ByteSize, DurationText};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Server")]
-pub struct Written {
+pub struct ServerConfig {
     /// Worker threads; 0 for one per core. Needs a restart.
     pub threads: usize,
     /// Certificate and key of the listener.
-    pub tls: WrittenTls,
+    pub tls: ServerTlsConfig,
     /// True: a listener without TLS also takes HTTP/2, from clients that begin with it.
     pub h2c: bool,
     /// How long each party may be silent.
-    pub timeouts: WrittenTimeouts,
+    pub timeouts: ServerTimeoutsConfig,
     /// How large a request may be, and how many clients.
-    pub limits: WrittenLimits,
+    pub limits: ServerLimitsConfig,
     /// Proxies before this gateway, as networks; only they are believed when they say who the client is.
     pub trusted_proxies: Vec<String>,
     /// True: backends are told the client's address and the host it asked for.
     pub forwarded_headers: bool,
     /// Which web pages may connect.
-    pub cors: WrittenCors,
+    pub cors: ServerCorsConfig,
 }
 
 /// `server.cors`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerCors")]
-pub struct WrittenCors {
+pub struct ServerCorsConfig {
     /// Origins whose pages may open WebSockets and call MCP servers, such as `https://app.example.com`, beside
     /// those of the very host that is asked (WebSockets) or of the caller's own machine (MCP).
     pub allow_origins: Vec<String>,
 }
 
-impl Default for Written {
+impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             threads: 0,
-            tls: WrittenTls::default(),
+            tls: ServerTlsConfig::default(),
             h2c: true,
-            timeouts: WrittenTimeouts::default(),
-            limits: WrittenLimits::default(),
+            timeouts: ServerTimeoutsConfig::default(),
+            limits: ServerLimitsConfig::default(),
             trusted_proxies: Vec::new(),
             forwarded_headers: false,
-            cors: WrittenCors::default(),
+            cors: ServerCorsConfig::default(),
         }
     }
 }
@@ -64,7 +64,7 @@ impl Default for Written {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerTimeouts")]
-pub struct WrittenTimeouts {
+pub struct ServerTimeoutsConfig {
     /// For a client to send the whole request head, a TLS handshake before it included, and between two pieces
     /// of its body.
     pub read: DurationText,
@@ -84,7 +84,7 @@ pub struct WrittenTimeouts {
     pub shutdown_grace: DurationText,
 }
 
-impl Default for WrittenTimeouts {
+impl Default for ServerTimeoutsConfig {
     fn default() -> Self {
         Self {
             read: DurationText::secs(30),
@@ -103,7 +103,7 @@ impl Default for WrittenTimeouts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerLimits")]
-pub struct WrittenLimits {
+pub struct ServerLimitsConfig {
     /// Bytes of the request target; 414 above.
     pub max_uri: ByteSize,
     /// Bytes of all header lines together; 431 above.
@@ -123,7 +123,7 @@ pub struct WrittenLimits {
     pub max_cancelled_streams: u32,
 }
 
-impl Default for WrittenLimits {
+impl Default for ServerLimitsConfig {
     fn default() -> Self {
         Self {
             max_uri: ByteSize(8192),
@@ -229,7 +229,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl ServerConfig {
     /// Compiles the section.
     pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
         let tls = self.tls.compile(faults);
@@ -263,7 +263,7 @@ const MAX_WRITE: Duration = Duration::from_millis(i32::MAX as u64);
 /// More worker threads than any machine has cores: a mistyped number.
 const MAX_THREADS: usize = 4096;
 
-impl WrittenTimeouts {
+impl ServerTimeoutsConfig {
     fn compile(self, faults: &mut Faults) -> Option<Timeouts> {
         let must_be_positive = [
             ("read", self.read),
@@ -297,7 +297,7 @@ impl WrittenTimeouts {
     }
 }
 
-impl WrittenLimits {
+impl ServerLimitsConfig {
     fn compile(self, faults: &mut Faults) -> Option<Limits> {
         let limits = Limits {
             max_uri: self.max_uri.as_len(),
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn the_defaults_compile() {
         let mut faults = Faults::default();
-        let settings = Written::default().compile(&mut faults).unwrap();
+        let settings = ServerConfig::default().compile(&mut faults).unwrap();
         assert!(faults.is_empty(), "{faults}");
         assert!(settings.threads() >= 1);
         assert_eq!(settings.limits().max_body_llm, 32 << 20);
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn zeros_are_refused_all_at_once() {
-        let mut written = Written { threads: 5000, ..Written::default() };
+        let mut written = ServerConfig { threads: 5000, ..ServerConfig::default() };
         written.timeouts.read = DurationText::secs(0);
         written.timeouts.write = DurationText::secs(25 * 24 * 3600);
         written.timeouts.shutdown_grace = DurationText::secs(0);

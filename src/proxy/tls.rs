@@ -31,7 +31,7 @@ const EXPIRES_SOON: Duration = Duration::from_secs(7 * 86_400);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerTls")]
-pub struct WrittenTls {
+pub struct ServerTlsConfig {
     /// True: the proxy listener speaks TLS, and nothing else.
     pub enabled: bool,
     /// PEM file of the certificate, the intermediate ones behind it.
@@ -46,7 +46,7 @@ pub struct WrittenTls {
     pub alpn: Vec<Protocol>,
 }
 
-impl Default for WrittenTls {
+impl Default for ServerTlsConfig {
     fn default() -> Self {
         Self {
             enabled: false,
@@ -166,7 +166,7 @@ impl PartialEq for Tls {
 
 impl Eq for Tls {}
 
-impl WrittenTls {
+impl ServerTlsConfig {
     /// Reads the files and builds what handshakes need: `Some(None)` without TLS, `None` after a fault.
     pub(super) fn compile(self, faults: &mut Faults) -> Option<Option<Tls>> {
         if !self.enabled {
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     /// A certificate valid in these years, and its key.
-    fn made(folder: &Path, years: [i32; 2]) -> WrittenTls {
+    fn made(folder: &Path, years: [i32; 2]) -> ServerTlsConfig {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["gateway.example".to_owned()]).unwrap();
         [params.not_before, params.not_after] = years.map(|year| date_time_ymd(year, 1, 1));
@@ -327,20 +327,20 @@ mod tests {
         fs::write(&cert, certificate.pem()).unwrap();
         fs::write(&key_file, key.serialize_pem()).unwrap();
         fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
-        WrittenTls { enabled: true, cert, key: key_file, ..WrittenTls::default() }
+        ServerTlsConfig { enabled: true, cert, key: key_file, ..ServerTlsConfig::default() }
     }
 
     fn folder() -> TempDir {
         tempfile::tempdir().unwrap()
     }
 
-    fn faults_of(written: WrittenTls) -> String {
+    fn faults_of(written: ServerTlsConfig) -> String {
         let mut faults = Faults::default();
         assert!(written.compile(&mut faults).is_none());
         faults.to_string()
     }
 
-    fn warnings_of(written: WrittenTls) -> Vec<String> {
+    fn warnings_of(written: ServerTlsConfig) -> Vec<String> {
         let mut faults = Faults::default();
         assert!(written.compile(&mut faults).unwrap().is_some(), "{faults}");
         faults.warnings().iter().map(ToString::to_string).collect()
@@ -350,7 +350,7 @@ mod tests {
     fn a_certificate_and_its_key_are_taken_without_a_word() {
         let folder = folder();
         assert_eq!(warnings_of(made(folder.path(), [2020, 4000])), Vec::<String>::new());
-        let off = WrittenTls { cert: "/nowhere".into(), ..WrittenTls::default() };
+        let off = ServerTlsConfig { cert: "/nowhere".into(), ..ServerTlsConfig::default() };
         assert_eq!(off.compile(&mut Faults::default()), Some(None), "off, nothing is read");
     }
 
@@ -362,25 +362,27 @@ mod tests {
             fs::write(other.path().join(name), text).unwrap();
             other.path().join(name).display().to_string()
         };
-        let missing = WrittenTls { cert: "/nowhere/a".into(), key: "/nowhere/b".into(), ..good() };
+        let missing = ServerTlsConfig { cert: "/nowhere/a".into(), key: "/nowhere/b".into(), ..good() };
         let told = faults_of(missing);
         assert!(told.contains("server.tls.cert: '/nowhere/a' cannot be read"), "{told}");
         assert!(told.contains("server.tls.key: '/nowhere/b' cannot be read"), "{told}");
-        let empty = WrittenTls { cert: file("empty", ""), ..good() };
+        let empty = ServerTlsConfig { cert: file("empty", ""), ..good() };
         assert!(faults_of(empty).contains("holds no certificate"));
         let junk = file("junk", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
-        assert!(faults_of(WrittenTls { cert: junk.clone(), ..good() }).contains("cannot be read (RFC 5280)"));
+        assert!(
+            faults_of(ServerTlsConfig { cert: junk.clone(), ..good() }).contains("cannot be read (RFC 5280)")
+        );
         let locked = file(
             "locked",
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
         );
-        assert!(faults_of(WrittenTls { key: locked, ..good() }).contains("is encrypted (decrypt it"));
-        let no_key = WrittenTls { key: good().cert, ..good() };
+        assert!(faults_of(ServerTlsConfig { key: locked, ..good() }).contains("is encrypted (decrypt it"));
+        let no_key = ServerTlsConfig { key: good().cert, ..good() };
         assert!(faults_of(no_key).contains("holds no private key"));
-        let mismatch = WrittenTls { key: made(other.path(), [2020, 4000]).key, ..good() };
+        let mismatch = ServerTlsConfig { key: made(other.path(), [2020, 4000]).key, ..good() };
         assert!(faults_of(mismatch).contains("is not the key of the certificate"));
-        assert!(faults_of(WrittenTls { client_ca: junk, ..good() }).contains("server.tls.client_ca"));
-        assert!(faults_of(WrittenTls { alpn: vec![], ..good() }).contains("server.tls.alpn"));
+        assert!(faults_of(ServerTlsConfig { client_ca: junk, ..good() }).contains("server.tls.client_ca"));
+        assert!(faults_of(ServerTlsConfig { alpn: vec![], ..good() }).contains("server.tls.alpn"));
     }
 
     #[test]

@@ -10,5 +10,5 @@ mod table;
 
 pub use crate::telemetry::metrics::RouteMethod;
 pub use decision::{Choice, Decision, RouteError, forwarded};
-pub use settings::Written;
+pub use settings::RoutingConfig;
 pub use table::{BackendRule, Table};

@@ -9,7 +9,7 @@ use crate::telemetry::metrics::RouteMethod;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Routing")]
-pub struct Written {
+pub struct RoutingConfig {
     /// The ways to find a backend, tried in this order.
     pub methods: Vec<RouteMethod>,
     /// The request header that names a backend.
@@ -22,7 +22,7 @@ pub struct Written {
     pub default_backend: String,
 }
 
-impl Default for Written {
+impl Default for RoutingConfig {
     fn default() -> Self {
         Self {
             methods: vec![RouteMethod::Header, RouteMethod::Model, RouteMethod::Path, RouteMethod::Default],

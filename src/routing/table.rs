@@ -21,7 +21,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::decision::{Choice, Decision, RouteError};
-use super::settings::Written;
+use super::settings::RoutingConfig;
 use crate::model_patterns::{Matcher, Pattern, PatternMatch};
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
@@ -74,7 +74,7 @@ struct Service {
 
 impl Table {
     /// Compiles the section together with the backends, in the order in which they are written.
-    pub fn compile(written: Written, backends: &[BackendRule], faults: &mut Faults) -> Option<Self> {
+    pub fn compile(written: RoutingConfig, backends: &[BackendRule], faults: &mut Faults) -> Option<Self> {
         check_methods(&written.methods, faults);
         let header = HeaderName::from_bytes(written.header.as_bytes()).ok();
         if header.is_none() {
@@ -298,7 +298,12 @@ fn check_methods(methods: &[RouteMethod], faults: &mut Faults) {
 }
 
 /// Warns of backends and models that no request can reach.
-fn warn_of_idle(written: &Written, backends: &[BackendRule], default: Option<usize>, faults: &mut Faults) {
+fn warn_of_idle(
+    written: &RoutingConfig,
+    backends: &[BackendRule],
+    default: Option<usize>,
+    faults: &mut Faults,
+) {
     let has = |method| written.methods.contains(&method);
     let blocked = |model: &str| written.blocked_models.iter().any(|text| text.eq_ignore_ascii_case(model));
     for (i, backend) in backends.iter().enumerate() {

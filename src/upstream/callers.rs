@@ -125,7 +125,7 @@ impl Caller {
 mod tests {
     use super::*;
     use crate::settings::fault::Faults;
-    use crate::upstream::health::Written;
+    use crate::upstream::health::BackendHealthConfig;
 
     fn at(seconds: u64) -> Moment {
         Moment::from_millis(1 + seconds * 1000)
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Written::default().compile("b", &mut Faults::default()).unwrap()
+        BackendHealthConfig::default().compile("b", &mut Faults::default()).unwrap()
     }
 
     #[test]

@@ -19,7 +19,7 @@ const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendAuth")]
-pub struct Written {
+pub struct BackendAuthConfig {
     /// Whose credential the backend gets.
     pub mode: Mode,
     /// With `inject`: the key, best as `${env:NAME}`.
@@ -79,7 +79,7 @@ impl Auth {
     }
 }
 
-impl Written {
+impl BackendAuthConfig {
     /// The protection space (RFC 9110, 11.5): the origin of the URL, unless a name is written.
     pub fn realm(&self, origin: String) -> Arc<str> {
         if self.realm.is_empty() { origin.into() } else { self.realm.as_str().into() }
@@ -179,14 +179,14 @@ fn value(header: &HeaderName, key: &Secret) -> Option<HeaderValue> {
 mod tests {
     use super::*;
 
-    fn compiled(written: Written, kind: BackendKind) -> Result<Auth, String> {
+    fn compiled(written: BackendAuthConfig, kind: BackendKind) -> Result<Auth, String> {
         let mut faults = Faults::default();
         let auth = written.compile("b", kind, &mut faults);
         auth.ok_or_else(|| faults.to_string())
     }
 
-    fn inject(key: &str) -> Written {
-        Written { mode: Mode::Inject, api_key: Secret::new(key), ..Written::default() }
+    fn inject(key: &str) -> BackendAuthConfig {
+        BackendAuthConfig { mode: Mode::Inject, api_key: Secret::new(key), ..BackendAuthConfig::default() }
     }
 
     #[test]
@@ -197,9 +197,9 @@ mod tests {
         };
         assert_eq!(sent(inject("sk-1"), BackendKind::Anthropic), "x-api-key: sk-1");
         assert_eq!(sent(inject("sk-1"), BackendKind::Openai), "authorization: Bearer sk-1");
-        let azure = Written { header: "api-key".into(), ..inject("k") };
+        let azure = BackendAuthConfig { header: "api-key".into(), ..inject("k") };
         assert_eq!(sent(azure, BackendKind::Openai), "api-key: k");
-        let basic = Written { header: "Authorization".into(), ..inject("Basic eA==") };
+        let basic = BackendAuthConfig { header: "Authorization".into(), ..inject("Basic eA==") };
         assert_eq!(sent(basic, BackendKind::Http), "authorization: Basic eA==");
     }
 
@@ -212,7 +212,8 @@ mod tests {
         let fault = compiled(inject("sk-\nvery"), BackendKind::Openai).unwrap_err();
         assert!(fault.starts_with("backends.b.auth.api_key: the key holds"), "{fault}");
         assert!(!fault.contains("very"));
-        let number = serde_json::from_str::<Written>(r#"{"api_key": 12345}"#).unwrap_err().to_string();
+        let number =
+            serde_json::from_str::<BackendAuthConfig>(r#"{"api_key": 12345}"#).unwrap_err().to_string();
         assert!(!number.contains("12345"), "{number}");
     }
 
@@ -221,7 +222,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let from_file = || {
             let api_key_file = file.path().display().to_string();
-            Written { mode: Mode::Inject, api_key_file, ..Written::default() }
+            BackendAuthConfig { mode: Mode::Inject, api_key_file, ..BackendAuthConfig::default() }
         };
         assert!(compiled(from_file(), BackendKind::Openai).unwrap_err().ends_with("(write the key into it)"));
         std::fs::write(file.path(), "sk-2\n").unwrap();
@@ -229,15 +230,15 @@ mod tests {
             compiled(from_file(), BackendKind::Openai).unwrap(),
             compiled(inject("sk-2"), BackendKind::Openai).unwrap()
         );
-        let both = Written { api_key: Secret::new("x"), ..from_file() };
+        let both = BackendAuthConfig { api_key: Secret::new("x"), ..from_file() };
         assert!(compiled(both, BackendKind::Openai).unwrap_err().contains("both set"));
     }
 
     #[test]
     fn what_would_not_be_used_is_a_fault() {
-        let idle = Written { mode: Mode::Passthrough, ..inject("k") };
+        let idle = BackendAuthConfig { mode: Mode::Passthrough, ..inject("k") };
         assert!(compiled(idle, BackendKind::Openai).unwrap_err().contains("would not be used"));
-        let none = Written { mode: Mode::Inject, ..Written::default() };
+        let none = BackendAuthConfig { mode: Mode::Inject, ..BackendAuthConfig::default() };
         assert!(compiled(none, BackendKind::Openai).unwrap_err().contains("no key to inject"));
     }
 }

@@ -24,7 +24,7 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendHealth")]
-pub struct Written {
+pub struct BackendHealthConfig {
     /// Path of the probe request, such as `/health`; empty to only open a TCP connection.
     pub path: String,
     /// Time between two probes; 0 disables them.
@@ -41,7 +41,7 @@ pub struct Written {
     pub max_eject: DurationText,
 }
 
-impl Default for Written {
+impl Default for BackendHealthConfig {
     fn default() -> Self {
         Self {
             path: String::new(),
@@ -77,7 +77,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl BackendHealthConfig {
     /// Compiles the section of the backend `name`.
     pub fn compile(self, name: &str, faults: &mut Faults) -> Option<Settings> {
         let at = |key: &str| format!("backends.{name}.health.{key}");
@@ -327,10 +327,10 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        let written = Written {
+        let written = BackendHealthConfig {
             eject_for: DurationText::secs(10),
             max_eject: DurationText::secs(60),
-            ..Written::default()
+            ..BackendHealthConfig::default()
         };
         written.compile("b", &mut Faults::default()).unwrap()
     }
@@ -492,12 +492,12 @@ mod tests {
     #[test]
     fn faults_name_the_key() {
         let mut faults = Faults::default();
-        let written = Written {
+        let written = BackendHealthConfig {
             path: "health".into(),
             interval: DurationText(Duration::from_millis(1)),
             unhealthy_after: 0,
             eject_for: DurationText::secs(600),
-            ..Written::default()
+            ..BackendHealthConfig::default()
         };
         assert_eq!(written.compile("b", &mut faults), None);
         let told = faults.to_string();

@@ -14,7 +14,7 @@ const MAX_ATTEMPTS: u32 = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendRetries")]
-pub struct Written {
+pub struct BackendRetriesConfig {
     /// How many other backends may be asked after this one; 0 for none.
     pub attempts: u32,
     /// After which failures.
@@ -56,7 +56,7 @@ impl fmt::Display for Failure {
     }
 }
 
-impl Default for Written {
+impl Default for BackendRetriesConfig {
     fn default() -> Self {
         Self { attempts: 1, on: vec![Failure::ConnectFailure, Failure::ServerError, Failure::RateLimited] }
     }
@@ -82,7 +82,7 @@ fn bit(failure: Failure) -> u8 {
     1 << failure as u8
 }
 
-impl Written {
+impl BackendRetriesConfig {
     /// Compiles the section of the backend `name`.
     pub fn compile(self, name: &str, faults: &mut Faults) -> Option<Retries> {
         if self.attempts > MAX_ATTEMPTS {
@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn only_the_named_failures_are_followed() {
-        let written = Written { attempts: 2, on: vec![Failure::Broken, Failure::ConnectFailure] };
+        let written =
+            BackendRetriesConfig { attempts: 2, on: vec![Failure::Broken, Failure::ConnectFailure] };
         let retries = written.compile("b", &mut Faults::default()).unwrap();
         let all = [
             Failure::ConnectFailure,
@@ -122,7 +123,11 @@ mod tests {
     #[test]
     fn endless_attempts_are_a_fault() {
         let mut faults = Faults::default();
-        assert_eq!(Written { attempts: 99, ..Written::default() }.compile("b", &mut faults), None);
+        assert_eq!(
+            BackendRetriesConfig { attempts: 99, ..BackendRetriesConfig::default() }
+                .compile("b", &mut faults),
+            None
+        );
         assert!(
             faults.to_string().starts_with("backends.b.retries.attempts: 99 attempts are more"),
             "{faults}"

@@ -27,7 +27,7 @@ const MAX_NAME: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Backend")]
-pub struct Written {
+pub struct BackendConfig {
     /// `http` or `https`, a host, optionally a port and a base path that is put before every path.
     pub url: String,
     /// What it speaks.
@@ -47,19 +47,19 @@ pub struct Written {
     pub default: bool,
     /// How its certificate is checked; with an `https` URL only.
     #[serde(default)]
-    pub tls: WrittenTls,
+    pub tls: BackendTlsConfig,
     /// How its connections are used.
     #[serde(default)]
-    pub pool: WrittenPool,
+    pub pool: BackendPoolConfig,
     /// Whose credential it gets.
     #[serde(default)]
-    pub auth: credentials::Written,
+    pub auth: credentials::BackendAuthConfig,
     /// How it is found out that it is down.
     #[serde(default)]
-    pub health: health::Written,
+    pub health: health::BackendHealthConfig,
     /// When another backend is asked in its place.
     #[serde(default)]
-    pub retries: retries::Written,
+    pub retries: retries::BackendRetriesConfig,
     /// The backend that is asked when it and its equals fail, whatever its type; empty for none.
     #[serde(default)]
     pub fallback: String,
@@ -69,7 +69,7 @@ pub struct Written {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendPool")]
-pub struct WrittenPool {
+pub struct BackendPoolConfig {
     /// When HTTP/2 is spoken with it.
     pub http2: Http2,
 }
@@ -87,7 +87,7 @@ pub enum Http2 {
     Never,
 }
 
-impl Written {
+impl BackendConfig {
     /// A backend of this address and type, all else by default.
     pub fn new(url: impl Into<String>, kind: BackendKind) -> Self {
         Self {
@@ -97,8 +97,8 @@ impl Written {
             aliases: BTreeMap::new(),
             rewrite_model: false,
             default: false,
-            tls: WrittenTls::default(),
-            pool: WrittenPool::default(),
+            tls: BackendTlsConfig::default(),
+            pool: BackendPoolConfig::default(),
             auth: Default::default(),
             health: Default::default(),
             retries: Default::default(),
@@ -111,7 +111,7 @@ impl Written {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendTls")]
-pub struct WrittenTls {
+pub struct BackendTlsConfig {
     /// A PEM file of the authorities to trust in place of the built-in ones; empty for the built-in.
     pub ca_file: String,
     /// The name to ask for and to check, when it is not the host of the URL; empty for the host.
@@ -228,7 +228,7 @@ impl Settings {
     }
 }
 
-impl Written {
+impl BackendConfig {
     /// Compiles the entry called `name`; reads its `ca_file`.
     pub fn compile(self, name: &str, faults: &mut Faults) -> Option<Settings> {
         let at = |key: &str| format!("backends.{name}.{key}");
@@ -249,7 +249,7 @@ impl Written {
         }
         let url = url?;
         let secure = url.scheme() == "https";
-        if !secure && self.tls != WrittenTls::default() {
+        if !secure && self.tls != BackendTlsConfig::default() {
             let hint = "write https:// in the URL, or remove the tls keys";
             faults.add(at("tls"), "the URL is http://, so nothing here would be used", hint);
             return None;
@@ -372,8 +372,8 @@ fn read_ca(path: &str, file: &str, faults: &mut Faults) -> Option<Option<Arc<[u8
 mod tests {
     use super::*;
 
-    fn written(url: &str) -> Written {
-        Written::new(url, BackendKind::Openai)
+    fn written(url: &str) -> BackendConfig {
+        BackendConfig::new(url, BackendKind::Openai)
     }
 
     fn compiled(url: &str) -> Settings {
@@ -383,7 +383,7 @@ mod tests {
         settings.unwrap()
     }
 
-    fn faults_of(name: &str, written: Written) -> String {
+    fn faults_of(name: &str, written: BackendConfig) -> String {
         let mut faults = Faults::default();
         assert_eq!(written.compile(name, &mut faults), None);
         faults.to_string()
@@ -423,9 +423,9 @@ mod tests {
              (remove it: only scheme, host, port and base path are used)"
         );
         assert!(!faults_of("b", written("ftp://u:hunter2@h")).contains("hunter2"));
-        let tls = WrittenTls { insecure_skip_verify: true, ..WrittenTls::default() };
+        let tls = BackendTlsConfig { insecure_skip_verify: true, ..BackendTlsConfig::default() };
         assert_eq!(
-            faults_of("b", Written { tls, ..written("http://h") }),
+            faults_of("b", BackendConfig { tls, ..written("http://h") }),
             "backends.b.tls: the URL is http://, so nothing here would be used \
              (write https:// in the URL, or remove the tls keys)"
         );
@@ -449,7 +449,7 @@ mod tests {
     fn a_credential_is_taken_by_its_own_realm_only() {
         let with = |url: &str, auth: &str| {
             let auth = serde_yaml::from_str(auth).unwrap();
-            Written { auth, ..written(url) }.compile("b", &mut Faults::default()).unwrap()
+            BackendConfig { auth, ..written(url) }.compile("b", &mut Faults::default()).unwrap()
         };
         let [a, b] = ["https://a", "https://b"].map(compiled);
         assert!(a.may_take(&a) && !a.may_take(&b));
@@ -468,7 +468,10 @@ mod tests {
         let file = folder.path().join("ca.pem");
         let with_ca = || {
             let ca_file = file.display().to_string();
-            Written { tls: WrittenTls { ca_file, ..WrittenTls::default() }, ..written("https://h") }
+            BackendConfig {
+                tls: BackendTlsConfig { ca_file, ..BackendTlsConfig::default() },
+                ..written("https://h")
+            }
         };
         assert!(faults_of("b", with_ca()).contains("cannot be read: No such file"));
         std::fs::write(&file, "not a certificate").unwrap();

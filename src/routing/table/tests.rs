@@ -28,7 +28,8 @@ fn others(
     header: Option<&str>,
     model: &str,
 ) -> Vec<(String, usize, Option<String>)> {
-    let decided = table(Written::default(), backends).decide(header, "/v1/messages", Some(model)).unwrap();
+    let decided =
+        table(RoutingConfig::default(), backends).decide(header, "/v1/messages", Some(model)).unwrap();
     let name = |choice: Choice| {
         (backends[choice.backend].name.clone(), choice.tier, choice.served_as.map(|name| name.to_string()))
     };
@@ -48,14 +49,14 @@ fn providers() -> Vec<BackendRule> {
     ]
 }
 
-fn table(written: Written, backends: &[BackendRule]) -> Table {
+fn table(written: RoutingConfig, backends: &[BackendRule]) -> Table {
     let mut faults = Faults::default();
     let table = Table::compile(written, backends, &mut faults).unwrap();
     assert!(faults.is_empty(), "{faults}");
     table
 }
 
-fn faults_of(written: Written, backends: &[BackendRule]) -> String {
+fn faults_of(written: RoutingConfig, backends: &[BackendRule]) -> String {
     let mut faults = Faults::default();
     Table::compile(written, backends, &mut faults);
     faults.to_string()
@@ -68,16 +69,16 @@ fn decision(backend: usize, via: RouteMethod, strip: usize) -> Result<Decision, 
 #[test]
 fn the_methods_decide_in_the_configured_order() {
     let chat = "/v1/chat/completions";
-    let standard = table(Written::default(), &providers());
+    let standard = table(RoutingConfig::default(), &providers());
     assert_eq!(standard.decide(Some("mistral"), chat, Some("gpt-5")), decision(3, RouteMethod::Header, 0));
     assert_eq!(standard.decide(None, chat, Some("gpt-5")), decision(1, RouteMethod::Model, 0));
     assert_eq!(standard.decide(None, "/openai/v1/models", None), decision(1, RouteMethod::Path, 7));
     assert_eq!(standard.decide(None, chat, Some("llama3")), decision(0, RouteMethod::Default, 0));
     assert_eq!(standard.decide(None, chat, None), decision(0, RouteMethod::Default, 0));
 
-    let path_first = Written {
+    let path_first = RoutingConfig {
         methods: vec![RouteMethod::Path, RouteMethod::Model, RouteMethod::Default],
-        ..Written::default()
+        ..RoutingConfig::default()
     };
     let path_first = table(path_first, &providers());
     assert_eq!(path_first.decide(None, "/mistral/v1", Some("gpt-5")), decision(3, RouteMethod::Path, 8));
@@ -90,7 +91,7 @@ fn the_methods_decide_in_the_configured_order() {
 
 #[test]
 fn a_backend_header_that_names_nobody_is_refused() {
-    let table = table(Written::default(), &providers());
+    let table = table(RoutingConfig::default(), &providers());
     assert_eq!(table.decide(Some("opnai"), "/", None), Err(RouteError::UnknownBackend("opnai".into())));
     assert_eq!(table.decide(Some("  "), "/", None), decision(0, RouteMethod::Default, 0));
     assert_eq!(table.decide(Some(" openai "), "/", None), decision(1, RouteMethod::Header, 0));
@@ -98,7 +99,7 @@ fn a_backend_header_that_names_nobody_is_refused() {
 
 #[test]
 fn a_path_prefix_matches_a_whole_segment() {
-    let table = table(Written::default(), &providers());
+    let table = table(RoutingConfig::default(), &providers());
     assert_eq!(table.decide(None, "/openai", None), decision(1, RouteMethod::Path, 7));
     assert_eq!(table.decide(None, "/openai/", None), decision(1, RouteMethod::Path, 7));
     assert_eq!(table.decide(None, "/openai?x=/y", None), decision(1, RouteMethod::Path, 7));
@@ -120,7 +121,7 @@ fn those_who_serve_the_model_stand_in_nearest_first() {
         rule("three", &["claude-opus*"], false),
     ];
     let mut faults = Faults::default();
-    let table = Table::compile(Written::default(), &backends, &mut faults).unwrap();
+    let table = Table::compile(RoutingConfig::default(), &backends, &mut faults).unwrap();
     assert_eq!(faults.warnings().len(), 1, "only the one of another type is never used: {faults}");
     assert!(faults.warnings()[0].path.starts_with("backends.other-type"));
     let decided = table.decide(None, "/", Some("claude-sonnet")).unwrap();
@@ -155,7 +156,7 @@ fn a_fallback_stands_in_whoever_decided() {
     );
     assert_eq!(
         faults_of(
-            Written::default(),
+            RoutingConfig::default(),
             &[fallback(rule("a", &[], true), "a"), fallback(rule("b", &[], false), "aa")]
         ),
         "backends.a.fallback: a backend cannot stand in for itself (name another one, or leave it out)\n\
@@ -166,7 +167,7 @@ fn a_fallback_stands_in_whoever_decided() {
 #[test]
 fn an_alias_routes_and_is_written_only_when_told_so() {
     let served = |backends: &[BackendRule], header| {
-        let decided = table(Written::default(), backends).decide(header, "/", Some("gpt-4o")).unwrap();
+        let decided = table(RoutingConfig::default(), backends).decide(header, "/", Some("gpt-4o")).unwrap();
         (decided.backend, decided.served_as.map(|name| name.to_string()))
     };
     let plain = [rule("main", &["gpt-*"], true), alias(rule("local", &[], false), "GPT-4*", "llama3", false)];
@@ -186,7 +187,7 @@ fn an_alias_routes_and_is_written_only_when_told_so() {
 
 #[test]
 fn an_alias_is_no_way_around_a_blocked_model() {
-    let written = Written { blocked_models: vec!["*-preview".into()], ..Written::default() };
+    let written = RoutingConfig { blocked_models: vec!["*-preview".into()], ..RoutingConfig::default() };
     let backends = [alias(rule("a", &[], true), "gpt-4o", "secret-preview", true)];
     assert_eq!(
         faults_of(written, &backends),
@@ -194,20 +195,23 @@ fn an_alias_is_no_way_around_a_blocked_model() {
          (name another model, or unblock it)"
     );
     assert!(
-        faults_of(Written::default(), &[alias(rule("a", &[], true), "x", "", false)])
+        faults_of(RoutingConfig::default(), &[alias(rule("a", &[], true), "x", "", false)])
             .contains("name is empty")
     );
 }
 
 #[test]
 fn the_prefix_is_stripped_whoever_decided() {
-    let standard = table(Written::default(), &providers());
+    let standard = table(RoutingConfig::default(), &providers());
     let claude = standard.decide(None, "/anthropic/v1/messages", Some("claude-opus-4-6"));
     assert_eq!(claude, decision(2, RouteMethod::Model, 10));
     let header = standard.decide(Some("mistral"), "/openai/v1/models", None);
     assert_eq!(header, decision(3, RouteMethod::Header, 7));
 
-    let no_path = Written { methods: vec![RouteMethod::Header, RouteMethod::Default], ..Written::default() };
+    let no_path = RoutingConfig {
+        methods: vec![RouteMethod::Header, RouteMethod::Default],
+        ..RoutingConfig::default()
+    };
     assert_eq!(
         table(no_path, &providers()).decide(None, "/openai/v1", None),
         decision(0, RouteMethod::Default, 0)
@@ -216,7 +220,7 @@ fn the_prefix_is_stripped_whoever_decided() {
 
 #[test]
 fn strict_models_have_no_default() {
-    let strict = table(Written { strict_models: true, ..Written::default() }, &providers());
+    let strict = table(RoutingConfig { strict_models: true, ..RoutingConfig::default() }, &providers());
     assert_eq!(strict.decide(None, "/v1/chat/completions", Some("llama3")), Err(RouteError::NoRoute));
     assert_eq!(strict.decide(None, "/v1/models", None), decision(0, RouteMethod::Default, 0));
     assert_eq!(strict.decide(None, "/ollama/api/chat", Some("llama3")), decision(0, RouteMethod::Path, 7));
@@ -224,7 +228,7 @@ fn strict_models_have_no_default() {
 
 #[test]
 fn a_blocked_model_is_refused_however_it_comes() {
-    let written = Written { blocked_models: vec!["gpt-4*".into()], ..Written::default() };
+    let written = RoutingConfig { blocked_models: vec!["gpt-4*".into()], ..RoutingConfig::default() };
     let table = table(written, &providers());
     let blocked = |model: &str| Err(RouteError::BlockedModel(model.into()));
     assert_eq!(table.decide(None, "/v1/chat/completions", Some("gpt-4o")), blocked("gpt-4o"));
@@ -235,19 +239,19 @@ fn a_blocked_model_is_refused_however_it_comes() {
 #[test]
 fn the_default_is_marked_or_named_or_the_only_one() {
     let default =
-        |written: Written, backends: &[BackendRule]| table(written, backends).decide(None, "/", None);
-    let named = |name: &str| Written { default_backend: name.into(), ..Written::default() };
+        |written: RoutingConfig, backends: &[BackendRule]| table(written, backends).decide(None, "/", None);
+    let named = |name: &str| RoutingConfig { default_backend: name.into(), ..RoutingConfig::default() };
     let plain = [rule("a", &[], false), rule("b", &[], false)];
-    assert_eq!(default(Written::default(), &providers()), decision(0, RouteMethod::Default, 0));
+    assert_eq!(default(RoutingConfig::default(), &providers()), decision(0, RouteMethod::Default, 0));
     assert_eq!(default(named("b"), &plain), decision(1, RouteMethod::Default, 0));
-    assert_eq!(default(Written::default(), &plain[..1]), decision(0, RouteMethod::Default, 0));
-    assert_eq!(default(Written::default(), &plain), Err(RouteError::NoRoute));
+    assert_eq!(default(RoutingConfig::default(), &plain[..1]), decision(0, RouteMethod::Default, 0));
+    assert_eq!(default(RoutingConfig::default(), &plain), Err(RouteError::NoRoute));
 }
 
 #[test]
 fn faults_name_the_key_and_the_remedy() {
     let twice = vec![RouteMethod::Path, RouteMethod::Path];
-    let written = Written { methods: twice, header: "X Backend".into(), ..Written::default() };
+    let written = RoutingConfig { methods: twice, header: "X Backend".into(), ..RoutingConfig::default() };
     let backends = [rule("openai", &[], true), rule("ollama", &[], true)];
     assert_eq!(
         faults_of(written, &backends),
@@ -256,7 +260,7 @@ fn faults_name_the_key_and_the_remedy() {
          backends.ollama.default: 'openai' is the default backend already \
          (leave default: true on one of them)"
     );
-    let named = |name: &str| Written { default_backend: name.into(), ..Written::default() };
+    let named = |name: &str| RoutingConfig { default_backend: name.into(), ..RoutingConfig::default() };
     assert_eq!(
         faults_of(named("opnai"), &providers()),
         "routing.default_backend: no backend is called 'opnai' (did you mean openai?)"
@@ -267,7 +271,7 @@ fn faults_name_the_key_and_the_remedy() {
          (keep one of the two)"
     );
     assert_eq!(
-        faults_of(Written { methods: vec![], ..Written::default() }, &providers()),
+        faults_of(RoutingConfig { methods: vec![], ..RoutingConfig::default() }, &providers()),
         "routing.methods: no method is left, so no request finds a backend \
          (header, model, path and default exist)"
     );
