@@ -55,7 +55,7 @@ fn scanner(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("{} bytes", body.len()), |bencher| {
             bencher.iter(|| {
-                let mut scan = RequestScan::new(Arc::clone(&paths));
+                let mut scan = RequestScan::new(&paths);
                 body.as_bytes().chunks(CHUNK).for_each(|chunk| scan.feed(black_box(chunk)));
                 scan.finish()
             });
@@ -67,10 +67,10 @@ fn scanner(criterion: &mut Criterion) {
 fn tap(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("usage tap");
     for (name, dialect, framing) in [
-        ("openai_chat_usage.sse", Dialect::OpenAiChat, Framing::Sse),
-        ("anthropic_thinking_tool.sse", Dialect::Anthropic, Framing::Sse),
-        ("responses_reasoning_tool.sse", Dialect::OpenAiResponses, Framing::Sse),
-        ("ollama_chat_thinking.ndjson", Dialect::Ollama, Framing::Ndjson),
+        ("openai_chat_usage.sse", Dialect::OPENAI_CHAT, Framing::Sse),
+        ("anthropic_thinking_tool.sse", Dialect::ANTHROPIC, Framing::Sse),
+        ("responses_reasoning_tool.sse", Dialect::OPENAI_RESPONSES, Framing::Sse),
+        ("ollama_chat_thinking.ndjson", Dialect::OLLAMA, Framing::Ndjson),
     ] {
         let stream = recorded(name);
         group.throughput(Throughput::Bytes(stream.len() as u64));
@@ -89,7 +89,7 @@ fn tap(criterion: &mut Criterion) {
 fn listener(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tap with a listener");
     for (name, dialect) in
-        [("openai_chat_tools.sse", Dialect::OpenAiChat), ("anthropic_thinking_tool.sse", Dialect::Anthropic)]
+        [("openai_chat_tools.sse", Dialect::OPENAI_CHAT), ("anthropic_thinking_tool.sse", Dialect::ANTHROPIC)]
     {
         let stream = recorded(name);
         group.throughput(Throughput::Bytes(stream.len() as u64));
@@ -127,7 +127,7 @@ fn decoding(criterion: &mut Criterion) {
     for (name, coding, packed) in packed {
         group.bench_function(name, |bencher| {
             bencher.iter_batched_ref(
-                || ResponseTap::of(Dialect::Anthropic, Framing::Sse, coding),
+                || ResponseTap::of(Dialect::ANTHROPIC, Framing::Sse, coding),
                 |tap| packed.chunks(256).for_each(|chunk| tap.feed(black_box(chunk))),
                 BatchSize::SmallInput,
             );
@@ -147,10 +147,10 @@ fn refusals(criterion: &mut Criterion) {
         rpc_id: None,
     };
     criterion.bench_function("refusal, before the head", |bencher| {
-        bencher.iter(|| Dialect::Anthropic.error_body(black_box(&notice)));
+        bencher.iter(|| Dialect::ANTHROPIC.error_body(black_box(&notice)));
     });
     criterion.bench_function("refusal, in a stream", |bencher| {
-        bencher.iter(|| Dialect::Anthropic.stream_end(Framing::Sse, true, black_box(&notice)));
+        bencher.iter(|| Dialect::ANTHROPIC.stream_end(Framing::Sse, true, black_box(&notice)));
     });
 }
 

@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fn scan<'a>(paths: &RequestPaths, chunks: impl Iterator<Item = &'a [u8]>) -> ModelRequest {
-    let mut scan = RequestScan::speaking(Dialect::Mcp, paths);
+    let mut scan = RequestScan::speaking(Dialect::MCP, paths);
     chunks.for_each(|chunk| scan.feed(chunk));
     scan.finish()
 }
@@ -52,7 +52,7 @@ fuzz_target!(|input: (u8, [&[u8]; 3], &str, &[u8])| {
         request_id: "r",
         rpc_id: id,
     };
-    let refusal: Value = serde_json::from_slice(&Dialect::Mcp.error_body(&notice)).expect("JSON");
+    let refusal: Value = serde_json::from_slice(&Dialect::MCP.error_body(&notice)).expect("JSON");
     let id: Option<Value> = id.map(|id| serde_json::from_str(id).expect("an id is JSON"));
     assert_eq!(refusal["id"], id.unwrap_or_default());
 });

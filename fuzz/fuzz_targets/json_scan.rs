@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fn scan<'a>(paths: &Arc<RequestPaths>, chunks: impl Iterator<Item = &'a [u8]>) -> ModelRequest {
-    let mut scan = RequestScan::new(Arc::clone(paths));
+    let mut scan = RequestScan::new(paths);
     chunks.for_each(|chunk| scan.feed(chunk));
     scan.finish()
 }

@@ -12,14 +12,14 @@ use elida::protocol::facts::usage::Usage;
 use libfuzzer_sys::fuzz_target;
 
 const DIALECTS: [Dialect; 8] = [
-    Dialect::OpenAiChat,
-    Dialect::OpenAiResponses,
-    Dialect::OpenAiOther,
-    Dialect::Anthropic,
-    Dialect::Mistral,
-    Dialect::Ollama,
-    Dialect::Gemini,
-    Dialect::Mcp,
+    Dialect::OPENAI_CHAT,
+    Dialect::OPENAI_RESPONSES,
+    Dialect::OPENAI_OTHER,
+    Dialect::ANTHROPIC,
+    Dialect::MISTRAL,
+    Dialect::OLLAMA,
+    Dialect::GEMINI,
+    Dialect::MCP,
 ];
 const FRAMINGS: [Framing; 4] = [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque];
 

@@ -45,7 +45,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     let whole = frames(std::iter::once(stream));
     assert_eq!(whole, frames(stream.chunks(size)));
     assert!(whole.0.iter().map(Vec::len).sum::<usize>() <= stream.len());
-    let dialects = [Dialect::OpenAiRealtime, Dialect::OpenAiResponses, Dialect::Plain];
+    let dialects = [Dialect::OPENAI_REALTIME, Dialect::OPENAI_RESPONSES, Dialect::PLAIN];
     let dialect = dialects[size % dialects.len()];
     assert_eq!(tapped(dialect, std::iter::once(stream)), tapped(dialect, stream.chunks(size)));
 });

@@ -13,7 +13,7 @@ use super::descriptors;
 use super::services::{self, Extra};
 use super::signals::{Signal, Signals};
 use crate::config::{Flags, Sources};
-use crate::demo::Provider;
+use crate::demo::{BACKENDS, Backend, Provider, client_example};
 
 /// Time between two events, slow enough for a person to watch a response and kill it.
 const EVENT_INTERVAL: Duration = Duration::from_millis(40);
@@ -63,16 +63,18 @@ async fn shutdown_requested(signals: &Signals) {
 /// are ignored, so that the demo is the same everywhere.
 fn sources(listen: String, control_listen: String, provider: SocketAddr) -> Sources {
     let data_dir = std::env::temp_dir().join("elida-demo");
-    let text = format!(
-        "data_dir: {data_dir:?}\n\
-         backends:\n\
-         \x20 ollama: {{ url: 'http://{provider}', type: ollama, default: true }}\n\
-         \x20 openai: {{ url: 'http://{provider}', type: openai, models: ['gpt-*', 'o[0-9]*'] }}\n\
-         \x20 anthropic: {{ url: 'http://{provider}', type: anthropic, models: ['claude-*'] }}\n\
-         \x20 mistral: {{ url: 'http://{provider}', type: mistral, models: ['mistral-*', 'codestral-*'] }}\n"
-    );
+    let backends: String = BACKENDS.iter().map(|backend| written(backend, provider)).collect();
+    let text = format!("data_dir: {data_dir:?}\nbackends:\n{backends}");
     let flags = Flags { listen: Some(listen), control_listen: Some(control_listen), ..Flags::default() };
     Sources::of_text(text, flags)
+}
+
+/// One line of `backends:`.
+fn written(backend: &Backend, provider: SocketAddr) -> String {
+    let Backend { name, kind, is_default, models } = backend;
+    let default = if *is_default { ", default: true" } else { "" };
+    let models = if models.is_empty() { String::new() } else { format!(", models: {models:?}") };
+    format!("  {name}: {{ url: 'http://{provider}', type: {kind}{default}{models} }}\n")
 }
 
 fn welcome(listen: SocketAddr, control: SocketAddr) -> String {
@@ -85,8 +87,9 @@ fn welcome(listen: SocketAddr, control: SocketAddr) -> String {
          and while it streams, in another terminal:\n\n\
          \x20 curl http://{control}/control/sessions\n\
          \x20 curl -X POST http://{control}/control/sessions/my-first/kill\n\n\
-         Claude Code: ANTHROPIC_BASE_URL=http://localhost:{port} ANTHROPIC_API_KEY=demo claude -p 'hello'\n\
-         End with Ctrl-C. The log follows.\n"
+         {}\n\
+         End with Ctrl-C. The log follows.\n",
+        client_example(port)
     )
 }
 

@@ -209,7 +209,7 @@ fn check_capture(
 fn only_backend(url: String) -> Backends {
     let backend = upstream::settings::BackendConfig {
         default: true,
-        ..upstream::settings::BackendConfig::new(url, BackendKind::Ollama)
+        ..upstream::settings::BackendConfig::new(url, BackendKind::OF_URL)
     };
     Backends(vec![(ONLY_BACKEND.to_owned(), backend)])
 }

@@ -6,7 +6,17 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::body::{Event, sse, words};
+use super::route::{Asked, Route};
 use super::turn::{Ask, Manner, Reply, count_words};
+
+/// What a request to this API asks for.
+pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
+    match (asked.is_read, asked.tail) {
+        (false, "/a2a" | "/message:send" | "/message:stream") => Some(Route::A2a),
+        (true, "/.well-known/agent-card.json") => Some(Route::Fixed(card())),
+        _ => None,
+    }
+}
 
 /// What the agent is asked, and how it answers; the error is a message for the caller.
 pub(super) fn ask(path: &str, body: &Value) -> Result<(Ask, Manner), String> {
@@ -48,7 +58,7 @@ fn envelope(id: &Option<Value>, said: &Value) -> Value {
 }
 
 /// `GET /.well-known/agent-card.json`.
-pub(super) fn card() -> Value {
+fn card() -> Value {
     json!({"name": "elida-demo", "description": "Says what it is told.", "version": "1",
         "protocolVersion": "1.0", "url": "/a2a", "capabilities": {"streaming": true},
         "defaultInputModes": ["text/plain"], "defaultOutputModes": ["text/plain"], "skills": []})

@@ -5,13 +5,35 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::body::{Event, fragments, named_sse, words};
+use super::route::{Asked, Backend, Route};
 use super::turn::{Ask, Dialect, Events, Reply, content_text, text_or, words_below};
 
 /// `POST /v1/messages`.
-pub(super) const MESSAGES: Dialect =
+const MESSAGES: Dialect =
     Dialect { ask, whole, events, stream_type: "text/event-stream; charset=utf-8", fault };
 
-pub(super) fn fault(status: u16, message: &str) -> Value {
+/// The backend of `elida demo`.
+pub(super) const BACKEND: Backend =
+    Backend { name: "anthropic", kind: "anthropic", is_default: false, models: &["claude-*"] };
+
+/// What a request to this API asks for.
+pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
+    Some(match (asked.is_read, asked.tail) {
+        (false, "/v1/messages") => Route::Converse(&MESSAGES),
+        (false, "/v1/messages/count_tokens") => Route::Compute(count_tokens, fault),
+        (true, "/v1/models") if asked.headers.contains_key("anthropic-version") => Route::Fixed(models()),
+        _ => return None,
+    })
+}
+
+/// Claude Code, through the proxy at this port.
+pub(super) fn client_example(port: u16) -> String {
+    format!(
+        "Claude Code: ANTHROPIC_BASE_URL=http://localhost:{port} ANTHROPIC_API_KEY=demo claude -p 'hello'"
+    )
+}
+
+fn fault(status: u16, message: &str) -> Value {
     let kind = match status {
         401 => "authentication_error",
         403 => "permission_error",
@@ -56,7 +78,7 @@ fn input_tokens(body: &Value) -> usize {
 }
 
 /// `POST /v1/messages/count_tokens`.
-pub(super) fn count_tokens(body: &Value) -> Result<Value, String> {
+fn count_tokens(body: &Value) -> Result<Value, String> {
     ask(body).map(|ask| json!({"input_tokens": ask.input_tokens}))
 }
 
@@ -138,7 +160,7 @@ fn delta(delta: &Value) -> String {
 }
 
 /// `GET /v1/models` with an `anthropic-version` header.
-pub(super) fn models() -> Value {
+fn models() -> Value {
     let ids = ["claude-demo", "claude-sonnet-4-5", "claude-haiku-4-5"];
     let data: Vec<Value> = ids.iter().map(|id| model(id)).collect();
     json!({"data": data, "has_more": false, "first_id": ids[0], "last_id": ids[ids.len() - 1]})

@@ -6,21 +6,36 @@ use serde_json::{Value, json};
 
 use super::body::{Event, sse, words};
 use super::openai::embedding;
+use super::route::{Asked, Route};
 use super::turn::{Ask, Dialect, Events, Reply, text_or, words_below};
 
 /// `:streamGenerateContent?alt=sse`, and `:generateContent`.
-pub(super) const CONTENT: Dialect = Dialect { ask, whole, events, stream_type: "text/event-stream", fault };
+const CONTENT: Dialect = Dialect { ask, whole, events, stream_type: "text/event-stream", fault };
 
 /// `:streamGenerateContent` without `alt`.
-pub(super) const ARRAY: Dialect =
-    Dialect { ask, whole, events: elements, stream_type: "application/json", fault };
+const ARRAY: Dialect = Dialect { ask, whole, events: elements, stream_type: "application/json", fault };
+
+/// What a request to this API asks for.
+pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
+    if let Some((_, verb)) = call(asked.path) {
+        return Some(match verb {
+            "generateContent" => Route::Gemini(&CONTENT),
+            "streamGenerateContent" if asked.has_pair("alt=sse") => Route::Gemini(&CONTENT),
+            "streamGenerateContent" => Route::Gemini(&ARRAY),
+            "countTokens" => Route::Compute(count_tokens, fault),
+            "embedContent" => Route::Compute(embed, fault),
+            _ => return None,
+        });
+    }
+    (asked.is_read && asked.tail == "/v1beta/models").then(|| Route::Fixed(models()))
+}
 
 /// The model and the word behind the colon, when the path has them.
-pub(super) fn call(path: &str) -> Option<(&str, &str)> {
+fn call(path: &str) -> Option<(&str, &str)> {
     path.rsplit('/').next()?.rsplit_once(':')
 }
 
-pub(super) fn fault(status: u16, message: &str) -> Value {
+fn fault(status: u16, message: &str) -> Value {
     let word = match status {
         400 => "INVALID_ARGUMENT",
         401 => "UNAUTHENTICATED",
@@ -127,17 +142,17 @@ fn elements(reply: Arc<Reply>) -> Events {
 }
 
 /// `:countTokens`.
-pub(super) fn count_tokens(body: &Value) -> Result<Value, String> {
+fn count_tokens(body: &Value) -> Result<Value, String> {
     ask(body).map(|ask| json!({"totalTokens": ask.input_tokens}))
 }
 
 /// `:embedContent`.
-pub(super) fn embed(body: &Value) -> Result<Value, String> {
+fn embed(body: &Value) -> Result<Value, String> {
     Ok(json!({"embedding": {"values": embedding(&body["content"].to_string())}}))
 }
 
 /// `GET /v1beta/models`.
-pub(super) fn models() -> Value {
+fn models() -> Value {
     let model = json!({"name": "models/gemini-demo", "displayName": "Gemini Demo", "version": "1",
         "inputTokenLimit": 1_048_576, "outputTokenLimit": 65_536,
         "supportedGenerationMethods": ["generateContent", "countTokens"]});

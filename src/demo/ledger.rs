@@ -49,7 +49,7 @@ struct Entries {
     aborts: Vec<Instant>,
 }
 
-/// Counters and a bounded log; whoever wants to wait for a change uses [`Ledger::until`].
+/// Counters and a bounded log. [`Ledger::until`] waits for a change.
 pub struct Ledger {
     keep: usize,
     entries: Mutex<Entries>,

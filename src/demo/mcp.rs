@@ -92,7 +92,7 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// 404 tells a client to begin anew.
+/// 404 makes a client open a new session.
 fn no_session(named: Option<&str>) -> Said {
     let (status, message) = match named {
         Some(_) => (404, "Session not found"),

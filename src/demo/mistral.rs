@@ -6,17 +6,28 @@ use serde_json::{Value, json};
 
 use super::body::{Event, sse, words};
 use super::openai::{self, CREATED};
+use super::route::{Asked, Backend, Route};
 use super::turn::{Ask, Dialect, Events, Reply};
 
 /// `POST /v1/chat/completions` with a Mistral model.
-pub(super) const CHAT: Dialect = Dialect { ask, whole, events, stream_type: "text/event-stream", fault };
+const CHAT: Dialect = Dialect { ask, whole, events, stream_type: "text/event-stream", fault };
+
+/// The backend of `elida demo`.
+pub(super) const BACKEND: Backend =
+    Backend { name: "mistral", kind: "mistral", is_default: false, models: &["mistral-*", "codestral-*"] };
+
+/// What a request to this API asks for.
+pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
+    let is_chat = !asked.is_read && asked.tail == "/v1/chat/completions";
+    (is_chat && is_mistral(asked.body)).then_some(Route::Converse(&CHAT))
+}
 
 /// Mistral's own names for its models.
 const FAMILIES: [&str; 8] =
     ["mistral", "open-mi", "open-mixtral", "codestral", "devstral", "magistral", "ministral", "pixtral"];
 
-/// Tells Mistral's requests from OpenAI's, which come on the same path.
-pub(super) fn is_mistral(body: &Value) -> bool {
+/// Distinguishes Mistral's requests from OpenAI's, which have the same path.
+fn is_mistral(body: &Value) -> bool {
     body["model"].as_str().is_some_and(|model| FAMILIES.iter().any(|family| model.starts_with(family)))
 }
 

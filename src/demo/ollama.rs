@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::body::{Event, line, words};
 use super::openai::embedding;
+use super::route::{Asked, Backend, Route};
 use super::turn::{Ask, Dialect, Events, Reply, count_words, text_or, words_below};
 
 /// The time in every answer, so that answers stay a function of the request.
@@ -13,7 +14,7 @@ const CREATED_AT: &str = "2026-09-22T00:00:00Z";
 const MODEL: &str = "llama-demo:latest";
 
 /// `POST /api/chat`.
-pub(super) const CHAT: Dialect = Dialect {
+const CHAT: Dialect = Dialect {
     ask: ask_chat,
     whole: |reply| last(reply, "message", message(reply, &reply.text())),
     events: chat_events,
@@ -22,7 +23,7 @@ pub(super) const CHAT: Dialect = Dialect {
 };
 
 /// `POST /api/generate`.
-pub(super) const GENERATE: Dialect = Dialect {
+const GENERATE: Dialect = Dialect {
     ask: ask_generate,
     whole: |reply| last(reply, "response", json!(reply.text())),
     events: generate_events,
@@ -30,7 +31,27 @@ pub(super) const GENERATE: Dialect = Dialect {
     fault,
 };
 
-pub(super) fn fault(_status: u16, message: &str) -> Value {
+/// The backend of `elida demo`.
+pub(super) const BACKEND: Backend = Backend { name: "ollama", kind: "ollama", is_default: true, models: &[] };
+
+/// What a request to this API asks for.
+pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
+    Some(match (asked.is_read, asked.tail) {
+        (false, "/api/chat") => Route::Converse(&CHAT),
+        (false, "/api/generate") => Route::Converse(&GENERATE),
+        (false, "/api/embed") => Route::Compute(embed, fault),
+        (false, "/api/embeddings") => Route::Compute(embeddings, fault),
+        (false, "/api/pull" | "/api/push" | "/api/create") => Route::Lines(progress),
+        (false, "/api/copy" | "/api/delete") => Route::Done,
+        (false, "/api/show") => Route::Compute(show, fault),
+        (true, "/api/tags") => Route::Fixed(tags()),
+        (true, "/api/ps") => Route::Fixed(running()),
+        (true, "/api/version") => Route::Fixed(version()),
+        _ => return None,
+    })
+}
+
+fn fault(_status: u16, message: &str) -> Value {
     json!({"error": message})
 }
 
@@ -101,7 +122,7 @@ fn generate_events(reply: Arc<Reply>) -> Events {
 }
 
 /// `POST /api/embed`.
-pub(super) fn embed(body: &Value) -> Result<Value, String> {
+fn embed(body: &Value) -> Result<Value, String> {
     let inputs: Vec<&Value> = match &body["input"] {
         Value::Array(many) => many.iter().collect(),
         one => vec![one],
@@ -114,12 +135,12 @@ pub(super) fn embed(body: &Value) -> Result<Value, String> {
 }
 
 /// `POST /api/embeddings`, the older form.
-pub(super) fn embeddings(body: &Value) -> Result<Value, String> {
+fn embeddings(body: &Value) -> Result<Value, String> {
     Ok(json!({"embedding": embedding(&text_or(body, "prompt", ""))}))
 }
 
-/// `POST /api/pull`, `push` and `create`: what they tell on their way.
-pub(super) fn progress(body: &Value) -> Vec<Value> {
+/// `POST /api/pull`, `push` and `create`: their progress.
+fn progress(body: &Value) -> Vec<Value> {
     match body["stream"] == false {
         true => vec![json!({"status": "success"})],
         false => vec![json!({"status": "pulling manifest"}), json!({"status": "success"})],
@@ -137,12 +158,12 @@ fn model() -> Value {
 }
 
 /// `GET /api/tags`.
-pub(super) fn tags() -> Value {
+fn tags() -> Value {
     json!({"models": [model()]})
 }
 
 /// `GET /api/ps`.
-pub(super) fn running() -> Value {
+fn running() -> Value {
     let mut model = model();
     model["expires_at"] = json!("2026-12-31T00:00:00Z");
     model["size_vram"] = json!(4_661_224_676_u64);
@@ -150,12 +171,12 @@ pub(super) fn running() -> Value {
 }
 
 /// `GET /api/version`.
-pub(super) fn version() -> Value {
+fn version() -> Value {
     json!({"version": "0.12.0"})
 }
 
 /// `POST /api/show`.
-pub(super) fn show(_body: &Value) -> Result<Value, String> {
+fn show(_body: &Value) -> Result<Value, String> {
     Ok(json!({"modelfile": "FROM llama-demo", "parameters": "", "template": "{{ .Prompt }}",
         "details": details(), "model_info": {"general.architecture": "llama"},
         "capabilities": ["completion", "tools"], "modified_at": CREATED_AT}))

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::{Event, fragments, sse, words};
+use super::route::{Asked, Backend, Route};
 use super::turn::{Ask, Dialect, Events, Reply, content_text, count_words, text_or, words_below};
 
 /// Unix seconds in every answer, so that answers stay a function of the request.
@@ -15,7 +16,7 @@ pub(super) const CREATED: u64 = 1_790_000_000;
 const DIMENSIONS: usize = 8;
 
 /// `POST /v1/chat/completions`.
-pub(super) const CHAT: Dialect = Dialect {
+const CHAT: Dialect = Dialect {
     ask: ask_chat,
     whole: whole_chat,
     events: chat_events,
@@ -24,13 +25,29 @@ pub(super) const CHAT: Dialect = Dialect {
 };
 
 /// `POST /v1/completions`.
-pub(super) const COMPLETIONS: Dialect = Dialect {
+const COMPLETIONS: Dialect = Dialect {
     ask: ask_completion,
     whole: whole_completion,
     events: completion_events,
     stream_type: "text/event-stream",
     fault,
 };
+
+/// The backend of `elida demo`.
+pub(super) const BACKEND: Backend =
+    Backend { name: "openai", kind: "openai", is_default: false, models: &["gpt-*", "o[0-9]*"] };
+
+/// What a request to this API asks for.
+pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
+    Some(match (asked.is_read, asked.tail) {
+        (false, "/v1/chat/completions") => Route::Converse(&CHAT),
+        (false, "/v1/completions" | "/v1/fim/completions") => Route::Converse(&COMPLETIONS),
+        (false, "/v1/embeddings") => Route::Compute(embeddings, fault),
+        (true, "/v1/models") => Route::Fixed(models()),
+        (true, tail) => Route::Fixed(model(tail.strip_prefix("/v1/models/")?)),
+        _ => return None,
+    })
+}
 
 pub(super) fn fault(status: u16, message: &str) -> Value {
     let kind = match status {
@@ -176,7 +193,7 @@ fn completion_events(reply: Arc<Reply>) -> Events {
 }
 
 /// `POST /v1/embeddings`: numbers that are a function of the text.
-pub(super) fn embeddings(body: &Value) -> Result<Value, String> {
+fn embeddings(body: &Value) -> Result<Value, String> {
     let inputs: Vec<&Value> = match &body["input"] {
         Value::Array(many) if many.iter().all(|item| item.is_string() || item.is_array()) => {
             many.iter().collect()
@@ -213,13 +230,13 @@ fn base64(numbers: &[f32]) -> String {
 }
 
 /// `GET /v1/models`.
-pub(super) fn models() -> Value {
+fn models() -> Value {
     let ids = ["gpt-demo", "gpt-5-demo", "mistral-demo", "claude-demo", "llama-demo", "demo-embedding"];
     json!({"object": "list", "data": ids.map(model)})
 }
 
 /// `GET /v1/models/ID`.
-pub(super) fn model(id: &str) -> Value {
+fn model(id: &str) -> Value {
     json!({"id": id, "object": "model", "created": CREATED, "owned_by": "demo"})
 }
 

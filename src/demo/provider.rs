@@ -1,4 +1,4 @@
-//! The provider itself: listens, reads a request whole, finds its dialect and gives the answer.
+//! The provider itself: listens, reads a request whole, finds its dialect and answers.
 
 use std::convert::Infallible;
 use std::future::{self, Future};
@@ -13,9 +13,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -23,15 +23,16 @@ use super::body::{Event, halved, line, streamed};
 use super::ledger::{Ledger, Open};
 use super::mcp::{Said, Sessions};
 use super::packing::{Packer, Packing};
+use super::registry::route;
+use super::route::Route;
 use super::script::{Script, Twist};
 use super::turn::{Ask, Dialect, Manner, Reply};
-use super::{a2a, anthropic, gemini, mistral, ollama, openai, responses, socket};
+use super::{a2a, gemini, openai, socket};
 
 /// How many requests the log holds.
 const KEPT_REQUESTS: usize = 1024;
 
-/// The fake provider: give it a listener with [`Provider::serve`], ask it what it saw with
-/// [`Provider::ledger`].
+/// The fake provider. [`Provider::serve`] takes a listener; [`Provider::ledger`] shows the requests.
 pub struct Provider {
     pace: Duration,
     ledger: Arc<Ledger>,
@@ -44,7 +45,7 @@ impl Provider {
         Self::with(Duration::ZERO, KEPT_REQUESTS)
     }
 
-    /// A provider that waits so long before each further word, unless a directive says otherwise.
+    /// A provider that waits this long before each further word, unless a directive says otherwise.
     pub fn paced(pace: Duration) -> Arc<Self> {
         Self::with(pace, KEPT_REQUESTS)
     }
@@ -92,81 +93,6 @@ impl Provider {
 /// When the listener fails for good.
 pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     Provider::new().serve(listener, shutdown).await
-}
-
-/// What a path asks for.
-enum Route {
-    Converse(&'static Dialect),
-    Compute(fn(&Value) -> Result<Value, String>, fn(u16, &str) -> Value),
-    /// Model and verb stand in the path.
-    Gemini(&'static Dialect),
-    A2a,
-    Mcp,
-    /// Lines of JSON.
-    Lines(fn(&Value) -> Vec<Value>),
-    Done,
-    Fixed(Value),
-    Hello,
-    Echo,
-    Unknown,
-}
-
-fn route(head: &Parts, body: &Value) -> Route {
-    let path = head.uri.path();
-    let tail =
-        ["/v1/", "/v1beta/", "/api/"].iter().find_map(|root| path.find(root)).map_or(path, |at| &path[at..]);
-    let is_read = matches!(head.method, Method::GET | Method::HEAD);
-    if path.ends_with("/mcp") {
-        return Route::Mcp;
-    }
-    if let Some(route) = gemini_route(&head.uri) {
-        return route;
-    }
-    match (is_read, tail) {
-        (false, "/v1/messages") => Route::Converse(&anthropic::MESSAGES),
-        (false, "/v1/messages/count_tokens") => Route::Compute(anthropic::count_tokens, anthropic::fault),
-        (false, "/v1/chat/completions") if mistral::is_mistral(body) => Route::Converse(&mistral::CHAT),
-        (false, "/v1/chat/completions") => Route::Converse(&openai::CHAT),
-        (false, "/v1/completions" | "/v1/fim/completions") => Route::Converse(&openai::COMPLETIONS),
-        (false, "/v1/responses") => Route::Converse(&responses::RESPONSES),
-        (false, "/v1/embeddings") => Route::Compute(openai::embeddings, openai::fault),
-        (true, "/v1/models") if head.headers.contains_key("anthropic-version") => {
-            Route::Fixed(anthropic::models())
-        }
-        (true, "/v1/models") => Route::Fixed(openai::models()),
-        (true, model) if model.starts_with("/v1/models/") => {
-            Route::Fixed(openai::model(&model["/v1/models/".len()..]))
-        }
-        (true, "/v1beta/models") => Route::Fixed(gemini::models()),
-        (false, "/api/chat") => Route::Converse(&ollama::CHAT),
-        (false, "/api/generate") => Route::Converse(&ollama::GENERATE),
-        (false, "/api/embed") => Route::Compute(ollama::embed, ollama::fault),
-        (false, "/api/embeddings") => Route::Compute(ollama::embeddings, ollama::fault),
-        (false, "/api/pull" | "/api/push" | "/api/create") => Route::Lines(ollama::progress),
-        (false, "/api/copy" | "/api/delete") => Route::Done,
-        (false, "/api/show") => Route::Compute(ollama::show, ollama::fault),
-        (true, "/api/tags") => Route::Fixed(ollama::tags()),
-        (true, "/api/ps") => Route::Fixed(ollama::running()),
-        (true, "/api/version") => Route::Fixed(ollama::version()),
-        (false, "/a2a" | "/message:send" | "/message:stream") => Route::A2a,
-        (true, "/.well-known/agent-card.json") => Route::Fixed(a2a::card()),
-        (_, path) if path.ends_with("/echo") => Route::Echo,
-        (true, "/" | "/api/hello") => Route::Hello,
-        _ => Route::Unknown,
-    }
-}
-
-fn gemini_route(uri: &Uri) -> Option<Route> {
-    let (_, verb) = gemini::call(uri.path())?;
-    let is_sse = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"));
-    Some(match verb {
-        "generateContent" => Route::Gemini(&gemini::CONTENT),
-        "streamGenerateContent" if is_sse => Route::Gemini(&gemini::CONTENT),
-        "streamGenerateContent" => Route::Gemini(&gemini::ARRAY),
-        "countTokens" => Route::Compute(gemini::count_tokens, gemini::fault),
-        "embedContent" => Route::Compute(gemini::embed, gemini::fault),
-        _ => return None,
-    })
 }
 
 async fn handle(State(provider): State<Arc<Provider>>, request: Request) -> Response {
@@ -258,7 +184,7 @@ fn not_json(error: &serde_json::Error) -> String {
     format!("We could not parse the JSON body of your request: {error}")
 }
 
-/// Answers what is asked in this manner, as the directives in it say.
+/// Answers a request in this manner, following its directives.
 async fn speak(pace: Duration, ask: &Ask, manner: Manner, body: &Bytes, mut open: Open) -> Response {
     let (reply, script) = Reply::to(ask, digest(body));
     let pace = script.pace.unwrap_or(pace);
@@ -331,7 +257,7 @@ fn error_message(status: u16) -> &'static str {
     }
 }
 
-/// An answer of the MCP server; without a body when there is nothing to say.
+/// An answer of the MCP server; without a body when `value` is null.
 fn mcp_answer(status: u16, value: &Value, session: Option<String>) -> Response {
     let mut response = json_answer(status, value);
     if value.is_null() {

@@ -6,11 +6,17 @@ use serde_json::{Value, json};
 
 use super::body::{Event, fragments, named_sse};
 use super::openai::{self, CREATED};
+use super::route::{Asked, Route};
 use super::turn::{Ask, Dialect, Events, Reply, content_text, text_or, words_below};
 
 /// `POST /v1/responses`.
-pub(super) const RESPONSES: Dialect =
+const RESPONSES: Dialect =
     Dialect { ask, whole, events, stream_type: "text/event-stream; charset=utf-8", fault: openai::fault };
+
+/// What a request to this API asks for.
+pub(super) fn route(asked: &Asked<'_>) -> Option<Route> {
+    (!asked.is_read && asked.tail == "/v1/responses").then_some(Route::Converse(&RESPONSES))
+}
 
 pub(super) fn ask(body: &Value) -> Result<Ask, String> {
     let tools = body["tools"].as_array().map_or(&[][..], Vec::as_slice);

@@ -49,7 +49,7 @@ pub(super) struct Extra {
 }
 
 impl Script {
-    /// Reads the directives of `text`; gives back the text without them. What is between brackets
+    /// Reads the directives of `text`; returns the text without them. What is between brackets
     /// but is no directive stays in the text.
     pub(super) fn read(text: &str) -> (Self, String) {
         let mut script = Self::default();

@@ -1,6 +1,6 @@
 //! WebSockets: OpenAI Realtime, and the responses API as Codex speaks it.
 //!
-//! Directives work as over HTTP: they stand in the text of the user's last item.
+//! Directives work as over HTTP: they are in the text of the user's last item.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::{openai, responses};
 /// The messages of a streamed answer; the flag says whether one carries a word.
 type Messages = Box<dyn Iterator<Item = (Value, bool)> + Send>;
 
-/// What is spoken over a socket.
+/// The API of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Language {
     /// `/v1/realtime`.
@@ -175,7 +175,7 @@ async fn send(socket: &mut WebSocket, event: &Value) -> Result<(), Gone> {
     socket.send(Message::Text(event.to_string().into())).await.map_err(|_| Gone)
 }
 
-/// Waits for so long, or for the client to go. What it says meanwhile is not heard.
+/// Waits for this long, or for the client to leave. Its messages meanwhile are dropped.
 async fn wait(socket: &mut WebSocket, time: Duration) -> Result<(), Gone> {
     tokio::time::timeout(time, hold(socket)).await.unwrap_or(Ok(()))
 }

@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::body::Event;
 use super::script::{Extra, Script, ToolWish};
 
-/// The echo stops after so many words …
+/// The echo stops after this many words …
 const ECHO_WORDS: usize = 256;
-/// … and cuts a word after so many bytes, since bodies may be of any size.
+/// … and cuts a word after this many bytes, since bodies may be of any size.
 const ECHO_WORD_BYTES: usize = 256;
 
 /// The events of a streamed answer, made one by one as they are sent.

@@ -1,19 +1,19 @@
-//! Which program calls, as far as it says so itself. A label for people; never authority.
+//! The client program, as it identifies itself. A label for people; never authority.
 
 use std::borrow::Cow;
 
 use http::HeaderMap;
 use http::header::USER_AGENT;
 
-/// The name Claude Code goes by here.
+/// ELIDA's name for Claude Code.
 pub(super) const CLAUDE_CODE: &str = "claude-code";
 
 /// Bytes that are kept of a name or a version.
 const MAX_LABEL: usize = 64;
-/// Bytes of the user agent that are looked at.
+/// Bytes of the user agent that are read.
 const MAX_AGENT: usize = 256;
 
-/// A program and its version, as they stand in the request's head.
+/// A program and its version, from the request's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
     /// The name; printable ASCII, at most 64 bytes.
@@ -22,7 +22,7 @@ pub struct Client {
     pub version: Option<String>,
 }
 
-/// Products of user agents, in lower case, and the name their program goes by here.
+/// Products of user agents, in lower case, and ELIDA's name for their program.
 const KNOWN: [(&str, &str); 59] = [
     ("claude-cli", CLAUDE_CODE),
     ("claude-code", CLAUDE_CODE),
@@ -85,8 +85,27 @@ const KNOWN: [(&str, &str); 59] = [
     ("postmanruntime", "postman"),
 ];
 
+/// Header fields in which clients name their sessions, and the client or platform that does.
+pub(super) const SESSION_HEADERS: [(&str, &str); 15] = [
+    ("session_id", "codex-legacy"),
+    ("x-opencode-session", "opencode"),
+    ("x-session-affinity", "opencode"),
+    ("agent-session-id", "goose"),
+    ("x-client-session-id", "copilot-cli"),
+    ("x-interaction-id", "copilot-vscode"),
+    ("x-kilocode-taskid", "kilo-code"),
+    ("x-cagent-session-id", "docker-agent"),
+    ("x-mux-workspace-id", "mux"),
+    ("x-coder-chat-id", "coder"),
+    ("x-litellm-trace-id", "litellm"),
+    ("x-litellm-session-id", "litellm"),
+    ("helicone-session-id", "helicone"),
+    ("x-amzn-bedrock-agentcore-runtime-session-id", "agentcore"),
+    ("mcp-session-id", "mcp"),
+];
+
 impl Client {
-    /// Reads the user agent, and `originator` where a program is silent about itself.
+    /// Reads the user agent, and `originator` where the user agent does not name the program.
     pub fn recognise(headers: &HeaderMap) -> Self {
         let agent = headers.get(USER_AGENT).map(|value| value.as_bytes()).unwrap_or_default();
         let agent = &agent[..agent.len().min(MAX_AGENT)];
@@ -131,7 +150,7 @@ impl Client {
     }
 }
 
-/// The label of a program as a configuration writes it.
+/// The label for a program's name from the configuration.
 pub(super) fn label(name: String) -> Cow<'static, str> {
     match KNOWN.iter().find(|(_, known)| *known == name) {
         Some((_, known)) => Cow::Borrowed(known),
@@ -150,7 +169,7 @@ fn halves(product: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// What of a peer's text can stand in a log line, in length and in kind.
+/// The part of a peer's text that is safe in a log line.
 fn printable(text: &[u8]) -> String {
     let safe = |byte: &&u8| byte.is_ascii_alphanumeric() || b"._-+:@".contains(byte);
     text.iter().filter(safe).take(MAX_LABEL).map(|byte| char::from(*byte)).collect()

@@ -178,7 +178,7 @@ fn default_hints() -> Vec<Hint> {
         ..hint(Source::Header, "session-id", "codex")
     };
     let mut hints = vec![claude, codex];
-    hints.extend(HEADER_HINTS.map(|(name, client)| hint(Source::Header, name, client)));
+    hints.extend(client::SESSION_HEADERS.map(|(name, client)| hint(Source::Header, name, client)));
     hints.push(Hint {
         parse: Parse::ClaudeCode,
         ..hint(Source::Body, "metadata.user_id", client::CLAUDE_CODE)
@@ -193,25 +193,6 @@ fn default_hints() -> Vec<Hint> {
     hints.push(hint(Source::HeaderPattern, "x-*-session-id", ""));
     hints
 }
-
-/// Clients whose hint is a plain header.
-const HEADER_HINTS: [(&str, &str); 15] = [
-    ("session_id", "codex-legacy"),
-    ("x-opencode-session", "opencode"),
-    ("x-session-affinity", "opencode"),
-    ("agent-session-id", "goose"),
-    ("x-client-session-id", "copilot-cli"),
-    ("x-interaction-id", "copilot-vscode"),
-    ("x-kilocode-taskid", "kilo-code"),
-    ("x-cagent-session-id", "docker-agent"),
-    ("x-mux-workspace-id", "mux"),
-    ("x-coder-chat-id", "coder"),
-    ("x-litellm-trace-id", "litellm"),
-    ("x-litellm-session-id", "litellm"),
-    ("helicone-session-id", "helicone"),
-    ("x-amzn-bedrock-agentcore-runtime-session-id", "agentcore"),
-    ("mcp-session-id", "mcp"),
-];
 
 /// The compiled settings.
 #[derive(Clone, Debug)]

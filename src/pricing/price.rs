@@ -107,9 +107,9 @@ mod tests {
         };
         // 60 of the input, 40 at a tenth, 10 of the output at five times, 3 written at twice, 2 at three times.
         let openai = 60_000_000 + 4_000_000 + 50_000_000 + 6_000_000 + 6_000_000;
-        assert_eq!(cost(Dialect::OpenAiChat), openai);
-        assert_eq!(cost(Dialect::Anthropic), openai + 40_000_000, "cached tokens stand beside the input");
-        assert_eq!(cost(Dialect::Gemini), openai + 40_000_000, "thoughts stand beside the answer");
+        assert_eq!(cost(Dialect::OPENAI_CHAT), openai);
+        assert_eq!(cost(Dialect::ANTHROPIC), openai + 40_000_000, "cached tokens stand beside the input");
+        assert_eq!(cost(Dialect::GEMINI), openai + 40_000_000, "thoughts stand beside the answer");
     }
 
     #[test]

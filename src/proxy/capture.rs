@@ -50,7 +50,7 @@ pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     }
     let live = leg.session();
     // An MCP server may name another session in its answer.
-    let may_move = ctx.stage.dialect() == Dialect::Mcp;
+    let may_move = ctx.stage.dialect() == Dialect::MCP;
     if live.captured() >= settings.max_per_session || !(may_move || settings.may_keep(live.uid())) {
         return;
     }

@@ -13,7 +13,6 @@ use super::request_ctx::{Outcome, RequestCtx, Stage};
 use super::{capture, mcp, refuse, trace, upgrade};
 use crate::capture::redact_text;
 use crate::error::ErrorKind;
-use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
 use crate::session::CutReason;
 use crate::summary::{OK, RequestSummary};
@@ -92,7 +91,7 @@ fn summary(stage: &Stage, outcome: &Outcome, error: Option<ErrorKind>) -> Option
 
 /// What an MCP or A2A request asks for.
 fn operation(stage: &Stage) -> Option<String> {
-    let speaks_rpc = matches!(stage.dialect(), Dialect::Mcp | Dialect::A2a);
+    let speaks_rpc = stage.dialect().is_json_rpc();
     stage.identified()?.call.rpc.as_ref().filter(|_| speaks_rpc)?.summary()
 }
 

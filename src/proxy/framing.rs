@@ -14,9 +14,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
 use crate::error::{ErrorKind, Refusal};
+use crate::protocol::BackendKind;
 
-/// Fields of which the gateway believes one and a backend may obey another: who pays, and what the body is.
-const SINGLE: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "content-type"];
+/// Fields of which the gateway believes one and a backend may obey another, beside those that carry a provider's
+/// key: who pays, and what the body is.
+const SINGLE: [&str; 2] = ["api-key", "content-type"];
 
 /// Names that a backend which maps `-` to `_` (CGI, WSGI) would take for the field that frames the body.
 const TWINS: [&str; 2] = ["content_length", "transfer_encoding"];
@@ -29,7 +31,8 @@ pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     if !lines_end_well(raw) {
         return refuse("a line of the head ends in a bare CR or LF (RFC 9112, 2.2)");
     }
-    if let Some(name) = SINGLE.iter().find(|name| differs(&head.headers, name)) {
+    let mut single = SINGLE.into_iter().chain(BackendKind::all().map(BackendKind::auth_header));
+    if let Some(name) = single.find(|name| differs(&head.headers, name)) {
         return refuse(&format!("the field {name} is sent with two values; send one"));
     }
     check_lengths(raw, &head.headers)?;

@@ -236,7 +236,7 @@ impl ProxyHttp for Gateway {
         if head.status != 101 {
             routed.socket = None;
         }
-        if routed.route.dialect == Dialect::Mcp
+        if routed.route.dialect == Dialect::MCP
             && let Err(reject) = mcp::follow(session, head, ctx).await
         {
             return Err(Self::stop(&mut ctx.outcome, reject));

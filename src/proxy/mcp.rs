@@ -53,7 +53,7 @@ pub(crate) fn is_server_stream(received: &Received, route: &Route, call: &ModelR
         let method = call.rpc.as_ref().and_then(|rpc| rpc.method.as_deref());
         received.method == Method::GET || method == Some("subscriptions/listen")
     };
-    route.dialect == Dialect::Mcp && listens()
+    route.dialect == Dialect::MCP && listens()
 }
 
 /// The server has named the session in its answer to `initialize`: the leg goes over to the session in which

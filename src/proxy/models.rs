@@ -10,13 +10,12 @@ use bytes::Bytes;
 use futures::future::join_all;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, Method};
-use jiff::Timestamp;
 use pingora_core::connectors::http::Connector;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::builtin::{self, BuiltinAnswer};
@@ -27,7 +26,8 @@ use super::receive::{REQUEST_ID, Received};
 use super::refuse::Reject;
 use super::request_ctx::{Identified, RequestCtx, reached};
 use crate::error::{ErrorKind, Refusal};
-use crate::protocol::dialects::credentials;
+use crate::protocol::dialects::model_list::ModelListRequest;
+use crate::protocol::dialects::{credentials, model_list};
 use crate::protocol::{BackendKind, Dialect};
 use crate::routing::{RouteError, Table, forwarded};
 use crate::upstream::backend::Backend;
@@ -39,10 +39,6 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Bytes of one backend's list.
 const MAX_LIST: usize = 2 << 20;
-
-/// Header fields, beside credentials, that are forwarded to the backend that the request would have gone to.
-static TOLD: [HeaderName; 3] =
-    [USER_AGENT, HeaderName::from_static("anthropic-version"), HeaderName::from_static("anthropic-beta")];
 
 /// The `models:` section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -109,16 +105,16 @@ async fn ask_all(
     own: Option<&Backend>,
 ) -> Vec<(String, Vec<Value>)> {
     let asked = received.handle.settings.backends.iter().filter_map(|backend| {
-        let path = list_path(backend.settings().kind())?;
+        let list = backend.settings().kind().model_list()?;
         let is_own = own.is_some_and(|own| own.settings().name() == backend.settings().name());
         Some(async move {
-            let list = async {
+            let answer = async {
                 let head =
-                    request(backend, path, received, headers, is_own).map_err(|error| error.to_string())?;
+                    request(backend, list, received, headers, is_own).map_err(|error| error.to_string())?;
                 ask(connector, backend, head).await
             };
             let name = backend.settings().name();
-            match timeout(LIMIT, list).await.unwrap_or_else(|_| Err("it took too long".to_owned())) {
+            match timeout(LIMIT, answer).await.unwrap_or_else(|_| Err("it took too long".to_owned())) {
                 Ok(list) => Some((name.to_string(), list)),
                 Err(why) => {
                     let request_id = received.request_id.as_str();
@@ -131,19 +127,9 @@ async fn ask_all(
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// Where a backend of this kind has its list.
-fn list_path(kind: BackendKind) -> Option<&'static str> {
-    match kind {
-        BackendKind::Ollama | BackendKind::Openai | BackendKind::Mistral => Some("/v1/models"),
-        BackendKind::Anthropic => Some("/v1/models?limit=1000"),
-        BackendKind::Gemini => Some("/v1beta/models?pageSize=1000"),
-        BackendKind::Mcp | BackendKind::A2a | BackendKind::Http => None,
-    }
-}
-
 fn request(
     backend: &Backend,
-    path: &str,
+    list: &ModelListRequest,
     received: &Received,
     headers: &HeaderMap,
     is_own: bool,
@@ -152,9 +138,9 @@ fn request(
     let takes_own = is_own && *settings.auth() == Auth::Passthrough;
     let query = received.uri.query().filter(|_| takes_own).map(credentials::only_parameters);
     let path = match query.filter(|query| !query.is_empty()) {
-        Some(query) if path.contains('?') => format!("{path}&{query}"),
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
+        Some(query) if list.target.contains('?') => format!("{}&{query}", list.target),
+        Some(query) => format!("{}?{query}", list.target),
+        None => list.target.to_owned(),
     };
     let path = forwarded(settings.base_path(), path.as_bytes(), 0);
     let mut head = RequestHeader::build(Method::GET, &path, Some(12))?;
@@ -162,15 +148,17 @@ fn request(
     head.insert_header(ACCEPT, "application/json")?;
     head.insert_header(ACCEPT_ENCODING, "identity")?;
     head.insert_header(REQUEST_ID, received.request_id.as_str())?;
-    if settings.kind() == BackendKind::Anthropic {
-        head.insert_header("anthropic-version", "2023-06-01")?;
+    for (name, value) in list.headers {
+        head.insert_header(*name, *value)?;
     }
     if let Auth::Inject { header, value } = settings.auth() {
         head.insert_header(header.clone(), value.clone())?;
     }
-    for name in credentials::fields().chain(&TOLD).filter(|_| takes_own) {
+    let own = [USER_AGENT.as_str()].into_iter().chain(BackendKind::client_headers());
+    let own = credentials::fields().map(HeaderName::as_str).chain(own);
+    for name in own.filter(|_| takes_own) {
         if let Some(value) = headers.get(name) {
-            head.insert_header(name.clone(), value.clone())?;
+            head.insert_header(name, value.clone())?;
         }
     }
     Ok(head)
@@ -202,88 +190,31 @@ async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> R
         body.extend_from_slice(&chunk);
     }
     connector.release_http_session(http, &peer, peer.options.idle_timeout).await;
-    entries(&body)
-}
-
-/// The entries of a list: `data` in OpenAI's and Anthropic's shape, `models` in Google's.
-fn entries(body: &[u8]) -> Result<Vec<Value>, String> {
-    let mut list: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| format!("its list is no JSON object: {error}"))?;
-    match list.remove("data").or_else(|| list.remove("models")) {
-        Some(Value::Array(entries)) => Ok(entries),
-        _ => Err("its answer is no list of models".to_owned()),
-    }
+    model_list::entries(&body)
 }
 
 /// Merges the lists: each model once, from the first backend that has it, without blocked ones.
 fn merge(lists: Vec<(String, Vec<Value>)>, routes: &Table, dialect: Dialect) -> Bytes {
     let mut seen = HashSet::new();
-    let write = if dialect == Dialect::Anthropic { as_anthropic } else { as_openai };
     let mut data = Vec::new();
     for (backend, entries) in &lists {
         for entry in entries.iter().filter_map(Value::as_object) {
-            let Some(id) = id(entry) else { continue };
+            let Some(id) = model_list::id(entry) else { continue };
             let is_blocked = matches!(routes.decide(None, "", Some(id)), Err(RouteError::BlockedModel(_)));
             if !is_blocked && seen.insert(id) {
-                data.push(Value::Object(write(entry, id, backend)));
+                data.push(Value::Object(dialect.model_entry(entry, id, backend)));
             }
         }
     }
-    let list = match dialect {
-        Dialect::Anthropic => {
-            let id = |entry: Option<&Value>| entry.map(|entry| entry["id"].clone());
-            json!({"first_id": id(data.first()), "last_id": id(data.last()), "has_more": false, "data": data})
-        }
-        _ => json!({"object": "list", "data": data}),
-    };
-    list.to_string().into()
-}
-
-/// Google writes `models/ID` as the name.
-fn id(entry: &Map<String, Value>) -> Option<&str> {
-    let google = || entry.get("name")?.as_str().map(|name| name.strip_prefix("models/").unwrap_or(name));
-    entry.get("id").and_then(Value::as_str).or_else(google).filter(|id| !id.is_empty())
-}
-
-/// The entry with all it has, in the shape of OpenAI.
-fn as_openai(entry: &Map<String, Value>, id: &str, backend: &str) -> Map<String, Value> {
-    let mut model = common(entry, id, backend);
-    model.remove("type");
-    model.insert("object".to_owned(), "model".into());
-    if !model.get("created").is_some_and(Value::is_number) {
-        let told =
-            entry.get("created_at").and_then(Value::as_str).and_then(|at| at.parse::<Timestamp>().ok());
-        model.insert("created".to_owned(), told.map_or(0, Timestamp::as_second).into());
-    }
-    model
-}
-
-/// The entry with all it has, in the shape of Anthropic.
-fn as_anthropic(entry: &Map<String, Value>, id: &str, backend: &str) -> Map<String, Value> {
-    let mut model = common(entry, id, backend);
-    model.remove("object");
-    model.insert("type".to_owned(), "model".into());
-    if !model.get("created_at").is_some_and(Value::is_string) {
-        let told =
-            entry.get("created").and_then(Value::as_i64).and_then(|at| Timestamp::from_second(at).ok());
-        model.insert("created_at".to_owned(), told.unwrap_or(Timestamp::UNIX_EPOCH).to_string().into());
-    }
-    model
-}
-
-/// What both shapes have: the id, a name for people, and whose it is.
-fn common(entry: &Map<String, Value>, id: &str, backend: &str) -> Map<String, Value> {
-    let mut model = entry.clone();
-    let name = ["display_name", "displayName"].iter().find_map(|key| entry.get(*key)?.as_str()).unwrap_or(id);
-    model.insert("display_name".to_owned(), name.into());
-    model.insert("id".to_owned(), id.into());
-    model.entry("owned_by").or_insert_with(|| backend.into());
-    model
+    dialect.model_list(data).to_string().into()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::protocol::dialects::model_list::entries;
     use crate::routing;
     use crate::settings::fault::Faults;
 
@@ -313,7 +244,7 @@ mod tests {
     #[test]
     fn each_model_is_listed_once_with_its_owner() {
         assert_eq!(
-            merged(&lists(), Dialect::OpenAiOther),
+            merged(&lists(), Dialect::OPENAI_OTHER),
             json!({"object": "list", "data": [
                 {"id": "gpt-5", "object": "model", "created": 1_790_000_000, "owned_by": "openai",
                     "display_name": "gpt-5", "x": 1},
@@ -327,7 +258,7 @@ mod tests {
 
     #[test]
     fn anthropics_clients_get_their_own_shape() {
-        let list = merged(&lists(), Dialect::Anthropic);
+        let list = merged(&lists(), Dialect::ANTHROPIC);
         assert_eq!(
             (&list["first_id"], &list["last_id"], &list["has_more"]),
             (&json!("gpt-5"), &json!("gemini-3"), &json!(false))
@@ -335,7 +266,7 @@ mod tests {
         let first = &list["data"][0];
         assert_eq!(first["type"], "model");
         assert_eq!(first["created_at"], "2026-09-21T14:13:20Z");
-        assert_eq!(merged(&[], Dialect::Anthropic)["first_id"], Value::Null);
+        assert_eq!(merged(&[], Dialect::ANTHROPIC)["first_id"], Value::Null);
     }
 
     #[test]

@@ -268,7 +268,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
 pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
     let request_id = crate::ids::RequestId::fresh();
     let notice = notice(refusal, None, request_id.as_str());
-    let body = Bytes::from(Dialect::Plain.error_body(&notice));
+    let body = Bytes::from(Dialect::PLAIN.error_body(&notice));
     let written = async {
         let mut head = head(status(refusal.kind), body.len(), refusal)?;
         head.insert_header(REQUEST_ID, request_id.as_str())?;

@@ -221,7 +221,7 @@ impl Stage {
 
     /// The dialect in which the caller is answered: the backend's, as soon as that is known.
     pub(crate) fn dialect(&self) -> Dialect {
-        let received = || self.received().map_or(Dialect::Plain, |received| received.dialect);
+        let received = || self.received().map_or(Dialect::PLAIN, |received| received.dialect);
         self.route().map_or_else(received, |route| route.dialect)
     }
 

@@ -86,7 +86,7 @@ impl RequestCtx {
         }
         self.stage.choose(route)?;
         let who = reached(self.stage.identified())?;
-        if dialect == Dialect::Mcp {
+        if dialect == Dialect::MCP {
             mcp::check(&who.received, &head.headers, &who.call)?;
         }
         if self.stage.leg().is_none() {

@@ -12,7 +12,6 @@ use super::gateway::ProxyState;
 use super::request_ctx::{Routed, Stage};
 use crate::capture::redact_text;
 use crate::ids::Uid;
-use crate::protocol::BackendKind;
 use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
 use crate::summary::RequestSummary;
@@ -114,7 +113,7 @@ fn call(route: &Route, summary: &RequestSummary) -> Option<ModelCall> {
     let tools = summary.tools.iter().filter(|_| !is_socket);
     Some(ModelCall {
         operation,
-        provider: provider(route.dialect, route.backend.settings().kind()),
+        provider: route.backend.settings().kind().gen_ai_provider(route.dialect),
         model: summary.model.as_deref().map(|model| clipped(&redact_text(model))),
         answered_by: summary.answered_by.as_deref().map(|model| clipped(&redact_text(model))),
         stream: summary.stream,
@@ -127,46 +126,15 @@ fn call(route: &Route, summary: &RequestSummary) -> Option<ModelCall> {
 
 /// The operation, by the conventions' word for it.
 fn operation(dialect: Dialect, method: &Method, path: &str) -> Option<&'static str> {
-    if !dialect.is_llm() || method != Method::POST {
-        return None;
-    }
-    let path = path.strip_suffix('/').unwrap_or(path);
-    let ends = |endings: &[&str]| endings.iter().any(|ending| path.ends_with(ending));
-    if ends(&["/chat/completions", "/responses", "/v1/messages", "/api/chat"]) {
-        Some("chat")
-    } else if ends(&["/completions", "/v1/complete", "/api/generate"]) {
-        Some("text_completion")
-    } else if ends(&["/embeddings", "/api/embed"]) {
-        Some("embeddings")
-    } else if ends(&[":generateContent", ":streamGenerateContent"]) {
-        Some("generate_content")
-    } else if ends(&[":embedContent", ":batchEmbedContents"]) {
-        Some("embeddings")
-    } else {
-        None
-    }
+    if method == Method::POST { dialect.operation(path) } else { None }
 }
 
-/// The provider, by the conventions' word for it: as configured, else by what is spoken.
-fn provider(dialect: Dialect, kind: BackendKind) -> &'static str {
-    match (kind, dialect) {
-        (BackendKind::Openai, _) => "openai",
-        (BackendKind::Mistral, _) | (BackendKind::Http, Dialect::Mistral) => "mistral_ai",
-        (BackendKind::Anthropic, _) | (BackendKind::Http, Dialect::Anthropic) => "anthropic",
-        (BackendKind::Ollama, _) | (BackendKind::Http, Dialect::Ollama) => "ollama",
-        (BackendKind::Gemini, _) | (BackendKind::Http, Dialect::Gemini) => "gcp.gemini",
-        (BackendKind::Http | BackendKind::Mcp | BackendKind::A2a, _) => "openai",
-    }
-}
-
-/// The conventions count cached tokens in; Anthropic does not.
+/// The conventions count cached tokens in the input, whatever the provider does.
 fn tokens(dialect: Dialect, usage: Usage) -> Tokens {
-    let cached = match dialect {
-        Dialect::Anthropic => usage.cache_read_tokens.saturating_add(usage.cache_write_tokens),
-        _ => 0,
-    };
+    let cached = usage.cache_read_tokens.saturating_add(usage.cache_write_tokens);
+    let beside = if dialect.token_counts().input_includes_cached { 0 } else { cached };
     Tokens {
-        input: usage.input_tokens.saturating_add(cached),
+        input: usage.input_tokens.saturating_add(beside),
         output: usage.output_tokens,
         cache_read: usage.cache_read_tokens,
         cache_write: usage.cache_write_tokens,
@@ -193,17 +161,17 @@ mod tests {
             ("/v1beta/models/gemini-3:streamGenerateContent", Some("generate_content")),
             ("/x/completions.html", None),
         ] {
-            assert_eq!(operation(Dialect::OpenAiChat, &Method::POST, path), expected, "{path}");
+            assert_eq!(operation(Dialect::OPENAI_CHAT, &Method::POST, path), expected, "{path}");
         }
-        assert_eq!(operation(Dialect::OpenAiChat, &Method::GET, "/v1/chat/completions"), None);
-        assert_eq!(operation(Dialect::Plain, &Method::POST, "/v1/chat/completions"), None);
+        assert_eq!(operation(Dialect::OPENAI_CHAT, &Method::GET, "/v1/chat/completions"), None);
+        assert_eq!(operation(Dialect::PLAIN, &Method::POST, "/v1/chat/completions"), None);
     }
 
     #[test]
     fn tokens_out_of_the_cache_are_input_whoever_counts() {
         let usage =
             Usage { input_tokens: 3, cache_read_tokens: 40, cache_write_tokens: 500, ..Usage::default() };
-        assert_eq!(tokens(Dialect::Anthropic, usage).input, 543);
-        assert_eq!(tokens(Dialect::OpenAiChat, usage).input, 3);
+        assert_eq!(tokens(Dialect::ANTHROPIC, usage).input, 543);
+        assert_eq!(tokens(Dialect::OPENAI_CHAT, usage).input, 3);
     }
 }

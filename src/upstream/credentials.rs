@@ -12,9 +12,6 @@ use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-
 /// `backends.NAME.auth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -115,16 +112,7 @@ impl BackendAuthConfig {
 /// The field that carries the key of a backend of this kind.
 fn header(path: &str, written: &str, kind: BackendKind, faults: &mut Faults) -> Option<HeaderName> {
     if written.is_empty() {
-        return Some(match kind {
-            BackendKind::Anthropic => X_API_KEY,
-            BackendKind::Gemini => X_GOOG_API_KEY,
-            BackendKind::Ollama
-            | BackendKind::Openai
-            | BackendKind::Mistral
-            | BackendKind::Mcp
-            | BackendKind::A2a
-            | BackendKind::Http => AUTHORIZATION,
-        });
+        return Some(HeaderName::from_static(kind.auth_header()));
     }
     let name = HeaderName::from_bytes(written.as_bytes()).ok();
     if name.is_none() {
@@ -195,12 +183,12 @@ mod tests {
             Ok(Auth::Inject { header, value }) => format!("{header}: {}", value.to_str().unwrap()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(sent(inject("sk-1"), BackendKind::Anthropic), "x-api-key: sk-1");
-        assert_eq!(sent(inject("sk-1"), BackendKind::Openai), "authorization: Bearer sk-1");
+        assert_eq!(sent(inject("sk-1"), BackendKind::ANTHROPIC), "x-api-key: sk-1");
+        assert_eq!(sent(inject("sk-1"), BackendKind::OPENAI), "authorization: Bearer sk-1");
         let azure = BackendAuthConfig { header: "api-key".into(), ..inject("k") };
-        assert_eq!(sent(azure, BackendKind::Openai), "api-key: k");
+        assert_eq!(sent(azure, BackendKind::OPENAI), "api-key: k");
         let basic = BackendAuthConfig { header: "Authorization".into(), ..inject("Basic eA==") };
-        assert_eq!(sent(basic, BackendKind::Http), "authorization: Basic eA==");
+        assert_eq!(sent(basic, BackendKind::HTTP), "authorization: Basic eA==");
     }
 
     #[test]
@@ -208,8 +196,8 @@ mod tests {
         let written = inject("sk-very");
         assert!(!format!("{written:?}").contains("very"));
         assert!(!serde_json::to_string(&written).unwrap().contains("very"));
-        assert!(!format!("{:?}", compiled(written, BackendKind::Openai)).contains("very"));
-        let fault = compiled(inject("sk-\nvery"), BackendKind::Openai).unwrap_err();
+        assert!(!format!("{:?}", compiled(written, BackendKind::OPENAI)).contains("very"));
+        let fault = compiled(inject("sk-\nvery"), BackendKind::OPENAI).unwrap_err();
         assert!(fault.starts_with("backends.b.auth.api_key: the key holds"), "{fault}");
         assert!(!fault.contains("very"));
         let number =
@@ -224,21 +212,21 @@ mod tests {
             let api_key_file = file.path().display().to_string();
             BackendAuthConfig { mode: Mode::Inject, api_key_file, ..BackendAuthConfig::default() }
         };
-        assert!(compiled(from_file(), BackendKind::Openai).unwrap_err().ends_with("(write the key into it)"));
+        assert!(compiled(from_file(), BackendKind::OPENAI).unwrap_err().ends_with("(write the key into it)"));
         std::fs::write(file.path(), "sk-2\n").unwrap();
         assert_eq!(
-            compiled(from_file(), BackendKind::Openai).unwrap(),
-            compiled(inject("sk-2"), BackendKind::Openai).unwrap()
+            compiled(from_file(), BackendKind::OPENAI).unwrap(),
+            compiled(inject("sk-2"), BackendKind::OPENAI).unwrap()
         );
         let both = BackendAuthConfig { api_key: Secret::new("x"), ..from_file() };
-        assert!(compiled(both, BackendKind::Openai).unwrap_err().contains("both set"));
+        assert!(compiled(both, BackendKind::OPENAI).unwrap_err().contains("both set"));
     }
 
     #[test]
     fn what_would_not_be_used_is_a_fault() {
         let idle = BackendAuthConfig { mode: Mode::Passthrough, ..inject("k") };
-        assert!(compiled(idle, BackendKind::Openai).unwrap_err().contains("would not be used"));
+        assert!(compiled(idle, BackendKind::OPENAI).unwrap_err().contains("would not be used"));
         let none = BackendAuthConfig { mode: Mode::Inject, ..BackendAuthConfig::default() };
-        assert!(compiled(none, BackendKind::Openai).unwrap_err().contains("no key to inject"));
+        assert!(compiled(none, BackendKind::OPENAI).unwrap_err().contains("no key to inject"));
     }
 }

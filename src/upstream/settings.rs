@@ -373,7 +373,7 @@ mod tests {
     use super::*;
 
     fn written(url: &str) -> BackendConfig {
-        BackendConfig::new(url, BackendKind::Openai)
+        BackendConfig::new(url, BackendKind::OPENAI)
     }
 
     fn compiled(url: &str) -> Settings {

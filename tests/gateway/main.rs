@@ -44,6 +44,8 @@ mod protocols {
     pub mod bytes;
     /// Official SDKs, Claude Code, Codex and opencode, served and killed.
     pub mod clients;
+    /// Cohere: read, counted, killed and routed.
+    pub mod cohere;
     /// Answers of each dialect: whole, streamed and compressed.
     pub mod dialects;
     /// Ambiguous HTTP/1.1 messages (request smuggling), over raw sockets.

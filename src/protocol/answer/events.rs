@@ -1,4 +1,4 @@
-//! What an answer says while it passes, for whoever listens.
+//! The events that a listener receives while an answer passes.
 
 use crate::protocol::facts::tools::ToolCall;
 use crate::protocol::facts::usage::Usage;

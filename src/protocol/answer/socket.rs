@@ -1,7 +1,7 @@
-//! What the messages of a socket say: the models that the client asks for, the tokens of the answers.
+//! Reads the messages of a WebSocket: the models that the client asks for, the tokens of the answers.
 //!
-//! Frames of both directions go in as bytes; nothing is held and nothing is changed. Whether they come over
-//! HTTP/1.1 or inside a stream of HTTP/2 (RFC 8441) is not known here.
+//! Frames of both directions go in as bytes; nothing is buffered or changed. It does not matter whether they
+//! arrive over HTTP/1.1 or in a stream of HTTP/2 (RFC 8441).
 
 use std::sync::{Arc, LazyLock};
 
@@ -53,7 +53,7 @@ impl SocketTap {
         Self { client: reader(), backend: reader(), messages }
     }
 
-    /// The client's next bytes. What they ask for is told before the end of the message that says it.
+    /// Reads the client's next bytes. A model is reported before the message that names it ends.
     pub fn feed_client(&mut self, bytes: &[u8], mut on: impl FnMut(ClientMessage<'_>)) {
         let Some(Messages { asked, .. }) = &mut self.messages else {
             return self.client.feed(bytes, |_| {});
@@ -72,7 +72,7 @@ impl SocketTap {
         }
     }
 
-    /// The backend's next bytes; tells the counts of each answer that ends in them, and its model.
+    /// Reads the backend's next bytes; reports the counts of each answer that ends in them, and its model.
     pub fn feed_backend(&mut self, bytes: &[u8], mut on: impl FnMut(Usage, Option<&str>)) {
         let Some(Messages { answers, .. }) = &mut self.messages else {
             return self.backend.feed(bytes, |_| {});
@@ -113,7 +113,7 @@ impl SocketTap {
         &self.backend
     }
 
-    /// Where the stream towards the client stands.
+    /// Returns the position of the stream to the client.
     pub fn position(&self) -> FramePosition {
         self.backend.position()
     }
@@ -152,7 +152,7 @@ mod tests {
         fn every_answer_is_counted_once_in_any_chunks(sizes in sizes()) {
             let bytes: Vec<u8> =
                 [BEGUN, DONE, BEGUN, "no json", DONE].iter().flat_map(|text| text_frame(text.as_bytes())).collect();
-            let mut tap = SocketTap::new(Dialect::OpenAiResponses);
+            let mut tap = SocketTap::new(Dialect::OPENAI_RESPONSES);
             let mut sum = Vec::new();
             for chunk in cut(&bytes, &sizes) {
                 tap.feed_backend(chunk, |usage, model| {
@@ -167,7 +167,7 @@ mod tests {
         #[test]
         fn the_model_is_told_before_its_message_is_whole(sizes in sizes()) {
             let bytes = text_frame(CODEX.as_bytes());
-            let mut tap = SocketTap::new(Dialect::OpenAiResponses);
+            let mut tap = SocketTap::new(Dialect::OPENAI_RESPONSES);
             let (mut seen, mut before_the_end) = (Vec::new(), false);
             for chunk in cut(&bytes, &sizes) {
                 seen.extend(asked(&mut tap, chunk));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn realtime_counts_each_response() {
-        let mut tap = SocketTap::new(Dialect::OpenAiRealtime);
+        let mut tap = SocketTap::new(Dialect::OPENAI_REALTIME);
         let session = r#"{"type":"session.created","session":{"model":"gpt-realtime"}}"#;
         let done = r#"{"type":"response.done","response":{"usage":{"total_tokens":9,"input_tokens":5,"output_tokens":4,"input_token_details":{"cached_tokens":2}}}}"#;
         let heard = r#"{"type":"conversation.item.input_audio_transcription.completed","usage":{"type":"tokens","input_tokens":1,"output_tokens":1}}"#;
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_told() {
-        let mut tap = SocketTap::new(Dialect::OpenAiResponses);
+        let mut tap = SocketTap::new(Dialect::OPENAI_RESPONSES);
         let mut sealed = text_frame(CODEX.as_bytes());
         sealed[0] |= 0x40;
         assert_eq!(asked(&mut tap, &sealed), ["?"]);
@@ -207,7 +207,7 @@ mod tests {
         binary[0] = 0x82;
         assert_eq!(asked(&mut tap, &binary), ["gpt-5-codex"]);
         assert_eq!(asked(&mut tap, b"GET / HTTP/1.1"), ["?"]);
-        let mut plain = SocketTap::new(Dialect::Plain);
+        let mut plain = SocketTap::new(Dialect::PLAIN);
         assert_eq!(asked(&mut plain, &binary), Vec::<String>::new());
         assert_eq!(plain.client().traffic().binary_bytes, CODEX.len() as u64);
     }

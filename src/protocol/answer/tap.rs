@@ -1,9 +1,9 @@
-//! Reads an answer that flows by: its usage, its model, the tools it calls, why it stopped, and where it may
+//! Reads an answer while it passes: its usage, its model, the tools it calls, why it stopped, and where it may
 //! be cut.
 
 use super::events::Event;
+use crate::protocol::dialects::spec::AnswerRules;
 use crate::protocol::dialects::spec::Dialect;
-use crate::protocol::dialects::spec::Rules;
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 use crate::protocol::json::scan::Scanner;
@@ -16,7 +16,7 @@ use found::Found;
 /// What OpenAI writes as the data of the event behind the last one.
 const DONE: &[u8] = b"[DONE]";
 
-/// Listens to one answer's body. Never holds an event; cost is linear in bytes.
+/// Reads the body of one answer. Never buffers an event; cost is linear in bytes.
 #[derive(Debug)]
 pub struct ResponseTap {
     inner: Option<Inner>,
@@ -43,7 +43,7 @@ enum Pieces {
 
 /// What was read so far, and the JSON text under way.
 struct Reading {
-    rules: &'static Rules,
+    rules: &'static AnswerRules,
     scanner: Scanner,
     found: Found,
     /// The first bytes of the event's data, to know [`DONE`].
@@ -54,7 +54,7 @@ struct Reading {
 }
 
 impl ResponseTap {
-    /// At the beginning of an answer that is not compressed. One that cannot be read is let by unread.
+    /// A tap at the beginning of an answer that is not compressed. One that cannot be read passes unread.
     pub fn new(dialect: Dialect, framing: Framing) -> Self {
         Self::of(dialect, framing, Coding::Identity)
     }
@@ -77,7 +77,7 @@ impl ResponseTap {
             Framing::Json => Pieces::Whole,
             Framing::Opaque => return Self { inner: None, unread: None },
         };
-        let Some(rules) = Rules::of(dialect) else { return Self { inner: None, unread: None } };
+        let Some(rules) = dialect.answer_rules() else { return Self { inner: None, unread: None } };
         match Decoder::new(coding) {
             Ok(decoder) => {
                 let reading = Reading::new(rules, listening);
@@ -93,7 +93,7 @@ impl ResponseTap {
         self.listen(bytes, &mut |_| {});
     }
 
-    /// The body's next bytes; what they say is told as it is known.
+    /// Reads the body's next bytes and reports what they say as soon as it is known.
     pub fn listen(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
         let Some(inner) = &mut self.inner else { return };
         let Inner { decoder, framing, reading } = inner;
@@ -106,8 +106,8 @@ impl ResponseTap {
         }
     }
 
-    /// A message of a socket has ended. When it was the last event of an answer, gives the answer's counts,
-    /// if it had any, and begins the next one.
+    /// A message of a socket has ended. When it was the last event of an answer, returns the answer's counts,
+    /// if it had any, and begins the next answer.
     pub fn end_message(&mut self) -> Option<Usage> {
         let reading = &mut self.inner.as_mut()?.reading;
         if !reading.end_piece(&mut |_| {}) {
@@ -156,7 +156,7 @@ impl ResponseTap {
         self.unread
     }
 
-    /// Whether the provider wrote a token count that is none: negative, or above 10^9. It was left out.
+    /// Whether the provider wrote a token count that cannot be true: negative, or above 10^9. It was left out.
     pub fn has_false_count(&self) -> bool {
         self.inner.as_ref().is_some_and(|inner| inner.reading.found.false_count)
     }
@@ -204,7 +204,7 @@ impl Pieces {
 }
 
 impl Reading {
-    fn new(rules: &'static Rules, listening: bool) -> Self {
+    fn new(rules: &'static AnswerRules, listening: bool) -> Self {
         let paths = if listening { &rules.paths.all } else { &rules.paths.facts };
         Self {
             rules,

@@ -1,7 +1,7 @@
 //! Assembles tool calls from the pieces in which an answer streams them, in any interleaving.
 //!
 //! An event, or an element of an array, fills in a fragment; where it ends, the fragment is joined to the
-//! call it belongs to. Whoever does not listen to arguments has only names and ids held.
+//! call it belongs to. Without a listener only names and ids are kept.
 
 use super::events::Event;
 use crate::protocol::dialects::spec::CallStep;
@@ -14,7 +14,7 @@ const HELD_MAX: usize = 1 << 20;
 /// ToolCalls that are known at one time.
 pub(super) const CALLS_MAX: usize = 128;
 
-/// What is said of a call in one place.
+/// The parts of a call found in one event or object.
 #[derive(Debug, Default)]
 struct Fragment {
     /// Something was said.
@@ -91,7 +91,7 @@ impl ToolCalls {
         fragment.arguments.extend_from_slice(&part[..part.len().min(room)]);
     }
 
-    /// Which of several answers the next fragments belong to; it stands before them.
+    /// Sets which of several answers the next fragments belong to.
     pub(super) fn choice(&mut self, choice: u64) {
         self.choice = choice;
     }
@@ -190,7 +190,7 @@ impl ToolCalls {
         })
     }
 
-    /// A call more. One too many is told at once, without its arguments.
+    /// Adds a call. One beyond [`CALLS_MAX`] is reported at once, without its arguments.
     fn begin(&mut self, on: &mut dyn FnMut(Event<'_>)) -> Option<usize> {
         if self.known.len() >= CALLS_MAX {
             self.known.retain(|known| !known.closed);
@@ -239,7 +239,7 @@ impl ToolCalls {
         self.held += kept;
     }
 
-    /// A call is complete: it is counted and told.
+    /// A call is complete: counts and reports it.
     fn close(&mut self, at: usize, on: &mut dyn FnMut(Event<'_>)) {
         let known = &mut self.known[at];
         if std::mem::replace(&mut known.closed, true) {

@@ -1,11 +1,21 @@
 //! Anthropic messages: `message_start` brings the first counts, each `message_delta` the sums so far (some of
 //! them null or not at all); content blocks come one after another, each known by its index.
 //! Fields as in the vendor's SDK (`anthropic.types`: `Usage`, `MessageDeltaUsage`, `RawMessageStreamEvent`).
-//! The answer of `count_tokens` has its number elsewhere: nothing was used up for it.
+//! The answer of `count_tokens` has its number elsewhere and is not counted: it used no tokens.
 
 use std::sync::LazyLock;
 
-use super::spec::{CallRules, CallStep, Field, Rules, paths};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::error_body::{ErrorForm, StreamEnd, common};
+use super::model_list::{ModelListForm, ModelListRequest};
+use super::openai;
+use super::spec::PathRule::{Contains, EndsWith};
+use super::spec::{
+    AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
+};
+use crate::protocol::facts::usage::TokenCounts;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
@@ -43,7 +53,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("content[].text", Field::Text),
 ];
 
-pub(super) static RULES: Rules = Rules {
+static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &["message_stop"],
     done_marker: false,
@@ -58,3 +68,73 @@ pub(super) static RULES: Rules = Rules {
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };
+
+/// A header field that every request to the API has.
+const VERSION: &str = "anthropic-version";
+
+/// The well-known value of OpenTelemetry's conventions.
+const GEN_AI_PROVIDER: &str = "anthropic";
+
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "anthropic",
+    rules: &[
+        // A bare `/messages` is not enough: chat servers and old MCP transports have it too.
+        (EndsWith("/v1/messages"), None),
+        (Contains("/v1/messages/"), None),
+        (EndsWith("/v1/complete"), None),
+        (EndsWith("/v1/models"), Some(VERSION)),
+        (Contains("/v1/models/"), Some(VERSION)),
+    ],
+    operations: &[("/v1/messages", "chat"), ("/v1/complete", "text_completion")],
+    answers: Some(&ANSWERS),
+    // Cached tokens are counted beside the input.
+    token_counts: TokenCounts { input_includes_cached: false, output_includes_reasoning: true },
+    errors: ErrorForm {
+        stream_ends: &[StreamEnd::named_event("event: error\ndata: ", common)],
+        ..ErrorForm::COMMON
+    },
+    model_list: ModelListForm { entry: model_entry, list: model_list },
+    gen_ai_provider: GEN_AI_PROVIDER,
+    ..DialectSpec::MODEL
+};
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "anthropic",
+    summary: "Anthropic.",
+    gen_ai_provider: Some(GEN_AI_PROVIDER),
+    auth_header: "x-api-key",
+    model_list: Some(ModelListRequest {
+        target: "/v1/models?limit=1000",
+        headers: &[(VERSION, "2023-06-01")],
+    }),
+    client_headers: &[VERSION, "anthropic-beta"],
+    // `/v1/models` is in both APIs.
+    reads: &[(&openai::OTHER, &SPEC)],
+    ..ProviderSpec::SERVER
+};
+
+impl Dialect {
+    /// `/v1/messages`, `/v1/messages/count_tokens` and `/v1/complete`.
+    pub const ANTHROPIC: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// Anthropic.
+    pub const ANTHROPIC: Self = Self(&PROVIDER);
+}
+
+fn model_entry(mut model: Map<String, Value>) -> Map<String, Value> {
+    model.remove("object");
+    model.insert("type".to_owned(), "model".into());
+    if !model.get("created_at").is_some_and(Value::is_string) {
+        let created = model.get("created").and_then(Value::as_i64);
+        let created = created.and_then(|at| Timestamp::from_second(at).ok());
+        model.insert("created_at".to_owned(), created.unwrap_or(Timestamp::UNIX_EPOCH).to_string().into());
+    }
+    model
+}
+
+fn model_list(entries: Vec<Value>) -> Value {
+    let id = |entry: Option<&Value>| entry.map(|entry| entry["id"].clone());
+    json!({"first_id": id(entries.first()), "last_id": id(entries.last()), "has_more": false, "data": entries})
+}

@@ -1,7 +1,7 @@
 //! Where a request carries its caller's credentials, and which fields carry none whatever their value.
 //!
-//! One list for everybody who asks: `identity` makes the principal of what [`credentials`] finds, `proxy` takes
-//! out [`fields`], [`without_subprotocols`] and [`without_parameters`] before it injects a key, and lets a request
+//! One list for all users: `identity` derives the principal from what [`credentials`] finds, `proxy` removes
+//! [`fields`], [`without_subprotocols`] and [`without_parameters`] before it injects a key, and lets a request
 //! with [`is_present`] fail over inside its realm only. Across realms the list is the other way round: only what
 //! [`is_harmless`], [`harmless_subprotocols`] and [`harmless_parameters`] name travels on, since a list of
 //! secrets is never complete.
@@ -27,7 +27,7 @@ enum Holds {
     Credential,
     /// Cookies, which are credentials where nothing else is.
     Cookies,
-    /// What goes with a credential and names nobody by itself: a choice of what it pays for, the session token
+    /// What accompanies a credential and identifies nobody by itself: a choice of what it pays for, the session token
     /// beside a signing key.
     Companion,
 }
@@ -97,7 +97,7 @@ const SIGNED_SCHEMES: [(&[u8], &[u8]); 6] = [
     (b"Signature", b"keyid"),
 ];
 
-/// Cookies that balancers and bot filters set and change by themselves: they tell nobody apart for long.
+/// Cookies that balancers and bot filters set and change by themselves: they do not identify a caller.
 const FLEETING_COOKIES: [&[u8]; 10] = [
     b"__cf_bm",
     b"_cfuvid",
@@ -294,7 +294,7 @@ fn key_id(scope: &str) -> &str {
     scope.split('/').next().unwrap_or_default()
 }
 
-/// All cookies that may tell who calls, in one order; `None` when there are none.
+/// All cookies that may identify the caller, sorted; `None` when there are none.
 fn cookies(headers: &HeaderMap) -> Option<Vec<u8>> {
     let lines = headers.get_all(COOKIE).iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);

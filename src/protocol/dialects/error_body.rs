@@ -1,171 +1,123 @@
-//! The words in which a caller is refused, and the last event of a stream that is cut.
+//! Errors in a dialect's form: the body of a refusal, and the last event of a stream that is cut.
 //!
-//! One JSON body serves both vendors' clients: `error.type` and `error.message` are read by
+//! The common form serves the clients of two vendors: `error.type` and `error.message` are read by
 //! Anthropic's, `error.code` and `error.param` beside them by OpenAI's. The end of a stream never
-//! looks like a whole answer: no `[DONE]`, no `message_stop`, no `response.completed`. Gemini, MCP, A2A and
-//! Ollama have shapes of their own.
+//! looks like a whole answer: no `[DONE]`, no `message_stop`, no `response.completed`. Dialects with forms of their
+//! own have them in their files.
 
 use serde::Serialize;
 
 use super::spec::Dialect;
-use super::{gemini, json_rpc};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::wire::framing::Framing;
 
+/// How a dialect writes errors.
+pub(super) struct ErrorForm {
+    /// The JSON body of an error before the answer's head is sent.
+    pub(super) body: fn(&ErrorBody<'_>) -> Vec<u8>,
+    /// How its streams are ended, for each framing that has a native end.
+    pub(super) stream_ends: &'static [StreamEnd],
+    /// The message that ends one of its WebSockets.
+    pub(super) socket_event: Option<fn(u16, &ErrorBody<'_>) -> Vec<u8>>,
+}
+
+/// The native end of a stream.
+pub(super) struct StreamEnd {
+    pub(super) framing: Framing,
+    /// What ends an event, a line or the array: the piece under way, if there is one, and this one.
+    pub(super) terminator: &'static str,
+    /// What precedes the data.
+    pub(super) head: &'static str,
+    pub(super) data: fn(&ErrorBody<'_>) -> Vec<u8>,
+    /// Nothing can be written inside a piece.
+    pub(super) only_at_boundary: bool,
+}
+
+impl StreamEnd {
+    /// An event without a name whose data is `data`.
+    pub(super) const fn event(data: fn(&ErrorBody<'_>) -> Vec<u8>) -> Self {
+        Self::named_event("data: ", data)
+    }
+
+    /// An event whose lines before the data are `head`, with `data: ` at its end.
+    pub(super) const fn named_event(head: &'static str, data: fn(&ErrorBody<'_>) -> Vec<u8>) -> Self {
+        Self { framing: Framing::Sse, terminator: "\n\n", head, data, only_at_boundary: false }
+    }
+}
+
+impl ErrorForm {
+    /// The common body, and no native end.
+    pub(super) const COMMON: Self = Self { body: common, stream_ends: &[], socket_event: None };
+}
+
+/// The `error` member of the common form.
 #[derive(Serialize)]
-struct Detail<'a> {
+pub(super) struct Detail<'a> {
     r#type: &'static str,
     code: &'a str,
     message: &'a str,
     param: Option<()>,
 }
 
+/// The common form.
 #[derive(Serialize)]
-struct Both<'a> {
+struct Common<'a> {
     r#type: &'static str,
     error: Detail<'a>,
     session_id: Option<&'a str>,
     request_id: &'a str,
 }
 
-#[derive(Serialize)]
-struct OllamaForm<'a> {
-    error: &'a str,
-    r#type: &'static str,
-    code: &'a str,
-    session_id: Option<&'a str>,
-    request_id: &'a str,
+impl<'a> Detail<'a> {
+    pub(super) fn of(error: &ErrorBody<'a>) -> Self {
+        Self { r#type: error.kind.word(), code: error.code, message: error.message, param: None }
+    }
 }
 
-/// `error` event of the responses API. The `error` member beside its own fields is what makes the
-/// Python SDK raise.
-#[derive(Serialize)]
-struct ResponsesEvent<'a> {
-    r#type: &'static str,
-    code: &'a str,
-    message: &'a str,
-    param: Option<()>,
-    /// Clients with a schema want a number; where the stream stood is not known here.
-    sequence_number: u64,
-    error: Detail<'a>,
-    session_id: Option<&'a str>,
-    request_id: &'a str,
-}
-
-/// `error` event of a Realtime socket.
-#[derive(Serialize)]
-struct RealtimeEvent<'a> {
-    r#type: &'static str,
-    /// Of ours; SDKs want one.
-    event_id: &'a str,
-    error: Detail<'a>,
-    session_id: Option<&'a str>,
-}
-
-/// `error` event of the responses API over a socket: the same, with the status that an answer would have.
-#[derive(Serialize)]
-struct ResponsesSocketEvent<'a> {
-    status: u16,
-    #[serde(flatten)]
-    event: ResponsesEvent<'a>,
-}
-
-impl<'a> ErrorBody<'a> {
-    fn detail(&self) -> Detail<'a> {
-        Detail { r#type: self.kind.word(), code: self.code, message: self.message, param: None }
-    }
-
-    fn both(&self) -> Both<'a> {
-        Both {
-            r#type: "error",
-            error: self.detail(),
-            session_id: self.session_id,
-            request_id: self.request_id,
-        }
-    }
-
-    fn ollama(&self) -> OllamaForm<'a> {
-        OllamaForm {
-            error: self.message,
-            r#type: self.kind.word(),
-            code: self.code,
-            session_id: self.session_id,
-            request_id: self.request_id,
-        }
-    }
-
-    fn responses(&self) -> ResponsesEvent<'a> {
-        ResponsesEvent {
-            r#type: "error",
-            code: self.code,
-            message: self.message,
-            param: None,
-            sequence_number: 0,
-            error: self.detail(),
-            session_id: self.session_id,
-            request_id: self.request_id,
-        }
-    }
+/// An error in the common form.
+pub(super) fn common(error: &ErrorBody<'_>) -> Vec<u8> {
+    json(&Common {
+        r#type: "error",
+        error: Detail::of(error),
+        session_id: error.session_id,
+        request_id: error.request_id,
+    })
 }
 
 impl Dialect {
-    /// The JSON body of a refusal before the answer's head is sent.
-    pub fn error_body(self, notice: &ErrorBody<'_>) -> Vec<u8> {
-        match self {
-            Self::Ollama => json(&notice.ollama()),
-            Self::Gemini => json(&gemini::refusal(notice)),
-            Self::Mcp | Self::A2a => json(&json_rpc::refusal(notice)),
-            _ => json(&notice.both()),
-        }
+    /// The JSON body of an error before the answer's head is sent.
+    pub fn error_body(self, error: &ErrorBody<'_>) -> Vec<u8> {
+        (self.0.errors.body)(error)
     }
 
     /// The native last event of a stream that is cut; `None` when dialect and framing have none, and the
-    /// connection must be cut instead. `at_boundary` is [`crate::protocol::answer::tap::ResponseTap::at_boundary`]: when it is
-    /// false, the piece that is under way is ended first, so that the client reads ours by itself.
-    pub fn stream_end(self, framing: Framing, at_boundary: bool, notice: &ErrorBody<'_>) -> Option<Vec<u8>> {
-        let (line_end, head, data) = match (self, framing) {
-            (Self::Anthropic, Framing::Sse) => ("\n\n", "event: error\ndata: ", json(&notice.both())),
-            (Self::OpenAiResponses, Framing::Sse) => {
-                ("\n\n", "event: error\ndata: ", json(&notice.responses()))
-            }
-            (Self::OpenAiChat | Self::OpenAiOther | Self::Mistral, Framing::Sse) => {
-                ("\n\n", "data: ", json(&notice.both()))
-            }
-            (Self::Ollama, Framing::Ndjson) => ("\n", "", json(&notice.ollama())),
-            (Self::Gemini, Framing::Sse) => ("\n\n", "data: ", json(&gemini::refusal(notice))),
-            (Self::Mcp | Self::A2a, Framing::Sse) => ("\n\n", "data: ", json(&json_rpc::refusal(notice))),
-            // The last element of the streamed array. Inside another one nothing can be said.
-            (Self::Gemini, Framing::Json) if at_boundary => ("]", ",\n", json(&gemini::refusal(notice))),
-            _ => return None,
-        };
-        let mut end = Vec::with_capacity(data.len() + head.len() + 2 * line_end.len());
-        if !at_boundary {
-            end.extend_from_slice(line_end.as_bytes());
+    /// connection must be cut instead. `at_boundary` is [`crate::protocol::answer::tap::ResponseTap::at_boundary`]:
+    /// when it is false, the piece that is under way is ended first, so that the client reads the error by itself.
+    pub fn stream_end(self, framing: Framing, at_boundary: bool, error: &ErrorBody<'_>) -> Option<Vec<u8>> {
+        let end = self.0.errors.stream_ends.iter().find(|end| end.framing == framing)?;
+        if end.only_at_boundary && !at_boundary {
+            return None;
         }
-        end.extend_from_slice(head.as_bytes());
-        end.extend_from_slice(&data);
-        end.extend_from_slice(line_end.as_bytes());
-        Some(end)
+        let data = (end.data)(error);
+        let mut bytes = Vec::with_capacity(data.len() + end.head.len() + 2 * end.terminator.len());
+        if !at_boundary {
+            bytes.extend_from_slice(end.terminator.as_bytes());
+        }
+        bytes.extend_from_slice(end.head.as_bytes());
+        bytes.extend_from_slice(&data);
+        bytes.extend_from_slice(end.terminator.as_bytes());
+        Some(bytes)
     }
 
-    /// The error event with which a socket of this dialect is ended, as the text of its message; `None` when the
-    /// dialect has none. `status` is what an answer would have had.
-    pub fn socket_event(self, status: u16, notice: &ErrorBody<'_>) -> Option<Vec<u8>> {
-        match self {
-            Self::OpenAiRealtime => Some(json(&RealtimeEvent {
-                r#type: "error",
-                event_id: notice.request_id,
-                error: notice.detail(),
-                session_id: notice.session_id,
-            })),
-            Self::OpenAiResponses => Some(json(&ResponsesSocketEvent { status, event: notice.responses() })),
-            _ => None,
-        }
+    /// The error event that ends a socket of this dialect, as the text of its message; `None` when the
+    /// dialect has none. `status` is what an HTTP answer would have had.
+    pub fn socket_event(self, status: u16, error: &ErrorBody<'_>) -> Option<Vec<u8>> {
+        self.0.errors.socket_event.map(|write| write(status, error))
     }
 }
 
-/// Writing plain structs of texts to memory cannot fail.
-fn json(value: &impl Serialize) -> Vec<u8> {
+/// Serializing plain structs of texts to memory cannot fail.
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 

@@ -1,4 +1,4 @@
-//! Gemini (`…/models/MODEL:generateContent`, also in Vertex AI's longer paths): the model stands in the
+//! Gemini (`…/models/MODEL:generateContent`, also in Vertex AI's longer paths): the model is in the
 //! path. Streams are server-sent events with `?alt=sse` and one JSON array without.
 //!
 //! `usageMetadata` comes with every piece and counts all so far. `candidatesTokenCount` does not include
@@ -10,9 +10,17 @@ use std::sync::LazyLock;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use super::spec::{CallRules, Field, Rules, paths_in_elements};
+use super::error_body::{ErrorForm, StreamEnd, json};
+use super::model_list::ModelListRequest;
+use super::openai;
+use super::spec::PathRule::{Contains, EndsWith, Matches};
+use super::spec::{
+    AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths_in_elements,
+};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::facts::usage::TokenCounts;
+use crate::protocol::wire::framing::Framing;
 
 const FIELDS: &[(&str, Field)] = &[
     ("modelVersion", Field::Model),
@@ -28,7 +36,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("candidates[].content.parts[].functionCall.args", Field::CallArguments),
 ];
 
-pub(super) static RULES: Rules = Rules {
+static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &[],
     done_marker: false,
@@ -36,7 +44,7 @@ pub(super) static RULES: Rules = Rules {
     paths: LazyLock::new(|| paths_in_elements(FIELDS)),
 };
 
-/// What is asked of a model: the word behind the colon.
+/// The methods of a model: the word after the colon.
 const VERBS: [&str; 10] = [
     "asyncBatchEmbedContent",
     "batchEmbedContents",
@@ -50,14 +58,14 @@ const VERBS: [&str; 10] = [
     "streamGenerateContent",
 ];
 
-/// Whether a path asks something of a model.
-pub(super) fn is_call(path: &str) -> bool {
+/// Whether a path calls a method of a model.
+fn is_call(path: &str) -> bool {
     has_colon(path) && calls(&spelled_out(path)).next().is_some()
 }
 
-/// Notes the model that the path names. Any segment counts, not only the last: whoever takes the dots or
-/// empty segments behind it out of the path must not find another model than we did.
-pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
+/// Sets the model that the path names. Any segment counts, not only the last: a server that normalizes dots or
+/// empty segments after it must not find another model than was checked here.
+fn read_path(path: &str, call: &mut ModelRequest) {
     let path = spelled_out(path);
     for (model, verb) in calls(&path) {
         if verb.eq_ignore_ascii_case("streamGenerateContent") {
@@ -74,7 +82,7 @@ fn has_colon(path: &str) -> bool {
     path.bytes().any(|byte| matches!(byte, b':' | b'%'))
 }
 
-/// Models and what is asked of them: `MODEL:VERB` in a segment, with or without `;parameters`.
+/// Models and their methods: `MODEL:VERB` in a segment, with or without `;parameters`.
 fn calls(path: &str) -> impl Iterator<Item = (&str, &str)> {
     path.split(['/', '\\']).filter_map(|segment| {
         let segment = segment.split(';').next()?;
@@ -88,9 +96,69 @@ fn spelled_out(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
 }
 
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "gemini",
+    rules: &[
+        (Matches(is_call), None),
+        (EndsWith("/v1beta/models"), None),
+        (Contains("/v1beta/models/"), None),
+    ],
+    operations: &[
+        (":generateContent", "generate_content"),
+        (":streamGenerateContent", "generate_content"),
+        (":embedContent", "embeddings"),
+        (":batchEmbedContents", "embeddings"),
+    ],
+    read_path: Some(read_path),
+    answers: Some(&ANSWERS),
+    // Thoughts are counted beside the answer.
+    token_counts: TokenCounts { input_includes_cached: true, output_includes_reasoning: false },
+    errors: ErrorForm {
+        body,
+        stream_ends: &[
+            StreamEnd::event(body),
+            // The last element of the streamed array. Inside another one nothing can be written.
+            StreamEnd {
+                framing: Framing::Json,
+                terminator: "]",
+                head: ",\n",
+                data: body,
+                only_at_boundary: true,
+            },
+        ],
+        socket_event: None,
+    },
+    gen_ai_provider: GEN_AI_PROVIDER,
+    ..DialectSpec::MODEL
+};
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "gemini",
+    summary: "Google's Gemini API.",
+    gen_ai_provider: Some(GEN_AI_PROVIDER),
+    auth_header: "x-goog-api-key",
+    model_list: Some(ModelListRequest { target: "/v1beta/models?pageSize=1000", headers: &[] }),
+    // `/v1/models` is in both APIs.
+    reads: &[(&openai::OTHER, &SPEC)],
+    ..ProviderSpec::SERVER
+};
+
+/// The well-known value of OpenTelemetry's conventions.
+const GEN_AI_PROVIDER: &str = "gcp.gemini";
+
+impl Dialect {
+    /// Gemini's own API, `…/models/MODEL:generateContent` and its neighbours.
+    pub const GEMINI: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// Google's Gemini API.
+    pub const GEMINI: Self = Self(&PROVIDER);
+}
+
 /// An error as Google's APIs write it (google.aip.dev/193).
 #[derive(Serialize)]
-pub(super) struct Response<'a> {
+struct Response<'a> {
     error: Error<'a>,
 }
 
@@ -118,22 +186,21 @@ struct Metadata<'a> {
     request_id: &'a str,
 }
 
-/// The refusal in Google's shape.
-pub(super) fn refusal<'a>(notice: &ErrorBody<'a>) -> Response<'a> {
-    let metadata = Metadata { session_id: notice.session_id, request_id: notice.request_id };
-    Response {
+fn body(error: &ErrorBody<'_>) -> Vec<u8> {
+    let metadata = Metadata { session_id: error.session_id, request_id: error.request_id };
+    json(&Response {
         error: Error {
-            code: notice.status,
-            message: notice.message,
-            status: status_word(notice.kind),
+            code: error.status,
+            message: error.message,
+            status: status_word(error.kind),
             details: [Detail {
                 kind: "type.googleapis.com/google.rpc.ErrorInfo",
-                reason: notice.code,
+                reason: error.code,
                 domain: "elida",
                 metadata,
             }],
         },
-    }
+    })
 }
 
 /// The name of the class in google.rpc.Code.

@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::spec::{CallRules, Field, Rules, paths};
+use super::error_body::{ErrorForm, StreamEnd, json};
+use super::spec::{AnswerRules, CallRules, Field, paths};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 
 const FIELDS: &[(&str, Field)] =
@@ -16,7 +17,7 @@ const FIELDS: &[(&str, Field)] =
 
 /// Answers count no tokens. They are read to know where a stream may be cut, and whether a client that
 /// hangs up has its answer: the response to its request, behind whatever else the server had to say.
-pub(super) static RULES: Rules = Rules {
+pub(super) static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &[],
     done_marker: false,
@@ -32,7 +33,7 @@ pub(in crate::protocol) const VERSION_KEYS: [&str; 3] =
 pub(in crate::protocol) const PATHS: [&str; 4] = ["method", "id", "params.name", "params.uri"];
 
 #[derive(Serialize)]
-pub(super) struct Response<'a> {
+struct Response<'a> {
     jsonrpc: &'static str,
     /// Null when it could not be read (JSON-RPC 2.0, section 5).
     id: Option<&'a RawValue>,
@@ -54,32 +55,35 @@ struct Data<'a> {
     request_id: &'a str,
 }
 
-/// The refusal as a JSON-RPC error response.
-pub(super) fn refusal<'a>(notice: &ErrorBody<'a>) -> Response<'a> {
-    Response {
+/// Errors are JSON-RPC error responses.
+pub(super) const ERRORS: ErrorForm =
+    ErrorForm { body, stream_ends: &[StreamEnd::event(body)], socket_event: None };
+
+fn body(error: &ErrorBody<'_>) -> Vec<u8> {
+    json(&Response {
         jsonrpc: "2.0",
-        id: notice.rpc_id.and_then(|id| serde_json::from_str(id).ok()),
+        id: error.rpc_id.and_then(|id| serde_json::from_str(id).ok()),
         error: Error {
-            code: number(notice),
-            message: notice.message,
+            code: number(error),
+            message: error.message,
             data: Data {
-                r#type: notice.kind.word(),
-                code: notice.code,
-                session_id: notice.session_id,
-                request_id: notice.request_id,
+                r#type: error.kind.word(),
+                code: error.code,
+                session_id: error.session_id,
+                request_id: error.request_id,
             },
         },
-    }
+    })
 }
 
 /// The error's number. What JSON-RPC and MCP name has theirs; all else has its HTTP status, which lies
 /// outside the range that both reserve.
-fn number(notice: &ErrorBody<'_>) -> i32 {
-    match notice.kind {
+fn number(error: &ErrorBody<'_>) -> i32 {
+    match error.kind {
         ErrorClass::HeaderMismatch => -32020,
         ErrorClass::InvalidRequest | ErrorClass::TooLarge => -32600,
         ErrorClass::Api => -32603,
-        _ => i32::from(notice.status),
+        _ => i32::from(error.status),
     }
 }
 
@@ -96,7 +100,7 @@ mod tests {
     use crate::protocol::request::{RequestPaths, RequestScan};
 
     fn call(chunks: &[&[u8]]) -> ModelRequest {
-        let mut scan = RequestScan::speaking(Dialect::Mcp, &Arc::new(RequestPaths::new(&["x".to_owned()])));
+        let mut scan = RequestScan::speaking(Dialect::MCP, &Arc::new(RequestPaths::new(&["x".to_owned()])));
         chunks.iter().for_each(|chunk| scan.feed(chunk));
         scan.finish()
     }

@@ -1,13 +1,17 @@
 //! MCP's streamable HTTP: the header fields that repeat what the body says.
 //!
-//! Up to 2025-11-25 the body alone speaks and a header names the session. From 2026-07-28 on
-//! `MCP-Protocol-Version`, `Mcp-Method` and `Mcp-Name` repeat the body, so that those on the way need not
-//! read it; whoever does read it must refuse a request in which the two differ (streamable HTTP, "Server
+//! Up to 2025-11-25 only the body counts, and a header names the session. From 2026-07-28 on
+//! `MCP-Protocol-Version`, `Mcp-Method` and `Mcp-Name` repeat the body, so that intermediaries need not
+//! read it; one that does read it must refuse a request in which the two differ (streamable HTTP, "Server
 //! Validation"). Source: modelcontextprotocol.io/specification/2026-07-28/basic/transports.
 
 use data_encoding::BASE64;
 use http::HeaderMap;
 
+use super::json_rpc;
+use super::plain;
+use super::spec::PathRule::{Any, EndsWith};
+use super::spec::{BackendKind, Content, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::rpc::Rpc;
 
@@ -23,7 +27,38 @@ pub const NAME: &str = "mcp-name";
 /// From this version on the header fields are required. Versions are dates, so their texts can be compared.
 const REPEATS_SINCE: &[u8] = b"2026-07-28";
 
-/// What is wrong with the header fields of a POST, when they and the body do not say the same.
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "mcp",
+    content: Content::JsonRpc,
+    rules: &[
+        (EndsWith("/mcp"), None),
+        (Any, Some(SESSION_ID)),
+        (Any, Some(PROTOCOL_VERSION)),
+        (Any, Some(METHOD)),
+    ],
+    answers: Some(&json_rpc::ANSWERS),
+    errors: json_rpc::ERRORS,
+    ..DialectSpec::MODEL
+};
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "mcp",
+    summary: "An MCP server, at whatever path.",
+    reads: &[(&plain::SPEC, &SPEC)],
+    ..ProviderSpec::SERVER
+};
+
+impl Dialect {
+    /// MCP's streamable HTTP.
+    pub const MCP: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// An MCP server, at whatever path.
+    pub const MCP: Self = Self(&PROVIDER);
+}
+
+/// Returns what is wrong with the header fields of a POST; `None` when they agree with the body.
 pub fn disagreement(headers: &HeaderMap, call: &ModelRequest) -> Option<String> {
     let nothing = Rpc::default();
     let rpc = call.rpc.as_deref().unwrap_or(&nothing);
@@ -76,7 +111,7 @@ fn same(field: &str, told: Option<&[u8]>, said: Option<&str>, required: bool) ->
     }
 }
 
-/// Whether a field's value stands for this text: as it is, or in Base64 as `=?base64?…?=`.
+/// Whether a field's value means this text: as it is, or in Base64 as `=?base64?…?=`.
 fn means(told: &[u8], said: &str) -> bool {
     match told.strip_prefix(b"=?base64?").and_then(|rest| rest.strip_suffix(b"?=")) {
         // Compared in its encoded form: there is only one, so no second reading can slip through.
@@ -90,7 +125,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::protocol::dialects::spec::Dialect;
     use crate::protocol::request::{RequestPaths, RequestScan};
 
     fn wrong(fields: &[(&'static str, &str)], body: &str) -> Option<String> {
@@ -98,7 +132,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
-        let mut scan = RequestScan::speaking(Dialect::Mcp, &Arc::new(RequestPaths::new(&[])));
+        let mut scan = RequestScan::speaking(Dialect::MCP, &Arc::new(RequestPaths::new(&[])));
         scan.feed(body.as_bytes());
         disagreement(&headers, &scan.finish())
     }

@@ -1,15 +1,35 @@
-//! Mistral: the shape of OpenAI's chat completions; streams carry `usage` unasked, on the last chunk, and
-//! tool calls mostly in one piece.
+//! Mistral: the shapes of OpenAI's chat completions; streams carry `usage` unasked, on the last chunk, and
+//! tool calls mostly in one piece. Detected by the type of the backend only: its paths are OpenAI's.
 
-use std::sync::LazyLock;
+use super::openai;
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 
-use super::openai::FIELDS;
-use super::spec::{CallRules, Rules, paths};
-
-pub(super) static RULES: Rules = Rules {
-    fields: FIELDS,
-    last_kinds: &[],
-    done_marker: true,
-    calls: CallRules::BY_PATH,
-    paths: LazyLock::new(|| paths(FIELDS)),
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "mistral",
+    answers: Some(&openai::ANSWERS),
+    errors: openai::ERRORS,
+    gen_ai_provider: GEN_AI_PROVIDER,
+    ..DialectSpec::MODEL
 };
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "mistral",
+    summary: "Mistral: the OpenAI API with a few paths of its own.",
+    gen_ai_provider: Some(GEN_AI_PROVIDER),
+    model_list: Some(openai::MODELS),
+    reads: &[(&openai::CHAT, &SPEC), (&openai::OTHER, &SPEC)],
+    ..ProviderSpec::SERVER
+};
+
+/// The well-known value of OpenTelemetry's conventions.
+const GEN_AI_PROVIDER: &str = "mistral_ai";
+
+impl Dialect {
+    /// The OpenAI API at a Mistral backend.
+    pub const MISTRAL: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// Mistral: the OpenAI API with a few paths of its own.
+    pub const MISTRAL: Self = Self(&PROVIDER);
+}

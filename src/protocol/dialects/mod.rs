@@ -2,6 +2,7 @@
 //!
 //! - [`spec`]: what a dialect is; [`registry`]: all of them, and which one a request speaks.
 //! - [`error_body`]: errors in a dialect's form.
+//! - [`model_list`]: lists of models.
 //! - [`credentials`]: where a request carries its caller's credentials, and which fields hold none.
 //! - [`mcp`]: the header fields of MCP; [`json_rpc`]: the envelope of MCP and A2A.
 
@@ -9,14 +10,18 @@ pub mod credentials;
 pub mod error_body;
 pub mod json_rpc;
 pub mod mcp;
+pub mod model_list;
 pub mod registry;
 pub mod spec;
 
+mod a2a;
 mod anthropic;
+mod cohere;
 mod gemini;
 mod mistral;
 mod ollama;
 mod openai;
+mod plain;
 mod realtime;
 mod responses;
 

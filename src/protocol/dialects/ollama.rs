@@ -1,9 +1,16 @@
-//! Ollama's own API: the counts stand on the line with `done: true`, or in the whole answer; a tool call is
+//! Ollama's own API: the counts are on the line with `done: true`, or in the whole answer; a tool call is
 //! never divided between lines, and its arguments are an object.
 
 use std::sync::LazyLock;
 
-use super::spec::{CallRules, Field, Rules, paths};
+use serde::Serialize;
+
+use super::error_body::{ErrorForm, StreamEnd, json};
+use super::openai;
+use super::spec::PathRule::Matches;
+use super::spec::{AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths};
+use crate::protocol::facts::error_body::ErrorBody;
+use crate::protocol::wire::framing::Framing;
 
 /// Its calls below `/api`; a bare `/api/…` belongs to many other programs.
 const CALLS: [&str; 13] = [
@@ -23,7 +30,7 @@ const CALLS: [&str; 13] = [
 ];
 
 /// Whether a path is one of its own API.
-pub(super) fn is_call(path: &str) -> bool {
+fn is_call(path: &str) -> bool {
     let call = path.rsplit_once('/').filter(|(before, _)| before.ends_with("/api")).map(|(_, call)| call);
     call.is_some_and(|call| CALLS.contains(&call)) || path.contains("/api/blobs/")
 }
@@ -43,10 +50,71 @@ const FIELDS: &[(&str, Field)] = &[
     ("response", Field::Text),
 ];
 
-pub(super) static RULES: Rules = Rules {
+static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &[],
     done_marker: false,
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths(FIELDS)),
 };
+
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "ollama",
+    rules: &[(Matches(is_call), None)],
+    operations: &[("/api/chat", "chat"), ("/api/generate", "text_completion"), ("/api/embed", "embeddings")],
+    answers: Some(&ANSWERS),
+    errors: ErrorForm {
+        body,
+        stream_ends: &[StreamEnd {
+            framing: Framing::Ndjson,
+            terminator: "\n",
+            head: "",
+            data: body,
+            only_at_boundary: false,
+        }],
+        socket_event: None,
+    },
+    gen_ai_provider: GEN_AI_PROVIDER,
+    ..DialectSpec::MODEL
+};
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "ollama",
+    summary: "Ollama: its own API, and the OpenAI one beside it.",
+    gen_ai_provider: Some(GEN_AI_PROVIDER),
+    model_list: Some(openai::MODELS),
+    ..ProviderSpec::SERVER
+};
+
+/// The conventions of OpenTelemetry have no word for it.
+const GEN_AI_PROVIDER: &str = "ollama";
+
+impl Dialect {
+    /// Ollama's own API, `/api/chat` and its neighbours.
+    pub const OLLAMA: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// Ollama: its own API, and the OpenAI one beside it.
+    pub const OLLAMA: Self = Self(&PROVIDER);
+}
+
+/// An error as the API writes it: `error` is a text; the rest is ELIDA's.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    r#type: &'static str,
+    code: &'a str,
+    session_id: Option<&'a str>,
+    request_id: &'a str,
+}
+
+fn body(error: &ErrorBody<'_>) -> Vec<u8> {
+    json(&Body {
+        error: error.message,
+        r#type: error.kind.word(),
+        code: error.code,
+        session_id: error.session_id,
+        request_id: error.request_id,
+    })
+}

@@ -6,7 +6,13 @@
 
 use std::sync::LazyLock;
 
-use super::spec::{CallRules, Field, Rules, paths};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::error_body::{ErrorForm, StreamEnd, common};
+use super::model_list::{ModelListForm, ModelListRequest};
+use super::spec::PathRule::{Contains, EndsWith};
+use super::spec::{AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths};
 
 /// Shared with Mistral, whose answers have the same shape.
 pub(super) const FIELDS: &[(&str, Field)] = &[
@@ -56,10 +62,87 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
     ("choices[].text", Field::Text),
 ];
 
-pub(super) static RULES: Rules = Rules {
+pub(super) static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &[],
     done_marker: true,
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths(FIELDS)),
 };
+
+/// The well-known value of OpenTelemetry's conventions.
+pub(super) const GEN_AI_PROVIDER: &str = "openai";
+
+/// A stream is ended by an event without a name.
+pub(super) const ERRORS: ErrorForm =
+    ErrorForm { stream_ends: &[StreamEnd::event(common)], ..ErrorForm::COMMON };
+
+pub(super) static CHAT: DialectSpec = DialectSpec {
+    name: "openai_chat",
+    rules: &[(EndsWith("/chat/completions"), None)],
+    operations: &[("/chat/completions", "chat")],
+    answers: Some(&ANSWERS),
+    errors: ERRORS,
+    ..DialectSpec::MODEL
+};
+
+/// The rest of the API that names a model.
+pub(super) static OTHER: DialectSpec = DialectSpec {
+    name: "openai",
+    rules: &[
+        (EndsWith("/completions"), None),
+        (EndsWith("/embeddings"), None),
+        (EndsWith("/v1/models"), None),
+        (EndsWith("/v1/moderations"), None),
+        (EndsWith("/v1/rerank"), None),
+        (EndsWith("/v1/images/generations"), None),
+        (EndsWith("/v1/audio/speech"), None),
+        (Contains("/chat/completions/"), None),
+        (Contains("/v1/models/"), None),
+    ],
+    operations: &[("/completions", "text_completion"), ("/embeddings", "embeddings")],
+    answers: Some(&ANSWERS),
+    errors: ERRORS,
+    ..DialectSpec::MODEL
+};
+
+pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
+    name: "openai",
+    summary: "OpenAI, or a server that speaks its API.",
+    gen_ai_provider: Some(GEN_AI_PROVIDER),
+    model_list: Some(MODELS),
+    ..ProviderSpec::SERVER
+};
+
+/// How a server that speaks this API is asked for its models.
+pub(super) const MODELS: ModelListRequest = ModelListRequest { target: "/v1/models", headers: &[] };
+
+impl Dialect {
+    /// `POST /v1/chat/completions`.
+    pub const OPENAI_CHAT: Self = Self(&CHAT);
+    /// The rest of the OpenAI API that names a model: completions, embeddings, models, ….
+    pub const OPENAI_OTHER: Self = Self(&OTHER);
+}
+
+impl BackendKind {
+    /// OpenAI, or a server that speaks its API.
+    pub const OPENAI: Self = Self(&PROVIDER);
+}
+
+/// The form of a list of models, also for clients whose API has none.
+pub(super) const MODEL_LIST: ModelListForm = ModelListForm { entry: model_entry, list: model_list };
+
+fn model_entry(mut model: Map<String, Value>) -> Map<String, Value> {
+    model.remove("type");
+    model.insert("object".to_owned(), "model".into());
+    if !model.get("created").is_some_and(Value::is_number) {
+        let created = model.get("created_at").and_then(Value::as_str);
+        let created = created.and_then(|at| at.parse::<Timestamp>().ok());
+        model.insert("created".to_owned(), created.map_or(0, Timestamp::as_second).into());
+    }
+    model
+}
+
+fn model_list(entries: Vec<Value>) -> Value {
+    json!({"object": "list", "data": entries})
+}

@@ -1,9 +1,14 @@
-//! OpenAI Realtime: each answer ends with `response.done`, which counts its tokens; the model stands in the
+//! OpenAI Realtime: each answer ends with `response.done`, which counts its tokens; the model is in the
 //! session object. The words differ a little from those of the responses API (`input_token_details`).
 
 use std::sync::LazyLock;
 
-use super::spec::{CallRules, Field, Rules, paths};
+use serde::Serialize;
+
+use super::error_body::{Detail, ErrorForm, json};
+use super::spec::PathRule::{Contains, EndsWith};
+use super::spec::{AnswerRules, CallRules, Dialect, DialectSpec, Field, paths};
+use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
@@ -23,10 +28,43 @@ const FIELDS: &[(&str, Field)] = &[
     ("usage.output_tokens", Field::Output),
 ];
 
-pub(super) static RULES: Rules = Rules {
+static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &["response.done", "conversation.item.input_audio_transcription.completed"],
     done_marker: false,
     calls: CallRules { suffix: "_call", steps: &[], text_kinds: &[] },
     paths: LazyLock::new(|| paths(FIELDS)),
 };
+
+/// Only sockets: requests by HTTP below `/v1/realtime` create keys and calls.
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "openai_realtime",
+    socket_paths: &[EndsWith("/realtime"), Contains("/v1/realtime/")],
+    answers: Some(&ANSWERS),
+    errors: ErrorForm { socket_event: Some(socket_event), ..ErrorForm::COMMON },
+    ..DialectSpec::MODEL
+};
+
+impl Dialect {
+    /// The WebSocket `/v1/realtime`.
+    pub const OPENAI_REALTIME: Self = Self(&SPEC);
+}
+
+/// The `error` event.
+#[derive(Serialize)]
+struct ErrorEvent<'a> {
+    r#type: &'static str,
+    /// SDKs want one.
+    event_id: &'a str,
+    error: Detail<'a>,
+    session_id: Option<&'a str>,
+}
+
+fn socket_event(_status: u16, error: &ErrorBody<'_>) -> Vec<u8> {
+    json(&ErrorEvent {
+        r#type: "error",
+        event_id: error.request_id,
+        error: Detail::of(error),
+        session_id: error.session_id,
+    })
+}

@@ -1,185 +1,173 @@
-//! Which API a request speaks, told by its path, and where that says nothing by its header fields.
+//! All dialects and providers, and which dialect a request speaks.
 //!
-//! One table ([`TABLE`]). Paths of model APIs stand first, so that no field a client adds makes something
-//! else of a model call.
+//! A new one is a file of its own and one line in [`DIALECTS`] or [`PROVIDERS`].
+
+use std::borrow::Cow;
 
 use http::HeaderMap;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer};
+use serde::{Serialize, Serializer};
 
-use super::spec::{BackendKind, Dialect, Rules};
-use super::{anthropic, gemini, json_rpc, mcp, mistral, ollama, openai, realtime, responses};
-use crate::protocol::facts::model_request::ModelRequest;
-use crate::protocol::facts::usage::TokenCounts;
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use super::{a2a, anthropic, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses};
 
-/// What a path must be like.
-enum Path {
-    /// It ends so.
-    Ends(&'static str),
-    /// This is in it.
-    Holds(&'static str),
-    /// It passes this test.
-    Fits(fn(&str) -> bool),
-    /// It may be any.
-    Any,
-}
-
-use Path::{Any, Ends, Fits, Holds};
-
-/// Path, a header field that must be there as well, and the dialect. The first row that fits decides.
-/// Only the end of a path counts, so a route's prefix (`/openai/v1/chat/completions`) may stand before it.
-const TABLE: &[(Path, Option<&str>, Dialect)] = &[
-    (Ends("/chat/completions"), None, Dialect::OpenAiChat),
-    (Ends("/responses"), None, Dialect::OpenAiResponses),
-    (Holds("/v1/responses/"), None, Dialect::OpenAiResponses),
-    // A bare `/messages` is not enough: chat servers and old MCP transports have it too.
-    (Ends("/v1/messages"), None, Dialect::Anthropic),
-    (Holds("/v1/messages/"), None, Dialect::Anthropic),
-    (Ends("/v1/complete"), None, Dialect::Anthropic),
-    (Ends("/v1/models"), Some("anthropic-version"), Dialect::Anthropic),
-    (Holds("/v1/models/"), Some("anthropic-version"), Dialect::Anthropic),
-    (Fits(ollama::is_call), None, Dialect::Ollama),
-    (Fits(gemini::is_call), None, Dialect::Gemini),
-    (Ends("/v1beta/models"), None, Dialect::Gemini),
-    (Holds("/v1beta/models/"), None, Dialect::Gemini),
-    (Ends("/completions"), None, Dialect::OpenAiOther),
-    (Ends("/embeddings"), None, Dialect::OpenAiOther),
-    (Ends("/v1/models"), None, Dialect::OpenAiOther),
-    (Ends("/v1/moderations"), None, Dialect::OpenAiOther),
-    (Ends("/v1/rerank"), None, Dialect::OpenAiOther),
-    (Ends("/v1/images/generations"), None, Dialect::OpenAiOther),
-    (Ends("/v1/audio/speech"), None, Dialect::OpenAiOther),
-    (Holds("/chat/completions/"), None, Dialect::OpenAiOther),
-    (Holds("/v1/models/"), None, Dialect::OpenAiOther),
-    (Ends("/mcp"), None, Dialect::Mcp),
-    (Any, Some(mcp::SESSION_ID), Dialect::Mcp),
-    (Any, Some(mcp::PROTOCOL_VERSION), Dialect::Mcp),
-    (Any, Some(mcp::METHOD), Dialect::Mcp),
-    (Any, Some("a2a-version"), Dialect::A2a),
-    (Ends("/message:send"), None, Dialect::A2a),
-    (Ends("/message:stream"), None, Dialect::A2a),
-    (Ends("/.well-known/agent-card.json"), None, Dialect::A2a),
+/// The dialects in the order in which their rules are tried. Those of models precede MCP and A2A, so that no header
+/// field a client adds turns a request to a model into something else.
+static DIALECTS: [&DialectSpec; 12] = [
+    &openai::CHAT,
+    &responses::SPEC,
+    &realtime::SPEC,
+    &anthropic::SPEC,
+    &cohere::SPEC,
+    &ollama::SPEC,
+    &gemini::SPEC,
+    &mistral::SPEC,
+    &openai::OTHER,
+    &mcp::SPEC,
+    &a2a::SPEC,
+    &plain::SPEC,
 ];
 
-impl Path {
-    fn fits(&self, path: &str) -> bool {
-        match self {
-            Self::Ends(ending) => path.ends_with(ending),
-            Self::Holds(part) => path.contains(part),
-            Self::Fits(test) => test(path),
-            Self::Any => true,
-        }
-    }
-}
+/// The types of backends, in the order of the configuration's schema.
+static PROVIDERS: [&ProviderSpec; 9] = [
+    &ollama::PROVIDER,
+    &openai::PROVIDER,
+    &anthropic::PROVIDER,
+    &mistral::PROVIDER,
+    &gemini::PROVIDER,
+    &cohere::PROVIDER,
+    &mcp::PROVIDER,
+    &a2a::PROVIDER,
+    &plain::PROVIDER,
+];
 
 impl Dialect {
-    /// The dialect of a path without its query, and of the fields beside it.
-    pub fn detect(path: &str, headers: &HeaderMap) -> Self {
-        let path = path.strip_suffix('/').unwrap_or(path);
-        let fits = |(place, field, _): &&(Path, Option<&str>, Self)| {
-            place.fits(path) && field.is_none_or(|name| headers.contains_key(name))
-        };
-        TABLE.iter().find(fits).map_or(Self::Plain, |(.., dialect)| *dialect)
+    /// All dialects.
+    pub fn all() -> impl Iterator<Item = Self> {
+        DIALECTS.iter().map(|spec| Self(spec))
     }
 
-    /// The dialect of a WebSocket at this path. Requests by HTTP below `/v1/realtime` make keys and calls,
+    /// The dialect of a path without its query, and of the header fields beside it.
+    pub fn detect(path: &str, headers: &HeaderMap) -> Self {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        Self::first(|spec| {
+            spec.rules.iter().any(|(rule, field)| {
+                rule.matches(path) && field.is_none_or(|name| headers.contains_key(name))
+            })
+        })
+    }
+
+    /// The dialect of a WebSocket at this path. HTTP requests below `/v1/realtime` create keys and calls,
     /// and speak another one.
     pub fn detect_socket(path: &str) -> Self {
         let path = path.strip_suffix('/').unwrap_or(path);
-        if path.ends_with("/realtime") || path.contains("/v1/realtime/") {
-            Self::OpenAiRealtime
-        } else if path.ends_with("/responses") {
-            Self::OpenAiResponses
-        } else {
-            Self::Plain
-        }
+        Self::first(|spec| spec.socket_paths.iter().any(|rule| rule.matches(path)))
     }
 
-    /// The dialect once the backend is known: what the path leaves open, its kind decides.
-    pub fn on(self, backend: BackendKind) -> Self {
-        match (self, backend) {
-            (Self::OpenAiChat | Self::OpenAiOther, BackendKind::Mistral) => Self::Mistral,
-            // `/v1/models` is in both APIs.
-            (Self::OpenAiOther, BackendKind::Anthropic) => Self::Anthropic,
-            (Self::OpenAiOther, BackendKind::Gemini) => Self::Gemini,
-            (Self::Plain, BackendKind::Mcp) => Self::Mcp,
-            (Self::Plain, BackendKind::A2a) => Self::A2a,
-            (dialect, _) => dialect,
-        }
+    fn first(matches: impl Fn(&DialectSpec) -> bool) -> Self {
+        Self(DIALECTS.iter().find(|spec| matches(spec)).unwrap_or(&&plain::SPEC))
     }
 
-    /// What its token numbers include.
-    pub fn token_counts(self) -> TokenCounts {
-        TokenCounts {
-            input_includes_cached: self != Self::Anthropic,
-            output_includes_reasoning: self != Self::Gemini,
-        }
-    }
-
-    /// Adds what the path says of a request: Gemini's names the model.
-    pub fn read_path(self, path: &str, request: &mut ModelRequest) {
-        if self == Self::Gemini {
-            gemini::read_path(path, request);
-        }
+    /// What a POST to this path asks of a model, in the word of `gen_ai.operation.name`; `None` for what is no
+    /// such question (a count of tokens).
+    pub fn operation(self, path: &str) -> Option<&'static str> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let mut all = DIALECTS.iter().flat_map(|spec| spec.operations);
+        let found = all.find(|(end, _)| path.ends_with(end)).filter(|_| self.is_llm());
+        found.map(|(_, operation)| *operation)
     }
 }
 
-impl Rules {
-    /// The rules of a dialect; none where answers are not read.
-    pub(in crate::protocol) fn of(dialect: Dialect) -> Option<&'static Self> {
-        match dialect {
-            Dialect::OpenAiChat | Dialect::OpenAiOther => Some(&openai::RULES),
-            Dialect::OpenAiResponses => Some(&responses::RULES),
-            Dialect::OpenAiRealtime => Some(&realtime::RULES),
-            Dialect::Anthropic => Some(&anthropic::RULES),
-            Dialect::Mistral => Some(&mistral::RULES),
-            Dialect::Ollama => Some(&ollama::RULES),
-            Dialect::Gemini => Some(&gemini::RULES),
-            Dialect::Mcp | Dialect::A2a => Some(&json_rpc::RULES),
-            Dialect::Plain => None,
-        }
+impl BackendKind {
+    /// The type of a backend of which only the URL is written (`backend: URL`).
+    pub const OF_URL: Self = Self(&ollama::PROVIDER);
+
+    /// All types of backends.
+    pub fn all() -> impl Iterator<Item = Self> {
+        PROVIDERS.iter().map(|spec| Self(spec))
+    }
+
+    /// The header fields of a client, of any provider, that belong to the request for a list of models.
+    pub fn client_headers() -> impl Iterator<Item = &'static str> {
+        PROVIDERS.iter().flat_map(|spec| spec.client_headers.iter().copied())
+    }
+}
+
+impl Serialize for BackendKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        Self::all().find(|kind| kind.name() == name).ok_or_else(|| {
+            let names: Vec<String> = Self::all().map(|kind| format!("`{}`", kind.name())).collect();
+            de::Error::custom(format!("unknown variant `{name}`, expected one of {}", names.join(", ")))
+        })
+    }
+}
+
+impl JsonSchema for BackendKind {
+    fn schema_name() -> Cow<'static, str> {
+        "BackendKind".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let kinds: Vec<Schema> = PROVIDERS
+            .iter()
+            .map(|spec| json_schema!({"type": "string", "const": spec.name, "description": spec.summary}))
+            .collect();
+        json_schema!({"description": "What a configured backend is (`backends.NAME.type`).", "oneOf": kinds})
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::dialects::spec::PathRule;
 
     #[test]
     fn the_end_of_the_path_tells_the_dialect() {
         let cases = [
-            ("/v1/chat/completions", Dialect::OpenAiChat),
-            ("/openai/v1/chat/completions", Dialect::OpenAiChat),
-            ("/v1/chat/completions/", Dialect::OpenAiChat),
-            ("/v1/chat/completions/chatcmpl-1", Dialect::OpenAiOther),
-            ("/v1/responses", Dialect::OpenAiResponses),
-            ("/backend-api/codex/responses", Dialect::OpenAiResponses),
-            ("/v1/responses/resp_1/cancel", Dialect::OpenAiResponses),
-            ("/v1/completions", Dialect::OpenAiOther),
-            ("/v1/fim/completions", Dialect::OpenAiOther),
-            ("/v1/embeddings", Dialect::OpenAiOther),
-            ("/v1/models", Dialect::OpenAiOther),
-            ("/v1/models/gpt-5", Dialect::OpenAiOther),
-            ("/v1/messages", Dialect::Anthropic),
-            ("/anthropic/v1/messages", Dialect::Anthropic),
-            ("/v1/messages/count_tokens", Dialect::Anthropic),
-            ("/api/chat", Dialect::Ollama),
-            ("/ollama/api/generate", Dialect::Ollama),
-            ("/api/embeddings", Dialect::Ollama),
-            ("/api/blobs/sha256:00", Dialect::Ollama),
-            ("/v1beta/models/gemini-2.5-pro:generateContent", Dialect::Gemini),
-            ("/google/v1/models/gemini-2.5-pro:embedContent", Dialect::Gemini),
-            ("/v1beta/models", Dialect::Gemini),
-            ("/v1beta/openai/chat/completions", Dialect::OpenAiChat),
-            ("/v1/models/ft:gpt-4o:acme::1", Dialect::OpenAiOther),
-            ("/build/mcp", Dialect::Mcp),
-            ("/mcp/", Dialect::Mcp),
-            ("/agent/v1/message:stream", Dialect::A2a),
-            ("/mcpx", Dialect::Plain),
-            ("/api/users", Dialect::Plain),
-            ("/v1/threads/t/messages", Dialect::Plain),
-            ("/messages", Dialect::Plain),
-            ("/api/chatter", Dialect::Plain),
-            ("/", Dialect::Plain),
-            ("", Dialect::Plain),
+            ("/v1/chat/completions", Dialect::OPENAI_CHAT),
+            ("/openai/v1/chat/completions", Dialect::OPENAI_CHAT),
+            ("/v1/chat/completions/", Dialect::OPENAI_CHAT),
+            ("/v1/chat/completions/chatcmpl-1", Dialect::OPENAI_OTHER),
+            ("/v1/responses", Dialect::OPENAI_RESPONSES),
+            ("/backend-api/codex/responses", Dialect::OPENAI_RESPONSES),
+            ("/v1/responses/resp_1/cancel", Dialect::OPENAI_RESPONSES),
+            ("/v1/completions", Dialect::OPENAI_OTHER),
+            ("/v1/fim/completions", Dialect::OPENAI_OTHER),
+            ("/v1/embeddings", Dialect::OPENAI_OTHER),
+            ("/v1/models", Dialect::OPENAI_OTHER),
+            ("/v1/models/gpt-5", Dialect::OPENAI_OTHER),
+            ("/v1/messages", Dialect::ANTHROPIC),
+            ("/anthropic/v1/messages", Dialect::ANTHROPIC),
+            ("/v1/messages/count_tokens", Dialect::ANTHROPIC),
+            ("/api/chat", Dialect::OLLAMA),
+            ("/ollama/api/generate", Dialect::OLLAMA),
+            ("/api/embeddings", Dialect::OLLAMA),
+            ("/api/blobs/sha256:00", Dialect::OLLAMA),
+            ("/v1beta/models/gemini-2.5-pro:generateContent", Dialect::GEMINI),
+            ("/google/v1/models/gemini-2.5-pro:embedContent", Dialect::GEMINI),
+            ("/v1beta/models", Dialect::GEMINI),
+            ("/v1beta/openai/chat/completions", Dialect::OPENAI_CHAT),
+            ("/v2/chat", Dialect::COHERE),
+            ("/cohere/v2/embed", Dialect::COHERE),
+            ("/v1/models/ft:gpt-4o:acme::1", Dialect::OPENAI_OTHER),
+            ("/build/mcp", Dialect::MCP),
+            ("/mcp/", Dialect::MCP),
+            ("/agent/v1/message:stream", Dialect::A2A),
+            ("/mcpx", Dialect::PLAIN),
+            ("/api/users", Dialect::PLAIN),
+            ("/v1/threads/t/messages", Dialect::PLAIN),
+            ("/messages", Dialect::PLAIN),
+            ("/api/chatter", Dialect::PLAIN),
+            ("/", Dialect::PLAIN),
+            ("", Dialect::PLAIN),
         ];
         for (path, dialect) in cases {
             assert_eq!(Dialect::detect(path, &HeaderMap::new()), dialect, "{path}");
@@ -191,37 +179,39 @@ mod tests {
         let detect = |path: &str, field: &'static str| {
             Dialect::detect(path, &HeaderMap::from_iter([(field.parse().unwrap(), "x".parse().unwrap())]))
         };
-        assert_eq!(detect("/", "mcp-session-id"), Dialect::Mcp);
-        assert_eq!(detect("/tools", "mcp-protocol-version"), Dialect::Mcp);
-        assert_eq!(detect("/tasks/1", "a2a-version"), Dialect::A2a);
-        assert_eq!(detect("/v1/models", "anthropic-version"), Dialect::Anthropic);
+        assert_eq!(detect("/", "mcp-session-id"), Dialect::MCP);
+        assert_eq!(detect("/tools", "mcp-protocol-version"), Dialect::MCP);
+        assert_eq!(detect("/tasks/1", "a2a-version"), Dialect::A2A);
+        assert_eq!(detect("/v1/models", "anthropic-version"), Dialect::ANTHROPIC);
         // A model call stays one, whatever else its client says.
         for field in ["mcp-session-id", "mcp-method", "a2a-version"] {
-            for (path, _, dialect) in TABLE.iter().filter(|(_, field, _)| field.is_none()) {
-                let path = match path {
-                    Ends(path) => (*path).to_owned(),
-                    Holds(path) => format!("{path}x"),
-                    Fits(_) | Any => continue,
-                };
-                assert_eq!(detect(&path, field).is_llm(), dialect.is_llm(), "{path} {field}");
+            for dialect in Dialect::all() {
+                for (rule, _) in dialect.0.rules.iter().filter(|(_, field)| field.is_none()) {
+                    let path = match rule {
+                        PathRule::EndsWith(path) => (*path).to_owned(),
+                        PathRule::Contains(path) => format!("{path}x"),
+                        PathRule::Matches(_) | PathRule::Any => continue,
+                    };
+                    assert_eq!(detect(&path, field).is_llm(), dialect.is_llm(), "{path} {field}");
+                }
             }
-            assert_eq!(detect("/api/chat", field), Dialect::Ollama);
-            assert_eq!(detect("/v1beta/models/g:generateContent", field), Dialect::Gemini);
+            assert_eq!(detect("/api/chat", field), Dialect::OLLAMA);
+            assert_eq!(detect("/v1beta/models/g:generateContent", field), Dialect::GEMINI);
         }
     }
 
     #[test]
     fn a_sockets_path_tells_its_dialect() {
         let cases = [
-            ("/v1/realtime", Dialect::OpenAiRealtime),
-            ("/openai/v1/realtime/", Dialect::OpenAiRealtime),
-            ("/openai/realtime", Dialect::OpenAiRealtime),
-            ("/v1/realtime/translations", Dialect::OpenAiRealtime),
-            ("/v1/responses", Dialect::OpenAiResponses),
-            ("/backend-api/codex/responses", Dialect::OpenAiResponses),
-            ("/v1/chat/completions", Dialect::Plain),
-            ("/realtime/v1/websocket", Dialect::Plain),
-            ("/", Dialect::Plain),
+            ("/v1/realtime", Dialect::OPENAI_REALTIME),
+            ("/openai/v1/realtime/", Dialect::OPENAI_REALTIME),
+            ("/openai/realtime", Dialect::OPENAI_REALTIME),
+            ("/v1/realtime/translations", Dialect::OPENAI_REALTIME),
+            ("/v1/responses", Dialect::OPENAI_RESPONSES),
+            ("/backend-api/codex/responses", Dialect::OPENAI_RESPONSES),
+            ("/v1/chat/completions", Dialect::PLAIN),
+            ("/realtime/v1/websocket", Dialect::PLAIN),
+            ("/", Dialect::PLAIN),
         ];
         for (path, dialect) in cases {
             assert_eq!(Dialect::detect_socket(path), dialect, "{path}");
@@ -230,29 +220,22 @@ mod tests {
 
     #[test]
     fn the_backend_decides_what_the_path_leaves_open() {
-        assert_eq!(Dialect::OpenAiChat.on(BackendKind::Mistral), Dialect::Mistral);
-        assert_eq!(Dialect::OpenAiChat.on(BackendKind::Ollama), Dialect::OpenAiChat);
-        assert_eq!(Dialect::OpenAiOther.on(BackendKind::Anthropic), Dialect::Anthropic);
-        assert_eq!(Dialect::Anthropic.on(BackendKind::Http), Dialect::Anthropic);
-        assert_eq!(Dialect::Plain.on(BackendKind::Mistral), Dialect::Plain);
-        assert_eq!(Dialect::Plain.on(BackendKind::Mcp), Dialect::Mcp);
-        assert_eq!(Dialect::OpenAiChat.on(BackendKind::Mcp), Dialect::OpenAiChat);
-        assert!(Dialect::Ollama.is_llm() && !Dialect::Plain.is_llm() && !Dialect::Mcp.is_llm());
+        assert_eq!(Dialect::OPENAI_CHAT.on(BackendKind::MISTRAL), Dialect::MISTRAL);
+        assert_eq!(Dialect::OPENAI_CHAT.on(BackendKind::OLLAMA), Dialect::OPENAI_CHAT);
+        assert_eq!(Dialect::OPENAI_OTHER.on(BackendKind::ANTHROPIC), Dialect::ANTHROPIC);
+        assert_eq!(Dialect::ANTHROPIC.on(BackendKind::HTTP), Dialect::ANTHROPIC);
+        assert_eq!(Dialect::PLAIN.on(BackendKind::MISTRAL), Dialect::PLAIN);
+        assert_eq!(Dialect::PLAIN.on(BackendKind::MCP), Dialect::MCP);
+        assert_eq!(Dialect::OPENAI_CHAT.on(BackendKind::MCP), Dialect::OPENAI_CHAT);
+        assert!(Dialect::OLLAMA.is_llm() && !Dialect::PLAIN.is_llm() && !Dialect::MCP.is_llm());
     }
 
     #[test]
     fn a_backend_kind_is_written_as_it_is_named() {
-        for kind in [
-            BackendKind::Ollama,
-            BackendKind::Openai,
-            BackendKind::Anthropic,
-            BackendKind::Mistral,
-            BackendKind::Gemini,
-            BackendKind::Mcp,
-            BackendKind::A2a,
-            BackendKind::Http,
-        ] {
-            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
+        for kind in BackendKind::all() {
+            let text = serde_json::to_string(&kind).unwrap();
+            assert_eq!(text, format!("\"{}\"", kind.name()));
+            assert_eq!(serde_json::from_str::<BackendKind>(&text).unwrap(), kind);
         }
     }
 }

@@ -1,10 +1,15 @@
-//! OpenAI responses: usage stands in the response object, which the last event carries whole; tool calls are
+//! OpenAI responses: usage is in the response object, which the last event carries whole; tool calls are
 //! items of its output, streamed by their index.
 //! Fields as in the vendor's SDK (`openai.types.responses`: `ResponseUsage`, `ResponseStreamEvent`).
 
 use std::sync::LazyLock;
 
-use super::spec::{CallRules, CallStep, Field, Rules, paths};
+use serde::Serialize;
+
+use super::error_body::{Detail, ErrorForm, StreamEnd, json};
+use super::spec::PathRule::{Contains, EndsWith};
+use super::spec::{AnswerRules, CallRules, CallStep, Dialect, DialectSpec, Field, paths};
+use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
@@ -56,7 +61,7 @@ const FIELDS: &[(&str, Field)] = &[
 ];
 
 /// The API itself sends no `[DONE]`, but servers that imitate it do.
-pub(super) static RULES: Rules = Rules {
+static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     last_kinds: &["response.completed", "response.failed", "response.incomplete"],
     done_marker: true,
@@ -76,3 +81,65 @@ pub(super) static RULES: Rules = Rules {
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };
+
+pub(super) static SPEC: DialectSpec = DialectSpec {
+    name: "openai_responses",
+    rules: &[(EndsWith("/responses"), None), (Contains("/v1/responses/"), None)],
+    socket_paths: &[EndsWith("/responses")],
+    operations: &[("/responses", "chat")],
+    answers: Some(&ANSWERS),
+    errors: ErrorForm {
+        stream_ends: &[StreamEnd::named_event("event: error\ndata: ", event)],
+        socket_event: Some(socket_event),
+        ..ErrorForm::COMMON
+    },
+    ..DialectSpec::MODEL
+};
+
+impl Dialect {
+    /// `/v1/responses` and what is below it.
+    pub const OPENAI_RESPONSES: Self = Self(&SPEC);
+}
+
+/// The `error` event. The `error` member beside its own fields is what makes the Python SDK raise.
+#[derive(Serialize)]
+struct ErrorEvent<'a> {
+    r#type: &'static str,
+    code: &'a str,
+    message: &'a str,
+    param: Option<()>,
+    /// Clients with a schema want a number; the stream's own is not known here.
+    sequence_number: u64,
+    error: Detail<'a>,
+    session_id: Option<&'a str>,
+    request_id: &'a str,
+}
+
+/// The same over a socket, with the status that an HTTP answer would have.
+#[derive(Serialize)]
+struct SocketEvent<'a> {
+    status: u16,
+    #[serde(flatten)]
+    event: ErrorEvent<'a>,
+}
+
+fn of<'a>(error: &ErrorBody<'a>) -> ErrorEvent<'a> {
+    ErrorEvent {
+        r#type: "error",
+        code: error.code,
+        message: error.message,
+        param: None,
+        sequence_number: 0,
+        error: Detail::of(error),
+        session_id: error.session_id,
+        request_id: error.request_id,
+    }
+}
+
+fn event(error: &ErrorBody<'_>) -> Vec<u8> {
+    json(&of(error))
+}
+
+fn socket_event(status: u16, error: &ErrorBody<'_>) -> Vec<u8> {
+    json(&SocketEvent { status, event: of(error) })
+}

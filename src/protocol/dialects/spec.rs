@@ -1,108 +1,240 @@
-//! What a dialect is: its names, and the rules by which its answers are read.
+//! What a dialect and a provider are: the tables that the rest of the crate reads instead of naming one.
+//!
+//! A dialect is the API that a request speaks; a provider is what a backend is configured to be
+//! (`backends.NAME.type`). Each file of this folder has one static of each kind, or of one of them;
+//! [`super::registry`] lists them. `docs/adding-a-provider.md` shows how to write one.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+use super::error_body::ErrorForm;
+use super::model_list::{ModelListForm, ModelListRequest};
+use super::openai;
+use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::facts::usage::TokenCounts;
 use crate::protocol::json::scan::{PathSet, Want};
 
+/// The API of one request: it decides how the request is detected, how usage is read and how an error is worded.
+///
+/// Two are equal when they are the same entry of the registry.
+#[derive(Clone, Copy)]
+pub struct Dialect(pub(super) &'static DialectSpec);
+
+/// All that is known of a dialect.
+pub(super) struct DialectSpec {
+    /// A stable word for logs and labels.
+    pub(super) name: &'static str,
+    pub(super) content: Content,
+    /// Where requests of this dialect are sent. A request belongs to the first dialect of the registry that has
+    /// a rule which matches.
+    pub(super) rules: &'static [DetectionRule],
+    /// Where its WebSockets are opened.
+    pub(super) socket_paths: &'static [PathRule],
+    /// How POSTed paths end, and the word of OpenTelemetry for what is asked there (`gen_ai.operation.name`). A
+    /// path that is not named here gets no span of a model call.
+    pub(super) operations: &'static [(&'static str, &'static str)],
+    /// Reads what the path says of a request, where the path names the model.
+    pub(super) read_path: Option<fn(&str, &mut ModelRequest)>,
+    /// How its answers are read; `None` when they are not.
+    pub(super) answers: Option<&'static AnswerRules>,
+    /// What the numbers at the paths of `answers` include. [`Usage`](crate::protocol::facts::usage::Usage) keeps
+    /// them as the provider wrote them; cost and spans are computed from the normalised form
+    /// ([`Usage::billed`](crate::protocol::facts::usage::Usage::billed)).
+    pub(super) token_counts: TokenCounts,
+    pub(super) errors: ErrorForm,
+    /// How a client of this dialect wants `GET /v1/models` answered.
+    pub(super) model_list: ModelListForm,
+    /// Its word in `gen_ai.provider.name` when the type of the backend names none.
+    pub(super) gen_ai_provider: &'static str,
+}
+
+/// What the requests of a dialect are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Requests to a model: bodies name it, answers count tokens.
+    Model,
+    /// JSON-RPC 2.0.
+    JsonRpc,
+    /// Nothing that is read.
+    Unread,
+}
+
+impl DialectSpec {
+    /// An API of models in the shapes of OpenAI, which detects nothing. A dialect names what differs.
+    pub(super) const MODEL: Self = Self {
+        name: "",
+        content: Content::Model,
+        rules: &[],
+        socket_paths: &[],
+        operations: &[],
+        read_path: None,
+        answers: None,
+        token_counts: TokenCounts { input_includes_cached: true, output_includes_reasoning: true },
+        errors: ErrorForm::COMMON,
+        model_list: openai::MODEL_LIST,
+        gen_ai_provider: openai::GEN_AI_PROVIDER,
+    };
+}
+
+/// A path, and a header field that the request must have as well.
+pub(super) type DetectionRule = (PathRule, Option<&'static str>);
+
+/// What a path must be like. A route's prefix (`/openai/v1/chat/completions`) may precede it.
+pub(super) enum PathRule {
+    EndsWith(&'static str),
+    Contains(&'static str),
+    Matches(fn(&str) -> bool),
+    Any,
+}
+
+impl PathRule {
+    pub(super) fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::EndsWith(end) => path.ends_with(end),
+            Self::Contains(part) => path.contains(part),
+            Self::Matches(test) => test(path),
+            Self::Any => true,
+        }
+    }
+}
+
+impl Dialect {
+    /// The dialect once the backend is known: what the path leaves open, the type of the backend decides.
+    pub fn on(self, backend: BackendKind) -> Self {
+        let own = backend.0.reads.iter().find(|(detected, _)| Self(detected) == self);
+        own.map_or(self, |(_, own)| Self(own))
+    }
+
+    /// A stable word for logs and labels.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// True when bodies of this dialect name a model and answers count tokens.
+    pub fn is_llm(self) -> bool {
+        self.0.content == Content::Model
+    }
+
+    /// True when its requests are JSON-RPC.
+    pub fn is_json_rpc(self) -> bool {
+        self.0.content == Content::JsonRpc
+    }
+
+    /// True when bodies of this dialect are read while they pass.
+    pub fn is_read(self) -> bool {
+        self.0.content != Content::Unread
+    }
+
+    /// What its token numbers include.
+    pub fn token_counts(self) -> TokenCounts {
+        self.0.token_counts
+    }
+
+    /// Adds what the path says of a request.
+    pub fn read_path(self, path: &str, request: &mut ModelRequest) {
+        if let Some(read) = self.0.read_path {
+            read(path, request);
+        }
+    }
+
+    /// How its answers are read; `None` when they are not.
+    pub(in crate::protocol) fn answer_rules(self) -> Option<&'static AnswerRules> {
+        self.0.answers
+    }
+}
+
+impl PartialEq for Dialect {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for Dialect {}
+
+impl fmt::Debug for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
 /// What a configured backend is (`backends.NAME.type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendKind {
-    /// Ollama: its own API, and the OpenAI one beside it.
-    Ollama,
-    /// OpenAI, or a server that speaks its API.
-    Openai,
-    /// Anthropic.
-    Anthropic,
-    /// Mistral: the OpenAI API with a few paths of its own.
-    Mistral,
-    /// Google's Gemini API.
-    Gemini,
-    /// An MCP server, at whatever path.
-    Mcp,
-    /// An A2A agent, at whatever path.
-    A2a,
-    /// Anything else that speaks HTTP.
-    Http,
+///
+/// Two are equal when they are the same entry of the registry.
+#[derive(Clone, Copy)]
+pub struct BackendKind(pub(super) &'static ProviderSpec);
+
+/// All that is known of a provider, or of another kind of backend.
+pub(super) struct ProviderSpec {
+    /// The word of the configuration file.
+    pub(super) name: &'static str,
+    /// What the configuration's schema says of it.
+    pub(super) summary: &'static str,
+    /// Its word in `gen_ai.provider.name`; `None` when the dialect of the request decides.
+    pub(super) gen_ai_provider: Option<&'static str>,
+    /// The header field that carries its key, in lower case.
+    pub(super) auth_header: &'static str,
+    /// How its models are listed; `None` when it has no list.
+    pub(super) model_list: Option<ModelListRequest>,
+    /// Header fields of a client that belong to the request for the list of models, in lower case.
+    pub(super) client_headers: &'static [&'static str],
+    /// What a detected dialect is at this provider: paths are shared, or say nothing.
+    pub(super) reads: &'static [(&'static DialectSpec, &'static DialectSpec)],
+}
+
+impl ProviderSpec {
+    /// A server that takes its key as a bearer token and has no list of models. A provider names what differs.
+    pub(super) const SERVER: Self = Self {
+        name: "",
+        summary: "",
+        gen_ai_provider: None,
+        auth_header: "authorization",
+        model_list: None,
+        client_headers: &[],
+        reads: &[],
+    };
 }
 
 impl BackendKind {
     /// The word of the configuration file.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ollama => "ollama",
-            Self::Openai => "openai",
-            Self::Anthropic => "anthropic",
-            Self::Mistral => "mistral",
-            Self::Gemini => "gemini",
-            Self::Mcp => "mcp",
-            Self::A2a => "a2a",
-            Self::Http => "http",
-        }
+        self.0.name
+    }
+
+    /// The header field that carries the key of such a backend, in lower case.
+    pub fn auth_header(self) -> &'static str {
+        self.0.auth_header
+    }
+
+    /// How the models of such a backend are listed; `None` when it has no list.
+    pub fn model_list(self) -> Option<&'static ModelListRequest> {
+        self.0.model_list.as_ref()
+    }
+
+    /// `gen_ai.provider.name` of a request in this dialect: by the type of the backend, or by the dialect where
+    /// the type says nothing.
+    pub fn gen_ai_provider(self, dialect: Dialect) -> &'static str {
+        self.0.gen_ai_provider.unwrap_or(dialect.0.gen_ai_provider)
     }
 }
 
-/// The API of one request: it decides how usage is read and how a refusal is worded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dialect {
-    /// `POST /v1/chat/completions`.
-    OpenAiChat,
-    /// `/v1/responses` and what is below it.
-    OpenAiResponses,
-    /// The WebSocket `/v1/realtime`.
-    OpenAiRealtime,
-    /// The rest of the OpenAI API that names a model: completions, embeddings, models, ….
-    OpenAiOther,
-    /// `/v1/messages`, `/v1/messages/count_tokens` and `/v1/complete`.
-    Anthropic,
-    /// The OpenAI API at a Mistral backend.
-    Mistral,
-    /// Ollama's own API, `/api/chat` and its neighbours.
-    Ollama,
-    /// Gemini's own API, `…/models/MODEL:generateContent` and its neighbours.
-    Gemini,
-    /// MCP's streamable HTTP.
-    Mcp,
-    /// A2A, in JSON-RPC or plain HTTP.
-    A2a,
-    /// Not an API that is known here.
-    Plain,
+impl PartialEq for BackendKind {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
 }
 
-impl Dialect {
-    /// True when bodies of this dialect name a model and answers count tokens.
-    pub fn is_llm(self) -> bool {
-        !matches!(self, Self::Mcp | Self::A2a | Self::Plain)
-    }
+impl Eq for BackendKind {}
 
-    /// True when bodies of this dialect are read on their way.
-    pub fn is_read(self) -> bool {
-        self != Self::Plain
+impl Hash for BackendKind {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
     }
+}
 
-    /// True when its requests are JSON-RPC, or may be: of a plain path nothing is known.
-    pub(in crate::protocol) fn may_be_json_rpc(self) -> bool {
-        !self.is_llm()
-    }
-
-    /// A stable word for logs and labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OpenAiChat => "openai_chat",
-            Self::OpenAiResponses => "openai_responses",
-            Self::OpenAiRealtime => "openai_realtime",
-            Self::OpenAiOther => "openai",
-            Self::Anthropic => "anthropic",
-            Self::Mistral => "mistral",
-            Self::Ollama => "ollama",
-            Self::Gemini => "gemini",
-            Self::Mcp => "mcp",
-            Self::A2a => "a2a",
-            Self::Plain => "plain",
-        }
+impl fmt::Debug for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
     }
 }
 
@@ -115,9 +247,9 @@ pub(in crate::protocol) enum CallStep {
     Append,
     /// Ends it.
     Close,
-    /// Brings all its arguments once more and ends it.
+    /// Repeats all its arguments and ends it.
     SetAndClose,
-    /// The same, and may be the first to speak of it.
+    /// The same, and may be the first event of the call.
     Whole,
 }
 
@@ -140,18 +272,18 @@ pub(in crate::protocol) enum Field {
     Done,
     /// The event that has it is the last one: the id of a JSON-RPC response.
     Reply,
-    /// The event that has it is not, whatever else it has.
+    /// The event that has it is not the last one of a whole answer, whatever else it has.
     NotLast,
     /// Why the model stopped.
     Stop,
-    /// How the answer stands; when it is over, why it stopped, unless [`Field::StopDetail`] says more.
+    /// The state of the answer; when it is over, why it stopped, unless [`Field::StopDetail`] says more.
     Status,
     StopDetail,
     /// Text the user will see.
     Text,
-    /// More of whatever the event's kind says: text, or arguments of a call.
+    /// More of what the event's kind says: text, or arguments of a call.
     Delta,
-    /// Of a tool call: which one of the answer, its kind, id, name and arguments.
+    /// Of a tool call: its index in the answer, its kind, id, name and arguments.
     CallIndex,
     CallKind,
     CallId,
@@ -159,7 +291,7 @@ pub(in crate::protocol) enum Field {
     CallArguments,
     /// The end of an object that is one whole call.
     CallEnd,
-    /// The same in the summary at a stream's end, where calls stand once more.
+    /// The same in the summary at a stream's end, which repeats the calls.
     CallAgainEnd,
     /// The end of an object that is a piece of a call.
     CallPieceEnd,
@@ -170,7 +302,7 @@ pub(in crate::protocol) enum Field {
 }
 
 impl Field {
-    /// What the scanner is to report; what only a listener needs, only with one.
+    /// What the scanner reports; what only a listener needs, only with one.
     fn want(self, listening: bool) -> Option<Want> {
         match self {
             Self::Text | Self::Delta | Self::CallArguments => listening.then_some(Want::Parts),
@@ -182,20 +314,21 @@ impl Field {
 
 /// How answers of one dialect are read. The same table serves whole answers and streams: where both
 /// shapes exist their paths differ.
-pub(in crate::protocol) struct Rules {
-    /// The meaning of each path, in the order of `paths`.
+pub(in crate::protocol) struct AnswerRules {
+    /// The meaning of each path, in the order of `paths`. Where two paths of an answer have the same meaning, the
+    /// last value counts.
     pub(in crate::protocol) fields: &'static [(&'static str, Field)],
     /// Event kinds after which nothing comes.
     pub(in crate::protocol) last_kinds: &'static [&'static str],
     /// Whether `data: [DONE]` ends a stream.
     pub(in crate::protocol) done_marker: bool,
-    /// How tool calls and text come.
+    /// How tool calls and text arrive.
     pub(in crate::protocol) calls: CallRules,
-    /// `fields` as the scanner wants it.
+    /// `fields` as the scanner wants it, built once.
     pub(in crate::protocol) paths: LazyLock<Paths>,
 }
 
-/// How tool calls and text come, where paths alone do not tell.
+/// How tool calls and text arrive, where paths alone do not tell.
 pub(in crate::protocol) struct CallRules {
     /// How the kinds of items end that are tool calls; empty where every item is one.
     pub(in crate::protocol) suffix: &'static str,
@@ -207,7 +340,7 @@ pub(in crate::protocol) struct CallRules {
 
 impl CallRules {
     /// Paths tell everything.
-    pub(in crate::protocol) const BY_PATH: Self = Self { suffix: "", steps: &[], text_kinds: &[] };
+    pub(super) const BY_PATH: Self = Self { suffix: "", steps: &[], text_kinds: &[] };
 }
 
 /// The scanner's form of a table of fields.
@@ -219,13 +352,13 @@ pub(in crate::protocol) struct Paths {
 }
 
 /// The scanner's form of a table of fields.
-pub(in crate::protocol) fn paths(fields: &[(&'static str, Field)]) -> Paths {
+pub(super) fn paths(fields: &[(&'static str, Field)]) -> Paths {
     let set = |listening| Arc::new(set(fields, listening));
     Paths { facts: set(false), all: set(true) }
 }
 
 /// The same for answers that may be an array of events ([`PathSet::in_elements`]).
-pub(in crate::protocol) fn paths_in_elements(fields: &[(&'static str, Field)]) -> Paths {
+pub(super) fn paths_in_elements(fields: &[(&'static str, Field)]) -> Paths {
     let set = |listening| Arc::new(set(fields, listening).in_elements());
     Paths { facts: set(false), all: set(true) }
 }

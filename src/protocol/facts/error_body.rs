@@ -1,6 +1,6 @@
-//! What is said to a caller whose request is refused or cut, before a dialect gives it its form.
+//! The content of an error for a request that is refused or cut; a dialect serializes it.
 
-/// The class of a refusal, which gives the vendors' `type` word.
+/// The class of an error; it determines the `type` word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
     /// The caller may not do this (a killed session, a policy).

@@ -1,4 +1,4 @@
-//! What is read off requests and answers, and what is said in errors: plain data.
+//! Plain data: facts read from requests and responses, and the content of errors.
 //!
 //! - [`model_request`]: what a request asks for; [`tools_offered`]: the tools it offers; [`rpc`]: its JSON-RPC envelope.
 //! - [`usage`]: token counts and cost; [`tools`]: tool calls.

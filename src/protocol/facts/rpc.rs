@@ -48,8 +48,8 @@ impl Rpc {
         }
     }
 
-    /// What is asked for in a word or two, for a log line: `tools/call get_weather`. Addresses of resources
-    /// are left out: they may hold secrets.
+    /// A short summary for a log line: `tools/call get_weather`. Resource URIs are left out: they may hold
+    /// secrets.
     pub fn summary(&self) -> Option<String> {
         let method = self.method.as_deref()?;
         Some(match (self.is_mixed, self.name.as_deref()) {

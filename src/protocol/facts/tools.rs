@@ -34,7 +34,7 @@ pub struct ToolCall {
 pub struct ToolCounts(Option<Box<Vec<(Box<str>, u64)>>>);
 
 impl ToolCounts {
-    /// Adds so many calls of a tool.
+    /// Adds `calls` calls of a tool.
     pub fn add(&mut self, name: &str, calls: u64) {
         let name = &name[..name.floor_char_boundary(NAME_MAX)];
         let counts = self.0.get_or_insert_default();

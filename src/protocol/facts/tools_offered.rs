@@ -7,7 +7,7 @@ pub(in crate::protocol) const NAMES_MAX: usize = 128;
 /// Bytes that are kept of a name.
 pub(in crate::protocol) const NAME_MAX: usize = 128;
 /// Bytes of JSON that make a token, about: four letters of English, fewer of other languages, far more of
-/// pictures. An estimate for rough limits; what was used the provider tells.
+/// pictures. A rough estimate, for limits only: the provider reports what was used.
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// The tools a request offers, and its length.

@@ -3,7 +3,7 @@
 /// The root in [`PathSet::nodes`].
 pub(super) const ROOT: u32 = 0;
 
-/// What is wanted of the value at a path.
+/// What the scanner reports of the value at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// A scalar, whole; a long one is dropped.
@@ -15,7 +15,7 @@ pub enum Want {
 }
 
 /// A set of dotted paths (`usage.input_tokens`, `choices[].finish_reason`), each known by its position.
-/// `[]` stands for every element of an array.
+/// `[]` matches every element of an array.
 #[derive(Debug)]
 pub struct PathSet {
     nodes: Vec<Node>,

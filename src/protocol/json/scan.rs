@@ -2,8 +2,8 @@
 //!
 //! No tree, no recursion: objects and arrays on the way to a wanted path are followed (at most
 //! [`PathSet::MAX_DEPTH`] of them), everything else is skipped by counting brackets. It looks for
-//! values, it does not judge: what is skipped may be bad JSON; where a container that is followed makes
-//! no sense, the scanner stops and says so ([`Scanner::is_broken`]).
+//! values and does not validate: what is skipped may be bad JSON. Where a container that is followed is
+//! malformed, the scanner stops and [`Scanner::is_broken`] is true.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const KEPT_MAX: usize = 4096;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
-/// Where the scanner stands. "Followed" are the objects and arrays on the way to a wanted path.
+/// The position of the scanner. "Followed" are the objects and arrays on the way to a wanted path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Before the root value; that many bytes of a byte order mark are read.
@@ -36,7 +36,7 @@ enum State {
     Text,
     /// In a string that is wanted in parts.
     Parts,
-    /// In a string that nobody wants.
+    /// In a string that no path wants.
     SkippedText,
     /// In a number or word.
     Bare,
@@ -125,8 +125,8 @@ impl Scanner {
         self.state == State::Broken
     }
 
-    /// Reads the next bytes and reports what is wanted of them, with its path's index.
-    /// There is nothing to report at the end of the input: a wanted scalar stands in an object, and
+    /// Reads the next bytes and reports the values found, with the index of their path.
+    /// There is nothing to report at the end of the input: a wanted scalar is in an object, and
     /// one that the object's end does not follow may be cut short.
     pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(usize, Value<'_>)) {
         let mut rest = bytes;
@@ -152,7 +152,7 @@ impl Scanner {
         places
     }
 
-    /// Reads on from `rest`, which begins with `first`; gives back what is left.
+    /// Reads on from `rest`, which begins with `first`; returns what is left.
     #[inline]
     fn step<'b>(&mut self, first: u8, rest: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
         match self.state {
@@ -197,7 +197,7 @@ impl Scanner {
             }
             (State::AfterValue, b',') => {
                 self.state = State::BeforeKey;
-                // Mostly nothing stands between.
+                // Usually nothing is between.
                 if let Some(after) = after.strip_prefix(b"\"") {
                     self.begin_text();
                     self.state = State::Key;
@@ -210,7 +210,7 @@ impl Scanner {
         after
     }
 
-    /// A byte before the root value; a byte order mark may stand there.
+    /// A byte before the root value; a byte order mark may precede it.
     fn root(&mut self, bom_read: u8, byte: u8) {
         self.state = match byte {
             _ if BOM.get(usize::from(bom_read)) == Some(&byte) => State::Root(bom_read + 1),

@@ -42,7 +42,7 @@ fn is_number(byte: &u8) -> bool {
 }
 
 /// The text that an escaped string means (RFC 8259 section 7). Half a surrogate pair becomes U+FFFD;
-/// an escape that does not exist stands for its letter.
+/// an unknown escape means its letter.
 pub(super) fn unescape(raw: &[u8]) -> String {
     let text = unescape_bytes(raw);
     String::from_utf8(text).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())

@@ -58,14 +58,18 @@ struct Found {
 
 impl RequestScan {
     /// At the beginning of a body of a model call.
-    pub fn new(paths: Arc<RequestPaths>) -> Self {
-        Self::speaking(Dialect::OpenAiChat, &paths)
+    pub fn new(paths: &RequestPaths) -> Self {
+        Self::with(&paths.set, paths)
     }
 
     /// At the beginning of a body of this dialect.
     pub fn speaking(dialect: Dialect, paths: &RequestPaths) -> Self {
+        // Nothing is known of a plain path: its bodies may be JSON-RPC.
+        Self::with(if dialect.is_llm() { &paths.set } else { &paths.with_rpc }, paths)
+    }
+
+    fn with(set: &Arc<PathSet>, paths: &RequestPaths) -> Self {
         let request = ModelRequest { hints: vec![None; paths.hints], ..ModelRequest::default() };
-        let set = if dialect.may_be_json_rpc() { &paths.with_rpc } else { &paths.set };
         Self { scanner: Scanner::new(Arc::clone(set)), found: Found { request, model_is_no_text: false } }
     }
 

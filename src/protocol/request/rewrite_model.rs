@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::protocol::json::scan::{PathSet, Scanner};
 
-/// Keys match in any ASCII case, as in [`super::body::RequestPaths`]: what a server obeys is what is replaced.
+/// Keys match in any ASCII case, as in [`super::body::RequestPaths`]: the model that a server obeys is replaced.
 static MODEL: LazyLock<Arc<PathSet>> = LazyLock::new(|| Arc::new(PathSet::ignoring_case(["model"])));
 
 /// The body with `name` in the place of its top-level `model`; `None` when there is no such text in it.

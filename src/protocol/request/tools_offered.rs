@@ -5,13 +5,11 @@ pub(super) const PATHS: [&str; 3] = ["tools[].name", "tools[].function.name", "f
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::body::{RequestPaths, RequestScan};
     use crate::protocol::facts::tools_offered::{NAME_MAX, NAMES_MAX, ToolsOffered};
 
     fn offer(body: &str, size: usize) -> ToolsOffered {
-        let mut scan = RequestScan::new(Arc::new(RequestPaths::new(&[])));
+        let mut scan = RequestScan::new(&RequestPaths::new(&[]));
         body.as_bytes().chunks(size).for_each(|chunk| scan.feed(chunk));
         scan.finish().tools_offered
     }

@@ -1,5 +1,5 @@
-//! Compressed answers: decoded on the side, bounded, for whoever reads along. The client gets the bytes as
-//! they came (RFC 9110, 8.4: `gzip`, `deflate`, `br`; RFC 8878: `zstd`).
+//! Decodes compressed answers for inspection, within bounds. The client gets the original bytes
+//! (RFC 9110, 8.4: `gzip`, `deflate`, `br`; RFC 8878: `zstd`).
 
 use brotli::{BrotliDecompressStream, BrotliResult, BrotliState, HeapAlloc, HuffmanCode};
 use flate2::{Decompress, FlushDecompress, Status};
@@ -9,7 +9,7 @@ use zstd::stream::raw::{DParameter, Decoder as Unzstd, InBuffer, Operation, OutB
 const PIECE: usize = 16 << 10;
 /// An answer may grow to this many bytes, whatever it came from …
 const FREE: u64 = 1 << 20;
-/// … and beyond that to so many times its size. Streams of a model's words reach some 30.
+/// … and beyond that to this many times its size. Streams of a model's words reach about 30.
 const RATIO: u64 = 128;
 /// The largest window of `zstd`, as the power of two that RFC 9659 allows senders.
 const ZSTD_WINDOW: u32 = 23;
@@ -87,7 +87,7 @@ enum Engine {
 struct Progress {
     read: usize,
     written: usize,
-    /// The content, or a part that could stand alone, is complete.
+    /// The content, or a member of it, is complete.
     ended: bool,
 }
 
@@ -129,7 +129,7 @@ impl Decoder {
         Ok(Some(Self { engine, out: vec![0; PIECE].into(), taken: 0, given: 0, ended: false }))
     }
 
-    /// Decodes the next bytes and hands out what can be known by now, at most [`PIECE`] bytes at a time.
+    /// Decodes the next bytes and passes on what is decoded so far, at most [`PIECE`] bytes at a time.
     ///
     /// # Errors
     /// The bytes cannot be decoded, or become too many. What comes after an error makes no sense.
@@ -158,7 +158,7 @@ impl Decoder {
         }
     }
 
-    /// Begins another member of a gzip file (RFC 1952, 2.2), if `rest` does. What else stands behind the end
+    /// Begins another member of a gzip file (RFC 1952, 2.2), if `rest` does. What else follows the end
     /// is not content.
     fn next_member(&mut self, rest: &[u8]) -> bool {
         let (Engine::Gzip(_), Some(&GZIP_MAGIC)) = (&self.engine, rest.first()) else { return false };

@@ -1,4 +1,4 @@
-//! Whether an event stream stands between two events, told by its last bytes alone.
+//! Whether an event stream is between two events, judged by its last bytes alone.
 
 /// A blank line with the end of the line before it is no longer.
 const LONGEST: usize = 4;
@@ -21,7 +21,7 @@ impl EventTail {
         self.length = kept + chunk.len();
     }
 
-    /// True before the first byte and behind a blank line: what is written now is read by itself. A comment that
+    /// True before the first byte and after a blank line: what is written now is parsed by itself. A comment that
     /// ends no event is not looked for.
     pub fn at_boundary(&self) -> bool {
         let tail = &self.bytes[..self.length];

@@ -1,4 +1,4 @@
-//! How an answer's body is cut into pieces, told by its head.
+//! How the body of an answer is divided into pieces, determined by its head.
 
 /// The framing of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,14 +9,14 @@ pub enum Framing {
     Ndjson,
     /// One JSON value.
     Json,
-    /// One JSON value per message of a WebSocket. No head tells this, the upgrade does.
+    /// One JSON value per message of a WebSocket. Set after an upgrade, never by a head.
     Messages,
     /// Cannot be read here: another type, or a compressed body.
     Opaque,
 }
 
 impl Framing {
-    /// The framing that the answer's `Content-Type` and `Content-Encoding` tell.
+    /// Returns the framing for an answer's `Content-Type` and `Content-Encoding`.
     pub fn of(content_type: Option<&str>, content_encoding: Option<&str>) -> Self {
         let encoding = content_encoding.map_or("", str::trim);
         if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {

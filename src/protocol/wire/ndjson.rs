@@ -21,7 +21,7 @@ pub struct LineReader {
 }
 
 impl LineReader {
-    /// Reads the next bytes and hands out their pieces.
+    /// Reads the next bytes and passes on their pieces.
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) {
         let mut rest = bytes;
         while !rest.is_empty() {

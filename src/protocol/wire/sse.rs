@@ -74,12 +74,12 @@ impl Default for SseReader {
 }
 
 impl SseReader {
-    /// True between two events: what is written now is read as an event by itself.
+    /// True between two events: what is written now is parsed as an event by itself.
     pub fn at_boundary(&self) -> bool {
         matches!(self.state, State::Bom(0 | 3) | State::LineStart) && !self.has_lines
     }
 
-    /// Reads the next bytes and hands out their pieces.
+    /// Reads the next bytes and passes on their pieces.
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) {
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
@@ -128,7 +128,7 @@ impl SseReader {
             return &rest[1..];
         }
         if matches!(read, 1 | 2) {
-            // Not a mark: these bytes began a field that nobody knows.
+            // Not a mark: these bytes begin an unknown field.
             self.has_lines = true;
             self.state = State::Value(Kind::Other);
         } else {

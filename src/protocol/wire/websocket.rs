@@ -1,10 +1,10 @@
 //! WebSocket frames (RFC 6455), read as they flow by in one direction, and the frames with which a
 //! socket is ended.
 //!
-//! Nothing is held but a frame's head: payload is handed out as it comes, unmasked in passing through a
-//! small buffer on the stack. The reader does not judge: what can be followed by its lengths is followed
-//! (reserved opcodes, missing masks), since it is the peers who must fail the connection. Where the
-//! lengths make no sense it is lost, and says so for ever.
+//! Only a frame's head is buffered: payload is passed on as it arrives, unmasked through a
+//! small buffer on the stack. The reader does not validate: whatever its lengths allow is followed
+//! (reserved opcodes, missing masks), since the peers must fail the connection. Where the
+//! lengths make no sense the reader is lost and stays so.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ pub enum Piece<'a> {
     End,
 }
 
-/// Where a stream stands, for whoever wants to write into it.
+/// The position of a stream: whether a frame may be written into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FramePosition {
     /// Between two messages: any frame may follow.
@@ -69,7 +69,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Message {
     is_text: bool,
-    /// Its payload is handed out.
+    /// Its payload is passed on.
     is_read: bool,
 }
 
@@ -79,7 +79,7 @@ pub struct FrameReader {
     state: State,
     head: [u8; 14],
     head_len: usize,
-    /// Nobody asks what the messages say, so nothing is unmasked.
+    /// The messages are not read, so nothing is unmasked.
     only_counts: bool,
     /// Payload bytes of the frame that are still to come.
     left: u64,
@@ -111,12 +111,12 @@ impl Default for FrameReader {
 }
 
 impl FrameReader {
-    /// A reader that follows and counts frames and hands out nothing of them.
+    /// Returns a reader that follows and counts frames without passing on their payload.
     pub fn counting() -> Self {
         Self { only_counts: true, ..Self::default() }
     }
 
-    /// Reads the next bytes and hands out what they hold of data messages.
+    /// Reads the next bytes and passes on the data messages in them.
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -146,7 +146,7 @@ impl FrameReader {
         self.state == State::Lost
     }
 
-    /// Where the stream stands.
+    /// Returns the position of the stream.
     pub fn position(&self) -> FramePosition {
         match (self.state, self.head_len, self.close, self.message) {
             (State::Head, 0, None, None) => FramePosition::Between,
@@ -163,7 +163,7 @@ impl FrameReader {
         self.head[0] & 0x08 != 0
     }
 
-    /// How long the head is, as far as its first bytes tell.
+    /// The length of the head, as far as its first bytes tell.
     fn head_length(&self) -> usize {
         if self.head_len < 2 {
             return 2;
@@ -220,7 +220,7 @@ impl FrameReader {
         }
     }
 
-    /// Whether the frame may stand where it stands (RFC 6455, 5.2, 5.4 and 5.5).
+    /// Whether the frame is allowed at this point (RFC 6455, 5.2, 5.4 and 5.5).
     fn makes_sense(&self) -> bool {
         let is_final = self.head[0] & 0x80 != 0;
         match (self.is_control(), self.opcode()) {

@@ -133,7 +133,7 @@ async fn a_rejected_request_keeps_its_stage() {
     ctx.identify(&head.headers).unwrap();
     assert_eq!(kind(ctx.route(&head).await.unwrap_err()), ErrorKind::OriginRefused);
     assert!(matches!(ctx.stage, Stage::Chosen(_)) && ctx.stage.leg().is_none());
-    assert_eq!(ctx.stage.dialect(), Dialect::Mcp);
+    assert_eq!(ctx.stage.dialect(), Dialect::MCP);
 }
 
 #[tokio::test]

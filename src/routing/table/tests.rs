@@ -5,7 +5,7 @@ use super::*;
 fn rule(name: &str, models: &[&str], default: bool) -> BackendRule {
     BackendRule {
         name: name.into(),
-        kind: BackendKind::Openai,
+        kind: BackendKind::OPENAI,
         models: models.iter().map(|&text| text.into()).collect(),
         aliases: BTreeMap::new(),
         rewrite_model: false,
@@ -112,7 +112,7 @@ fn a_path_prefix_matches_a_whole_segment() {
 
 #[test]
 fn those_who_serve_the_model_stand_in_nearest_first() {
-    let anthropic = BackendRule { kind: BackendKind::Anthropic, ..rule("other-type", &["claude-*"], false) };
+    let anthropic = BackendRule { kind: BackendKind::ANTHROPIC, ..rule("other-type", &["claude-*"], false) };
     let backends = [
         rule("any", &["*"], true),
         rule("one", &["claude-*"], false),
@@ -139,7 +139,7 @@ fn those_who_serve_the_model_stand_in_nearest_first() {
 
 #[test]
 fn a_fallback_stands_in_whoever_decided() {
-    let local = BackendRule { kind: BackendKind::Ollama, ..fallback(rule("local", &[], false), "main") };
+    let local = BackendRule { kind: BackendKind::OLLAMA, ..fallback(rule("local", &[], false), "main") };
     let backends = [
         fallback(rule("main", &["gpt-*"], true), "spare"),
         fallback(rule("spare", &[], false), "local"),

@@ -38,7 +38,7 @@ const CHAT_COUNTS: [&[&str]; 5] = [
     &["/usage/completion_tokens_details/reasoning_tokens"],
 ];
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     Case {
         name: "chat",
         path: "/v1/chat/completions",
@@ -97,6 +97,19 @@ const CASES: [Case; 7] = [
             &["/usage/output_tokens_details/thinking_tokens"],
         ],
         stop: ["end_turn", "tool_use"],
+    },
+    Case {
+        name: "cohere",
+        path: "/v2/chat",
+        ask: |text, stream| chat("command-demo", text, stream),
+        counts: [
+            &["/delta/usage/billed_units/input_tokens", "/usage/billed_units/input_tokens"],
+            &["/delta/usage/billed_units/output_tokens", "/usage/billed_units/output_tokens"],
+            &["/delta/usage/cached_tokens", "/usage/cached_tokens"],
+            &[],
+            &[],
+        ],
+        stop: ["COMPLETE", "TOOL_CALL"],
     },
     Case {
         name: "ollama chat",

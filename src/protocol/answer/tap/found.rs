@@ -2,7 +2,7 @@
 
 use crate::protocol::answer::events::Event;
 use crate::protocol::answer::tool_calls::ToolCalls;
-use crate::protocol::dialects::spec::{CallStep, Field, Rules};
+use crate::protocol::dialects::spec::{AnswerRules, CallStep, Field};
 use crate::protocol::facts::usage::Usage;
 use crate::protocol::json::scan::Value;
 
@@ -18,11 +18,11 @@ pub(super) struct Found {
     pub(super) any_usage: bool,
     /// The event under way counted something.
     pub(super) new_usage: bool,
-    /// A count was none, or beyond belief, and was left out.
+    /// A count was invalid or implausible, and was left out.
     pub(super) false_count: bool,
     pub(super) model: String,
     pub(super) stop: String,
-    /// How the answer of the event under way stands, and why.
+    /// The status of the answer in the event under way, and its detail.
     pub(super) status: String,
     pub(super) detail: String,
     pub(super) calls: ToolCalls,
@@ -39,7 +39,7 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn take(
         &mut self,
-        rules: &Rules,
+        rules: &AnswerRules,
         path: usize,
         value: Value<'_>,
         on: &mut dyn FnMut(Event<'_>),
@@ -47,7 +47,7 @@ impl Found {
         let Some((_, field)) = rules.fields.get(path) else { return };
         match field {
             Field::Reply => return self.is_last = true,
-            Field::NotLast => return self.is_not_last = true,
+            Field::NotLast => return self.is_not_last |= value != Value::Null,
             _ => {}
         }
         match value {
@@ -69,7 +69,7 @@ impl Found {
         }
     }
 
-    fn take_text(&mut self, rules: &Rules, field: Field, text: &str, on: &mut dyn FnMut(Event<'_>)) {
+    fn take_text(&mut self, rules: &AnswerRules, field: Field, text: &str, on: &mut dyn FnMut(Event<'_>)) {
         match field {
             Field::Model if !text.is_empty() && *text != *self.model => {
                 self.model.clear();
@@ -125,7 +125,7 @@ impl Found {
     }
 
     /// An event, a line or the whole answer was read: what its parts mean together.
-    pub(super) fn end_text(&mut self, rules: &Rules, on: &mut dyn FnMut(Event<'_>)) {
+    pub(super) fn end_text(&mut self, rules: &AnswerRules, on: &mut dyn FnMut(Event<'_>)) {
         if std::mem::take(&mut self.is_text) && !self.calls.pending().is_empty() {
             // Its delta came before its kind.
             on(Event::Text(self.calls.pending()));
@@ -155,8 +155,8 @@ fn keep(place: &mut String, text: &str) {
     place.push_str(&text[..text.floor_char_boundary(STOP_MAX)]);
 }
 
-/// The largest count of one answer that is believed. No model reads or writes as many tokens; what is above is a fault
-/// of the provider's or an attack on the sums.
+/// The largest plausible count of one answer. No model reads or writes that many tokens; a larger number is an error
+/// of the provider or an attack on the sums.
 const COUNT_MAX: u64 = 1_000_000_000;
 
 /// A count; some servers write `12.0`. `None` when it is none: negative, or above [`COUNT_MAX`].

@@ -72,11 +72,11 @@ fn usage(input: u64, output: u64, cache_read: u64, cache_write: u64, reasoning: 
 
 fn streams() -> [(Dialect, Framing, &'static str, Option<Usage>, &'static str); 5] {
     [
-        (Dialect::Anthropic, Framing::Sse, ANTHROPIC_STREAM, usage(26, 15, 40, 3, 0), "claude-sonnet-4-5"),
-        (Dialect::OpenAiChat, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
-        (Dialect::Mistral, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
-        (Dialect::OpenAiResponses, Framing::Sse, RESPONSES_STREAM, usage(100, 20, 64, 0, 8), "gpt-5-codex"),
-        (Dialect::Ollama, Framing::Ndjson, OLLAMA_STREAM, usage(7, 31, 0, 0, 0), "llama3"),
+        (Dialect::ANTHROPIC, Framing::Sse, ANTHROPIC_STREAM, usage(26, 15, 40, 3, 0), "claude-sonnet-4-5"),
+        (Dialect::OPENAI_CHAT, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
+        (Dialect::MISTRAL, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
+        (Dialect::OPENAI_RESPONSES, Framing::Sse, RESPONSES_STREAM, usage(100, 20, 64, 0, 8), "gpt-5-codex"),
+        (Dialect::OLLAMA, Framing::Ndjson, OLLAMA_STREAM, usage(7, 31, 0, 0, 0), "llama3"),
     ]
 }
 
@@ -84,7 +84,7 @@ fn streams() -> [(Dialect, Framing, &'static str, Option<Usage>, &'static str); 
 fn a_count_that_cannot_be_true_is_left_out_and_flagged() {
     let read = |input: &str| {
         let answer = format!(r#"{{"usage":{{"prompt_tokens":{input},"completion_tokens":7}}}}"#);
-        let mut tap = ResponseTap::new(Dialect::OpenAiChat, Framing::Json);
+        let mut tap = ResponseTap::new(Dialect::OPENAI_CHAT, Framing::Json);
         tap.feed(answer.as_bytes());
         (tap.usage().map(|usage| (usage.input_tokens, usage.output_tokens)), tap.has_false_count())
     };
@@ -110,27 +110,27 @@ fn streams_are_read() {
 fn whole_answers_are_read() {
     let cases = [
         (
-            Dialect::Anthropic,
+            Dialect::ANTHROPIC,
             r#"{"type":"message","model":"m","content":[{"type":"text","text":"x"}],"usage":{"input_tokens":1,"output_tokens":2,"cache_read_input_tokens":3,"cache_creation_input_tokens":4,"cache_creation":{"ephemeral_5m_input_tokens":4}}}"#,
             usage(1, 2, 3, 4, 0),
         ),
         (
-            Dialect::OpenAiChat,
+            Dialect::OPENAI_CHAT,
             r#"{"model":"m","choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":2.0}}"#,
             usage(1, 2, 0, 0, 0),
         ),
         (
-            Dialect::OpenAiOther,
+            Dialect::OPENAI_OTHER,
             r#"{"object":"list","data":[{"embedding":[0.1,-2e-3]}],"model":"m","usage":{"prompt_tokens":8,"total_tokens":8}}"#,
             usage(8, 0, 0, 0, 0),
         ),
         (
-            Dialect::OpenAiResponses,
+            Dialect::OPENAI_RESPONSES,
             r#"{"id":"r","model":"m","usage":{"input_tokens":1,"input_tokens_details":{"cached_tokens":2},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":4}}}"#,
             usage(1, 3, 2, 0, 4),
         ),
         (
-            Dialect::Ollama,
+            Dialect::OLLAMA,
             r#"{"model":"m","done":true,"eval_count":2,"prompt_eval_count":1}"#,
             usage(1, 2, 0, 0, 0),
         ),
@@ -150,18 +150,18 @@ fn whole_answers_are_read() {
 fn gemini_is_read_as_events_as_an_array_and_whole() {
     let expected = usage(4, 9, 2, 0, 31);
     let model = Some("gemini-2.5-pro".to_owned());
-    let told = whole(Dialect::Gemini, Framing::Sse, GEMINI_STREAM);
+    let told = whole(Dialect::GEMINI, Framing::Sse, GEMINI_STREAM);
     assert_eq!((told.0, told.1), (expected, model.clone()));
     let elements: Vec<&str> =
         GEMINI_STREAM.split("data: ").map(str::trim).filter(|text| !text.is_empty()).collect();
     let array = format!("[{}\n]", elements.join("\n,\r\n"));
     for size in 1..array.len() {
         let chunks: Vec<_> = array.as_bytes().chunks(size).collect();
-        let told = tap(Dialect::Gemini, Framing::Json, &chunks);
+        let told = tap(Dialect::GEMINI, Framing::Json, &chunks);
         assert_eq!((told.0, told.1, told.3), (expected, model.clone(), true), "in chunks of {size}");
     }
-    assert!(!whole(Dialect::Gemini, Framing::Json, &array[..array.len() - 1]).3);
-    let told = whole(Dialect::Gemini, Framing::Json, elements[1]);
+    assert!(!whole(Dialect::GEMINI, Framing::Json, &array[..array.len() - 1]).3);
+    let told = whole(Dialect::GEMINI, Framing::Json, elements[1]);
     assert_eq!((told.0, told.1, told.3), (expected, model, true));
 }
 
@@ -181,12 +181,12 @@ fn a_stream_is_complete_only_with_its_last_event() {
 #[test]
 fn an_error_event_is_not_an_end() {
     let text = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
-    for dialect in [Dialect::Anthropic, Dialect::OpenAiResponses, Dialect::OpenAiChat] {
+    for dialect in [Dialect::ANTHROPIC, Dialect::OPENAI_RESPONSES, Dialect::OPENAI_CHAT] {
         assert_eq!(whole(dialect, Framing::Sse, text), (None, None, true, false));
     }
     // Words of another dialect end nothing.
-    assert!(!whole(Dialect::Anthropic, Framing::Sse, "data: [DONE]\n\n").3);
-    assert!(!whole(Dialect::OpenAiChat, Framing::Sse, "data: {\"type\":\"message_stop\"}\n\n").3);
+    assert!(!whole(Dialect::ANTHROPIC, Framing::Sse, "data: [DONE]\n\n").3);
+    assert!(!whole(Dialect::OPENAI_CHAT, Framing::Sse, "data: {\"type\":\"message_stop\"}\n\n").3);
 }
 
 #[test]
@@ -194,15 +194,15 @@ fn usage_may_be_repeated_or_null() {
     let text = "data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1}}\n\n\
                 data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":9}}\n\n\
                 data: {\"usage\":null}\n\ndata: {\"usage\":{\"prompt_tokens\":-1}}\n\n";
-    assert_eq!(whole(Dialect::OpenAiChat, Framing::Sse, text).0, usage(5, 9, 0, 0, 0));
+    assert_eq!(whole(Dialect::OPENAI_CHAT, Framing::Sse, text).0, usage(5, 9, 0, 0, 0));
 }
 
 #[test]
 fn what_cannot_be_read_is_let_by() {
     for (dialect, framing) in [
-        (Dialect::Plain, Framing::Sse),
-        (Dialect::Plain, Framing::Json),
-        (Dialect::Anthropic, Framing::Opaque),
+        (Dialect::PLAIN, Framing::Sse),
+        (Dialect::PLAIN, Framing::Json),
+        (Dialect::ANTHROPIC, Framing::Opaque),
     ] {
         assert_eq!(whole(dialect, framing, ANTHROPIC_STREAM), (None, None, false, false));
     }
@@ -217,7 +217,7 @@ fn an_event_of_many_megabytes_is_read_without_holding_it() {
     );
     let chunks: Vec<_> = text.as_bytes().chunks(1500).collect();
     assert_eq!(
-        tap(Dialect::OpenAiResponses, Framing::Sse, &chunks),
+        tap(Dialect::OPENAI_RESPONSES, Framing::Sse, &chunks),
         (usage(1, 2, 0, 0, 0), None, true, true)
     );
 }

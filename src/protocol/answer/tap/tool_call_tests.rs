@@ -64,48 +64,48 @@ fn recorded() -> Vec<Recorded> {
     let nested = r#"{"city":"Zürich","nested":{"a":[1,2,{"b":null}]}}"#;
     let chat_calls = vec![call("call_Q1", "weather", r#"{"city":"Zürich"}"#), call("call_Q2", "time", "{}")];
     vec![
-        ("anthropic_text_crlf.sse", Dialect::Anthropic, "", vec![], Some("end_turn")),
+        ("anthropic_text_crlf.sse", Dialect::ANTHROPIC, "", vec![], Some("end_turn")),
         (
             "anthropic_thinking_tool.sse",
-            Dialect::Anthropic,
+            Dialect::ANTHROPIC,
             "",
             vec![call("toolu_01T1x1fJ34qAmk2tNTrN7Up6", "weather", weather)],
             Some("tool_use"),
         ),
-        ("anthropic_overloaded_midway.sse", Dialect::Anthropic, "", vec![], None),
-        ("mistral_text.sse", Dialect::Mistral, "", vec![], Some("stop")),
+        ("anthropic_overloaded_midway.sse", Dialect::ANTHROPIC, "", vec![], None),
+        ("mistral_text.sse", Dialect::MISTRAL, "", vec![], Some("stop")),
         (
             "mistral_thinking_tool.sse",
-            Dialect::Mistral,
+            Dialect::MISTRAL,
             "",
             vec![call("D681PevKs", "weather", r#"{"city": "Zürich"}"#)],
             Some("tool_calls"),
         ),
-        ("mistral_whole.json", Dialect::Mistral, "C'est l'été ☀️", vec![], Some("stop")),
-        ("ollama_chat_thinking.ndjson", Dialect::Ollama, "", vec![], Some("stop")),
+        ("mistral_whole.json", Dialect::MISTRAL, "C'est l'été ☀️", vec![], Some("stop")),
+        ("ollama_chat_thinking.ndjson", Dialect::OLLAMA, "", vec![], Some("stop")),
         (
             "ollama_chat_tool_crlf.ndjson",
-            Dialect::Ollama,
+            Dialect::OLLAMA,
             "",
             vec![call("call_x", "weather", nested)],
             Some("stop"),
         ),
-        ("ollama_whole.json", Dialect::Ollama, "Salut 🌍", vec![], Some("stop")),
-        ("openai_chat_comments_crlf.sse", Dialect::OpenAiChat, "", vec![], Some("stop")),
-        ("openai_chat_tools.sse", Dialect::OpenAiChat, "", chat_calls, Some("tool_calls")),
-        ("openai_chat_usage.sse", Dialect::OpenAiChat, "", vec![], Some("stop")),
-        ("openai_whole.json", Dialect::OpenAiChat, "Café 🚀 \"ok\"", vec![], Some("stop")),
-        ("responses_incomplete.sse", Dialect::OpenAiResponses, "", vec![], Some("max_output_tokens")),
+        ("ollama_whole.json", Dialect::OLLAMA, "Salut 🌍", vec![], Some("stop")),
+        ("openai_chat_comments_crlf.sse", Dialect::OPENAI_CHAT, "", vec![], Some("stop")),
+        ("openai_chat_tools.sse", Dialect::OPENAI_CHAT, "", chat_calls, Some("tool_calls")),
+        ("openai_chat_usage.sse", Dialect::OPENAI_CHAT, "", vec![], Some("stop")),
+        ("openai_whole.json", Dialect::OPENAI_CHAT, "Café 🚀 \"ok\"", vec![], Some("stop")),
+        ("responses_incomplete.sse", Dialect::OPENAI_RESPONSES, "", vec![], Some("max_output_tokens")),
         (
             "responses_reasoning_tool.sse",
-            Dialect::OpenAiResponses,
+            Dialect::OPENAI_RESPONSES,
             "",
             vec![call("call_7", "shell", shell)],
             Some("completed"),
         ),
         (
             "responses_whole.json",
-            Dialect::OpenAiResponses,
+            Dialect::OPENAI_RESPONSES,
             "",
             vec![call("call_7", "shell", shell)],
             Some("completed"),
@@ -158,7 +158,7 @@ fn heard(dialect: Dialect, events: &[&str]) -> Heard {
 #[test]
 fn chat_calls_may_interleave_and_choices_too() {
     let told = heard(
-        Dialect::OpenAiChat,
+        Dialect::OPENAI_CHAT,
         &[
             r#"{"choices":[{"index":0,"delta":{"content":"Hé ","tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\""}},{"index":1,"id":"b","function":{"name":"g","arguments":""}}]}}]}"#,
             r#"{"choices":[{"index":1,"delta":{"content":"du","tool_calls":[{"index":0,"id":"c","function":{"arguments":"[]","name":"f"}}]}}]}"#,
@@ -178,7 +178,7 @@ fn chat_calls_may_interleave_and_choices_too() {
 fn chat_calls_of_servers_that_imitate() {
     // Every call has index 0, or none at all; nothing says why it stopped.
     let told = heard(
-        Dialect::OpenAiChat,
+        Dialect::OPENAI_CHAT,
         &[
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}},{"index":0,"id":"b","function":{"name":"f","arguments":{"n":1}}}]}}]}"#,
             r#"{"choices":[{"delta":{"tool_calls":[{"id":"c","type":"custom","custom":{"name":"sql","input":"select"}}]}}]}"#,
@@ -189,7 +189,7 @@ fn chat_calls_of_servers_that_imitate() {
     let expected = [call("a", "f", "{}"), call("b", "f", "{\"n\":1}"), call("c", "sql", "select 1")];
     assert_eq!(told.calls, expected);
     let old = heard(
-        Dialect::OpenAiChat,
+        Dialect::OPENAI_CHAT,
         &[
             r#"{"choices":[{"index":0,"delta":{"function_call":{"name":"old","arguments":"{"}}}]}"#,
             r#"{"choices":[{"index":0,"delta":{"function_call":{"arguments":"}"}},"finish_reason":"function_call"}]}"#,
@@ -197,7 +197,7 @@ fn chat_calls_of_servers_that_imitate() {
     );
     assert_eq!(old.calls, [call("", "old", "{}")]);
     let whole = r#"{"choices":[{"message":{"content":[{"type":"text","text":"t"}],"tool_calls":[{"id":"a","function":{"name":"f","arguments":"{\"a\":\"\\u00e9\"}"}},{"id":"b","custom":{"name":"g","input":"x"}}]},"finish_reason":"tool_calls"},{"message":{"function_call":{"name":"h","arguments":""}}}]}"#;
-    let told = listen(Dialect::OpenAiChat, Framing::Json, &[whole.as_bytes()]);
+    let told = listen(Dialect::OPENAI_CHAT, Framing::Json, &[whole.as_bytes()]);
     assert_eq!(told.calls, [call("a", "f", r#"{"a":"\u00e9"}"#), call("b", "g", "x"), call("", "h", "")]);
     assert_eq!(told.text, b"t");
 }
@@ -206,21 +206,21 @@ fn chat_calls_of_servers_that_imitate() {
 fn a_call_that_was_cut_off_is_none() {
     for (dialect, events) in [
         (
-            Dialect::OpenAiChat,
+            Dialect::OPENAI_CHAT,
             [
                 r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}}]}"#,
                 r#"{"error":{"message":"overloaded"}}"#,
             ],
         ),
         (
-            Dialect::Anthropic,
+            Dialect::ANTHROPIC,
             [
                 r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"a","name":"f","input":{}}}"#,
                 r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"x"}}"#,
             ],
         ),
         (
-            Dialect::OpenAiResponses,
+            Dialect::OPENAI_RESPONSES,
             [
                 r#"{"type":"response.output_item.added","output_index":0,"item":{"type":"function_call","name":"f","call_id":"a"}}"#,
                 r#"{"type":"response.function_call_arguments.delta","output_index":0,"delta":"{"}"#,
@@ -234,7 +234,7 @@ fn a_call_that_was_cut_off_is_none() {
 #[test]
 fn anthropic_blocks_may_interleave_and_have_no_input() {
     let told = heard(
-        Dialect::Anthropic,
+        Dialect::ANTHROPIC,
         &[
             r#"{"type":"message_start","message":{"usage":{"input_tokens":1,"cache_creation_input_tokens":9,"cache_creation":{"ephemeral_5m_input_tokens":2,"ephemeral_1h_input_tokens":7}}}}"#,
             r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
@@ -267,9 +267,9 @@ fn anthropic_blocks_may_interleave_and_have_no_input() {
     };
     assert_eq!(told.usage, Some(usage));
     let whole = br#"{"type":"message","content":[{"type":"thinking","thinking":"h"},{"type":"text","text":"t"},{"type":"tool_use","id":"a","name":"f","input":{"x":[1]}}],"stop_reason":"tool_use"}"#;
-    let told = listen(Dialect::Anthropic, Framing::Json, &[whole]);
+    let told = listen(Dialect::ANTHROPIC, Framing::Json, &[whole]);
     assert_eq!((told.calls, told.text), (vec![call("a", "f", "{\"x\":[1]}")], b"t".to_vec()));
-    let counted = listen(Dialect::Anthropic, Framing::Json, &[br#"{"input_tokens":2095}"#]);
+    let counted = listen(Dialect::ANTHROPIC, Framing::Json, &[br#"{"input_tokens":2095}"#]);
     assert_eq!(counted, Heard::default(), "count_tokens uses nothing up");
 }
 
@@ -297,14 +297,14 @@ fn responses_items_are_each_counted_once() {
         &[text[0], text[1], end],
     ];
     for events in ways {
-        let told = heard(Dialect::OpenAiResponses, events);
+        let told = heard(Dialect::OPENAI_RESPONSES, events);
         assert_eq!(told.calls, both, "{events:#?}");
         assert_eq!(
             (told.text.as_slice(), told.stops.as_slice()),
             (&b"Hi"[..], &["completed".to_owned()][..])
         );
     }
-    let running = listen(Dialect::OpenAiResponses, Framing::Json, &[br#"{"status":"queued","output":[]}"#]);
+    let running = listen(Dialect::OPENAI_RESPONSES, Framing::Json, &[br#"{"status":"queued","output":[]}"#]);
     assert!(running.stops.is_empty(), "it has not stopped");
 }
 
@@ -325,7 +325,7 @@ fn what_is_too_much_is_told_and_not_held() {
     events.push(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#.to_owned());
     let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let bytes = sse(&events);
-    let told = listen(Dialect::OpenAiChat, Framing::Sse, &[&bytes]);
+    let told = listen(Dialect::OPENAI_CHAT, Framing::Sse, &[&bytes]);
     assert_eq!(told.tools, [("f".to_owned(), CALLS_MAX as u64 + 2)], "all are counted");
     let cut = told.calls.iter().filter(|call| call.truncated).count();
     assert!(cut > 2 && cut < 12, "{cut} are told as cut short");
@@ -341,19 +341,19 @@ fn compressed_answers_are_read_and_never_cut_natively() {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     packer.write_all(&bytes).unwrap();
     let packed = packer.finish().unwrap();
-    let mut plain = ResponseTap::new(Dialect::Anthropic, framing);
+    let mut plain = ResponseTap::new(Dialect::ANTHROPIC, framing);
     plain.feed(&bytes);
-    let mut tap = ResponseTap::of(Dialect::Anthropic, framing, Coding::Gzip);
+    let mut tap = ResponseTap::of(Dialect::ANTHROPIC, framing, Coding::Gzip);
     assert!(!tap.at_boundary() && plain.at_boundary());
     packed.chunks(7).for_each(|chunk| tap.feed(chunk));
     assert!(!tap.at_boundary());
     assert_eq!((shown(&tap), tap.unread()), (shown(&plain), None));
-    let mut wrong = ResponseTap::of(Dialect::Anthropic, framing, Coding::Brotli);
+    let mut wrong = ResponseTap::of(Dialect::ANTHROPIC, framing, Coding::Brotli);
     packed.chunks(7).for_each(|chunk| wrong.feed(chunk));
     assert_eq!(wrong.unread(), Some(Unread::Corrupt));
-    let unknown = ResponseTap::of(Dialect::Anthropic, framing, Coding::Unknown);
+    let unknown = ResponseTap::of(Dialect::ANTHROPIC, framing, Coding::Unknown);
     assert_eq!(unknown.unread(), Some(Unread::Coding));
-    let picture = ResponseTap::of(Dialect::Anthropic, Framing::Opaque, Coding::Unknown);
+    let picture = ResponseTap::of(Dialect::ANTHROPIC, Framing::Opaque, Coding::Unknown);
     assert_eq!(picture.unread(), None, "nobody would have read it");
 }
 

@@ -1,5 +1,5 @@
-//! What may travel from one realm to another: fields, query parameters and subprotocols that are known to hold
-//! no credential. All others stay behind; docs/configuration.md ("Credentials") repeats the list.
+//! What may cross from one realm to another: fields, query parameters and subprotocols that are known to hold
+//! no credential. All others are removed; docs/configuration.md ("Credentials") repeats the list.
 
 use std::borrow::Cow;
 
@@ -149,7 +149,7 @@ mod tests {
         for secret in ["x-auth-token", "x-amz-security-token", "cf-access-client-secret", "x-vendor-key"] {
             assert!(!is_harmless(&HeaderName::from_static(secret)), "{secret}");
         }
-        // The session of an MCP server is whoever knows it.
+        // The id of an MCP session is a credential: knowing it is enough.
         assert!(!is_harmless(&HeaderName::from_static("mcp-session-id")));
         assert!(is_harmless(&HeaderName::from_static("x-stainless-lang")));
     }

@@ -10,16 +10,16 @@ use crate::protocol::wire::ndjson::{self, LineReader};
 use crate::protocol::wire::sse::{self, SseReader};
 
 const DIALECTS: [Dialect; 10] = [
-    Dialect::OpenAiChat,
-    Dialect::OpenAiResponses,
-    Dialect::OpenAiOther,
-    Dialect::Anthropic,
-    Dialect::Mistral,
-    Dialect::Ollama,
-    Dialect::Gemini,
-    Dialect::Mcp,
-    Dialect::A2a,
-    Dialect::Plain,
+    Dialect::OPENAI_CHAT,
+    Dialect::OPENAI_RESPONSES,
+    Dialect::OPENAI_OTHER,
+    Dialect::ANTHROPIC,
+    Dialect::MISTRAL,
+    Dialect::OLLAMA,
+    Dialect::GEMINI,
+    Dialect::MCP,
+    Dialect::A2A,
+    Dialect::PLAIN,
 ];
 
 fn notice(message: &str) -> ErrorBody<'_> {
@@ -52,17 +52,18 @@ fn read(framing: Framing, bytes: &[u8]) -> Vec<(String, String)> {
 }
 
 /// The streams that have a native end.
-fn native() -> [(Dialect, Framing, &'static str); 9] {
+fn native() -> [(Dialect, Framing, &'static str); 10] {
     [
-        (Dialect::Anthropic, Framing::Sse, "error"),
-        (Dialect::OpenAiResponses, Framing::Sse, "error"),
-        (Dialect::OpenAiChat, Framing::Sse, ""),
-        (Dialect::OpenAiOther, Framing::Sse, ""),
-        (Dialect::Mistral, Framing::Sse, ""),
-        (Dialect::Ollama, Framing::Ndjson, ""),
-        (Dialect::Gemini, Framing::Sse, ""),
-        (Dialect::Mcp, Framing::Sse, ""),
-        (Dialect::A2a, Framing::Sse, ""),
+        (Dialect::ANTHROPIC, Framing::Sse, "error"),
+        (Dialect::OPENAI_RESPONSES, Framing::Sse, "error"),
+        (Dialect::OPENAI_CHAT, Framing::Sse, ""),
+        (Dialect::OPENAI_OTHER, Framing::Sse, ""),
+        (Dialect::MISTRAL, Framing::Sse, ""),
+        (Dialect::OLLAMA, Framing::Ndjson, ""),
+        (Dialect::GEMINI, Framing::Sse, ""),
+        (Dialect::MCP, Framing::Sse, ""),
+        (Dialect::A2A, Framing::Sse, ""),
+        (Dialect::COHERE, Framing::Sse, "message-end"),
     ]
 }
 
@@ -71,32 +72,35 @@ fn a_body_has_both_vendors_fields() {
     let message = "Session killed by operator: \"runaway\"\n é";
     for dialect in DIALECTS {
         let parsed: Value = serde_json::from_slice(&dialect.error_body(&notice(message))).unwrap();
-        let expected = match dialect {
-            Dialect::Ollama => json!({
+        let expected = if dialect == Dialect::OLLAMA {
+            json!({
                 "error": message, "type": "permission_error", "code": "session_killed",
                 "session_id": "s-1", "request_id": "r-1",
-            }),
-            Dialect::Gemini => json!({"error": {
+            })
+        } else if dialect == Dialect::GEMINI {
+            json!({"error": {
                 "code": 403, "message": message, "status": "PERMISSION_DENIED",
                 "details": [{
                     "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "session_killed",
                     "domain": "elida", "metadata": {"session_id": "s-1", "request_id": "r-1"},
                 }],
-            }}),
-            Dialect::Mcp | Dialect::A2a => json!({"jsonrpc": "2.0", "id": 7, "error": {
+            }})
+        } else if dialect.is_json_rpc() {
+            json!({"jsonrpc": "2.0", "id": 7, "error": {
                 "code": 403, "message": message,
                 "data": {
                     "type": "permission_error", "code": "session_killed", "session_id": "s-1",
                     "request_id": "r-1",
                 },
-            }}),
-            _ => json!({
+            }})
+        } else {
+            json!({
                 "type": "error",
                 "error": {
                     "type": "permission_error", "code": "session_killed", "message": message, "param": null,
                 },
                 "session_id": "s-1", "request_id": "r-1",
-            }),
+            })
         };
         assert_eq!(parsed, expected, "{dialect:?}");
     }
@@ -105,7 +109,7 @@ fn a_body_has_both_vendors_fields() {
 #[test]
 fn the_body_is_written_as_the_surface_page_shows_it() {
     assert_eq!(
-        String::from_utf8(Dialect::Anthropic.error_body(&notice("Session killed by operator: runaway")))
+        String::from_utf8(Dialect::ANTHROPIC.error_body(&notice("Session killed by operator: runaway")))
             .unwrap(),
         r#"{"type":"error","error":{"type":"permission_error","code":"session_killed","message":"Session killed by operator: runaway","param":null},"session_id":"s-1","request_id":"r-1"}"#
     );
@@ -113,7 +117,7 @@ fn the_body_is_written_as_the_surface_page_shows_it() {
 
 #[test]
 fn without_a_session_the_field_is_null() {
-    let bytes = Dialect::Plain.error_body(&ErrorBody { session_id: None, ..notice("x") });
+    let bytes = Dialect::PLAIN.error_body(&ErrorBody { session_id: None, ..notice("x") });
     let parsed: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(parsed.get("session_id"), Some(&Value::Null));
 }
@@ -126,21 +130,21 @@ fn a_stream_ends_with_its_own_dialects_error() {
         assert_eq!(events.len(), 1, "{dialect:?}");
         assert_eq!(events[0].0, name, "{dialect:?}");
         let event: Value = serde_json::from_str(&events[0].1).unwrap();
-        if dialect == Dialect::Ollama {
+        if dialect == Dialect::OLLAMA {
             assert_eq!(event["error"], "cut\nhere");
             continue;
         }
-        if matches!(dialect, Dialect::Gemini | Dialect::Mcp | Dialect::A2a) {
+        if dialect == Dialect::GEMINI || dialect.is_json_rpc() {
             assert_eq!(
                 (&event["error"]["message"], &event["error"]["code"]),
                 (&json!("cut\nhere"), &json!(403))
             );
             continue;
         }
-        assert_eq!(event["type"], "error");
+        assert_eq!(event["type"], if dialect == Dialect::COHERE { "message-end" } else { "error" });
         assert_eq!(event["error"]["message"], "cut\nhere");
         assert_eq!(event["error"]["code"], "session_killed");
-        if dialect == Dialect::OpenAiResponses {
+        if dialect == Dialect::OPENAI_RESPONSES {
             assert_eq!((&event["code"], &event["message"]), (&json!("session_killed"), &json!("cut\nhere")));
             assert!(event["param"].is_null() && event["sequence_number"].is_number());
         }
@@ -152,9 +156,9 @@ fn a_streamed_array_ends_with_an_error_as_its_last_element() {
     let whole = "[{\"a\":\"]\"}\n,\r\n{\"b\":{}}\n]";
     for at in 0..=whole.len() {
         let stream = &whole.as_bytes()[..at];
-        let mut tap = ResponseTap::new(Dialect::Gemini, Framing::Json);
+        let mut tap = ResponseTap::new(Dialect::GEMINI, Framing::Json);
         tap.feed(stream);
-        let end = Dialect::Gemini.stream_end(Framing::Json, tap.at_boundary(), &notice("cut"));
+        let end = Dialect::GEMINI.stream_end(Framing::Json, tap.at_boundary(), &notice("cut"));
         let behind =
             matches!(&whole[..at], text if text.trim_end().ends_with(['}']) && !text.ends_with("{}"));
         assert_eq!(end.is_some(), behind, "{:?}", &whole[..at]);
@@ -168,7 +172,7 @@ fn a_streamed_array_ends_with_an_error_as_its_last_element() {
 #[test]
 fn a_request_without_an_id_is_refused_with_null() {
     let bytes =
-        Dialect::Mcp.error_body(&ErrorBody { rpc_id: None, kind: ErrorClass::HeaderMismatch, ..notice("x") });
+        Dialect::MCP.error_body(&ErrorBody { rpc_id: None, kind: ErrorClass::HeaderMismatch, ..notice("x") });
     let parsed: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!((&parsed["id"], &parsed["error"]["code"]), (&Value::Null, &json!(-32020)));
 }
@@ -177,7 +181,7 @@ fn a_request_without_an_id_is_refused_with_null() {
 fn where_no_native_end_exists_there_is_none() {
     for dialect in DIALECTS {
         for framing in [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque] {
-            let is_array = (dialect, framing) == (Dialect::Gemini, Framing::Json);
+            let is_array = (dialect, framing) == (Dialect::GEMINI, Framing::Json);
             let expected = is_array || native().iter().any(|(d, f, _)| (*d, *f) == (dialect, framing));
             let end = dialect.stream_end(framing, true, &notice("x"));
             assert_eq!(end.is_some(), expected, "{dialect:?} {framing:?}");
@@ -190,7 +194,7 @@ proptest! {
     /// the stream for a whole answer.
     #[test]
     fn a_cut_stream_ends_with_one_error_and_never_looks_whole(
-        which in 0usize..9,
+        which in 0usize..10,
         at in any::<prop::sample::Index>(),
         crlf in any::<bool>(),
     ) {

@@ -7,7 +7,7 @@ use crate::protocol::chunks::{cut, sizes};
 
 fn call(extra: &[&str], chunks: &[&[u8]]) -> ModelRequest {
     let extra: Vec<String> = extra.iter().map(|path| (*path).to_owned()).collect();
-    let mut scan = RequestScan::new(Arc::new(RequestPaths::new(&extra)));
+    let mut scan = RequestScan::new(&RequestPaths::new(&extra));
     for chunk in chunks {
         scan.feed(chunk);
     }

@@ -1,0 +1,20 @@
+//! HTTP that is not read.
+
+use super::spec::{BackendKind, Content, Dialect, DialectSpec, ProviderSpec};
+
+/// What no rule matches.
+pub(super) static SPEC: DialectSpec =
+    DialectSpec { name: "plain", content: Content::Unread, ..DialectSpec::MODEL };
+
+pub(super) static PROVIDER: ProviderSpec =
+    ProviderSpec { name: "http", summary: "Anything else that speaks HTTP.", ..ProviderSpec::SERVER };
+
+impl Dialect {
+    /// Not an API that is known here.
+    pub const PLAIN: Self = Self(&SPEC);
+}
+
+impl BackendKind {
+    /// Anything else that speaks HTTP.
+    pub const HTTP: Self = Self(&PROVIDER);
+}
