@@ -1,6 +1,6 @@
-//! Why a request was refused or failed: a closed set that is error code and metric label in one.
+//! Kinds of refusals and failures: a closed set that serves as error code and as metric label.
 //!
-//! Status codes are not known here; `proxy/refuse.rs` and `control/problem.rs` give them.
+//! `proxy/refuse.rs` and `control/problem.rs` map them to status codes.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use std::time::Duration;
 /// The kind of a refusal or failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The request's head, framing or target makes no sense.
+    /// The head, framing or target of the request is malformed.
     BadRequest,
-    /// The header fields of an MCP request do not say what its body says.
+    /// The header fields of an MCP request contradict its body.
     HeaderMismatch,
-    /// A feature the caller asks for is not offered here (CONNECT).
+    /// The request needs a feature that is not supported (CONNECT).
     NotSupported,
-    /// The request expects something else than `100-continue`.
+    /// `Expect` has a value other than `100-continue`.
     ExpectationFailed,
     /// The request target is longer than `server.limits.max_uri`.
     UriTooLong,
@@ -30,13 +30,13 @@ pub enum ErrorKind {
     NoRoute,
     /// `routing.blocked_models` names the model.
     PolicyBlocked,
-    /// A web page may not connect here.
+    /// The web origin of the request is not allowed.
     OriginRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
-    /// The session was killed and its block stands.
+    /// The session was killed and is blocked.
     SessionKilled,
-    /// The agent was killed inside its session, or one above it, and the block stands.
+    /// The agent or one of its ancestors was killed in this session and is blocked.
     AgentKilled,
     /// `session.max_duration` or `session.idle_timeout` has passed while the leg was open.
     SessionTimedOut,
@@ -44,26 +44,26 @@ pub enum ErrorKind {
     SessionCapacity,
     /// The client's address starts sessions faster than `session.starts_per_address`.
     SessionStartRate,
-    /// What the shared store holds of the session cannot be read.
+    /// The state of the session in the shared store cannot be read.
     SessionUnreadable,
-    /// The shared store does not answer, and without it nothing is admitted.
+    /// The shared store does not answer, and the configuration admits nothing without it.
     StoreUnavailable,
     /// The backend cannot be reached or broke the connection.
     BackendUnavailable,
-    /// The backend was silent for longer than the configured time.
+    /// The backend was idle for longer than the configured time.
     BackendTimeout,
-    /// The client went away before the answer was whole.
+    /// The client disconnected before the response was complete.
     ClientGone,
     /// The client did not read for longer than `server.timeouts.write`.
     ClientStalled,
-    /// This instance is going away.
+    /// This instance is shutting down.
     ShuttingDown,
-    /// A fault of ours.
+    /// An internal error of the proxy.
     Internal,
 }
 
 impl ErrorKind {
-    /// The stable code: in error bodies, log lines and metric labels.
+    /// Returns the stable code for error bodies, log lines and metric labels.
     pub fn code(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
@@ -102,20 +102,20 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// A refusal on its way to the caller: its kind, and a sentence that names the thing and the remedy.
+/// A refusal to send to the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}: {message}")]
 pub struct Refusal {
-    /// What kind it is.
+    /// Determines the status code, the error code and the metric label.
     pub kind: ErrorKind,
-    /// For the caller's eyes; holds nothing of other callers and no secret.
+    /// A sentence for the caller that names the cause and the remedy, without secrets or data of other callers.
     pub message: String,
-    /// After how long the caller may ask again (`Retry-After`); `None` says nothing.
+    /// Value of `Retry-After`; `None` sends no such field.
     pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
-    /// A refusal with its sentence.
+    /// Creates a refusal without `Retry-After`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
     }

@@ -1,4 +1,4 @@
-//! The names things go by: newtypes, so that one id is never taken for another.
+//! Identifiers as newtypes, so that they cannot be confused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ macro_rules! shared_name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes the name as it is; whoever reads it from a peer has validated it.
+            /// Wraps the text without validating it.
             pub fn new(name: impl Into<Arc<str>>) -> Self {
                 Self(name.into())
             }
 
-            /// The name as text.
+            /// Returns the text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -32,7 +32,7 @@ macro_rules! shared_name {
             }
         }
 
-        /// Maps can be searched with a borrowed text, without an allocation.
+        /// Lets maps be searched by `&str` without an allocation.
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -42,11 +42,11 @@ macro_rules! shared_name {
 }
 
 shared_name! {
-    /// The id of a session as the client or operator writes it: correlation, not authority.
+    /// The id of a session, as clients and operators write it: correlation, not authority.
     SessionId
 }
 shared_name! {
-    /// Who calls: `cred:<digest>` or `anon:<address>`.
+    /// The caller: `cred:<digest>` or `anon:<address>`.
     PrincipalId
 }
 shared_name! {
@@ -54,11 +54,11 @@ shared_name! {
     Scope
 }
 shared_name! {
-    /// What a principals' key goes by; the key cannot be found from it.
+    /// Identifies a key of principals without revealing it.
     KeyId
 }
 shared_name! {
-    /// One agent inside a session, as its client names it: a label, not authority.
+    /// An agent inside a session, as the client names it: a label, not authority.
     AgentId
 }
 shared_name! {
@@ -66,46 +66,46 @@ shared_name! {
     BackendName
 }
 shared_name! {
-    /// One request's id, sent upstream and back as `X-Request-ID`.
+    /// The id of a request, sent upstream and downstream as `X-Request-ID`.
     RequestId
 }
 
 impl Scope {
-    /// The namespace of a principal's own ids; it shares the principal's text.
+    /// Returns the namespace of a principal's session ids; shares the text of the principal.
     pub fn of(principal: &PrincipalId) -> Self {
         Self(Arc::clone(&principal.0))
     }
 }
 
 impl RequestId {
-    /// A fresh id (UUID version 7, RFC 9562: sortable by time).
+    /// Creates an id (UUID version 7, RFC 9562: sortable by time).
     pub fn fresh() -> Self {
         let mut text = Uuid::encode_buffer();
         Self::new(&*Uuid::now_v7().hyphenated().encode_lower(&mut text))
     }
 }
 
-/// Which session: a session id inside its scope.
+/// A session id in its scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionKey {
-    /// The namespace the id lives in.
+    /// The namespace of the id.
     pub scope: Scope,
-    /// The id inside it.
+    /// The id within the scope.
     pub id: SessionId,
 }
 
-/// One incarnation of a session, unique for ever: `s_` and a UUID version 7.
+/// One incarnation of a session, globally unique: `s_` and a UUID version 7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Uid(Uuid);
 
 impl Uid {
-    /// A fresh uid; later ones sort after earlier ones.
+    /// Creates a uid; later ones sort after earlier ones.
     pub fn fresh() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// Reads the written form and no other one of a UUID, so that a text that is a uid is one name of one
-    /// incarnation; `None` when it is not one.
+    /// Parses only the form that `Display` writes, so that each incarnation has exactly one textual uid; `None` for any
+    /// other text.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("s_")?;
         let is_written_so = digits.len() == 32
@@ -113,7 +113,7 @@ impl Uid {
         is_written_so.then(|| Uuid::try_parse(digits).ok().map(Self)).flatten()
     }
 
-    /// The number it is.
+    /// Returns the UUID as a number.
     pub fn as_u128(self) -> u128 {
         self.0.as_u128()
     }
@@ -152,7 +152,7 @@ impl<'de> Deserialize<'de> for Uid {
     }
 }
 
-/// One leg (request, stream, socket) inside a session; unique in this process.
+/// A leg (request, stream, WebSocket) of a session; unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct LegId(pub u64);

@@ -1,23 +1,22 @@
 //! ELIDA, the session border controller for AI agents.
 //!
-//! Every agent call of a company passes through this program. It finds the **session** a request
-//! belongs to, opens a **leg** in it, forwards it byte for byte, counts what passes, and cuts it at once
-//! when somebody kills the session. When a session ends, its **record** is written.
+//! Every agent call of a company passes through this program. It finds the **session** a request belongs to, opens a
+//! **leg** in it, forwards the request byte for byte, counts what passes, and cuts it at once when an operator kills the
+//! session. When a session ends, its **record** is written.
 //!
-//! Where to begin reading:
+//! Where to start reading:
 //!
-//! * [`proxy`] is the way of a request, one file per step (`docs/life-of-a-request.md` tells it).
-//! * [`session`] is what a session is: states, admission, kill, timeouts, record.
-//! * [`identity`] says who calls and in which session; [`routing`] where it goes; [`upstream`] how.
-//! * [`protocol`] reads the agents' languages without doing IO.
+//! * [`proxy`] is the path of a request, one file per step (see `docs/life-of-a-request.md`).
+//! * [`session`] holds sessions: states, admission, kill, timeouts, record.
+//! * [`identity`] determines the caller and the session, [`routing`] the backend, [`upstream`] the connection to it.
+//! * [`protocol`] reads the agents' protocols without doing IO.
 //! * [`pricing`] holds the prices of models and computes what a response costs.
-//! * [`history`] keeps what has ended, and proves it; [`capture`] says which bodies, and takes secrets out of them.
-//! * [`control`] is the operator's door, [`telemetry`] what is told of it all.
-//! * [`app`] puts the parts together, from what [`config`] read; [`cli`] is the command line.
+//! * [`history`] stores ended sessions with tamper evidence; [`capture`] selects bodies and redacts secrets in them.
+//! * [`control`] is the operator API, [`telemetry`] log, metrics and traces.
+//! * [`app`] builds and runs the parts from what [`config`] read; [`cli`] is the command line.
 //! * [`demo`] is a model provider that needs no key.
 //!
-//! Modules stand in rows and may use lower rows only; `docs/ARCHITECTURE.md` has the map and
-//! `tests/architecture.rs` the guard.
+//! Modules form rows and may use only lower rows; see `docs/ARCHITECTURE.md`, checked by `tests/architecture.rs`.
 
 pub mod app;
 pub mod capture;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Measured beside the system's allocator (shared notes, pingora.md J): 12 % less CPU per request.
+/// Measured against the system allocator: 12 % less CPU per request.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,5 +1,5 @@
-//! Whether the backends can be reached, tried as the proxy does it: name, connection, TLS handshake.
-//! No request is sent, but the probe of a `health.path`.
+//! Checks that backends are reachable, as the proxy would connect to them: name, connection, TLS handshake.
+//! The only request it sends is the probe of a `health.path`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use pingora_core::protocols::ALPN;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::probes::probe;
+use super::health_checks::probe;
 use crate::config::Config;
 use crate::redis::{self, ProbeResult};
 use crate::telemetry::metrics::Metrics;
@@ -21,12 +21,12 @@ use crate::upstream::backend::Backend;
 use crate::upstream::peer::peer;
 use crate::upstream::settings::Settings;
 
-/// What became of one backend.
+/// Result of checking one backend.
 #[derive(Debug)]
 pub struct BackendCheck {
-    /// Its name.
+    /// Name of the backend.
     pub backend: String,
-    /// Where it answered, or why it did not.
+    /// A sentence that says where and how it answered, or why it did not.
     pub outcome: Result<String, Unreachable>,
 }
 
@@ -39,7 +39,7 @@ pub struct Unreachable {
     pub remedy: String,
 }
 
-/// Tries the Redis of `session.store: redis`; `None` without one.
+/// Checks the Redis of `session.store: redis`; `None` without one.
 pub fn check_redis(config: &Config) -> Option<Result<ProbeResult, Unreachable>> {
     let settings = config.session.redis()?;
     let failed = |message: String| Unreachable {
@@ -54,32 +54,32 @@ pub fn check_redis(config: &Config) -> Option<Result<ProbeResult, Unreachable>> 
     Some(probe())
 }
 
-/// Tries all backends at once; each step may take `server.timeouts.upstream_connect`.
+/// Checks all backends concurrently; each step may take `server.timeouts.upstream_connect`.
 ///
 /// # Errors
-/// This process cannot start what it needs to try.
+/// The runtime or the metrics cannot be created.
 pub fn check_backends(config: &Config) -> anyhow::Result<Vec<BackendCheck>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let metrics = Metrics::new().context("cannot register the metrics")?;
     let connector = Arc::new(TransportConnector::new(None));
     let limit = config.server.timeouts().upstream_connect;
-    let tries: Vec<_> = config
+    let checks: Vec<_> = config
         .backends
         .iter()
         .map(|settings| {
             let (settings, connector) = (settings.clone(), Arc::clone(&connector));
             let backend = Backend::new(settings.clone(), metrics.backend(settings.name().as_str()));
             let name = settings.name().to_string();
-            (name, runtime.spawn(async move { try_one(&settings, backend, &connector, limit).await }))
+            (name, runtime.spawn(async move { check_backend(&settings, backend, &connector, limit).await }))
         })
         .collect();
-    tries
+    checks
         .into_iter()
         .map(|(backend, task)| Ok(BackendCheck { backend, outcome: runtime.block_on(task)? }))
         .collect()
 }
 
-async fn try_one(
+async fn check_backend(
     settings: &Settings,
     backend: Result<Arc<Backend>, String>,
     connector: &TransportConnector,
@@ -92,7 +92,7 @@ async fn try_one(
     })?;
     let begun = Instant::now();
     let address = connect(settings, limit).await?;
-    healthy(&backend, limit).await?;
+    check_health(&backend, limit).await?;
     let Some(tls) = settings.tls() else {
         return Ok(format!("{} answers at {address} in {} ms", settings.url(), begun.elapsed().as_millis()));
     };
@@ -109,20 +109,20 @@ async fn try_one(
     }
 }
 
-/// Asks `health.path`, as the probes do; nothing when there is none.
-async fn healthy(backend: &Backend, limit: Duration) -> Result<(), Unreachable> {
+/// HealthChecks `health.path` as the health checks do; does nothing when none is configured.
+async fn check_health(backend: &Backend, limit: Duration) -> Result<(), Unreachable> {
     let settings = backend.settings();
     if settings.health().path.is_none() {
         return Ok(());
     }
-    let asked = timeout(limit, probe(backend, &Connector::new(None), limit)).await;
-    asked.unwrap_or_else(|_| Err(format!("no answer in {limit:?}"))).map_err(|message| Unreachable {
+    let probed = timeout(limit, probe(backend, &Connector::new(None), limit)).await;
+    probed.unwrap_or_else(|_| Err(format!("no answer in {limit:?}"))).map_err(|message| Unreachable {
         message: format!("a probe fails: {message}"),
         remedy: format!("start the backend, or correct backends.{}.health.path", settings.name()),
     })
 }
 
-/// Resolves the name and connects to the first address that answers.
+/// Resolves the host and connects to the first address that accepts.
 async fn connect(settings: &Settings, limit: Duration) -> Result<SocketAddr, Unreachable> {
     let (host, port, name) = (settings.host(), settings.port(), settings.name());
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?}"));

@@ -1,4 +1,4 @@
-//! `elida demo`: the gateway with a provider of its own, so that everything can be tried without a key.
+//! `elida demo`: the gateway with a bundled provider, so that it can be tried without an API key.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use pingora_core::services::background::{BackgroundService, background_service};
 
 use super::descriptors;
 use super::services::{self, Extra};
-use super::signals::{Signals, Wish};
+use super::signals::{Signal, Signals};
 use crate::config::{Flags, Sources};
 use crate::demo::{BACKENDS, Backend, Provider, client_example};
 
-/// A pace at which a person can watch an answer, and kill it.
-const PACE: Duration = Duration::from_millis(40);
+/// Time between two events, slow enough for a person to watch a response and kill it.
+const EVENT_INTERVAL: Duration = Duration::from_millis(40);
 
-/// Runs the gateway before the bundled provider until it is told to end.
+/// Runs the gateway in front of the bundled provider until it is asked to shut down.
 ///
 /// # Errors
-/// A port cannot be had.
+/// A port cannot be bound.
 pub fn demo(listen: String, control_listen: String) -> anyhow::Result<()> {
     let signals = Signals::install().context("cannot handle signals")?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port for the demo provider")?;
@@ -37,10 +37,10 @@ pub fn demo(listen: String, control_listen: String) -> anyhow::Result<()> {
     services::serve(sources, config, signals, vec![extra])
 }
 
-/// Runs the bundled provider alone, for gateways that are started by themselves, until it is told to end.
+/// Runs only the bundled provider, for a gateway in another process, until it is asked to shut down.
 ///
 /// # Errors
-/// The port cannot be had.
+/// The port cannot be bound.
 pub fn demo_provider(address: SocketAddr) -> anyhow::Result<()> {
     let signals = Signals::install().context("cannot handle signals")?;
     descriptors::raise();
@@ -49,18 +49,18 @@ pub fn demo_provider(address: SocketAddr) -> anyhow::Result<()> {
         let listener = tokio::net::TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
         println!("ELIDA demo provider on {}. End with Ctrl-C.", listener.local_addr()?);
-        Provider::paced(PACE).serve(listener, told_to_end(&signals)).await?;
+        Provider::paced(EVENT_INTERVAL).serve(listener, shutdown_requested(&signals)).await?;
         Ok(())
     })
 }
 
-/// Ready when a signal asks for the end; a provider has nothing to reload or to hand over.
-async fn told_to_end(signals: &Signals) {
-    while !matches!(signals.next().await, Some(Wish::Drain | Wish::Stop) | None) {}
+/// Waits for a signal to shut down; a provider ignores reloads and upgrades.
+async fn shutdown_requested(signals: &Signals) {
+    while !matches!(signals.next().await, Some(Signal::Drain | Signal::Stop) | None) {}
 }
 
-/// The configuration of the demo: one backend per dialect, all of them the bundled provider. The
-/// environment does not count, so that the demo is the same everywhere.
+/// Returns the configuration of the demo: one backend per dialect, all of them the bundled provider. Environment variables
+/// are ignored, so that the demo is the same everywhere.
 fn sources(listen: String, control_listen: String, provider: SocketAddr) -> Sources {
     let data_dir = std::env::temp_dir().join("elida-demo");
     let backends: String = BACKENDS.iter().map(|backend| written(backend, provider)).collect();
@@ -105,7 +105,7 @@ impl BackgroundService for Demo {
         let ended = async move {
             let _ = shutdown.wait_for(|ended| *ended).await;
         };
-        if let Err(error) = Provider::paced(PACE).serve(listener, ended).await {
+        if let Err(error) = Provider::paced(EVENT_INTERVAL).serve(listener, ended).await {
             tracing::error!(%error, "the demo provider ended");
         }
     }

@@ -1,9 +1,9 @@
-//! The descriptors of the process (`RLIMIT_NOFILE`): raises the soft limit to the hard one and divides what there is.
+//! The file descriptors of the process (`RLIMIT_NOFILE`): raises the soft limit to the hard one and divides it.
 //!
-//! Each proxied request takes two descriptors, one towards the client and one towards the backend. Under the limit of
-//! 1,024 that shells and systemd give, a few hundred streams would take them all, and the kill switch with them. So
-//! the proxy gets a fixed number and accepts no more than fits; the rest is kept for the control listener and for
-//! what the process itself needs.
+//! Each proxied request takes two descriptors, one towards the client and one towards the backend. Under the default limit
+//! of 1,024 in shells and systemd, a few hundred streams would exhaust them, and the kill switch could not be reached.
+//! So the proxy gets a fixed share and accepts no more clients than fit; the rest is reserved for the control listener
+//! and the process itself.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
@@ -15,36 +15,36 @@ use crate::proxy::downstream::DescriptorBudget;
 /// bounds. An idle process has about 45.
 const OWN: (usize, usize) = (48, 128);
 
-/// Connections of operators are at most an eighth of the limit, but never fewer than this.
+/// Operator connections get at most an eighth of the limit, but no fewer than this.
 const OPERATORS_MIN: usize = 8;
 
 /// One idle backend connection is kept for this many descriptors of clients and backends.
 const SHARE_OF_IDLE: usize = 16;
 
-/// Idle backend connections kept at most, HTTP/1.1 and HTTP/2 each; below the number in use, each request would pay
+/// The most idle backend connections, for HTTP/1.1 and HTTP/2 each; with fewer than are in use, each request would pay
 /// for a handshake.
 const IDLE_MAX: usize = 4096;
 
-/// The proxy serves this many clients whatever the limit is.
+/// The proxy serves at least this many clients under any limit.
 const CLIENTS_MIN: usize = 4;
 
 /// How the descriptors of a process are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The limit; `None` when there is none.
+    /// `None` when unlimited.
     limit: Option<usize>,
-    /// The limit that the process started with, when it was raised.
+    /// The previous limit, if it was raised.
     raised_from: Option<u64>,
     /// `server.limits.max_connections`.
     wanted: usize,
     /// `control.limits.max_connections`.
     wanted_operators: usize,
-    /// Descriptors of one request beside the client's own: one, and one more where the backend is in this process.
+    /// Descriptors of one request besides the client's: one, and one more when the backend is in this process.
     per_request: usize,
 }
 
 impl Plan {
-    /// The plan for a process with this limit.
+    /// Plans for a process with this limit.
     pub fn new(limit: Option<u64>, config: &Config) -> Self {
         Self {
             limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
@@ -55,8 +55,8 @@ impl Plan {
         }
     }
 
-    /// Raises the soft limit to the hard one and plans with it. `backends_inside` is the number of backends that this
-    /// process serves itself (`elida demo`): their ends of the connections count, too.
+    /// Raises the soft limit to the hard one and plans with it. `backends_inside` is the number of backends in this
+    /// process (`elida demo`), whose ends of the connections count, too.
     pub(super) fn raise(config: &Config, backends_inside: usize) -> Self {
         let before = getrlimit(Resource::Nofile).current;
         let limit = raise();
@@ -65,25 +65,25 @@ impl Plan {
         Self { raised_from, per_request, ..Self::new(limit, config) }
     }
 
-    /// The plan after a reload, under the limit that this process has.
-    pub(super) fn again(config: &Config) -> Self {
+    /// Plans after a reload, under the current limit.
+    pub(super) fn after_reload(config: &Config) -> Self {
         Self::new(getrlimit(Resource::Nofile).current, config)
     }
 
-    /// Clients that fit, each with a request to a backend; at most `server.limits.max_connections`.
+    /// Returns how many clients fit, each with a request to a backend; at most `server.limits.max_connections`.
     pub fn connections(&self) -> usize {
         let fits = self.descriptors() / self.per_connection();
         fits.max(CLIENTS_MIN).min(self.wanted)
     }
 
-    /// The limit under which `server.limits.max_connections` fits.
+    /// Returns the limit under which `server.limits.max_connections` fits.
     pub fn needed(&self) -> usize {
         let clients = self.wanted.saturating_mul(self.per_connection());
         let idle = (clients / (SHARE_OF_IDLE - 1) + 1).min(2 * IDLE_MAX);
         clients.saturating_add(idle + OWN.1 + self.wanted_operators)
     }
 
-    /// Connections of operators at a time.
+    /// Returns the maximum number of operator connections.
     pub(super) fn operators(&self) -> usize {
         match self.limit {
             None => self.wanted_operators,
@@ -91,19 +91,19 @@ impl Plan {
         }
     }
 
-    /// Idle backend connections to keep in each pool of Pingora's.
+    /// Returns how many idle backend connections each of Pingora's two pools keeps.
     pub(super) fn idle(&self) -> usize {
         self.idle_together() / 2
     }
 
-    /// What the proxy may take.
+    /// Returns the share of the proxy.
     pub(super) fn proxy_budget(&self) -> DescriptorBudget {
         let least = CLIENTS_MIN * self.per_connection();
         DescriptorBudget { descriptors: self.descriptors().max(least), per_request: self.per_request }
     }
 
-    /// Logs what was raised and what does not fit.
-    pub(super) fn tell(&self) {
+    /// Logs that the limit was raised, and warns when `server.limits.max_connections` does not fit.
+    pub(super) fn log(&self) {
         if let Some(from) = self.raised_from {
             info!(from, to = self.limit, "raised the limit of open files");
         }
@@ -127,25 +127,25 @@ impl Plan {
         1 + self.per_request
     }
 
-    /// What is left for clients and backends when all others have theirs.
-    fn left(&self) -> usize {
+    /// Descriptors for clients and backends, without those of the process and of operators.
+    fn for_proxy(&self) -> usize {
         let Some(limit) = self.limit else { return usize::MAX };
         let own = (limit / 8).clamp(OWN.0, OWN.1);
         limit.saturating_sub(own + self.operators())
     }
 
     fn idle_together(&self) -> usize {
-        (self.left() / SHARE_OF_IDLE).clamp(2, 2 * IDLE_MAX)
+        (self.for_proxy() / SHARE_OF_IDLE).clamp(2, 2 * IDLE_MAX)
     }
 
-    /// Descriptors for open connections of clients and to backends.
+    /// Descriptors for connections in use, from clients and to backends.
     fn descriptors(&self) -> usize {
-        self.left().saturating_sub(self.idle_together())
+        self.for_proxy().saturating_sub(self.idle_together())
     }
 }
 
-/// Raises the soft limit to the hard one; gives the limit in force afterwards. A refusal leaves it as it was: the
-/// plan then has to do with less.
+/// Raises the soft limit to the hard one, and returns the limit in force afterwards. A failure leaves it unchanged; the
+/// plan then uses the lower limit.
 pub(super) fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {

@@ -1,5 +1,5 @@
-//! The end, in order: no new connections, streams finish within the grace time, the rest is cut, every
-//! session has its record. Also the place where signals are heeded until then.
+//! Ordered shutdown: accepts no new connections, lets streams finish within the grace time, cuts the rest, and writes
+//! the record of every session. Until then it carries out signals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,49 +10,49 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info};
 
-use super::notify;
+use super::components::Components;
 use super::reload::Reload;
-use super::shared::Shared;
-use super::signals::{Signals, Wish};
+use super::sd_notify;
+use super::signals::{Signal, Signals};
 use super::upgrade::Upgrade;
 
-/// After cutting, legs have this long to say their last words, and then the control API to give its last
-/// answers.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long legs have to write their closing frames after they are cut, and then the control API to finish its
+/// responses.
+const CLOSING_TIME: Duration = Duration::from_millis(250);
 
-/// Heeds signals; tells Pingora when to end.
+/// Carries out signals, and tells Pingora when to exit.
 pub(super) struct Drain {
     pub(super) signals: Signals,
     pub(super) reload: Arc<Reload>,
     pub(super) upgrade: Arc<Upgrade>,
-    /// Tells the proxy to take nothing new.
+    /// Set to true to make the proxy accept nothing new.
     pub(super) draining: watch::Sender<bool>,
-    /// Tells the control API to end.
+    /// Set to true to end the control API.
     pub(super) closing: watch::Sender<bool>,
-    pub(super) shared: Shared,
+    pub(super) shared: Components,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
-    /// Returns when everything is in order, so Pingora need not wait any more.
+    /// Returns when the shutdown is complete, so that Pingora exits without waiting.
     async fn recv(&self) -> ShutdownSignal {
-        while let Some(wish) = self.signals.next().await {
-            match wish {
-                Wish::Reload => self.reload.by_signal().await,
-                Wish::Upgrade => self.upgrade.begin(),
-                Wish::Leave => {
-                    // Operators are to meet the new process only.
+        while let Some(signal) = self.signals.next().await {
+            match signal {
+                Signal::Reload => self.reload.by_signal().await,
+                Signal::Upgrade => self.upgrade.begin(),
+                Signal::Replaced => {
+                    // New operator connections must reach the new process only.
                     self.closing.send_replace(true);
-                    self.drain_beside_the_heir().await;
+                    self.drain_beside_successor().await;
                     break;
                 }
-                Wish::Drain => {
-                    notify::stopping();
+                Signal::Drain => {
+                    sd_notify::stopping();
                     self.drain(false).await;
                     break;
                 }
-                Wish::Stop => {
-                    notify::stopping();
+                Signal::Stop => {
+                    sd_notify::stopping();
                     break;
                 }
             }
@@ -63,9 +63,9 @@ impl ShutdownSignalWatch for Drain {
 }
 
 impl Drain {
-    /// Drains, and carries out what operators tell the new process meanwhile.
-    async fn drain_beside_the_heir(&self) {
-        // A new process of a version that does not talk about sessions leaves its orders in the history.
+    /// Drains, and meanwhile applies kill orders that the new process receives.
+    async fn drain_beside_successor(&self) {
+        // A new process without the session channel writes its orders to the history only.
         let kills = self.shared.kills.clone().filter(|_| !self.shared.sessions.has_upgrade_peers());
         let follow = kills.map(|kills| tokio::spawn(kills.follow(|| true)));
         self.drain(true).await;
@@ -74,8 +74,8 @@ impl Drain {
         }
     }
 
-    /// Waits for open connections, at most for the grace time; a second signal to end ends the patience. The
-    /// process before this one is reached through it, so beside a new process it waits for that one, too.
+    /// Waits for open connections, at most for the grace time or until a second signal to end. The predecessor is
+    /// reached through this process, so with `is_relay` it waits for the predecessor as well.
     async fn drain(&self, is_relay: bool) {
         self.upgrade.abandon();
         let grace = self.shared.live.load().timeouts.shutdown_grace;
@@ -92,17 +92,17 @@ impl Drain {
                 }
             } => {}
             () = async {
-                while !matches!(self.signals.next().await, None | Some(Wish::Drain | Wish::Stop)) {}
+                while !matches!(self.signals.next().await, None | Some(Signal::Drain | Signal::Stop)) {}
             } => info!("a second signal: not waiting any longer"),
         }
     }
 
-    /// Cuts what is left and writes the records.
+    /// Cuts the remaining legs and writes the records.
     async fn stop(&self) {
         self.upgrade.abandon();
         self.draining.send_replace(true);
         self.shared.sessions.shutdown().await;
-        self.connections_ended(LAST_WORDS).await;
+        self.connections_ended(CLOSING_TIME).await;
         if let Some(history) = self.shared.history.clone()
             && let Err(error) = tokio::task::spawn_blocking(move || history.close()).await
         {
@@ -112,13 +112,13 @@ impl Drain {
             exporter.close().await;
         }
         self.closing.send_replace(true);
-        // Its service gives the receiver back when it has ended.
-        let _ = timeout(LAST_WORDS, self.closing.closed()).await;
+        // The service drops its receiver when it has ended.
+        let _ = timeout(CLOSING_TIME, self.closing.closed()).await;
         info!("stopped");
     }
 
-    /// Waits for the end of all connections, not only of legs: one whose request is on its way has none yet,
-    /// and one whose answer has been written may still be sending it. Each holds a receiver, as does the
+    /// Waits until all connections have ended, not only all legs: a connection whose request is in transit has no leg
+    /// yet, and one whose response was written may still be sending it. Each connection holds a receiver, as does the
     /// accept loop.
     async fn connections_ended(&self, limit: Duration) {
         let _ = timeout(limit, self.draining.closed()).await;

@@ -1,4 +1,4 @@
-//! The listening sockets: taken over from the process before this one, or bound.
+//! The listening sockets: inherited from the predecessor, or bound.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,50 +9,50 @@ use anyhow::Context;
 use rustix::net::sockopt;
 use tracing::info;
 
-use super::handover::{Inherited, Name, ReadySign};
+use super::fd_passing::{InheritedSockets, ReadySignal, SocketName};
 use crate::config::Config;
 use crate::settings::fault::Faults;
 
-/// A connection on which nothing came for so long is asked whether its peer is still there...
+/// Idle time after which the kernel sends the first keep-alive probe (tcp(7), TCP_KEEPIDLE).
 const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// ... again after so long ...
+/// Time between two keep-alive probes (TCP_KEEPINTVL).
 const PROBE_EVERY: Duration = Duration::from_secs(15);
-/// ... and closed after so many questions without an answer: a dead peer is gone after two minutes.
+/// Unanswered probes after which the connection is closed (TCP_KEEPCNT): a dead peer is gone after two minutes.
 const PROBES: u32 = 4;
-/// Bytes that a peer does not acknowledge for so long end its connection, too (TCP_USER_TIMEOUT, tcp(7)).
-/// This also bounds a peer that does not read, so a longer `server.timeouts.write` counts instead.
+/// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT). This also applies to a peer that does not read, so a
+/// longer `server.timeouts.write` takes precedence.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 /// The kernel reads the milliseconds of TCP_USER_TIMEOUT as a signed number.
 const USER_TIMEOUT_MAX: u32 = i32::MAX as u32;
 
-/// Connections that may wait to be accepted; Linux' own default limit. With the 128 of the standard library,
-/// the rest of a fleet that connects at once would be asked to try again after a second (listen(2)).
+/// Length of the accept queue; Linux' default maximum. With the 128 of the standard library, most of a fleet that
+/// connects at once would have to retry after a second (listen(2)).
 const QUEUE: i32 = 4096;
 
 /// The ports of the gateway.
 pub(super) struct Listeners {
     pub(super) proxy: TcpListener,
     pub(super) control: TcpListener,
-    /// To be told when this process serves.
-    pub(super) ready: ReadySign,
-    /// The line on which the process before this one talks about its sessions.
+    /// Signals the predecessor that this process serves.
+    pub(super) ready: ReadySignal,
+    /// The session channel to the predecessor.
     pub(super) predecessor: Option<UnixStream>,
-    /// Copies, for the process that takes this one's place.
-    pub(super) copies: Vec<(Name, TcpListener)>,
+    /// Copies to pass to a successor.
+    pub(super) copies: Vec<(SocketName, TcpListener)>,
 }
 
 impl Listeners {
-    /// Takes the ports, so that a fault is told before anything runs.
+    /// Takes the ports, so that a failure is reported before anything runs.
     ///
     /// # Errors
-    /// A port cannot be had, or the old process gave something else.
+    /// A port cannot be bound, or the predecessor sent something unexpected.
     pub(super) fn take(config: &Config) -> anyhow::Result<Self> {
-        let mut inherited = Inherited::take().context("cannot take over from the old process")?;
-        let patience = UNACKNOWLEDGED.max(config.server.timeouts().write);
+        let mut inherited = InheritedSockets::take().context("cannot take over from the old process")?;
+        let user_timeout = UNACKNOWLEDGED.max(config.server.timeouts().write);
         let mut copies = Vec::with_capacity(2);
         let mut take = |service: &str, key: &str, address: SocketAddr| -> anyhow::Result<TcpListener> {
-            let name = Name { service: service.to_owned(), address };
+            let name = SocketName { service: service.to_owned(), address };
             let old = inherited.listener(&name);
             let is_inherited = old.is_some();
             let listener = match old {
@@ -63,7 +63,7 @@ impl Listeners {
             };
             listener.set_nonblocking(true)?;
             rustix::net::listen(&listener, QUEUE).context("cannot lengthen the queue of a socket")?;
-            notice_dead_peers(&listener, patience).context("cannot set the options of a socket")?;
+            detect_dead_peers(&listener, user_timeout).context("cannot set the options of a socket")?;
             info!(service, address = %listener.local_addr()?, inherited = is_inherited, "listening");
             copies.push((name, listener.try_clone()?));
             Ok(listener)
@@ -71,12 +71,12 @@ impl Listeners {
         let proxy = take("proxy", "listen", config.listen)?;
         let control = take("control", "control.listen", config.control.listen())?;
         let predecessor = inherited.sessions();
-        Ok(Self { proxy, control, ready: inherited.into_sign(), predecessor, copies })
+        Ok(Self { proxy, control, ready: inherited.into_ready_signal(), predecessor, copies })
     }
 }
 
-/// What will keep a start on this machine from listening where the configuration says. A port that is held
-/// is no fault: the gateway that runs with this configuration holds it.
+/// Returns the faults that would keep a start on this machine from listening at the configured addresses. A port in use
+/// is no fault, since a gateway that runs with this configuration uses it.
 pub fn start_faults(config: &Config) -> Faults {
     let mut faults = Faults::default();
     for (key, address) in [("listen", config.listen), ("control.listen", config.control.listen())] {
@@ -94,16 +94,16 @@ pub fn start_faults(config: &Config) -> Faults {
     faults
 }
 
-/// Makes the kernel notice peers that vanished without a word. Accepted sockets have these options from
-/// their listener (Linux), so none has to be set per connection.
-fn notice_dead_peers(listener: &TcpListener, patience: Duration) -> rustix::io::Result<()> {
+/// Makes the kernel detect peers that vanished silently. Accepted sockets inherit the options from the listener on
+/// Linux, so none has to be set per connection.
+fn detect_dead_peers(listener: &TcpListener, user_timeout: Duration) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(listener, true)?;
     sockopt::set_tcp_keepidle(listener, PROBE_AFTER)?;
     sockopt::set_tcp_keepintvl(listener, PROBE_EVERY)?;
     sockopt::set_tcp_keepcnt(listener, PROBES)?;
     sockopt::set_tcp_user_timeout(
         listener,
-        u32::try_from(patience.as_millis()).unwrap_or(USER_TIMEOUT_MAX).min(USER_TIMEOUT_MAX),
+        u32::try_from(user_timeout.as_millis()).unwrap_or(USER_TIMEOUT_MAX).min(USER_TIMEOUT_MAX),
     )
 }
 
@@ -114,9 +114,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepted_sockets_notice_dead_peers() {
+    fn accepted_sockets_detect_dead_peers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        notice_dead_peers(&listener, Duration::from_secs(120)).unwrap();
+        detect_dead_peers(&listener, Duration::from_secs(120)).unwrap();
         let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         assert!(sockopt::socket_keepalive(&accepted).unwrap());
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), PROBE_EVERY);
         assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), PROBES);
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 120_000);
-        notice_dead_peers(&listener, Duration::from_secs(60 * 24 * 3600)).unwrap();
+        detect_dead_peers(&listener, Duration::from_secs(60 * 24 * 3600)).unwrap();
     }
 
     #[test]

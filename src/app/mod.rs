@@ -1,30 +1,30 @@
-//! The composition root: the only place that knows everyone.
+//! The composition root: the only module that knows all others.
 //!
-//! `descriptors` raises the limit of open files and divides it · `shared` builds the parts · `services` runs them ·
-//! `listeners` takes the ports · `signals` hears SIGHUP,
-//! SIGTERM, SIGINT and SIGQUIT from the first moment on · `reload` swaps settings under running streams ·
-//! `drain` ends the program in order · `upgrade` lets a new process take its place, to which `handover` gives
-//! the ports · `kills` takes over what stands in the history · `notify` tells the service manager · `panics` counts and logs our own faults · `ledger` takes
-//! what sessions publish to log and metrics · `demo` is all of it with a provider of its own · `backend_check` tries
-//! the backends without running anything · `probes` asks those that want it how they are.
+//! `descriptors` raises the limit of open files and divides it · `components` builds the parts · `services` runs them ·
+//! `listeners` binds the ports · `signals` handles SIGHUP, SIGTERM, SIGINT and SIGQUIT from the start · `reload` swaps
+//! settings under running streams · `drain` shuts down in order · `upgrade` starts a new process that takes over, and
+//! `fd_passing` passes it the listening sockets · `kill_recovery` restores kill orders from the history · `sd_notify`
+//! reports to the service manager · `panics` counts and logs panics · `event_sink` writes session events to log, metrics,
+//! history and collector · `principal_key` loads the key of principals · `demo` runs the gateway with a provider of its
+//! own · `backend_check` checks the backends without running a gateway · `health_checks` probes them while it runs.
 //! Neighbours: `cli` calls it, `config` feeds it.
-//! Invariant: nothing is decided here that one of the parts could decide.
+//! Invariant: it decides nothing that one of the parts could decide.
 
 mod backend_check;
+pub(crate) mod components;
 mod demo;
 mod descriptors;
 mod drain;
-mod handover;
-mod kills;
-mod ledger;
+mod event_sink;
+mod fd_passing;
+mod health_checks;
+mod kill_recovery;
 mod listeners;
-mod names;
-mod notify;
 mod panics;
-mod probes;
+mod principal_key;
 mod reload;
+mod sd_notify;
 mod services;
-pub(crate) mod shared;
 mod signals;
 mod upgrade;
 

@@ -1,4 +1,4 @@
-//! New settings under running streams: read, compile, compare, swap; a faulty file changes nothing.
+//! Reloads the configuration under running streams: read, compile, compare, swap. An invalid file changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{error, info, warn};
 
+use super::components::{Components, addresses, runtime_settings};
 use super::descriptors::Plan;
-use super::shared::{Shared, addresses, runtime_settings};
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
@@ -18,37 +18,37 @@ use crate::control::service::{ReloadReport, Runtime};
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
-/// Reads the configuration again, when told to.
+/// Reloads the configuration on SIGHUP and on request of the control API.
 pub(super) struct Reload {
     sources: Sources,
-    /// What this process started with: keys that need a restart are in force as they stand here.
+    /// The configuration at the start; keys that need a restart keep its values.
     started: Config,
-    /// The configuration that was read last.
+    /// The configuration of the last successful reload.
     pub(super) current: ArcSwap<Config>,
-    /// Who may use the control API.
+    /// Settings of the control API.
     pub(super) control: Arc<ArcSwap<control::settings::Settings>>,
-    shared: Shared,
-    /// One reload at a time.
+    shared: Components,
+    /// Held during a reload.
     turn: Mutex<()>,
 }
 
 impl Reload {
-    pub(super) fn new(sources: Sources, config: Config, shared: Shared) -> Self {
+    pub(super) fn new(sources: Sources, config: Config, shared: Components) -> Self {
         let control = Arc::new(ArcSwap::from_pointee(config.control.clone()));
         let (started, current) = (config.clone(), ArcSwap::from_pointee(config));
         Self { sources, started, current, control, shared, turn: Mutex::default() }
     }
 
-    /// SIGHUP: the outcome is in the log.
+    /// Reloads on SIGHUP; logs the outcome.
     pub(super) async fn by_signal(self: &Arc<Self>) {
         let reload = Arc::clone(self);
-        // Reading files blocks, and this is a thread that others need.
+        // Reading files blocks.
         if let Err(error) = tokio::task::spawn_blocking(move || reload.now()).await {
             error!(%error, "the reload failed");
         }
     }
 
-    /// Reads, compiles, compares and swaps. Returns the keys that wait for a restart.
+    /// Reloads now. Returns the changed keys that need a restart.
     ///
     /// # Errors
     /// All faults of the new configuration; the old one stays in force.
@@ -67,8 +67,8 @@ impl Reload {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
         let settings = runtime_settings(&config, &self.shared.metrics, &before.backends)?;
-        tell_warnings(&config);
-        Plan::again(&config).tell();
+        log_warnings(&config);
+        Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);
         for gone in &before.backends {
             let name = gone.settings().name();
@@ -117,8 +117,8 @@ impl Runtime for Reload {
     }
 }
 
-/// What is allowed and rarely meant, in the log.
-pub(super) fn tell_warnings(config: &Config) {
+/// Logs the warnings of the configuration.
+pub(super) fn log_warnings(config: &Config) {
     for warning in config.warnings() {
         warn!(path = warning.path, line = warning.line, hint = warning.hint, "{}", warning.message);
     }

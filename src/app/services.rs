@@ -1,4 +1,4 @@
-//! The parts, built in order and run as Pingora services: the proxy, the control API, housekeeping.
+//! Runs the components as Pingora services: proxy, control API, housekeeping, health checks.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -16,15 +16,15 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::components::Components;
 use super::descriptors::Plan;
 use super::drain::Drain;
-use super::handover::ReadySign;
-use super::kills::Kills;
+use super::fd_passing::ReadySignal;
+use super::health_checks::HealthChecks;
+use super::kill_recovery::KillRecovery;
 use super::listeners::Listeners;
-use super::notify;
-use super::probes::Probes;
-use super::reload::{Reload, tell_warnings};
-use super::shared::Shared;
+use super::reload::{Reload, log_warnings};
+use super::sd_notify;
 use super::signals::Signals;
 use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
@@ -35,26 +35,26 @@ use crate::session::Manager;
 use crate::session::replication::{self, Replicator};
 use crate::telemetry::readiness::Readiness;
 
-/// How often sessions are looked at for their timeouts.
+/// How often session timeouts are checked.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// The proxy waits this long for Redis before it begins without.
+/// How long the proxy waits for Redis before it starts without it.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
-/// Runs the gateway until it is told to end.
+/// Runs the gateway until it is asked to shut down.
 ///
 /// # Errors
-/// The configuration is faulty ([`crate::settings::fault::Faults`]), or a port cannot be had.
+/// The configuration is invalid ([`crate::settings::fault::Faults`]), or a port cannot be bound.
 pub fn run(sources: Sources) -> anyhow::Result<()> {
     let signals = Signals::install().context("cannot handle signals")?;
     let config = sources.load()?;
     serve(sources, config, signals, Vec::new())
 }
 
-/// A service that `demo` adds to those of the gateway.
+/// Adds a service of `demo` to those of the gateway.
 pub(super) type Extra = Box<dyn FnOnce(&mut Server)>;
 
-/// Builds everything and runs it until it is told to end.
+/// Builds and runs all services until the process is asked to shut down.
 pub(super) fn serve(
     sources: Sources,
     config: Config,
@@ -62,9 +62,9 @@ pub(super) fn serve(
     extras: Vec<Extra>,
 ) -> anyhow::Result<()> {
     let plan = Plan::raise(&config, extras.len());
-    let (shared, log_guard) = Shared::build(&config)?;
-    tell_warnings(&config);
-    plan.tell();
+    let (shared, log_guard) = Components::build(&config)?;
+    log_warnings(&config);
+    plan.log();
     let Listeners { proxy, control, ready, predecessor, copies } = Listeners::take(&config)?;
     let upgrade = Upgrade::new(copies, signals.sender(), Arc::clone(&shared.sessions));
     let (met, is_met) = watch::channel(predecessor.is_none());
@@ -101,7 +101,7 @@ pub(super) fn serve(
     let predecessor = Mutex::new(predecessor);
     let control = Control { service: control, closing: Mutex::new(Some(closed)), predecessor, sessions, met };
     let mut control = background_service("control", control);
-    // Two, so that a long list of sessions does not hold up a kill.
+    // Two, so that a long list of sessions does not delay a kill.
     control.threads = Some(2);
     server.add_service(control);
 
@@ -110,22 +110,22 @@ pub(super) fn serve(
     }
     let drain = Drain { signals, reload, upgrade, draining, closing, shared };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
-    // The last lines are written when the guard goes.
+    // Dropping the guard flushes the log.
     drop(log_guard);
     Ok(())
 }
 
-/// Adds the services that serve no requests: the fleet's messages, timeouts of sessions, probes of backends.
-fn add_background_services(server: &mut Server, shared: &Shared) {
+/// Adds the background services: replication in a fleet, session timeouts, health checks.
+fn add_background_services(server: &mut Server, shared: &Components) {
     let sessions = || Arc::clone(&shared.sessions);
     if let Some(replicator) = shared.replicator.clone() {
         server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
     }
     server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
-    server.add_service(background_service("probes", Probes { live: Arc::clone(&shared.live) }));
+    server.add_service(background_service("probes", HealthChecks { live: Arc::clone(&shared.live) }));
 }
 
-/// Pingora's server: it only gives runtimes and runs our services. It keeps `idle` connections to backends open.
+/// Creates Pingora's server, which provides a runtime for each service. It keeps `idle` connections to backends open.
 fn server(threads: usize, idle: usize) -> Server {
     let conf = ServerConf {
         threads,
@@ -144,7 +144,7 @@ fn control_service(
     listener: TcpListener,
     max_connections: usize,
     reload: &Arc<Reload>,
-    shared: &Shared,
+    shared: &Components,
 ) -> ControlService {
     let runtime: Arc<dyn Runtime> = Arc::clone(reload) as _;
     let parts = Parts {
@@ -161,16 +161,16 @@ fn control_service(
 }
 
 struct Proxy {
-    /// Taken once, by `start`: the drain waits for all receivers to be gone.
+    /// Taken once, by `start`: the drain waits until all receivers are dropped.
     begin: Mutex<Option<(TcpListener, watch::Receiver<bool>)>>,
-    /// Becomes true when the kill orders of the process before this one are known.
+    /// Becomes true when the kill orders of the predecessor are known.
     is_met: watch::Receiver<bool>,
     downstream: Arc<Downstream<Gateway>>,
     readiness: Arc<Readiness>,
-    ready: ReadySign,
+    ready: ReadySignal,
     sessions: Arc<Manager>,
     replicator: Option<Arc<Replicator>>,
-    kills: Option<Arc<Kills>>,
+    kills: Option<Arc<KillRecovery>>,
 }
 
 #[async_trait]
@@ -181,18 +181,18 @@ impl BackgroundService for Proxy {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
                 if let Some(replicator) = &self.replicator {
-                    orders_known(replicator).await;
+                    wait_for_kill_orders(replicator).await;
                 }
-                // An error means that the control API has ended, and this process is about to.
+                // An error means that the control API has ended and this process is about to.
                 let _ = self.is_met.clone().wait_for(|met| *met).await;
                 self.readiness.ready();
                 let old = parent_id();
-                // The old process tells the service manager who the main one is now.
-                if !self.ready.give() {
-                    notify::ready();
+                // The predecessor reports the new main process to the service manager.
+                if !self.ready.send() {
+                    sd_notify::ready();
                 } else if let Some(kills) = self.kills.clone().filter(|_| !self.sessions.has_upgrade_peers())
                 {
-                    // Of a version that does not talk about its sessions.
+                    // The predecessor is a version without the session channel.
                     tokio::spawn(kills.follow(move || parent_id() == old));
                 }
                 downstream::serve(listener, Arc::clone(&self.downstream), draining).await;
@@ -203,7 +203,7 @@ impl BackgroundService for Proxy {
 }
 
 /// Waits until every kill order of the fleet is known here; not for ever, if the store is away.
-async fn orders_known(replicator: &Replicator) {
+async fn wait_for_kill_orders(replicator: &Replicator) {
     let known = async {
         while !replicator.is_up() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -235,12 +235,12 @@ impl BackgroundService for Replicating {
     }
 }
 
-/// The control API, which ends when the drain says so: Pingora's own word comes when the runtime ends.
+/// The control API. The drain ends it, since Pingora's shutdown signal comes only when the runtime ends.
 struct Control {
     service: ControlService,
-    /// Given back when the service has ended.
+    /// Dropped when the service has ended.
     closing: Mutex<Option<watch::Receiver<bool>>>,
-    /// The line to the process before this one; taken once.
+    /// The session channel to the predecessor; taken once.
     predecessor: Mutex<Option<UnixStream>>,
     sessions: Arc<Manager>,
     met: watch::Sender<bool>,
@@ -282,7 +282,7 @@ impl BackgroundService for Housekeeping {
         loop {
             tick.tick().await;
             let sessions = Arc::clone(&self.sessions);
-            // A task of its own: after a panic in one round the next one must come.
+            // In a task of its own, so that a panic in one round does not end the loop.
             if let Err(error) = tokio::spawn(async move { sessions.reap().await }).await {
                 error!(%error, "a round of housekeeping broke off");
             }

@@ -1,4 +1,4 @@
-//! Signals, heard before anything else starts: a SIGHUP that nobody handles would end the process.
+//! Signal handlers. They are installed before anything else starts, since an unhandled SIGHUP would end the process.
 
 use std::io;
 use std::sync::mpsc;
@@ -8,56 +8,56 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// What a signal asks for.
+/// What a signal, or a finished upgrade, asks this process to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Signal {
     /// SIGHUP: read the configuration again.
     Reload,
     /// SIGTERM: let open requests finish, then end.
     Drain,
     /// SIGINT: end now.
     Stop,
-    /// SIGQUIT: let a new process of the program take this one's place.
+    /// SIGQUIT: start a new process of the program that takes over.
     Upgrade,
-    /// The new process serves: drain, as it has the ports now. No signal; `upgrade` wishes it.
-    Leave,
+    /// The new process serves and owns the ports: drain. Sent by `upgrade`, not by a signal.
+    Replaced,
 }
 
-/// The signals that have come and were not yet heeded.
+/// Queue of signals that were not handled yet.
 pub(super) struct Signals {
-    wishes: Mutex<UnboundedReceiver<Wish>>,
-    heard: UnboundedSender<Wish>,
+    signals: Mutex<UnboundedReceiver<Signal>>,
+    sender: UnboundedSender<Signal>,
 }
 
 impl Signals {
-    /// Takes over the signals; when this returns, they are heard.
+    /// Installs the handlers; no signal after this call is lost.
     ///
     /// # Errors
-    /// The system refuses a thread or a handler.
+    /// The thread or a handler cannot be created.
     pub(super) fn install() -> io::Result<Self> {
-        let (heard, wishes) = unbounded_channel();
+        let (sender, signals) = unbounded_channel();
         let (ready, installed) = mpsc::channel();
-        let sender = heard.clone();
+        let to_thread = sender.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         thread::Builder::new().name("signals".into()).spawn(move || {
-            runtime.block_on(listen(&sender, &ready));
+            runtime.block_on(listen(&to_thread, &ready));
         })?;
         installed.recv().map_err(io::Error::other)??;
-        Ok(Self { wishes: Mutex::new(wishes), heard })
+        Ok(Self { signals: Mutex::new(signals), sender })
     }
 
-    /// For wishes that do not come as signals.
-    pub(super) fn sender(&self) -> UnboundedSender<Wish> {
-        self.heard.clone()
+    /// Returns a sender for signals that are not signals.
+    pub(super) fn sender(&self) -> UnboundedSender<Signal> {
+        self.sender.clone()
     }
 
-    /// The next wish; waits for one. `None` cannot be while the program runs.
-    pub(super) async fn next(&self) -> Option<Wish> {
-        self.wishes.lock().await.recv().await
+    /// Waits for the next signal. Never returns `None` while `self` exists, since it holds a sender.
+    pub(super) async fn next(&self) -> Option<Signal> {
+        self.signals.lock().await.recv().await
     }
 }
 
-async fn listen(heard: &UnboundedSender<Wish>, ready: &mpsc::Sender<io::Result<()>>) {
+async fn listen(sender: &UnboundedSender<Signal>, ready: &mpsc::Sender<io::Result<()>>) {
     let handlers = (|| {
         Ok((
             signal(SignalKind::hangup())?,
@@ -75,13 +75,13 @@ async fn listen(heard: &UnboundedSender<Wish>, ready: &mpsc::Sender<io::Result<(
     };
     let _ = ready.send(Ok(()));
     loop {
-        let wish = tokio::select! {
-            _ = hangup.recv() => Wish::Reload,
-            _ = terminate.recv() => Wish::Drain,
-            _ = interrupt.recv() => Wish::Stop,
-            _ = quit.recv() => Wish::Upgrade,
+        let received = tokio::select! {
+            _ = hangup.recv() => Signal::Reload,
+            _ = terminate.recv() => Signal::Drain,
+            _ = interrupt.recv() => Signal::Stop,
+            _ = quit.recv() => Signal::Upgrade,
         };
-        if heard.send(wish).is_err() {
+        if sender.send(received).is_err() {
             return;
         }
     }

@@ -1,5 +1,5 @@
-//! SIGQUIT: a new process of the (perhaps replaced) program takes over the listening sockets; when it
-//! serves, this one drains. If it does not come up, this one goes on as if nothing had happened.
+//! Graceful upgrade by SIGQUIT: a new process of the (possibly replaced) program takes over the listening sockets, and
+//! this one drains once the new one serves. If the new process fails to start, this one continues unchanged.
 
 use std::env;
 use std::io;
@@ -16,54 +16,54 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
-use super::handover::{self, Name};
-use super::notify;
-use super::signals::Wish;
+use super::fd_passing::{self, SocketName};
+use super::sd_notify;
+use super::signals::Signal;
 use crate::session::Manager;
 
-/// A new process that does not serve after this time has failed.
+/// How long the new process may take until it serves.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// Starts the process that takes this one's place.
+/// Starts the process that takes over.
 pub(super) struct Upgrade {
     program: PathBuf,
-    /// Copies of the listening sockets. As long as they are here the ports stay open.
-    sockets: Mutex<Vec<(Name, TcpListener)>>,
-    /// The new process, from its start until it serves.
-    heir: Mutex<Option<Child>>,
-    /// Hears of the new process' success.
-    wishes: UnboundedSender<Wish>,
-    /// What both processes talk about.
+    /// Copies of the listening sockets; they keep the ports open.
+    sockets: Mutex<Vec<(SocketName, TcpListener)>>,
+    /// The new process, until it serves.
+    successor: Mutex<Option<Child>>,
+    /// Receives [`Signal::Replaced`] when the new process serves.
+    signals: UnboundedSender<Signal>,
+    /// The sessions that the session channel shares with the new process.
     sessions: Arc<Manager>,
 }
 
 impl Upgrade {
-    /// An upgrade that may come, of this program with these sockets.
+    /// Prepares an upgrade of this program with these sockets.
     pub(super) fn new(
-        sockets: Vec<(Name, TcpListener)>,
-        wishes: UnboundedSender<Wish>,
+        sockets: Vec<(SocketName, TcpListener)>,
+        signals: UnboundedSender<Signal>,
         sessions: Arc<Manager>,
     ) -> Arc<Self> {
-        let (sockets, heir) = (Mutex::new(sockets), Mutex::default());
-        Arc::new(Self { program: program(), sockets, heir, wishes, sessions })
+        let (sockets, successor) = (Mutex::new(sockets), Mutex::default());
+        Arc::new(Self { program: program(), sockets, successor, signals, sessions })
     }
 
-    /// Starts the new process; inside a runtime, which carries the line to it. The outcome comes as a
-    /// [`Wish::Leave`], or is in the log.
+    /// Starts the new process. Needs a runtime, which drives the session channel. Success is reported as
+    /// [`Signal::Replaced`], a failure is logged.
     pub(super) fn begin(self: &Arc<Self>) {
         if std::process::id() == 1 {
             error!("no upgrade as process 1: its end ends the container; replace the container instead");
             return;
         }
-        let mut heir = self.heir();
-        if heir.is_some() {
+        let mut successor = self.successor();
+        if successor.is_some() {
             warn!("an upgrade is under way already");
             return;
         }
         match self.start() {
             Ok((child, line)) => {
                 info!(pid = child.id(), program = %self.program.display(), "starting the new process");
-                *heir = Some(child);
+                *successor = Some(child);
                 let upgrade = Arc::clone(self);
                 // A thread, since waiting for a process blocks.
                 thread::spawn(move || upgrade.wait(&line));
@@ -74,12 +74,12 @@ impl Upgrade {
         }
     }
 
-    /// Gives up an upgrade that is not done, and the sockets: nobody will take this process' place.
+    /// Aborts an upgrade in progress and closes the sockets.
     pub(super) fn abandon(&self) {
         self.sockets.lock().clear();
-        if let Some(mut heir) = self.heir().take() {
-            warn!(pid = heir.id(), "this process ends before the new one was ready, so both do");
-            end(&mut heir);
+        if let Some(mut successor) = self.successor().take() {
+            warn!(pid = successor.id(), "this process ends before the new one was ready, so both do");
+            end(&mut successor);
         }
     }
 
@@ -87,27 +87,27 @@ impl Upgrade {
         let (here, there) = UnixStream::pair()?;
         let (ours, theirs) = UnixStream::pair()?;
         let sockets = self.sockets.lock();
-        handover::give(&here, &sockets, &theirs)?;
+        fd_passing::send(&here, &sockets, &theirs)?;
         let child = Command::new(&self.program)
             .args(env::args_os().skip(1))
-            .env(handover::VARIABLE, std::process::id().to_string())
+            .env(fd_passing::VARIABLE, std::process::id().to_string())
             .stdin(OwnedFd::from(there))
             .spawn()?;
-        // It ends with the new process, whenever that does.
+        // The channel closes when the new process ends.
         self.sessions.connect_successor(ours)?;
         Ok((child, here))
     }
 
     fn wait(&self, line: &UnixStream) {
-        let outcome = handover::wait_until_ready(line, READY_LIMIT);
-        let Some(mut child) = self.heir().take() else {
+        let outcome = fd_passing::wait_until_ready(line, READY_LIMIT);
+        let Some(mut child) = self.successor().take() else {
             return;
         };
         match outcome {
             Ok(()) => {
                 info!(pid = child.id(), "the new process serves, this one leaves");
-                notify::main_process(child.id());
-                let _ = self.wishes.send(Wish::Leave);
+                sd_notify::main_process(child.id());
+                let _ = self.signals.send(Signal::Replaced);
             }
             Err(why) => {
                 let status = end(&mut child);
@@ -116,19 +116,19 @@ impl Upgrade {
         }
     }
 
-    fn heir(&self) -> MutexGuard<'_, Option<Child>> {
-        self.heir.lock()
+    fn successor(&self) -> MutexGuard<'_, Option<Child>> {
+        self.successor.lock()
     }
 }
 
-/// Ends a process, if it has not ended by itself, and says how it did.
+/// KillRecovery a process that is still running; returns its exit status as text.
 fn end(child: &mut Child) -> String {
     let _ = child.kill();
     child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
-/// The program as it was called, so that a replaced file or link is followed; when it was found by
-/// `PATH`, the file that it was then.
+/// Returns the path by which the program was called, so that a replaced file or link takes effect; the current
+/// executable if it was found through `PATH`.
 fn program() -> PathBuf {
     let called = env::args_os().next().map(PathBuf::from).unwrap_or_default();
     if called.components().count() > 1 {

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::Uid;
 use crate::settings::fault::Faults;
-use crate::settings::units::Size;
+use crate::settings::units::ByteSize;
 use crate::telemetry::otlp::settings::Ratio;
 
 /// The largest `max_body`. One transaction of the history contains several captures.
-const MAX_BODY: Size = Size::mib(1);
+const MAX_BODY: ByteSize = ByteSize::mib(1);
 
 /// Which requests are captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +38,7 @@ pub struct CaptureConfig {
     /// With `sampled`: the share of sessions, 0 to 1. A session is captured as a whole or not at all.
     pub sample_rate: Ratio,
     /// How much of each body is stored, at most 1 MiB.
-    pub max_body: Size,
+    pub max_body: ByteSize,
     /// How many requests of a session are captured: the first ones.
     pub max_per_session: u32,
     /// True: redact secrets in the stored copy. What passes is never changed.
@@ -50,7 +50,7 @@ impl Default for CaptureConfig {
         Self {
             mode: Mode::Off,
             sample_rate: Ratio::new(0.01),
-            max_body: Size::kib(64),
+            max_body: ByteSize::kib(64),
             max_per_session: 100,
             redact: true,
         }

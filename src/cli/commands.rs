@@ -14,7 +14,7 @@ use crate::control::api::kills::{BlockBody, KillBody, ResumeBody};
 use crate::control::api::params::SessionQuery;
 use crate::control::api::sessions::{SessionLimit, SessionPage, SessionsQuery};
 use crate::session::{BlockMode, NamedBy, SessionState};
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// Sessions read per request.
 const PAGE: usize = 500;
@@ -113,7 +113,7 @@ pub(super) struct KillArgs {
 struct BlockArgs {
     /// Refuse the id for this long, such as 24h
     #[arg(long = "for", value_name = "TIME", value_parser = read_span)]
-    duration: Option<Span>,
+    duration: Option<DurationText>,
     /// Refuse the id permanently
     #[arg(long)]
     permanent: bool,
@@ -134,9 +134,9 @@ pub(super) struct ResumeArgs {
     plain: PlainArgs,
 }
 
-fn read_span(text: &str) -> Result<Span, String> {
+fn read_span(text: &str) -> Result<DurationText, String> {
     match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(Span(duration)),
+        Ok(duration) if !duration.is_zero() => Ok(DurationText(duration)),
         _ => Err("write a time with its unit, such as 30m or 24h".into()),
     }
 }

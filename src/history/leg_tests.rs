@@ -16,7 +16,7 @@ use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
 use crate::session::{Event, Listener, Manager, ServedLeg};
 use crate::settings::fault::Faults;
-use crate::settings::units::Size;
+use crate::settings::units::ByteSize;
 use crate::summary::RequestSummary;
 use crate::telemetry::metrics::Metrics;
 
@@ -141,7 +141,7 @@ async fn more_legs_than_may_wait_are_counted_and_displace_no_record() {
 
 #[tokio::test]
 async fn a_full_file_loses_legs_before_records() {
-    let fixture = Fixture::new(HistoryConfig { max_size: Size::mib(16), ..all() });
+    let fixture = Fixture::new(HistoryConfig { max_size: ByteSize::mib(16), ..all() });
     for session in 0..100 {
         fixture.serve(&format!("session-{session}"), 1).await;
     }

@@ -7,13 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::fault::Faults;
-use crate::settings::units::{Size, Span};
+use crate::settings::units::{ByteSize, DurationText};
 
 /// The file name in `data_dir` unless `history.file` is set.
 const DEFAULT_FILE: &str = "history.db";
 
 /// The smallest `max_size`: a few batches of the writer must fit.
-const MIN_SIZE: Size = Size::mib(16);
+const MIN_SIZE: ByteSize = ByteSize::mib(16);
 
 /// The `history:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -25,9 +25,9 @@ pub struct HistoryConfig {
     /// The SQLite file; empty means `history.db` in `data_dir`. Needs a restart.
     pub file: String,
     /// What ended longer ago is deleted.
-    pub retention: Span,
+    pub retention: DurationText,
     /// The largest size of the file; beyond it the oldest entries are deleted: bodies first, then requests, then records.
-    pub max_size: Size,
+    pub max_size: ByteSize,
     /// Which requests of a session are kept individually. Needs a restart.
     pub legs: Legs,
 }
@@ -48,8 +48,8 @@ impl Default for HistoryConfig {
         Self {
             enabled: true,
             file: String::new(),
-            retention: Span(Duration::from_secs(30 * 24 * 3600)),
-            max_size: Size::mib(4 << 10),
+            retention: DurationText(Duration::from_secs(30 * 24 * 3600)),
+            max_size: ByteSize::mib(4 << 10),
             legs: Legs::default(),
         }
     }

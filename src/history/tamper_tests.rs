@@ -24,7 +24,7 @@ use super::settings::{HistoryConfig, Settings};
 use super::tests::{checked, exported, open, sessions};
 use crate::settings::fault::Faults;
 use crate::settings::private;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 
@@ -464,7 +464,10 @@ async fn what_is_forgotten_is_told_from_what_was_removed() {
     // Another process that runs beside it knows, too.
     let other = Watched::with(
         folder.path(),
-        HistoryConfig { retention: Span(std::time::Duration::from_millis(1)), ..HistoryConfig::default() },
+        HistoryConfig {
+            retention: DurationText(std::time::Duration::from_millis(1)),
+            ..HistoryConfig::default()
+        },
     );
     other.serves();
     sessions(&watched.archive, 12..14).await;

@@ -22,7 +22,7 @@ use crate::session::store::MemoryStore;
 use crate::session::testing::{arrival, leg_start, settings};
 use crate::session::{Event, Listener, Manager};
 use crate::settings::fault::Faults;
-use crate::settings::units::{Size, Span};
+use crate::settings::units::{ByteSize, DurationText};
 use crate::summary::RequestSummary;
 use crate::telemetry::metrics::Metrics;
 
@@ -290,7 +290,8 @@ async fn what_is_past_its_time_goes_and_the_rest_still_verifies() {
 #[tokio::test]
 async fn a_file_at_its_largest_size_loses_its_oldest_records() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), HistoryConfig { max_size: Size::mib(16), ..HistoryConfig::default() });
+    let archive =
+        open(folder.path(), HistoryConfig { max_size: ByteSize::mib(16), ..HistoryConfig::default() });
     for batch in 0..5 {
         sessions(&archive, batch * 2000..(batch + 1) * 2000).await;
         assert!(archive.sign());
@@ -343,7 +344,8 @@ fn captures_until(archive: &Archive, done: impl Fn(i64, i64) -> bool) {
 #[tokio::test]
 async fn bodies_go_before_records_when_the_file_is_full() {
     let folder = tempfile::tempdir().unwrap();
-    let archive = open(folder.path(), HistoryConfig { max_size: Size::mib(16), ..HistoryConfig::default() });
+    let archive =
+        open(folder.path(), HistoryConfig { max_size: ByteSize::mib(16), ..HistoryConfig::default() });
     sessions(&archive, 0..100).await;
     assert!(archive.sign());
     for number in 1..=120 {
@@ -454,8 +456,11 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
 #[test]
 fn settings_that_keep_nothing_are_faults() {
     let mut faults = Faults::default();
-    let written =
-        HistoryConfig { retention: Span::secs(0), max_size: Size::kib(1), ..HistoryConfig::default() };
+    let written = HistoryConfig {
+        retention: DurationText::secs(0),
+        max_size: ByteSize::kib(1),
+        ..HistoryConfig::default()
+    };
     assert!(written.compile(&mut faults).is_none());
     let text = faults.to_string();
     assert!(text.contains("history.retention") && text.contains("history.max_size"), "{text}");

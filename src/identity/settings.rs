@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client;
 use crate::settings::fault::Faults;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// Most levels of a dotted body path; the body scanner looks no deeper.
 const MAX_DEPTH: usize = 4;
@@ -61,14 +61,14 @@ pub struct Derive {
     /// Parts of the fingerprint.
     pub from: Vec<Part>,
     /// After a longer silence, the same fingerprint starts a new session.
-    pub idle_gap: Span,
+    pub idle_gap: DurationText,
 }
 
 impl Default for Derive {
     fn default() -> Self {
         Self {
             from: vec![Part::Principal, Part::ClientIp, Part::UserAgent, Part::Backend],
-            idle_gap: Span::secs(600),
+            idle_gap: DurationText::secs(600),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::forwarded::Forwarding;
 use super::tls::{ServerTlsConfig, Tls};
 use crate::settings::fault::Faults;
 use crate::settings::origin::origins;
-use crate::settings::units::{Size, Span};
+use crate::settings::units::{ByteSize, DurationText};
 
 /// The `server:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -67,34 +67,34 @@ impl Default for ServerConfig {
 pub struct ServerTimeoutsConfig {
     /// For a client to send the whole request head, a TLS handshake before it included, and between two pieces
     /// of its body.
-    pub read: Span,
+    pub read: DurationText,
     /// For a client to take one piece of the answer.
-    pub write: Span,
+    pub write: DurationText,
     /// For a client's connection between two requests.
-    pub idle: Span,
+    pub idle: DurationText,
     /// For the TCP and TLS handshake with a backend.
-    pub upstream_connect: Span,
+    pub upstream_connect: DurationText,
     /// From the whole request at the backend to the first byte of its answer.
-    pub upstream_first_byte: Span,
+    pub upstream_first_byte: DurationText,
     /// Between two pieces of a backend's answer.
-    pub stream_idle: Span,
+    pub stream_idle: DurationText,
     /// An event stream that has been silent for so long is sent a comment; 0 is never.
-    pub stream_keep_alive: Span,
+    pub stream_keep_alive: DurationText,
     /// From SIGTERM until open requests are cut.
-    pub shutdown_grace: Span,
+    pub shutdown_grace: DurationText,
 }
 
 impl Default for ServerTimeoutsConfig {
     fn default() -> Self {
         Self {
-            read: Span::secs(30),
-            write: Span::secs(30),
-            idle: Span::secs(120),
-            upstream_connect: Span::secs(5),
-            upstream_first_byte: Span::secs(600),
-            stream_idle: Span::secs(300),
-            stream_keep_alive: Span::secs(0),
-            shutdown_grace: Span::secs(30),
+            read: DurationText::secs(30),
+            write: DurationText::secs(30),
+            idle: DurationText::secs(120),
+            upstream_connect: DurationText::secs(5),
+            upstream_first_byte: DurationText::secs(600),
+            stream_idle: DurationText::secs(300),
+            stream_keep_alive: DurationText::secs(0),
+            shutdown_grace: DurationText::secs(30),
         }
     }
 }
@@ -105,15 +105,15 @@ impl Default for ServerTimeoutsConfig {
 #[schemars(rename = "ServerLimits")]
 pub struct ServerLimitsConfig {
     /// Bytes of the request target; 414 above.
-    pub max_uri: Size,
+    pub max_uri: ByteSize,
     /// Bytes of all header lines together; 431 above.
-    pub max_header_bytes: Size,
+    pub max_header_bytes: ByteSize,
     /// Number of header lines; 431 above.
     pub max_header_count: usize,
     /// Bytes of a request body; 413 above.
-    pub max_body: Size,
+    pub max_body: ByteSize,
     /// Bytes of a request body on the path of a model API; 413 above.
-    pub max_body_llm: Size,
+    pub max_body_llm: ByteSize,
     /// Connections of clients at a time; further ones are closed at once. As many HTTP/2 requests at a time.
     pub max_connections: usize,
     /// Requests at a time on one HTTP/2 connection.
@@ -126,11 +126,11 @@ pub struct ServerLimitsConfig {
 impl Default for ServerLimitsConfig {
     fn default() -> Self {
         Self {
-            max_uri: Size(8192),
-            max_header_bytes: Size::kib(16),
+            max_uri: ByteSize(8192),
+            max_header_bytes: ByteSize::kib(16),
             max_header_count: 128,
-            max_body: Size::mib(10),
-            max_body_llm: Size::mib(32),
+            max_body: ByteSize::mib(10),
+            max_body_llm: ByteSize::mib(32),
             max_connections: 20_000,
             max_streams: 100,
             max_cancelled_streams: 100,
@@ -346,10 +346,10 @@ mod tests {
     #[test]
     fn zeros_are_refused_all_at_once() {
         let mut written = ServerConfig { threads: 5000, ..ServerConfig::default() };
-        written.timeouts.read = Span::secs(0);
-        written.timeouts.write = Span::secs(25 * 24 * 3600);
-        written.timeouts.shutdown_grace = Span::secs(0);
-        written.limits.max_uri = Size(0);
+        written.timeouts.read = DurationText::secs(0);
+        written.timeouts.write = DurationText::secs(25 * 24 * 3600);
+        written.timeouts.shutdown_grace = DurationText::secs(0);
+        written.limits.max_uri = ByteSize(0);
         let mut faults = Faults::default();
         assert_eq!(written.compile(&mut faults), None);
         assert_eq!(

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// The schemes of `url`: one server, sentinels, a cluster; each with an `s` for TLS.
 const SCHEMES: [&str; 6] =
@@ -59,7 +59,7 @@ pub struct RedisConfig {
     /// Connections for commands; one more is used for messages.
     pub pool: usize,
     /// How often counters of an active session are written; changes of state are written at once.
-    pub flush_interval: Span,
+    pub flush_interval: DurationText,
     /// What happens to new sessions while Redis is unavailable.
     pub on_unavailable: OnUnavailable,
 }
@@ -87,7 +87,7 @@ impl Default for RedisConfig {
             tls: RedisTlsConfig::default(),
             key_prefix: "elida:session:".into(),
             pool: 4,
-            flush_interval: Span::secs(1),
+            flush_interval: DurationText::secs(1),
             on_unavailable: OnUnavailable::Memory,
         }
     }

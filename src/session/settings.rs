@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::redis;
 use crate::session::views::kill_order::BlockMode;
 use crate::settings::fault::Faults;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// How long a killed id stays refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,12 +17,12 @@ pub struct Block {
     /// What ends the block.
     pub mode: BlockMode,
     /// Duration of the block with mode `duration`.
-    pub duration: Span,
+    pub duration: DurationText,
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Self { mode: BlockMode::Duration, duration: Span::secs(24 * 3600) }
+        Self { mode: BlockMode::Duration, duration: DurationText::secs(24 * 3600) }
     }
 }
 
@@ -72,13 +72,13 @@ pub struct SessionConfig {
     /// Where sessions are stored. Needs a restart.
     pub store: StoreKind,
     /// A session times out after this time without a byte.
-    pub idle_timeout: Span,
+    pub idle_timeout: DurationText,
     /// A session times out at this age, active or not; 0 is no limit.
-    pub max_duration: Span,
+    pub max_duration: DurationText,
     /// A session is completed this long after its last request ended; 0 is never.
-    pub completed_after: Span,
+    pub completed_after: DurationText,
     /// How long ended sessions are listed.
-    pub retention: Span,
+    pub retention: DurationText,
     /// Active sessions of all principals; above it the longest idle session without an open request ends.
     pub max_active: usize,
     /// Active sessions of one principal; above it the longest idle of its own sessions ends.
@@ -95,10 +95,10 @@ impl Default for SessionConfig {
     fn default() -> Self {
         Self {
             store: StoreKind::Memory,
-            idle_timeout: Span::secs(30 * 60),
-            max_duration: Span::secs(24 * 3600),
-            completed_after: Span::secs(0),
-            retention: Span::secs(24 * 3600),
+            idle_timeout: DurationText::secs(30 * 60),
+            max_duration: DurationText::secs(24 * 3600),
+            completed_after: DurationText::secs(0),
+            retention: DurationText::secs(24 * 3600),
             max_active: 100_000,
             max_active_per_principal: 10_000,
             starts_per_address: StartRate::default(),

@@ -1,11 +1,11 @@
-//! Written forms of a listen address: `0.0.0.0:8080`, `[::1]:9090`, `localhost:9090`, `:8080`.
+//! Parses a listen address: `0.0.0.0:8080`, `[::1]:9090`, `localhost:9090`, `:8080`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::fault::Faults;
 
-/// Reads a listen address; `:8080` means every IPv4 address, `localhost` is 127.0.0.1. Another name
-/// is a fault, since what a name resolves to can change between two starts.
+/// Parses a listen address; `:8080` means every IPv4 address, `localhost` is 127.0.0.1. Any other host name is a fault,
+/// since it may resolve to another address at the next start. `None` when a fault was added.
 pub fn listen_address(path: &str, text: &str, faults: &mut Faults) -> Option<SocketAddr> {
     let parsed = parse(text);
     if parsed.is_none() {

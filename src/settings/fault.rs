@@ -1,22 +1,22 @@
-//! What is wrong with a configuration: all of it at once, each with its place and the remedy.
+//! Faults of a configuration: all at once, each with its position and a hint.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One fault of the written configuration, or one thing to be warned of.
+/// A fault of the configuration, or a warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct Fault {
     /// The key, dotted from the top: `backends.openai.url`.
     pub path: String,
-    /// Line in the file (1 is the first); `None` when the value does not come from the file.
+    /// Line in the file, from 1; `None` when the value does not come from the file.
     pub line: Option<usize>,
-    /// Column of the key in that line (1 is the first).
+    /// Column of the key in that line, from 1.
     pub column: Option<usize>,
-    /// What is wrong, naming the value.
+    /// What is wrong, with the value.
     pub message: String,
-    /// What to do about it.
+    /// How to fix it; empty for no hint.
     pub hint: String,
 }
 
@@ -36,8 +36,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The faults found so far; compiling goes on after the first one. Warnings are kept apart: a
-/// configuration that has nothing worse is valid.
+/// Collects faults, so that compiling continues after the first one. Warnings are separate: a configuration with only
+/// warnings is valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     faults: Vec<Fault>,
@@ -45,50 +45,50 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Notes a fault at the key `path`.
+    /// Adds a fault at the key `path`.
     pub fn add(&mut self, path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) {
-        self.faults.push(placeless(path, message, hint));
+        self.faults.push(unplaced(path, message, hint));
     }
 
-    /// Notes what is allowed and rarely meant.
+    /// Adds a warning about a value that is valid but rarely intended.
     pub fn warn(&mut self, path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) {
-        self.warnings.push(placeless(path, message, hint));
+        self.warnings.push(unplaced(path, message, hint));
     }
 
-    /// Notes that the file named at the key `path` cannot be read.
+    /// Adds the fault that the file named at the key `path` cannot be read.
     pub fn unreadable(&mut self, path: impl Into<String>, file: &str, error: &std::io::Error) {
         self.add(path, format!("'{file}' cannot be read: {error}"), "check the path and its permissions");
     }
 
-    /// Notes a fault that already knows its place.
+    /// Adds a fault that already has its position.
     pub fn push(&mut self, fault: Fault) {
         self.faults.push(fault);
     }
 
-    /// True while nothing is wrong; warnings do not count.
+    /// Whether there is no fault; warnings do not count.
     pub fn is_empty(&self) -> bool {
         self.faults.is_empty()
     }
 
-    /// The faults in the order in which they were found.
+    /// Iterates over the faults in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.faults.iter()
     }
 
-    /// The warnings in the order in which they were found.
+    /// Returns the warnings in the order they were added.
     pub fn warnings(&self) -> &[Fault] {
         &self.warnings
     }
 
-    /// Takes over what another list holds, with the paths that `rename` gives them.
+    /// Moves the contents of `other` here, with paths mapped by `rename`.
     pub fn absorb(&mut self, other: Self, rename: impl Fn(String) -> String) {
         let renamed = |fault: Fault| Fault { path: rename(fault.path), ..fault };
         self.faults.extend(other.faults.into_iter().map(&renamed));
         self.warnings.extend(other.warnings.into_iter().map(&renamed));
     }
 
-    /// Lets `place` complete every fault and warning, and orders them as one reads the file: those
-    /// without a line come last.
+    /// Calls `place` to add the position of every fault and warning, and sorts them by line; those without a line come
+    /// last.
     pub fn arrange(&mut self, place: impl Fn(&mut Fault)) {
         for list in [&mut self.faults, &mut self.warnings] {
             list.iter_mut().for_each(&place);
@@ -97,7 +97,7 @@ impl Faults {
     }
 }
 
-fn placeless(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Fault {
+fn unplaced(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Fault {
     Fault { path: path.into(), line: None, column: None, message: message.into(), hint: hint.into() }
 }
 

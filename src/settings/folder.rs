@@ -1,14 +1,14 @@
-//! Whether a folder of the configuration can be used.
+//! Checks whether a configured folder is usable.
 
 use std::path::Path;
 
 use rustix::fs::{Access, access};
 
-/// Why nothing can be written to `folder`, in words; `None` when something can. A folder that is not
-/// there yet is judged by the nearest one above it that is. Nothing is made.
+/// Returns a sentence that says why `folder` is not writable; `None` if it is. For a folder that does not exist yet, checks
+/// its nearest existing ancestor. Creates nothing.
 pub fn why_not_writable(folder: &Path) -> Option<String> {
     let existing = folder.ancestors().find(|above| above.exists()).unwrap_or(Path::new("."));
-    // A relative path has the empty one above it: that is where this program runs.
+    // The last ancestor of a relative path is empty and means the working directory.
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     if !existing.is_dir() {
         return Some(format!("{} is not a folder", existing.display()));

@@ -1,4 +1,4 @@
-//! A secret that is kept in a folder: whole, readable by its owner only, and the same for all who ask.
+//! Stores a key in a file: written atomically, readable by its owner only, and the same for all processes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::private;
 
-/// The bytes of the file `name` in `folder`; what `fresh` gives is put there when there is none.
+/// Reads the file `name` in `folder`; creates it with the bytes that `fresh` returns if it does not exist.
 ///
 /// # Errors
-/// The folder cannot be written to, or the file cannot be read.
+/// The folder is not writable, or the file cannot be read.
 pub fn load_or_make(
     folder: &Path,
     name: &str,
@@ -31,16 +31,16 @@ pub fn load_or_make(
     }
 }
 
-/// Puts these bytes in the place of the file `name`.
+/// Replaces the file `name` atomically.
 ///
 /// # Errors
-/// The folder cannot be written to.
+/// The folder is not writable.
 pub fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(draft(folder, name, bytes)?, folder.join(name))
 }
 
-/// Writes beside the place and links it there, so that nobody ever reads half a key and of two processes that
-/// start together both take the same one.
+/// Writes a draft and hard-links it to `path`, so that a key is never read half written, and two processes that start
+/// at once use the same key.
 fn make(folder: &Path, name: &str, path: &Path, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let draft = draft(folder, name, bytes)?;
     let placed = std::fs::hard_link(&draft, path);
@@ -51,7 +51,7 @@ fn make(folder: &Path, name: &str, path: &Path, bytes: &[u8]) -> io::Result<Vec<
     }
 }
 
-/// A file with these bytes, whole and private, beside its place.
+/// Writes a private file with these bytes beside its final path, and returns its path.
 fn draft(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     let draft = folder.join(format!("{name}.{}", Uuid::now_v7().simple()));
     let mut options = OpenOptions::new();

@@ -1,4 +1,4 @@
-//! The kit with which a module reads its own share of the configuration file.
+//! Tools with which a module reads its section of the configuration file.
 //!
 //! Each module with a section has a `…Config` type (serde, unknown keys refused), a compiled `Settings` with private
 //! fields, and `…Config::compile(self, &mut Faults) -> Option<Settings>`.

@@ -2,11 +2,12 @@
 
 use super::fault::Faults;
 
-/// The origins written at `key`, each of them scheme, host and port exactly as a browser sends it.
+/// Checks the origins at `key`: each must be scheme, host and port exactly as a browser sends it (RFC 6454, 6.2). `None`
+/// when a fault was added.
 pub fn origins(key: &str, written: Vec<String>, faults: &mut Faults) -> Option<Vec<String>> {
     let mut good = true;
     for origin in &written {
-        // An origin is what a browser sends: no path, lower case, no default port (RFC 6454 6.2).
+        // No path, lower case, no default port.
         let same = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
         if !same {
             good = false;

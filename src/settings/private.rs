@@ -1,30 +1,30 @@
-//! Files and folders that only their owner may read: they hold keys, prompts and who said what.
+//! Files and folders that only their owner may access: they hold keys, prompts and the identity of callers.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Rights of anybody but the owner.
+/// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
-/// In such a folder, `/tmp` for one, nobody may replace the files of another.
+/// The sticky bit: in such a folder, for example `/tmp`, users cannot replace files of other users.
 const STICKY: u32 = 0o1000;
 
-/// Files of a folder that are looked at.
-const MOST: usize = 1000;
+/// The most files of a folder that are checked.
+const MAX_FILES: usize = 1000;
 
-/// Makes the folder, and those above it that are missing, for the owner only. One that is there stays as it is.
+/// Creates the folder and its missing ancestors with access for the owner only. An existing folder is unchanged.
 ///
 /// # Errors
-/// The folder cannot be made.
+/// The folder cannot be created.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Makes the file when it is missing, for the owner only.
+/// Creates the file with access for the owner only, if it does not exist.
 ///
 /// # Errors
-/// The file cannot be made.
+/// The file cannot be created.
 pub fn make_file(file: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
         Err(there) if there.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -32,8 +32,8 @@ pub fn make_file(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes all rights from others on this file, if it is there and they have any; a file of somebody else stays as it
-/// is, which is told in the log.
+/// Removes the permissions of group and others from the file, if it exists. Logs a warning when they cannot be changed,
+/// for example on a file of another user.
 pub fn narrow(file: &Path) {
     if is_wide(file)
         && let Err(fault) = fs::set_permissions(file, Permissions::from_mode(0o600))
@@ -43,8 +43,8 @@ pub fn narrow(file: &Path) {
     }
 }
 
-/// Whether others than the owner have rights on this file or folder. False when it is not there, and for a folder
-/// that all share.
+/// Whether group or others have permissions on this file or folder. False if it does not exist, and for a shared folder
+/// with the sticky bit.
 pub fn is_wide(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| {
         let mode = meta.permissions().mode();
@@ -52,21 +52,21 @@ pub fn is_wide(path: &Path) -> bool {
     })
 }
 
-/// The files of this folder, beside those that hold no secret: public keys, and the configuration where it lies in the
-/// same folder. None for a folder that all share, and for one that cannot be read.
+/// Returns the files of this folder that may hold secrets, which excludes public keys and configuration files. Empty for a
+/// shared folder, and for one that cannot be read.
 fn secret_files(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let is_shared = fs::metadata(folder).is_ok_and(|meta| meta.permissions().mode() & STICKY != 0);
     let entries = fs::read_dir(folder).ok().filter(|_| !is_shared);
-    let paths = entries.into_iter().flatten().take(MOST).flatten().map(|entry| entry.path());
+    let paths = entries.into_iter().flatten().take(MAX_FILES).flatten().map(|entry| entry.path());
     paths.filter(|path| path.is_file() && !is_open(path))
 }
 
-/// Whether others may look into this folder and there is something to hide in it.
+/// Whether group or others have permissions on this folder and it contains files that may hold secrets.
 pub fn is_wide_folder(folder: &Path) -> bool {
     is_wide(folder) && secret_files(folder).next().is_some()
 }
 
-/// The names of files in this folder on which others have rights, in order.
+/// Returns the sorted names of such files in this folder on which group or others have permissions.
 pub fn wide_files(folder: &Path) -> Vec<String> {
     let wide = secret_files(folder).filter(|path| is_wide(path));
     let mut names: Vec<String> =
@@ -75,7 +75,7 @@ pub fn wide_files(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A public key, or a configuration, whose secrets are in files and variables.
+/// Whether this is a public key or a configuration file, which refers to secrets in files and variables.
 fn is_open(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "pub" || ending == "yaml" || ending == "yml")
 }

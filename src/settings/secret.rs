@@ -1,25 +1,25 @@
-//! A text that cannot be printed.
+//! Text that is never printed.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// A secret: read from the configuration, compared and sent, but never shown.
+/// A secret from the configuration; `Debug` and `Serialize` mask it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the text; it can only be seen again through [`Secret::reveal`].
+    /// Wraps the text; only [`Secret::reveal`] returns it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for the one place that needs it.
+    /// Returns the text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// True when there is none.
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -41,7 +41,7 @@ impl Serialize for Secret {
     }
 }
 
-/// Read by hand: serde's own words for what is not a text repeat it.
+/// By hand, since serde's error for a value of another type would contain it.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;

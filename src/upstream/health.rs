@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Moment, millis};
 use crate::settings::fault::Faults;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// Shortest interval between probes; more frequent ones would load the backend.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,29 +28,29 @@ pub struct BackendHealthConfig {
     /// Path of the probe request, such as `/health`; empty to only open a TCP connection.
     pub path: String,
     /// Time between two probes; 0 disables them.
-    pub interval: Span,
+    pub interval: DurationText,
     /// Timeout of a probe.
-    pub timeout: Span,
+    pub timeout: DurationText,
     /// Consecutive failures, of requests or of probes, after which the backend is ejected.
     pub unhealthy_after: u32,
     /// Consecutive successful probes after which the backend is used again.
     pub healthy_after: u32,
     /// How long the backend is ejected after failed requests; doubled each time.
-    pub eject_for: Span,
+    pub eject_for: DurationText,
     /// The longest ejection, also when the backend asks for a longer one with `Retry-After`.
-    pub max_eject: Span,
+    pub max_eject: DurationText,
 }
 
 impl Default for BackendHealthConfig {
     fn default() -> Self {
         Self {
             path: String::new(),
-            interval: Span(Duration::ZERO),
-            timeout: Span::secs(2),
+            interval: DurationText(Duration::ZERO),
+            timeout: DurationText::secs(2),
             unhealthy_after: 3,
             healthy_after: 2,
-            eject_for: Span::secs(10),
-            max_eject: Span::secs(300),
+            eject_for: DurationText::secs(10),
+            max_eject: DurationText::secs(300),
         }
     }
 }
@@ -328,8 +328,8 @@ mod tests {
 
     fn settings() -> Settings {
         let written = BackendHealthConfig {
-            eject_for: Span::secs(10),
-            max_eject: Span::secs(60),
+            eject_for: DurationText::secs(10),
+            max_eject: DurationText::secs(60),
             ..BackendHealthConfig::default()
         };
         written.compile("b", &mut Faults::default()).unwrap()
@@ -494,9 +494,9 @@ mod tests {
         let mut faults = Faults::default();
         let written = BackendHealthConfig {
             path: "health".into(),
-            interval: Span(Duration::from_millis(1)),
+            interval: DurationText(Duration::from_millis(1)),
             unhealthy_after: 0,
-            eject_for: Span::secs(600),
+            eject_for: DurationText::secs(600),
             ..BackendHealthConfig::default()
         };
         assert_eq!(written.compile("b", &mut faults), None);

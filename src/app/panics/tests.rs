@@ -13,13 +13,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::app::shared::Shared;
+use crate::app::components::Components;
 use crate::config::{Flags, Sources};
 use crate::proxy::downstream::{self, ConnectionPermits, DescriptorBudget, Downstream};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::request_ctx::RequestCtx;
 
-/// The gateway, but for a fault: it panics when a backend is chosen.
+/// A gateway that panics when it selects a backend.
 struct Faulty(Gateway);
 
 #[async_trait]
@@ -47,7 +47,7 @@ impl ProxyHttp for Faulty {
     }
 }
 
-/// What the log wrote.
+/// Collects the log output.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -75,7 +75,7 @@ async fn a_panic_ends_one_request_and_is_counted_told_and_settled() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("data_dir: {:?}\nbackend: \"http://127.0.0.1:1\"\n", folder.path());
     let config = Sources::of_text(text, Flags::default()).load().unwrap();
-    let (shared, _guard) = Shared::build(&config).unwrap();
+    let (shared, _guard) = Components::build(&config).unwrap();
     let written = Written::default();
     let (log, guard) = Log::to(written.clone(), &config.logging);
     report(log, Arc::clone(&shared.metrics));

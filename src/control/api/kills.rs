@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::session::{Block, BlockMode, KillOrder, Killed};
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 /// Body of a kill; every member is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +38,7 @@ pub struct BlockBody {
     pub mode: BlockMode,
     /// With mode `duration`: for how long; 24 h when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub duration: Option<Span>,
+    pub duration: Option<DurationText>,
 }
 
 impl Default for BlockBody {

@@ -9,6 +9,7 @@ use super::hash_chain::Tip;
 use super::head_file::{Breach, SignedState};
 use super::record_check::{first_row, row_at};
 use super::signature::Head;
+use super::statement::Statement;
 
 /// The range of records that continues from the last signed head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,19 @@ pub(in crate::history) struct Continuity {
     pub(in crate::history) tip: Tip,
     /// The position before the first record; records up to here may be deleted.
     pub(in crate::history) base: Tip,
+}
+
+/// What an export needs: the checked range of the file, and what was signed about it.
+#[derive(Clone, Debug)]
+pub(in crate::history) struct ExportView {
+    /// The range that continues from the last signed head, or what is wrong with the file.
+    pub(in crate::history) lead: Result<Continuity, String>,
+    /// Records up to this one may be deleted, or are not vouched for.
+    pub(in crate::history) base: Option<Statement>,
+    /// Key hand-overs and acceptances, in order.
+    pub(in crate::history) marks: Vec<Statement>,
+    /// The public keys whose signatures are trusted.
+    pub(in crate::history) keys: Vec<String>,
 }
 
 /// Returns true if the record that the breach misses is in the file, or is no longer needed.

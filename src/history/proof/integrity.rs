@@ -12,7 +12,9 @@ use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
 use tracing::{error, info, warn};
 
-use super::continuity::{Continuity, all_heads, check_continuity, has_expected_record, is_repaired};
+use super::continuity::{
+    Continuity, ExportView, all_heads, check_continuity, has_expected_record, is_repaired,
+};
 use super::hash_chain::Tip;
 use super::head_file::{Breach, FileStamp, HeadFile, SignedState};
 use super::record_check::{first_row, last_row};
@@ -48,19 +50,6 @@ struct State {
     is_unsaved: bool,
     /// The breach was logged, and readiness warns of it.
     is_reported: bool,
-}
-
-/// What an export needs: the checked range of the file, and what was signed about it.
-#[derive(Clone, Debug)]
-pub(in crate::history) struct ExportView {
-    /// The range that continues from the last signed head, or what is wrong with the file.
-    pub(in crate::history) lead: Result<Continuity, String>,
-    /// Records up to this one may be deleted, or are not vouched for.
-    pub(in crate::history) base: Option<Statement>,
-    /// Key hand-overs and acceptances, in order.
-    pub(in crate::history) marks: Vec<Statement>,
-    /// The public keys whose signatures are trusted.
-    pub(in crate::history) keys: Vec<String>,
 }
 
 impl Integrity {

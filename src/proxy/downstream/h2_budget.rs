@@ -1,14 +1,15 @@
-//! What an HTTP/2 client may cost that asks for nothing.
+//! Limits the work an HTTP/2 client can cause without sending requests (CVE-2023-44487 and relatives).
 //!
-//! HTTP/2 has many frames that cost the peer work and the sender next to nothing: PING, SETTINGS, WINDOW_UPDATE, empty
-//! DATA (CVE-2019-9511 to 9518), and streams that are opened and given up at once (CVE-2023-44487), or made to be
-//! given up by us (CVE-2025-8671). The `h2` crate bounds the memory that they take. This bounds the work: bytes that
-//! belong to no request are paid for by requests and by time, and a connection that is not paid for is closed.
+//! HTTP/2 has many frames that cost the receiver work and the sender almost nothing: PING, SETTINGS, WINDOW_UPDATE, empty
+//! DATA (CVE-2019-9511 to 9518), and streams that are opened and reset at once (CVE-2023-44487) or provoke a reset by
+//! the server (CVE-2025-8671). The `h2` crate bounds the memory these take. This budget bounds the work: requests and
+//! time earn credit for bytes that belong to no request, and a connection without credit is closed.
 //!
-//! Streams that a client cancels before they are answered are judged by their share among all: each answered stream
-//! gives credit for some, and so does time. A client that goes beyond takes GOAWAY, and its open streams go on; one
-//! that goes beyond again is closed. A client that hedges its requests, or a proxy with many clients behind it, cancels
-//! many and has many answered; an attack has next to none.
+//! Streams that a client cancels before they are answered are judged by their share of all streams: each answered stream
+//! earns credit for several cancelled ones, and so does time. A client that exceeds its credit gets GOAWAY, while its
+//! open streams continue; when it exceeds the credit again, the connection is closed. A client that hedges its
+//! requests, or a proxy with many clients behind it, cancels many streams and has many answered; an attack has almost
+//! none answered.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,44 +18,44 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Bytes of no request that a connection may bring at first.
+/// Bytes outside requests that a new connection may send.
 const BYTES: u64 = 1 << 20;
-/// ... and again for each second: more than any client's keep-alive.
+/// Bytes that each second adds: more than any client's keep-alive needs.
 const BYTES_PER_SECOND: u64 = 4 << 10;
-/// ... and for each byte of a request or an answer. A window update in each DATA frame of two bytes is borne.
+/// Bytes that each byte of a request or response adds. This tolerates a WINDOW_UPDATE for each DATA frame of two bytes.
 const BYTES_PER_BYTE: u64 = 8;
-/// The head of a request counts as so many bytes of it.
-const HEAD: u64 = 512;
-/// How often the account is looked at, in bytes read.
-const STEP: u64 = 64 << 10;
+/// How many bytes the head of a request counts for.
+const HEAD_BYTES: u64 = 512;
+/// How often the budget is checked, in bytes read.
+const CHECK_INTERVAL: u64 = 64 << 10;
 
-/// Cancelled streams that one answered stream pays for: up to four of five may be cancelled all the time.
+/// Cancelled streams that one answered stream earns credit for: four of five streams may always be cancelled.
 const PER_ANSWER: f64 = 4.0;
 
-/// This share of `server.limits.max_cancelled_streams` comes back each second.
+/// The share of `server.limits.max_cancelled_streams` that each second adds.
 const PER_SECOND: f64 = 0.1;
 
-/// A proxy in `server.trusted_proxies` may cancel so many times as many: it speaks for all of its clients.
+/// Factor of the credit of a proxy in `server.trusted_proxies`, which forwards the streams of many clients.
 const TRUSTED: u32 = 100;
 
-/// The account of one HTTP/2 connection.
+/// Budget of one HTTP/2 connection.
 pub(crate) struct H2Budget {
     since: Instant,
-    /// Bytes that came over the connection.
+    /// Bytes read from the connection.
     read: AtomicU64,
-    /// Bytes of requests and answers.
+    /// Bytes of requests and responses.
     useful: AtomicU64,
-    /// When the account is looked at again, in bytes read.
+    /// When the budget is checked next, in bytes read.
     next: AtomicU64,
-    /// Streams that may be cancelled at once.
+    /// Streams that may be cancelled at once; the maximum of the credit.
     allowance: u32,
-    /// How many more may be cancelled, and when that was computed.
+    /// How many more streams may be cancelled, and when that was computed.
     credit: Mutex<(f64, Instant)>,
     exhausted: Notify,
 }
 
 impl H2Budget {
-    /// The account of a connection whose client may cancel `max_cancelled` streams at once.
+    /// Creates the budget of a client that may cancel `max_cancelled` streams at once.
     pub(crate) fn new(max_cancelled: u32, is_trusted: bool) -> Self {
         let (since, factor) = (Instant::now(), if is_trusted { TRUSTED } else { 1 });
         let allowance = max_cancelled.saturating_mul(factor);
@@ -62,53 +63,53 @@ impl H2Budget {
             since,
             read: AtomicU64::new(0),
             useful: AtomicU64::new(0),
-            next: AtomicU64::new(STEP),
+            next: AtomicU64::new(CHECK_INTERVAL),
             allowance,
             credit: Mutex::new((allowance.into(), since)),
             exhausted: Notify::new(),
         }
     }
 
-    /// Streams that the client may cancel at once.
+    /// Returns how many streams the client may cancel at once.
     pub(crate) fn allowance(&self) -> usize {
         self.allowance as usize
     }
 
-    /// Bytes came over the connection.
+    /// Counts bytes read from the connection.
     ///
     /// # Errors
-    /// Too many of them belong to nothing: the connection must be closed.
+    /// Too many of them belong to no request; the connection must be closed.
     pub(crate) fn read(&self, bytes: usize) -> io::Result<()> {
         let read = self.read.fetch_add(bytes as u64, Relaxed) + bytes as u64;
         if read < self.next.load(Relaxed) {
             return Ok(());
         }
-        self.next.store(read + STEP, Relaxed);
+        self.next.store(read + CHECK_INTERVAL, Relaxed);
         let credit = BYTES
             + BYTES_PER_SECOND * self.since.elapsed().as_secs()
             + BYTES_PER_BYTE * self.useful.load(Relaxed);
         match read > credit {
-            true => Err(io::Error::other("frames of no request without end")),
+            true => Err(io::Error::other("too many frames outside requests")),
             false => Ok(()),
         }
     }
 
-    /// A request has begun.
+    /// Counts the head of a request.
     pub(crate) fn began(&self) {
-        self.useful(HEAD as usize);
+        self.useful(HEAD_BYTES as usize);
     }
 
-    /// Bytes of a request or an answer have moved.
+    /// Counts bytes of a request or response body.
     pub(crate) fn useful(&self, bytes: usize) {
         self.useful.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// A stream ended before its answer began, by its client or for a fault of its client.
+    /// Counts a stream that ended before its response began, by its client or because of an error of its client.
     pub(crate) fn cancelled(&self) {
         self.add(-1.0);
     }
 
-    /// A stream has its whole answer.
+    /// Counts a stream whose response is complete.
     pub(crate) fn answered(&self) {
         self.add(PER_ANSWER);
     }
@@ -120,13 +121,13 @@ impl H2Budget {
         let gained = now.duration_since(credit.1).as_secs_f64() * PER_SECOND * most;
         *credit = ((credit.0 + gained).min(most) + amount, now);
         if credit.0 < 0.0 {
-            // From here the second judgement counts.
+            // The next time the credit is exhausted ends the connection.
             credit.0 = most;
             self.exhausted.notify_one();
         }
     }
 
-    /// Waits until too many streams were cancelled; the next call waits until it happens again.
+    /// Waits until the credit is exhausted; the next call waits until it is exhausted again.
     pub(crate) async fn exhausted(&self) {
         self.exhausted.notified().await;
     }

@@ -9,7 +9,7 @@ use pingora_core::connectors::http::Connector;
 use tokio::sync::watch;
 
 use super::*;
-use crate::app::shared::runtime_settings;
+use crate::app::components::runtime_settings;
 use crate::clock::Clock;
 use crate::config::{Flags, Sources};
 use crate::error::ErrorKind;

@@ -16,7 +16,7 @@ use crate::session::core::manager::Manager;
 use crate::session::settings::Block;
 use crate::session::views::kill_order::{BlockMode, KillOrder};
 use crate::session::views::state::SessionState;
-use crate::settings::units::Span;
+use crate::settings::units::DurationText;
 
 impl Replicator {
     /// Remembers a name, to kill the other sessions with it when the store is available again.
@@ -61,7 +61,7 @@ impl Replicator {
         let request = KillRequest {
             reason: order.reason.clone(),
             by: order.by.clone(),
-            block: Some(Block { mode: order.mode, duration: Span(left) }),
+            block: Some(Block { mode: order.mode, duration: DurationText(left) }),
             agent: order.agent.clone(),
             ..KillRequest::default()
         };

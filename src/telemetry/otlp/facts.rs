@@ -1,4 +1,4 @@
-//! What callers give: plain values, copied once a request or session is over.
+//! The plain values that callers pass, copied when a request or session has ended.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -10,50 +10,50 @@ use crate::ids::{BackendName, PrincipalId, RequestId, SessionId, Uid};
 use crate::telemetry::access::clip;
 use crate::telemetry::trace::Context;
 
-/// One request, as it ended.
+/// A finished request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Its place.
+    /// Its span.
     pub context: Context,
-    /// The session it belongs to, or the one that would not take it.
+    /// The session that it belongs to, or that refused it.
     pub session: Option<SessionId>,
-    /// The incarnation that took it.
+    /// The uid of the session; `None` if it was refused.
     pub uid: Option<Uid>,
-    /// Its id.
+    /// The request id.
     pub request_id: RequestId,
     /// When it ended.
     pub ended: SystemTime,
-    /// From its head to the last byte of its answer.
+    /// From the request head to the last byte of the response.
     pub duration: Duration,
-    /// From its head to the first attempt at a backend; `None` when none was asked.
+    /// From the request head to the first attempt at a backend; `None` if there was none.
     pub queue: Option<Duration>,
-    /// Its method.
+    /// The request method.
     pub method: Box<str>,
-    /// Its path, without a query.
+    /// The path without the query.
     pub path: Box<str>,
-    /// The status the client saw.
+    /// The status that was sent to the client; `None` if none was.
     pub status: Option<u16>,
-    /// `ok`, or the code of what went wrong.
+    /// `ok`, or the code of the error.
     pub outcome: &'static str,
-    /// Who called.
+    /// The caller.
     pub principal: Option<PrincipalId>,
-    /// The program that called.
+    /// The client program.
     pub client: Option<Box<str>>,
-    /// Where from.
+    /// The client's address.
     pub client_address: IpAddr,
-    /// Where it went.
+    /// The backend; `None` if none was chosen.
     pub backend: Option<Backend>,
-    /// Bytes of its body.
+    /// The size of the request body in bytes.
     pub bytes_in: u64,
-    /// Bytes of its answer's body.
+    /// The size of the response body in bytes.
     pub bytes_out: u64,
-    /// What an MCP or A2A request asked for: `tools/call get_weather`.
+    /// The operation of an MCP or A2A request, such as `tools/call get_weather`.
     pub operation: Option<String>,
-    /// What was asked of a model.
+    /// The model call; `None` for other requests.
     pub call: Option<ModelCall>,
 }
 
-/// Where a request went.
+/// The backend of a request.
 #[derive(Clone, Debug)]
 pub struct Backend {
     /// Its name.
@@ -62,56 +62,56 @@ pub struct Backend {
     pub host: Box<str>,
     /// Its port.
     pub port: u16,
-    /// How many backends were asked, this one with them.
+    /// The number of backends tried, including this one.
     pub attempts: u32,
-    /// The one that was to serve it, and failed.
+    /// The backend that failed first; `None` without a failover.
     pub failed_over_from: Option<BackendName>,
 }
 
-/// What was asked of a model, and what came back.
+/// A call of a model and its response.
 #[derive(Clone, Debug)]
 pub struct ModelCall {
-    /// What was asked for: `chat`, `embeddings`, `text_completion`.
+    /// The GenAI operation: `chat`, `embeddings`, `text_completion`.
     pub operation: &'static str,
-    /// Whose API: `openai`, `anthropic`, ….
+    /// The provider of the API: `openai`, `anthropic`, ….
     pub provider: &'static str,
-    /// The model asked for.
+    /// The requested model.
     pub model: Option<Box<str>>,
     /// The model that answered.
     pub answered_by: Option<Box<str>>,
-    /// The answer was a stream.
+    /// Whether the response was a stream.
     pub stream: bool,
-    /// From the request to the head of the answer.
+    /// From the request to the head of the response.
     pub first_chunk: Option<Duration>,
-    /// Why the model stopped.
+    /// The finish reason.
     pub stop_reason: Option<Box<str>>,
-    /// The provider's own counts.
+    /// The tokens as reported by the provider.
     pub tokens: Option<Tokens>,
-    /// The tools called, and how often.
+    /// The tools called, with the number of calls.
     pub tools: Vec<(Box<str>, u64)>,
 }
 
-/// Tokens of one answer.
+/// The tokens of a response.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens {
-    /// Of the prompt, those out of a cache and those put into one included.
+    /// Input tokens, including those read from or written to a cache.
     pub input: u64,
-    /// Of the answer.
+    /// Output tokens.
     pub output: u64,
-    /// Out of the provider's cache.
+    /// Tokens read from the provider's cache.
     pub cache_read: u64,
-    /// Put into the provider's cache.
+    /// Tokens written to the provider's cache.
     pub cache_write: u64,
-    /// Spent on reasoning.
+    /// Reasoning tokens.
     pub reasoning: u64,
 }
 
-/// One session that ended.
+/// An ended session.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// The incarnation.
+    /// The uid of the incarnation.
     pub uid: Uid,
-    /// When it began.
+    /// When it started.
     pub started: Timestamp,
     /// When it ended.
     pub ended: Timestamp,
@@ -119,7 +119,7 @@ pub struct Session {
     pub record: Value,
 }
 
-/// A text of a peer's, no longer than others keep it.
+/// Truncates a text from a peer to the length that logs use, too.
 pub fn clipped(text: &str) -> Box<str> {
     clip(text).into()
 }

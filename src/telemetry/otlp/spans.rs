@@ -1,5 +1,5 @@
-//! Spans and log records out of facts. Names: OpenTelemetry's semantic conventions, those for generative AI and HTTP;
-//! `elida.` before what they have no name for.
+//! Converts facts to spans and log records. Names follow OpenTelemetry's semantic conventions for generative AI and HTTP, with
+//! the prefix `elida.` where they have no name.
 
 use std::time::SystemTime;
 
@@ -17,13 +17,13 @@ use super::facts::{ModelCall, Request, Session, Tokens};
 use crate::clock::millis;
 use crate::telemetry::trace::Context;
 
-/// The conventions that the names are taken from.
+/// The version of the semantic conventions.
 pub(super) const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.41.0";
 
-/// The name of the log record that holds a call detail record.
+/// The event name of the log record with a call detail record.
 const RECORD: &str = "elida.session.record";
 
-/// Who tells all this.
+/// The instrumentation scope.
 pub(super) fn scope() -> InstrumentationScope {
     InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
         .with_version(env!("CARGO_PKG_VERSION"))
@@ -31,7 +31,7 @@ pub(super) fn scope() -> InstrumentationScope {
         .build()
 }
 
-/// The span of a request.
+/// Creates the span of a request.
 pub(super) fn of_request(request: &Request) -> SpanData {
     let mut attributes = Attributes::default();
     about_http(request, &mut attributes);
@@ -59,8 +59,7 @@ pub(super) fn of_request(request: &Request) -> SpanData {
     }
 }
 
-/// What was asked of a model and which one, or what of a tool; of other requests the method, since their paths are
-/// without number.
+/// The span name: operation and model, or the operation of a tool call; otherwise the method, since paths are unbounded.
 fn name(request: &Request) -> String {
     match &request.call {
         Some(ModelCall { operation, model: Some(model), .. }) => format!("{operation} {model}"),
@@ -69,7 +68,7 @@ fn name(request: &Request) -> String {
     }
 }
 
-/// Our own word for a failure, else a status that is one.
+/// The `error.type`: our error code, or a status of 400 or above.
 pub(super) fn error_type(request: &Request) -> Option<String> {
     match request.status {
         _ if request.outcome != "ok" => Some(request.outcome.to_owned()),
@@ -137,7 +136,7 @@ fn about_call(call: &ModelCall, attributes: &mut Attributes) {
     }
 }
 
-/// The span of a session that ended, with what happened to it.
+/// Creates the span of an ended session, with its events.
 pub(super) fn of_session(session: &Session, context: &Context) -> SpanData {
     let record = &session.record;
     let word = |key: &str| record[key].as_str();
@@ -183,7 +182,7 @@ pub(super) fn of_session(session: &Session, context: &Context) -> SpanData {
     }
 }
 
-/// Writes the call detail record into a blank log record: whole in the body, its plain values among the attributes too.
+/// Writes the call detail record into an empty log record: the whole record as body, and scalar values as attributes.
 pub(super) fn record(session: &Session, context: &Context, blank: &mut SdkLogRecord) {
     let flags = if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
     blank.set_timestamp(session.ended.into());
@@ -205,7 +204,7 @@ fn event(name: &'static str, at: Timestamp, attributes: Attributes) -> Event {
     Event::new(name, at.into(), attributes.0, 0)
 }
 
-/// A span in its place, and empty otherwise.
+/// Creates an otherwise empty span with this context.
 fn placed(context: &Context) -> SpanData {
     SpanData {
         span_context: span_context(context),
@@ -224,13 +223,13 @@ fn placed(context: &Context) -> SpanData {
     }
 }
 
-/// Only what is sampled becomes a span.
+/// Converts a context. Only sampled contexts become spans.
 fn span_context(context: &Context) -> SpanContext {
     let (trace, span) = (TraceId::from(context.trace), SpanId::from(context.span));
     SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::NONE)
 }
 
-/// The plain values of an object under their keys.
+/// Iterates over the scalar values of an object and their keys.
 fn scalars<T>(object: &Value) -> impl Iterator<Item = (&String, T)>
 where
     T: From<bool> + From<i64> + From<f64> + From<String>,
@@ -253,7 +252,7 @@ where
     })
 }
 
-/// A JSON value as log records have it. They have no null: a key that has none is left out.
+/// Converts a JSON value to a log record's value. There is no null: such keys are left out.
 fn any(value: &Value) -> Option<AnyValue> {
     match value {
         Value::Array(values) => Some(values.iter().filter_map(any).collect()),
@@ -264,7 +263,7 @@ fn any(value: &Value) -> Option<AnyValue> {
     }
 }
 
-/// Attributes as they are gathered.
+/// Collects attributes.
 #[derive(Default)]
 pub(super) struct Attributes(pub(super) Vec<KeyValue>);
 

@@ -1,12 +1,12 @@
-//! A connection whose small writes leave together.
+//! A connection with a write buffer, so that small writes are sent together.
 //!
-//! Pingora gives the streams of its own listeners a write buffer, by a function that others cannot call;
-//! a stream from our accept loop has none, so that head and body of an answer, and the size, data and end
-//! of each chunk, would be a system call and a segment each. What waits leaves when Pingora flushes, or when
-//! it next waits for the client, whichever comes first: nothing is held back.
+//! Pingora gives the streams of its own listeners a write buffer with a private function. A stream of this accept loop
+//! has none; without one, the head and body of a response, and the size, data and end of each chunk, would each cost a
+//! system call and a segment. The buffer is written when Pingora flushes or next waits for the client, whichever comes
+//! first, so no data is delayed.
 //!
-//! It stands on the bare socket, or on TLS over it: Pingora's own stream has a read buffer of 64 KiB for each
-//! connection, which its HTTP readers do not need, since they read into buffers of their own.
+//! It wraps the bare socket or the TLS stream over it. Pingora's own stream has a read buffer of 64 KiB per connection,
+//! which its HTTP readers do not need, since they read into buffers of their own.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -25,19 +25,19 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::proxy::downstream::h2_budget::H2Budget;
 
-/// More bytes than this are not copied: they go out at once, together with what was waiting.
-const COPIED: usize = 4 << 10;
+/// Larger writes are not copied: they are written at once, together with the buffer.
+const MAX_COPIED: usize = 4 << 10;
 
-/// An empty buffer keeps this much memory, for the next head or event.
-const KEPT: usize = 2 << 10;
+/// Capacity that an empty buffer keeps for the next head or event.
+const KEPT_CAPACITY: usize = 2 << 10;
 
 /// A stream with a write buffer.
 pub(super) struct Buffered<S> {
     inner: S,
     waiting: Vec<u8>,
-    /// What was read of the stream to see what it is; comes first.
+    /// Bytes that `negotiate` has read; returned by the first reads.
     ahead: Vec<u8>,
-    /// Counts what an HTTP/2 client sends.
+    /// Counts what an HTTP/2 client sends; `None` over HTTP/1.1.
     budget: Option<Arc<H2Budget>>,
 }
 
@@ -46,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
         Self { inner, waiting: Vec::new(), ahead, budget }
     }
 
-    /// Writes all that waits.
+    /// Writes the whole buffer.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
             let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.waiting))?;
@@ -55,14 +55,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes out what was written of `waiting`.
+    /// Removes written bytes from the buffer.
     fn written(&mut self, written: usize) -> io::Result<()> {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.waiting.drain(..written);
         if self.waiting.is_empty() {
-            self.waiting.shrink_to(KEPT);
+            self.waiting.shrink_to(KEPT_CAPACITY);
         }
         Ok(())
     }
@@ -71,7 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.waiting.len() + bytes.len() <= COPIED {
+        if this.waiting.len() + bytes.len() <= MAX_COPIED {
             this.waiting.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -105,8 +105,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Buffered<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // Who waits for the client has written what there is for now: an answer of known length that
-        // trickles is not flushed by Pingora before its end.
+        // The proxy reads from the client when it has nothing more to write for now. Pingora does not flush a response
+        // with a known length before its end, even if the backend sends it slowly.
         if let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx) {
             return Poll::Ready(Err(error));
         }
@@ -134,7 +134,7 @@ impl<S> fmt::Debug for Buffered<S> {
 #[async_trait]
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for Buffered<S> {
     async fn shutdown(&mut self) {
-        // The peer may be gone, and then there is nobody to tell.
+        // Fails when the peer has disconnected, which needs no handling.
         let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
@@ -150,7 +150,7 @@ impl<S> Ssl for Buffered<S> {}
 #[async_trait]
 impl<S> Peek for Buffered<S> {}
 
-// Pingora's digests are for its own access logs; ours tells what it needs by itself.
+// Pingora's digests serve its own access log, which is not used here.
 impl<S> GetTimingDigest for Buffered<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn every_byte_comes_in_order_whatever_the_sizes() {
         let (mut ours, mut theirs) = pair().await;
-        let sizes = [1, 5000, COPIED - 1, COPIED, COPIED + 1, 3, 4 << 20, 7, 100_000, 1];
+        let sizes = [1, 5000, MAX_COPIED - 1, MAX_COPIED, MAX_COPIED + 1, 3, 4 << 20, 7, 100_000, 1];
         let sent: Vec<Vec<u8>> = sizes.iter().zip(1u8..).map(|(size, mark)| [mark].repeat(*size)).collect();
         let expected = sent.concat();
         let reading = tokio::spawn(async move {
@@ -238,6 +238,6 @@ mod tests {
         }
         Shutdown::shutdown(&mut ours).await;
         assert!(reading.await.unwrap() == expected);
-        assert!(ours.waiting.is_empty() && ours.waiting.capacity() <= KEPT);
+        assert!(ours.waiting.is_empty() && ours.waiting.capacity() <= KEPT_CAPACITY);
     }
 }

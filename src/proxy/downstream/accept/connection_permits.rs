@@ -1,24 +1,24 @@
-//! How many clients there may be: by `server.limits.max_connections`, and by the descriptors that the proxy may take.
+//! Bounds the number of clients by `server.limits.max_connections` and by the file descriptors of the proxy.
 //!
-//! A connection takes the descriptors of its request with it from the start: a client that is accepted can be
-//! served, and an idle one cannot be the reason why a backend is not reached. Streams of an HTTP/2 connection take
-//! those towards the backend one by one.
+//! A connection reserves the descriptors of its request when it is accepted: an accepted client can always be served, and
+//! idle clients cannot prevent a connection to a backend. Each stream of an HTTP/2 connection reserves its descriptor
+//! towards the backend separately.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::telemetry::metrics::{Gauge, GaugeGuard, Metrics};
 
-/// What the proxy may take of the descriptors of the process.
+/// The share of the proxy in the file descriptors of the process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DescriptorBudget {
-    /// Descriptors of clients and backends together.
+    /// For connections of clients and to backends together.
     pub(crate) descriptors: usize,
-    /// Descriptors that a request takes beside its client's.
+    /// How many a request needs besides its client's.
     pub(crate) per_request: usize,
 }
 
-/// Counts connections, HTTP/2 requests and their descriptors.
+/// Counts connections, HTTP/2 streams and their descriptors.
 pub(crate) struct ConnectionPermits {
     budget: DescriptorBudget,
     connections: AtomicUsize,
@@ -28,7 +28,7 @@ pub(crate) struct ConnectionPermits {
     metrics: Arc<Metrics>,
 }
 
-/// A place that was taken; dropping it gives it back.
+/// A permit for a connection or a stream; dropping it returns it.
 pub(crate) struct ConnectionPermit {
     permits: Arc<ConnectionPermits>,
     kind: Kind,
@@ -42,7 +42,7 @@ enum Kind {
 }
 
 impl ConnectionPermits {
-    /// ConnectionPermits for as many as there is budget for.
+    /// Creates permits for as many clients as `budget` has descriptors for.
     pub(crate) fn new(metrics: &Arc<Metrics>, budget: DescriptorBudget) -> Arc<Self> {
         Arc::new(Self {
             budget,
@@ -54,14 +54,14 @@ impl ConnectionPermits {
         })
     }
 
-    /// A place for one more connection; `None` when there are `limit` of them, or no descriptors for it.
+    /// Returns a permit for one more connection; `None` when `limit` is reached or no descriptors are left.
     pub(crate) fn connection(self: &Arc<Self>, limit: usize) -> Option<ConnectionPermit> {
         let mut permit = self.take(Kind::Connection, limit)?;
         permit._counted = Some(self.open.enter());
         Some(permit)
     }
 
-    /// A place for one more HTTP/2 request; `None` when there are `limit` of them, or no descriptors for it.
+    /// Returns a permit for one more HTTP/2 stream; `None` when `limit` is reached or no descriptors are left.
     pub(crate) fn stream(self: &Arc<Self>, limit: usize) -> Option<ConnectionPermit> {
         self.take(Kind::Stream, limit)
     }
@@ -86,8 +86,8 @@ impl ConnectionPermits {
         }
     }
 
-    /// Descriptors of one of this kind. An HTTP/2 connection has those of one request, too: what it speaks is not
-    /// known when it is accepted.
+    /// Returns how many descriptors a permit reserves. A connection reserves those of one request even if it turns out to
+    /// use HTTP/2, which is not known yet when it is accepted.
     fn cost(&self, kind: Kind) -> usize {
         match kind {
             Kind::Connection => 1 + self.budget.per_request,
@@ -103,9 +103,9 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Adds to a count that may not exceed `most`.
-fn add(count: &AtomicUsize, amount: usize, most: usize) -> bool {
-    count.fetch_update(Relaxed, Relaxed, |now| now.checked_add(amount).filter(|sum| *sum <= most)).is_ok()
+/// Adds to a count unless it would exceed `max`.
+fn add(count: &AtomicUsize, amount: usize, max: usize) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |now| now.checked_add(amount).filter(|sum| *sum <= max)).is_ok()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! One HTTP/2 connection: many requests at once, each with a handle, a kill slot and a session of its own.
+//! An HTTP/2 connection: many requests at once, each with its own handle, cut and downstream session.
 //!
-//! The streams share nothing but the connection: one that is cut, refused or slow leaves the others alone. The `h2`
-//! crate bounds what frames may cost in memory (header lists, CONTINUATION, resets before a stream is seen, small
-//! DATA), by the numbers given to it here; what they may cost in work, `budget` bounds.
+//! The streams share nothing but the connection: one that is cut, refused or slow does not affect the others. The `h2`
+//! crate bounds the memory that frames take (header lists, CONTINUATION, resets of streams before they are accepted, small
+//! DATA) by the limits set here; `h2_budget` bounds the work they cause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,31 +29,32 @@ use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::{DownstreamSession, WebSocketStream, is_websocket};
 use crate::proxy::settings::Limits;
 
-/// Bytes of a body that a client may send ahead of us, on one stream and on all of them together.
+/// Flow-control windows for request bodies, of a stream and of the connection.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// Bytes of an answer that wait in a stream for the connection.
+/// Bytes of a response that a stream buffers for the connection.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// Streams that we had to reset for faults of the client's (CVE-2025-8671) until the connection is closed. The crate
+/// Streams that may be reset because of errors of the client (CVE-2025-8671) before the connection is closed. The crate
 /// counts them over the whole life of a connection.
-const FAULTS: usize = 256;
-/// Streams that a client has reset before anybody has seen them are at least so many until the connection is closed.
-const UNSEEN: usize = 20;
+const CLIENT_ERROR_RESETS: usize = 256;
+/// The least number of streams that a client may reset before they are accepted without closing the connection.
+const EARLY_RESETS: usize = 20;
 
-/// What a header field costs beside its letters (RFC 9113, 10.5.1).
-const FIELD: u32 = 32;
+/// Overhead that each header field adds to the size of a header list (RFC 9113, 10.5.1).
+const FIELD_OVERHEAD: u32 = 32;
 
-/// A connection that was told to end has this long to do so.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a connection may stay open after GOAWAY.
+const GOAWAY_TIME: Duration = Duration::from_secs(1);
 
 type Connection = h2::server::Connection<Stream, Bytes>;
 
-/// The numbers for the `h2` crate. Heads over our own limits are answered by us up to twice their size, beyond that
-/// by the crate.
+/// Returns the limits for the `h2` crate. The proxy itself refuses heads of up to twice its own limits, and the crate
+/// those beyond.
 fn options(limits: &Limits, budget: &H2Budget) -> H2Options {
-    let field_cost = u32::try_from(limits.max_header_count).unwrap_or(u32::MAX).saturating_mul(FIELD);
+    let field_cost =
+        u32::try_from(limits.max_header_count).unwrap_or(u32::MAX).saturating_mul(FIELD_OVERHEAD);
     let head = u32::try_from(limits.max_header_bytes + limits.max_uri).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
     options
@@ -62,18 +63,18 @@ fn options(limits: &Limits, budget: &H2Budget) -> H2Options {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_local_error_reset_streams(Some(FAULTS.max(budget.allowance())))
-        // The account of cancelled streams decides, not how many of them came in one segment.
-        .max_pending_accept_reset_streams(UNSEEN.max(budget.allowance()))
+        .max_local_error_reset_streams(Some(CLIENT_ERROR_RESETS.max(budget.allowance())))
+        // The budget decides about cancelled streams, not how many of them arrive in one segment.
+        .max_pending_accept_reset_streams(EARLY_RESETS.max(budget.allowance()))
         .enable_connect_protocol();
     options
 }
 
-/// When a connection on which nothing happens ends.
+/// When an idle connection ends.
 struct IdleLimit {
     since: Instant,
     limit: Duration,
-    /// It was told to end.
+    /// GOAWAY was sent.
     leaving: bool,
 }
 
@@ -84,10 +85,10 @@ impl IdleLimit {
 
     fn restart(&mut self, limit: Duration) {
         self.since = Instant::now();
-        self.limit = if self.leaving { FAREWELL } else { limit };
+        self.limit = if self.leaving { GOAWAY_TIME } else { limit };
     }
 
-    /// Tells the connection to end (GOAWAY).
+    /// Sends GOAWAY.
     fn leave(&mut self, connection: &mut Connection, limit: Duration) {
         connection.graceful_shutdown();
         (self.leaving, self.since, self.limit) = (true, Instant::now(), limit);
@@ -99,7 +100,7 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync + 'static,
 {
-    /// Serves an HTTP/2 connection to its end; its first request must be there within `limit`.
+    /// Serves an HTTP/2 connection until it ends; its first request must arrive within `limit`.
     pub(super) async fn serve_http2(
         self: Arc<Self>,
         stream: Stream,
@@ -117,17 +118,17 @@ where
         loop {
             tokio::select! {
                 biased;
-                // GOAWAY: open streams go on, new ones are refused, so that the client opens another connection.
+                // GOAWAY: open streams continue and new ones are refused, so that the client opens another connection.
                 () = budget.exhausted(), if !is_refusing => {
                     is_refusing = true;
-                    idle_limit.leave(&mut connection, FAREWELL);
+                    idle_limit.leave(&mut connection, GOAWAY_TIME);
                 }
                 () = budget.exhausted() => {
                     close_connection(&mut connection).await;
                     break;
                 }
                 () = drained(&mut draining, Duration::ZERO), if !idle_limit.leaving => {
-                    // GOAWAY: streams that are open, or on their way, are still served (RFC 9113, 6.8).
+                    // GOAWAY: streams that are open or in transit are still served (RFC 9113, 6.8).
                     idle_limit.leave(&mut connection, FIRST_REQUEST);
                 }
                 Some(_) = streams.join_next(), if !streams.is_empty() => {
@@ -142,15 +143,15 @@ where
                     if idle_limit.leaving {
                         break;
                     }
-                    idle_limit.leave(&mut connection, FAREWELL);
+                    idle_limit.leave(&mut connection, GOAWAY_TIME);
                 }
             }
         }
-        // Those that are left see the end of the connection and close their books.
+        // The remaining streams see the end of the connection and finish by themselves.
         streams.detach_all();
     }
 
-    /// Gives a stream a task of its own.
+    /// Serves a stream in a task of its own.
     fn spawn_stream(
         self: &Arc<Self>,
         accepted: H2Accept,
@@ -160,14 +161,14 @@ where
         draining: &watch::Receiver<bool>,
     ) {
         let H2Accept::Session(session) = accepted else {
-            // Its head was malformed; it has its answer.
+            // Its head was malformed; the error response has been sent.
             return budget.cancelled();
         };
         budget.began();
         streams.spawn(Arc::clone(self).serve_stream(session, peer, Arc::clone(budget), draining.clone()));
     }
 
-    /// Lets the request of one stream through.
+    /// Serves the request of one stream.
     async fn serve_stream(
         self: Arc<Self>,
         mut session: HttpSession,
@@ -175,18 +176,18 @@ where
         budget: Arc<H2Budget>,
         draining: watch::Receiver<bool>,
     ) {
-        // Given up before anybody has looked at it: no backend hears of it.
+        // The client has already reset the stream: it is not forwarded.
         if session.idle().now_or_never().is_some() {
             return budget.cancelled();
         }
         let settings = self.live.load_full();
         let Some(_permit) = self.permits.stream(settings.limits.max_connections) else {
-            // Nothing was done, so the client may ask again (RFC 9113, 8.7).
+            // The request was not processed, so the client may retry it (RFC 9113, 8.7).
             return session.shutdown_with_reason(Reason::REFUSED_STREAM);
         };
         let handle = RequestHandle::new(peer, settings, draining.clone());
         let mut session = if is_websocket(session.req_header()) {
-            // What cannot be written as HTTP/1.1 was refused with its head; the stream ends with the session.
+            // Fails only for a head that cannot be written as HTTP/1.1; dropping the session resets the stream.
             let Ok(socket) = WebSocketStream::new(session) else { return };
             ServerSession::new_custom(Box::new(socket))
         } else {
@@ -196,12 +197,12 @@ where
         session.req_header_mut().extensions_mut().insert(Arc::clone(&handle));
         let downstream = DownstreamSession::of_stream(Box::new(session), Arc::clone(&handle), budget);
         self.run_proxy(downstream, &handle, &draining).await;
-        // What is left of the stream goes with the session: the end of the answer is on its way.
+        // The end of the response is queued, so the session can be dropped.
         drop(handle.take_session());
     }
 }
 
-/// Refuses a stream of which nothing was done, so that the client may repeat it (RFC 9113, 8.7).
+/// Refuses a stream that was not processed, so that the client may retry it (RFC 9113, 8.7).
 fn refuse_stream(accepted: H2Accept, budget: &H2Budget) {
     budget.cancelled();
     if let H2Accept::Session(mut session) = accepted {
@@ -209,15 +210,14 @@ fn refuse_stream(accepted: H2Accept, budget: &H2Budget) {
     }
 }
 
-/// Closes a connection whose client goes on cancelling after GOAWAY.
+/// Closes a connection whose client continues to cancel streams after GOAWAY.
 async fn close_connection(connection: &mut Connection) {
     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-    let _ = timeout(FAREWELL, async { while connection.accept().await.is_some() {} }).await;
+    let _ = timeout(GOAWAY_TIME, async { while connection.accept().await.is_some() {} }).await;
 }
 
-/// Gives the head the form in which HTTP/1.1 has it: `Host` for `:authority`, one field of cookies (RFC 9113, 8.2.3).
-/// An expectation is taken out: Pingora sends no informational answers over HTTP/2, and who waits for one goes on
-/// after a second.
+/// Converts a head to HTTP/1.1 form: `Host` for `:authority`, one `Cookie` field (RFC 9113, 8.2.3). `Expect` is removed,
+/// since Pingora sends no informational responses over HTTP/2, and clients that wait for one continue after a second.
 fn normalize_head(head: &mut RequestHeader) {
     debug_assert_eq!(head.version, Version::HTTP_2);
     if !head.headers.contains_key(HOST)

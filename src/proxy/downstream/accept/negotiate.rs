@@ -1,8 +1,8 @@
-//! What a new connection speaks: TLS or not, HTTP/1.1 or HTTP/2.
+//! Determines what a new connection uses: TLS or not, HTTP/1.1 or HTTP/2.
 //!
-//! Behind TLS the client chooses by ALPN (RFC 9113, 3.2). On a plain listener it may begin with HTTP/2 at once (3.3):
-//! then its first bytes are the preface. They are looked at without being taken from the socket, so HTTP/1.1 costs one
-//! system call more for a connection.
+//! Over TLS the client chooses by ALPN (RFC 9113, 3.2). On a plain listener it may start with HTTP/2 at once (3.3), and
+//! then its first bytes are the connection preface. They are peeked at without reading, so a connection with HTTP/1.1
+//! costs one more system call.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,25 +17,25 @@ use super::buffered::Buffered;
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::runtime_settings::RuntimeSettings;
 
-/// What every HTTP/2 connection of a client begins with (RFC 9113, 3.4).
+/// The connection preface of HTTP/2 clients (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// So many bytes of it tell: no method of HTTP/1.1 is called `PRI` (RFC 9113, 11.6).
-const TELLING: usize = 4;
+/// How many bytes of the preface suffice: `PRI` is reserved, so no HTTP/1.1 request starts with it (RFC 9113, 11.6).
+const DETECT_LEN: usize = 4;
 
 /// A connection that is ready for HTTP.
 pub(super) struct Negotiated {
     pub(super) stream: Stream,
-    /// It came over TLS.
+    /// The connection uses TLS.
     pub(super) is_secure: bool,
     /// Present when the connection uses HTTP/2.
     pub(super) h2_budget: Option<Arc<H2Budget>>,
 }
 
-/// Finds out what a connection speaks.
+/// Makes the TLS handshake, if configured, and detects the HTTP version.
 ///
 /// # Errors
-/// The TLS handshake failed, or the client is gone.
+/// The TLS handshake failed, or the client disconnected.
 pub(super) async fn negotiate(
     mut tcp: TcpStream,
     client: IpAddr,
@@ -64,28 +64,29 @@ fn is_http2(accepted: &ServerTlsStream<TcpStream>) -> bool {
     accepted.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 
-/// Whether the first bytes are the preface; what has to be read for that goes into `ahead`.
+/// Whether the connection starts with the preface. Bytes that had to be read are appended to `ahead`.
 async fn begins_http2(tcp: &mut TcpStream, ahead: &mut Vec<u8>) -> io::Result<bool> {
-    let mut first = [0; TELLING];
+    let mut first = [0; DETECT_LEN];
     let length = tcp.peek(&mut first).await?;
-    if let Some(told) = judge(&first[..length]) {
-        return Ok(told);
+    if let Some(known) = starts_preface(&first[..length]) {
+        return Ok(known);
     }
-    // A client that sends its first letters one by one: they must be taken to wait for more.
+    // The client sends its first bytes one by one; to wait for more, they must be read.
     loop {
         if tcp.read_buf(ahead).await? == 0 {
             return Ok(false);
         }
-        if let Some(told) = judge(ahead) {
-            return Ok(told);
+        if let Some(known) = starts_preface(ahead) {
+            return Ok(known);
         }
     }
 }
 
-/// Whether these first bytes begin the preface; `None` when they may still do. The end of the client is no preface.
-fn judge(first: &[u8]) -> Option<bool> {
-    match PREFACE.starts_with(&first[..first.len().min(TELLING)]) {
-        true if (1..TELLING).contains(&first.len()) => None,
+/// Whether these first bytes start the preface; `None` when more are needed to decide. An empty slice means that the
+/// client closed the connection.
+fn starts_preface(first: &[u8]) -> Option<bool> {
+    match PREFACE.starts_with(&first[..first.len().min(DETECT_LEN)]) {
+        true if (1..DETECT_LEN).contains(&first.len()) => None,
         told => Some(told && !first.is_empty()),
     }
 }
@@ -109,7 +110,7 @@ mod tests {
             ("PRIX", Some(false)),
             ("\r\n", Some(false)),
         ] {
-            assert_eq!(judge(first.as_bytes()), told, "{first:?}");
+            assert_eq!(starts_preface(first.as_bytes()), told, "{first:?}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The downstream session that Pingora sees: the real one, with a hold on the body and a hand on the switch.
+//! The downstream session that Pingora sees; it wraps Pingora's own session of the request.
 //!
-//! It adds four things: request bodies are kept for replay when the handle says so (Pingora's own buffer ends at
-//! 64 KiB, its issues 349 and 575), every wait for the client also waits for the cut, silence of the backend is
-//! measured, and the real session finds its way back. Two faults of Pingora 0.9.1 are cured (its issues 935, 946).
+//! It adds four things: request bodies are buffered for replay when the handle asks for it (Pingora's own buffer ends at
+//! 64 KiB, its issues 349 and 575), every wait for the client also waits for the cut, idle time of the backend is
+//! limited, and the wrapped session returns to the connection. It also works around two bugs of Pingora 0.9.1 (its
+//! issues 935 and 946).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -28,31 +29,31 @@ use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::handle::RequestHandle;
 use crate::proxy::downstream::timing::{IdleTimer, KeepAlive};
 
-/// The error with which a wait ends when the backend was silent for too long.
+/// The error with which a wait ends when the backend was idle for too long.
 pub(crate) const UPSTREAM_IDLE: ErrorType = ErrorType::Custom("backend_silent");
 
-/// Events of the proxy's are written together up to this many bytes of body. Pingora would join all that
-/// wait (four chunks of 64 KiB) in a buffer that it never gives back.
+/// Tasks of the proxy are written together up to this many bytes of body. Pingora would join all queued tasks (four
+/// chunks of 64 KiB) in a buffer that it never frees.
 const BATCH: usize = 16 << 10;
 
 pub(crate) struct DownstreamSession {
-    /// The real session; gone only in `drop`.
+    /// Pingora's own session; `None` only in `drop`.
     inner: Option<Box<ServerSession>>,
     handle: Arc<RequestHandle>,
     replay: ReplayBuffer,
     idle_timer: IdleTimer,
     keep_alive: KeepAlive,
-    /// `finish` was the last thing the proxy did.
+    /// The last call of the proxy was a successful `finish`.
     finished: bool,
-    /// A write was given up in the middle: nothing sensible can follow it.
+    /// A write was abandoned halfway, so nothing can be written after it.
     broken: bool,
-    /// The proxy is about to ask whether the request has a body, see [`Session::is_body_empty`].
+    /// The next call is the one of [`Session::is_body_empty`] when the proxy loop starts.
     pump_starts: bool,
-    /// A stream of an HTTP/2 connection; what Pingora does for HTTP/1.1 is done here.
+    /// Present for a stream of an HTTP/2 connection.
     stream: Option<H2Stream>,
 }
 
-/// How many bytes of body an event of the proxy's carries.
+/// Returns the number of body bytes in a task.
 fn body_length(task: &HttpTask) -> usize {
     match task {
         HttpTask::Body(Some(body), _) | HttpTask::UpgradedBody(Some(body), _) => body.len(),
@@ -75,7 +76,7 @@ impl DownstreamSession {
         }
     }
 
-    /// The same for a stream of an HTTP/2 connection.
+    /// Wraps the session of an HTTP/2 stream.
     pub(crate) fn of_stream(
         inner: Box<ServerSession>,
         handle: Arc<RequestHandle>,
@@ -97,14 +98,14 @@ impl DownstreamSession {
         self.inner.as_deref_mut().expect("the session is here until it is dropped")
     }
 
-    /// The real session and the handle, to be borrowed side by side.
+    /// Borrows the wrapped session, the handle and the `broken` flag at once.
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
     fn writer(&mut self) -> (&mut ServerSession, &RequestHandle, &mut bool) {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
         (inner, &self.handle, &mut self.broken)
     }
 
-    /// Reads body bytes; with `idle`, waits for the client to leave once the body has ended.
+    /// Reads body bytes; with `idle`, waits for the client to disconnect once the body has ended.
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
@@ -124,18 +125,18 @@ impl DownstreamSession {
         };
         let done = inner.is_body_done();
         if let Some(stream) = &mut self.stream {
-            stream.read(&chunk, inner.response_written().is_some());
+            stream.on_read(&chunk, inner.response_written().is_some());
         }
         let Some(chunk) = chunk? else {
-            self.replay.seal();
+            self.replay.finish();
             return Ok(None);
         };
         self.handle.upload.add(chunk.len());
         self.handle.activity.record();
         if self.handle.upload.is_buffered() {
-            self.replay.keep(&chunk);
+            self.replay.push(&chunk);
             if done {
-                self.replay.seal();
+                self.replay.finish();
             }
         }
         // Pingora issue 935: an empty last chunk would end an HTTP/1.1 upstream body twice.
@@ -145,15 +146,15 @@ impl DownstreamSession {
         Ok(Some(chunk))
     }
 
-    /// A final answer goes out: nothing will be replayed, and the connection's fate is known.
-    fn answering(&mut self, response: &ResponseHeader) {
+    /// Prepares for a final response head: releases the replay buffer and decides on keep-alive.
+    fn before_response(&mut self, response: &ResponseHeader) {
         if !response.status.is_informational() || response.status == 101 {
             self.replay.release();
             if !self.handle.reuse.is_allowed() {
                 self.inner_mut().set_keepalive(None);
             }
             if response.status == 101 {
-                // A socket may rest for longer than a body; its silence is measured by the handle.
+                // A WebSocket may be idle for longer than a body; `Tunnel` limits its idle time.
                 self.inner_mut().set_read_timeout(None);
                 self.handle.tunnel.open();
             }
@@ -163,8 +164,8 @@ impl DownstreamSession {
 
 impl Drop for DownstreamSession {
     fn drop(&mut self) {
-        // A finished session goes back for the next request, or to be lingered on; after a panic, an
-        // unanswered one for its answer.
+        // A finished session returns for the next request or for lingering; after a panic, one without a response
+        // returns for its 500.
         let unanswered = || self.inner().response_written().is_none();
         if !self.broken
             && (self.finished || (thread::panicking() && unanswered()))
@@ -194,13 +195,13 @@ impl Session for DownstreamSession {
     }
 
     async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
-        self.answering(&response);
+        self.before_response(&response);
         let (inner, handle, broken) = self.writer();
         write(handle, broken, inner.write_response_header(response)).await
     }
 
     async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
-        self.answering(response);
+        self.before_response(response);
         let (inner, handle, broken) = self.writer();
         write(handle, broken, inner.write_response_header_ref(response)).await
     }
@@ -216,13 +217,13 @@ impl Session for DownstreamSession {
         write(handle, broken, inner.write_response_trailers(trailers)).await
     }
 
-    /// Written in batches, see [`BATCH`].
+    /// Writes in batches, see [`BATCH`].
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
         let mut end = false;
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.next() {
-            // What a socket's reader has passed on is written to its end, so that the place of the last frame is
-            // known; a client that does not take it is given up as in any write.
+            // After an upgrade, frames that were read are written completely even after a cut, so that the closing
+            // frame follows a whole frame; the time limit of writes still applies.
             if self.handle.cut.reason().is_some() && !self.was_upgraded() {
                 return cut();
             }
@@ -237,7 +238,7 @@ impl Session for DownstreamSession {
             }
             for task in &batch {
                 if let HttpTask::Header(response, _) = task {
-                    self.answering(response);
+                    self.before_response(response);
                 }
             }
             let (inner, handle, broken) = self.writer();
@@ -245,11 +246,11 @@ impl Session for DownstreamSession {
             complete_comment(inner, handle, broken).await?;
             let written = write(handle, broken, inner.response_duplex_vec(batch)).await;
             if let Some(stream) = &mut self.stream {
-                // What we cut is no fault of the client's.
-                stream.wrote(&written, weight, has_answer || self.handle.cut.reason().is_some());
+                // A cut is not caused by the client.
+                stream.on_written(&written, weight, has_answer || self.handle.cut.reason().is_some());
             }
             end = written?;
-            // A slow reader is not a silent backend.
+            // A slow client does not make the backend idle.
             self.handle.activity.record();
         }
         Ok(end)
@@ -272,7 +273,7 @@ impl Session for DownstreamSession {
 
     async fn shutdown(&mut self, _code: u32, _context: &str) {
         self.broken = true;
-        // What is still buffered is sent first, which a client that does not read would hold up for ever.
+        // Sends buffered bytes first, which blocks when the client does not read.
         let _ = timeout(STUCK_WRITE, self.inner_mut().shutdown()).await;
     }
 
@@ -280,7 +281,7 @@ impl Session for DownstreamSession {
         self.inner_mut().is_body_done()
     }
 
-    /// Called to end the body and again to end the session.
+    /// Pingora calls it to end the body and again to end the session.
     async fn finish(&mut self) -> Result<()> {
         let (inner, handle, broken) = self.writer();
         complete_comment(inner, handle, broken).await?;
@@ -292,9 +293,9 @@ impl Session for DownstreamSession {
         ended
     }
 
-    /// Pingora issue 946: the empty body of an upgrade request is sent when the pump starts, and
-    /// closes the tunnel if the 101 is there first. So in that one place (right after
-    /// `enable_retry_buffering`) an upgrade request is said to have a body.
+    /// Works around Pingora issue 946: the proxy loop sends the empty body of an upgrade request when it starts, which
+    /// closes the tunnel if the 101 arrives first. So the first call after `enable_retry_buffering` returns false for
+    /// an upgrade request.
     fn is_body_empty(&mut self) -> bool {
         if std::mem::take(&mut self.pump_starts) && self.is_upgrade_req() && !self.was_upgraded() {
             return false;
@@ -315,7 +316,7 @@ impl Session for DownstreamSession {
     }
 
     fn retry_buffer_truncated(&self) -> bool {
-        // What was not held cannot be sent again.
+        // A body that was not buffered cannot be replayed.
         self.replay.is_released() || (self.replay.whole().is_none() && self.handle.upload.bytes() > 0)
     }
 

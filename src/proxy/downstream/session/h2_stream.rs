@@ -1,4 +1,4 @@
-//! A stream of an HTTP/2 connection: what Pingora does by itself for HTTP/1.1 only.
+//! A stream of an HTTP/2 connection: read timeout and budget, which Pingora has for HTTP/1.1 only or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::timeout;
 
 use crate::proxy::downstream::h2_budget::H2Budget;
 
-/// What an HTTP/2 stream needs beside its session.
+/// State of an HTTP/2 stream besides its session.
 pub(super) struct H2Stream {
-    /// How long the client may leave between two pieces of its body.
+    /// The longest time between two chunks of the request body; `None` for no limit.
     read_limit: Option<Duration>,
-    /// Told of what moves, and of the stream's end.
+    /// Counts body bytes, and whether the stream was answered or cancelled.
     budget: Arc<H2Budget>,
-    /// Its end was told.
+    /// The end of the stream was counted.
     has_ended: bool,
 }
 
@@ -33,24 +33,23 @@ impl H2Stream {
         self.read_limit = limit;
     }
 
-    /// Bytes of its bodies have moved.
-    fn moved(&mut self, bytes: usize) {
+    fn count(&mut self, bytes: usize) {
         self.budget.useful(bytes);
     }
 
-    /// A piece of the request came, or did not.
-    pub(super) fn read(&mut self, chunk: &Result<Option<Bytes>>, has_answer: bool) {
+    /// Counts the result of reading from the request body.
+    pub(super) fn on_read(&mut self, chunk: &Result<Option<Bytes>>, has_answer: bool) {
         match chunk {
-            Ok(chunk) => self.moved(chunk.as_ref().map_or(0, Bytes::len)),
+            Ok(chunk) => self.count(chunk.as_ref().map_or(0, Bytes::len)),
             Err(_) => self.failed(has_answer),
         }
     }
 
-    /// So many bytes of the answer went out, or did not; `is_excused` when a failure is not the client's.
-    pub(super) fn wrote(&mut self, written: &Result<bool>, bytes: usize, is_excused: bool) {
+    /// Counts the result of writing to the response body; `is_excused` when the client did not cause a failure.
+    pub(super) fn on_written(&mut self, written: &Result<bool>, bytes: usize, is_excused: bool) {
         match written {
             Ok(end) => {
-                self.moved(bytes);
+                self.count(bytes);
                 if *end {
                     self.answered();
                 }
@@ -59,15 +58,15 @@ impl H2Stream {
         }
     }
 
-    /// It was given up by the client, or for a fault of the client's. A client that has seen its answer begin has
-    /// waited for the backend, so this is no way to make much work for little.
+    /// Counts a stream that was cancelled by the client or failed because of it. One whose response had begun does not
+    /// count: its client has waited for the backend, so it cannot cause much work this way.
     fn failed(&mut self, has_answer: bool) {
         if !std::mem::replace(&mut self.has_ended, true) && !has_answer {
             self.budget.cancelled();
         }
     }
 
-    /// The client has its whole answer.
+    /// Counts a complete response.
     pub(super) fn answered(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {
             self.budget.answered();
@@ -75,8 +74,8 @@ impl H2Stream {
     }
 }
 
-/// The next piece of the body; with `idle`, waits for the client to leave once the body has ended. With a `limit`,
-/// which Pingora knows for HTTP/1.1 only, a piece must come in time.
+/// Returns the next chunk of the body. With `idle`, waits for the client to disconnect once the body has ended. `limit` is
+/// the read timeout, which Pingora implements for HTTP/1.1 only.
 pub(super) async fn next_chunk(
     inner: &mut ServerSession,
     idle: Option<bool>,
@@ -96,7 +95,7 @@ pub(super) async fn next_chunk(
                 Err(Error::explain(ErrorType::ReadTimedout, "the body does not come").into_down())
             }),
         }?;
-        // An empty piece that is not the last one is no end: HTTP/1.1 would take it for one.
+        // Skips an empty chunk in the middle, which an HTTP/1.1 upstream would take for the end.
         if !chunk.as_ref().is_some_and(Bytes::is_empty) || inner.is_body_done() {
             return Ok(chunk);
         }

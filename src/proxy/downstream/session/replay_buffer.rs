@@ -1,8 +1,8 @@
-//! A request body kept for replay.
+//! Buffers a request body for replay.
 
 use bytes::{Bytes, BytesMut};
 
-/// The body bytes kept for replay. A body of one chunk, the usual case, is never copied.
+/// Body bytes kept for replay. A body of one chunk, the usual case, is never copied.
 #[derive(Default)]
 pub(super) struct ReplayBuffer {
     whole: Option<Bytes>,
@@ -11,8 +11,8 @@ pub(super) struct ReplayBuffer {
 }
 
 impl ReplayBuffer {
-    /// Keeps one more chunk.
-    pub(super) fn keep(&mut self, chunk: &Bytes) {
+    /// Appends a chunk.
+    pub(super) fn push(&mut self, chunk: &Bytes) {
         if self.released {
             return;
         }
@@ -26,24 +26,24 @@ impl ReplayBuffer {
         self.parts.extend_from_slice(chunk);
     }
 
-    /// The body has ended: from here on it is handed out without copying.
-    pub(super) fn seal(&mut self) {
+    /// Marks the end of the body, which is then available from [`ReplayBuffer::whole`].
+    pub(super) fn finish(&mut self) {
         if !self.parts.is_empty() {
             self.whole = Some(std::mem::take(&mut self.parts).freeze());
         }
     }
 
-    /// Nothing will be sent again: the memory is free.
+    /// Frees the memory; nothing can be replayed from here on.
     pub(super) fn release(&mut self) {
         *self = Self { released: true, ..Self::default() };
     }
 
-    /// True once nothing can be sent again.
+    /// Whether the buffer was released.
     pub(super) fn is_released(&self) -> bool {
         self.released
     }
 
-    /// The whole body, once it is sealed (or of one chunk).
+    /// Returns the whole body; `None` while it is incomplete, unless it has one chunk so far.
     pub(super) fn whole(&self) -> Option<&Bytes> {
         self.whole.as_ref()
     }
@@ -60,9 +60,9 @@ mod tests {
         fn any_chunks_come_back_whole(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..10)) {
             let mut buffer = ReplayBuffer::default();
             for chunk in &chunks {
-                buffer.keep(&Bytes::from(chunk.clone()));
+                buffer.push(&Bytes::from(chunk.clone()));
             }
-            buffer.seal();
+            buffer.finish();
             let whole = buffer.whole().map(|bytes| bytes.to_vec()).unwrap_or_default();
             prop_assert_eq!(whole, chunks.concat());
         }
@@ -72,18 +72,18 @@ mod tests {
     fn one_chunk_is_not_copied() {
         let chunk = Bytes::from_static(b"the only one");
         let mut buffer = ReplayBuffer::default();
-        buffer.keep(&chunk);
-        buffer.seal();
+        buffer.push(&chunk);
+        buffer.finish();
         assert_eq!(buffer.whole().map(|bytes| bytes.as_ptr()), Some(chunk.as_ptr()));
     }
 
     #[test]
     fn what_is_released_stays_so() {
         let mut buffer = ReplayBuffer::default();
-        buffer.keep(&Bytes::from_static(b"a"));
+        buffer.push(&Bytes::from_static(b"a"));
         buffer.release();
-        buffer.keep(&Bytes::from_static(b"b"));
-        buffer.seal();
+        buffer.push(&Bytes::from_static(b"b"));
+        buffer.finish();
         assert!(buffer.is_released() && buffer.whole().is_none());
     }
 }

@@ -1,8 +1,8 @@
-//! A WebSocket over HTTP/2 (RFC 8441), shown to the proxy as the upgrade of HTTP/1.1 that it knows.
+//! Presents a WebSocket over HTTP/2 (RFC 8441) to the proxy as an HTTP/1.1 upgrade.
 //!
-//! The client opens a stream with CONNECT and `:protocol: websocket`. The proxy sees `GET` with `Upgrade`, and so does
-//! the backend; its 101 becomes a 200, and what follows on both sides goes as DATA. All else is the stream's own
-//! session of Pingora's.
+//! The client opens a stream with CONNECT and `:protocol: websocket`. The proxy and the backend see `GET` with `Upgrade`;
+//! the 101 of the backend becomes a 200, and the bytes that follow are sent as DATA. Everything else is done by
+//! Pingora's session of the stream.
 
 use std::time::Duration;
 
@@ -25,31 +25,31 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::forward::forward_to_inner;
 
-/// A stream that asks for a WebSocket.
+/// An HTTP/2 stream that requests a WebSocket.
 pub(crate) struct WebSocketStream {
     inner: HttpSession,
-    /// The request as HTTP/1.1 has it.
+    /// The request head in HTTP/1.1 form.
     head: RequestHeader,
-    /// The backend's 101, once it has come: from then on bytes go both ways.
+    /// The 101 of the backend, once received; bytes then flow in both directions.
     switched: Option<Box<ResponseHeader>>,
 }
 
-/// Whether the stream asks for a WebSocket.
+/// Whether the stream requests a WebSocket.
 pub(crate) fn is_websocket(head: &RequestHeader) -> bool {
     head.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
 impl WebSocketStream {
     /// # Errors
-    /// Its head cannot be written as HTTP/1.1.
+    /// The head cannot be written as HTTP/1.1.
     pub(crate) fn new(inner: HttpSession) -> Result<Self> {
-        let asked = inner.req_header();
-        let mut head = RequestHeader::build("GET", asked.raw_path(), Some(asked.headers.len() + 5))?;
+        let request = inner.req_header();
+        let mut head = RequestHeader::build("GET", request.raw_path(), Some(request.headers.len() + 5))?;
         head.set_version(Version::HTTP_11);
-        for (name, value) in &asked.headers {
+        for (name, value) in &request.headers {
             head.append_header(name.clone(), value.clone())?;
         }
-        if let Some(host) = asked.uri.authority() {
+        if let Some(host) = request.uri.authority() {
             head.insert_header(HOST, host.as_str())?;
         }
         head.insert_header(UPGRADE, HeaderValue::from_static("websocket"))?;
@@ -67,7 +67,7 @@ impl WebSocketStream {
         &mut self.inner
     }
 
-    /// The answer as HTTP/2 has it.
+    /// Converts a response head to HTTP/2 form.
     fn translate(&mut self, mut head: Box<ResponseHeader>) -> Result<Box<ResponseHeader>> {
         if head.status != 101 {
             return Ok(head);
@@ -147,7 +147,7 @@ impl Session for WebSocketStream {
         self.inner.shutdown();
     }
 
-    /// Before the switch there is no body, whatever comes early: it waits in the stream's window.
+    /// There is no body before the switch; DATA that arrives earlier waits in the window of the stream.
     fn is_body_done(&mut self) -> bool {
         self.switched.is_none() || self.inner.is_body_done()
     }
@@ -168,7 +168,7 @@ impl Session for WebSocketStream {
         http_req_header_to_wire(&self.head).map(bytes::BytesMut::freeze).unwrap_or_default()
     }
 
-    // Bodies are held by `DownstreamSession`, and a socket has none.
+    // `DownstreamSession` buffers bodies for replay, and a WebSocket request has none.
     fn enable_retry_buffering(&mut self) {}
 
     fn retry_buffer_truncated(&self) -> bool {

@@ -1,12 +1,12 @@
-//! The pace of an answer: while its client cannot be written to, nothing is read from the backend.
+//! Backpressure: while the client cannot be written to, nothing is read from the backend (docs/adr/0004).
 //!
-//! Pingora's two halves of a proxied request run in one task, joined by a channel of four chunks of 64 KiB.
-//! While the half towards the client waits in a write, the other one reads on until the channel is full; with
-//! what is being written that is 640 KiB for each client that reads slowly. So this stands between the task
-//! and Pingora: a poll that is not for the waiting write is not passed on, and in the poll in which a write
-//! begins to wait, tokio's budget is spent, so that the other half finds nothing ready. Answers in large
-//! chunks get a small budget all the time, else five chunks would be there before the first write waits.
-//! The backend's own wake-up is not lost by this: after the write both halves are polled.
+//! Pingora runs the two halves of a proxied request in one task, joined by a channel of four chunks of 64 KiB. While the
+//! downstream half waits in a write, the upstream half reads on until the channel is full; with the data being written
+//! that is 640 KiB per slow client. [`Backpressure`] sits between the task and Pingora: it does not pass on a poll that
+//! is not for the pending write, and in the poll in which a write becomes pending it consumes tokio's coop budget, so
+//! that the upstream half finds nothing ready. Responses in large chunks always get a small budget, since otherwise five
+//! chunks would be read before the first write is pending. No wake-up of the upstream half is lost: after the write both
+//! halves are polled.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -17,20 +17,20 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::task::AtomicWaker;
 use tokio::task::coop::{has_budget_remaining, poll_proceed};
 
-/// What tokio gives a task for one poll: so many reads, writes and messages.
+/// Coop budget that tokio gives a task for one poll: the number of reads, writes and messages.
 const WHOLE_BUDGET: usize = 128;
 
-/// What an answer in large chunks gets of it: one chunk read and sent on, or taken and written.
+/// Budget of a response in large chunks: one chunk read and queued, or dequeued and written.
 const LARGE_BUDGET: usize = 2;
 
-/// Whether a write waits for the client, and whom to wake.
+/// Whether a write to the client is pending, and which task to wake.
 #[derive(Default)]
 pub(crate) struct Backpressure {
-    /// A write waits.
+    /// A write is pending.
     waiting: AtomicBool,
-    /// What it waits for has happened: room to write, a cut, the end of its time.
+    /// The pending write was woken: by a writable socket, a cut or its time limit.
     woken: AtomicBool,
-    /// The answer comes in large chunks.
+    /// The response has large chunks.
     large: AtomicBool,
     task: AtomicWaker,
 }
@@ -46,7 +46,7 @@ impl Wake for Backpressure {
     }
 }
 
-/// Nothing waits any more, also when the write was given up.
+/// Resets `waiting` when the write ends or is cancelled.
 struct Waiting<'a>(&'a Backpressure);
 
 impl Drop for Waiting<'_> {
@@ -56,17 +56,17 @@ impl Drop for Waiting<'_> {
 }
 
 impl Backpressure {
-    /// From now on the answer's chunks are taken one by one.
+    /// Reads further chunks of the response one at a time.
     pub(crate) fn expect_large_chunks(&self) {
         self.large.store(true, Relaxed);
     }
 
-    /// Runs the proxy, unless a write waits.
+    /// Runs the proxy, except while a write is pending.
     pub(crate) async fn run<T>(&self, proxy: impl Future<Output = T>) -> T {
         let mut proxy = pin!(proxy);
         poll_fn(|cx| {
             if self.waiting.load(SeqCst) {
-                // In this order, so that a wake-up in between is heard or seen.
+                // Registers before it loads, so that a wake-up in between is not lost.
                 self.task.register(cx.waker());
                 if !self.woken.load(SeqCst) {
                     return Poll::Pending;
@@ -80,7 +80,7 @@ impl Backpressure {
         .await
     }
 
-    /// Runs a write to the client; while it waits, it alone is polled.
+    /// Runs a write to the client; while it is pending, nothing else is polled.
     pub(crate) async fn hold<T>(self: &Arc<Self>, write: impl Future<Output = T>) -> T {
         let mut write = pin!(write);
         let _waiting = Waiting(self);
@@ -92,7 +92,7 @@ impl Backpressure {
             let polled = write.as_mut().poll(&mut Context::from_waker(waker));
             self.waiting.store(polled.is_pending(), SeqCst);
             if polled.is_pending() {
-                spend(WHOLE_BUDGET, cx);
+                consume(WHOLE_BUDGET, cx);
             }
             polled
         })
@@ -100,8 +100,8 @@ impl Backpressure {
     }
 }
 
-/// Spends up to `amount` of the budget.
-fn spend(amount: usize, cx: &mut Context<'_>) {
+/// Consumes up to `amount` of the budget.
+fn consume(amount: usize, cx: &mut Context<'_>) {
     for _ in 0..amount {
         if !has_budget_remaining() {
             return;
@@ -112,14 +112,14 @@ fn spend(amount: usize, cx: &mut Context<'_>) {
     }
 }
 
-/// Spends all but `amount` of the budget. If tokio gave less than is thought here, nothing is spent: a task
-/// without a budget would be polled in vain for ever.
+/// Consumes all but `amount` of the budget. If tokio gave less than [`WHOLE_BUDGET`], consumes nothing, since a task
+/// without budget could make no progress.
 fn leave(amount: usize, cx: &mut Context<'_>) {
     let Poll::Ready(before) = poll_proceed(cx) else { return };
-    spend(WHOLE_BUDGET - amount - 1, cx);
+    consume(WHOLE_BUDGET - amount - 1, cx);
     match has_budget_remaining() {
         true => before.made_progress(),
-        // Gives back what there was.
+        // Dropping it restores the budget.
         false => drop(before),
     }
 }
@@ -186,7 +186,7 @@ mod tests {
             leave(LARGE_BUDGET, cx);
             let mut left = 0;
             while has_budget_remaining() {
-                spend(1, cx);
+                consume(1, cx);
                 left += 1;
             }
             Poll::Ready(left)

@@ -229,7 +229,8 @@ async fn a_resume_lifts_all_but_permanent_blocks() {
         ResumeError::NotKilled { agents: Vec::new() }
     );
     assert!(house.admit("s-1").await.is_ok());
-    let block = |mode, duration| Some(Block { mode, duration: crate::settings::units::Span::secs(duration) });
+    let block =
+        |mode, duration| Some(Block { mode, duration: crate::settings::units::DurationText::secs(duration) });
     let request = KillRequest { block: block(BlockMode::Permanent, 0), ..order() };
     house.manager.kill("s-1", request).await.unwrap();
     assert_eq!(house.manager.resume("s-1", None, "user:sec").await.unwrap_err(), ResumeError::Permanent);

@@ -1,5 +1,4 @@
-//! What sessions publish, written down: a record in the log for each that ends, the numbers, the history,
-//! and what a collector is told.
+//! Writes session events to the log, the metrics, the history and the OTLP exporter.
 
 use std::sync::Arc;
 
@@ -13,18 +12,18 @@ use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::otlp::facts::Session;
 use crate::telemetry::settings::Level;
 
-/// The `message` of a line that holds a call detail record.
+/// The `message` of a log line with a session record (CDR).
 const RECORD: &str = "session_record";
 
 /// The session manager's listener.
-pub(super) struct Ledger {
+pub(super) struct EventSink {
     pub(super) log: Arc<Log>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) history: Option<Arc<Archive>>,
     pub(super) exporter: Option<Arc<Exporter>>,
 }
 
-impl Listener for Ledger {
+impl Listener for EventSink {
     fn on_event(&self, event: &Event) {
         tell(&self.log, &self.metrics, event);
         if let Some(history) = &self.history {

@@ -1,5 +1,5 @@
-//! The key by which this instance makes principals of credentials: kept in the data directory, so that a principal has
-//! the same name after a restart, and agreed on with the others of a fleet.
+//! The key with which this instance derives principals from credentials. It is stored in the data directory, so that a
+//! principal keeps its name after a restart, and all instances of a fleet agree on one.
 
 use tracing::{error, info, warn};
 
@@ -10,15 +10,15 @@ use crate::redis::{LinkError, Settings};
 use crate::session::replication::OwnKey;
 use crate::settings::secret::Secret;
 
-/// The key, and what the fleet knows of it.
-pub(super) struct Names {
+/// The key, and whether the fleet has agreed on it.
+pub(super) struct PrincipalKey {
     pub(super) key: Key,
-    /// `None` without a fleet, and when no key can be kept.
+    /// `None` without a fleet, and when the key cannot be stored.
     pub(super) shared: Option<OwnKey>,
 }
 
-/// The key that this instance starts with.
-pub(super) fn principals(config: &Config) -> Names {
+/// Loads or creates the key of this instance.
+pub(super) fn load(config: &Config) -> PrincipalKey {
     let mut shared = None;
     let agree = |own: &Kept| {
         let (kept, known) = agreed(config.session.redis()?, own);
@@ -34,10 +34,10 @@ pub(super) fn principals(config: &Config) -> Names {
         shared = None;
         Key::ephemeral()
     });
-    Names { key, shared }
+    PrincipalKey { key, shared }
 }
 
-/// The key to be kept in the place of this one, if any, and what the fleet knows.
+/// Agrees on a key with the fleet. Returns the key to store in place of `own`, if any, and the state of the agreement.
 fn agreed(settings: &Settings, own: &Kept) -> (Option<Kept>, OwnKey) {
     let claim = Claim { key: Secret::new(own.hex()), since_ms: own.since_ms };
     let asked = tokio::runtime::Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! The parts that several services share, built from a compiled configuration.
+//! The components that several services share, built from a compiled configuration.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use pingora_core::connectors::http::Connector;
 use tracing::error;
 use uuid::Uuid;
 
-use super::kills::Kills;
-use super::ledger::Ledger;
+use super::event_sink::EventSink;
+use super::kill_recovery::KillRecovery;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
@@ -32,9 +32,9 @@ use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
 use crate::upstream::backend::Backend;
 
-/// What proxy, control API, reload and drain have in common.
+/// Components that proxy, control API, reload and drain share.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct Components {
     pub(super) log: Arc<Log>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) live: SharedSettings,
@@ -42,19 +42,19 @@ pub(super) struct Shared {
     /// Shares sessions with other instances; `None` with `session.store: memory`.
     pub(super) replicator: Option<Arc<Replicator>>,
     pub(super) readiness: Arc<Readiness>,
-    /// What is kept of ended sessions; `None` when nothing is to be kept or the file cannot be used.
+    /// `None` when `history` is off or its file cannot be used.
     pub(super) history: Option<Arc<Archive>>,
-    /// The orders in the history; `None` without one, and in a fleet.
-    pub(super) kills: Option<Arc<Kills>>,
-    /// Tells a collector of requests and sessions; `None` when none is configured.
+    /// `None` without a history, and in a fleet.
+    pub(super) kills: Option<Arc<KillRecovery>>,
+    /// Sends spans and session records to a collector; `None` when none is configured.
     pub(super) exporter: Option<Arc<Exporter>>,
     pub(super) clock: Clock,
-    /// Makes principals of credentials.
+    /// Derives principals from credentials.
     pub(super) principals: Key,
 }
 
-impl Shared {
-    /// Builds the parts and installs the log.
+impl Components {
+    /// Builds the components and installs the log.
     ///
     /// # Errors
     /// A backend's CA file holds no usable certificate.
@@ -69,13 +69,13 @@ impl Shared {
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let listener = Arc::new(Ledger {
+        let listener = Arc::new(EventSink {
             log: Arc::clone(&log),
             metrics: Arc::clone(&metrics),
             history: history.clone(),
             exporter: exporter.clone(),
         });
-        let names = super::names::principals(config);
+        let names = super::principal_key::load(config);
         let replicator = match config.session.redis() {
             Some(redis) => Some(replicator(redis, names.shared)?),
             None => None,
@@ -89,7 +89,7 @@ impl Shared {
         };
         sessions.set_principals_key(names.key.id());
         sessions.set_backend_urls(addresses(config));
-        let kills = Kills::restore(history.as_ref(), &sessions);
+        let kills = KillRecovery::restore(history.as_ref(), &sessions);
         if let Some(replicator) = replicator.clone() {
             watch_fleet(&metrics, &sessions, replicator.clone());
             readiness.watch(move || replicator.warnings());
@@ -132,19 +132,19 @@ impl Shared {
         })
     }
 
-    /// The number of open legs, sockets apart.
+    /// Gauge of open legs except WebSockets.
     pub(super) fn open_legs(&self) -> Gauge {
         self.metrics.open_legs("request")
     }
 
-    /// The number of open sockets.
+    /// Gauge of open WebSockets.
     pub(super) fn open_sockets(&self) -> Gauge {
         self.metrics.open_legs("socket")
     }
 }
 
-/// The settings a request lives by, out of a compiled configuration. A backend of `before` that is configured
-/// as it was stays, with its health, its load and its connections.
+/// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
+/// kept with its health, its load and its connections.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
@@ -223,13 +223,13 @@ fn watch_capacity(metrics: &Metrics, sessions: &Arc<Manager>) {
     });
 }
 
-/// How records name the backends: by address.
+/// Returns the URL of each backend, by which records name it.
 pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
     config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into())).collect()
 }
 
-/// The history. A file that cannot be used is a loud fault, but no reason to refuse traffic: the log has every
-/// record too.
+/// Opens the history. A file that cannot be used is logged as an error but does not refuse traffic, since the log has
+/// every record, too.
 fn history(config: &Config, metrics: &Metrics, readiness: &Arc<Readiness>) -> Option<Arc<Archive>> {
     let file = config.history.file(&config.data_dir)?;
     let (settings, readiness) = (config.history.clone(), Arc::clone(readiness));

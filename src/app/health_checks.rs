@@ -1,4 +1,4 @@
-//! Active health: each backend with a `health.interval` is asked again and again how it is.
+//! Active health checks: probes each backend that has a `health.interval`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +18,16 @@ use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer::peer;
 
-/// How often the probes are compared with the configuration in force.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the running probes are compared with the settings in force.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Probes the backends of the configuration in force.
-pub(super) struct Probes {
+/// HealthChecks the backends of the settings in force.
+pub(super) struct HealthChecks {
     pub(super) live: SharedSettings,
 }
 
 #[async_trait]
-impl BackgroundService for Probes {
+impl BackgroundService for HealthChecks {
     async fn start(&self, _shutdown: ShutdownWatch) {
         let connector = Arc::new(Connector::new(None));
         let mut running: Vec<(Arc<Backend>, JoinHandle<()>)> = Vec::new();
@@ -43,16 +43,16 @@ impl BackgroundService for Probes {
             for backend in wanted {
                 let Some(pause) = backend.settings().health().interval else { continue };
                 if !running.iter().any(|(known, _)| Arc::ptr_eq(known, &backend)) {
-                    let probing = for_ever(Arc::clone(&backend), Arc::clone(&connector), pause);
+                    let probing = probe_repeatedly(Arc::clone(&backend), Arc::clone(&connector), pause);
                     running.push((backend, tokio::spawn(probing)));
                 }
             }
-            sleep(LOOK).await;
+            sleep(SYNC_INTERVAL).await;
         }
     }
 }
 
-async fn for_ever(backend: Arc<Backend>, connector: Arc<Connector>, pause: Duration) {
+async fn probe_repeatedly(backend: Arc<Backend>, connector: Arc<Connector>, pause: Duration) {
     let mut tick = interval(pause);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -66,10 +66,10 @@ async fn for_ever(backend: Arc<Backend>, connector: Arc<Connector>, pause: Durat
     }
 }
 
-/// One probe: a connection, or an answer below 500 to a GET of `health.path`.
+/// HealthChecks a backend once: by connecting, or with a GET of `health.path`, which any status below 500 passes.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
+/// A sentence that says what failed.
 pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Duration) -> Result<(), String> {
     let settings = backend.settings();
     let address =
@@ -79,7 +79,7 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         return TcpStream::connect(address).await.map(drop).map_err(|error| format!("{address}: {error}"));
     };
     let target = forwarded(settings.base_path(), path.as_bytes(), 0);
-    let asked: pingora_core::Result<Option<u16>> = async {
+    let status: pingora_core::Result<Option<u16>> = async {
         let mut head = RequestHeader::build("GET", &target, Some(3))?;
         head.insert_header("host", settings.authority())?;
         head.insert_header("user-agent", concat!("elida/", env!("CARGO_PKG_VERSION")))?;
@@ -95,7 +95,7 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         Ok(status)
     }
     .await;
-    match asked {
+    match status {
         Ok(Some(..500)) => Ok(()),
         Ok(Some(status)) => Err(format!("it answers {status} to {path}")),
         Ok(None) => Err(format!("no answer to {path}")),

@@ -1,4 +1,4 @@
-//! What a service manager is told (sd_notify(3)): ready, stopping, and which process is the main one.
+//! Reports the state of the process to systemd (sd_notify(3)): ready, stopping, main process.
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,26 +9,26 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use tracing::debug;
 
-/// Where systemd listens: a path, or `@` and an abstract name.
+/// Names the socket of systemd: a path, or `@` and an abstract name.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// This process serves.
+/// Reports that this process serves.
 pub(super) fn ready() {
-    tell("READY=1");
+    notify("READY=1");
 }
 
-/// This process is about to end.
+/// Reports that this process is about to end.
 pub(super) fn stopping() {
-    tell("STOPPING=1");
+    notify("STOPPING=1");
 }
 
-/// From now on the service is this process.
+/// Makes the process `id` the main process of the service.
 pub(super) fn main_process(id: u32) {
-    tell(&format!("MAINPID={id}"));
+    notify(&format!("MAINPID={id}"));
 }
 
-/// Nothing happens without a service manager that wants to know.
-fn tell(state: &str) {
+/// Sends `state`; does nothing without a service manager that asks for it.
+fn notify(state: &str) {
     if let Some(socket) = std::env::var_os(SOCKET)
         && let Err(error) = send(&socket, state)
     {
@@ -43,7 +43,7 @@ fn send(socket: &OsStr, state: &str) -> io::Result<()> {
         _ => SocketAddr::from_pathname(socket)?,
     };
     let sender = UnixDatagram::unbound()?;
-    // A manager that does not read must not hold up a stop.
+    // A service manager that does not read must not delay a stop.
     sender.set_nonblocking(true)?;
     sender.send_to_addr(state.as_bytes(), &address).map(drop)
 }

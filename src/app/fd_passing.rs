@@ -1,9 +1,9 @@
-//! How listening sockets go from a running process to the one that takes its place.
+//! Passes the listening sockets of a running process to its successor.
 //!
-//! The standard input of the new process is one end of a Unix socket pair. The old one sends the sockets
-//! over it as `SCM_RIGHTS` (unix(7)), each with its service and its address as configured, and with them the end
-//! of a second pair, on which both talk about sessions from then on; the new one writes a byte when it serves. So no descriptor is inherited by number, nothing has to be kept open across
-//! `exec`, and an end of the new process, however it comes about, is an end of the line.
+//! The standard input of the new process is one end of a Unix socket pair. The old process sends the sockets over it as
+//! `SCM_RIGHTS` (unix(7)), each with its service and its configured address, together with one end of a second pair, the
+//! session channel of the two processes. The new process writes one byte when it serves. So no descriptor is inherited
+//! by number, none has to stay open across `exec`, and the channel closes when the new process ends for any reason.
 
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -22,42 +22,42 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Tells the new process that its standard input is such a line; the value is the id of the old one, so
-/// that a descendant which inherits the variable does not believe it.
+/// Environment variable that marks the standard input of the new process as such a channel. Its value is the id of the
+/// old process, so that other descendants which inherit the variable ignore it.
 pub(super) const VARIABLE: &str = "ELIDA_HANDOVER";
 
-/// What the new process writes when it serves.
+/// The byte that the new process writes when it serves.
 const READY: u8 = b'R';
 
 /// The most sockets in one message; the kernel's own limit is 253.
 const SOCKETS_MAX: usize = 16;
 
-/// The name of the line on which both processes talk about sessions.
+/// Service name of the session channel.
 const SESSIONS: &str = "sessions";
 
-/// The longest list of names, in bytes.
+/// Maximum length of the list of names, in bytes.
 const NAMES_MAX: usize = 4096;
 
-/// What a socket is for.
+/// Identifies a socket.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub(super) struct Name {
+pub(super) struct SocketName {
     /// `proxy` or `control`.
     pub(super) service: String,
-    /// As configured, so that port 0 is found again.
+    /// The configured address, so that port 0 matches.
     pub(super) address: SocketAddr,
 }
 
-/// Sends the sockets and the other end of the line about sessions; they stay open here as well.
+/// Sends the sockets and the other end of the session channel; all stay open in this process, too.
 ///
 /// # Errors
-/// The system refuses, or there are too many of them.
-pub(super) fn give(
+/// The system call fails, or there are too many sockets.
+pub(super) fn send(
     line: &UnixStream,
-    sockets: &[(Name, TcpListener)],
+    sockets: &[(SocketName, TcpListener)],
     sessions: &UnixStream,
 ) -> io::Result<()> {
-    let talk = Name { service: SESSIONS.to_owned(), address: ([0, 0, 0, 0], 0).into() };
-    let names: Vec<&Name> = sockets.iter().map(|(name, _)| name).chain([&talk]).collect();
+    let channel = SocketName { service: SESSIONS.to_owned(), address: ([0, 0, 0, 0], 0).into() };
+    let names: Vec<&SocketName> = sockets.iter().map(|(name, _)| name).chain([&channel]).collect();
     let names = serde_json::to_vec(&names)?;
     let descriptors: Vec<_> =
         sockets.iter().map(|(_, socket)| socket.as_fd()).chain([sessions.as_fd()]).collect();
@@ -73,8 +73,8 @@ pub(super) fn give(
     }
 }
 
-/// What [`give`] has sent.
-fn receive(line: &UnixStream) -> io::Result<Vec<(Name, OwnedFd)>> {
+/// Receives what [`send`] has sent.
+fn receive(line: &UnixStream) -> io::Result<Vec<(SocketName, OwnedFd)>> {
     let mut text = [0; NAMES_MAX];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -85,7 +85,7 @@ fn receive(line: &UnixStream) -> io::Result<Vec<(Name, OwnedFd)>> {
             descriptors.extend(sent);
         }
     }
-    let names: Vec<Name> = serde_json::from_slice(&text[..received.bytes])?;
+    let names: Vec<SocketName> = serde_json::from_slice(&text[..received.bytes])?;
     if names.len() != descriptors.len() {
         return Err(io::Error::other("names and sockets do not match"));
     }
@@ -95,61 +95,61 @@ fn receive(line: &UnixStream) -> io::Result<Vec<(Name, OwnedFd)>> {
 /// Waits until the new process serves.
 ///
 /// # Errors
-/// It ended before, or let `limit` pass.
+/// The new process ended, or `limit` has passed.
 pub(super) fn wait_until_ready(mut line: &UnixStream, limit: Duration) -> io::Result<()> {
     line.set_read_timeout(Some(limit))?;
     let mut byte = [0];
     line.read_exact(&mut byte)
 }
 
-/// What this process has from the one before it; nothing, when there was none.
+/// Sockets from the predecessor of this process; empty without one.
 #[derive(Default)]
-pub(super) struct Inherited {
-    sockets: Vec<(Name, OwnedFd)>,
+pub(super) struct InheritedSockets {
+    sockets: Vec<(SocketName, OwnedFd)>,
     line: Option<UnixStream>,
 }
 
-impl Inherited {
-    /// Takes the sockets that come over the standard input, if that is a line to an old process.
+impl InheritedSockets {
+    /// Receives the sockets over the standard input, if that is a channel to a predecessor.
     ///
     /// # Errors
-    /// The line is not what it should be.
+    /// The standard input is not such a channel, or the message on it is malformed.
     pub(super) fn take() -> io::Result<Self> {
         let old = env::var(VARIABLE).ok().and_then(|id| id.parse::<u32>().ok());
         if old != Some(parent_id()) {
             return Ok(Self::default());
         }
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // The line must end with this process' own copy of it.
+        // The channel must close with this process' own copy of it.
         rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
         let sockets = receive(&line)?;
         Ok(Self { sockets, line: Some(line) })
     }
 
-    /// The socket of a service, if it listens where the configuration says.
-    pub(super) fn listener(&mut self, name: &Name) -> Option<TcpListener> {
+    /// Takes the socket of a service; `None` if none listens at the configured address.
+    pub(super) fn listener(&mut self, name: &SocketName) -> Option<TcpListener> {
         let index = self.sockets.iter().position(|(known, _)| known == name)?;
         Some(TcpListener::from(self.sockets.swap_remove(index).1))
     }
 
-    /// The line on which the old process talks about sessions; `None` when it is a version that does not.
+    /// Takes the session channel; `None` when the predecessor is a version without it.
     pub(super) fn sessions(&mut self) -> Option<UnixStream> {
         let index = self.sockets.iter().position(|(known, _)| known.service == SESSIONS)?;
         Some(UnixStream::from(self.sockets.swap_remove(index).1))
     }
 
-    /// The way to say that this process serves. Sockets that nobody asked for are closed.
-    pub(super) fn into_sign(self) -> ReadySign {
-        ReadySign(Mutex::new(self.line))
+    /// Returns the signal that this process serves. Closes the sockets that were not taken.
+    pub(super) fn into_ready_signal(self) -> ReadySignal {
+        ReadySignal(Mutex::new(self.line))
     }
 }
 
-/// How the old process learns that it may go.
-pub(super) struct ReadySign(Mutex<Option<UnixStream>>);
+/// Tells the predecessor that this process serves.
+pub(super) struct ReadySignal(Mutex<Option<UnixStream>>);
 
-impl ReadySign {
-    /// Says it, once. False when there is no old process to be told.
-    pub(super) fn give(&self) -> bool {
+impl ReadySignal {
+    /// Sends the signal, once. Returns false without a predecessor.
+    pub(super) fn send(&self) -> bool {
         let line = self.0.lock().take();
         line.is_some_and(|mut line| line.write_all(&[READY]).is_ok())
     }
@@ -159,8 +159,8 @@ impl ReadySign {
 mod tests {
     use super::*;
 
-    fn name(service: &str) -> Name {
-        Name { service: service.to_owned(), address: ([127, 0, 0, 1], 0).into() }
+    fn name(service: &str) -> SocketName {
+        SocketName { service: service.to_owned(), address: ([127, 0, 0, 1], 0).into() }
     }
 
     fn listener() -> TcpListener {
@@ -172,19 +172,19 @@ mod tests {
         let (old, new) = UnixStream::pair().unwrap();
         let sockets = [(name("proxy"), listener()), (name("control"), listener())];
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        give(&old, &sockets, &theirs).unwrap();
-        let mut inherited = Inherited { sockets: receive(&new).unwrap(), line: Some(new) };
+        send(&old, &sockets, &theirs).unwrap();
+        let mut inherited = InheritedSockets { sockets: receive(&new).unwrap(), line: Some(new) };
         let control = inherited.listener(&name("control")).unwrap();
         assert_eq!(control.local_addr().unwrap(), sockets[1].1.local_addr().unwrap());
         assert!(inherited.listener(&name("control")).is_none(), "it is taken once");
         inherited.sessions().unwrap().write_all(b"x").unwrap();
         ours.read_exact(&mut [0]).unwrap();
         assert!(inherited.sessions().is_none());
-        let elsewhere = Name { address: ([127, 0, 0, 1], 1).into(), ..name("proxy") };
+        let elsewhere = SocketName { address: ([127, 0, 0, 1], 1).into(), ..name("proxy") };
         assert!(inherited.listener(&elsewhere).is_none(), "the configuration wants another address");
-        let sign = inherited.into_sign();
-        assert!(sign.give());
-        assert!(!sign.give(), "it is given once");
+        let sign = inherited.into_ready_signal();
+        assert!(sign.send());
+        assert!(!sign.send(), "it is given once");
         wait_until_ready(&old, Duration::from_secs(5)).unwrap();
     }
 
@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_process_without_a_predecessor_inherits_nothing() {
-        let mut inherited = Inherited::take().unwrap();
+        let mut inherited = InheritedSockets::take().unwrap();
         assert!(inherited.listener(&name("proxy")).is_none());
-        assert!(!inherited.into_sign().give());
+        assert!(!inherited.into_ready_signal().send());
     }
 }
