@@ -52,16 +52,11 @@ fn soften(definition: &mut Value) {
 }
 
 #[cfg(test)]
-#[path = "../../tests/gateway/support/json_schema.rs"]
-#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
-mod json_schema;
-
-#[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::json_schema::fits;
     use super::*;
+    use crate::settings::json_schema::fits;
 
     fn written() -> String {
         format!("{:#}\n", schema())

@@ -316,8 +316,6 @@ pub(super) mod answers;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
-#[path = "../../tests/gateway/support/json_schema.rs"]
-#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
-mod json_schema;
+use crate::settings::json_schema;
 #[cfg(test)]
 mod tests;

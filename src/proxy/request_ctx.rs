@@ -48,6 +48,10 @@ pub(crate) struct RequestCtx {
 
 /// How far a request has come.
 #[derive(Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each request passes the early stages once: boxes would cost it two allocations"
+)]
 pub(crate) enum Stage {
     /// No head has been read.
     #[default]
@@ -232,9 +236,9 @@ impl Stage {
     pub(crate) fn identify(&mut self, caller: Caller) -> Result<()> {
         self.advance(|stage| match stage {
             Self::Received(received) => {
-                Ok(Self::Identified(Identified { received, caller, call: ModelRequest::default() }))
+                (Self::Identified(Identified { received, caller, call: ModelRequest::default() }), true)
             }
-            other => Err(other),
+            other => (other, false),
         })
     }
 
@@ -244,9 +248,9 @@ impl Stage {
     /// The request is in another stage, and stays there.
     pub(crate) fn admit(&mut self, leg: Leg, open: GaugeGuard) -> Result<()> {
         self.advance(|stage| match stage {
-            Self::Identified(who) => Ok(Self::Admitted(Box::new(Admitted { who, leg, open }))),
-            Self::Chosen(chosen) => Ok(Self::Routed(Routed::new(chosen.who, leg, open, chosen.route))),
-            other => Err(other),
+            Self::Identified(who) => (Self::Admitted(Box::new(Admitted { who, leg, open })), true),
+            Self::Chosen(chosen) => (Self::Routed(Routed::new(chosen.who, leg, open, chosen.route)), true),
+            other => (other, false),
         })
     }
 
@@ -258,20 +262,18 @@ impl Stage {
         self.advance(|stage| match stage {
             Self::Admitted(admitted) => {
                 let Admitted { who, leg, open } = *admitted;
-                Ok(Self::Routed(Routed::new(who, leg, open, route)))
+                (Self::Routed(Routed::new(who, leg, open, route)), true)
             }
-            Self::Identified(who) => Ok(Self::Chosen(Box::new(Chosen { who, route }))),
-            other => Err(other),
+            Self::Identified(who) => (Self::Chosen(Box::new(Chosen { who, route })), true),
+            other => (other, false),
         })
     }
 
-    fn advance(&mut self, step: impl FnOnce(Self) -> std::result::Result<Self, Self>) -> Result<()> {
-        let (stage, was_reached) = match step(mem::take(self)) {
-            Ok(next) => (next, Some(())),
-            Err(same) => (same, None),
-        };
+    /// Replaces the stage by what `step` returns, and whether that is the next one.
+    fn advance(&mut self, step: impl FnOnce(Self) -> (Self, bool)) -> Result<()> {
+        let (stage, was_reached) = step(mem::take(self));
         *self = stage;
-        reached(was_reached)
+        reached(was_reached.then_some(()))
     }
 }
 

@@ -14,3 +14,8 @@ pub mod origin;
 pub mod private;
 pub mod secret;
 pub mod units;
+
+#[cfg(test)]
+#[path = "../../tests/gateway/support/json_schema.rs"]
+#[expect(unreachable_pub, reason = "the end-to-end tests use it, too")]
+pub(crate) mod json_schema;

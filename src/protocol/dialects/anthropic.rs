@@ -110,7 +110,6 @@ pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
     client_headers: &[VERSION, "anthropic-beta"],
     // `/v1/models` is in both APIs.
     reads: &[(&openai::OTHER, &SPEC)],
-    ..ProviderSpec::SERVER
 };
 
 impl Dialect {
