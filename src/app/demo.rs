@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pingora_core::server::{Server, ShutdownWatch};
-use pingora_core::services::background::{BackgroundService, background_service};
+use pingora::server::{Server, ShutdownWatch};
+use pingora::services::background::{BackgroundService, background_service};
 
 use super::descriptors;
 use super::services::{self, Extra};
