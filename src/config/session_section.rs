@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::identity::IdentityConfig;
 use crate::session::SessionConfig;
 
-/// All keys of the section, for "did you mean".
+/// All keys of the section.
 const KEYS: [&str; 16] = [
     "store",
     "idle_timeout",
@@ -46,6 +46,28 @@ impl<'de> Deserialize<'de> for SessionSection {
     }
 }
 
+/// A key of the section. An unknown one fails while the key is read, so that the fault has the path of the key.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Key {
+    Store,
+    IdleTimeout,
+    MaxDuration,
+    CompletedAfter,
+    Retention,
+    MaxActive,
+    MaxActivePerPrincipal,
+    StartsPerAddress,
+    KillBlock,
+    Redis,
+    Header,
+    IdPattern,
+    Scope,
+    Missing,
+    Derive,
+    Identity,
+}
+
 struct Visitor;
 
 impl<'de> de::Visitor<'de> for Visitor {
@@ -57,25 +79,24 @@ impl<'de> de::Visitor<'de> for Visitor {
 
     fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<SessionSection, A::Error> {
         let SessionSection { mut session, mut identity } = SessionSection::default();
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "store" => session.store = map.next_value()?,
-                "idle_timeout" => session.idle_timeout = map.next_value()?,
-                "max_duration" => session.max_duration = map.next_value()?,
-                "completed_after" => session.completed_after = map.next_value()?,
-                "retention" => session.retention = map.next_value()?,
-                "max_active" => session.max_active = map.next_value()?,
-                "max_active_per_principal" => session.max_active_per_principal = map.next_value()?,
-                "starts_per_address" => session.starts_per_address = map.next_value()?,
-                "kill_block" => session.kill_block = map.next_value()?,
-                "redis" => session.redis = map.next_value()?,
-                "header" => identity.header = map.next_value()?,
-                "id_pattern" => identity.id_pattern = map.next_value()?,
-                "scope" => identity.scope = map.next_value()?,
-                "missing" => identity.missing = map.next_value()?,
-                "derive" => identity.derive = map.next_value()?,
-                "identity" => identity.identity = map.next_value()?,
-                other => return Err(de::Error::unknown_field(other, &KEYS)),
+        while let Some(key) = map.next_key()? {
+            match key {
+                Key::Store => session.store = map.next_value()?,
+                Key::IdleTimeout => session.idle_timeout = map.next_value()?,
+                Key::MaxDuration => session.max_duration = map.next_value()?,
+                Key::CompletedAfter => session.completed_after = map.next_value()?,
+                Key::Retention => session.retention = map.next_value()?,
+                Key::MaxActive => session.max_active = map.next_value()?,
+                Key::MaxActivePerPrincipal => session.max_active_per_principal = map.next_value()?,
+                Key::StartsPerAddress => session.starts_per_address = map.next_value()?,
+                Key::KillBlock => session.kill_block = map.next_value()?,
+                Key::Redis => session.redis = map.next_value()?,
+                Key::Header => identity.header = map.next_value()?,
+                Key::IdPattern => identity.id_pattern = map.next_value()?,
+                Key::Scope => identity.scope = map.next_value()?,
+                Key::Missing => identity.missing = map.next_value()?,
+                Key::Derive => identity.derive = map.next_value()?,
+                Key::Identity => identity.identity = map.next_value()?,
             }
         }
         Ok(SessionSection { session, identity })

@@ -258,7 +258,7 @@ fn text_that_is_no_configuration_is_refused_with_its_line() {
     );
     assert_eq!(
         faults("server:\n  8080: x\n"),
-        "line 1: server: a key here is not a text (put the key in quotes if it is meant)"
+        "line 1: server: a key here is not a string (put the key in quotes if it is intended)"
     );
 }
 

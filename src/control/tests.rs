@@ -491,8 +491,9 @@ fn control_openapi() {
     let document = server.get("/openapi.json").json();
     assert_eq!(document, super::openapi::document());
     for (path, item) in document["paths"].as_object().unwrap() {
-        // The feed has no end.
-        for method in item.as_object().unwrap().keys().filter(|_| path != "/control/events") {
+        // The feed has no end, and the document names the error.
+        let is_checked = !["/control/events", "/openapi.json"].contains(&path.as_str());
+        for method in item.as_object().unwrap().keys().filter(|_| is_checked) {
             let answer = server.call(&method.to_uppercase(), &path.replace("{id}", "x"), "", "");
             let is_unknown = answer.status == 405 || answer.body.contains("\"not_found\"");
             assert!(!is_unknown, "{method} {path}: {answer:?}");

@@ -58,7 +58,7 @@ fn check_order(link: &LinkedRecord, before: Option<&Tip>) -> Result<(), String> 
     let seq = link.tip.seq;
     match before {
         Some(before) if seq != before.seq + 1 => {
-            Err(format!("record {seq} check_order record {}: one was removed, added or moved", before.seq))
+            Err(format!("record {seq} follows record {}: one was removed, added or moved", before.seq))
         }
         Some(before) if link.prev != before.hash => {
             Err(format!("record {seq} does not follow the one before it: that one was replaced"))

@@ -61,9 +61,13 @@ impl Proxy {
         Self { app, settings, metrics }
     }
 
-    /// A request whose head has been read.
+    /// A chat request whose head has been read.
     fn received(&self, headers: &[(&'static str, &str)]) -> (RequestCtx, RequestHeader) {
-        let mut head = RequestHeader::build(Method::POST, b"/v1/chat/completions", None).unwrap();
+        self.received_at("/v1/chat/completions", headers)
+    }
+
+    fn received_at(&self, path: &str, headers: &[(&'static str, &str)]) -> (RequestCtx, RequestHeader) {
+        let mut head = RequestHeader::build(Method::POST, path.as_bytes(), None).unwrap();
         for (name, value) in headers {
             head.insert_header(*name, *value).unwrap();
         }
@@ -129,7 +133,8 @@ async fn a_rejected_request_keeps_its_stage() {
     assert!(matches!(ctx.stage, Stage::Identified(_)));
 
     // A page of a foreign origin: the backend is known, so the answer is in its dialect; no leg is opened.
-    let (mut ctx, head) = proxy.received(&[("x-backend", "b"), ("origin", "https://evil.example")]);
+    let (mut ctx, head) =
+        proxy.received_at("/mcp", &[("x-backend", "b"), ("origin", "https://evil.example")]);
     ctx.identify(&head.headers).unwrap();
     assert_eq!(kind(ctx.route(&head).await.unwrap_err()), ErrorKind::OriginRefused);
     assert!(matches!(ctx.stage, Stage::Chosen(_)) && ctx.stage.leg().is_none());
@@ -165,5 +170,5 @@ async fn a_cut_leg_passes_no_byte() {
 
 #[test]
 fn the_context_stays_small() {
-    assert!(size_of::<RequestCtx>() <= 1024, "{}", size_of::<RequestCtx>());
+    assert!(size_of::<RequestCtx>() <= 1280, "{}", size_of::<RequestCtx>());
 }

@@ -51,7 +51,7 @@ pub struct Killed {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
     /// Its known descendants, which are refused as well.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub descendants: Vec<AgentId>,
     /// When the order was recorded.
     pub killed_at: Timestamp,
@@ -65,7 +65,7 @@ pub struct Killed {
     #[serde(rename = "instances_notified")]
     pub instances: u64,
     /// What has not received the order yet, and why. This instance keeps trying.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_reached: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ pub struct Resumed {
     /// The order that was lifted.
     pub order: Arc<KillOrder>,
     /// What has not received the lifting yet, and why. This instance keeps trying.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_reached: Vec<String>,
 }
 

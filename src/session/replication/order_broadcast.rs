@@ -55,12 +55,13 @@ impl Replicator {
     /// Writes an order to the store and publishes it; publishes it even when it cannot be written. Returns when it is
     /// written, or when waiting longer would delay the cut.
     pub(super) async fn start_delivery(&self, order: &Arc<KillOrder>) -> OrderDelivery {
-        let (store, is_up, mut order) = (self.store.clone(), self.is_up(), KillOrder::clone(order));
+        let (store, mut order) = (self.store.clone(), KillOrder::clone(order));
+        let link = if self.is_up() { Ok(()) } else { Err(self.health.link_is_down()) };
         let (written, wait) = tokio::sync::oneshot::channel();
         let delivery = tokio::spawn(async move {
-            let stored = match is_up {
-                true => store.put_order(&order, true).await,
-                false => Err(LinkError::Away("not connected".to_owned())),
+            let stored = match link {
+                Ok(()) => store.put_order(&order, true).await,
+                Err(down) => Err(down),
             };
             // The receiver is gone when this took too long.
             let _ = written.send(());
@@ -81,7 +82,7 @@ impl Replicator {
                 Err(fault) => DeliveryOutcome { published: Err(fault.clone()), written: Err(fault) },
             }
         });
-        if is_up {
+        if self.is_up() {
             let _ = tokio::time::timeout(WRITE_WAIT, wait).await;
         }
         OrderDelivery(delivery)
@@ -154,7 +155,7 @@ impl Replicator {
         let now_ms = core.clock().unix_millis(core.clock().now());
         let done = match self.is_up() {
             true => self.write_lift(order, now_ms).await,
-            false => Err(LinkError::Away("not connected".to_owned())),
+            false => Err(self.health.link_is_down()),
         };
         let Err(fault) = done else { return Vec::new() };
         self.lifted.lock().push(order.clone());

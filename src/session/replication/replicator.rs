@@ -175,6 +175,10 @@ impl Replicator {
 impl Replicator {
     /// Takes the link down after the store did not answer: from now on this instance continues alone.
     pub(super) fn store_lost(&self, core: &Manager, why: &LinkError) {
+        // First: whoever sees that the link is down asks why.
+        if self.is_up() {
+            self.health.lost_link(why);
+        }
         if self.store.link().down() {
             core.publish(Event::StoreLost { why: why.to_string() });
         }

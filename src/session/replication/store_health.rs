@@ -1,11 +1,12 @@
 //! Problems of a store that answers: it takes no writes, evicts keys, was wiped, or has another principals' key.
 
-use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::warn;
 
+use crate::redis::LinkError;
 use crate::redis::principals::Claim;
 
 /// The principals' key of an instance.
@@ -27,6 +28,8 @@ pub(super) struct StoreHealth {
     /// Principals' keys that the store had lost.
     pub(super) lost_keys: AtomicU64,
     pub(super) refused: Mutex<Option<String>>,
+    /// Why the link was taken down last.
+    lost_because: Mutex<Option<String>>,
     pub(super) evicts: Mutex<Option<String>>,
     pub(super) lost: Mutex<Option<(Instant, &'static str)>>,
 }
@@ -47,6 +50,7 @@ impl StoreHealth {
             is_other: AtomicBool::new(false),
             lost_keys: AtomicU64::new(0),
             refused: Mutex::default(),
+            lost_because: Mutex::default(),
             evicts: Mutex::default(),
             lost: Mutex::default(),
         }
@@ -60,6 +64,17 @@ impl StoreHealth {
     /// Sets why the store cannot be used although it answers; true if that is new.
     pub(super) fn refuse(&self, why: Option<String>) -> bool {
         why.is_some() && set(&self.refused, why.clone()) != why
+    }
+
+    /// Records why the link is taken down.
+    pub(super) fn lost_link(&self, why: &LinkError) {
+        let (LinkError::Away(why) | LinkError::Refused(why)) = why;
+        set(&self.lost_because, Some(why.clone()));
+    }
+
+    /// The error of a command that is not sent because the link is down.
+    pub(super) fn link_is_down(&self) -> LinkError {
+        LinkError::Away(get(&self.lost_because).unwrap_or_else(|| "not connected".to_owned()))
     }
 
     /// The store can be used, or does not answer at all.

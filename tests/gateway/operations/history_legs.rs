@@ -35,6 +35,16 @@ const VERSION_1: &str = "
     PRAGMA user_version = 1;
 ";
 
+/// A request as such a database stores it.
+fn old_leg(id: &str) -> String {
+    let now = jiff::Timestamp::now();
+    let leg = json!({"request_id": id, "kind": "request", "method": "POST", "path": "/v1/messages", "agent": null,
+        "started_at": now, "backend": "default", "failover_from": null, "attempts": 1, "model": null, "status": 200,
+        "error": null, "outcome": "ok", "tools_offered": 0, "input_tokens_estimate": 0, "stop_reason": null,
+        "tools": {}, "stream": false, "duration_ms": 5, "ttfb_ms": 5, "bytes_in": 1, "bytes_out": 1});
+    leg.to_string()
+}
+
 /// One record with two requests, as such a database stores them.
 fn old_file(path: &Path) {
     let file = Connection::open(path).expect("a file");
@@ -44,8 +54,7 @@ fn old_file(path: &Path) {
          'traffic', 'anon:127.0.0.1', NULL, NULL, ?1, ?1, 2, 0, 0, 0, '', '', '{\"session_id\":\"old-run\"}')";
     file.execute(record, [now.as_millisecond()]).expect("a record");
     for id in ["first", "second"] {
-        let body = json!({"request_id": id, "started_at": now, "duration_ms": 5}).to_string();
-        file.execute("INSERT INTO legs VALUES (1, ?1)", [body]).expect("a leg");
+        file.execute("INSERT INTO legs VALUES (1, ?1)", [old_leg(id)]).expect("a leg");
     }
 }
 
@@ -204,9 +213,7 @@ async fn an_older_file_keeps_what_it_has_in_both_modes() {
 
         // An older program that is being replaced still writes in its own way.
         let other = Connection::open(&file).expect("the file");
-        other
-            .execute("INSERT INTO legs (seq, body) VALUES (1, '{\"request_id\":\"third\"}')", [])
-            .expect("a leg");
+        other.execute("INSERT INTO legs (seq, body) VALUES (1, ?1)", [old_leg("third")]).expect("a leg");
         assert_eq!(ids(&paged(&gateway, "old-run", 10).await), ["first", "second", "third"]);
     }
 }

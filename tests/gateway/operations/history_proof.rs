@@ -179,7 +179,7 @@ async fn an_export_that_is_cut_at_a_head_is_told_and_a_time_or_a_head_says_how_f
     for (file, words, expected, part) in [
         (&cut, vec![], 1, "it was cut off"),
         (&cut, vec!["--until", signed], 0, "2 records (1 to 2)"),
-        (&cut, vec!["--until", "0s"], 1, "it is signed until"),
+        (&cut, vec!["--until", "0s"], 1, "it is signed only until"),
         (&cut, vec!["--head", path(&head)], 0, "2 records"),
         (&cut, vec!["--head", path(&file)], 1, "ends with record 2"),
         (&file, vec!["--head", path(&head)], 0, "4 records (1 to 4)"),
