@@ -96,7 +96,7 @@ async fn an_export_verifies_offline_and_a_changed_one_does_not() {
     let swapped = [lines[1], lines[0]].iter().chain(&lines[2..]).copied().collect::<Vec<_>>();
     let changes = [
         (text.replacen("\"request_count\":1", "\"request_count\":2", 1), "was changed"),
-        ([&lines[..3], &lines[4..]].concat().join("\n") + "\n", "was taken out"),
+        ([&lines[..3], &lines[4..]].concat().join("\n") + "\n", "was removed"),
         (swapped.join("\n") + "\n", "record"),
         (lines[..6].join("\n") + "\n", "its end was cut off"),
     ];

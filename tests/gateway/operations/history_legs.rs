@@ -45,14 +45,30 @@ fn old_leg(id: &str) -> String {
     leg.to_string()
 }
 
+/// A record as such a database stores it.
+fn old_record() -> String {
+    let now = jiff::Timestamp::now();
+    let tokens = json!({"input_tokens": 0, "output_tokens": 0, "cache_read_tokens": 0, "cache_write_tokens": 0,
+        "cache_write_1h_tokens": 0, "reasoning_tokens": 0, "web_search_requests": 0, "cost_usd": 0.0, "models": []});
+    let record = json!({"session_id": "old-run", "state": "completed", "duration_ms": 5, "request_count": 2,
+        "bytes_in": 2, "bytes_out": 2, "backend": "http://127.0.0.1:1", "client_addr": "127.0.0.1",
+        "schema": "elida.cdr/2", "uid": "s_0198a0000000700080000000000000aa", "incarnation": 1, "previous_id": null,
+        "kind": "traffic", "started_at": now, "ended_at": now, "end_reason": "idle_timeout", "ended_by": null,
+        "principal": "anon:127.0.0.1", "client": null, "identity_source": "header:x-session-id", "agents": [],
+        "backends": [], "failovers": 0, "usage": tokens, "tools": {}, "error_count": 0, "errors": {},
+        "ttfb_ms": {"p50": 5, "p90": 5, "p95": 5}, "flags": [], "kill": null, "agent_kills": [],
+        "chain": {"seq": 1, "prev": "", "hash": ""}});
+    record.to_string()
+}
+
 /// One record with two requests, as such a database stores them.
 fn old_file(path: &Path) {
     let file = Connection::open(path).expect("a file");
     file.execute_batch(VERSION_1).expect("the tables");
     let now = jiff::Timestamp::now();
     let record = "INSERT INTO records VALUES (1, 's_0198a0000000700080000000000000aa', 'old-run', 'completed', \
-         'traffic', 'anon:127.0.0.1', NULL, NULL, ?1, ?1, 2, 0, 0, 0, '', '', '{\"session_id\":\"old-run\"}')";
-    file.execute(record, [now.as_millisecond()]).expect("a record");
+         'traffic', 'anon:127.0.0.1', NULL, NULL, ?1, ?1, 2, 0, 0, 0, '', '', ?2)";
+    file.execute(record, (now.as_millisecond(), old_record())).expect("a record");
     for id in ["first", "second"] {
         file.execute("INSERT INTO legs VALUES (1, ?1)", [old_leg(id)]).expect("a leg");
     }

@@ -183,7 +183,7 @@ async fn an_export_that_is_cut_at_a_head_is_told_and_a_time_or_a_head_says_how_f
         (&cut, vec!["--head", path(&head)], 0, "2 records"),
         (&cut, vec!["--head", path(&file)], 1, "ends with record 2"),
         (&file, vec!["--head", path(&head)], 0, "4 records (1 to 4)"),
-        (&file, vec!["--until", "yesterday"], 1, "--until yesterday is no time"),
+        (&file, vec!["--until", "yesterday"], 1, "--until yesterday is not a time"),
         (&file, vec!["--head", path(&gateway.data().join("cdr-head-history.db.json"))], 0, "4 records"),
     ] {
         let (code, printed) = verify(file, &words).await;
