@@ -156,3 +156,23 @@ fn every_type_of_the_glossary_exists() {
         assert!(is_defined, "docs/glossary.md: {file} does not define {name} (\"{word}\") any more");
     }
 }
+
+/// A merge that was committed half resolved leaves its markers in pages, which nothing else reads.
+#[test]
+fn no_file_has_markers_of_a_merge() {
+    let mut folders: Vec<_> =
+        ["src", "docs", "tests/gateway", "conf", "docker", "benches"].map(|name| root().join(name)).into();
+    let mut files = vec![root().join("README.md"), root().join("CHANGELOG.md"), root().join("justfile")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let list = if entry.file_type().unwrap().is_dir() { &mut folders } else { &mut files };
+            list.push(entry.path());
+        }
+    }
+    let markers = ["<", ">"].map(|mark| format!("{} ", mark.repeat(7)));
+    for file in files {
+        let text = String::from_utf8_lossy(&fs::read(&file).unwrap()).into_owned();
+        let found = text.lines().find(|line| markers.iter().any(|marker| line.starts_with(marker)));
+        assert_eq!(found, None, "{}", file.display());
+    }
+}
