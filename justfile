@@ -27,10 +27,9 @@ run CONFIG="conf/elida.yaml":
 check CONFIG="conf/elida.yaml":
     cargo run --quiet -- check --config {{CONFIG}}
 
-# Everything that must pass: format, lints, all tests with the real binary and real clients. Tests wait more than they
-# compute, so there are more of them at a time than cores.
+# Everything that must pass: format, lints, all tests with the real binary and real clients.
 test: lint
-    cargo nextest run --test-threads $(( {{num_cpus()}} * 3 / 2 ))
+    cargo nextest run
 
 # One test, or all whose name contains NAME.
 test-one NAME:

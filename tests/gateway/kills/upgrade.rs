@@ -65,7 +65,10 @@ async fn old_sessions_obey(gateway: &Gateway, new: u32, mut client: RawClient) {
     let listed = gateway.elida(&["sessions", "--state", "active"]).await;
     assert!(listed.contains("old"), "{listed}");
     let killed = gateway.kill("old").await;
-    assert_eq!((killed.status, &killed.body["legs_cut"]), (200, &json!(1)), "{killed:?}");
+    // Over Redis the old process may carry the order out before it is asked; then it has nothing left to cut.
+    let least = u64::from(killed.body["instances_notified"] == 1);
+    let cut = killed.body["legs_cut"].as_u64().expect("a number");
+    assert!(killed.status == 200 && (least..=1).contains(&cut), "{killed:?}");
     assert_eq!((&killed.body["state"], &killed.body["uid"]), (&json!("killed"), &session["uid"]));
     is_cut(&mut client).await;
     assert_eq!(ask(gateway, "old").await, 403, "it stays killed");
