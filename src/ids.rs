@@ -99,6 +99,9 @@ pub struct SessionKey {
 pub struct Uid(Uuid);
 
 impl Uid {
+    /// Sorts after every uid.
+    pub const MAX: Self = Self(Uuid::max());
+
     /// Creates a uid; later ones sort after earlier ones.
     pub fn fresh() -> Self {
         Self(Uuid::now_v7())

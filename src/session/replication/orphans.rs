@@ -23,7 +23,7 @@ impl Replicator {
         let is_turn = self.store.take_orphan_turn().await?;
         let settings = core.settings();
         let idle = settings.idle_timeout + 4 * self.staleness(&settings);
-        let since = core.clock().unix_millis(core.clock().now()).saturating_sub(millis(idle));
+        let since = self.store_millis(core, core.clock().now()).saturating_sub(millis(idle));
         for (key, uid) in self.store.idle_since(since, ORPHANS).await? {
             let shares = self.store.open_shares(&key, uid).await?;
             if shares.is_empty() {

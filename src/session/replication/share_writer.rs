@@ -117,7 +117,8 @@ impl Replicator {
         Flush {
             share: self.share_name(live.share()),
             number: self.versions.fetch_add(1, Ordering::Relaxed) + 1,
-            last_ms: core.clock().unix_millis(last),
+            last_ms: self.store_millis(core, last),
+            age_ms: live.is_opener().then(|| millis(core.clock().now().since(live.started()))),
             doc: share_document(live, core.clock()),
             session: ShareDocument::new(live.view(core.clock(), false), None),
         }

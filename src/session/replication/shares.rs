@@ -166,7 +166,7 @@ impl Replicator {
             .close_again(key, uid, &self.share_name(live.share()), &share_document(live, core.clock()))
             .await?;
         let Some(note) = self.shared_end_note(core, live) else {
-            return self.store.set_activity(key, uid, core.clock().unix_millis(live.last_activity())).await;
+            return self.store.set_activity(key, uid, self.store_millis(core, live.last_activity())).await;
         };
         self.store.end(key, uid, &note, None).await?;
         self.store.publish_end(key, uid).await?;
@@ -238,9 +238,14 @@ impl Replicator {
             self.publish_record(core, &whole);
         }
         let unmarked = self.replay_log().unmarked(|recorded| recorded.uid == uid);
-        for recorded in unmarked {
-            self.mark_recorded(core, &recorded).await?;
+        for recorded in &unmarked {
+            self.mark_recorded(core, recorded).await?;
         }
+        let is_marked = |name: &String| unmarked.iter().any(|recorded| recorded.shares.contains(name));
+        if !unmarked.is_empty() && names.iter().all(is_marked) {
+            return Ok(());
+        }
+        // The store has lost the mark of an earlier record.
         self.store.mark_recorded(key, uid, &names).await
     }
 
