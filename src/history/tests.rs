@@ -211,7 +211,9 @@ async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
     for by in [GroupBy::Principal, GroupBy::Model, GroupBy::Client, GroupBy::Backend, GroupBy::Session] {
         let lines = reader.usage(&RecordFilter::default(), by).unwrap();
         assert!(
-            lines.iter().all(|line| line.tokens.input_tokens == most && line.tokens.reasoning_tokens > most - 4096),
+            lines
+                .iter()
+                .all(|line| line.tokens.input_tokens == most && line.tokens.reasoning_tokens > most - 4096),
             "{lines:?}"
         );
         assert_eq!(lines.iter().map(|line| line.requests).sum::<u64>(), 30);
@@ -230,7 +232,8 @@ async fn lines_of_the_same_cost_come_by_their_tokens() {
     let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
     file.execute("UPDATE usage SET output_tokens = 1 + seq % 7", []).unwrap();
     let lines = archive.reader().unwrap().usage(&RecordFilter::default(), GroupBy::Session).unwrap();
-    let tokens = |line: &crate::history::read::reader::UsageLine| line.tokens.input_tokens + line.tokens.output_tokens;
+    let tokens =
+        |line: &crate::history::read::reader::UsageLine| line.tokens.input_tokens + line.tokens.output_tokens;
     assert!(lines.is_sorted_by_key(|line| std::cmp::Reverse(tokens(line))), "{lines:?}");
     assert!(tokens(&lines[0]) > tokens(&lines[29]));
 }

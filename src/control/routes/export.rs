@@ -230,9 +230,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_below_the_least_rate_is_cut_and_its_file_does_not_look_whole() {
         let hour = Duration::from_secs(3600);
-        for (chunk, pause) in [(CHUNK, hour), (CHUNK, Duration::from_secs(29)), (CHUNK, Duration::from_secs(1)), (1, Duration::from_millis(10))] {
+        for (chunk, pause) in [
+            (CHUNK, hour),
+            (CHUNK, Duration::from_secs(29)),
+            (CHUNK, Duration::from_secs(1)),
+            (1, Duration::from_millis(10)),
+        ] {
             let (ran, why) = endless(chunk, pause, hour).await;
-            assert!(matches!(why, Some(Aborted::Slow)) && ran < 3 * PATIENCE, "{chunk} {pause:?}: {ran:?} {why:?}");
+            assert!(
+                matches!(why, Some(Aborted::Slow)) && ran < 3 * PATIENCE,
+                "{chunk} {pause:?}: {ran:?} {why:?}"
+            );
         }
         let (_, why) = endless(CHUNK, Duration::from_millis(400), hour).await;
         assert!(why.is_none(), "{why:?}");
@@ -240,7 +248,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_is_granted_and_a_fast_start_earns_no_longer_one() {
-        for (pause, is_cut) in [(PATIENCE - Duration::from_secs(2), false), (PATIENCE + Duration::from_secs(1), true)] {
+        for (pause, is_cut) in
+            [(PATIENCE - Duration::from_secs(2), false), (PATIENCE + Duration::from_secs(1), true)]
+        {
             let (sender, mut chunks) = channel(1);
             let sending = tokio::spawn(async move {
                 let mut sender = ChunkSender::new(sender);

@@ -1,7 +1,7 @@
 //! The JSON Schema of a record: `docs/cdr.schema.json`, for programs that read exports.
 
-use schemars::{JsonSchema, Schema};
 use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -249,7 +249,10 @@ async fn what_an_older_version_wrote_is_answered_as_documented() {
     assert_eq!(page["records"].as_array().map(Vec::len), Some(3), "{page}");
     assert_eq!(page["records"][0]["schema"], "elida.cdr/1");
     let detail = operator.get("/control/records/old-0").await.json();
-    assert_eq!((detail["requests"].as_array().map(Vec::len), detail["kills"].as_array().map(Vec::len)), (Some(1), Some(1)));
+    assert_eq!(
+        (detail["requests"].as_array().map(Vec::len), detail["kills"].as_array().map(Vec::len)),
+        (Some(1), Some(1))
+    );
     for path in ["records/old-0/requests", "history/events", "usage", "history/series"] {
         assert_eq!(operator.get(&format!("/control/{path}")).await.status(), 200, "{path}");
     }
