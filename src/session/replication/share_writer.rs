@@ -106,6 +106,8 @@ impl Replicator {
                 flushed.insert(live.share(), Flushed { print: *print, at_ms, ttl_ms });
                 if let Some(note) = end {
                     self.end_like_store(core, live, note);
+                    // It may have been removed from the set of active ones before it was added again here.
+                    self.check_later(core, live.key(), live.uid()).await;
                 }
             }
         }
