@@ -65,6 +65,9 @@ shared_name! {
     /// The name of a configured backend.
     BackendName
 }
+/// The field that carries a request's id, from the client and to backend and client.
+pub const REQUEST_ID: &str = "x-request-id";
+
 shared_name! {
     /// The id of a request, sent upstream and downstream as `X-Request-ID`.
     RequestId

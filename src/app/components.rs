@@ -17,7 +17,7 @@ use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
 use crate::protocol::request::RequestPaths;
-use crate::proxy::gateway::ProxyState;
+use crate::proxy::state::ProxyState;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::redis::{self, Keys, Link};
 use crate::session::replication::{OwnKey, Replicator};

@@ -16,7 +16,7 @@ use crate::error::ErrorKind;
 use crate::identity::Key;
 use crate::proxy::downstream::RequestHandle;
 use crate::proxy::downstream::handle::Peer;
-use crate::proxy::gateway::ProxyState;
+use crate::proxy::state::ProxyState;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::store::MemoryStore;
 use crate::session::{CutReason, Event, Manager};
