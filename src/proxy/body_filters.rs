@@ -4,8 +4,8 @@ use bytes::Bytes;
 use pingora_core::{Error, Result};
 
 use super::downstream::LEG_CUT;
-use super::read;
 use super::error_response::REFUSED;
+use super::read;
 use super::request_ctx::RequestCtx;
 use super::upgrade;
 

@@ -8,10 +8,10 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use super::downstream::LEG_CUT;
+use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
 use super::receive::Received;
-use super::error_response::Reject;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;

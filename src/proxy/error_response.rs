@@ -138,7 +138,11 @@ pub(super) fn status_for(kind: ErrorKind, client: Option<&str>) -> StatusCode {
 }
 
 /// Returns the parts of the error body, which the dialect writes.
-pub(super) fn error_body<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> ErrorBody<'a> {
+pub(super) fn error_body<'a>(
+    refusal: &'a Refusal,
+    session_id: Option<&'a str>,
+    request_id: &'a str,
+) -> ErrorBody<'a> {
     ErrorBody {
         code: refusal.kind.code(),
         kind: error_class(refusal.kind),

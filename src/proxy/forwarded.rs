@@ -87,7 +87,13 @@ impl Forwarding {
     ///
     /// # Errors
     /// A header cannot be set, which would be a bug.
-    pub(super) fn write(&self, head: &mut RequestHeader, peer: IpAddr, is_secure: bool, version: Version) -> Result<()> {
+    pub(super) fn write(
+        &self,
+        head: &mut RequestHeader,
+        peer: IpAddr,
+        is_secure: bool,
+        version: Version,
+    ) -> Result<()> {
         let peer = peer.to_canonical();
         let scheme = if is_secure { "https" } else { "http" };
         let told = if self.tells { Some(self.told(&head.headers, peer, scheme)) } else { None };

@@ -12,8 +12,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
 use super::downstream::LEG_CUT;
-use super::identify::SessionHint;
 use super::error_response::{REFUSED, Reject};
+use super::identify::SessionHint;
 use super::request_ctx::{Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{

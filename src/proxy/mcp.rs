@@ -7,8 +7,8 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::dispatch::Route;
-use super::receive::Received;
 use super::error_response::Reject;
+use super::receive::Received;
 use super::request_ctx::{RequestCtx, Routed};
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};

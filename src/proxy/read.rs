@@ -6,8 +6,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use pingora_core::Error;
 use pingora_proxy::Session;
 
-use super::receive::Received;
 use super::error_response::Reject;
+use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::request::{ModelRequest, RequestScan};
 

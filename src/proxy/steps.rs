@@ -9,9 +9,9 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::builtin::BuiltinAnswer;
+use super::error_response::Reject;
 use super::identify::SessionHint;
 use super::receive::Received;
-use super::error_response::Reject;
 use super::request_ctx::{RequestCtx, Stage, reached};
 use super::trace_context::Trace;
 use super::{admit, builtin, dispatch, identify, mcp, read, receive, upgrade};

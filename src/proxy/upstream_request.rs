@@ -11,8 +11,8 @@ use pingora_http::RequestHeader;
 
 use super::dispatch::Route;
 use super::receive::Received;
-use crate::protocol::dialects::credentials;
 use crate::ids::REQUEST_ID;
+use crate::protocol::dialects::credentials;
 use crate::protocol::request::rewrite_model;
 use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;

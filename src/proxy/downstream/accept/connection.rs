@@ -115,7 +115,11 @@ where
             return ProxyEnd::Done;
         }
         if let Some(mut session) = handle.take_session() {
-            error_response::bare(&mut session, &Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE)).await;
+            error_response::bare(
+                &mut session,
+                &Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE),
+            )
+            .await;
             handle.return_session(session);
         }
         ProxyEnd::Panicked
