@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::{Event, Listener, ServedLeg};
+use crate::session::{Event, KillOrder, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -51,6 +51,18 @@ impl Listener for EventSink {
     fn on_leg(&self, leg: ServedLeg) {
         if let Some(history) = &self.history {
             history.record_leg(leg);
+        }
+    }
+
+    fn on_lifted_elsewhere(&self, order: &Arc<KillOrder>) {
+        if let Some(history) = &self.history {
+            history.record_lift(order);
+        }
+    }
+
+    fn on_replaced_elsewhere(&self, order: &Arc<KillOrder>) {
+        if let Some(history) = &self.history {
+            history.record_replacement(order);
         }
     }
 }
