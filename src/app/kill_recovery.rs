@@ -1,7 +1,8 @@
-//! Restores the kill orders of a gateway without a shared store after a restart.
+//! Restores the kill orders in the history after a restart.
 //!
-//! Orders in the history are in force before the first request is admitted. While an old process and its successor run
-//! side by side, each polls the history for orders that the other received.
+//! They are in force before the first request is admitted. With a shared store they are then compared with it: those that
+//! were lifted there are removed, and those that it has lost are written again. Without one, while an old process and its
+//! successor run side by side, each polls the history for orders that the other received.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -28,12 +29,9 @@ pub(super) struct KillRecovery {
 }
 
 impl KillRecovery {
-    /// Restores the orders in the history. Returns `None` without a history, and with a shared store, which has all
+    /// Restores the orders in the history. Returns `None` without a history, and with a shared store, which tells of later
     /// orders. An unreadable history is logged and does not stop the start.
     pub(super) fn restore(history: Option<&Arc<Archive>>, sessions: &Arc<Manager>) -> Option<Arc<Self>> {
-        if sessions.is_shared() {
-            return None;
-        }
         let (history, sessions) = (Arc::clone(history?), Arc::clone(sessions));
         let kills = Self { history, sessions, seen: AtomicI64::new(0) };
         match kills.poll() {
@@ -41,7 +39,7 @@ impl KillRecovery {
             Ok(orders) => info!(orders, "kill orders given before this start stand"),
             Err(fault) => error!(%fault, "kill orders given before this start are forgotten: kill again"),
         }
-        Some(Arc::new(kills))
+        (!kills.sessions.is_shared()).then(|| Arc::new(kills))
     }
 
     /// Restores orders written since the last poll, and returns their number. Blocks.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -21,7 +22,7 @@ use super::write::leg_queue::{LegSender, leg_queue};
 use super::write::rows::Entry;
 use super::write::writer::{Message, Writer};
 use crate::capture::Capture;
-use crate::session::{Event, ServedLeg};
+use crate::session::{Event, KillOrder, ServedLeg};
 use crate::settings::private;
 use crate::telemetry::metrics::HistoryMetrics;
 use crate::telemetry::readiness::Readiness;
@@ -122,7 +123,23 @@ impl Archive {
 
     /// Queues an event. Never blocks: when the queue is full, the event is dropped and counted.
     pub fn record(&self, event: &Event) {
-        let Some(entry) = Entry::of(event) else { return };
+        if let Some(entry) = Entry::of(event) {
+            self.enqueue(entry);
+        }
+    }
+
+    /// Queues that an order was lifted on another instance. Never blocks, and drops like [`Archive::record`].
+    pub fn record_lift(&self, order: &Arc<KillOrder>) {
+        self.enqueue(Entry::LiftedElsewhere { at: Timestamp::now(), order: Arc::clone(order) });
+    }
+
+    /// Queues that this order, given on another instance, replaced the known one against the same session or agent. Never
+    /// blocks, and drops like [`Archive::record`].
+    pub fn record_replacement(&self, order: &Arc<KillOrder>) {
+        self.enqueue(Entry::ReplacedElsewhere(Arc::clone(order)));
+    }
+
+    fn enqueue(&self, entry: Entry) {
         let limit = if matches!(entry, Entry::Started { .. }) { MAX_STARTS } else { QUEUE };
         let item = entry.item();
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= limit

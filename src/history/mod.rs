@@ -25,6 +25,8 @@ mod write;
 #[cfg(test)]
 mod leg_tests;
 #[cfg(test)]
+mod seal_tests;
+#[cfg(test)]
 mod tamper_tests;
 #[cfg(test)]
 mod tests;

@@ -30,14 +30,14 @@ use crate::telemetry::readiness::Readiness;
 
 const HEAD_FILE: &str = "cdr-head-history.db.json";
 
-fn database(folder: &Path) -> Connection {
+pub(super) fn database(folder: &Path) -> Connection {
     let file = Connection::open(folder.join("history.db")).unwrap();
     file.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
     file
 }
 
 /// Rewrites the chain after `tip`, with each record changed by `change`. Returns the new tip.
-fn relink(file: &Connection, mut tip: Tip, change: impl Fn(u64, &mut Value)) -> Tip {
+pub(super) fn relink(file: &Connection, mut tip: Tip, change: impl Fn(u64, &mut Value)) -> Tip {
     let mut find = file.prepare("SELECT seq, body FROM records WHERE seq > ?1 ORDER BY seq").unwrap();
     let rows = find
         .query_map([tip.seq.cast_signed()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
@@ -85,14 +85,14 @@ pub(super) fn age(folder: &Path, last: u64, ended_ms: i64) {
 }
 
 /// An archive with its metrics and readiness.
-struct Watched {
-    archive: Arc<Archive>,
-    readiness: Arc<Readiness>,
+pub(super) struct Watched {
+    pub(super) archive: Arc<Archive>,
+    pub(super) readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
 }
 
 impl Watched {
-    fn open(folder: &Path) -> Self {
+    pub(super) fn open(folder: &Path) -> Self {
         Self::with(folder, HistoryConfig::default())
     }
 
@@ -115,13 +115,13 @@ impl Watched {
     }
 
     /// Asserts that the export is not signed, and that the breach is reported.
-    fn refuses(&self, what: &str) {
+    pub(super) fn refuses(&self, what: &str) {
         let fault = self.export().unwrap_err().to_string();
         assert!(!self.is_intact() && self.readiness.warning().is_some(), "{what}: {fault}");
         assert!(self.readiness.warning().unwrap().contains("elida cdr accept"), "{what}");
     }
 
-    fn serves(&self) -> Report {
+    pub(super) fn serves(&self) -> Report {
         let report = self.export().unwrap();
         assert!(self.is_intact() && self.readiness.warning().is_none(), "{report:?}");
         report
@@ -129,7 +129,7 @@ impl Watched {
 }
 
 /// A folder with a closed history of twelve records and heads at 4, 8 and 12.
-async fn twelve() -> tempfile::TempDir {
+pub(super) async fn twelve() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let archive = open(folder.path(), HistoryConfig::default());
     for part in 0..3 {
@@ -141,7 +141,7 @@ async fn twelve() -> tempfile::TempDir {
 }
 
 /// All files of a closed history.
-fn copy(from: &Path) -> tempfile::TempDir {
+pub(super) fn copy(from: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -182,8 +182,10 @@ enum Tampering {
     Front(i64),
     /// Removes the newest records, back to a stored head.
     Back(i64),
-    /// Appends a record.
+    /// Appends a record that does not follow from the one before it.
     Added,
+    /// Adds a record at this number, renumbers the following ones, and rebuilds the links from there on.
+    Inserted(i64),
 }
 
 fn tampering() -> impl Strategy<Value = Tampering> {
@@ -197,6 +199,7 @@ fn tampering() -> impl Strategy<Value = Tampering> {
         1 => proptest::sample::select(vec![1_i64, 4, 8]).prop_map(Tampering::Front),
         1 => proptest::sample::select(vec![4_i64, 8, 11]).prop_map(Tampering::Back),
         1 => Just(Tampering::Added),
+        2 => (1_i64..=13).prop_map(Tampering::Inserted),
     ]
 }
 
@@ -227,11 +230,25 @@ fn tamper(file: &Connection, how: &Tampering) {
         Tampering::Added => {
             run(
                 "INSERT INTO records SELECT 13, 's_added', session_id, state, kind, principal, client, backend, \
-                 started_ms, ended_ms, requests, errors, bytes_in, bytes_out, prev, hash, body FROM records WHERE seq = 12",
+                 started_ms, ended_ms, requests, errors, bytes_in, bytes_out, prev, hash, body, seal FROM records WHERE seq = 12",
                 &[],
             );
         }
+        Tampering::Inserted(seq) => insert(file, *seq),
     }
+}
+
+/// Adds a copy of record 2, or of record 1 if `seq` is 2, as record `seq`, and links it and the following ones.
+pub(super) fn insert(file: &Connection, seq: i64) {
+    let before = file.query_row("SELECT hash FROM records WHERE seq = ?1", [seq - 1], |row| row.get(0));
+    let tip = Tip { seq: (seq - 1).unsigned_abs(), hash: before.unwrap_or_else(|_| Tip::default().hash) };
+    file.execute("UPDATE records SET seq = -seq - 1 WHERE seq >= ?1", [seq]).unwrap();
+    file.execute("UPDATE records SET seq = -seq WHERE seq < 0", []).unwrap();
+    let copied = "INSERT INTO records SELECT ?1, 's_added' || ?1, session_id, state, kind, principal, client, backend, \
+         started_ms, ended_ms, requests, errors, bytes_in, bytes_out, prev, hash, \
+         json_set(body, '$.uid', 's_added' || ?1), seal FROM records WHERE seq = CASE WHEN ?1 = 2 THEN 1 ELSE 2 END";
+    assert_eq!(file.execute(copied, [seq]).unwrap(), 1);
+    relink(file, tip, |_, _| {});
 }
 
 /// Changes the value of one column of one record.

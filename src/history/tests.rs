@@ -183,14 +183,14 @@ async fn sums_agree_with_what_was_counted() {
     let models = reader.usage(&all, GroupBy::Model).unwrap();
     let of = |name: Option<&str>| {
         let line = models.iter().find(|line| line.name.as_deref() == name).unwrap();
-        (line.requests, line.input_tokens, line.output_tokens)
+        (line.requests, line.tokens.input_tokens, line.tokens.output_tokens)
     };
     assert_eq!([of(None), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
     let callers = reader.usage(&all, GroupBy::Principal).unwrap();
-    assert_eq!((callers.len(), callers[0].requests, callers[0].input_tokens), (1, 30, 300));
+    assert_eq!((callers.len(), callers[0].requests, callers[0].tokens.input_tokens), (1, 30, 300));
     let points = reader.series(&all, Interval::Day).unwrap();
     assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
-    assert_eq!(points.iter().map(|point| point.sums.input_tokens).sum::<u64>(), 300);
+    assert_eq!(points.iter().map(|point| point.sums.tokens.input_tokens).sum::<u64>(), 300);
     let wanted = RecordFilter { model: Some("model-1".to_owned()), ..RecordFilter::default() };
     assert_eq!(reader.page(&wanted, None, 100).unwrap().records.len(), 10);
     assert_eq!(reader.usage(&wanted, GroupBy::Session).unwrap().len(), 10);
@@ -211,13 +211,15 @@ async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
     for by in [GroupBy::Principal, GroupBy::Model, GroupBy::Client, GroupBy::Backend, GroupBy::Session] {
         let lines = reader.usage(&RecordFilter::default(), by).unwrap();
         assert!(
-            lines.iter().all(|line| line.input_tokens == most && line.reasoning_tokens > most - 4096),
+            lines
+                .iter()
+                .all(|line| line.tokens.input_tokens == most && line.tokens.reasoning_tokens > most - 4096),
             "{lines:?}"
         );
         assert_eq!(lines.iter().map(|line| line.requests).sum::<u64>(), 30);
     }
     let points = reader.series(&RecordFilter::default(), Interval::Day).unwrap();
-    assert!(points.iter().all(|point| point.sums.input_tokens == most && point.sums.bytes_in == most));
+    assert!(points.iter().all(|point| point.sums.tokens.input_tokens == most && point.sums.bytes_in == most));
     assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
 }
 
@@ -230,7 +232,8 @@ async fn lines_of_the_same_cost_come_by_their_tokens() {
     let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
     file.execute("UPDATE usage SET output_tokens = 1 + seq % 7", []).unwrap();
     let lines = archive.reader().unwrap().usage(&RecordFilter::default(), GroupBy::Session).unwrap();
-    let tokens = |line: &crate::history::read::reader::UsageLine| line.input_tokens + line.output_tokens;
+    let tokens =
+        |line: &crate::history::read::reader::UsageLine| line.tokens.input_tokens + line.tokens.output_tokens;
     assert!(lines.is_sorted_by_key(|line| std::cmp::Reverse(tokens(line))), "{lines:?}");
     assert!(tokens(&lines[0]) > tokens(&lines[29]));
 }
@@ -420,6 +423,7 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
         "DROP TABLE captures; DROP VIEW legs; DROP TABLE requests;
          CREATE TABLE legs (seq INTEGER NOT NULL REFERENCES records (seq) ON DELETE CASCADE, body TEXT NOT NULL) STRICT;
          CREATE INDEX legs_by_record ON legs (seq); DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
+         ALTER TABLE records DROP COLUMN seal;
          PRAGMA user_version = 1;",
     )
     .unwrap();

@@ -122,6 +122,8 @@ mod fleet {
     pub mod stress;
     /// Redis with TLS, a password and an access list.
     pub mod tls;
+    /// Redis restarts empty together with all instances.
+    pub mod wipe;
 }
 
 /// Running it: commands, control API, history, telemetry, reload, upgrade, start and stop.

@@ -106,6 +106,7 @@ fn accepted(
         marks: state.marks.into_iter().chain([mark]).collect(),
         former_keys: state.former_keys,
         older_until: None,
+        is_sealed: true,
         breach: None,
     }
 }

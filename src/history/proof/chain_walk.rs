@@ -14,12 +14,19 @@ pub(in crate::history) struct ChainWalk {
     pub(in crate::history) tip: Tip,
     /// The last trusted position: where the walk started, or a signed head since.
     anchor: Tip,
+    /// Whether each record must have a seal.
+    needs_seals: bool,
 }
 
 impl ChainWalk {
     /// Starts after a trusted position.
     pub(in crate::history) fn after(tip: Tip) -> Self {
-        Self { anchor: tip.clone(), tip }
+        Self { anchor: tip.clone(), tip, needs_seals: false }
+    }
+
+    /// Sets whether each record must have a seal. Records that a signed head covers need none.
+    pub(in crate::history) fn needing_seals(self, needs_seals: bool) -> Self {
+        Self { needs_seals, ..self }
     }
 
     /// Checks the next record.
@@ -30,6 +37,13 @@ impl ChainWalk {
         let found = row.check(&self.tip);
         self.tip = found.map_err(|what| Breach::between(what, &self.anchor, self.tip.seq + 1))?;
         Ok(())
+    }
+
+    fn check_seal(&self, row: &RecordRow, keys: &[String]) -> Result<(), Breach> {
+        match self.needs_seals && !row.is_sealed(keys) {
+            true => Err(Breach::new(format!("record {} was not written by this gateway", row.seq))),
+            false => Ok(()),
+        }
     }
 
     /// Checks that a genuine head was signed for the current position.
@@ -63,9 +77,11 @@ impl ChainWalk {
             let heads = heads(file, self.tip.seq + 1, end, keys)?;
             for row in &rows {
                 let mut here = heads.iter().filter(|head| head.seq == row.seq);
-                if let Err(breach) =
-                    self.step(row).and_then(|()| here.try_for_each(|head| self.pass_head(head)))
-                {
+                let checked = self
+                    .step(row)
+                    .and_then(|()| self.check_seal(row, keys))
+                    .and_then(|()| here.try_for_each(|head| self.pass_head(head)));
+                if let Err(breach) = checked {
                     return Ok(Err(breach));
                 }
             }

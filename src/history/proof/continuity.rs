@@ -1,7 +1,6 @@
 //! What must hold before anything is signed: the file begins and continues where it should, and a breach found earlier
 //! has been repaired.
 
-use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::chain_walk::{ChainWalk, head_before};
@@ -76,7 +75,8 @@ pub(in crate::history) fn all_heads(file: &Connection) -> rusqlite::Result<Vec<H
 }
 
 /// Checks that the file begins where it should, that it contains the `known` record, and that everything after that
-/// record follows from it.
+/// record follows from it and was written by a holder of the key: by this process before it was killed, or by the other
+/// process of an upgrade.
 ///
 /// # Errors
 /// The outer error means that the database cannot be read, the inner one that the file was changed.
@@ -100,9 +100,8 @@ pub(in crate::history) fn check_continuity(
         return Ok(Err(Breach::new("a record without a number was added")));
     }
     if first.seq > base.seq + 1 {
-        let is_older = signed.older_until.is_some_and(|until| Timestamp::now() < until);
         let before = first.before();
-        let head = if is_older { head_before(file, before.seq, keys)? } else { None };
+        let head = if signed.may_be_older() { head_before(file, before.seq, keys)? } else { None };
         match head.filter(|head| head.tip() == before) {
             Some(_) => base = before,
             None => {
@@ -128,6 +127,6 @@ pub(in crate::history) fn check_continuity(
             return Ok(Err(Breach::new(what)));
         }
     }
-    let mut walk = ChainWalk::after(tip);
+    let mut walk = ChainWalk::after(tip).needing_seals(!signed.may_be_older());
     Ok(walk.advance_to(file, u64::MAX, usize::MAX, keys)?.map(|_| Continuity { tip: walk.tip, base }))
 }

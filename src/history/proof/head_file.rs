@@ -1,6 +1,7 @@
 //! The head file: what the gateway signed last. It is kept beside the signing key, with the key's permissions, and apart
-//! from the history: an attacker who can write to the history but not to this folder cannot make the gateway sign
-//! records that it did not write.
+//! from the history. An attacker who can write to the history but not to this folder cannot make the gateway sign records
+//! that it did not write: records up to the head in this file have the digests that it leads to, and each later one has a
+//! seal, which takes the key.
 
 use std::fs::File;
 use std::io;
@@ -29,9 +30,11 @@ pub(in crate::history) struct SignedState {
     pub(in crate::history) marks: Vec<Statement>,
     /// The public keys that were in use before the current one.
     pub(in crate::history) former_keys: Vec<String>,
-    /// Until then an older version of the program, which does not sign what it deletes, may still write (during an
-    /// upgrade); `None` if there is none.
+    /// Until then an older version of the program, which neither signs what it deletes nor seals records, may still write
+    /// (during an upgrade); `None` if there is none.
     pub(in crate::history) older_until: Option<Timestamp>,
+    /// True once a version that seals records has used the history.
+    pub(in crate::history) is_sealed: bool,
     /// Evidence of tampering that was neither repaired nor accepted since.
     pub(in crate::history) breach: Option<Breach>,
 }
@@ -76,6 +79,11 @@ impl SignedState {
     /// The position after which records are vouched for.
     pub(in crate::history) fn base(&self) -> Tip {
         self.base.as_ref().map(Statement::tip).unwrap_or_default()
+    }
+
+    /// Returns true while an older version of the program may still write.
+    pub(in crate::history) fn may_be_older(&self) -> bool {
+        self.older_until.is_some_and(|until| Timestamp::now() < until)
     }
 
     /// The position of the last signed head; before the first record if there is none.

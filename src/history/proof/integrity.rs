@@ -2,7 +2,8 @@
 //! an attacker who edits the file with SQL, replaces it or deletes it gets no signature for the result.
 //!
 //! Three facts are known independently of the file: the last signed head and the point up to which records were deleted
-//! (both in [`super::head_file`]), and, in memory, the last record that this process wrote or found intact.
+//! (both in [`super::head_file`]), and, in memory, the last record that this process wrote or found intact. Each record
+//! after those has a seal, a signature of its own, so that what this gateway wrote is told from what somebody appended.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +88,10 @@ impl Integrity {
             Err(what) => Some(Breach::lasting(what)),
         };
         (state.known, state.stamp) = (state.signed.head(), stamp);
+        let was_sealed = std::mem::replace(&mut state.signed.is_sealed, true);
+        if !was_sealed && last_row(file)?.is_some() {
+            state.signed.older_until = Timestamp::now().checked_add(UPGRADE_OVERLAP).ok();
+        }
         let found = match found {
             Some(breach) => Err(breach),
             None => self.check_file(&mut state, file, true)?,
@@ -96,7 +101,7 @@ impl Integrity {
             self.hand_over(&mut state);
         }
         self.report(&mut state, found.err());
-        if stamp.is_none() && state.signed.breach.is_none() {
+        if (stamp.is_none() || !was_sealed) && state.signed.breach.is_none() {
             self.save(&mut state);
         }
         Ok(())
@@ -129,7 +134,6 @@ impl Integrity {
         state.signed.base = (first.seq > 0).then(|| self.statement(Kind::Pruned, &first));
         state.signed.head = stored.into_iter().next();
         if last.is_some() {
-            state.signed.older_until = Timestamp::now().checked_add(UPGRADE_OVERLAP).ok();
             info!(head = state.signed.head().seq, "the history of an older version is taken over");
         }
         Ok(None)

@@ -7,6 +7,7 @@ use rusqlite::types::ValueRef;
 use serde_json::Value;
 
 use super::hash_chain::{LINK, MAX_INTEGER, ORIGIN, SCHEMA_V1, Tip, digest, hashed_form};
+use super::signature::is_sealed;
 
 /// The largest number of records that are read at a time.
 pub(in crate::history) const PAGE_RECORDS: i64 = 500;
@@ -108,6 +109,8 @@ pub(in crate::history) struct RecordRow {
     pub(in crate::history) seq: u64,
     prev: String,
     hash: String,
+    /// `None` if an older version wrote the record.
+    seal: Option<String>,
     /// The record as JSON.
     pub(in crate::history) body: String,
     texts: [Option<String>; 7],
@@ -133,6 +136,7 @@ impl RecordRow {
             seq: u64::try_from(row.get::<_, i64>("seq")?).unwrap_or(0),
             prev: text_of(row, "prev")?.unwrap_or_default(),
             hash: text_of(row, "hash")?.unwrap_or_default(),
+            seal: text_of(row, "seal")?,
             body: text_of(row, "body")?.unwrap_or_default(),
             texts,
             times,
@@ -153,6 +157,11 @@ impl RecordRow {
     /// The tip before this record, according to its columns.
     pub(in crate::history) fn before(&self) -> Tip {
         Tip { seq: self.seq.saturating_sub(1), hash: self.prev.clone() }
+    }
+
+    /// Returns true if one of `keys` sealed the record at this position.
+    pub(in crate::history) fn is_sealed(&self, keys: &[String]) -> bool {
+        self.seal.as_ref().is_some_and(|seal| is_sealed(&self.tip(), seal, keys))
     }
 
     /// Checks the record, its columns, and that it follows `before`. Returns the new tip.

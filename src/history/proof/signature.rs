@@ -27,6 +27,9 @@ pub const PUBLIC_FILE: &str = "cdr-key.pub";
 /// The schema of a signed head.
 pub const SCHEMA: &str = "elida.cdr-head/1";
 
+/// The schema of what is signed for a seal. It differs from a head's, so that no seal can be passed off as a head.
+const SEAL_SCHEMA: &str = "elida.cdr-seal/1";
+
 /// Signs heads and statements.
 pub struct Signer(Ed25519KeyPair);
 
@@ -115,6 +118,12 @@ impl Signer {
         head
     }
 
+    /// Seals a record: returns a signature that shows that a holder of the key wrote it at this position. Unlike a head
+    /// it vouches for no record before it.
+    pub(in crate::history) fn seal(&self, tip: &Tip) -> String {
+        self.sign(&seal_message(tip))
+    }
+
     /// Signs a statement.
     pub(in crate::history) fn sign_statement(&self, mut statement: Statement) -> Statement {
         statement.key = self.public_key();
@@ -133,6 +142,16 @@ pub(in crate::history) fn is_signed(message: &[u8], key: &str, signature: &str) 
     let decoded = |digits: &str| HEXLOWER.decode(digits.as_bytes());
     let (Ok(key), Ok(signature)) = (decoded(key), decoded(signature)) else { return false };
     UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()
+}
+
+/// Returns true if one of `keys` sealed this record.
+pub(in crate::history) fn is_sealed(tip: &Tip, seal: &str, keys: &[String]) -> bool {
+    let message = seal_message(tip);
+    keys.iter().any(|key| is_signed(&message, key, seal))
+}
+
+fn seal_message(tip: &Tip) -> Vec<u8> {
+    canonical(&json!({"schema": SEAL_SCHEMA, "seq": tip.seq, "hash": tip.hash}))
 }
 
 impl Head {
@@ -178,6 +197,25 @@ mod tests {
         ] {
             assert!(!changed.is_genuine(), "{changed:?}");
         }
+    }
+
+    #[test]
+    fn a_seal_is_for_one_record_and_is_no_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::load_or_create(folder.path()).unwrap();
+        let tip = Tip { seq: 3, hash: "ab".into() };
+        let (seal, keys) = (signer.seal(&tip), ["00".repeat(32), signer.public_key()]);
+        assert!(is_sealed(&tip, &seal, &keys));
+        for (other, seal, keys) in [
+            (Tip { seq: 4, ..tip.clone() }, &*seal, &keys[..]),
+            (Tip { hash: "ac".into(), ..tip.clone() }, &seal, &keys),
+            (tip.clone(), "", &keys),
+            (tip.clone(), &seal, &keys[..1]),
+        ] {
+            assert!(!is_sealed(&other, seal, keys), "{other:?}");
+        }
+        let head = signer.sign_head(&tip, Timestamp::UNIX_EPOCH);
+        assert!(!is_sealed(&tip, &head.signature, &keys) && !Head { signature: seal, ..head }.is_genuine());
     }
 
     #[test]

@@ -31,6 +31,10 @@ const MAX_EVENTS: usize = 200;
 /// The largest number of requests returned with a record; [`Reader::legs`] returns all.
 const MAX_REQUESTS: usize = 20;
 
+/// The columns with token counts, in the order of [`TokenSums`].
+const TOKENS: [&str; 5] =
+    ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"];
+
 /// A connection to the history.
 pub struct Reader {
     pub(in crate::history) database: Connection,
@@ -86,8 +90,25 @@ pub struct KillLine {
     pub order: Box<RawValue>,
     /// When it was lifted; `None` if it was not.
     pub lifted_at: Option<Timestamp>,
-    /// Who lifted it; `None` if it was not lifted.
+    /// Who lifted it; `None` if it was not lifted, or on another instance.
     pub lifted_by: Option<String>,
+}
+
+/// Sums of tokens and cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct TokenSums {
+    /// Input tokens.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+    /// Tokens read from prompt caches.
+    pub cache_read_tokens: u64,
+    /// Tokens written to prompt caches.
+    pub cache_write_tokens: u64,
+    /// Reasoning tokens, which are included in `output_tokens`.
+    pub reasoning_tokens: u64,
+    /// Cost in US dollars; requests without a known price count as 0.
+    pub cost_usd: f64,
 }
 
 /// Sums over the sessions that ended in an interval.
@@ -107,18 +128,9 @@ pub struct Sums {
     pub bytes_in: u64,
     /// Body bytes to clients.
     pub bytes_out: u64,
-    /// Input tokens.
-    pub input_tokens: u64,
-    /// Output tokens.
-    pub output_tokens: u64,
-    /// Tokens read from prompt caches.
-    pub cache_read_tokens: u64,
-    /// Tokens written to prompt caches.
-    pub cache_write_tokens: u64,
-    /// Reasoning tokens, which are included in `output_tokens`.
-    pub reasoning_tokens: u64,
-    /// Cost in US dollars; requests without a known price count as 0.
-    pub cost_usd: f64,
+    /// Their tokens and cost.
+    #[serde(flatten)]
+    pub tokens: TokenSums,
 }
 
 /// One point of a time series.
@@ -138,18 +150,9 @@ pub struct UsageLine {
     pub name: Option<String>,
     /// Requests.
     pub requests: u64,
-    /// Input tokens.
-    pub input_tokens: u64,
-    /// Output tokens.
-    pub output_tokens: u64,
-    /// Tokens read from the prompt cache.
-    pub cache_read_tokens: u64,
-    /// Tokens written to the prompt cache.
-    pub cache_write_tokens: u64,
-    /// Reasoning tokens.
-    pub reasoning_tokens: u64,
-    /// Cost in US dollars.
-    pub cost_usd: f64,
+    /// Their tokens and cost.
+    #[serde(flatten)]
+    pub tokens: TokenSums,
 }
 
 impl Reader {
@@ -261,24 +264,15 @@ impl Reader {
     pub fn series(&self, filter: &RecordFilter, step: Interval) -> rusqlite::Result<Vec<Point>> {
         let (condition, values) = filter.condition();
         let length = step.millis();
-        let [i, o, r, w, t] =
-            ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"]
-                .map(|column| format!("total({column})"));
+        let [i, o, r, w, t] = TOKENS.map(|column| format!("total({column})"));
         let sql = format!(
             "WITH tokens AS (SELECT seq AS of, {i} AS i, {o} AS o, {r} AS r, {w} AS w, {t} AS t, \
              total(cost_usd) AS c FROM usage GROUP BY seq) \
              SELECT ended_ms / {length} * {length}, count(*), sum(state = 'killed'), sum(state = 'timed_out'), \
-             {}, {}, {}, {}, {}, {}, {}, {}, {}, total(c) \
+             {}, {}, total(c) \
              FROM records LEFT JOIN tokens ON of = seq WHERE {condition} GROUP BY 1 ORDER BY 1 LIMIT {MAX_POINTS}",
-            sum("requests"),
-            sum("errors"),
-            sum("bytes_in"),
-            sum("bytes_out"),
-            sum("i"),
-            sum("o"),
-            sum("r"),
-            sum("w"),
-            sum("t"),
+            sums_of(["requests", "errors", "bytes_in", "bytes_out"]),
+            sums_of(["i", "o", "r", "w", "t"]),
         );
         let mut statement = self.database.prepare(&sql)?;
         let points = statement.query_map(params_from_iter(values), |row| {
@@ -292,37 +286,24 @@ impl Reader {
         let (condition, values): (_, Vec<Sql>) = filter.condition();
         let condition = condition.replace("seq IN", "records.seq IN");
         let sql = format!(
-            "SELECT {}, {}, {} AS input, {} AS output, {}, {}, {}, total(cost_usd) AS cost FROM usage \
+            "SELECT {}, {}, {}, total(cost_usd) AS cost FROM usage \
              JOIN records ON records.seq = usage.seq WHERE {condition} GROUP BY 1 \
-             ORDER BY cost DESC, 0.0 + input + output DESC, 1 LIMIT {MAX_USAGE_LINES}",
+             ORDER BY cost DESC, total(input_tokens) + total(output_tokens) DESC, 1 LIMIT {MAX_USAGE_LINES}",
             by.column(),
-            sum("usage.requests"),
-            sum("input_tokens"),
-            sum("output_tokens"),
-            sum("cache_read_tokens"),
-            sum("cache_write_tokens"),
-            sum("reasoning_tokens"),
+            sums_of(["usage.requests"]),
+            sums_of(TOKENS),
         );
         let mut statement = self.database.prepare(&sql)?;
         let lines = statement.query_map(params_from_iter(values), |row| {
-            Ok(UsageLine {
-                name: row.get(0)?,
-                requests: number(row, 1)?,
-                input_tokens: number(row, 2)?,
-                output_tokens: number(row, 3)?,
-                cache_read_tokens: number(row, 4)?,
-                cache_write_tokens: number(row, 5)?,
-                reasoning_tokens: number(row, 6)?,
-                cost_usd: row.get(7)?,
-            })
+            Ok(UsageLine { name: row.get(0)?, requests: number(row, 1)?, tokens: token_sums(row, 2)? })
         })?;
         lines.collect()
     }
 }
 
-/// A SQL sum that saturates, where SQLite's `sum` of integers fails on overflow. It is exact up to 2^53.
-fn sum(column: &str) -> String {
-    format!("CAST(total({column}) AS INTEGER)")
+/// SQL sums of these columns. They saturate, where SQLite's `sum` of integers fails on overflow, and are exact up to 2^53.
+fn sums_of<const N: usize>(columns: [&str; N]) -> String {
+    columns.map(|column| format!("CAST(total({column}) AS INTEGER)")).join(", ")
 }
 
 /// Returns the first `limit` rows, and the cursor of the next page if there are more.
@@ -353,12 +334,19 @@ fn sums(row: &Row<'_>) -> rusqlite::Result<Sums> {
         errors: number(row, 5)?,
         bytes_in: number(row, 6)?,
         bytes_out: number(row, 7)?,
-        input_tokens: number(row, 8)?,
-        output_tokens: number(row, 9)?,
-        cache_read_tokens: number(row, 10)?,
-        cache_write_tokens: number(row, 11)?,
-        reasoning_tokens: number(row, 12)?,
-        cost_usd: row.get(13)?,
+        tokens: token_sums(row, 8)?,
+    })
+}
+
+/// Reads six columns, the first of which is `column`.
+fn token_sums(row: &Row<'_>, column: usize) -> rusqlite::Result<TokenSums> {
+    Ok(TokenSums {
+        input_tokens: number(row, column)?,
+        output_tokens: number(row, column + 1)?,
+        cache_read_tokens: number(row, column + 2)?,
+        cache_write_tokens: number(row, column + 3)?,
+        reasoning_tokens: number(row, column + 4)?,
+        cost_usd: row.get(column + 5)?,
     })
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::capture_queue::CaptureRow;
 use crate::history::proof::hash_chain::{self, Tip};
+use crate::history::proof::signature::Signer;
 use crate::history::read::record_schema::StoredRequest;
 use crate::ids::{AgentId, SessionId, Uid};
 use crate::protocol::facts::usage::{Cost, Usage};
@@ -25,6 +26,10 @@ pub(in crate::history) enum Entry {
     Killed(Arc<KillOrder>),
     /// A kill order was lifted.
     Resumed { at: Timestamp, order: Arc<KillOrder>, by: String },
+    /// A kill order was lifted on another instance.
+    LiftedElsewhere { at: Timestamp, order: Arc<KillOrder> },
+    /// A kill order, given on another instance, replaced a known one.
+    ReplacedElsewhere(Arc<KillOrder>),
     /// The bodies of a request were captured.
     Captured(Box<CaptureRow>),
 }
@@ -63,11 +68,13 @@ impl Entry {
         if matches!(self, Self::Ended(_)) { Item::Record } else { Item::Event }
     }
 
-    /// Writes the entry. A record becomes the new tip of the chain, and is written with its last legs if `with_legs`.
+    /// Writes the entry. A record becomes the new tip of the chain, is sealed by `signer`, and is written with its last
+    /// legs if `with_legs`.
     pub(in crate::history) fn write(
         &self,
         rows: &Transaction<'_>,
         tip: &mut Tip,
+        signer: &Signer,
         with_legs: bool,
     ) -> rusqlite::Result<()> {
         match self {
@@ -75,7 +82,7 @@ impl Entry {
             Self::Started { at, id, uid } => event(rows, *at, "session_started", id, *uid, &json!({})),
             Self::Ended(record) => {
                 event(rows, record.ended_at, "session_ended", &record.session_id, record.uid, &json!({}))?;
-                record_rows(rows, record, tip, with_legs)
+                record_rows(rows, record, tip, signer, with_legs)
             }
             Self::Killed(order) => {
                 let kind = if order.agent.is_some() { "agent_killed" } else { "session_killed" };
@@ -86,16 +93,11 @@ impl Entry {
                 let kind = if order.agent.is_some() { "agent_resumed" } else { "session_resumed" };
                 let body = json!({"by": by, "agent": order.agent});
                 event(rows, *at, kind, &order.session_id, order.uid, &body)?;
-                let lift = include_str!("../sql/lift_kill.sql");
-                rows.prepare_cached(lift)?.execute(params![
-                    at.as_millisecond(),
-                    by,
-                    order.uid.to_string(),
-                    order.at.as_millisecond(),
-                    order.agent.as_ref().map(AgentId::as_str)
-                ])?;
-                Ok(())
+                lift_kill(rows, order, *at, Some(by))
             }
+            Self::LiftedElsewhere { at, order } => lift_kill(rows, order, *at, None),
+            Self::ReplacedElsewhere(order) if has_kill(rows, order)? => Ok(()),
+            Self::ReplacedElsewhere(order) => kill_row(rows, order),
         }
     }
 }
@@ -134,10 +136,37 @@ fn kill_row(rows: &Transaction<'_>, order: &KillOrder) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Marks an order as lifted; `by` is `None` if another instance lifted it.
+fn lift_kill(
+    rows: &Transaction<'_>,
+    order: &KillOrder,
+    at: Timestamp,
+    by: Option<&str>,
+) -> rusqlite::Result<()> {
+    let lift = include_str!("../sql/lift_kill.sql");
+    rows.prepare_cached(lift)?.execute(params![
+        at.as_millisecond(),
+        by,
+        order.uid.to_string(),
+        order.at.as_millisecond(),
+        order.agent.as_ref().map(AgentId::as_str)
+    ])?;
+    Ok(())
+}
+
+fn has_kill(rows: &Transaction<'_>, order: &KillOrder) -> rusqlite::Result<bool> {
+    rows.prepare_cached(include_str!("../sql/find_kill.sql"))?.exists(params![
+        order.uid.to_string(),
+        order.at.as_millisecond(),
+        order.agent.as_ref().map(AgentId::as_str)
+    ])
+}
+
 fn record_rows(
     rows: &Transaction<'_>,
     record: &Record,
     tip: &mut Tip,
+    signer: &Signer,
     with_legs: bool,
 ) -> rusqlite::Result<()> {
     let text = hash_chain::to_text(record).map_err(|fault| odd(Box::new(fault)))?;
@@ -160,7 +189,8 @@ fn record_rows(
         signed(record.bytes_out),
         tip.hash,
         next.hash,
-        body
+        body,
+        signer.seal(&next)
     ])?;
     // A batch that is retried after an error may contain a record that was already written.
     if inserted == 0 {

@@ -263,7 +263,7 @@ impl Writer {
             None => self.integrity.last_tip(&rows)?,
         };
         for entry in &self.batch {
-            entry.write(&rows, &mut tip, !self.keeps_all)?;
+            entry.write(&rows, &mut tip, &self.integrity.signer, !self.keeps_all)?;
         }
         leg_rows(&rows, self.legs.batch())?;
         rows.commit()?;

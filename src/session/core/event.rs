@@ -29,6 +29,14 @@ pub trait Listener: Send + Sync {
 
     /// Called when a leg has ended. Must be quick and must not block.
     fn on_leg(&self, _: ServedLeg) {}
+
+    /// Called when an order that applied here was lifted elsewhere. The instance that lifted it publishes the event. Must be
+    /// quick and must not block.
+    fn on_lifted_elsewhere(&self, _: &Arc<KillOrder>) {}
+
+    /// Called when this order, given elsewhere, replaced one that applied here. The instance that gave it publishes the
+    /// event. Must be quick and must not block.
+    fn on_replaced_elsewhere(&self, _: &Arc<KillOrder>) {}
 }
 
 impl<F: Fn(&Event) + Send + Sync> Listener for F {

@@ -242,8 +242,12 @@ impl Manager {
     pub(in crate::session) fn take_order(&self, order: KillOrder) -> Option<usize> {
         let expires = order.until.map(|until| self.clock.moment(until));
         let order = Arc::new(KillOrder { expires, ..order });
-        let is_taken = order.in_force(self.clock.now()) && self.kill_orders.record_remote(&order);
-        is_taken.then(|| self.apply_order(&order).1)
+        let is_in_force = order.in_force(self.clock.now());
+        let replaced = is_in_force.then(|| self.kill_orders.record_remote(&order)).flatten()?;
+        if replaced.iter().any(|old| (old.uid, old.at) != (order.uid, order.at)) {
+            self.listener.on_replaced_elsewhere(&order);
+        }
+        Some(self.apply_order(&order).1)
     }
 
     /// Carries out a recorded order: ends the session, or adds the order to the session's agents, and cuts their

@@ -123,16 +123,16 @@ impl KillOrders {
         found
     }
 
-    /// Records an order of another instance unless a known one is as new. Returns true if it was recorded.
-    pub(in crate::session) fn record_remote(&self, order: &Arc<KillOrder>) -> bool {
+    /// Records an order of another instance and returns those that it replaced; `None` if a known one is as new.
+    pub(in crate::session) fn record_remote(&self, order: &Arc<KillOrder>) -> Option<Vec<Arc<KillOrder>>> {
         let mut orders = self.orders.entry(order.session_id.clone()).or_default();
         let same = |old: &Arc<KillOrder>| (&old.scope, &old.agent) == (&order.scope, &order.agent);
         if orders.iter().any(|old| same(old) && old.rev >= order.rev) {
-            return false;
+            return None;
         }
-        orders.retain(|old| !same(old));
+        let replaced = orders.extract_if(.., |old| same(old)).collect();
         orders.push(order.clone());
-        true
+        Some(replaced)
     }
 
     /// True while this order, or one that is as new, is in force.

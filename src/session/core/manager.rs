@@ -45,7 +45,7 @@ pub struct Manager {
     pub(super) replication: Arc<dyn Replication>,
     /// Other processes of this gateway, during an upgrade.
     pub(super) upgrade_peers: UpgradePeers,
-    listener: Arc<dyn Listener>,
+    pub(super) listener: Arc<dyn Listener>,
     /// True if the listener receives each leg.
     wants_legs: bool,
     feed: broadcast::Sender<Arc<Event>>,

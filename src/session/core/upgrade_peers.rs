@@ -282,6 +282,7 @@ impl Manager {
     ) {
         for order in self.kill_orders.remove_up_to(key, agent, rev) {
             self.lift_from_sessions(&order);
+            self.listener.on_lifted_elsewhere(&order);
         }
     }
 }

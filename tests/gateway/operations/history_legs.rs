@@ -52,7 +52,7 @@ fn old_record() -> String {
         "cache_write_1h_tokens": 0, "reasoning_tokens": 0, "web_search_requests": 0, "cost_usd": 0.0, "models": []});
     let record = json!({"session_id": "old-run", "state": "completed", "duration_ms": 5, "request_count": 2,
         "bytes_in": 2, "bytes_out": 2, "backend": "http://127.0.0.1:1", "client_addr": "127.0.0.1",
-        "schema": "elida.cdr/2", "uid": "s_0198a0000000700080000000000000aa", "incarnation": 1, "previous_id": null,
+        "schema": "elida.cdr/1", "uid": "s_0198a0000000700080000000000000aa", "incarnation": 1, "previous_id": null,
         "kind": "traffic", "started_at": now, "ended_at": now, "end_reason": "idle_timeout", "ended_by": null,
         "principal": "anon:127.0.0.1", "client": null, "identity_source": "header:x-session-id", "agents": [],
         "backends": [], "failovers": 0, "usage": tokens, "tools": {}, "error_count": 0, "errors": {},
@@ -231,6 +231,30 @@ async fn an_older_file_keeps_what_it_has_in_both_modes() {
         let other = Connection::open(&file).expect("the file");
         other.execute("INSERT INTO legs (seq, body) VALUES (1, ?1)", [old_leg("third")]).expect("a leg");
         assert_eq!(ids(&paged(&gateway, "old-run", 10).await), ["first", "second", "third"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_version_wrote_is_answered_as_documented() {
+    let demo = Demo::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("history.db");
+    let older = Connection::open(&file).expect("a file");
+    older.execute_batch(include_str!("../../older/history.sql")).expect("an older history");
+    drop(older);
+    let gateway = Gateway::with(yaml(&demo, "last", &format!(", file: {file:?}, retention: 10000d"))).await;
+    let mut operator = gateway.operator().await;
+    // Each answer is compared with docs/openapi.json.
+    let page = operator.get("/control/history").await.json();
+    assert_eq!(page["records"].as_array().map(Vec::len), Some(3), "{page}");
+    assert_eq!(page["records"][0]["schema"], "elida.cdr/1");
+    let detail = operator.get("/control/records/old-0").await.json();
+    assert_eq!(
+        (detail["requests"].as_array().map(Vec::len), detail["kills"].as_array().map(Vec::len)),
+        (Some(1), Some(1))
+    );
+    for path in ["records/old-0/requests", "history/events", "usage", "history/series"] {
+        assert_eq!(operator.get(&format!("/control/{path}")).await.status(), 200, "{path}");
     }
 }
 
