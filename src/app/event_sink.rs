@@ -9,7 +9,6 @@ use crate::session::{Event, KillOrder, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
-use crate::telemetry::otlp::facts::Session;
 use crate::telemetry::settings::Level;
 
 /// The `message` of a log line with a session record (CDR).
@@ -30,13 +29,7 @@ impl Listener for EventSink {
             history.record(event);
         }
         if let (Some(exporter), Event::Ended(record)) = (&self.exporter, event) {
-            exporter.session(Session {
-                uid: record.uid,
-                started: record.started_at,
-                ended: record.ended_at,
-                // Only a map with keys that are not texts can fail, and there is none.
-                record: serde_json::to_value(record.as_ref()).unwrap_or_default(),
-            });
+            exporter.session(record.clone());
         }
     }
 

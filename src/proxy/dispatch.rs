@@ -21,6 +21,7 @@ use crate::protocol::request::ModelRequest;
 use crate::routing::{Choice, RouteError, RouteMethod};
 use crate::upstream::backend::{InFlight, Permit};
 use crate::upstream::peer;
+use crate::upstream::reporters;
 use crate::upstream::retries::Retries;
 
 /// Where a request goes, and where it may go instead.
@@ -30,8 +31,8 @@ pub(crate) struct Route {
     pub(crate) is_foreign: bool,
     /// Position of the backend that routing chose first.
     pub(super) meant_for: usize,
-    /// Hash of the caller's principal, for health accounting.
-    pub(super) caller: u64,
+    /// The caller, for health accounting.
+    pub(super) caller: reporters::Caller,
     /// The name of the model at this backend, if it has to be written into the body.
     pub(crate) served_as: Option<Arc<str>>,
     /// Leading bytes of the path that named the backend and are not forwarded.
@@ -110,7 +111,7 @@ pub(crate) fn route(
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let backend = settings.backends[decision.backend].in_flight(caller.mark, Permit::Granted, now);
+    let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
     if !others.is_empty() && credentials::is_present(&head.headers, received.uri.query()) {
         // The caller's credential is meant for the backend that routing names, and for its realm.
@@ -123,7 +124,7 @@ pub(crate) fn route(
         backend,
         is_foreign: false,
         meant_for: decision.backend,
-        caller: caller.mark,
+        caller: caller.for_health,
         served_as: decision.served_as.clone(),
         strip: decision.strip,
         via: decision.via,

@@ -62,7 +62,7 @@ impl Route {
             if candidates[at].state == HealthState::Ejected && !anyway {
                 return None;
             }
-            match backends[self.others[at].backend].takes(now) {
+            match backends[self.others[at].backend].takes(self.caller, now) {
                 Permit::Denied => candidates[at].state = HealthState::Ejected,
                 permit => return Some((at, permit)),
             }

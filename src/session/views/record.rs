@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::kill_order::KillOrder;
 use super::latency::{Latencies, Quantiles};
@@ -16,6 +17,7 @@ use super::state::{EndReason, SessionKind, SessionState};
 use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
+use crate::telemetry::otlp::facts::{Kill, SessionRecord};
 
 /// The version of the record's form. Up to `elida.cdr/1` the digest of a record's chain was not of the form of RFC 8785.
 pub const SCHEMA: &str = "elida.cdr/2";
@@ -167,4 +169,59 @@ impl Record {
             requests: session.requests.unwrap_or_default(),
         })
     }
+}
+
+impl SessionRecord for Record {
+    fn uid(&self) -> Uid {
+        self.uid
+    }
+
+    fn session_id(&self) -> &SessionId {
+        &self.session_id
+    }
+
+    fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    fn ended_at(&self) -> Timestamp {
+        self.ended_at
+    }
+
+    fn state(&self) -> &'static str {
+        self.state.name()
+    }
+
+    fn end_reason(&self) -> &'static str {
+        self.end_reason.name()
+    }
+
+    fn client_address(&self) -> IpAddr {
+        self.client_addr
+    }
+
+    fn tokens(&self) -> (u64, u64) {
+        (self.usage.total.input_tokens, self.usage.total.output_tokens)
+    }
+
+    fn kill(&self) -> Option<Kill<'_>> {
+        self.kill.as_deref().map(exported)
+    }
+
+    fn agent_kills(&self) -> Vec<Kill<'_>> {
+        self.agent_kills.iter().map(|order| exported(order)).collect()
+    }
+
+    fn members(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(members)) => members,
+            // Impossible: a record has text keys only.
+            _ => Map::new(),
+        }
+    }
+}
+
+fn exported(order: &KillOrder) -> Kill<'_> {
+    let agent = order.agent.as_ref().map(AgentId::as_str);
+    Kill { at: order.at, agent, by: &order.by, reason: &order.reason }
 }

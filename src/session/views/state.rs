@@ -113,6 +113,19 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// The name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IdleTimeout => "idle_timeout",
+            Self::MaxDuration => "max_duration",
+            Self::CompletedAfter => "completed_after",
+            Self::IdleGap => "idle_gap",
+            Self::Capacity => "capacity",
+            Self::Killed => "killed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
     /// The final state for this reason.
     pub fn state(self) -> SessionState {
         match self {
@@ -168,6 +181,16 @@ mod tests {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
         assert_eq!(serde_json::to_value(SessionKind::Traffic).unwrap(), SessionKind::Traffic.name());
-        assert_eq!(serde_json::to_value(EndReason::IdleTimeout).unwrap(), "idle_timeout");
+        for reason in [
+            EndReason::IdleTimeout,
+            EndReason::MaxDuration,
+            EndReason::CompletedAfter,
+            EndReason::IdleGap,
+            EndReason::Capacity,
+            EndReason::Killed,
+            EndReason::Shutdown,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
+        }
     }
 }

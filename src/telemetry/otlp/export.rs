@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{error, info, warn};
 
-use super::facts::{Request, Session};
+use super::facts::{Request, SessionRecord};
 use super::histograms::Histograms;
 use super::settings::{Ratio, Settings};
 use super::spans::{self, SCHEMA_URL};
@@ -49,7 +49,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 
 enum Item {
     Request(Box<Request>),
-    Session(Box<Session>, Context),
+    Session(Arc<dyn SessionRecord>, Context),
 }
 
 /// Queues requests and sessions for export.
@@ -120,9 +120,9 @@ impl Exporter {
     }
 
     /// Queues an ended session. Its record is exported whether or not it is sampled.
-    pub fn session(&self, session: Session) {
-        let context = Context::of_session(session.uid, |trace| self.ratio.takes(trace));
-        if self.queue.try_send(Item::Session(Box::new(session), context)).is_err() {
+    pub fn session(&self, record: Arc<dyn SessionRecord>) {
+        let context = Context::of_session(record.uid(), |trace| self.ratio.takes(trace));
+        if self.queue.try_send(Item::Session(record, context)).is_err() {
             self.dropped.spans.inc_by(context.sampled.into());
             self.dropped.logs.inc();
         }
@@ -211,11 +211,12 @@ impl Worker {
                     }
                     spans.extend(request.context.sampled.then(|| spans::of_request(&request)));
                 }
-                Item::Session(session, context) => {
-                    spans.extend(context.sampled.then(|| spans::of_session(&session, &context)));
-                    let mut record = self.logger.create_log_record();
-                    spans::record(&session, &context, &mut record);
-                    logs.push(record);
+                Item::Session(record, context) => {
+                    let members = record.members();
+                    spans.extend(context.sampled.then(|| spans::of_session(&*record, &members, &context)));
+                    let mut log = self.logger.create_log_record();
+                    spans::record(&*record, members, &context, &mut log);
+                    logs.push(log);
                 }
             }
         }

@@ -1,10 +1,10 @@
-//! The plain values that callers pass, copied when a request or session has ended.
+//! What callers pass when a request or session has ended: a copy of plain values, or the record.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ids::{BackendName, PrincipalId, RequestId, SessionId, Uid};
 use crate::telemetry::access::clip;
@@ -106,17 +106,43 @@ pub struct Tokens {
     pub reasoning: u64,
 }
 
-/// An ended session.
-#[derive(Clone, Debug)]
-pub struct Session {
+/// The call detail record of an ended session. `session` implements it.
+pub trait SessionRecord: Send + Sync {
     /// The uid of the incarnation.
-    pub uid: Uid,
+    fn uid(&self) -> Uid;
+    /// The session id.
+    fn session_id(&self) -> &SessionId;
     /// When it started.
-    pub started: Timestamp,
+    fn started_at(&self) -> Timestamp;
     /// When it ended.
-    pub ended: Timestamp,
-    /// Its call detail record.
-    pub record: Value,
+    fn ended_at(&self) -> Timestamp;
+    /// Its final state.
+    fn state(&self) -> &'static str;
+    /// Why it ended.
+    fn end_reason(&self) -> &'static str;
+    /// The address that it was opened from.
+    fn client_address(&self) -> IpAddr;
+    /// Input and output tokens.
+    fn tokens(&self) -> (u64, u64);
+    /// The order that killed it.
+    fn kill(&self) -> Option<Kill<'_>>;
+    /// The orders against its agents.
+    fn agent_kills(&self) -> Vec<Kill<'_>>;
+    /// All members of the record. Called on the exporter's thread.
+    fn members(&self) -> Map<String, Value>;
+}
+
+/// A kill order.
+#[derive(Clone, Copy, Debug)]
+pub struct Kill<'a> {
+    /// When it was given.
+    pub at: Timestamp,
+    /// The agent; `None` for the whole session.
+    pub agent: Option<&'a str>,
+    /// Who gave it.
+    pub by: &'a str,
+    /// Why.
+    pub reason: &'a str,
 }
 
 /// Truncates a text from a peer to the length that logs use, too.

@@ -11,9 +11,9 @@ use opentelemetry::trace::{
 use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value as Plain};
 use opentelemetry_sdk::logs::SdkLogRecord;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::facts::{ModelCall, Request, Session, Tokens};
+use super::facts::{Kill, ModelCall, Request, SessionRecord, Tokens};
 use crate::clock::millis;
 use crate::telemetry::trace::Context;
 
@@ -137,65 +137,65 @@ fn about_call(call: &ModelCall, attributes: &mut Attributes) {
 }
 
 /// Creates the span of an ended session, with its events.
-pub(super) fn of_session(session: &Session, context: &Context) -> SpanData {
-    let record = &session.record;
-    let word = |key: &str| record[key].as_str();
+pub(super) fn of_session(
+    record: &dyn SessionRecord,
+    members: &Map<String, Value>,
+    context: &Context,
+) -> SpanData {
     let mut events = SpanEvents::default();
-    events.events.push(event("session.started", session.started, Attributes::default()));
-    let orders = record["agent_kills"].as_array().into_iter().flatten().map(|order| ("agent.killed", order));
-    let kill = Some(&record["kill"]).filter(|order| order.is_object());
-    for (name, order) in orders.chain(kill.map(|order| ("session.killed", order))) {
-        let mut attributes = Attributes::default();
-        for (key, attribute) in
-            [("agent", "gen_ai.agent.id"), ("by", "elida.kill.by"), ("reason", "elida.kill.reason")]
-        {
-            attributes.text_option(attribute, order[key].as_str());
-        }
-        let at = order["at"].as_str().and_then(|at| at.parse().ok()).unwrap_or(session.ended);
-        events.events.push(event(name, at, attributes));
-    }
+    events.events.push(event("session.started", record.started_at(), Attributes::default()));
+    events.events.extend(record.agent_kills().into_iter().map(|kill| killed("agent.killed", kill)));
+    events.events.extend(record.kill().map(|kill| killed("session.killed", kill)));
     let mut last = Attributes::default();
-    last.text_option("elida.session.state", word("state"));
-    last.text_option("elida.session.end_reason", word("end_reason"));
-    events.events.push(event("session.ended", session.ended, last));
+    last.text("elida.session.state", record.state());
+    last.text("elida.session.end_reason", record.end_reason());
+    events.events.push(event("session.ended", record.ended_at(), last));
     let pair = |(key, value)| KeyValue::new(format!("elida.session.{key}"), value);
-    let mut attributes = Attributes(scalars::<Plain>(record).map(pair).collect());
-    attributes.text_option("gen_ai.conversation.id", word("session_id"));
-    attributes.text_option("session.id", word("session_id"));
-    attributes.text_option("client.address", word("client_addr"));
-    for (key, name) in
-        [("input_tokens", "gen_ai.usage.input_tokens"), ("output_tokens", "gen_ai.usage.output_tokens")]
-    {
-        attributes.number(name, record["usage"][key].as_u64().unwrap_or_default());
-    }
-    attributes.text_option("error.type", kill.map(|_| "session_killed"));
-    let reason = |order: &Value| order["reason"].as_str().unwrap_or_default().to_owned();
+    let mut attributes = Attributes(scalars::<Plain>(members).map(pair).collect());
+    attributes.text("gen_ai.conversation.id", record.session_id().as_str());
+    attributes.text("session.id", record.session_id().as_str());
+    attributes.text("client.address", &record.client_address().to_string());
+    let (input, output) = record.tokens();
+    attributes.number("gen_ai.usage.input_tokens", input);
+    attributes.number("gen_ai.usage.output_tokens", output);
+    attributes.text_option("error.type", record.kill().map(|_| "session_killed"));
     SpanData {
         name: "session".into(),
         span_kind: SpanKind::Internal,
-        start_time: session.started.into(),
-        end_time: session.ended.into(),
+        start_time: record.started_at().into(),
+        end_time: record.ended_at().into(),
         attributes: attributes.0,
         events,
-        status: kill.map_or(Status::Unset, |order| Status::error(reason(order))),
+        status: record.kill().map_or(Status::Unset, |kill| Status::error(kill.reason.to_owned())),
         ..placed(context)
     }
 }
 
+fn killed(name: &'static str, kill: Kill<'_>) -> Event {
+    let mut attributes = Attributes::default();
+    attributes.text_option("gen_ai.agent.id", kill.agent);
+    attributes.text("elida.kill.by", kill.by);
+    attributes.text("elida.kill.reason", kill.reason);
+    event(name, kill.at, attributes)
+}
+
 /// Writes the call detail record into an empty log record: the whole record as body, and scalar values as attributes.
-pub(super) fn record(session: &Session, context: &Context, blank: &mut SdkLogRecord) {
+pub(super) fn record(
+    record: &dyn SessionRecord,
+    members: Map<String, Value>,
+    context: &Context,
+    blank: &mut SdkLogRecord,
+) {
     let flags = if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
-    blank.set_timestamp(session.ended.into());
+    blank.set_timestamp(record.ended_at().into());
     blank.set_observed_timestamp(SystemTime::now());
     blank.set_severity_number(Severity::Info);
     blank.set_severity_text("INFO");
     blank.set_event_name(RECORD);
     blank.set_trace_context(context.trace.into(), context.span.into(), Some(flags));
-    blank.add_attributes(scalars::<AnyValue>(&session.record).map(|(key, value)| (key.clone(), value)));
-    if let Some(id) = session.record["session_id"].as_str() {
-        blank.add_attribute("gen_ai.conversation.id", id.to_owned());
-    }
-    if let Some(body) = any(&session.record) {
+    blank.add_attributes(scalars::<AnyValue>(&members).map(|(key, value)| (key.clone(), value)));
+    blank.add_attribute("gen_ai.conversation.id", record.session_id().as_str().to_owned());
+    if let Some(body) = any(&Value::Object(members)) {
         blank.set_body(body);
     }
 }
@@ -230,11 +230,11 @@ fn span_context(context: &Context) -> SpanContext {
 }
 
 /// Iterates over the scalar values of an object and their keys.
-fn scalars<T>(object: &Value) -> impl Iterator<Item = (&String, T)>
+fn scalars<T>(object: &Map<String, Value>) -> impl Iterator<Item = (&String, T)>
 where
     T: From<bool> + From<i64> + From<f64> + From<String>,
 {
-    object.as_object().into_iter().flatten().filter_map(|(key, value)| Some((key, scalar(value)?)))
+    object.iter().filter_map(|(key, value)| Some((key, scalar(value)?)))
 }
 
 fn scalar<T>(value: &Value) -> Option<T>
