@@ -1,6 +1,7 @@
 //! Identifiers as newtypes, so that they cannot be confused.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -65,6 +66,9 @@ shared_name! {
     /// The name of a configured backend.
     BackendName
 }
+/// The field that carries a request's id, from the client and to backend and client.
+pub const REQUEST_ID: &str = "x-request-id";
+
 shared_name! {
     /// The id of a request, sent upstream and downstream as `X-Request-ID`.
     RequestId
@@ -82,6 +86,27 @@ impl RequestId {
     pub fn fresh() -> Self {
         let mut text = Uuid::encode_buffer();
         Self::new(&*Uuid::now_v7().hyphenated().encode_lower(&mut text))
+    }
+}
+
+/// What counts as one client address in limits and in the health of backends: an IPv4 address, or the /64 of an IPv6
+/// address, which is what one customer usually gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientNetwork(u64);
+
+impl ClientNetwork {
+    /// Returns the network of an address. An IPv4-mapped IPv6 address counts as its IPv4 address.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(u64::from(u32::from(address))),
+            // Global IPv6 addresses begin with 2 or 3, so none equals an IPv4 address.
+            IpAddr::V6(address) => Self((u128::from(address) >> 64) as u64),
+        }
+    }
+
+    /// Returns the network as a number; the same for equal networks only.
+    pub fn as_u64(self) -> u64 {
+        self.0
     }
 }
 

@@ -11,16 +11,6 @@ use elida::protocol::facts::tools::{ToolCall, ToolCounts};
 use elida::protocol::facts::usage::Usage;
 use libfuzzer_sys::fuzz_target;
 
-const DIALECTS: [Dialect; 8] = [
-    Dialect::OPENAI_CHAT,
-    Dialect::OPENAI_RESPONSES,
-    Dialect::OPENAI_OTHER,
-    Dialect::ANTHROPIC,
-    Dialect::MISTRAL,
-    Dialect::OLLAMA,
-    Dialect::GEMINI,
-    Dialect::MCP,
-];
 const FRAMINGS: [Framing; 4] = [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque];
 
 /// Everything a listener hears and the tap shows.
@@ -63,8 +53,9 @@ fn read<'a>(dialect: Dialect, framing: Framing, chunks: impl Iterator<Item = &'a
 
 fuzz_target!(|input: (u8, u8, &[u8])| {
     let (kind, size, answer) = input;
-    let dialect = DIALECTS[usize::from(kind) % DIALECTS.len()];
-    let framing = FRAMINGS[usize::from(kind) / DIALECTS.len() % FRAMINGS.len()];
+    let dialects: Vec<Dialect> = Dialect::all().collect();
+    let dialect = dialects[usize::from(kind) % dialects.len()];
+    let framing = FRAMINGS[usize::from(kind) / dialects.len() % FRAMINGS.len()];
     let whole = read(dialect, framing, std::iter::once(answer));
     assert_eq!(whole, read(dialect, framing, answer.chunks(usize::from(size).max(1))));
 });

@@ -112,7 +112,9 @@ fn redacted(media: Option<&str>, text: &str, is_cut: bool) -> String {
             .is_some_and(|begin| begin.eq_ignore_ascii_case(kind))
     };
     match framing {
-        Framing::Opaque if is("multipart/") => redact_body(&redact_parts(text), framing, is_cut),
+        Framing::Opaque if is("multipart/") => {
+            redact_body(&redact_parts(text, media.unwrap_or_default(), is_cut), framing, is_cut)
+        }
         Framing::Opaque if is("application/x-www-form-urlencoded") => {
             redact_body(&redact_pairs(text, is_cut), framing, is_cut)
         }
@@ -240,6 +242,26 @@ mod tests {
         assert_eq!(told["request"]["body"], "user=bob&pass%77ord=[redacted:secret]");
         capture.redact = false;
         assert!(to_json(&capture).contains(key) && to_json(&capture).contains("pw1"));
+    }
+
+    #[test]
+    fn how_a_body_is_divided_into_chunks_changes_nothing() {
+        let multipart =
+            "--b\r\nContent-Disposition: form-data; name=password\r\n\r\npw1\r\n--x\r\npw1\r\n--b--\r\n";
+        let json =
+            r#"{"cookie":"sid=pw1","set-cookie":["pw1"],"h":[{"name":"x-api-key","value":"pw1"}],"n":1}"#;
+        for (media, body) in [("multipart/form-data; boundary=b", multipart), ("application/json", json)] {
+            let whole = response(&capture(media, None, body.as_bytes(), 4096));
+            assert!(whole["body"].as_str().unwrap().contains("[redacted:secret]"), "{whole}");
+            for at in 0..body.len() {
+                let (first, second) = body.as_bytes().split_at(at);
+                let mut divided = capture(media, None, first, 4096);
+                divided.answer.feed(second, 4096);
+                assert_eq!(response(&divided), whole, "{at}");
+                let cut = response(&capture(media, None, body.as_bytes(), at.max(1)));
+                assert!(!cut["body"].as_str().unwrap().contains("pw"), "{cut}");
+            }
+        }
     }
 
     #[test]

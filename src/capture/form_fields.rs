@@ -1,22 +1,12 @@
 //! Redacts form fields: `application/x-www-form-urlencoded`, and the parts of `multipart/form-data`.
 
 use std::borrow::Cow;
-use std::ops::Range;
-use std::sync::LazyLock;
 
 use percent_encoding::percent_decode_str;
-use regex::Regex;
 
 use super::redact::redact_body;
 use super::rules::{SecretKind, is_document, is_secret_name};
 use crate::protocol::wire::framing::Framing;
-
-/// The head of a multipart part, up to its content. One of the two groups is the field name.
-#[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]
-static PART: LazyLock<Regex> = LazyLock::new(|| {
-    let name = r#"(?i-u:content-disposition):[^\r\n]*[; \t](?i-u:name)=(?:"([^"\r\n]*)"|([^"; \t\r\n]+))[^\r\n]*\r?\n"#;
-    Regex::new(&format!(r"{name}(?:[^\r\n]+\r?\n)*\r?\n")).expect("the pattern is well formed")
-});
 
 /// Redacts a URL-encoded form. Pairs without secrets are not changed.
 pub(super) fn redact_pairs(text: &str, is_cut: bool) -> String {
@@ -63,30 +53,116 @@ fn redact_pair(pair: &str, is_cut: bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Redacts the content of multipart parts with a secret name.
-pub(super) fn redact_parts(text: &str) -> String {
-    let mut secrets: Vec<Range<usize>> = Vec::new();
-    let mut at = 0;
-    while let Some(head) = PART.captures_at(text, at) {
-        let Some(all) = head.get(0) else { break };
-        let name = head.get(1).or(head.get(2)).map_or("", |name| name.as_str());
-        let rest = &text[all.end()..];
-        let end = rest.find("\n--").map_or(rest.len(), |end| rest[..end].trim_end_matches('\r').len());
-        at = all.end();
-        if is_secret_name(&decoded(name)) && end > 0 {
-            secrets.push(all.end()..all.end() + end);
-            at += end;
+/// Redacts the parts of a multipart body (RFC 2046): the content of those with a secret name, and the secrets in those
+/// that are JSON documents. `media` is the body's `Content-Type`.
+pub(super) fn redact_parts(text: &str, media: &str, is_cut: bool) -> String {
+    let is_used = |boundary: &String| lines(text).any(|(_, line)| is_delimiter(line, boundary));
+    // A body with another boundary than its head says is still read by its own.
+    let mut boundaries = values(media, "boundary").into_iter().chain(first_boundary(text));
+    let Some(boundary) = boundaries.find(is_used) else { return text.to_owned() };
+    let mut out = String::with_capacity(text.len());
+    let mut begin = 0;
+    for (at, line) in lines(text).filter(|(_, line)| is_delimiter(line, &boundary)) {
+        push_part(&mut out, &text[begin..at], false);
+        out.push_str(line);
+        begin = at + line.len();
+    }
+    push_part(&mut out, &text[begin..], is_cut);
+    out
+}
+
+/// Iterates over lines, including their line ends, with their positions.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.split_inclusive('\n').scan(0, |at, line| {
+        let begin = *at;
+        *at += line.len();
+        Some((begin, line))
+    })
+}
+
+/// Returns true for a line that separates parts, or ends the last one. A line that only begins like one is content.
+fn is_delimiter(line: &str, boundary: &str) -> bool {
+    line.strip_prefix("--")
+        .and_then(|rest| rest.strip_prefix(boundary))
+        .is_some_and(|rest| rest.strip_prefix("--").unwrap_or(rest).trim().is_empty())
+}
+
+fn first_boundary(text: &str) -> Option<String> {
+    let boundary = text.lines().find_map(|line| line.strip_prefix("--"))?.trim();
+    (!boundary.is_empty()).then(|| boundary.to_owned())
+}
+
+/// Appends a part: its head, an empty line, its content.
+fn push_part(out: &mut String, part: &str, is_cut: bool) {
+    let head = lines(part).find(|(_, line)| line.trim_end_matches(['\r', '\n']).is_empty());
+    let (head, content) = part.split_at(head.map_or(part.len(), |(at, line)| at + line.len()));
+    // The last line end belongs to the delimiter.
+    let value = content.strip_suffix('\n').unwrap_or(content);
+    let value = value.strip_suffix('\r').unwrap_or(value);
+    out.push_str(head);
+    if !value.is_empty() && is_named_secret(head) {
+        out.push_str(SecretKind::Secret.mark());
+    } else if is_document(value) {
+        out.push_str(&redact_body(value, Framing::Json, is_cut));
+    } else {
+        out.push_str(value);
+    }
+    out.push_str(&content[value.len()..]);
+}
+
+/// Returns true if a field of a part's head has a parameter `name` with a secret name.
+fn is_named_secret(head: &str) -> bool {
+    // A line that begins with a space continues the one before.
+    let unfolded = head.replace("\r\n", "\n").replace("\n ", " ").replace("\n\t", " ");
+    unfolded.lines().flat_map(|line| values(line, "name")).any(|name| is_secret_name(&decoded(&name)))
+}
+
+/// The parameters of a field such as `Content-Disposition: form-data; name="user"` (RFC 7578), as pairs.
+fn parameters(field: &str) -> Vec<(String, String)> {
+    let mut pairs = vec![(String::new(), String::new())];
+    let (mut is_quoted, mut is_value) = (false, false);
+    let mut letters = field.chars();
+    while let Some(letter) = letters.next() {
+        let Some((name, value)) = pairs.last_mut() else { break };
+        let part = if is_value { value } else { name };
+        match letter {
+            '\\' if is_quoted => part.extend(letters.next()),
+            '"' => is_quoted = !is_quoted,
+            ';' if !is_quoted => {
+                pairs.push((String::new(), String::new()));
+                is_value = false;
+            }
+            '=' if !is_value => is_value = true,
+            letter => part.push(letter),
         }
     }
-    let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    for secret in secrets {
-        out.push_str(&text[at..secret.start]);
-        out.push_str(SecretKind::Secret.mark());
-        at = secret.end;
+    pairs
+}
+
+/// Returns all values of a parameter, because programs differ in which one they prefer: `name=user`, the notation of RFC
+/// 8187 (`name*=UTF-8''user`), and sections (RFC 2231: `name*0=us; name*1=er`), which are joined.
+fn values(field: &str, wanted: &str) -> Vec<String> {
+    let (mut found, mut sections) = (Vec::new(), String::new());
+    for (name, value) in parameters(field) {
+        // The first parameter may follow the field's own value without a semicolon.
+        let name = name.trim_end().rsplit([' ', '\t', ':']).next().unwrap_or_default();
+        let (base, section) = name.split_once('*').unwrap_or((name, ""));
+        if !base.eq_ignore_ascii_case(wanted) {
+            continue;
+        }
+        let mut value = value.trim().to_owned();
+        if name.ends_with('*') {
+            value = percent_decoded(value.splitn(3, '\'').nth(2).unwrap_or(&value)).into_owned();
+        }
+        if section.starts_with(|digit: char| digit.is_ascii_digit()) {
+            sections.push_str(&value);
+        } else {
+            found.push(value);
+        }
     }
-    out.push_str(&text[at..]);
-    out
+    found.push(sections);
+    found.retain(|value| !value.is_empty());
+    found
 }
 
 /// Decodes percent-encoding, and `+` as a space.
@@ -106,6 +182,8 @@ pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MEDIA: &str = "multipart/form-data; boundary=b";
 
     #[test]
     fn a_form_of_pairs_is_read_as_a_program_reads_it() {
@@ -137,8 +215,56 @@ mod tests {
             .concat()
         };
         let mark = "[redacted:secret]";
-        assert_eq!(redact_parts(&body("correct horse\r\nbattery", "x")), body(mark, mark));
+        for secret in
+            ["correct horse\r\nbattery", "x\r\n--y\r\nz", "--\r\n--bx\r\n--", "\n", "-----BEGIN x\n--"]
+        {
+            assert_eq!(redact_parts(&body(secret, "x"), MEDIA, false), body(mark, mark), "{secret:?}");
+        }
         let cut = part("Content-Disposition: form-data; name=\"token\"", "abc");
-        assert!(redact_parts(cut.trim_end()).ends_with(mark), "also where the body was cut");
+        assert!(redact_parts(cut.trim_end(), MEDIA, true).ends_with(mark), "also where the body was cut");
+        assert_eq!(redact_parts(&body("x", "y"), "multipart/form-data", false), body(mark, mark));
+        assert_eq!(redact_parts(&body("x", "y"), "multipart/form-data; boundary=c", false), body(mark, mark));
+        let document = |secret: &str| {
+            part(
+                "Content-Disposition: form-data; name=\"payload\"",
+                &format!(r#"{{"cookie":{secret},"n":1}}"#),
+            )
+        };
+        let redacted = document(r#"["[redacted:secret]","[redacted:secret]"]"#);
+        assert_eq!(redact_parts(&document(r#"["a=1",7]"#), MEDIA, false), redacted);
+    }
+
+    #[test]
+    fn the_name_of_a_part_is_read_in_every_notation() {
+        for (line, is_secret) in [
+            ("Content-Disposition: form-data; name=password", true),
+            ("Content-Disposition:form-data;filename=\"a;b\";NAME=api_key", true),
+            ("content-disposition: form-data; name=\"user[pass\\word]\"", true),
+            ("Content-Disposition: form-data; name = \"token\" ; filename=x", true),
+            ("Content-Disposition: form-data; name=\"user\"; name*=UTF-8''pass%77ord", true),
+            ("Content-Disposition: form-data; name*=UTF-8'en'pass%77ord; name=\"user\"", true),
+            ("Content-Disposition: form-data; name*0=\"pass\"; name*1*=%77ord", true),
+            ("Content-Disposition: form-data;\r\n name=\"x-functions-key\"", true),
+            ("Content-Disposition: form-data; name=\"pass%77ord\"\r\nContent-Type: text/plain", true),
+            ("Content-Disposition: form-data; name=\"password", true),
+            ("Content-Disposition: form-data; name=\"user\"; filename=\"name=password\"", false),
+            ("Content-Disposition: form-data; filename=password", false),
+            ("X-Note: password", false),
+        ] {
+            let body = |content: &str| format!("--b\r\n{line}\r\n\r\n{content}\r\n--b--\r\n");
+            let expected = if is_secret { body("[redacted:secret]") } else { body("hunter2") };
+            assert_eq!(redact_parts(&body("hunter2"), MEDIA, false), expected);
+        }
+    }
+
+    #[test]
+    fn wherever_a_body_is_cut_nothing_of_a_secret_part_is_left() {
+        let secret = "hunter2\r\n--not-b\r\nhunter2";
+        let head = "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\n";
+        let body = format!("{head}{secret}\r\n--b\r\n\r\nafter\r\n--b--\r\n");
+        for end in head.len() + 1..body.len() {
+            let redacted = redact_parts(&body[..end], MEDIA, true);
+            assert!(!redacted.contains("unter") && redacted.starts_with(head), "{redacted}");
+        }
     }
 }

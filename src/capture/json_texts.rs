@@ -50,6 +50,10 @@ struct Frame {
     holds_secrets: bool,
     /// The current member is `type`, as in a tool's JSON Schema.
     is_type: bool,
+    /// The current member is `name` or `key`, as in lists of header fields, variables and form fields.
+    is_name: bool,
+    /// What that member named is secret, so the member `value` is.
+    names_secret: bool,
     /// The current member is an index such as `index` or `output_index`, which says what its event is about.
     is_index: bool,
 }
@@ -132,6 +136,8 @@ impl Reading<'_> {
                     is_secret,
                     holds_secrets: is_secret,
                     is_type: false,
+                    is_name: false,
+                    names_secret: false,
                     is_index: false,
                 };
                 frame.place_element(self.frames.len());
@@ -183,12 +189,17 @@ impl Reading<'_> {
                 let key = as_it_reads(&self.document[begin..end]);
                 let key = &*key;
                 frame.place = inside(frame.own, key);
-                frame.is_secret = frame.holds_secrets || is_secret_name(key);
+                frame.is_secret =
+                    frame.holds_secrets || is_secret_name(key) || (frame.names_secret && key == "value");
                 frame.is_type = key == "type";
+                frame.is_name = matches!(key, "name" | "key");
                 frame.is_index = key.ends_with("index");
             }
             Some(frame) => {
                 let is_type = frame.is_type && TYPES.contains(&&self.document[begin..end]);
+                if frame.is_name {
+                    frame.names_secret = is_secret_name(&as_it_reads(&self.document[begin..end]));
+                }
                 leaf.is_secret = frame.is_secret && !(frame.holds_secrets && is_type);
                 leaf.location = inside(frame.place, 1);
             }

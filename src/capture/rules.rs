@@ -10,6 +10,7 @@ use memchr::memmem;
 use regex::Regex;
 
 use super::card_numbers::card_numbers;
+use crate::protocol::dialects::credentials::{secret_fields, secret_parameters};
 
 /// A kind of secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +55,9 @@ const KEYS: [(&str, &str); 13] = [
     ("xai-", "[A-Za-z0-9]{32,}"),
     ("npm_", "[A-Za-z0-9]{36}"),
 ];
-/// Secret names; a longer name is secret if it ends with one of them.
-const NAMES: &str = "password|passwd|passphrase|pwd|secret|token|authorization|api[_-]?key|access[_-]?key\
-                     |secret[_-]?key|private[_-]?key";
+/// Secret names besides those of header fields with a credential; a longer name is secret if it ends with one of them.
+const NAMES: &str = "password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key\
+                     |secret[_-]?key|private[_-]?key|cookies";
 /// The local part of an e-mail address.
 const LOCAL: &str = "[A-Za-z0-9._%+-]+(?:@|%40)";
 /// The end of a private key is searched in this many bytes.
@@ -80,27 +81,42 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::new().expect("the patter
 
 /// The characters of an unquoted value.
 const VALUE: &str = r#"[^ \t\r\n"'\\&;,<>()\[\]{}]"#;
-/// Header fields that contain a credential, up to their value.
-const HEADER: &str = "(?i-u:authorization|api-key|subscription-key|-token|-secret|cookie):[ \\t]*\
-                      (?:(?i-u:basic|bearer|token)[ \\t]+)?";
 /// `Authorization` schemes whose credential is the rest of the line (RFC 7616, RFC 4559, AWS Signature 4).
 const SCHEMES: &str = "digest|negotiate|ntlm|hawk|oauth|signature|gnap|dpop|aws4-hmac-sha256";
-/// Query parameters that contain a credential, besides those that end with a secret name.
-const PARAMETERS: &str = "key|sig|signature|auth|code|apikey|x-(?:amz|goog)-(?:signature|credential)";
+
+/// The alternatives of a pattern for secret names: one list for members, variables, form fields and header lines.
+fn names() -> String {
+    // `x-api-key` is also written `x_api_key` and `xApiKey`.
+    let fields = secret_fields().map(|name| regex::escape(name).replace(r"\-", "[_-]?"));
+    fields.chain([NAMES.to_owned()]).collect::<Vec<_>>().join("|")
+}
+
+/// A header field with a credential, up to its value.
+fn header() -> String {
+    let fields: Vec<String> = secret_fields().map(regex::escape).collect();
+    let names = fields.join("|");
+    format!(r"(?i-u:{names}|subscription-key|-token|-secret):[ \t]*(?:(?i-u:basic|bearer|token)[ \t]+)?")
+}
+
+/// The alternatives of a pattern for query parameters with a credential, besides those that end with a secret name.
+fn parameters() -> String {
+    secret_parameters().map(regex::escape).collect::<Vec<_>>().join("|")
+}
 
 impl Rules {
     fn new() -> Result<Self, regex::Error> {
-        let named = format!(r#"["'][A-Za-z0-9_.\[-]{{0,40}}(?i-u:{NAMES})[\]0-9_-]*\\*["']"#);
+        let names = names();
+        let named = format!(r#"["'][A-Za-z0-9_.\[-]{{0,40}}(?i-u:{names})[\]0-9_-]*\\*["']"#);
         let value = r#"[ \t\r\n]*:[ \t\r\n]*(\\*)(["'\[{])"#;
         Ok(Self {
-            whole: compiled(whole())?,
-            begun: compiled(begun())?,
+            whole: compiled(whole(&names))?,
+            begun: compiled(begun(&names))?,
             private_key: Regex::new("-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")?,
             named: Regex::new(&format!("{named}{value}"))?,
             escaped: Regex::new(&format!(
                 r#"["'](?P<name>[A-Za-z0-9_.-]{{0,40}}(?:\\+u[0-9A-Fa-f]{{4}}[A-Za-z0-9_.-]{{0,40}}){{1,20}})\\*["']{value}"#
             ))?,
-            name: Regex::new(&format!(r"(?i-u:{NAMES})[\])0-9 _-]*\z"))?,
+            name: Regex::new(&format!(r"(?i-u:{names})[\])0-9 _-]*\z"))?,
         })
     }
 }
@@ -109,45 +125,46 @@ fn compiled(patterns: Vec<(SecretKind, String)>) -> Result<Vec<(SecretKind, Rege
     patterns.into_iter().map(|(kind, pattern)| Ok((kind, Regex::new(&pattern)?))).collect()
 }
 
-fn whole() -> Vec<(SecretKind, String)> {
+fn whole(names: &str) -> Vec<(SecretKind, String)> {
+    let (header, parameters) = (header(), parameters());
     let keys = KEYS.map(|(begin, rest)| format!("{begin}{rest}")).join("|");
     vec![
         (SecretKind::ApiKey, format!("{BEFORE}({keys})")),
         (SecretKind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
         (SecretKind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]{2,})".into()),
-        (SecretKind::Secret, format!(r#"(?i-u:(?:{NAMES})(?:[\])]|%5D)*(?:=|%3D))["']?({VALUE}+)"#)),
+        (SecretKind::Secret, format!(r#"(?i-u:(?:{names})(?:[\])]|%5D)*(?:=|%3D))["']?({VALUE}+)"#)),
         // Quoted values, which may contain spaces (shell, TOML, YAML).
         (
             SecretKind::Secret,
             format!(
-                r#"(?i-u:{NAMES})[\])]*[ \t]*[:=][ \t]*(?:"([^"\r\n\\]+)"|'([^'\r\n\\]+)'|\\+"([^"\r\n\\]+)\\+")"#
+                r#"(?i-u:{names})[\])]*[ \t]*[:=][ \t]*(?:"([^"\r\n\\]+)"|'([^'\r\n\\]+)'|\\+"([^"\r\n\\]+)\\+")"#
             ),
         ),
         // A line of YAML.
         (
             SecretKind::Secret,
-            format!(r"(?m)^[ \t-]*[A-Za-z0-9_.-]{{0,40}}(?i-u:{NAMES}):[ \t]+({VALUE}+)[ \t]*\r?$"),
+            format!(r"(?m)^[ \t-]*[A-Za-z0-9_.-]{{0,40}}(?i-u:{names}):[ \t]+({VALUE}+)[ \t]*\r?$"),
         ),
         // A number in JSON.
         (
             SecretKind::Secret,
-            format!(r#"(?i-u:{NAMES})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#),
+            format!(r#"(?i-u:{names})[\])]*\\*["'][ \t\r\n]*:[ \t\r\n]*(-?[0-9][0-9.eE+-]*)"#),
         ),
-        (SecretKind::Secret, format!("{HEADER}({VALUE}+)")),
+        (SecretKind::Secret, format!("{header}({VALUE}+)")),
         (SecretKind::Secret, format!(r"(?i-u:authorization):[ \t]*(?i-u:{SCHEMES})[ \t]+([^\r\n\[\]]+)")),
         (
             SecretKind::Token,
             r#"(?i-u:authorization):[ \t]*[A-Za-z][A-Za-z0-9-]*[ \t]+([A-Za-z0-9._~+/=-]{8,})"#.into(),
         ),
         (SecretKind::Secret, r#"(?i-u:cookie):[ \t]*([^ \t\r\n"'\\;=\[\]]+=[^\r\n"'\\\[\]]*)"#.into()),
-        (SecretKind::Secret, format!("(?i-u:[?&](?:{PARAMETERS})=)({VALUE}+)")),
+        (SecretKind::Secret, format!("(?i-u:[?&](?:{parameters})=)({VALUE}+)")),
         (SecretKind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)@"#.into()),
         (SecretKind::Token, r#"://([A-Za-z0-9._%+~-]{8,})@"#.into()),
         (SecretKind::Email, format!("{LOCAL}(?:[A-Za-z0-9-]+\\.)+[A-Za-z]{{2,}}")),
     ]
 }
 
-fn begun() -> Vec<(SecretKind, String)> {
+fn begun(names: &str) -> Vec<(SecretKind, String)> {
     let begun = KEYS.map(|(begin, _)| begin).join("|");
     vec![
         (SecretKind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
@@ -155,7 +172,7 @@ fn begun() -> Vec<(SecretKind, String)> {
         (SecretKind::Token, r"(?i-u:bearer)[ \t]+([A-Za-z0-9._~+/=-]+)\z".into()),
         (SecretKind::Secret, r#"://[A-Za-z0-9._%+-]*:([^ \t\r\n"'\\/@\[\]]+)\z"#.into()),
         (SecretKind::Email, format!(r"{LOCAL}[A-Za-z0-9.-]*\z")),
-        (SecretKind::Secret, format!(r#"(?i-u:{NAMES})[ \t]*[:=][ \t]*\\*["']([^"'\r\n]+)\z"#)),
+        (SecretKind::Secret, format!(r#"(?i-u:{names})[ \t]*[:=][ \t]*\\*["']([^"'\r\n]+)\z"#)),
     ]
 }
 

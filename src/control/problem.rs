@@ -10,14 +10,12 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use super::api::error::{ErrorCode, ProblemDetails};
-use crate::ids::{AgentId, RequestId, Uid};
+use crate::ids::{AgentId, REQUEST_ID, RequestId, Uid};
 use crate::session::SessionState;
 use crate::settings::fault::Fault;
 
 /// The most uids that an error lists.
 const MOST_UIDS: usize = 100;
-/// Header that carries the request's id.
-const REQUEST_ID: &str = "x-request-id";
 
 /// An error response.
 #[derive(Clone, Debug)]

@@ -9,17 +9,17 @@ use crate::error::{ErrorKind, Refusal};
 use crate::identity::FoundSession;
 use crate::identity::Key;
 use crate::identity::client::Client;
-use crate::ids::PrincipalId;
+use crate::ids::{ClientNetwork, PrincipalId};
 use crate::protocol::request::ModelRequest;
-use crate::upstream::balance;
+use crate::upstream::{balance, reporters};
 
 /// The caller.
 pub(crate) struct Caller {
     pub(crate) principal: PrincipalId,
     /// The principals that its credentials would be alone, when it carries several.
     pub(crate) accounts: Box<[PrincipalId]>,
-    /// Hash of the principal, by which backends distinguish callers.
-    pub(crate) mark: u64,
+    /// What the health of backends distinguishes callers by.
+    pub(crate) for_health: reporters::Caller,
     /// The program; a label, never authority.
     pub(crate) client: Client,
     pub(crate) address: IpAddr,
@@ -34,7 +34,10 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
         .principal(headers, received.uri.query(), received.client)
         .map_err(|fault| Refusal::new(ErrorKind::BadRequest, fault.to_string()))?;
     Ok(Caller {
-        mark: balance::mark(principal.id.as_str()),
+        for_health: reporters::Caller {
+            principal: balance::mark(principal.id.as_str()),
+            network: ClientNetwork::of(received.client),
+        },
         principal: principal.id,
         accounts: principal.accounts,
         client: Client::recognise(headers),

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::balance;
 use super::callers::Callers;
 use super::health::{Attempt, Health, HealthState};
+use super::reporters::Caller;
 use super::settings::Settings;
 use crate::clock::Moment;
 use crate::telemetry::metrics::BackendMetrics;
@@ -60,7 +61,7 @@ pub enum Permit {
 pub enum SpeaksFor {
     /// The caller that received it: a limit of its own credential or address.
     Caller,
-    /// All callers, once a second one has received it too.
+    /// All callers, once an independent one has received it too.
     All,
 }
 
@@ -161,18 +162,18 @@ impl Backend {
         }))
     }
 
-    /// A place for one more request: of the caller of this mark, sent now, with this permit.
-    pub fn in_flight(self: &Arc<Self>, caller: u64, permit: Permit, now: Moment) -> InFlight {
+    /// A place for one more request: of this caller, sent now, with this permit.
+    pub fn in_flight(self: &Arc<Self>, caller: Caller, permit: Permit, now: Moment) -> InFlight {
         self.load.fetch_add(1, Relaxed);
         let half_open = if let Permit::HalfOpen(half_open) = permit { Some(half_open) } else { None };
         let attempt = Attempt { caller, sent: now, half_open };
         InFlight { backend: Arc::clone(self), attempt, judged: AtomicBool::new(false) }
     }
 
-    /// Returns what load balancing needs to know, for this caller (hash of its principal).
-    pub fn candidate(&self, tier: usize, caller: u64, now: Moment) -> balance::Candidate {
+    /// Returns what load balancing needs to know, for this caller.
+    pub fn candidate(&self, tier: usize, caller: Caller, now: Moment) -> balance::Candidate {
         let is_kept_away = self.callers.is_kept_away(caller, now);
-        let state = if is_kept_away { HealthState::Ejected } else { self.health.state(now) };
+        let state = if is_kept_away { HealthState::Ejected } else { self.health.state(caller.network, now) };
         balance::Candidate { tier, mark: self.mark, load: self.load(), state }
     }
 
@@ -196,9 +197,9 @@ impl Backend {
         &self.health
     }
 
-    /// Returns whether a request may be sent. After an ejection, one request gets the half-open slot.
-    pub fn takes(&self, now: Moment) -> Permit {
-        if self.health.state(now) != HealthState::HalfOpen {
+    /// Returns whether a request of this caller may be sent. After an ejection, one request gets the half-open slot.
+    pub fn takes(&self, caller: Caller, now: Moment) -> Permit {
+        if self.health.state(caller.network, now) != HealthState::HalfOpen {
             return Permit::Granted;
         }
         self.health.claim_half_open(self.settings.health(), now).map_or(Permit::Denied, Permit::HalfOpen)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::health::{Attempt, Settings};
+use super::reporters::Caller;
 use crate::clock::{Moment, millis};
 
 /// The largest number of callers remembered.
@@ -19,11 +20,11 @@ const MOST: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Callers {
     count: AtomicUsize,
-    by_mark: Mutex<HashMap<u64, Caller>>,
+    by_principal: Mutex<HashMap<u64, Tracked>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Caller {
+struct Tracked {
     /// Consecutive failed requests.
     failures: u32,
     /// Rests in a row.
@@ -34,8 +35,9 @@ struct Caller {
 
 impl Callers {
     /// Returns whether this caller should use another backend now.
-    pub fn is_kept_away(&self, caller: u64, now: Moment) -> bool {
-        self.count.load(Relaxed) > 0 && self.map().get(&caller).is_some_and(|found| found.until > now)
+    pub fn is_kept_away(&self, caller: Caller, now: Moment) -> bool {
+        self.count.load(Relaxed) > 0
+            && self.map().get(&caller.principal).is_some_and(|found| found.until > now)
     }
 
     /// Returns the number of callers kept away now.
@@ -50,10 +52,10 @@ impl Callers {
         }
         let mut map = self.map();
         if map
-            .get(&attempt.caller)
+            .get(&attempt.caller.principal)
             .is_some_and(|found| found.until <= found.since || attempt.sent > found.since)
         {
-            map.remove(&attempt.caller);
+            map.remove(&attempt.caller.principal);
         }
         self.count.store(map.len(), Relaxed);
     }
@@ -93,28 +95,28 @@ impl Callers {
     /// Applies `change` to a caller; `None` also when there is no room for another caller.
     fn change(
         &self,
-        caller: u64,
+        caller: Caller,
         now: Moment,
-        change: impl FnOnce(&mut Caller) -> Option<Duration>,
+        change: impl FnOnce(&mut Tracked) -> Option<Duration>,
     ) -> Option<Duration> {
         let mut map = self.map();
-        if map.len() >= MOST && !map.contains_key(&caller) {
+        if map.len() >= MOST && !map.contains_key(&caller.principal) {
             map.retain(|_, found| found.until > now);
             if map.len() >= MOST {
                 return None;
             }
         }
-        let changed = change(map.entry(caller).or_default());
+        let changed = change(map.entry(caller.principal).or_default());
         self.count.store(map.len(), Relaxed);
         changed
     }
 
-    fn map(&self) -> MutexGuard<'_, HashMap<u64, Caller>> {
-        self.by_mark.lock()
+    fn map(&self) -> MutexGuard<'_, HashMap<u64, Tracked>> {
+        self.by_principal.lock()
     }
 }
 
-impl Caller {
+impl Tracked {
     fn keep_away(&mut self, length: Duration, now: Moment) {
         self.since = now;
         self.until = self.until.max(Moment::from_millis(now.as_millis().saturating_add(millis(length))));
@@ -124,6 +126,7 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ClientNetwork;
     use crate::settings::fault::Faults;
     use crate::upstream::health::BackendHealthConfig;
 
@@ -131,8 +134,12 @@ mod tests {
         Moment::from_millis(1 + seconds * 1000)
     }
 
-    fn sent(caller: u64, seconds: u64) -> Attempt {
-        Attempt { caller, sent: at(seconds), half_open: None }
+    fn caller(principal: u64) -> Caller {
+        Caller { principal, network: ClientNetwork::of([192, 0, 2, 1].into()) }
+    }
+
+    fn sent(principal: u64, seconds: u64) -> Attempt {
+        Attempt { caller: caller(principal), sent: at(seconds), half_open: None }
     }
 
     fn settings() -> Settings {
@@ -144,14 +151,14 @@ mod tests {
         let (callers, settings) = (Callers::default(), settings());
         let fail = |seconds| callers.failed(sent(1, seconds), &settings, at(seconds));
         assert_eq!((fail(0), fail(0), fail(0)), (None, None, Some(Duration::from_secs(10))));
-        assert!(callers.is_kept_away(1, at(9)) && !callers.is_kept_away(2, at(9)));
+        assert!(callers.is_kept_away(caller(1), at(9)) && !callers.is_kept_away(caller(2), at(9)));
         assert_eq!((callers.kept_away(at(9)), callers.kept_away(at(10))), (1, 0));
         assert_eq!(fail(9), None, "what fails meanwhile changes nothing");
         assert_eq!(fail(10), Some(Duration::from_secs(20)), "the next one is enough");
         callers.answered(sent(1, 10));
-        assert!(callers.is_kept_away(1, at(11)), "that one was sent before");
+        assert!(callers.is_kept_away(caller(1), at(11)), "that one was sent before");
         callers.answered(sent(1, 12));
-        assert!(!callers.is_kept_away(1, at(12)));
+        assert!(!callers.is_kept_away(caller(1), at(12)));
         assert_eq!(fail(12), None);
         callers.answered(sent(1, 12));
         assert_eq!((fail(13), fail(13)), (None, None), "an answer begins the count anew");

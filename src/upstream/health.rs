@@ -2,8 +2,13 @@
 //!
 //! Passive: `unhealthy_after` consecutive failures eject the backend, for twice as long each time. When the time is
 //! over, one request is let through (half open) while the others still avoid the backend. A response to any request
-//! sent after the ejection began ends it; responses to older requests are ignored. The failures of a single caller
-//! never eject a backend, unless it could not be connected to; [`super::callers`] keeps that caller away instead.
+//! sent after the ejection began ends it; responses to older requests are ignored.
+//!
+//! One client cannot take a backend from the others: an ejection needs failures of two callers that differ in principal
+//! and in network, because credentials are made up easily, and with `auth: inject` no backend ever checks them. The same
+//! holds for `Retry-After` and for failed half-open requests. [`super::callers`] keeps a caller away that fails alone.
+//! A failed connection counts for everyone, because no caller causes it.
+//!
 //! Active: consecutive failed probes take the backend out until enough probes succeed.
 //! The state is all atomics, because every request reads it.
 
@@ -13,7 +18,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::reporters::{Caller, Reporters};
 use crate::clock::{Moment, millis};
+use crate::ids::ClientNetwork;
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 
@@ -141,24 +148,21 @@ pub enum HealthState {
 /// One attempt of a request at a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// Hash of the caller's principal; never 0 or [`SEVERAL`].
-    pub caller: u64,
+    /// Who sends it.
+    pub caller: Caller,
     /// When the backend was chosen for it.
     pub sent: Moment,
     /// The claim returned by [`Health::claim_half_open`]; `None` for any other request.
     pub half_open: Option<u64>,
 }
 
-/// Marks failures of more than one caller.
-pub const SEVERAL: u64 = u64::MAX;
-
 /// The health of one backend.
 #[derive(Debug, Default)]
 pub struct Health {
     /// Consecutive failed requests.
     failures: AtomicU32,
-    /// Whose requests failed: 0 for none, the hash of one caller, or [`SEVERAL`].
-    failures_of: AtomicU64,
+    /// Whose requests failed.
+    failures_of: Reporters,
     /// Consecutive ejections.
     ejections: AtomicU32,
     /// Start of the current ejection, in milliseconds of the clock.
@@ -166,8 +170,12 @@ pub struct Health {
     /// End of the current ejection, in milliseconds of the clock; 0 when not ejected. While half open, the time from
     /// which another request may be let through.
     ejected_until: AtomicU64,
-    /// The caller that received `Retry-After` last, and the end of that time.
-    told: AtomicU64,
+    /// The network whose half-open request failed last while no other network's did, and until when that network is not
+    /// given the next one, in milliseconds of the clock.
+    failed_alone: AtomicU64,
+    failed_alone_until: AtomicU64,
+    /// Who received `Retry-After`, and the end of that time.
+    told: Reporters,
     told_until: AtomicU64,
     /// The probes have failed.
     down: AtomicBool,
@@ -176,16 +184,23 @@ pub struct Health {
 }
 
 impl Health {
-    /// Returns whether requests may be sent to the backend now.
-    pub fn state(&self, now: Moment) -> HealthState {
+    /// Returns whether requests of this network may be sent to the backend now.
+    pub fn state(&self, network: ClientNetwork, now: Moment) -> HealthState {
         if self.down.load(Relaxed) {
             return HealthState::Ejected;
         }
         match self.ejected_until.load(Relaxed) {
             0 => HealthState::Up,
             until if now.as_millis() < until => HealthState::Ejected,
+            _ if self.has_failed_alone(network, now) => HealthState::Ejected,
             _ => HealthState::HalfOpen,
         }
+    }
+
+    /// Returns true while the half-open slot is for other networks than this one.
+    fn has_failed_alone(&self, network: ClientNetwork, now: Moment) -> bool {
+        now.as_millis() < self.failed_alone_until.load(Relaxed)
+            && self.failed_alone.load(Relaxed) == network.as_u64()
     }
 
     /// Claims the half-open slot of a backend whose ejection is over. Only one request gets it; if it reports no result
@@ -206,14 +221,14 @@ impl Health {
 
     /// Records a response to a request sent at `sent`. Returns true when that ended an ejection.
     pub fn answered(&self, sent: Moment) -> bool {
-        if self.failures_of.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
-            self.failures_of.store(0, Relaxed);
+        if !self.failures_of.is_empty() {
+            self.forget_failures();
         }
         if self.ejected_until.load(Relaxed) == 0 || sent.as_millis() <= self.ejected_since.load(Relaxed) {
             return false;
         }
         self.ejections.store(0, Relaxed);
+        self.failed_alone_until.store(0, Relaxed);
         self.ejected_until.swap(0, Relaxed) != 0
     }
 
@@ -235,37 +250,50 @@ impl Health {
             return None;
         }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
-        let of_several = self.adds_caller(if unreached { SEVERAL } else { attempt.caller });
-        if !is_half_open && failures >= settings.unhealthy_after && !of_several {
-            // One more failure, of any other caller, ejects the backend.
+        if unreached {
+            self.failures_of.add_several();
+        }
+        let is_confirmed = self.failures_of.add(attempt.caller);
+        if is_half_open && !is_confirmed {
+            let length = settings.ejection_time(self.ejections.load(Relaxed));
+            self.fails_alone(attempt, now.as_millis().saturating_add(millis(length)));
+            return None;
+        }
+        if !is_half_open && failures >= settings.unhealthy_after && !is_confirmed {
+            // One more failure, of an independent caller, ejects the backend.
             self.failures.store(settings.unhealthy_after - 1, Relaxed);
             return None;
         }
         if !is_half_open && failures < settings.unhealthy_after {
             return None;
         }
-        self.failures.store(0, Relaxed);
-        self.failures_of.store(0, Relaxed);
+        self.forget_failures();
         let length = settings.ejection_time(self.ejections.fetch_add(1, Relaxed));
         self.ejected_since.store(now.as_millis(), Relaxed);
         self.ejected_until.store(now.as_millis().saturating_add(millis(length)), Relaxed);
         Some(length)
     }
 
-    /// Adds a caller to those whose requests failed. Returns true when there is more than one.
-    fn adds_caller(&self, caller: u64) -> bool {
-        match self.failures_of.compare_exchange(0, caller, Relaxed, Relaxed) {
-            Ok(_) => caller == SEVERAL,
-            Err(of) if of == caller => caller == SEVERAL,
-            Err(_) => {
-                self.failures_of.store(SEVERAL, Relaxed);
-                true
-            }
+    fn forget_failures(&self) {
+        self.failures.store(0, Relaxed);
+        self.failures_of.clear();
+    }
+
+    /// Gives the half-open slot to other networks until `until`, because nobody has confirmed the failure of this one.
+    fn fails_alone(&self, attempt: Attempt, until: u64) {
+        let network = attempt.caller.network.as_u64();
+        if self.failed_alone.swap(network, Relaxed) == network {
+            self.failed_alone_until.fetch_max(until, Relaxed);
+        } else {
+            self.failed_alone_until.store(until, Relaxed);
+        }
+        if let Some(half_open) = attempt.half_open {
+            self.release_half_open(half_open);
         }
     }
 
-    /// Records a `Retry-After` of `wait`. The first caller to receive one is kept away alone; a second caller within that
-    /// time ejects the backend for all. Returns the length of the ejection in that case.
+    /// Records a `Retry-After` of `wait`. The first caller to receive one is kept away alone; an independent caller within
+    /// that time ejects the backend for all. Returns the length of the ejection in that case.
     pub fn retry_after(
         &self,
         attempt: Attempt,
@@ -275,13 +303,16 @@ impl Health {
     ) -> Option<Duration> {
         let wait = wait.min(settings.max_eject);
         let until = now.as_millis().saturating_add(millis(wait));
-        let before = (self.told.swap(attempt.caller, Relaxed), self.told_until.swap(until, Relaxed));
-        let is_second = before.0 != 0 && before.0 != attempt.caller && before.1 > now.as_millis();
-        // After a failed half-open request, `failed` has extended the ejection already.
-        let is_half_open = attempt.half_open.is_some() && self.ejected_until.load(Relaxed) != 0;
-        if !is_second && !is_half_open {
+        if self.told_until.fetch_max(until, Relaxed) <= now.as_millis() {
+            self.told.clear();
+        }
+        if !self.told.add(attempt.caller) {
+            if attempt.half_open.is_some() {
+                self.fails_alone(attempt, until);
+            }
             return None;
         }
+        self.told.clear();
         self.ejected_since.store(now.as_millis(), Relaxed);
         self.ejected_until.fetch_max(until, Relaxed);
         Some(wait)
@@ -297,9 +328,9 @@ impl Health {
         let down = self.down.load(Relaxed);
         if good && down && now >= i64::from(settings.healthy_after) {
             self.down.store(false, Relaxed);
-            self.failures.store(0, Relaxed);
-            self.failures_of.store(0, Relaxed);
+            self.forget_failures();
             self.ejections.store(0, Relaxed);
+            self.failed_alone_until.store(0, Relaxed);
             self.ejected_until.store(0, Relaxed);
             return Some(true);
         }
@@ -339,16 +370,36 @@ mod tests {
         Moment::from_millis(1 + seconds * 1000)
     }
 
-    const ADA: u64 = 1;
-    const BOB: u64 = 2;
+    const ADA: &str = "ada 192.0.2.1";
+    const BOB: &str = "bob 192.0.2.2";
 
-    fn sent(caller: u64, at: Moment) -> Attempt {
-        Attempt { caller, sent: at, half_open: None }
+    /// The caller of this credential at this address.
+    fn who(caller: &str) -> Caller {
+        let (credential, address) = caller.split_once(' ').unwrap();
+        Caller {
+            principal: crate::upstream::balance::mark(credential),
+            network: ClientNetwork::of(address.parse().unwrap()),
+        }
+    }
+
+    fn sent(caller: &str, at: Moment) -> Attempt {
+        Attempt { caller: who(caller), sent: at, half_open: None }
     }
 
     /// A failure of a request that was sent just now.
-    fn fail(health: &Health, caller: u64, now: Moment) -> Option<Duration> {
+    fn fail(health: &Health, caller: &str, now: Moment) -> Option<Duration> {
         health.failed(sent(caller, now), false, &settings(), now)
+    }
+
+    /// The failure of the request that is let through after an ejection.
+    fn fail_trial(health: &Health, caller: &str, now: Moment) -> Option<Duration> {
+        let half_open = health.claim_half_open(&settings(), now);
+        assert!(half_open.is_some(), "{caller} may try");
+        health.failed(Attempt { half_open, ..sent(caller, now) }, false, &settings(), now)
+    }
+
+    fn state(health: &Health, caller: &str, now: Moment) -> HealthState {
+        health.state(who(caller).network, now)
     }
 
     /// A backend that rests from this second on, for ten of them.
@@ -370,28 +421,25 @@ mod tests {
         assert_eq!(fail(&health, ADA, at(0)), None, "an answer begins the count anew");
         assert_eq!(fail(&health, BOB, at(0)), None);
         assert_eq!(fail(&health, ADA, at(0)), Some(Duration::from_secs(10)));
-        assert_eq!((health.state(at(9)), health.is_good()), (HealthState::Ejected, false));
+        assert_eq!((state(&health, ADA, at(9)), health.is_good()), (HealthState::Ejected, false));
         for _ in 0..100 {
             assert_eq!(fail(&health, BOB, at(9)), None, "what fails meanwhile changes nothing");
         }
         let mut now = 10;
         for rest in [20, 40, 60, 60] {
-            assert_eq!(health.state(at(now)), HealthState::HalfOpen);
+            assert_eq!(state(&health, ADA, at(now)), HealthState::HalfOpen);
             let half_open = health.claim_half_open(&settings, at(now));
             assert!(half_open.is_some(), "one may try");
             assert_eq!(health.claim_half_open(&settings, at(now)), None, "and no other");
-            assert_eq!(health.state(at(now)), HealthState::Ejected);
+            assert_eq!(state(&health, BOB, at(now)), HealthState::Ejected);
             let attempt = Attempt { half_open, ..sent(ADA, at(now)) };
-            assert_eq!(
-                health.failed(attempt, false, &settings, at(now)),
-                Some(Duration::from_secs(rest)),
-                "the trial of one caller is enough"
-            );
+            assert_eq!(health.failed(attempt, false, &settings, at(now)), None, "Ada alone");
+            assert_eq!(fail_trial(&health, BOB, at(now)), Some(Duration::from_secs(rest)));
             now += rest;
         }
         assert!(health.claim_half_open(&settings, at(now)).is_some());
         assert!(health.answered(at(now)));
-        assert_eq!((health.state(at(now)), health.is_good()), (HealthState::Up, true));
+        assert_eq!((state(&health, ADA, at(now)), health.is_good()), (HealthState::Up, true));
         assert!(!health.answered(at(now)));
         for caller in [ADA, BOB] {
             assert_eq!(fail(&health, caller, at(now)), None, "one failure is forgiven again");
@@ -407,34 +455,40 @@ mod tests {
         assert!(health.answered(at(25)));
         let attempt = Attempt { half_open: stale, ..sent(ADA, at(15)) };
         assert_eq!(health.failed(attempt, false, &settings, at(26)), None, "one caller alone ejects nobody");
-        assert_eq!(health.state(at(26)), HealthState::Up);
+        assert_eq!(state(&health, ADA, at(26)), HealthState::Up);
     }
 
     #[test]
     fn what_was_sent_before_a_rest_neither_ends_nor_prolongs_it() {
         let (health, settings) = (ejected(5), settings());
         assert!(!health.answered(at(4)) && !health.answered(at(5)));
-        assert_eq!((health.state(at(6)), health.is_good()), (HealthState::Ejected, false));
+        assert_eq!((state(&health, ADA, at(6)), health.is_good()), (HealthState::Ejected, false));
         let half_open = health.claim_half_open(&settings, at(15));
         assert_eq!(
             health.failed(sent(BOB, at(4)), false, &settings, at(16)),
             None,
             "no verdict on the trial"
         );
-        assert_eq!(health.state(at(24)), HealthState::Ejected, "which goes on");
+        assert_eq!(state(&health, BOB, at(24)), HealthState::Ejected, "which goes on");
         let attempt = Attempt { half_open, ..sent(ADA, at(15)) };
-        assert_eq!(health.failed(attempt, false, &settings, at(17)), Some(Duration::from_secs(20)));
+        assert_eq!(health.failed(attempt, true, &settings, at(17)), Some(Duration::from_secs(20)));
         assert!(health.answered(at(18)), "when all are out it is asked anyway, and answers");
         assert!(health.is_good());
     }
 
     #[test]
-    fn one_caller_alone_takes_it_from_nobody() {
+    fn one_client_alone_takes_it_from_nobody() {
         let (health, settings) = (Health::default(), settings());
-        for _ in 0..100 {
-            assert_eq!(fail(&health, ADA, at(0)), None);
+        for number in 0..100 {
+            let made_up = format!("{number} 192.0.2.1");
+            assert_eq!(fail(&health, &made_up, at(0)), None, "however many credentials it makes up");
+            assert_eq!(
+                fail(&health, &format!("0 192.0.2.{number}"), at(0)),
+                None,
+                "or hosts of one fleet have"
+            );
         }
-        assert_eq!(health.state(at(0)), HealthState::Up);
+        assert_eq!(state(&health, ADA, at(0)), HealthState::Up);
         assert_eq!(
             fail(&health, BOB, at(0)),
             Some(Duration::from_secs(10)),
@@ -450,14 +504,38 @@ mod tests {
     fn a_trial_of_which_nothing_is_heard_is_given_to_another() {
         let (health, settings) = (ejected(0), settings());
         assert!(health.claim_half_open(&settings, at(10)).is_some());
-        assert_eq!(health.state(at(19)), HealthState::Ejected);
+        assert_eq!(state(&health, ADA, at(19)), HealthState::Ejected);
         let second = health.claim_half_open(&settings, at(20)).unwrap();
         health.release_half_open(second);
-        assert_eq!(health.state(at(20)), HealthState::HalfOpen, "given back, it need not be waited for");
+        assert_eq!(
+            state(&health, ADA, at(20)),
+            HealthState::HalfOpen,
+            "given back, it need not be waited for"
+        );
         let third = health.claim_half_open(&settings, at(20)).unwrap();
         assert!(health.answered(at(20)));
         health.release_half_open(third);
-        assert_eq!(health.state(at(20)), HealthState::Up);
+        assert_eq!(state(&health, ADA, at(20)), HealthState::Up);
+    }
+
+    #[test]
+    fn a_trial_of_one_client_prolongs_the_rest_of_its_own_address_only() {
+        let health = ejected(0);
+        assert_eq!(fail_trial(&health, "eve 192.0.2.3", at(10)), None);
+        for other in ["eve 192.0.2.3", "mal 192.0.2.3"] {
+            assert_eq!(state(&health, other, at(29)), HealthState::Ejected, "{other}");
+        }
+        assert_eq!(state(&health, ADA, at(11)), HealthState::HalfOpen, "the others may try at once");
+        assert_eq!(state(&health, "mal 192.0.2.3", at(30)), HealthState::HalfOpen);
+        assert_eq!(fail_trial(&health, "mal 192.0.2.3", at(30)), None);
+        assert_eq!(state(&health, "mal 192.0.2.3", at(49)), HealthState::Ejected);
+        let half_open = health.claim_half_open(&settings(), at(31));
+        let attempt = Attempt { half_open, ..sent("sam 192.0.2.3", at(31)) };
+        let day = Duration::from_secs(86_400);
+        assert_eq!(health.retry_after(attempt, day, &settings(), at(31)), None);
+        assert_eq!(state(&health, ADA, at(31)), HealthState::HalfOpen, "also when it was told to wait");
+        assert!(health.answered(at(31)) && health.is_good());
+        assert_eq!(state(&health, "eve 192.0.2.3", at(31)), HealthState::Up);
     }
 
     #[test]
@@ -466,11 +544,12 @@ mod tests {
         let day = Duration::from_secs(86_400);
         let asked = |caller, now| health.retry_after(sent(caller, now), day, &settings, now);
         assert_eq!((asked(ADA, at(0)), asked(ADA, at(1)), health.is_good()), (None, None, true));
+        assert_eq!(asked("made-up 192.0.2.1", at(1)), None);
         assert_eq!(asked(BOB, at(62)), None, "what Ada was told is over");
         assert_eq!(asked(ADA, at(63)), Some(Duration::from_secs(60)));
         assert_eq!(health.ejected_for(at(63)), Some(Duration::from_secs(60)));
         assert_eq!(
-            (health.state(at(122)), health.state(at(123))),
+            (state(&health, ADA, at(122)), state(&health, ADA, at(123))),
             (HealthState::Ejected, HealthState::HalfOpen)
         );
         assert!(!health.answered(at(63)) && health.answered(at(64)));
@@ -486,7 +565,7 @@ mod tests {
         let mut expected = vec![None; 11];
         (expected[5], expected[10]) = (Some(false), Some(true));
         assert_eq!(told, expected);
-        assert_eq!(health.state(at(0)), HealthState::Up);
+        assert_eq!(state(&health, ADA, at(0)), HealthState::Up);
     }
 
     #[test]

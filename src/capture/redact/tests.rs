@@ -68,6 +68,19 @@ fn all_that_a_secret_name_holds_is_taken_out() {
             r#"{"user[password]":"x","password2":"y"}"#,
             r#"{"user[password]":"[redacted:secret]","password2":"[redacted:secret]"}"#,
         ),
+        (
+            r#"{"Cookie":"a=1; b=2","set-cookie":["a=1; Path=/","b=2"],"authorization":"plain","xFunctionsKey":"k"}"#,
+            r#"{"Cookie":"[redacted:secret]","set-cookie":["[redacted:secret]","[redacted:secret]"],"authorization":"[redacted:secret]","xFunctionsKey":"[redacted:secret]"}"#,
+        ),
+        (
+            r#"{"headers":{"helicone-auth":"a b","ocp-apim-subscription-key":1},"cookies":{"a":"1"}}"#,
+            r#"{"headers":{"helicone-auth":"[redacted:secret]","ocp-apim-subscription-key":"[redacted:secret]"},"cookies":{"a":"[redacted:secret]"}}"#,
+        ),
+        // Lists of fields and variables, as in HAR, Postman and Kubernetes.
+        (
+            r#"[{"name":"Cookie","value":"a=1"},{"name":"n","value":"b"},{"key":"DB_PASSWORD","value":{"c":7}}]"#,
+            r#"[{"name":"Cookie","value":"[redacted:secret]"},{"name":"n","value":"b"},{"key":"DB_PASSWORD","value":{"c":"[redacted:secret]"}}]"#,
+        ),
         // A tool's schema describes a secret.
         (
             r#"{"properties":{"password":{"type":"string","default":"x"}}}"#,
@@ -124,6 +137,18 @@ fn short_and_spaced_secrets_are_taken_out_whole() {
         ("-H 'x-goog-api-key: k1'", "-H 'x-goog-api-key: [redacted:secret]'"),
         ("-H 'CF-Access-Client-Secret: k1'", "-H 'CF-Access-Client-Secret: [redacted:secret]'"),
         ("Cookie: a=1; session=abc\r\nX: y", "Cookie: [redacted:secret]\r\nX: y"),
+        ("Set-Cookie: a=1; Path=/\r\nX: y", "Set-Cookie: [redacted:secret]\r\nX: y"),
+        (
+            "-H 'x-functions-key: k1' -H 'apikey: k2'",
+            "-H 'x-functions-key: [redacted:secret]' -H 'apikey: [redacted:secret]'",
+        ),
+        ("Helicone-Auth: Bearer k1", "Helicone-Auth: Bearer [redacted:token]"),
+        ("https://x/api?code=k1&n=2", "https://x/api?code=[redacted:secret]&n=2"),
+        ("https://x/b?sv=1&sig=k1%3D&se=2", "https://x/b?sv=1&sig=[redacted:secret]&se=2"),
+        (
+            "https://x/b?X-Goog-Credential=k1&X-Goog-Date=2&X-Goog-Signature=k3",
+            "https://x/b?X-Goog-Credential=[redacted:secret]&X-Goog-Date=2&X-Goog-Signature=[redacted:secret]",
+        ),
         (
             "Authorization: Digest username=\"me\", response=\"66\"\nX: y",
             "Authorization: Digest [redacted:secret]\nX: y",
@@ -166,6 +191,17 @@ fn a_named_secret_that_a_stream_divides_is_found() {
     let redacted: serde_json::Value = serde_json::from_str(&redacted).unwrap();
     let mark = "[redacted:secret]";
     assert_eq!(redacted, serde_json::json!({"password": mark, "secret": {"a": [mark, mark]}, "n": 1}));
+    // Wherever it is divided.
+    let of = |cookie: &str, set: &str, value: &str| {
+        let fields = [serde_json::json!({"name": "Authorization", "value": value})];
+        serde_json::json!({"cookie": cookie, "set-cookie": [set, set], "headers": fields, "n": 1})
+    };
+    let (whole, expected) = (of("sid=abc; b=c", "d=e", "hunter2").to_string(), of(mark, mark, mark));
+    for at in 1..whole.len() {
+        let redacted = arguments(&redact_body(&call(&[&whole[..at], &whole[at..]]), Framing::Sse, false));
+        let redacted: serde_json::Value = serde_json::from_str(&redacted).unwrap_or_default();
+        assert_eq!(redacted, expected, "{at}");
+    }
     // An event may split its document into lines.
     let lines =
         "event: x\ndata: {\ndata: \"password\":\nid: 1\ndata: 12345,\r\ndata:\"n\":1}\n\ndata: {\"a\":1}\n\n";

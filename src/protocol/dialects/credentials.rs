@@ -2,7 +2,8 @@
 //!
 //! One list for all users: `identity` derives the principal from what [`credentials`] finds, `proxy` removes
 //! [`fields`], [`without_subprotocols`] and [`without_parameters`] before it injects a key, and lets a request
-//! with [`is_present`] fail over inside its realm only. Across realms the list is the other way round: only what
+//! with [`is_present`] fail over inside its realm only; `capture` redacts what stands under [`secret_fields`] and
+//! [`secret_parameters`]. Across realms the list is the other way round: only what
 //! [`is_harmless`], [`harmless_subprotocols`] and [`harmless_parameters`] name travels on, since a list of
 //! secrets is never complete.
 
@@ -25,8 +26,13 @@ enum Holds {
     Scheme,
     /// A credential.
     Credential,
-    /// Cookies, which are credentials where nothing else is.
+    /// Cookies, which are credentials where nothing else is: servers set and change them at any time, and beside a
+    /// key each change would make another principal (ADR 26).
     Cookies,
+    /// The id of a key that signs the request; what follows the first `/` is the scope of the signature.
+    KeyId,
+    /// A signature, which may differ with every request. It counts where no parameter names its key.
+    Signature,
     /// What accompanies a credential and identifies nobody by itself: a choice of what it pays for, the session token
     /// beside a signing key.
     Companion,
@@ -57,19 +63,33 @@ static FIELDS: [(HeaderName, Holds); 21] = [
     (HeaderName::from_static("openai-project"), Holds::Companion),
 ];
 
-/// Query parameters that hold one, in lower case: Gemini takes `?key=`, Azure API Management
-/// `?subscription-key=`, a presigned AWS request the id of its key.
-const PARAMETERS: [(&str, Holds); 11] = [
+/// Query parameters that hold one, in lower case: Gemini takes `?key=`, Azure API Management `?subscription-key=`, Azure
+/// Functions `?code=`, ElevenLabs `?authorization=`. Presigned URLs are those of AWS, Google, CloudFront, and Azure's shared
+/// access signatures, which name no key (`?sig=`).
+const PARAMETERS: [(&str, Holds); 24] = [
     ("key", Holds::Credential),
     ("access_token", Holds::Credential),
     ("api_key", Holds::Credential),
     ("api-key", Holds::Credential),
+    ("x-api-key", Holds::Credential),
+    ("xi-api-key", Holds::Credential),
     ("apikey", Holds::Credential),
     ("auth_token", Holds::Credential),
+    ("authorization", Holds::Scheme),
+    ("auth", Holds::Scheme),
     ("token", Holds::Credential),
+    ("jwt", Holds::Credential),
     ("subscription-key", Holds::Credential),
-    ("x-amz-credential", Holds::Credential),
-    ("x-amz-signature", Holds::Companion),
+    ("code", Holds::Credential),
+    ("x-amz-credential", Holds::KeyId),
+    ("x-goog-credential", Holds::KeyId),
+    ("awsaccesskeyid", Holds::KeyId),
+    ("googleaccessid", Holds::KeyId),
+    ("key-pair-id", Holds::KeyId),
+    ("sig", Holds::Signature),
+    ("signature", Holds::Signature),
+    ("x-amz-signature", Holds::Signature),
+    ("x-goog-signature", Holds::Signature),
     ("x-amz-security-token", Holds::Companion),
 ];
 
@@ -116,6 +136,17 @@ pub fn fields() -> impl Iterator<Item = &'static HeaderName> {
     FIELDS.iter().map(|(name, _)| name)
 }
 
+/// The fields whose values are secret wherever they are written down.
+pub fn secret_fields() -> impl Iterator<Item = &'static str> {
+    let is_secret = |holds: &Holds| !matches!(holds, Holds::Companion | Holds::KeyId);
+    FIELDS.iter().filter(move |(_, holds)| is_secret(holds)).map(|(name, _)| name.as_str())
+}
+
+/// The query parameters whose values are secret wherever a URL is written down.
+pub fn secret_parameters() -> impl Iterator<Item = &'static str> {
+    PARAMETERS.iter().map(|(name, _)| *name)
+}
+
 /// The caller's credentials, each value once, in the order of the list: without scheme, percent-decoded, and of
 /// a signature only the name of its key. Cookies count where there is nothing else.
 pub fn credentials<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Vec<Cow<'a, [u8]>> {
@@ -130,7 +161,7 @@ pub fn credentials<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Vec<Co
             match holds {
                 Holds::Scheme => add(Cow::Borrowed(without_scheme(value))),
                 Holds::Credential => add(Cow::Borrowed(value)),
-                Holds::Cookies | Holds::Companion => {}
+                Holds::Cookies | Holds::Companion | Holds::KeyId | Holds::Signature => {}
             }
         }
     }
@@ -141,18 +172,33 @@ pub fn credentials<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Vec<Co
             }
         }
     }
-    for pair in query.unwrap_or_default().split('&') {
-        if let Some((name, value)) = form_urlencoded::parse(pair.as_bytes()).next()
-            && parameter(&name) == Some(Holds::Credential)
-        {
-            let value = if name.eq_ignore_ascii_case("x-amz-credential") { key_id(&value) } else { &value };
-            add(Cow::Owned(value.trim().as_bytes().to_vec()));
-        }
+    for credential in in_query(query.unwrap_or_default()) {
+        add(Cow::Owned(credential));
     }
     if found.is_empty() {
         found.extend(cookies(headers).map(Cow::Owned));
     }
     found
+}
+
+/// The credentials in a query.
+fn in_query(query: &str) -> Vec<Vec<u8>> {
+    let mut names_key = false;
+    let known = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
+        let holds = parameter(&name)?;
+        let value = value.trim().as_bytes();
+        let value = match holds {
+            Holds::Scheme => without_scheme(value),
+            Holds::KeyId => value.split(|byte| *byte == b'/').next().unwrap_or_default(),
+            Holds::Credential | Holds::Signature => value,
+            Holds::Cookies | Holds::Companion => return None,
+        };
+        names_key |= holds == Holds::KeyId && !value.is_empty();
+        Some((holds, value.to_vec()))
+    };
+    let found: Vec<(Holds, Vec<u8>)> = form_urlencoded::parse(query.as_bytes()).filter_map(known).collect();
+    let counts = |holds: Holds| !(names_key && holds == Holds::Signature);
+    found.into_iter().filter(|(holds, _)| counts(*holds)).map(|(_, value)| value).collect()
 }
 
 /// Whether a request carries a credential of its caller's, or what goes with one.
@@ -287,11 +333,6 @@ fn auth_param<'a>(parameters: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         let end = if name == b"credential" { memchr::memchr(b'/', value) } else { None };
         Some(&value[..end.unwrap_or(value.len())]).filter(|value| !value.is_empty())
     })
-}
-
-/// The id of the key in the scope of a signature of AWS.
-fn key_id(scope: &str) -> &str {
-    scope.split('/').next().unwrap_or_default()
 }
 
 /// All cookies that may identify the caller, sorted; `None` when there are none.

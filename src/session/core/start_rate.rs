@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::ids::ClientNetwork;
 use crate::session::settings::StartRate;
 
 /// Buckets in one table.
@@ -50,7 +51,7 @@ impl StartLimiter {
         if rate.per_second == 0 {
             return Ok(());
         }
-        let network = network(address);
+        let network = ClientNetwork::of(address);
         let taken = [0, 1].map(|at| {
             let slot = self.hashers[at].hash_one(network) as usize % BUCKETS;
             pour(&self.tables[at][slot], rate, now)
@@ -59,15 +60,6 @@ impl StartLimiter {
             [Err(a), Err(b)] => Err(a.min(b)),
             _ => Ok(()),
         }
-    }
-}
-
-/// The key of an address: IPv6 counts by /64, which is what one customer usually gets.
-fn network(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => u64::from(u32::from(address)),
-        // Global IPv6 addresses begin with 2 or 3, so none equals an IPv4 address.
-        IpAddr::V6(address) => (u128::from(address) >> 64) as u64,
     }
 }
 

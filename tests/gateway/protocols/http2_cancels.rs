@@ -1,9 +1,9 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::support::http2::{Client, End};
+use crate::support::http2::{Client, End, GET, RawFrames, block, frame};
 use crate::support::{Backend, Call, Gateway, RawBackend, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -87,6 +87,68 @@ async fn beyond_its_credit_a_client_keeps_its_open_streams() {
     assert_eq!((answer.end, answer.text().as_str()), (End::Whole, "halfrest"), "{answer:?}");
     let ended = client.ended().await;
     assert!(ended.is_ok(), "NO_ERROR, and closed when all has been said: {ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_all_it_has_open_costs_a_client_no_other_stream() {
+    let (backend, finish) = backend().await;
+    let gateway = with_server(&backend, "limits: { max_cancelled_streams: 10 }").await;
+    let mut client = Client::connect(gateway.proxy()).await;
+    let mut innocent = client.send(&Call::get("/long")).await.head().await.expect("a head");
+    innocent.until("half").await;
+    let mut others = Vec::new();
+    for _ in 0..40 {
+        others.push(client.send(&Call::get("/never")).await);
+    }
+    backend.until("all requests", |backend| backend.heads().len() == 41).await;
+    // Streams that the gateway has not seen yet are cancelled with them.
+    for _ in 0..40 {
+        others.push(client.send(&Call::get("/never")).await);
+    }
+    others.into_iter().for_each(crate::support::http2::PendingAnswer::reset);
+    within("GOAWAY", async {
+        while client.is_open().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    finish.notify_one();
+    let answer = innocent.rest().await;
+    assert_eq!((answer.end, answer.text().as_str()), (End::Whole, "halfrest"), "{answer:?}");
+    let ended = client.ended().await;
+    assert!(ended.is_ok(), "NO_ERROR: {ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ignores_goaway_is_closed_after_a_while() {
+    let (backend, finish) = backend().await;
+    let gateway = with_server(&backend, "limits: { max_cancelled_streams: 10 }").await;
+    let get = |path: &'static str| block(&[GET[0], GET[1], (":path", path), GET[3]]);
+    for is_patient in [true, false] {
+        let mut client = RawFrames::connect(gateway.proxy()).await;
+        client.send(&frame(1, 5, 1, &get("/long"))).await.expect("a head");
+        client.frame(0).await;
+        // The gateway's GOAWAY is followed by a PING that this client does not answer.
+        let (begun, before) = (Instant::now(), backend.heads().len());
+        let most = Duration::from_millis(if is_patient { 2500 } else { 15_000 });
+        for stream in (3..).step_by(2).take_while(|_| begun.elapsed() < most) {
+            let pair = [frame(1, 5, stream, &get("/never")), frame(3, 0, stream, &8_u32.to_be_bytes())];
+            if client.send(&pair.concat()).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let opened = backend.heads().len() - before;
+        assert!(opened < 60, "{opened} reached the backend");
+        if is_patient {
+            finish.notify_one();
+            assert_eq!(client.frame(0).await, b"rest", "what was open goes on");
+        } else {
+            let took = begun.elapsed();
+            assert!((5..12).contains(&took.as_secs()), "{took:?}");
+        }
+        client.closed().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

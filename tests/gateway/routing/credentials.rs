@@ -202,7 +202,7 @@ async fn between_realms_only_what_is_harmless_travels() {
         let second = RawBackend::answering(OK).await;
         let gateway = gateway(&[("a", &nobody(), "fallback: b"), ("b", &second.url(), other)], "").await;
         let known = ["traceparent", "anthropic-version", "x-stainless-lang", "idempotency-key", "accept"];
-        let mut call = Call::post("/v1/chat/completions?beta=true&sig=client-secret&jwt=client-secret")
+        let mut call = Call::post("/v1/chat/completions?beta=true&ticket=client-secret&sid=client-secret")
             .json(&json!({"model": "gpt-demo", "messages": []}))
             .session("one");
         for name in UNKNOWN {
@@ -226,16 +226,20 @@ async fn between_realms_only_what_is_harmless_travels() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_in_places_of_their_own_go_to_no_other_realm() {
-    for (name, value) in [
-        ("X-Auth-Token", "client-secret"),
-        ("X-Amz-Security-Token", "client-secret"),
-        ("CF-Access-Client-Secret", "client-secret"),
-        ("Ocp-Apim-Subscription-Key", "client-secret"),
-    ] {
+    let fields =
+        ["X-Auth-Token", "X-Amz-Security-Token", "CF-Access-Client-Secret", "Ocp-Apim-Subscription-Key"];
+    let parameters = ["code", "sig", "X-Goog-Signature", "X-Goog-Credential", "Signature", "AWSAccessKeyId"];
+    let with_field = |name: &&'static str| Call::chat("hello").header(name, "client-secret");
+    let with_parameter = |name: &&'static str| {
+        let call = Call::post(&format!("/v1/chat/completions?{name}=client-secret"));
+        call.json(&json!({"model": "gpt-demo", "messages": []}))
+    };
+    let calls = fields.iter().map(with_field).chain(parameters.iter().map(with_parameter));
+    for (call, name) in calls.zip(fields.iter().chain(&parameters)) {
         for (other, is_asked) in [("", 0), ("auth: { mode: inject, api_key: second-key }", 1)] {
             let second = RawBackend::answering(OK).await;
             let gateway = gateway(&[("a", &nobody(), "fallback: b"), ("b", &second.url(), other)], "").await;
-            Call::chat("hello").header(name, value).send(gateway.proxy()).await;
+            call.clone().send(gateway.proxy()).await;
             assert_eq!(second.heads().len(), is_asked, "{name}");
             assert!(second.heads().iter().all(|head| !tells_the_secret(head)), "{name}");
         }

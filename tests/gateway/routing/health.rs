@@ -24,9 +24,19 @@ async fn moody(is_sick: &Arc<AtomicBool>) -> RawBackend {
     .await
 }
 
-/// A chat request with this caller's credential. Backends that share callers are in one realm.
+/// For [`chat_of`]: the gateway believes what its peer says about the client's address.
+const BEHIND_A_PROXY: &str = "server: { trusted_proxies: [127.0.0.1] }";
+
+/// A chat request with this caller's credential, from an address of its own. Backends that share callers are in one realm.
 fn chat_of(caller: &str) -> Call {
-    Call::chat("hello").header("authorization", &format!("Bearer {caller}"))
+    let host = caller.bytes().fold(0_u8, |host, byte| host.wrapping_mul(31).wrapping_add(byte));
+    chat_from(caller, &format!("192.0.2.{host}"))
+}
+
+/// A chat request with this caller's credential, from this address.
+fn chat_from(caller: &str, address: &str) -> Call {
+    let call = Call::chat("hello").header("authorization", &format!("Bearer {caller}"));
+    call.header("x-forwarded-for", address)
 }
 
 /// A backend's health as the control API and the metric report it, once they agree.
@@ -49,7 +59,9 @@ async fn a_backend_that_fails_in_a_row_is_left_alone_and_tried_again() {
     let is_sick = Arc::new(AtomicBool::new(true));
     let [first, second] = [moody(&is_sick).await, RawBackend::answering(OK).await];
     let keys = "auth: { realm: r }, fallback: b, health: { unhealthy_after: 3, rest: 2s }";
-    let gateway = gateway(&[("a", &first.url(), keys), ("b", &second.url(), "auth: { realm: r }")], "").await;
+    let gateway =
+        gateway(&[("a", &first.url(), keys), ("b", &second.url(), "auth: { realm: r }")], BEHIND_A_PROXY)
+            .await;
     for number in 0..8 {
         assert_eq!(chat_of(["ada", "bob"][number % 2]).send(gateway.proxy()).await.status(), 200);
     }
@@ -91,7 +103,9 @@ async fn retry_after_is_obeyed() {
     let [busy, second] =
         [RawBackend::answering(error(529, "Retry-After: 100\r\n")).await, RawBackend::answering(OK).await];
     let keys = "auth: { realm: r }, fallback: b";
-    let gateway = gateway(&[("a", &busy.url(), keys), ("b", &second.url(), "auth: { realm: r }")], "").await;
+    let gateway =
+        gateway(&[("a", &busy.url(), keys), ("b", &second.url(), "auth: { realm: r }")], BEHIND_A_PROXY)
+            .await;
     for _ in 0..3 {
         assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
     }
@@ -214,11 +228,14 @@ async fn a_reload_forgets_no_health_of_a_backend_that_stays() {
         [RawBackend::answering(error(503, "Retry-After: 100\r\n")).await, RawBackend::answering(OK).await];
     let keys = "auth: { realm: r }, fallback: b";
     let backends = [("a", &*busy.url(), keys), ("b", &second.url(), "auth: { realm: r }")];
-    let gateway = gateway(&backends, "").await;
+    let gateway = gateway(&backends, BEHIND_A_PROXY).await;
     for caller in ["ada", "bob"] {
         assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
     }
-    gateway.rewrite(&crate::routing::failover::configuration(&backends, "session: { idle_timeout: 3m }"));
+    gateway.rewrite(&crate::routing::failover::configuration(
+        &backends,
+        &format!("{BEHIND_A_PROXY}\nsession: {{ idle_timeout: 3m }}"),
+    ));
     gateway.hangup();
     gateway.log_until(|line| line["message"] == "configuration reloaded").await;
     assert_eq!(chat_of("eve").send(gateway.proxy()).await.status(), 200);
@@ -252,7 +269,7 @@ async fn by_caller(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> R
 /// A gateway in front of `first` with `second` as its fallback; both may receive the client's credential.
 async fn pair(first: &RawBackend, second: &RawBackend, keys: &str) -> Gateway {
     let keys = format!("auth: {{ realm: r }}, fallback: b, {keys}");
-    gateway(&[("a", &first.url(), &keys), ("b", &second.url(), "auth: { realm: r }")], "").await
+    gateway(&[("a", &first.url(), &keys), ("b", &second.url(), "auth: { realm: r }")], BEHIND_A_PROXY).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,6 +331,104 @@ async fn one_caller_alone_takes_a_backend_from_nobody() {
     }
     let reported = gateway.operator().await.get("/control/backends").await.json();
     assert_eq!(reported["backends"]["a"]["callers_kept_away"], 2, "{reported}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_credentials_make_no_second_client() {
+    let first = by_caller(|who| match who.rsplit('-').next() {
+        Some("fails") => error(500, ""),
+        Some("waits") => error(503, "Retry-After: 100\r\n"),
+        _ => OK.to_owned(),
+    })
+    .await;
+    let second = RawBackend::answering(OK).await;
+    let gateway = pair(&first, &second, "health: { unhealthy_after: 3, eject_for: 5m }").await;
+    // The /64 of an IPv6 address is one client, too.
+    for (address, how) in [("192.0.2.7", "fails"), ("2001:db8::", "fails"), ("192.0.2.7", "waits")] {
+        for number in 0..8 {
+            let from = if address.ends_with(':') { format!("{address}{number}") } else { address.into() };
+            let call = chat_from(&format!("{number}-{how}"), &from);
+            assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+        }
+        assert!(is_reported_healthy(&gateway, "a").await, "{address} {how}");
+        let (before, elsewhere) = (first.requests().len(), second.requests().len());
+        for call in [chat_of("ada"), chat_from("bob", address)] {
+            assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+        }
+        assert_eq!((first.requests().len(), second.requests().len()), (before + 2, elsewhere), "{address}");
+    }
+    for (caller, address) in [("x-fails", "192.0.2.7"), ("y-fails", "192.0.2.8"), ("z-fails", "192.0.2.7")] {
+        assert_eq!(chat_from(caller, address).send(gateway.proxy()).await.status(), 200);
+    }
+    assert!(!is_reported_healthy(&gateway, "a").await, "two addresses with two credentials are believed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trial_of_one_client_does_not_speak_for_the_others() {
+    let is_sick = Arc::new(AtomicBool::new(true));
+    let sick = Arc::clone(&is_sick);
+    let first =
+        by_caller(
+            move |who| {
+                if who.ends_with("fails") || sick.load(Relaxed) { error(500, "") } else { OK.to_owned() }
+            },
+        )
+        .await;
+    let second = RawBackend::answering(OK).await;
+    let gateway = pair(&first, &second, "health: { unhealthy_after: 2, eject_for: 2s, max_eject: 5m }").await;
+    for caller in ["ada", "bob"] {
+        assert_eq!(chat_of(caller).send(gateway.proxy()).await.status(), 200);
+    }
+    assert!(!is_reported_healthy(&gateway, "a").await);
+    is_sick.store(false, Relaxed);
+    let mut number = 0;
+    within("the trial of a client whose requests fail", async {
+        while first.requests().len() == 2 {
+            number += 1;
+            let call = chat_from(&format!("{number}-fails"), "192.0.2.7");
+            assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+        }
+    })
+    .await;
+    for number in 0..5 {
+        let call = chat_from(&format!("{number}-also-fails"), "192.0.2.7");
+        assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+    }
+    assert_eq!(first.requests().len(), 3, "the next trial is not for that address");
+    let before = second.requests().len();
+    assert_eq!(chat_of("ada").send(gateway.proxy()).await.status(), 200);
+    assert_eq!((first.requests().len(), second.requests().len()), (4, before));
+    assert!(is_reported_healthy(&gateway, "a").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_with_one_key_behind_one_address_notices_an_outage() {
+    let second = RawBackend::answering(OK).await;
+    let failing = RawBackend::answering(error(500, "")).await;
+    let silent = RawBackend::start(async |mut connection: Connection| {
+        connection.request().await;
+        connection.stay_silent().await;
+    })
+    .await;
+    let keys = "auth: { realm: r }, fallback: b, health: { unhealthy_after: 3, eject_for: 5m }, \
+                retries: { on: [connect_failure, server_error, first_byte_timeout] }";
+    let server = "server: { timeouts: { upstream_first_byte: 300ms } }";
+    for (first, asked) in [(&failing, 3), (&silent, 3)] {
+        let backends = [("a", &*first.url(), keys), ("b", &second.url(), "auth: { realm: r }")];
+        let gateway = gateway(&backends, server).await;
+        for number in 0..8 {
+            let call = Call::chat("hello").header("authorization", "Bearer the-fleet");
+            assert_eq!(call.session(&format!("s-{number}")).send(gateway.proxy()).await.status(), 200);
+        }
+        assert_eq!(first.requests().len(), asked);
+    }
+    // Nobody causes a failed connection: three of them count for everyone.
+    let backends = [("a", &*nobody(), keys), ("b", &second.url(), "auth: { realm: r }")];
+    let gateway = gateway(&backends, server).await;
+    for _ in 0..3 {
+        assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+    }
+    assert!(!is_reported_healthy(&gateway, "a").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -386,13 +501,14 @@ async fn a_client_that_does_not_send_its_request_says_nothing_about_the_backend(
     .await;
     let keys = "type: http, health: { unhealthy_after: 1, rest: 5m }";
     let yaml = format!(
-        "server: {{ timeouts: {{ upstream_first_byte: 300ms }} }}\nbackends:\n  a: {{ url: {:?}, default: true, {keys} }}\n",
+        "server: {{ trusted_proxies: [127.0.0.1], timeouts: {{ upstream_first_byte: 300ms }} }}\nbackends:\n  a: {{ url: {:?}, default: true, {keys} }}\n",
         first.url()
     );
     let gateway = Gateway::with(yaml).await;
-    for caller in ["ada", "bob"] {
+    for (caller, address) in [("ada", "192.0.2.1"), ("bob", "192.0.2.2")] {
         let call = Call::post("/upload").header("content-type", "application/octet-stream");
         let call = call.header("content-length", "1000").header("authorization", caller).body("so far");
+        let call = call.header("x-forwarded-for", address);
         let mut client = call.open(gateway.proxy()).await;
         client.end().await;
     }

@@ -304,6 +304,12 @@ async fn a_credential_in_any_place_makes_a_principal() {
     let pairs = [
         [gemini("AIza-ada"), gemini("AIza-bob")],
         [Call::get("/v1/x?access_token=ada"), Call::get("/v1/x?access_token=bob")],
+        [Call::get("/v1/x?code=ada"), Call::get("/v1/x?code=bob")],
+        [Call::get("/v1/x?sv=1&sig=ada"), Call::get("/v1/x?sv=1&sig=bob")],
+        [
+            Call::get("/v1/x?X-Goog-Credential=ada%2Fauto&X-Goog-Signature=1"),
+            Call::get("/v1/x?X-Goog-Credential=bob%2Fauto&X-Goog-Signature=1"),
+        ],
         [with("x-auth-token", "ada"), with("x-auth-token", "bob")],
         [with("proxy-authorization", "Basic YWRh"), with("proxy-authorization", "Basic Ym9i")],
         [with("cookie", "session=ada"), with("cookie", "session=bob")],

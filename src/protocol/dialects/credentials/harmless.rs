@@ -146,6 +146,9 @@ mod tests {
         for field in crate::protocol::dialects::credentials::fields() {
             assert!(!is_harmless(field), "{field}");
         }
+        for parameter in crate::protocol::dialects::credentials::secret_parameters() {
+            assert!(!PARAMETERS.contains(&parameter), "{parameter}");
+        }
         for secret in ["x-auth-token", "x-amz-security-token", "cf-access-client-secret", "x-vendor-key"] {
             assert!(!is_harmless(&HeaderName::from_static(secret)), "{secret}");
         }

@@ -32,7 +32,18 @@ fn every_place_gives_the_credential_alone() {
     ] {
         assert_eq!(found(&[(name, value)], ""), ["sk-1"], "{name}: {value}");
     }
-    for query in ["key=sk-1", "alt=sse&%6bey=sk%2D1", "access_token=sk-1", "api-key=sk-1", "token=sk-1"] {
+    for query in [
+        "key=sk-1",
+        "alt=sse&%6bey=sk%2D1",
+        "access_token=sk-1",
+        "api-key=sk-1",
+        "token=sk-1",
+        "code=sk-1",
+        "auth=sk-1",
+        "authorization=Bearer%20sk-1",
+        "sv=2025-01-05&se=2026-12-01&sr=b&sp=r&sig=sk-1",
+        "Signature=sk-1",
+    ] {
         assert_eq!(found(&[], query), ["sk-1"], "{query}");
     }
     assert_eq!(found(&[("authorization", "Basic QTpi")], ""), ["QTpi"]);
@@ -59,8 +70,17 @@ fn of_what_changes_with_every_request_the_name_of_the_key_counts() {
         found(&[("authorization", &value), ("x-amz-security-token", signature)], "")
     };
     assert_eq!((aws("1"), aws("2")), (vec!["AKIDEXAMPLE".to_owned()], vec!["AKIDEXAMPLE".to_owned()]));
-    let query = "X-Amz-Credential=AKIDEXAMPLE%2F20261129%2Fus-east-1&X-Amz-Signature=1";
-    assert_eq!(found(&[], query), ["AKIDEXAMPLE"]);
+    for query in [
+        "X-Amz-Credential=AKIDEXAMPLE%2F20261129%2Fus-east-1&X-Amz-Signature=1&X-Amz-Security-Token=2",
+        "X-Amz-Signature=1&X-Amz-Credential=AKIDEXAMPLE%2F20261129%2Fus-east-1",
+        "X-Goog-Credential=AKIDEXAMPLE%2F20261129%2Fauto&X-Goog-Signature=1&X-Goog-Expires=900",
+        "AWSAccessKeyId=AKIDEXAMPLE&Expires=1&Signature=2",
+        "GoogleAccessId=AKIDEXAMPLE&Expires=1&Signature=2",
+        "Expires=1&Signature=2&Key-Pair-Id=AKIDEXAMPLE",
+    ] {
+        assert_eq!(found(&[], query), ["AKIDEXAMPLE"], "{query}");
+    }
+    assert_eq!(found(&[], "X-Goog-Credential=&X-Goog-Signature=1"), ["1"], "no key is named");
     let digest = r#"Digest username="Mufasa", realm="r", nonce="1", response="2""#;
     assert_eq!(found(&[("authorization", digest)], ""), ["Mufasa"]);
     assert_eq!(found(&[("authorization", "Hawk mac=1")], ""), ["mac=1"], "no key is named");
@@ -100,6 +120,8 @@ fn parameters_with_credentials_are_found_and_taken_out() {
         ("/m?key=a", "/m"),
         ("/m?key", "/m"),
         ("/m?X-Amz-Credential=a&X-Amz-Signature=b&x=1", "/m?x=1"),
+        ("/m?X-Goog-Credential=a&X-Goog-Signature=b&x=1", "/m?x=1"),
+        ("/m?sv=1&sig=b&code=c", "/m?sv=1"),
         ("/m?a=%20+&monkey=1&&x", "/m?a=%20+&monkey=1&&x"),
         ("/m?", "/m?"),
         ("/key=1", "/key=1"),

@@ -9,19 +9,6 @@ use crate::protocol::facts::error_body::ErrorClass;
 use crate::protocol::wire::ndjson::{self, LineReader};
 use crate::protocol::wire::sse::{self, SseReader};
 
-const DIALECTS: [Dialect; 10] = [
-    Dialect::OPENAI_CHAT,
-    Dialect::OPENAI_RESPONSES,
-    Dialect::OPENAI_OTHER,
-    Dialect::ANTHROPIC,
-    Dialect::MISTRAL,
-    Dialect::OLLAMA,
-    Dialect::GEMINI,
-    Dialect::MCP,
-    Dialect::A2A,
-    Dialect::PLAIN,
-];
-
 fn notice(message: &str) -> ErrorBody<'_> {
     ErrorBody {
         code: "session_killed",
@@ -43,10 +30,12 @@ fn read(framing: Framing, bytes: &[u8]) -> Vec<(String, String)> {
             sse::Piece::Data(part) => data.extend_from_slice(part),
             sse::Piece::End { name } => events.push((text(name), text(&std::mem::take(&mut data)))),
         }),
-        _ => LineReader::default().feed(bytes, |piece| match piece {
-            ndjson::Piece::Data(part) => data.extend_from_slice(part),
-            ndjson::Piece::End => events.push((String::new(), text(&std::mem::take(&mut data)))),
-        }),
+        Framing::Ndjson | Framing::Json | Framing::Messages | Framing::Opaque => {
+            LineReader::default().feed(bytes, |piece| match piece {
+                ndjson::Piece::Data(part) => data.extend_from_slice(part),
+                ndjson::Piece::End => events.push((String::new(), text(&std::mem::take(&mut data)))),
+            })
+        }
     }
     events
 }
@@ -70,7 +59,7 @@ fn native() -> [(Dialect, Framing, &'static str); 10] {
 #[test]
 fn a_body_has_both_vendors_fields() {
     let message = "Session killed by operator: \"runaway\"\n é";
-    for dialect in DIALECTS {
+    for dialect in Dialect::all() {
         let parsed: Value = serde_json::from_slice(&dialect.error_body(&notice(message))).unwrap();
         let expected = if dialect == Dialect::OLLAMA {
             json!({
@@ -85,6 +74,11 @@ fn a_body_has_both_vendors_fields() {
                     "domain": "elida", "metadata": {"session_id": "s-1", "request_id": "r-1"},
                 }],
             }})
+        } else if dialect == Dialect::COHERE {
+            json!({
+                "id": "r-1", "message": message, "type": "permission_error", "code": "session_killed",
+                "session_id": "s-1", "request_id": "r-1",
+            })
         } else if dialect.is_json_rpc() {
             json!({"jsonrpc": "2.0", "id": 7, "error": {
                 "code": 403, "message": message,
@@ -179,7 +173,7 @@ fn a_request_without_an_id_is_refused_with_null() {
 
 #[test]
 fn where_no_native_end_exists_there_is_none() {
-    for dialect in DIALECTS {
+    for dialect in Dialect::all() {
         for framing in [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque] {
             let is_array = (dialect, framing) == (Dialect::GEMINI, Framing::Json);
             let expected = is_array || native().iter().any(|(d, f, _)| (*d, *f) == (dialect, framing));
@@ -194,14 +188,14 @@ proptest! {
     /// the stream for a whole answer.
     #[test]
     fn a_cut_stream_ends_with_one_error_and_never_looks_whole(
-        which in 0usize..10,
+        which in 0..native().len(),
         at in any::<prop::sample::Index>(),
         crlf in any::<bool>(),
     ) {
         let (dialect, framing, name) = native()[which];
         let text = match framing {
             Framing::Sse => "event: x\ndata: {\"type\":\"x\",\"a\":\"b\"}\n\n: ping\n\ndata: {\"a\":1}\n\n",
-            _ => "{\"done\":false,\"a\":\"b\"}\n{\"done\":false}\n",
+            Framing::Ndjson | Framing::Json | Framing::Messages | Framing::Opaque => "{\"done\":false,\"a\":\"b\"}\n{\"done\":false}\n",
         };
         let text = if crlf { text.replace('\n', "\r\n") } else { text.to_owned() };
         let mut stream = text.as_bytes()[..at.index(text.len() + 1)].to_vec();

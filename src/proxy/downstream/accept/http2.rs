@@ -4,6 +4,7 @@
 //! crate bounds the memory that frames take (header lists, CONTINUATION, resets of streams before they are accepted, small
 //! DATA) by the limits set here; `h2_budget` bounds the work they cause.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,14 +40,18 @@ const SEND_BUFFER: usize = 64 << 10;
 /// Streams that may be reset because of errors of the client (CVE-2025-8671) before the connection is closed. The crate
 /// counts them over the whole life of a connection.
 const CLIENT_ERROR_RESETS: usize = 256;
-/// The least number of streams that a client may reset before they are accepted without closing the connection.
-const EARLY_RESETS: usize = 20;
+/// The least number of streams that a client may reset before they are accepted without closing the connection. The crate
+/// closes it with all its streams, so this is for floods only.
+const EARLY_RESETS: usize = 100;
 
 /// Overhead that each header field adds to the size of a header list (RFC 9113, 10.5.1).
 const FIELD_OVERHEAD: u32 = 32;
 
-/// How long a connection may stay open after GOAWAY.
+/// How long a connection without streams may stay open after GOAWAY, and how long new streams may still be in transit.
 const GOAWAY_TIME: Duration = Duration::from_secs(1);
+
+/// How long the open streams of a client may go on that opens further ones in spite of GOAWAY.
+const IGNORED_GOAWAY_TIME: Duration = Duration::from_secs(5);
 
 type Connection = h2::server::Connection<Stream, Bytes>;
 
@@ -95,6 +100,25 @@ impl IdleLimit {
     }
 }
 
+/// Refuses new streams after a client has cancelled too many. Those that are open go on to their end.
+struct Refusing {
+    since: Instant,
+    /// When the connection is closed with all streams, because its client ignores GOAWAY.
+    deadline: Option<Instant>,
+}
+
+impl Refusing {
+    /// Refuses a stream that was not processed, so that the client may retry it (RFC 9113, 8.7).
+    fn refuse(&mut self, accepted: H2Accept) {
+        if self.since.elapsed() > GOAWAY_TIME {
+            self.deadline.get_or_insert_with(|| Instant::now() + IGNORED_GOAWAY_TIME);
+        }
+        if let H2Accept::Session(mut session) = accepted {
+            session.shutdown_with_reason(Reason::REFUSED_STREAM);
+        }
+    }
+}
+
 impl<P> Downstream<P>
 where
     P: ProxyHttp + Send + Sync + 'static,
@@ -114,16 +138,16 @@ where
         let (digest, told) = (Arc::new(Digest::default()), draining.clone());
         let mut streams = JoinSet::new();
         let mut idle_limit = IdleLimit { since: Instant::now(), limit, leaving: false };
-        let mut is_refusing = false;
+        let mut refusing: Option<Refusing> = None;
         loop {
             tokio::select! {
                 biased;
                 // GOAWAY: open streams continue and new ones are refused, so that the client opens another connection.
-                () = budget.exhausted(), if !is_refusing => {
-                    is_refusing = true;
+                () = budget.exhausted(), if refusing.is_none() => {
+                    refusing = Some(Refusing { since: Instant::now(), deadline: None });
                     idle_limit.leave(&mut connection, GOAWAY_TIME);
                 }
-                () = budget.exhausted() => {
+                () = passed(refusing.as_ref().and_then(|refusing| refusing.deadline)) => {
                     close_connection(&mut connection).await;
                     break;
                 }
@@ -135,8 +159,10 @@ where
                     idle_limit.restart(self.live.load().timeouts.idle);
                 }
                 accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => match accepted {
-                    Ok(Some(accepted)) if is_refusing => refuse_stream(accepted, &budget),
-                    Ok(Some(accepted)) => self.spawn_stream(accepted, &mut streams, peer, &budget, &told),
+                    Ok(Some(accepted)) => match &mut refusing {
+                        Some(refusing) => refusing.refuse(accepted),
+                        None => self.spawn_stream(accepted, &mut streams, peer, &budget, &told),
+                    },
                     Ok(None) | Err(_) => break,
                 },
                 () = sleep_until(idle_limit.until()), if streams.is_empty() => {
@@ -202,15 +228,15 @@ where
     }
 }
 
-/// Refuses a stream that was not processed, so that the client may retry it (RFC 9113, 8.7).
-fn refuse_stream(accepted: H2Accept, budget: &H2Budget) {
-    budget.cancelled();
-    if let H2Accept::Session(mut session) = accepted {
-        session.shutdown_with_reason(Reason::REFUSED_STREAM);
+/// Waits for a deadline; for ever if there is none.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
     }
 }
 
-/// Closes a connection whose client continues to cancel streams after GOAWAY.
+/// Closes a connection whose client continues to open streams after GOAWAY.
 async fn close_connection(connection: &mut Connection) {
     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     let _ = timeout(GOAWAY_TIME, async { while connection.accept().await.is_some() {} }).await;
