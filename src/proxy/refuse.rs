@@ -125,13 +125,11 @@ pub(crate) struct SocketEnd {
 
 /// The end of a socket for this reason; `None` where the connection is just cut, as the backend's was.
 fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
-    match kind {
-        kind if is_final(kind) => Some(SocketEnd { code: 1008, status: 400 }),
-        ErrorKind::ShuttingDown | ErrorKind::BackendTimeout => {
-            Some(SocketEnd { code: 1001, status: status(kind).as_u16() })
-        }
-        _ => None,
+    if is_final(kind) {
+        return Some(SocketEnd { code: 1008, status: 400 });
     }
+    let is_answered = matches!(kind, ErrorKind::ShuttingDown | ErrorKind::BackendTimeout);
+    is_answered.then(|| SocketEnd { code: 1001, status: status(kind).as_u16() })
 }
 
 /// The status on which a program stops at once, where that is known (attacks.md, "What clients do"): on each
@@ -195,7 +193,15 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
                 Some(EndReason::IdleTimeout) => {
                     "nothing has moved in the session for too long (session.idle_timeout)"
                 }
-                _ => "the session has reached its longest duration (session.max_duration)",
+                Some(
+                    EndReason::MaxDuration
+                    | EndReason::CompletedAfter
+                    | EndReason::IdleGap
+                    | EndReason::Capacity
+                    | EndReason::Killed
+                    | EndReason::Shutdown,
+                )
+                | None => "the session has reached its longest duration (session.max_duration)",
             };
             Refusal::new(ErrorKind::SessionTimedOut, message)
         }
