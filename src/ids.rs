@@ -66,6 +66,9 @@ shared_name! {
     /// The name of a configured backend.
     BackendName
 }
+/// The field that carries a request's id, from the client and to backend and client.
+pub const REQUEST_ID: &str = "x-request-id";
+
 shared_name! {
     /// The id of a request, sent upstream and downstream as `X-Request-ID`.
     RequestId
@@ -121,6 +124,9 @@ pub struct SessionKey {
 pub struct Uid(Uuid);
 
 impl Uid {
+    /// Sorts after every uid.
+    pub const MAX: Self = Self(Uuid::max());
+
     /// Creates a uid; later ones sort after earlier ones.
     pub fn fresh() -> Self {
         Self(Uuid::now_v7())

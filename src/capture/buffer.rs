@@ -51,6 +51,43 @@ impl Body {
     }
 }
 
+/// The first bytes of both bodies of a request in progress.
+#[derive(Debug)]
+pub struct BodyCapture {
+    /// When the request arrived.
+    pub at: Timestamp,
+    /// The request body.
+    pub request: Body,
+    /// The response body.
+    pub answer: Body,
+    /// How many bytes of each body are stored.
+    max_body: usize,
+}
+
+impl BodyCapture {
+    /// Begins a capture that stores up to `max_body` bytes of each body; `kinds` are `Content-Type` and
+    /// `Content-Encoding` of the request.
+    pub fn begin(max_body: usize, kinds: (Option<Box<str>>, Option<Box<str>>)) -> Self {
+        Self { at: Timestamp::now(), request: Body::of(kinds), answer: Body::default(), max_body }
+    }
+
+    /// Adds a chunk of the request body.
+    pub fn upload(&mut self, chunk: &[u8]) {
+        self.request.feed(chunk, self.max_body);
+    }
+
+    /// Adds a chunk of the response body.
+    pub fn download(&mut self, chunk: &[u8]) {
+        self.answer.feed(chunk, self.max_body);
+    }
+
+    /// Adds an error body written by the proxy.
+    pub fn refused(&mut self, body: &[u8]) {
+        (self.answer.media, self.answer.coding) = (Some("application/json".into()), None);
+        self.download(body);
+    }
+}
+
 /// A request and its response.
 #[derive(Debug)]
 pub struct Capture {

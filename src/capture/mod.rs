@@ -25,6 +25,6 @@ mod json_texts;
 mod redact_text;
 mod rules;
 
-pub use buffer::{Body, Capture};
+pub use buffer::{Body, BodyCapture, Capture};
 pub use redact_text::redact_text;
 pub use settings::{CaptureConfig, Settings};

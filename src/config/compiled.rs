@@ -36,7 +36,7 @@ pub struct Config {
     /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
     pub backends: Vec<upstream::settings::Settings>,
     /// Source of `GET /v1/models`.
-    pub models: proxy::models::ModelsConfig,
+    pub models: proxy::settings::ModelsConfig,
     /// Which backend a request goes to.
     pub routing: Table,
     /// The history of ended sessions.

@@ -34,7 +34,7 @@ pub(super) struct ConfigFile {
     /// How a backend is chosen.
     pub(super) routing: routing::RoutingConfig,
     /// The list of models.
-    pub(super) models: proxy::models::ModelsConfig,
+    pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
     pub(super) history: history::HistoryConfig,
     /// Capture of bodies into the history.

@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use super::api::error::{ErrorCode, ProblemDetails};
-use crate::ids::{AgentId, RequestId, Uid};
+use crate::ids::{AgentId, REQUEST_ID, RequestId, Uid};
 use crate::session::SessionState;
 use crate::settings::fault::Fault;
 
-/// Header that carries the request's id.
-const REQUEST_ID: &str = "x-request-id";
+/// The most uids that an error lists.
+const MOST_UIDS: usize = 100;
 
 /// An error response.
 #[derive(Clone, Debug)]
@@ -56,17 +56,26 @@ impl Problem {
         Self::new(ErrorCode::SessionNotFound, detail)
     }
 
-    /// Returns 409: several sessions have this name; lists the uids to choose from.
+    /// Returns 409: several sessions have this name; lists the uids to choose from, within a bound. A single uid
+    /// means that too many callers have used the id to tell whether there are others.
     pub(super) fn ambiguous(target: &str, uids: impl IntoIterator<Item = Uid>) -> Self {
-        let uids: Vec<String> = uids.into_iter().map(|uid| uid.to_string()).collect();
-        let detail = match uids.iter().any(|uid| uid == target) {
-            true => {
-                "this is the uid of one session and the id of another; add ?by=uid or ?by=id (--by), or name \
-                     the other session by its uid"
-                    .to_owned()
-            }
-            false => format!("{} callers have a session with this id; name one by its uid", uids.len()),
+        let mut uids: Vec<String> = uids.into_iter().map(|uid| uid.to_string()).collect();
+        let detail = if uids.iter().any(|uid| uid == target) {
+            "this is the uid of one session and the id of another; add ?by=uid or ?by=id (--by), or name the other \
+             session by its uid"
+                .to_owned()
+        } else if uids.len() > MOST_UIDS {
+            format!(
+                "more than {MOST_UIDS} callers have a session with this id (the newest are listed); name one by its uid"
+            )
+        } else if uids.len() == 1 {
+            "too many callers have used this id to tell whether another has a session with it; name the session by its \
+             uid"
+                .to_owned()
+        } else {
+            format!("{} callers have a session with this id; name one by its uid", uids.len())
         };
+        uids.truncate(MOST_UIDS);
         let mut problem = Self::new(ErrorCode::SessionAmbiguous, detail);
         problem.details.uids = Some(uids);
         problem

@@ -1,4 +1,4 @@
-//! Step 4: a leg is opened in the session, atomically against kills, or the request ends here.
+//! Step 4: opens a leg in the session, atomically with respect to kills.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,9 +48,9 @@ pub(crate) async fn admit(
     sessions.admit(who, leg).await.map_err(denied)
 }
 
-/// A client that meets a full gateway asks again after so long.
+/// `Retry-After` when the instance has no room for another session.
 const FULL: Duration = Duration::from_secs(5);
-/// One that meets an instance that cannot serve just now: another one may.
+/// `Retry-After` when this instance cannot serve for the moment; another one may.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
 fn denied(denied: Denied) -> Refusal {

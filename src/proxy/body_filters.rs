@@ -1,15 +1,15 @@
-//! Step 8: passes both bodies on. Each chunk is counted and read in passing; none passes after a cut.
+//! Step 8: forwards both bodies. Counts each chunk and feeds it to the tap; no chunk passes after a cut.
 
 use bytes::Bytes;
 use pingora_core::{Error, Result};
 
 use super::downstream::LEG_CUT;
+use super::error_response::REFUSED;
 use super::read;
-use super::refuse::REFUSED;
 use super::request_ctx::RequestCtx;
 use super::upgrade;
 
-/// Passes a chunk of the request body on to the backend.
+/// Forwards a chunk of the request body to the backend.
 ///
 /// # Errors
 /// The leg was cut, a streamed body exceeds its limit, or the request has not been routed.
@@ -39,14 +39,14 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
             return Error::e_explain(REFUSED, "the body is too large");
         }
     }
-    // A buffered body comes in one piece.
+    // A buffered body is one chunk.
     if let Some(rewritten) = routed.rewritten.take() {
         *body = Some(rewritten);
     }
     Ok(())
 }
 
-/// Passes a chunk of the response body on to the client.
+/// Forwards a chunk of the response body to the client.
 ///
 /// # Errors
 /// The leg was cut, or the request has not been routed.

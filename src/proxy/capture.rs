@@ -3,41 +3,14 @@
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use jiff::Timestamp;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::gateway::ProxyState;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
-use crate::capture::{Body, Capture};
+use super::state::ProxyState;
+use crate::capture::{BodyCapture, Capture};
 use crate::protocol::Dialect;
 use crate::summary::RequestSummary;
-
-/// The first bytes of both bodies.
-pub(crate) struct Capturing {
-    at: Timestamp,
-    max_body: usize,
-    request: Body,
-    answer: Body,
-}
-
-impl Capturing {
-    /// Adds a chunk of the request body.
-    pub(crate) fn upload(&mut self, chunk: &[u8]) {
-        self.request.feed(chunk, self.max_body);
-    }
-
-    /// Adds a chunk of the response body.
-    pub(crate) fn download(&mut self, chunk: &[u8]) {
-        self.answer.feed(chunk, self.max_body);
-    }
-
-    /// Adds an error body written by the proxy.
-    pub(crate) fn refused(&mut self, body: &[u8]) {
-        (self.answer.media, self.answer.coding) = (Some("application/json".into()), None);
-        self.download(body);
-    }
-}
 
 /// Starts to capture a request that belongs to a session and will be answered by a backend or refused. A request that
 /// has its answer already (the merged model list) is not captured.
@@ -54,12 +27,7 @@ pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     if live.captured() >= settings.max_per_session || !(may_move || settings.may_keep(live.uid())) {
         return;
     }
-    let mut capturing = Capturing {
-        at: Timestamp::now(),
-        max_body: settings.max_body,
-        request: Body::of(kinds(&session.req_header().headers)),
-        answer: Body::default(),
-    };
+    let mut capturing = BodyCapture::begin(settings.max_body, kinds(&session.req_header().headers));
     if let Some(held) = session.as_ref().get_retry_buffer() {
         capturing.upload(&held);
     }

@@ -1,4 +1,4 @@
-//! Step 5: the backend is chosen, by `X-Backend`, model, path or default.
+//! Step 5: chooses the backend, by `X-Backend`, model, path or default.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use super::downstream::LEG_CUT;
+use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
 use super::receive::Received;
-use super::refuse::Reject;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
@@ -27,35 +27,35 @@ use crate::upstream::retries::Retries;
 /// Where a request goes, and where it may go instead.
 pub(crate) struct Route {
     pub(crate) backend: InFlight,
-    /// The backend that routing named first is of another realm: what it may not know stays behind.
+    /// Whether this backend is of another realm than the first choice, so that it must not get the caller's credentials.
     pub(crate) is_foreign: bool,
-    /// The position of that first backend.
+    /// Position of the backend that routing chose first.
     pub(super) meant_for: usize,
-    /// Who sends the request.
+    /// The caller, for health accounting.
     pub(super) caller: reporters::Caller,
-    /// The name of the model there, when it has to be written into the body.
+    /// The name of the model at this backend, if it has to be written into the body.
     pub(crate) served_as: Option<Arc<str>>,
-    /// How many bytes of the path named the backend and are not sent on.
+    /// Leading bytes of the path that named the backend and are not forwarded.
     pub(crate) strip: usize,
-    /// The dialect spoken there.
+    /// The dialect of the backend.
     pub(crate) dialect: Dialect,
-    /// What decided.
+    /// What decided on the backend.
     pub(crate) via: RouteMethod,
     /// Connection attempts at this backend so far.
     pub(crate) attempt: usize,
-    /// How often the backend has given the request back unread.
+    /// How often the backend has returned the request unprocessed.
     pub(crate) given_back: usize,
-    /// How many backends were asked, this one with them.
+    /// How many backends have been tried, including this one.
     pub(crate) asked: u32,
-    /// The first backend, when it failed and another one took its place.
+    /// The first backend, if it failed and another one was tried.
     pub(crate) failed_over_from: Option<BackendName>,
     /// The current backend, as a choice among `others`.
     pub(super) chosen: Choice,
-    /// Those that were not asked yet.
+    /// Backends that have not been tried.
     pub(super) others: Vec<Choice>,
-    /// One that answered, though badly: it is asked again when the others cannot be reached.
+    /// A backend that responded with an error; it is tried again when the others cannot be reached.
     pub(super) answered: Option<Choice>,
-    /// What the first one says about asking others.
+    /// The retry settings of the first backend.
     pub(super) retries: Retries,
 }
 
@@ -63,13 +63,13 @@ pub(crate) struct Route {
 const GIVEN_BACK: usize = 2;
 
 impl Route {
-    /// Notes that the backend gave the request back unread; false when that was once too often.
+    /// Counts that the backend returned the request unprocessed. Returns false when that was once too often.
     pub(crate) fn try_again(&mut self) -> bool {
         self.given_back += 1;
         self.given_back <= GIVEN_BACK
     }
 
-    /// Goes on to the next address of the backend after `peer` refused; false when there is none.
+    /// Moves on to the next address of the backend after `peer` refused the connection. Returns false when there is none.
     pub(crate) fn next_address(&mut self, peer: &HttpPeer) -> bool {
         if let Some(address) = peer._address.as_inet() {
             self.backend.avoid(*address);
@@ -82,7 +82,7 @@ impl Route {
 /// Chooses the backend.
 ///
 /// # Errors
-/// Nothing in `routing` and `backends` fits.
+/// No backend matches.
 pub(crate) fn route(
     received: &Received,
     caller: &Caller,
@@ -138,7 +138,7 @@ pub(crate) fn route(
     })
 }
 
-/// Why no backend was found; `header` names one.
+/// Returns why no backend was found; `header` is the field that names one.
 fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
     match error {
         // The other names are left out: callers need not know them.
@@ -151,7 +151,7 @@ fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
     }
 }
 
-/// The backend that the request names itself.
+/// Returns the backend that the request names.
 fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h str>, Refusal> {
     let mut wishes = head.headers.get_all(name).iter();
     let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
@@ -162,7 +162,7 @@ fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h s
     Ok(wanted)
 }
 
-/// The peer for the next attempt. The wait for the name server is cut like any other.
+/// Returns the peer for the next attempt. A kill cuts the DNS look-up, too.
 ///
 /// # Errors
 /// The leg was cut, the name cannot be resolved, or no address is left to try.

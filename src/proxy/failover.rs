@@ -27,7 +27,7 @@ use crate::upstream::retries::Failure;
 pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
 
 impl Route {
-    /// Moves the request to the best of the backends that may take it; nothing to do when there is one only.
+    /// Moves the request to the best of the backends that may serve it. Does nothing if there is only one.
     pub(crate) fn balance(&mut self, received: &Received, session: &session::Session, now: Moment) {
         if self.others.is_empty() {
             return;
@@ -39,7 +39,7 @@ impl Route {
         session.set_home(self.backend.mark());
     }
 
-    /// The position of the best one in `others`. When all are out, `anyway` says whether one is asked still.
+    /// Returns the position of the best backend in `others`. When all are ejected, one is returned only if `anyway` is set.
     fn pick(
         &self,
         received: &Received,
@@ -51,7 +51,7 @@ impl Route {
         let candidate = |other: &Choice| backends[other.backend].candidate(other.tier, self.caller, now);
         let mut candidates: Vec<Candidate> = self.others.iter().map(candidate).collect();
         let own = self.backend.mark();
-        // This request's own place is no load.
+        // Do not count this request itself as load.
         candidates
             .iter_mut()
             .filter(|one| one.mark == own)
@@ -69,7 +69,7 @@ impl Route {
         }
     }
 
-    /// Goes to the one at this position of `others`.
+    /// Moves to the backend at this position of `others`.
     fn go(&mut self, at: usize, received: &Received, permit: Permit, now: Moment) {
         let choice = self.others.swap_remove(at);
         self.go_to(choice, received, permit, now);
@@ -85,7 +85,7 @@ impl Route {
         self.chosen = choice;
     }
 
-    /// Goes on to the next backend after this failure; false when there is none, or none shall be asked.
+    /// Moves on to the next backend after this failure. Returns false when there is none, or the settings forbid it.
     fn go_on(&mut self, why: Failure, received: &Received, session: &session::Session, now: Moment) -> bool {
         let may_go_on = self.retries.follow(why) && self.asked <= self.retries.attempts;
         let failed = self.backend.settings().name().clone();
@@ -98,7 +98,7 @@ impl Route {
             }
             self.go(at, received, permit, now);
         } else if let Some(answered) = self.answered.take().filter(|_| why == Failure::ConnectFailure) {
-            // The provider's own error says more than that no other backend was reachable.
+            // The provider's own error is more useful than "no other backend could be reached".
             self.others.clear();
             self.retries.attempts = 0;
             self.go_to(answered, received, Permit::Granted, now);
@@ -132,13 +132,13 @@ pub(crate) fn go_on(ctx: &mut RequestCtx, why: Failure) -> bool {
     true
 }
 
-/// The backend cannot be reached; true when another one is asked.
+/// Handles a failure to connect. Returns true when another backend is tried.
 pub(crate) fn after_no_connection(ctx: &mut RequestCtx) -> bool {
     note_failure(ctx, true);
     go_on(ctx, Failure::ConnectFailure)
 }
 
-/// Looks at the head of an answer; true when it is given up for that of another backend.
+/// Handles the head of a response. Returns true when it is dropped and another backend is tried.
 pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session: &Session) -> bool {
     let Ok(Routed { route, .. }) = ctx.stage.routed_mut() else { return false };
     let status = head.status.as_u16();
@@ -152,7 +152,7 @@ pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session:
     };
     let now = ctx.app.clock.now();
     match status {
-        // What the request asks for is not there; that says nothing about those that ask for something else.
+        // The requested resource does not exist there; the backend may serve others well.
         501 | 505 => route.backend.answered(),
         429 => {}
         _ => route.backend.failed(false, now),
@@ -164,12 +164,12 @@ pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session:
     !is_final && can_be_repeated(session) && go_on(ctx, why)
 }
 
-/// Looks at an error after the connection was made, before any byte went to the client; true when another
-/// backend is asked. What was sent may have been worked on, so it is only repeated when that does no harm or
-/// the file says so.
+/// Handles an error after the connection was made and before the response began. Returns true when another backend is
+/// tried. The backend may have processed the request, so only safe requests are repeated, unless the configuration
+/// permits others.
 pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Session, reused: bool) -> bool {
     let why = match (error.etype(), error.esource()) {
-        // The client has not sent all of it: the silence is its own.
+        // The client has not sent the whole request, so the backend is not to blame.
         (etype, _) if *etype == UPSTREAM_IDLE && !session.as_mut().is_body_done() => return false,
         (etype, _) if *etype == UPSTREAM_IDLE => Failure::FirstByteTimeout,
         (_, ErrorSource::Upstream) => Failure::Broken,
@@ -178,8 +178,8 @@ pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Ses
     if ctx.outcome.answer.status.is_some() {
         return false;
     }
-    // A kept connection may be closed by the other side at any time, and a connection of HTTP/2 by GOAWAY;
-    // neither says anything about its health.
+    // A backend may close an idle connection at any time, and an HTTP/2 connection by GOAWAY; neither says anything
+    // about its health.
     if !(why == Failure::Broken && (reused || is_unprocessed(error))) {
         note_failure(ctx, false);
     }
@@ -192,13 +192,13 @@ fn note_failure(ctx: &RequestCtx, unreached: bool) {
     }
 }
 
-/// Whether the whole request can be sent again; never after the first byte of an answer.
+/// Returns whether the whole request can be sent again; never after the first byte of a response.
 fn can_be_repeated(session: &Session) -> bool {
     !session.as_ref().retry_buffer_truncated()
 }
 
-/// For whom `Retry-After` speaks: a limit that was reached is that of the caller's own credential or address,
-/// unless the backend gets the gateway's key.
+/// Returns to whom `Retry-After` applies: to the caller's own credential or address, or to everybody if the backend gets
+/// the gateway's key.
 fn speaks_for(route: &Route, why: Failure) -> SpeaksFor {
     match why {
         Failure::RateLimited if !route.backend.settings().auth().is_injected() => SpeaksFor::Caller,
@@ -210,7 +210,7 @@ fn speaks_for(route: &Route, why: Failure) -> SpeaksFor {
     }
 }
 
-/// How long to stay away (RFC 9110, 10.2.3); a date is not read, since no provider of models sends one.
+/// Returns the value of `Retry-After` (RFC 9110, 10.2.3). Dates are ignored, since no model provider sends them.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds)).filter(|wait| !wait.is_zero())

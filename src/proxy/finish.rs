@@ -2,37 +2,39 @@
 //!
 //! The [`RequestSummary`] is built here; metrics, session, access line, capture and span take what they need from it.
 
-use std::borrow::Cow;
 use std::thread;
 
 use tracing::warn;
 
-use super::dispatch::Route;
-use super::receive::Received;
+use super::error_response::status;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
-use super::{capture, mcp, refuse, trace, upgrade};
-use crate::capture::redact_text;
+use super::usage::{count_tokens, priced};
+use super::{capture, mcp, trace, upgrade};
 use crate::error::ErrorKind;
-use crate::protocol::facts::usage::Usage;
 use crate::session::CutReason;
 use crate::summary::{OK, RequestSummary};
-use crate::telemetry::metrics::{BackendMetrics, Metrics, Served, TokenKind};
+use crate::telemetry::metrics::{BackendMetrics, Metrics, Served};
 
-/// Model label of tokens for which neither the request nor the response names a model.
-const NO_MODEL: &str = "unknown";
 /// Reason label of token counts that are negative or above 10^9.
 const FALSE_COUNT: &str = "false_count";
 
+impl Drop for RequestCtx {
+    /// Accounts for the request here and not in a phase of Pingora, because a hard cut skips the phases.
+    fn drop(&mut self) {
+        finish(self);
+    }
+}
+
 /// Accounts for the request: metrics, the session's totals, the access line, capture and span.
-pub(crate) fn finish(ctx: &mut RequestCtx) {
+fn finish(ctx: &mut RequestCtx) {
     let RequestCtx { app, stage, outcome } = ctx;
     if let Some(tap) = &mut outcome.answer.tap {
         tap.end();
     }
     let error = failure(stage, outcome);
     if error == Some(ErrorKind::Internal) && outcome.answer.status.is_none() {
-        // After a panic the connection answers.
-        outcome.answer.status = Some(refuse::status(ErrorKind::Internal).as_u16());
+        // After a panic the connection task sends the response.
+        outcome.answer.status = Some(status(ErrorKind::Internal).as_u16());
     }
     let Some(summary) = summary(stage, outcome, error) else { return };
     let backend = stage.route().map_or(&app.unrouted, |route| route.backend.metrics());
@@ -89,14 +91,14 @@ fn summary(stage: &Stage, outcome: &Outcome, error: Option<ErrorKind>) -> Option
     Some(summary)
 }
 
-/// What an MCP or A2A request asks for.
+/// Returns the operation of an MCP or A2A request.
 fn operation(stage: &Stage) -> Option<String> {
     let speaks_rpc = stage.dialect().is_json_rpc();
     stage.identified()?.call.rpc.as_ref().filter(|_| speaks_rpc)?.summary()
 }
 
-/// How the request failed; `None` when it did not. After a hard cut no phase has said so, but the leg knows. A client
-/// that hangs up after the dialect's last event has its whole response, and so has one that only listened.
+/// Returns how the request failed; `None` when it did not. A hard cut skips the phases, so the reason is taken from the
+/// leg. A client that hangs up after the dialect's last event has its whole response, and so has one that only listened.
 fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
     if thread::panicking() {
         return Some(ErrorKind::Internal);
@@ -174,31 +176,4 @@ fn served(stage: &Stage, outcome: &Outcome) -> Served {
         None if outcome.failure.is_some() => Served::Refused,
         None => Served::Builtin,
     }
-}
-
-/// Adds the cost at this backend to the token counts.
-pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
-    let backend = route.backend.settings().name().as_str();
-    let prices = &received.handle.settings.prices;
-    let cost =
-        model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect.token_counts())));
-    Usage { cost: cost.unwrap_or_default(), ..usage }
-}
-
-/// Counts the provider's own tokens of one answer, and their cost; those of an answer without a model too, so that
-/// metrics and records agree.
-pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
-    let model = model.map_or(Cow::Borrowed(NO_MODEL), redact_text);
-    let model = &*model;
-    metrics.cost(model, usage.cost.as_usd());
-    metrics.tokens(
-        model,
-        &[
-            (TokenKind::Input, usage.input_tokens),
-            (TokenKind::Output, usage.output_tokens),
-            (TokenKind::CacheRead, usage.cache_read_tokens),
-            (TokenKind::CacheWrite, usage.cache_write_tokens),
-            (TokenKind::Reasoning, usage.reasoning_tokens),
-        ],
-    );
 }

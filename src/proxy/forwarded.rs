@@ -1,7 +1,7 @@
 //! Forwarding headers: which address is the client's behind trusted proxies, and what is sent to backends about it.
 //!
-//! A field that says where a request came from is believed from a peer in `server.trusted_proxies` only. All
-//! others may write what they like: it changes nothing here, and no backend sees it.
+//! Forwarding headers are accepted only from a peer in `server.trusted_proxies`. Those of any other peer are ignored and
+//! removed.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,14 +11,13 @@ use ipnet::IpNet;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
-use super::receive::Received;
 use crate::settings::fault::Faults;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// All fields that say where a request came from; none passes as the client wrote it.
+/// All forwarding headers; none is forwarded as the client wrote it.
 const ORIGIN_FIELDS: [HeaderName; 8] = [
     FOR,
     PROTO,
@@ -30,7 +29,7 @@ const ORIGIN_FIELDS: [HeaderName; 8] = [
     HeaderName::from_static("true-client-ip"),
 ];
 
-/// How this gateway is called in `Via` (a pseudonym, RFC 9110, 7.6.3).
+/// The pseudonym of this proxy in `Via` (RFC 9110, 7.6.3).
 const PSEUDONYM: &str = "elida";
 
 /// `server.trusted_proxies` and `server.forwarded_headers`.
@@ -53,13 +52,13 @@ impl Forwarding {
         (networks.len() == trusted.len()).then_some(Self { trusted: networks, tells })
     }
 
-    /// Whether this is the address of a trusted proxy.
+    /// Returns whether this is the address of a trusted proxy.
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: the peer's, unless that is a trusted proxy. Then it is the last hop that is
-    /// not one, by `X-Forwarded-For`, or by `Forwarded` when that is all there is.
+    /// Returns the client's address: the peer's, or, behind a trusted proxy, that of the last hop that is not trusted,
+    /// by `X-Forwarded-For`, or by `Forwarded` when that is absent.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.trusts(peer) {
@@ -67,7 +66,7 @@ impl Forwarding {
         }
         let mut client = peer;
         for hop in hops(headers).iter().rev() {
-            // What is behind a hop without an address (`unknown`, `_hidden`) cannot be known.
+            // The hops before one without an address (`unknown`, `_hidden`) cannot be trusted.
             let Some(address) = address(hop) else { break };
             client = address;
             if !self.trusts(address) {
@@ -77,20 +76,26 @@ impl Forwarding {
         client
     }
 
-    /// The address to which a client's new sessions are counted; `None` for a trusted proxy, behind which there may be any
-    /// number of clients.
+    /// Returns the address to which a client's new sessions are counted; `None` for a trusted proxy, which may have any
+    /// number of clients behind it.
     pub(super) fn counts(&self, client: IpAddr) -> Option<IpAddr> {
         (!self.trusts(client)).then_some(client)
     }
 
-    /// Writes the fields for the backend: `Via` always, the others with `server.forwarded_headers`. `head`
-    /// still has the client's `Host`.
+    /// Writes the headers for the backend: `Via` always, the others with `server.forwarded_headers`. `head` still has the
+    /// client's `Host`; `peer`, `is_secure` and `version` describe the client's connection.
     ///
     /// # Errors
     /// A header cannot be set, which would be a bug.
-    pub(super) fn write(&self, head: &mut RequestHeader, received: &Received) -> Result<()> {
-        let peer = received.handle.peer.address.ip().to_canonical();
-        let scheme = if received.handle.peer.is_secure { "https" } else { "http" };
+    pub(super) fn write(
+        &self,
+        head: &mut RequestHeader,
+        peer: IpAddr,
+        is_secure: bool,
+        version: Version,
+    ) -> Result<()> {
+        let peer = peer.to_canonical();
+        let scheme = if is_secure { "https" } else { "http" };
         let told = if self.tells { Some(self.told(&head.headers, peer, scheme)) } else { None };
         for name in &ORIGIN_FIELDS {
             head.remove_header(name);
@@ -103,7 +108,7 @@ impl Forwarding {
                 head.insert_header(FORWARDED_HOST, host)?;
             }
         }
-        let version = match received.version {
+        let version = match version {
             Version::HTTP_2 => "2.0",
             Version::HTTP_11 => "1.1",
             _ => "1.0",
@@ -112,7 +117,7 @@ impl Forwarding {
         Ok(())
     }
 
-    /// Values for the backend: those of a trusted proxy, extended by the peer's address and scheme.
+    /// Returns the values for the backend: those of a trusted proxy, extended by the peer's address and scheme.
     fn told(&self, headers: &HeaderMap, peer: IpAddr, scheme: &'static str) -> Told {
         let is_trusted = self.trusts(peer);
         let believed = |name| headers.get(name).filter(|_| is_trusted).cloned();
@@ -135,8 +140,8 @@ struct Told {
     forwarded: String,
 }
 
-/// The hops named in the head, the client first. Of both fields `X-Forwarded-For` is taken: proxies
-/// that write only one of them write this one, and pass the other on as the client sent it.
+/// Returns the hops named in the head, the client first. If both fields are present, `X-Forwarded-For` is used: a proxy
+/// that writes only one of them writes this one, and forwards the other as the client sent it.
 fn hops(headers: &HeaderMap) -> Vec<String> {
     let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("unknown"));
     if headers.contains_key(FOR) {
@@ -148,7 +153,7 @@ fn hops(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// The `for` of one element of `Forwarded` (RFC 7239, 4), without quotes.
+/// Returns the `for` of one element of `Forwarded` (RFC 7239, 4), without quotes.
 fn by_forwarded(element: &str) -> &str {
     element
         .split(';')
@@ -157,7 +162,7 @@ fn by_forwarded(element: &str) -> &str {
         .map_or("unknown", |(_, value)| value.trim().trim_matches('"'))
 }
 
-/// The address in a hop, which may have a port and, with IPv6, brackets.
+/// Returns the address of a hop, which may have a port and, for IPv6, brackets.
 fn address(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
     let address = bare.parse::<IpAddr>().ok();
@@ -166,7 +171,7 @@ fn address(hop: &str) -> Option<IpAddr> {
         .map(|address| address.to_canonical())
 }
 
-/// A hop as RFC 7239 (6) writes it.
+/// Returns a hop in the notation of RFC 7239, 6.
 fn node(hop: &str) -> String {
     match address(hop) {
         Some(IpAddr::V4(address)) => address.to_string(),

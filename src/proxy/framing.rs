@@ -1,11 +1,10 @@
-//! Step 1, the form of the head: what two parsers could read in two ways is refused, never repaired.
+//! Step 1, request smuggling: a head that two parsers could read differently is rejected, never repaired.
 //!
-//! Pingora has parsed the head, leniently where RFC 9112 lets it be: a bare LF ends a line, of
-//! `Content-Length` and `Transfer-Encoding` the first is dropped, `gzip, chunked` is chunked. Each of these is
-//! harmless alone and a smuggled request as soon as a proxy before us reads it otherwise. So this step looks
-//! at the bytes as they came. What Pingora itself refuses (white space before a colon, folded lines, an empty
-//! name, NUL, lengths that differ or are no numbers) is not checked again; tests/gateway/protocols/framing.rs holds it
-//! to that.
+//! Pingora has parsed the head already, leniently where RFC 9112 permits it: a bare LF ends a line, `Content-Length` is
+//! dropped when there is a `Transfer-Encoding`, and `gzip, chunked` counts as chunked. Each is harmless alone, but smuggles
+//! a request if a proxy in front reads it differently. So this step checks the raw bytes. What Pingora itself rejects
+//! (white space before a colon, folded lines, an empty name, NUL, lengths that differ or are not numbers) is not checked
+//! again; tests/gateway/protocols/framing.rs verifies that it does.
 
 use std::borrow::Cow;
 
@@ -16,14 +15,14 @@ use pingora_http::RequestHeader;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::BackendKind;
 
-/// Fields of which the gateway believes one and a backend may obey another, beside those that carry a provider's
-/// key: who pays, and what the body is.
+/// Fields that must not occur twice, because the proxy could use one value and the backend the other. Those that carry a
+/// provider's key are checked as well.
 const SINGLE: [&str; 2] = ["api-key", "content-type"];
 
-/// Names that a backend which maps `-` to `_` (CGI, WSGI) would take for the field that frames the body.
+/// Names that a backend that maps `-` to `_` (CGI, WSGI) could mistake for a field that frames the body.
 const TWINS: [&str; 2] = ["content_length", "transfer_encoding"];
 
-/// Refuses a head that can be read in two ways. `raw` is the head as it came, `head` what Pingora made of it.
+/// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what Pingora parsed.
 ///
 /// # Errors
 /// 400, or 417 for an unknown expectation. The connection must carry no further request.
@@ -41,8 +40,8 @@ pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     check_expectation(head)
 }
 
-/// Takes out what asks for nothing that is done here: upgrades to anything but a WebSocket, and expectations
-/// of an HTTP/1.0 client (RFC 9110, 10.1.1). Afterwards `Upgrade` means a WebSocket handshake without a body.
+/// Removes what this proxy ignores: upgrades to anything but a WebSocket, and expectations of an HTTP/1.0 client
+/// (RFC 9110, 10.1.1). Afterwards `Upgrade` means a WebSocket handshake without a body.
 pub(crate) fn tidy(head: &mut RequestHeader) {
     if head.headers.contains_key(UPGRADE) && !is_websocket(head) {
         head.remove_header(&UPGRADE);
@@ -56,14 +55,14 @@ fn refuse(message: &str) -> Result<(), Refusal> {
     Err(Refusal::new(ErrorKind::BadRequest, message))
 }
 
-/// Whether this field is sent with two values.
+/// Returns whether this field occurs with two different values.
 fn differs(headers: &HeaderMap, name: &str) -> bool {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     values.any(|other| Some(other) != first)
 }
 
-/// Every CR is followed by LF, and every LF follows a CR.
+/// Returns whether every CR is followed by LF, and every LF follows a CR.
 fn lines_end_well(raw: &[u8]) -> bool {
     memchr::memchr2_iter(b'\r', b'\n', raw).all(|at| match raw[at] {
         b'\r' => raw.get(at + 1) == Some(&b'\n'),
@@ -81,7 +80,7 @@ fn check_lengths(raw: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
         if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return refuse("Transfer-Encoding may be `chunked`, once, and nothing else (RFC 9112, 6.1)");
         }
-        // Pingora has taken the length out of `headers`, so the bytes are asked.
+        // Pingora has removed the length from `headers`, so look at the bytes.
         if names_field(raw, &CONTENT_LENGTH) {
             return refuse("Content-Length and Transfer-Encoding must not be sent together (RFC 9112, 6.1)");
         }
@@ -95,7 +94,7 @@ fn check_lengths(raw: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a line of the raw head is a field of this name.
+/// Returns whether a line of the raw head is a field of this name.
 fn names_field(raw: &[u8], wanted: &HeaderName) -> bool {
     raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
         memchr::memchr(b':', line)
@@ -103,8 +102,8 @@ fn names_field(raw: &[u8], wanted: &HeaderName) -> bool {
     })
 }
 
-/// `Host` is there (HTTP/1.0 may leave it out), and it is a host: nothing that a backend which glues it to
-/// the path would read as more. Pingora refuses a second one and one with `@`.
+/// Checks that `Host` is present (HTTP/1.0 may omit it) and contains only a host and port, so that a backend that
+/// concatenates it with the path cannot be misled. Pingora rejects a second `Host` and one with `@`.
 fn check_host(head: &RequestHeader) -> Result<(), Refusal> {
     let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
     match head.headers.get(HOST).map(HeaderValue::as_bytes) {
@@ -116,7 +115,7 @@ fn check_host(head: &RequestHeader) -> Result<(), Refusal> {
     }
 }
 
-/// The target as it came: `head` has lost its fragment already. Empty lines before the first are borne.
+/// Returns the request target from the raw head, since `head` has lost its fragment. Skips empty lines before the request line.
 fn target(raw: &[u8]) -> &[u8] {
     let line = raw.trim_ascii_start();
     let line = &line[..memchr::memchr(b'\r', line).unwrap_or(line.len())];
@@ -125,7 +124,7 @@ fn target(raw: &[u8]) -> &[u8] {
     line.get(first..last).unwrap_or_default()
 }
 
-/// The target is ASCII without a fragment.
+/// Checks that the target is ASCII without a fragment.
 fn check_target(target: &[u8]) -> Result<(), Refusal> {
     if target.iter().any(|byte| !byte.is_ascii_graphic() || *byte == b'#') {
         return refuse("the request target holds `#` or bytes that must be percent-encoded (RFC 3986)");
@@ -133,8 +132,8 @@ fn check_target(target: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether `..` segments lead out of this path's root, in plain or percent-encoded letters, with or without
-/// `;parameters`. A backend that follows them would leave its base path, or what the path's prefix grants.
+/// Returns whether `..` segments lead above the root of this path, plain or percent-encoded, with or without
+/// `;parameters`. A backend that resolves them would leave its base path, or the prefix that routing checked.
 pub(crate) fn climbs_out(path: &[u8]) -> bool {
     let path = spelled_out(path);
     let mut depth = 0_usize;
@@ -149,7 +148,7 @@ pub(crate) fn climbs_out(path: &[u8]) -> bool {
     false
 }
 
-/// The path with the encoded forms of `.`, `/` and `\` written out.
+/// Decodes `.`, `/` and `\` in the path.
 fn spelled_out(path: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(b'%', path).is_none() {
         return Cow::Borrowed(path);
@@ -168,8 +167,8 @@ fn spelled_out(path: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(spelled)
 }
 
-/// `100-continue`, once, is the only expectation that is met (RFC 9110, 10.1.1). Anything near it, such as
-/// `y 100-continue`, is refused: one that waits and one that does not would disagree where the body is.
+/// Accepts `100-continue`, once, as the only expectation (RFC 9110, 10.1.1). Anything similar, such as
+/// `y 100-continue`, is rejected: a parser that waits and one that does not would disagree on where the body is.
 fn check_expectation(head: &RequestHeader) -> Result<(), Refusal> {
     let mut expectations = head.headers.get_all(EXPECT).iter();
     let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
@@ -184,7 +183,7 @@ fn check_expectation(head: &RequestHeader) -> Result<(), Refusal> {
     }
 }
 
-/// A WebSocket handshake (RFC 6455, 4.1): such a request has no body.
+/// Returns whether this is a WebSocket handshake (RFC 6455, 4.1). Such a request has no body.
 pub(crate) fn is_websocket(head: &RequestHeader) -> bool {
     let mut wanted = head.headers.get_all(UPGRADE).iter();
     let has_body = head.headers.contains_key(TRANSFER_ENCODING)

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -13,57 +12,17 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
 use super::downstream::LEG_CUT;
+use super::error_response::{REFUSED, Reject};
 use super::identify::SessionHint;
-use super::receive::Received;
-use super::refuse::{self, REFUSED, Reject};
 use super::request_ctx::{Outcome, RequestCtx, reached};
-use super::trace;
-use super::upstream_response::{self, Answer};
-use super::{body_filters, builtin, capture, dispatch, failover, mcp, models, upstream_request};
-use crate::clock::Clock;
+use super::state::ProxyState;
+use super::{
+    body_filters, builtin, capture, dispatch, failover, mcp, models, refuse, trace_context, upstream_request,
+    upstream_response,
+};
 use crate::error::{ErrorKind, Refusal};
-use crate::history::Archive;
-use crate::identity::Key;
 use crate::protocol::Dialect;
-use crate::session::Manager;
-use crate::telemetry::log::Log;
-use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
-use crate::telemetry::otlp::export::Exporter;
-use crate::telemetry::readiness::Readiness;
 use crate::upstream::peer::is_unprocessed;
-
-/// State shared by all requests.
-pub(crate) struct ProxyState {
-    /// The sessions.
-    pub(crate) sessions: Arc<Manager>,
-    /// Key that derives principals from credentials.
-    pub(crate) principals: Key,
-    /// All metrics.
-    pub(crate) metrics: Arc<Metrics>,
-    /// Metrics of requests that reach no backend.
-    pub(crate) unrouted: BackendMetrics,
-    /// Counts open legs without sockets.
-    pub(crate) open_legs: Gauge,
-    /// Counts open sockets.
-    pub(crate) open_sockets: Gauge,
-    pub(crate) log: Arc<Log>,
-    pub(crate) clock: Clock,
-    /// Readiness of this instance.
-    pub(crate) readiness: Arc<Readiness>,
-    /// Exports spans; `None` without a collector.
-    pub(crate) exporter: Option<Arc<Exporter>>,
-    /// Stores captures; `None` without a history.
-    pub(crate) history: Option<Arc<Archive>>,
-    /// Connects to backends for requests of the gateway itself.
-    pub(crate) connector: Connector,
-}
-
-impl ProxyState {
-    /// Returns the gauge that counts this request.
-    pub(super) fn open(&self, received: &Received) -> &Gauge {
-        if received.socket { &self.open_sockets } else { &self.open_legs }
-    }
-}
 
 /// Pingora's proxy logic; calls the steps and decides nothing itself.
 pub(crate) struct Gateway {
@@ -154,13 +113,13 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        // Nothing was sent yet, so the next address, or another backend, may be tried whatever the method.
+        // Nothing was sent yet, so the next address or another backend may be tried for any method.
         let other_address = ctx.stage.routed_mut().is_ok_and(|routed| routed.route.next_address(peer));
         error.set_retry(other_address || failover::after_no_connection(ctx));
         error
     }
 
-    /// Pingora's own policy, and other backends where it would give up.
+    /// Applies Pingora's own policy, then tries other backends.
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
@@ -176,7 +135,7 @@ impl ProxyHttp for Gateway {
         }
         let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
         if can_be_sent_again && is_unprocessed(&error) {
-            // No one has looked at it (HTTP/2), so the same backend may have it again.
+            // The backend has not processed it (HTTP/2), so it may be sent there again.
             error.set_retry(ctx.stage.routed_mut().is_ok_and(|routed| routed.route.try_again()));
         } else if can_be_sent_again && session.req_header().method.is_idempotent() {
             error.retry.decide_reuse(reused);
@@ -204,7 +163,8 @@ impl ProxyHttp for Gateway {
             let held = session.as_ref().get_retry_buffer();
             routed.rewritten = upstream_request::rewrite_body(head, &routed.route, held)?;
         }
-        trace::propagate(head, &ctx.app, routed)
+        let session = routed.leg.session().uid();
+        trace_context::propagate(head, &ctx.app, routed.who.received.trace.as_mut(), session)
     }
 
     async fn request_body_filter(
@@ -231,7 +191,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         let routed = ctx.stage.routed_mut()?;
-        ctx.outcome.answer = Answer::begin(routed, head);
+        ctx.outcome.answer = upstream_response::begin(routed, head);
         capture::answers(&mut ctx.outcome, head);
         if head.status != 101 {
             routed.socket = None;
@@ -251,7 +211,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         if head.status == 101 {
-            // A tunnel is idle when neither side speaks: `stream_idle`, not `read`, is its limit.
+            // A tunnel is idle only when neither side sends: `stream_idle` limits it, not `read`.
             session.set_read_timeout(None);
         }
         if !upstream_response::is_final(head) {
@@ -277,7 +237,7 @@ impl ProxyHttp for Gateway {
             && *error.esource() == ErrorSource::Downstream
             && *error.etype() != LEG_CUT
         {
-            // Where this request ends is not known, so nothing behind it is one.
+            // The end of this request is unknown, so the next one cannot be found on this connection.
             received.handle.reuse.forbid();
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
@@ -294,7 +254,7 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    /// Told by `failover`.
+    /// `failover` counts and logs failed attempts.
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
@@ -312,18 +272,18 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
-    /// Logs what an operator must look into.
+    /// Logs failures that an operator should look into.
     fn report(&self, ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
         let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
         if matches!(refusal.kind, ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout) {
             tracing::warn!(request_id, %error, "{}", refusal.message);
         } else if refusal.kind == ErrorKind::Internal {
-            tracing::error!(request_id, %error, "a fault of the gateway");
+            tracing::error!(request_id, %error, "internal error");
         }
     }
 }
 
-/// Whether the head of an answer is on its way to the client.
+/// Returns whether the head of the final response has been sent.
 fn has_begun(session: &Session) -> bool {
     session.response_written().is_some_and(upstream_response::is_final)
 }

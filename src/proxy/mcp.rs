@@ -7,8 +7,8 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::dispatch::Route;
+use super::error_response::Reject;
 use super::receive::Received;
-use super::refuse::Reject;
 use super::request_ctx::{RequestCtx, Routed};
 use super::{admit, identify};
 use crate::error::{ErrorKind, Refusal};
@@ -16,10 +16,10 @@ use crate::protocol::Dialect;
 use crate::protocol::dialects::mcp::{SESSION_ID, disagreement};
 use crate::protocol::request::ModelRequest;
 
-/// Refuses what an MCP server must refuse.
+/// Rejects requests that an MCP server must reject.
 ///
 /// # Errors
-/// A web page elsewhere calls (it may have rebound its name to this address), or header and body differ.
+/// The origin is not permitted (protection against DNS rebinding), or header and body disagree.
 pub(crate) fn check(received: &Received, headers: &HeaderMap, call: &ModelRequest) -> Result<(), Refusal> {
     let allowed = &received.handle.settings.allow_origins;
     let mut origins = headers.get_all(ORIGIN).iter();
@@ -33,8 +33,8 @@ pub(crate) fn check(received: &Received, headers: &HeaderMap, call: &ModelReques
     }
 }
 
-/// Neither of the caller's own machine nor one that may call. A page that rebinds its name has the origin
-/// of that name still, so an origin of loopback is never one of those.
+/// Returns whether `origin` is neither the caller's own machine nor in `server.cors.allow_origins`. A page that rebinds
+/// its name keeps the origin of that name, so a loopback origin is safe.
 fn is_foreign(origin: &str, allowed: &[String]) -> bool {
     let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     let is_own = host.is_some_and(|host| {
@@ -47,7 +47,7 @@ fn is_foreign(origin: &str, allowed: &[String]) -> bool {
     !is_own && !allowed.iter().any(|known| known == origin)
 }
 
-/// Whether the answer is a stream on which the server speaks unasked: silence says nothing there.
+/// Returns whether the response is a stream for messages that the server starts. It may be silent for any time.
 pub(crate) fn is_server_stream(received: &Received, route: &Route, call: &ModelRequest) -> bool {
     let listens = || {
         let method = call.rpc.as_ref().and_then(|rpc| rpc.method.as_deref());
@@ -56,8 +56,8 @@ pub(crate) fn is_server_stream(received: &Received, route: &Route, call: &ModelR
     route.dialect == Dialect::MCP && listens()
 }
 
-/// The server has named the session in its answer to `initialize`: the leg goes over to the session in which
-/// the client's next request will be.
+/// Moves the leg to the session that the server has named in its response to `initialize`: the client's next requests
+/// belong to it.
 ///
 /// # Errors
 /// That session was killed, or there is no room for it.

@@ -1,7 +1,7 @@
 //! Answers `GET /v1/models` with the models of all backends, when `models.discovery` is `merged`.
 //!
-//! The backends are asked side by side, each within [`LIMIT`]; one that fails is left out and logged. The
-//! caller's credential goes only to the backend that the request would have gone to.
+//! All backends are queried at the same time, each within [`LIMIT`]; one that fails is left out and logged. The caller's
+//! credential is sent only to the backend to which the request would have been routed.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use http::{HeaderMap, HeaderName, Method};
 use pingora_core::connectors::http::Connector;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::builtin::{self, BuiltinAnswer};
 use super::dispatch;
 use super::downstream::LEG_CUT;
+use super::error_response::Reject;
 use super::identify;
-use super::receive::{REQUEST_ID, Received};
-use super::refuse::Reject;
+use super::receive::Received;
 use super::request_ctx::{Identified, RequestCtx, reached};
+use super::settings::Discovery;
 use crate::error::{ErrorKind, Refusal};
+use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::model_list::ModelListRequest;
 use crate::protocol::dialects::{credentials, model_list};
 use crate::protocol::{BackendKind, Dialect};
@@ -34,33 +34,13 @@ use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer;
 
-/// Timeout of one backend. Claude Code waits three seconds for the whole list.
+/// Timeout for one backend. Claude Code waits three seconds for the whole list.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Bytes of one backend's list.
+/// Maximum bytes of one backend's list.
 const MAX_LIST: usize = 2 << 20;
 
-/// The `models:` section.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "Models")]
-pub struct ModelsConfig {
-    /// Who answers `GET /v1/models`.
-    pub discovery: Discovery,
-}
-
-/// `models.discovery`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Discovery {
-    /// The backend that the request goes to.
-    #[default]
-    Proxy,
-    /// The gateway, with the models of all backends.
-    Merged,
-}
-
-/// Whether this request asks for the list of all: it names no backend, neither in its path nor by a header.
+/// Returns whether this request gets the merged list: it names no backend, neither in its path nor by a header.
 pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
     let settings = &received.handle.settings;
     settings.discovery == Discovery::Merged
@@ -69,7 +49,7 @@ pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
         && !headers.contains_key(settings.routes.header())
 }
 
-/// Answers with the list of all, within the request's session.
+/// Sends the merged list, within the session of the request.
 ///
 /// # Errors
 /// The session was killed, the leg was cut meanwhile, or no backend returned a list.
@@ -97,7 +77,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     Ok(())
 }
 
-/// The lists of all backends that have one, in the order in which they are configured.
+/// Returns the lists of all backends that have one, in the order of the configuration.
 async fn ask_all(
     connector: &Connector,
     received: &Received,
@@ -164,10 +144,10 @@ fn request(
     Ok(head)
 }
 
-/// Asks one backend.
+/// Queries one backend.
 ///
 /// # Errors
-/// Says why the backend returned no list.
+/// The reason why the backend returned no list, for the log.
 async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> Result<Vec<Value>, String> {
     let address =
         backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;

@@ -1,17 +1,17 @@
-//! Step 3: the body of a model call is held whole, because SDKs write `model` last; then it goes on
-//! byte for byte. Other bodies are not held: they stream through.
+//! Step 3: buffers the whole body of a model call, because SDKs write `model` last, and forwards it byte for byte. Other
+//! bodies are streamed.
 
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use pingora_core::Error;
 use pingora_proxy::Session;
 
+use super::error_response::Reject;
 use super::receive::Received;
-use super::refuse::Reject;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::request::{ModelRequest, RequestScan};
 
-/// Reads the call out of body and path, holding the body for the backend.
+/// Reads the model request from path and body, and buffers the body for the backend.
 ///
 /// # Errors
 /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
@@ -30,7 +30,7 @@ async fn read_body(session: &mut Session, received: &Received) -> Result<ModelRe
         return Ok(ModelRequest::default());
     }
     if session.req_header().headers.contains_key(EXPECT) {
-        // The client waits for leave to send (RFC 9110, 10.1.1), and it is us it waits for.
+        // The client waits for 100 Continue (RFC 9110, 10.1.1), and only the proxy can send it here.
         session.write_continue_response().await?;
         session.req_header_mut().remove_header(&EXPECT);
     }
@@ -47,8 +47,8 @@ async fn read_body(session: &mut Session, received: &Received) -> Result<ModelRe
     Ok(scan.finish())
 }
 
-/// Whether the body must be seen before the request can go on: model calls, and any JSON, since a
-/// model may be named in it. `curl -d` calls its JSON a form, so a known path is enough.
+/// Returns whether the body must be read before routing: for model calls, and for any JSON, since it may name a model.
+/// `curl -d` labels JSON as a form, so a known path is enough.
 fn is_held(received: &Received, headers: &HeaderMap) -> bool {
     received.dialect.is_read()
         || headers
@@ -57,7 +57,7 @@ fn is_held(received: &Received, headers: &HeaderMap) -> bool {
             .is_some_and(|value| value.to_ascii_lowercase().contains("json"))
 }
 
-/// How many bytes this request's body may have.
+/// Returns the maximum size of this request's body in bytes.
 pub(crate) fn body_limit(received: &Received) -> usize {
     let limits = &received.handle.settings.limits;
     if received.dialect.is_read() { limits.max_body_llm } else { limits.max_body }
@@ -67,7 +67,7 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The refusal of a body over `limit`.
+/// Returns the refusal of a body larger than `limit` bytes.
 pub(crate) fn too_large(limit: usize) -> Refusal {
     let message = format!(
         "the request body is larger than {limit} bytes \

@@ -1,4 +1,4 @@
-//! Step 1: a request is here. Its head is measured before anything is believed.
+//! Step 1: reads the head of a request and checks its size and form before anything else uses it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,18 +9,15 @@ use pingora_proxy::Session;
 
 use super::downstream::RequestHandle;
 use super::framing;
-use super::trace::Trace;
+use super::trace_context::Trace;
 use crate::error::{ErrorKind, Refusal};
-use crate::ids::RequestId;
+use crate::ids::{REQUEST_ID, RequestId};
 use crate::protocol::Dialect;
 
-/// The header that carries a request's id, in from the client and out to backend and client.
-pub(crate) const REQUEST_ID: &str = "x-request-id";
-
-/// A request id of the client's is kept when it is no longer than this and printable.
+/// Maximum bytes of a client's own request id; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
 
-/// What the head says before anything is looked up.
+/// The head of a request.
 pub(crate) struct Received {
     pub(crate) handle: Arc<RequestHandle>,
     /// The client's address, also behind trusted proxies.
@@ -28,18 +25,18 @@ pub(crate) struct Received {
     pub(crate) request_id: RequestId,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    /// It asks for a WebSocket.
+    /// Whether the request asks for a WebSocket.
     pub(crate) socket: bool,
-    /// HTTP/1.0 clients know no chunks.
+    /// The HTTP version of the request; HTTP/1.0 has no chunked coding.
     pub(crate) version: Version,
-    /// By path and head; the backend's type may narrow it down.
+    /// Detected from path and headers; the backend's type may be more specific.
     pub(crate) dialect: Dialect,
-    /// The request among spans; `None` without a collector.
+    /// The trace context; `None` without a collector.
     pub(crate) trace: Option<Trace>,
 }
 
 impl Received {
-    /// Notes an received; `None` when the request did not come through our door.
+    /// Reads a head. Returns `None` if the request did not come through the proxy's own listener.
     pub(crate) fn of(head: &RequestHeader, trace: Option<Trace>) -> Option<Self> {
         let handle = Arc::clone(head.extensions.get::<Arc<RequestHandle>>()?);
         let socket = framing::is_websocket(head);
@@ -61,7 +58,7 @@ impl Received {
     }
 }
 
-/// The client's own id when it is harmless in a log line, else a fresh one.
+/// Returns the client's own id if it is short and printable, else a new one.
 fn request_id(headers: &HeaderMap) -> RequestId {
     headers
         .get(REQUEST_ID)
@@ -70,11 +67,10 @@ fn request_id(headers: &HeaderMap) -> RequestId {
         .map_or_else(RequestId::fresh, RequestId::new)
 }
 
-/// Refuses heads that are too large, that ask for what a reverse proxy does not do, or that can be read in
-/// two ways. The connection then carries no further request.
+/// Checks a head. After an error the connection is not used for another request.
 ///
 /// # Errors
-/// One of these it is.
+/// The head is too large, it asks for what a reverse proxy does not do (CONNECT), or it can be read in two ways.
 pub(crate) fn check(received: &Received, session: &mut Session) -> Result<(), Refusal> {
     let raw = session.as_ref().to_h1_raw();
     let head = session.req_header_mut();
@@ -121,7 +117,7 @@ fn measure(received: &Received, head: &RequestHeader) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The size of a head on the wire: names, values, and `: ` and CRLF for each field.
+/// Returns the size of a head on the wire in bytes: names, values, and `: ` and CRLF for each field.
 fn head_size(head: &RequestHeader) -> usize {
     head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }

@@ -1,149 +1,24 @@
-//! The one place where an error becomes a response: its status, its body in the caller's dialect, and how a response
-//! that has begun is aborted so that it cannot be mistaken for a complete one.
+//! Writes errors as responses in the caller's dialect, and breaks off a response that has begun so that it cannot be
+//! mistaken for a complete one.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use pingora_core::protocols::http::ServerSession;
+use http::header::CONTENT_LENGTH;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
-use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-use tracing::debug;
 
 use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
-use super::receive::REQUEST_ID;
+use super::error_response::{INTERNAL_MESSAGE, error_body, head, socket_end, status_for};
 use super::request_ctx::RequestCtx;
 use super::upgrade;
 use crate::error::{ErrorKind, Refusal};
-use crate::protocol::Dialect;
-use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use crate::ids::REQUEST_ID;
+use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::wire::framing::Framing;
-use crate::session::CutReason;
-use crate::session::{EndReason, Leg};
+use crate::session::{CutReason, EndReason, Leg};
 
-/// The error with which a step stops Pingora after it has left its refusal in the ctx.
-pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
-
-/// Message of an internal error.
-pub(crate) const OUR_FAULT: &str = "the gateway failed; its log says why";
-
-/// Why a step rejects a request.
-#[derive(Debug)]
-pub(crate) enum Reject {
-    /// The request is refused.
-    Refused(Refusal),
-    /// A connection failed, or the leg was cut.
-    Io(Box<Error>),
-}
-
-impl From<Refusal> for Reject {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<Box<Error>> for Reject {
-    fn from(error: Box<Error>) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// The status of a refusal (surface.md, section 5). A kill is 403: SDKs repeat 408, 409, 429 and 5xx.
-pub(crate) fn status(kind: ErrorKind) -> StatusCode {
-    match kind {
-        ErrorKind::BadRequest
-        | ErrorKind::HeaderMismatch
-        | ErrorKind::UnknownBackend
-        | ErrorKind::SessionRequired => StatusCode::BAD_REQUEST,
-        ErrorKind::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
-        ErrorKind::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
-        ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
-        ErrorKind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorKind::RequestTimeout | ErrorKind::ClientGone | ErrorKind::ClientStalled => {
-            StatusCode::REQUEST_TIMEOUT
-        }
-        ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::SessionKilled
-        | ErrorKind::AgentKilled
-        | ErrorKind::SessionTimedOut
-        | ErrorKind::SessionUnreadable
-        | ErrorKind::PolicyBlocked
-        | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
-        ErrorKind::SessionStartRate => StatusCode::TOO_MANY_REQUESTS,
-        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
-        ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
-        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn notice_kind(kind: ErrorKind) -> ErrorClass {
-    match kind {
-        ErrorKind::SessionKilled
-        | ErrorKind::AgentKilled
-        | ErrorKind::SessionTimedOut
-        | ErrorKind::SessionUnreadable
-        | ErrorKind::PolicyBlocked
-        | ErrorKind::OriginRefused => ErrorClass::Permission,
-        ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
-        ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
-        ErrorKind::NoRoute => ErrorClass::NotFound,
-        ErrorKind::SessionStartRate => ErrorClass::RateLimit,
-        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
-            ErrorClass::Overloaded
-        }
-        ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
-        ErrorKind::BackendUnavailable | ErrorKind::Internal => ErrorClass::Api,
-        ErrorKind::BadRequest
-        | ErrorKind::NotSupported
-        | ErrorKind::ExpectationFailed
-        | ErrorKind::UnknownBackend
-        | ErrorKind::SessionRequired
-        | ErrorKind::ClientGone
-        | ErrorKind::ClientStalled => ErrorClass::InvalidRequest,
-    }
-}
-
-/// Whether the same request would be refused again: SDKs made by Stainless obey `x-should-retry`.
-fn is_final(kind: ErrorKind) -> bool {
-    notice_kind(kind) == ErrorClass::Permission
-}
-
-/// How a socket is closed.
-#[derive(Clone, Copy)]
-pub(crate) struct SocketEnd {
-    /// The code of the Close frame (RFC 6455, 7.4.1). SDKs connect again after 1001, not after 1008.
-    pub(crate) code: u16,
-    /// The status in the error event of the responses API. Codex stops on 400 and repeats after all others.
-    pub(crate) status: u16,
-}
-
-/// The end of a socket for this reason; `None` where the connection is just cut, as the backend's was.
-fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
-    if is_final(kind) {
-        return Some(SocketEnd { code: 1008, status: 400 });
-    }
-    let is_answered = matches!(kind, ErrorKind::ShuttingDown | ErrorKind::BackendTimeout);
-    is_answered.then(|| SocketEnd { code: 1001, status: status(kind).as_u16() })
-}
-
-/// The status on which a program stops at once, where that is known (attacks.md, "What clients do"): on each
-/// other one it asks again. The kinds that this is for are final.
-const STOPS_ON: [(&str, StatusCode); 2] =
-    [("claude-code", StatusCode::FORBIDDEN), ("codex", StatusCode::BAD_REQUEST)];
-
-/// The status of a refusal for this program.
-fn status_for(kind: ErrorKind, client: Option<&str>) -> StatusCode {
-    let stops_on = STOPS_ON.iter().find(|(name, _)| is_final(kind) && client == Some(*name));
-    stops_on.map_or_else(|| status(kind), |(_, stop)| *stop)
-}
-
-/// What went wrong, from Pingora's error and what we know of the leg.
+/// Returns why the request failed: the refusal that a step left, the cut of the leg, or Pingora's error.
 pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
     if let Some(refusal) = ctx.outcome.refusal.take() {
         return refusal;
@@ -179,7 +54,7 @@ pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
             ErrorKind::BackendUnavailable,
             format!("the backend {upstream} cannot be reached or broke off: {}", etype.as_str()),
         ),
-        _ => Refusal::new(ErrorKind::Internal, OUR_FAULT),
+        _ => Refusal::new(ErrorKind::Internal, INTERNAL_MESSAGE),
     }
 }
 
@@ -209,31 +84,18 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
     }
 }
 
-/// The notice of the order that cut the leg; `lifted` when it is no longer in force.
+/// Returns the notice of the kill order that cut the leg; `lifted` when the order is no longer in force.
 fn kill_notice(ctx: &RequestCtx, lifted: &str) -> String {
     let order = ctx.stage.leg().and_then(Leg::kill_order);
     order.map_or_else(|| lifted.to_owned(), |order| order.notice())
 }
 
-/// The refusal in the words of its kind, to be put into a dialect.
-fn notice<'a>(refusal: &'a Refusal, session_id: Option<&'a str>, request_id: &'a str) -> ErrorBody<'a> {
-    ErrorBody {
-        code: refusal.kind.code(),
-        kind: notice_kind(refusal.kind),
-        status: status(refusal.kind).as_u16(),
-        message: &refusal.message,
-        session_id,
-        request_id,
-        rpc_id: None,
-    }
-}
-
-/// The id of the JSON-RPC request that is answered, once its body was read.
+/// Returns the id of the JSON-RPC request; `None` before its body was read.
 fn rpc_id(ctx: &RequestCtx) -> Option<&str> {
     ctx.stage.identified()?.call.rpc.as_ref()?.id.as_deref()
 }
 
-/// Answers with a refusal: the head is not sent yet.
+/// Sends a refusal as the response, whose head must not have been sent.
 ///
 /// # Errors
 /// The client cannot be written to.
@@ -245,12 +107,12 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     let session_id = ctx.stage.leg().map(|leg| leg.session().key().id.clone());
     let session_id = session_id.or_else(|| ctx.outcome.named.clone());
     let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
-    let notice = ErrorBody {
+    let error = ErrorBody {
         status: status.as_u16(),
         rpc_id: rpc_id(ctx),
-        ..notice(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
+        ..error_body(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
     };
-    let body = Bytes::from(dialect.error_body(&notice));
+    let body = Bytes::from(dialect.error_body(&error));
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
     if let (Some(received), Some(id)) = (ctx.stage.received(), &session_id) {
@@ -270,43 +132,11 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     session.as_mut().finish_body().await
 }
 
-/// Answers on a connection whose request could not even be read.
-pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
-    let request_id = crate::ids::RequestId::fresh();
-    let notice = notice(refusal, None, request_id.as_str());
-    let body = Bytes::from(Dialect::PLAIN.error_body(&notice));
-    let written = async {
-        let mut head = head(status(refusal.kind), body.len(), refusal)?;
-        head.insert_header(REQUEST_ID, request_id.as_str())?;
-        session.set_keepalive(None);
-        session.write_response_header(Box::new(head)).await?;
-        session.write_response_body(body, true).await
-    };
-    if let Err(error) = written.await {
-        debug!(%error, "the client of a broken request is gone");
-    }
-}
-
-fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(8))?;
-    head.insert_header(CONTENT_TYPE, "application/json")?;
-    head.insert_header(CONTENT_LENGTH, length)?;
-    head.insert_header(CACHE_CONTROL, "no-store")?;
-    if is_final(refusal.kind) {
-        head.insert_header("x-should-retry", "false")?;
-    }
-    if let Some(wait) = refusal.retry_after {
-        // Whole seconds (RFC 9110, 10.2.3), rounded up.
-        head.insert_header(RETRY_AFTER, wait.as_secs() + u64::from(wait.subsec_nanos() > 0))?;
-    }
-    Ok(head)
-}
-
-/// Breaks off an answer that has begun. A stream whose dialect has an error event ends with one; all
-/// others end in the middle of their framing, and with them their connection. Neither looks whole.
+/// Breaks off a response that has begun. A stream whose dialect has an error event ends with it; any other response ends
+/// inside its framing, and the connection is closed. Neither can be taken for a complete response.
 pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) {
     let handle = ctx.stage.received().map(|received| Arc::clone(&received.handle));
-    // Whoever is dropped in the middle of the last event leaves a connection that nothing may follow on.
+    // If this future is dropped while the last event is being written, the connection must not be used again.
     let was_reusable = handle.as_ref().is_some_and(|handle| handle.reuse.forbid());
     let has_length = session.response_written().is_some_and(|head| head.headers.contains_key(CONTENT_LENGTH));
     let written = session.as_ref().body_bytes_sent() as u64;
@@ -322,7 +152,7 @@ pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refus
         None => Error::e_explain(LEG_CUT, "no native end"),
     };
     match ended {
-        // A client that keeps connections sends its next request on this one, and must have an answer to it.
+        // The framing is complete, so a client that keeps connections alive may send its next request on this one.
         Ok(()) => {
             let is_framed = session.as_mut().finish_body().await.is_ok();
             if let Some(handle) = handle
@@ -337,8 +167,8 @@ pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refus
     }
 }
 
-/// The native last event; none when the client is gone, the length of the answer is fixed, or the
-/// body is not a stream of events.
+/// Returns the dialect's error event; `None` when the client has gone, the length of the response is fixed, or its body
+/// is not a stream of events.
 fn stream_end(ctx: &RequestCtx, refusal: &Refusal, written: u64) -> Option<Bytes> {
     if matches!(refusal.kind, ErrorKind::ClientGone | ErrorKind::ClientStalled) {
         return None;
@@ -346,36 +176,13 @@ fn stream_end(ctx: &RequestCtx, refusal: &Refusal, written: u64) -> Option<Bytes
     let leg = ctx.stage.leg()?;
     let session_id = Some(leg.session().key().id.as_str());
     let request_id = ctx.stage.received()?.request_id.as_str();
-    let notice = ErrorBody { rpc_id: rpc_id(ctx), ..notice(refusal, session_id, request_id) };
+    let error = ErrorBody { rpc_id: rpc_id(ctx), ..error_body(refusal, session_id, request_id) };
     if ctx.stage.routed().is_some_and(|routed| routed.socket.is_some()) {
-        return upgrade::closing_frames(ctx, socket_end(refusal.kind)?, &notice, written);
+        return upgrade::closing_frames(ctx, socket_end(refusal.kind)?, &error, written);
     }
     let framing = ctx.outcome.answer.framing?;
-    // Of events that are not read the boundary is guessed; in the middle of one JSON text there is none.
+    // Without a tap, events are assumed to be complete; inside a JSON document there is no boundary.
     let at_boundary =
         ctx.outcome.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
-    ctx.stage.dialect().stream_end(framing, at_boundary, &notice).map(Bytes::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn known_programs_are_refused_with_the_status_on_which_they_stop() {
-        let final_kinds = [
-            ErrorKind::SessionKilled,
-            ErrorKind::AgentKilled,
-            ErrorKind::SessionTimedOut,
-            ErrorKind::PolicyBlocked,
-        ];
-        for kind in final_kinds {
-            let of = |client| status_for(kind, client).as_u16();
-            assert_eq!((of(Some("codex")), of(Some("claude-code"))), (400, 403), "{kind}");
-            assert_eq!((of(Some("opencode")), of(Some("")), of(None)), (403, 403, 403), "{kind}");
-        }
-        for kind in [ErrorKind::SessionCapacity, ErrorKind::BackendUnavailable, ErrorKind::NoRoute] {
-            assert_eq!(status_for(kind, Some("codex")), status(kind), "{kind} may end by itself");
-        }
-    }
+    ctx.stage.dialect().stream_end(framing, at_boundary, &error).map(Bytes::from)
 }

@@ -21,13 +21,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use pingora_core::{Error, ErrorType, Result};
 
-use super::capture::Capturing;
+use super::answer::Answer;
 use super::dispatch::Route;
-use super::gateway::ProxyState;
 use super::identify::Caller;
 use super::receive::Received;
-use super::upgrade;
-use super::upstream_response::Answer;
+use super::state::ProxyState;
+use crate::capture::BodyCapture;
 use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::answer::socket::SocketTap;
@@ -36,7 +35,7 @@ use crate::protocol::request::ModelRequest;
 use crate::session::Leg;
 use crate::telemetry::metrics::GaugeGuard;
 
-/// State of one request, from its head to its last byte.
+/// State of one request, from its head to its last byte. Dropping it accounts for the request (`finish`).
 pub(crate) struct RequestCtx {
     /// What all requests share.
     pub(crate) app: Arc<ProxyState>,
@@ -110,7 +109,7 @@ pub(crate) struct Outcome {
     pub(crate) named: Option<SessionId>,
     pub(crate) answer: Answer,
     /// The bodies, when they may be stored.
-    pub(crate) capture: Option<Box<Capturing>>,
+    pub(crate) capture: Option<Box<BodyCapture>>,
     /// Why the request is being stopped, on the way through Pingora to `refuse`.
     pub(crate) refusal: Option<Refusal>,
     /// How the request failed, for `finish`.
@@ -122,13 +121,6 @@ pub(crate) struct Outcome {
 impl RequestCtx {
     pub(crate) fn new(app: Arc<ProxyState>) -> Self {
         Self { app, stage: Stage::New, outcome: Outcome::default() }
-    }
-}
-
-impl Drop for RequestCtx {
-    /// Accounts for the request here and not in a phase of Pingora, because a hard cut skips the phases.
-    fn drop(&mut self) {
-        super::finish::finish(self);
     }
 }
 
@@ -283,7 +275,7 @@ impl Stage {
 
 impl Routed {
     fn new(who: Identified, leg: Leg, open: GaugeGuard, route: Route) -> Box<Self> {
-        let socket = upgrade::socket(&who.received, &route);
+        let socket = who.received.socket.then(|| Box::new(SocketTap::new(route.dialect)));
         Box::new(Self { who, leg, route, rewritten: None, socket, _open: open })
     }
 }

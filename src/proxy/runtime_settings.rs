@@ -1,12 +1,12 @@
-//! All settings a request lives by, taken once on its received: a reload never changes them under it.
+//! The settings that apply to a request. It takes them once, when it is received, so that a reload does not change them
+//! meanwhile.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use super::forwarded::Forwarding;
-use super::models::Discovery;
-use super::settings::{Limits, Timeouts};
+use super::settings::{Discovery, Limits, Timeouts};
 use super::tls::Tls;
 use crate::capture;
 use crate::identity;
@@ -30,17 +30,17 @@ pub(crate) struct RuntimeSettings {
     pub(crate) call_paths: Arc<RequestPaths>,
     /// Certificate and key of the listener; `None` for a plain one.
     pub(crate) tls: Option<Tls>,
-    /// Whether a plain listener takes HTTP/2.
+    /// Whether a listener without TLS accepts HTTP/2.
     pub(crate) h2c: bool,
-    /// Clocks.
+    /// Timeouts.
     pub(crate) timeouts: Timeouts,
     /// Sizes and counts.
     pub(crate) limits: Limits,
-    /// Which bodies are kept.
+    /// Which bodies are captured.
     pub(crate) capture: capture::Settings,
-    /// What models cost.
+    /// Prices of models.
     pub(crate) prices: Prices,
-    /// Who answers `GET /v1/models`.
+    /// Which model list `GET /v1/models` returns.
     pub(crate) discovery: Discovery,
     /// Which proxies are trusted to report the client's address.
     pub(crate) forwarding: Forwarding,

@@ -1,4 +1,5 @@
-//! The `server:` section: threads, protocols, timeouts and limits of the proxy listener, and the proxies before it.
+//! The `server:` section (threads, protocols, timeouts and limits of the proxy listener, trusted proxies) and the
+//! `models:` section.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +22,17 @@ pub struct ServerConfig {
     pub threads: usize,
     /// Certificate and key of the listener.
     pub tls: ServerTlsConfig,
-    /// True: a listener without TLS also takes HTTP/2, from clients that begin with it.
+    /// Whether a listener without TLS also accepts HTTP/2 with prior knowledge (RFC 9113, 3.3).
     pub h2c: bool,
-    /// How long each party may be silent.
+    /// Timeouts.
     pub timeouts: ServerTimeoutsConfig,
-    /// How large a request may be, and how many clients.
+    /// Sizes and counts.
     pub limits: ServerLimitsConfig,
-    /// Proxies before this gateway, as networks; only they are believed when they say who the client is.
+    /// Networks of proxies in front of this gateway. Only their `X-Forwarded-For` and `Forwarded` are used.
     pub trusted_proxies: Vec<String>,
-    /// True: backends are told the client's address and the host it asked for.
+    /// Whether backends get the client's address and the requested host (`X-Forwarded-*`, `Forwarded`).
     pub forwarded_headers: bool,
-    /// Which web pages may connect.
+    /// Web pages that may connect.
     pub cors: ServerCorsConfig,
 }
 
@@ -40,8 +41,8 @@ pub struct ServerConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerCors")]
 pub struct ServerCorsConfig {
-    /// Origins whose pages may open WebSockets and call MCP servers, such as `https://app.example.com`, beside
-    /// those of the very host that is asked (WebSockets) or of the caller's own machine (MCP).
+    /// Origins whose pages may open WebSockets and call MCP servers, such as `https://app.example.com`. Pages of the
+    /// requested host (WebSockets) and of the caller's own machine (MCP) always may.
     pub allow_origins: Vec<String>,
 }
 
@@ -65,22 +66,22 @@ impl Default for ServerConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerTimeouts")]
 pub struct ServerTimeoutsConfig {
-    /// For a client to send the whole request head, a TLS handshake before it included, and between two pieces
-    /// of its body.
+    /// For a client to send the whole request head, including a TLS handshake before it, and between two reads of its
+    /// body.
     pub read: DurationText,
-    /// For a client to take one piece of the answer.
+    /// For a client to accept one write of the response.
     pub write: DurationText,
-    /// For a client's connection between two requests.
+    /// Idle time of a client's connection between two requests.
     pub idle: DurationText,
     /// For the TCP and TLS handshake with a backend.
     pub upstream_connect: DurationText,
-    /// From the whole request at the backend to the first byte of its answer.
+    /// From the end of the request to the first byte of the backend's response.
     pub upstream_first_byte: DurationText,
-    /// Between two pieces of a backend's answer.
+    /// Between two reads of the backend's response.
     pub stream_idle: DurationText,
-    /// An event stream that has been silent for so long is sent a comment; 0 is never.
+    /// Interval of comments in an event stream that is silent; 0 disables them.
     pub stream_keep_alive: DurationText,
-    /// From SIGTERM until open requests are cut.
+    /// From SIGTERM until open requests are cut off.
     pub shutdown_grace: DurationText,
 }
 
@@ -104,22 +105,23 @@ impl Default for ServerTimeoutsConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerLimits")]
 pub struct ServerLimitsConfig {
-    /// Bytes of the request target; 414 above.
+    /// Maximum bytes of the request target; more get 414.
     pub max_uri: ByteSize,
-    /// Bytes of all header lines together; 431 above.
+    /// Maximum bytes of all header lines together; more get 431.
     pub max_header_bytes: ByteSize,
-    /// Number of header lines; 431 above.
+    /// Maximum number of header lines; more get 431.
     pub max_header_count: usize,
-    /// Bytes of a request body; 413 above.
+    /// Maximum bytes of a request body; more get 413.
     pub max_body: ByteSize,
-    /// Bytes of a request body on the path of a model API; 413 above.
+    /// Maximum bytes of a request body on the path of a model API; more get 413.
     pub max_body_llm: ByteSize,
-    /// Connections of clients at a time; further ones are closed at once. As many HTTP/2 requests at a time.
+    /// Maximum concurrent client connections; further ones are closed at once. Also the maximum of concurrent HTTP/2
+    /// requests.
     pub max_connections: usize,
-    /// Requests at a time on one HTTP/2 connection.
+    /// Maximum concurrent requests on one HTTP/2 connection.
     pub max_streams: u32,
-    /// Requests on one HTTP/2 connection that its client may cancel unanswered, one after another. A tenth of it comes
-    /// back each second, and four for each answered request; beyond, the client has to open another connection.
+    /// Unanswered requests that a client may cancel in a row on one HTTP/2 connection. A tenth of this number is credited
+    /// each second, and four for each answered request. When it is used up, the client has to open another connection.
     pub max_cancelled_streams: u32,
 }
 
@@ -150,45 +152,46 @@ pub struct Settings {
     allow_origins: Arc<Vec<String>>,
 }
 
-/// How long each party may be silent; all of them longer than zero but `shutdown_grace`.
+/// Timeouts; all of them longer than zero except `shutdown_grace`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a client to send the whole request head, and between two pieces of its body.
     pub read: Duration,
-    /// For a client to take one piece of the answer.
+    /// For a client to accept one write of the response.
     pub write: Duration,
-    /// For a client's connection between two requests.
+    /// Idle time of a client's connection between two requests.
     pub idle: Duration,
     /// For the TCP and TLS handshake with a backend.
     pub upstream_connect: Duration,
-    /// From the whole request at the backend to the first byte of its answer.
+    /// From the end of the request to the first byte of the backend's response.
     pub upstream_first_byte: Duration,
-    /// Between two pieces of a backend's answer.
+    /// Between two reads of the backend's response.
     pub stream_idle: Duration,
-    /// An event stream that has been silent for so long is sent a comment.
+    /// Interval of comments in an event stream that is silent; `None` disables them.
     pub stream_keep_alive: Option<Duration>,
-    /// From SIGTERM until open requests are cut.
+    /// From SIGTERM until open requests are cut off.
     pub shutdown_grace: Duration,
 }
 
-/// How large a request may be, and how many clients; all of them larger than zero.
+/// Sizes and counts; all of them larger than zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of the request target; 414 above.
+    /// Maximum bytes of the request target; more get 414.
     pub max_uri: usize,
-    /// Bytes of all header lines together; 431 above.
+    /// Maximum bytes of all header lines together; more get 431.
     pub max_header_bytes: usize,
-    /// Number of header lines; 431 above.
+    /// Maximum number of header lines; more get 431.
     pub max_header_count: usize,
-    /// Bytes of a request body; 413 above.
+    /// Maximum bytes of a request body; more get 413.
     pub max_body: usize,
-    /// Bytes of a request body on the path of a model API; 413 above.
+    /// Maximum bytes of a request body on the path of a model API; more get 413.
     pub max_body_llm: usize,
-    /// Connections of clients at a time; further ones are closed at once. As many HTTP/2 requests at a time.
+    /// Maximum concurrent client connections; further ones are closed at once. Also the maximum of concurrent HTTP/2
+    /// requests.
     pub max_connections: usize,
-    /// Requests at a time on one HTTP/2 connection.
+    /// Maximum concurrent requests on one HTTP/2 connection.
     pub max_streams: u32,
-    /// Requests on one HTTP/2 connection that its client may cancel unanswered, one after another.
+    /// Unanswered requests that a client may cancel in a row on one HTTP/2 connection.
     pub max_cancelled_streams: u32,
 }
 
@@ -203,27 +206,27 @@ impl Settings {
         self.tls.as_ref()
     }
 
-    /// Whether a plain listener takes HTTP/2.
+    /// Whether a listener without TLS accepts HTTP/2.
     pub fn h2c(&self) -> bool {
         self.h2c
     }
 
-    /// How long each party may be silent.
+    /// Timeouts.
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
     }
 
-    /// How large a request may be, and how many clients.
+    /// Sizes and counts.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Which proxies are believed, and what backends are told.
+    /// Trusted proxies, and whether backends get forwarding headers.
     pub fn forwarding(&self) -> &Forwarding {
         &self.forwarding
     }
 
-    /// The origins whose pages may open WebSockets, exactly as browsers send them.
+    /// Origins whose pages may open WebSockets, exactly as browsers send them.
     pub fn allow_origins(&self) -> &Arc<Vec<String>> {
         &self.allow_origins
     }
@@ -256,11 +259,10 @@ impl ServerConfig {
     }
 }
 
-/// Unacknowledged bytes end a connection after `timeouts.write`, which the kernel counts in milliseconds in a signed
-/// number (TCP_USER_TIMEOUT, tcp(7)).
+/// The longest `timeouts.write`: the kernel takes it as a signed number of milliseconds (TCP_USER_TIMEOUT, tcp(7)).
 const MAX_WRITE: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// More worker threads than any machine has cores: a mistyped number.
+/// The largest number of worker threads; more is taken for a typing mistake.
 const MAX_THREADS: usize = 4096;
 
 impl ServerTimeoutsConfig {
@@ -327,6 +329,26 @@ impl ServerLimitsConfig {
         }
         good.then_some(limits)
     }
+}
+
+/// The `models:` section.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Models")]
+pub struct ModelsConfig {
+    /// Which model list `GET /v1/models` returns.
+    pub discovery: Discovery,
+}
+
+/// `models.discovery`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Discovery {
+    /// That of the backend to which the request is routed.
+    #[default]
+    Proxy,
+    /// The models of all backends, merged.
+    Merged,
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::builtin::BuiltinAnswer;
+use super::error_response::Reject;
 use super::identify::SessionHint;
 use super::receive::Received;
-use super::refuse::Reject;
 use super::request_ctx::{RequestCtx, Stage, reached};
-use super::trace::Trace;
+use super::trace_context::Trace;
 use super::{admit, builtin, dispatch, identify, mcp, read, receive, upgrade};
 use crate::capture::redact_text;
 use crate::identity::FoundSession;
@@ -53,11 +53,11 @@ impl RequestCtx {
         self.outcome.named = Some(found.id.clone());
         let who = reached(self.stage.identified())?;
         let leg = admit::admit(&self.app.sessions, &who.received, &who.caller, found).await?;
-        let open = self.app.open(&who.received).enter();
+        let open = self.app.open(who.received.socket).enter();
         Ok(self.stage.admit(leg, open)?)
     }
 
-    /// Step 3: reads what the request asks for, out of path and body. Returns how long it waited for the body.
+    /// Step 3: reads the model request from path and body. Returns how long it waited for the body.
     ///
     /// # Errors
     /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
@@ -81,7 +81,7 @@ impl RequestCtx {
         let route = dispatch::route(&who.received, &who.caller, head, &who.call, now)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !dialect.is_llm() {
-            // Models answer in words; all else may be a download.
+            // Responses of models are small pieces of text; anything else may be a large download.
             who.received.handle.backpressure.expect_large_chunks();
         }
         self.stage.choose(route)?;

@@ -1,7 +1,7 @@
-//! `server.tls`: certificate and key of the proxy listener, read, checked and built as one.
+//! `server.tls`: reads and checks certificate and key of the proxy listener.
 //!
-//! A fault in the files is a fault of the configuration, so `elida check` reports it, and a reload with
-//! bad files keeps the certificate in force. Dates are no fault: a client that does not look at them is served.
+//! A fault in the files is a configuration fault: `elida check` reports it, and a reload with bad files keeps the current
+//! certificate. An expired certificate is a warning only, since clients that do not verify it can still be served.
 
 use std::fmt;
 use std::fs;
@@ -24,7 +24,7 @@ const CERT: &str = "server.tls.cert";
 const KEY: &str = "server.tls.key";
 const CLIENT_CA: &str = "server.tls.client_ca";
 
-/// A certificate that ends sooner is warned of: time to renew it, and to notice that nobody did.
+/// A certificate that expires sooner causes a warning.
 const EXPIRES_SOON: Duration = Duration::from_secs(7 * 86_400);
 
 /// `server.tls`.
@@ -32,17 +32,17 @@ const EXPIRES_SOON: Duration = Duration::from_secs(7 * 86_400);
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ServerTls")]
 pub struct ServerTlsConfig {
-    /// True: the proxy listener speaks TLS, and nothing else.
+    /// Whether the proxy listener requires TLS.
     pub enabled: bool,
-    /// PEM file of the certificate, the intermediate ones behind it.
+    /// PEM file of the certificate, followed by the intermediate certificates.
     pub cert: String,
     /// PEM file of its private key.
     pub key: String,
-    /// The oldest version that is spoken.
+    /// The lowest TLS version accepted.
     pub min_version: TlsVersion,
-    /// PEM file of authorities; when it is set, every client must show a certificate of theirs.
+    /// PEM file of certificate authorities. When set, every client must present a certificate issued by one of them.
     pub client_ca: String,
-    /// The protocols that are offered.
+    /// Protocols offered by ALPN, in order of preference.
     pub alpn: Vec<Protocol>,
 }
 
@@ -59,7 +59,7 @@ impl Default for ServerTlsConfig {
     }
 }
 
-/// A version of TLS. Read as text or, since YAML takes an unquoted one for it, as a number.
+/// A version of TLS. Accepts text or a number, since YAML reads an unquoted version as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum TlsVersion {
     /// TLS 1.2 (RFC 5246).
@@ -123,7 +123,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Whether only clients with a certificate are served.
+    /// Whether clients must present a certificate.
     pub fn knows_clients(&self) -> bool {
         self.knows_clients
     }
@@ -133,10 +133,10 @@ impl Tls {
         Arc::clone(&self.config)
     }
 
-    /// Whether clients may take the certificate now, by its dates alone; else what is wrong with them.
+    /// Checks the validity dates of the certificate.
     ///
     /// # Errors
-    /// It has expired, will soon, or is not valid yet.
+    /// The certificate has expired, expires soon, or is not valid yet.
     pub fn check_dates(&self, now: SystemTime) -> Result<Duration, String> {
         if now < self.not_before {
             return Err("the certificate is not valid yet, by the clock of this machine".to_owned());
@@ -151,7 +151,7 @@ impl Tls {
     }
 }
 
-// The key must not come into a log; two of them are the same when they are one.
+// Prints no key material. Two values are equal only when they are the same object.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("not_after", &self.not_after).finish_non_exhaustive()
@@ -167,7 +167,7 @@ impl PartialEq for Tls {
 impl Eq for Tls {}
 
 impl ServerTlsConfig {
-    /// Reads the files and builds what handshakes need: `Some(None)` without TLS, `None` after a fault.
+    /// Reads the files. Returns `Some(None)` without TLS, `None` after a fault.
     pub(super) fn compile(self, faults: &mut Faults) -> Option<Option<Tls>> {
         if !self.enabled {
             return Some(None);
@@ -290,7 +290,7 @@ fn read(path: &str, file: &str, faults: &mut Faults) -> Option<Vec<u8>> {
     fs::read(file).map_err(|error| faults.unreadable(path, file, &error)).ok()
 }
 
-/// From when to when the first certificate is valid.
+/// Returns the validity period of the first certificate.
 fn validity(chain: &[CertificateDer<'_>], faults: &mut Faults) -> Option<(SystemTime, SystemTime)> {
     let time = |seconds: i64| {
         SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())

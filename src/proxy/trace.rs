@@ -1,63 +1,17 @@
-//! The span of a request: its context is propagated when the request is forwarded, and the span is exported when the
-//! request ends. None of this exists while `telemetry.enabled` is false.
+//! Exports the span of a request when the request ends. Nothing is built while `telemetry.enabled` is false.
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, Method};
-use pingora_core::Result;
-use pingora_http::RequestHeader;
+use http::Method;
 
 use super::dispatch::Route;
-use super::gateway::ProxyState;
-use super::request_ctx::{Routed, Stage};
+use super::request_ctx::Stage;
+use super::state::ProxyState;
 use crate::capture::redact_text;
-use crate::ids::Uid;
 use crate::protocol::Dialect;
 use crate::protocol::facts::usage::Usage;
 use crate::summary::RequestSummary;
 use crate::telemetry::otlp::facts::{Backend, ModelCall, Request, Tokens, clipped};
-use crate::telemetry::trace::{Context, Parent, TRACEPARENT, TRACESTATE};
-
-/// Trace context of a request.
-pub(crate) struct Trace {
-    /// The client's span.
-    parent: Option<Parent>,
-    /// Its own, the same for each attempt.
-    context: Option<Context>,
-}
-
-impl Trace {
-    /// Reads the client's `traceparent`; `None` without a collector.
-    pub(crate) fn begin(app: &ProxyState, headers: &HeaderMap) -> Option<Self> {
-        app.exporter.as_ref()?;
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        let parent = match (values.next(), values.next()) {
-            (Some(value), None) => value.to_str().ok().and_then(Parent::read),
-            _ => None,
-        };
-        Some(Self { parent, context: None })
-    }
-
-    /// The request's own span, the same for each attempt; `session` is its parent unless the client named one.
-    fn context(&mut self, app: &ProxyState, session: Option<Uid>) -> Option<Context> {
-        let exporter = app.exporter.as_ref()?;
-        Some(*self.context.get_or_insert_with(|| exporter.place(self.parent, session)))
-    }
-}
-
-/// Sends the request's span to the backend as its parent.
-///
-/// # Errors
-/// A header cannot be set, which would be a bug.
-pub(crate) fn propagate(head: &mut RequestHeader, app: &ProxyState, routed: &mut Routed) -> Result<()> {
-    let Some(trace) = &mut routed.who.received.trace else { return Ok(()) };
-    let Some(context) = trace.context(app, Some(routed.leg.session().uid())) else { return Ok(()) };
-    if trace.parent.is_none() {
-        // It belongs to another trace.
-        head.remove_header(TRACESTATE);
-    }
-    head.insert_header(TRACEPARENT, context.traceparent())
-}
 
 /// Exports the span of a finished request. Requests to the proxy's own endpoints have none.
 pub(crate) fn finish(app: &ProxyState, stage: &mut Stage, summary: &RequestSummary) {

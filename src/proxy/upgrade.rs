@@ -1,7 +1,6 @@
-//! What differs for WebSockets: which pages may open one, what its messages say in passing, and the frames that end it.
+//! WebSockets: which pages may open one, what is read from its messages, and the frames that end it.
 //!
-//! The bytes go the way of every body (`stream`); frames are followed beside them
-//! ([`SocketTap`]), never held and never changed.
+//! The bytes pass like any body (`body_filters`). A [`SocketTap`] parses the frames without holding or changing them.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -9,11 +8,10 @@ use http::header::{HOST, ORIGIN};
 use pingora_core::{Error, Result};
 use url::form_urlencoded;
 
-use super::dispatch::Route;
-use super::finish;
+use super::error_response::{REFUSED, SocketEnd};
 use super::receive::Received;
-use super::refuse::{REFUSED, SocketEnd};
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
+use super::usage::{count_tokens, priced};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
@@ -22,11 +20,11 @@ use crate::protocol::request::ModelRequest;
 use crate::protocol::wire::websocket::{FramePosition, close_frame, text_frame};
 use crate::summary::SocketReport;
 
-/// A browser sends any page's WebSocket handshake, with its cookies, and tells only its origin: so the pages
-/// that may are those of this very host, and the configured ones. Agents send no origin.
+/// Checks the origin of a WebSocket handshake. A browser lets any page open a WebSocket, and sends cookies with it, so only
+/// pages of the requested host and of `server.cors.allow_origins` are accepted. Agents send no origin.
 ///
 /// # Errors
-/// The page is neither.
+/// The origin is not accepted.
 pub(crate) fn check_origin(received: &Received, headers: &HeaderMap) -> Result<(), Refusal> {
     if !received.socket {
         return Ok(());
@@ -44,7 +42,7 @@ pub(crate) fn check_origin(received: &Received, headers: &HeaderMap) -> Result<(
     Ok(())
 }
 
-/// Whether a page of this origin was loaded from `host`. A port that its scheme implies may be left out.
+/// Returns whether a page of this origin was loaded from `host`. The default port of the scheme may be omitted.
 fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     let (authority, port) = match origin {
         [b'h', b't', b't', b'p', b's', b':', b'/', b'/', authority @ ..] => (authority, &b":443"[..]),
@@ -55,7 +53,7 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     !host.is_empty() && authority[..without(authority)].eq_ignore_ascii_case(&host[..without(host)])
 }
 
-/// What a handshake says of the call: Realtime names its model in the query. `None` for other requests.
+/// Reads the model request from a handshake: the Realtime API names the model in the query. `None` for other requests.
 pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
     if !received.socket {
         return None;
@@ -71,16 +69,11 @@ pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
     Some(call)
 }
 
-/// Follows the frames, if the request asks for a WebSocket.
-pub(crate) fn socket(received: &Received, route: &Route) -> Option<Box<SocketTap>> {
-    received.socket.then(|| Box::new(SocketTap::new(route.dialect)))
-}
-
-/// Follows the client's next bytes. The model that a message asks for is known before the message is complete, so a
-/// blocked model never sees it.
+/// Parses the next bytes of the client. The model of a message is known before the message is complete, so that a message
+/// for a blocked model never reaches the backend whole.
 ///
 /// # Errors
-/// A blocked model, or a message that may name one and cannot be read.
+/// The model is blocked, or the message is compressed and models are blocked.
 pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk: &Bytes) -> Result<()> {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return Ok(()) };
@@ -110,22 +103,22 @@ pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk:
     Ok(())
 }
 
-/// Follows the backend's next bytes. The tokens of each answer are counted when the answer ends, because a socket lives
-/// long.
+/// Parses the next bytes of the backend. The tokens of each response are counted when that response ends, not when the
+/// socket does.
 pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return };
     let asked = who.call.model.as_deref();
     socket.feed_backend(chunk, |usage, answered| {
         let model = asked.or(answered);
-        let usage = finish::priced(&who.received, route, model, usage);
+        let usage = priced(&who.received, route, model, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
-        finish::count_tokens(route.backend.metrics(), model, usage);
+        count_tokens(route.backend.metrics(), model, usage);
     });
 }
 
 /// Returns the frames that end the client's side of a socket: the dialect's error event, if it has one, and a Close frame.
-/// `None` inside an unfinished frame of the backend's; `written` is how many bytes of the backend's reached the client.
+/// `None` inside an unfinished frame of the backend; `written` is how many of the backend's bytes reached the client.
 pub(crate) fn closing_frames(
     ctx: &RequestCtx,
     end: SocketEnd,

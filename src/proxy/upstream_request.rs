@@ -1,5 +1,5 @@
-//! Step 6: the head for the backend. The client's fields are kept; fields for the proxy and for one connection only are
-//! removed (Pingora has removed the hop-by-hop fields).
+//! Step 6: the head for the backend. Keeps the client's fields except for those meant for this proxy (Pingora has removed
+//! the hop-by-hop fields).
 
 use std::borrow::Cow;
 
@@ -10,7 +10,8 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use super::dispatch::Route;
-use super::receive::{REQUEST_ID, Received};
+use super::receive::Received;
+use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::rewrite_model;
 use crate::routing::forwarded;
@@ -27,13 +28,14 @@ pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route:
     if route.is_foreign {
         leave_behind(head, settings.identity.header())?;
     }
-    settings.forwarding.write(head, received)?;
+    let peer = &received.handle.peer;
+    settings.forwarding.write(head, peer.address.ip(), peer.is_secure, received.version)?;
     head.insert_header(HOST, route.backend.settings().authority())?;
     head.insert_header(REQUEST_ID, received.request_id.as_str())?;
     if route.dialect.is_read() {
-        // The answer is read on its way; a compressed one could not be.
+        // The tap cannot read a compressed response.
         head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
-        // Nor could compressed messages (RFC 7692): the backend is not offered them.
+        // Nor can it read compressed WebSocket messages (RFC 7692).
         head.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
     }
     let settings = route.backend.settings();
@@ -48,8 +50,8 @@ pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route:
     Ok(())
 }
 
-/// Takes out what the caller meant for a backend of another realm: all but the fields, parameters and subprotocols
-/// that are known to be harmless, and the field `session` with the session's id.
+/// Removes everything but the fields, parameters and subprotocols that are known to be harmless, and the field `session`
+/// with the session's id: the backend is of another realm than the one for which the caller's credentials are meant.
 fn leave_behind(head: &mut RequestHeader, session: &HeaderName) -> Result<()> {
     let stays = |name: &&HeaderName| !credentials::is_harmless(name) && *name != session;
     let unknown: Vec<HeaderName> = head.headers.keys().filter(stays).cloned().collect();
@@ -66,7 +68,7 @@ fn leave_behind(head: &mut RequestHeader, session: &HeaderName) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the client's credential, or takes it out and puts the backend's own in its place.
+/// Applies `backends.NAME.auth`: keeps the client's credential, removes it, or replaces it by the backend's own.
 fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
     if *auth == Auth::Passthrough {
         return Ok(());
@@ -87,7 +89,7 @@ fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
     Ok(())
 }
 
-/// Offers these subprotocols in place of the client's; the field is taken out when there are none.
+/// Replaces the client's WebSocket subprotocols; removes the field when there are none.
 fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<()> {
     head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
     if !offered.is_empty() {
@@ -96,12 +98,12 @@ fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<
     Ok(())
 }
 
-/// Fields that vouch for the body as it came (RFC 9530, RFC 9421, RFC 1864, RFC 3230). They are taken out with
-/// a renamed model: a signature cannot be renewed here, and an unsigned digest proves nothing.
+/// Digests and signatures of the body (RFC 9530, RFC 9421, RFC 1864, RFC 3230). They are removed when the model is
+/// renamed, since they no longer match.
 const VOUCHERS: [&str; 6] =
     ["content-digest", "repr-digest", "digest", "content-md5", "signature", "signature-input"];
 
-/// The held body with the model's name at this backend, when it has another one there; `head` is made to fit.
+/// Returns the buffered body with the backend's name of the model, and adjusts `head`; `None` if the name is the same.
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
@@ -121,8 +123,8 @@ pub(crate) fn rewrite_body(
     Ok(Some(Bytes::from(body)))
 }
 
-/// Takes out every field that is for a gateway of this kind, `-` or `_` in its name: a backend that is one
-/// itself must not take a client's fields for those of this proxy.
+/// Removes the `x-elida-*` fields, with `-` or `_`: a backend that is a gateway itself must not mistake a client's fields
+/// for those of this proxy.
 fn remove_ours(head: &mut RequestHeader) {
     let is_ours = |name: &HeaderName| {
         let name = name.as_str();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use fred::prelude::*;
 use fred::types::InfoKind;
-use futures::future::join_all;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
 use tokio::sync::broadcast::Receiver;
 
 use super::call::{Call, Script, command, is_between_servers};
@@ -105,6 +106,9 @@ fn lacks_a_right(said: &str) -> bool {
 }
 
 /// The link to Redis. It is down until [`Link::up`] is called.
+///
+/// Its futures are boxed: those of `fred` are so large that the compiler would need half a minute to prove them `Send` in
+/// each caller (docs/building.md).
 pub struct Link {
     servers: Servers,
     subscription: Subscription,
@@ -137,10 +141,13 @@ impl Link {
     }
 
     /// Closes all connections.
-    pub async fn close(&self) {
-        self.down();
-        let quit = async { (self.servers.quit().await, self.subscription.quit().await) };
-        let _ = tokio::time::timeout(ANSWER, quit).await;
+    pub fn close(&self) -> BoxFuture<'_, ()> {
+        async {
+            self.down();
+            let quit = async { (self.servers.quit().await, self.subscription.quit().await) };
+            let _ = tokio::time::timeout(ANSWER, quit).await;
+        }
+        .boxed()
     }
 
     /// True while commands are sent.
@@ -182,78 +189,103 @@ impl Link {
     /// Checks that connections for commands and messages answer, at every server that owns keys.
     ///
     /// # Errors A connection does not answer.
-    pub async fn ping(&self) -> Result<(), LinkError> {
-        let unconnected = |error: Error| match error.details() {
-            "not connected" => LinkError::Away(self.fault().unwrap_or_else(|| "not connected".to_owned())),
-            _ => error.into(),
-        };
-        let addresses = self.servers.addresses();
-        let (commands, messages) =
-            tokio::join!(self.servers.ping(), self.subscription.ping(addresses.as_deref()));
-        commands.map_err(unconnected)?;
-        Ok(messages?)
+    pub fn ping(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        async {
+            let unconnected = |error: Error| match error.details() {
+                "not connected" => {
+                    LinkError::Away(self.fault().unwrap_or_else(|| "not connected".to_owned()))
+                }
+                _ => error.into(),
+            };
+            let addresses = self.servers.addresses();
+            let (commands, messages) =
+                tokio::join!(self.servers.ping(), self.subscription.ping(addresses.as_deref()));
+            commands.map_err(unconnected)?;
+            Ok(messages?)
+        }
+        .boxed()
     }
 
     /// The `INFO` of each server that owns keys.
     ///
     /// # Errors A server does not answer.
-    pub async fn info(&self, section: InfoKind) -> Result<Vec<String>, LinkError> {
-        let pools = self.servers.pools();
-        let asked = pools.iter().map(|pool| pool.next_connected().info::<String>(Some(section.clone())));
-        Ok(join_all(asked).await.into_iter().collect::<Result<_, _>>()?)
+    pub fn info(&self, section: InfoKind) -> BoxFuture<'_, Result<Vec<String>, LinkError>> {
+        async move {
+            let pools = self.servers.pools();
+            let asked = pools.iter().map(|pool| pool.next_connected().info::<String>(Some(section.clone())));
+            Ok(join_all(asked).await.into_iter().collect::<Result<_, _>>()?)
+        }
+        .boxed()
     }
 
     /// Subscribes to channels that match the patterns and to channels with these names, in place of earlier
     /// subscriptions.
     ///
     /// # Errors Redis does not answer.
-    pub async fn subscribe(
+    pub fn subscribe(
         &self,
         patterns: Vec<String>,
         names: Vec<String>,
-    ) -> Result<Receiver<Delivery>, LinkError> {
-        let addresses = self.servers.addresses();
-        Ok(self.subscription.subscribe(addresses.as_deref(), Channels { patterns, names }).await?)
+    ) -> BoxFuture<'_, Result<Receiver<Delivery>, LinkError>> {
+        async move {
+            let addresses = self.servers.addresses();
+            Ok(self.subscription.subscribe(addresses.as_deref(), Channels { patterns, names }).await?)
+        }
+        .boxed()
     }
 
     /// Publishes a message. Returns how many received it; in a cluster, how many are subscribed to the channel
     /// `everybody`, because a server only counts its own subscribers.
     ///
     /// # Errors Redis is unavailable.
-    pub async fn publish(&self, channel: String, text: String, everybody: &str) -> Result<u64, LinkError> {
-        let heard = self.call(Call::new("PUBLISH", [channel, text])).await?.as_u64().unwrap_or(0);
-        if let Servers::One(_) = self.servers {
-            return Ok(heard);
+    pub fn publish<'a>(
+        &'a self,
+        channel: String,
+        text: String,
+        everybody: &'a str,
+    ) -> BoxFuture<'a, Result<u64, LinkError>> {
+        async move {
+            let heard = self.call(Call::new("PUBLISH", [channel, text])).await?.as_u64().unwrap_or(0);
+            if let Servers::One(_) = self.servers {
+                return Ok(heard);
+            }
+            let pools = self.servers.all_connected();
+            let asked = pools.iter().map(|pool| {
+                let asked = vec!["NUMSUB", everybody];
+                pool.next_connected().custom::<(String, u64), _>(command("PUBSUB"), asked)
+            });
+            // The message is sent; a missing count is not an error.
+            let counts = join_all(asked).await.into_iter().filter_map(Result::ok).map(|(_, count)| count);
+            Ok(heard.max(counts.sum()))
         }
-        let pools = self.servers.all_connected();
-        let asked = pools.iter().map(|pool| {
-            let asked = vec!["NUMSUB", everybody];
-            pool.next_connected().custom::<(String, u64), _>(command("PUBSUB"), asked)
-        });
-        // The message is sent; a missing count is not an error.
-        let counts = join_all(asked).await.into_iter().filter_map(Result::ok).map(|(_, count)| count);
-        Ok(heard.max(counts.sum()))
+        .boxed()
     }
 
     /// Sends one command.
     ///
     /// # Errors Redis is unavailable, or a key holds a foreign value.
-    pub async fn call(&self, call: Call) -> Result<Value, LinkError> {
-        let answer = self.servers.send(vec![call]).await?.pop();
-        Ok(answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "no answer")))?)
+    pub fn call(&self, call: Call) -> BoxFuture<'_, Result<Value, LinkError>> {
+        async move {
+            let answer = self.servers.send(vec![call]).await?.pop();
+            Ok(answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "no answer")))?)
+        }
+        .boxed()
     }
 
     /// Sends several commands at once; each has its own result.
     ///
     /// # Errors Redis is unavailable, possibly for one command only: it is then unknown which others were carried
     /// out.
-    pub async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
-        let answers = self.servers.send(calls).await?.into_iter();
-        let answers = answers.map(|answer| match answer.map_err(LinkError::from) {
-            Err(LinkError::Away(why)) => Err(LinkError::Away(why)),
-            answer => Ok(answer),
-        });
-        answers.collect()
+    pub fn calls(&self, calls: Vec<Call>) -> BoxFuture<'_, Result<Vec<Result<Value, LinkError>>, LinkError>> {
+        async move {
+            let answers = self.servers.send(calls).await?.into_iter();
+            let answers = answers.map(|answer| match answer.map_err(LinkError::from) {
+                Err(LinkError::Away(why)) => Err(LinkError::Away(why)),
+                answer => Ok(answer),
+            });
+            answers.collect()
+        }
+        .boxed()
     }
 
     /// Runs a script.

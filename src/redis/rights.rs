@@ -34,7 +34,7 @@ const COMMANDS: &[&str] = &[
     "DEL KEY",
     "SADD KEY m",
     "SREM KEY m",
-    "SMEMBERS KEY",
+    "SSCAN KEY 0",
     "ZADD KEY 0 m",
     "ZREM KEY m",
     "ZRANGEBYSCORE KEY 0 1",
@@ -161,7 +161,7 @@ mod tests {
             files.extend(entries.map(|entry| entry.unwrap().path()));
         }
         let mut used = BTreeSet::new();
-        files.retain(|file| !file.ends_with("tests.rs"));
+        files.retain(|file| !file.ends_with("tests.rs") && !file.ends_with("testing.rs"));
         for file in files {
             let text = std::fs::read_to_string(&file).unwrap();
             for begin in ["redis.call('", "Call::new(\""] {

@@ -7,13 +7,12 @@
 //! - `path`: the first segment of the path is exactly a backend's name;
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
-//! While `path` is among the methods, a first segment that names a backend is the gateway's own
-//! address and is stripped, whichever method decided: a client with the base URL `http://elida/anthropic`
-//! whose model already matches `claude-*` must still arrive at `/v1/messages`.
+//! While `path` is among the methods, a first segment that names a backend is stripped, whichever method decided: a client
+//! with the base URL `http://elida/anthropic` whose model already matches `claude-*` must still arrive at `/v1/messages`.
 //!
-//! Beside the decided backend stand those that may take the request in its place: when the model decided, the
-//! backends of the same type with a pattern that matches it, too (tier 0 where the pattern is the same text,
-//! then by specificity); and, whoever decided, its `fallback`, that one's `fallback`, and so on.
+//! A decision also lists the backends that may serve the request instead: if the model decided, the backends of the same
+//! type with a matching pattern (tier 0 where the pattern is the same text, then by specificity); and in any case the
+//! `fallback` of the chosen backend, the `fallback` of that one, and so on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,9 +54,9 @@ pub struct Table {
     strict_models: bool,
     blocked: Matcher,
     models: Matcher,
-    /// What the patterns of `models` stand for.
+    /// The backends behind the patterns of `models`.
     services: Vec<Service>,
-    /// Whether any alias has to be written into bodies.
+    /// Whether any backend rewrites the model in bodies.
     rewrites: bool,
     names: Vec<String>,
     kinds: Vec<BackendKind>,
@@ -65,7 +64,7 @@ pub struct Table {
     default: Option<usize>,
 }
 
-/// A backend that serves a model, perhaps by another name.
+/// A backend that serves a model, possibly under another name.
 #[derive(Clone, Debug)]
 struct Service {
     backend: usize,
@@ -73,7 +72,7 @@ struct Service {
 }
 
 impl Table {
-    /// Compiles the section together with the backends, in the order in which they are written.
+    /// Compiles the section and the backends, in the order of the configuration.
     pub fn compile(written: RoutingConfig, backends: &[BackendRule], faults: &mut Faults) -> Option<Self> {
         check_methods(&written.methods, faults);
         let header = HeaderName::from_bytes(written.header.as_bytes()).ok();
@@ -114,23 +113,23 @@ impl Table {
         })
     }
 
-    /// Whether any model is blocked, so that a model that cannot be read matters.
+    /// Returns whether any model is blocked. Then a request whose model cannot be read is rejected.
     pub fn blocks_models(&self) -> bool {
         !self.blocked.is_empty()
     }
 
-    /// Whether nobody may call this model.
+    /// Returns whether this model is blocked.
     pub fn blocks(&self, model: &str) -> bool {
         self.blocked.matches(model)
     }
 
-    /// The header that names a backend; it is read and never forwarded.
+    /// Returns the header that names a backend. It is never forwarded.
     pub fn header(&self) -> &HeaderName {
         &self.header
     }
 
-    /// Decides. `header` is the value of [`Table::header`]; `path` may carry its query; `model` is
-    /// the one in the body.
+    /// Chooses the backend of a request. `header` is the value of [`Table::header`]; `path` may include a query; `model`
+    /// is the one in the body.
     pub fn decide(
         &self,
         header: Option<&str>,
@@ -162,8 +161,8 @@ impl Table {
         Err(RouteError::NoRoute)
     }
 
-    /// The decision for `backend`, with those that may stand in for it. `matching` is what serves the model,
-    /// the most specific first.
+    /// Returns the decision for `backend` with its alternatives. `matching` are the backends that serve the model, the most
+    /// specific first.
     fn decision(
         &self,
         backend: usize,
@@ -215,7 +214,7 @@ impl Table {
         }
     }
 
-    /// The backend named by the first segment of the path, and the bytes `/name` takes.
+    /// Returns the backend named by the first segment of the path, and the length of `/name` in bytes.
     fn prefix(&self, path: &str) -> Option<(usize, usize)> {
         let segment = path.strip_prefix('/')?;
         let end = segment.find(['/', '?']).unwrap_or(segment.len());
@@ -227,8 +226,7 @@ impl Table {
     }
 }
 
-/// All patterns, and what each stands for. An alias goes before a pattern of the same backend that says the
-/// same.
+/// Returns all patterns with their backends. An alias precedes an equal pattern of the same backend.
 fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
     let (mut services, mut patterns) = (Vec::new(), Vec::new());
     for (at, backend) in backends.iter().enumerate() {
@@ -246,7 +244,7 @@ fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
     (services, patterns)
 }
 
-/// A blocked model must not be reached by another name.
+/// Checks that no alias leads to a blocked model.
 fn check_aliases(backends: &[BackendRule], blocked: &Matcher, faults: &mut Faults) {
     for backend in backends {
         for (text, name) in &backend.aliases {
@@ -261,7 +259,7 @@ fn check_aliases(backends: &[BackendRule], blocked: &Matcher, faults: &mut Fault
     }
 }
 
-/// Who stands in for whom.
+/// Compiles the fallbacks.
 fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option<usize>>> {
     let mut good = true;
     let mut found = Vec::with_capacity(backends.len());
@@ -297,7 +295,7 @@ fn check_methods(methods: &[RouteMethod], faults: &mut Faults) {
     }
 }
 
-/// Warns of backends and models that no request can reach.
+/// Warns about backends and models that no request can reach.
 fn warn_of_idle(
     written: &RoutingConfig,
     backends: &[BackendRule],
@@ -322,7 +320,7 @@ fn warn_of_idle(
     }
 }
 
-/// The backend with `default: true`, else `routing.default_backend`, else the only one there is.
+/// Returns the backend with `default: true`, else `routing.default_backend`, else the only backend.
 fn default_backend(written: &str, backends: &[BackendRule], faults: &mut Faults) -> Option<usize> {
     let mut marked = backends.iter().enumerate().filter(|(_, backend)| backend.default);
     let first = marked.next();

@@ -1,4 +1,4 @@
-//! `backends.NAME.auth`: whose credential a backend gets. Where a request carries credentials is defined in
+//! `backends.NAME.auth`: which credential a backend gets. Where a request carries credentials is defined in
 //! [`crate::protocol::dialects::credentials`].
 
 use std::sync::Arc;
@@ -17,43 +17,43 @@ use crate::settings::secret::Secret;
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendAuth")]
 pub struct BackendAuthConfig {
-    /// Whose credential the backend gets.
+    /// Which credential the backend gets.
     pub mode: Mode,
-    /// With `inject`: the key, best as `${env:NAME}`.
+    /// For `inject`: the key, preferably as `${env:NAME}`.
     #[schemars(with = "String")]
     pub api_key: Secret,
-    /// With `inject`: a file that holds the key; it is read again at each reload.
+    /// For `inject`: a file with the key. It is read again at each reload.
     pub api_key_file: String,
-    /// With `inject`: the header that carries the key; empty for the one of the backend's type.
+    /// For `inject`: the header for the key; empty for that of the backend's type.
     pub header: String,
-    /// Backends of one realm take each other's requests as they came: with `passthrough` the credentials too, in
-    /// every mode the fields that another realm does not get. Empty for the URL's origin.
+    /// Protection space (RFC 9110, 11.5). Within a realm, a failed-over request keeps all its fields and, with
+    /// `passthrough`, its credentials; a backend of another realm gets neither. Empty for the origin of the URL.
     pub realm: String,
 }
 
-/// Whose credential a backend gets.
+/// Which credential a backend gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The client's own, as it came.
+    /// The client's own, unchanged.
     #[default]
     Passthrough,
-    /// The configured one; the client's is taken out.
+    /// The configured one; the client's is removed.
     Inject,
-    /// None; the client's is taken out.
+    /// None; the client's is removed.
     None,
 }
 
-/// Whose credential a backend gets, compiled.
+/// Which credential a backend gets, compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Auth {
-    /// The client's own. A credential meant for another realm never comes here.
+    /// The client's own. One that was meant for another realm is never sent.
     Passthrough,
-    /// This one.
+    /// The configured credential.
     Inject {
-        /// The field.
+        /// The header.
         header: HeaderName,
-        /// Its value, marked as sensitive: it is not printed.
+        /// Its value, marked as sensitive so that it is not logged.
         value: HeaderValue,
     },
     /// None.
@@ -61,7 +61,7 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// The word of the file.
+    /// Returns the word used in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Passthrough => "passthrough",
@@ -77,7 +77,7 @@ impl Auth {
 }
 
 impl BackendAuthConfig {
-    /// The protection space (RFC 9110, 11.5): the origin of the URL, unless a name is written.
+    /// Returns the protection space (RFC 9110, 11.5): `realm`, or the origin of the URL.
     pub fn realm(&self, origin: String) -> Arc<str> {
         if self.realm.is_empty() { origin.into() } else { self.realm.as_str().into() }
     }
@@ -109,7 +109,7 @@ impl BackendAuthConfig {
     }
 }
 
-/// The field that carries the key of a backend of this kind.
+/// Returns the header that carries the key of a backend of this type.
 fn header(path: &str, written: &str, kind: BackendKind, faults: &mut Faults) -> Option<HeaderName> {
     if written.is_empty() {
         return Some(HeaderName::from_static(kind.auth_header()));
@@ -121,7 +121,7 @@ fn header(path: &str, written: &str, kind: BackendKind, faults: &mut Faults) -> 
     name
 }
 
-/// The key, and the path of the key of the file that gave it.
+/// Returns the key, and the configuration path of where it was given.
 fn read_key(
     at: &impl Fn(&str) -> String,
     key: &Secret,
@@ -153,7 +153,7 @@ fn read_key(
     }
 }
 
-/// `Authorization` wants a scheme before the key; one that has a scheme keeps it.
+/// Prepends `Bearer` to a key for `Authorization`, unless it has a scheme.
 fn value(header: &HeaderName, key: &Secret) -> Option<HeaderValue> {
     let key = key.reveal();
     let scheme = if *header == AUTHORIZATION && !key.contains(' ') { "Bearer " } else { "" };

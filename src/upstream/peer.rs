@@ -1,4 +1,4 @@
-//! A backend's address as Pingora wants it: timeouts, TLS, protocol and the pool's key.
+//! Builds Pingora's peer for a backend: address, timeouts, TLS, protocol and pool key.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use rustls_pki_types::pem::PemObject;
 use super::backend::Backend;
 use super::settings::{Http2, Settings};
 
-/// The certificates that are trusted instead of the machine's own.
+/// Certificate authorities that replace those of the system.
 pub(super) type CustomCa = Arc<CaType>;
 
-/// How long an unused connection to a backend is kept.
+/// Idle time after which a pooled connection to a backend is closed.
 const POOL_IDLE: Duration = Duration::from_secs(90);
 
-/// How a backend that vanished without a word is noticed: asked after a minute without a byte, given up a
-/// minute later. Unacknowledged bytes have no limit of their own (0 is the kernel's, about 15 minutes): a
-/// backend that is slow to read a large body is not dead, and one that answers nothing is silent.
+/// Keepalive probes that detect a backend that has vanished: the first after a minute without a byte, the connection is
+/// closed a minute later. Unacknowledged bytes have no limit (0 is the kernel's default, about 15 minutes), because a
+/// backend may be slow to read a large body; one that does not respond is caught by the read timeouts.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_secs(60),
     interval: Duration::from_secs(15),
@@ -33,40 +33,40 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     user_timeout: Duration::ZERO,
 };
 
-/// The same for a connection that may carry many requests. All new ones would go to a dead one, too, so bytes that
-/// are not acknowledged end it; and an HTTP/2 peer always reads its connection.
+/// The same for HTTP/2, where all new requests would use a dead connection: unacknowledged bytes close it sooner. An HTTP/2
+/// peer always reads its connection, so this does not hit a slow one.
 const SHARED_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     #[cfg(target_os = "linux")]
     user_timeout: Duration::from_secs(120),
     ..KEEPALIVE
 };
 
-/// Requests at a time on one connection, if the backend allows as many.
+/// Maximum concurrent requests on one HTTP/2 connection, if the backend allows as many.
 const STREAMS: usize = 100;
 
-/// Bytes of an answer that wait here while its client does not read, and room for as many on all streams: else one
-/// slow reader would hold up the others of its connection.
+/// HTTP/2 flow-control windows in bytes, of a stream and of a connection. The connection has room for all streams, so that
+/// one slow client does not block the others.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 
-/// The parsed `tls.ca_file` of a backend; `None` when it trusts the machine's authorities.
+/// Parses `tls.ca_file` of a backend. Returns `None` if it uses the authorities of the system.
 ///
 /// # Errors
-/// A sentence that says why the text holds no usable certificate.
+/// A sentence on why the text contains no usable certificate.
 pub(super) fn custom_ca(settings: &Settings) -> Result<Option<CustomCa>, String> {
     settings.tls().and_then(|tls| tls.ca_pem.as_deref()).map(authorities).transpose()
 }
 
-/// The certificates of a PEM text.
+/// Parses the certificates of a PEM text.
 ///
 /// # Errors
-/// A sentence that says why the text holds no usable certificate.
+/// A sentence on why the text contains no usable certificate.
 pub(super) fn authorities(pem: &[u8]) -> Result<CustomCa, String> {
     let mut store = RootCertStore::empty();
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let der = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
-        // Pingora's own parser panics on what is not a certificate, so it is checked here first.
+        // Pingora's parser panics on an invalid certificate, so check it first.
         store.add(der.clone()).map_err(|error| format!("it holds no usable certificate: {error}"))?;
         certificates.push(WrappedX509::new(der.to_vec(), parse_x509));
     }
@@ -76,12 +76,12 @@ pub(super) fn authorities(pem: &[u8]) -> Result<CustomCa, String> {
     Ok(certificates.into())
 }
 
-/// The peer for one attempt at `backend`.
+/// Returns the peer for one attempt at `backend`.
 pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> HttpPeer {
     let tls = backend.settings().tls();
     let name = tls.map(|tls| tls.server_name.clone()).unwrap_or_default();
     let verify = tls.is_none_or(|tls| tls.verify);
-    // `address` is resolved already: with a name, Pingora would block the thread and panic on failure.
+    // `address` is resolved: with a name, Pingora would block the thread, and panic on failure.
     let mut peer = HttpPeer::new(address, tls.is_some(), name);
     peer.group_key = backend.pool_key();
     let shared = may_be_shared(backend.settings());
@@ -107,7 +107,7 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     peer
 }
 
-/// Whether a connection to this backend may speak HTTP/2.
+/// Returns whether a connection to this backend may use HTTP/2.
 fn may_be_shared(settings: &Settings) -> bool {
     match settings.http2() {
         Http2::Always => true,
@@ -116,7 +116,7 @@ fn may_be_shared(settings: &Settings) -> bool {
     }
 }
 
-/// Makes `peer` one for an upgrade, which HTTP/2 has not: Pingora keeps its connections apart from those of HTTP/2.
+/// Restricts `peer` to HTTP/1.1 for an upgrade. Pingora pools its connections apart from those of HTTP/2.
 pub fn for_upgrade(peer: &mut HttpPeer) {
     peer.options.set_http_version(1, 1);
 }

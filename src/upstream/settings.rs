@@ -1,4 +1,4 @@
-//! `backends.NAME`: the address of a backend, what it speaks, whom it serves and how its certificate is checked.
+//! `backends.NAME`: address, type, models, credentials and certificate checks of a backend.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use crate::ids::BackendName;
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
 
-/// First segments of paths that belong to the providers' own APIs or to the gateway: a backend of
-/// such a name would take them all by path routing (`/api/tags` is Ollama's).
+/// First path segments of the providers' own APIs and of the gateway. A backend with such a name would capture those paths
+/// by path routing (`/api/tags` is Ollama's).
 const RESERVED_NAMES: [&str; 5] = ["api", "health", "v1", "v1beta", "v2"];
 
 /// Longest name of a backend, in bytes: it is a metric label and a path segment.
@@ -28,39 +28,39 @@ const MAX_NAME: usize = 64;
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Backend")]
 pub struct BackendConfig {
-    /// `http` or `https`, a host, optionally a port and a base path that is put before every path.
+    /// `http` or `https`, a host, optionally a port and a base path that is prepended to every path.
     pub url: String,
-    /// What it speaks.
+    /// The API of the backend.
     #[serde(rename = "type")]
     pub kind: BackendKind,
-    /// Patterns of the models it serves, for `routing.methods: [model]`.
+    /// Patterns of the models that the backend serves, for `routing.methods: [model]`.
     #[serde(default)]
     pub models: Vec<String>,
-    /// Names or patterns of models it takes under another name, and that name.
+    /// Names or patterns of models that the backend serves under another name, and that name.
     #[serde(default)]
     pub aliases: BTreeMap<String, String>,
-    /// True: that name is written into the body. False: the body stays as it came.
+    /// Whether that name is written into the body. Otherwise the body is not changed.
     #[serde(default)]
     pub rewrite_model: bool,
-    /// True: it takes what nothing else matched.
+    /// Whether the backend gets the requests that match nothing else.
     #[serde(default)]
     pub default: bool,
-    /// How its certificate is checked; with an `https` URL only.
+    /// How the certificate is checked; for `https` URLs only.
     #[serde(default)]
     pub tls: BackendTlsConfig,
-    /// How its connections are used.
+    /// How connections are used.
     #[serde(default)]
     pub pool: BackendPoolConfig,
-    /// Whose credential it gets.
+    /// Which credential the backend gets.
     #[serde(default)]
     pub auth: credentials::BackendAuthConfig,
-    /// How it is found out that it is down.
+    /// How failures are detected.
     #[serde(default)]
     pub health: health::BackendHealthConfig,
-    /// When another backend is asked in its place.
+    /// When a request is retried at another backend.
     #[serde(default)]
     pub retries: retries::BackendRetriesConfig,
-    /// The backend that is asked when it and its equals fail, whatever its type; empty for none.
+    /// The backend, of any type, that is tried when this one and those with the same model fail; empty for none.
     #[serde(default)]
     pub fallback: String,
 }
@@ -70,7 +70,7 @@ pub struct BackendConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendPool")]
 pub struct BackendPoolConfig {
-    /// When HTTP/2 is spoken with it.
+    /// When HTTP/2 is used.
     pub http2: Http2,
 }
 
@@ -78,17 +78,17 @@ pub struct BackendPoolConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Http2 {
-    /// Over TLS, when the backend chooses it (ALPN); never without.
+    /// Over TLS if the backend selects it (ALPN); never without TLS.
     #[default]
     Auto,
-    /// Nothing else; without TLS from the first byte on (h2c by prior knowledge).
+    /// Always; without TLS with prior knowledge (h2c; RFC 9113, 3.3).
     Always,
-    /// HTTP/1.1.
+    /// Never: HTTP/1.1 only.
     Never,
 }
 
 impl BackendConfig {
-    /// A backend of this address and type, all else by default.
+    /// Returns a backend of this address and type with default settings.
     pub fn new(url: impl Into<String>, kind: BackendKind) -> Self {
         Self {
             url: url.into(),
@@ -112,11 +112,11 @@ impl BackendConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BackendTls")]
 pub struct BackendTlsConfig {
-    /// A PEM file of the authorities to trust in place of the built-in ones; empty for the built-in.
+    /// PEM file of the certificate authorities to trust instead of the built-in ones; empty for the built-in ones.
     pub ca_file: String,
-    /// The name to ask for and to check, when it is not the host of the URL; empty for the host.
+    /// The name to send (SNI) and to verify, if it is not the host of the URL; empty for the host.
     pub server_name: String,
-    /// True: the certificate is not checked at all. For tests.
+    /// Whether to accept any certificate. For tests only.
     pub insecure_skip_verify: bool,
 }
 
@@ -137,14 +137,14 @@ pub struct Settings {
     retries: Retries,
 }
 
-/// How a backend's certificate is checked.
+/// How the certificate of a backend is checked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
-    /// The name sent (SNI) and expected in the certificate.
+    /// The name that is sent (SNI) and verified.
     pub server_name: String,
     /// PEM text of the authorities to trust; `None` for the built-in ones.
     pub ca_pem: Option<Arc<[u8]>>,
-    /// False: any certificate is taken.
+    /// Whether the certificate is verified.
     pub verify: bool,
 }
 
@@ -154,7 +154,7 @@ impl Settings {
         &self.name
     }
 
-    /// What it speaks.
+    /// The API of the backend.
     pub fn kind(&self) -> BackendKind {
         self.kind
     }
@@ -169,37 +169,37 @@ impl Settings {
         self.port
     }
 
-    /// The value of the `Host` header: with the port when it is not the scheme's own (RFC 9110 7.2).
+    /// The value of the `Host` header, with the port unless it is the default of the scheme (RFC 9110, 7.2).
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Put before every forwarded path; empty or `/…` without a slash at its end.
+    /// The prefix of every forwarded path: empty, or `/…` without a trailing slash.
     pub fn base_path(&self) -> &str {
         &self.base_path
     }
 
-    /// How the certificate is checked; `None` for a plain connection.
+    /// How the certificate is checked; `None` without TLS.
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
 
-    /// When HTTP/2 is spoken with it.
+    /// When HTTP/2 is used.
     pub fn http2(&self) -> Http2 {
         self.http2
     }
 
-    /// Whose credential it gets.
+    /// Which credential the backend gets.
     pub fn auth(&self) -> &Auth {
         &self.auth
     }
 
-    /// The protection space it belongs to (RFC 9110, 11.5): its origin, unless `auth.realm` names one.
+    /// The protection space (RFC 9110, 11.5): the origin of the URL, unless `auth.realm` names one.
     pub fn realm(&self) -> &Arc<str> {
         &self.realm
     }
 
-    /// Whether a request may come here whose credential was meant for the backend `meant_for`.
+    /// Returns whether this backend may get a request whose credentials were meant for the backend `meant_for`.
     pub fn may_take(&self, meant_for: &Self) -> bool {
         match self.auth {
             Auth::Passthrough => meant_for.auth == Auth::Passthrough && self.realm == meant_for.realm,
@@ -207,12 +207,12 @@ impl Settings {
         }
     }
 
-    /// When it counts as ill.
+    /// When the backend is ejected.
     pub fn health(&self) -> &health::Settings {
         &self.health
     }
 
-    /// When another one is asked in its place.
+    /// When a request is retried at another backend.
     pub fn retries(&self) -> Retries {
         self.retries
     }
@@ -222,14 +222,14 @@ impl Settings {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// The address as people write it: scheme, authority and base path.
+    /// Returns the URL: scheme, authority and base path.
     pub fn url(&self) -> String {
         format!("{}://{}{}", self.scheme(), self.authority, self.base_path)
     }
 }
 
 impl BackendConfig {
-    /// Compiles the entry called `name`; reads its `ca_file`.
+    /// Compiles the entry `name`; reads its `ca_file`.
     pub fn compile(self, name: &str, faults: &mut Faults) -> Option<Settings> {
         let at = |key: &str| format!("backends.{name}.{key}");
         let name_is_good = check_name(name, faults);
@@ -299,12 +299,12 @@ fn check_name(name: &str, faults: &mut Faults) -> bool {
     true
 }
 
-/// Reads the URL of a backend; what would be dropped silently (user, query, fragment) is a fault.
+/// Reads the URL of a backend. A user, query or fragment is a fault, since it would not be used.
 fn read_url(path: &str, text: &str, faults: &mut Faults) -> Option<Url> {
     let example = "write it like http://localhost:11434 or https://api.openai.com";
     let url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
-        // The text may hold a password, so it is not repeated.
+        // The text may contain a password, so do not repeat it.
         _ if text.contains('@') => {
             faults.add(path, "this is not an http:// or https:// URL", example);
             return None;
@@ -347,7 +347,7 @@ fn authority(url: &Url) -> String {
     }
 }
 
-/// Reads the authorities: `Some(None)` for the built-in ones, `None` after a fault.
+/// Reads the certificate authorities. Returns `Some(None)` for the built-in ones, `None` after a fault.
 fn read_ca(path: &str, file: &str, faults: &mut Faults) -> Option<Option<Arc<[u8]>>> {
     if file.is_empty() {
         return Some(None);

@@ -112,6 +112,8 @@ mod fleet {
     pub mod loss;
     /// Kill orders while Redis is full, evicts keys, holds too many orders, or denies a command.
     pub mod orders;
+    /// Redis goes away again, or is far away, while a kill is on its way.
+    pub mod outages;
     /// `just fleet`: its printed commands work, and it leaves nothing behind.
     pub mod recipe;
     /// Three gateways on one Redis act as one: sessions, kills, records. Helpers for the other tests of this folder.

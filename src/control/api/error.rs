@@ -113,7 +113,7 @@ pub struct ProblemDetails {
     pub code: Cow<'static, str>,
     /// The request's id, also in the header `X-Request-ID`.
     pub request_id: String,
-    /// `session_ambiguous`: the uids to choose from.
+    /// `session_ambiguous`: the uids to choose from, at most 100, the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<Uid>>")]
     pub uids: Option<Vec<String>>,

@@ -1,4 +1,4 @@
-//! The kill orders in force. A gateway without a shared store reads them at start, and repeatedly while two of its
+//! The kill orders in force. A gateway reads them at start, and without a shared store repeatedly while two of its
 //! processes run during an upgrade.
 
 use jiff::Timestamp;

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::active_counts::SessionPermit;
 use super::event::Event;
 use super::leg::Leg;
 use super::manager::Manager;
+use super::reap::due;
 use super::replication::Opening;
 use super::request::{Denied, LegStart, Limit, SessionRequest};
 use super::session::{NotOpened, Previous, Session};
@@ -29,7 +31,7 @@ impl Manager {
         let now = self.clock.now();
         let mut start = start;
         if let Some(live) = self.active.find(&request.key)
-            && !self.ended_by_gap(&live, &request, now).await
+            && !self.ended_before(&live, &request, now).await
         {
             match self.join(live, &request, start, now) {
                 Ok(leg) => return Ok(leg),
@@ -102,15 +104,21 @@ impl Manager {
         Ok(Leg::new(live, self.clone(), id))
     }
 
-    /// Ends a session with a derived id that has been idle for longer than its gap: the same id then means new
-    /// work.
-    async fn ended_by_gap(&self, live: &Arc<Session>, request: &SessionRequest, now: Moment) -> bool {
-        match request.idle_gap {
-            Some(gap) if live.idle(now) > gap => {
-                self.replication.end_idle(self, live, EndReason::IdleGap, gap).await
-            }
-            _ => false,
+    /// Ends a session that is due to end, without waiting for the next [`Manager::reap`], which would cut the
+    /// request; and one with a derived id that has been idle for longer than its gap: the same id then means new
+    /// work. Returns true if it is over on this instance.
+    async fn ended_before(&self, live: &Arc<Session>, request: &SessionRequest, now: Moment) -> bool {
+        let is_new_work = |gap: &Duration| live.idle(now) > *gap;
+        let (reason, limit) = match (due(live, &self.settings.load(), now), request.idle_gap) {
+            (Some(due), _) => due,
+            (None, Some(gap)) if is_new_work(&gap) => (EndReason::IdleGap, gap),
+            (None, _) => return false,
+        };
+        if reason == EndReason::MaxDuration {
+            self.end(live, reason, None, |_, _| true);
+            return true;
         }
+        self.replication.end_idle(self, live, reason, limit).await
     }
 
     /// Slow path: while the slot of the id is locked, looks again, checks kill orders and limits, and creates the
@@ -178,7 +186,9 @@ impl Manager {
         let orders = self.kill_orders.agent_orders(&request.key, now);
         let live = match opening {
             Opening::Own(stored) => Session::new(request.clone(), newer(*stored, previous), now),
-            Opening::Shared { session, share, .. } => Session::shared(session, *share, now, &self.clock),
+            Opening::Shared { session, share, is_new } => {
+                Session::shared(session, *share, *is_new, now, &self.clock)
+            }
         };
         let live = Arc::new(self.active_counts.share(live));
         for order in &orders {

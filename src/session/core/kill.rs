@@ -81,8 +81,8 @@ pub enum KillError {
         /// Its state.
         state: SessionState,
     },
-    /// The name matches several sessions; the operator must use a uid.
-    #[error("{} sessions have this name; name one by its uid", .0.len())]
+    /// The name matches several sessions, or was used in too many scopes to tell; the operator must use a uid.
+    #[error("more than one session may have this name; name one by its uid")]
     Ambiguous(Vec<Uid>),
     /// The session has no such agent.
     #[error("the session has no such agent")]
@@ -363,7 +363,7 @@ impl Manager {
         }
         match found.sessions().as_slice() {
             [] => Err(KillError::Unknown),
-            [session] => Ok(KillTarget {
+            [session] if found.has_uid() || !found.is_cut => Ok(KillTarget {
                 key: session.key().clone(),
                 uid: session.uid,
                 state: session.state,

@@ -78,6 +78,8 @@ pub(in crate::session) struct NameMatches {
     by_id: Vec<SessionView>,
     /// True if the store did not answer: there may be more.
     pub(in crate::session) is_partial: bool,
+    /// True if the id is used in more scopes than were searched.
+    pub(in crate::session) is_cut: bool,
 }
 
 impl NameMatches {
@@ -140,8 +142,11 @@ impl NameMatches {
             }
             None => by_id.into_values().collect(),
         };
-        if !self.has_uid() && meant.iter().any(|session| session.state == SessionState::Active) {
-            meant.retain(|session| session.state == SessionState::Active);
+        let is_active = |session: &&SessionView| session.state == SessionState::Active;
+        let active = meant.iter().filter(|session| is_active(session)).count();
+        // After a search that was cut, another active one may exist: a single one is no proof.
+        if !self.has_uid() && active > usize::from(self.is_cut) {
+            meant.retain(is_active);
         }
         meant.sort_by_key(|session| Reverse(session.uid));
         meant

@@ -10,7 +10,7 @@ use super::manager::Manager;
 use super::session::Session;
 use super::upgrade_peers::PeerChannel;
 use crate::ids::Uid;
-use crate::session::store::{Filter, Listed, Page, StoreError};
+use crate::session::store::{Filter, Listed, MOST_SCOPES, Page, StoreError};
 use crate::session::views::session_view::SessionView;
 use crate::session::views::state::SessionState;
 use crate::session::views::stats::Stats;
@@ -65,8 +65,8 @@ impl Manager {
         Page { sessions, next_cursor, truncated: truncated || last.is_none() && searched_to.is_some() }
     }
 
-    /// The sessions that `target` names, with details, newest first: those that a kill would mean. If there are
-    /// several, the caller has to choose.
+    /// The sessions that `target` names, newest first: those that a kill would mean. If there are several, the
+    /// caller has to choose; a single one has all details.
     pub async fn get<'a>(&self, target: impl Into<SessionRef<'a>>) -> Vec<SessionView> {
         let target = target.into();
         self.flush_before_read(Some(target)).await;
@@ -75,12 +75,10 @@ impl Manager {
             NameMatches::default()
         });
         let mut found: Vec<SessionView> = found.sessions().into_iter().cloned().collect();
-        if self.replication.is_shared() {
-            for session in &mut found {
-                if let Ok(Some(whole)) = self.store.get(session.uid).await {
-                    *session = SessionView::clone(&whole);
-                }
-            }
+        if let ([session], true) = (found.as_mut_slice(), self.replication.is_shared())
+            && let Ok(Some(whole)) = self.store.get(session.uid).await
+        {
+            *session = SessionView::clone(&whole);
         }
         found
     }
@@ -93,6 +91,7 @@ impl Manager {
         }
         let sessions = target.map(|target| {
             let mut named = target.id().map(|id| self.active.by_id(id)).unwrap_or_default();
+            named.truncate(MOST_SCOPES);
             if let Some(uid) = target.uid() {
                 named.extend(self.active.collect(|live| (live.uid() == uid).then(|| live.clone())));
             }
@@ -165,8 +164,12 @@ impl Manager {
             }
         }
         if let Some(id) = target.id() {
-            found.add_by_id(self.active.by_id(id).into_iter().map(view));
-            found.add_by_id(self.closing.by_id(id).into_iter().map(view));
+            for registry in [&self.active, &self.closing] {
+                let mut here = registry.by_id(id);
+                found.is_cut |= here.len() > MOST_SCOPES;
+                here.truncate(MOST_SCOPES);
+                found.add_by_id(here.into_iter().map(view));
+            }
         }
         let beyond = self.find_at_peers(target, asker, &mut found).await;
         let stored = self.find_stored(target, &mut found).await;
@@ -193,7 +196,9 @@ impl Manager {
             found.add_by_uid(self.store.get(uid).await?.as_deref().cloned());
         }
         if let Some(id) = target.id() {
-            found.add_by_id(self.store.by_id(id).await?.iter().map(|stored| SessionView::clone(stored)));
+            let stored = self.store.by_id(id).await?;
+            found.is_cut |= stored.is_cut;
+            found.add_by_id(stored.sessions.iter().map(|stored| SessionView::clone(stored)));
         }
         Ok(())
     }

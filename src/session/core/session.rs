@@ -39,6 +39,8 @@ pub struct Session {
     captured: AtomicU32,
     /// The number of this instance's share; 0 if the session is not shared.
     share: u32,
+    /// True if this instance opened the incarnation.
+    is_opener: bool,
     /// The mark of the backend that served the session last, where its prompt cache is warm; 0 for none.
     home: AtomicU64,
     pub(super) positions: RosterPositions,
@@ -124,6 +126,7 @@ impl Session {
             bytes_out: AtomicU64::new(0),
             captured: AtomicU32::new(0),
             share: 0,
+            is_opener: true,
             home: AtomicU64::new(0),
             positions: RosterPositions::default(),
             inner: Mutex::new(Inner {

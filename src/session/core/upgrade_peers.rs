@@ -166,9 +166,10 @@ impl Manager {
             }
             PeerRequest::Find { text, by } => {
                 let found = self.find_for(SessionRef::new(&text, by), Some(asker)).await.unwrap_or_default();
+                let is_cut = found.is_cut;
                 let (by_uid, by_id) = found.into_parts();
                 let sent = |sessions: Vec<SessionView>| sessions.into_iter().map(Into::into).collect();
-                PeerResponse::Found { by_uid: sent(by_uid), by_id: sent(by_id) }
+                PeerResponse::Found { by_uid: sent(by_uid), by_id: sent(by_id), is_cut }
             }
             PeerRequest::List { filter } => {
                 let Page { sessions, next_cursor, .. } = self.list_for(&filter, Some(asker)).await;
@@ -219,7 +220,8 @@ impl Manager {
         for line in self.peers_to_ask(asker) {
             let ask = PeerRequest::Find { text: target.text().to_owned(), by: target.by() };
             match line.ask(&ask, ANSWER).await {
-                Some(PeerResponse::Found { by_uid, by_id }) => {
+                Some(PeerResponse::Found { by_uid, by_id, is_cut }) => {
+                    found.is_cut |= is_cut;
                     found.add_by_uid(by_uid.into_iter().map(Into::into));
                     found.add_by_id(by_id.into_iter().map(Into::into));
                 }

@@ -146,7 +146,7 @@ impl Replicator {
         if reason != EndReason::IdleTimeout && session.open_legs() > 0 {
             return false;
         }
-        let since = core.clock().unix_millis(core.clock().now()).saturating_sub(millis(limit));
+        let since = self.store_millis(core, core.clock().now()).saturating_sub(millis(limit));
         match self.end_in_store(core, session.key(), session.uid(), reason, Some(since)).await {
             Ok(Ended::Done(note)) => {
                 let note = note.unwrap_or_else(|| self.end_note(core, reason, None));

@@ -5,7 +5,7 @@
 //! here is joined without asking the store: changes made by other instances arrive as messages and are read again
 //! after every gap. While the store is unavailable this instance continues alone and writes its changes later.
 //!
-//! * [`sync_loop`] runs everything: health, pending work, messages.
+//! * [`sync_loop`] runs everything: health, pending work; [`listener`] applies messages.
 //! * [`orders`] applies kill orders from the store, [`order_broadcast`] sends them, [`comparison`] finds orders that
 //!   the store has lost, [`name_resolution`] resolves names that were killed while the store was unavailable.
 //! * [`shares`] closes shares, [`share_writer`] decides when shares are written, [`ends`] writes ends,
@@ -17,6 +17,7 @@ mod core_interface;
 mod ends;
 mod event_publisher;
 mod event_queue;
+mod listener;
 mod name_resolution;
 mod order_broadcast;
 mod orders;
@@ -30,6 +31,8 @@ mod share_writer;
 mod shares;
 mod store_health;
 mod sync_loop;
+#[cfg(test)]
+mod tests;
 
 pub use replicator::Replicator;
 pub use store_health::OwnKey;

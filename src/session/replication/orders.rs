@@ -22,12 +22,17 @@ use crate::session::views::kill_order::{BlockMode, KillOrder};
 const OVERLAP_MS: u64 = 5_000;
 /// Sessions whose orders are read in one round trip.
 pub(super) const CHUNK: usize = 256;
+/// Round trips that are under way at once while the orders of all active sessions are read.
+const CHUNKS: usize = 8;
 /// Changes read in one round trip.
 const PAGE: usize = 1024;
 /// Pages of changes read at once; the walk finds the rest.
 const PAGES: usize = 4;
 /// An order that expires this soon is not written again: by the clock of the store it may have expired.
 const ENDING: Duration = Duration::from_secs(5);
+
+/// An order in a message that is not new.
+pub(super) struct AlreadyKnown;
 
 impl Replicator {
     /// Applies the entries in the store about a session: new orders are recorded and carried out, lifted ones are
@@ -59,6 +64,17 @@ impl Replicator {
         }
     }
 
+    /// The order against the whole session among these entries, unless it was lifted here. By the clock of this
+    /// instance it may be over.
+    pub(super) fn order_against(&self, key: &SessionKey, entries: &[OrderEntry]) -> Option<Arc<KillOrder>> {
+        let whole = entries.iter().find_map(|what| match what {
+            OrderEntry::Order(order) if order.agent.is_none() => Some(order.clone()),
+            _ => None,
+        })?;
+        let order = KillOrder { scope: key.scope.clone(), session_id: key.id.clone(), ..whole };
+        (!self.has_pending_lift(&order)).then(|| Arc::new(order))
+    }
+
     /// A placeholder that refuses a session while its orders cannot be read.
     fn unreadable(
         &self,
@@ -84,23 +100,38 @@ impl Replicator {
         }
     }
 
-    /// Reads and applies the orders against one session.
-    pub(super) async fn reload_orders_of(&self, core: &Manager, key: SessionKey) -> Result<(), LinkError> {
-        let entries = self.store.order_entries(std::slice::from_ref(&key)).await?;
-        entries.into_iter().for_each(|entries| self.apply_orders(core, &key, entries));
+    /// Reads and applies the orders against these sessions.
+    pub(super) async fn reload_orders_of(
+        &self,
+        core: &Manager,
+        keys: &[SessionKey],
+    ) -> Result<(), LinkError> {
+        let entries = self.store.order_entries(keys).await?;
+        keys.iter().zip(entries).for_each(|(key, entries)| self.apply_orders(core, key, entries));
         Ok(())
     }
 
-    /// Applies a message about the orders of a session: first the order in the message, then what the key says.
-    pub(super) async fn apply_order_message(&self, core: &Manager, hint: &Hint) -> Result<(), LinkError> {
-        let key = hint.key();
-        let Some(order) = hint.order.as_ref().and_then(order_in_message) else {
-            return self.reload_orders_of(core, key).await;
-        };
-        let order = KillOrder { scope: key.scope.clone(), session_id: key.id.clone(), ..order };
+    /// Carries out the order in a message; `None` if there is none.
+    ///
+    /// # Errors This instance knows the order, or a newer one: nothing is to be done.
+    pub(super) fn carry_out(&self, core: &Manager, hint: &Hint) -> Result<Option<KillOrder>, AlreadyKnown> {
+        let Some(order) = hint.order.as_ref().and_then(order_in_message) else { return Ok(None) };
+        let Hint { scope, session_id, .. } = hint.clone();
+        let order = KillOrder { scope, session_id, ..order };
         if self.has_pending_lift(&order) || core.take_order(order.clone()).is_none() {
-            return Ok(());
+            return Err(AlreadyKnown);
         }
+        Ok(Some(order))
+    }
+
+    /// Reads and applies the orders against a session after an order from a message was carried out, which the store
+    /// may not have.
+    pub(super) async fn confirm_order(
+        &self,
+        core: &Manager,
+        key: SessionKey,
+        order: KillOrder,
+    ) -> Result<(), LinkError> {
         let entries = self.store.order_entries(std::slice::from_ref(&key)).await?.pop().unwrap_or_default();
         if !entries.iter().any(|what| covers(what, &order)) {
             // The instance that gave it may end before the store takes it.
@@ -119,6 +150,7 @@ impl Replicator {
         for _ in 0..PAGES {
             let (now, page) = self.store.changed_since(from, PAGE).await?;
             now_ms = now;
+            self.compare_clocks(core, now);
             for chunk in page.chunks(CHUNK) {
                 self.apply_changed(core, chunk).await?;
             }
@@ -181,10 +213,10 @@ impl Replicator {
             let since_ms = if since_ms == 0 { seen_ms } else { since_ms.min(seen_ms) };
             seen_ms = self.apply_changes_since(core, since_ms).await?.0;
         }
-        for keys in core.active_sessions().collect(|live| Some(live.key().clone())).chunks(CHUNK) {
-            let entries = self.store.order_entries(keys).await?;
-            keys.iter().zip(entries).for_each(|(key, entries)| self.apply_orders(core, key, entries));
-        }
+        let active = core.active_sessions().collect(|live| Some(live.key().clone()));
+        futures::stream::iter(active.chunks(CHUNK).map(Ok))
+            .try_for_each_concurrent(CHUNKS, async |keys| self.reload_orders_of(core, keys).await)
+            .await?;
         Ok((seen_ms, is_all))
     }
 

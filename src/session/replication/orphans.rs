@@ -21,9 +21,7 @@ impl Replicator {
     /// lost; the instance whose turn it is also closes those of dead instances.
     pub(super) async fn close_orphans(&self, core: &Manager) -> Result<(), LinkError> {
         let is_turn = self.store.take_orphan_turn().await?;
-        let settings = core.settings();
-        let idle = settings.idle_timeout + 4 * self.staleness(&settings);
-        let since = core.clock().unix_millis(core.clock().now()).saturating_sub(millis(idle));
+        let since = self.idle_since_ms(core);
         for (key, uid) in self.store.idle_since(since, ORPHANS).await? {
             let shares = self.store.open_shares(&key, uid).await?;
             if shares.is_empty() {
@@ -51,6 +49,13 @@ impl Replicator {
             }
         }
         Ok(())
+    }
+
+    /// Sessions without activity since this time, in milliseconds since 1970, are checked.
+    pub(super) fn idle_since_ms(&self, core: &Manager) -> u64 {
+        let settings = core.settings();
+        let idle = settings.idle_timeout + 4 * self.staleness(&settings);
+        self.store_millis(core, core.clock().now()).saturating_sub(millis(idle))
     }
 
     /// Ends an idle session: a killed one in any case, others when they are due.

@@ -1,9 +1,8 @@
-//! Kill orders and names that wait until the store is available.
+//! Kill orders that wait until the store is available.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::session::core::lookup::NamedBy;
 use crate::session::views::kill_order::KillOrder;
 
 /// The most orders that wait; the comparison with the store finds the rest.
@@ -48,12 +47,4 @@ impl PendingOrders {
 /// True when both orders are against the same session or agent.
 pub(super) fn same(a: &KillOrder, b: &KillOrder) -> bool {
     (a.key(), &a.agent) == (b.key(), &b.agent)
-}
-
-/// A name that could not be looked up on all instances, and the order given for it.
-#[derive(Clone, Debug)]
-pub(super) struct UnresolvedName {
-    pub(super) text: String,
-    pub(super) by: Option<NamedBy>,
-    pub(super) order: Arc<KillOrder>,
 }

@@ -3,13 +3,14 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
 use super::event_queue::EventQueue;
-use super::pending_orders::{PendingOrders, UnresolvedName};
+use super::name_resolution::UnresolvedNames;
+use super::pending_orders::PendingOrders;
 use super::replay_log::ReplayLog;
 use super::share_schedule::Flushed;
 use super::store_health::{OwnKey, StoreHealth};
@@ -29,6 +30,9 @@ use crate::session::views::state::EndReason;
 
 /// How often an admission is retried after the session it joined turned out to be over.
 const TRIES: usize = 3;
+/// The clock of Redis counts as the one of this instance if they differ by less. Round trips are shorter, so that the
+/// times that one instance compares do not move against each other.
+const SAME_CLOCK_MS: u64 = 1000;
 /// The most tasks that wait.
 const TASKS: usize = 16_384;
 
@@ -56,17 +60,21 @@ pub struct Replicator {
     pub(super) lifted: Mutex<Vec<Arc<KillOrder>>>,
     /// Orders that the store or other instances have not received.
     pub(super) pending_orders: Mutex<PendingOrders>,
+    /// True if messages of other instances may have been missed: all orders are to be read again.
+    pub(super) missed: AtomicBool,
     /// Starts the next sync at once.
     pub(super) wake: Notify,
     /// Orders that the store had lost and that were written again.
     pub(super) lost_orders: AtomicU64,
     pub(super) health: StoreHealth,
     /// Names that were killed while the store was unavailable.
-    pub(super) unresolved_names: Mutex<Vec<UnresolvedName>>,
+    pub(super) unresolved_names: Mutex<UnresolvedNames>,
     pub(super) replay_log: Mutex<ReplayLog>,
     /// Admissions that were decided without the store.
     pub(super) fallbacks: AtomicU64,
     pub(super) synced: AtomicBool,
+    /// Milliseconds by which the clock of Redis is ahead of the one of this instance.
+    skew_ms: AtomicI64,
 }
 
 /// Work that is done at once. A task that does not fit in the queue is not lost: each sync writes active sessions,
@@ -100,6 +108,7 @@ impl Replicator {
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),
             pending_orders: Mutex::default(),
+            missed: AtomicBool::new(false),
             wake: Notify::new(),
             lost_orders: AtomicU64::new(0),
             health: StoreHealth::new(principals),
@@ -107,6 +116,7 @@ impl Replicator {
             replay_log: Mutex::default(),
             fallbacks: AtomicU64::new(0),
             synced: AtomicBool::new(false),
+            skew_ms: AtomicI64::new(0),
         }
     }
 
@@ -147,6 +157,20 @@ impl Replicator {
         }
     }
 
+    /// Compares the clock of Redis, in milliseconds since 1970, with the one of this instance.
+    pub(super) fn compare_clocks(&self, core: &Manager, store_ms: u64) {
+        let own_ms = core.clock().unix_millis(core.clock().now());
+        let skew_ms = i64::try_from(store_ms).unwrap_or(0) - i64::try_from(own_ms).unwrap_or(0);
+        if skew_ms.abs_diff(self.skew_ms.load(Ordering::Relaxed)) >= SAME_CLOCK_MS {
+            self.skew_ms.store(skew_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// A moment on the clock of Redis, in milliseconds since 1970, which other instances can compare with theirs.
+    pub(super) fn store_millis(&self, core: &Manager, moment: Moment) -> u64 {
+        core.clock().unix_millis(moment).saturating_add_signed(self.skew_ms.load(Ordering::Relaxed))
+    }
+
     /// How often counters are written.
     pub(super) fn flush_interval(&self) -> Duration {
         Duration::from_millis(self.flush_ms.load(Ordering::Relaxed))
@@ -159,6 +183,16 @@ impl Replicator {
     /// True if orders or liftings wait to be sent.
     pub(super) fn has_pending_orders(&self) -> bool {
         !self.pending_orders.lock().is_empty() || !self.lifted.lock().is_empty()
+    }
+
+    /// Has the next sync read everything again, because messages of other instances may have been missed.
+    pub(super) fn missed_messages(&self) {
+        self.missed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn has_missed_messages(&self) -> bool {
+        self.missed.load(Ordering::Acquire)
     }
 
     pub(super) fn replay_log(&self) -> MutexGuard<'_, ReplayLog> {
@@ -200,7 +234,7 @@ impl Replicator {
             if !self.is_up() {
                 return self.open_without_store(proposed, share);
             }
-            let now_ms = core.clock().unix_millis(now);
+            let now_ms = self.store_millis(core, now);
             let admitted = self.store.admit(proposed.clone(), &self.share_name(share), now_ms).await;
             match admitted {
                 Ok(Admitted::New(session, entries)) => {
@@ -215,8 +249,9 @@ impl Replicator {
                     self.release_share(&session, share).await;
                 }
                 Ok(Admitted::Killed(entries)) => {
+                    let stored = self.order_against(&request.key, &entries);
                     self.apply_orders(core, &request.key, entries);
-                    if let Some(order) = core.kill_orders().in_force(&request.key, now) {
+                    if let Some(order) = core.kill_orders().in_force(&request.key, now).or(stored) {
                         return Err(Denied::Killed { order });
                     }
                 }
@@ -268,7 +303,7 @@ impl Replicator {
             Some(gap) if gap < idle_timeout => (gap, EndReason::IdleGap),
             _ => (idle_timeout, EndReason::IdleTimeout),
         };
-        let since = core.clock().unix_millis(now).saturating_sub(millis(limit));
+        let since = self.store_millis(core, now).saturating_sub(millis(limit));
         if last_ms == 0 || last_ms >= since {
             return false;
         }

@@ -9,11 +9,11 @@ use tracing::{error, warn};
 
 use super::comparison::ComparisonRounds;
 use super::event_publisher;
+use super::listener::listen;
 use super::replicator::{Replicator, SyncTask};
 use super::share_schedule::{FlushScope, SYNC_INTERVAL};
-use crate::ids::Uid;
 use crate::redis::LinkError;
-use crate::redis::signals::{Signal, Signals};
+use crate::redis::signals::Signals;
 use crate::session::core::event::Event;
 use crate::session::core::manager::Manager;
 use crate::session::store::redis::TRUST;
@@ -131,6 +131,9 @@ impl SyncLoop {
             self.reload_orders().await?;
             return self.rewrite_all().await;
         }
+        if replicator.has_missed_messages() {
+            self.reload_orders().await?;
+        }
         self.send_pending().await?;
         let (seen_ms, is_all) = replicator.apply_changes_since(&manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
@@ -152,7 +155,7 @@ impl SyncLoop {
             return Err(fault);
         }
         let is_trusted = self.available_since.is_some_and(|since| since.elapsed() >= TRUST);
-        replicator.kill_unresolved_names(&manager, is_trusted).await?;
+        self.resolve_names(is_trusted).await?;
         if self.checked_at.elapsed() >= ORPHAN_CHECK {
             self.checked_at = Instant::now();
             replicator.forget_recorded(&manager).await?;
@@ -181,12 +184,22 @@ impl SyncLoop {
         manager.publish(Event::StoreBack);
         // An order given meanwhile found the store unavailable.
         self.send_pending().await?;
-        replicator.kill_unresolved_names(&manager, false).await
+        self.resolve_names(false).await
+    }
+
+    /// Kills sessions by names that were killed while the store was unavailable.
+    async fn resolve_names(&self, is_trusted: bool) -> Result<(), LinkError> {
+        if self.replicator.kill_unresolved_names(&self.manager, is_trusted).await? {
+            self.replicator.wake.notify_one();
+        }
+        Ok(())
     }
 
     /// Reads the orders of other instances that this one may have missed.
     async fn reload_orders(&mut self) -> Result<(), LinkError> {
-        let (seen_ms, is_all) = self.replicator.reload_orders(&self.manager, self.seen_ms).await?;
+        self.replicator.missed.store(false, Ordering::Release);
+        let reloaded = self.replicator.reload_orders(&self.manager, self.seen_ms).await;
+        let (seen_ms, is_all) = reloaded.inspect_err(|_| self.replicator.missed_messages())?;
         self.seen_ms = seen_ms;
         if !is_all {
             self.rounds.walk_soon();
@@ -251,44 +264,6 @@ impl SyncLoop {
         if self.republished_at.is_none_or(|repeated| repeated.elapsed() >= REPUBLISH) {
             self.republished_at = Some(Instant::now());
             replicator.republish_pending_orders(&self.manager).await;
-        }
-    }
-}
-
-/// The incarnation whose record another instance has published, if this event says so.
-fn recorded(event: &str) -> Option<Uid> {
-    #[derive(serde::Deserialize)]
-    struct Ended {
-        uid: Uid,
-    }
-    if !event.starts_with(r#"{"type":"ended""#) {
-        return None;
-    }
-    Some(serde_json::from_str::<Ended>(event).ok()?.uid)
-}
-
-async fn listen(manager: Arc<Manager>, replicator: Arc<Replicator>, mut messages: Signals) {
-    loop {
-        let signal = messages.next().await;
-        let applied = match &signal {
-            Signal::Kills(hint) => replicator.apply_order_message(&manager, hint).await,
-            Signal::Ended(hint) => replicator.apply_remote_end(&manager, &hint.key()).await,
-            Signal::Event(instance, event) => {
-                if instance != replicator.store.instance() {
-                    if let Some(uid) = recorded(event) {
-                        replicator.replay_log().forget_closed(uid);
-                    }
-                    manager.forward_event(event);
-                }
-                Ok(())
-            }
-            Signal::Everything => replicator.reload_orders(&manager, 0).await.map(drop),
-        };
-        match applied {
-            Ok(()) => {}
-            Err(LinkError::Refused(why)) => warn!(why, "a message points at what cannot be read"),
-            // The next sync finds what was missed.
-            Err(away) => replicator.store_lost(&manager, &away),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Filter, SessionStore};
+use super::{Filter, MOST_SCOPES, SessionStore};
 use crate::clock::Clock;
 use crate::ids::Uid;
 use crate::session::core::session::{End, Session};
@@ -29,6 +29,7 @@ macro_rules! suite {
             store_active_filter,
             store_pages,
             store_by_id_and_latest,
+            store_by_id_is_bounded,
             store_purge
         );
     };
@@ -96,7 +97,7 @@ pub(crate) async fn store_delete(store: &impl SessionStore) {
     assert!(store.delete(session.uid).await.unwrap());
     assert!(!store.delete(session.uid).await.unwrap());
     assert_eq!(store.get(session.uid).await.unwrap(), None);
-    assert!(store.by_id("s-1").await.unwrap().is_empty());
+    assert!(store.by_id("s-1").await.unwrap().sessions.is_empty());
 }
 
 pub(crate) async fn store_list(store: &impl SessionStore) {
@@ -158,9 +159,30 @@ pub(crate) async fn store_by_id_and_latest(store: &impl SessionStore) {
     for session in [&second, &other, &first] {
         store.put(session.clone()).await.unwrap();
     }
-    assert_eq!(uids(&store.by_id("s-1").await.unwrap()), [other.uid, second.uid, first.uid]);
+    let found = store.by_id("s-1").await.unwrap();
+    assert_eq!((uids(&found.sessions), found.is_cut), (vec![other.uid, second.uid, first.uid], false));
     assert_eq!(store.latest(first.key()).await.unwrap(), Some(second));
-    assert!(store.by_id("s").await.unwrap().is_empty());
+    assert!(store.by_id("s").await.unwrap().sessions.is_empty());
+}
+
+pub(crate) async fn store_by_id_is_bounded(store: &impl SessionStore) {
+    let maker = Maker::new();
+    let mut newest = Vec::new();
+    for scope in 0..=MOST_SCOPES {
+        let session = maker.ended(&format!("cred:{scope}"), "many", EndReason::IdleTimeout);
+        newest.insert(0, session.uid);
+        store.put(session).await.unwrap();
+    }
+    let oldest = newest.pop().unwrap();
+    let found = store.by_id("many").await.unwrap();
+    assert_eq!((uids(&found.sessions), found.is_cut), (newest, true));
+    // Many incarnations in one scope are no ambiguity.
+    assert!(store.delete(oldest).await.unwrap());
+    for _ in 0..300 {
+        store.put(maker.ended("cred:1", "many", EndReason::IdleTimeout)).await.unwrap();
+    }
+    let found = store.by_id("many").await.unwrap();
+    assert!(!found.is_cut && found.sessions.len() < MOST_SCOPES + 300, "{}", found.sessions.len());
 }
 
 pub(crate) async fn store_purge(store: &impl SessionStore) {

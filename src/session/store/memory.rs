@@ -1,5 +1,6 @@
 //! The store of a single instance: an ordered map that drops the session that ended first.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Filter, Listed, SessionStore, StoreError};
-use crate::ids::{SessionId, Uid};
+use super::interface::select_newest;
+use super::{Filter, Listed, NamedSessions, SessionStore, StoreError};
+use crate::ids::{Scope, SessionId, SessionKey, Uid};
 use crate::session::views::session_view::SessionView;
 
 /// The most ended sessions, so that a flood of ids cannot fill the memory (a view with its 20 requests takes about
@@ -26,7 +28,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Shelf {
     by_uid: BTreeMap<Uid, Arc<SessionView>>,
-    by_id: HashMap<SessionId, Vec<Uid>>,
+    by_id: HashMap<SessionId, BTreeSet<(Scope, Uid)>>,
     by_end: BTreeSet<(Timestamp, Uid)>,
 }
 
@@ -54,7 +56,8 @@ impl MemoryStore {
 impl Shelf {
     fn put(&mut self, session: Arc<SessionView>) {
         self.remove(session.uid);
-        self.by_id.entry(session.id.clone()).or_default().push(session.uid);
+        let scoped = (session.key().scope.clone(), session.uid);
+        self.by_id.entry(session.id.clone()).or_default().insert(scoped);
         self.by_end.insert((session.gone_at(), session.uid));
         self.by_uid.insert(session.uid, session);
     }
@@ -63,7 +66,7 @@ impl Shelf {
         let Some(session) = self.by_uid.remove(&uid) else { return false };
         self.by_end.remove(&(session.gone_at(), uid));
         if let Some(uids) = self.by_id.get_mut(session.id.as_str()) {
-            uids.retain(|other| *other != uid);
+            uids.remove(&(session.key().scope.clone(), uid));
             if uids.is_empty() {
                 self.by_id.remove(session.id.as_str());
             }
@@ -94,11 +97,21 @@ impl SessionStore for MemoryStore {
         Ok(self.read().by_uid.get(&uid).cloned())
     }
 
-    async fn by_id(&self, id: &str) -> Result<Vec<Arc<SessionView>>, StoreError> {
+    async fn by_id(&self, id: &str) -> Result<NamedSessions, StoreError> {
         let shelf = self.read();
-        let mut uids = shelf.by_id.get(id).cloned().unwrap_or_default();
-        uids.sort_by(|a, b| b.cmp(a));
-        Ok(uids.iter().filter_map(|uid| shelf.by_uid.get(uid).cloned()).collect())
+        let mut uids: Vec<_> = shelf.by_id.get(id).into_iter().flatten().collect();
+        uids.sort_by_key(|(_, uid)| Reverse(*uid));
+        let is_cut = select_newest(&mut uids, |(scope, _)| scope.clone());
+        let sessions = uids.iter().filter_map(|(_, uid)| shelf.by_uid.get(uid).cloned()).collect();
+        Ok(NamedSessions { sessions, is_cut })
+    }
+
+    async fn latest(&self, key: &SessionKey) -> Result<Option<Arc<SessionView>>, StoreError> {
+        let shelf = self.read();
+        let up_to = (key.scope.clone(), Uid::MAX);
+        let last = shelf.by_id.get(key.id.as_str()).and_then(|all| all.range(..=up_to).next_back());
+        let newest = last.filter(|(scope, _)| *scope == key.scope);
+        Ok(newest.and_then(|(_, uid)| shelf.by_uid.get(uid).cloned()))
     }
 
     async fn delete(&self, uid: Uid) -> Result<bool, StoreError> {
@@ -144,7 +157,7 @@ mod tests {
             contract::fill(&store).await;
         }
         assert_eq!(store.count(&Filter::default()).await.unwrap(), 3);
-        assert_eq!(store.read().by_id.values().map(Vec::len).sum::<usize>(), 3);
+        assert_eq!(store.read().by_id.values().map(BTreeSet::len).sum::<usize>(), 3);
         assert_eq!(store.read().by_end.len(), 3);
     }
 }

@@ -13,6 +13,7 @@ pub(in crate::session) mod share_document;
 
 pub(in crate::session) use filter::ListLabels;
 pub use filter::{Filter, Page};
-pub use interface::{Listed, SessionStore, StoreError};
+pub(in crate::session) use interface::MOST_SCOPES;
+pub use interface::{Listed, NamedSessions, SessionStore, StoreError};
 pub use memory::MemoryStore;
 pub use redis::RedisStore;

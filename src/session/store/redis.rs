@@ -5,6 +5,7 @@
 mod documents;
 mod life;
 mod listing;
+mod names;
 mod orders;
 mod scripts;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
+pub(in crate::session) use names::{NameCursor, Namesake};
 use orders::parse_entries;
 pub(in crate::session) use orders::{ChangedSession, Cursor, OrderEntry, order_in_message};
 use scripts::Scripts;
@@ -113,6 +115,8 @@ pub(in crate::session) struct Flush {
     pub(in crate::session) share: String,
     pub(in crate::session) number: u64,
     pub(in crate::session) last_ms: u64,
+    /// How long ago this instance opened the session, in milliseconds; `None` if another one opened it.
+    pub(in crate::session) age_ms: Option<u64>,
     pub(in crate::session) doc: ShareDocument,
     pub(in crate::session) session: ShareDocument,
 }
@@ -289,6 +293,7 @@ impl RedisStore {
             self.ids_ttl(),
             member(flush.doc.key(), flush.doc.uid()),
             flush.session.write(),
+            flush.age_ms.map(|age| age.to_string()).unwrap_or_default(),
         ]
     }
 
@@ -352,19 +357,6 @@ impl RedisStore {
             _ => Closed::Recorded,
         })
     }
-
-    /// Closes a share again; never claims the record.
-    pub(in crate::session) async fn close_again(
-        &self,
-        key: &SessionKey,
-        uid: Uid,
-        share: &str,
-        doc: &ShareDocument,
-    ) -> Result<(), LinkError> {
-        let arguments = vec![self.active_ttl(), share.to_owned(), doc.write()];
-        let keys = vec![self.keys.incarnation(key, uid)];
-        self.link.run::<Value>(&self.scripts.close_again, keys, arguments).await.map(drop)
-    }
 }
 
 /// How long the store must have been available after a loss before it is considered complete, and an instance
@@ -395,5 +387,7 @@ fn pairs(value: Option<Value>) -> Vec<(String, String)> {
         .unwrap_or_default()
 }
 
+#[cfg(test)]
+pub(in crate::session) mod testing;
 #[cfg(test)]
 mod tests;

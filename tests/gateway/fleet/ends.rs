@@ -58,6 +58,29 @@ async fn what_comes_after_max_duration_is_the_next_incarnation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_begins_after_the_deadline_is_not_cut_by_the_reaper() {
+    let (demo, redis) = (Demo::start().await, Redis::start().await);
+    let keys = "  max_duration: 2s\n  idle_timeout: 2s";
+    let mut gateways = fleet_with(&demo, &redis, 1, keys).await;
+    gateways.push(Gateway::with(format!("backend: {:?}\nsession:\n{keys}\n", demo.url())).await);
+    // The reaper runs once a second: at any time one of these is just past its deadline.
+    let calls = gateways.iter().flat_map(|gateway| (0..5).map(move |number| (gateway, number)));
+    let asked = calls.map(async |(gateway, number)| {
+        tokio::time::sleep(Duration::from_millis(200 * number)).await;
+        let id = format!("s-{number}");
+        assert_eq!(ask(gateway, &id).await, 200);
+        let session = gateway.session_until(&id, |_| true).await;
+        let started: jiff::Timestamp = session["started_at"].as_str().expect("text").parse().expect("a time");
+        let deadline = started + jiff::SignedDuration::from_millis(2005);
+        let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+        tokio::time::sleep(left).await;
+        let next = Call::chat_stream("[[words 35]] [[pace 40ms]]").session(&id).send(gateway.proxy()).await;
+        assert!(next.text().contains("[DONE]"), "{id} was cut: {}", next.text());
+    });
+    within("all streams", futures::future::join_all(asked)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_begins_after_an_end_is_not_cut_with_it_however_slow_redis_is() {
     let (demo, redis) = (Demo::start().await, Redis::start().await);
     let relay = Relay::start(redis.address(), Duration::from_millis(30)).await;

@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::fleet::shared::{records, store_is_up};
-use crate::support::control::Control;
 use crate::support::redis::Redis;
-use crate::support::wire::Unframed;
-use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, within};
+use crate::support::wire::{Message, Unframed};
+use crate::support::{Backend, Call, DEADLINE, Demo, Gateway, RawClient, within};
+
+/// Instances are killed, too.
+mod crashes;
 
 /// Duration of the faults without `ELIDA_STRESS`, in seconds.
 const SHORT: u64 = 20;
@@ -23,6 +26,8 @@ const CLIENTS: u64 = 6;
 /// An order of another instance is in force within a heartbeat (1 s) once Redis answers both; the rest is for a busy
 /// machine.
 const PROPAGATION: Duration = Duration::from_secs(3);
+/// Everything older than this is in Redis if it was reachable all the time (a few syncs, on a busy machine).
+const CALM: Duration = Duration::from_secs(2);
 /// Faults happen for this long, then none for as long.
 const PERIOD: Duration = Duration::from_secs(4);
 
@@ -58,8 +63,33 @@ struct Instance {
     control: SocketAddr,
 }
 
+/// An instance was killed with SIGKILL.
+struct Crash {
+    number: usize,
+    at: Instant,
+    /// What was done before this is in Redis.
+    written: Instant,
+    /// When its successor served; `None` until then.
+    back: Option<Instant>,
+}
+
+/// A request that was sent.
+struct Flight {
+    id: String,
+    number: usize,
+    begun: Instant,
+    /// `None` if the instance was killed before its end.
+    ended: Option<Instant>,
+}
+
 struct World {
     seed: u64,
+    /// True if Redis keeps its data, so that what a killed instance has written there is not lost.
+    keeps_data: bool,
+    crashes: Mutex<Vec<Crash>>,
+    flights: Mutex<Vec<Flight>>,
+    /// The last time at which everything up to `CALM` before it was in Redis.
+    calm: Mutex<Instant>,
     instances: Mutex<Vec<Instance>>,
     active: Mutex<BTreeMap<String, ActiveOrder>>,
     /// When Redis was last disturbed, or was unreachable for an instance.
@@ -72,9 +102,13 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Arc<Self> {
+    fn new(seed: u64, keeps_data: bool) -> Arc<Self> {
         Arc::new(Self {
             seed,
+            keeps_data,
+            crashes: Mutex::default(),
+            flights: Mutex::default(),
+            calm: Mutex::new(Instant::now()),
             instances: Mutex::default(),
             active: Mutex::default(),
             disturbed: Mutex::new(Instant::now()),
@@ -106,6 +140,47 @@ impl World {
         *self.disturbed.lock().expect("the time") = Instant::now();
     }
 
+    /// True if the instance was down at some time since then.
+    fn was_killed(&self, instance: Instance, since: Instant) -> bool {
+        let crashes = self.crashes.lock().expect("the crashes");
+        let is_it =
+            |crash: &Crash| crash.number == instance.number && crash.back.is_none_or(|back| back >= since);
+        crashes.iter().any(is_it)
+    }
+
+    /// Sends a request; `None` if the instance was killed before it was connected.
+    async fn open(&self, call: &Call, address: SocketAddr, instance: Instance) -> Option<RawClient> {
+        let begun = Instant::now();
+        let stream = TcpStream::connect(address).await;
+        let Ok(stream) = stream else {
+            assert!(self.was_killed(instance, begun), "no connection to {}: {stream:?}", instance.number);
+            return None;
+        };
+        let mut client = RawClient::new(stream);
+        // If it fails, there is no answer.
+        let _ = client.send(&call.bytes(&address.to_string())).await;
+        Some(client)
+    }
+
+    /// Asks the control service; `None` if the instance was killed meanwhile.
+    async fn ask(&self, call: &Call, instance: Instance) -> Option<Message> {
+        let begun = Instant::now();
+        let mut client = self.open(call, instance.control, instance).await?;
+        let answer = client.message(Unframed::UntilEnd).await.filter(|answer| answer.is_whole);
+        assert!(answer.is_some() || self.was_killed(instance, begun), "no answer of {}", instance.number);
+        answer
+    }
+
+    fn begin(&self, id: &str, number: usize, begun: Instant) -> usize {
+        let mut flights = self.flights.lock().expect("the flights");
+        flights.push(Flight { id: id.to_owned(), number, begun, ended: None });
+        flights.len() - 1
+    }
+
+    fn end(&self, flight: usize) {
+        self.flights.lock().expect("the flights")[flight].ended = Some(Instant::now());
+    }
+
     fn active_order(&self, id: &str) -> Option<ActiveOrder> {
         self.active.lock().expect("the orders").get(id).copied()
     }
@@ -130,7 +205,8 @@ impl World {
         // Lifted meanwhile: the request may pass.
         let Some(order) = before.filter(|order| self.active_order(id) == Some(*order)) else { return };
         let quiet = *self.disturbed.lock().expect("the time");
-        let is_bound = instance.number == order.by || begun > order.since.max(quiet) + PROPAGATION;
+        let is_same = instance.number == order.by && !self.was_killed(instance, order.since);
+        let is_bound = is_same || begun > order.since.max(quiet) + PROPAGATION;
         if is_bound {
             let recorded = format!(
                 "{id} at {}: killed at {} {:?} before, the last fault {:?} before",
@@ -155,21 +231,28 @@ async fn client(world: Arc<World>, number: u64) {
             0..4 => Call::chat("hello"),
             _ => Call::chat_stream("[[words 30]] [[pace 5ms]]"),
         };
-        let mut client = call.session(&id).open(instance.proxy).await;
+        let call = call.session(&id);
+        let Some(mut client) = world.open(&call, instance.proxy, instance).await else { continue };
+        let flight = world.begin(&id, instance.number, begun);
         if kind == 7 {
             // Disconnects before there is an answer.
             dice.pause(0, 5).await;
             client.reset();
+            world.end(flight);
             continue;
         }
-        let Some(head) = client.head().await else { panic!("{id} at {}: no answer", instance.number) };
+        let Some(head) = client.head().await else {
+            assert!(world.was_killed(instance, begun), "{id} at {}: no answer", instance.number);
+            continue;
+        };
         world.answered(&id, head.status(), before, instance, begun);
         if kind == 6 {
             dice.pause(0, 60).await;
             client.reset();
-        } else {
-            client.body(head, Unframed::UntilEnd).await;
+        } else if !client.body(head, Unframed::UntilEnd).await.is_whole && world.was_killed(instance, begun) {
+            continue;
         }
+        world.end(flight);
     }
 }
 
@@ -179,17 +262,18 @@ async fn operator(world: Arc<World>) {
     while !world.over() {
         dice.pause(20, 160).await;
         let (id, instance) = (format!("s-{}", dice.below(SESSIONS)), world.instance(&mut dice));
-        let mut control = Control::connect(instance.control).await;
+        let order_call = |what: &str| Call::post(&format!("/control/sessions/{id}/{what}"));
         if world.active_order(&id).is_none() {
-            let killed = control.kill(&id).await;
-            if killed.status == 200 {
-                let order = ActiveOrder { since: killed.answered, by: instance.number };
+            let call = order_call("kill").json(&json!({"reason": "runaway"}));
+            let Some(killed) = world.ask(&call, instance).await else { continue };
+            if killed.status() == 200 {
+                let order = ActiveOrder { since: killed.ended, by: instance.number };
                 world.active.lock().expect("the orders").insert(id, order);
             }
         } else if dice.below(3) == 0 {
             // From the moment it is sent, requests may pass.
             let order = world.active.lock().expect("the orders").remove(&id);
-            let answer = control.post(&format!("/control/sessions/{id}/resume"), &Value::Null).await;
+            let Some(answer) = world.ask(&order_call("resume"), instance).await else { continue };
             if let (404 | 409, Some(order)) = (answer.status(), order) {
                 // This instance does not know of the order yet.
                 let since = Instant::now();
@@ -208,7 +292,7 @@ async fn faults(world: Arc<World>, mut redis: Redis) -> Redis {
             continue;
         }
         world.disturb();
-        match dice.below(5) {
+        match if world.keeps_data { 1 + dice.below(3) } else { dice.below(5) } {
             0 => {
                 redis.stop();
                 dice.pause(10, 900).await;
@@ -231,11 +315,15 @@ async fn faults(world: Arc<World>, mut redis: Redis) -> Redis {
 /// Records when Redis is unreachable for an instance.
 async fn watch(world: Arc<World>) {
     while !world.over() {
+        let begun = Instant::now();
         for instance in world.instances() {
-            let metrics = Control::connect(instance.control).await.get("/metrics").await.text();
-            if !metrics.contains("elida_store_up{store=\"redis\"} 1") {
+            let Some(metrics) = world.ask(&Call::get("/metrics"), instance).await else { continue };
+            if !metrics.text().contains("elida_store_up{store=\"redis\"} 1") {
                 world.disturb();
             }
+        }
+        if begun.saturating_duration_since(*world.disturbed.lock().expect("the time")) >= CALM {
+            *world.calm.lock().expect("the time") = begun;
         }
         sleep(Duration::from_millis(50)).await;
     }
@@ -312,6 +400,34 @@ async fn end_all(world: &World, gateways: [&Gateway; 2]) {
     .await;
 }
 
+/// Every order that was answered is in force at both instances.
+async fn nobody_lives_again(world: &World, gateways: [&Gateway; 2]) {
+    within("both instances to have the same orders", async {
+        while orders(gateways[0]).await != orders(gateways[1]).await {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let active: Vec<String> = world.active.lock().expect("the orders").keys().cloned().collect();
+    for id in &active {
+        for gateway in gateways {
+            let status = Call::chat("hello").session(id).send(gateway.proxy()).await.status();
+            assert_eq!(status, 403, "seed {}: {id} lives again", world.seed);
+        }
+    }
+}
+
+async fn nothing_is_left(redis: &Redis) {
+    for set in ["elida:sessions", "elida:sessions:activity"] {
+        within("no session to be left in Redis", async {
+            while redis.ask(&["ZCARD", set]).await != ":0" {
+                sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+    }
+}
+
 fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |value| value.parse().expect("a number"))
 }
@@ -364,13 +480,17 @@ async fn books(gateways: &[Gateway], seed: u64) {
     assert!(done.is_ok(), "seed {seed}: records and requests differ:\n{missing}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn random_kills_and_faults_leave_exact_books() {
+fn seed_and_time() -> (u64, Duration) {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").subsec_nanos();
     let seed = from_environment("ELIDA_STRESS_SEED", clock.into());
-    let time = Duration::from_secs(from_environment("ELIDA_STRESS", SHORT));
     eprintln!("ELIDA_STRESS_SEED={seed}");
-    let (demo, redis, world) = (Demo::start().await, Redis::start().await, World::new(seed));
+    (seed, Duration::from_secs(from_environment("ELIDA_STRESS", SHORT)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_and_faults_leave_exact_books() {
+    let (seed, time) = seed_and_time();
+    let (demo, redis, world) = (Demo::start().await, Redis::start().await, World::new(seed, false));
     let yaml = format!(
         "backend: {:?}\nserver: {{ timeouts: {{ shutdown_grace: 1s }} }}\nsession:\n  store: redis\n  redis: {{ url: {:?}, flush_interval: 200ms }}\n",
         demo.url(),
@@ -397,19 +517,7 @@ async fn random_kills_and_faults_leave_exact_books() {
     store_is_up(&gateways[2], true).await;
     *world.instances.lock().expect("the doors") = vec![instance(0, &gateways[0]), instance(2, &gateways[2])];
     let redis = spell(&world, redis, &[&gateways[0], &gateways[2]], time * 2 / 5).await;
-    let active: Vec<String> = world.active.lock().expect("the orders").keys().cloned().collect();
-    within("both instances to have the same orders", async {
-        while orders(&gateways[0]).await != orders(&gateways[2]).await {
-            sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await;
-    for id in &active {
-        for gateway in [&gateways[0], &gateways[2]] {
-            let status = Call::chat("hello").session(id).send(gateway.proxy()).await.status();
-            assert_eq!(status, 403, "seed {seed}: {id} lives again");
-        }
-    }
+    nobody_lives_again(&world, [&gateways[0], &gateways[2]]).await;
     end_all(&world, [&gateways[0], &gateways[2]]).await;
     books(&gateways, seed).await;
 
@@ -420,14 +528,7 @@ async fn random_kills_and_faults_leave_exact_books() {
     for (id, answered) in std::mem::take(&mut *world.answered.lock().expect("the books")) {
         assert!(lines(&gateways)[&id] >= answered, "seed {seed}: {id} was answered {answered} times");
     }
-    for set in ["elida:sessions", "elida:sessions:activity"] {
-        within("no session to be left in Redis", async {
-            while redis.ask(&["ZCARD", set]).await != ":0" {
-                sleep(Duration::from_millis(100)).await;
-            }
-        })
-        .await;
-    }
+    nothing_is_left(&redis).await;
     let requests: u64 = lines(&gateways).values().sum();
     eprintln!("{requests} requests in {} records, {refused} refused", records(&gateways).len());
 }

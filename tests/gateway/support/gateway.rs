@@ -56,6 +56,8 @@ pub struct Gateway {
     child: Child,
     folder: TempDir,
     log: Arc<Log>,
+    /// What the processes before a crash wrote.
+    earlier: Vec<Value>,
     proxy: SocketAddr,
     control: SocketAddr,
     _quiet: Quiet,
@@ -186,7 +188,9 @@ impl Gateway {
         log.read(child.stdout.take().expect("stdout"));
         log.read(child.stderr.take().expect("stderr"));
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut gateway = Self { child, folder, log, proxy: unknown, control: unknown, _quiet: quiet };
+        let earlier = Vec::new();
+        let mut gateway =
+            Self { child, folder, log, earlier, proxy: unknown, control: unknown, _quiet: quiet };
         gateway.proxy = gateway.address_of("proxy").await;
         gateway.control = gateway.address_of("control").await;
         gateway
@@ -231,6 +235,11 @@ impl Gateway {
     /// The JSON lines of the log so far.
     pub fn log_lines(&self) -> Vec<Value> {
         self.log.lines.lock().expect("the log").clone()
+    }
+
+    /// The JSON lines of the log so far, with those of the processes before a crash.
+    pub fn all_log_lines(&self) -> Vec<Value> {
+        self.earlier.iter().cloned().chain(self.log_lines()).collect()
     }
 
     /// Everything the gateway wrote, as text: to show that a secret is not in it.
@@ -357,7 +366,7 @@ impl Gateway {
             .replacen("127.0.0.1:0", &self.control.to_string(), 1);
         let file = self.folder.path().join("elida.yaml");
         std::fs::write(&file, text).expect("the configuration");
-        self.log.lines.lock().expect("the log").clear();
+        self.earlier.append(&mut self.log.lines.lock().expect("the log"));
         self.child = Command::new(self.program())
             .args(["run", "-c"])
             .arg(&file)

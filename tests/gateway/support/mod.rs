@@ -22,6 +22,7 @@ pub mod relay;
 pub mod socket;
 pub mod switch;
 pub mod timing;
+pub mod tripwire;
 pub mod wire;
 
 use std::time::Duration;

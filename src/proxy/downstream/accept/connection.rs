@@ -20,7 +20,7 @@ use super::negotiate::negotiate;
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::DownstreamSession;
-use crate::proxy::refuse;
+use crate::proxy::error_response;
 use crate::proxy::runtime_settings::SharedSettings;
 
 /// How long the proxy has to write its closing frames after a cut; then its future is dropped.
@@ -115,7 +115,11 @@ where
             return ProxyEnd::Done;
         }
         if let Some(mut session) = handle.take_session() {
-            refuse::bare(&mut session, &Refusal::new(ErrorKind::Internal, refuse::OUR_FAULT)).await;
+            error_response::bare(
+                &mut session,
+                &Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE),
+            )
+            .await;
             handle.return_session(session);
         }
         ProxyEnd::Panicked

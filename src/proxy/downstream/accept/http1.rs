@@ -16,7 +16,7 @@ use super::connection::{Downstream, FIRST_REQUEST, ProxyEnd, drained};
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::DownstreamSession;
-use crate::proxy::refuse;
+use crate::proxy::error_response;
 
 /// How long what the client still sends is read and discarded after an early response. Closing with unread bytes makes
 /// the kernel reset the connection, and the client would lose the response (RFC 9112, 9.6).
@@ -77,7 +77,7 @@ where
             Ok(Err(error)) => {
                 if let Some(refusal) = head_refusal(&error) {
                     let limit = self.live.load().timeouts.write;
-                    let _ = timeout(limit, refuse::bare(&mut session, &refusal)).await;
+                    let _ = timeout(limit, error_response::bare(&mut session, &refusal)).await;
                     linger(session).await;
                 }
                 None

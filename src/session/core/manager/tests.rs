@@ -113,6 +113,25 @@ async fn a_name_that_is_a_uid_and_an_id_is_ambiguous_for_every_order() {
 }
 
 #[tokio::test]
+async fn an_id_of_very_many_callers_is_ambiguous() {
+    let house = TestManager::new("max_active: 5000");
+    for number in 0..2000 {
+        let mut leg =
+            house.manager.admit(arrival_of(&format!("cred:{number}"), "s"), leg_start()).await.unwrap();
+        leg.settle(&RequestSummary::default());
+    }
+    assert!(matches!(house.kill("s").await, Err(KillError::Ambiguous(uids)) if uids.len() > 1));
+    let all = house.manager.active.by_id("s");
+    for live in &all[1..] {
+        house.kill(&live.uid().to_string()).await.unwrap();
+    }
+    house.manager.reap().await;
+    // Nobody has looked at all of them, so that one is left is not certain.
+    assert!(matches!(house.kill("s").await, Err(KillError::Ambiguous(_))));
+    assert_eq!(house.kill(&all[0].uid().to_string()).await.unwrap().session_id.as_str(), "s");
+}
+
+#[tokio::test]
 async fn manager_rejects_killed_session() {
     let house = TestManager::new("{}");
     house.visit("s-1").await;
@@ -552,4 +571,5 @@ async fn the_record_begins_with_the_seeds_keys() {
     assert_eq!((&event["type"], &event["session_id"]), (&"ended".into(), &"s-1".into()));
 }
 
+mod deadlines;
 mod races;

@@ -50,6 +50,9 @@ pub(super) enum PeerResponse {
     Found {
         by_uid: Vec<SentSession>,
         by_id: Vec<SentSession>,
+        /// True if the id is used in more scopes than were searched.
+        #[serde(default)]
+        is_cut: bool,
     },
     Page {
         sessions: Vec<SessionView>,

@@ -5,7 +5,8 @@
 --
 -- Returns 1 when the incarnation was removed, else 0.
 redis.call('HDEL', KEYS[2], 'o:' .. ARGV[1], 't:' .. ARGV[1], 'n:' .. ARGV[1])
-if redis.call('HLEN', KEYS[2]) > redis.call('HEXISTS', KEYS[2], 'rebuilt') then return 0 end
+local notes = redis.call('HEXISTS', KEYS[2], 'rebuilt') + redis.call('HEXISTS', KEYS[2], 'opened')
+if redis.call('HLEN', KEYS[2]) > notes then return 0 end
 redis.call('DEL', KEYS[2])
 local text = redis.call('GET', KEYS[1])
 local fine, known = pcall(cjson.decode, text or '')

@@ -4,7 +4,7 @@
 -- KEYS[2] killed           hash of kill orders against the session and its agents
 -- KEYS[3] ids              set of the incarnations of the id
 -- KEYS[4] incarnation      hash of the proposed incarnation (the script builds the name itself; a cluster routes by it)
--- ARGV[1] now              milliseconds since 1970
+-- ARGV[1] now              milliseconds since 1970, by the clock of Redis as far as the instance knows it
 -- ARGV[2] largest value    in bytes; a larger value was not written by ELIDA
 -- ARGV[3] ttl              of the incarnation, in milliseconds
 -- ARGV[4] ttl of ids       in milliseconds
@@ -16,7 +16,10 @@
 --
 -- Returns {outcome, document, last activity, kill orders}. The outcome is `new`, `join`, `killed`, or `unreadable`
 -- with the name of the key. If the hash has more than 64 orders, only those in force are returned. Orders that expired
--- more than a minute ago are removed, so that only orders in force count against the bound of 1024.
+-- more than a minute ago by the clock of Redis are removed: an instance whose clock is ahead removes none that holds
+-- elsewhere. Only orders in force count against the bound of 1024.
+local time = redis.call('TIME')
+local here = time[1] * 1000 + math.floor(time[2] / 1000)
 local now, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 local orders, standing = {}, 0
 local kind = redis.call('TYPE', KEYS[2]).ok
@@ -33,7 +36,7 @@ if kind ~= 'none' then
     if field == '*' and not fine then return {'unreadable', KEYS[2]} end
     if field == '*' and stands then standing = math.huge end
     if stands then standing = standing + 1 end
-    if left and left <= now - 60000 then over[#over + 1] = field
+    if left and left <= here - 60000 then over[#over + 1] = field
     elseif stands or not many or field == '*' then
       orders[#orders + 1] = field
       orders[#orders + 1] = text
@@ -75,7 +78,7 @@ local text = ARGV[9] .. ',"incarnation":' .. string.format('%d', incarnation) ..
 redis.call('SET', KEYS[1], text, 'PX', ARGV[3])
 local hash = ARGV[5] .. ARGV[7]
 redis.call('HSETNX', hash, 'o:' .. ARGV[6], text)
-redis.call('HSET', hash, 't:' .. ARGV[6], ARGV[1])
+redis.call('HSET', hash, 't:' .. ARGV[6], ARGV[1], 'opened', string.format('%.0f', here))
 redis.call('PEXPIRE', hash, ARGV[3])
 redis.call('SADD', KEYS[3], ARGV[8])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])

@@ -1,6 +1,5 @@
 //! Views of sessions as documents: look-ups, lists (`listing.rs`) and retention.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,14 +10,13 @@ use super::listing::labelled;
 use super::{incarnation, member, pairs};
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
+use crate::session::store::interface::select_newest;
 use crate::session::store::share_document::{MergedShares, ShareDocument};
-use crate::session::store::{Filter, Listed, RedisStore, SessionStore, StoreError};
+use crate::session::store::{Filter, Listed, NamedSessions, RedisStore, SessionStore, StoreError};
 use crate::session::views::session_view::SessionView;
 
 /// Documents read in one round trip.
 pub(super) const CHUNK: usize = 256;
-/// The most incarnations of one id that are read, in addition to the newest in each scope.
-const OF_ONE_ID: usize = 256;
 
 /// A set of incarnations.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,22 +38,20 @@ impl SessionStore for RedisStore {
         Ok(self.load(&[(key, uid)], None).await?.pop())
     }
 
-    async fn by_id(&self, id: &str) -> Result<Vec<Arc<SessionView>>, StoreError> {
+    async fn by_id(&self, id: &str) -> Result<NamedSessions, StoreError> {
         self.ready()?;
-        let members = self.link.call(Call::new("SMEMBERS", [self.keys.by_id(id)])).await?;
-        let mut incarnations = incarnations(members);
-        incarnations.sort_by_key(|(_, uid)| std::cmp::Reverse(*uid));
-        let mut scopes = HashSet::new();
-        let mut place = 0;
-        incarnations.retain(|(key, _)| {
-            place += 1;
-            scopes.insert(key.scope.clone()) || place <= OF_ONE_ID
-        });
-        let mut found = Vec::new();
-        for chunk in incarnations.chunks(CHUNK) {
-            found.extend(self.load(chunk, None).await?);
+        let (mut names, is_whole) = self.names_of(id).await?;
+        let is_cut = select_newest(&mut names, |(key, _)| key.scope.clone()) || !is_whole;
+        let mut sessions = Vec::new();
+        for chunk in names.chunks(CHUNK) {
+            sessions.extend(self.load(chunk, None).await?);
         }
-        Ok(found)
+        Ok(NamedSessions { sessions, is_cut })
+    }
+
+    async fn latest(&self, key: &SessionKey) -> Result<Option<Arc<SessionView>>, StoreError> {
+        let all = self.by_id(key.id.as_str()).await?.sessions;
+        Ok(all.into_iter().find(|session| session.key() == key))
     }
 
     async fn delete(&self, uid: Uid) -> Result<bool, StoreError> {

@@ -9,13 +9,19 @@
 -- ARGV[6] ttl of ids       in milliseconds
 -- ARGV[7] member           of KEYS[3]
 -- ARGV[8] document         of the session, written if KEYS[2] is missing
+-- ARGV[9] age              of the session in milliseconds; empty if another instance opened it
 --
 -- Lifetimes are extended, never shortened: while a change is rolled out, instances may have different settings.
 -- Returns the end of the incarnation, or an empty string while it is active.
 if redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[1]) == 0
   and (tonumber(redis.call('HGET', KEYS[1], 'n:' .. ARGV[1])) or 0) < tonumber(ARGV[2]) then
   if redis.call('HEXISTS', KEYS[1], 'o:' .. ARGV[1]) == 0 then
-    redis.call('HSET', KEYS[1], 'rebuilt', redis.call('TIME')[1])
+    local time = redis.call('TIME')
+    redis.call('HSET', KEYS[1], 'rebuilt', time[1])
+    if ARGV[9] ~= '' then
+      local opened = time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[9]
+      redis.call('HSETNX', KEYS[1], 'opened', string.format('%.0f', opened))
+    end
   end
   redis.call('HSET', KEYS[1], 'o:' .. ARGV[1], ARGV[4], 'n:' .. ARGV[1], ARGV[2], 't:' .. ARGV[1], ARGV[3])
 end

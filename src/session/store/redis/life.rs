@@ -10,6 +10,7 @@ use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
 use crate::session::store::RedisStore;
+use crate::session::store::share_document::ShareDocument;
 
 /// An instance without a heartbeat for this long is dead.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -121,6 +122,19 @@ impl RedisStore {
         let keys = vec![self.keys.incarnation(key, uid)];
         let arguments = std::iter::once(self.active_ttl()).chain(shares.iter().cloned()).collect();
         self.link.run::<Value>(&self.scripts.mark_recorded, keys, arguments).await.map(drop)
+    }
+
+    /// Closes a share again; never claims the record.
+    pub(in crate::session) async fn close_again(
+        &self,
+        key: &SessionKey,
+        uid: Uid,
+        share: &str,
+        doc: &ShareDocument,
+    ) -> Result<(), LinkError> {
+        let arguments = vec![self.active_ttl(), share.to_owned(), doc.write()];
+        let keys = vec![self.keys.incarnation(key, uid)];
+        self.link.run::<Value>(&self.scripts.close_again, keys, arguments).await.map(drop)
     }
 
     /// Takes over a record from a dead instance.

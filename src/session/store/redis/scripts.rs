@@ -6,6 +6,8 @@
 //!   session as it was opened, or nothing.
 //! * `c:INSTANCE:N`: a share that is closed.
 //! * `n:INSTANCE:N`: the version of the share; `t:INSTANCE:N`: its last activity, in milliseconds since 1970.
+//! * `opened`: when the incarnation was opened, in milliseconds of the clock of Redis; missing if the instance that
+//!   opened it has not written it.
 //! * `end`: when and why the incarnation ended.
 //! * `record`: the instance that writes the record; `done`: the shares that a record covers, each between two spaces.
 //! * `rebuilt`: when (seconds of the clock of Redis) an instance last wrote something that the hash should already have
@@ -32,6 +34,7 @@ pub(super) struct Scripts {
     pub(super) record_changes: Script,
     pub(super) changed_since: Script,
     pub(super) trim_changes: Script,
+    pub(super) names: Script,
 }
 
 impl Scripts {
@@ -48,6 +51,7 @@ impl Scripts {
             record_changes: Script::new(include_str!("record_changes.lua")),
             changed_since: Script::new(include_str!("changed_since.lua")),
             trim_changes: Script::new(include_str!("trim_changes.lua")),
+            names: Script::new(include_str!("names.lua")),
         }
     }
 }

@@ -1,66 +1,17 @@
 //! The store contract, with a real redis-server.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::testing::Server;
 use super::*;
 use futures::StreamExt;
 
-use crate::redis::{RedisConfig, Settings};
 use crate::session::core::session::Session;
 use crate::session::store::contract;
 use crate::session::store::{Filter, SessionStore};
 use crate::session::testing::arrival_of;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::SessionState;
-use crate::settings::fault::Faults;
-
-/// A redis-server of its own, without persistence; ends when it is dropped.
-struct Server {
-    child: Child,
-    _folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Server {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server (sh .ci/setup --tests installs it)");
-        Self { child, _folder: folder, port }
-    }
-
-    fn settings(&self) -> Settings {
-        let written: RedisConfig = serde_yaml::from_str(&format!("addr: '127.0.0.1:{}'", self.port)).unwrap();
-        written.compile(&mut Faults::default()).unwrap()
-    }
-
-    async fn store(&self) -> RedisStore {
-        let settings = self.settings();
-        let link = Link::new(&settings).unwrap();
-        link.connect();
-        let ready = async {
-            while link.ping().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), ready).await.unwrap();
-        link.up();
-        RedisStore::new(link, Keys::new(&settings), "here".to_owned())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A store and its server.
 struct Spawned {
@@ -70,7 +21,7 @@ struct Spawned {
 
 async fn spawned() -> Spawned {
     let server = Server::start();
-    Spawned { store: server.store().await, _server: server }
+    Spawned { store: server.store("here").await, _server: server }
 }
 
 fn store_of(spawned: &Spawned) -> &RedisStore {
@@ -111,6 +62,32 @@ async fn what_is_over_leaves_with_the_next_order_and_the_key_lives_as_long_as_th
     assert_eq!(left().await, 0, "no end");
     store.put_lift(&for_good, 1).await.unwrap();
     assert!(left().await > 0, "every field has an end");
+}
+
+#[tokio::test]
+async fn an_instance_whose_clock_is_ahead_removes_no_order_that_holds_for_others() {
+    let spawned = spawned().await;
+    let store = &spawned.store;
+    let live = Session::new(arrival_of("cred:1", "s"), None, crate::clock::Clock::manual().now());
+    for order in [agent_order("short", 60), agent_order("long", 7200), agent_order("over", -120)] {
+        store.put_order(&order, true).await.unwrap();
+    }
+    let proposed = live.view(&crate::clock::Clock::manual(), false);
+    let ahead_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap() + 3_600_000;
+    let Admitted::New(..) = store.admit(proposed, "here:1", ahead_ms).await.unwrap() else {
+        panic!("not opened")
+    };
+    let mut left: Vec<_> = store.order_entries(&[live.key().clone()]).await.unwrap().pop().unwrap();
+    left.retain(|entry| !matches!(entry, OrderEntry::Order(order) if order.agent.is_none()));
+    let mut names: Vec<String> = left
+        .iter()
+        .map(|entry| match entry {
+            OrderEntry::Order(KillOrder { agent: Some(agent), .. }) => agent.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    names.sort();
+    assert_eq!(names, ["long", "short"], "what is over by the clock of redis leaves");
 }
 
 #[tokio::test]

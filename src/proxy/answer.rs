@@ -1,0 +1,28 @@
+//! What is known of the response to the client, from its head to its last byte.
+
+use std::time::Duration;
+
+use crate::protocol::answer::tap::ResponseTap;
+use crate::protocol::wire::event_tail::EventTail;
+use crate::protocol::wire::framing::Framing;
+
+/// The response so far.
+#[derive(Default)]
+pub(crate) struct Answer {
+    /// Status sent to the client; `None` before the head.
+    pub(crate) status: Option<u16>,
+    /// From the end of the request's head to the head of the response.
+    pub(crate) first_byte: Option<Duration>,
+    /// Framing of the body as the client sees it.
+    pub(crate) framing: Option<Framing>,
+    /// Whether the body is a stream of events, compressed or not.
+    pub(crate) is_stream: bool,
+    /// Reads usage, tool calls and stop reason from the body.
+    pub(crate) tap: Option<ResponseTap>,
+    /// Tracks where the last event ends; `None` if no keep-alive comments may be written.
+    pub(crate) tail: Option<EventTail>,
+    /// Body bytes sent to the client.
+    pub(crate) sent: u64,
+    /// Whether the whole body was sent.
+    pub(crate) whole: bool,
+}

@@ -1,0 +1,47 @@
+//! What all requests share: sessions, metrics, log, history and the clock.
+
+use std::sync::Arc;
+
+use pingora_core::connectors::http::Connector;
+
+use crate::clock::Clock;
+use crate::history::Archive;
+use crate::identity::Key;
+use crate::session::Manager;
+use crate::telemetry::log::Log;
+use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
+use crate::telemetry::otlp::export::Exporter;
+use crate::telemetry::readiness::Readiness;
+
+/// State shared by all requests.
+pub(crate) struct ProxyState {
+    /// The sessions.
+    pub(crate) sessions: Arc<Manager>,
+    /// Key that derives principals from credentials.
+    pub(crate) principals: Key,
+    /// All metrics.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Metrics of requests that reach no backend.
+    pub(crate) unrouted: BackendMetrics,
+    /// Counts open legs without sockets.
+    pub(crate) open_legs: Gauge,
+    /// Counts open sockets.
+    pub(crate) open_sockets: Gauge,
+    pub(crate) log: Arc<Log>,
+    pub(crate) clock: Clock,
+    /// Readiness of this instance.
+    pub(crate) readiness: Arc<Readiness>,
+    /// Exports spans; `None` without a collector.
+    pub(crate) exporter: Option<Arc<Exporter>>,
+    /// Stores captures; `None` without a history.
+    pub(crate) history: Option<Arc<Archive>>,
+    /// Connects to backends for requests of the gateway itself.
+    pub(crate) connector: Connector,
+}
+
+impl ProxyState {
+    /// Returns the gauge that counts an open leg of this kind.
+    pub(super) fn open(&self, is_socket: bool) -> &Gauge {
+        if is_socket { &self.open_sockets } else { &self.open_legs }
+    }
+}
