@@ -118,7 +118,9 @@ fn redacted(media: Option<&str>, text: &str, is_cut: bool) -> String {
         Framing::Opaque if is("application/x-www-form-urlencoded") => {
             redact_body(&redact_pairs(text, is_cut), framing, is_cut)
         }
-        framing => redact_body(text, framing, is_cut),
+        Framing::Sse | Framing::Ndjson | Framing::Json | Framing::Messages | Framing::Opaque => {
+            redact_body(text, framing, is_cut)
+        }
     }
 }
 
@@ -169,10 +171,8 @@ fn says_text(media: &str) -> bool {
 
 /// The framing of the text. `curl -d` sends JSON with the media type of a form.
 fn framing(media: Option<&str>, text: &str) -> Framing {
-    match Framing::of(media, None) {
-        Framing::Opaque if is_document(text) => Framing::Json,
-        framing => framing,
-    }
+    let framing = Framing::of(media, None);
+    if framing == Framing::Opaque && is_document(text) { Framing::Json } else { framing }
 }
 
 #[cfg(test)]

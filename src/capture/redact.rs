@@ -119,7 +119,7 @@ impl<'a> Reading<'a> {
         let raw = &within[leaf.range.clone()];
         let read = match leaf.notation {
             Notation::Quoted => as_it_reads(raw),
-            _ => raw.into(),
+            Notation::Number | Notation::Raw => raw.into(),
         };
         // A string with invalid escapes is searched as it is.
         let is_escaped = leaf.notation == Notation::Quoted && raw.contains('\\');

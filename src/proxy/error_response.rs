@@ -117,13 +117,11 @@ pub(crate) struct SocketEnd {
 
 /// Returns how a socket ends for this reason; `None` when its connection is just closed, as the backend's was.
 pub(super) fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
-    match kind {
-        kind if is_final(kind) => Some(SocketEnd { code: 1008, status: 400 }),
-        ErrorKind::ShuttingDown | ErrorKind::BackendTimeout => {
-            Some(SocketEnd { code: 1001, status: status(kind).as_u16() })
-        }
-        _ => None,
+    if is_final(kind) {
+        return Some(SocketEnd { code: 1008, status: 400 });
     }
+    let is_answered = matches!(kind, ErrorKind::ShuttingDown | ErrorKind::BackendTimeout);
+    is_answered.then(|| SocketEnd { code: 1001, status: status(kind).as_u16() })
 }
 
 /// Programs that stop on one status only, and that status; they retry on any other (docs/clients.md). Applies to final

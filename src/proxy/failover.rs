@@ -64,7 +64,7 @@ impl Route {
             }
             match backends[self.others[at].backend].takes(self.caller, now) {
                 Permit::Denied => candidates[at].state = HealthState::Ejected,
-                permit => return Some((at, permit)),
+                permit @ (Permit::Granted | Permit::HalfOpen(_)) => return Some((at, permit)),
             }
         }
     }

@@ -275,12 +275,10 @@ impl Gateway {
     /// Logs failures that an operator should look into.
     fn report(&self, ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
         let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
-        match refusal.kind {
-            ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout => {
-                tracing::warn!(request_id, %error, "{}", refusal.message);
-            }
-            ErrorKind::Internal => tracing::error!(request_id, %error, "internal error"),
-            _ => {}
+        if matches!(refusal.kind, ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout) {
+            tracing::warn!(request_id, %error, "{}", refusal.message);
+        } else if refusal.kind == ErrorKind::Internal {
+            tracing::error!(request_id, %error, "internal error");
         }
     }
 }

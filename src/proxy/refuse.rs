@@ -68,7 +68,15 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
                 Some(EndReason::IdleTimeout) => {
                     "nothing has moved in the session for too long (session.idle_timeout)"
                 }
-                _ => "the session has reached its longest duration (session.max_duration)",
+                Some(
+                    EndReason::MaxDuration
+                    | EndReason::CompletedAfter
+                    | EndReason::IdleGap
+                    | EndReason::Capacity
+                    | EndReason::Killed
+                    | EndReason::Shutdown,
+                )
+                | None => "the session has reached its longest duration (session.max_duration)",
             };
             Refusal::new(ErrorKind::SessionTimedOut, message)
         }

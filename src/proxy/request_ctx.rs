@@ -230,7 +230,11 @@ impl Stage {
             Self::Received(received) => {
                 (Self::Identified(Identified { received, caller, call: ModelRequest::default() }), true)
             }
-            other => (other, false),
+            other @ (Self::New
+            | Self::Identified(_)
+            | Self::Admitted(_)
+            | Self::Chosen(_)
+            | Self::Routed(_)) => (other, false),
         })
     }
 
@@ -242,7 +246,7 @@ impl Stage {
         self.advance(|stage| match stage {
             Self::Identified(who) => (Self::Admitted(Box::new(Admitted { who, leg, open })), true),
             Self::Chosen(chosen) => (Self::Routed(Routed::new(chosen.who, leg, open, chosen.route)), true),
-            other => (other, false),
+            other @ (Self::New | Self::Received(_) | Self::Admitted(_) | Self::Routed(_)) => (other, false),
         })
     }
 
@@ -257,7 +261,7 @@ impl Stage {
                 (Self::Routed(Routed::new(who, leg, open, route)), true)
             }
             Self::Identified(who) => (Self::Chosen(Box::new(Chosen { who, route })), true),
-            other => (other, false),
+            other @ (Self::New | Self::Received(_) | Self::Chosen(_) | Self::Routed(_)) => (other, false),
         })
     }
 

@@ -83,10 +83,8 @@ impl TestManager {
 
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let events = self.events.lock();
-        let record = |event: &Event| match event {
-            Event::Ended(record) => Some(record.clone()),
-            _ => None,
-        };
+        let record =
+            |event: &Event| if let Event::Ended(record) = event { Some(record.clone()) } else { None };
         events.iter().filter_map(record).collect()
     }
 

@@ -322,9 +322,10 @@ fn a_cut_leaves_no_half_of_a_secret() {
         let begin = text.find([' ', '=']).unwrap() + 1;
         for end in begin + 8..text.len() {
             for framing in [Framing::Opaque, Framing::Json] {
-                let (open, cut) = match framing {
-                    Framing::Json => ("{\"a\":\"", text[..end].replace('\n', "\\n")),
-                    _ => ("", text[..end].to_owned()),
+                let (open, cut) = if framing == Framing::Json {
+                    ("{\"a\":\"", text[..end].replace('\n', "\\n"))
+                } else {
+                    ("", text[..end].to_owned())
                 };
                 let redacted = redact_body(&format!("{open}{cut}"), framing, true);
                 let left = redacted.strip_prefix(open).unwrap();

@@ -66,7 +66,7 @@ impl Running {
             {
                 Finding::ok(key, format!("{address} is held by ELIDA {version}, which runs already"))
             }
-            _ => {
+            Self::Elida { .. } | Self::Other => {
                 let message = format!("{address} is held by another program");
                 Finding::new(Health::Fail, key, message, format!("end that program, or choose another {key}"))
             }

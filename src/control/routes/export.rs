@@ -133,7 +133,7 @@ async fn send_pages(pages: &mut Pages, chunks: &mut ChunkSender) -> Result<(), A
         }
         match rest {
             Pages::Over => return chunks.send(Chunk::End).await,
-            rest => *pages = rest,
+            rest @ (Pages::Start(_) | Pages::Records(_) | Pages::Legs(_)) => *pages = rest,
         }
     }
 }
@@ -171,7 +171,7 @@ impl Pages {
         let (is_more, rest) = match self.started()? {
             Self::Records(mut export) => (export.next_page(&mut page)?, Self::Records(export)),
             Self::Legs(mut export) => (export.next_page(&mut page)?, Self::Legs(export)),
-            rest => (false, rest),
+            rest @ (Self::Start(_) | Self::Over) => (false, rest),
         };
         Ok((page, if is_more { rest } else { Self::Over }))
     }

@@ -59,7 +59,12 @@ impl Entry {
     pub(in crate::history) fn weight(&self) -> usize {
         match self {
             Self::Captured(row) => row.weight(),
-            _ => 1 << 10,
+            Self::Started { .. }
+            | Self::Ended(_)
+            | Self::Killed(_)
+            | Self::Resumed { .. }
+            | Self::LiftedElsewhere { .. }
+            | Self::ReplacedElsewhere(_) => 1 << 10,
         }
     }
 

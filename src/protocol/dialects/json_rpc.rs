@@ -83,7 +83,11 @@ fn number(error: &ErrorBody<'_>) -> i32 {
         ErrorClass::HeaderMismatch => -32020,
         ErrorClass::InvalidRequest | ErrorClass::TooLarge => -32600,
         ErrorClass::Api => -32603,
-        _ => i32::from(error.status),
+        ErrorClass::Permission
+        | ErrorClass::NotFound
+        | ErrorClass::RateLimit
+        | ErrorClass::Overloaded
+        | ErrorClass::Timeout => i32::from(error.status),
     }
 }
 

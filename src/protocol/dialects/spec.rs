@@ -307,7 +307,27 @@ impl Field {
         match self {
             Self::Text | Self::Delta | Self::CallArguments => listening.then_some(Want::Parts),
             Self::CallEnd | Self::CallAgainEnd | Self::CallPieceEnd | Self::ChoiceEnd => Some(Want::End),
-            _ => Some(Want::Scalar),
+            Self::Input
+            | Self::Output
+            | Self::CacheRead
+            | Self::CacheWrite
+            | Self::CacheWriteHour
+            | Self::Reasoning
+            | Self::WebSearches
+            | Self::Model
+            | Self::Kind
+            | Self::Done
+            | Self::Reply
+            | Self::NotLast
+            | Self::Stop
+            | Self::Status
+            | Self::StopDetail
+            | Self::CallIndex
+            | Self::CallKind
+            | Self::CallId
+            | Self::CallName
+            | Self::ChoiceIndex
+            | Self::ChoiceStop => Some(Want::Scalar),
         }
     }
 }

@@ -289,9 +289,10 @@ impl Scanner {
 
     /// Goes on in a container that is not followed.
     fn nested<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
-        let rest = match self.state {
-            State::NestedText => self.skip_text(bytes, State::Nested),
-            _ => self.skip_nested(bytes),
+        let rest = if self.state == State::NestedText {
+            self.skip_text(bytes, State::Nested)
+        } else {
+            self.skip_nested(bytes)
         };
         if let Some(id) = self.raw {
             on(id, Value::Part(&bytes[..bytes.len() - rest.len()]));

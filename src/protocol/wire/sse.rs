@@ -186,7 +186,7 @@ impl SseReader {
                 let room = NAME_MAX - self.name.len();
                 self.name.extend_from_slice(&part[..part.len().min(room)]);
             }
-            _ => {}
+            Kind::Data | Kind::Other => {}
         }
         match end {
             Some(end) => {

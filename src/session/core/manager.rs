@@ -208,7 +208,11 @@ impl Manager {
         let why = match reason {
             EndReason::Killed => CutReason::Killed,
             EndReason::Shutdown => CutReason::Shutdown,
-            _ => CutReason::TimedOut,
+            EndReason::IdleTimeout
+            | EndReason::MaxDuration
+            | EndReason::CompletedAfter
+            | EndReason::IdleGap
+            | EndReason::Capacity => CutReason::TimedOut,
         };
         for cut in &cuts {
             cut.cut(why);

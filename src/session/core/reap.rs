@@ -125,6 +125,10 @@ fn still_due(live: &Session, inner: &Inner, reason: EndReason, settings: &Settin
         EndReason::CompletedAfter => {
             inner.legs.is_empty() && settings.completed_after.is_some_and(|after| live.idle(now) >= after)
         }
-        _ => true,
+        EndReason::MaxDuration
+        | EndReason::IdleGap
+        | EndReason::Capacity
+        | EndReason::Killed
+        | EndReason::Shutdown => true,
     }
 }

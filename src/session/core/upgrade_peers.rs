@@ -144,7 +144,7 @@ impl Manager {
                     self.send(&PeerRequest::Lift { key, agent, rev }, Some(&line));
                     line.answer(id, &PeerResponse::Lifted);
                 }
-                question => {
+                question @ (PeerRequest::Orders | PeerRequest::Find { .. } | PeerRequest::List { .. }) => {
                     let (manager, line) = (Arc::clone(&self), Arc::clone(&line));
                     tokio::spawn(async move {
                         let answer = manager.answer_peer(question, &line).await;

@@ -119,7 +119,12 @@ impl Replicator {
             .for_each_concurrent(CLOSING, async |(session, reason)| {
                 let limit = match reason {
                     EndReason::CompletedAfter => settings.completed_after.unwrap_or_default(),
-                    _ => settings.idle_timeout,
+                    EndReason::IdleTimeout
+                    | EndReason::MaxDuration
+                    | EndReason::IdleGap
+                    | EndReason::Capacity
+                    | EndReason::Killed
+                    | EndReason::Shutdown => settings.idle_timeout,
                 };
                 self.end_if_idle_everywhere(core, &session, reason, limit).await;
             })

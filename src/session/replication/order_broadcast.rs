@@ -232,7 +232,7 @@ impl Replicator {
             OrderEntry::Lifted { agent, of, rev } => {
                 *agent == order.agent && *of < order.rev && *rev >= order.rev
             }
-            _ => false,
+            OrderEntry::Order(_) | OrderEntry::Unreadable { .. } => false,
         });
         let rev = self.store.put_order(order, wins).await?;
         self.store.record_changes(std::slice::from_ref(&key)).await?;

@@ -84,7 +84,7 @@ impl Replicator {
         let entries = self.store.order_entries(std::slice::from_ref(key)).await?.pop().unwrap_or_default();
         let order = entries.into_iter().find_map(|what| match what {
             OrderEntry::Order(order) if order.agent.is_none() && order.uid == uid => Some(Arc::new(order)),
-            _ => None,
+            OrderEntry::Order(_) | OrderEntry::Lifted { .. } | OrderEntry::Unreadable { .. } => None,
         });
         let (reason, since) = match &order {
             Some(_) => (EndReason::Killed, None),

@@ -107,7 +107,9 @@ impl Replicator {
                     "another principals' key had been written to redis after this one was lost there; the fleet's own \
                      is written again, and the instance with the other one is to be restarted"
                 ),
-                _ => error!("redis had lost the principals' key (wiped or evicted); it is written again"),
+                Standing::Same | Standing::Written | Standing::Other | Standing::Missing => {
+                    error!("redis had lost the principals' key (wiped or evicted); it is written again")
+                }
             }
         }
         Ok(is_loss)

@@ -45,76 +45,65 @@ impl Found {
         on: &mut dyn FnMut(Event<'_>),
     ) {
         let Some((_, field)) = rules.fields.get(path) else { return };
-        match field {
-            Field::Reply => return self.is_last = true,
-            Field::NotLast => return self.is_not_last |= value != Value::Null,
-            _ => {}
-        }
-        match value {
-            Value::Str(text) => self.take_text(rules, *field, &text, on),
-            Value::Number(number) => self.take_number(*field, number),
-            Value::Bool(value) if *field == Field::Done => self.is_last = value,
-            Value::Bool(_) | Value::Null => {}
-            Value::Part(part) => match field {
-                Field::Text => on(Event::Text(part)),
-                Field::Delta if self.is_text => on(Event::Text(part)),
-                _ => self.calls.arguments(part),
-            },
-            Value::End => match field {
-                Field::CallPieceEnd => self.calls.piece(on),
-                Field::CallAgainEnd if self.calls.has_known() => self.calls.clear(),
-                Field::ChoiceEnd => self.calls.choice_ends(on),
-                _ => self.calls.whole(rules.calls.suffix, on),
-            },
-        }
-    }
-
-    fn take_text(&mut self, rules: &AnswerRules, field: Field, text: &str, on: &mut dyn FnMut(Event<'_>)) {
-        match field {
-            Field::Model if !text.is_empty() && *text != *self.model => {
-                self.model.clear();
-                self.model.push_str(text);
+        match *field {
+            Field::Input => self.counts(&value, |usage| &mut usage.input_tokens),
+            Field::Output => self.counts(&value, |usage| &mut usage.output_tokens),
+            Field::CacheRead => self.counts(&value, |usage| &mut usage.cache_read_tokens),
+            Field::CacheWrite => self.counts(&value, |usage| &mut usage.cache_write_tokens),
+            Field::CacheWriteHour => self.counts(&value, |usage| &mut usage.cache_write_1h_tokens),
+            Field::Reasoning => self.counts(&value, |usage| &mut usage.reasoning_tokens),
+            Field::WebSearches => self.counts(&value, |usage| &mut usage.web_search_requests),
+            Field::Model => text(&value, |model| self.answers_as(model)),
+            Field::Kind => text(&value, |kind| self.is_of(kind, rules)),
+            Field::Done => self.is_last = if let Value::Bool(done) = value { done } else { self.is_last },
+            Field::Reply => self.is_last = true,
+            Field::NotLast => self.is_not_last |= value != Value::Null,
+            Field::Stop => text(&value, |why| self.stops(why, on)),
+            Field::Status => text(&value, |status| keep(&mut self.status, status)),
+            Field::StopDetail => text(&value, |detail| keep(&mut self.detail, detail)),
+            Field::Text => part(&value, |text| on(Event::Text(text))),
+            Field::Delta if self.is_text => part(&value, |text| on(Event::Text(text))),
+            Field::Delta | Field::CallArguments => part(&value, |piece| self.calls.arguments(piece)),
+            Field::CallIndex => number(&value, |index| self.calls.index(index.parse().ok())),
+            Field::CallKind => text(&value, |kind| self.calls.kind(kind)),
+            Field::CallId => text(&value, |id| self.calls.id(id)),
+            Field::CallName => text(&value, |name| self.calls.name(name)),
+            Field::CallAgainEnd if self.calls.has_known() => end(&value, || self.calls.clear()),
+            Field::CallAgainEnd | Field::CallEnd => end(&value, || self.calls.whole(rules.calls.suffix, on)),
+            Field::CallPieceEnd => end(&value, || self.calls.piece(on)),
+            Field::ChoiceIndex => {
+                number(&value, |index| self.calls.choice(index.parse().unwrap_or_default()));
             }
-            Field::Kind => {
-                self.is_last = rules.last_kinds.contains(&text);
-                self.is_text = rules.calls.text_kinds.contains(&text);
-                self.step = rules.calls.steps.iter().find(|(kind, _)| *kind == text).map(|(_, step)| *step);
-            }
-            Field::Stop => self.stops(text, on),
-            Field::ChoiceStop => {
-                self.stops(text, on);
+            Field::ChoiceStop => text(&value, |why| {
+                self.stops(why, on);
                 self.calls.choice_stops();
-            }
-            Field::Status => keep(&mut self.status, text),
-            Field::StopDetail => keep(&mut self.detail, text),
-            Field::CallKind => self.calls.kind(text),
-            Field::CallId => self.calls.id(text),
-            Field::CallName => self.calls.name(text),
-            _ => {}
+            }),
+            Field::ChoiceEnd => end(&value, || self.calls.choice_ends(on)),
         }
     }
 
-    fn take_number(&mut self, field: Field, number: &str) {
-        let count = match field {
-            Field::Input => &mut self.usage.input_tokens,
-            Field::Output => &mut self.usage.output_tokens,
-            Field::CacheRead => &mut self.usage.cache_read_tokens,
-            Field::CacheWrite => &mut self.usage.cache_write_tokens,
-            Field::CacheWriteHour => &mut self.usage.cache_write_1h_tokens,
-            Field::Reasoning => &mut self.usage.reasoning_tokens,
-            Field::WebSearches => &mut self.usage.web_search_requests,
-            Field::CallIndex => return self.calls.index(number.parse().ok()),
-            Field::ChoiceIndex => return self.calls.choice(number.parse().unwrap_or_default()),
-            _ => return,
-        };
-        match tokens(number) {
+    fn answers_as(&mut self, model: &str) {
+        if !model.is_empty() && *model != *self.model {
+            self.model.clear();
+            self.model.push_str(model);
+        }
+    }
+
+    fn is_of(&mut self, kind: &str, rules: &AnswerRules) {
+        self.is_last = rules.last_kinds.contains(&kind);
+        self.is_text = rules.calls.text_kinds.contains(&kind);
+        self.step = rules.calls.steps.iter().find(|(known, _)| *known == kind).map(|(_, step)| *step);
+    }
+
+    fn counts(&mut self, value: &Value<'_>, count: impl FnOnce(&mut Usage) -> &mut u64) {
+        number(value, |number| match tokens(number) {
             Some(tokens) => {
-                *count = tokens;
+                *count(&mut self.usage) = tokens;
                 self.any_usage = true;
                 self.new_usage = true;
             }
             None => self.false_count = true,
-        }
+        });
     }
 
     fn stops(&mut self, why: &str, on: &mut dyn FnMut(Event<'_>)) {
@@ -146,6 +135,32 @@ impl Found {
         if std::mem::take(&mut self.new_usage) {
             on(Event::Usage(self.usage));
         }
+    }
+}
+
+// A value of another type than its field has is passed over.
+
+fn text(value: &Value<'_>, then: impl FnOnce(&str)) {
+    if let Value::Str(text) = value {
+        then(text);
+    }
+}
+
+fn number(value: &Value<'_>, then: impl FnOnce(&str)) {
+    if let Value::Number(number) = value {
+        then(number);
+    }
+}
+
+fn part(value: &Value<'_>, then: impl FnOnce(&[u8])) {
+    if let Value::Part(part) = value {
+        then(part);
+    }
+}
+
+fn end(value: &Value<'_>, then: impl FnOnce()) {
+    if let Value::End = value {
+        then();
     }
 }
 

@@ -263,7 +263,7 @@ pub(in crate::session) fn order_in_message(order: &serde_json::Value) -> Option<
     let agent = order["order"]["agent"].as_str().unwrap_or(WHOLE);
     match parse_entry(agent, &order.to_string()) {
         OrderEntry::Order(order) => Some(order),
-        _ => None,
+        OrderEntry::Lifted { .. } | OrderEntry::Unreadable { .. } => None,
     }
 }
 
