@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(callers.map().len(), 2);
         assert!((6000..5998 + MOST as u64).all(|made_up| tell(made_up, 2, 0)));
         assert_eq!(callers.map().len(), MOST);
-        assert!(tell(7000, 3, 200), "what is over makes room");
+        assert!(tell(20_000, 3, 200), "what is over makes room");
         assert_eq!(callers.map().len(), 1);
     }
 }
