@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+
 use super::replicator::Replicator;
+use super::shares::CLOSING;
 use crate::clock::millis;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
@@ -15,13 +18,20 @@ use crate::session::views::state::EndReason;
 
 /// Sessions checked in one round.
 const ORPHANS: usize = 100;
+/// Active sessions of which one round learns whether they have ended.
+const WALKED: usize = 256;
 
 impl Replicator {
     /// Checks idle sessions. Each instance closes shares of its own that it does not know, because an answer was
     /// lost; the instance whose turn it is also closes those of dead instances.
     pub(super) async fn close_orphans(&self, core: &Manager) -> Result<(), LinkError> {
         let is_turn = self.store.take_orphan_turn().await?;
-        let since = self.idle_since_ms(core);
+        if is_turn {
+            self.find_unrecorded().await?;
+        }
+        let settings = core.settings();
+        let idle = settings.idle_timeout + 4 * self.staleness(&settings);
+        let since = self.store_millis(core, core.clock().now()).saturating_sub(millis(idle));
         for (key, uid) in self.store.idle_since(since, ORPHANS).await? {
             let shares = self.store.open_shares(&key, uid).await?;
             if shares.is_empty() {
@@ -51,11 +61,16 @@ impl Replicator {
         Ok(())
     }
 
-    /// Sessions without activity since this time, in milliseconds since 1970, are checked.
-    pub(super) fn idle_since_ms(&self, core: &Manager) -> u64 {
-        let settings = core.settings();
-        let idle = settings.idle_timeout + 4 * self.staleness(&settings);
-        self.store_millis(core, core.clock().now()).saturating_sub(millis(idle))
+    /// Looks for sessions that have ended and wait for their record although they count as used a moment ago: an
+    /// instance may have been killed between the end and the record. Takes a page of the active ones each time.
+    async fn find_unrecorded(&self) -> Result<(), LinkError> {
+        let from = *self.walked_to.lock();
+        let (next, ended) = self.store.ended_among_active(from, WALKED).await?;
+        *self.walked_to.lock() = next;
+        futures::stream::iter(ended)
+            .for_each_concurrent(CLOSING, async |(key, uid)| self.check_soon(&key, uid).await)
+            .await;
+        Ok(())
     }
 
     /// Ends an idle session: a killed one in any case, others when they are due.

@@ -15,6 +15,7 @@ use super::replay_log::ReplayLog;
 use super::share_schedule::Flushed;
 use super::store_health::{OwnKey, StoreHealth};
 use crate::clock::{Moment, millis};
+use crate::ids::Uid;
 use crate::redis::{LinkError, OnUnavailable};
 use crate::session::core::event::Event;
 use crate::session::core::manager::Manager;
@@ -70,6 +71,8 @@ pub struct Replicator {
     /// Names that were killed while the store was unavailable.
     pub(super) unresolved_names: Mutex<UnresolvedNames>,
     pub(super) replay_log: Mutex<ReplayLog>,
+    /// How far the search for ended sessions without a record has come; `None` at the beginning.
+    pub(super) walked_to: Mutex<Option<Uid>>,
     /// Admissions that were decided without the store.
     pub(super) fallbacks: AtomicU64,
     pub(super) synced: AtomicBool,
@@ -114,6 +117,7 @@ impl Replicator {
             health: StoreHealth::new(principals),
             unresolved_names: Mutex::default(),
             replay_log: Mutex::default(),
+            walked_to: Mutex::default(),
             fallbacks: AtomicU64::new(0),
             synced: AtomicBool::new(false),
             skew_ms: AtomicI64::new(0),

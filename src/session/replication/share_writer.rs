@@ -102,16 +102,12 @@ impl Replicator {
             let shares: Vec<Flush> =
                 chunk.iter().map(|(live, print)| self.share(core, live, print)).collect();
             let ends = self.store.flush(&shares).await?;
-            let mut ended = Vec::new();
             for ((live, print), end) in chunk.iter().zip(ends) {
                 flushed.insert(live.share(), Flushed { print: *print, at_ms, ttl_ms });
                 if let Some(note) = end {
                     self.end_like_store(core, live, note);
-                    ended.push(self.check_later(core, live.key(), live.uid()));
                 }
             }
-            // They may have been removed from the set of active ones before they were added again here.
-            futures::future::join_all(ended).await;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::replay_log::PublishedRecord;
 use super::replicator::{Replicator, SyncTask};
-use crate::clock::{Clock, millis};
+use crate::clock::Clock;
 use crate::ids::{SessionKey, Uid};
 use crate::redis::LinkError;
 use crate::session::core::event::Event;
@@ -22,8 +22,6 @@ pub(super) const CLOSING: usize = 32;
 const CHECKED: usize = 256;
 /// How long a leaving instance waits for shares that its worker is closing: a few times the longest command.
 const CLOSING_WAIT: Duration = Duration::from_secs(1);
-/// The record of a session is normally written by this time after its end, unless shares are missing.
-const RECORDED: Duration = Duration::from_secs(10);
 /// How often it checks.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -104,9 +102,7 @@ impl Replicator {
     async fn close_own_share(&self, core: &Manager, live: &Session) -> Result<bool, LinkError> {
         let (key, uid) = (live.key(), live.uid());
         if let Some(note) = &self.shared_end_note(core, live) {
-            let (ended, ()) =
-                tokio::join!(self.store.end(key, uid, note, None), self.check_later(core, key, uid));
-            ended?;
+            self.store.end(key, uid, note, None).await?;
         }
         let doc = share_document(live, core.clock());
         let shares = [(self.share_name(live.share()), Some(&doc))];
@@ -266,15 +262,6 @@ impl Replicator {
         }
         self.replay_log().marked(recorded, core.clock().now());
         Ok(())
-    }
-
-    /// Has the round over idle sessions check this session, which has ended, unless its record is written by then: this
-    /// instance may be killed before it has written it.
-    pub(super) async fn check_later(&self, core: &Manager, key: &SessionKey, uid: Uid) {
-        let due_ms = self.idle_since_ms(core) + millis(RECORDED);
-        if let Err(fault) = self.store.set_activity(key, uid, due_ms).await {
-            tracing::debug!(%fault, "a session that has ended is looked at when it has been idle");
-        }
     }
 
     /// Has the round over idle sessions check this session soon.

@@ -56,6 +56,27 @@ impl RedisStore {
         Ok(documents::incarnations(self.link.call(call).await?))
     }
 
+    /// Those of a page of the active incarnations, after this one, that have ended. Also returns the end of the page,
+    /// `None` if it was the last one.
+    pub(in crate::session) async fn ended_among_active(
+        &self,
+        after: Option<Uid>,
+        most: usize,
+    ) -> Result<(Option<Uid>, Vec<(SessionKey, Uid)>), LinkError> {
+        let low = after.map_or_else(|| "-".to_owned(), |uid| format!("({uid}~"));
+        let range = [self.keys.sessions(), low, "+".into(), "LIMIT".into(), "0".into(), most.to_string()];
+        let page = documents::incarnations(self.link.call(Call::new("ZRANGEBYLEX", range)).await?);
+        let next = page.last().filter(|_| page.len() == most).map(|(_, uid)| *uid);
+        let call = |(key, uid): &(SessionKey, Uid)| {
+            Call::new("HEXISTS", [self.keys.incarnation(key, *uid), "end".to_owned()])
+        };
+        let answers = self.link.calls(page.iter().map(call).collect()).await?;
+        let has_ended =
+            |answer: &Result<Value, LinkError>| answer.as_ref().is_ok_and(|found| found.as_u64() == Some(1));
+        let ended = page.into_iter().zip(answers).filter(|(_, answer)| has_ended(answer));
+        Ok((next, ended.map(|(name, _)| name).collect()))
+    }
+
     /// Sets the last activity of an incarnation; 0 has it checked soon.
     pub(in crate::session) async fn set_activity(
         &self,

@@ -124,7 +124,6 @@ async fn books(world: &World, gateways: &[Gateway; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a session whose record was being written stays in Redis for idle_timeout"]
 async fn an_instance_that_is_killed_again_and_again_loses_what_it_had_not_written() {
     let (seed, time) = seed_and_time();
     let (demo, redis, world) = (Demo::start().await, Redis::start().await, World::new(seed, true));
