@@ -1,7 +1,9 @@
 //! Failures of single callers at a backend. A caller whose requests fail while others succeed, or that has reached its own
 //! rate limit, is kept away from the backend for a while; other callers are not affected.
 //!
-//! At most [`MOST`] callers are remembered per backend. While none is, a response costs one atomic load.
+//! At most [`MOST`] callers are remembered per backend; beyond that, those of the network with the most of them are
+//! forgotten, so that a client that makes up credentials displaces nobody else. While none is remembered, a response costs
+//! one atomic load.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::health::{Attempt, Settings};
 use super::reporters::Caller;
 use crate::clock::{Moment, millis};
+use crate::ids::ClientNetwork;
 
 /// The largest number of callers remembered.
 const MOST: usize = 4096;
@@ -25,6 +28,8 @@ pub struct Callers {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Tracked {
+    /// Where its last failure came from.
+    network: Option<ClientNetwork>,
     /// Consecutive failed requests.
     failures: u32,
     /// Rests in a row.
@@ -92,7 +97,7 @@ impl Callers {
         })
     }
 
-    /// Applies `change` to a caller; `None` also when there is no room for another caller.
+    /// Applies `change` to a caller.
     fn change(
         &self,
         caller: Caller,
@@ -102,11 +107,18 @@ impl Callers {
         let mut map = self.map();
         if map.len() >= MOST && !map.contains_key(&caller.principal) {
             map.retain(|_, found| found.until > now);
-            if map.len() >= MOST {
-                return None;
-            }
         }
-        let changed = change(map.entry(caller.principal).or_default());
+        if map.len() >= MOST && !map.contains_key(&caller.principal) {
+            let mut crowds: HashMap<ClientNetwork, usize> = HashMap::new();
+            for found in map.values().filter_map(|found| found.network) {
+                *crowds.entry(found).or_default() += 1;
+            }
+            let largest = crowds.into_iter().max_by_key(|(_, count)| *count).map(|(network, _)| network);
+            map.retain(|_, found| found.network != largest);
+        }
+        let found = map.entry(caller.principal).or_default();
+        found.network = Some(caller.network);
+        let changed = change(found);
         self.count.store(map.len(), Relaxed);
         changed
     }
@@ -126,7 +138,6 @@ impl Tracked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ClientNetwork;
     use crate::settings::fault::Faults;
     use crate::upstream::health::BackendHealthConfig;
 
@@ -167,13 +178,19 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let (callers, settings) = (Callers::default(), settings());
-        let tell = |caller, seconds| {
-            let wait = Duration::from_secs(100);
-            callers.told(sent(caller, seconds), wait, &settings, at(seconds)).is_some()
+        let tell = |principal, host, seconds| {
+            let network = ClientNetwork::of([192, 0, 2, host].into());
+            let attempt = Attempt { caller: Caller { principal, network }, ..sent(principal, seconds) };
+            callers.told(attempt, Duration::from_secs(100), &settings, at(seconds)).is_some()
         };
-        assert!((1..=MOST as u64).all(|caller| tell(caller, 0)));
-        assert!(!tell(5000, 0) && tell(1, 0));
-        assert!(tell(5000, 200), "what is over makes room");
+        assert!(tell(1, 1, 0) && (2..=MOST as u64).all(|made_up| tell(made_up, 2, 0)));
+        assert_eq!(callers.map().len(), MOST);
+        assert!(tell(5000, 3, 0), "a newcomer has room");
+        assert!(callers.is_kept_away(caller(1), at(1)), "the crowd of one address displaces nobody else");
+        assert_eq!(callers.map().len(), 2);
+        assert!((6000..5998 + MOST as u64).all(|made_up| tell(made_up, 2, 0)));
+        assert_eq!(callers.map().len(), MOST);
+        assert!(tell(20_000, 3, 200), "what is over makes room");
         assert_eq!(callers.map().len(), 1);
     }
 }
