@@ -23,7 +23,7 @@ const BATCH: usize = 256;
 /// What a message asks to read from the store.
 enum Reading {
     /// The orders against a session, and the order in the message if it was carried out.
-    Orders(SessionKey, Option<KillOrder>),
+    Orders(SessionKey, Option<Box<KillOrder>>),
     /// The end of the incarnation that is active here.
     End(SessionKey),
 }
@@ -43,7 +43,7 @@ async fn receive(
     loop {
         let reading = match messages.next().await {
             Signal::Kills(hint) => match replicator.carry_out(manager, &hint) {
-                Ok(order) => Reading::Orders(hint.key(), order),
+                Ok(order) => Reading::Orders(hint.key(), order.map(Box::new)),
                 Err(_known) => continue,
             },
             Signal::Ended(hint) => Reading::End(hint.key()),
@@ -73,7 +73,7 @@ async fn read(manager: &Manager, replicator: &Replicator, mut waiting: mpsc::Rec
         futures::stream::iter(batch.drain(..))
             .for_each_concurrent(AT_ONCE, async |reading| {
                 let applied = match reading {
-                    Reading::Orders(key, Some(order)) => replicator.confirm_order(manager, key, order).await,
+                    Reading::Orders(key, Some(order)) => replicator.confirm_order(manager, key, *order).await,
                     Reading::Orders(key, None) => replicator.reload_orders_of(manager, &[key]).await,
                     Reading::End(key) => replicator.apply_remote_end(manager, &key).await,
                 };

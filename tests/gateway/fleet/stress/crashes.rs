@@ -68,6 +68,7 @@ async fn books(world: &World, gateways: &[Gateway; 2]) {
             recorded.entry(text("uid")).or_default().push(count);
         }
     }
+    let ended = ended_sessions(&gateways[0]).await;
     let crashes = world.crashes.lock().expect("the crashes");
     let (now, wall) = (Instant::now(), jiff::Timestamp::now());
     // True if the instance may have been writing the record of what ended then when it died. A record waits for the
@@ -78,7 +79,6 @@ async fn books(world: &World, gateways: &[Gateway; 2]) {
         let before = |at: usize| &crashes[at.saturating_sub(1)];
         crashes.iter().enumerate().any(|(at, crash)| (before(at).written..=crash.at).contains(&ended))
     };
-    let ended = ended_sessions(&gateways[0]).await;
     for (uid, counts) in &recorded {
         let session =
             ended.get(uid).unwrap_or_else(|| panic!("seed {seed}: {uid} is recorded, but not in Redis"));
