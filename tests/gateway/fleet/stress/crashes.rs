@@ -59,6 +59,7 @@ async fn books(world: &World, gateways: &[Gateway; 2]) {
     let seed = world.seed;
     let lines: Vec<Value> = gateways.iter().flat_map(Gateway::all_log_lines).collect();
     let (mut requested, mut recorded) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, Vec<u64>>::new());
+    let mut not_routed = BTreeMap::<String, u64>::new();
     for line in &lines {
         let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
         if line["message"] == "request_completed" && line["backend"].is_string() {
@@ -66,6 +67,7 @@ async fn books(world: &World, gateways: &[Gateway; 2]) {
         } else if line["message"] == "session_record" {
             let count = line["request_count"].as_u64().expect("a number");
             recorded.entry(text("uid")).or_default().push(count);
+            not_routed.insert(text("uid"), count - routed(line));
         }
     }
     let ended = ended_sessions(&gateways[0]).await;
@@ -86,7 +88,7 @@ async fn books(world: &World, gateways: &[Gateway; 2]) {
     }
     let (mut kept, mut uncertain_records) = (BTreeMap::<&str, u64>::new(), 0);
     for (uid, session) in &ended {
-        *kept.entry(&session.id).or_default() += session.requests;
+        *kept.entry(&session.id).or_default() += session.requests - not_routed.get(uid).unwrap_or(&0);
         let copies = recorded.get(uid).map_or(0, Vec::len);
         if copies != 1 {
             uncertain_records += 1;
