@@ -28,7 +28,8 @@ async fn a_record_that_was_appended_with_the_right_link_is_not_signed() {
         insert(&database(folder.path()), 13);
         let watched = before.unwrap_or_else(|| Watched::open(folder.path()));
         watched.refuses("appended");
-        assert!(watched.readiness.warning().unwrap().contains("record 13 was not written by this gateway"));
+        let warning = watched.readiness.warning().unwrap();
+        assert!(warning.contains("record 13 was not written by this gateway"), "{warning}");
         sessions(&watched.archive, 12..14).await;
         watched.refuses("appended, and more written after it");
         watched.archive.close();

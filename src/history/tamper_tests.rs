@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use serde_json::Value;
 
 use super::archive::Archive;
@@ -238,8 +238,10 @@ fn tamper(file: &Connection, how: &Tampering) {
     }
 }
 
-/// Adds a copy of record 2, or of record 1 if `seq` is 2, as record `seq`, and links it and the following ones.
+/// Adds a copy of record 2, or of record 1 if `seq` is 2, as record `seq`, and links it and the following ones. A running
+/// gateway sees all of it at once.
 pub(super) fn insert(file: &Connection, seq: i64) {
+    let whole = Transaction::new_unchecked(file, TransactionBehavior::Immediate).unwrap();
     let before = file.query_row("SELECT hash FROM records WHERE seq = ?1", [seq - 1], |row| row.get(0));
     let tip = Tip { seq: (seq - 1).unsigned_abs(), hash: before.unwrap_or_else(|_| Tip::default().hash) };
     file.execute("UPDATE records SET seq = -seq - 1 WHERE seq >= ?1", [seq]).unwrap();
@@ -249,6 +251,7 @@ pub(super) fn insert(file: &Connection, seq: i64) {
          json_set(body, '$.uid', 's_added' || ?1), seal FROM records WHERE seq = CASE WHEN ?1 = 2 THEN 1 ELSE 2 END";
     assert_eq!(file.execute(copied, [seq]).unwrap(), 1);
     relink(file, tip, |_, _| {});
+    whole.commit().unwrap();
 }
 
 /// Changes the value of one column of one record.
