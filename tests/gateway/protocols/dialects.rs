@@ -223,6 +223,11 @@ async fn anthropic_messages_are_read_as_the_provider_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cohere_is_read_as_the_provider_says() {
+    case("cohere").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mistral_is_read_as_the_provider_says() {
     case("mistral").await;
 }
