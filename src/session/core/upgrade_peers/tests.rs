@@ -38,9 +38,9 @@ async fn a_session_of_the_old_process_is_seen_killed_and_resumed_by_the_new_one(
     let killed = new.manager.kill("s-1", runaway()).await.unwrap();
     assert_eq!((killed.uid, killed.state, killed.legs_cut), (uid, SessionState::Killed, 1));
     assert_eq!(cut.reason(), Some(CutReason::Killed));
-    for house in [&old, &new] {
-        assert!(house.manager.admit(arrival("s-1"), leg_start()).await.is_err(), "it stays killed");
-        assert_eq!(house.manager.kills().len(), 1);
+    for fixture in [&old, &new] {
+        assert!(fixture.manager.admit(arrival("s-1"), leg_start()).await.is_err(), "it stays killed");
+        assert_eq!(fixture.manager.kills().len(), 1);
     }
     assert_eq!(old.names().iter().filter(|name| **name == "session_killed").count(), 0, "published once");
     drop(leg);
@@ -123,8 +123,8 @@ async fn a_page_is_made_of_all_processes() {
     upgraded(&[&first, &second, &third]).await;
     let mut legs = Vec::new();
     for round in 0..4 {
-        for house in [&first, &second, &third] {
-            legs.push(house.manager.admit(arrival(&format!("s-{round}")), leg_start()).await.unwrap());
+        for fixture in [&first, &second, &third] {
+            legs.push(fixture.manager.admit(arrival(&format!("s-{round}")), leg_start()).await.unwrap());
         }
     }
     let mut uids: Vec<Uid> = legs.iter().map(|leg| leg.session().uid()).collect();

@@ -13,9 +13,9 @@ use crate::session::testing::agent_arrival;
 #[test]
 fn nobody_is_admitted_after_kill_has_returned() {
     for round in 0..400 {
-        let house = TestManager::new("{}");
+        let fixture = TestManager::new("{}");
         if round % 2 == 0 {
-            block_on(house.visit("s-1"));
+            block_on(fixture.visit("s-1"));
         }
         let (killed, late, start) = (AtomicBool::new(false), AtomicUsize::new(0), Barrier::new(5));
         let cuts: Vec<_> = thread::scope(|threads| {
@@ -26,7 +26,7 @@ fn nobody_is_admitted_after_kill_has_returned() {
                     let after = killed.load(Ordering::SeqCst);
                     let leg = leg_start();
                     let cut = leg.cut.clone();
-                    if let Ok(leg) = block_on(house.manager.admit(arrival("s-1"), leg)) {
+                    if let Ok(leg) = block_on(fixture.manager.admit(arrival("s-1"), leg)) {
                         late.fetch_add(usize::from(after), Ordering::SeqCst);
                         cuts.push((cut, leg));
                     }
@@ -36,7 +36,7 @@ fn nobody_is_admitted_after_kill_has_returned() {
             let knocking: Vec<_> = (0..4).map(|_| threads.spawn(knock)).collect();
             start.wait();
             // Before the first admission there is no session to kill.
-            while block_on(house.kill("s-1")).is_err() {
+            while block_on(fixture.kill("s-1")).is_err() {
                 thread::yield_now();
             }
             killed.store(true, Ordering::SeqCst);
@@ -45,21 +45,21 @@ fn nobody_is_admitted_after_kill_has_returned() {
         assert_eq!(late.load(Ordering::SeqCst), 0);
         assert!(cuts.iter().all(|(cut, _)| cut.reason() == Some(CutReason::Killed)));
         drop(cuts);
-        house.clock.advance(SECOND);
-        block_on(house.manager.reap());
-        assert_eq!(house.records().len(), 1);
-        assert_eq!(house.manager.active(), 0);
+        fixture.clock.advance(SECOND);
+        block_on(fixture.manager.reap());
+        assert_eq!(fixture.records().len(), 1);
+        assert_eq!(fixture.manager.active(), 0);
     }
 }
 
 #[test]
 fn no_agent_of_a_subtree_is_admitted_after_its_kill_has_returned() {
     for round in 0..200 {
-        let house = TestManager::new("{}");
+        let fixture = TestManager::new("{}");
         let speak = |agent: &str, parent: &str| {
             let leg = leg_start();
             let cut = leg.cut.clone();
-            block_on(house.manager.admit(agent_arrival("s-1", agent, parent), leg)).map(|leg| (cut, leg))
+            block_on(fixture.manager.admit(agent_arrival("s-1", agent, parent), leg)).map(|leg| (cut, leg))
         };
         drop(speak("a", "").unwrap());
         let (killed, late, start) = (AtomicBool::new(false), AtomicUsize::new(0), Barrier::new(5));
@@ -94,7 +94,7 @@ fn no_agent_of_a_subtree_is_admitted_after_its_kill_has_returned() {
                 thread::yield_now();
             }
             let request = KillRequest { agent: Some(AgentId::new("a")), ..order() };
-            block_on(house.manager.kill("s-1", request)).unwrap();
+            block_on(fixture.manager.kill("s-1", request)).unwrap();
             killed.store(true, Ordering::SeqCst);
             knocking.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
@@ -106,18 +106,18 @@ fn no_agent_of_a_subtree_is_admitted_after_its_kill_has_returned() {
 #[test]
 fn limits_are_exact_under_a_crowd() {
     for _ in 0..50 {
-        let house = TestManager::new("{max_active: 7, max_active_per_principal: 5}");
+        let fixture = TestManager::new("{max_active: 7, max_active_per_principal: 5}");
         let start = Barrier::new(4);
         let legs: Vec<Leg> = thread::scope(|threads| {
             let crowd: Vec<_> = (0..4)
                 .map(|thread| {
-                    let (house, start) = (&house, &start);
+                    let (fixture, start) = (&fixture, &start);
                     threads.spawn(move || {
                         start.wait();
                         let one = |i| {
                             let who = if (i + thread) % 2 == 0 { "cred:ada" } else { "cred:bob" };
                             let id = format!("s-{thread}-{i}");
-                            block_on(house.manager.admit(arrival_of(who, &id), leg_start())).ok()
+                            block_on(fixture.manager.admit(arrival_of(who, &id), leg_start())).ok()
                         };
                         (0..20).filter_map(one).collect::<Vec<_>>()
                     })
@@ -125,7 +125,7 @@ fn limits_are_exact_under_a_crowd() {
                 .collect();
             crowd.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        assert_eq!((legs.len(), house.manager.active()), (7, 7));
+        assert_eq!((legs.len(), fixture.manager.active()), (7, 7));
         let ada = legs.iter().filter(|leg| leg.session().principal().as_str() == "cred:ada").count();
         assert!((2..=5).contains(&ada), "{ada}");
     }
@@ -134,7 +134,7 @@ fn limits_are_exact_under_a_crowd() {
 #[test]
 fn one_session_and_one_record_however_many_come() {
     for _ in 0..50 {
-        let house = TestManager::new("idle_timeout: 1m");
+        let fixture = TestManager::new("idle_timeout: 1m");
         let start = Barrier::new(4);
         let all_at_once = |work: &(dyn Fn() + Sync)| {
             thread::scope(|threads| {
@@ -146,13 +146,13 @@ fn one_session_and_one_record_however_many_come() {
                 }
             });
         };
-        all_at_once(&|| drop(block_on(house.admit("s-1")).unwrap()));
-        assert_eq!(house.manager.stats().by_client["curl"], 1);
-        house.clock.advance(MINUTE);
-        all_at_once(&|| block_on(house.manager.reap()));
-        house.clock.advance(SECOND);
-        all_at_once(&|| block_on(house.manager.reap()));
-        assert_eq!((house.records().len(), house.records()[0].request_count), (1, 4));
-        assert_eq!(house.manager.active(), 0);
+        all_at_once(&|| drop(block_on(fixture.admit("s-1")).unwrap()));
+        assert_eq!(fixture.manager.stats().by_client["curl"], 1);
+        fixture.clock.advance(MINUTE);
+        all_at_once(&|| block_on(fixture.manager.reap()));
+        fixture.clock.advance(SECOND);
+        all_at_once(&|| block_on(fixture.manager.reap()));
+        assert_eq!((fixture.records().len(), fixture.records()[0].request_count), (1, 4));
+        assert_eq!(fixture.manager.active(), 0);
     }
 }
