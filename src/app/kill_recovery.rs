@@ -29,7 +29,7 @@ pub(super) struct KillRecovery {
 }
 
 impl KillRecovery {
-    /// Restores the orders in the history. Returns `None` without a history, and with a shared store, which tells of later
+    /// Restores the orders in the history. Returns `None` without a history, and with a shared store, which delivers later
     /// orders. An unreadable history is logged and does not stop the start.
     pub(super) fn restore(history: Option<&Arc<Archive>>, sessions: &Arc<Manager>) -> Option<Arc<Self>> {
         let (history, sessions) = (Arc::clone(history?), Arc::clone(sessions));

@@ -3,7 +3,7 @@
 //!
 //! Three facts are known independently of the file: the last signed head and the point up to which records were deleted
 //! (both in [`super::head_file`]), and, in memory, the last record that this process wrote or found intact. Each record
-//! after those has a seal, a signature of its own, so that what this gateway wrote is told from what somebody appended.
+//! after those has a seal, a signature of its own, which distinguishes records of this gateway from appended ones.
 
 use std::path::Path;
 use std::sync::Arc;

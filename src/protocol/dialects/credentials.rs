@@ -2,7 +2,7 @@
 //!
 //! One list for all users: `identity` derives the principal from what [`credentials`] finds, `proxy` removes
 //! [`fields`], [`without_subprotocols`] and [`without_parameters`] before it injects a key, and lets a request
-//! with [`is_present`] fail over inside its realm only; `capture` redacts what stands under [`secret_fields`] and
+//! with [`is_present`] fail over inside its realm only; `capture` redacts the values of [`secret_fields`] and
 //! [`secret_parameters`]. Across realms the list is the other way round: only what
 //! [`is_harmless`], [`harmless_subprotocols`] and [`harmless_parameters`] name travels on, since a list of
 //! secrets is never complete.

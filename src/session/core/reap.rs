@@ -28,11 +28,13 @@ impl Manager {
     pub async fn reap(&self) {
         let now = self.clock.now();
         let settings = self.settings.load_full();
-        let due =
-            self.active.collect(|live| due(live, &settings, now).map(|(reason, _)| (live.clone(), reason)));
-        let here = self.replication.end_due(self, due, &settings).await;
+        let due = self.active.collect(|live| {
+            let (reason, limit) = due(live, &settings, now)?;
+            Some((live.clone(), reason, limit))
+        });
+        let here = self.replication.end_due(self, due).await;
         let mut patience = PATIENCE;
-        for (live, reason) in here {
+        for (live, reason, _) in here {
             self.pace(&mut patience).await;
             self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
         }
@@ -109,13 +111,21 @@ impl Manager {
 
 /// Why a session is due to end, and the limit that it has reached; cheap, without its lock.
 pub(super) fn due(live: &Session, settings: &Settings, now: Moment) -> Option<(EndReason, Duration)> {
-    let (age, idle) = (now.since(live.started()), live.idle(now));
-    let max_duration = settings.max_duration.filter(|max| age >= *max);
-    let idle_timeout = Some(settings.idle_timeout).filter(|limit| idle >= *limit);
-    let completed_after = || settings.completed_after.filter(|after| idle >= *after && live.open_legs() == 0);
-    let max_duration = max_duration.map(|limit| (EndReason::MaxDuration, limit));
-    let idle_timeout = idle_timeout.map(|limit| (EndReason::IdleTimeout, limit));
-    max_duration.or(idle_timeout).or_else(|| Some((EndReason::CompletedAfter, completed_after()?)))
+    let idle = live.idle(now);
+    if let Some(max) = settings.max_duration
+        && now.since(live.started()) >= max
+    {
+        Some((EndReason::MaxDuration, max))
+    } else if idle >= settings.idle_timeout {
+        Some((EndReason::IdleTimeout, settings.idle_timeout))
+    } else if let Some(after) = settings.completed_after
+        && idle >= after
+        && live.open_legs() == 0
+    {
+        Some((EndReason::CompletedAfter, after))
+    } else {
+        None
+    }
 }
 
 /// Checks again at the moment of the end, when no leg can open or close.

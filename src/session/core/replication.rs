@@ -46,8 +46,8 @@ pub(in crate::session) struct OrderReach {
     pub(in crate::session) not_reached: Vec<String>,
 }
 
-/// A session that is due to end, and why.
-pub(in crate::session) type Due = (Arc<Session>, EndReason);
+/// A session that is due to end, why, and the limit that it has reached.
+pub(in crate::session) type Due = (Arc<Session>, EndReason, Duration);
 
 /// The part of other instances in the life of a session.
 #[async_trait]
@@ -95,7 +95,7 @@ pub(in crate::session) trait Replication: Send + Sync {
     ) -> bool;
 
     /// Ends the due sessions whose end depends on other instances. Returns the others.
-    async fn end_due(&self, core: &Manager, due: Vec<Due>, settings: &Settings) -> Vec<Due>;
+    async fn end_due(&self, core: &Manager, due: Vec<Due>) -> Vec<Due>;
 
     /// Hands ended sessions to the store; the flag says that the retention of the session is over.
     async fn close(&self, core: &Manager, ended: Vec<(Arc<Session>, bool)>);
@@ -171,7 +171,7 @@ impl Replication for Local {
         core.end_if_idle(session, reason, limit)
     }
 
-    async fn end_due(&self, _: &Manager, due: Vec<Due>, _: &Settings) -> Vec<Due> {
+    async fn end_due(&self, _: &Manager, due: Vec<Due>) -> Vec<Due> {
         due
     }
 

@@ -91,10 +91,10 @@ impl Replication for Replicator {
         self.end_if_idle_everywhere(core, session, reason, limit).await
     }
 
-    async fn end_due(&self, core: &Manager, due: Vec<Due>, settings: &Settings) -> Vec<Due> {
+    async fn end_due(&self, core: &Manager, due: Vec<Due>) -> Vec<Due> {
         let (idle, too_old): (Vec<_>, Vec<_>) =
-            due.into_iter().partition(|(_, reason)| *reason != EndReason::MaxDuration);
-        self.end_all_idle(core, idle, settings).await;
+            due.into_iter().partition(|(_, reason, _)| *reason != EndReason::MaxDuration);
+        self.end_all_idle(core, idle).await;
         too_old
     }
 

@@ -14,7 +14,6 @@ use crate::redis::LinkError;
 use crate::session::core::manager::Manager;
 use crate::session::core::replication::Due;
 use crate::session::core::session::Session;
-use crate::session::settings::Settings;
 use crate::session::store::redis::Ended;
 use crate::session::store::share_document::EndNote;
 use crate::session::views::kill_order::KillOrder;
@@ -114,18 +113,9 @@ impl Replicator {
     }
 
     /// Ends sessions that are idle here, unless another instance uses them.
-    pub(super) async fn end_all_idle(&self, core: &Manager, due: Vec<Due>, settings: &Settings) {
+    pub(super) async fn end_all_idle(&self, core: &Manager, due: Vec<Due>) {
         futures::stream::iter(due)
-            .for_each_concurrent(CLOSING, async |(session, reason)| {
-                let limit = match reason {
-                    EndReason::CompletedAfter => settings.completed_after.unwrap_or_default(),
-                    EndReason::IdleTimeout
-                    | EndReason::MaxDuration
-                    | EndReason::IdleGap
-                    | EndReason::Capacity
-                    | EndReason::Killed
-                    | EndReason::Shutdown => settings.idle_timeout,
-                };
+            .for_each_concurrent(CLOSING, async |(session, reason, limit)| {
                 self.end_if_idle_everywhere(core, &session, reason, limit).await;
             })
             .await;

@@ -67,10 +67,7 @@ impl Replicator {
     /// The order against the whole session among these entries, unless it was lifted here. By the clock of this
     /// instance it may be over.
     pub(super) fn order_against(&self, key: &SessionKey, entries: &[OrderEntry]) -> Option<Arc<KillOrder>> {
-        let whole = entries.iter().find_map(|what| match what {
-            OrderEntry::Order(order) if order.agent.is_none() => Some(order.clone()),
-            _ => None,
-        })?;
+        let whole = entries.iter().find_map(OrderEntry::against_whole)?.clone();
         let order = KillOrder { scope: key.scope.clone(), session_id: key.id.clone(), ..whole };
         (!self.has_pending_lift(&order)).then(|| Arc::new(order))
     }

@@ -82,10 +82,8 @@ impl Replicator {
         since: u64,
     ) -> Result<Ended, LinkError> {
         let entries = self.store.order_entries(std::slice::from_ref(key)).await?.pop().unwrap_or_default();
-        let order = entries.into_iter().find_map(|what| match what {
-            OrderEntry::Order(order) if order.agent.is_none() && order.uid == uid => Some(Arc::new(order)),
-            OrderEntry::Order(_) | OrderEntry::Lifted { .. } | OrderEntry::Unreadable { .. } => None,
-        });
+        let order = entries.iter().filter_map(OrderEntry::against_whole).find(|order| order.uid == uid);
+        let order = order.cloned().map(Arc::new);
         let (reason, since) = match &order {
             Some(_) => (EndReason::Killed, None),
             None => (EndReason::IdleTimeout, Some(since)),

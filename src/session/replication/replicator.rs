@@ -213,7 +213,7 @@ impl Replicator {
 impl Replicator {
     /// Takes the link down after the store did not answer: from now on this instance continues alone.
     pub(super) fn store_lost(&self, core: &Manager, why: &LinkError) {
-        // First: whoever sees that the link is down asks why.
+        // Record the reason first, because it is read as soon as the link is down.
         if self.is_up() {
             self.health.lost_link(why);
         }

@@ -63,6 +63,12 @@ struct Instance {
     control: SocketAddr,
 }
 
+impl Instance {
+    fn of(number: usize, gateway: &Gateway) -> Self {
+        Self { number, proxy: gateway.proxy(), control: gateway.control() }
+    }
+}
+
 /// An instance was killed with SIGKILL.
 struct Crash {
     number: usize,
@@ -506,15 +512,11 @@ async fn random_kills_and_faults_leave_exact_books() {
         redis.url()
     );
     let mut gateways = vec![Gateway::with(&yaml).await, Gateway::with(&yaml).await];
-    let instance = |number: usize, gateway: &Gateway| Instance {
-        number,
-        proxy: gateway.proxy(),
-        control: gateway.control(),
-    };
     for gateway in &gateways {
         store_is_up(gateway, true).await;
     }
-    *world.instances.lock().expect("the doors") = vec![instance(0, &gateways[0]), instance(1, &gateways[1])];
+    *world.instances.lock().expect("the doors") =
+        vec![Instance::of(0, &gateways[0]), Instance::of(1, &gateways[1])];
     let redis = spell(&world, redis, &[&gateways[0], &gateways[1]], time * 3 / 5).await;
     end_all(&world, [&gateways[0], &gateways[1]]).await;
     books(&gateways, seed).await;
@@ -524,7 +526,8 @@ async fn random_kills_and_faults_leave_exact_books() {
     assert!(gateways[1].ended().await.success());
     gateways.push(Gateway::with(&yaml).await);
     store_is_up(&gateways[2], true).await;
-    *world.instances.lock().expect("the doors") = vec![instance(0, &gateways[0]), instance(2, &gateways[2])];
+    *world.instances.lock().expect("the doors") =
+        vec![Instance::of(0, &gateways[0]), Instance::of(2, &gateways[2])];
     let redis = spell(&world, redis, &[&gateways[0], &gateways[2]], time * 2 / 5).await;
     nobody_lives_again(&world, [&gateways[0], &gateways[2]]).await;
     end_all(&world, [&gateways[0], &gateways[2]]).await;

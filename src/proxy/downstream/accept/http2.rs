@@ -228,7 +228,7 @@ where
     }
 }
 
-/// Waits for a deadline; for ever if there is none.
+/// Waits until the deadline; never returns if there is none.
 async fn passed(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,

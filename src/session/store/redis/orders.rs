@@ -37,6 +37,16 @@ pub(in crate::session) enum OrderEntry {
     Unreadable { agent: Option<AgentId> },
 }
 
+impl OrderEntry {
+    /// Returns the order if it is against the whole session.
+    pub(in crate::session) fn against_whole(&self) -> Option<&KillOrder> {
+        match self {
+            Self::Order(order) if order.agent.is_none() => Some(order),
+            Self::Order(_) | Self::Lifted { .. } | Self::Unreadable { .. } => None,
+        }
+    }
+}
+
 /// The JSON of an entry, without its version and revision.
 #[derive(Serialize, Deserialize)]
 struct OrderDocument {

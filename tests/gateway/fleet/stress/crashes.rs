@@ -138,7 +138,7 @@ async fn an_instance_that_is_killed_again_and_again_loses_what_it_had_not_writte
     let mut instances = Vec::new();
     for (number, gateway) in [&first, &second].into_iter().enumerate() {
         store_is_up(gateway, true).await;
-        instances.push(Instance { number, proxy: gateway.proxy(), control: gateway.control() });
+        instances.push(Instance::of(number, gateway));
     }
     *world.instances.lock().expect("the doors") = instances;
     world.disturb();
