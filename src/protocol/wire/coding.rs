@@ -101,7 +101,18 @@ pub struct Decoder {
     out: Box<[u8]>,
     taken: u64,
     given: u64,
-    ended: bool,
+    position: Position,
+}
+
+/// Where in its content a decoder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// Within the content, or within a member of it.
+    Inside,
+    /// Right behind a member: another one may follow.
+    AfterMember,
+    /// Behind the content: no later byte belongs to it, however the bytes are divided into chunks.
+    AfterContent,
 }
 
 impl Decoder {
@@ -126,7 +137,7 @@ impl Decoder {
             }
             Coding::Unknown => return Err(Unread::Coding),
         };
-        Ok(Some(Self { engine, out: vec![0; PIECE].into(), taken: 0, given: 0, ended: false }))
+        Ok(Some(Self { engine, out: vec![0; PIECE].into(), taken: 0, given: 0, position: Position::Inside }))
     }
 
     /// Decodes the next bytes and passes on what is decoded so far, at most [`PIECE`] bytes at a time.
@@ -137,12 +148,14 @@ impl Decoder {
         let mut rest = bytes;
         self.taken += bytes.len() as u64;
         loop {
-            if self.ended && !self.next_member(rest) {
+            if self.position != Position::Inside && !self.next_member(rest) {
                 return Ok(());
             }
             let progress = self.engine.step(rest, &mut self.out).ok_or(Unread::Corrupt)?;
             rest = &rest[progress.read..];
-            self.ended = progress.ended;
+            if progress.ended {
+                self.position = Position::AfterMember;
+            }
             self.given += progress.written as u64;
             if self.given > FREE + RATIO.saturating_mul(self.taken) {
                 return Err(Unread::TooLarge);
@@ -158,13 +171,18 @@ impl Decoder {
         }
     }
 
-    /// Begins another member of a gzip file (RFC 1952, 2.2), if `rest` does. What else follows the end
-    /// is not content.
+    /// Begins another member of a gzip file (RFC 1952, 2.2), if `rest` does. Other bytes behind a member end
+    /// the content.
     fn next_member(&mut self, rest: &[u8]) -> bool {
-        let (Engine::Gzip(_), Some(&GZIP_MAGIC)) = (&self.engine, rest.first()) else { return false };
-        self.engine = Engine::Gzip(Decompress::new_gzip(DEFLATE_WINDOW));
-        self.ended = false;
-        true
+        let Some(&first) = rest.first() else { return false };
+        let is_member = matches!(self.engine, Engine::Gzip(_)) && first == GZIP_MAGIC;
+        if self.position == Position::AfterMember && is_member {
+            self.engine = Engine::Gzip(Decompress::new_gzip(DEFLATE_WINDOW));
+            self.position = Position::Inside;
+        } else {
+            self.position = Position::AfterContent;
+        }
+        self.position == Position::Inside
     }
 }
 
@@ -224,7 +242,7 @@ impl std::fmt::Debug for Decoder {
         f.debug_struct("Decoder")
             .field("taken", &self.taken)
             .field("given", &self.given)
-            .field("ended", &self.ended)
+            .field("position", &self.position)
             .finish_non_exhaustive()
     }
 }
