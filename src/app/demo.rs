@@ -100,7 +100,9 @@ impl State {
         let folder = folder.tempdir().with_context(|| {
             let parent = std::env::temp_dir();
             let parent = parent.display();
-            format!("no folder can be created in {parent}: set TMPDIR to one that is writable, or use --data-dir")
+            format!(
+                "no folder can be created in {parent}: set TMPDIR to one that is writable, or use --data-dir"
+            )
         })?;
         Ok(Self::Temporary(folder))
     }
@@ -117,7 +119,9 @@ fn welcome(listen: SocketAddr, control: SocketAddr, state: &State) -> String {
     let port = listen.port();
     let folder = state.folder().display();
     let kept = match state {
-        State::Temporary(_) => format!("State is in {folder} and is removed at the end (--data-dir keeps it)."),
+        State::Temporary(_) => {
+            format!("State is in {folder} and is removed at the end (--data-dir keeps it).")
+        }
         State::Kept(_) => format!("State is kept in {folder}."),
     };
     format!(

@@ -109,6 +109,7 @@ fn a_temporary_folder_that_cannot_be_made_is_named_with_remedies() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     let told = format!("elida: no folder can be created in {}: set TMPDIR", missing.display());
     assert!(error.contains(&told) && error.contains("--data-dir"), "{error}");
-    let output = elida(own.path()).args(["demo", "--only-provider", "127.0.0.1:0", "--data-dir", "x"]).output();
+    let output =
+        elida(own.path()).args(["demo", "--only-provider", "127.0.0.1:0", "--data-dir", "x"]).output();
     assert_eq!(output.expect("the binary runs").status.code(), Some(2));
 }

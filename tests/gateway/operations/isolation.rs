@@ -21,7 +21,8 @@ fn told(output: &Output) -> String {
 #[test]
 fn readme_and_demo_pass_where_all_but_their_own_folder_is_read_only() {
     let tests = std::env::current_exe().expect("the tests");
-    let output = isolated(&tests, &["operations::readme::", "operations::demo_state::", "operations::start::"]);
+    let output =
+        isolated(&tests, &["operations::readme::", "operations::demo_state::", "operations::start::"]);
     let told = told(&output);
     assert!(output.status.success() && told.contains("test result: ok. "), "{told}");
     assert!(told.contains("the_quickstart_does_what_the_readme_says ... ok"), "{told}");
@@ -38,10 +39,12 @@ fn what_a_run_leaves_behind_is_found() {
 
 /// Source files of the program and its tests.
 fn sources() -> Vec<PathBuf> {
-    let mut folders = ["src", "tests", "benches"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).to_vec();
+    let mut folders =
+        ["src", "tests", "benches"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).to_vec();
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path())
+        {
             if entry.is_dir() && entry.file_name().is_some_and(|name| name != "node_modules") {
                 folders.push(entry);
             } else if entry.extension().is_some_and(|extension| extension == "rs") {
