@@ -1,11 +1,13 @@
 //! Active health checks: probes each backend that has a `health.interval`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
+use pingora_core::Error;
 use pingora_core::connectors::http::Connector;
 use pingora_http::RequestHeader;
 use tokio::net::TcpStream;
@@ -16,7 +18,7 @@ use crate::proxy::runtime_settings::SharedSettings;
 use crate::routing::forwarded;
 use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
-use crate::upstream::peer::peer;
+use crate::upstream::peer::{address_to_proxy, peer, proxy_failure};
 
 /// How often the running probes are compared with the settings in force.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,6 +78,11 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;
     let address = address.ok_or("its name has no address")?;
     let Some(path) = &settings.health().path else {
+        if settings.egress().proxy.is_some() {
+            // A connection to the proxy says nothing about the backend.
+            let reached = connector.get_http_session(&peer(backend, address, limit)).await;
+            return reached.map(drop).map_err(|error| failed(address, &error));
+        }
         return TcpStream::connect(address).await.map(drop).map_err(|error| format!("{address}: {error}"));
     };
     let target = forwarded(settings.base_path(), path.as_bytes(), 0);
@@ -86,6 +93,7 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         if let Auth::Inject { header, value } = settings.auth() {
             head.insert_header(header.clone(), value.clone())?;
         }
+        address_to_proxy(&mut head, settings, false)?;
         let (mut session, _) = connector.get_http_session(&peer(backend, address, limit)).await?;
         session.write_request_header(Box::new(head)).await?;
         session.finish_request_body().await?;
@@ -96,9 +104,18 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
     }
     .await;
     match status {
+        Ok(Some(407)) if settings.forward_proxy(false).is_some() => Err("its proxy answers 407".to_owned()),
         Ok(Some(..500)) => Ok(()),
         Ok(Some(status)) => Err(format!("it answers {status} to {path}")),
         Ok(None) => Err(format!("no answer to {path}")),
-        Err(error) => Err(format!("{address}: {}", error.etype().as_str())),
+        Err(error) => Err(failed(address, &error)),
+    }
+}
+
+/// Says what failed at this address; what a proxy did is named in full.
+fn failed(address: SocketAddr, error: &Error) -> String {
+    match proxy_failure(error) {
+        Some(failure) => failure.to_string(),
+        None => format!("{address}: {}", error.etype().as_str()),
     }
 }

@@ -182,7 +182,7 @@ pub(crate) async fn peer(
         Ok(Ok(Some(address))) => {
             let mut peer = peer::peer(&route.backend, address, limit);
             if is_upgrade {
-                peer::for_upgrade(&mut peer);
+                peer::for_upgrade(&mut peer, &route.backend);
             }
             // Over HTTP/2 Pingora waits for flow-control credit without noticing that the backend is silent.
             if peer.options.alpn.get_max_http_version() > 1 {
@@ -194,5 +194,9 @@ pub(crate) async fn peer(
         Ok(Err(_)) => (ErrorKind::BackendUnavailable, "its name cannot be resolved"),
         Err(_) => (ErrorKind::BackendTimeout, "its name was not resolved in time"),
     };
-    Err(Refusal::new(kind, format!("the backend {name} cannot be reached: {fault}")).into())
+    let through = match &route.backend.settings().egress().proxy {
+        Some(proxy) => format!("the proxy {proxy}: "),
+        None => String::new(),
+    };
+    Err(Refusal::new(kind, format!("the backend {name} cannot be reached: {through}{fault}")).into())
 }

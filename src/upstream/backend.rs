@@ -125,7 +125,7 @@ impl InFlight {
     }
 }
 
-/// Resolved addresses of the host name. One request at a time resolves it; none blocks a thread.
+/// Resolved addresses of the host name, the proxy's if there is one. One request at a time resolves it; none blocks a thread.
 #[derive(Default)]
 struct Names {
     known: Arc<ArcSwapOption<Known>>,
@@ -252,8 +252,9 @@ impl Backend {
     /// # Errors
     /// The resolver's error, when the name has never been resolved before.
     pub async fn address(&self, attempt: usize) -> std::io::Result<Option<SocketAddr>> {
-        if let Ok(ip) = self.settings.host().parse::<IpAddr>() {
-            return Ok((attempt == 0).then(|| SocketAddr::new(ip, self.settings.port())));
+        let (host, port) = self.settings.dial();
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok((attempt == 0).then(|| SocketAddr::new(ip, port)));
         }
         let known = self.resolve().await?;
         let count = known.addresses.len();
@@ -296,7 +297,8 @@ impl Backend {
         {
             return Ok(known);
         }
-        let (host, port) = (self.settings.host().to_owned(), self.settings.port());
+        let (host, port) = self.settings.dial();
+        let host = host.to_owned();
         let names = Arc::clone(&self.names.known);
         // A separate task: a lookup holds a blocking thread until the resolver answers, even when the request that
         // started it is gone, and the next request must not occupy another thread.
