@@ -112,9 +112,7 @@ pub(super) fn compile(
             guard(written.startup_guard, listen, backends, faults);
         }
         warn_of_realms(&rules, backends, faults);
-        if routing.as_ref().is_some_and(Table::reads_paths) {
-            warn_of_own_paths(backends, faults);
-        }
+        warn_of_own_paths(routing.as_ref(), backends, faults);
     }
     check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
     check_folders(&written.data_dir, history.as_ref(), faults);
@@ -201,7 +199,14 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
 
 /// Warns about a backend whose name is the first segment of another service's own paths (or of its own): path routing takes
 /// such a path to it, and removes the segment.
-fn warn_of_own_paths(backends: &[upstream::settings::Settings], faults: &mut Faults) {
+fn warn_of_own_paths(
+    routing: Option<&Table>,
+    backends: &[upstream::settings::Settings],
+    faults: &mut Faults,
+) {
+    if !routing.is_some_and(Table::reads_paths) {
+        return;
+    }
     for owner in backends {
         for root in own_paths::first_segments(owner.host()) {
             let is_in_url = owner.base_path().split('/').nth(1) == Some(root);

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
-use super::settings::dial_host;
+use super::settings::{Http2, Settings, dial_host};
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 
@@ -269,6 +269,27 @@ fn split_port(entry: &str) -> (&str, Option<u16>) {
             Err(_) => (entry, None),
         },
         _ => (entry, None),
+    }
+}
+
+/// The way to a backend.
+impl Settings {
+    /// Host and port of the first connection: those of the proxy, or of the backend.
+    pub fn dial(&self) -> (&str, u16) {
+        self.egress().proxy.as_ref().map_or((self.host(), self.port()), ProxyServer::address)
+    }
+
+    /// `HOST:PORT` of the backend, as CONNECT names it.
+    pub fn target(&self) -> String {
+        let (host, port) = (self.host(), self.port());
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// The proxy that is sent requests with a whole URL (RFC 9112, 3.2.2): one in front of a backend without TLS.
+    /// `None` without a proxy, and where it is asked for a tunnel: for TLS, HTTP/2 and upgrades.
+    pub fn forward_proxy(&self, is_upgrade: bool) -> Option<&ProxyServer> {
+        let is_tunnelled = self.tls().is_some() || self.http2() == Http2::Always || is_upgrade;
+        self.egress().proxy.as_ref().filter(|_| !is_tunnelled)
     }
 }
 

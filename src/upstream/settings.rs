@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::credentials::{self, Auth};
-use super::egress::{Egress, ProxyServer, ProxyUrl, ProxyVariables};
+use super::egress::{Egress, ProxyUrl, ProxyVariables};
 use super::health;
 use super::peer::authorities;
 use super::retries::{self, Retries};
@@ -195,24 +195,6 @@ impl Settings {
     /// How the backend is reached, and what decided that.
     pub fn egress(&self) -> &Egress {
         &self.egress
-    }
-
-    /// Host and port of the first connection: those of the proxy, or of the backend.
-    pub fn dial(&self) -> (&str, u16) {
-        self.egress.proxy.as_ref().map_or((&self.host, self.port), ProxyServer::address)
-    }
-
-    /// `HOST:PORT` of the backend, as CONNECT names it.
-    pub fn target(&self) -> String {
-        let is_v6 = self.host.contains(':');
-        if is_v6 { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
-    }
-
-    /// The proxy that is sent requests with a whole URL (RFC 9112, 3.2.2): one in front of a backend without TLS.
-    /// `None` without a proxy, and where it is asked for a tunnel: for TLS, HTTP/2 and upgrades.
-    pub fn forward_proxy(&self, is_upgrade: bool) -> Option<&ProxyServer> {
-        let is_tunnelled = self.tls.is_some() || self.http2 == Http2::Always || is_upgrade;
-        self.egress.proxy.as_ref().filter(|_| !is_tunnelled)
     }
 
     /// When HTTP/2 is used.
