@@ -21,7 +21,9 @@ fn root() -> &'static Path {
 fn rows() -> Vec<Row> {
     let page = fs::read_to_string(root().join("docs/conformance.md")).unwrap();
     let is_row = |line: &&str| {
-        ["| E", "| K", "| I3", "| I4", "| I5", "| I10", "| I11", "| I12"].iter().any(|start| line.starts_with(start))
+        ["| E", "| K", "| I3", "| I4", "| I5", "| I10", "| I11", "| I12"]
+            .iter()
+            .any(|start| line.starts_with(start))
     };
     let lines = page.lines().filter(is_row);
     lines
