@@ -104,12 +104,7 @@ impl HostName {
     pub(super) fn new(host: &str, port: u16) -> Self {
         let address = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
         let known = address.map(|address| Arc::new(Resolved::new([address], None)));
-        Self {
-            host: host.into(),
-            port,
-            known: Arc::new(ArcSwapOption::new(known)),
-            asking: Arc::default(),
-        }
+        Self { host: host.into(), port, known: Arc::new(ArcSwapOption::new(known)), asking: Arc::default() }
     }
 
     /// Returns the addresses for one request, at least one.

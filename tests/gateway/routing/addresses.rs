@@ -38,7 +38,8 @@ async fn port_at(alive: usize) -> (u16, Vec<RawBackend>) {
 fn own_hosts(file: &std::path::Path) -> Option<String> {
     let bind = format!("mount --bind {} /etc/hosts", file.display());
     let isolated = |then: &str| ["-rm".to_owned(), "sh".to_owned(), "-c".to_owned(), format!("{bind}{then}")];
-    let is_permitted = Command::new("unshare").args(isolated("")).status().is_ok_and(|status| status.success());
+    let is_permitted =
+        Command::new("unshare").args(isolated("")).status().is_ok_and(|status| status.success());
     is_permitted.then(|| format!("exec unshare -rm sh -c '{bind}; exec \"$0\" \"$@\"' \"$0\" \"$@\""))
 }
 
