@@ -135,7 +135,7 @@ fn variables_reach_every_key() {
             ("ELIDA_CONTROL_LISTEN", "127.0.0.1:7"),
             ("ELIDA_LOG_LEVEL", "DEBUG"),
             ("ELIDA_LOG_FORMAT", "text"),
-            ("ELIDA_DATA_DIR", "/tmp/elida"),
+            ("ELIDA_DATA_DIR", "/data/elida"),
             ("ELIDA_SESSION_IDLE_TIMEOUT", "5m"),
             ("ELIDA__SERVER__THREADS", "3"),
             ("ELIDA__SERVER__LIMITS__MAX_BODY", "1MiB"),
@@ -149,7 +149,7 @@ fn variables_reach_every_key() {
     .unwrap();
     assert_eq!(config.control.listen().port(), 7);
     assert_eq!(config.logging.level().name(), "debug");
-    assert_eq!(config.data_dir.to_str(), Some("/tmp/elida"));
+    assert_eq!(config.data_dir.to_str(), Some("/data/elida"));
     assert_eq!(config.server.threads(), 3);
     assert_eq!(config.server.limits().max_body, 1 << 20);
     assert_eq!(config.backends[1].base_path(), "/openai");
@@ -158,6 +158,22 @@ fn variables_reach_every_key() {
     assert_eq!(shown["session"]["header"], "123");
     assert_eq!(shown["session"]["idle_timeout"], "5m");
     assert_eq!(shown["routing"]["methods"], serde_json::json!(["path", "default"]));
+}
+
+#[test]
+fn names_that_other_programs_use_as_well_are_read() {
+    fn of<const N: usize>(variables: [(&str, &str); N]) -> serde_json::Value {
+        load("", variables).unwrap().printable()
+    }
+    assert_eq!(of([("LOG_LEVEL", "debug")])["logging"]["level"], "debug");
+    assert_eq!(of([("LOG_FORMAT", "text")])["logging"]["format"], "text");
+    assert_eq!(of([("DEFAULT_BACKEND", "http://localhost:8000")])["backend"], "http://localhost:8000");
+    assert_eq!(
+        of([("REDIS_URL", "redis://cache:6379/2")])["session"]["redis"]["url"],
+        "redis://cache:6379/2"
+    );
+    let own = of([("LOG_LEVEL", "debug"), ("ELIDA_LOG_LEVEL", "warn")]);
+    assert_eq!(own["logging"]["level"], "warn", "a name of our own goes first");
 }
 
 #[test]

@@ -82,6 +82,8 @@ mod protocols {
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
 mod routing {
+    /// Names with several addresses, some of them down.
+    pub mod addresses;
     /// Models that a backend knows by another name.
     pub mod alias;
     /// Which backend a request goes to, and with which target.
@@ -94,6 +96,8 @@ mod routing {
     pub mod health;
     /// One list of the models of all backends.
     pub mod models;
+    /// Compressed requests are routed, refused and killed as their plain twins are.
+    pub mod packed;
     /// Backends with TLS.
     pub mod tls;
 }
@@ -144,6 +148,8 @@ mod operations {
     pub mod crash;
     /// The demo provider and the harness, without a gateway.
     pub mod demo;
+    /// Where `elida demo` keeps its state, and for how long.
+    pub mod demo_state;
     /// The limit of open files: raised, divided, exhausted.
     pub mod descriptors;
     /// `elida doctor` and `elida healthcheck`, with and without a running gateway.
@@ -156,6 +162,8 @@ mod operations {
     pub mod history_legs;
     /// The signed hash chain: tampering is detected, and others can verify it.
     pub mod history_proof;
+    /// Tests and demo touch nothing outside temporary folders of their own.
+    pub mod isolation;
     /// What an OpenTelemetry collector receives, and that it delays nothing.
     pub mod otel;
     /// The commands of the README.
