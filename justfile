@@ -23,6 +23,10 @@ fleet:
 run CONFIG="conf/elida.yaml":
     cargo run --release --quiet -- run --config {{CONFIG}}
 
+# Start ELIDA with a configuration file from a debug build, with debug messages. SIGHUP reloads the file.
+dev CONFIG="conf/elida.yaml":
+    cargo run --quiet -- run --config {{CONFIG}} --log-level debug
+
 # Check a configuration file.
 check CONFIG="conf/elida.yaml":
     cargo run --quiet -- check --config {{CONFIG}}
@@ -39,6 +43,18 @@ test-isolated *ARGS:
 # One test, or all whose name contains NAME.
 test-one NAME:
     cargo nextest run {{NAME}}
+
+# Unit tests only.
+test-unit:
+    cargo nextest run --lib
+
+# Tests of the binary only, with real clients.
+test-integration:
+    cargo nextest run --test '*'
+
+# One test or several, with their output, one after another.
+test-trace NAME:
+    cargo nextest run --no-capture {{NAME}}
 
 # Tests with line coverage (needs cargo-llvm-cov).
 test-coverage:
@@ -88,9 +104,54 @@ lint:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- --deny warnings
 
+# Whether everything compiles, with every feature.
+type-check:
+    cargo check --quiet --all-targets --all-features
+
+# Whether Cargo.lock is complete.
+deps-check:
+    cargo metadata --locked --format-version 1 > /dev/null
+
+# Known vulnerabilities of dependencies (asks the RustSec database).
+audit:
+    cargo audit --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-audit
+    cargo audit
+
+# Everything about the code that needs no test run.
+quality: lint type-check deps-check
+
+# What CI runs on a clean clone.
+ci:
+    .ci/run
+
+# Install what building, running and testing need.
+setup:
+    sh .ci/setup --tests
+
+# Install ELIDA for this user.
+install:
+    cargo install --path . --locked
+
+# Remove what was built.
+clean:
+    cargo clean
+    rm -rf bin
+
 # Build the container image.
 image:
     docker build -f docker/Dockerfile -t elida .
+
+# Start the fleet of docker/compose.yaml: two instances, Redis, a collector, Prometheus, Grafana and Jaeger.
+up:
+    docker compose -f docker/compose.yaml up --build --detach
+
+# Follow the logs of that fleet.
+logs *SERVICE:
+    docker compose -f docker/compose.yaml logs --follow {{SERVICE}}
+
+# Stop that fleet.
+down:
+    docker compose -f docker/compose.yaml down
 
 # The cost of ELIDA compared with bare Pingora; writes docs/benchmarks.md. About 6 minutes on an idle machine.
 bench *ARGS:

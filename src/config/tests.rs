@@ -161,6 +161,22 @@ fn variables_reach_every_key() {
 }
 
 #[test]
+fn names_that_other_programs_use_as_well_are_read() {
+    fn of<const N: usize>(variables: [(&str, &str); N]) -> serde_json::Value {
+        load("", variables).unwrap().printable()
+    }
+    assert_eq!(of([("LOG_LEVEL", "debug")])["logging"]["level"], "debug");
+    assert_eq!(of([("LOG_FORMAT", "text")])["logging"]["format"], "text");
+    assert_eq!(of([("DEFAULT_BACKEND", "http://localhost:8000")])["backend"], "http://localhost:8000");
+    assert_eq!(
+        of([("REDIS_URL", "redis://cache:6379/2")])["session"]["redis"]["url"],
+        "redis://cache:6379/2"
+    );
+    let own = of([("LOG_LEVEL", "debug"), ("ELIDA_LOG_LEVEL", "warn")]);
+    assert_eq!(own["logging"]["level"], "warn", "a name of our own goes first");
+}
+
+#[test]
 fn faults_of_variables_and_flags_name_them() {
     let found = load(
         "listen: 127.0.0.1:1",

@@ -1,5 +1,6 @@
 //! Builds Pingora's peer for a backend: address, timeouts, TLS, protocol and pool key.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,10 @@ use async_trait::async_trait;
 use h2::Reason;
 use http::HeaderValue;
 use http::header::PROXY_AUTHORIZATION;
+use pingora_core::connectors::http::Connector;
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::TcpKeepalive;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::tls::CaType;
@@ -177,6 +180,43 @@ pub fn address_to_proxy(head: &mut RequestHeader, settings: &Settings, is_upgrad
         head.insert_header(PROXY_AUTHORIZATION, HeaderValue::clone(value))?;
     }
     Ok(())
+}
+
+/// Opens a session with `backend` for a request of the gateway itself, at the first address that accepts one; each has an
+/// equal part of `limit`. Returns the peer, too, to which the connection is returned.
+///
+/// # Errors
+/// A sentence on why there is no connection.
+pub async fn connect(
+    connector: &Connector,
+    backend: &Backend,
+    limit: Duration,
+) -> std::result::Result<(HttpSession, HttpPeer), String> {
+    let mut addresses = backend.addresses().await.map_err(unresolved)?;
+    let limit = limit / addresses.left() as u32;
+    let mut failed = "its name has no address".to_owned();
+    while let Some(address) = addresses.current() {
+        let peer = peer(backend, address, limit);
+        match connector.get_http_session(&peer).await {
+            Ok((session, _)) => return Ok((session, peer)),
+            Err(error) => failed = why_not(address, &error),
+        }
+        addresses.try_next();
+    }
+    Err(failed)
+}
+
+/// Says why there is no connection to this address; what a proxy did is said in full.
+pub fn why_not(address: SocketAddr, error: &Error) -> String {
+    match proxy_failure(error) {
+        Some(failure) => failure.to_string(),
+        None => format!("{address}: {}", error.etype().as_str()),
+    }
+}
+
+/// Says that the name of a backend has no address.
+pub fn unresolved(error: io::Error) -> String {
+    format!("its name cannot be resolved: {error}")
 }
 
 /// Returns whether a connection to this backend may use HTTP/2.
