@@ -99,7 +99,9 @@ async fn check_backend(
         (None, Some(proxy)) if settings.forward_proxy(false).is_some() => {
             let unknown = "whether the backend answers behind it only a request shows (health.path)";
             let took = took();
-            return Ok(format!("{url}: the proxy {proxy} answers at {address} in {took} ms; {unknown}; {way}"));
+            return Ok(format!(
+                "{url}: the proxy {proxy} answers at {address} in {took} ms; {unknown}; {way}"
+            ));
         }
         (None, Some(_)) => "no TLS",
         (Some(tls), _) if tls.verify => "certificate checked",

@@ -217,7 +217,8 @@ fn warn_of_own_paths(
                 "/{root}/… also begins the own paths of the service behind '{owner}': such a request goes to '{name}', \
                  without /{root}, unless the header or the model names another backend"
             );
-            let hint = format!("rename this backend, or write /{root} in backends.{owner}.url and not in requests");
+            let hint =
+                format!("rename this backend, or write /{root} in backends.{owner}.url and not in requests");
             faults.warn(format!("backends.{name}"), message, hint);
         }
     }

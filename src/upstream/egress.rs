@@ -311,10 +311,7 @@ mod tests {
         let of = |written: &str, url: &str| egress(&set, written, url).unwrap();
         assert_eq!(of("", "https://api.test"), "through the proxy http://s:3128 (HTTPS_PROXY)");
         assert_eq!(of("", "http://api.test"), "through the proxy http://p:81 (http_proxy)");
-        assert_eq!(
-            of("http://k", "https://api.test"),
-            "through the proxy http://k:80 (backends.b.proxy)"
-        );
+        assert_eq!(of("http://k", "https://api.test"), "through the proxy http://k:80 (backends.b.proxy)");
         assert_eq!(of("none", "https://api.test"), "directly (backends.b.proxy: none)");
         assert_eq!(of("Direct", "https://api.test"), "directly (backends.b.proxy: Direct)");
         assert_eq!(
@@ -379,7 +376,10 @@ mod tests {
         assert_eq!(proxy.authorization().unwrap(), "Basic dXNlcjpodW50ZXJAMg==");
         let written = ProxyUrl::new("http://user:hunter2@p.test");
         let shown = format!("{proxy:?} {written:?} {}", serde_json::to_string(&written).unwrap());
-        assert!(!shown.contains("hunter") && !shown.contains("dXNl") && shown.contains("user:***@"), "{shown}");
+        assert!(
+            !shown.contains("hunter") && !shown.contains("dXNl") && shown.contains("user:***@"),
+            "{shown}"
+        );
         let get = |_: &str| Some("http://user:hunter2@p.test");
         assert!(!format!("{:?}", ProxyVariables::read(get)).contains("hunter"));
         assert_eq!("[::1]:8".parse::<ProxyServer>().unwrap().address(), ("::1", 8));

@@ -466,7 +466,8 @@ mod tests {
         let with = |url: &str, auth: &str| {
             let auth = serde_yaml::from_str(auth).unwrap();
             BackendConfig { auth, ..written(url) }
-                .compile("b", &ProxyVariables::default(), &mut Faults::default()).unwrap()
+                .compile("b", &ProxyVariables::default(), &mut Faults::default())
+                .unwrap()
         };
         let [a, b] = ["https://a", "https://b"].map(compiled);
         assert!(a.may_take(&a) && !a.may_take(&b));

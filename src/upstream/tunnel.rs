@@ -61,7 +61,8 @@ pub(super) async fn open(
     match status(line) {
         Some(("2", _)) => Ok(Tunnel { stream, early: read.split_off(end) }),
         Some((_, told)) if told.starts_with("407") => {
-            let hint = if proxy.authorization().is_some() { "others are needed" } else { "none are configured" };
+            let hint =
+                if proxy.authorization().is_some() { "others are needed" } else { "none are configured" };
             Err(failed(format!("{told} (it wants credentials in its URL; {hint})")))
         }
         Some((_, told)) => Err(failed(told)),

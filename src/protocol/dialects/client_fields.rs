@@ -53,14 +53,8 @@ const ADDRESSES: [&str; 43] = [
 ];
 
 /// Beginnings of such fields.
-const ADDRESS_PREFIXES: [&str; 6] = [
-    "cf-ip",
-    "cloudfront-viewer-",
-    "x-appengine-",
-    "x-client-geo-",
-    "x-envoy-downstream-",
-    "x-vercel-ip-",
-];
+const ADDRESS_PREFIXES: [&str; 6] =
+    ["cf-ip", "cloudfront-viewer-", "x-appengine-", "x-client-geo-", "x-envoy-downstream-", "x-vercel-ip-"];
 
 /// `X-Forwarded-For`, `-Host`, `-Port`, `-Proto` and others; [`USERS`] has those that name a user.
 const FORWARDED_PREFIX: &str = "x-forwarded-";

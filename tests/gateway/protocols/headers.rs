@@ -102,7 +102,10 @@ async fn what_is_for_one_hop_only_stays_there() {
 async fn backends_learn_nothing_of_who_asks_by_default() {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
-    let call = USER.iter().chain(&ADDRESSES).fold(call_with(&ORIGIN), |call, (name, value)| call.header(name, value));
+    let call = USER
+        .iter()
+        .chain(&ADDRESSES)
+        .fold(call_with(&ORIGIN), |call, (name, value)| call.header(name, value));
     let call = call.header("Via", "1.1 corporate");
     assert_eq!(call.send(gateway.proxy()).await.status(), 200);
     let seen = last(&backend);

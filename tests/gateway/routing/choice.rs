@@ -150,7 +150,8 @@ async fn a_path_that_names_another_backend_than_the_chosen_one_is_kept_whole() {
         assert_eq!(azure.heads().pop().expect("a request").target(), target);
     }
     assert_eq!(openai.heads().len(), 0);
-    for call in [Call::get("/openai/v1/models"), Call::get("/openai/v1/models").header("X-Backend", "openai")] {
+    for call in [Call::get("/openai/v1/models"), Call::get("/openai/v1/models").header("X-Backend", "openai")]
+    {
         assert_eq!(call.send(gateway.proxy()).await.status(), 200);
         assert_eq!(openai.heads().pop().expect("a request").target(), "/v1/models");
     }

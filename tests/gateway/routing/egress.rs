@@ -17,7 +17,9 @@ fn address(backend: &impl Backend) -> SocketAddr {
 
 /// A backend of a name that only the proxy can resolve.
 fn behind(proxy: &str, keys: &str) -> String {
-    format!("backends:\n  a: {{ url: 'http://models.test/base', type: openai, default: true, proxy: '{proxy}'{keys} }}\n")
+    format!(
+        "backends:\n  a: {{ url: 'http://models.test/base', type: openai, default: true, proxy: '{proxy}'{keys} }}\n"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +54,10 @@ async fn streams_and_sockets_pass_through_it() {
     socket.until("session.created").await;
     let heads = proxy.heads();
     assert_eq!(heads.len(), 2, "{heads:?}");
-    assert!(heads[1].starts_with("CONNECT models.test:80 HTTP/1.1\r\n"), "a tunnel for an upgrade: {heads:?}");
+    assert!(
+        heads[1].starts_with("CONNECT models.test:80 HTTP/1.1\r\n"),
+        "a tunnel for an upgrade: {heads:?}"
+    );
     // The tunnel is never used for a request to the proxy itself.
     socket.close(1000, "").await;
     assert_eq!(Call::chat("x").send(gateway.proxy()).await.status(), 200);
@@ -77,7 +82,8 @@ async fn the_environment_names_the_proxy_but_not_for_loopback_or_no_proxy() {
     let demo = Demo::start().await;
     let proxy = EgressProxy::start(demo.address(), None).await;
     let url = proxy.url("");
-    let variables = [("HTTP_PROXY", OsStr::new(&url)), ("no_proxy", OsStr::new("10.0.0.0/8,.direct.invalid"))];
+    let variables =
+        [("HTTP_PROXY", OsStr::new(&url)), ("no_proxy", OsStr::new("10.0.0.0/8,.direct.invalid"))];
     let yaml = format!(
         "backends:\n  a: {{ url: 'http://models.test', type: openai, default: true }}\n\
          \x20 here: {{ url: '{}', type: openai }}\n\
@@ -86,9 +92,16 @@ async fn the_environment_names_the_proxy_but_not_for_loopback_or_no_proxy() {
         demo.url()
     );
     let gateway = Gateway::with_variables(&yaml, &variables).await;
-    for (backend, status, connections) in [("a", 200, 1), ("here", 200, 1), ("direct", 502, 1), ("off", 502, 1)] {
+    for (backend, status, connections) in
+        [("a", 200, 1), ("here", 200, 1), ("direct", 502, 1), ("off", 502, 1)]
+    {
         let answer = Call::chat("hello").header("X-Backend", backend).send(gateway.proxy()).await;
-        assert_eq!((answer.status(), proxy.heads().len()), (status, connections), "{backend}: {}", answer.text());
+        assert_eq!(
+            (answer.status(), proxy.heads().len()),
+            (status, connections),
+            "{backend}: {}",
+            answer.text()
+        );
     }
 }
 
@@ -97,7 +110,11 @@ async fn a_proxy_that_refuses_is_named_and_the_backend_counts_as_unreached() {
     let demo = Demo::start().await;
     let cases = [
         ("https", "HTTP/1.1 403 Forbidden\r\n\r\n", "does not connect to models.test:443: 403 Forbidden"),
-        ("https", "HTTP/1.1 407 Auth\r\n\r\n", "407 Auth (it wants credentials in its URL; none are configured)"),
+        (
+            "https",
+            "HTTP/1.1 407 Auth\r\n\r\n",
+            "407 Auth (it wants credentials in its URL; none are configured)",
+        ),
         ("https", "", "it closed the connection"),
         ("http", "HTTP/1.1 407 Auth\r\nContent-Length: 0\r\n\r\n", "wants other credentials (407)"),
     ];
@@ -114,7 +131,10 @@ async fn a_proxy_that_refuses_is_named_and_the_backend_counts_as_unreached() {
         let error = answer.json()["error"].clone();
         assert_eq!((answer.status(), &error["code"]), (502, &"backend_unavailable".into()), "{error}");
         let message = error["message"].as_str().expect("text");
-        assert!(message.starts_with("the backend a cannot be reached: the proxy http://127.0.0.1:"), "{message}");
+        assert!(
+            message.starts_with("the backend a cannot be reached: the proxy http://127.0.0.1:"),
+            "{message}"
+        );
         assert!(message.contains(told), "{message}");
         let moved = Call::chat("hello").header("X-Backend", "b").send(gateway.proxy()).await;
         assert_eq!(moved.status(), 200, "another backend answers: {}", moved.text());
@@ -129,7 +149,8 @@ async fn a_proxy_that_is_away_is_named() {
     let address = gone.local_addr().expect("an address");
     drop(gone);
     for scheme in ["http", "https"] {
-        let yaml = behind(&format!("http://{address}"), "").replace("http://models", &format!("{scheme}://models"));
+        let yaml =
+            behind(&format!("http://{address}"), "").replace("http://models", &format!("{scheme}://models"));
         let gateway = Gateway::with(yaml).await;
         let answer = Call::chat("hello").send(gateway.proxy()).await;
         assert_eq!(answer.status(), 502);
@@ -170,12 +191,24 @@ async fn the_doctor_tells_which_proxy_applies_and_from_where() {
     assert!(told.contains("ok    backends.h2: http://models.test answers at "), "{told}");
     assert!(told.contains("directly (HTTP_PROXY does not apply to loopback)"), "{told}");
     assert!(
-        told.contains(&format!("FAIL  backends.no: the proxy {no} does not connect to models.test:443: 403 No\n")),
+        told.contains(&format!(
+            "FAIL  backends.no: the proxy {no} does not connect to models.test:443: 403 No\n"
+        )),
         "{told}"
     );
-    assert!(told.contains("-> correct the proxy in backends.no.proxy, let it through to models.test:443"), "{told}");
-    assert!(proxy.heads().iter().any(|head| head.starts_with("CONNECT models.test:80 ")), "{:?}", proxy.heads());
+    assert!(
+        told.contains("-> correct the proxy in backends.no.proxy, let it through to models.test:443"),
+        "{told}"
+    );
+    assert!(
+        proxy.heads().iter().any(|head| head.starts_with("CONNECT models.test:80 ")),
+        "{:?}",
+        proxy.heads()
+    );
     assert!(!told.contains("secret"), "{told}");
     let bad = doctor(&backends, &[("HTTP_PROXY", "socks5://u:secret@p")]).await;
-    assert!(bad.contains("HTTP_PROXY: a proxy with socks5:// is not supported") && !bad.contains("secret"), "{bad}");
+    assert!(
+        bad.contains("HTTP_PROXY: a proxy with socks5:// is not supported") && !bad.contains("secret"),
+        "{bad}"
+    );
 }
