@@ -22,6 +22,8 @@ pub enum ErrorKind {
     HeadersTooLarge,
     /// The body is larger than `server.limits.max_body` or `max_body_llm`.
     BodyTooLarge,
+    /// The body is in a coding that cannot be read here, and what it says matters.
+    BodyUnreadable,
     /// The client did not send its request within `server.timeouts.read`.
     RequestTimeout,
     /// `X-Backend` names no configured backend.
@@ -52,6 +54,10 @@ pub enum ErrorKind {
     BackendUnavailable,
     /// The backend was idle for longer than the configured time.
     BackendTimeout,
+    /// The backend reported an error inside a response that had begun as a success.
+    BackendError,
+    /// The backend ended a response before the last event of its API.
+    ResponseIncomplete,
     /// The client disconnected before the response was complete.
     ClientGone,
     /// The client did not read for longer than `server.timeouts.write`.
@@ -73,6 +79,7 @@ impl ErrorKind {
             Self::UriTooLong => "uri_too_long",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
+            Self::BodyUnreadable => "body_unreadable",
             Self::RequestTimeout => "request_timeout",
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
@@ -88,6 +95,8 @@ impl ErrorKind {
             Self::StoreUnavailable => "store_unavailable",
             Self::BackendUnavailable => "backend_unavailable",
             Self::BackendTimeout => "backend_timeout",
+            Self::BackendError => "backend_error",
+            Self::ResponseIncomplete => "response_incomplete",
             Self::ClientGone => "client_gone",
             Self::ClientStalled => "client_stalled",
             Self::ShuttingDown => "shutting_down",

@@ -95,7 +95,7 @@ impl ProxyHttp for Gateway {
             let handle = &routed.who.received.handle;
             ctx.outcome.queue.get_or_insert_with(|| handle.arrived.elapsed());
             let is_upgrade = session.as_ref().is_upgrade_req();
-            match dispatch::peer(&routed.who.received, &routed.route, is_upgrade).await {
+            match dispatch::peer(&routed.who.received, &mut routed.route, is_upgrade).await {
                 Ok(peer) => {
                     handle.activity.limit_idle(handle.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
@@ -109,12 +109,12 @@ impl ProxyHttp for Gateway {
     fn fail_to_connect(
         &self,
         _session: &mut Session,
-        peer: &HttpPeer,
+        _peer: &HttpPeer,
         ctx: &mut RequestCtx,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent yet, so the next address or another backend may be tried for any method.
-        let other_address = ctx.stage.routed_mut().is_ok_and(|routed| routed.route.next_address(peer));
+        let other_address = ctx.stage.routed_mut().is_ok_and(|routed| routed.route.next_address());
         error.set_retry(other_address || failover::after_no_connection(ctx));
         error
     }
@@ -158,10 +158,12 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        upstream_request::rewrite_head(head, &routed.who.received, &routed.route)?;
+        let is_upgrade = session.as_ref().is_upgrade_req();
+        upstream_request::rewrite_head(head, &routed.who.received, &routed.route, is_upgrade)?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
-            routed.rewritten = upstream_request::rewrite_body(head, &routed.route, held)?;
+            routed.rewritten =
+                upstream_request::rewrite_body(head, &routed.who.received, &routed.route, held)?;
         }
         let session = routed.leg.session().uid();
         trace_context::propagate(head, &ctx.app, routed.who.received.trace.as_mut(), session)
@@ -183,7 +185,14 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        upstream_response::check(head, session.as_ref().is_upgrade_req())?;
+        let is_upgrade = session.as_ref().is_upgrade_req();
+        upstream_response::check(head, is_upgrade)?;
+        if let Some(refusal) = upstream_response::proxy_refusal(head, ctx, is_upgrade) {
+            if failover::after_refusal_of_proxy(ctx, session) {
+                return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
+            }
+            return Err(Self::stop(&mut ctx.outcome, refusal.into()));
+        }
         if upstream_response::is_final(head) && failover::after_answer(ctx, head, session) {
             return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
         }

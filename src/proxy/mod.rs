@@ -4,12 +4,12 @@
 //! `steps` moves a request from stage to stage · `request_ctx` holds the state of one request, `answer` that of its
 //! response, `state` what all requests share · `receive` checks the head · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
-//! session · `read` buffers the body of a model call · `admit` opens a leg, unless the session is killed · `dispatch`
+//! session · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters · `admit` opens a leg, unless the session is killed · `dispatch`
 //! chooses the backend, `failover` chooses between several and after a failure · `mcp` applies the rules of MCP ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
 //! when the leg is cut · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
-//! ended: `usage` its tokens and their cost, `trace` its span, `capture` its bodies · `refuse` turns an error into a
+//! ended: `verdict` says how an answer ended after its head, `usage` prices its tokens, `trace` writes its span, `capture` its bodies · `refuse` turns an error into a
 //! response in the caller's dialect, with the status and head that `error_response` gives it · `trace_context` reads and
 //! sends `traceparent` · `runtime_settings` is what a reload replaces; `settings`, `tls` and `forwarded` are its sections.
 //! It connects `session`, `identity`, `upstream`, `routing`, `protocol` and `telemetry`, which do not know each other.
@@ -43,7 +43,9 @@ pub(crate) mod steps;
 pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod trace_context;
+pub(crate) mod unread;
 pub(crate) mod upgrade;
 pub(crate) mod upstream_request;
 pub(crate) mod upstream_response;
 pub(crate) mod usage;
+pub(crate) mod verdict;

@@ -7,8 +7,9 @@
 //! - `path`: the first segment of the path is exactly a backend's name;
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
-//! While `path` is among the methods, a first segment that names a backend is stripped, whichever method decided: a client
-//! with the base URL `http://elida/anthropic` whose model already matches `claude-*` must still arrive at `/v1/messages`.
+//! While `path` is among the methods, a first segment that names the chosen backend is stripped, whichever method decided:
+//! a client with the base URL `http://elida/anthropic` whose model already matches `claude-*` must still arrive at
+//! `/v1/messages`. A segment that names another backend is a part of the path (some providers' own paths begin so).
 //!
 //! A decision also lists the backends that may serve the request instead: if the model decided, the backends of the same
 //! type with a matching pattern (tier 0 where the pattern is the same text, then by specificity); and in any case the
@@ -118,9 +119,41 @@ impl Table {
         !self.blocked.is_empty()
     }
 
+    /// Returns whether the first segment of a path may name a backend.
+    pub fn reads_paths(&self) -> bool {
+        self.methods.contains(&RouteMethod::Path)
+    }
+
     /// Returns whether this model is blocked.
     pub fn blocks(&self, model: &str) -> bool {
         self.blocked.matches(model)
+    }
+
+    /// Returns whether a model that no pattern matches is refused.
+    pub fn is_strict(&self) -> bool {
+        self.strict_models
+    }
+
+    /// Returns what depends on the model of a request with this header and path, as part of a sentence; `None` when its
+    /// model changes neither the backend nor the body that the backend gets.
+    pub fn depends_on_model(&self, header: Option<&str>, path: &str) -> Option<&'static str> {
+        if self.rewrites {
+            return Some("its model may have to be rewritten (backends.NAME.rewrite_model)");
+        }
+        for via in &self.methods {
+            match via {
+                RouteMethod::Header if header.is_some_and(|name| !name.trim().is_empty()) => return None,
+                RouteMethod::Model if !self.models.is_empty() => {
+                    return Some("its model decides on the backend (backends.NAME.models)");
+                }
+                RouteMethod::Path if self.prefix(path).is_some() => return None,
+                RouteMethod::Default if self.strict_models => {
+                    return Some("the default backend takes no model (routing.strict_models)");
+                }
+                RouteMethod::Header | RouteMethod::Model | RouteMethod::Path | RouteMethod::Default => {}
+            }
+        }
+        None
     }
 
     /// Returns the header that names a backend. It is never forwarded.
@@ -139,8 +172,7 @@ impl Table {
         if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
-        let prefix = if self.methods.contains(&RouteMethod::Path) { self.prefix(path) } else { None };
-        let strip = prefix.map_or(0, |(_, length)| length);
+        let prefix = if self.reads_paths() { self.prefix(path) } else { None };
         let matching: Vec<PatternMatch> = match model {
             Some(model) if self.rewrites || self.methods.contains(&RouteMethod::Model) => {
                 self.models.find(model).collect()
@@ -155,6 +187,7 @@ impl Table {
                 RouteMethod::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
+                let strip = prefix.filter(|(named, _)| *named == backend).map_or(0, |(_, length)| length);
                 return Ok(self.decision(backend, via, strip, &matching));
             }
         }

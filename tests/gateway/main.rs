@@ -48,6 +48,8 @@ mod protocols {
     pub mod cohere;
     /// Answers of each dialect: whole, streamed and compressed.
     pub mod dialects;
+    /// Answers that fail after their head, stored answers, and what is counted of them.
+    pub mod faults;
     /// Ambiguous HTTP/1.1 messages (request smuggling), over raw sockets.
     pub mod framing;
     /// Gemini: the model is in the path, the stream may be a JSON array.
@@ -80,18 +82,24 @@ mod protocols {
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
 mod routing {
+    /// Names with several addresses, some of them down.
+    pub mod addresses;
     /// Models that a backend knows by another name.
     pub mod alias;
     /// Which backend a request goes to, and with which target.
     pub mod choice;
     /// Which credential reaches which backend.
     pub mod credentials;
+    /// Backends behind a forward proxy.
+    pub mod egress;
     /// Another backend answers when one fails before the first byte.
     pub mod failover;
     /// Ejection, recovery and active checks of backends; load balancing.
     pub mod health;
     /// One list of the models of all backends.
     pub mod models;
+    /// Compressed requests are routed, refused and killed as their plain twins are.
+    pub mod packed;
     /// Backends with TLS.
     pub mod tls;
 }
