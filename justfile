@@ -31,6 +31,11 @@ check CONFIG="conf/elida.yaml":
 test: lint
     cargo nextest run
 
+# The tests with HOME and every folder read-only, except the build folder and temporary folders of their own.
+test-isolated *ARGS:
+    cargo nextest run --no-run
+    .ci/isolated cargo nextest run {{ARGS}}
+
 # One test, or all whose name contains NAME.
 test-one NAME:
     cargo nextest run {{NAME}}

@@ -151,8 +151,11 @@ struct DemoArgs {
     /// Address of the control API
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     control_listen: String,
+    /// Folder of the history and keys, kept at the end; without it a new temporary folder, removed at the end
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
     /// Run only the provider, on this address (IP:PORT), without a gateway
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["listen", "control_listen"])]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["listen", "control_listen", "data_dir"])]
     only_provider: Option<SocketAddr>,
 }
 
@@ -204,7 +207,7 @@ pub fn main() -> ExitCode {
 fn demo(arguments: DemoArgs) -> anyhow::Result<()> {
     match arguments.only_provider {
         Some(address) => app::demo_provider(address),
-        None => app::demo(arguments.listen, arguments.control_listen),
+        None => app::demo(arguments.listen, arguments.control_listen, arguments.data_dir),
     }
 }
 

@@ -61,7 +61,7 @@ pub struct RequestSummary {
     pub error: Option<ErrorKind>,
     /// How the request ended: [`OK`], the code of [`Self::error`], or [`DROPPED`].
     pub outcome: &'static str,
-    /// The provider's own token counts, with their cost.
+    /// Token counts, with their cost; `None` when the response reported none.
     pub usage: Option<Usage>,
     /// Why the model stopped, in the provider's word.
     pub stop_reason: Option<Box<str>>,

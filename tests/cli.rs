@@ -79,7 +79,7 @@ fn an_old_name_of_a_key_still_works_and_check_mentions_the_new_one() {
     let shown = file.display();
     let warning = |place: &str, old: &str, new: &str, by: &str| {
         format!(
-            "{place}warning: backends.a.health.{old}: `{old}` is called `{new}` since 0.2; the old name still \
+            "{place}warning: backends.a.health.{old}: `{old}` is now called `{new}`; the old name still \
              works{by} (write {new})\n"
         )
     };

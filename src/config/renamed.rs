@@ -15,8 +15,6 @@ pub(super) struct Renamed {
     pub(super) definition: &'static str,
     pub(super) old: &'static str,
     pub(super) new: &'static str,
-    /// The version that brought the new name.
-    since: &'static str,
 }
 
 /// All renamed keys.
@@ -26,14 +24,12 @@ pub(super) const RENAMED: [Renamed; 2] = [
         definition: "BackendHealth",
         old: "rest",
         new: "eject_for",
-        since: "0.2",
     },
     Renamed {
         section: &["backends", "*", "health"],
         definition: "BackendHealth",
         old: "max_rest",
         new: "max_eject",
-        since: "0.2",
     },
 ];
 
@@ -50,10 +46,9 @@ pub(super) fn rename_keys(tree: &mut Tree, faults: &mut Faults) {
             let (mut old, mut new) = (section.clone(), section);
             push(&mut old, renamed.old);
             push(&mut new, renamed.new);
-            let Renamed { old: old_name, new: new_name, since, .. } = renamed;
+            let Renamed { old: old_name, new: new_name, .. } = renamed;
             if is_renamed {
-                let message =
-                    format!("`{old_name}` is called `{new_name}` since {since}; the old name still works");
+                let message = format!("`{old_name}` is now called `{new_name}`; the old name still works");
                 faults.warn(new.as_str(), message, format!("write {new_name}"));
                 carry_over(&mut tree.origins, &old, &new);
                 carry_over(&mut tree.expanded, &old, &new);

@@ -135,7 +135,7 @@ fn variables_reach_every_key() {
             ("ELIDA_CONTROL_LISTEN", "127.0.0.1:7"),
             ("ELIDA_LOG_LEVEL", "DEBUG"),
             ("ELIDA_LOG_FORMAT", "text"),
-            ("ELIDA_DATA_DIR", "/tmp/elida"),
+            ("ELIDA_DATA_DIR", "/data/elida"),
             ("ELIDA_SESSION_IDLE_TIMEOUT", "5m"),
             ("ELIDA__SERVER__THREADS", "3"),
             ("ELIDA__SERVER__LIMITS__MAX_BODY", "1MiB"),
@@ -149,7 +149,7 @@ fn variables_reach_every_key() {
     .unwrap();
     assert_eq!(config.control.listen().port(), 7);
     assert_eq!(config.logging.level().name(), "debug");
-    assert_eq!(config.data_dir.to_str(), Some("/tmp/elida"));
+    assert_eq!(config.data_dir.to_str(), Some("/data/elida"));
     assert_eq!(config.server.threads(), 3);
     assert_eq!(config.server.limits().max_body, 1 << 20);
     assert_eq!(config.backends[1].base_path(), "/openai");

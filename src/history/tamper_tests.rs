@@ -632,7 +632,7 @@ async fn a_history_of_an_older_version_goes_on_and_verifies() {
         let text = exported(&watched.archive);
         let report = verify(Cursor::new(&text), &demand(&[key, &watched.serves().key])).unwrap();
         assert_eq!((report.records, report.first, report.last), (6, 1, 6));
-        for schema in ["elida.cdr/1", "elida.cdr/2"] {
+        for schema in ["elida.cdr/1", "elida.cdr/3"] {
             assert_eq!(text.matches(&format!("\"{schema}\"")).count(), 3, "{text}");
         }
         watched.archive.close();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model_patterns::{Matcher, Pattern};
-use crate::protocol::facts::usage::{Billed, Cost};
+use crate::protocol::facts::usage::{Cost, Usage};
 use crate::settings::fault::Faults;
 
 /// Price of a token, in picodollars (10^-12 USD).
@@ -53,17 +53,17 @@ impl Prices {
     }
 
     /// Returns the cost of a response; `None` if the model has no price at this backend.
-    pub fn cost(&self, backend: &str, model: &str, billed: &Billed) -> Option<Cost> {
+    pub fn cost(&self, backend: &str, model: &str, usage: &Usage) -> Option<Cost> {
         let Inner { prices, at, everywhere } = &*self.0;
         let find = |prices: &Matcher| prices.find(model).next();
         let found = at.get(backend).and_then(find).or_else(|| find(everywhere))?.target;
         let price = prices.get(found)?;
         let parts = [
-            (billed.input, price.input),
-            (billed.output, price.output),
-            (billed.cache_read, price.cache_read),
-            (billed.cache_write, price.cache_write),
-            (billed.cache_write_1h, price.cache_write_1h),
+            (usage.input_tokens, price.input),
+            (usage.output_tokens, price.output),
+            (usage.cache_read_tokens, price.cache_read),
+            (usage.cache_write_tokens.saturating_sub(usage.cache_write_1h_tokens), price.cache_write),
+            (usage.cache_write_1h_tokens, price.cache_write_1h),
         ];
         let add = |sum: u64, (tokens, each): (u64, u64)| sum.saturating_add(tokens.saturating_mul(each));
         Some(Cost(parts.into_iter().fold(0, add)))
@@ -73,8 +73,6 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Dialect;
-    use crate::protocol::facts::usage::Usage;
 
     fn prices() -> Prices {
         let price = |input| Price {
@@ -92,9 +90,9 @@ mod tests {
     }
 
     #[test]
-    fn each_token_is_paid_once_whatever_the_vendor_counts_where() {
+    fn each_token_is_paid_once() {
         let usage = Usage {
-            input_tokens: 100,
+            input_tokens: 60,
             output_tokens: 10,
             cache_read_tokens: 40,
             cache_write_tokens: 5,
@@ -102,22 +100,17 @@ mod tests {
             reasoning_tokens: 8,
             ..Usage::default()
         };
-        let cost = |dialect: Dialect| {
-            prices().cost("openai", "gpt-5", &usage.billed(dialect.token_counts())).unwrap().0
-        };
-        // 60 of the input, 40 at a tenth, 10 of the output at five times, 3 written at twice, 2 at three times.
-        let openai = 60_000_000 + 4_000_000 + 50_000_000 + 6_000_000 + 6_000_000;
-        assert_eq!(cost(Dialect::OPENAI_CHAT), openai);
-        assert_eq!(cost(Dialect::ANTHROPIC), openai + 40_000_000, "cached tokens stand beside the input");
-        assert_eq!(cost(Dialect::GEMINI), openai + 40_000_000, "thoughts stand beside the answer");
+        // 40 at a tenth, the output with its reasoning at five times, 3 written at twice, 2 at three times.
+        let expected = 60_000_000 + 4_000_000 + 50_000_000 + 6_000_000 + 6_000_000;
+        assert_eq!(prices().cost("openai", "gpt-5", &usage), Some(Cost(expected)));
     }
 
     #[test]
     fn a_backends_own_price_goes_first_and_nothing_overflows() {
-        let one = Billed { input: 1, ..Billed::default() };
+        let one = Usage { input_tokens: 1, ..Usage::default() };
         assert_eq!(prices().cost("azure", "gpt-5", &one), Some(Cost(2_000_000)));
         assert_eq!(prices().cost("azure", "other", &one), None);
-        let absurd = Billed { input: u64::MAX, output: u64::MAX, ..Billed::default() };
+        let absurd = Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, ..Usage::default() };
         assert_eq!(prices().cost("azure", "gpt-5", &absurd), Some(Cost(u64::MAX)));
     }
 }

@@ -110,14 +110,14 @@ fn per_token(dollars_per_million: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::facts::usage::Billed;
+    use crate::protocol::facts::usage::Usage;
 
     #[test]
     fn the_prices_that_are_built_in_are_in_order() {
         let mut faults = Faults::default();
         let prices = PricingConfig::default().compile(&mut faults).unwrap();
         assert!(faults.is_empty() && faults.warnings().is_empty(), "{faults}");
-        let million = Billed { input: 1_000_000, ..Billed::default() };
+        let million = Usage { input_tokens: 1_000_000, ..Usage::default() };
         let cost = |model: &str| prices.cost("x", model, &million).map(|cost| cost.as_usd());
         assert_eq!(cost("claude-sonnet-4-5-20250929"), Some(3.0));
         assert_eq!(cost("claude-opus-4-5"), Some(5.0));

@@ -73,7 +73,7 @@ fn call(route: &Route, summary: &RequestSummary) -> Option<ModelCall> {
         stream: summary.stream,
         first_chunk: summary.ttfb,
         stop_reason: summary.stop_reason.as_deref().filter(|_| !is_socket).map(clipped),
-        tokens: summary.usage.map(|usage| tokens(route.dialect, usage)),
+        tokens: summary.usage.map(tokens),
         tools: tools.map(|(name, n)| (name.into(), n)).collect(),
     })
 }
@@ -83,12 +83,10 @@ fn operation(dialect: Dialect, method: &Method, path: &str) -> Option<&'static s
     if method == Method::POST { dialect.operation(path) } else { None }
 }
 
-/// The conventions count cached tokens in the input, whatever the provider does.
-fn tokens(dialect: Dialect, usage: Usage) -> Tokens {
-    let cached = usage.cache_read_tokens.saturating_add(usage.cache_write_tokens);
-    let beside = if dialect.token_counts().input_includes_cached { 0 } else { cached };
+/// The conventions count cached tokens in the input.
+fn tokens(usage: Usage) -> Tokens {
     Tokens {
-        input: usage.input_tokens.saturating_add(beside),
+        input: usage.prompt_tokens(),
         output: usage.output_tokens,
         cache_read: usage.cache_read_tokens,
         cache_write: usage.cache_write_tokens,
@@ -122,10 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn tokens_out_of_the_cache_are_input_whoever_counts() {
+    fn the_input_of_a_span_includes_cached_tokens() {
         let usage =
             Usage { input_tokens: 3, cache_read_tokens: 40, cache_write_tokens: 500, ..Usage::default() };
-        assert_eq!(tokens(Dialect::ANTHROPIC, usage).input, 543);
-        assert_eq!(tokens(Dialect::OPENAI_CHAT, usage).input, 3);
+        assert_eq!(tokens(usage).input, 543);
     }
 }

@@ -15,12 +15,11 @@ const NO_MODEL: &str = "unknown";
 pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
     let backend = route.backend.settings().name().as_str();
     let prices = &received.handle.settings.prices;
-    let cost =
-        model.and_then(|model| prices.cost(backend, model, &usage.billed(route.dialect.token_counts())));
+    let cost = model.and_then(|model| prices.cost(backend, model, &usage));
     Usage { cost: cost.unwrap_or_default(), ..usage }
 }
 
-/// Counts the provider's own tokens of one answer, and their cost; those of an answer without a model too, so that
+/// Counts the tokens of one answer, and their cost; those of an answer without a model too, so that
 /// metrics and records agree.
 pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
     let model = model.map_or(Cow::Borrowed(NO_MODEL), redact_text);

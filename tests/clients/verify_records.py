@@ -10,7 +10,7 @@ count, before = 0, None
 with open(sys.argv[1], encoding="utf-8") as file:
     for line in file:
         record = json.loads(line)
-        if record["schema"] != "elida.cdr/2":
+        if record["schema"] not in ("elida.cdr/2", "elida.cdr/3"):
             continue
         recorded = record["chain"].pop("hash")
         found = hashlib.sha256(rfc8785.dumps(record)).hexdigest()

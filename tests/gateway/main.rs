@@ -144,6 +144,8 @@ mod operations {
     pub mod crash;
     /// The demo provider and the harness, without a gateway.
     pub mod demo;
+    /// Where `elida demo` keeps its state, and for how long.
+    pub mod demo_state;
     /// The limit of open files: raised, divided, exhausted.
     pub mod descriptors;
     /// `elida doctor` and `elida healthcheck`, with and without a running gateway.
@@ -156,6 +158,8 @@ mod operations {
     pub mod history_legs;
     /// The signed hash chain: tampering is detected, and others can verify it.
     pub mod history_proof;
+    /// Tests and demo touch nothing outside temporary folders of their own.
+    pub mod isolation;
     /// What an OpenTelemetry collector receives, and that it delays nothing.
     pub mod otel;
     /// The commands of the README.

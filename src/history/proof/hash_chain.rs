@@ -21,7 +21,9 @@ pub const LINK: &str = "chain";
 /// The `prev` of record 1.
 pub const ORIGIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The old record schema, whose digest is not based on RFC 8785.
+/// The record schema before the current one, with token counts in the providers' own meanings.
+pub(in crate::history) const SCHEMA_V2: &str = "elida.cdr/2";
+/// The oldest record schema, whose digest is not based on RFC 8785.
 pub(in crate::history) const SCHEMA_V1: &str = "elida.cdr/1";
 
 /// The largest integer in a record. RFC 8785 numbers are doubles, which represent integers exactly up to 2^53 - 1.
@@ -95,7 +97,7 @@ pub fn canonical(value: &Value) -> Vec<u8> {
 /// Returns the bytes that the digest of a record is computed over; `None` if its schema is unknown.
 pub(in crate::history) fn hashed_form(record: &Value) -> Option<Vec<u8>> {
     match record.get("schema").and_then(Value::as_str)? {
-        RECORD_SCHEMA => Some(canonical(record)),
+        RECORD_SCHEMA | SCHEMA_V2 => Some(canonical(record)),
         SCHEMA_V1 => {
             let mut text = Vec::new();
             write_v1(record, &mut text);
@@ -174,10 +176,12 @@ mod tests {
         let older = hashed_form(&of(SCHEMA_V1)).unwrap();
         let expected = r#"{"a":"é\n","b":[1.0,{"x":0.25,"y":null}],"schema":"elida.cdr/1"}"#;
         assert_eq!(String::from_utf8(older).unwrap(), expected);
-        let this = hashed_form(&of(RECORD_SCHEMA)).unwrap();
-        let expected = expected.replace("1.0", "1").replace("cdr/1", "cdr/2");
-        assert_eq!(String::from_utf8(this).unwrap(), expected);
-        assert_eq!(hashed_form(&of("elida.cdr/3")), None);
+        for schema in [SCHEMA_V2, RECORD_SCHEMA] {
+            let later = hashed_form(&of(schema)).unwrap();
+            let expected = expected.replace("1.0", "1").replace(SCHEMA_V1, schema);
+            assert_eq!(String::from_utf8(later).unwrap(), expected);
+        }
+        assert_eq!(hashed_form(&of("elida.cdr/4")), None);
         assert_eq!(hashed_form(&json!([])), None);
     }
 }

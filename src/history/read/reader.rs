@@ -97,9 +97,9 @@ pub struct KillLine {
 /// Sums of tokens and cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct TokenSums {
-    /// Input tokens.
+    /// Tokens of prompts, without those read from caches or written to them.
     pub input_tokens: u64,
-    /// Output tokens.
+    /// Output tokens, including those of reasoning.
     pub output_tokens: u64,
     /// Tokens read from prompt caches.
     pub cache_read_tokens: u64,

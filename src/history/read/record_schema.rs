@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::history::proof::hash_chain::{LINK, SCHEMA_V1};
+use crate::history::proof::hash_chain::{LINK, SCHEMA_V1, SCHEMA_V2};
 use crate::protocol::facts::usage::Usage;
 use crate::session::{RECORD_SCHEMA, Record, RequestLine};
 
@@ -37,7 +37,7 @@ pub struct StoredRequest<'a> {
     /// The request.
     #[serde(flatten)]
     pub line: &'a RequestLine,
-    /// The provider's token counts; absent when it reported none.
+    /// Token counts; absent when the provider reported none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
@@ -48,7 +48,7 @@ fn any_version(record: &mut Schema) {
         *version = json!({
             "description": "The version of the record's form. An older one is found in histories and exports only.",
             "type": "string",
-            "enum": [SCHEMA_V1, RECORD_SCHEMA],
+            "enum": [SCHEMA_V1, SCHEMA_V2, RECORD_SCHEMA],
         });
     }
 }

@@ -191,7 +191,7 @@ mod tests {
             });
         }
         let model = Some("gpt-realtime".to_owned());
-        assert_eq!(seen, [(5, 2, model.clone()), (1, 0, model.clone()), (5, 2, model)]);
+        assert_eq!(seen, [(3, 2, model.clone()), (1, 0, model.clone()), (3, 2, model)]);
         let update = text_frame(br#"{"type":"session.update","Session":{"Model":"gpt-other"}}"#);
         assert_eq!(asked(&mut tap, &update), ["gpt-other"]);
     }

@@ -113,8 +113,8 @@ impl ResponseTap {
         if !reading.end_piece(&mut |_| {}) {
             return None;
         }
-        let usage = std::mem::take(&mut reading.found.usage);
-        std::mem::take(&mut reading.found.any_usage).then_some(usage)
+        let counts = std::mem::take(&mut reading.found.counts);
+        std::mem::take(&mut reading.found.any_usage).then(|| (reading.rules.usage)(&counts))
     }
 
     /// The body has ended.
@@ -126,8 +126,8 @@ impl ResponseTap {
 
     /// The counts seen so far; `None` when the answer has not counted anything.
     pub fn usage(&self) -> Option<Usage> {
-        let found = &self.inner.as_ref()?.reading.found;
-        found.any_usage.then_some(found.usage)
+        let Reading { found, rules, .. } = &self.inner.as_ref()?.reading;
+        found.any_usage.then(|| (rules.usage)(&found.counts))
     }
 
     /// The model that the answer names, the last one seen.

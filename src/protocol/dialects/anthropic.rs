@@ -15,7 +15,7 @@ use super::spec::PathRule::{Contains, EndsWith};
 use super::spec::{
     AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
 };
-use crate::protocol::facts::usage::TokenCounts;
+use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
@@ -55,6 +55,8 @@ const FIELDS: &[(&str, Field)] = &[
 
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    // Cached tokens are counted beside the input, thinking in the output.
+    usage: ReportedCounts::with_cached_beside_input,
     last_kinds: &["message_stop"],
     done_marker: false,
     calls: CallRules {
@@ -87,8 +89,6 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     ],
     operations: &[("/v1/messages", "chat"), ("/v1/complete", "text_completion")],
     answers: Some(&ANSWERS),
-    // Cached tokens are counted beside the input.
-    token_counts: TokenCounts { input_includes_cached: false, output_includes_reasoning: true },
     errors: ErrorForm {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", common)],
         ..ErrorForm::COMMON

@@ -18,6 +18,7 @@ use super::spec::{
     AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
 };
 use crate::protocol::facts::error_body::ErrorBody;
+use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
@@ -53,6 +54,7 @@ const FIELDS: &[(&str, Field)] = &[
 
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    usage: ReportedCounts::with_cached_in_input,
     last_kinds: &["message-end"],
     done_marker: true,
     calls: CallRules {
@@ -225,7 +227,7 @@ data: [DONE]
     }
 
     fn expected() -> Seen {
-        let usage = Usage { input_tokens: 17, output_tokens: 12, cache_read_tokens: 6, ..Usage::default() };
+        let usage = Usage { input_tokens: 11, output_tokens: 12, cache_read_tokens: 6, ..Usage::default() };
         let call = ["weather_1", "weather", "{\"city\":1}"].map(str::to_owned);
         ("Zürich".to_owned(), vec![call], Some("TOOL_CALL".to_owned()), Some(usage), true)
     }

@@ -1,8 +1,7 @@
 //! Gemini (`…/models/MODEL:generateContent`, also in Vertex AI's longer paths): the model is in the
 //! path. Streams are server-sent events with `?alt=sse` and one JSON array without.
 //!
-//! `usageMetadata` comes with every piece and counts all so far. `candidatesTokenCount` does not include
-//! `thoughtsTokenCount`; both are kept as they are.
+//! `usageMetadata` comes with every piece and counts all so far (ai.google.dev/api/generate-content#UsageMetadata).
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -19,15 +18,17 @@ use super::spec::{
 };
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::model_request::ModelRequest;
-use crate::protocol::facts::usage::TokenCounts;
+use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::wire::framing::Framing;
 
 const FIELDS: &[(&str, Field)] = &[
     ("modelVersion", Field::Model),
     ("usageMetadata.promptTokenCount", Field::Input),
+    ("usageMetadata.toolUsePromptTokenCount", Field::ToolInput),
     ("usageMetadata.candidatesTokenCount", Field::Output),
     ("usageMetadata.cachedContentTokenCount", Field::CacheRead),
     ("usageMetadata.thoughtsTokenCount", Field::Reasoning),
+    ("usageMetadata.totalTokenCount", Field::Total),
     ("candidates[].finishReason", Field::Stop),
     ("candidates[].content.parts[].text", Field::Text),
     ("candidates[].content.parts[].functionCall", Field::CallEnd),
@@ -38,11 +39,21 @@ const FIELDS: &[(&str, Field)] = &[
 
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    usage,
     last_kinds: &[],
     done_marker: false,
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths_in_elements(FIELDS)),
 };
+
+/// Cached tokens are counted in the prompt, results of tools beside it. Thoughts are counted beside the candidates,
+/// except by servers whose total shows that they are counted in them.
+fn usage(counts: &ReportedCounts) -> Usage {
+    let ReportedCounts { input, tool_input, output, reasoning, total, .. } = *counts;
+    let is_in_output = total == input + output || total == input + tool_input + output;
+    let thoughts = if is_in_output { 0 } else { reasoning };
+    ReportedCounts { input: input + tool_input, output: output + thoughts, ..*counts }.with_cached_in_input()
+}
 
 /// The methods of a model: the word after the colon.
 const VERBS: [&str; 10] = [
@@ -111,8 +122,6 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     ],
     read_path: Some(read_path),
     answers: Some(&ANSWERS),
-    // Thoughts are counted beside the answer.
-    token_counts: TokenCounts { input_includes_cached: true, output_includes_reasoning: false },
     errors: ErrorForm {
         body,
         stream_ends: &[

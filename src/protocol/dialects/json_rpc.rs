@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::spec::{AnswerRules, CallRules, Field, paths};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] =
     &[("id", Field::Reply), ("method", Field::NotLast), ("error.code", Field::NotLast)];
@@ -19,6 +20,7 @@ const FIELDS: &[(&str, Field)] =
 /// hangs up has its answer: the response to its request, behind whatever else the server had to say.
 pub(super) static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    usage: ReportedCounts::with_cached_in_input,
     last_kinds: &[],
     done_marker: false,
     calls: CallRules::BY_PATH,

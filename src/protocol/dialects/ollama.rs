@@ -10,6 +10,7 @@ use super::openai;
 use super::spec::PathRule::Matches;
 use super::spec::{AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths};
 use crate::protocol::facts::error_body::ErrorBody;
+use crate::protocol::facts::usage::ReportedCounts;
 use crate::protocol::wire::framing::Framing;
 
 /// Its calls below `/api`; a bare `/api/…` belongs to many other programs.
@@ -52,6 +53,7 @@ const FIELDS: &[(&str, Field)] = &[
 
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    usage: ReportedCounts::with_cached_in_input,
     last_kinds: &[],
     done_marker: false,
     calls: CallRules::BY_PATH,

@@ -1,7 +1,7 @@
 //! OpenAI chat completions, completions and embeddings: where an answer writes its usage and its calls.
 //!
 //! Streams carry `usage` only when asked (`stream_options.include_usage`), on the last chunk before
-//! `[DONE]`; other chunks have it null or not at all. Some servers repeat it, so the last one counts.
+//! `[DONE]`; other chunks have it null or not at all. Some servers repeat it with the sums so far.
 //! Fields as in the vendor's SDK (`openai.types`: `CompletionUsage`, `ChatCompletionChunk`).
 
 use std::sync::LazyLock;
@@ -13,17 +13,26 @@ use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
 use super::spec::PathRule::{Contains, EndsWith};
 use super::spec::{AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths};
+use crate::protocol::facts::usage::{ReportedCounts, Usage};
 
 /// Shared with Mistral, whose answers have the same shape.
 pub(super) const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
     ("usage.prompt_tokens", Field::Input),
     ("usage.completion_tokens", Field::Output),
+    ("usage.total_tokens", Field::Total),
     ("usage.prompt_tokens_details.cached_tokens", Field::CacheRead),
     ("usage.prompt_tokens_details.cache_write_tokens", Field::CacheWrite),
     ("usage.completion_tokens_details.reasoning_tokens", Field::Reasoning),
-    // Mistral.
+    // Mistral, DeepSeek (api-docs.deepseek.com/guides/kv_cache), Moonshot.
     ("usage.num_cached_tokens", Field::CacheRead),
+    ("usage.prompt_cache_hit_tokens", Field::CacheRead),
+    ("usage.cached_tokens", Field::CacheRead),
+    // Moonshot's streams write it into the last choice.
+    ("choices[].usage.prompt_tokens", Field::Input),
+    ("choices[].usage.completion_tokens", Field::Output),
+    ("choices[].usage.total_tokens", Field::Total),
+    ("choices[].usage.cached_tokens", Field::CacheRead),
     // Images and speech count in the words of the responses API.
     ("usage.input_tokens", Field::Input),
     ("usage.output_tokens", Field::Output),
@@ -64,11 +73,23 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
 
 pub(super) static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    usage,
     last_kinds: &[],
     done_marker: true,
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths(FIELDS)),
 };
+
+/// The vendor counts cached tokens in the input and reasoning in the output. Some servers of its API count reasoning in
+/// the total only (xAI, and Gemini behind this API): what the total has beside prompt and answer is output. An answer
+/// that has a total alone is one without output (embeddings and reranking of Voyage and Jina).
+pub(super) fn usage(counts: &ReportedCounts) -> Usage {
+    let (input, output) = match counts.total {
+        total if counts.input == 0 && counts.output == 0 => (total, 0),
+        total => (counts.input, counts.output.max(total.saturating_sub(counts.input))),
+    };
+    ReportedCounts { input, output, ..*counts }.with_cached_in_input()
+}
 
 /// The well-known value of OpenTelemetry's conventions.
 pub(super) const GEN_AI_PROVIDER: &str = "openai";

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use super::error_body::{Detail, ErrorForm, json};
+use super::openai;
 use super::spec::PathRule::{Contains, EndsWith};
 use super::spec::{AnswerRules, CallRules, Dialect, DialectSpec, Field, paths};
 use crate::protocol::facts::error_body::ErrorBody;
@@ -15,6 +16,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("session.model", Field::Model),
     ("response.usage.input_tokens", Field::Input),
     ("response.usage.output_tokens", Field::Output),
+    ("response.usage.total_tokens", Field::Total),
     ("response.usage.input_token_details.cached_tokens", Field::CacheRead),
     ("response.status", Field::Status),
     ("response.status_details.reason", Field::StopDetail),
@@ -30,6 +32,7 @@ const FIELDS: &[(&str, Field)] = &[
 
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    usage: openai::usage,
     last_kinds: &["response.done", "conversation.item.input_audio_transcription.completed"],
     done_marker: false,
     calls: CallRules { suffix: "_call", steps: &[], text_kinds: &[] },

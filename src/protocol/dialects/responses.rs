@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use super::error_body::{Detail, ErrorForm, StreamEnd, json};
+use super::openai;
 use super::spec::PathRule::{Contains, EndsWith};
 use super::spec::{AnswerRules, CallRules, CallStep, Dialect, DialectSpec, Field, paths};
 use crate::protocol::facts::error_body::ErrorBody;
@@ -16,6 +17,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.model", Field::Model),
     ("response.usage.input_tokens", Field::Input),
     ("response.usage.output_tokens", Field::Output),
+    ("response.usage.total_tokens", Field::Total),
     ("response.usage.input_tokens_details.cached_tokens", Field::CacheRead),
     ("response.usage.input_tokens_details.cache_write_tokens", Field::CacheWrite),
     ("response.usage.output_tokens_details.reasoning_tokens", Field::Reasoning),
@@ -24,6 +26,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
     ("usage.input_tokens", Field::Input),
     ("usage.output_tokens", Field::Output),
+    ("usage.total_tokens", Field::Total),
     ("usage.input_tokens_details.cached_tokens", Field::CacheRead),
     ("usage.input_tokens_details.cache_write_tokens", Field::CacheWrite),
     ("usage.output_tokens_details.reasoning_tokens", Field::Reasoning),
@@ -63,6 +66,7 @@ const FIELDS: &[(&str, Field)] = &[
 /// The API itself sends no `[DONE]`, but servers that imitate it do.
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
+    usage: openai::usage,
     last_kinds: &["response.completed", "response.failed", "response.incomplete"],
     done_marker: true,
     calls: CallRules {

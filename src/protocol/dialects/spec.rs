@@ -12,7 +12,7 @@ use super::error_body::ErrorForm;
 use super::model_list::{ModelListForm, ModelListRequest};
 use super::openai;
 use crate::protocol::facts::model_request::ModelRequest;
-use crate::protocol::facts::usage::TokenCounts;
+use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::json::scan::{PathSet, Want};
 
 /// The API of one request: it decides how the request is detected, how usage is read and how an error is worded.
@@ -38,10 +38,6 @@ pub(super) struct DialectSpec {
     pub(super) read_path: Option<fn(&str, &mut ModelRequest)>,
     /// How its answers are read; `None` when they are not.
     pub(super) answers: Option<&'static AnswerRules>,
-    /// What the numbers at the paths of `answers` include. [`Usage`](crate::protocol::facts::usage::Usage) keeps
-    /// them as the provider wrote them; cost and spans are computed from the normalised form
-    /// ([`Usage::billed`](crate::protocol::facts::usage::Usage::billed)).
-    pub(super) token_counts: TokenCounts,
     pub(super) errors: ErrorForm,
     /// How a client of this dialect wants `GET /v1/models` answered.
     pub(super) model_list: ModelListForm,
@@ -70,7 +66,6 @@ impl DialectSpec {
         operations: &[],
         read_path: None,
         answers: None,
-        token_counts: TokenCounts { input_includes_cached: true, output_includes_reasoning: true },
         errors: ErrorForm::COMMON,
         model_list: openai::MODEL_LIST,
         gen_ai_provider: openai::GEN_AI_PROVIDER,
@@ -124,11 +119,6 @@ impl Dialect {
     /// True when bodies of this dialect are read while they pass.
     pub fn is_read(self) -> bool {
         self.0.content != Content::Unread
-    }
-
-    /// What its token numbers include.
-    pub fn token_counts(self) -> TokenCounts {
-        self.0.token_counts
     }
 
     /// Adds what the path says of a request.
@@ -257,12 +247,16 @@ pub(in crate::protocol) enum CallStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::protocol) enum Field {
     Input,
+    /// Tokens that results of the provider's own tools added to the prompt, where they are not counted in it.
+    ToolInput,
     Output,
     CacheRead,
     CacheWrite,
     /// The part of the cache writes that is kept for an hour.
     CacheWriteHour,
     Reasoning,
+    /// All tokens of prompt and answer.
+    Total,
     /// Searches that the provider made for the model.
     WebSearches,
     Model,
@@ -308,11 +302,13 @@ impl Field {
             Self::Text | Self::Delta | Self::CallArguments => listening.then_some(Want::Parts),
             Self::CallEnd | Self::CallAgainEnd | Self::CallPieceEnd | Self::ChoiceEnd => Some(Want::End),
             Self::Input
+            | Self::ToolInput
             | Self::Output
             | Self::CacheRead
             | Self::CacheWrite
             | Self::CacheWriteHour
             | Self::Reasoning
+            | Self::Total
             | Self::WebSearches
             | Self::Model
             | Self::Kind
@@ -335,9 +331,11 @@ impl Field {
 /// How answers of one dialect are read. The same table serves whole answers and streams: where both
 /// shapes exist their paths differ.
 pub(in crate::protocol) struct AnswerRules {
-    /// The meaning of each path, in the order of `paths`. Where two paths of an answer have the same meaning, the
-    /// last value counts.
+    /// The meaning of each path, in the order of `paths`. Where an answer has several values of one meaning, the
+    /// largest count and the last text are kept.
     pub(in crate::protocol) fields: &'static [(&'static str, Field)],
+    /// Turns the counts of the answer into those that mean the same for every provider.
+    pub(in crate::protocol) usage: fn(&ReportedCounts) -> Usage,
     /// Event kinds after which nothing comes.
     pub(in crate::protocol) last_kinds: &'static [&'static str],
     /// Whether `data: [DONE]` ends a stream.

@@ -1,25 +1,26 @@
-//! Token counts as the provider gave them, and what each is counted in.
+//! Token counts: as a provider reports them, and in the one meaning that everything else uses.
 
 use std::ops::AddAssign;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Tokens of one answer, the provider's own numbers, and what they cost. What `input_tokens` includes differs: OpenAI
-/// counts cached tokens in, Anthropic does not.
+/// Tokens of an answer, or of several, and what they cost. The numbers mean the same for every provider: each token
+/// of the prompt is in one of `input_tokens`, `cache_read_tokens` and `cache_write_tokens`, so sums over providers and
+/// prices apply to them as they are.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt that were neither read from the provider's cache nor written to it.
     pub input_tokens: u64,
-    /// Tokens of the answer.
+    /// Tokens that the model wrote, including those of its reasoning.
     pub output_tokens: u64,
-    /// Prompt tokens read from the provider's cache.
+    /// Tokens of the prompt that were read from the provider's cache.
     pub cache_read_tokens: u64,
-    /// Prompt tokens written to the provider's cache.
+    /// Tokens of the prompt that were written to the provider's cache.
     pub cache_write_tokens: u64,
-    /// Those of them that are kept for an hour, which costs more.
+    /// Those of `cache_write_tokens` that are kept for an hour, which costs more; the others are kept for minutes.
     pub cache_write_1h_tokens: u64,
-    /// Answer tokens spent on reasoning, counted in `output_tokens`.
+    /// Those of `output_tokens` that the model spent on reasoning, where the provider reports them.
     pub reasoning_tokens: u64,
     /// Searches that the provider made for the model; they are charged beside the tokens.
     pub web_search_requests: u64,
@@ -29,41 +30,55 @@ pub struct Usage {
     pub cost: Cost,
 }
 
-/// The tokens of an answer as they are paid, each once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Billed {
-    /// Read by the model, from no cache.
-    pub input: u64,
-    /// Written by the model, reasoning too.
-    pub output: u64,
-    /// Read from the provider's cache.
-    pub cache_read: u64,
-    /// Written to it for minutes.
-    pub cache_write: u64,
-    /// Written to it for an hour.
-    pub cache_write_1h: u64,
-}
-
-/// What a provider's token numbers include.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenCounts {
-    /// `input_tokens` includes those read from the cache; otherwise they are counted beside it.
-    pub input_includes_cached: bool,
-    /// `output_tokens` includes those spent on reasoning; otherwise they are counted beside it.
-    pub output_includes_reasoning: bool,
-}
-
 impl Usage {
-    /// The same numbers, each token in one place.
-    pub fn billed(&self, counts: TokenCounts) -> Billed {
-        let cached = if counts.input_includes_cached { self.cache_read_tokens } else { 0 };
-        let reasoning = if counts.output_includes_reasoning { 0 } else { self.reasoning_tokens };
-        Billed {
-            input: self.input_tokens.saturating_sub(cached),
-            output: self.output_tokens.saturating_add(reasoning),
-            cache_read: self.cache_read_tokens,
-            cache_write: self.cache_write_tokens.saturating_sub(self.cache_write_1h_tokens),
-            cache_write_1h: self.cache_write_1h_tokens,
+    /// All tokens of the prompt, cached or not: `gen_ai.usage.input_tokens` of OpenTelemetry's conventions.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.input_tokens.saturating_add(self.cache_read_tokens).saturating_add(self.cache_write_tokens)
+    }
+}
+
+/// The counts of one answer as its provider reports them. What each number includes depends on the dialect, whose file
+/// turns them into a [`Usage`]. A count that an answer repeats is the sum so far, so the largest one is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReportedCounts {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Tokens that the results of the provider's own tools added to the prompt.
+    pub tool_input: u64,
+    /// Tokens of the answer.
+    pub output: u64,
+    /// Tokens read from the provider's cache.
+    pub cache_read: u64,
+    /// Tokens written to the provider's cache.
+    pub cache_write: u64,
+    /// The part of them that is kept for an hour.
+    pub cache_write_1h: u64,
+    /// Tokens spent on reasoning.
+    pub reasoning: u64,
+    /// All tokens of prompt and answer; 0 when the provider does not report them.
+    pub total: u64,
+    /// Searches that the provider made for the model.
+    pub web_searches: u64,
+}
+
+impl ReportedCounts {
+    /// The usage where cached tokens are reported as parts of `input`, and reasoning as a part of `output`.
+    pub fn with_cached_in_input(&self) -> Usage {
+        let cached = self.cache_read.saturating_add(self.cache_write);
+        Self { input: self.input.saturating_sub(cached), ..*self }.with_cached_beside_input()
+    }
+
+    /// The usage where cached tokens are reported beside `input`, and reasoning as a part of `output`.
+    pub fn with_cached_beside_input(&self) -> Usage {
+        Usage {
+            input_tokens: self.input,
+            output_tokens: self.output,
+            cache_read_tokens: self.cache_read,
+            cache_write_tokens: self.cache_write.max(self.cache_write_1h),
+            cache_write_1h_tokens: self.cache_write_1h,
+            reasoning_tokens: self.reasoning,
+            web_search_requests: self.web_searches,
+            cost: Cost::default(),
         }
     }
 }

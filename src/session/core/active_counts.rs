@@ -96,16 +96,16 @@ pub(in crate::session) struct SessionPermit<'c> {
 
 impl SessionPermit<'_> {
     /// Uses the permit for this session.
-    pub(in crate::session) fn take(mut self, live: &Arc<Session>) {
+    pub(in crate::session) fn take(mut self, session: &Arc<Session>) {
         self.taken = true;
-        if live.principal() != &self.account {
-            self.active_counts.accounts.insert(live.uid(), self.account.clone());
+        if session.principal() != &self.account {
+            self.active_counts.accounts.insert(session.uid(), self.account.clone());
         }
         if let Some(mut counts) = self.active_counts.by_account.get_mut(&self.account) {
-            counts.identity.get_or_insert_with(|| Arc::clone(live.identity()));
-            counts.sessions.add(live, |live| &live.positions.own);
+            counts.identity.get_or_insert_with(|| Arc::clone(session.identity()));
+            counts.sessions.add(session, |session| &session.positions.own);
         }
-        self.active_counts.all().add(live, |live| &live.positions.all);
+        self.active_counts.all().add(session, |session| &session.positions.all);
     }
 }
 
@@ -123,13 +123,13 @@ impl ActiveCounts {
     }
 
     /// Lets a new session share memory with the other sessions of its principal.
-    pub(in crate::session) fn share(&self, live: Session) -> Session {
-        match self.by_account.get(live.principal()) {
+    pub(in crate::session) fn share(&self, session: Session) -> Session {
+        match self.by_account.get(session.principal()) {
             Some(counts) => match &counts.identity {
-                Some(identity) => live.sharing(counts.key(), identity),
-                None => live,
+                Some(identity) => session.sharing(counts.key(), identity),
+                None => session,
             },
-            None => live,
+            None => session,
         }
     }
 
@@ -178,11 +178,11 @@ impl ActiveCounts {
     }
 
     /// Returns the permit of a session that has ended.
-    pub(in crate::session) fn release(&self, live: &Session) {
-        self.all().remove(live, |live| &live.positions.all);
-        let account = self.accounts.remove(&live.uid()).map(|(_, account)| account);
-        self.release_permit(account.as_ref().unwrap_or(live.principal()), |counts| {
-            counts.sessions.remove(live, |live| &live.positions.own)
+    pub(in crate::session) fn release(&self, session: &Session) {
+        self.all().remove(session, |session| &session.positions.all);
+        let account = self.accounts.remove(&session.uid()).map(|(_, account)| account);
+        self.release_permit(account.as_ref().unwrap_or(session.principal()), |counts| {
+            counts.sessions.remove(session, |session| &session.positions.own)
         });
     }
 
@@ -234,13 +234,13 @@ fn is_near(active: usize, max: usize) -> bool {
 }
 
 impl Roster {
-    fn add(&mut self, live: &Arc<Session>, position: impl Fn(&Session) -> &AtomicU32) {
-        position(live).store(self.sessions.len() as u32, Ordering::Relaxed);
-        self.sessions.push(Arc::clone(live));
+    fn add(&mut self, session: &Arc<Session>, position: impl Fn(&Session) -> &AtomicU32) {
+        position(session).store(self.sessions.len() as u32, Ordering::Relaxed);
+        self.sessions.push(Arc::clone(session));
     }
 
-    fn remove(&mut self, live: &Session, position: impl Fn(&Session) -> &AtomicU32) {
-        let at = position(live).swap(NOWHERE, Ordering::Relaxed) as usize;
+    fn remove(&mut self, session: &Session, position: impl Fn(&Session) -> &AtomicU32) {
+        let at = position(session).swap(NOWHERE, Ordering::Relaxed) as usize;
         if at < self.sessions.len() {
             self.sessions.swap_remove(at);
             if let Some(moved) = self.sessions.get(at) {

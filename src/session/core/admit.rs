@@ -30,10 +30,10 @@ impl Manager {
     pub async fn admit(self: &Arc<Self>, request: SessionRequest, start: LegStart) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let mut start = start;
-        if let Some(live) = self.active.find(&request.key)
-            && !self.ended_before(&live, &request, now).await
+        if let Some(session) = self.active.find(&request.key)
+            && !self.ended_before(&session, &request, now).await
         {
-            match self.join(live, &request, start, now) {
+            match self.join(session, &request, start, now) {
                 Ok(leg) => return Ok(leg),
                 Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
                 Err(NotOpened::Ended(again)) => start = again,
@@ -78,11 +78,11 @@ impl Manager {
         for _ in 0..SAMPLES {
             let now = self.clock.now();
             let mut sample = self.active_counts.sample(limit, account);
-            sample.retain(|live| live.open_legs() == 0);
-            sample.sort_by_key(|live| live.last_activity());
-            for live in sample {
+            sample.retain(|session| session.open_legs() == 0);
+            sample.sort_by_key(|session| session.last_activity());
+            for session in sample {
                 // If another instance uses the session, it only leaves this instance.
-                if self.replication.end_idle(self, &live, EndReason::Capacity, live.idle(now)).await {
+                if self.replication.end_idle(self, &session, EndReason::Capacity, session.idle(now)).await {
                     self.active_counts.counts.evicted[limit as usize].fetch_add(1, Ordering::Relaxed);
                     return true;
                 }
@@ -94,31 +94,31 @@ impl Manager {
     /// Opens a leg in an active session.
     fn join(
         self: &Arc<Self>,
-        live: Arc<Session>,
+        session: Arc<Session>,
         request: &SessionRequest,
         start: LegStart,
         now: Moment,
     ) -> Result<Leg, NotOpened> {
         let id = self.next_leg();
-        live.open(id, &request.identity, start, now, &self.clock)?;
-        Ok(Leg::new(live, self.clone(), id))
+        session.open(id, &request.identity, start, now, &self.clock)?;
+        Ok(Leg::new(session, self.clone(), id))
     }
 
     /// Ends a session that is due to end, without waiting for the next [`Manager::reap`], which would cut the
     /// request; and one with a derived id that has been idle for longer than its gap: the same id then means new
     /// work. Returns true if it is over on this instance.
-    async fn ended_before(&self, live: &Arc<Session>, request: &SessionRequest, now: Moment) -> bool {
-        let is_new_work = |gap: &Duration| live.idle(now) > *gap;
-        let (reason, limit) = match (due(live, &self.settings.load(), now), request.idle_gap) {
+    async fn ended_before(&self, session: &Arc<Session>, request: &SessionRequest, now: Moment) -> bool {
+        let is_new_work = |gap: &Duration| session.idle(now) > *gap;
+        let (reason, limit) = match (due(session, &self.settings.load(), now), request.idle_gap) {
             (Some(due), _) => due,
             (None, Some(gap)) if is_new_work(&gap) => (EndReason::IdleGap, gap),
             (None, _) => return false,
         };
         if reason == EndReason::MaxDuration {
-            self.end(live, reason, None, |_, _| true);
+            self.end(session, reason, None, |_, _| true);
             return true;
         }
-        self.replication.end_idle(self, live, reason, limit).await
+        self.replication.end_idle(self, session, reason, limit).await
     }
 
     /// Slow path: while the slot of the id is locked, looks again, checks kill orders and limits, and creates the
@@ -143,7 +143,7 @@ impl Manager {
             }
             let mut start = start;
             let mut previous = None;
-            if let Some(at) = slot.iter().position(|live| live.key().scope == request.key.scope) {
+            if let Some(at) = slot.iter().position(|session| session.key().scope == request.key.scope) {
                 match self.join(slot[at].clone(), &request, start, now) {
                     Ok(leg) => return Ok(leg),
                     Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
@@ -152,13 +152,13 @@ impl Manager {
                 // It has ended and is about to be removed.
                 previous = Some(slot.swap_remove(at).as_previous());
             }
-            let closing = self.closing.find(&request.key).map(|live| live.as_previous());
+            let closing = self.closing.find(&request.key).map(|session| session.as_previous());
             previous = newer(previous, closing);
-            let (live, leg_id) = self.open(&request, &opening, previous, permit, start, now)?;
-            slot.push(live.clone());
+            let (session, leg_id) = self.open(&request, &opening, previous, permit, start, now)?;
+            slot.push(session.clone());
             is_here = true;
             is_new = matches!(opening, Opening::Own(_) | Opening::Shared { is_new: true, .. });
-            Ok(Leg::new(live, self.clone(), leg_id))
+            Ok(Leg::new(session, self.clone(), leg_id))
         });
         if !is_here {
             self.replication.release(&opening, &request);
@@ -184,24 +184,24 @@ impl Manager {
         now: Moment,
     ) -> Result<(Arc<Session>, LegId), Denied> {
         let orders = self.kill_orders.agent_orders(&request.key, now);
-        let live = match opening {
+        let session = match opening {
             Opening::Own(stored) => Session::new(request.clone(), newer(*stored, previous), now),
             Opening::Shared { session, share, is_new } => {
                 Session::shared(session, *share, *is_new, now, &self.clock)
             }
         };
-        let live = Arc::new(self.active_counts.share(live));
+        let session = Arc::new(self.active_counts.share(session));
         for order in &orders {
-            live.order_agent(order);
+            session.order_agent(order);
         }
         let leg = self.next_leg();
-        match live.open(leg, &request.identity, start, now, &self.clock) {
+        match session.open(leg, &request.identity, start, now, &self.clock) {
             Ok(()) => {}
             Err(NotOpened::Refused(order)) => return Err(Denied::Killed { order }),
             Err(NotOpened::Ended(_)) => unreachable!("nobody else knows a session that was made just now"),
         }
-        permit.take(&live);
-        Ok((live, leg))
+        permit.take(&session);
+        Ok((session, leg))
     }
 }
 

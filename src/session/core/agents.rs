@@ -278,14 +278,14 @@ impl Inner {
     /// tree.
     pub(super) fn enter(
         &mut self,
-        live: &Session,
+        session: &Session,
         who: &Identity,
         now: Moment,
     ) -> Result<AgentIndex, Arc<KillOrder>> {
         if self.agents.is_none() && who.agent_id.is_none() {
             return Ok(AgentIndex::MAIN);
         }
-        self.agents(live).enter(who, now)
+        self.agents(session).enter(who, now)
     }
 
     /// Counts the end of a request of an agent.
@@ -295,9 +295,9 @@ impl Inner {
         }
     }
 
-    fn agents(&mut self, live: &Session) -> &mut Agents {
+    fn agents(&mut self, session: &Session) -> &mut Agents {
         let Self { agents, legs, totals, .. } = self;
-        agents.get_or_insert_with(|| Box::new(root(live, legs.len(), totals)))
+        agents.get_or_insert_with(|| Box::new(root(session, legs.len(), totals)))
     }
 
     /// The agents that sent requests, in order of first use.
@@ -306,10 +306,10 @@ impl Inner {
     }
 
     /// The tree of agents in depth-first order.
-    pub(super) fn agent_views(&self, live: &Session, clock: &Clock, now: Moment) -> Vec<AgentView> {
+    pub(super) fn agent_views(&self, session: &Session, clock: &Clock, now: Moment) -> Vec<AgentView> {
         match &self.agents {
             Some(agents) => agents.views(clock, now),
-            None => root(live, self.legs.len(), &self.totals).views(clock, now),
+            None => root(session, self.legs.len(), &self.totals).views(clock, now),
         }
     }
 
@@ -321,9 +321,9 @@ impl Inner {
 }
 
 /// The tree of a session with only the main agent so far.
-fn root(live: &Session, open_legs: usize, totals: &SessionTotals) -> Agents {
-    let main = AgentTotals { requests: live.requests(), open: open_legs as u32, usage: totals.usage() };
-    Agents::rooted(main, live.started(), live.last_activity())
+fn root(session: &Session, open_legs: usize, totals: &SessionTotals) -> Agents {
+    let main = AgentTotals { requests: session.requests(), open: open_legs as u32, usage: totals.usage() };
+    Agents::rooted(main, session.started(), session.last_activity())
 }
 
 impl Session {

@@ -194,20 +194,20 @@ impl Manager {
         let delivery = self.replication.send_order(self, &order).await;
         let sent = self.send_kill_to_peers(&order, None);
         self.kills.fetch_add(1, Ordering::Relaxed);
-        let (live, cut_here) = self.apply_order(&order);
+        let (session, cut_here) = self.apply_order(&order);
         let legs_cut = cut_here + sent.legs_cut().await;
         self.publish(Event::Killed { order: order.clone(), legs_cut });
         if found.is_partial {
             self.replication.resolve_later(target, &order);
         }
         let OrderReach { instances, not_reached } = delivery.await;
-        let (uid, state) = match &live {
-            Some(live) => {
-                let state = live.state();
+        let (uid, state) = match &session {
+            Some(session) => {
+                let state = session.state();
                 if state.is_final() {
-                    self.replication.on_killed(self, live).await;
+                    self.replication.on_killed(self, session).await;
                 }
-                (live.uid(), state)
+                (session.uid(), state)
             }
             None if order.agent.is_none() && found.state == SessionState::Active => {
                 self.replication.end_remote(self, &order, found.uid).await;
@@ -257,16 +257,16 @@ impl Manager {
         // Sessions opened before the order was recorded are found here; later requests find the order. A newer
         // incarnation than the one named is killed as well.
         let mut legs_cut = 0;
-        for live in self.sessions_under(order) {
+        for session in self.sessions_under(order) {
             legs_cut += if order.agent.is_some() {
-                let cuts = live.order_agent(order);
+                let cuts = session.order_agent(order);
                 cuts.iter().for_each(|cut| cut.cut(CutReason::AgentKilled));
                 cuts.len()
             } else {
-                self.end(&live, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
+                self.end(&session, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
             };
-            if *live.key() == order.key() {
-                found = Some(live);
+            if *session.key() == order.key() {
+                found = Some(session);
             }
         }
         (found, legs_cut)
@@ -276,14 +276,14 @@ impl Manager {
     /// principals' key.
     fn sessions_under(&self, order: &KillOrder) -> Vec<Arc<Session>> {
         let mut lives = self.active.by_id(order.session_id.as_str());
-        lives.retain(|live| self.kill_orders.is_against(order, live.key()));
+        lives.retain(|session| self.kill_orders.is_against(order, session.key()));
         lives
     }
 
     /// Removes a lifted order against an agent from its sessions.
     pub(super) fn lift_from_sessions(&self, order: &Arc<KillOrder>) {
         if order.agent.is_some() {
-            self.sessions_under(order).iter().for_each(|live| live.lift(order));
+            self.sessions_under(order).iter().for_each(|session| session.lift(order));
         }
     }
 

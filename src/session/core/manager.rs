@@ -195,16 +195,16 @@ impl Manager {
     /// ended or may not end.
     pub(in crate::session) fn end(
         &self,
-        live: &Arc<Session>,
+        session: &Arc<Session>,
         reason: EndReason,
         order: Option<Arc<KillOrder>>,
         only_if: impl FnOnce(&Session, &Inner) -> bool,
     ) -> Option<usize> {
-        let cuts = live.end(End { at: self.clock.now(), reason, order }, only_if)?;
-        self.active_counts.release(live);
+        let cuts = session.end(End { at: self.clock.now(), reason, order }, only_if)?;
+        self.active_counts.release(session);
         // In this order, so that the session can always be found.
-        self.closing.insert(live.clone());
-        self.active.remove(live);
+        self.closing.insert(session.clone());
+        self.active.remove(session);
         let why = match reason {
             EndReason::Killed => CutReason::Killed,
             EndReason::Shutdown => CutReason::Shutdown,
@@ -218,9 +218,9 @@ impl Manager {
             cut.cut(why);
         }
         if cuts.is_empty() {
-            self.finish(live);
+            self.finish(session);
         } else if reason != EndReason::Shutdown {
-            self.replication.on_ended(live);
+            self.replication.on_ended(session);
         }
         Some(cuts.len())
     }
@@ -228,34 +228,34 @@ impl Manager {
     /// Closes a leg, and writes the record if an ended session waited for it.
     pub(in crate::session) fn close(
         &self,
-        live: &Arc<Session>,
+        session: &Arc<Session>,
         leg: LegId,
         summary: Option<&RequestSummary>,
     ) {
         let usage = if self.wants_legs { summary.and_then(|summary| summary.usage) } else { None };
-        let closed = live.close(leg, summary, self.wants_legs, self.clock.now());
+        let closed = session.close(leg, summary, self.wants_legs, self.clock.now());
         let Some(Closed { kept, was_last }) = closed else { return };
         if let Some(kept) = kept {
-            self.listener.on_leg(ServedLeg { uid: live.uid(), kept, usage });
+            self.listener.on_leg(ServedLeg { uid: session.uid(), kept, usage });
         }
         if was_last {
-            self.finish(live);
+            self.finish(session);
         }
     }
 
     /// Removes a leg with everything it counted, and writes the record if an ended session waited for it.
-    pub(super) fn withdraw(&self, live: &Arc<Session>, leg: LegId, bytes_in: u64) {
-        if live.withdraw(leg, bytes_in, self.clock.now()) {
-            self.finish(live);
+    pub(super) fn withdraw(&self, session: &Arc<Session>, leg: LegId, bytes_in: u64) {
+        if session.withdraw(leg, bytes_in, self.clock.now()) {
+            self.finish(session);
         }
     }
 
     /// Completes the record of an ended session, once. With replication it is published when every instance has
     /// closed its share.
-    pub(in crate::session) fn finish(&self, live: &Arc<Session>) {
-        if let Some(record) = live.record(&self.clock, |name| self.backend_url(name)) {
-            self.totals().add_ended(&record, live.identity().client.as_deref());
-            self.replication.on_settled(self, live, record);
+    pub(in crate::session) fn finish(&self, session: &Arc<Session>) {
+        if let Some(record) = session.record(&self.clock, |name| self.backend_url(name)) {
+            self.totals().add_ended(&record, session.identity().client.as_deref());
+            self.replication.on_settled(self, session, record);
         }
     }
 

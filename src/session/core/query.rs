@@ -31,15 +31,15 @@ impl Manager {
     async fn list_here(&self, filter: &Filter) -> Page {
         self.flush_before_read(None).await;
         let before = filter.before();
-        let pick = |live: &Arc<Session>| {
-            let asked = before.is_none_or(|before| live.uid() < before) && live.matches(filter);
-            asked.then(|| live.clone())
+        let pick = |session: &Arc<Session>| {
+            let asked = before.is_none_or(|before| session.uid() < before) && session.matches(filter);
+            asked.then(|| session.clone())
         };
         // Closing sessions after active ones: a session that ends meanwhile is seen twice, never missed.
         let mut here = self.active.collect(pick);
         here.extend(self.closing.collect(pick));
-        here.sort_by_key(|live| std::cmp::Reverse(live.uid()));
-        here.dedup_by_key(|live| live.uid());
+        here.sort_by_key(|session| std::cmp::Reverse(session.uid()));
+        here.dedup_by_key(|session| session.uid());
         let len = filter.page_len();
         let mut truncated = false;
         let Listed { sessions: stored, searched_to } =
@@ -50,12 +50,13 @@ impl Manager {
             });
         let mut sessions: BTreeMap<Uid, SessionView> =
             stored.iter().map(|session| (session.uid, session.brief())).collect();
-        let here = here.into_iter().filter(|live| searched_to.is_none_or(|lowest| live.uid() >= lowest));
-        for live in here.take(len + 1) {
+        let here =
+            here.into_iter().filter(|session| searched_to.is_none_or(|lowest| session.uid() >= lowest));
+        for session in here.take(len + 1) {
             // With replication the store has the sum of all shares.
-            let is_complete = self.replication.is_shared() && sessions.contains_key(&live.uid());
+            let is_complete = self.replication.is_shared() && sessions.contains_key(&session.uid());
             if !is_complete {
-                sessions.insert(live.uid(), live.view(&self.clock, false));
+                sessions.insert(session.uid(), session.view(&self.clock, false));
             }
         }
         let more = sessions.len() > len;
@@ -93,7 +94,7 @@ impl Manager {
             let mut named = target.id().map(|id| self.active.by_id(id)).unwrap_or_default();
             named.truncate(MOST_SCOPES);
             if let Some(uid) = target.uid() {
-                named.extend(self.active.collect(|live| (live.uid() == uid).then(|| live.clone())));
+                named.extend(self.active.collect(|session| (session.uid() == uid).then(|| session.clone())));
             }
             named
         });
@@ -104,21 +105,21 @@ impl Manager {
     pub fn stats(&self) -> Stats {
         let mut stats = self.totals().clone();
         let mut counted = HashSet::new();
-        let mut add = |live: &Arc<Session>| {
-            if !counted.insert(live.uid()) || live.is_recorded() {
+        let mut add = |session: &Arc<Session>| {
+            if !counted.insert(session.uid()) || session.is_recorded() {
                 return;
             }
-            let inner = live.inner();
+            let inner = session.inner();
             stats.open_legs += inner.legs.len();
             *stats.by_state.entry(inner.state).or_default() += 1;
             for used in inner.totals.backends() {
                 stats.add_backend(used.name.as_str(), used.requests);
             }
-            stats.add_client(live.identity().client.as_deref());
-            stats.requests += live.requests();
-            stats.errors += live.errors();
-            stats.bytes_in += live.bytes_in();
-            stats.bytes_out += live.bytes_out();
+            stats.add_client(session.identity().client.as_deref());
+            stats.requests += session.requests();
+            stats.errors += session.errors();
+            stats.bytes_in += session.bytes_in();
+            stats.bytes_out += session.bytes_out();
         };
         self.active.each(&mut add);
         self.closing.each(&mut add);
@@ -154,10 +155,10 @@ impl Manager {
         target: SessionRef<'_>,
         asker: Option<&Arc<PeerChannel>>,
     ) -> Result<NameMatches, StoreError> {
-        let view = |live: Arc<Session>| live.view(&self.clock, true);
+        let view = |session: Arc<Session>| session.view(&self.clock, true);
         let mut found = NameMatches::default();
         if let Some(uid) = target.uid() {
-            let here = |live: &Arc<Session>| (live.uid() == uid).then(|| live.clone());
+            let here = |session: &Arc<Session>| (session.uid() == uid).then(|| session.clone());
             found.add_by_uid(self.active.collect(here).into_iter().map(view));
             if !found.has_uid() {
                 found.add_by_uid(self.closing.collect(here).into_iter().map(view));

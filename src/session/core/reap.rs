@@ -28,15 +28,17 @@ impl Manager {
     pub async fn reap(&self) {
         let now = self.clock.now();
         let settings = self.settings.load_full();
-        let due = self.active.collect(|live| {
-            let (reason, limit) = due(live, &settings, now)?;
-            Some((live.clone(), reason, limit))
+        let due = self.active.collect(|session| {
+            let (reason, limit) = due(session, &settings, now)?;
+            Some((session.clone(), reason, limit))
         });
         let here = self.replication.end_due(self, due).await;
         let mut patience = PATIENCE;
-        for (live, reason, _) in here {
+        for (session, reason, _) in here {
             self.pace(&mut patience).await;
-            self.end(&live, reason, None, |live, inner| still_due(live, inner, reason, &settings, now));
+            self.end(&session, reason, None, |session, inner| {
+                still_due(session, inner, reason, &settings, now)
+            });
         }
         self.settle(&settings, now).await;
         self.kill_orders.forget_expired(now);
@@ -53,13 +55,13 @@ impl Manager {
 
     /// Completes ended sessions whose legs have had time to settle.
     async fn settle(&self, settings: &Settings, now: Moment) {
-        let age = |live: &Session| live.ended().map_or(Duration::ZERO, |ended| now.since(ended));
-        let ended = self.closing.collect(|live| (age(live) >= SETTLE).then(|| live.clone()));
-        for live in &ended {
-            self.finish(live);
+        let age = |session: &Session| session.ended().map_or(Duration::ZERO, |ended| now.since(ended));
+        let ended = self.closing.collect(|session| (age(session) >= SETTLE).then(|| session.clone()));
+        for session in &ended {
+            self.finish(session);
         }
-        let is_past = |live: &Session| age(live) >= settings.retention;
-        let ended = ended.into_iter().map(|live| (live.clone(), is_past(&live))).collect();
+        let is_past = |session: &Session| age(session) >= settings.retention;
+        let ended = ended.into_iter().map(|session| (session.clone(), is_past(&session))).collect();
         self.replication.close(self, ended).await;
     }
 
@@ -68,18 +70,18 @@ impl Manager {
     pub async fn shutdown(&self) {
         self.closed.store(true, Ordering::SeqCst);
         let mut patience = LAST_PATIENCE;
-        for live in self.active.collect(|live| Some(live.clone())) {
+        for session in self.active.collect(|session| Some(session.clone())) {
             self.pace(&mut patience).await;
-            self.end(&live, EndReason::Shutdown, None, |_, _| true);
+            self.end(&session, EndReason::Shutdown, None, |_, _| true);
         }
-        let ended = self.closing.collect(|live| Some(live.clone()));
+        let ended = self.closing.collect(|session| Some(session.clone()));
         let mut waited = Duration::ZERO;
-        while waited < SETTLE && ended.iter().any(|live| !live.is_recorded()) {
+        while waited < SETTLE && ended.iter().any(|session| !session.is_recorded()) {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }
-        for live in &ended {
-            self.finish(live);
+        for session in &ended {
+            self.finish(session);
         }
         self.replication.leave(self, ended).await;
     }
@@ -88,39 +90,39 @@ impl Manager {
     /// true when it ended now.
     pub(in crate::session) fn end_if_idle(
         &self,
-        live: &Arc<Session>,
+        session: &Arc<Session>,
         reason: EndReason,
         limit: Duration,
     ) -> bool {
-        let is_idle = |live: &Session, inner: &Inner| {
-            live.idle(self.clock.now()) >= limit
+        let is_idle = |session: &Session, inner: &Inner| {
+            session.idle(self.clock.now()) >= limit
                 && (reason == EndReason::IdleTimeout || inner.legs.is_empty())
         };
-        self.end(live, reason, None, is_idle).is_some()
+        self.end(session, reason, None, is_idle).is_some()
     }
 
     /// Puts the last view of an ended session into the store. Returns false if the store did not take it.
-    pub(super) async fn store_ended(&self, live: &Arc<Session>) -> bool {
-        let kept = self.store.put(Arc::new(live.view(&self.clock, true))).await;
+    pub(super) async fn store_ended(&self, session: &Arc<Session>) -> bool {
+        let kept = self.store.put(Arc::new(session.view(&self.clock, true))).await;
         if let Err(fault) = &kept {
-            tracing::warn!(%fault, uid = %live.uid(), "an ended session was not kept");
+            tracing::warn!(%fault, uid = %session.uid(), "an ended session was not kept");
         }
         kept.is_ok()
     }
 }
 
 /// Why a session is due to end, and the limit that it has reached; cheap, without its lock.
-pub(super) fn due(live: &Session, settings: &Settings, now: Moment) -> Option<(EndReason, Duration)> {
-    let idle = live.idle(now);
+pub(super) fn due(session: &Session, settings: &Settings, now: Moment) -> Option<(EndReason, Duration)> {
+    let idle = session.idle(now);
     if let Some(max) = settings.max_duration
-        && now.since(live.started()) >= max
+        && now.since(session.started()) >= max
     {
         Some((EndReason::MaxDuration, max))
     } else if idle >= settings.idle_timeout {
         Some((EndReason::IdleTimeout, settings.idle_timeout))
     } else if let Some(after) = settings.completed_after
         && idle >= after
-        && live.open_legs() == 0
+        && session.open_legs() == 0
     {
         Some((EndReason::CompletedAfter, after))
     } else {
@@ -129,11 +131,11 @@ pub(super) fn due(live: &Session, settings: &Settings, now: Moment) -> Option<(E
 }
 
 /// Checks again at the moment of the end, when no leg can open or close.
-fn still_due(live: &Session, inner: &Inner, reason: EndReason, settings: &Settings, now: Moment) -> bool {
+fn still_due(session: &Session, inner: &Inner, reason: EndReason, settings: &Settings, now: Moment) -> bool {
     match reason {
-        EndReason::IdleTimeout => live.idle(now) >= settings.idle_timeout,
+        EndReason::IdleTimeout => session.idle(now) >= settings.idle_timeout,
         EndReason::CompletedAfter => {
-            inner.legs.is_empty() && settings.completed_after.is_some_and(|after| live.idle(now) >= after)
+            inner.legs.is_empty() && settings.completed_after.is_some_and(|after| session.idle(now) >= after)
         }
         EndReason::MaxDuration
         | EndReason::IdleGap

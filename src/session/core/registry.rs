@@ -33,15 +33,15 @@ impl Registry {
         self.slots.get(id).map(|slot| slot.value().clone()).unwrap_or_default()
     }
 
-    pub(in crate::session) fn insert(&self, live: Arc<Session>) {
-        self.with_slot(&live.key().id.clone(), |slot| slot.push(live));
+    pub(in crate::session) fn insert(&self, session: Arc<Session>) {
+        self.with_slot(&session.key().id.clone(), |slot| slot.push(session));
     }
 
     /// Removes exactly this session. Another share of the same incarnation stays: this instance may have joined it
     /// again before its end was stored.
-    pub(in crate::session) fn remove(&self, live: &Session) {
-        let is_other = |other: &Arc<Session>| !std::ptr::eq(Arc::as_ptr(other), live);
-        self.with_slot(&live.key().id, |slot| slot.retain(is_other));
+    pub(in crate::session) fn remove(&self, session: &Session) {
+        let is_other = |other: &Arc<Session>| !std::ptr::eq(Arc::as_ptr(other), session);
+        self.with_slot(&session.key().id, |slot| slot.retain(is_other));
     }
 
     /// Runs `work` on the slot of an id while the shard is locked; removes the slot if it is empty afterwards.
@@ -68,7 +68,7 @@ impl Registry {
     /// The results of `pick`, shard by shard.
     pub(in crate::session) fn collect<T>(&self, mut pick: impl FnMut(&Arc<Session>) -> Option<T>) -> Vec<T> {
         let mut picked = Vec::new();
-        self.each(|live| picked.extend(pick(live)));
+        self.each(|session| picked.extend(pick(session)));
         picked
     }
 
@@ -82,5 +82,5 @@ impl Registry {
 
 /// The newest session with this key in a slot.
 pub(in crate::session) fn newest<'a>(slot: &'a [Arc<Session>], key: &SessionKey) -> Option<&'a Arc<Session>> {
-    slot.iter().filter(|live| live.key().scope == key.scope).max_by_key(|live| live.uid())
+    slot.iter().filter(|session| session.key().scope == key.scope).max_by_key(|session| session.uid())
 }

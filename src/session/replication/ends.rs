@@ -24,30 +24,30 @@ impl Replicator {
     /// Writes the ends of sessions whose legs are still settling, and publishes them.
     pub(super) async fn write_ends(&self, core: &Manager, ended: Vec<Arc<Session>>) {
         futures::stream::iter(ended)
-            .for_each_concurrent(CLOSING, async |live| match self.write_end(core, &live).await {
+            .for_each_concurrent(CLOSING, async |session| match self.write_end(core, &session).await {
                 Ok(()) => {}
                 // Closing the share reports the same error.
                 Err(LinkError::Refused(why)) => {
-                    tracing::debug!(uid = %live.uid(), why, "a session was not ended in the store");
+                    tracing::debug!(uid = %session.uid(), why, "a session was not ended in the store");
                 }
                 Err(away) => self.store_lost(core, &away),
             })
             .await;
     }
 
-    async fn write_end(&self, core: &Manager, live: &Session) -> Result<(), LinkError> {
-        let Some(note) = self.shared_end_note(core, live) else { return Ok(()) };
-        self.store.end(live.key(), live.uid(), &note, None).await?;
-        self.store.publish_end(live.key(), live.uid()).await
+    async fn write_end(&self, core: &Manager, session: &Session) -> Result<(), LinkError> {
+        let Some(note) = self.shared_end_note(core, session) else { return Ok(()) };
+        self.store.end(session.key(), session.uid(), &note, None).await?;
+        self.store.publish_end(session.key(), session.uid()).await
     }
 
     /// Writes the ends that happened while the store was unavailable, before any session is admitted through it
     /// again.
     pub(super) async fn rewrite_ends(&self, core: &Manager) -> Result<(), LinkError> {
-        let ended = core.closing_sessions().collect(|live| Some(Ok(live.clone())));
+        let ended = core.closing_sessions().collect(|session| Some(Ok(session.clone())));
         futures::stream::iter(ended)
-            .try_for_each_concurrent(CLOSING, async |live: Arc<Session>| {
-                tolerated(self.write_end(core, &live).await, live.uid())
+            .try_for_each_concurrent(CLOSING, async |session: Arc<Session>| {
+                tolerated(self.write_end(core, &session).await, session.uid())
             })
             .await
     }
@@ -55,12 +55,12 @@ impl Replicator {
     /// The end of an incarnation that ended here, which the store may not know yet or no longer.
     pub(super) fn ended_here(&self, core: &Manager, key: &SessionKey, uid: Uid) -> Option<EndNote> {
         let closing =
-            core.closing_sessions().by_id(key.id.as_str()).into_iter().find(|live| live.uid() == uid);
-        if let Some(live) = closing {
-            return self.shared_end_note(core, &live);
+            core.closing_sessions().by_id(key.id.as_str()).into_iter().find(|session| session.uid() == uid);
+        if let Some(session) = closing {
+            return self.shared_end_note(core, &session);
         }
         let recent = self.replay_log();
-        let closed = recent.closed_of(key, uid).and_then(|live| self.shared_end_note(core, &live));
+        let closed = recent.closed_of(key, uid).and_then(|session| self.shared_end_note(core, &session));
         closed.or_else(|| recent.end_of(uid))
     }
 
@@ -75,15 +75,15 @@ impl Replicator {
         }
     }
 
-    pub(super) fn end_note_of(&self, core: &Manager, live: &Session) -> Option<EndNote> {
-        let inner = live.inner();
+    pub(super) fn end_note_of(&self, core: &Manager, session: &Session) -> Option<EndNote> {
+        let inner = session.inner();
         let end = inner.end.as_deref()?;
         Some(EndNote::new(end.reason, core.clock().wall(end.at), end.order.clone()))
     }
 
     /// The end as other instances see it; `None` if this instance has only left the session.
-    pub(super) fn shared_end_note(&self, core: &Manager, live: &Session) -> Option<EndNote> {
-        self.end_note_of(core, live).filter(|note| note.reason != EndReason::Shutdown)
+    pub(super) fn shared_end_note(&self, core: &Manager, session: &Session) -> Option<EndNote> {
+        self.end_note_of(core, session).filter(|note| note.reason != EndReason::Shutdown)
     }
 
     pub(in crate::session) fn end_note(

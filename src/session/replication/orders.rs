@@ -210,7 +210,7 @@ impl Replicator {
             let since_ms = if since_ms == 0 { seen_ms } else { since_ms.min(seen_ms) };
             seen_ms = self.apply_changes_since(core, since_ms).await?.0;
         }
-        let active = core.active_sessions().collect(|live| Some(live.key().clone()));
+        let active = core.active_sessions().collect(|session| Some(session.key().clone()));
         futures::stream::iter(active.chunks(CHUNK).map(Ok))
             .try_for_each_concurrent(CHUNKS, async |keys| self.reload_orders_of(core, keys).await)
             .await?;
@@ -285,10 +285,11 @@ impl Replicator {
 
     /// Applies a message about the end of an incarnation.
     pub(super) async fn apply_remote_end(&self, core: &Manager, key: &SessionKey) -> Result<(), LinkError> {
-        for live in core.active_sessions().by_id(key.id.as_str()).into_iter().filter(|live| live.key() == key)
+        for session in
+            core.active_sessions().by_id(key.id.as_str()).into_iter().filter(|session| session.key() == key)
         {
-            if let Some(note) = self.store.end_of(key, live.uid()).await? {
-                self.end_like_store(core, &live, note);
+            if let Some(note) = self.store.end_of(key, session.uid()).await? {
+                self.end_like_store(core, &session, note);
             }
         }
         Ok(())
@@ -298,10 +299,10 @@ impl Replicator {
     pub(super) fn end_like_store(
         &self,
         core: &Manager,
-        live: &Arc<Session>,
+        session: &Arc<Session>,
         note: crate::session::store::share_document::EndNote,
     ) {
-        core.end(live, note.reason, note.order, |_, _| true);
+        core.end(session, note.reason, note.order, |_, _| true);
     }
 }
 

@@ -104,7 +104,9 @@ impl Replicator {
             let (instance, number) = share.split_once(':').unwrap_or((&share, ""));
             let is_dead = if instance == self.store.instance() {
                 let number = number.parse().unwrap_or(0);
-                let same = |live: &Arc<Session>| (live.share() == number && live.uid() == uid).then_some(());
+                let same = |session: &Arc<Session>| {
+                    (session.share() == number && session.uid() == uid).then_some(())
+                };
                 core.active_sessions().collect(same).is_empty()
                     && core.closing_sessions().collect(same).is_empty()
             } else {

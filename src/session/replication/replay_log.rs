@@ -40,14 +40,18 @@ pub(super) struct ReplayLog {
 
 impl ReplayLog {
     /// Adds a closed share whose session's record is still to be written.
-    pub(super) fn closed(&mut self, live: Arc<Session>, now: Moment) {
-        self.closed.retain(|(_, other)| !Arc::ptr_eq(other, &live));
-        keep(&mut self.closed, live, now);
+    pub(super) fn closed(&mut self, session: Arc<Session>, now: Moment) {
+        self.closed.retain(|(_, other)| !Arc::ptr_eq(other, &session));
+        keep(&mut self.closed, session, now);
     }
 
     /// The share of this incarnation that was closed here.
     pub(super) fn closed_of(&self, key: &SessionKey, uid: Uid) -> Option<Arc<Session>> {
-        self.closed.iter().map(|(_, live)| live).find(|live| live.uid() == uid && live.key() == key).cloned()
+        self.closed
+            .iter()
+            .map(|(_, session)| session)
+            .find(|session| session.uid() == uid && session.key() == key)
+            .cloned()
     }
 
     /// The end of an incarnation whose record was published here.
@@ -93,13 +97,13 @@ impl ReplayLog {
 
     /// The record of this incarnation is written, by any instance.
     pub(super) fn forget_closed(&mut self, uid: Uid) {
-        self.closed.retain(|(_, live)| live.uid() != uid);
+        self.closed.retain(|(_, session)| session.uid() != uid);
     }
 
     /// Closed shares that the store may lack.
     pub(super) fn all_closed(&mut self, now: Moment) -> Vec<Arc<Session>> {
         forget(&mut self.closed, now);
-        self.closed.iter().map(|(_, live)| live.clone()).collect()
+        self.closed.iter().map(|(_, session)| session.clone()).collect()
     }
 
     /// Records that the store may not know.
@@ -136,21 +140,21 @@ mod tests {
     use crate::session::replication::shares::share_document;
     use crate::session::testing::arrival_of;
 
-    fn shares(live: &Session, clock: &Clock, names: &[&str]) -> Shares {
+    fn shares(session: &Session, clock: &Clock, names: &[&str]) -> Shares {
         let end = EndNote::new(crate::session::views::state::EndReason::Killed, jiff::Timestamp::now(), None);
-        let shares = names.iter().map(|name| (format!("c:{name}"), share_document(live, clock).write()));
+        let shares = names.iter().map(|name| (format!("c:{name}"), share_document(session, clock).write()));
         Shares::from(shares.chain([("end".to_owned(), end.write())]).collect::<Vec<_>>())
     }
 
     #[test]
     fn each_share_is_in_one_record() {
         let (clock, mut recent) = (Clock::manual(), ReplayLog::default());
-        let live = Session::new(arrival_of("cred:ada", "s"), None, clock.now());
-        let uid = live.uid();
-        let first = recent.record(uid, shares(&live, &clock, &["a:1", "b:1"]), false).unwrap();
+        let session = Session::new(arrival_of("cred:ada", "s"), None, clock.now());
+        let uid = session.uid();
+        let first = recent.record(uid, shares(&session, &clock, &["a:1", "b:1"]), false).unwrap();
         assert_eq!(first.session.uid, uid);
-        assert!(recent.record(uid, shares(&live, &clock, &["a:1", "b:1"]), false).is_none(), "published");
-        let rest = recent.record(uid, shares(&live, &clock, &["a:1", "c:1"]), false).unwrap();
+        assert!(recent.record(uid, shares(&session, &clock, &["a:1", "b:1"]), false).is_none(), "published");
+        let rest = recent.record(uid, shares(&session, &clock, &["a:1", "c:1"]), false).unwrap();
         assert_ne!(rest.session.uid, uid, "a record of its own");
         assert_eq!(rest.session.previous_id, Some(uid));
         let unmarked = recent.unmarked(|recorded| recorded.uid == uid);
@@ -160,7 +164,10 @@ mod tests {
         }
         assert!(recent.unmarked(|_| true).is_empty());
         assert!(recent.has_published(uid, "c:1") && !recent.has_published(uid, "d:1"));
-        assert!(recent.record(uid, shares(&live, &clock, &["b:1", "c:1"]), false).is_none(), "still known");
+        assert!(
+            recent.record(uid, shares(&session, &clock, &["b:1", "c:1"]), false).is_none(),
+            "still known"
+        );
         assert!(recent.end_of(uid).is_some());
     }
 }

@@ -34,7 +34,7 @@ impl Replicator {
 
     /// Writes shares that changed since they were written last.
     pub(super) async fn flush(&self, core: &Manager, which: FlushScope) -> Result<(), LinkError> {
-        let all = core.active_sessions().collect(|live| Some(live.clone()));
+        let all = core.active_sessions().collect(|session| Some(session.clone()));
         let mut flushed = self.flushed.lock().await;
         let (dirty, kept) = self.select_due(core, all, &flushed, which);
         *flushed = kept;
@@ -65,27 +65,27 @@ impl Replicator {
         };
         let waits = settings.completed_after.is_some();
         let (mut dirty, mut kept) = (Vec::new(), HashMap::new());
-        for live in lives {
-            let print = self.print(core, &live, waits);
-            match flushed.get(&live.share()) {
+        for session in lives {
+            let print = self.print(core, &session, waits);
+            match flushed.get(&session.share()) {
                 Some(known) if !known.is_due(&print, which, schedule) => {
-                    kept.insert(live.share(), *known);
+                    kept.insert(session.share(), *known);
                 }
-                _ => dirty.push((live, print)),
+                _ => dirty.push((session, print)),
             }
         }
         (dirty, kept)
     }
 
-    fn print(&self, core: &Manager, live: &Session, waits: bool) -> ShareFingerprint {
-        let open_legs = live.open_legs();
+    fn print(&self, core: &Manager, session: &Session, waits: bool) -> ShareFingerprint {
+        let open_legs = session.open_legs();
         // An open leg delays `completed_after`, even if it is silent.
-        let last = if waits && open_legs > 0 { core.clock().now() } else { live.last_activity() };
+        let last = if waits && open_legs > 0 { core.clock().now() } else { session.last_activity() };
         ShareFingerprint {
-            requests: live.requests(),
-            errors: live.errors(),
-            bytes_in: live.bytes_in(),
-            bytes_out: live.bytes_out(),
+            requests: session.requests(),
+            errors: session.errors(),
+            bytes_in: session.bytes_in(),
+            bytes_out: session.bytes_out(),
             last_activity: last.as_millis(),
             open_legs,
         }
@@ -100,34 +100,35 @@ impl Replicator {
         for chunk in dirty.chunks(CHUNK) {
             let (at_ms, ttl_ms) = (core.clock().now().as_millis(), self.store.active_ms());
             let shares: Vec<Flush> =
-                chunk.iter().map(|(live, print)| self.share(core, live, print)).collect();
+                chunk.iter().map(|(session, print)| self.share(core, session, print)).collect();
             let ends = self.store.flush(&shares).await?;
-            for ((live, print), end) in chunk.iter().zip(ends) {
-                flushed.insert(live.share(), Flushed { print: *print, at_ms, ttl_ms });
+            for ((session, print), end) in chunk.iter().zip(ends) {
+                flushed.insert(session.share(), Flushed { print: *print, at_ms, ttl_ms });
                 if let Some(note) = end {
-                    self.end_like_store(core, live, note);
+                    self.end_like_store(core, session, note);
                 }
             }
         }
         Ok(())
     }
 
-    fn share(&self, core: &Manager, live: &Session, print: &ShareFingerprint) -> Flush {
+    fn share(&self, core: &Manager, session: &Session, print: &ShareFingerprint) -> Flush {
         let last = crate::clock::Moment::from_millis(print.last_activity);
         Flush {
-            share: self.share_name(live.share()),
+            share: self.share_name(session.share()),
             number: self.versions.fetch_add(1, Ordering::Relaxed) + 1,
             last_ms: self.store_millis(core, last),
-            age_ms: live.is_opener().then(|| millis(core.clock().now().since(live.started()))),
-            doc: share_document(live, core.clock()),
-            session: ShareDocument::new(live.view(core.clock(), false), None),
+            age_ms: session.is_opener().then(|| millis(core.clock().now().since(session.started()))),
+            doc: share_document(session, core.clock()),
+            session: ShareDocument::new(session.view(core.clock(), false), None),
         }
     }
 
     /// Finds shares whose keys the store no longer has (evicted or deleted), so that they are written again.
     pub(super) async fn find_missing_keys(&self, core: &Manager) -> Result<(), LinkError> {
-        let lives =
-            core.active_sessions().collect(|live| Some((live.share(), (live.key().clone(), live.uid()))));
+        let lives = core
+            .active_sessions()
+            .collect(|session| Some((session.share(), (session.key().clone(), session.uid()))));
         let mut lost = 0_usize;
         for chunk in lives.chunks(CHECKED) {
             let names: Vec<_> = chunk.iter().map(|(_, name)| name.clone()).collect();

@@ -50,9 +50,9 @@ impl Replicator {
         let (mut new, mut ended, mut done) = (Vec::new(), Vec::new(), Vec::new());
         for work in work {
             match work {
-                SyncTask::Flush(live) => new.push(live),
-                SyncTask::End(live) => ended.push(live),
-                SyncTask::Close(live) => done.push(live),
+                SyncTask::Flush(session) => new.push(session),
+                SyncTask::End(session) => ended.push(session),
+                SyncTask::Close(session) => done.push(session),
             }
         }
         if !self.is_up() {
@@ -69,26 +69,26 @@ impl Replicator {
     /// Closes shares and removes the sessions from memory.
     pub(super) async fn close_all(&self, core: &Manager, done: Vec<Arc<Session>>) {
         futures::stream::iter(done)
-            .for_each_concurrent(CLOSING, async |live| {
+            .for_each_concurrent(CLOSING, async |session| {
                 if !self.is_up() {
                     return;
                 }
                 // The worker and the reaper may pick the same share.
-                let Some(_hand) = ClosingShare::take(self, live.share()) else { return };
+                let Some(_hand) = ClosingShare::take(self, session.share()) else { return };
                 // Before it is closed in the store, which may lose it while its answer is on the way.
-                self.replay_log().closed(live.clone(), core.clock().now());
-                match self.close_own_share(core, &live).await {
+                self.replay_log().closed(session.clone(), core.clock().now());
+                match self.close_own_share(core, &session).await {
                     Ok(is_recorded) => {
                         if is_recorded {
-                            self.replay_log().forget_closed(live.uid());
+                            self.replay_log().forget_closed(session.uid());
                         }
-                        core.closing_sessions().remove(&live);
+                        core.closing_sessions().remove(&session);
                     }
                     Err(LinkError::Refused(why)) => {
-                        tracing::warn!(uid = %live.uid(), why, "a session cannot be closed in the store");
-                        self.publish_local_record(core, &live);
-                        self.replay_log().forget_closed(live.uid());
-                        core.closing_sessions().remove(&live);
+                        tracing::warn!(uid = %session.uid(), why, "a session cannot be closed in the store");
+                        self.publish_local_record(core, &session);
+                        self.replay_log().forget_closed(session.uid());
+                        core.closing_sessions().remove(&session);
                     }
                     Err(away) => self.store_lost(core, &away),
                 }
@@ -99,13 +99,13 @@ impl Replicator {
     /// Closes the share of this instance. If the session ended, and this instance did not merely leave it, it ends
     /// in the store; the instance that closes the last share writes the record. Returns whether the record is
     /// written.
-    async fn close_own_share(&self, core: &Manager, live: &Session) -> Result<bool, LinkError> {
-        let (key, uid) = (live.key(), live.uid());
-        if let Some(note) = &self.shared_end_note(core, live) {
+    async fn close_own_share(&self, core: &Manager, session: &Session) -> Result<bool, LinkError> {
+        let (key, uid) = (session.key(), session.uid());
+        if let Some(note) = &self.shared_end_note(core, session) {
             self.store.end(key, uid, note, None).await?;
         }
-        let doc = share_document(live, core.clock());
-        let shares = [(self.share_name(live.share()), Some(&doc))];
+        let doc = share_document(session, core.clock());
+        let shares = [(self.share_name(session.share()), Some(&doc))];
         match self.store.close(key, uid, &shares).await? {
             Closed::Record { shares, is_rest } => {
                 self.write_record(core, key, uid, shares, is_rest).await?;
@@ -137,8 +137,8 @@ impl Replicator {
         let closed = self.replay_log().all_closed(core.clock().now());
         let closed = futures::stream::iter(closed.into_iter().map(Ok));
         closed
-            .try_for_each_concurrent(CLOSING, async |live: Arc<Session>| {
-                tolerated(self.close_again(core, &live).await, live.uid())
+            .try_for_each_concurrent(CLOSING, async |session: Arc<Session>| {
+                tolerated(self.close_again(core, &session).await, session.uid())
             })
             .await
     }
@@ -148,7 +148,9 @@ impl Replicator {
     pub(super) async fn forget_recorded(&self, core: &Manager) -> Result<(), LinkError> {
         let closed = self.replay_log().all_closed(core.clock().now());
         for chunk in closed.chunks(CHECKED) {
-            let name = |live: &Arc<Session>| (live.key().clone(), live.uid(), self.share_name(live.share()));
+            let name = |session: &Arc<Session>| {
+                (session.key().clone(), session.uid(), self.share_name(session.share()))
+            };
             let names: Vec<_> = chunk.iter().map(name).collect();
             let recorded = self.store.are_recorded(&names).await?;
             for ((_, uid, _), _) in names.iter().zip(recorded).filter(|(_, is_recorded)| *is_recorded) {
@@ -160,13 +162,13 @@ impl Replicator {
 
     /// Closes a share again. The record is left to the round over idle sessions: if an instance has written it, it
     /// reports so before that round.
-    async fn close_again(&self, core: &Manager, live: &Session) -> Result<(), LinkError> {
-        let (key, uid) = (live.key(), live.uid());
+    async fn close_again(&self, core: &Manager, session: &Session) -> Result<(), LinkError> {
+        let (key, uid) = (session.key(), session.uid());
         self.store
-            .close_again(key, uid, &self.share_name(live.share()), &share_document(live, core.clock()))
+            .close_again(key, uid, &self.share_name(session.share()), &share_document(session, core.clock()))
             .await?;
-        let Some(note) = self.shared_end_note(core, live) else {
-            return self.store.set_activity(key, uid, self.store_millis(core, live.last_activity())).await;
+        let Some(note) = self.shared_end_note(core, session) else {
+            return self.store.set_activity(key, uid, self.store_millis(core, session.last_activity())).await;
         };
         self.store.end(key, uid, &note, None).await?;
         self.store.publish_end(key, uid).await?;
@@ -183,10 +185,10 @@ impl Replicator {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }
-        self.close_all(core, core.closing_sessions().collect(|live| Some(live.clone()))).await;
-        for live in core.closing_sessions().collect(|live| Some(live.clone())) {
-            self.publish_local_record(core, &live);
-            core.closing_sessions().remove(&live);
+        self.close_all(core, core.closing_sessions().collect(|session| Some(session.clone()))).await;
+        for session in core.closing_sessions().collect(|session| Some(session.clone())) {
+            self.publish_local_record(core, &session);
+            core.closing_sessions().remove(&session);
         }
         if self.is_up()
             && let Err(fault) = self.unregister(core).await
@@ -205,12 +207,12 @@ impl Replicator {
     }
 
     /// Publishes the record of a session that only this instance knows.
-    pub(super) fn publish_local_record(&self, core: &Manager, live: &Session) {
-        if self.replay_log().has_published(live.uid(), &self.share_name(live.share())) {
+    pub(super) fn publish_local_record(&self, core: &Manager, session: &Session) {
+        if self.replay_log().has_published(session.uid(), &self.share_name(session.share())) {
             return;
         }
-        let fields = [("c:".to_owned(), share_document(live, core.clock()).write())];
-        let end = self.end_note_of(core, live).map(|note| ("end".to_owned(), note.write()));
+        let fields = [("c:".to_owned(), share_document(session, core.clock()).write())];
+        let end = self.end_note_of(core, session).map(|note| ("end".to_owned(), note.write()));
         if let Some(whole) = MergedShares::of(fields.into_iter().chain(end)) {
             self.publish_record(core, &whole);
         }

@@ -243,11 +243,15 @@ async fn what_begins_at_max_duration_is_the_next_incarnation() {
         }
         clock.advance(Duration::from_millis(1));
         let next = here.admit(arrival_of("cred:ada", &id)).await;
-        let live = next.session();
-        assert_eq!((live.incarnation(), live.previous()), (2, Some(first.session().uid())), "{reason:?}");
+        let session = next.session();
+        assert_eq!(
+            (session.incarnation(), session.previous()),
+            (2, Some(first.session().uid())),
+            "{reason:?}"
+        );
         assert_eq!((cut.reason(), first.session().end_reason()), (Some(CutReason::TimedOut), Some(reason)));
         here.manager.reap().await;
-        assert_eq!(live.end_reason(), None);
+        assert_eq!(session.end_reason(), None);
     }
 }
 
@@ -287,7 +291,7 @@ async fn the_end_of_a_session_takes_three_scripts() {
     for id in ["first", "second"] {
         drop(here.open(arrival_of("cred:ada", id)).await);
         here.manager.kill(id, KillRequest::default()).await.unwrap();
-        let ended = here.manager.closing_sessions().collect(|live| Some(live.clone()));
+        let ended = here.manager.closing_sessions().collect(|session| Some(session.clone()));
         let before = scripts().await;
         here.replicator.close_all(&here.manager, ended).await;
         taken = scripts().await - before;

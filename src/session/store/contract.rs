@@ -63,9 +63,9 @@ impl Maker {
     }
 
     fn ended(&self, principal: &str, id: &str, reason: EndReason) -> Arc<SessionView> {
-        let live = self.live(principal, id);
-        live.end(End { at: self.clock.now(), reason, order: None }, |_, _| true).unwrap();
-        Arc::new(live.view(&self.clock, true))
+        let session = self.live(principal, id);
+        session.end(End { at: self.clock.now(), reason, order: None }, |_, _| true).unwrap();
+        Arc::new(session.view(&self.clock, true))
     }
 }
 
@@ -75,12 +75,12 @@ fn uids(sessions: &[Arc<SessionView>]) -> Vec<Uid> {
 
 pub(crate) async fn store_put(store: &impl SessionStore) {
     let maker = Maker::new();
-    let live = maker.live("cred:ada", "s-1");
-    store.put(Arc::new(live.view(&maker.clock, true))).await.unwrap();
-    live.add_bytes_in(9);
-    let later = Arc::new(live.view(&maker.clock, true));
+    let session = maker.live("cred:ada", "s-1");
+    store.put(Arc::new(session.view(&maker.clock, true))).await.unwrap();
+    session.add_bytes_in(9);
+    let later = Arc::new(session.view(&maker.clock, true));
     store.put(later.clone()).await.unwrap();
-    assert_eq!(store.get(live.uid()).await.unwrap(), Some(later));
+    assert_eq!(store.get(session.uid()).await.unwrap(), Some(later));
     assert_eq!(store.count(&Filter::default()).await.unwrap(), 1);
 }
 

@@ -33,7 +33,7 @@ pub struct AgentView {
     pub requests: u64,
     /// Requests that are open.
     pub open_legs: u32,
-    /// The provider's token counts, summed.
+    /// Token counts, summed.
     pub usage: Usage,
 }
 

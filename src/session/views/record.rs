@@ -19,8 +19,9 @@ use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 use crate::telemetry::otlp::facts::{Kill, SessionRecord};
 
-/// The version of the record's form. Up to `elida.cdr/1` the digest of a record's chain was not of the form of RFC 8785.
-pub const SCHEMA: &str = "elida.cdr/2";
+/// The version of the record's form. Up to `elida.cdr/2` the token counts were the provider's own numbers, which include
+/// different things; up to `elida.cdr/1` the digest of a record's chain was not of the form of RFC 8785.
+pub const SCHEMA: &str = "elida.cdr/3";
 
 /// A call detail record. The first eight keys keep their order; new keys are only added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,7 +74,7 @@ pub struct Record {
     pub backends: Vec<BackendUse>,
     /// Requests that failed over to another backend before their response began.
     pub failovers: u64,
-    /// The provider's token counts.
+    /// Token counts.
     pub usage: UsageRecord,
     /// Tool calls by tool.
     #[schemars(with = "BTreeMap<String, u64>")]
@@ -201,7 +202,7 @@ impl SessionRecord for Record {
     }
 
     fn tokens(&self) -> (u64, u64) {
-        (self.usage.total.input_tokens, self.usage.total.output_tokens)
+        (self.usage.total.prompt_tokens(), self.usage.total.output_tokens)
     }
 
     fn kill(&self) -> Option<Kill<'_>> {

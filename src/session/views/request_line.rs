@@ -103,7 +103,7 @@ pub struct ModelUse {
     pub model: Arc<str>,
     /// Number of requests that named it.
     pub requests: u64,
-    /// The provider's own token counts, summed.
+    /// Token counts, summed.
     #[serde(flatten)]
     pub usage: Usage,
 }

@@ -117,7 +117,7 @@ pub struct SessionView {
     pub backends: BTreeMap<BackendName, u64>,
     /// Requests by model.
     pub models: BTreeMap<Arc<str>, u64>,
-    /// The provider's token counts, summed.
+    /// Token counts, summed.
     pub usage: Usage,
     /// Calls by tool.
     #[schemars(with = "std::collections::BTreeMap<String, u64>")]

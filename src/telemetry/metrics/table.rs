@@ -53,7 +53,7 @@ table! {
     FAILOVERS = "elida_failovers_total" ["backend", "reason"]
         "Requests that were sent on to another backend, by the one that failed and how.";
     TOKENS = "elida_tokens_total" ["backend", "model", "type"]
-        "Tokens by the provider's own count.";
+        "Tokens; input is without cached ones, output is all that the model wrote.";
     STORE_UP = "elida_store_up" ["store"]
         "1 while the shared store answers, 0 while this instance goes on by itself.";
     STORE_OUTAGES = "elida_store_outages_total" ["store"]

@@ -85,7 +85,7 @@ pub struct ModelCall {
     pub first_chunk: Option<Duration>,
     /// The finish reason.
     pub stop_reason: Option<Box<str>>,
-    /// The tokens as reported by the provider.
+    /// The tokens, in the meaning of the conventions.
     pub tokens: Option<Tokens>,
     /// The tools called, with the number of calls.
     pub tools: Vec<(Box<str>, u64)>,

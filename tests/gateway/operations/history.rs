@@ -225,7 +225,7 @@ async fn every_record_fits_its_schema() {
         serde_json::from_str(include_str!("../../../docs/cdr.schema.json")).expect("a schema");
     let export = gateway.elida(&["cdr", "export"]).await;
     let lines = export.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-    let exported: Vec<Value> = lines.filter(|line: &Value| line["schema"] == "elida.cdr/2").collect();
+    let exported: Vec<Value> = lines.filter(|line: &Value| line["schema"] == "elida.cdr/3").collect();
     let logged = gateway.log_lines().into_iter().filter(|line| line["message"] == "session_record");
     let records: Vec<Value> = exported.into_iter().chain(logged).collect();
     assert_eq!(records.len(), 8, "{records:?}");

@@ -297,7 +297,7 @@ async fn a_full_disk_costs_neither_records_nor_the_requests_that_wait() {
     .await;
     assert_eq!(ids(&kept(&gateway, "late", 40).await), numbered(0..40));
     let records = gateway.elida(&["cdr", "export"]).await;
-    let records = records.lines().filter(|line| line.contains("\"elida.cdr/2\"")).count();
+    let records = records.lines().filter(|line| line.contains("\"elida.cdr/3\"")).count();
     assert_eq!(records, runs, "a record is missing");
     let lines = gateway.elida(&["cdr", "export", "--requests"]).await;
     assert_eq!(lines.lines().count(), (runs + 1) * 40);

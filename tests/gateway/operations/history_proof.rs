@@ -253,7 +253,7 @@ async fn an_export_replaces_no_link_no_device_and_no_draft_of_another() {
         assert_eq!(code, 0, "{printed}");
     }
     assert!(link.is_symlink());
-    assert!(fs::read_to_string(&target).expect("the target").contains("elida.cdr/2"));
+    assert!(fs::read_to_string(&target).expect("the target").contains("elida.cdr/3"));
     assert_eq!(fs::read_to_string(&draft).expect("the draft"), "another's");
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 3);
     let device = fs::metadata("/dev/null").expect("the device");

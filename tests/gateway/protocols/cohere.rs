@@ -21,7 +21,7 @@ async fn whole_answers_and_streams_pass_and_are_counted() {
         let usage = &state["usage"];
         assert_eq!(
             [&usage["input_tokens"], &usage["output_tokens"], &usage["cache_read_tokens"]],
-            [&json!(7), &json!(3), &json!(2)],
+            [&json!(5), &json!(3), &json!(2)],
             "{state}"
         );
         assert_eq!((&state["models"]["command-demo"], &state["error_count"]), (&json!(1), &json!(0)));

@@ -209,7 +209,7 @@ async fn a_record_begins_with_the_seeds_eight_keys() {
     assert_eq!(between.matches("\":").count(), 8, "nothing else between them: {between}");
     let record = crate::support::json(line.as_bytes());
     assert_eq!(record["backend"], demo.url(), "{record}");
-    assert_eq!((&record["client_addr"], &record["schema"]), (&json!("127.0.0.1"), &json!("elida.cdr/2")));
+    assert_eq!((&record["client_addr"], &record["schema"]), (&json!("127.0.0.1"), &json!("elida.cdr/3")));
     assert_eq!(record["kill"]["reason"], "runaway", "{record}");
 }
 

@@ -135,9 +135,15 @@ impl Gateway {
 
     /// Starts `elida demo` on free ports.
     pub async fn demo() -> Self {
+        Self::demo_with(&[], &[]).await
+    }
+
+    /// As [`Gateway::demo`], with further arguments and environment variables.
+    pub async fn demo_with(arguments: &[&OsStr], variables: &[(&str, &OsStr)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let arguments = ["demo", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"];
-        Self::run(folder, &arguments.map(OsStr::new), Quiet::shared().await, None).await
+        let ports = ["demo", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"];
+        let arguments = [&ports.map(OsStr::new)[..], arguments].concat();
+        Self::run_with(folder, &arguments, variables, Quiet::shared().await, None).await
     }
 
     async fn run(folder: TempDir, arguments: &[&OsStr], quiet: Quiet, limit: Option<String>) -> Self {
@@ -173,6 +179,7 @@ impl Gateway {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", folder.path())
+            .env("TMPDIR", folder.path())
             .env("RUST_BACKTRACE", "1")
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -371,6 +378,7 @@ impl Gateway {
             .args(["run", "-c"])
             .arg(&file)
             .env_clear()
+            .env("TMPDIR", self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -13,6 +14,13 @@ use tokio::sync::watch;
 
 use super::quiet::Quiet;
 use super::within;
+
+/// `elida` without the variables of this process; its temporary files go to this folder.
+pub fn elida(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_elida"));
+    command.env_clear().env("TMPDIR", folder);
+    command
+}
 
 /// `elida run` with its own configuration; killed when dropped.
 pub struct Process {
@@ -34,6 +42,7 @@ impl Process {
             .args(["run", "-c"])
             .arg(&file)
             .env_clear()
+            .env("TMPDIR", folder.path())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -86,6 +86,7 @@ impl Program {
             .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
             .collect();
         command.env_clear().envs(variables).env("PATH", "/usr/bin:/bin").env("HOME", home.0.path());
+        command.env("TMPDIR", home.0.path());
         command.current_dir(home.0.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("stdout");

@@ -3,7 +3,7 @@
 use crate::protocol::answer::events::Event;
 use crate::protocol::answer::tool_calls::ToolCalls;
 use crate::protocol::dialects::spec::{AnswerRules, CallStep, Field};
-use crate::protocol::facts::usage::Usage;
+use crate::protocol::facts::usage::ReportedCounts;
 use crate::protocol::json::scan::Value;
 
 /// Bytes that are kept of a stop reason.
@@ -14,7 +14,7 @@ const UNDER_WAY: [&str; 2] = ["in_progress", "queued"];
 
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    pub(super) usage: Usage,
+    pub(super) counts: ReportedCounts,
     pub(super) any_usage: bool,
     /// The event under way counted something.
     pub(super) new_usage: bool,
@@ -46,13 +46,15 @@ impl Found {
     ) {
         let Some((_, field)) = rules.fields.get(path) else { return };
         match *field {
-            Field::Input => self.counts(&value, |usage| &mut usage.input_tokens),
-            Field::Output => self.counts(&value, |usage| &mut usage.output_tokens),
-            Field::CacheRead => self.counts(&value, |usage| &mut usage.cache_read_tokens),
-            Field::CacheWrite => self.counts(&value, |usage| &mut usage.cache_write_tokens),
-            Field::CacheWriteHour => self.counts(&value, |usage| &mut usage.cache_write_1h_tokens),
-            Field::Reasoning => self.counts(&value, |usage| &mut usage.reasoning_tokens),
-            Field::WebSearches => self.counts(&value, |usage| &mut usage.web_search_requests),
+            Field::Input => self.count(&value, |counts| &mut counts.input),
+            Field::ToolInput => self.count(&value, |counts| &mut counts.tool_input),
+            Field::Output => self.count(&value, |counts| &mut counts.output),
+            Field::CacheRead => self.count(&value, |counts| &mut counts.cache_read),
+            Field::CacheWrite => self.count(&value, |counts| &mut counts.cache_write),
+            Field::CacheWriteHour => self.count(&value, |counts| &mut counts.cache_write_1h),
+            Field::Reasoning => self.count(&value, |counts| &mut counts.reasoning),
+            Field::Total => self.count(&value, |counts| &mut counts.total),
+            Field::WebSearches => self.count(&value, |counts| &mut counts.web_searches),
             Field::Model => text(&value, |model| self.answers_as(model)),
             Field::Kind => text(&value, |kind| self.is_of(kind, rules)),
             Field::Done => self.is_last = if let Value::Bool(done) = value { done } else { self.is_last },
@@ -95,10 +97,12 @@ impl Found {
         self.step = rules.calls.steps.iter().find(|(known, _)| *known == kind).map(|(_, step)| *step);
     }
 
-    fn counts(&mut self, value: &Value<'_>, count: impl FnOnce(&mut Usage) -> &mut u64) {
+    /// Counts are cumulative: a later one that is smaller says nothing new.
+    fn count(&mut self, value: &Value<'_>, which: impl FnOnce(&mut ReportedCounts) -> &mut u64) {
         number(value, |number| match tokens(number) {
             Some(tokens) => {
-                *count(&mut self.usage) = tokens;
+                let known = which(&mut self.counts);
+                *known = tokens.max(*known);
                 self.any_usage = true;
                 self.new_usage = true;
             }
@@ -133,7 +137,7 @@ impl Found {
         self.status.clear();
         self.detail.clear();
         if std::mem::take(&mut self.new_usage) {
-            on(Event::Usage(self.usage));
+            on(Event::Usage((rules.usage)(&self.counts)));
         }
     }
 }

@@ -73,9 +73,9 @@ fn usage(input: u64, output: u64, cache_read: u64, cache_write: u64, reasoning: 
 fn streams() -> [(Dialect, Framing, &'static str, Option<Usage>, &'static str); 5] {
     [
         (Dialect::ANTHROPIC, Framing::Sse, ANTHROPIC_STREAM, usage(26, 15, 40, 3, 0), "claude-sonnet-4-5"),
-        (Dialect::OPENAI_CHAT, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
-        (Dialect::MISTRAL, Framing::Sse, CHAT_STREAM, usage(9, 12, 4, 0, 5), "gpt-5-2026"),
-        (Dialect::OPENAI_RESPONSES, Framing::Sse, RESPONSES_STREAM, usage(100, 20, 64, 0, 8), "gpt-5-codex"),
+        (Dialect::OPENAI_CHAT, Framing::Sse, CHAT_STREAM, usage(5, 12, 4, 0, 5), "gpt-5-2026"),
+        (Dialect::MISTRAL, Framing::Sse, CHAT_STREAM, usage(5, 12, 4, 0, 5), "gpt-5-2026"),
+        (Dialect::OPENAI_RESPONSES, Framing::Sse, RESPONSES_STREAM, usage(36, 20, 64, 0, 8), "gpt-5-codex"),
         (Dialect::OLLAMA, Framing::Ndjson, OLLAMA_STREAM, usage(7, 31, 0, 0, 0), "llama3"),
     ]
 }
@@ -126,8 +126,8 @@ fn whole_answers_are_read() {
         ),
         (
             Dialect::OPENAI_RESPONSES,
-            r#"{"id":"r","model":"m","usage":{"input_tokens":1,"input_tokens_details":{"cached_tokens":2},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":4}}}"#,
-            usage(1, 3, 2, 0, 4),
+            r#"{"id":"r","model":"m","usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":2},"output_tokens":5,"output_tokens_details":{"reasoning_tokens":4}}}"#,
+            usage(1, 5, 2, 0, 4),
         ),
         (
             Dialect::OLLAMA,
@@ -148,7 +148,7 @@ fn whole_answers_are_read() {
 
 #[test]
 fn gemini_is_read_as_events_as_an_array_and_whole() {
-    let expected = usage(4, 9, 2, 0, 31);
+    let expected = usage(2, 40, 2, 0, 31);
     let model = Some("gemini-2.5-pro".to_owned());
     let told = whole(Dialect::GEMINI, Framing::Sse, GEMINI_STREAM);
     assert_eq!((told.0, told.1), (expected, model.clone()));
@@ -189,11 +189,174 @@ fn an_error_event_is_not_an_end() {
     assert!(!whole(Dialect::OPENAI_CHAT, Framing::Sse, "data: {\"type\":\"message_stop\"}\n\n").3);
 }
 
+/// The usage of a whole answer.
+fn counted(dialect: Dialect, counts: &str) -> Option<Usage> {
+    whole(dialect, Framing::Json, &format!("{{{counts}}}")).0
+}
+
+#[test]
+fn each_token_is_counted_in_one_place_whatever_its_provider_counts_where() {
+    let cases = [
+        // All of them have read 60 tokens, 30 of the cache, and written 5, and answered with 12 of which 8 are thoughts.
+        (
+            Dialect::OPENAI_CHAT,
+            r#""usage":{"prompt_tokens":95,"completion_tokens":12,"total_tokens":107,"prompt_tokens_details":{"cached_tokens":30,"cache_write_tokens":5},"completion_tokens_details":{"reasoning_tokens":8}}"#,
+            usage(60, 12, 30, 5, 8),
+        ),
+        (
+            Dialect::OPENAI_RESPONSES,
+            r#""usage":{"input_tokens":95,"output_tokens":12,"total_tokens":107,"input_tokens_details":{"cached_tokens":30,"cache_write_tokens":5},"output_tokens_details":{"reasoning_tokens":8}}"#,
+            usage(60, 12, 30, 5, 8),
+        ),
+        (
+            Dialect::ANTHROPIC,
+            r#""usage":{"input_tokens":60,"output_tokens":12,"cache_read_input_tokens":30,"cache_creation_input_tokens":5,"output_tokens_details":{"thinking_tokens":8}}"#,
+            usage(60, 12, 30, 5, 8),
+        ),
+        (
+            Dialect::GEMINI,
+            r#""usageMetadata":{"promptTokenCount":90,"candidatesTokenCount":4,"thoughtsTokenCount":8,"cachedContentTokenCount":30,"totalTokenCount":102}"#,
+            usage(60, 12, 30, 0, 8),
+        ),
+        // Results of tools are input.
+        (
+            Dialect::GEMINI,
+            r#""usageMetadata":{"promptTokenCount":70,"toolUsePromptTokenCount":20,"candidatesTokenCount":4,"thoughtsTokenCount":8,"cachedContentTokenCount":30,"totalTokenCount":102}"#,
+            usage(60, 12, 30, 0, 8),
+        ),
+        // Thoughts that the total shows to be in the candidates are not added, with tools or without.
+        (
+            Dialect::GEMINI,
+            r#""usageMetadata":{"promptTokenCount":90,"candidatesTokenCount":12,"thoughtsTokenCount":8,"cachedContentTokenCount":30,"totalTokenCount":102}"#,
+            usage(60, 12, 30, 0, 8),
+        ),
+        (
+            Dialect::GEMINI,
+            r#""usageMetadata":{"promptTokenCount":70,"toolUsePromptTokenCount":20,"candidatesTokenCount":12,"thoughtsTokenCount":8,"cachedContentTokenCount":30,"totalTokenCount":102}"#,
+            usage(60, 12, 30, 0, 8),
+        ),
+        // Without a total they are beside the candidates.
+        (
+            Dialect::GEMINI,
+            r#""usageMetadata":{"promptTokenCount":90,"candidatesTokenCount":4,"thoughtsTokenCount":8,"cachedContentTokenCount":30}"#,
+            usage(60, 12, 30, 0, 8),
+        ),
+        // xAI counts reasoning in the total only, and Gemini behind OpenAI's API does not even report it.
+        (
+            Dialect::OPENAI_CHAT,
+            r#""usage":{"prompt_tokens":90,"completion_tokens":4,"total_tokens":102,"prompt_tokens_details":{"cached_tokens":30},"completion_tokens_details":{"reasoning_tokens":8}}"#,
+            usage(60, 12, 30, 0, 8),
+        ),
+        (
+            Dialect::OPENAI_CHAT,
+            r#""usage":{"prompt_tokens":60,"completion_tokens":4,"total_tokens":72}"#,
+            usage(60, 12, 0, 0, 0),
+        ),
+        // DeepSeek, Mistral and Moonshot have words of their own for what the cache held.
+        (
+            Dialect::OPENAI_CHAT,
+            r#""usage":{"prompt_tokens":90,"completion_tokens":12,"total_tokens":102,"prompt_cache_hit_tokens":30,"prompt_cache_miss_tokens":60}"#,
+            usage(60, 12, 30, 0, 0),
+        ),
+        (
+            Dialect::MISTRAL,
+            r#""usage":{"prompt_tokens":90,"completion_tokens":12,"total_tokens":102,"num_cached_tokens":30}"#,
+            usage(60, 12, 30, 0, 0),
+        ),
+        (
+            Dialect::OPENAI_CHAT,
+            r#""choices":[{"index":0,"usage":{"prompt_tokens":90,"completion_tokens":12,"total_tokens":102,"cached_tokens":30}}]"#,
+            usage(60, 12, 30, 0, 0),
+        ),
+        // Embeddings of Voyage have a total only.
+        (Dialect::OPENAI_OTHER, r#""usage":{"total_tokens":60}"#, usage(60, 0, 0, 0, 0)),
+        // Ollama has neither.
+        (Dialect::OLLAMA, r#""prompt_eval_count":60,"eval_count":12"#, usage(60, 12, 0, 0, 0)),
+        (
+            Dialect::COHERE,
+            r#""usage":{"billed_units":{"input_tokens":90,"output_tokens":12},"cached_tokens":30}"#,
+            usage(60, 12, 30, 0, 0),
+        ),
+    ];
+    for (dialect, counts, expected) in cases {
+        assert_eq!(counted(dialect, counts), expected, "{dialect:?} {counts}");
+    }
+}
+
+#[test]
+fn what_is_kept_for_an_hour_is_a_part_of_what_is_written() {
+    for whole in [r#""cache_creation_input_tokens":9,"#, ""] {
+        let text = format!(
+            r#""usage":{{"input_tokens":1,"output_tokens":1,{whole}"cache_creation":{{"ephemeral_1h_input_tokens":9}}}}"#
+        );
+        let usage = counted(Dialect::ANTHROPIC, &text).unwrap();
+        assert_eq!((usage.cache_write_tokens, usage.cache_write_1h_tokens), (9, 9), "{text}");
+    }
+}
+
+#[test]
+fn no_later_count_takes_a_token_back() {
+    let cases = [
+        (
+            Dialect::ANTHROPIC,
+            [
+                r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"cache_read_input_tokens":4,"output_tokens":1}}}"#,
+                r#"{"type":"message_delta","usage":{"input_tokens":0,"cache_read_input_tokens":0,"output_tokens":7}}"#,
+                r#"{"type":"message_stop"}"#,
+            ],
+            usage(9, 7, 4, 0, 0),
+        ),
+        (
+            Dialect::OPENAI_CHAT,
+            [
+                r#"{"usage":{"prompt_tokens":9,"completion_tokens":3}}"#,
+                r#"{"usage":{"prompt_tokens":9,"completion_tokens":7}}"#,
+                r#"{"usage":{"prompt_tokens":0,"completion_tokens":0}}"#,
+            ],
+            usage(9, 7, 0, 0, 0),
+        ),
+        (
+            Dialect::OPENAI_RESPONSES,
+            [
+                r#"{"response":{"usage":{"input_tokens":9,"output_tokens":7}}}"#,
+                r#"{"response":{"usage":{"input_tokens":0,"output_tokens":0}}}"#,
+                "{}",
+            ],
+            usage(9, 7, 0, 0, 0),
+        ),
+        (
+            Dialect::GEMINI,
+            [
+                r#"{"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":7,"totalTokenCount":16}}"#,
+                r#"{"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#,
+                r#"{"usageMetadata":{"promptTokenCount":0,"candidatesTokenCount":0}}"#,
+            ],
+            usage(9, 7, 0, 0, 0),
+        ),
+        (
+            Dialect::COHERE,
+            [
+                r#"{"delta":{"usage":{"billed_units":{"input_tokens":9,"output_tokens":7}}}}"#,
+                r#"{"delta":{"usage":{"billed_units":{"input_tokens":0,"output_tokens":0}}}}"#,
+                "{}",
+            ],
+            usage(9, 7, 0, 0, 0),
+        ),
+    ];
+    for (dialect, events, expected) in cases {
+        let stream: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        assert_eq!(whole(dialect, Framing::Sse, &stream).0, expected, "{dialect:?}");
+    }
+    let lines = "{\"prompt_eval_count\":9,\"eval_count\":7}\n{\"prompt_eval_count\":0,\"eval_count\":0}\n";
+    assert_eq!(whole(Dialect::OLLAMA, Framing::Ndjson, lines).0, usage(9, 7, 0, 0, 0));
+}
+
 #[test]
 fn usage_may_be_repeated_or_null() {
     let text = "data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1}}\n\n\
                 data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":9}}\n\n\
-                data: {\"usage\":null}\n\ndata: {\"usage\":{\"prompt_tokens\":-1}}\n\n";
+                data: {\"usage\":null}\n\ndata: {\"usage\":{\"prompt_tokens\":-1}}\n\n\
+                data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":0}}\n\n";
     assert_eq!(whole(Dialect::OPENAI_CHAT, Framing::Sse, text).0, usage(5, 9, 0, 0, 0));
 }
 

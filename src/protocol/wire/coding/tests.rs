@@ -127,6 +127,11 @@ fn gzip_may_have_members_and_dirt_behind() {
     bytes.extend([0; 7]);
     let chunks: Vec<_> = bytes.chunks(1).collect();
     assert_eq!(decode(Coding::Gzip, &chunks), (b"one two".to_vec(), Ok(())));
+    // Behind what is no member no other one begins, at any chunking: 0x1f is the first byte of a member.
+    bytes.extend([0x1f, 0]);
+    let chunks: Vec<_> = bytes.chunks(1).collect();
+    assert_eq!(decode(Coding::Gzip, &[&bytes]), (b"one two".to_vec(), Ok(())));
+    assert_eq!(decode(Coding::Gzip, &chunks), (b"one two".to_vec(), Ok(())));
     let frames = [zstd(&[b"one "]), zstd(&[b"two"])].concat();
     assert_eq!(decode(Coding::Zstd, &[&frames]), (b"one two".to_vec(), Ok(())));
 }

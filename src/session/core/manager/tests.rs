@@ -122,8 +122,8 @@ async fn an_id_of_very_many_callers_is_ambiguous() {
     }
     assert!(matches!(fixture.kill("s").await, Err(KillError::Ambiguous(uids)) if uids.len() > 1));
     let all = fixture.manager.active.by_id("s");
-    for live in &all[1..] {
-        fixture.kill(&live.uid().to_string()).await.unwrap();
+    for session in &all[1..] {
+        fixture.kill(&session.uid().to_string()).await.unwrap();
     }
     fixture.manager.reap().await;
     // Nobody has looked at all of them, so that one is left is not certain.

@@ -68,16 +68,16 @@ async fn what_is_over_leaves_with_the_next_order_and_the_key_lives_as_long_as_th
 async fn an_instance_whose_clock_is_ahead_removes_no_order_that_holds_for_others() {
     let spawned = spawned().await;
     let store = &spawned.store;
-    let live = Session::new(arrival_of("cred:1", "s"), None, crate::clock::Clock::manual().now());
+    let session = Session::new(arrival_of("cred:1", "s"), None, crate::clock::Clock::manual().now());
     for order in [agent_order("short", 60), agent_order("long", 7200), agent_order("over", -120)] {
         store.put_order(&order, true).await.unwrap();
     }
-    let proposed = live.view(&crate::clock::Clock::manual(), false);
+    let proposed = session.view(&crate::clock::Clock::manual(), false);
     let ahead_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap() + 3_600_000;
     let Admitted::New(..) = store.admit(proposed, "here:1", ahead_ms).await.unwrap() else {
         panic!("not opened")
     };
-    let mut left: Vec<_> = store.order_entries(&[live.key().clone()]).await.unwrap().pop().unwrap();
+    let mut left: Vec<_> = store.order_entries(&[session.key().clone()]).await.unwrap().pop().unwrap();
     left.retain(|entry| !matches!(entry, OrderEntry::Order(order) if order.agent.is_none()));
     let mut names: Vec<String> = left
         .iter()
@@ -128,13 +128,13 @@ async fn the_set_of_changes_is_read_in_pages_and_trimmed_of_what_is_old() {
 /// An incarnation with shares `here:1` and `there:2`, and the documents of both.
 async fn shared_by_two(store: &RedisStore) -> (SessionView, ShareDocument) {
     let clock = crate::clock::Clock::manual();
-    let live = Session::new(arrival_of("cred:ada", "s"), None, clock.now());
-    let proposed = live.view(&clock, false);
-    let Admitted::New(session, _) = store.admit(proposed.clone(), "here:1", 1).await.unwrap() else {
+    let session = Session::new(arrival_of("cred:ada", "s"), None, clock.now());
+    let proposed = session.view(&clock, false);
+    let Admitted::New(shared, _) = store.admit(proposed.clone(), "here:1", 1).await.unwrap() else {
         panic!("not opened")
     };
     assert!(matches!(store.admit(proposed, "there:2", 1).await.unwrap(), Admitted::Join(..)));
-    (*session, ShareDocument::new(live.view(&clock, true), Some(live.record_detail())))
+    (*shared, ShareDocument::new(session.view(&clock, true), Some(session.record_detail())))
 }
 
 async fn close(store: &RedisStore, session: &SessionView, share: &str, doc: &ShareDocument) -> Closed {

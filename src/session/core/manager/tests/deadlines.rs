@@ -19,16 +19,16 @@ async fn what_begins_at_max_duration_is_the_next_incarnation() {
         let fixture = TestManager::new("{idle_timeout: 1h, max_duration: 1m}");
         let after = MINUTE - Duration::from_millis(early);
         let (first, cut, leg) = second(&fixture, &arrival("s"), after).await;
-        let live = leg.session().clone();
-        assert_eq!(live.incarnation(), incarnation, "{early} ms early");
+        let session = leg.session().clone();
+        assert_eq!(session.incarnation(), incarnation, "{early} ms early");
         assert_eq!(cut.reason(), (incarnation == 2).then_some(CutReason::TimedOut), "{early} ms early");
         fixture.manager.reap().await;
-        assert_eq!(live.state(), SessionState::Active);
+        assert_eq!(session.state(), SessionState::Active);
         drop((first, leg));
         if incarnation == 2 {
             let record = &fixture.records()[0];
             assert_eq!((record.end_reason, record.request_count), (EndReason::MaxDuration, 1));
-            assert_eq!(live.previous(), Some(record.uid));
+            assert_eq!(session.previous(), Some(record.uid));
         }
     }
 }
