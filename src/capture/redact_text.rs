@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::form_fields::percent_decoded;
 use super::redact::redact_body;
 use crate::protocol::wire::framing::Framing;
 
