@@ -36,7 +36,9 @@ fn once(text: &str, framing: Framing, is_cut: bool) -> String {
             for (at, line) in lines(text) {
                 // A number that is a whole line is a document, too.
                 match line.trim_ascii() {
-                    number if is_number(number) => json_texts(number, at + line.find(number).unwrap_or(0), &mut found),
+                    number if is_number(number) => {
+                        json_texts(number, at + line.find(number).unwrap_or(0), &mut found)
+                    }
                     _ => line_texts(line, at, &mut found),
                 }
             }

@@ -94,11 +94,13 @@ impl Plan {
         let coding = unread::coding(headers);
         if dialect.is_llm() && FormScan::is_form(media) {
             let wanted = dispatch::wanted(headers, settings.routes.header())?;
-            let blocks = settings.routes.blocks_models().then_some("some models are blocked (routing.blocked_models)");
+            let blocks =
+                settings.routes.blocks_models().then_some("some models are blocked (routing.blocked_models)");
             let path = received.uri.path();
             let mut by_path = ModelRequest::default();
             dialect.read_path(path, &mut by_path);
-            let routes = || settings.routes.depends_on_model(wanted, path).filter(|_| by_path.model.is_none());
+            let routes =
+                || settings.routes.depends_on_model(wanted, path).filter(|_| by_path.model.is_none());
             return Ok(Some(Self {
                 reader: BodyReader::form(media, coding, limits.max_upload, &settings.call_paths),
                 limit: limits.max_upload,
@@ -133,7 +135,9 @@ pub(crate) fn read_on(routed: &mut Routed, outcome: &mut Outcome, chunk: &[u8]) 
                        routing.blocked_models; send it uncompressed, as RFC 7578 has it";
         Refusal::new(ErrorKind::PolicyBlocked, message)
     } else {
-        if let Some(model) = found.and_then(|found| found.model.as_deref()).filter(|_| who.call.model.is_none()) {
+        if let Some(model) =
+            found.and_then(|found| found.model.as_deref()).filter(|_| who.call.model.is_none())
+        {
             leg.routed(route.backend.settings().name(), Some(&redact_text(model)));
             who.call.model = Some(model.to_owned());
         }

@@ -67,7 +67,9 @@ impl RequestCtx {
         let who = reached(self.stage.identified_mut())?;
         match upgrade::call(&who.received) {
             Some(call) => who.call = call,
-            None => ReadRequest { call: who.call, form: who.form } = read::read(session, &who.received).await?,
+            None => {
+                ReadRequest { call: who.call, form: who.form } = read::read(session, &who.received).await?
+            }
         }
         Ok(begun.elapsed())
     }

@@ -36,7 +36,9 @@ pub(crate) fn check(
         Some(Unread::Coding) if coding(headers) == Coding::Identity => "it is not in UTF-8".to_owned(),
         Some(Unread::Coding) => format!("its Content-Encoding is none of {ACCEPTED}"),
         Some(Unread::Corrupt) => "it is not what its Content-Encoding says".to_owned(),
-        None if call.malformed && received.dialect.is_llm() => "it is neither plain JSON nor a form".to_owned(),
+        None if call.malformed && received.dialect.is_llm() => {
+            "it is neither plain JSON nor a form".to_owned()
+        }
         None => return Ok(()),
     };
     if settings.routes.blocks_models() {

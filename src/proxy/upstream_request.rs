@@ -135,7 +135,8 @@ pub(crate) fn rewrite_body(
     };
     let Some(body) = rewritten else { return Ok(None) };
     head.remove_header(&CONTENT_ENCODING);
-    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let length =
+        head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if let Some(length) = length {
         // The rest of a form is not held.
         head.insert_header(CONTENT_LENGTH, length.saturating_sub(sent) + body.len())?;

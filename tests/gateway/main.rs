@@ -92,10 +92,10 @@ mod routing {
     pub mod failover;
     /// Ejection, recovery and active checks of backends; load balancing.
     pub mod health;
-    /// One list of the models of all backends.
-    pub mod models;
     /// The model in the path: Azure, Vertex AI, Bedrock.
     pub mod model_in_path;
+    /// One list of the models of all backends.
+    pub mod models;
     /// Compressed requests are routed, refused and killed as their plain twins are.
     pub mod packed;
     /// Backends with TLS.

@@ -437,7 +437,10 @@ fn a_card_number_alone_is_replaced_by_a_string() {
         redact_body("1\n4111111111111111\r\n{}\n", Framing::Ndjson, false),
         format!("1\n{mark}\r\n{{}}\n")
     );
-    assert!(!redact_body("card 4111111111111111", Framing::Json, false).contains('"'), "no JSON before, none behind");
+    assert!(
+        !redact_body("card 4111111111111111", Framing::Json, false).contains('"'),
+        "no JSON before, none behind"
+    );
 }
 
 #[test]

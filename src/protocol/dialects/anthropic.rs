@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
-use super::{bedrock, openai, vertex};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{
     AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
 };
+use super::{bedrock, openai, vertex};
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::ReportedCounts;
 

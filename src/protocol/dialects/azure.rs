@@ -46,10 +46,16 @@ mod tests {
             "/openai/deployments/prod-4o/chat/completions",
             "/azure/openai/deployments/prod-4o/audio/transcriptions",
             "/openai/Deployments//prod%2D4o/embeddings",
-            "/openai/deployments/x/../../deployments/prod-4o/completions".replace("x/../../deployments/", "").as_str(),
+            "/openai/deployments/x/../../deployments/prod-4o/completions"
+                .replace("x/../../deployments/", "")
+                .as_str(),
         ] {
             let call = read(path, Some("gpt-4o"));
-            assert_eq!((call.model.as_deref(), call.also.as_deref()), (Some("prod-4o"), Some("gpt-4o")), "{path}");
+            assert_eq!(
+                (call.model.as_deref(), call.also.as_deref()),
+                (Some("prod-4o"), Some("gpt-4o")),
+                "{path}"
+            );
             assert!(!call.model_doubled, "{path}");
         }
         assert_eq!(read("/v1/chat/completions", Some("gpt-4o")).model.as_deref(), Some("gpt-4o"));

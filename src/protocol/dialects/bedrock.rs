@@ -31,7 +31,8 @@ fn calls(path: &str) -> impl Iterator<Item = (String, bool, bool)> {
         .windows(3)
         .filter(|window| window[0].eq_ignore_ascii_case("model"))
         .filter_map(|window| {
-            let (method, streams) = METHODS.iter().find(|(method, _)| window[2].eq_ignore_ascii_case(method))?;
+            let (method, streams) =
+                METHODS.iter().find(|(method, _)| window[2].eq_ignore_ascii_case(method))?;
             Some((window[1].clone().into_owned(), method.starts_with("invoke"), *streams))
         })
         .collect();
@@ -49,7 +50,8 @@ fn is_call(path: &str) -> bool {
 
 /// Whether a path calls a model of Anthropic in Anthropic's own API.
 pub(super) fn is_anthropic(path: &str) -> bool {
-    may_call(path) && calls(path).last().is_some_and(|(model, is_raw, _)| is_raw && model.contains("anthropic."))
+    may_call(path)
+        && calls(path).last().is_some_and(|(model, is_raw, _)| is_raw && model.contains("anthropic."))
 }
 
 /// Takes the model that the path names.
@@ -103,10 +105,15 @@ mod tests {
     #[test]
     fn the_path_names_the_model() {
         let claude = "us.anthropic.claude-sonnet-4-20250514-v1:0";
-        let profile = "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-sonnet-4-20250514-v1:0";
+        let profile =
+            "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-sonnet-4-20250514-v1:0";
         for (path, model, is_own) in [
             (format!("/model/{claude}/invoke"), claude, true),
-            (format!("/bedrock/model/{}/invoke-with-response-stream", claude.replace(':', "%3A")), claude, true),
+            (
+                format!("/bedrock/model/{}/invoke-with-response-stream", claude.replace(':', "%3A")),
+                claude,
+                true,
+            ),
             (format!("/model/{}/invoke", profile.replace('/', "%2F")), profile, true),
             (format!("/model/{claude}/converse"), claude, false),
             ("/model/amazon.nova-pro-v1:0/invoke".to_owned(), "amazon.nova-pro-v1:0", false),

@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use super::error_body::{Detail, ErrorForm, json};
-use super::{azure, openai};
 use super::spec::PathRule::{Contains, EndsWith};
 use super::spec::{AnswerRules, CallRules, Dialect, DialectSpec, Field, paths};
+use super::{azure, openai};
 use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[

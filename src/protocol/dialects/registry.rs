@@ -10,7 +10,9 @@ use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
-use super::{a2a, anthropic, bedrock, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses};
+use super::{
+    a2a, anthropic, bedrock, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses,
+};
 
 /// The dialects in the order in which their rules are tried. Those of models precede MCP and A2A, so that no header
 /// field a client adds turns a request to a model into something else.

@@ -54,12 +54,18 @@ mod tests {
     #[test]
     fn the_vendor_decides_on_the_api() {
         let path = |end: &str| format!("{PLACE}/{end}");
-        for end in ["anthropic/models/claude-sonnet-4@20250514:rawPredict", "Anthropic/models/c:streamRawPredict"] {
+        for end in
+            ["anthropic/models/claude-sonnet-4@20250514:rawPredict", "Anthropic/models/c:streamRawPredict"]
+        {
             assert!(is_anthropic(&path(end)) && !is_chat(&path(end)), "{end}");
         }
         let mistral = path("mistralai/models/mistral-small-2503:rawPredict");
         assert!(is_chat(&mistral) && !is_anthropic(&mistral));
-        for end in ["google/models/gemini-3:generateContent", "google/models/g:rawPredict", "anthropic/models/c:countTokens"] {
+        for end in [
+            "google/models/gemini-3:generateContent",
+            "google/models/g:rawPredict",
+            "anthropic/models/c:countTokens",
+        ] {
             assert!(!is_chat(&path(end)) && !is_anthropic(&path(end)), "{end}");
         }
     }
@@ -68,7 +74,10 @@ mod tests {
     fn the_path_names_the_model() {
         let mut call = ModelRequest { model: Some("mistral-small".to_owned()), ..ModelRequest::default() };
         read_path(&format!("{PLACE}/mistralai/models/mistral-small@001:streamRawPredict"), &mut call);
-        assert_eq!((call.model.as_deref(), call.also.as_deref()), (Some("mistral-small@001"), Some("mistral-small")));
+        assert_eq!(
+            (call.model.as_deref(), call.also.as_deref()),
+            (Some("mistral-small@001"), Some("mistral-small"))
+        );
         assert_eq!((call.stream, call.model_doubled), (Some(true), false));
     }
 }

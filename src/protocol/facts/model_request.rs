@@ -56,7 +56,6 @@ impl ModelRequest {
         self.model_place = ModelPlace::Fixed;
     }
 
-
     /// The text at the caller's path number `index`; numbers as written.
     pub fn hint(&self, index: usize) -> Option<&str> {
         self.hints.get(index)?.as_deref()

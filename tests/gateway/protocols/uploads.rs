@@ -65,7 +65,8 @@ async fn a_large_upload_streams_within_bounded_memory() {
         let answer = call.send(gateway.proxy()).await;
         assert_eq!(answer.status(), 200, "{}", answer.text());
         let seen = &audio.requests()[at + 1];
-        let expected = form(&[Field::Text("model", "whisper-1"), Field::File(50 * MIB), Field::Text("language", "en")]);
+        let expected =
+            form(&[Field::Text("model", "whisper-1"), Field::File(50 * MIB), Field::Text("language", "en")]);
         assert!(seen.is_whole && sha256(&seen.body) == sha256(&expected), "the bytes stay");
     }
     let grown = peak(&gateway).saturating_sub(before);
@@ -91,7 +92,10 @@ async fn a_model_behind_the_file_is_found_where_it_decides() {
     let refused = large.send(deciding.proxy()).await;
     assert_eq!(refused.status(), 400, "{}", refused.text());
     let message = refused.json()["error"]["message"].to_string();
-    assert!(message.contains("model before the file") && message.contains("backends.NAME.models"), "{message}");
+    assert!(
+        message.contains("model before the file") && message.contains("backends.NAME.models"),
+        "{message}"
+    );
     let chosen = large.clone().header("x-backend", "audio");
     assert_eq!(chosen.send(deciding.proxy()).await.status(), 200, "the header decides");
     let session = deciding.session_until("late", |session| session["requests"][0]["status"] == 200).await;
@@ -112,13 +116,18 @@ async fn a_form_cannot_hide_a_blocked_model() {
         let refused = transcription(&fields).session("s").send(gateway.proxy()).await;
         assert_eq!(refused.status(), status, "{what}: {}", refused.text());
     }
-    let mut edits = Call::post("/v1/images/edits").header("content-type", "multipart/form-data; boundary=boundary7");
+    let mut edits =
+        Call::post("/v1/images/edits").header("content-type", "multipart/form-data; boundary=boundary7");
     edits = edits.body(form(&[Field::File(10), secret()]));
     assert_eq!(edits.send(gateway.proxy()).await.status(), 403);
     for broken in ["multipart/form-data", "multipart/form-data; boundary=other"] {
         let call = Call::post("/v1/audio/translations").header("content-type", broken);
         let refused = call.body(form(&[Field::Text("model", "whisper-1")])).send(gateway.proxy()).await;
-        assert_eq!((refused.status(), &refused.json()["error"]["code"]), (403, &json!("policy_blocked")), "{broken}");
+        assert_eq!(
+            (refused.status(), &refused.json()["error"]["code"]),
+            (403, &json!("policy_blocked")),
+            "{broken}"
+        );
     }
     assert_eq!(main.requests().len(), 0);
 }
@@ -189,7 +198,8 @@ async fn uploads_have_a_limit_of_their_own() {
     }
     assert_eq!(main.requests().len(), 6);
     let other = RawBackend::answering(OK).await;
-    let plain = Gateway::with(format!("{limits}\nbackends: {{ web: {{ url: {:?}, type: http }} }}\n", other.url()));
+    let plain =
+        Gateway::with(format!("{limits}\nbackends: {{ web: {{ url: {:?}, type: http }} }}\n", other.url()));
     let refused = files(2 * MIB).send(plain.await.proxy()).await;
     assert_eq!(refused.status(), 413, "another backend takes no uploads: {}", refused.text());
 }

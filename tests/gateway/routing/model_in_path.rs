@@ -8,7 +8,10 @@ use crate::support::{Backend, Call, Gateway, RawBackend};
 /// An answer with this body.
 fn answer(body: &Value) -> String {
     let body = body.to_string();
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// A call, the model that its path names, and the answer of its backend, which counts 7 and 5 tokens.
@@ -16,7 +19,12 @@ fn calls() -> [(&'static str, Value, &'static str, Value); 6] {
     let chat = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}});
     let anthropic = json!({"type": "message", "usage": {"input_tokens": 7, "output_tokens": 5}});
     [
-        ("/openai/deployments/prod-4o/chat/completions?api-version=2024-10-21", json!({"messages": []}), "prod-4o", chat.clone()),
+        (
+            "/openai/deployments/prod-4o/chat/completions?api-version=2024-10-21",
+            json!({"messages": []}),
+            "prod-4o",
+            chat.clone(),
+        ),
         (
             "/v1/projects/p/locations/l/publishers/anthropic/models/claude-sonnet-4@20250514:rawPredict",
             json!({"anthropic_version": "vertex-2023-10-16", "messages": []}),
@@ -53,7 +61,8 @@ fn calls() -> [(&'static str, Value, &'static str, Value); 6] {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_model_in_the_path_is_routed_counted_and_recorded() {
     for (target, body, model, answered) in calls() {
-        let [main, other] = [RawBackend::answering(answer(&answered)).await, RawBackend::answering(answer(&answered)).await];
+        let [main, other] =
+            [RawBackend::answering(answer(&answered)).await, RawBackend::answering(answer(&answered)).await];
         let models = format!("models: [{model:?}]");
         let backends = [("main", &*main.url(), ""), ("other", &*other.url(), &*models)];
         let gateway = gateway(&backends, "routing: { strict_models: true }").await;
@@ -65,9 +74,14 @@ async fn the_model_in_the_path_is_routed_counted_and_recorded() {
         let request = &session["requests"][0];
         assert_eq!((&request["model"], &request["backend"]), (&json!(model), &json!("other")), "{target}");
         let usage = &session["usage"]["models"][model];
-        assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&json!(7), &json!(5)), "{target}: {session}");
+        assert_eq!(
+            (&usage["input_tokens"], &usage["output_tokens"]),
+            (&json!(7), &json!(5)),
+            "{target}: {session}"
+        );
         let unknown = target.replace(model, "unknown").replace(&model.replace(':', "%3A"), "unknown");
-        let refused = Call::post(&unknown).json(&json!({"messages": []})).session("s").send(gateway.proxy()).await;
+        let refused =
+            Call::post(&unknown).json(&json!({"messages": []})).session("s").send(gateway.proxy()).await;
         assert_eq!(refused.status(), 404, "{unknown}: strict_models");
     }
 }
@@ -88,7 +102,8 @@ async fn a_blocked_model_is_blocked_in_every_path() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_model_in_the_body_counts_where_the_path_names_another() {
-    let [main, other] = [RawBackend::answering(answer(&json!({}))).await, RawBackend::answering(answer(&json!({}))).await];
+    let [main, other] =
+        [RawBackend::answering(answer(&json!({}))).await, RawBackend::answering(answer(&json!({}))).await];
     let backends = [("main", &*main.url(), ""), ("other", &*other.url(), "models: ['gpt-*']")];
     let gateway = gateway(&backends, "routing: { blocked_models: ['*-secret'] }").await;
     let call = |model| {
@@ -104,7 +119,8 @@ async fn an_alias_in_a_path_is_refused_with_the_remedy() {
     let local = RawBackend::answering(answer(&json!({}))).await;
     let aliases = "aliases: { 'prod': 'prod-4o' }, rewrite_model: true";
     let gateway = gateway(&[("local", &local.url(), aliases)], "").await;
-    let call = |name| Call::post(&format!("/openai/deployments/{name}/embeddings")).json(&json!({"input": "x"}));
+    let call =
+        |name| Call::post(&format!("/openai/deployments/{name}/embeddings")).json(&json!({"input": "x"}));
     let refused = call("prod").send(gateway.proxy()).await;
     assert_eq!(refused.status(), 400, "{}", refused.text());
     assert!(refused.text().contains("name prod-4o yourself"), "{}", refused.text());

@@ -165,7 +165,8 @@ fn what_is_too_large_is_so_at_any_chunking() {
     for (coding, pack) in PACKINGS {
         // Around the bound: it grows by some hundred times and ends, or goes on with what hardly grows.
         for zeros in (1_000_000..2_600_000).step_by(100_000) {
-            let noise: Vec<u8> = (0..9000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let noise: Vec<u8> =
+                (0..9000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
             for parts in [&[&vec![b'0'; zeros][..]][..], &[&vec![b'0'; zeros][..], &noise[..]][..]] {
                 let all = pack(parts);
                 let whole = decode(coding, &[&all]).1;
