@@ -37,7 +37,7 @@ fn raw_vendor(path: &str) -> Option<String> {
 
 /// Takes the model that the path names; the body may repeat it without its version.
 pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
-    if raw_vendor(path).is_none() {
+    if !path.contains([':', '%']) || calls(&spelled_out(path)).next().is_none() {
         return;
     }
     let body = call.model.take();
