@@ -10,11 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
-use super::openai;
-use super::spec::PathRule::{Contains, EndsWith};
+use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{
     AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
 };
+use super::{bedrock, openai, vertex};
+use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -86,8 +87,19 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (EndsWith("/v1/complete"), None),
         (EndsWith("/v1/models"), Some(VERSION)),
         (Contains("/v1/models/"), Some(VERSION)),
+        // The clouds that serve it have the model in the path.
+        (Matches(bedrock::is_anthropic), None),
+        (Matches(vertex::is_anthropic), None),
     ],
-    operations: &[("/v1/messages", "chat"), ("/v1/complete", "text_completion")],
+    read_path: Some(read_path),
+    operations: &[
+        ("/v1/messages", "chat"),
+        ("/v1/complete", "text_completion"),
+        (":rawPredict", "chat"),
+        (":streamRawPredict", "chat"),
+        ("/invoke", "chat"),
+        ("/invoke-with-response-stream", "chat"),
+    ],
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", common)],
@@ -97,6 +109,11 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     gen_ai_provider: GEN_AI_PROVIDER,
     ..DialectSpec::MODEL
 };
+
+fn read_path(path: &str, call: &mut ModelRequest) {
+    bedrock::read_path(path, call);
+    vertex::read_path(path, call);
+}
 
 pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
     name: "anthropic",

@@ -17,7 +17,7 @@ use super::spec::{
     AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths_in_elements,
 };
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
-use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::wire::framing::Framing;
 
@@ -56,7 +56,7 @@ fn usage(counts: &ReportedCounts) -> Usage {
 }
 
 /// The methods of a model: the word after the colon.
-const VERBS: [&str; 10] = [
+const VERBS: [&str; 13] = [
     "asyncBatchEmbedContent",
     "batchEmbedContents",
     "batchGenerateContent",
@@ -66,8 +66,14 @@ const VERBS: [&str; 10] = [
     "generateContent",
     "predict",
     "predictLongRunning",
+    "rawPredict",
+    "serverStreamingPredict",
+    "streamRawPredict",
     "streamGenerateContent",
 ];
+
+/// Those of them whose answers are streams.
+const STREAMS: [&str; 3] = ["serverStreamingPredict", "streamGenerateContent", "streamRawPredict"];
 
 /// Whether a path calls a method of a model.
 fn is_call(path: &str) -> bool {
@@ -76,16 +82,17 @@ fn is_call(path: &str) -> bool {
 
 /// Sets the model that the path names. Any segment counts, not only the last: a server that normalizes dots or
 /// empty segments after it must not find another model than was checked here.
-fn read_path(path: &str, call: &mut ModelRequest) {
+pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
     let path = spelled_out(path);
     for (model, verb) in calls(&path) {
-        if verb.eq_ignore_ascii_case("streamGenerateContent") {
+        if STREAMS.iter().any(|known| known.eq_ignore_ascii_case(verb)) {
             call.stream = Some(true);
         }
         // Bodies repeat it as `models/MODEL`.
         let same = |known: &str| known.strip_prefix("models/").unwrap_or(known) == model;
         call.model_doubled |= call.model.as_deref().is_some_and(|known| !same(known));
         call.model = Some(model.to_owned());
+        call.model_place = ModelPlace::Fixed;
     }
 }
 
@@ -94,7 +101,7 @@ fn has_colon(path: &str) -> bool {
 }
 
 /// Models and their methods: `MODEL:VERB` in a segment, with or without `;parameters`.
-fn calls(path: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn calls(path: &str) -> impl Iterator<Item = (&str, &str)> {
     path.split(['/', '\\']).filter_map(|segment| {
         let segment = segment.split(';').next()?;
         let (model, verb) = segment.rsplit_once(':')?;
@@ -103,7 +110,7 @@ fn calls(path: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// The path with its percent-escapes resolved, as servers see it.
-fn spelled_out(path: &str) -> Cow<'_, str> {
+pub(super) fn spelled_out(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
 }
 

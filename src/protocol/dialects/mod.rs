@@ -2,7 +2,7 @@
 //!
 //! - [`spec`]: what a dialect is; [`registry`]: all of them, and which one a request speaks.
 //! - [`error_body`]: errors in a dialect's form.
-//! - [`model_list`]: lists of models.
+//! - [`model_list`]: lists of models; [`model_name`]: where requests name a model beside their body.
 //! - [`credentials`]: where a request carries its caller's credentials, and which fields hold none.
 //! - [`mcp`]: the header fields of MCP; [`json_rpc`]: the envelope of MCP and A2A.
 
@@ -11,11 +11,14 @@ pub mod error_body;
 pub mod json_rpc;
 pub mod mcp;
 pub mod model_list;
+pub mod model_name;
 pub mod registry;
 pub mod spec;
 
 mod a2a;
 mod anthropic;
+mod azure;
+mod bedrock;
 mod cohere;
 mod gemini;
 mod mistral;
@@ -24,5 +27,6 @@ mod openai;
 mod plain;
 mod realtime;
 mod responses;
+mod vertex;
 
 pub use spec::{BackendKind, Dialect};

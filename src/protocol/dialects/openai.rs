@@ -11,8 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
-use super::spec::PathRule::{Contains, EndsWith};
+use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths};
+use super::{azure, vertex};
+use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 
 /// Shared with Mistral, whose answers have the same shape.
@@ -98,9 +100,15 @@ pub(super) const GEN_AI_PROVIDER: &str = "openai";
 pub(super) const ERRORS: ErrorForm =
     ErrorForm { stream_ends: &[StreamEnd::event(common)], ..ErrorForm::COMMON };
 
+fn read_path(path: &str, call: &mut ModelRequest) {
+    azure::read_path(path, call);
+    vertex::read_path(path, call);
+}
+
 pub(super) static CHAT: DialectSpec = DialectSpec {
     name: "openai_chat",
-    rules: &[(EndsWith("/chat/completions"), None)],
+    rules: &[(EndsWith("/chat/completions"), None), (Matches(vertex::is_chat), None)],
+    read_path: Some(read_path),
     operations: &[("/chat/completions", "chat")],
     answers: Some(&ANSWERS),
     errors: ERRORS,
@@ -116,11 +124,17 @@ pub(super) static OTHER: DialectSpec = DialectSpec {
         (EndsWith("/v1/models"), None),
         (EndsWith("/v1/moderations"), None),
         (EndsWith("/v1/rerank"), None),
-        (EndsWith("/v1/images/generations"), None),
-        (EndsWith("/v1/audio/speech"), None),
+        (EndsWith("/images/generations"), None),
+        (EndsWith("/images/edits"), None),
+        (EndsWith("/images/variations"), None),
+        (EndsWith("/audio/speech"), None),
+        (EndsWith("/audio/transcriptions"), None),
+        (EndsWith("/audio/translations"), None),
+        (EndsWith("/v1/videos"), None),
         (Contains("/chat/completions/"), None),
         (Contains("/v1/models/"), None),
     ],
+    read_path: Some(read_path),
     operations: &[("/completions", "text_completion"), ("/embeddings", "embeddings")],
     answers: Some(&ANSWERS),
     errors: ERRORS,
