@@ -127,9 +127,9 @@ pub(crate) fn rewrite_body(
         let plain = decoded(&held, coding, limit).map(Bytes::from);
         held = plain.or_err(ErrorType::InternalError, "decoding a body that was read before")?;
     }
-    let rewritten = match &call.model_place {
+    let rewritten = match call.model_place {
         ModelPlace::Json => rewrite_model(&held, name),
-        ModelPlace::Form(place) => rewrite_field(&held, place, name),
+        ModelPlace::Form { from, to } => rewrite_field(&held, from as usize..to as usize, name),
         // Routing has refused it.
         ModelPlace::Fixed => None,
     };

@@ -42,7 +42,7 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
     }
     let body = call.model.take();
     gemini::read_path(path, call);
-    call.also = body;
+    call.also = body.map(Box::from);
 }
 
 #[cfg(test)]

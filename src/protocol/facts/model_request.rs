@@ -1,7 +1,5 @@
 //! What a request says: its model, whether it streams, the tools it offers, who may be calling.
 
-use std::ops::Range;
-
 use super::rpc::Rpc;
 use super::tools_offered::ToolsOffered;
 use crate::protocol::wire::coding::Unread;
@@ -15,7 +13,7 @@ pub struct ModelRequest {
     pub model_place: ModelPlace,
     /// The model in the body, which the backend may ignore because the path names one. It must not be blocked either, and
     /// decides on the backend when no pattern matches the model in the path.
-    pub also: Option<String>,
+    pub also: Option<Box<str>>,
     /// Whether a streamed answer is asked for.
     pub stream: Option<bool>,
     /// The request names two different models, or a form repeats it, so servers may differ in which they obey.
@@ -29,18 +27,23 @@ pub struct ModelRequest {
     /// What a JSON-RPC request asks for.
     pub rpc: Option<Box<Rpc>>,
     /// The values at the configured paths of identity hints.
-    pub(in crate::protocol) hints: Vec<Option<Box<str>>>,
+    pub(in crate::protocol) hints: Box<[Option<Box<str>>]>,
 }
 
 /// Where a request names its model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModelPlace {
     /// At the top level of a JSON body.
     #[default]
     Json,
-    /// In a field of a form: the position of its value in the body, in bytes.
-    Form(Range<usize>),
-    /// In the path or the query, or in a compressed form.
+    /// In a field of a form.
+    Form {
+        /// Where its value begins in the body, in bytes.
+        from: u32,
+        /// Where it ends.
+        to: u32,
+    },
+    /// In the path or the query, in a compressed form, or behind the first 4 GiB of a form.
     Fixed,
 }
 
@@ -50,7 +53,7 @@ impl ModelRequest {
         if self.model_place == ModelPlace::Fixed {
             self.model_doubled |= self.model.as_deref().is_some_and(|known| known != name);
         } else {
-            self.also = self.model.take();
+            self.also = self.model.take().map(Box::from);
         }
         self.model = Some(name.to_owned());
         self.model_place = ModelPlace::Fixed;

@@ -75,7 +75,7 @@ impl RequestScan {
     }
 
     fn with(set: &Arc<PathSet>, paths: &RequestPaths) -> Self {
-        let request = ModelRequest { hints: vec![None; paths.hints.len()], ..ModelRequest::default() };
+        let request = ModelRequest { hints: vec![None; paths.hints.len()].into(), ..ModelRequest::default() };
         Self { scanner: Scanner::new(Arc::clone(set)), found: Found { request, model_is_no_text: false } }
     }
 

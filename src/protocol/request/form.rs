@@ -42,7 +42,7 @@ struct Found {
 impl FormReader {
     /// At the beginning of a body with this `Content-Type`.
     pub(super) fn new(media: &str, hints: &Arc<[String]>) -> Self {
-        let request = ModelRequest { hints: vec![None; hints.len()], ..ModelRequest::default() };
+        let request = ModelRequest { hints: vec![None; hints.len()].into(), ..ModelRequest::default() };
         Self {
             scan: FormScan::new(media),
             found: Found {
@@ -122,7 +122,10 @@ impl Found {
             Field::Model => {
                 self.request.model_doubled |= self.request.model.is_some();
                 self.request.model = Some(value.into_owned());
-                self.request.model_place = ModelPlace::Form(self.begun..at);
+                self.request.model_place = match (u32::try_from(self.begun), u32::try_from(at)) {
+                    (Ok(from), Ok(to)) => ModelPlace::Form { from, to },
+                    _ => ModelPlace::Fixed,
+                };
             }
             Field::Stream => self.request.stream = Some(value.eq_ignore_ascii_case("true")),
             Field::Hint(index) => {

@@ -98,8 +98,8 @@ impl BodyReader {
     /// The place of the model; positions in a compressed form are of no use.
     fn place(&self, place: ModelPlace) -> ModelPlace {
         match place {
-            ModelPlace::Form(_) if self.decoder.is_some() => ModelPlace::Fixed,
-            place @ (ModelPlace::Json | ModelPlace::Form(_) | ModelPlace::Fixed) => place,
+            ModelPlace::Form { .. } if self.decoder.is_some() => ModelPlace::Fixed,
+            ModelPlace::Json | ModelPlace::Form { .. } | ModelPlace::Fixed => place,
         }
     }
 

@@ -27,7 +27,7 @@ pub fn rewrite_model(body: &[u8], name: &str) -> Option<Vec<u8>> {
 }
 
 /// The beginning of a form with `name` in the place of the value at `place`; `None` when the form has not come so far.
-pub fn rewrite_field(form: &[u8], place: &Range<usize>, name: &str) -> Option<Vec<u8>> {
+pub fn rewrite_field(form: &[u8], place: Range<usize>, name: &str) -> Option<Vec<u8>> {
     let (before, after) = (form.get(..place.start)?, form.get(place.end..)?);
     Some([before, name.as_bytes(), after].concat())
 }

@@ -10,15 +10,25 @@ const BOUNDARY_MAX: usize = 70;
 /// The longest head of a part in bytes.
 const HEAD_MAX: usize = 8 << 10;
 
-/// What was read.
+/// What was read. Positions are in bytes of the body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FormEvent<'a> {
-    /// A field begins. `at` is the position of its value in the body in bytes.
-    Begin { name: &'a str, is_file: bool, at: usize },
+    /// A field begins.
+    Begin {
+        /// Its name.
+        name: &'a str,
+        /// It has a file name.
+        is_file: bool,
+        /// The position of its value.
+        at: usize,
+    },
     /// More of its value.
     Value(&'a [u8]),
-    /// It has ended. `at` is the position behind its value.
-    End { at: usize },
+    /// It has ended.
+    End {
+        /// The position behind its value.
+        at: usize,
+    },
 }
 
 /// The position of the scan.
