@@ -2,7 +2,7 @@
 //! `model` in the body is ignored
 //! (learn.microsoft.com/azure/ai-services/openai/reference: `POST …/openai/deployments/{deployment-id}/chat/completions`).
 
-use super::gemini::spelled_out;
+use super::path_method::spelled_out;
 use crate::protocol::facts::model_request::ModelRequest;
 
 /// Parameters of a query that name the model of a WebSocket: the deployment in the preview API, the model in others

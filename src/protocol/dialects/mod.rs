@@ -24,6 +24,7 @@ mod gemini;
 mod mistral;
 mod ollama;
 mod openai;
+mod path_method;
 mod plain;
 mod realtime;
 mod responses;

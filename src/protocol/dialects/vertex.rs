@@ -2,7 +2,7 @@
 //! the model, which is in the path (cloud.google.com/vertex-ai/generative-ai/docs/partner-models). Google's own models
 //! speak Gemini's API there (`gemini.rs`).
 
-use super::gemini::{self, calls, spelled_out};
+use super::path_method::{self, calls, spelled_out};
 use crate::protocol::facts::model_request::ModelRequest;
 
 /// The methods that pass a body on in the vendor's own API.
@@ -41,7 +41,7 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
         return;
     }
     let body = call.model.take();
-    gemini::read_path(path, call);
+    path_method::read_path(path, call);
     call.also = body.map(Box::from);
 }
 
