@@ -1,6 +1,9 @@
 //! Anthropic messages: `message_start` brings the first counts, each `message_delta` the sums so far (some of
 //! them null or not at all); content blocks come one after another, each known by its index.
 //! Fields as in the vendor's SDK (`anthropic.types`: `Usage`, `MessageDeltaUsage`, `RawMessageStreamEvent`).
+//!
+//! Vertex AI (`…/publishers/anthropic/models/MODEL:rawPredict`, `:streamRawPredict`) and Amazon Bedrock
+//! (`/model/MODEL/invoke`) have the same bodies and answers, but name the model in the path (`vertex.rs`, `bedrock.rs`).
 //! The answer of `count_tokens` has its number elsewhere and is not counted: it used no tokens.
 
 use std::sync::LazyLock;
@@ -8,18 +11,18 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
-use super::spec::{
-    AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
-};
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{bedrock, openai, vertex};
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
+    ("error.type", Field::ErrorWord),
     ("message.model", Field::Model),
     ("message.usage.input_tokens", Field::Input),
     ("message.usage.output_tokens", Field::Output),
@@ -58,8 +61,7 @@ static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     // Cached tokens are counted beside the input, thinking in the output.
     usage: ReportedCounts::with_cached_beside_input,
-    last_kinds: &["message_stop"],
-    done_marker: false,
+    ends: EndRules { last_kinds: &["message_stop"], error_kinds: &["error"], ..EndRules::BY_PATH },
     calls: CallRules {
         suffix: "tool_use",
         steps: &[
@@ -100,6 +102,8 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         ("/invoke", "chat"),
         ("/invoke-with-response-stream", "chat"),
     ],
+    // Batches; their results have no usage at the paths above. Counting tokens uses none.
+    stored: &[Contains("/v1/messages/")],
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", common)],
@@ -153,4 +157,51 @@ fn model_entry(mut model: Map<String, Value>) -> Map<String, Value> {
 fn model_list(entries: Vec<Value>) -> Value {
     let id = |entry: Option<&Value>| entry.map(|entry| entry["id"].clone());
     json!({"first_id": id(entries.first()), "last_id": id(entries.last()), "has_more": false, "data": entries})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_cloud_call(path: &str) -> bool {
+        bedrock::is_anthropic(path) || vertex::is_anthropic(path)
+    }
+
+    fn read(path: &str) -> ModelRequest {
+        let mut call = ModelRequest::default();
+        read_path(path, &mut call);
+        call
+    }
+
+    #[test]
+    fn a_cloud_names_the_model_in_the_path() {
+        let vertex = "/v1/projects/p/locations/l/publishers/anthropic/models";
+        let cases = [
+            (format!("{vertex}/claude-sonnet-4-5@20250929:rawPredict"), "claude-sonnet-4-5@20250929", None),
+            (format!("{vertex}/claude-opus-4-5:streamRawPredict"), "claude-opus-4-5", Some(true)),
+            (format!("/vertex{vertex}/claude-opus-4-5%3AstreamRawPredict"), "claude-opus-4-5", Some(true)),
+            ("/model/us.anthropic.claude-haiku-4-5-20251001-v1%3A0/invoke".into(), "us.anthropic.claude-haiku-4-5-20251001-v1:0", None),
+            ("/model/anthropic.claude-v1:0/invoke-with-response-stream".into(), "anthropic.claude-v1:0", Some(true)),
+            ("/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A1%3Ainference-profile%2Feu.anthropic.claude-x/invoke".into(), "eu.anthropic.claude-x", None),
+        ];
+        for (path, model, stream) in cases {
+            let call = read(&path);
+            assert!(is_cloud_call(&path), "{path}");
+            assert_eq!(
+                (call.model.as_deref(), call.stream, call.model_doubled),
+                (Some(model), stream, false),
+                "{path}"
+            );
+        }
+        let count = format!("{vertex}/count-tokens:rawPredict");
+        assert!(is_cloud_call(&count) && read(&count).model.is_none());
+        for path in [
+            "/v1/publishers/mistralai/models/m:rawPredict",
+            "/model/amazon.nova/invoke",
+            "/x/invoke",
+            "/v1/x:rawPredict",
+        ] {
+            assert!(!is_cloud_call(path), "{path}");
+        }
+    }
 }

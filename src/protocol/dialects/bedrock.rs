@@ -1,13 +1,14 @@
 //! Bedrock's runtime: `/model/NAME/converse` in an API of its own, `/model/NAME/invoke` in that of the model's vendor
-//! (docs.aws.amazon.com/bedrock/latest/APIReference, "Amazon Bedrock Runtime"). NAME is a model's id or the ARN of a
-//! profile, percent-encoded. Streams are binary (`application/vnd.amazon.eventstream`) and not read.
+//! (docs.aws.amazon.com/bedrock/latest/APIReference, "Amazon Bedrock Runtime"). NAME is a model's id or an ARN that ends
+//! with one, percent-encoded. Streams are binary (`application/vnd.amazon.eventstream`) and not read.
 
 use std::sync::LazyLock;
 
 use percent_encoding::percent_decode_str;
 
+use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
+use super::spec::DialectSpec;
 use super::spec::PathRule::Matches;
-use super::spec::{AnswerRules, CallRules, DialectSpec, Field, paths};
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::ReportedCounts;
 
@@ -20,7 +21,7 @@ const METHODS: [(&str, bool); 5] = [
     ("count-tokens", false),
 ];
 
-/// Models and methods that a path names: `model`, a name, a method.
+/// Models that a path names, whether each is called in its vendor's own API, and whether the answer is a stream.
 fn calls(path: &str) -> impl Iterator<Item = (String, bool, bool)> {
     let segments: Vec<_> = path
         .split('/')
@@ -33,7 +34,8 @@ fn calls(path: &str) -> impl Iterator<Item = (String, bool, bool)> {
         .filter_map(|window| {
             let (method, streams) =
                 METHODS.iter().find(|(method, _)| window[2].eq_ignore_ascii_case(method))?;
-            Some((window[1].clone().into_owned(), method.starts_with("invoke"), *streams))
+            let model = window[1].strip_prefix("arn:").and_then(|arn| arn.rsplit('/').next());
+            Some((model.unwrap_or(&window[1]).to_owned(), method.starts_with("invoke"), *streams))
         })
         .collect();
     found.into_iter()
@@ -61,7 +63,7 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
     }
     for (model, _, streams) in calls(path) {
         call.named_by_path(&model);
-        call.stream = Some(streams);
+        call.stream = call.stream.or(streams.then_some(true));
     }
 }
 
@@ -82,8 +84,7 @@ static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     // Cached tokens are counted beside the input (API reference, "TokenUsage").
     usage: ReportedCounts::with_cached_beside_input,
-    last_kinds: &[],
-    done_marker: false,
+    ends: EndRules::BY_PATH,
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths(FIELDS)),
 };
@@ -114,7 +115,7 @@ mod tests {
                 claude,
                 true,
             ),
-            (format!("/model/{}/invoke", profile.replace('/', "%2F")), profile, true),
+            (format!("/model/{}/invoke", profile.replace('/', "%2F")), claude, true),
             (format!("/model/{claude}/converse"), claude, false),
             ("/model/amazon.nova-pro-v1:0/invoke".to_owned(), "amazon.nova-pro-v1:0", false),
         ] {
@@ -123,7 +124,7 @@ mod tests {
             assert!(is_call(&path), "{path}");
             assert_eq!(call.model.as_deref(), Some(model), "{path}");
             assert_eq!(is_anthropic(&path), is_own, "{path}");
-            assert_eq!(call.stream, Some(path.ends_with("stream")), "{path}");
+            assert_eq!(call.stream.is_some(), path.ends_with("stream"), "{path}");
         }
         for path in ["/model/x", "/model/x/delete", "/models/x/invoke", "/x/invoke"] {
             assert!(!is_call(path), "{path}");

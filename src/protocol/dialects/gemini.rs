@@ -7,14 +7,13 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
+use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths_in_elements};
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::model_list::ModelListRequest;
 use super::openai;
 use super::path_method::{is_call, read_path};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
-use super::spec::{
-    AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths_in_elements,
-};
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::wire::framing::Framing;
@@ -27,6 +26,10 @@ const FIELDS: &[(&str, Field)] = &[
     ("usageMetadata.cachedContentTokenCount", Field::CacheRead),
     ("usageMetadata.thoughtsTokenCount", Field::Reasoning),
     ("usageMetadata.totalTokenCount", Field::Total),
+    ("error.status", Field::ErrorWord),
+    ("error.code", Field::ErrorWord),
+    ("error.message", Field::Error),
+    ("promptFeedback.blockReason", Field::Stop),
     ("candidates[].finishReason", Field::Stop),
     ("candidates[].content.parts[].text", Field::Text),
     ("candidates[].content.parts[].functionCall", Field::CallEnd),
@@ -38,8 +41,7 @@ const FIELDS: &[(&str, Field)] = &[
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage,
-    last_kinds: &[],
-    done_marker: false,
+    ends: EndRules { stop_suffices: true, ..EndRules::BY_PATH },
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths_in_elements(FIELDS)),
 };

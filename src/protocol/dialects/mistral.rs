@@ -1,11 +1,15 @@
 //! Mistral: the shapes of OpenAI's chat completions; streams carry `usage` unasked, on the last chunk, and
-//! tool calls mostly in one piece. Detected by the type of the backend only: its paths are OpenAI's.
+//! tool calls mostly in one piece. Its own paths are OpenAI's, so it is detected by the type of the backend; by path in
+//! Vertex AI (`…/publishers/mistralai/models/MODEL:rawPredict`), which has the same bodies.
 
-use super::openai;
+use super::spec::PathRule::Matches;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use super::{openai, vertex};
 
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "mistral",
+    rules: &[(Matches(vertex::is_mistral), None)],
+    read_path: Some(vertex::read_path),
     answers: Some(&openai::ANSWERS),
     errors: openai::ERRORS,
     gen_ai_provider: GEN_AI_PROVIDER,

@@ -26,6 +26,11 @@ const VERBS: [&str; 13] = [
 /// Those of them whose answers are streams.
 const STREAMS: [&str; 3] = ["serverStreamingPredict", "streamGenerateContent", "streamRawPredict"];
 
+/// Whether the answer of this method is a stream.
+pub(super) fn is_stream(method: &str) -> bool {
+    STREAMS.iter().any(|known| known.eq_ignore_ascii_case(method))
+}
+
 /// Whether a path calls a method of a model.
 pub(super) fn is_call(path: &str) -> bool {
     has_colon(path) && calls(&spelled_out(path)).next().is_some()
@@ -36,7 +41,7 @@ pub(super) fn is_call(path: &str) -> bool {
 pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
     let path = spelled_out(path);
     for (model, verb) in calls(&path) {
-        if STREAMS.iter().any(|known| known.eq_ignore_ascii_case(verb)) {
+        if is_stream(verb) {
             call.stream = Some(true);
         }
         // Bodies repeat it as `models/MODEL`.

@@ -293,12 +293,13 @@ mod tests {
             form in prop::collection::vec(("[a-z]{1,8}", any::<bool>(), "[a\r\n-]{0,9}(\r\n--b-)?[1\r\n-]{0,4}"), 0..4),
             size in 1usize..40,
         ) {
-            let form: Vec<Field> = form.into_iter().map(|(name, is_file, value)| (name, is_file, value.into_bytes())).collect();
-            let is_clear = |value: &[u8]| {
-                let value = [b"\r\n", value].concat();
-                !value.windows(7).any(|part| part == b"\r\n--b-1")
+            // Another digit where the value has the delimiter in it.
+            let clear = |value: String| {
+                let has_delimiter = format!("\r\n{value}").contains("\r\n--b-1");
+                if has_delimiter { value.replace('1', "2") } else { value }
             };
-            prop_assume!(form.iter().all(|(_, _, value)| is_clear(value)));
+            let form = form.into_iter().map(|(name, is_file, value)| (name, is_file, clear(value).into_bytes()));
+            let form: Vec<Field> = form.collect();
             prop_assert_eq!(fields(&written(&form), size), Some(form));
         }
 
