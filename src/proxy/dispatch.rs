@@ -47,6 +47,10 @@ pub(crate) struct Route {
     pub(super) addresses: Option<Addresses>,
     /// How often the backend has returned the request unprocessed.
     pub(crate) given_back: usize,
+    /// This backend has sent the head of a response, perhaps an informational one.
+    pub(super) has_responded: bool,
+    /// The request was sent again, on a new connection, because this backend had closed a kept one.
+    pub(super) resent: bool,
     /// How many backends have been tried, including this one.
     pub(crate) asked: u32,
     /// The first backend, if it failed and another one was tried.
@@ -69,6 +73,11 @@ impl Route {
     pub(crate) fn try_again(&mut self) -> bool {
         self.given_back += 1;
         self.given_back <= GIVEN_BACK
+    }
+
+    /// Sends the request again, on a new connection. Returns false when that has been done before.
+    pub(crate) fn resend(&mut self) -> bool {
+        !std::mem::replace(&mut self.resent, true)
     }
 
     /// Moves on to the next address of the backend after the current one refused the connection. Returns false when there
@@ -129,6 +138,8 @@ pub(crate) fn route(
         via: decision.via,
         addresses: None,
         given_back: 0,
+        has_responded: false,
+        resent: false,
         asked: 1,
         failed_over_from: None,
         chosen: Choice { backend: decision.backend, served_as: decision.served_as, tier: 0 },
@@ -180,6 +191,9 @@ pub(crate) async fn peer(
         return Err(unreachable(&route.backend, ErrorKind::BackendUnavailable, fault));
     };
     let mut peer = peer::peer(&route.backend, address, limit);
+    if route.resent {
+        peer::use_new_connection(&mut peer);
+    }
     if is_upgrade {
         peer::for_upgrade(&mut peer);
     }

@@ -150,7 +150,7 @@ fn request(
 /// The reason why the backend returned no list, for the log.
 async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> Result<Vec<Value>, String> {
     let told = |error: Box<pingora_core::Error>| error.to_string();
-    let (mut http, peer) = peer::connect(connector, backend, LIMIT).await?;
+    let mut http = peer::connect(connector, backend, LIMIT).await?;
     http.write_request_header(Box::new(head)).await.map_err(told)?;
     http.finish_request_body().await.map_err(told)?;
     http.read_response_header().await.map_err(told)?;
@@ -165,7 +165,7 @@ async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> R
         }
         body.extend_from_slice(&chunk);
     }
-    connector.release_http_session(http, &peer, peer.options.idle_timeout).await;
+    http.shutdown().await;
     model_list::entries(&body)
 }
 

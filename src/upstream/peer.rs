@@ -3,10 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use h2::Reason;
-use pingora_core::Error;
+use pingora_core::{Error, ErrorType, RetryType};
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::http::client::HttpSession;
@@ -21,9 +22,6 @@ use super::settings::{Http2, Settings};
 
 /// Certificate authorities that replace those of the system.
 pub(super) type CustomCa = Arc<CaType>;
-
-/// Idle time after which a pooled connection to a backend is closed.
-const POOL_IDLE: Duration = Duration::from_secs(90);
 
 /// Keepalive probes that detect a backend that has vanished: the first after a minute without a byte, the connection is
 /// closed a minute later. Unacknowledged bytes have no limit (0 is the kernel's default, about 15 minutes), because a
@@ -102,7 +100,7 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     // `proxy/downstream` measures the idle time, because it can distinguish a silent backend from a slow client.
     options.read_timeout = None;
     options.write_timeout = None;
-    options.idle_timeout = Some(POOL_IDLE);
+    options.idle_timeout = Some(backend.settings().pool_idle());
     options.tcp_keepalive = Some(if shared { SHARED_KEEPALIVE } else { KEEPALIVE });
     options.verify_cert = verify;
     options.verify_hostname = verify;
@@ -110,8 +108,8 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     peer
 }
 
-/// Opens a session with `backend` for a request of the gateway itself, at the first address that accepts one; each has an
-/// equal part of `limit`. Returns the peer, too, to which the connection is returned.
+/// Opens a session with `backend` on a new connection for a request of the gateway itself, at the first address that accepts
+/// one; each has an equal part of `limit`.
 ///
 /// # Errors
 /// A sentence on why there is no connection.
@@ -119,14 +117,15 @@ pub async fn connect(
     connector: &Connector,
     backend: &Backend,
     limit: Duration,
-) -> Result<(HttpSession, HttpPeer), String> {
+) -> Result<HttpSession, String> {
     let mut addresses = backend.addresses().await.map_err(unresolved)?;
     let limit = limit / addresses.left() as u32;
     let mut failed = "its name has no address".to_owned();
     while let Some(address) = addresses.current() {
-        let peer = peer(backend, address, limit);
+        let mut peer = peer(backend, address, limit);
+        use_new_connection(&mut peer);
         match connector.get_http_session(&peer).await {
-            Ok((session, _)) => return Ok((session, peer)),
+            Ok((session, _)) => return Ok(session),
             Err(error) => failed = format!("{address}: {}", error.etype().as_str()),
         }
         addresses.try_next();
@@ -151,6 +150,35 @@ fn may_be_shared(settings: &Settings) -> bool {
 /// Restricts `peer` to HTTP/1.1 for an upgrade. Pingora pools its connections apart from those of HTTP/2.
 pub fn for_upgrade(peer: &mut HttpPeer) {
     peer.options.set_http_version(1, 1);
+}
+
+/// Gives `peer` a connection of its own, which is not kept afterwards.
+pub fn use_new_connection(peer: &mut HttpPeer) {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Pingora looks for kept connections by this key.
+    peer.group_key = peer.group_key.wrapping_add(NEXT.fetch_add(1, Relaxed));
+    peer.options.idle_timeout = Some(Duration::ZERO);
+}
+
+/// Returns whether the connection ended before the first byte of the response. A kept one was most often closed by the
+/// backend while it was idle.
+pub fn ended_unanswered(error: &Error) -> bool {
+    // Pingora's marks include a head of which a part was read.
+    let has_begun = error.context.as_ref().is_some_and(|context| {
+        context.as_str().split_once("bytes already read: ").is_some_and(|(_, read)| read != "0")
+    });
+    // rustls reports so that the backend closed the connection without a close_notify.
+    let is_cut = || {
+        let cause = error.root_cause().downcast_ref::<io::Error>();
+        cause.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    };
+    !has_begun && (matches!(error.retry, RetryType::ReusedOnly) || *error.etype() == ErrorType::ReadError && is_cut())
+}
+
+/// Returns whether an HTTP/1.1 request could not be written completely.
+pub fn is_half_written(error: &Error) -> bool {
+    // Over HTTP/2 the backend may have reset the stream after it had processed the request.
+    *error.etype() == ErrorType::WriteError && error.root_cause().downcast_ref::<h2::Error>().is_none()
 }
 
 /// Returns whether the backend has said that it did not process this request: any method may be sent again
