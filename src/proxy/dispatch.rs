@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
@@ -103,13 +103,7 @@ pub(crate) fn route(
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let settings = &received.handle.settings;
-    if call.malformed && received.dialect.is_llm() && settings.routes.blocks_models() {
-        // For instance a compressed body: the backend may find a blocked model in it that the proxy cannot read.
-        let message = "the body is not plain JSON, so its model cannot be held against routing.blocked_models; \
-                       send it uncompressed";
-        return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
-    }
-    let wanted = wanted(head, settings.routes.header())?;
+    let wanted = wanted(&head.headers, settings.routes.header())?;
     let decision = settings
         .routes
         .decide(wanted, received.uri.path(), call.model.as_deref())
@@ -162,8 +156,11 @@ fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
 }
 
 /// Returns the backend that the request names.
-fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h str>, Refusal> {
-    let mut wishes = head.headers.get_all(name).iter();
+///
+/// # Errors
+/// It names two.
+pub(super) fn wanted<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Refusal> {
+    let mut wishes = headers.get_all(name).iter();
     let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
     if wishes.any(|other| Some(other.as_bytes()) != wanted.map(str::as_bytes)) {
         let message = format!("two different backends are named; send {name} once");

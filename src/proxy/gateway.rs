@@ -156,7 +156,8 @@ impl ProxyHttp for Gateway {
         upstream_request::rewrite_head(head, &routed.who.received, &routed.route)?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
-            routed.rewritten = upstream_request::rewrite_body(head, &routed.route, held)?;
+            routed.rewritten =
+                upstream_request::rewrite_body(head, &routed.who.received, &routed.route, held)?;
         }
         let session = routed.leg.session().uid();
         trace_context::propagate(head, &ctx.app, routed.who.received.trace.as_mut(), session)

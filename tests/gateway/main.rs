@@ -94,6 +94,8 @@ mod routing {
     pub mod health;
     /// One list of the models of all backends.
     pub mod models;
+    /// Compressed requests are routed, refused and killed as their plain twins are.
+    pub mod packed;
     /// Backends with TLS.
     pub mod tls;
 }
