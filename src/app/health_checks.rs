@@ -73,7 +73,7 @@ async fn probe_repeatedly(backend: Arc<Backend>, connector: Arc<Connector>, paus
 pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Duration) -> Result<(), String> {
     let settings = backend.settings();
     let Some(path) = &settings.health().path else { return connect(backend, limit).await };
-    let target = forwarded(settings.base_path(), path.as_bytes(), 0);
+    let target = forwarded(settings.base_path(), path.as_bytes(), 0..0);
     let mut session = peer::connect(connector, backend, limit).await?;
     let status: pingora_core::Result<Option<u16>> = async {
         let mut head = RequestHeader::build("GET", &target, Some(3))?;

@@ -1,5 +1,6 @@
 //! Step 5: chooses the backend, by `X-Backend`, model, path or default.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use super::downstream::LEG_CUT;
+use super::endpoints::Endpoints;
 use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
@@ -37,8 +39,10 @@ pub(crate) struct Route {
     pub(super) caller: reporters::Caller,
     /// The name of the model at this backend, if it has to be written into the body.
     pub(crate) served_as: Option<Arc<str>>,
-    /// Leading bytes of the path that named the backend and are not forwarded.
-    pub(crate) strip: usize,
+    /// The part of the path that named the backend and is not forwarded.
+    pub(crate) strip: Range<usize>,
+    /// The backend has announced the target, so its base path is in it.
+    pub(crate) is_announced: bool,
     /// The dialect of the backend.
     pub(crate) dialect: Dialect,
     /// What decided on the backend.
@@ -96,6 +100,7 @@ pub(crate) fn route(
     caller: &Caller,
     head: &RequestHeader,
     call: &ModelRequest,
+    endpoints: &Endpoints,
     now: Moment,
 ) -> Result<Route, Refusal> {
     if call.model_doubled {
@@ -104,11 +109,18 @@ pub(crate) fn route(
     }
     let settings = &received.handle.settings;
     let wanted = wanted(&head.headers, settings.routes.header())?;
-    let decision = settings
-        .routes
-        .decide(wanted, received.uri.path(), call.model.as_deref())
-        .map_err(|error| undecided(&error, settings.routes.header()))?;
-    let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
+    let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
+    let announced = endpoints.backend_of(target);
+    let announced =
+        announced.and_then(|name| settings.routes.decide_announced(name.as_str(), wanted, target));
+    let decision = match announced {
+        Some(decision) => decision,
+        None => settings
+            .routes
+            .decide(wanted, target, call.model.as_deref())
+            .map_err(|error| undecided(&error, settings.routes.header()))?,
+    };
+    let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
     if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
@@ -129,6 +141,7 @@ pub(crate) fn route(
         caller: caller.for_health,
         served_as: decision.served_as.clone(),
         strip: decision.strip,
+        is_announced: decision.is_announced,
         via: decision.via,
         addresses: None,
         given_back: 0,
@@ -151,7 +164,9 @@ fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
             Refusal::new(ErrorKind::UnknownBackend, message)
         }
         RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
-        RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+        RouteError::NoRoute | RouteError::UnnamedServer => {
+            Refusal::new(ErrorKind::NoRoute, error.to_string())
+        }
     }
 }
 

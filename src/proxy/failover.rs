@@ -200,9 +200,8 @@ pub(crate) fn after_closed(ctx: &mut RequestCtx, error: &Error, session: &Sessio
     if who.received.handle.cut.reason().is_some() || ctx.outcome.answer.status.is_some() {
         return false;
     }
-    let may_repeat = || {
-        session.req_header().method.is_idempotent() || route.backend.settings().resend() == Resend::Always
-    };
+    let may_repeat =
+        || session.req_header().method.is_idempotent() || route.backend.settings().resend() == Resend::Always;
     let is_unprocessed =
         is_half_written(error) || ended_unanswered(error) && (is_unwritten(session) || may_repeat());
     is_unprocessed && !route.has_responded && route.resend()

@@ -153,7 +153,7 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        upstream_request::rewrite_head(head, &routed.who.received, &routed.route)?;
+        upstream_request::rewrite_head(head, session.req_header(), &routed.who.received, &routed.route)?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
             routed.rewritten =
@@ -211,10 +211,10 @@ impl ProxyHttp for Gateway {
             // A tunnel is idle only when neither side sends: `stream_idle` limits it, not `read`.
             session.set_read_timeout(None);
         }
-        if !upstream_response::is_final(head) {
-            return Ok(());
-        }
         let routed = ctx.stage.routed_mut()?;
+        if !upstream_response::is_final(head) {
+            return upstream_response::rewrite_informational(head, &routed.who.received);
+        }
         upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)
     }
 

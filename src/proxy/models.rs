@@ -62,7 +62,9 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     }
     let Identified { received, caller, call } = reached(ctx.stage.identified())?;
     let now = ctx.app.clock.now();
-    let own = dispatch::route(received, caller, head, call, now).ok().map(|route| route.backend);
+    let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, now)
+        .ok()
+        .map(|route| route.backend);
     let lists = tokio::select! {
         biased;
         _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
@@ -122,7 +124,7 @@ fn request(
         Some(query) => format!("{}?{query}", list.target),
         None => list.target.to_owned(),
     };
-    let path = forwarded(settings.base_path(), path.as_bytes(), 0);
+    let path = forwarded(settings.base_path(), path.as_bytes(), 0..0);
     let mut head = RequestHeader::build(Method::GET, &path, Some(12))?;
     head.insert_header(HOST, settings.authority())?;
     head.insert_header(ACCEPT, "application/json")?;

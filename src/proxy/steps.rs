@@ -80,7 +80,7 @@ impl RequestCtx {
         let has_session = self.stage.leg().is_some();
         let who = reached(self.stage.identified())?;
         unread::check(&who.received, &head.headers, &who.call, has_session)?;
-        let route = dispatch::route(&who.received, &who.caller, head, &who.call, now)?;
+        let route = dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, now)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !dialect.is_llm() {
             // Responses of models are small pieces of text; anything else may be a large download.

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use h2::Reason;
-use pingora_core::{Error, ErrorType, RetryType};
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
+use pingora_core::{Error, ErrorType, RetryType};
 use pingora_rustls::{CertificateDer, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 
@@ -172,7 +172,9 @@ pub fn ended_unanswered(error: &Error) -> bool {
         let cause = error.root_cause().downcast_ref::<io::Error>();
         cause.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
     };
-    !has_begun && (matches!(error.retry, RetryType::ReusedOnly) || *error.etype() == ErrorType::ReadError && is_cut())
+    !has_begun
+        && (matches!(error.retry, RetryType::ReusedOnly)
+            || *error.etype() == ErrorType::ReadError && is_cut())
 }
 
 /// Returns whether an HTTP/1.1 request could not be written completely.

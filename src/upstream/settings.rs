@@ -313,7 +313,10 @@ impl BackendConfig {
             host,
             tls: secure.then_some(tls),
             http2: self.pool.http2,
-            pool_idle: self.pool.idle_timeout.map_or(if secure { SECURE_IDLE } else { PLAIN_IDLE }, |idle| idle.0),
+            pool_idle: self
+                .pool
+                .idle_timeout
+                .map_or(if secure { SECURE_IDLE } else { PLAIN_IDLE }, |idle| idle.0),
             resend: self.pool.resend,
             auth: auth?,
             realm,

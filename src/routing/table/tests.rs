@@ -63,7 +63,7 @@ fn faults_of(written: RoutingConfig, backends: &[BackendRule]) -> String {
 }
 
 fn decision(backend: usize, via: RouteMethod, strip: usize) -> Result<Decision, RouteError> {
-    Ok(Decision { backend, served_as: None, via, strip, others: Vec::new() })
+    Ok(Decision { backend, served_as: None, via, strip: 0..strip, is_announced: false, others: Vec::new() })
 }
 
 #[test]
@@ -216,6 +216,61 @@ fn the_prefix_is_stripped_whoever_decided() {
         table(no_path, &providers()).decide(None, "/openai/v1", None),
         decision(0, RouteMethod::Default, 0)
     );
+}
+
+/// A provider that is the default, and MCP servers of these names.
+fn with_servers(names: &[&str]) -> Table {
+    let server = |name: &&str| BackendRule { kind: BackendKind::MCP, ..rule(name, &[], false) };
+    let backends: Vec<_> =
+        std::iter::once(rule("openai", &[], true)).chain(names.iter().map(server)).collect();
+    table(RoutingConfig::default(), &backends)
+}
+
+#[test]
+fn discovery_of_an_mcp_server_is_not_for_the_default_provider() {
+    let two = with_servers(&["tools", "files"]);
+    let found = |path: &str| two.decide(None, path, None).map(|found| (found.backend, found.strip));
+    let resource = "/.well-known/oauth-protected-resource".len();
+    assert_eq!(found("/.well-known/oauth-protected-resource/files/mcp"), Ok((2, resource..resource + 6)));
+    assert_eq!(found("/.well-known/oauth-protected-resource/files"), Ok((2, resource..resource + 6)));
+    let server = "/.well-known/oauth-authorization-server".len();
+    assert_eq!(found("/.well-known/oauth-authorization-server/tools/mcp?a"), Ok((1, server..server + 6)));
+    let openid = "/.well-known/openid-configuration".len();
+    assert_eq!(found("/.well-known/openid-configuration/tools"), Ok((1, openid..openid + 6)));
+    assert_eq!(found("/tools/mcp/.well-known/openid-configuration"), Ok((1, 0..6)));
+    for path in [
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-protected-resource/mcp",
+        "/messages/?session_id=1",
+        "/messages?a=b&sessionId=1",
+        "/message?sessionId=1",
+    ] {
+        assert_eq!(found(path), Err(RouteError::UnnamedServer), "{path}");
+        let named = two.decide(Some("files"), path, None).map(|found| found.backend);
+        assert_eq!(named, Ok(2), "{path}");
+        let one = with_servers(&["tools"]).decide(None, path, None).map(|found| found.backend);
+        assert_eq!(one, Ok(1), "{path}");
+        let none = with_servers(&[]).decide(None, path, None).map(|found| found.backend);
+        assert_eq!(none, Ok(0), "{path}");
+    }
+    for path in [
+        "/.well-known/oauth-protected-resources/files",
+        "/v1/messages?sessionId=1",
+        "/messages",
+        "/messages?x=1",
+    ] {
+        assert_eq!(found(path), Ok((0, 0..0)), "{path}");
+    }
+}
+
+#[test]
+fn an_announced_target_goes_to_its_backend_unless_another_one_is_named() {
+    let two = with_servers(&["tools", "files"]);
+    let found = two.decide_announced("files", None, "/messages?sessionId=1").unwrap();
+    assert!(found.backend == 2 && found.is_announced && found.strip.is_empty());
+    assert_eq!(two.decide_announced("files", Some("tools"), "/messages?sessionId=1"), None);
+    assert_eq!(two.decide_announced("files", None, "/tools/messages?sessionId=1"), None);
+    assert_eq!(two.decide_announced("gone", None, "/messages?sessionId=1"), None);
 }
 
 #[test]
