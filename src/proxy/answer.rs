@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::endpoints::{Announced, EndpointReader};
+use super::endpoints::Endpoint;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::event_tail::EventTail;
 use crate::protocol::wire::framing::Framing;
@@ -22,10 +22,8 @@ pub(crate) struct Answer {
     pub(crate) tap: Option<ResponseTap>,
     /// Tracks where the last event ends; `None` if no keep-alive comments may be written.
     pub(crate) tail: Option<EventTail>,
-    /// Reads the first event of a stream in which an MCP server may announce an endpoint; taken when it is complete.
-    pub(crate) endpoint: Option<Box<EndpointReader>>,
-    /// The endpoint that it has announced.
-    pub(crate) announced: Option<Announced>,
+    /// The endpoint that an MCP server announces in the first event of the stream; `None` if it does not.
+    pub(crate) endpoint: Option<Box<Endpoint>>,
     /// Body bytes sent to the client.
     pub(crate) sent: u64,
     /// Whether the whole body was sent.

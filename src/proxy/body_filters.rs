@@ -5,9 +5,9 @@ use pingora_core::{Error, Result};
 
 use super::downstream::LEG_CUT;
 use super::error_response::REFUSED;
+use super::read;
 use super::request_ctx::RequestCtx;
 use super::upgrade;
-use super::{endpoints, read};
 
 /// Forwards a chunk of the request body to the backend.
 ///
@@ -72,9 +72,8 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         if let Some(tail) = &mut answer.tail {
             tail.feed(chunk);
         }
-        if answer.endpoint.is_some() {
-            let backend = routed.route.backend.settings().name();
-            answer.announced = endpoints::read(&mut answer.endpoint, chunk, &app.endpoints, backend);
+        if let Some(endpoint) = &mut answer.endpoint {
+            endpoint.feed(chunk, &app.endpoints, routed.route.backend.settings().name());
         }
     }
     if let Some(tail) = &answer.tail {

@@ -26,11 +26,20 @@ pub(crate) struct Announced {
     target: String,
 }
 
-/// Reads the first event of a stream.
-#[derive(Default)]
-pub(crate) struct EndpointReader {
-    events: SseReader,
-    data: Vec<u8>,
+/// What a stream announces.
+pub(crate) enum Endpoint {
+    /// The first event is not complete.
+    Reading { events: SseReader, data: Vec<u8> },
+    /// The first event announces this target.
+    Announced { _until_dropped: Announced },
+    /// The first event is another one.
+    None,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::Reading { events: SseReader::default(), data: Vec::new() }
+    }
 }
 
 impl Endpoints {
@@ -58,31 +67,24 @@ impl Drop for Announced {
     }
 }
 
-impl EndpointReader {
-    /// Reads a chunk. Returns true when the first event is complete or too long.
-    fn feed(&mut self, chunk: &[u8]) -> Option<bool> {
-        let Self { events, data } = self;
-        let mut found = None;
+impl Endpoint {
+    /// Reads a chunk of the stream. Once the first event is complete, the target that it announces is remembered.
+    pub(crate) fn feed(&mut self, chunk: &[u8], endpoints: &Arc<Endpoints>, backend: &BackendName) {
+        let Self::Reading { events, data } = self else { return };
+        let mut is_endpoint = None;
         events.feed(chunk, |piece| match piece {
-            _ if found.is_some() => {}
+            _ if is_endpoint.is_some() => {}
             Piece::Data(more) => data.extend_from_slice(&more[..more.len().min(MAX_TARGET + 1)]),
-            Piece::End { name } => found = Some(name == b"endpoint" && data.len() <= MAX_TARGET),
+            Piece::End { name } => is_endpoint = Some(name == b"endpoint"),
         });
-        found.or((data.len() > MAX_TARGET).then_some(false))
+        let is_too_long = data.len() > MAX_TARGET;
+        if is_endpoint.is_none() && !is_too_long {
+            return;
+        }
+        let announced = std::str::from_utf8(data).ok().filter(|_| is_endpoint == Some(true) && !is_too_long);
+        let announced = announced.and_then(|target| endpoints.announce(target, backend.clone()));
+        *self = announced.map_or(Self::None, |target| Self::Announced { _until_dropped: target });
     }
-}
-
-/// Reads a chunk of the response. When the first event is complete, `reader` is taken, and the target that it announces is
-/// remembered.
-pub(crate) fn read(
-    reader: &mut Option<Box<EndpointReader>>,
-    chunk: &[u8],
-    endpoints: &Arc<Endpoints>,
-    backend: &BackendName,
-) -> Option<Announced> {
-    let is_endpoint = reader.as_mut()?.feed(chunk)?;
-    let reader = reader.take().filter(|_| is_endpoint)?;
-    endpoints.announce(std::str::from_utf8(&reader.data).ok()?, backend.clone())
 }
 
 #[cfg(test)]
@@ -90,12 +92,12 @@ mod tests {
     use super::*;
 
     /// Reads a stream in chunks of this size.
-    fn announced(stream: &str, size: usize, endpoints: &Arc<Endpoints>) -> Option<Announced> {
-        let mut reader = Some(Box::default());
-        stream
-            .as_bytes()
-            .chunks(size)
-            .find_map(|chunk| read(&mut reader, chunk, endpoints, &BackendName::new("tools")))
+    fn announced(stream: &str, size: usize, endpoints: &Arc<Endpoints>) -> Option<Endpoint> {
+        let mut endpoint = Endpoint::default();
+        for chunk in stream.as_bytes().chunks(size) {
+            endpoint.feed(chunk, endpoints, &BackendName::new("tools"));
+        }
+        Some(endpoint).filter(|endpoint| matches!(endpoint, Endpoint::Announced { .. }))
     }
 
     #[test]

@@ -45,7 +45,6 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
         tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
         tail: bears_comments(received, framing, head).then(EventTail::default),
         endpoint: (framing == Framing::Sse && mcp::may_announce(received, route)).then(Box::default),
-        announced: None,
         sent: 0,
         whole: false,
     }
