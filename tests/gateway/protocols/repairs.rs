@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::support::http2::Client;
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Call, Connection, Gateway, RawBackend, RawClient};
+use crate::support::{Call, Connection, Gateway, RawBackend, RawClient};
 
 /// Answers with what the path names.
 async fn answer(mut connection: Connection, answers: &'static [(&'static str, &'static str)]) {
@@ -80,8 +80,7 @@ async fn a_client_that_closes_its_half_gets_its_answer() {
     })
     .await;
     let gateway = Gateway::start(&backend).await;
-    // Without a session of its own each would be counted, which is beside the point.
-    for _ in 0..5 {
+    for _ in 0..2 {
         for request in [
             "GET /a HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET /a HTTP/1.0\r\n\r\n",
@@ -90,8 +89,11 @@ async fn a_client_that_closes_its_half_gets_its_answer() {
             "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         ] {
             let mut client = RawClient::connect(gateway.proxy()).await;
+            // All of it is there when the gateway reads, as `nc -N` sends it.
+            gateway.signal("STOP");
             client.send(request.as_bytes()).await.expect("send");
             client.shut().await;
+            gateway.signal("CONT");
             let answer =
                 client.message(Unframed::UntilEnd).await.unwrap_or_else(|| panic!("no answer: {request}"));
             assert_eq!((answer.status(), answer.text().as_str()), (200, "ok"), "{request}");
@@ -99,8 +101,8 @@ async fn a_client_that_closes_its_half_gets_its_answer() {
     }
     // One that says that it sends nothing else may be later.
     let mut client = RawClient::connect(gateway.proxy()).await;
-    client.send(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.expect("send");
     let seen = backend.requests().len();
+    client.send(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.expect("send");
     backend.until("the request", |backend| backend.requests().len() > seen).await;
     client.shut().await;
     assert_eq!(client.message(Unframed::UntilEnd).await.expect("an answer").status(), 200);
