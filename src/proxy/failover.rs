@@ -14,6 +14,7 @@ use super::dispatch::Route;
 use super::downstream::UPSTREAM_IDLE;
 use super::receive::Received;
 use super::request_ctx::{RequestCtx, Routed};
+use super::verdict;
 use crate::clock::Moment;
 use crate::routing::Choice;
 use crate::session;
@@ -141,13 +142,22 @@ pub(crate) fn after_no_connection(ctx: &mut RequestCtx) -> bool {
     go_on(ctx, Failure::ConnectFailure)
 }
 
+/// Handles a proxy that does not forward the request: the backend was not reached. Returns true when another backend is
+/// tried.
+pub(crate) fn after_refusal_of_proxy(ctx: &mut RequestCtx, session: &Session) -> bool {
+    note_failure(ctx, true);
+    can_be_repeated(session) && go_on(ctx, Failure::ConnectFailure)
+}
+
 /// Handles the head of a response. Returns true when it is dropped and another backend is tried.
 pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session: &Session) -> bool {
-    let Ok(Routed { route, .. }) = ctx.stage.routed_mut() else { return false };
+    let Ok(Routed { who, route, .. }) = ctx.stage.routed_mut() else { return false };
     let status = head.status.as_u16();
     let why = match status {
         500.. => Failure::ServerError,
         429 => Failure::RateLimited,
+        // What follows the head of such an answer decides (`verdict`).
+        200..300 if verdict::is_judged_at_its_end(&who.received, route, head) => return false,
         _ => {
             route.backend.answered();
             return false;

@@ -153,7 +153,14 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        upstream_request::rewrite_head(head, session.req_header(), &routed.who.received, &routed.route)?;
+        let is_upgrade = session.as_ref().is_upgrade_req();
+        upstream_request::rewrite_head(
+            head,
+            session.req_header(),
+            &routed.who.received,
+            &routed.route,
+            is_upgrade,
+        )?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
             routed.rewritten =
@@ -180,7 +187,14 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         ctx.stage.routed_mut()?.route.has_responded = true;
-        upstream_response::check(head, session.as_ref().is_upgrade_req())?;
+        let is_upgrade = session.as_ref().is_upgrade_req();
+        upstream_response::check(head, is_upgrade)?;
+        if let Some(refusal) = upstream_response::proxy_refusal(head, ctx, is_upgrade) {
+            if failover::after_refusal_of_proxy(ctx, session) {
+                return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
+            }
+            return Err(Self::stop(&mut ctx.outcome, refusal.into()));
+        }
         if upstream_response::is_final(head) && failover::after_answer(ctx, head, session) {
             return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
         }

@@ -21,6 +21,7 @@ use crate::protocol::request::{decoded, rewrite_model};
 use crate::protocol::wire::coding::Coding;
 use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;
+use crate::upstream::peer::address_to_proxy;
 
 /// Rewrites `head` for the route's backend; `client` is the head as the client sent it.
 ///
@@ -31,6 +32,7 @@ pub(crate) fn rewrite_head(
     client: &RequestHeader,
     received: &Received,
     route: &Route,
+    is_upgrade: bool,
 ) -> Result<()> {
     let settings = &received.handle.settings;
     head.remove_header(settings.routes.header());
@@ -61,7 +63,7 @@ pub(crate) fn rewrite_head(
     if head.raw_path().is_empty() {
         return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
     }
-    Ok(())
+    address_to_proxy(head, settings, is_upgrade)
 }
 
 /// Returns whether the client takes trailers, which pass over HTTP/2 only. Pingora removes `TE` with the hop-by-hop fields,

@@ -13,7 +13,8 @@ use pingora_http::ResponseHeader;
 use super::answer::Answer;
 use super::mcp;
 use super::receive::Received;
-use super::request_ctx::{Identified, Routed};
+use super::request_ctx::{Identified, RequestCtx, Routed};
+use crate::error::{ErrorKind, Refusal};
 use crate::ids::REQUEST_ID;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::coding::Coding;
@@ -41,7 +42,7 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
         status: Some(head.status.as_u16()),
         first_byte: Some(handle.arrived.elapsed()),
         framing: Some(framing),
-        is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
+        is_stream: inside.is_stream(),
         tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
         tail: bears_comments(received, framing, head).then(EventTail::default),
         endpoint: (framing == Framing::Sse && mcp::may_announce(received, route)).then(Box::default),
@@ -84,6 +85,18 @@ pub(crate) fn check(head: &ResponseHeader, upgrade_was_asked: bool) -> Result<()
         _ => return Ok(()),
     };
     Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up())
+}
+
+/// Returns why the proxy in front of the backend refuses to forward the request: 407 (RFC 9110, 15.5.8) is a proxy's own
+/// response, while its other errors cannot be told from the backend's. `None` without such a proxy.
+pub(crate) fn proxy_refusal(head: &ResponseHeader, ctx: &RequestCtx, is_upgrade: bool) -> Option<Refusal> {
+    let settings = ctx.stage.route()?.backend.settings();
+    let proxy = settings.forward_proxy(is_upgrade).filter(|_| head.status == 407)?;
+    let message = format!(
+        "the backend {} cannot be reached: the proxy {proxy} wants other credentials (407)",
+        settings.name()
+    );
+    Some(Refusal::new(ErrorKind::BackendUnavailable, message))
 }
 
 /// Response fields that belong to the backend's connection (RFC 9110, 7.6.1). Pingora rewrites `Connection` and the

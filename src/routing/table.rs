@@ -8,8 +8,9 @@
 //!   discovery and message endpoints of MCP without a name belong to the only MCP server;
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
-//! While `path` is among the methods, a first segment that names a backend is stripped, whichever method decided: a client
-//! with the base URL `http://elida/anthropic` whose model already matches `claude-*` must still arrive at `/v1/messages`.
+//! While `path` is among the methods, a first segment that names the chosen backend is stripped, whichever method decided:
+//! a client with the base URL `http://elida/anthropic` whose model already matches `claude-*` must still arrive at
+//! `/v1/messages`. A segment that names another backend is a part of the path (some providers' own paths begin so).
 //!
 //! A decision also lists the backends that may serve the request instead: if the model decided, the backends of the same
 //! type with a matching pattern (tier 0 where the pattern is the same text, then by specificity); and in any case the
@@ -120,6 +121,11 @@ impl Table {
         !self.blocked.is_empty()
     }
 
+    /// Returns whether the first segment of a path may name a backend.
+    pub fn reads_paths(&self) -> bool {
+        self.methods.contains(&RouteMethod::Path)
+    }
+
     /// Returns whether this model is blocked.
     pub fn blocks(&self, model: &str) -> bool {
         self.blocked.matches(model)
@@ -168,9 +174,8 @@ impl Table {
         if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
-        let prefix = if self.methods.contains(&RouteMethod::Path) { self.prefix(path) } else { None };
-        let strip = prefix.as_ref().map_or(0..0, |(_, named)| named.clone());
-        let server = || discovery_prefix(path) > 0 || is_message_endpoint(path);
+        let prefix = if self.reads_paths() { self.prefix(path) } else { None };
+        let is_for_server = || discovery_prefix(path) > 0 || is_message_endpoint(path);
         let matching: Vec<PatternMatch> = match model {
             Some(model) if self.rewrites || self.methods.contains(&RouteMethod::Model) => {
                 self.models.find(model).collect()
@@ -183,12 +188,13 @@ impl Table {
                 RouteMethod::Model => matching.first().map(|best| self.services[best.target].backend),
                 RouteMethod::Path => match &prefix {
                     Some((backend, _)) => Some(*backend),
-                    None if server() => self.only_mcp_server()?,
+                    None if is_for_server() => self.only_mcp_server()?,
                     None => None,
                 },
                 RouteMethod::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
+                let strip = prefix.filter(|(named, _)| *named == backend).map_or(0..0, |(_, name)| name);
                 return Ok(self.decision(backend, via, strip, &matching));
             }
         }
