@@ -18,6 +18,7 @@ use crate::protocol::facts::usage::{ReportedCounts, Usage};
 /// Shared with Mistral, whose answers have the same shape.
 pub(super) const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
+    ("service_tier", Field::ServiceTier),
     ("usage.prompt_tokens", Field::Input),
     ("usage.completion_tokens", Field::Output),
     ("usage.total_tokens", Field::Total),

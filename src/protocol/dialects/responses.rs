@@ -15,6 +15,8 @@ use crate::protocol::facts::error_body::ErrorBody;
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
     ("response.model", Field::Model),
+    ("response.service_tier", Field::ServiceTier),
+    ("response.output[].action.type", Field::SearchAction),
     ("response.usage.input_tokens", Field::Input),
     ("response.usage.output_tokens", Field::Output),
     ("response.usage.total_tokens", Field::Total),
@@ -24,6 +26,8 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.status", Field::Status),
     ("response.incomplete_details.reason", Field::StopDetail),
     ("model", Field::Model),
+    ("service_tier", Field::ServiceTier),
+    ("output[].action.type", Field::SearchAction),
     ("usage.input_tokens", Field::Input),
     ("usage.output_tokens", Field::Output),
     ("usage.total_tokens", Field::Total),
