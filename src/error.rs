@@ -22,6 +22,8 @@ pub enum ErrorKind {
     HeadersTooLarge,
     /// The body is larger than `server.limits.max_body` or `max_body_llm`.
     BodyTooLarge,
+    /// The body is in a coding that cannot be read here, and what it says matters.
+    BodyUnreadable,
     /// The client did not send its request within `server.timeouts.read`.
     RequestTimeout,
     /// `X-Backend` names no configured backend.
@@ -73,6 +75,7 @@ impl ErrorKind {
             Self::UriTooLong => "uri_too_long",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
+            Self::BodyUnreadable => "body_unreadable",
             Self::RequestTimeout => "request_timeout",
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",

@@ -16,7 +16,7 @@ use crate::proxy::runtime_settings::SharedSettings;
 use crate::routing::forwarded;
 use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
-use crate::upstream::peer::peer;
+use crate::upstream::peer::{self, unresolved};
 
 /// How often the running probes are compared with the settings in force.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,13 +72,9 @@ async fn probe_repeatedly(backend: Arc<Backend>, connector: Arc<Connector>, paus
 /// A sentence that says what failed.
 pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Duration) -> Result<(), String> {
     let settings = backend.settings();
-    let address =
-        backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;
-    let address = address.ok_or("its name has no address")?;
-    let Some(path) = &settings.health().path else {
-        return TcpStream::connect(address).await.map(drop).map_err(|error| format!("{address}: {error}"));
-    };
+    let Some(path) = &settings.health().path else { return connect(backend, limit).await };
     let target = forwarded(settings.base_path(), path.as_bytes(), 0);
+    let (mut session, peer) = peer::connect(connector, backend, limit).await?;
     let status: pingora_core::Result<Option<u16>> = async {
         let mut head = RequestHeader::build("GET", &target, Some(3))?;
         head.insert_header("host", settings.authority())?;
@@ -86,7 +82,6 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         if let Auth::Inject { header, value } = settings.auth() {
             head.insert_header(header.clone(), value.clone())?;
         }
-        let (mut session, _) = connector.get_http_session(&peer(backend, address, limit)).await?;
         session.write_request_header(Box::new(head)).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
@@ -99,6 +94,22 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         Ok(Some(..500)) => Ok(()),
         Ok(Some(status)) => Err(format!("it answers {status} to {path}")),
         Ok(None) => Err(format!("no answer to {path}")),
-        Err(error) => Err(format!("{address}: {}", error.etype().as_str())),
+        Err(error) => Err(format!("{}: {}", peer._address, error.etype().as_str())),
     }
+}
+
+/// Connects to the first address that accepts; each has an equal part of `limit`.
+async fn connect(backend: &Backend, limit: Duration) -> Result<(), String> {
+    let mut addresses = backend.addresses().await.map_err(unresolved)?;
+    let limit = limit / addresses.left() as u32;
+    let mut failed = "its name has no address".to_owned();
+    while let Some(address) = addresses.current() {
+        match timeout(limit, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => failed = format!("{address}: {error}"),
+            Err(_) => failed = format!("{address}: no answer in {limit:?}"),
+        }
+        addresses.try_next();
+    }
+    Err(failed)
 }

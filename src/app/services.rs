@@ -131,6 +131,8 @@ fn server(threads: usize, idle: usize) -> Server {
         threads,
         // Pingora multiplies it by the number of threads.
         upstream_keepalive_pool_size: (idle / threads).max(1),
+        // `failover` bounds the attempts: each address of a backend once, and a name may have more than Pingora's 16.
+        max_retries: usize::MAX,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()

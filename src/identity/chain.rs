@@ -63,6 +63,11 @@ impl Settings {
         self.body.iter().map(|hint| hint.path.clone()).collect()
     }
 
+    /// Returns whether a body may name the session.
+    pub fn reads_bodies(&self) -> bool {
+        !self.body.is_empty()
+    }
+
     /// Returns the session that the request head names.
     pub fn by_header(&self, headers: &HeaderMap) -> Result<Option<FoundSession>, Conflict> {
         if let Some(value) = self.explicit(headers)? {

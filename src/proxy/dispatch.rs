@@ -1,8 +1,9 @@
 //! Step 5: chooses the backend, by `X-Backend`, model, path or default.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
@@ -19,7 +20,8 @@ use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::routing::{Choice, RouteError, RouteMethod};
-use crate::upstream::backend::{InFlight, Permit};
+use crate::upstream::addresses::Addresses;
+use crate::upstream::backend::{Backend, InFlight, Permit};
 use crate::upstream::peer;
 use crate::upstream::reporters;
 use crate::upstream::retries::Retries;
@@ -41,8 +43,8 @@ pub(crate) struct Route {
     pub(crate) dialect: Dialect,
     /// What decided on the backend.
     pub(crate) via: RouteMethod,
-    /// Connection attempts at this backend so far.
-    pub(crate) attempt: usize,
+    /// The addresses of this backend; `None` before its first attempt.
+    pub(super) addresses: Option<Addresses>,
     /// How often the backend has returned the request unprocessed.
     pub(crate) given_back: usize,
     /// How many backends have been tried, including this one.
@@ -69,13 +71,10 @@ impl Route {
         self.given_back <= GIVEN_BACK
     }
 
-    /// Moves on to the next address of the backend after `peer` refused the connection. Returns false when there is none.
-    pub(crate) fn next_address(&mut self, peer: &HttpPeer) -> bool {
-        if let Some(address) = peer._address.as_inet() {
-            self.backend.avoid(*address);
-        }
-        self.attempt += 1;
-        self.backend.has_address(self.attempt)
+    /// Moves on to the next address of the backend after the current one refused the connection. Returns false when there
+    /// is none.
+    pub(crate) fn next_address(&mut self) -> bool {
+        self.addresses.as_mut().is_some_and(Addresses::try_next)
     }
 }
 
@@ -95,13 +94,7 @@ pub(crate) fn route(
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let settings = &received.handle.settings;
-    if call.malformed && received.dialect.is_llm() && settings.routes.blocks_models() {
-        // For instance a compressed body: the backend may find a blocked model in it that the proxy cannot read.
-        let message = "the body is not plain JSON, so its model cannot be held against routing.blocked_models; \
-                       send it uncompressed";
-        return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
-    }
-    let wanted = wanted(head, settings.routes.header())?;
+    let wanted = wanted(&head.headers, settings.routes.header())?;
     let decision = settings
         .routes
         .decide(wanted, received.uri.path(), call.model.as_deref())
@@ -128,7 +121,7 @@ pub(crate) fn route(
         served_as: decision.served_as.clone(),
         strip: decision.strip,
         via: decision.via,
-        attempt: 0,
+        addresses: None,
         given_back: 0,
         asked: 1,
         failed_over_from: None,
@@ -152,8 +145,11 @@ fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
 }
 
 /// Returns the backend that the request names.
-fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h str>, Refusal> {
-    let mut wishes = head.headers.get_all(name).iter();
+///
+/// # Errors
+/// It names two.
+pub(super) fn wanted<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Refusal> {
+    let mut wishes = headers.get_all(name).iter();
     let wanted = wishes.next().map(|value| value.to_str().unwrap_or("?"));
     if wishes.any(|other| Some(other.as_bytes()) != wanted.map(str::as_bytes)) {
         let message = format!("two different backends are named; send {name} once");
@@ -168,31 +164,45 @@ fn wanted<'h>(head: &'h RequestHeader, name: &HeaderName) -> Result<Option<&'h s
 /// The leg was cut, the name cannot be resolved, or no address is left to try.
 pub(crate) async fn peer(
     received: &Received,
-    route: &Route,
+    route: &mut Route,
     is_upgrade: bool,
 ) -> Result<Box<HttpPeer>, Reject> {
     let limit = received.handle.settings.timeouts.upstream_connect;
-    let name = route.backend.settings().name();
-    let address = tokio::select! {
+    let addresses = match &mut route.addresses {
+        Some(addresses) => addresses,
+        none => none.insert(addresses(received, &route.backend, limit).await?),
+    };
+    let Some(address) = addresses.current() else {
+        let fault = "none of its addresses accepts connections";
+        return Err(unreachable(&route.backend, ErrorKind::BackendUnavailable, fault));
+    };
+    let mut peer = peer::peer(&route.backend, address, limit);
+    if is_upgrade {
+        peer::for_upgrade(&mut peer);
+    }
+    // Over HTTP/2 Pingora waits for flow-control credit without noticing that the backend is silent.
+    if peer.options.alpn.get_max_http_version() > 1 {
+        peer.options.write_timeout = Some(received.handle.settings.timeouts.stream_idle);
+    }
+    Ok(Box::new(peer))
+}
+
+/// Resolves the name of the backend.
+async fn addresses(received: &Received, backend: &Backend, limit: Duration) -> Result<Addresses, Reject> {
+    let found = tokio::select! {
         biased;
         _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
-        address = tokio::time::timeout(limit, route.backend.address(route.attempt)) => address,
+        found = tokio::time::timeout(limit, backend.addresses()) => found,
     };
-    let (kind, fault) = match address {
-        Ok(Ok(Some(address))) => {
-            let mut peer = peer::peer(&route.backend, address, limit);
-            if is_upgrade {
-                peer::for_upgrade(&mut peer);
-            }
-            // Over HTTP/2 Pingora waits for flow-control credit without noticing that the backend is silent.
-            if peer.options.alpn.get_max_http_version() > 1 {
-                peer.options.write_timeout = Some(received.handle.settings.timeouts.stream_idle);
-            }
-            return Ok(Box::new(peer));
-        }
-        Ok(Ok(None)) => (ErrorKind::BackendUnavailable, "none of its addresses accepts connections"),
+    let (kind, fault) = match found {
+        Ok(Ok(addresses)) => return Ok(addresses),
         Ok(Err(_)) => (ErrorKind::BackendUnavailable, "its name cannot be resolved"),
         Err(_) => (ErrorKind::BackendTimeout, "its name was not resolved in time"),
     };
-    Err(Refusal::new(kind, format!("the backend {name} cannot be reached: {fault}")).into())
+    Err(unreachable(backend, kind, fault))
+}
+
+fn unreachable(backend: &Backend, kind: ErrorKind, fault: &str) -> Reject {
+    let name = backend.settings().name();
+    Refusal::new(kind, format!("the backend {name} cannot be reached: {fault}")).into()
 }

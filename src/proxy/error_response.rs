@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -13,6 +13,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::ids::{REQUEST_ID, RequestId};
 use crate::protocol::Dialect;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use crate::protocol::wire::coding::ACCEPTED;
 
 /// The Pingora error of a step that has stored its refusal in the context.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
@@ -53,6 +54,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
         ErrorKind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::BodyUnreadable => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorKind::RequestTimeout | ErrorKind::ClientGone | ErrorKind::ClientStalled => {
             StatusCode::REQUEST_TIMEOUT
         }
@@ -91,6 +93,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::BackendUnavailable | ErrorKind::Internal => ErrorClass::Api,
         ErrorKind::BadRequest
+        | ErrorKind::BodyUnreadable
         | ErrorKind::NotSupported
         | ErrorKind::ExpectationFailed
         | ErrorKind::UnknownBackend
@@ -174,6 +177,10 @@ pub(super) fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Resu
     head.insert_header(CONTENT_TYPE, "application/json")?;
     head.insert_header(CONTENT_LENGTH, length)?;
     head.insert_header(CACHE_CONTROL, "no-store")?;
+    if refusal.kind == ErrorKind::BodyUnreadable {
+        // RFC 9110, 12.5.3: the codings that would have been read.
+        head.insert_header(ACCEPT_ENCODING, ACCEPTED)?;
+    }
     if is_final(refusal.kind) {
         head.insert_header("x-should-retry", "false")?;
     }

@@ -81,7 +81,7 @@ impl Route {
         self.is_foreign = backends[self.meant_for].settings().realm() != self.backend.settings().realm();
         self.dialect = received.dialect.on(self.backend.settings().kind());
         self.served_as.clone_from(&choice.served_as);
-        self.attempt = 0;
+        self.addresses = None;
         self.chosen = choice;
     }
 

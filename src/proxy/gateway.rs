@@ -95,7 +95,7 @@ impl ProxyHttp for Gateway {
             let handle = &routed.who.received.handle;
             ctx.outcome.queue.get_or_insert_with(|| handle.arrived.elapsed());
             let is_upgrade = session.as_ref().is_upgrade_req();
-            match dispatch::peer(&routed.who.received, &routed.route, is_upgrade).await {
+            match dispatch::peer(&routed.who.received, &mut routed.route, is_upgrade).await {
                 Ok(peer) => {
                     handle.activity.limit_idle(handle.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
@@ -109,12 +109,12 @@ impl ProxyHttp for Gateway {
     fn fail_to_connect(
         &self,
         _session: &mut Session,
-        peer: &HttpPeer,
+        _peer: &HttpPeer,
         ctx: &mut RequestCtx,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent yet, so the next address or another backend may be tried for any method.
-        let other_address = ctx.stage.routed_mut().is_ok_and(|routed| routed.route.next_address(peer));
+        let other_address = ctx.stage.routed_mut().is_ok_and(|routed| routed.route.next_address());
         error.set_retry(other_address || failover::after_no_connection(ctx));
         error
     }
@@ -161,7 +161,8 @@ impl ProxyHttp for Gateway {
         upstream_request::rewrite_head(head, &routed.who.received, &routed.route)?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
-            routed.rewritten = upstream_request::rewrite_body(head, &routed.route, held)?;
+            routed.rewritten =
+                upstream_request::rewrite_body(head, &routed.who.received, &routed.route, held)?;
         }
         let session = routed.leg.session().uid();
         trace_context::propagate(head, &ctx.app, routed.who.received.trace.as_mut(), session)

@@ -4,7 +4,7 @@
 //! `steps` moves a request from stage to stage · `request_ctx` holds the state of one request, `answer` that of its
 //! response, `state` what all requests share · `receive` checks the head · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
-//! session · `read` buffers the body of a model call · `admit` opens a leg, unless the session is killed · `dispatch`
+//! session · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters · `admit` opens a leg, unless the session is killed · `dispatch`
 //! chooses the backend, `failover` chooses between several and after a failure · `mcp` applies the rules of MCP ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
@@ -43,6 +43,7 @@ pub(crate) mod steps;
 pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod trace_context;
+pub(crate) mod unread;
 pub(crate) mod upgrade;
 pub(crate) mod upstream_request;
 pub(crate) mod upstream_response;

@@ -149,12 +149,8 @@ fn request(
 /// # Errors
 /// The reason why the backend returned no list, for the log.
 async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> Result<Vec<Value>, String> {
-    let address =
-        backend.address(0).await.map_err(|error| format!("its name cannot be resolved: {error}"))?;
-    let address = address.ok_or("it has no address")?;
-    let peer = peer::peer(backend, address, LIMIT);
     let told = |error: Box<pingora_core::Error>| error.to_string();
-    let (mut http, _) = connector.get_http_session(&peer).await.map_err(told)?;
+    let (mut http, peer) = peer::connect(connector, backend, LIMIT).await?;
     http.write_request_header(Box::new(head)).await.map_err(told)?;
     http.finish_request_body().await.map_err(told)?;
     http.read_response_header().await.map_err(told)?;

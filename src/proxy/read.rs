@@ -8,8 +8,9 @@ use pingora_proxy::Session;
 
 use super::error_response::Reject;
 use super::receive::Received;
+use super::unread;
 use crate::error::{ErrorKind, Refusal};
-use crate::protocol::request::{ModelRequest, RequestScan};
+use crate::protocol::request::{BodyReader, ModelRequest};
 
 /// Reads the model request from path and body, and buffers the body for the backend.
 ///
@@ -35,16 +36,17 @@ async fn read_body(session: &mut Session, received: &Received) -> Result<ModelRe
         session.req_header_mut().remove_header(&EXPECT);
     }
     received.handle.upload.buffer_for_replay();
-    let mut scan = RequestScan::speaking(received.dialect, &received.handle.settings.call_paths);
+    let coding = unread::coding(&session.req_header().headers);
+    let mut body = BodyReader::new(received.dialect, coding, limit, &received.handle.settings.call_paths);
     let mut length = 0;
     while let Some(chunk) = session.as_mut().read_request_body().await.map_err(Error::into_down)? {
         length += chunk.len();
         if length > limit {
             return Err(too_large(limit).into());
         }
-        scan.feed(&chunk);
+        body.feed(&chunk);
     }
-    Ok(scan.finish())
+    Ok(body.finish())
 }
 
 /// Returns whether the body must be read before routing: for model calls, and for any JSON, since it may name a model.

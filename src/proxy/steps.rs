@@ -14,7 +14,7 @@ use super::identify::SessionHint;
 use super::receive::Received;
 use super::request_ctx::{RequestCtx, Stage, reached};
 use super::trace_context::Trace;
-use super::{admit, builtin, dispatch, identify, mcp, read, receive, upgrade};
+use super::{admit, builtin, dispatch, identify, mcp, read, receive, unread, upgrade};
 use crate::capture::redact_text;
 use crate::identity::FoundSession;
 use crate::protocol::Dialect;
@@ -74,10 +74,12 @@ impl RequestCtx {
     /// Step 5: chooses the backend, and opens the leg if that was not possible before.
     ///
     /// # Errors
-    /// No backend serves the request, it breaks a rule of MCP, or its session is not admitted.
+    /// Its body cannot be read and matters, no backend serves the request, it breaks a rule of MCP, or its session is not admitted.
     pub(super) async fn route(&mut self, head: &RequestHeader) -> Result<(), Reject> {
         let now = self.app.clock.now();
+        let has_session = self.stage.leg().is_some();
         let who = reached(self.stage.identified())?;
+        unread::check(&who.received, &head.headers, &who.call, has_session)?;
         let route = dispatch::route(&who.received, &who.caller, head, &who.call, now)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !dialect.is_llm() {

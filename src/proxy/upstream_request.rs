@@ -4,16 +4,20 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+};
 use http::{HeaderName, HeaderValue};
-use pingora_core::{Error, ErrorType, OrErr, Result};
+use pingora_core::{Error, ErrorType, OkOrErr, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use super::dispatch::Route;
 use super::receive::Received;
+use super::{read, unread};
 use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
-use crate::protocol::request::rewrite_model;
+use crate::protocol::request::{decoded, rewrite_model};
+use crate::protocol::wire::coding::Coding;
 use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;
 
@@ -103,17 +107,26 @@ fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<
 const VOUCHERS: [&str; 6] =
     ["content-digest", "repr-digest", "digest", "content-md5", "signature", "signature-input"];
 
-/// Returns the buffered body with the backend's name of the model, and adjusts `head`; `None` if the name is the same.
+/// Returns the buffered body with the backend's name of the model, and adjusts `head`; `None` if the name is the same. A
+/// compressed body is sent uncompressed.
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
 pub(crate) fn rewrite_body(
     head: &mut RequestHeader,
+    received: &Received,
     route: &Route,
     held: Option<Bytes>,
 ) -> Result<Option<Bytes>> {
-    let (Some(name), Some(held)) = (&route.served_as, held) else { return Ok(None) };
+    let (Some(name), Some(mut held)) = (&route.served_as, held) else { return Ok(None) };
+    let coding = unread::coding(&head.headers);
+    if coding != Coding::Identity {
+        let limit = read::body_limit(received);
+        let plain = decoded(&held, coding, limit).map(Bytes::from);
+        held = plain.or_err(ErrorType::InternalError, "decoding a body that was read before")?;
+    }
     let Some(body) = rewrite_model(&held, name) else { return Ok(None) };
+    head.remove_header(&CONTENT_ENCODING);
     if head.headers.contains_key(CONTENT_LENGTH) {
         head.insert_header(CONTENT_LENGTH, body.len())?;
     }

@@ -123,6 +123,33 @@ impl Table {
         self.blocked.matches(model)
     }
 
+    /// Returns whether a model that no pattern matches is refused.
+    pub fn is_strict(&self) -> bool {
+        self.strict_models
+    }
+
+    /// Returns what depends on the model of a request with this header and path, as part of a sentence; `None` when its
+    /// model changes neither the backend nor the body that the backend gets.
+    pub fn depends_on_model(&self, header: Option<&str>, path: &str) -> Option<&'static str> {
+        if self.rewrites {
+            return Some("its model may have to be rewritten (backends.NAME.rewrite_model)");
+        }
+        for via in &self.methods {
+            match via {
+                RouteMethod::Header if header.is_some_and(|name| !name.trim().is_empty()) => return None,
+                RouteMethod::Model if !self.models.is_empty() => {
+                    return Some("its model decides on the backend (backends.NAME.models)");
+                }
+                RouteMethod::Path if self.prefix(path).is_some() => return None,
+                RouteMethod::Default if self.strict_models => {
+                    return Some("the default backend takes no model (routing.strict_models)");
+                }
+                RouteMethod::Header | RouteMethod::Model | RouteMethod::Path | RouteMethod::Default => {}
+            }
+        }
+        None
+    }
+
     /// Returns the header that names a backend. It is never forwarded.
     pub fn header(&self) -> &HeaderName {
         &self.header

@@ -1,16 +1,15 @@
-//! A backend at runtime: its resolved addresses, its health, its load, and the key of its connection pool.
+//! A backend at runtime: its addresses, its health, its load, and the key of its connection pool.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
 use tracing::{info, warn};
 
+use super::addresses::{Addresses, HostName};
 use super::balance;
 use super::callers::Callers;
 use super::health::{Attempt, Health, HealthState};
@@ -19,15 +18,12 @@ use super::settings::Settings;
 use crate::clock::Moment;
 use crate::telemetry::metrics::BackendMetrics;
 
-/// How long resolved addresses are used before the name is resolved again.
-const NAME_TTL: Duration = Duration::from_secs(30);
-
 /// One configured backend with its runtime state.
 pub struct Backend {
     settings: Settings,
     metrics: BackendMetrics,
     pool_key: u64,
-    names: Names,
+    host_name: HostName,
     ca: Option<super::peer::CustomCa>,
     mark: u64,
     health: Health,
@@ -125,20 +121,6 @@ impl InFlight {
     }
 }
 
-/// Resolved addresses of the host name. One request at a time resolves it; none blocks a thread.
-#[derive(Default)]
-struct Names {
-    known: Arc<ArcSwapOption<Known>>,
-    asking: Arc<Mutex<()>>,
-    /// Index of the address to try first; `localhost` has two addresses, and often only one listens.
-    preferred: AtomicUsize,
-}
-
-struct Known {
-    addresses: Vec<SocketAddr>,
-    at: Instant,
-}
-
 impl Backend {
     /// Creates a backend. Connections are shared only between backends with equal settings.
     ///
@@ -152,9 +134,9 @@ impl Backend {
         Ok(Arc::new(Self {
             pool_key: hasher.finish(),
             mark: balance::mark(settings.name().as_str()),
+            host_name: HostName::new(settings.host(), settings.port()),
             settings,
             metrics,
-            names: Names::default(),
             ca,
             health: Health::default(),
             callers: Callers::default(),
@@ -247,70 +229,11 @@ impl Backend {
         self.ca.as_ref()
     }
 
-    /// Returns the address for connection attempt `attempt`, counted from 0; `None` when all were tried.
+    /// Returns the addresses that one request tries.
     ///
     /// # Errors
     /// The resolver's error, when the name has never been resolved before.
-    pub async fn address(&self, attempt: usize) -> std::io::Result<Option<SocketAddr>> {
-        if let Ok(ip) = self.settings.host().parse::<IpAddr>() {
-            return Ok((attempt == 0).then(|| SocketAddr::new(ip, self.settings.port())));
-        }
-        let known = self.resolve().await?;
-        let count = known.addresses.len();
-        if attempt >= count {
-            return Ok(None);
-        }
-        let index = (self.names.preferred.load(Relaxed) + attempt) % count;
-        Ok(Some(known.addresses[index]))
-    }
-
-    /// Returns whether there is an address for connection attempt `attempt`, without resolving the name.
-    pub fn has_address(&self, attempt: usize) -> bool {
-        self.names.known.load().as_ref().is_some_and(|known| attempt < known.addresses.len())
-    }
-
-    /// Records that no connection to `address` could be made, so that later requests begin with another address.
-    pub fn avoid(&self, address: SocketAddr) {
-        if let Some(known) = &*self.names.known.load()
-            && let Some(index) = known.addresses.iter().position(|known| *known == address)
-        {
-            self.names.preferred.store(index + 1, Relaxed);
-        }
-    }
-
-    async fn resolve(&self) -> std::io::Result<Arc<Known>> {
-        let stale = self.names.known.load_full();
-        if let Some(known) = &stale
-            && known.at.elapsed() < NAME_TTL
-        {
-            return Ok(Arc::clone(known));
-        }
-        // One request resolves; others use the stale addresses, or wait when there are none.
-        let asking = match (Arc::clone(&self.names.asking).try_lock_owned(), &stale) {
-            (Ok(asking), _) => asking,
-            (Err(_), Some(known)) => return Ok(Arc::clone(known)),
-            (Err(_), None) => Arc::clone(&self.names.asking).lock_owned().await,
-        };
-        if let Some(known) = self.names.known.load_full()
-            && known.at.elapsed() < NAME_TTL
-        {
-            return Ok(known);
-        }
-        let (host, port) = (self.settings.host().to_owned(), self.settings.port());
-        let names = Arc::clone(&self.names.known);
-        // A separate task: a lookup holds a blocking thread until the resolver answers, even when the request that
-        // started it is gone, and the next request must not occupy another thread.
-        let lookup = tokio::spawn(async move {
-            let _asking = asking;
-            let addresses = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
-            let known = Arc::new(Known { addresses, at: Instant::now() });
-            names.store(Some(Arc::clone(&known)));
-            Ok(known)
-        });
-        match lookup.await.map_err(std::io::Error::other).flatten() {
-            Ok(known) => Ok(known),
-            // When the resolver fails, backends with known addresses remain reachable.
-            Err(error) => stale.ok_or(error),
-        }
+    pub async fn addresses(&self) -> io::Result<Addresses> {
+        self.host_name.addresses().await
     }
 }

@@ -1,12 +1,15 @@
 //! Builds Pingora's peer for a backend: address, timeouts, TLS, protocol and pool key.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use h2::Reason;
 use pingora_core::Error;
+use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::TcpKeepalive;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
@@ -105,6 +108,35 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     options.verify_hostname = verify;
     options.ca = backend.custom_ca().cloned();
     peer
+}
+
+/// Opens a session with `backend` for a request of the gateway itself, at the first address that accepts one; each has an
+/// equal part of `limit`. Returns the peer, too, to which the connection is returned.
+///
+/// # Errors
+/// A sentence on why there is no connection.
+pub async fn connect(
+    connector: &Connector,
+    backend: &Backend,
+    limit: Duration,
+) -> Result<(HttpSession, HttpPeer), String> {
+    let mut addresses = backend.addresses().await.map_err(unresolved)?;
+    let limit = limit / addresses.left() as u32;
+    let mut failed = "its name has no address".to_owned();
+    while let Some(address) = addresses.current() {
+        let peer = peer(backend, address, limit);
+        match connector.get_http_session(&peer).await {
+            Ok((session, _)) => return Ok((session, peer)),
+            Err(error) => failed = format!("{address}: {}", error.etype().as_str()),
+        }
+        addresses.try_next();
+    }
+    Err(failed)
+}
+
+/// Says that the name of a backend has no address.
+pub fn unresolved(error: io::Error) -> String {
+    format!("its name cannot be resolved: {error}")
 }
 
 /// Returns whether a connection to this backend may use HTTP/2.

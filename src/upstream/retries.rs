@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::fault::Faults;
 
-/// The largest `attempts`; Pingora gives up after 16 attempts.
+/// The largest `attempts`: more backends would delay the error rather than avoid it.
 const MAX_ATTEMPTS: u32 = 8;
 
 /// `backends.NAME.retries`.

@@ -80,6 +80,8 @@ mod protocols {
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
 mod routing {
+    /// Names with several addresses, some of them down.
+    pub mod addresses;
     /// Models that a backend knows by another name.
     pub mod alias;
     /// Which backend a request goes to, and with which target.
@@ -92,6 +94,8 @@ mod routing {
     pub mod health;
     /// One list of the models of all backends.
     pub mod models;
+    /// Compressed requests are routed, refused and killed as their plain twins are.
+    pub mod packed;
     /// Backends with TLS.
     pub mod tls;
 }

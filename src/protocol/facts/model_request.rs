@@ -2,6 +2,7 @@
 
 use super::rpc::Rpc;
 use super::tools_offered::ToolsOffered;
+use crate::protocol::wire::coding::Unread;
 
 /// What a body said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct ModelRequest {
     pub model_doubled: bool,
     /// The body is not a JSON value, as far as it was followed: cut short, another encoding, a form.
     pub malformed: bool,
+    /// Why the body was not read, or not to its end; `None` when it was.
+    pub unread: Option<Unread>,
     /// The tools it offers, and its length.
     pub tools_offered: ToolsOffered,
     /// What a JSON-RPC request asks for.

@@ -1,4 +1,4 @@
-//! Decodes compressed answers for inspection, within bounds. The client gets the original bytes
+//! Decodes compressed bodies for inspection, within bounds. The other side gets the original bytes
 //! (RFC 9110, 8.4: `gzip`, `deflate`, `br`; RFC 8878: `zstd`).
 
 use brotli::{BrotliDecompressStream, BrotliResult, BrotliState, HeapAlloc, HuffmanCode};
@@ -7,7 +7,7 @@ use zstd::stream::raw::{DParameter, Decoder as Unzstd, InBuffer, Operation, OutB
 
 /// Bytes that are decoded at a time.
 const PIECE: usize = 16 << 10;
-/// An answer may grow to this many bytes, whatever it came from …
+/// A body may grow to this many bytes, whatever it came from …
 const FREE: u64 = 1 << 20;
 /// … and beyond that to this many times its size. Streams of a model's words reach about 30.
 const RATIO: u64 = 128;
@@ -18,7 +18,10 @@ const DEFLATE_WINDOW: u8 = 15;
 /// The first byte of each member of a gzip file (RFC 1952, 2.3.1).
 const GZIP_MAGIC: u8 = 0x1f;
 
-/// How an answer is compressed.
+/// The codings that are decoded, as a value of `Accept-Encoding`.
+pub const ACCEPTED: &str = "gzip, deflate, br, zstd";
+
+/// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     /// Not at all.
@@ -49,12 +52,24 @@ impl Coding {
             () => Self::Unknown,
         }
     }
+
+    /// What the lines of `Content-Encoding` say together, each a list. Several codings, one applied after the other,
+    /// are unknown.
+    pub fn of_all<'a>(lines: impl Iterator<Item = &'a str>) -> Self {
+        let codings = lines.flat_map(|line| line.split(',')).map(|name| Self::of(Some(name)));
+        let mut applied = codings.filter(|coding| *coding != Self::Identity);
+        match (applied.next(), applied.next()) {
+            (None, _) => Self::Identity,
+            (Some(coding), None) => coding,
+            (Some(_), Some(_)) => Self::Unknown,
+        }
+    }
 }
 
-/// Why an answer is not read, or no further.
+/// Why a body is not read, or no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// Its coding is not known here.
+    /// Its content coding, or its character encoding, is not known here.
     Coding,
     /// It is not what its coding says.
     Corrupt,
@@ -95,7 +110,7 @@ impl Progress {
     const NONE: Self = Self { read: 0, written: 0, ended: false };
 }
 
-/// Decodes one answer, chunk by chunk.
+/// Decodes one body, chunk by chunk.
 pub struct Decoder {
     engine: Engine,
     out: Box<[u8]>,

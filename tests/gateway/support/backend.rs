@@ -145,7 +145,8 @@ impl RawBackend {
         Self::on(listener, handle)
     }
 
-    fn on<F, Fut>(listener: TcpListener, handle: F) -> Self
+    /// Runs `handle` for each connection to this listener.
+    pub fn on<F, Fut>(listener: TcpListener, handle: F) -> Self
     where
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,

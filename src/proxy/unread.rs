@@ -1,0 +1,62 @@
+//! Refuses requests whose body cannot be read here while something depends on what it says. The backend may be able to
+//! read it, so guessing could reach a blocked model, another provider with the caller's key, or a killed session.
+
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+
+use super::dispatch;
+use super::receive::Received;
+use crate::error::{ErrorKind, Refusal};
+use crate::protocol::request::ModelRequest;
+use crate::protocol::wire::coding::{ACCEPTED, Coding, Unread};
+
+/// Returns how the request's body is compressed.
+pub(crate) fn coding(headers: &HeaderMap) -> Coding {
+    Coding::of_all(headers.get_all(CONTENT_ENCODING).iter().map(|line| line.to_str().unwrap_or("?")))
+}
+
+/// Refuses the request if its body was not read and matters. `has_session`: the head names the session.
+///
+/// # Errors
+/// The body may name a blocked model, decides on the backend, has to be rewritten, or may name the session.
+pub(crate) fn check(
+    received: &Received,
+    headers: &HeaderMap,
+    call: &ModelRequest,
+    has_session: bool,
+) -> Result<(), Refusal> {
+    let settings = &received.handle.settings;
+    let why = match call.unread {
+        Some(Unread::TooLarge) => {
+            let message = "the request body grows too much when it is decoded: send less than \
+                           server.limits.max_body_llm (model calls, MCP, A2A) or max_body (other JSON), \
+                           or send it uncompressed";
+            return Err(Refusal::new(ErrorKind::BodyTooLarge, message));
+        }
+        Some(Unread::Coding) if coding(headers) == Coding::Identity => "it is not in UTF-8".to_owned(),
+        Some(Unread::Coding) => format!("its Content-Encoding is none of {ACCEPTED}"),
+        Some(Unread::Corrupt) => "it is not what its Content-Encoding says".to_owned(),
+        None if call.malformed && received.dialect.is_llm() => "it is not plain JSON".to_owned(),
+        None => return Ok(()),
+    };
+    if settings.routes.blocks_models() {
+        let message = format!(
+            "the request body cannot be read ({why}), so its model cannot be held against routing.blocked_models; \
+             send plain JSON"
+        );
+        return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
+    }
+    let wanted = dispatch::wanted(headers, settings.routes.header())?;
+    let depends = settings.routes.depends_on_model(wanted, received.uri.path());
+    let needed = match (call.unread, depends) {
+        (Some(_), Some(reason)) => reason,
+        (None, Some(reason)) if settings.routes.is_strict() => reason,
+        (Some(_), None) if !has_session && settings.identity.reads_bodies() => {
+            "it may name the session (session.identity)"
+        }
+        _ => return Ok(()),
+    };
+    let message =
+        format!("the request body cannot be read ({why}), but {needed}; send it as plain JSON in UTF-8");
+    Err(Refusal::new(ErrorKind::BodyUnreadable, message))
+}
