@@ -24,8 +24,9 @@ pub struct Usage {
     pub reasoning_tokens: u64,
     /// Searches that the provider made for the model; they are charged beside the tokens.
     pub web_search_requests: u64,
-    /// Answers whose model, service tier or searches have no price: what they cost is not in `cost_usd`.
-    #[serde(default)]
+    /// Answers whose model, service tier or searches have no price: what they cost is not in `cost_usd`. Absent when there
+    /// are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub unpriced_answers: u64,
     /// What the tokens cost by the configured prices, in US dollars; null when nothing of it has a price.
     #[serde(rename = "cost_usd", default)]
@@ -52,6 +53,10 @@ impl Usage {
     pub fn is_empty(&self) -> bool {
         (self.prompt_tokens(), self.output_tokens, self.web_search_requests) == (0, 0, 0)
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The counts of one answer as its provider reports them. What each number includes depends on the dialect, whose file
