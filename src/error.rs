@@ -54,6 +54,10 @@ pub enum ErrorKind {
     BackendUnavailable,
     /// The backend was idle for longer than the configured time.
     BackendTimeout,
+    /// The backend reported an error inside a response that had begun as a success.
+    BackendError,
+    /// The backend ended a response before the last event of its API.
+    ResponseIncomplete,
     /// The client disconnected before the response was complete.
     ClientGone,
     /// The client did not read for longer than `server.timeouts.write`.
@@ -91,6 +95,8 @@ impl ErrorKind {
             Self::StoreUnavailable => "store_unavailable",
             Self::BackendUnavailable => "backend_unavailable",
             Self::BackendTimeout => "backend_timeout",
+            Self::BackendError => "backend_error",
+            Self::ResponseIncomplete => "response_incomplete",
             Self::ClientGone => "client_gone",
             Self::ClientStalled => "client_stalled",
             Self::ShuttingDown => "shutting_down",

@@ -224,18 +224,23 @@ async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
 }
 
 #[tokio::test]
-async fn lines_of_the_same_cost_come_by_their_tokens() {
+async fn of_lines_with_the_same_cost_those_with_most_tokens_are_shown() {
     let folder = tempfile::tempdir().unwrap();
     let archive = open(folder.path(), HistoryConfig::default());
-    sessions(&archive, 0..30).await;
-    assert!(archive.sign());
+    for from in (0..1100).step_by(100) {
+        sessions(&archive, from..from + 100).await;
+        assert!(archive.sign());
+    }
     let file = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
-    file.execute("UPDATE usage SET output_tokens = 1 + seq % 7", []).unwrap();
+    // The later, the more; most of them out of the cache, which only then differs.
+    file.execute("UPDATE usage SET cost_usd = 0, output_tokens = 1, cache_read_tokens = seq", []).unwrap();
     let lines = archive.reader().unwrap().usage(&RecordFilter::default(), GroupBy::Session).unwrap();
-    let tokens =
-        |line: &crate::history::read::reader::UsageLine| line.tokens.input_tokens + line.tokens.output_tokens;
-    assert!(lines.is_sorted_by_key(|line| std::cmp::Reverse(tokens(line))), "{lines:?}");
-    assert!(tokens(&lines[0]) > tokens(&lines[29]));
+    let read: Vec<u64> = lines.iter().map(|line| line.tokens.cache_read_tokens).collect();
+    assert_eq!(read, (101..=1100).rev().collect::<Vec<u64>>());
+    // Cost goes first.
+    file.execute("UPDATE usage SET cost_usd = 0.5 WHERE seq = 7", []).unwrap();
+    let lines = archive.reader().unwrap().usage(&RecordFilter::default(), GroupBy::Session).unwrap();
+    assert_eq!(lines[0].tokens.cache_read_tokens, 7);
 }
 
 #[tokio::test]

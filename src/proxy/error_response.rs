@@ -69,7 +69,9 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        ErrorKind::BackendUnavailable => StatusCode::BAD_GATEWAY,
+        ErrorKind::BackendUnavailable | ErrorKind::BackendError | ErrorKind::ResponseIncomplete => {
+            StatusCode::BAD_GATEWAY
+        }
         ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -91,7 +93,10 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
             ErrorClass::Overloaded
         }
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
-        ErrorKind::BackendUnavailable | ErrorKind::Internal => ErrorClass::Api,
+        ErrorKind::BackendUnavailable
+        | ErrorKind::BackendError
+        | ErrorKind::ResponseIncomplete
+        | ErrorKind::Internal => ErrorClass::Api,
         ErrorKind::BadRequest
         | ErrorKind::BodyUnreadable
         | ErrorKind::NotSupported

@@ -14,6 +14,7 @@ use super::dispatch::Route;
 use super::downstream::UPSTREAM_IDLE;
 use super::receive::Received;
 use super::request_ctx::{RequestCtx, Routed};
+use super::verdict;
 use crate::clock::Moment;
 use crate::routing::Choice;
 use crate::session;
@@ -140,11 +141,13 @@ pub(crate) fn after_no_connection(ctx: &mut RequestCtx) -> bool {
 
 /// Handles the head of a response. Returns true when it is dropped and another backend is tried.
 pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session: &Session) -> bool {
-    let Ok(Routed { route, .. }) = ctx.stage.routed_mut() else { return false };
+    let Ok(Routed { who, route, .. }) = ctx.stage.routed_mut() else { return false };
     let status = head.status.as_u16();
     let why = match status {
         500.. => Failure::ServerError,
         429 => Failure::RateLimited,
+        // What follows the head of such an answer decides (`verdict`).
+        200..300 if verdict::is_judged_at_its_end(&who.received, route, head) => return false,
         _ => {
             route.backend.answered();
             return false;

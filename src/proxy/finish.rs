@@ -9,7 +9,8 @@ use tracing::warn;
 use super::error_response::status;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
 use super::usage::{Priceable, count_tokens, priced};
-use super::{capture, mcp, trace, upgrade};
+use super::{capture, mcp, trace, upgrade, verdict};
+use crate::capture::redact_text;
 use crate::error::ErrorKind;
 use crate::session::CutReason;
 use crate::summary::{OK, RequestSummary};
@@ -39,6 +40,7 @@ fn finish(ctx: &mut RequestCtx) {
     let Some(summary) = summary(stage, outcome, error) else { return };
     let backend = stage.route().map_or(&app.unrouted, |route| route.backend.metrics());
     count(backend, stage, outcome, &summary);
+    verdict::judge(stage, outcome, error, app.clock.now());
     kill_latency(&app.metrics, stage, error);
     if let Some(leg) = stage.leg_mut() {
         leg.settle(&summary);
@@ -74,7 +76,7 @@ fn summary(stage: &Stage, outcome: &Outcome, error: Option<ErrorKind>) -> Option
         status: answer.status,
         error,
         outcome: error.map_or(OK, ErrorKind::code),
-        usage: tap.and_then(|tap| tap.usage()),
+        usage: verdict::usage(stage, outcome),
         stop_reason: stop_reason.map(Box::from),
         tools: tools.cloned().unwrap_or_default(),
         queue: outcome.queue,
@@ -109,6 +111,10 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
         return Some(ErrorKind::Internal);
     }
     let known = outcome.failure.as_ref().map(|refusal| refusal.kind);
+    if known.is_none_or(|kind| kind == ErrorKind::ClientGone) && has_reported_error(stage, outcome) {
+        // Clients hang up after an error, too.
+        return Some(ErrorKind::BackendError);
+    }
     let complete = outcome.answer.tap.as_ref().is_some_and(|tap| tap.is_complete());
     if known == Some(ErrorKind::ClientGone) && (complete || listens(stage)) {
         return None;
@@ -117,7 +123,7 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
         return Some(ErrorKind::BackendUnavailable);
     }
     if known.is_some() || outcome.answer.whole {
-        return known;
+        return known.or_else(|| verdict::fault(stage, outcome));
     }
     let handle = &stage.received()?.handle;
     if handle.tunnel.was_abandoned() {
@@ -129,6 +135,12 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
         CutReason::TimedOut => ErrorKind::SessionTimedOut,
         CutReason::Shutdown => ErrorKind::ShuttingDown,
     })
+}
+
+/// Returns whether the provider has reported an error in the response, over a WebSocket in the last one.
+fn has_reported_error(stage: &Stage, outcome: &Outcome) -> bool {
+    let socket = stage.routed().and_then(|routed| routed.socket.as_ref());
+    socket.is_some_and(|socket| socket.has_failed()) || verdict::reported(stage, outcome).is_some()
 }
 
 /// Returns whether the response ends only when the client leaves.
@@ -147,8 +159,20 @@ fn count(metrics: &BackendMetrics, stage: &Stage, outcome: &Outcome, summary: &R
     if let Some(after) = summary.ttfb {
         metrics.first_byte(after);
     }
-    if let Some(kind @ (ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout)) = summary.error {
-        metrics.error(kind.code());
+    let socket = stage.routed().and_then(|routed| routed.socket.as_ref());
+    match summary.error {
+        // Each failed answer of a socket was counted when it failed.
+        Some(ErrorKind::BackendError) if socket.is_some() => {}
+        Some(
+            kind @ (ErrorKind::BackendUnavailable
+            | ErrorKind::BackendTimeout
+            | ErrorKind::BackendError
+            | ErrorKind::ResponseIncomplete),
+        ) => {
+            metrics.error(kind.code());
+            report(stage, outcome, summary, kind);
+        }
+        _ => {}
     }
     if let Some(usage) = summary.usage {
         count_tokens(metrics, summary.any_model(), usage);
@@ -157,13 +181,28 @@ fn count(metrics: &BackendMetrics, stage: &Stage, outcome: &Outcome, summary: &R
     if let Some(unread) = tap.and_then(|tap| tap.unread()) {
         metrics.unread(unread.name());
     }
-    let socket = stage.routed().and_then(|routed| routed.socket.as_ref());
     let is_false =
         tap.is_some_and(|tap| tap.has_false_count()) || socket.is_some_and(|socket| socket.has_false_count());
     if is_false {
         metrics.unread(FALSE_COUNT);
         let request_id = &summary.request_id;
         warn!(%request_id, "the answer has a token count that cannot be true; it is not counted");
+    }
+}
+
+/// Logs how a response failed after its head; `gateway` logs other failures of backends.
+fn report(stage: &Stage, outcome: &Outcome, summary: &RequestSummary, kind: ErrorKind) {
+    let request_id = &summary.request_id;
+    let backend = summary.backend.as_ref().map_or("", |name| name.as_str());
+    match kind {
+        ErrorKind::BackendError => {
+            let word = verdict::reported(stage, outcome).unwrap_or_default();
+            warn!(%request_id, backend, error = %redact_text(word), "the backend reported an error inside its response");
+        }
+        ErrorKind::ResponseIncomplete => {
+            warn!(%request_id, backend, "the backend ended its response before the last event");
+        }
+        _ => {}
     }
 }
 

@@ -9,7 +9,7 @@
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
 //! when the leg is cut · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
-//! ended: `usage` its tokens and their cost, `trace` its span, `capture` its bodies · `refuse` turns an error into a
+//! ended: `verdict` says how an answer ended after its head, `usage` prices its tokens, `trace` writes its span, `capture` its bodies · `refuse` turns an error into a
 //! response in the caller's dialect, with the status and head that `error_response` gives it · `trace_context` reads and
 //! sends `traceparent` · `runtime_settings` is what a reload replaces; `settings`, `tls` and `forwarded` are its sections.
 //! It connects `session`, `identity`, `upstream`, `routing`, `protocol` and `telemetry`, which do not know each other.
@@ -48,3 +48,4 @@ pub(crate) mod upgrade;
 pub(crate) mod upstream_request;
 pub(crate) mod upstream_response;
 pub(crate) mod usage;
+pub(crate) mod verdict;

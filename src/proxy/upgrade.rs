@@ -109,12 +109,16 @@ pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return };
     let asked = who.call.model.as_deref();
+    let failed = socket.failed_answers();
     socket.feed_backend(chunk, |usage, answered, tier| {
         let model = asked.or(answered);
         let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
         count_tokens(route.backend.metrics(), model, usage);
     });
+    for _ in failed..socket.failed_answers() {
+        route.backend.metrics().error(ErrorKind::BackendError.code());
+    }
 }
 
 /// Returns the frames that end the client's side of a socket: the dialect's error event, if it has one, and a Close frame.

@@ -39,7 +39,7 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
         status: Some(head.status.as_u16()),
         first_byte: Some(handle.arrived.elapsed()),
         framing: Some(framing),
-        is_stream: matches!(inside, Framing::Sse | Framing::Ndjson),
+        is_stream: inside.is_stream(),
         tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
         tail: bears_comments(received, framing, head).then(EventTail::default),
         sent: 0,

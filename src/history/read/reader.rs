@@ -289,14 +289,15 @@ impl Reader {
         points.collect()
     }
 
-    /// Returns tokens and cost by group, the most expensive first.
+    /// Returns tokens and cost by group, the most expensive first, at equal cost the one with most tokens.
     pub fn usage(&self, filter: &RecordFilter, by: GroupBy) -> rusqlite::Result<Vec<UsageLine>> {
         let (condition, values): (_, Vec<Sql>) = filter.condition();
+        let [input, output, read, written, _] = TOKENS.map(|column| format!("total({column})"));
         let condition = condition.replace("seq IN", "records.seq IN");
         let sql = format!(
             "SELECT {}, {}, {}, total(cost_usd) AS cost FROM usage \
              JOIN records ON records.seq = usage.seq WHERE {condition} GROUP BY 1 \
-             ORDER BY cost DESC, total(input_tokens) + total(output_tokens) DESC, 1 LIMIT {MAX_USAGE_LINES}",
+             ORDER BY cost DESC, {input} + {output} + {read} + {written} DESC, 1 LIMIT {MAX_USAGE_LINES}",
             by.column(),
             sums_of(["usage.requests"]),
             sums_of(TOKENS),

@@ -99,6 +99,16 @@ impl SocketTap {
         self.messages.as_ref()?.answers.stop_reason()
     }
 
+    /// How many messages reported an error, or ended an answer that failed.
+    pub fn failed_answers(&self) -> u64 {
+        self.messages.as_ref().map_or(0, |messages| messages.answers.failed_messages())
+    }
+
+    /// Whether the last answer failed.
+    pub fn has_failed(&self) -> bool {
+        self.messages.as_ref().is_some_and(|messages| messages.answers.has_failed())
+    }
+
     /// Whether an answer had a token count that is none ([`ResponseTap::has_false_count`]).
     pub fn has_false_count(&self) -> bool {
         self.messages.as_ref().is_some_and(|messages| messages.answers.has_false_count())

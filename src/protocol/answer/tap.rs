@@ -2,7 +2,7 @@
 //! be cut.
 
 use super::events::Event;
-use crate::protocol::dialects::spec::AnswerRules;
+use crate::protocol::dialects::answer_rules::AnswerRules;
 use crate::protocol::dialects::spec::Dialect;
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
@@ -11,7 +11,7 @@ use crate::protocol::wire::coding::{Coding, Decoder, Unread};
 use crate::protocol::wire::framing::Framing;
 use crate::protocol::wire::ndjson::{self, LineReader};
 use crate::protocol::wire::sse::{self, SseReader};
-use found::Found;
+use found::{Found, Seldom};
 
 /// What OpenAI writes as the data of the event behind the last one.
 const DONE: &[u8] = b"[DONE]";
@@ -110,7 +110,16 @@ impl ResponseTap {
     /// if it had any, and begins the next answer.
     pub fn end_message(&mut self) -> Option<Usage> {
         let reading = &mut self.inner.as_mut()?.reading;
-        if !reading.end_piece(&mut |_| {}) {
+        let is_last = reading.end_piece(&mut |_| {});
+        let found = &mut reading.found;
+        if std::mem::take(&mut found.has_failed) {
+            let seldom = found.seldom.get_or_insert_default();
+            seldom.failed_messages += 1;
+            seldom.has_failed = true;
+        } else if let Some(seldom) = found.seldom.as_mut().filter(|_| is_last) {
+            seldom.has_failed = false;
+        }
+        if !is_last {
             return None;
         }
         let counts = std::mem::take(&mut reading.found.counts);
@@ -133,6 +142,45 @@ impl ResponseTap {
     /// The model that the answer names, the last one seen.
     pub fn model(&self) -> Option<&str> {
         self.text(|found| &found.model)
+    }
+
+    /// How many messages of a socket reported an error.
+    pub fn failed_messages(&self) -> u64 {
+        self.seldom().map_or(0, |seldom| seldom.failed_messages)
+    }
+
+    /// Whether a message of a socket reported an error, and no answer has ended well since.
+    pub fn has_failed(&self) -> bool {
+        self.seldom().is_some_and(|seldom| seldom.has_failed)
+    }
+
+    /// The provider's id of the answer, where stored answers can be read by it.
+    pub fn id(&self) -> Option<&str> {
+        self.seldom().map(|seldom| seldom.id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    fn seldom(&self) -> Option<&Seldom> {
+        self.inner.as_ref()?.reading.found.seldom.as_deref()
+    }
+
+    /// The error that the provider has reported in the answer, in its own word, which is empty when it has none.
+    pub fn error(&self) -> Option<&str> {
+        let has_failed = self.inner.as_ref()?.reading.found.has_failed;
+        has_failed.then(|| self.seldom().map_or("", |seldom| seldom.error.as_str()))
+    }
+
+    /// True when what was read is no whole answer: to be asked after the body has ended. False where that cannot be
+    /// known, because the body is not read or is not what its head says.
+    pub fn is_cut_short(&self) -> bool {
+        let Some(Inner { framing, reading, .. }) = &self.inner else { return false };
+        let Reading { rules, scanner, found, complete, .. } = reading;
+        match framing {
+            Pieces::Sse(_) | Pieces::Ndjson(_) => {
+                !complete && !(rules.ends.stop_suffices && !found.stop.is_empty())
+            }
+            Pieces::Whole => !complete && !scanner.is_broken(),
+            Pieces::Messages | Pieces::Nothing => false,
+        }
     }
 
     /// Why the model stopped, in the provider's word, the last one seen.
@@ -245,7 +293,7 @@ impl Reading {
 
     /// An event or line is complete: the next one is another JSON text. True when it said that it is the last.
     fn end_piece(&mut self, on: &mut dyn FnMut(Event<'_>)) -> bool {
-        let marker = self.rules.done_marker && self.head[..self.head_len] == *DONE;
+        let marker = self.rules.ends.done_marker && self.head[..self.head_len] == *DONE;
         if marker {
             self.found.calls.finish(on);
         }

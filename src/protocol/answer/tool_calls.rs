@@ -4,7 +4,7 @@
 //! call it belongs to. Without a listener only names and ids are kept.
 
 use super::events::Event;
-use crate::protocol::dialects::spec::CallStep;
+use crate::protocol::dialects::answer_rules::CallStep;
 use crate::protocol::facts::tools::{NAME_MAX, ToolCall, ToolCounts};
 
 /// Bytes of one call's arguments that are kept.
@@ -37,6 +37,8 @@ struct Known {
     /// The arguments came with the beginning.
     is_preset: bool,
     closed: bool,
+    /// The event that repeats the whole call has come.
+    repeated: bool,
 }
 
 /// The calls of one answer.
@@ -135,12 +137,18 @@ impl ToolCalls {
         }
     }
 
-    /// A delta of OpenAI's was read: the first one of a call has its name.
+    /// A delta of OpenAI's was read: the first one of a call has its name. Where calls have neither indexes nor ids of
+    /// their own, another name is another call, also the same name again: what follows of a call has none.
     pub(super) fn piece(&mut self, on: &mut dyn FnMut(Event<'_>)) {
-        let at = self.find().or_else(|| {
-            let is_first = !self.fragment.name.is_empty() || !self.fragment.id.is_empty();
-            is_first.then(|| self.begin(on)).flatten()
-        });
+        let Fragment { id, name, .. } = &self.fragment;
+        let is_first = !name.is_empty() || !id.is_empty();
+        let is_another = |known: &Known| {
+            let is_same = id.is_empty() && !known.call.id.is_empty() && known.call.name == *name;
+            let has_own_id = !id.is_empty() && known.call.id == *id;
+            !name.is_empty() && !known.call.name.is_empty() && !is_same && !has_own_id
+        };
+        let found = self.find(|_| true).filter(|at| !is_another(&self.known[*at]));
+        let at = found.or_else(|| is_first.then(|| self.begin(on)).flatten());
         if let Some(at) = at.filter(|at| !self.known[*at].closed) {
             self.join(at, false);
         }
@@ -163,8 +171,21 @@ impl ToolCalls {
     pub(super) fn step(&mut self, step: CallStep, suffix: &str, on: &mut dyn FnMut(Event<'_>)) {
         let begins =
             matches!(step, CallStep::Begin | CallStep::Whole) && self.fragment.kind.ends_with(suffix);
-        let found = self.find().or_else(|| begins.then(|| self.begin(on)).flatten());
-        let Some(at) = found.filter(|at| !self.known[*at].closed) else { return };
+        let found = match step {
+            // Another beginning is another call, unless it has the same id.
+            CallStep::Begin => {
+                self.find(|known| !known.call.id.is_empty() && known.call.id == self.fragment.id)
+            }
+            CallStep::Whole => self.find(|known| !known.repeated),
+            CallStep::Append | CallStep::Close => self.find(|known| !known.closed),
+            CallStep::SetAndClose => self.find(|_| true),
+        };
+        let found = found.or_else(|| begins.then(|| self.begin(on)).flatten());
+        let Some(at) = found else { return };
+        self.known[at].repeated |= step == CallStep::Whole;
+        if self.known[at].closed {
+            return;
+        }
         let sets =
             matches!(step, CallStep::Whole | CallStep::SetAndClose) && !self.fragment.arguments.is_empty();
         self.join(at, sets);
@@ -179,14 +200,15 @@ impl ToolCalls {
         !self.known.is_empty()
     }
 
-    /// The call that the fragment speaks of. Some servers give every call the same index, or none, so
-    /// another id is another call.
-    fn find(&self) -> Option<usize> {
+    /// The last call that the fragment may speak of, among those that `may_be` it. Some servers give every call the
+    /// same index, or none, so another id is another call.
+    fn find(&self, may_be: impl Fn(&Known) -> bool) -> Option<usize> {
         let Fragment { index, id, .. } = &self.fragment;
         self.known.iter().rposition(|known| {
             known.choice == self.choice
                 && known.index == *index
                 && (id.is_empty() || known.call.id.is_empty() || known.call.id == *id)
+                && may_be(known)
         })
     }
 
@@ -212,6 +234,7 @@ impl ToolCalls {
             arguments: Vec::new(),
             is_preset: false,
             closed: false,
+            repeated: false,
         });
         Some(self.known.len() - 1)
     }

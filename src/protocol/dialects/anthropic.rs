@@ -1,6 +1,10 @@
 //! Anthropic messages: `message_start` brings the first counts, each `message_delta` the sums so far (some of
 //! them null or not at all); content blocks come one after another, each known by its index.
 //! Fields as in the vendor's SDK (`anthropic.types`: `Usage`, `MessageDeltaUsage`, `RawMessageStreamEvent`).
+//!
+//! Vertex AI (`…/publishers/anthropic/models/MODEL:rawPredict`, `:streamRawPredict`) and Amazon Bedrock
+//! (`/model/MODEL/invoke`) have the same bodies and answers, but name the model in the path. Bedrock's streams have a
+//! framing of their own (`application/vnd.amazon.eventstream`), which is not read.
 //! The answer of `count_tokens` has its number elsewhere and is not counted: it used no tokens.
 
 use std::sync::LazyLock;
@@ -8,17 +12,19 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, common};
+use super::gemini::{calls, has_colon, spelled_out};
 use super::model_list::{ModelListForm, ModelListRequest};
 use super::openai;
-use super::spec::PathRule::{Contains, EndsWith};
-use super::spec::{
-    AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
-};
+use super::spec::PathRule::{Contains, EndsWith, Matches};
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
+    ("error.type", Field::ErrorWord),
     ("message.model", Field::Model),
     ("message.usage.input_tokens", Field::Input),
     ("message.usage.output_tokens", Field::Output),
@@ -61,8 +67,7 @@ static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     // Cached tokens are counted beside the input, thinking in the output.
     usage: ReportedCounts::with_cached_beside_input,
-    last_kinds: &["message_stop"],
-    done_marker: false,
+    ends: EndRules { last_kinds: &["message_stop"], error_kinds: &["error"], ..EndRules::BY_PATH },
     calls: CallRules {
         suffix: "tool_use",
         steps: &[
@@ -81,6 +86,43 @@ const VERSION: &str = "anthropic-version";
 /// The well-known value of OpenTelemetry's conventions.
 const GEN_AI_PROVIDER: &str = "anthropic";
 
+/// Vertex AI's methods of models of other vendors.
+pub(super) const RAW_VERBS: [&str; 2] = ["rawPredict", "streamRawPredict"];
+/// What stands for the model where Vertex AI counts tokens: the body names it.
+const COUNT_TOKENS: &str = "count-tokens";
+/// How Bedrock's paths end.
+const INVOKE: [&str; 2] = ["/invoke", "/invoke-with-response-stream"];
+
+/// Whether a path calls a model of this vendor in another one's cloud.
+fn is_cloud_call(path: &str) -> bool {
+    (has_colon(path) || path.contains("/invoke")) && cloud_models(&spelled_out(path)).next().is_some()
+}
+
+/// The models that a path calls, and whether it asks for a stream.
+fn cloud_models(path: &str) -> impl Iterator<Item = (&str, bool)> {
+    let is_own = path.to_ascii_lowercase().contains("/publishers/anthropic/");
+    let vertex = calls(path, &RAW_VERBS).filter(move |_| is_own);
+    vertex.map(|(model, verb)| (model, verb.len() > RAW_VERBS[0].len())).chain(bedrock_model(path))
+}
+
+/// The model in `/model/MODEL/invoke`; of an ARN the last part.
+fn bedrock_model(path: &str) -> Option<(&str, bool)> {
+    let at = INVOKE.iter().position(|end| path.ends_with(end))?;
+    let named = path.strip_suffix(INVOKE[at])?.split_once("/model/")?.1;
+    let model = if named.starts_with("arn:") { named.rsplit('/').next()? } else { named };
+    model.contains("anthropic.").then_some((model, at == 1))
+}
+
+fn read_path(path: &str, call: &mut ModelRequest) {
+    for (model, stream) in cloud_models(&spelled_out(path)) {
+        call.stream = call.stream.or(stream.then_some(true));
+        if model != COUNT_TOKENS {
+            call.model_doubled |= call.model.as_deref().is_some_and(|known| known != model);
+            call.model = Some(model.to_owned());
+        }
+    }
+}
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "anthropic",
     rules: &[
@@ -90,8 +132,19 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (EndsWith("/v1/complete"), None),
         (EndsWith("/v1/models"), Some(VERSION)),
         (Contains("/v1/models/"), Some(VERSION)),
+        (Matches(is_cloud_call), None),
     ],
-    operations: &[("/v1/messages", "chat"), ("/v1/complete", "text_completion")],
+    operations: &[
+        ("/v1/messages", "chat"),
+        ("/v1/complete", "text_completion"),
+        (":rawPredict", "chat"),
+        (":streamRawPredict", "chat"),
+        ("/invoke", "chat"),
+        ("/invoke-with-response-stream", "chat"),
+    ],
+    // Batches; their results have no usage at the paths above. Counting tokens uses none.
+    stored: &[Contains("/v1/messages/")],
+    read_path: Some(read_path),
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", common)],
@@ -140,4 +193,47 @@ fn model_entry(mut model: Map<String, Value>) -> Map<String, Value> {
 fn model_list(entries: Vec<Value>) -> Value {
     let id = |entry: Option<&Value>| entry.map(|entry| entry["id"].clone());
     json!({"first_id": id(entries.first()), "last_id": id(entries.last()), "has_more": false, "data": entries})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &str) -> ModelRequest {
+        let mut call = ModelRequest::default();
+        read_path(path, &mut call);
+        call
+    }
+
+    #[test]
+    fn a_cloud_names_the_model_in_the_path() {
+        let vertex = "/v1/projects/p/locations/l/publishers/anthropic/models";
+        let cases = [
+            (format!("{vertex}/claude-sonnet-4-5@20250929:rawPredict"), "claude-sonnet-4-5@20250929", None),
+            (format!("{vertex}/claude-opus-4-5:streamRawPredict"), "claude-opus-4-5", Some(true)),
+            (format!("/vertex{vertex}/claude-opus-4-5%3AstreamRawPredict"), "claude-opus-4-5", Some(true)),
+            ("/model/us.anthropic.claude-haiku-4-5-20251001-v1%3A0/invoke".into(), "us.anthropic.claude-haiku-4-5-20251001-v1:0", None),
+            ("/model/anthropic.claude-v1:0/invoke-with-response-stream".into(), "anthropic.claude-v1:0", Some(true)),
+            ("/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A1%3Ainference-profile%2Feu.anthropic.claude-x/invoke".into(), "eu.anthropic.claude-x", None),
+        ];
+        for (path, model, stream) in cases {
+            let call = read(&path);
+            assert!(is_cloud_call(&path), "{path}");
+            assert_eq!(
+                (call.model.as_deref(), call.stream, call.model_doubled),
+                (Some(model), stream, false),
+                "{path}"
+            );
+        }
+        let count = format!("{vertex}/count-tokens:rawPredict");
+        assert!(is_cloud_call(&count) && read(&count).model.is_none());
+        for path in [
+            "/v1/publishers/mistralai/models/m:rawPredict",
+            "/model/amazon.nova/invoke",
+            "/x/invoke",
+            "/v1/x:rawPredict",
+        ] {
+            assert!(!is_cloud_call(path), "{path}");
+        }
+    }
 }

@@ -10,13 +10,12 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
+use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::model_list::ModelListRequest;
 use super::openai;
 use super::spec::PathRule::EndsWith;
-use super::spec::{
-    AnswerRules, BackendKind, CallRules, CallStep, Dialect, DialectSpec, Field, ProviderSpec, paths,
-};
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::facts::usage::ReportedCounts;
 
@@ -29,6 +28,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("delta.usage.cached_tokens", Field::CacheRead),
     // … which also ends a stream that failed.
     ("delta.error", Field::NotLast),
+    ("delta.error", Field::Error),
     // The whole answer.
     ("finish_reason", Field::Stop),
     ("usage.billed_units.input_tokens", Field::Input),
@@ -55,8 +55,12 @@ const FIELDS: &[(&str, Field)] = &[
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage: ReportedCounts::with_cached_in_input,
-    last_kinds: &["message-end"],
-    done_marker: true,
+    ends: EndRules {
+        last_kinds: &["message-end"],
+        done_marker: true,
+        error_stops: &["ERROR", "TIMEOUT"],
+        ..EndRules::BY_PATH
+    },
     calls: CallRules {
         suffix: "function",
         steps: &[

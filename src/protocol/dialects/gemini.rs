@@ -9,13 +9,12 @@ use std::sync::LazyLock;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
+use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths_in_elements};
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::model_list::ModelListRequest;
 use super::openai;
 use super::spec::PathRule::{Contains, EndsWith, Matches};
-use super::spec::{
-    AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths_in_elements,
-};
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
@@ -32,6 +31,10 @@ const FIELDS: &[(&str, Field)] = &[
     ("usageMetadata.trafficType", Field::ServiceTier),
     ("usageMetadata.serviceTier", Field::ServiceTier),
     ("candidates[].groundingMetadata.webSearchQueries[]", Field::SearchQuery),
+    ("error.status", Field::ErrorWord),
+    ("error.code", Field::ErrorWord),
+    ("error.message", Field::Error),
+    ("promptFeedback.blockReason", Field::Stop),
     ("candidates[].finishReason", Field::Stop),
     ("candidates[].content.parts[].text", Field::Text),
     ("candidates[].content.parts[].functionCall", Field::CallEnd),
@@ -43,8 +46,7 @@ const FIELDS: &[(&str, Field)] = &[
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage,
-    last_kinds: &[],
-    done_marker: false,
+    ends: EndRules { stop_suffices: true, ..EndRules::BY_PATH },
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths_in_elements(FIELDS)),
 };
@@ -74,14 +76,14 @@ const VERBS: [&str; 10] = [
 
 /// Whether a path calls a method of a model.
 fn is_call(path: &str) -> bool {
-    has_colon(path) && calls(&spelled_out(path)).next().is_some()
+    has_colon(path) && calls(&spelled_out(path), &VERBS).next().is_some()
 }
 
 /// Sets the model that the path names. Any segment counts, not only the last: a server that normalizes dots or
 /// empty segments after it must not find another model than was checked here.
 fn read_path(path: &str, call: &mut ModelRequest) {
     let path = spelled_out(path);
-    for (model, verb) in calls(&path) {
+    for (model, verb) in calls(&path, &VERBS) {
         if verb.eq_ignore_ascii_case("streamGenerateContent") {
             call.stream = Some(true);
         }
@@ -92,21 +94,24 @@ fn read_path(path: &str, call: &mut ModelRequest) {
     }
 }
 
-fn has_colon(path: &str) -> bool {
+pub(super) fn has_colon(path: &str) -> bool {
     path.bytes().any(|byte| matches!(byte, b':' | b'%'))
 }
 
-/// Models and their methods: `MODEL:VERB` in a segment, with or without `;parameters`.
-fn calls(path: &str) -> impl Iterator<Item = (&str, &str)> {
+/// Models and their methods, where they are among `verbs`: `MODEL:VERB` in a segment, with or without `;parameters`.
+pub(super) fn calls<'p>(
+    path: &'p str,
+    verbs: &'static [&'static str],
+) -> impl Iterator<Item = (&'p str, &'p str)> {
     path.split(['/', '\\']).filter_map(|segment| {
         let segment = segment.split(';').next()?;
         let (model, verb) = segment.rsplit_once(':')?;
-        VERBS.iter().any(|known| known.eq_ignore_ascii_case(verb)).then_some((model, verb))
+        verbs.iter().any(|known| known.eq_ignore_ascii_case(verb)).then_some((model, verb))
     })
 }
 
 /// The path with its percent-escapes resolved, as servers see it.
-fn spelled_out(path: &str) -> Cow<'_, str> {
+pub(super) fn spelled_out(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
 }
 

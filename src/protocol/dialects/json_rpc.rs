@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, json};
-use super::spec::{AnswerRules, CallRules, Field, paths};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::usage::ReportedCounts;
 
@@ -21,8 +21,7 @@ const FIELDS: &[(&str, Field)] =
 pub(super) static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage: ReportedCounts::with_cached_in_input,
-    last_kinds: &[],
-    done_marker: false,
+    ends: EndRules::BY_PATH,
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths(FIELDS)),
 };

@@ -1,11 +1,13 @@
 //! One file per API. All that the crate knows about a provider is here.
 //!
 //! - [`spec`]: what a dialect is; [`registry`]: all of them, and which one a request speaks.
+//! - [`answer_rules`]: how the answers of a dialect are read.
 //! - [`error_body`]: errors in a dialect's form.
 //! - [`model_list`]: lists of models.
 //! - [`credentials`]: where a request carries its caller's credentials, and which fields hold none.
 //! - [`mcp`]: the header fields of MCP; [`json_rpc`]: the envelope of MCP and A2A.
 
+pub(in crate::protocol) mod answer_rules;
 pub mod credentials;
 pub mod error_body;
 pub mod json_rpc;

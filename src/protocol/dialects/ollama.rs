@@ -5,10 +5,11 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
+use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::openai;
 use super::spec::PathRule::Matches;
-use super::spec::{AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths};
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::facts::usage::ReportedCounts;
 use crate::protocol::wire::framing::Framing;
@@ -38,6 +39,7 @@ fn is_call(path: &str) -> bool {
 
 const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
+    ("error", Field::Error),
     ("done", Field::Done),
     ("done_reason", Field::Stop),
     ("prompt_eval_count", Field::Input),
@@ -54,8 +56,7 @@ const FIELDS: &[(&str, Field)] = &[
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage: ReportedCounts::with_cached_in_input,
-    last_kinds: &[],
-    done_marker: false,
+    ends: EndRules::BY_PATH,
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths(FIELDS)),
 };

@@ -9,16 +9,25 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
 use super::spec::PathRule::{Contains, EndsWith};
-use super::spec::{AnswerRules, BackendKind, CallRules, Dialect, DialectSpec, Field, ProviderSpec, paths};
+use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 
 /// Shared with Mistral, whose answers have the same shape.
 pub(super) const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
     ("service_tier", Field::ServiceTier),
+    // Within a stream, or with status 200 (OpenRouter). Older vLLM has an object of this kind instead of the member.
+    ("object", Field::Kind),
+    ("error", Field::Error),
+    ("error.message", Field::Error),
+    ("error.type", Field::ErrorWord),
+    ("error.code", Field::ErrorWord),
+    ("choices[].error.message", Field::Error),
+    ("choices[].error.code", Field::ErrorWord),
     ("usage.prompt_tokens", Field::Input),
     ("usage.completion_tokens", Field::Output),
     ("usage.total_tokens", Field::Total),
@@ -75,8 +84,14 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
 pub(super) static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage,
-    last_kinds: &[],
-    done_marker: true,
+    ends: EndRules {
+        done_marker: true,
+        // Not every server of this API sends it.
+        stop_suffices: true,
+        error_kinds: &["error"],
+        error_stops: &["error"],
+        ..EndRules::BY_PATH
+    },
     calls: CallRules::BY_PATH,
     paths: LazyLock::new(|| paths(FIELDS)),
 };
@@ -123,6 +138,7 @@ pub(super) static OTHER: DialectSpec = DialectSpec {
         (Contains("/v1/models/"), None),
     ],
     operations: &[("/completions", "text_completion"), ("/embeddings", "embeddings")],
+    stored: &[Contains("/chat/completions/")],
     answers: Some(&ANSWERS),
     errors: ERRORS,
     ..DialectSpec::MODEL

@@ -5,15 +5,20 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
+use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{Detail, ErrorForm, json};
 use super::openai;
 use super::spec::PathRule::{Contains, EndsWith};
-use super::spec::{AnswerRules, CallRules, Dialect, DialectSpec, Field, paths};
+use super::spec::{Dialect, DialectSpec};
 use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
     ("session.model", Field::Model),
+    ("error.type", Field::ErrorWord),
+    ("error.code", Field::ErrorWord),
+    ("response.status_details.error.type", Field::ErrorWord),
+    ("response.status_details.error.code", Field::ErrorWord),
     ("response.usage.input_tokens", Field::Input),
     ("response.usage.output_tokens", Field::Output),
     ("response.usage.total_tokens", Field::Total),
@@ -33,8 +38,11 @@ const FIELDS: &[(&str, Field)] = &[
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage: openai::usage,
-    last_kinds: &["response.done", "conversation.item.input_audio_transcription.completed"],
-    done_marker: false,
+    ends: EndRules {
+        last_kinds: &["response.done", "conversation.item.input_audio_transcription.completed"],
+        error_kinds: &["error"],
+        ..EndRules::BY_PATH
+    },
     calls: CallRules { suffix: "_call", steps: &[], text_kinds: &[] },
     paths: LazyLock::new(|| paths(FIELDS)),
 };

@@ -6,14 +6,17 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
+use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{Detail, ErrorForm, StreamEnd, json};
 use super::openai;
-use super::spec::PathRule::{Contains, EndsWith};
-use super::spec::{AnswerRules, CallRules, CallStep, Dialect, DialectSpec, Field, paths};
+use super::spec::PathRule::{Contains, EndsWith, Matches};
+use super::spec::{Dialect, DialectSpec};
 use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
+    ("response.id", Field::Id),
+    ("response.error.code", Field::ErrorWord),
     ("response.model", Field::Model),
     ("response.service_tier", Field::ServiceTier),
     ("response.output[].action.type", Field::SearchAction),
@@ -25,6 +28,10 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.usage.output_tokens_details.reasoning_tokens", Field::Reasoning),
     ("response.status", Field::Status),
     ("response.incomplete_details.reason", Field::StopDetail),
+    ("id", Field::Id),
+    ("error.type", Field::ErrorWord),
+    ("error.code", Field::ErrorWord),
+    ("error.message", Field::Error),
     ("model", Field::Model),
     ("service_tier", Field::ServiceTier),
     ("output[].action.type", Field::SearchAction),
@@ -71,8 +78,12 @@ const FIELDS: &[(&str, Field)] = &[
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     usage: openai::usage,
-    last_kinds: &["response.completed", "response.failed", "response.incomplete"],
-    done_marker: true,
+    ends: EndRules {
+        last_kinds: &["response.completed", "response.failed", "response.incomplete"],
+        done_marker: true,
+        error_kinds: &["error", "response.failed"],
+        ..EndRules::BY_PATH
+    },
     calls: CallRules {
         suffix: "_call",
         steps: &[
@@ -90,11 +101,23 @@ static ANSWERS: AnswerRules = AnswerRules {
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 
+/// Whether a path is below `/responses/ID`. Two words in its place are operations that make an answer or count.
+fn is_stored(path: &str) -> bool {
+    let below = path.split_once("/responses/").map(|(_, below)| below);
+    below.is_some_and(|below| !matches!(below.trim_end_matches('/'), "" | "compact" | "input_tokens"))
+}
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "openai_responses",
-    rules: &[(EndsWith("/responses"), None), (Contains("/v1/responses/"), None)],
+    rules: &[
+        (EndsWith("/responses"), None),
+        // Codex, also below `/backend-api/codex`.
+        (EndsWith("/responses/compact"), None),
+        (Contains("/v1/responses/"), None),
+    ],
     socket_paths: &[EndsWith("/responses")],
     operations: &[("/responses", "chat")],
+    stored: &[Matches(is_stored)],
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", event)],

@@ -6,14 +6,14 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, LazyLock};
 
+use http::Method;
+
+use super::answer_rules::AnswerRules;
 use super::error_body::ErrorForm;
 use super::model_list::{ModelListForm, ModelListRequest};
 use super::openai;
 use crate::protocol::facts::model_request::ModelRequest;
-use crate::protocol::facts::usage::{ReportedCounts, Usage};
-use crate::protocol::json::scan::{PathSet, Want};
 
 /// The API of one request: it decides how the request is detected, how usage is read and how an error is worded.
 ///
@@ -34,6 +34,8 @@ pub(super) struct DialectSpec {
     /// How POSTed paths end, and the word of OpenTelemetry for what is asked there (`gen_ai.operation.name`). A
     /// path that is not named here gets no span of a model call.
     pub(super) operations: &'static [(&'static str, &'static str)],
+    /// Paths below which stored answers are read, cancelled or changed; a POST there makes no answer.
+    pub(super) stored: &'static [PathRule],
     /// Reads what the path says of a request, where the path names the model.
     pub(super) read_path: Option<fn(&str, &mut ModelRequest)>,
     /// How its answers are read; `None` when they are not.
@@ -64,6 +66,7 @@ impl DialectSpec {
         rules: &[],
         socket_paths: &[],
         operations: &[],
+        stored: &[],
         read_path: None,
         answers: None,
         errors: ErrorForm::COMMON,
@@ -119,6 +122,12 @@ impl Dialect {
     /// True when bodies of this dialect are read while they pass.
     pub fn is_read(self) -> bool {
         self.0.content != Content::Unread
+    }
+
+    /// True when a request makes the model write an answer. Others read, cancel or change one that was made before: its
+    /// tokens were counted when it was made.
+    pub fn makes_answer(self, method: &Method, path: &str) -> bool {
+        self.is_llm() && method == Method::POST && !self.0.stored.iter().any(|rule| rule.matches(path))
     }
 
     /// Adds what the path says of a request.
@@ -226,174 +235,4 @@ impl fmt::Debug for BackendKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.name)
     }
-}
-
-/// What an event does to the call it speaks of. Its arguments are appended unless they are set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::protocol) enum CallStep {
-    /// Begins it; arguments that come with it count only when no others follow.
-    Begin,
-    /// Adds to its arguments.
-    Append,
-    /// Ends it.
-    Close,
-    /// Repeats all its arguments and ends it.
-    SetAndClose,
-    /// The same, and may be the first event of the call.
-    Whole,
-}
-
-/// What the value at a path of an answer means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::protocol) enum Field {
-    Input,
-    /// Tokens that results of the provider's own tools added to the prompt, where they are not counted in it.
-    ToolInput,
-    Output,
-    CacheRead,
-    CacheWrite,
-    /// The part of the cache writes that is kept for an hour.
-    CacheWriteHour,
-    Reasoning,
-    /// All tokens of prompt and answer.
-    Total,
-    /// Searches that the provider made for the model.
-    WebSearches,
-    /// What a search call of the provider does: one more search, or something else. Not read with a listener, to which
-    /// the action around it is reported whole.
-    SearchAction,
-    /// A query that the provider searched for.
-    SearchQuery,
-    /// The service tier that the answer was served in.
-    ServiceTier,
-    /// How fast it was served, where that is a matter of its own.
-    Speed,
-    Model,
-    /// The event's kind; some kinds are the last event.
-    Kind,
-    /// `true` on the last line.
-    Done,
-    /// The event that has it is the last one: the id of a JSON-RPC response.
-    Reply,
-    /// The event that has it is not the last one of a whole answer, whatever else it has.
-    NotLast,
-    /// Why the model stopped.
-    Stop,
-    /// The state of the answer; when it is over, why it stopped, unless [`Field::StopDetail`] says more.
-    Status,
-    StopDetail,
-    /// Text the user will see.
-    Text,
-    /// More of what the event's kind says: text, or arguments of a call.
-    Delta,
-    /// Of a tool call: its index in the answer, its kind, id, name and arguments.
-    CallIndex,
-    CallKind,
-    CallId,
-    CallName,
-    CallArguments,
-    /// The end of an object that is one whole call.
-    CallEnd,
-    /// The same in the summary at a stream's end, which repeats the calls.
-    CallAgainEnd,
-    /// The end of an object that is a piece of a call.
-    CallPieceEnd,
-    /// Which of several answers to the same request, why it stopped, and the end of its object.
-    ChoiceIndex,
-    ChoiceStop,
-    ChoiceEnd,
-}
-
-impl Field {
-    /// What the scanner reports; what only a listener needs, only with one.
-    fn want(self, listening: bool) -> Option<Want> {
-        match self {
-            Self::Text | Self::Delta | Self::CallArguments => listening.then_some(Want::Parts),
-            Self::SearchAction => (!listening).then_some(Want::Scalar),
-            Self::CallEnd | Self::CallAgainEnd | Self::CallPieceEnd | Self::ChoiceEnd => Some(Want::End),
-            Self::Input
-            | Self::ToolInput
-            | Self::Output
-            | Self::CacheRead
-            | Self::CacheWrite
-            | Self::CacheWriteHour
-            | Self::Reasoning
-            | Self::Total
-            | Self::WebSearches
-            | Self::SearchQuery
-            | Self::ServiceTier
-            | Self::Speed
-            | Self::Model
-            | Self::Kind
-            | Self::Done
-            | Self::Reply
-            | Self::NotLast
-            | Self::Stop
-            | Self::Status
-            | Self::StopDetail
-            | Self::CallIndex
-            | Self::CallKind
-            | Self::CallId
-            | Self::CallName
-            | Self::ChoiceIndex
-            | Self::ChoiceStop => Some(Want::Scalar),
-        }
-    }
-}
-
-/// How answers of one dialect are read. The same table serves whole answers and streams: where both
-/// shapes exist their paths differ.
-pub(in crate::protocol) struct AnswerRules {
-    /// The meaning of each path, in the order of `paths`. Where an answer has several values of one meaning, the
-    /// largest count and the last text are kept.
-    pub(in crate::protocol) fields: &'static [(&'static str, Field)],
-    /// Turns the counts of the answer into those that mean the same for every provider.
-    pub(in crate::protocol) usage: fn(&ReportedCounts) -> Usage,
-    /// Event kinds after which nothing comes.
-    pub(in crate::protocol) last_kinds: &'static [&'static str],
-    /// Whether `data: [DONE]` ends a stream.
-    pub(in crate::protocol) done_marker: bool,
-    /// How tool calls and text arrive.
-    pub(in crate::protocol) calls: CallRules,
-    /// `fields` as the scanner wants it, built once.
-    pub(in crate::protocol) paths: LazyLock<Paths>,
-}
-
-/// How tool calls and text arrive, where paths alone do not tell.
-pub(in crate::protocol) struct CallRules {
-    /// How the kinds of items end that are tool calls; empty where every item is one.
-    pub(in crate::protocol) suffix: &'static str,
-    /// What events of these kinds do to a call.
-    pub(in crate::protocol) steps: &'static [(&'static str, CallStep)],
-    /// Event kinds whose [`Field::Delta`] is text.
-    pub(in crate::protocol) text_kinds: &'static [&'static str],
-}
-
-impl CallRules {
-    /// Paths tell everything.
-    pub(super) const BY_PATH: Self = Self { suffix: "", steps: &[], text_kinds: &[] };
-}
-
-/// The scanner's form of a table of fields.
-pub(in crate::protocol) struct Paths {
-    /// What is read of every answer.
-    pub(in crate::protocol) facts: Arc<PathSet>,
-    /// With text and arguments, for a listener.
-    pub(in crate::protocol) all: Arc<PathSet>,
-}
-
-/// The scanner's form of a table of fields.
-pub(super) fn paths(fields: &[(&'static str, Field)]) -> Paths {
-    let set = |listening| Arc::new(set(fields, listening));
-    Paths { facts: set(false), all: set(true) }
-}
-
-/// The same for answers that may be an array of events ([`PathSet::in_elements`]).
-pub(super) fn paths_in_elements(fields: &[(&'static str, Field)]) -> Paths {
-    let set = |listening| Arc::new(set(fields, listening).in_elements());
-    Paths { facts: set(false), all: set(true) }
-}
-
-fn set(fields: &[(&'static str, Field)], listening: bool) -> PathSet {
-    PathSet::wanting(fields.iter().map(|(path, field)| (*path, field.want(listening))))
 }

@@ -16,6 +16,11 @@ pub enum Framing {
 }
 
 impl Framing {
+    /// True for a body of many events, each complete in itself.
+    pub fn is_stream(self) -> bool {
+        matches!(self, Self::Sse | Self::Ndjson)
+    }
+
     /// Returns the framing for an answer's `Content-Type` and `Content-Encoding`.
     pub fn of(content_type: Option<&str>, content_encoding: Option<&str>) -> Self {
         let encoding = content_encoding.map_or("", str::trim);

@@ -17,6 +17,12 @@ use crate::summary::RequestSummary;
 /// Distinct models and distinct errors that are counted separately; further models count as [`OTHER`].
 const DISTINCT: usize = 32;
 const OTHER: &str = "other";
+/// Name of the model of responses for which neither request nor response names one.
+const UNKNOWN: &str = "unknown";
+/// Answers that are remembered because their tokens are not counted yet; the oldest is forgotten first.
+const AWAITED: usize = 16;
+/// Longest id of such an answer, in bytes; one with a longer id is not remembered.
+const ANSWER_ID_BYTES: usize = 128;
 
 /// A failed response: by its status, or by the error code of the gateway if there was none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +47,8 @@ struct RareTotals {
     failures: Vec<(Failure, u64)>,
     failovers: u64,
     tools: ToolCounts,
-    /// Of responses that named no model.
-    usage: Usage,
+    /// Ids of the answers whose tokens are not counted yet.
+    awaited: VecDeque<Box<str>>,
 }
 
 impl SessionTotals {
@@ -92,12 +98,11 @@ impl SessionTotals {
         mut line: RequestLine,
         summary: &RequestSummary,
     ) -> &PackedRequest {
-        self.routed(
-            &mut line,
-            summary.backend.as_ref(),
-            summary.model.as_deref().map(redact_text).as_deref(),
-        );
+        self.routed(&mut line, summary.backend.as_ref(), summary.any_model().map(redact_text).as_deref());
         if let Some(usage) = summary.usage {
+            if line.model.is_none() {
+                self.model(UNKNOWN).requests += 1;
+            }
             self.add_usage(line.model.as_deref(), usage);
         }
         if let Some(ttfb) = summary.ttfb {
@@ -141,14 +146,29 @@ impl SessionTotals {
 
     /// Adds the token counts of one response.
     pub(super) fn add_usage(&mut self, model: Option<&str>, usage: Usage) {
-        if let Some(model) = model {
-            let used = self.model(model);
-            used.usage += usage;
-            // A socket may switch to another model.
-            used.requests = used.requests.max(1);
-        } else {
-            self.seldom().usage += usage;
+        let used = self.model(model.unwrap_or(UNKNOWN));
+        used.usage += usage;
+        // A socket may switch to another model.
+        used.requests = used.requests.max(1);
+    }
+
+    /// Remembers that no tokens of this answer were counted yet.
+    pub(super) fn await_usage(&mut self, answer: &str) {
+        let awaited = &mut self.seldom().awaited;
+        if answer.len() > ANSWER_ID_BYTES || awaited.iter().any(|known| **known == *answer) {
+            return;
         }
+        if awaited.len() == AWAITED {
+            awaited.pop_front();
+        }
+        awaited.push_back(answer.into());
+    }
+
+    /// Returns whether the tokens of this answer are still to be counted, and forgets it.
+    pub(super) fn takes_usage(&mut self, answer: &str) -> bool {
+        let Some(seldom) = &mut self.seldom else { return false };
+        let at = seldom.awaited.iter().position(|known| **known == *answer);
+        at.and_then(|at| seldom.awaited.remove(at)).is_some()
     }
 
     fn seldom(&mut self) -> &mut RareTotals {
@@ -224,10 +244,9 @@ impl SessionTotals {
         self.seldom.as_ref().map_or(0, |seldom| seldom.failovers)
     }
 
-    /// Token counts of all models.
+    /// Token counts of all models: the sum of what [`Self::models`] has.
     pub(in crate::session) fn usage(&self) -> Usage {
-        let unnamed = self.seldom.as_ref().map(|seldom| seldom.usage).unwrap_or_default();
-        self.models.iter().fold(unnamed, |mut sum, used| {
+        self.models.iter().fold(Usage::default(), |mut sum, used| {
             sum += used.usage;
             sum
         })
@@ -264,4 +283,86 @@ pub(in crate::session) fn push_compact<T>(list: &mut Vec<T>, element: T) {
         list.reserve_exact(1);
     }
     list.push(element);
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::RequestId;
+    use crate::protocol::facts::usage::Cost;
+    use crate::session::views::request_line::LegKind;
+
+    fn line() -> RequestLine {
+        let begun = Timestamp::UNIX_EPOCH;
+        RequestLine::begun(LegKind::Request, "POST".into(), "/".into(), RequestId::new("r"), None, begun)
+    }
+
+    fn usage() -> impl Strategy<Value = Option<Usage>> {
+        prop::option::of(prop::array::uniform8(0_u64..2_000_000_000)).prop_map(|counts| {
+            let [input, output, read, write, hour, reasoning, searches, cost] = counts?;
+            Some(Usage {
+                input_tokens: input,
+                output_tokens: output,
+                cache_read_tokens: read,
+                cache_write_tokens: write,
+                cache_write_1h_tokens: hour,
+                reasoning_tokens: reasoning,
+                web_search_requests: searches,
+                cost: Cost(cost),
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_models_add_up_to_the_totals(
+            legs in prop::collection::vec(
+                (prop::option::of("[a-z]{0,2}"), prop::option::of("[a-d]"), usage(), any::<bool>()),
+                0..80,
+            ),
+        ) {
+            let mut totals = SessionTotals::default();
+            let mut expected = Usage::default();
+            let mut requests = 0;
+            for (model, answered_by, usage, is_socket) in legs {
+                if is_socket {
+                    if let Some(usage) = usage {
+                        totals.add_usage(model.as_deref(), usage);
+                        expected += usage;
+                    }
+                    continue;
+                }
+                if let Some(usage) = usage {
+                    expected += usage;
+                }
+                requests += u64::from(model.is_some() || answered_by.is_some() || usage.is_some());
+                totals.add(line(), &RequestSummary { model, answered_by, usage, ..RequestSummary::default() });
+            }
+            let mut sum = Usage::default();
+            totals.models().iter().for_each(|used| sum += used.usage);
+            prop_assert_eq!(sum, expected);
+            prop_assert_eq!(totals.usage(), expected);
+            prop_assert!(totals.models().len() <= DISTINCT + 1);
+            prop_assert!(totals.models().iter().map(|used| used.requests).sum::<u64>() >= requests);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_awaited_once_and_within_a_bound() {
+        let mut totals = SessionTotals::default();
+        assert!(!totals.takes_usage("a"));
+        totals.await_usage("a");
+        totals.await_usage("a");
+        assert!(totals.takes_usage("a") && !totals.takes_usage("a"));
+        totals.await_usage(&"x".repeat(ANSWER_ID_BYTES + 1));
+        for number in 0..=AWAITED {
+            totals.await_usage(&number.to_string());
+        }
+        assert!(
+            !totals.takes_usage("0") && totals.takes_usage("1") && totals.takes_usage(&AWAITED.to_string())
+        );
+    }
 }

@@ -103,9 +103,9 @@ fn version() -> &'static str {
 /// Token counts, in total and by model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageRecord {
-    /// By model.
+    /// By model; `unknown` where neither request nor response named one.
     pub models: Vec<ModelUse>,
-    /// In total, also of answers that named no model.
+    /// In total: the sum over `models`.
     #[serde(flatten)]
     pub total: Usage,
 }

@@ -26,7 +26,7 @@ async fn create(socket: &mut Socket, model: &str, text: &str) {
 }
 
 /// A backend that switches protocols and then runs `handle`.
-async fn switching<F, Fut>(then: F) -> RawBackend
+pub async fn switching<F, Fut>(then: F) -> RawBackend
 where
     F: Fn(Connection) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,

@@ -2,7 +2,7 @@
 
 use crate::protocol::answer::events::Event;
 use crate::protocol::answer::tool_calls::ToolCalls;
-use crate::protocol::dialects::spec::{AnswerRules, CallStep, Field};
+use crate::protocol::dialects::answer_rules::{AnswerRules, CallStep, Field};
 use crate::protocol::facts::usage::ReportedCounts;
 use crate::protocol::json::scan::Value;
 
@@ -15,6 +15,8 @@ const SEARCH: &str = "search";
 
 /// The speed that has the standard price.
 const STANDARD: &str = "standard";
+/// The state of a response that ended with an error.
+const FAILED: &str = "failed";
 
 /// States of a response that is not over.
 const UNDER_WAY: [&str; 2] = ["in_progress", "queued"];
@@ -34,6 +36,9 @@ pub(super) struct Found {
     speed: String,
     /// Searches that the event under way tells of.
     searches: u64,
+    /// The provider has reported an error.
+    pub(super) has_failed: bool,
+    pub(super) seldom: Option<Box<Seldom>>,
     /// The status of the answer in the event under way, and its detail.
     pub(super) status: String,
     pub(super) detail: String,
@@ -46,6 +51,19 @@ pub(super) struct Found {
     pub(super) is_text: bool,
     /// What it does to a call.
     pub(super) step: Option<CallStep>,
+}
+
+/// What most answers do not have.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    /// The provider's id of the answer.
+    pub(super) id: String,
+    /// The provider's word for the error that it has reported; empty when it has none.
+    pub(super) error: String,
+    /// Messages of a socket that reported an error.
+    pub(super) failed_messages: u64,
+    /// No answer of the socket has ended well since.
+    pub(super) has_failed: bool,
 }
 
 impl Found {
@@ -74,12 +92,15 @@ impl Found {
                 text(&value, |speed| keep(&mut self.speed, speed))
             }
             Field::Speed => {}
-            Field::Model => text(&value, |model| self.answers_as(model)),
+            Field::Model => text(&value, |model| set(&mut self.model, model)),
+            Field::Id => text(&value, |id| set(&mut self.seldom.get_or_insert_default().id, id)),
             Field::Kind => text(&value, |kind| self.is_of(kind, rules)),
             Field::Done => self.is_last = if let Value::Bool(done) = value { done } else { self.is_last },
             Field::Reply => self.is_last = true,
             Field::NotLast => self.is_not_last |= value != Value::Null,
-            Field::Stop => text(&value, |why| self.stops(why, on)),
+            Field::Error => self.fails(&value, false),
+            Field::ErrorWord => self.fails(&value, true),
+            Field::Stop => text(&value, |why| self.stops(why, rules, on)),
             Field::Status => text(&value, |status| keep(&mut self.status, status)),
             Field::StopDetail => text(&value, |detail| keep(&mut self.detail, detail)),
             Field::Text => part(&value, |text| on(Event::Text(text))),
@@ -96,7 +117,7 @@ impl Found {
                 number(&value, |index| self.calls.choice(index.parse().unwrap_or_default()));
             }
             Field::ChoiceStop => text(&value, |why| {
-                self.stops(why, on);
+                self.stops(why, rules, on);
                 self.calls.choice_stops();
             }),
             Field::ChoiceEnd => end(&value, || self.calls.choice_ends(on)),
@@ -108,15 +129,9 @@ impl Found {
         if self.speed.is_empty() { &self.tier } else { &self.speed }
     }
 
-    fn answers_as(&mut self, model: &str) {
-        if !model.is_empty() && *model != *self.model {
-            self.model.clear();
-            self.model.push_str(model);
-        }
-    }
-
     fn is_of(&mut self, kind: &str, rules: &AnswerRules) {
-        self.is_last = rules.last_kinds.contains(&kind);
+        self.is_last = rules.ends.last_kinds.contains(&kind);
+        self.has_failed |= rules.ends.error_kinds.contains(&kind);
         self.is_text = rules.calls.text_kinds.contains(&kind);
         self.step = rules.calls.steps.iter().find(|(known, _)| *known == kind).map(|(_, step)| *step);
     }
@@ -134,8 +149,27 @@ impl Found {
         });
     }
 
-    fn stops(&mut self, why: &str, on: &mut dyn FnMut(Event<'_>)) {
+    /// Notes an error, which a member that is null, false or empty does not report.
+    fn fails(&mut self, value: &Value<'_>, is_word: bool) {
+        let word = match value {
+            Value::Str(text) => text,
+            Value::Number(number) => *number,
+            Value::Bool(true) => "",
+            Value::Bool(false) | Value::Null | Value::Part(_) | Value::End => return,
+        };
+        if matches!(value, Value::Str(text) if text.is_empty()) {
+            return;
+        }
+        self.has_failed = true;
+        let error = &mut self.seldom.get_or_insert_default().error;
+        if is_word && error.is_empty() {
+            keep(error, word);
+        }
+    }
+
+    fn stops(&mut self, why: &str, rules: &AnswerRules, on: &mut dyn FnMut(Event<'_>)) {
         if !why.is_empty() {
+            self.has_failed |= rules.ends.error_stops.contains(&why);
             keep(&mut self.stop, why);
             on(Event::Stop(&self.stop));
         }
@@ -152,10 +186,11 @@ impl Found {
         }
         self.calls.clear();
         if std::mem::take(&mut self.is_last) && !self.status.is_empty() {
+            self.has_failed |= self.status == FAILED;
             let why = if self.detail.is_empty() { &self.status } else { &self.detail };
             if !UNDER_WAY.contains(&why.as_str()) {
                 let why = why.clone();
-                self.stops(&why, on);
+                self.stops(&why, rules, on);
             }
         }
         self.status.clear();
@@ -197,6 +232,14 @@ fn part(value: &Value<'_>, then: impl FnOnce(&[u8])) {
 fn end(value: &Value<'_>, then: impl FnOnce()) {
     if let Value::End = value {
         then();
+    }
+}
+
+/// Sets a name, unless it is empty or known.
+fn set(place: &mut String, name: &str) {
+    if !name.is_empty() && *name != **place {
+        place.clear();
+        place.push_str(name);
     }
 }
 

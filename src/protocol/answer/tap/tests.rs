@@ -351,6 +351,123 @@ fn no_later_count_takes_a_token_back() {
     assert_eq!(whole(Dialect::OLLAMA, Framing::Ndjson, lines).0, usage(9, 7, 0, 0, 0));
 }
 
+/// The error that a tap has read, and whether the answer is cut short.
+fn fault(dialect: Dialect, framing: Framing, text: &str) -> (Option<String>, bool) {
+    let mut tap = ResponseTap::new(dialect, framing);
+    for chunk in text.as_bytes().chunks(7) {
+        tap.feed(chunk);
+    }
+    tap.end();
+    (tap.error().map(str::to_owned), tap.is_cut_short())
+}
+
+#[test]
+fn an_error_inside_an_answer_is_read_in_every_dialect() {
+    let sse = |data: &str| format!("data: {{}}\n\ndata: {data}\n\n");
+    let cases = [
+        (
+            Dialect::ANTHROPIC,
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            "overloaded_error",
+        ),
+        (
+            Dialect::OPENAI_CHAT,
+            r#"{"error":{"message":"no","type":"server_error","param":null,"code":null}}"#,
+            "server_error",
+        ),
+        (
+            Dialect::OPENAI_CHAT,
+            r#"{"error":{"message":"no","code":502},"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}"#,
+            "502",
+        ),
+        (Dialect::OPENAI_CHAT, r#"{"error":"no"}"#, ""),
+        (
+            Dialect::OPENAI_CHAT,
+            r#"{"object":"error","message":"no","type":"BadRequestError","code":400}"#,
+            "",
+        ),
+        (Dialect::OPENAI_OTHER, r#"{"choices":[{"error":{"code":500,"message":"no"},"text":""}]}"#, "500"),
+        (Dialect::MISTRAL, r#"{"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}"#, ""),
+        (
+            Dialect::OPENAI_RESPONSES,
+            r#"{"type":"error","code":"server_error","message":"no","param":null}"#,
+            "",
+        ),
+        (
+            Dialect::OPENAI_RESPONSES,
+            r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"rate_limit_exceeded","message":"no"}}}"#,
+            "rate_limit_exceeded",
+        ),
+        (Dialect::GEMINI, r#"{"error":{"code":503,"message":"no","status":"UNAVAILABLE"}}"#, "503"),
+        (Dialect::COHERE, r#"{"type":"message-end","delta":{"error":"no","finish_reason":"ERROR"}}"#, ""),
+        (
+            Dialect::OPENAI_REALTIME,
+            r#"{"type":"error","error":{"type":"server_error","code":null}}"#,
+            "server_error",
+        ),
+    ];
+    for (dialect, event, word) in cases {
+        for (framing, text) in [(Framing::Sse, sse(event)), (Framing::Json, event.to_owned())] {
+            assert_eq!(fault(dialect, framing, &text).0.as_deref(), Some(word), "{dialect:?} {text}");
+        }
+    }
+    let lines = "{\"done\":false}\n{\"error\":\"the runner has crashed\"}\n";
+    assert_eq!(fault(Dialect::OLLAMA, Framing::Ndjson, lines), (Some(String::new()), true));
+    let array = r#"[{"candidates":[]},{"error":{"code":500,"message":"no","status":"INTERNAL"}}]"#;
+    assert_eq!(fault(Dialect::GEMINI, Framing::Json, array).0.as_deref(), Some("500"));
+    // What looks like one is none.
+    for (dialect, event) in [
+        (
+            Dialect::OPENAI_CHAT,
+            r#"{"error":null,"choices":[{"delta":{"content":"{\"error\":1}"},"finish_reason":"stop"}]}"#,
+        ),
+        (
+            Dialect::OPENAI_RESPONSES,
+            r#"{"status":"completed","error":null,"output":[{"type":"mcp_call","error":{"code":1}}]}"#,
+        ),
+        (
+            Dialect::OPENAI_RESPONSES,
+            r#"{"status":"incomplete","incomplete_details":{"reason":"max_output_tokens"}}"#,
+        ),
+        (
+            Dialect::OPENAI_RESPONSES,
+            r#"{"type":"response.code_interpreter_call_code.done","code":"print(1)"}"#,
+        ),
+        (Dialect::COHERE, r#"{"type":"message-end","delta":{"error":null,"finish_reason":"COMPLETE"}}"#),
+        (
+            Dialect::ANTHROPIC,
+            r#"{"type":"message","content":[{"type":"web_search_tool_result","content":{"type":"error","error_code":"x"}}]}"#,
+        ),
+    ] {
+        assert_eq!(fault(dialect, Framing::Json, event).0, None, "{dialect:?} {event}");
+    }
+}
+
+#[test]
+fn an_answer_without_its_end_is_cut_short() {
+    for (dialect, framing, text, ..) in streams() {
+        assert_eq!(fault(dialect, framing, text), (None, false), "{dialect:?}");
+        let last = text.trim_end().rfind("\n").unwrap_or_default();
+        assert_eq!(
+            fault(dialect, framing, &text[..last]),
+            (None, true),
+            "{dialect:?} without its last event"
+        );
+        assert!(fault(dialect, framing, "").1, "{dialect:?}: nothing at all");
+    }
+    assert_eq!(fault(Dialect::GEMINI, Framing::Sse, GEMINI_STREAM), (None, false));
+    let first = &GEMINI_STREAM[..GEMINI_STREAM.find("\r\n\r\n").unwrap() + 4];
+    assert_eq!(fault(Dialect::GEMINI, Framing::Sse, first), (None, true));
+    // Not every server of OpenAI's API ends with its marker.
+    let stopped = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    assert_eq!(fault(Dialect::OPENAI_CHAT, Framing::Sse, stopped), (None, false));
+    // Bodies that are whole, or are not JSON at all, or are not read.
+    assert!(!fault(Dialect::OPENAI_CHAT, Framing::Json, "{}").1);
+    assert!(!fault(Dialect::OPENAI_CHAT, Framing::Json, "no").1);
+    assert!(!fault(Dialect::OPENAI_CHAT, Framing::Opaque, "").1);
+    assert!(fault(Dialect::OPENAI_CHAT, Framing::Json, "{\"choices\":[").1);
+}
+
 #[test]
 fn usage_may_be_repeated_or_null() {
     let text = "data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1}}\n\n\

@@ -203,6 +203,89 @@ fn chat_calls_of_servers_that_imitate() {
 }
 
 #[test]
+fn parallel_calls_without_ids_or_with_one_index_are_counted_apart() {
+    let names = |told: &Heard| {
+        told.calls.iter().map(|call| (call.name.clone(), call.arguments.clone())).collect::<Vec<_>>()
+    };
+    let expected = |calls: &[(&str, &str)]| {
+        calls
+            .iter()
+            .map(|(name, arguments)| ((*name).to_owned(), (*arguments).to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let whole = [("f", "{\"n\":1}"), ("f", "{\"n\":2}"), ("g", "")];
+    // In one event or in several; with one index for all, or null, or none.
+    for index in [r#""index":0,"#, r#""index":null,"#, ""] {
+        let piece = |name: &str, arguments: &str| {
+            let arguments = arguments.replace('"', "\\\"");
+            format!(r#"{{{index}"id":null,"function":{{"name":"{name}","arguments":"{arguments}"}}}}"#)
+        };
+        let event =
+            |pieces: &str| format!(r#"{{"choices":[{{"index":0,"delta":{{"tool_calls":[{pieces}]}}}}]}}"#);
+        let pieces: Vec<String> = whole.iter().map(|(name, arguments)| piece(name, arguments)).collect();
+        let at_once = event(&pieces.join(","));
+        let told = heard(Dialect::OPENAI_CHAT, &[&at_once, "[DONE]"]);
+        assert_eq!(names(&told), expected(&whole), "{index}");
+        let one_by_one: Vec<String> = pieces.iter().map(|piece| event(piece)).collect();
+        let mut events: Vec<&str> = one_by_one.iter().map(String::as_str).collect();
+        events.push("[DONE]");
+        assert_eq!(names(&heard(Dialect::OPENAI_CHAT, &events)), expected(&whole), "{index}");
+    }
+    // Arguments in pieces belong to the call before; a name that a server repeats beside no id is no other call.
+    let told = heard(
+        Dialect::OPENAI_CHAT,
+        &[
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"}"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"["}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"]"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":1,"id":"a","function":{"name":"h","arguments":"1"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":1,"function":{"name":"h","arguments":"2"}}]}}]}"#,
+            "[DONE]",
+        ],
+    );
+    assert_eq!(names(&told), expected(&[("f", "{}"), ("f", "[]"), ("h", "12")]));
+}
+
+#[test]
+fn items_and_blocks_without_ids_or_with_one_index_are_counted_apart() {
+    let responses = |at: &str| {
+        [
+            format!(
+                r#"{{"type":"response.output_item.added"{at},"item":{{"type":"function_call","name":"f"}}}}"#
+            ),
+            format!(r#"{{"type":"response.function_call_arguments.done"{at},"arguments":"{{}}"}}"#),
+            format!(
+                r#"{{"type":"response.output_item.done"{at},"item":{{"type":"function_call","name":"f","arguments":"{{}}"}}}}"#
+            ),
+        ]
+    };
+    let anthropic = |at: &str| {
+        [
+            format!(
+                r#"{{"type":"content_block_start"{at},"content_block":{{"type":"tool_use","name":"f","input":{{}}}}}}"#
+            ),
+            format!(
+                r#"{{"type":"content_block_delta"{at},"delta":{{"type":"input_json_delta","partial_json":"{{}}"}}}}"#
+            ),
+            format!(r#"{{"type":"content_block_stop"{at}}}"#),
+        ]
+    };
+    for at in [r#","output_index":0,"index":0"#, ""] {
+        for (dialect, one) in
+            [(Dialect::OPENAI_RESPONSES, responses(at)), (Dialect::ANTHROPIC, anthropic(at))]
+        {
+            let events: Vec<&str> = [&one, &one, &one].into_iter().flatten().map(String::as_str).collect();
+            let told = heard(dialect, &events);
+            assert_eq!(told.calls, vec![call("", "f", "{}"); 3], "{dialect:?} {at}");
+        }
+    }
+    // Only the item that is done is sent.
+    let done = &responses("")[2];
+    assert_eq!(heard(Dialect::OPENAI_RESPONSES, &[done, done]).calls, vec![call("", "f", "{}"); 2]);
+}
+
+#[test]
 fn a_call_that_was_cut_off_is_none() {
     for (dialect, events) in [
         (
