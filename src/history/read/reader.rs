@@ -292,7 +292,7 @@ impl Reader {
     /// Returns tokens and cost by group, the most expensive first, at equal cost the one with most tokens.
     pub fn usage(&self, filter: &RecordFilter, by: GroupBy) -> rusqlite::Result<Vec<UsageLine>> {
         let (condition, values): (_, Vec<Sql>) = filter.condition();
-        let [input, output, read, written, _] = TOKENS.map(|column| format!("total({column})"));
+        let [input, output, read, written, ..] = TOKENS.map(|column| format!("total({column})"));
         let condition = condition.replace("seq IN", "records.seq IN");
         let sql = format!(
             "SELECT {}, {}, {}, total(cost_usd) AS cost FROM usage \
