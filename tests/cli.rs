@@ -7,6 +7,9 @@ fn elida(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ELIDA")) {
         command.env_remove(name);
     }
+    for name in elida::upstream::egress::VARIABLES {
+        command.env_remove(name);
+    }
     command.env_remove("LOG_LEVEL").env_remove("DEFAULT_BACKEND").env_remove("PROXY_PORT");
     command.args(arguments).envs(variables.iter().copied()).output().expect("the binary runs")
 }
@@ -273,4 +276,27 @@ fn check_tries_the_addresses_and_the_history_of_this_machine() {
         check(&format!("listen: '127.0.0.1:0'\nhistory: {{ file: {:?} }}", folder.path()));
     assert_eq!((code, out.contains("ok, 1 warning")), (0, true), "{out}{error}");
     assert!(error.contains("warning: history.file: no history is kept"), "{error}");
+}
+
+#[test]
+fn check_warns_of_a_name_that_begins_the_own_paths_of_a_service() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("elida.yaml");
+    let check = |openai: &str, azure: &str, routing: &str| {
+        let backends = format!(
+            "backends:\n  {openai}: {{ url: 'https://api.openai.com', type: openai, default: true }}\n\
+             \x20 azure: {{ url: '{azure}', type: openai }}\n"
+        );
+        let listen = "listen: '127.0.0.1:0'\ncontrol: { listen: '127.0.0.1:0' }";
+        let text = format!("data_dir: {:?}\n{listen}\n{backends}{routing}\n", folder.path());
+        std::fs::write(&file, text).expect("a file");
+        result(&elida(&["check", "-c", &file.display().to_string()], &[])).2
+    };
+    let own = "https://house.openai.azure.com";
+    let warning = check("openai", own, "");
+    assert!(warning.contains("warning: backends.openai: /openai/… also begins the own paths"), "{warning}");
+    assert!(warning.contains("rename this backend, or write /openai in backends.azure.url"), "{warning}");
+    assert_eq!(check("chat", own, ""), "");
+    assert_eq!(check("openai", &format!("{own}/openai"), ""), "");
+    assert_eq!(check("openai", own, "routing: { methods: [header, model, default] }"), "");
 }

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::redis::{self, ProbeResult};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::backend::Backend;
-use crate::upstream::peer::peer;
+use crate::upstream::peer::{peer, proxy_failure};
 use crate::upstream::settings::Settings;
 
 /// Result of checking one backend.
@@ -93,20 +93,42 @@ async fn check_backend(
     let begun = Instant::now();
     let address = connect(settings, limit).await?;
     check_health(&backend, limit).await?;
-    let Some(tls) = settings.tls() else {
-        return Ok(format!("{} answers at {address} in {} ms", settings.url(), begun.elapsed().as_millis()));
+    let (url, way, took) = (settings.url(), settings.egress().described(), || begun.elapsed().as_millis());
+    let checked = match (settings.tls(), &settings.egress().proxy) {
+        (None, None) => return Ok(format!("{url} answers at {address} in {} ms, {way}", took())),
+        (None, Some(proxy)) if settings.forward_proxy(false).is_some() => {
+            let unknown = "whether the backend answers behind it only a request shows (health.path)";
+            let took = took();
+            return Ok(format!(
+                "{url}: the proxy {proxy} answers at {address} in {took} ms; {unknown}; {way}"
+            ));
+        }
+        (None, Some(_)) => "no TLS",
+        (Some(tls), _) if tls.verify => "certificate checked",
+        (Some(_), _) => "certificate not checked",
     };
     let peer = peer(&backend, address, limit);
     match timeout(limit, connector.new_stream(&peer)).await {
         Ok(Ok(stream)) => {
             let http = if stream.selected_alpn_proto() == Some(ALPN::H2) { "HTTP/2" } else { "HTTP/1.1" };
-            let checked = if tls.verify { "certificate checked" } else { "certificate not checked" };
-            let took = begun.elapsed().as_millis();
-            Ok(format!("{} answers at {address} in {took} ms, {checked}, {http}", settings.url()))
+            Ok(format!("{url} answers at {address} in {} ms, {checked}, {http}, {way}", took()))
         }
-        Ok(Err(error)) => Err(handshake(settings, &error.to_string())),
+        Ok(Err(error)) => Err(match proxy_failure(&error) {
+            Some(failure) => behind_proxy(settings, failure.to_string()),
+            None => handshake(settings, &error.to_string()),
+        }),
         Err(_) => Err(handshake(settings, &format!("no answer in {limit:?}"))),
     }
+}
+
+/// The proxy in front of the backend does not lead to it.
+fn behind_proxy(settings: &Settings, message: String) -> Unreachable {
+    let (name, because) = (settings.name(), &settings.egress().because);
+    let remedy = format!(
+        "correct the proxy in {because}, let it through to {}, or set backends.{name}.proxy to none",
+        settings.target()
+    );
+    Unreachable { message, remedy }
 }
 
 /// HealthChecks `health.path` as the health checks do; does nothing when none is configured.
@@ -124,12 +146,16 @@ async fn check_health(backend: &Backend, limit: Duration) -> Result<(), Unreacha
 
 /// Resolves the host and connects to the first address that accepts.
 async fn connect(settings: &Settings, limit: Duration) -> Result<SocketAddr, Unreachable> {
-    let (host, port, name) = (settings.host(), settings.port(), settings.name());
+    let ((host, port), name) = (settings.dial(), settings.name());
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?}"));
     let found = timeout(limit, lookup_host((host, port))).await.map_err(late).and_then(|found| found);
-    let found = found.map_err(|error| Unreachable {
-        message: format!("the name {host} cannot be resolved: {error}"),
-        remedy: format!("correct backends.{name}.url, or the name server of this machine"),
+    let found = found.map_err(|error| {
+        let message = format!("the name {host} cannot be resolved: {error}");
+        if let Some(proxy) = &settings.egress().proxy {
+            return behind_proxy(settings, format!("the proxy {proxy} cannot be reached: {message}"));
+        }
+        let remedy = format!("correct backends.{name}.url, or the name server of this machine");
+        Unreachable { message, remedy }
     })?;
     let mut faults = Vec::new();
     for address in found {
@@ -138,8 +164,12 @@ async fn connect(settings: &Settings, limit: Duration) -> Result<SocketAddr, Unr
             Err(error) => faults.push(format!("{address}: {error}")),
         }
     }
+    let message = format!("no connection to {host} ({})", faults.join("; "));
+    if let Some(proxy) = &settings.egress().proxy {
+        return Err(behind_proxy(settings, format!("the proxy {proxy} cannot be reached: {message}")));
+    }
     Err(Unreachable {
-        message: format!("no connection to {host} ({})", faults.join("; ")),
+        message,
         remedy: format!("start the backend, correct backends.{name}.url, or let this machine through to it"),
     })
 }

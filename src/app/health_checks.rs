@@ -16,7 +16,7 @@ use crate::proxy::runtime_settings::SharedSettings;
 use crate::routing::forwarded;
 use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
-use crate::upstream::peer::{self, unresolved};
+use crate::upstream::peer::{self, address_to_proxy, unresolved};
 
 /// How often the running probes are compared with the settings in force.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,7 +72,13 @@ async fn probe_repeatedly(backend: Arc<Backend>, connector: Arc<Connector>, paus
 /// A sentence that says what failed.
 pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Duration) -> Result<(), String> {
     let settings = backend.settings();
-    let Some(path) = &settings.health().path else { return connect(backend, limit).await };
+    let Some(path) = &settings.health().path else {
+        return match settings.egress().proxy {
+            // A connection to the proxy says nothing about the backend.
+            Some(_) => peer::connect(connector, backend, limit).await.map(drop),
+            None => connect(backend, limit).await,
+        };
+    };
     let target = forwarded(settings.base_path(), path.as_bytes(), 0);
     let (mut session, peer) = peer::connect(connector, backend, limit).await?;
     let status: pingora_core::Result<Option<u16>> = async {
@@ -82,6 +88,7 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         if let Auth::Inject { header, value } = settings.auth() {
             head.insert_header(header.clone(), value.clone())?;
         }
+        address_to_proxy(&mut head, settings, false)?;
         session.write_request_header(Box::new(head)).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
@@ -91,6 +98,7 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
     }
     .await;
     match status {
+        Ok(Some(407)) if settings.forward_proxy(false).is_some() => Err("its proxy answers 407".to_owned()),
         Ok(Some(..500)) => Ok(()),
         Ok(Some(status)) => Err(format!("it answers {status} to {path}")),
         Ok(None) => Err(format!("no answer to {path}")),

@@ -9,10 +9,12 @@ use super::config_file::{Backends, ConfigFile, Guard, VERSION};
 use super::places::{check_folders, check_ports};
 use super::tree::Tree;
 use crate::protocol::BackendKind;
+use crate::protocol::dialects::own_paths;
 use crate::routing::{BackendRule, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
+use crate::upstream::egress::ProxyVariables;
 use crate::{capture, control, history, identity, pricing, proxy, session, telemetry, upstream};
 
 /// Name of the backend that `backend:` defines.
@@ -75,6 +77,7 @@ impl Config {
 pub(super) fn compile(
     mut written: ConfigFile,
     token: Option<Secret>,
+    proxies: &ProxyVariables,
     tree: &Tree,
     faults: &mut Faults,
 ) -> Option<Config> {
@@ -92,7 +95,7 @@ pub(super) fn compile(
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
-    let backends = compile_backends(written.backends, shorthand, faults);
+    let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let mut of_routing = Faults::default();
     let routing = Table::compile(written.routing, &rules, &mut of_routing);
     faults.absorb(of_routing, |path| as_written(path, shorthand));
@@ -109,6 +112,7 @@ pub(super) fn compile(
             guard(written.startup_guard, listen, backends, faults);
         }
         warn_of_realms(&rules, backends, faults);
+        warn_of_own_paths(routing.as_ref(), backends, faults);
     }
     check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
     check_folders(&written.data_dir, history.as_ref(), faults);
@@ -193,6 +197,33 @@ fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Setting
     }
 }
 
+/// Warns about a backend whose name is the first segment of another service's own paths (or of its own): path routing takes
+/// such a path to it, and removes the segment.
+fn warn_of_own_paths(
+    routing: Option<&Table>,
+    backends: &[upstream::settings::Settings],
+    faults: &mut Faults,
+) {
+    if !routing.is_some_and(Table::reads_paths) {
+        return;
+    }
+    for owner in backends {
+        for root in own_paths::first_segments(owner.host()) {
+            let is_in_url = owner.base_path().split('/').nth(1) == Some(root);
+            let named = backends.iter().find(|backend| backend.name().as_str() == root);
+            let Some(named) = named.filter(|_| !is_in_url) else { continue };
+            let (name, owner) = (named.name(), owner.name());
+            let message = format!(
+                "/{root}/… also begins the own paths of the service behind '{owner}': such a request goes to '{name}', \
+                 without /{root}, unless the header or the model names another backend"
+            );
+            let hint =
+                format!("rename this backend, or write /{root} in backends.{owner}.url and not in requests");
+            faults.warn(format!("backends.{name}"), message, hint);
+        }
+    }
+}
+
 /// Captured bodies need the history.
 fn check_capture(
     capture: Option<capture::Settings>,
@@ -222,12 +253,13 @@ fn as_written(path: String, shorthand: bool) -> String {
 /// Compiles every backend, even after a fault.
 fn compile_backends(
     backends: Backends,
+    proxies: &ProxyVariables,
     shorthand: bool,
     faults: &mut Faults,
 ) -> Option<Vec<upstream::settings::Settings>> {
     let mut found = Faults::default();
     let compiled: Vec<Option<_>> =
-        backends.0.into_iter().map(|(name, backend)| backend.compile(&name, &mut found)).collect();
+        backends.0.into_iter().map(|(name, backend)| backend.compile(&name, proxies, &mut found)).collect();
     faults.absorb(found, |path| as_written(path, shorthand));
     compiled.into_iter().collect()
 }

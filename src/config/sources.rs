@@ -19,6 +19,7 @@ use super::renamed::rename_keys;
 use super::tree::{Origin, Tree, is_within};
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
+use crate::upstream::egress::{self, ProxyVariables};
 
 /// Variables of important keys.
 const NAMED: [(&str, &[&str]); 11] = [
@@ -173,8 +174,10 @@ impl Sources {
         }
         expand(&mut tree, &self.environment, &mut faults);
         rename_keys(&mut tree, &mut faults);
-        let config = read(&tree, &mut faults)
-            .and_then(|written| compile(written, self.token(&tree, &mut faults), &tree, &mut faults));
+        let proxies = ProxyVariables::read(|name| self.environment.filled(name));
+        let config = read(&tree, &mut faults).and_then(|written| {
+            compile(written, self.token(&tree, &mut faults), &proxies, &tree, &mut faults)
+        });
         faults.arrange(|fault| place(fault, &parsed.readable, &tree));
         match config {
             Some(config) if faults.is_empty() => Ok(config.with_warnings(faults.warnings())),
@@ -185,7 +188,10 @@ impl Sources {
     /// Reports variables that cannot be read. They must not be treated as unset: ignoring a token would leave the
     /// control API open.
     fn check_variables(&self, faults: &mut Faults) {
-        let is_read = |name: &&String| name.starts_with(PREFIX) || ALIASES.contains(&name.as_str());
+        let is_read = |name: &&String| {
+            let name = name.as_str();
+            name.starts_with(PREFIX) || ALIASES.contains(&name) || egress::VARIABLES.contains(&name)
+        };
         for name in self.environment.unreadable.iter().filter(is_read) {
             faults.add(name.as_str(), "its value is not UTF-8 text", "set it again, or unset it");
         }

@@ -178,7 +178,7 @@ pub(crate) async fn peer(
     };
     let mut peer = peer::peer(&route.backend, address, limit);
     if is_upgrade {
-        peer::for_upgrade(&mut peer);
+        peer::for_upgrade(&mut peer, &route.backend);
     }
     // Over HTTP/2 Pingora waits for flow-control credit without noticing that the backend is silent.
     if peer.options.alpn.get_max_http_version() > 1 {
@@ -204,5 +204,9 @@ async fn addresses(received: &Received, backend: &Backend, limit: Duration) -> R
 
 fn unreachable(backend: &Backend, kind: ErrorKind, fault: &str) -> Reject {
     let name = backend.settings().name();
-    Refusal::new(kind, format!("the backend {name} cannot be reached: {fault}")).into()
+    let through = match &backend.settings().egress().proxy {
+        Some(proxy) => format!("the proxy {proxy}: "),
+        None => String::new(),
+    };
+    Refusal::new(kind, format!("the backend {name} cannot be reached: {through}{fault}")).into()
 }

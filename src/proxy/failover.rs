@@ -139,6 +139,13 @@ pub(crate) fn after_no_connection(ctx: &mut RequestCtx) -> bool {
     go_on(ctx, Failure::ConnectFailure)
 }
 
+/// Handles a proxy that does not forward the request: the backend was not reached. Returns true when another backend is
+/// tried.
+pub(crate) fn after_refusal_of_proxy(ctx: &mut RequestCtx, session: &Session) -> bool {
+    note_failure(ctx, true);
+    can_be_repeated(session) && go_on(ctx, Failure::ConnectFailure)
+}
+
 /// Handles the head of a response. Returns true when it is dropped and another backend is tried.
 pub(crate) fn after_answer(ctx: &mut RequestCtx, head: &ResponseHeader, session: &Session) -> bool {
     let Ok(Routed { who, route, .. }) = ctx.stage.routed_mut() else { return false };

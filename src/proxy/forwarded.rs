@@ -11,23 +11,12 @@ use ipnet::IpNet;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
+use crate::protocol::dialects::client_fields::{Names, names_client};
 use crate::settings::fault::Faults;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// All forwarding headers; none is forwarded as the client wrote it.
-const ORIGIN_FIELDS: [HeaderName; 8] = [
-    FOR,
-    PROTO,
-    FORWARDED_HOST,
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-client-ip"),
-    HeaderName::from_static("true-client-ip"),
-];
 
 /// The pseudonym of this proxy in `Via` (RFC 9110, 7.6.3).
 const PSEUDONYM: &str = "elida";
@@ -97,7 +86,13 @@ impl Forwarding {
         let peer = peer.to_canonical();
         let scheme = if is_secure { "https" } else { "http" };
         let told = if self.tells { Some(self.told(&head.headers, peer, scheme)) } else { None };
-        for name in &ORIGIN_FIELDS {
+        let is_withheld = |name: &&HeaderName| match names_client(name) {
+            Some(Names::Address) => true,
+            Some(Names::User) => !self.tells,
+            None => false,
+        };
+        let withheld: Vec<HeaderName> = head.headers.keys().filter(is_withheld).cloned().collect();
+        for name in &withheld {
             head.remove_header(name);
         }
         if let Some(told) = told {

@@ -158,7 +158,8 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        upstream_request::rewrite_head(head, &routed.who.received, &routed.route)?;
+        let is_upgrade = session.as_ref().is_upgrade_req();
+        upstream_request::rewrite_head(head, &routed.who.received, &routed.route, is_upgrade)?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
             routed.rewritten =
@@ -184,7 +185,14 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        upstream_response::check(head, session.as_ref().is_upgrade_req())?;
+        let is_upgrade = session.as_ref().is_upgrade_req();
+        upstream_response::check(head, is_upgrade)?;
+        if let Some(refusal) = upstream_response::proxy_refusal(head, ctx, is_upgrade) {
+            if failover::after_refusal_of_proxy(ctx, session) {
+                return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
+            }
+            return Err(Self::stop(&mut ctx.outcome, refusal.into()));
+        }
         if upstream_response::is_final(head) && failover::after_answer(ctx, head, session) {
             return Err(Error::explain(failover::NEXT, "another backend is asked").into_up());
         }

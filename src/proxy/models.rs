@@ -141,6 +141,7 @@ fn request(
             head.insert_header(name, value.clone())?;
         }
     }
+    peer::address_to_proxy(&mut head, settings, false)?;
     Ok(head)
 }
 

@@ -17,6 +17,8 @@ use crate::ids::REQUEST_ID;
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::wire::framing::Framing;
 use crate::session::{CutReason, EndReason, Leg};
+use crate::upstream::backend::Backend;
+use crate::upstream::peer::proxy_failure;
 
 /// Returns why the request failed: the refusal that a step left, the cut of the leg, or Pingora's error.
 pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
@@ -27,7 +29,12 @@ pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
     if let Some(reason) = cut {
         return cut_refusal(reason, ctx);
     }
-    let upstream = ctx.stage.route().map_or("", |route| route.backend.settings().name().as_str());
+    if let (Some(failure), Some(route)) = (proxy_failure(error), ctx.stage.route()) {
+        let name = route.backend.settings().name();
+        let message = format!("the backend {name} cannot be reached: {failure}");
+        return Refusal::new(ErrorKind::BackendUnavailable, message);
+    }
+    let upstream = ctx.stage.route().map(|route| reached(&route.backend)).unwrap_or_default();
     match (error.etype(), error.esource()) {
         (etype, _) if *etype == UPSTREAM_IDLE => Refusal::new(
             ErrorKind::BackendTimeout,
@@ -55,6 +62,15 @@ pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
             format!("the backend {upstream} cannot be reached or broke off: {}", etype.as_str()),
         ),
         _ => Refusal::new(ErrorKind::Internal, INTERNAL_MESSAGE),
+    }
+}
+
+/// Returns the name of a backend, with the proxy in front of it.
+fn reached(backend: &Backend) -> String {
+    let settings = backend.settings();
+    match &settings.egress().proxy {
+        Some(proxy) => format!("{} (through the proxy {proxy})", settings.name()),
+        None => settings.name().to_string(),
     }
 }
 

@@ -20,12 +20,18 @@ use crate::protocol::request::{decoded, rewrite_model};
 use crate::protocol::wire::coding::Coding;
 use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;
+use crate::upstream::peer::address_to_proxy;
 
 /// Rewrites `head` for the route's backend.
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
-pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route: &Route) -> Result<()> {
+pub(crate) fn rewrite_head(
+    head: &mut RequestHeader,
+    received: &Received,
+    route: &Route,
+    is_upgrade: bool,
+) -> Result<()> {
     let settings = &received.handle.settings;
     head.remove_header(settings.routes.header());
     remove_ours(head);
@@ -51,7 +57,7 @@ pub(crate) fn rewrite_head(head: &mut RequestHeader, received: &Received, route:
     if head.raw_path().is_empty() {
         return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
     }
-    Ok(())
+    address_to_proxy(head, settings, is_upgrade)
 }
 
 /// Removes everything but the fields, parameters and subprotocols that are known to be harmless, and the field `session`

@@ -11,7 +11,8 @@ use pingora_http::ResponseHeader;
 use super::answer::Answer;
 use super::mcp;
 use super::receive::Received;
-use super::request_ctx::{Identified, Routed};
+use super::request_ctx::{Identified, RequestCtx, Routed};
+use crate::error::{ErrorKind, Refusal};
 use crate::ids::REQUEST_ID;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::coding::Coding;
@@ -81,6 +82,18 @@ pub(crate) fn check(head: &ResponseHeader, upgrade_was_asked: bool) -> Result<()
         _ => return Ok(()),
     };
     Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up())
+}
+
+/// Returns why the proxy in front of the backend refuses to forward the request: 407 (RFC 9110, 15.5.8) is a proxy's own
+/// response, while its other errors cannot be told from the backend's. `None` without such a proxy.
+pub(crate) fn proxy_refusal(head: &ResponseHeader, ctx: &RequestCtx, is_upgrade: bool) -> Option<Refusal> {
+    let settings = ctx.stage.route()?.backend.settings();
+    let proxy = settings.forward_proxy(is_upgrade).filter(|_| head.status == 407)?;
+    let message = format!(
+        "the backend {} cannot be reached: the proxy {proxy} wants other credentials (407)",
+        settings.name()
+    );
+    Some(Refusal::new(ErrorKind::BackendUnavailable, message))
 }
 
 /// Response fields that belong to the backend's connection (RFC 9110, 7.6.1). Pingora rewrites `Connection` and the

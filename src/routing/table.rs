@@ -7,8 +7,9 @@
 //! - `path`: the first segment of the path is exactly a backend's name;
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
-//! While `path` is among the methods, a first segment that names a backend is stripped, whichever method decided: a client
-//! with the base URL `http://elida/anthropic` whose model already matches `claude-*` must still arrive at `/v1/messages`.
+//! While `path` is among the methods, a first segment that names the chosen backend is stripped, whichever method decided:
+//! a client with the base URL `http://elida/anthropic` whose model already matches `claude-*` must still arrive at
+//! `/v1/messages`. A segment that names another backend is a part of the path (some providers' own paths begin so).
 //!
 //! A decision also lists the backends that may serve the request instead: if the model decided, the backends of the same
 //! type with a matching pattern (tier 0 where the pattern is the same text, then by specificity); and in any case the
@@ -118,6 +119,11 @@ impl Table {
         !self.blocked.is_empty()
     }
 
+    /// Returns whether the first segment of a path may name a backend.
+    pub fn reads_paths(&self) -> bool {
+        self.methods.contains(&RouteMethod::Path)
+    }
+
     /// Returns whether this model is blocked.
     pub fn blocks(&self, model: &str) -> bool {
         self.blocked.matches(model)
@@ -166,8 +172,7 @@ impl Table {
         if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
-        let prefix = if self.methods.contains(&RouteMethod::Path) { self.prefix(path) } else { None };
-        let strip = prefix.map_or(0, |(_, length)| length);
+        let prefix = if self.reads_paths() { self.prefix(path) } else { None };
         let matching: Vec<PatternMatch> = match model {
             Some(model) if self.rewrites || self.methods.contains(&RouteMethod::Model) => {
                 self.models.find(model).collect()
@@ -182,6 +187,7 @@ impl Table {
                 RouteMethod::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
+                let strip = prefix.filter(|(named, _)| *named == backend).map_or(0, |(_, length)| length);
                 return Ok(self.decision(backend, via, strip, &matching));
             }
         }

@@ -134,7 +134,10 @@ impl Backend {
         Ok(Arc::new(Self {
             pool_key: hasher.finish(),
             mark: balance::mark(settings.name().as_str()),
-            host_name: HostName::new(settings.host(), settings.port()),
+            host_name: {
+                let (host, port) = settings.dial();
+                HostName::new(host, port)
+            },
             settings,
             metrics,
             ca,

@@ -5,19 +5,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use h2::Reason;
-use pingora_core::Error;
+use http::HeaderValue;
+use http::header::PROXY_AUTHORIZATION;
 use pingora_core::connectors::http::Connector;
+use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
+use pingora_core::{Error, ErrorType, OrErr, Result};
+use pingora_http::RequestHeader;
 use pingora_rustls::{CertificateDer, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 
 use super::backend::Backend;
+use super::egress::ProxyServer;
 use super::settings::{Http2, Settings};
+use super::tunnel::{self, ProxyFailure, Tunnel};
 
 /// Certificate authorities that replace those of the system.
 pub(super) type CustomCa = Arc<CaType>;
@@ -56,7 +65,7 @@ const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 ///
 /// # Errors
 /// A sentence on why the text contains no usable certificate.
-pub(super) fn custom_ca(settings: &Settings) -> Result<Option<CustomCa>, String> {
+pub(super) fn custom_ca(settings: &Settings) -> std::result::Result<Option<CustomCa>, String> {
     settings.tls().and_then(|tls| tls.ca_pem.as_deref()).map(authorities).transpose()
 }
 
@@ -64,7 +73,7 @@ pub(super) fn custom_ca(settings: &Settings) -> Result<Option<CustomCa>, String>
 ///
 /// # Errors
 /// A sentence on why the text contains no usable certificate.
-pub(super) fn authorities(pem: &[u8]) -> Result<CustomCa, String> {
+pub(super) fn authorities(pem: &[u8]) -> std::result::Result<CustomCa, String> {
     let mut store = RootCertStore::empty();
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -107,7 +116,70 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     options.verify_cert = verify;
     options.verify_hostname = verify;
     options.ca = backend.custom_ca().cloned();
+    connect_through_proxy(&mut peer, backend, false);
     peer
+}
+
+/// Makes the peer connect through the backend's proxy, if there is one. `address` of the peer is the proxy's.
+fn connect_through_proxy(peer: &mut HttpPeer, backend: &Backend, is_upgrade: bool) {
+    let settings = backend.settings();
+    let Some(proxy) = &settings.egress().proxy else { return };
+    let is_tunnel = settings.forward_proxy(is_upgrade).is_none();
+    // A tunnel to a backend without TLS must not get requests for the proxy itself, and the other way round.
+    peer.group_key = backend.pool_key() ^ u64::from(is_tunnel);
+    let tunnel_to = is_tunnel.then(|| settings.target());
+    peer.options.custom_l4 = Some(Arc::new(ThroughProxy { proxy: proxy.clone(), tunnel_to }));
+}
+
+/// Connects to a proxy and, unless the proxy is sent whole URLs, through it to a backend.
+#[derive(Debug)]
+struct ThroughProxy {
+    proxy: ProxyServer,
+    tunnel_to: Option<String>,
+}
+
+#[async_trait]
+impl Connect for ThroughProxy {
+    async fn connect(&self, address: &PeerAddress) -> Result<Stream> {
+        let Some(address) = address.as_inet() else {
+            return Error::e_explain(ErrorType::InternalError, "the address of a proxy is no socket address");
+        };
+        let tunnel = match &self.tunnel_to {
+            Some(target) => tunnel::open(&self.proxy, *address, target).await,
+            None => {
+                let stream = tunnel::dial(&self.proxy, *address).await;
+                stream.map(|stream| Tunnel { stream, early: Vec::new() })
+            }
+        };
+        let failed = |failure: ProxyFailure| {
+            Error::because(ErrorType::ConnectProxyFailure, failure.to_string(), failure).into_up()
+        };
+        let Tunnel { stream, early } = tunnel.map_err(failed)?;
+        let mut stream = Stream::from(stream);
+        stream.rewind(&early);
+        Ok(stream)
+    }
+}
+
+/// Returns what the proxy of a backend did, if that is why the connection failed.
+pub fn proxy_failure(error: &Error) -> Option<&ProxyFailure> {
+    error.root_cause().downcast_ref()
+}
+
+/// Addresses a request to the backend's proxy, if that is sent whole URLs: call it when the head is complete.
+///
+/// # Errors
+/// The target cannot be written, which would be a bug.
+pub fn address_to_proxy(head: &mut RequestHeader, settings: &Settings, is_upgrade: bool) -> Result<()> {
+    let Some(proxy) = settings.forward_proxy(is_upgrade) else { return Ok(()) };
+    let mut target = format!("http://{}", settings.authority()).into_bytes();
+    target.extend_from_slice(head.raw_path());
+    head.set_raw_path(&target).or_err(ErrorType::InternalError, "writing the URL for the proxy")?;
+    // Pingora has removed the client's own.
+    if let Some(value) = proxy.authorization() {
+        head.insert_header(PROXY_AUTHORIZATION, HeaderValue::clone(value))?;
+    }
+    Ok(())
 }
 
 /// Opens a session with `backend` for a request of the gateway itself, at the first address that accepts one; each has an
@@ -119,7 +191,7 @@ pub async fn connect(
     connector: &Connector,
     backend: &Backend,
     limit: Duration,
-) -> Result<(HttpSession, HttpPeer), String> {
+) -> std::result::Result<(HttpSession, HttpPeer), String> {
     let mut addresses = backend.addresses().await.map_err(unresolved)?;
     let limit = limit / addresses.left() as u32;
     let mut failed = "its name has no address".to_owned();
@@ -127,11 +199,19 @@ pub async fn connect(
         let peer = peer(backend, address, limit);
         match connector.get_http_session(&peer).await {
             Ok((session, _)) => return Ok((session, peer)),
-            Err(error) => failed = format!("{address}: {}", error.etype().as_str()),
+            Err(error) => failed = why_not(address, &error),
         }
         addresses.try_next();
     }
     Err(failed)
+}
+
+/// Says why there is no connection to this address; what a proxy did is said in full.
+pub fn why_not(address: SocketAddr, error: &Error) -> String {
+    match proxy_failure(error) {
+        Some(failure) => failure.to_string(),
+        None => format!("{address}: {}", error.etype().as_str()),
+    }
 }
 
 /// Says that the name of a backend has no address.
@@ -148,9 +228,11 @@ fn may_be_shared(settings: &Settings) -> bool {
     }
 }
 
-/// Restricts `peer` to HTTP/1.1 for an upgrade. Pingora pools its connections apart from those of HTTP/2.
-pub fn for_upgrade(peer: &mut HttpPeer) {
+/// Restricts `peer` to HTTP/1.1 for an upgrade. Pingora pools its connections apart from those of HTTP/2. A proxy is
+/// asked for a tunnel, since one that is sent whole URLs does not forward upgrades.
+pub fn for_upgrade(peer: &mut HttpPeer, backend: &Backend) {
     peer.options.set_http_version(1, 1);
+    connect_through_proxy(peer, backend, true);
 }
 
 /// Returns whether the backend has said that it did not process this request: any method may be sent again

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::credentials::{self, Auth};
+use super::egress::{Egress, ProxyUrl, ProxyVariables};
 use super::health;
 use super::peer::authorities;
 use super::retries::{self, Retries};
@@ -48,6 +49,11 @@ pub struct BackendConfig {
     /// How the certificate is checked; for `https` URLs only.
     #[serde(default)]
     pub tls: BackendTlsConfig,
+    /// The proxy that leads to the backend: `http://[USER:PASSWORD@]HOST:PORT`, or `none` to connect directly; empty for
+    /// that of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub proxy: ProxyUrl,
     /// How connections are used.
     #[serde(default)]
     pub pool: BackendPoolConfig,
@@ -98,6 +104,7 @@ impl BackendConfig {
             rewrite_model: false,
             default: false,
             tls: BackendTlsConfig::default(),
+            proxy: ProxyUrl::default(),
             pool: BackendPoolConfig::default(),
             auth: Default::default(),
             health: Default::default(),
@@ -130,6 +137,7 @@ pub struct Settings {
     authority: String,
     base_path: String,
     tls: Option<Tls>,
+    egress: Egress,
     http2: Http2,
     auth: Auth,
     realm: Arc<str>,
@@ -184,6 +192,11 @@ impl Settings {
         self.tls.as_ref()
     }
 
+    /// How the backend is reached, and what decided that.
+    pub fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
     /// When HTTP/2 is used.
     pub fn http2(&self) -> Http2 {
         self.http2
@@ -229,8 +242,8 @@ impl Settings {
 }
 
 impl BackendConfig {
-    /// Compiles the entry `name`; reads its `ca_file`.
-    pub fn compile(self, name: &str, faults: &mut Faults) -> Option<Settings> {
+    /// Compiles the entry `name`; reads its `ca_file`. `variables` are the proxies that the environment names.
+    pub fn compile(self, name: &str, variables: &ProxyVariables, faults: &mut Faults) -> Option<Settings> {
         let at = |key: &str| format!("backends.{name}.{key}");
         let name_is_good = check_name(name, faults);
         let url = read_url(&at("url"), &self.url, faults);
@@ -259,6 +272,7 @@ impl BackendConfig {
             faults.warn(at("tls.insecure_skip_verify"), message, "name its authority in tls.ca_file instead");
         }
         let host = dial_host(&url)?;
+        let egress = variables.egress(&at("proxy"), &self.proxy, &url, faults);
         let server_name =
             if self.tls.server_name.is_empty() { host.clone() } else { self.tls.server_name.clone() };
         let tls = Tls { server_name, ca_pem: ca_pem?, verify: !self.tls.insecure_skip_verify };
@@ -273,6 +287,7 @@ impl BackendConfig {
             base_path: url.path().trim_end_matches('/').to_owned(),
             host,
             tls: secure.then_some(tls),
+            egress: egress?,
             http2: self.pool.http2,
             auth: auth?,
             realm,
@@ -331,7 +346,8 @@ fn read_url(path: &str, text: &str, faults: &mut Faults) -> Option<Url> {
     Some(url)
 }
 
-fn dial_host(url: &Url) -> Option<String> {
+/// Returns the host of a URL to dial; an IPv6 address without brackets.
+pub(super) fn dial_host(url: &Url) -> Option<String> {
     Some(match url.host()? {
         Host::Domain(name) => name.to_owned(),
         Host::Ipv4(address) => address.to_string(),
@@ -378,14 +394,14 @@ mod tests {
 
     fn compiled(url: &str) -> Settings {
         let mut faults = Faults::default();
-        let settings = written(url).compile("b", &mut faults);
+        let settings = written(url).compile("b", &ProxyVariables::default(), &mut faults);
         assert!(faults.is_empty(), "{faults}");
         settings.unwrap()
     }
 
     fn faults_of(name: &str, written: BackendConfig) -> String {
         let mut faults = Faults::default();
-        assert_eq!(written.compile(name, &mut faults), None);
+        assert_eq!(written.compile(name, &ProxyVariables::default(), &mut faults), None);
         faults.to_string()
     }
 
@@ -449,7 +465,9 @@ mod tests {
     fn a_credential_is_taken_by_its_own_realm_only() {
         let with = |url: &str, auth: &str| {
             let auth = serde_yaml::from_str(auth).unwrap();
-            BackendConfig { auth, ..written(url) }.compile("b", &mut Faults::default()).unwrap()
+            BackendConfig { auth, ..written(url) }
+                .compile("b", &ProxyVariables::default(), &mut Faults::default())
+                .unwrap()
         };
         let [a, b] = ["https://a", "https://b"].map(compiled);
         assert!(a.may_take(&a) && !a.may_take(&b));
@@ -486,7 +504,7 @@ mod tests {
         }
         let own = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
         std::fs::write(&file, own.cert.pem()).unwrap();
-        let settings = with_ca().compile("b", &mut Faults::default()).unwrap();
+        let settings = with_ca().compile("b", &ProxyVariables::default(), &mut Faults::default()).unwrap();
         assert!(settings.tls().unwrap().ca_pem.is_some());
     }
 }

@@ -90,6 +90,8 @@ mod routing {
     pub mod choice;
     /// Which credential reaches which backend.
     pub mod credentials;
+    /// Backends behind a forward proxy.
+    pub mod egress;
     /// Another backend answers when one fails before the first byte.
     pub mod failover;
     /// Ejection, recovery and active checks of backends; load balancing.

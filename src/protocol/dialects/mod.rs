@@ -4,15 +4,19 @@
 //! - [`answer_rules`]: how the answers of a dialect are read.
 //! - [`error_body`]: errors in a dialect's form.
 //! - [`model_list`]: lists of models.
+//! - [`client_fields`]: header fields in which proxies name the client.
+//! - [`own_paths`]: the first segment of the paths of some services, which a backend's name may equal.
 //! - [`credentials`]: where a request carries its caller's credentials, and which fields hold none.
 //! - [`mcp`]: the header fields of MCP; [`json_rpc`]: the envelope of MCP and A2A.
 
 pub(in crate::protocol) mod answer_rules;
+pub mod client_fields;
 pub mod credentials;
 pub mod error_body;
 pub mod json_rpc;
 pub mod mcp;
 pub mod model_list;
+pub mod own_paths;
 pub mod registry;
 pub mod spec;
 

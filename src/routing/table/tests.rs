@@ -201,12 +201,16 @@ fn an_alias_is_no_way_around_a_blocked_model() {
 }
 
 #[test]
-fn the_prefix_is_stripped_whoever_decided() {
+fn a_prefix_is_removed_only_where_it_names_the_chosen_backend() {
     let standard = table(RoutingConfig::default(), &providers());
     let claude = standard.decide(None, "/anthropic/v1/messages", Some("claude-opus-4-6"));
     assert_eq!(claude, decision(2, RouteMethod::Model, 10));
     let header = standard.decide(Some("mistral"), "/openai/v1/models", None);
-    assert_eq!(header, decision(3, RouteMethod::Header, 7));
+    assert_eq!(header, decision(3, RouteMethod::Header, 0), "another backend's own path may begin so");
+    let both = standard.decide(Some("openai"), "/openai/v1/models", None);
+    assert_eq!(both.map(|both| both.strip), Ok(7));
+    let model = standard.decide(None, "/openai/deployments/x/chat/completions", Some("claude-opus-4-6"));
+    assert_eq!(model, decision(2, RouteMethod::Model, 0));
 
     let no_path = RoutingConfig {
         methods: vec![RouteMethod::Header, RouteMethod::Default],

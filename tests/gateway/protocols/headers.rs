@@ -6,7 +6,7 @@ use crate::support::wire::{Head, Unframed};
 use crate::support::{Backend, Call, Gateway, RawBackend, RawClient};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-/// All fields that name the origin of a request.
+/// Fields that name the origin of a request.
 const ORIGIN: [(&str, &str); 6] = [
     ("X-Forwarded-For", "203.0.113.9"),
     ("X-Forwarded-Proto", "https"),
@@ -14,6 +14,34 @@ const ORIGIN: [(&str, &str); 6] = [
     ("X-Forwarded-Port", "443"),
     ("X-Real-IP", "203.0.113.9"),
     ("Forwarded", "for=203.0.113.9;proto=https"),
+];
+/// Fields in which content delivery networks and load balancers name the client's address.
+const ADDRESSES: [(&str, &str); 16] = [
+    ("X-Client-IP", "203.0.113.9"),
+    ("X-Cluster-Client-IP", "203.0.113.9"),
+    ("True-Client-IP", "203.0.113.9"),
+    ("CF-Connecting-IP", "203.0.113.9"),
+    ("CF-Connecting-IPv6", "2001:db8::9"),
+    ("CF-IPCountry", "CH"),
+    ("Fastly-Client-IP", "203.0.113.9"),
+    ("X-Envoy-External-Address", "203.0.113.9"),
+    ("X-Original-Forwarded-For", "203.0.113.9"),
+    ("CloudFront-Viewer-Address", "203.0.113.9:4711"),
+    ("X-Azure-ClientIP", "203.0.113.9"),
+    ("X-AppEngine-User-IP", "203.0.113.9"),
+    ("Fly-Client-IP", "203.0.113.9"),
+    ("X-Vercel-IP-City", "Bern"),
+    ("X_Real_IP", "203.0.113.9"),
+    ("cf_connecting_ip", "203.0.113.9"),
+];
+/// Fields that name the user or its certificate.
+const USER: [(&str, &str); 6] = [
+    ("X-Forwarded-User", "ada"),
+    ("X-Auth-Request-Email", "ada@house.example"),
+    ("X-Forwarded-Client-Cert", "Subject=\"CN=ada\""),
+    ("X-Amzn-Oidc-Data", "e30.e30.x"),
+    ("CF-Access-Authenticated-User-Email", "ada@house.example"),
+    ("Remote_User", "ada"),
 ];
 
 async fn with_server(backend: &impl Backend, server: &str) -> Gateway {
@@ -74,10 +102,14 @@ async fn what_is_for_one_hop_only_stays_there() {
 async fn backends_learn_nothing_of_who_asks_by_default() {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
-    let call = call_with(&ORIGIN).header("Via", "1.1 corporate");
+    let call = USER
+        .iter()
+        .chain(&ADDRESSES)
+        .fold(call_with(&ORIGIN), |call, (name, value)| call.header(name, value));
+    let call = call.header("Via", "1.1 corporate");
     assert_eq!(call.send(gateway.proxy()).await.status(), 200);
     let seen = last(&backend);
-    for (name, _) in ORIGIN {
+    for (name, _) in ORIGIN.iter().chain(&USER).chain(&ADDRESSES) {
         assert_eq!(seen.field(name), None, "{name}");
     }
     let via: Vec<_> = seen.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via")).collect();

@@ -132,6 +132,32 @@ async fn a_prefix_is_stripped_and_the_rest_kept_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_names_another_backend_than_the_chosen_one_is_kept_whole() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    let (openai, azure) = (RawBackend::answering(answer).await, RawBackend::answering(answer).await);
+    let gateway = Gateway::with(format!(
+        "backends:\n  openai: {{ url: '{}', type: openai, default: true }}\n\
+         \x20 azure: {{ url: '{}', type: openai, models: [house-gpt] }}\n",
+        openai.url(),
+        azure.url()
+    ))
+    .await;
+    let target = "/openai/deployments/house/chat/completions?api-version=2024-10-21";
+    let body = |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "x"}]});
+    let by_header = Call::post(target).json(&body("gpt-x")).header("X-Backend", "azure");
+    for call in [by_header, Call::post(target).json(&body("house-gpt"))] {
+        assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+        assert_eq!(azure.heads().pop().expect("a request").target(), target);
+    }
+    assert_eq!(openai.heads().len(), 0);
+    for call in [Call::get("/openai/v1/models"), Call::get("/openai/v1/models").header("X-Backend", "openai")]
+    {
+        assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+        assert_eq!(openai.heads().pop().expect("a request").target(), "/v1/models");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strict_models_have_no_default() {
     let two = Two::start("strict_models: true").await;
     let refused = two.send(&chat("gpt-demo")).await;

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
+use crate::support::forward_proxy::EgressProxy;
 use crate::support::wire::Message;
 use crate::support::{Call, Gateway};
 
@@ -202,4 +203,30 @@ async fn a_backend_without_tls_is_not_spoken_to_in_clear() {
     let first = seen.await.expect("what the backend saw");
     assert_eq!(first.first(), Some(&0x16), "the first byte is a TLS handshake (RFC 8446, 5.1)");
     assert!(memchr::memmem::find(&first, b"sk-secret").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_opens_a_tunnel_and_sees_nothing_of_the_request() {
+    let backend = Secure::start("models.test").await;
+    let proxy = EgressProxy::start(backend.address, None).await;
+    let yaml = format!(
+        "backends:\n  secure: {{ url: 'https://models.test', type: openai, proxy: '{}', tls: {{ {} }} }}\n",
+        proxy.url("user:pa%20ss@"),
+        ca_file(&backend.ca())
+    );
+    let gateway = Gateway::with(&yaml).await;
+    for _ in 0..2 {
+        let answer = Call::chat("hello").send(gateway.proxy()).await;
+        assert_eq!((answer.status(), answer.body.as_slice()), (200, BODY), "{}", answer.text());
+    }
+    let connect = "CONNECT models.test:443 HTTP/1.1\r\nHost: models.test:443\r\n\
+        Proxy-Authorization: Basic dXNlcjpwYSBzcw==\r\n\r\n";
+    assert_eq!(proxy.heads(), [connect], "one connection, kept");
+
+    // The certificate is checked behind the proxy, too.
+    let other = Secure::start("other.test").await;
+    let wrong = EgressProxy::start(other.address, None).await;
+    let gateway = Gateway::with(yaml.replace(&proxy.url("user:pa%20ss@"), &wrong.url(""))).await;
+    assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 502);
+    assert_eq!(other.received(), 0);
 }

@@ -152,10 +152,14 @@ impl Gateway {
 
     /// Starts a gateway with this backend and these environment variables.
     pub async fn in_environment(backend: &impl Backend, variables: &[(&str, &OsStr)]) -> Self {
+        Self::with_variables(&format!("backend: {:?}\n", backend.url()), variables).await
+    }
+
+    /// As [`Gateway::with`], with these environment variables.
+    pub async fn with_variables(yaml: &str, variables: &[(&str, &OsStr)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("elida.yaml");
-        let yaml = Self::written(&folder, &format!("backend: {:?}\n", backend.url()));
-        std::fs::write(&file, yaml).expect("the configuration");
+        std::fs::write(&file, Self::written(&folder, yaml)).expect("the configuration");
         let arguments = ["run".as_ref(), "-c".as_ref(), file.as_os_str()];
         Self::run_with(folder, &arguments, variables, Quiet::shared().await, None).await
     }
