@@ -61,9 +61,8 @@ pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
     let mut call = ModelRequest::default();
     if received.dialect.is_llm() {
         let query = received.uri.query().unwrap_or_default().as_bytes();
-        for (_, model) in form_urlencoded::parse(query).filter(|(name, _)| name == "model") {
-            call.model_doubled |= call.model.as_ref().is_some_and(|known| *known != model);
-            call.model = Some(model.into_owned());
+        for (name, value) in form_urlencoded::parse(query) {
+            received.dialect.read_parameter(&name, &value, &mut call);
         }
     }
     Some(call)
