@@ -185,7 +185,7 @@ async fn sums_agree_with_what_was_counted() {
         let line = models.iter().find(|line| line.name.as_deref() == name).unwrap();
         (line.requests, line.tokens.input_tokens, line.tokens.output_tokens)
     };
-    assert_eq!([of(None), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
+    assert_eq!([of(Some("unknown")), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
     let callers = reader.usage(&all, GroupBy::Principal).unwrap();
     assert_eq!((callers.len(), callers[0].requests, callers[0].tokens.input_tokens), (1, 30, 300));
     let points = reader.series(&all, Interval::Day).unwrap();

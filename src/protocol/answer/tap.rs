@@ -176,7 +176,7 @@ impl ResponseTap {
         let Reading { rules, scanner, found, complete, .. } = reading;
         match framing {
             Pieces::Sse(_) | Pieces::Ndjson(_) => {
-                !complete && !(rules.ends.stop_suffices && !found.stop.is_empty())
+                !complete && (found.stop.is_empty() || !rules.ends.stop_suffices)
             }
             Pieces::Whole => !complete && !scanner.is_broken(),
             Pieces::Messages | Pieces::Nothing => false,
