@@ -20,8 +20,8 @@ use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
 use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
-use crate::protocol::request::ModelRequest;
-use crate::routing::{Choice, RouteError, RouteMethod};
+use crate::protocol::request::{ModelPlace, ModelRequest};
+use crate::routing::{Choice, Decision, RouteError, RouteMethod, Table};
 use crate::upstream::addresses::Addresses;
 use crate::upstream::backend::{Backend, InFlight, Permit};
 use crate::upstream::peer;
@@ -94,7 +94,7 @@ impl Route {
 /// Chooses the backend.
 ///
 /// # Errors
-/// No backend matches.
+/// No backend matches, the model is blocked, or its name at the backend cannot be written into the request.
 pub(crate) fn route(
     received: &Received,
     caller: &Caller,
@@ -104,7 +104,7 @@ pub(crate) fn route(
     now: Moment,
 ) -> Result<Route, Refusal> {
     if call.model_doubled {
-        let message = "the body names two different models; send one";
+        let message = "the request names two different models, or a form repeats its model; send one";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let settings = &received.handle.settings;
@@ -115,11 +115,17 @@ pub(crate) fn route(
         announced.and_then(|name| settings.routes.decide_announced(name.as_str(), wanted, target));
     let decision = match announced {
         Some(decision) => decision,
-        None => settings
-            .routes
-            .decide(wanted, target, call.model.as_deref())
+        None => decide(&settings.routes, wanted, target, call)
             .map_err(|error| undecided(&error, settings.routes.header()))?,
     };
+    let can_rename = call.model_place != ModelPlace::Fixed;
+    if let Some(name) = decision.served_as.as_deref().filter(|_| !can_rename) {
+        let message = format!(
+            "the model has another name at its backend (rewrite_model), which can be written into a plain JSON body or \
+             form only, not into a path, a query or a compressed form; name {name} yourself"
+        );
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
     let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
     if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
@@ -127,6 +133,7 @@ pub(crate) fn route(
     }
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
+    others.retain(|other| can_rename || other.served_as.is_none());
     if !others.is_empty() && credentials::is_present(&head.headers, received.uri.query()) {
         // The caller's credential is meant for the backend that routing names, and for its realm.
         let meant_for = backend.settings();
@@ -153,6 +160,21 @@ pub(crate) fn route(
         others,
         answered: None,
     })
+}
+
+/// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.
+fn decide(
+    routes: &Table,
+    wanted: Option<&str>,
+    path: &str,
+    call: &ModelRequest,
+) -> Result<Decision, RouteError> {
+    let [model, also] = [call.model.as_deref(), call.also.as_deref()];
+    if let Some(blocked) = [model, also].into_iter().flatten().find(|model| routes.blocks(model)) {
+        return Err(RouteError::BlockedModel(blocked.to_owned()));
+    }
+    let known = [model, also].into_iter().flatten().find(|model| routes.serves(model));
+    routes.decide(wanted, path, known.or(model))
 }
 
 /// Returns why no backend was found; `header` is the field that names one.

@@ -14,7 +14,7 @@ use tracing::debug;
 use super::downstream::LEG_CUT;
 use super::error_response::{REFUSED, Reject};
 use super::identify::SessionHint;
-use super::request_ctx::{Outcome, RequestCtx, reached};
+use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{
     body_filters, builtin, capture, dispatch, failover, mcp, models, refuse, trace_context, upstream_request,
@@ -163,8 +163,8 @@ impl ProxyHttp for Gateway {
         )?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
-            routed.rewritten =
-                upstream_request::rewrite_body(head, &routed.who.received, &routed.route, held)?;
+            let Identified { received, call, .. } = &routed.who;
+            routed.rewritten = upstream_request::rewrite_body(head, received, call, &routed.route, held)?;
         }
         let session = routed.leg.session().uid();
         trace_context::propagate(head, &ctx.app, routed.who.received.trace.as_mut(), session)

@@ -56,11 +56,11 @@ pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
 pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), Reject> {
     let head = session.req_header();
     if ctx.stage.leg().is_none() {
-        let Identified { received, caller, call } = reached(ctx.stage.identified())?;
+        let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
         let found = identify::by_body(received, caller, call, &head.headers, "")?;
         ctx.admit(found).await?;
     }
-    let Identified { received, caller, call } = reached(ctx.stage.identified())?;
+    let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
     let now = ctx.app.clock.now();
     let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, now)
         .ok()

@@ -17,7 +17,7 @@ use super::receive::Received;
 use super::{read, unread};
 use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
-use crate::protocol::request::{decoded, rewrite_model};
+use crate::protocol::request::{ModelPlace, ModelRequest, decoded, rewrite_field, rewrite_model};
 use crate::protocol::wire::coding::Coding;
 use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;
@@ -127,28 +127,39 @@ fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<
 const VOUCHERS: [&str; 6] =
     ["content-digest", "repr-digest", "digest", "content-md5", "signature", "signature-input"];
 
-/// Returns the buffered body with the backend's name of the model, and adjusts `head`; `None` if the name is the same. A
-/// compressed body is sent uncompressed.
+/// Returns what is held of the body with the backend's name of the model, and adjusts `head`; `None` if the name is the
+/// same. Compressed JSON is sent uncompressed.
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
 pub(crate) fn rewrite_body(
     head: &mut RequestHeader,
     received: &Received,
+    call: &ModelRequest,
     route: &Route,
     held: Option<Bytes>,
 ) -> Result<Option<Bytes>> {
     let (Some(name), Some(mut held)) = (&route.served_as, held) else { return Ok(None) };
+    let sent = held.len();
     let coding = unread::coding(&head.headers);
     if coding != Coding::Identity {
-        let limit = read::body_limit(received);
+        let limit = read::held_limit(received);
         let plain = decoded(&held, coding, limit).map(Bytes::from);
         held = plain.or_err(ErrorType::InternalError, "decoding a body that was read before")?;
     }
-    let Some(body) = rewrite_model(&held, name) else { return Ok(None) };
+    let rewritten = match call.model_place {
+        ModelPlace::Json => rewrite_model(&held, name),
+        ModelPlace::Form { from, to } => rewrite_field(&held, from as usize..to as usize, name),
+        // Routing has refused it.
+        ModelPlace::Fixed => None,
+    };
+    let Some(body) = rewritten else { return Ok(None) };
     head.remove_header(&CONTENT_ENCODING);
-    if head.headers.contains_key(CONTENT_LENGTH) {
-        head.insert_header(CONTENT_LENGTH, body.len())?;
+    let length =
+        head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if let Some(length) = length {
+        // The rest of a form is not held.
+        head.insert_header(CONTENT_LENGTH, length.saturating_sub(sent) + body.len())?;
     }
     for field in VOUCHERS {
         head.remove_header(field);

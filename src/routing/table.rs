@@ -131,6 +131,11 @@ impl Table {
         self.blocked.matches(model)
     }
 
+    /// Returns whether a pattern of a backend matches this model.
+    pub fn serves(&self, model: &str) -> bool {
+        self.models.matches(model)
+    }
+
     /// Returns whether a model that no pattern matches is refused.
     pub fn is_strict(&self) -> bool {
         self.strict_models

@@ -1,6 +1,6 @@
 //! The downstream session that Pingora sees; it wraps Pingora's own session of the request.
 //!
-//! It adds four things: request bodies are buffered for replay when the handle asks for it (Pingora's own buffer ends at
+//! It adds four things: request bodies, or their beginnings, are buffered for replay while the handle asks for it (Pingora's own buffer ends at
 //! 64 KiB, its issues 349 and 575), every wait for the client also waits for the cut, idle time of the backend is
 //! limited, and the wrapped session returns to the connection. It also works around two bugs of Pingora 0.9.1 (its
 //! issues 935 and 946).
@@ -150,6 +150,9 @@ impl DownstreamSession {
             if done {
                 self.replay.finish();
             }
+        } else {
+            // Not all of the body can be replayed any more.
+            self.replay.release();
         }
         // Pingora issue 935: an empty last chunk would end an HTTP/1.1 upstream body twice.
         if chunk.is_empty() && done {
@@ -324,6 +327,7 @@ impl Session for DownstreamSession {
     }
 
     fn enable_retry_buffering(&mut self) {
+        self.replay.finish();
         self.pump_starts = true;
     }
 
