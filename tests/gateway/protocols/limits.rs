@@ -65,7 +65,7 @@ async fn heads_that_cannot_be_parsed_have_the_right_status_an_access_line_and_a_
     }
     for (status, count) in [(431, 2.0), (400, 4.0)] {
         let series = format!(
-            "elida_http_requests_total{{backend=\"none\",code=\"{status}\",method=\"other\",route=\"refused\"}}"
+            "elida_http_requests_total{{backend=\"none\",code=\"{status}\",method=\"OTHER\",route=\"refused\"}}"
         );
         assert!((gateway.metric(&series).await - count).abs() < f64::EPSILON, "{series}");
     }
