@@ -24,10 +24,9 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
     match (whole, chunked) {
         (Ok(whole), Ok(chunked)) => {
             assert_eq!(whole, chunked);
-            assert!(whole.len() <= (1 << 20) + 128 * bytes.len());
+            assert!(whole.len() <= (1 << 20) + 128 * bytes.len().next_multiple_of(4096));
         }
-        // How much a text may grow is measured chunk by chunk: a bomb may show earlier in small ones.
-        (_, Err(Unread::TooLarge)) | (Err(_), Err(_)) => {}
+        (Err(_), Err(_)) => {}
         (whole, chunked) => panic!("{whole:?} and {chunked:?}"),
     }
 });

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use elida::identity::client::Client;
-use elida::identity::settings::{Settings, Written};
+use elida::identity::settings::{IdentityConfig, Settings};
 use elida::identity::Key;
 use elida::settings::fault::Faults;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 
 static CHAIN: LazyLock<Settings> =
-    LazyLock::new(|| Written::default().compile(&mut Faults::default()).expect("the defaults"));
+    LazyLock::new(|| IdentityConfig::default().compile(&mut Faults::default()).expect("the defaults"));
 static KEY: LazyLock<Key> = LazyLock::new(Key::ephemeral);
 
 /// Names that mean something, so that the fuzzer need not guess them.

@@ -213,16 +213,21 @@ impl Reading<'_> {
         let rest = &self.document.as_bytes()[begin..];
         let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
         let end = begin + rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
-        if let Some(frame) = self.frames.last() {
-            let number = &self.document[begin..end];
-            if frame.is_index {
-                self.which = inside(self.which, number);
+        let number = &self.document[begin..end];
+        let is_secret = match self.frames.last() {
+            Some(frame) => {
+                if frame.is_index {
+                    self.which = inside(self.which, number);
+                }
+                frame.is_secret
             }
-            if number.len() >= LONG_NUMBER || frame.is_secret {
-                let range = self.base + begin..self.base + end;
-                let is_secret = frame.is_secret;
-                self.found.push(JsonText { range, notation: Notation::Number, location: 0, is_secret });
-            }
+            // A number that is the whole document; in other texts it is no number of JSON.
+            None if self.document.trim() == number => false,
+            None => return end,
+        };
+        if number.len() >= LONG_NUMBER || is_secret {
+            let range = self.base + begin..self.base + end;
+            self.found.push(JsonText { range, notation: Notation::Number, location: 0, is_secret });
         }
         end
     }

@@ -34,7 +34,13 @@ fn once(text: &str, framing: Framing, is_cut: bool) -> String {
         Framing::Ndjson => {
             let mut found = Vec::new();
             for (at, line) in lines(text) {
-                line_texts(line, at, &mut found);
+                // A number that is a whole line is a document, too.
+                match line.trim_ascii() {
+                    number if is_number(number) => {
+                        json_texts(number, at + line.find(number).unwrap_or(0), &mut found)
+                    }
+                    _ => line_texts(line, at, &mut found),
+                }
             }
             rewrite(text, &found, true, is_cut, DEPTH)
         }
@@ -91,6 +97,12 @@ fn event_texts(text: &str, data: Vec<Range<usize>>, found: &mut Vec<JsonText>) {
         }
         data => data.iter().for_each(|line| line_texts(&text[line.clone()], line.start, found)),
     }
+}
+
+/// Returns whether a text is made of the characters of a number, beginning with a digit or a minus sign.
+fn is_number(text: &str) -> bool {
+    text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
 }
 
 /// Finds the texts of a line.

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::form_fields::percent_decoded;
 use super::redact::redact_body;
 use crate::protocol::wire::framing::Framing;
+use crate::protocol::wire::parameters::percent_decoded;
 
 /// Matches a part of every secret. Almost no text matches, so that most texts cost one scan.
 #[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]

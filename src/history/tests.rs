@@ -185,7 +185,7 @@ async fn sums_agree_with_what_was_counted() {
         let line = models.iter().find(|line| line.name.as_deref() == name).unwrap();
         (line.requests, line.tokens.input_tokens, line.tokens.output_tokens)
     };
-    assert_eq!([of(None), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
+    assert_eq!([of(Some("unknown")), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
     let callers = reader.usage(&all, GroupBy::Principal).unwrap();
     assert_eq!((callers.len(), callers[0].requests, callers[0].tokens.input_tokens), (1, 30, 300));
     let points = reader.series(&all, Interval::Day).unwrap();
@@ -428,7 +428,7 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
         "DROP TABLE captures; DROP VIEW legs; DROP TABLE requests;
          CREATE TABLE legs (seq INTEGER NOT NULL REFERENCES records (seq) ON DELETE CASCADE, body TEXT NOT NULL) STRICT;
          CREATE INDEX legs_by_record ON legs (seq); DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
-         ALTER TABLE records DROP COLUMN seal;
+         ALTER TABLE records DROP COLUMN seal; ALTER TABLE usage DROP COLUMN unpriced_answers;
          PRAGMA user_version = 1;",
     )
     .unwrap();

@@ -12,7 +12,8 @@ use super::upgrade;
 /// Forwards a chunk of the request body to the backend.
 ///
 /// # Errors
-/// The leg was cut, a streamed body exceeds its limit, or the request has not been routed.
+/// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
+/// routed.
 pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<()> {
     let RequestCtx { app, stage, outcome } = ctx;
     let routed = stage.routed_mut()?;
@@ -27,19 +28,20 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
         session.add_bytes_in(chunk.len() as u64);
         return upgrade::on_client_bytes(routed, outcome, chunk);
     }
-    // A buffered body is sent again with each attempt; it was counted and limited while it was read.
-    if !received.handle.upload.is_buffered() {
+    // What is held is sent again with each attempt; it was counted and limited while it was read.
+    if !received.handle.upload.is_replay() {
         if let Some(capture) = &mut outcome.capture {
             capture.upload(chunk);
         }
         session.add_bytes_in(chunk.len() as u64);
-        let limit = read::body_limit(received);
+        let limit = read::streamed_limit(received, routed.route.backend.settings().kind());
         if received.handle.upload.bytes() > limit as u64 {
             outcome.refusal = Some(read::too_large(limit));
             return Error::e_explain(REFUSED, "the body is too large");
         }
+        return read::read_on(routed, outcome, chunk);
     }
-    // A buffered body is one chunk.
+    // What is held is one chunk.
     if let Some(rewritten) = routed.rewritten.take() {
         *body = Some(rewritten);
     }
@@ -71,6 +73,9 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         }
         if let Some(tail) = &mut answer.tail {
             tail.feed(chunk);
+        }
+        if let Some(endpoint) = &mut answer.endpoint {
+            endpoint.feed(chunk, &app.endpoints, routed.route.backend.settings().name());
         }
     }
     if let Some(tail) = &answer.tail {

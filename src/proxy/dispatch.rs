@@ -1,5 +1,6 @@
 //! Step 5: chooses the backend, by `X-Backend`, model, path or default.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use super::downstream::LEG_CUT;
+use super::endpoints::Endpoints;
 use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
@@ -18,8 +20,8 @@ use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
 use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
-use crate::protocol::request::ModelRequest;
-use crate::routing::{Choice, RouteError, RouteMethod};
+use crate::protocol::request::{ModelPlace, ModelRequest};
+use crate::routing::{Choice, Decision, RouteError, RouteMethod, Table};
 use crate::upstream::addresses::Addresses;
 use crate::upstream::backend::{Backend, InFlight, Permit};
 use crate::upstream::peer;
@@ -37,8 +39,10 @@ pub(crate) struct Route {
     pub(super) caller: reporters::Caller,
     /// The name of the model at this backend, if it has to be written into the body.
     pub(crate) served_as: Option<Arc<str>>,
-    /// Leading bytes of the path that named the backend and are not forwarded.
-    pub(crate) strip: usize,
+    /// The part of the path that named the backend and is not forwarded.
+    pub(crate) strip: Range<usize>,
+    /// The backend has announced the target, so its base path is in it.
+    pub(crate) is_announced: bool,
     /// The dialect of the backend.
     pub(crate) dialect: Dialect,
     /// What decided on the backend.
@@ -47,6 +51,10 @@ pub(crate) struct Route {
     pub(super) addresses: Option<Addresses>,
     /// How often the backend has returned the request unprocessed.
     pub(crate) given_back: usize,
+    /// This backend has sent the head of a response, perhaps an informational one.
+    pub(super) has_responded: bool,
+    /// The request was sent again, on a new connection, because this backend had closed a kept one.
+    pub(super) resent: bool,
     /// How many backends have been tried, including this one.
     pub(crate) asked: u32,
     /// The first backend, if it failed and another one was tried.
@@ -71,6 +79,11 @@ impl Route {
         self.given_back <= GIVEN_BACK
     }
 
+    /// Sends the request again, on a new connection. Returns false when that has been done before.
+    pub(crate) fn resend(&mut self) -> bool {
+        !std::mem::replace(&mut self.resent, true)
+    }
+
     /// Moves on to the next address of the backend after the current one refused the connection. Returns false when there
     /// is none.
     pub(crate) fn next_address(&mut self) -> bool {
@@ -81,31 +94,46 @@ impl Route {
 /// Chooses the backend.
 ///
 /// # Errors
-/// No backend matches.
+/// No backend matches, the model is blocked, or its name at the backend cannot be written into the request.
 pub(crate) fn route(
     received: &Received,
     caller: &Caller,
     head: &RequestHeader,
     call: &ModelRequest,
+    endpoints: &Endpoints,
     now: Moment,
 ) -> Result<Route, Refusal> {
     if call.model_doubled {
-        let message = "the body names two different models; send one";
+        let message = "the request names two different models, or a form repeats its model; send one";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let settings = &received.handle.settings;
     let wanted = wanted(&head.headers, settings.routes.header())?;
-    let decision = settings
-        .routes
-        .decide(wanted, received.uri.path(), call.model.as_deref())
-        .map_err(|error| undecided(&error, settings.routes.header()))?;
-    let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
+    let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
+    let announced = endpoints.backend_of(target);
+    let announced =
+        announced.and_then(|name| settings.routes.decide_announced(name.as_str(), wanted, target));
+    let decision = match announced {
+        Some(decision) => decision,
+        None => decide(&settings.routes, wanted, target, call)
+            .map_err(|error| undecided(&error, settings.routes.header()))?,
+    };
+    let can_rename = call.model_place != ModelPlace::Fixed;
+    if let Some(name) = decision.served_as.as_deref().filter(|_| !can_rename) {
+        let message = format!(
+            "the model has another name at its backend (rewrite_model), which can be written into a plain JSON body or \
+             form only, not into a path, a query or a compressed form; name {name} yourself"
+        );
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
+    let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
     if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
+    others.retain(|other| can_rename || other.served_as.is_none());
     if !others.is_empty() && credentials::is_present(&head.headers, received.uri.query()) {
         // The caller's credential is meant for the backend that routing names, and for its realm.
         let meant_for = backend.settings();
@@ -120,15 +148,33 @@ pub(crate) fn route(
         caller: caller.for_health,
         served_as: decision.served_as.clone(),
         strip: decision.strip,
+        is_announced: decision.is_announced,
         via: decision.via,
         addresses: None,
         given_back: 0,
+        has_responded: false,
+        resent: false,
         asked: 1,
         failed_over_from: None,
         chosen: Choice { backend: decision.backend, served_as: decision.served_as, tier: 0 },
         others,
         answered: None,
     })
+}
+
+/// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.
+fn decide(
+    routes: &Table,
+    wanted: Option<&str>,
+    path: &str,
+    call: &ModelRequest,
+) -> Result<Decision, RouteError> {
+    let [model, also] = [call.model.as_deref(), call.also.as_deref()];
+    if let Some(blocked) = [model, also].into_iter().flatten().find(|model| routes.blocks(model)) {
+        return Err(RouteError::BlockedModel(blocked.to_owned()));
+    }
+    let known = [model, also].into_iter().flatten().find(|model| routes.serves(model));
+    routes.decide(wanted, path, known.or(model))
 }
 
 /// Returns why no backend was found; `header` is the field that names one.
@@ -140,7 +186,9 @@ fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
             Refusal::new(ErrorKind::UnknownBackend, message)
         }
         RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
-        RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+        RouteError::NoRoute | RouteError::UnnamedServer => {
+            Refusal::new(ErrorKind::NoRoute, error.to_string())
+        }
     }
 }
 
@@ -179,6 +227,9 @@ pub(crate) async fn peer(
     let mut peer = peer::peer(&route.backend, address, limit);
     if is_upgrade {
         peer::for_upgrade(&mut peer, &route.backend);
+    }
+    if route.resent {
+        peer::use_new_connection(&mut peer);
     }
     // Over HTTP/2 Pingora waits for flow-control credit without noticing that the backend is silent.
     if peer.options.alpn.get_max_http_version() > 1 {

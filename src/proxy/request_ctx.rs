@@ -31,7 +31,7 @@ use crate::error::Refusal;
 use crate::ids::SessionId;
 use crate::protocol::answer::socket::SocketTap;
 use crate::protocol::dialects::Dialect;
-use crate::protocol::request::ModelRequest;
+use crate::protocol::request::{BodyReader, ModelRequest};
 use crate::session::Leg;
 use crate::telemetry::metrics::GaugeGuard;
 
@@ -73,6 +73,8 @@ pub(crate) struct Identified {
     pub(crate) caller: Caller,
     /// What path and body ask for; empty until the body has been read.
     pub(crate) call: ModelRequest,
+    /// Reads the rest of a form while it is uploaded; `None` for other bodies.
+    pub(crate) form: Option<Box<BodyReader>>,
 }
 
 /// A request with an open leg.
@@ -228,7 +230,8 @@ impl Stage {
     pub(crate) fn identify(&mut self, caller: Caller) -> Result<()> {
         self.advance(|stage| match stage {
             Self::Received(received) => {
-                (Self::Identified(Identified { received, caller, call: ModelRequest::default() }), true)
+                let call = ModelRequest::default();
+                (Self::Identified(Identified { received, caller, call, form: None }), true)
             }
             other @ (Self::New
             | Self::Identified(_)

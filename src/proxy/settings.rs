@@ -115,6 +115,9 @@ pub struct ServerLimitsConfig {
     pub max_body: ByteSize,
     /// Maximum bytes of a request body on the path of a model API; more get 413.
     pub max_body_llm: ByteSize,
+    /// Maximum bytes of a form or a file that is uploaded to a model backend; more get 413. It is streamed: what has to be
+    /// held of it to find its model is limited by `max_body_llm`.
+    pub max_upload: ByteSize,
     /// Maximum concurrent client connections; further ones are closed at once. Also the maximum of concurrent HTTP/2
     /// requests.
     pub max_connections: usize,
@@ -133,6 +136,7 @@ impl Default for ServerLimitsConfig {
             max_header_count: 128,
             max_body: ByteSize::mib(10),
             max_body_llm: ByteSize::mib(32),
+            max_upload: ByteSize::mib(512),
             max_connections: 20_000,
             max_streams: 100,
             max_cancelled_streams: 100,
@@ -186,6 +190,8 @@ pub struct Limits {
     pub max_body: usize,
     /// Maximum bytes of a request body on the path of a model API; more get 413.
     pub max_body_llm: usize,
+    /// Maximum bytes of a form or a file that is uploaded to a model backend; more get 413.
+    pub max_upload: usize,
     /// Maximum concurrent client connections; further ones are closed at once. Also the maximum of concurrent HTTP/2
     /// requests.
     pub max_connections: usize,
@@ -314,6 +320,7 @@ impl ServerLimitsConfig {
             max_header_count: self.max_header_count,
             max_body: self.max_body.as_len(),
             max_body_llm: self.max_body_llm.as_len(),
+            max_upload: self.max_upload.as_len(),
             max_connections: self.max_connections,
             max_streams: self.max_streams,
             max_cancelled_streams: self.max_cancelled_streams,
@@ -324,6 +331,7 @@ impl ServerLimitsConfig {
             ("max_header_count", limits.max_header_count),
             ("max_body", limits.max_body),
             ("max_body_llm", limits.max_body_llm),
+            ("max_upload", limits.max_upload),
             ("max_connections", limits.max_connections),
             ("max_streams", limits.max_streams as usize),
             ("max_cancelled_streams", limits.max_cancelled_streams as usize),

@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 use super::builtin::BuiltinAnswer;
 use super::error_response::Reject;
 use super::identify::SessionHint;
+use super::read::ReadRequest;
 use super::receive::Received;
 use super::request_ctx::{RequestCtx, Stage, reached};
 use super::trace_context::Trace;
@@ -64,10 +65,12 @@ impl RequestCtx {
     pub(super) async fn read(&mut self, session: &mut Session) -> Result<Duration, Reject> {
         let begun = Instant::now();
         let who = reached(self.stage.identified_mut())?;
-        who.call = match upgrade::call(&who.received) {
-            Some(call) => call,
-            None => read::read(session, &who.received).await?,
-        };
+        match upgrade::call(&who.received) {
+            Some(call) => who.call = call,
+            None => {
+                ReadRequest { call: who.call, form: who.form } = read::read(session, &who.received).await?
+            }
+        }
         Ok(begun.elapsed())
     }
 
@@ -80,8 +83,14 @@ impl RequestCtx {
         let has_session = self.stage.leg().is_some();
         let who = reached(self.stage.identified())?;
         unread::check(&who.received, &head.headers, &who.call, has_session)?;
-        let route = dispatch::route(&who.received, &who.caller, head, &who.call, now)?;
+        let route = dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, now)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
+        if !who.received.handle.upload.is_buffered() {
+            read::check_declared(
+                &head.headers,
+                read::streamed_limit(&who.received, route.backend.settings().kind()),
+            )?;
+        }
         if !dialect.is_llm() {
             // Responses of models are small pieces of text; anything else may be a large download.
             who.received.handle.backpressure.expect_large_chunks();

@@ -29,14 +29,16 @@ pub(crate) fn check(
     let why = match call.unread {
         Some(Unread::TooLarge) => {
             let message = "the request body grows too much when it is decoded: send less than \
-                           server.limits.max_body_llm (model calls, MCP, A2A) or max_body (other JSON), \
-                           or send it uncompressed";
+                           server.limits.max_body_llm (model calls, MCP, A2A), max_upload (forms) or max_body \
+                           (other JSON), or send it uncompressed";
             return Err(Refusal::new(ErrorKind::BodyTooLarge, message));
         }
         Some(Unread::Coding) if coding(headers) == Coding::Identity => "it is not in UTF-8".to_owned(),
         Some(Unread::Coding) => format!("its Content-Encoding is none of {ACCEPTED}"),
         Some(Unread::Corrupt) => "it is not what its Content-Encoding says".to_owned(),
-        None if call.malformed && received.dialect.is_llm() => "it is not plain JSON".to_owned(),
+        None if call.malformed && received.dialect.is_llm() => {
+            "it is neither plain JSON nor a form".to_owned()
+        }
         None => return Ok(()),
     };
     if settings.routes.blocks_models() {

@@ -74,6 +74,12 @@ mod protocols {
     pub mod listener_tls;
     /// MCP servers: sessions named by the server, header fields that repeat the body, origins of web pages.
     pub mod mcp;
+    /// MCP servers under a path: OAuth discovery, the HTTP+SSE transport.
+    pub mod mcp_paths;
+    /// Clients that close their half of the connection, faults in the framing of backends.
+    pub mod repairs;
+    /// Forms and files that are uploaded to model backends.
+    pub mod uploads;
     /// Dead peers are detected.
     pub mod vanished;
     /// WebSockets: read, counted, killed, refused; no frame is lost.
@@ -96,6 +102,10 @@ mod routing {
     pub mod failover;
     /// Ejection, recovery and active checks of backends; load balancing.
     pub mod health;
+    /// Kept connections: how long, and what is sent again when the backend has closed one.
+    pub mod kept;
+    /// The model in the path: Azure, Vertex AI, Bedrock.
+    pub mod model_in_path;
     /// One list of the models of all backends.
     pub mod models;
     /// Compressed requests are routed, refused and killed as their plain twins are.

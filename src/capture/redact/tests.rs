@@ -396,6 +396,19 @@ proptest! {
     }
 
     #[test]
+    fn a_number_stays_json_wherever_it_is(
+        number in "-?(0|[1-9][0-9]{0,20}|4111111111111111|5500000000000004)([.][0-9]{1,17})?(e[+-]?[0-9]{1,17})?",
+        place in prop::sample::select(&["N", " N\r\n", "[N,N]", "{\"a\":N}", "{\"token\":[N]}", "[[[N]]]"][..]),
+        framing in prop::sample::select(&[Framing::Json, Framing::Ndjson][..]),
+    ) {
+        let document = place.replace('N', &number);
+        let redacted = redact_body(&document, framing, false);
+        let is_json = |text: &str| serde_json::from_str::<Box<serde_json::value::RawValue>>(text).is_ok();
+        prop_assert!(is_json(&document), "{}", document);
+        prop_assert!(is_json(&redacted), "{}", redacted);
+    }
+
+    #[test]
     fn what_was_json_stays_json(text in pieces(), is_cut: bool) {
         let document = serde_json::json!({"a": text, "token": [text], text.as_str(): 4111111111111111_u64}).to_string();
         let redacted = redact_body(&document, Framing::Json, is_cut);
@@ -413,6 +426,21 @@ proptest! {
         let redacted = redact_body(&anthropic(&pieces), Framing::Sse, false);
         prop_assert_eq!(said(&redacted), "key: [redacted:api_key] end");
     }
+}
+
+#[test]
+fn a_card_number_alone_is_replaced_by_a_string() {
+    let mark = "\"[redacted:card]\"";
+    assert_eq!(redact_body("4111111111111111", Framing::Json, false), mark);
+    assert_eq!(redact_body(" 4111111111111111\n", Framing::Json, false), format!(" {mark}\n"));
+    assert_eq!(
+        redact_body("1\n4111111111111111\r\n{}\n", Framing::Ndjson, false),
+        format!("1\n{mark}\r\n{{}}\n")
+    );
+    assert!(
+        !redact_body("card 4111111111111111", Framing::Json, false).contains('"'),
+        "no JSON before, none behind"
+    );
 }
 
 #[test]

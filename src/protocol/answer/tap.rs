@@ -176,7 +176,7 @@ impl ResponseTap {
         let Reading { rules, scanner, found, complete, .. } = reading;
         match framing {
             Pieces::Sse(_) | Pieces::Ndjson(_) => {
-                !complete && !(rules.ends.stop_suffices && !found.stop.is_empty())
+                !complete && (found.stop.is_empty() || !rules.ends.stop_suffices)
             }
             Pieces::Whole => !complete && !scanner.is_broken(),
             Pieces::Messages | Pieces::Nothing => false,
@@ -186,6 +186,11 @@ impl ResponseTap {
     /// Why the model stopped, in the provider's word, the last one seen.
     pub fn stop_reason(&self) -> Option<&str> {
         self.text(|found| &found.stop)
+    }
+
+    /// The service tier that the answer was served in, in the provider's word, the last one seen.
+    pub fn service_tier(&self) -> Option<&str> {
+        self.text(Found::service_tier)
     }
 
     fn text(&self, which: impl FnOnce(&Found) -> &String) -> Option<&str> {
@@ -313,6 +318,8 @@ impl std::fmt::Debug for Reading {
 
 mod found;
 
+#[cfg(test)]
+mod price_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -3,8 +3,7 @@
 //! Fields as in the vendor's SDK (`anthropic.types`: `Usage`, `MessageDeltaUsage`, `RawMessageStreamEvent`).
 //!
 //! Vertex AI (`…/publishers/anthropic/models/MODEL:rawPredict`, `:streamRawPredict`) and Amazon Bedrock
-//! (`/model/MODEL/invoke`) have the same bodies and answers, but name the model in the path. Bedrock's streams have a
-//! framing of their own (`application/vnd.amazon.eventstream`), which is not read.
+//! (`/model/MODEL/invoke`) have the same bodies and answers, but name the model in the path (`vertex.rs`, `bedrock.rs`).
 //! The answer of `count_tokens` has its number elsewhere and is not counted: it used no tokens.
 
 use std::sync::LazyLock;
@@ -14,11 +13,10 @@ use serde_json::{Map, Value, json};
 
 use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, common};
-use super::gemini::{calls, has_colon, spelled_out};
 use super::model_list::{ModelListForm, ModelListRequest};
-use super::openai;
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use super::{bedrock, openai, vertex};
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::ReportedCounts;
 
@@ -31,6 +29,8 @@ const FIELDS: &[(&str, Field)] = &[
     ("message.usage.cache_read_input_tokens", Field::CacheRead),
     ("message.usage.cache_creation_input_tokens", Field::CacheWrite),
     ("message.usage.cache_creation.ephemeral_1h_input_tokens", Field::CacheWriteHour),
+    ("message.usage.service_tier", Field::ServiceTier),
+    ("message.usage.speed", Field::Speed),
     // The whole answer, and `message_delta`.
     ("model", Field::Model),
     ("usage.input_tokens", Field::Input),
@@ -40,6 +40,8 @@ const FIELDS: &[(&str, Field)] = &[
     ("usage.cache_creation.ephemeral_1h_input_tokens", Field::CacheWriteHour),
     ("usage.output_tokens_details.thinking_tokens", Field::Reasoning),
     ("usage.server_tool_use.web_search_requests", Field::WebSearches),
+    ("usage.service_tier", Field::ServiceTier),
+    ("usage.speed", Field::Speed),
     ("stop_reason", Field::Stop),
     ("delta.stop_reason", Field::Stop),
     // Content blocks: `tool_use`, `server_tool_use`, `mcp_tool_use`.
@@ -82,43 +84,6 @@ const VERSION: &str = "anthropic-version";
 /// The well-known value of OpenTelemetry's conventions.
 const GEN_AI_PROVIDER: &str = "anthropic";
 
-/// Vertex AI's methods of models of other vendors.
-pub(super) const RAW_VERBS: [&str; 2] = ["rawPredict", "streamRawPredict"];
-/// What stands for the model where Vertex AI counts tokens: the body names it.
-const COUNT_TOKENS: &str = "count-tokens";
-/// How Bedrock's paths end.
-const INVOKE: [&str; 2] = ["/invoke", "/invoke-with-response-stream"];
-
-/// Whether a path calls a model of this vendor in another one's cloud.
-fn is_cloud_call(path: &str) -> bool {
-    (has_colon(path) || path.contains("/invoke")) && cloud_models(&spelled_out(path)).next().is_some()
-}
-
-/// The models that a path calls, and whether it asks for a stream.
-fn cloud_models(path: &str) -> impl Iterator<Item = (&str, bool)> {
-    let is_own = path.to_ascii_lowercase().contains("/publishers/anthropic/");
-    let vertex = calls(path, &RAW_VERBS).filter(move |_| is_own);
-    vertex.map(|(model, verb)| (model, verb.len() > RAW_VERBS[0].len())).chain(bedrock_model(path))
-}
-
-/// The model in `/model/MODEL/invoke`; of an ARN the last part.
-fn bedrock_model(path: &str) -> Option<(&str, bool)> {
-    let at = INVOKE.iter().position(|end| path.ends_with(end))?;
-    let named = path.strip_suffix(INVOKE[at])?.split_once("/model/")?.1;
-    let model = if named.starts_with("arn:") { named.rsplit('/').next()? } else { named };
-    model.contains("anthropic.").then_some((model, at == 1))
-}
-
-fn read_path(path: &str, call: &mut ModelRequest) {
-    for (model, stream) in cloud_models(&spelled_out(path)) {
-        call.stream = call.stream.or(stream.then_some(true));
-        if model != COUNT_TOKENS {
-            call.model_doubled |= call.model.as_deref().is_some_and(|known| known != model);
-            call.model = Some(model.to_owned());
-        }
-    }
-}
-
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "anthropic",
     rules: &[
@@ -128,8 +93,11 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (EndsWith("/v1/complete"), None),
         (EndsWith("/v1/models"), Some(VERSION)),
         (Contains("/v1/models/"), Some(VERSION)),
-        (Matches(is_cloud_call), None),
+        // The clouds that serve it have the model in the path.
+        (Matches(bedrock::is_anthropic), None),
+        (Matches(vertex::is_anthropic), None),
     ],
+    read_path: Some(read_path),
     operations: &[
         ("/v1/messages", "chat"),
         ("/v1/complete", "text_completion"),
@@ -140,7 +108,6 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     ],
     // Batches; their results have no usage at the paths above. Counting tokens uses none.
     stored: &[Contains("/v1/messages/")],
-    read_path: Some(read_path),
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", common)],
@@ -150,6 +117,11 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     gen_ai_provider: GEN_AI_PROVIDER,
     ..DialectSpec::MODEL
 };
+
+fn read_path(path: &str, call: &mut ModelRequest) {
+    bedrock::read_path(path, call);
+    vertex::read_path(path, call);
+}
 
 pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
     name: "anthropic",
@@ -194,6 +166,10 @@ fn model_list(entries: Vec<Value>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_cloud_call(path: &str) -> bool {
+        bedrock::is_anthropic(path) || vertex::is_anthropic(path)
+    }
 
     fn read(path: &str) -> ModelRequest {
         let mut call = ModelRequest::default();

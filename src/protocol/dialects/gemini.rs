@@ -3,20 +3,18 @@
 //!
 //! `usageMetadata` comes with every piece and counts all so far (ai.google.dev/api/generate-content#UsageMetadata).
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths_in_elements};
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::model_list::ModelListRequest;
 use super::openai;
+use super::path_method::{is_call, read_path};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
-use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::wire::framing::Framing;
 
@@ -28,6 +26,9 @@ const FIELDS: &[(&str, Field)] = &[
     ("usageMetadata.cachedContentTokenCount", Field::CacheRead),
     ("usageMetadata.thoughtsTokenCount", Field::Reasoning),
     ("usageMetadata.totalTokenCount", Field::Total),
+    ("usageMetadata.trafficType", Field::ServiceTier),
+    ("usageMetadata.serviceTier", Field::ServiceTier),
+    ("candidates[].groundingMetadata.webSearchQueries[]", Field::SearchQuery),
     ("error.status", Field::ErrorWord),
     ("error.code", Field::ErrorWord),
     ("error.message", Field::Error),
@@ -55,61 +56,6 @@ fn usage(counts: &ReportedCounts) -> Usage {
     let is_in_output = total == input + output || total == input + tool_input + output;
     let thoughts = if is_in_output { 0 } else { reasoning };
     ReportedCounts { input: input + tool_input, output: output + thoughts, ..*counts }.with_cached_in_input()
-}
-
-/// The methods of a model: the word after the colon.
-const VERBS: [&str; 10] = [
-    "asyncBatchEmbedContent",
-    "batchEmbedContents",
-    "batchGenerateContent",
-    "computeTokens",
-    "countTokens",
-    "embedContent",
-    "generateContent",
-    "predict",
-    "predictLongRunning",
-    "streamGenerateContent",
-];
-
-/// Whether a path calls a method of a model.
-fn is_call(path: &str) -> bool {
-    has_colon(path) && calls(&spelled_out(path), &VERBS).next().is_some()
-}
-
-/// Sets the model that the path names. Any segment counts, not only the last: a server that normalizes dots or
-/// empty segments after it must not find another model than was checked here.
-fn read_path(path: &str, call: &mut ModelRequest) {
-    let path = spelled_out(path);
-    for (model, verb) in calls(&path, &VERBS) {
-        if verb.eq_ignore_ascii_case("streamGenerateContent") {
-            call.stream = Some(true);
-        }
-        // Bodies repeat it as `models/MODEL`.
-        let same = |known: &str| known.strip_prefix("models/").unwrap_or(known) == model;
-        call.model_doubled |= call.model.as_deref().is_some_and(|known| !same(known));
-        call.model = Some(model.to_owned());
-    }
-}
-
-pub(super) fn has_colon(path: &str) -> bool {
-    path.bytes().any(|byte| matches!(byte, b':' | b'%'))
-}
-
-/// Models and their methods, where they are among `verbs`: `MODEL:VERB` in a segment, with or without `;parameters`.
-pub(super) fn calls<'p>(
-    path: &'p str,
-    verbs: &'static [&'static str],
-) -> impl Iterator<Item = (&'p str, &'p str)> {
-    path.split(['/', '\\']).filter_map(|segment| {
-        let segment = segment.split(';').next()?;
-        let (model, verb) = segment.rsplit_once(':')?;
-        verbs.iter().any(|known| known.eq_ignore_ascii_case(verb)).then_some((model, verb))
-    })
-}
-
-/// The path with its percent-escapes resolved, as servers see it.
-pub(super) fn spelled_out(path: &str) -> Cow<'_, str> {
-    percent_decode_str(path).decode_utf8_lossy()
 }
 
 pub(super) static SPEC: DialectSpec = DialectSpec {
@@ -235,6 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::facts::model_request::ModelRequest;
 
     fn read(path: &str, body: Option<&str>) -> ModelRequest {
         let mut call = ModelRequest::default();

@@ -3,7 +3,7 @@
 //! - [`spec`]: what a dialect is; [`registry`]: all of them, and which one a request speaks.
 //! - [`answer_rules`]: how the answers of a dialect are read.
 //! - [`error_body`]: errors in a dialect's form.
-//! - [`model_list`]: lists of models.
+//! - [`model_list`]: lists of models; [`model_name`]: where requests name a model beside their body.
 //! - [`client_fields`]: header fields in which proxies name the client.
 //! - [`own_paths`]: the first segment of the paths of some services, which a backend's name may equal.
 //! - [`credentials`]: where a request carries its caller's credentials, and which fields hold none.
@@ -16,19 +16,24 @@ pub mod error_body;
 pub mod json_rpc;
 pub mod mcp;
 pub mod model_list;
+pub mod model_name;
 pub mod own_paths;
 pub mod registry;
 pub mod spec;
 
 mod a2a;
 mod anthropic;
+mod azure;
+mod bedrock;
 mod cohere;
 mod gemini;
 mod mistral;
 mod ollama;
 mod openai;
+mod path_method;
 mod plain;
 mod realtime;
 mod responses;
+mod vertex;
 
 pub use spec::{BackendKind, Dialect};

@@ -37,6 +37,13 @@ fn is_call(path: &str) -> bool {
     call.is_some_and(|call| CALLS.contains(&call)) || path.contains("/api/blobs/")
 }
 
+/// Whether a path takes the file of a model: `/api/blobs/sha256:DIGEST`, of any size.
+fn is_blob(path: &str) -> bool {
+    let name = path.rsplit_once("/api/blobs/").map_or("", |(_, name)| name);
+    let digest = name.strip_prefix("sha256:").or_else(|| name.strip_prefix("sha256-")).unwrap_or_default();
+    !digest.is_empty() && digest.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
 const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
     ("error", Field::Error),
@@ -64,6 +71,7 @@ static ANSWERS: AnswerRules = AnswerRules {
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "ollama",
     rules: &[(Matches(is_call), None)],
+    uploads: &[Matches(is_blob)],
     operations: &[("/api/chat", "chat"), ("/api/generate", "text_completion"), ("/api/embed", "embeddings")],
     answers: Some(&ANSWERS),
     errors: ErrorForm {

@@ -12,13 +12,16 @@ use serde_json::{Map, Value, json};
 use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
-use super::spec::PathRule::{Contains, EndsWith};
+use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use super::{azure, vertex};
+use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 
 /// Shared with Mistral, whose answers have the same shape.
 pub(super) const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
+    ("service_tier", Field::ServiceTier),
     // Within a stream, or with status 200 (OpenRouter). Older vLLM has an object of this kind instead of the member.
     ("object", Field::Kind),
     ("error", Field::Error),
@@ -113,9 +116,15 @@ pub(super) const GEN_AI_PROVIDER: &str = "openai";
 pub(super) const ERRORS: ErrorForm =
     ErrorForm { stream_ends: &[StreamEnd::event(common)], ..ErrorForm::COMMON };
 
+fn read_path(path: &str, call: &mut ModelRequest) {
+    azure::read_path(path, call);
+    vertex::read_path(path, call);
+}
+
 pub(super) static CHAT: DialectSpec = DialectSpec {
     name: "openai_chat",
-    rules: &[(EndsWith("/chat/completions"), None)],
+    rules: &[(EndsWith("/chat/completions"), None), (Matches(vertex::is_chat), None)],
+    read_path: Some(read_path),
     operations: &[("/chat/completions", "chat")],
     answers: Some(&ANSWERS),
     errors: ERRORS,
@@ -131,11 +140,17 @@ pub(super) static OTHER: DialectSpec = DialectSpec {
         (EndsWith("/v1/models"), None),
         (EndsWith("/v1/moderations"), None),
         (EndsWith("/v1/rerank"), None),
-        (EndsWith("/v1/images/generations"), None),
-        (EndsWith("/v1/audio/speech"), None),
+        (EndsWith("/images/generations"), None),
+        (EndsWith("/images/edits"), None),
+        (EndsWith("/images/variations"), None),
+        (EndsWith("/audio/speech"), None),
+        (EndsWith("/audio/transcriptions"), None),
+        (EndsWith("/audio/translations"), None),
+        (EndsWith("/v1/videos"), None),
         (Contains("/chat/completions/"), None),
         (Contains("/v1/models/"), None),
     ],
+    read_path: Some(read_path),
     operations: &[("/completions", "text_completion"), ("/embeddings", "embeddings")],
     stored: &[Contains("/chat/completions/")],
     answers: Some(&ANSWERS),

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{Detail, ErrorForm, json};
-use super::openai;
 use super::spec::PathRule::{Contains, EndsWith};
 use super::spec::{Dialect, DialectSpec};
+use super::{azure, openai};
 use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -50,6 +50,7 @@ static ANSWERS: AnswerRules = AnswerRules {
 /// Only sockets: requests by HTTP below `/v1/realtime` create keys and calls.
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "openai_realtime",
+    socket_model: azure::SOCKET_MODEL,
     socket_paths: &[EndsWith("/realtime"), Contains("/v1/realtime/")],
     answers: Some(&ANSWERS),
     errors: ErrorForm { socket_event: Some(socket_event), ..ErrorForm::COMMON },

@@ -10,19 +10,22 @@ use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
-use super::{a2a, anthropic, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses};
+use super::{
+    a2a, anthropic, bedrock, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses,
+};
 
 /// The dialects in the order in which their rules are tried. Those of models precede MCP and A2A, so that no header
 /// field a client adds turns a request to a model into something else.
-static DIALECTS: [&DialectSpec; 12] = [
+static DIALECTS: [&DialectSpec; 13] = [
     &openai::CHAT,
     &responses::SPEC,
     &realtime::SPEC,
     &anthropic::SPEC,
     &cohere::SPEC,
     &ollama::SPEC,
-    &gemini::SPEC,
     &mistral::SPEC,
+    &gemini::SPEC,
+    &bedrock::SPEC,
     &openai::OTHER,
     &mcp::SPEC,
     &a2a::SPEC,
@@ -158,6 +161,13 @@ mod tests {
             ("/v2/chat", Dialect::COHERE),
             ("/cohere/v2/embed", Dialect::COHERE),
             ("/v1/models/ft:gpt-4o:acme::1", Dialect::OPENAI_OTHER),
+            ("/v1/audio/transcriptions", Dialect::OPENAI_OTHER),
+            ("/openai/deployments/whisper/audio/translations", Dialect::OPENAI_OTHER),
+            ("/v1/images/edits", Dialect::OPENAI_OTHER),
+            ("/v1/publishers/anthropic/models/claude-sonnet-4:streamRawPredict", Dialect::ANTHROPIC),
+            ("/v1/publishers/mistralai/models/codestral:rawPredict", Dialect::MISTRAL),
+            ("/v1/publishers/google/models/gemini-3:generateContent", Dialect::GEMINI),
+            ("/model/anthropic.claude-3-haiku-20240307-v1:0/invoke", Dialect::ANTHROPIC),
             ("/build/mcp", Dialect::MCP),
             ("/mcp/", Dialect::MCP),
             ("/agent/v1/message:stream", Dialect::A2A),

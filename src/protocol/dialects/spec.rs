@@ -38,6 +38,10 @@ pub(super) struct DialectSpec {
     pub(super) stored: &'static [PathRule],
     /// Reads what the path says of a request, where the path names the model.
     pub(super) read_path: Option<fn(&str, &mut ModelRequest)>,
+    /// Parameters of the query in which the handshake of a WebSocket names the model.
+    pub(super) socket_model: &'static [&'static str],
+    /// Where bodies are files that name no model and are not read, although the dialect reads others.
+    pub(super) uploads: &'static [PathRule],
     /// How its answers are read; `None` when they are not.
     pub(super) answers: Option<&'static AnswerRules>,
     pub(super) errors: ErrorForm,
@@ -68,6 +72,8 @@ impl DialectSpec {
         operations: &[],
         stored: &[],
         read_path: None,
+        socket_model: &["model"],
+        uploads: &[],
         answers: None,
         errors: ErrorForm::COMMON,
         model_list: openai::MODEL_LIST,
@@ -128,13 +134,6 @@ impl Dialect {
     /// tokens were counted when it was made.
     pub fn makes_answer(self, method: &Method, path: &str) -> bool {
         self.is_llm() && method == Method::POST && !self.0.stored.iter().any(|rule| rule.matches(path))
-    }
-
-    /// Adds what the path says of a request.
-    pub fn read_path(self, path: &str, request: &mut ModelRequest) {
-        if let Some(read) = self.0.read_path {
-            read(path, request);
-        }
     }
 
     /// How its answers are read; `None` when they are not.
@@ -198,6 +197,11 @@ impl BackendKind {
     /// The word of the configuration file.
     pub fn name(self) -> &'static str {
         self.0.name
+    }
+
+    /// True for a server of models.
+    pub fn is_llm(self) -> bool {
+        self.0.gen_ai_provider.is_some()
     }
 
     /// The header field that carries the key of such a backend, in lower case.

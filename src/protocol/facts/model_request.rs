@@ -1,4 +1,4 @@
-//! What a request's body says: its model, whether it streams, the tools it offers, who may be calling.
+//! What a request says: its model, whether it streams, the tools it offers, who may be calling.
 
 use super::rpc::Rpc;
 use super::tools_offered::ToolsOffered;
@@ -9,9 +9,14 @@ use crate::protocol::wire::coding::Unread;
 pub struct ModelRequest {
     /// The model; of a doubled one the last, as most servers read it.
     pub model: Option<String>,
+    /// Where the model is.
+    pub model_place: ModelPlace,
+    /// The model in the body, which the backend may ignore because the path names one. It must not be blocked either, and
+    /// decides on the backend when no pattern matches the model in the path.
+    pub also: Option<Box<str>>,
     /// Whether a streamed answer is asked for.
     pub stream: Option<bool>,
-    /// The body names two different models, so servers may differ in which they obey.
+    /// The request names two different models, or a form repeats it, so servers may differ in which they obey.
     pub model_doubled: bool,
     /// The body is not a JSON value, as far as it was followed: cut short, another encoding, a form.
     pub malformed: bool,
@@ -22,10 +27,38 @@ pub struct ModelRequest {
     /// What a JSON-RPC request asks for.
     pub rpc: Option<Box<Rpc>>,
     /// The values at the configured paths of identity hints.
-    pub(in crate::protocol) hints: Vec<Option<Box<str>>>,
+    pub(in crate::protocol) hints: Box<[Option<Box<str>>]>,
+}
+
+/// Where a request names its model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModelPlace {
+    /// At the top level of a JSON body.
+    #[default]
+    Json,
+    /// In a field of a form.
+    Form {
+        /// Where its value begins in the body, in bytes.
+        from: u32,
+        /// Where it ends.
+        to: u32,
+    },
+    /// In the path or the query, in a compressed form, or behind the first 4 GiB of a form.
+    Fixed,
 }
 
 impl ModelRequest {
+    /// Takes the name in a path for the model. A model of the body is kept beside it.
+    pub(in crate::protocol) fn named_by_path(&mut self, name: &str) {
+        if self.model_place == ModelPlace::Fixed {
+            self.model_doubled |= self.model.as_deref().is_some_and(|known| known != name);
+        } else {
+            self.also = self.model.take().map(Box::from);
+        }
+        self.model = Some(name.to_owned());
+        self.model_place = ModelPlace::Fixed;
+    }
+
     /// The text at the caller's path number `index`; numbers as written.
     pub fn hint(&self, index: usize) -> Option<&str> {
         self.hints.get(index)?.as_deref()

@@ -21,7 +21,8 @@ pub struct RequestPaths {
     set: Arc<PathSet>,
     /// The same and those of JSON-RPC, also in each member of a batch.
     with_rpc: Arc<PathSet>,
-    hints: usize,
+    /// The hints' paths.
+    hints: Arc<[String]>,
 }
 
 impl RequestPaths {
@@ -36,8 +37,13 @@ impl RequestPaths {
         Self {
             set: Arc::new(PathSet::ignoring_case(paths())),
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
-            hints: extra.len(),
+            hints: extra.into(),
         }
+    }
+
+    /// The dotted paths of the identity hints.
+    pub(super) fn hints(&self) -> &Arc<[String]> {
+        &self.hints
     }
 }
 
@@ -69,7 +75,7 @@ impl RequestScan {
     }
 
     fn with(set: &Arc<PathSet>, paths: &RequestPaths) -> Self {
-        let request = ModelRequest { hints: vec![None; paths.hints], ..ModelRequest::default() };
+        let request = ModelRequest { hints: vec![None; paths.hints.len()].into(), ..ModelRequest::default() };
         Self { scanner: Scanner::new(Arc::clone(set)), found: Found { request, model_is_no_text: false } }
     }
 

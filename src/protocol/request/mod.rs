@@ -1,17 +1,18 @@
 //! Reads a request's body, and writes another model into it.
 //!
 //! - [`reader`]: the body as it arrives, compressed or not.
-//! - [`body`]: model, streaming, tools, identity hints and JSON-RPC envelope, in one scan.
+//! - [`body`]: model, streaming, tools, identity hints and JSON-RPC envelope of a JSON text, in one scan.
 //! - [`rewrite_model`]: the same body with another model.
 
 pub mod body;
 pub mod reader;
 pub mod rewrite_model;
 
+mod form;
 mod tools_offered;
 
 pub use body::{RequestPaths, RequestScan};
 pub use reader::{BodyReader, decoded};
-pub use rewrite_model::rewrite_model;
+pub use rewrite_model::{rewrite_field, rewrite_model};
 
-pub use crate::protocol::facts::model_request::ModelRequest;
+pub use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};

@@ -1,17 +1,25 @@
 //! A request's body as it arrives: decoded when it is compressed, and scanned once.
 
 use super::body::{RequestPaths, RequestScan};
+use super::form::FormReader;
 use crate::protocol::dialects::spec::Dialect;
-use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
 use crate::protocol::wire::coding::{Coding, Decoder, Unread};
 
 /// Bytes that show whether a text is UTF-8 (RFC 4627, 3).
 const SIGNATURE: usize = 4;
 
+/// What is scanned.
+#[derive(Debug)]
+enum Content {
+    Json(RequestScan),
+    Form(FormReader),
+}
+
 /// Reads a request's body, chunk by chunk, once. A body that is not compressed costs nothing beside its scan.
 #[derive(Debug)]
 pub struct BodyReader {
-    scan: RequestScan,
+    content: Content,
     /// Of a compressed body.
     decoder: Option<Box<Decoder>>,
     unread: Option<Unread>,
@@ -26,15 +34,23 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
-    /// A reader at the beginning of a body of this dialect. A body that has more than `limit` bytes when it is decoded is
-    /// not read.
+    /// A reader at the beginning of a JSON body of this dialect. A body that has more than `limit` bytes when it is decoded
+    /// is not read.
     pub fn new(dialect: Dialect, coding: Coding, limit: usize, paths: &RequestPaths) -> Self {
+        Self::of(Content::Json(RequestScan::speaking(dialect, paths)), coding, limit)
+    }
+
+    /// The same for a form with this `Content-Type`.
+    pub fn form(media: &str, coding: Coding, limit: usize, paths: &RequestPaths) -> Self {
+        Self::of(Content::Form(FormReader::new(media, paths.hints())), coding, limit)
+    }
+
+    fn of(content: Content, coding: Coding, limit: usize) -> Self {
         let (decoder, unread) = match Decoder::new(coding) {
             Ok(decoder) => (decoder.map(Box::new), None),
             Err(unread) => (None, Some(unread)),
         };
-        let scan = RequestScan::speaking(dialect, paths);
-        Self { scan, decoder, unread, limit, is_empty: true, length: 0, signature: [b'-'; SIGNATURE] }
+        Self { content, decoder, unread, limit, is_empty: true, length: 0, signature: [b'-'; SIGNATURE] }
     }
 
     /// The body's next bytes, as they arrive.
@@ -61,15 +77,50 @@ impl BodyReader {
         if self.length > self.limit {
             self.unread = Some(Unread::TooLarge);
         } else {
-            self.scan.feed(plain);
+            match &mut self.content {
+                Content::Json(scan) => scan.feed(plain),
+                Content::Form(form) => form.feed(plain),
+            }
         }
+    }
+
+    /// What a form says before its end; nothing for another body.
+    pub fn so_far(&self) -> ModelRequest {
+        let found = self.form_so_far().cloned().unwrap_or_default();
+        ModelRequest { unread: self.unread, model_place: self.place(found.model_place), ..found }
+    }
+
+    /// Whether the rest cannot be read.
+    pub fn is_lost(&self) -> bool {
+        self.unread.is_some() || matches!(&self.content, Content::Form(form) if form.is_broken())
+    }
+
+    /// The place of the model; positions in a compressed form are of no use.
+    fn place(&self, place: ModelPlace) -> ModelPlace {
+        match place {
+            ModelPlace::Form { .. } if self.decoder.is_some() => ModelPlace::Fixed,
+            ModelPlace::Json | ModelPlace::Form { .. } | ModelPlace::Fixed => place,
+        }
+    }
+
+    /// What a form has said so far; `None` for another body.
+    pub fn form_so_far(&self) -> Option<&ModelRequest> {
+        if let Content::Form(form) = &self.content { Some(form.so_far()) } else { None }
+    }
+
+    /// Whether the content of a file in a form has begun.
+    pub fn has_file(&self) -> bool {
+        matches!(&self.content, Content::Form(form) if form.has_file())
     }
 
     /// What was found, once the body has ended.
     pub fn finish(self) -> ModelRequest {
-        let is_encoded = !is_utf8(self.signature);
+        let so_far = self.so_far();
+        let (found, is_encoded) = match self.content {
+            Content::Json(scan) => (scan.finish(), !is_utf8(self.signature)),
+            Content::Form(form) => (ModelRequest { malformed: !form.is_whole(), ..so_far }, false),
+        };
         let unread = self.unread.or(is_encoded.then_some(Unread::Coding));
-        let found = self.scan.finish();
         ModelRequest { unread, malformed: found.malformed && !self.is_empty, ..found }
     }
 }

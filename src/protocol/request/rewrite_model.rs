@@ -1,5 +1,6 @@
 //! A request's body with another model in it, all other bytes as they came.
 
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use crate::protocol::json::scan::{PathSet, Scanner};
@@ -23,6 +24,12 @@ pub fn rewrite_model(body: &[u8], name: &str) -> Option<Vec<u8>> {
     }
     renamed.extend_from_slice(&body[copied..]);
     Some(renamed)
+}
+
+/// The beginning of a form with `name` in the place of the value at `place`; `None` when the form has not come so far.
+pub fn rewrite_field(form: &[u8], place: Range<usize>, name: &str) -> Option<Vec<u8>> {
+    let (before, after) = (form.get(..place.start)?, form.get(place.end..)?);
+    Some([before, name.as_bytes(), after].concat())
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ const PIECE: usize = 16 << 10;
 const FREE: u64 = 1 << 20;
 /// … and beyond that to this many times its size. Streams of a model's words reach about 30.
 const RATIO: u64 = 128;
+/// Its size is rounded up to this many bytes: what it may grow to must not depend on how it is divided into chunks.
+const STEP: u64 = 4 << 10;
 /// The largest window of `zstd`, as the power of two that RFC 9659 allows senders.
 const ZSTD_WINDOW: u32 = 23;
 /// The largest window of gzip and deflate, as a power of two.
@@ -161,7 +163,22 @@ impl Decoder {
     /// The bytes cannot be decoded, or become too many. What comes after an error makes no sense.
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(&[u8])) -> Result<(), Unread> {
         let mut rest = bytes;
+        loop {
+            let step = usize::try_from(STEP - self.taken % STEP).unwrap_or(usize::MAX);
+            let (next, behind) = rest.split_at(rest.len().min(step));
+            self.feed_step(next, &mut on)?;
+            rest = behind;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Decodes bytes of one [`STEP`].
+    fn feed_step(&mut self, bytes: &[u8], on: &mut impl FnMut(&[u8])) -> Result<(), Unread> {
+        let mut rest = bytes;
         self.taken += bytes.len() as u64;
+        let most = FREE + RATIO.saturating_mul(self.taken.next_multiple_of(STEP));
         loop {
             if self.position != Position::Inside && !self.next_member(rest) {
                 return Ok(());
@@ -172,7 +189,7 @@ impl Decoder {
                 self.position = Position::AfterMember;
             }
             self.given += progress.written as u64;
-            if self.given > FREE + RATIO.saturating_mul(self.taken) {
+            if self.given > most {
                 return Err(Unread::TooLarge);
             }
             if progress.written > 0 {

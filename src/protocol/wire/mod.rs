@@ -2,11 +2,14 @@
 //!
 //! - [`framing`]: the framing of an answer, from its head; [`coding`]: its content coding, decoded on the side.
 //! - [`sse`], [`ndjson`]: event streams and lines; [`event_tail`]: whether a stream is between two events.
+//! - [`multipart`]: the fields of a form; [`parameters`]: those of header fields.
 //! - [`websocket`]: frames of a WebSocket (RFC 6455).
 
 pub mod coding;
 pub mod event_tail;
 pub mod framing;
+pub mod multipart;
 pub mod ndjson;
+pub mod parameters;
 pub mod sse;
 pub mod websocket;

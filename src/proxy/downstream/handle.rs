@@ -85,12 +85,23 @@ impl RequestHandle {
 pub(crate) struct Upload {
     is_buffered: AtomicBool,
     bytes: AtomicU64,
+    held: AtomicU64,
 }
 
 impl Upload {
     /// Buffers all further body bytes for replay, so that they can be forwarded after they were inspected.
     pub(crate) fn buffer_for_replay(&self) {
         self.is_buffered.store(true, Relaxed);
+    }
+
+    /// Streams all further body bytes. What is buffered can be replayed until the first of them is read.
+    pub(crate) fn stop_buffering(&self) {
+        self.is_buffered.store(false, Relaxed);
+    }
+
+    /// Whether the bytes that are forwarded were held before: no further ones have been read.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.bytes() == self.held.load(Relaxed)
     }
 
     /// Whether body bytes are buffered for replay.
@@ -105,6 +116,9 @@ impl Upload {
 
     pub(super) fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Relaxed);
+        if self.is_buffered() {
+            self.held.fetch_add(bytes as u64, Relaxed);
+        }
     }
 }
 
@@ -159,6 +173,19 @@ mod tests {
         assert!(!upload.is_buffered());
         upload.buffer_for_replay();
         upload.add(4);
-        assert_eq!((upload.is_buffered(), upload.bytes()), (true, 7));
+        assert_eq!((upload.is_buffered(), upload.bytes(), upload.is_replay()), (true, 7, false));
+    }
+
+    #[test]
+    fn what_is_held_is_a_replay_until_more_is_read() {
+        let upload = Upload::default();
+        upload.buffer_for_replay();
+        upload.add(3);
+        upload.add(4);
+        assert!(upload.is_replay());
+        upload.stop_buffering();
+        assert!(upload.is_replay());
+        upload.add(1);
+        assert_eq!((upload.is_replay(), upload.bytes()), (false, 8));
     }
 }

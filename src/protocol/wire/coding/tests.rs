@@ -155,8 +155,27 @@ fn a_bomb_is_not_followed() {
         let bomb = pack(&[&zeros]);
         let (plain, end) = decode(coding, &[&bomb]);
         assert_eq!(end, Err(Unread::TooLarge), "{coding:?}, {} bytes", bomb.len());
-        let most = FREE + RATIO * bomb.len() as u64 + PIECE as u64;
+        let most = FREE + RATIO * (bomb.len() as u64).next_multiple_of(STEP);
         assert!(plain.len() as u64 <= most, "{coding:?}: {} bytes", plain.len());
+    }
+}
+
+#[test]
+fn what_is_too_large_is_so_at_any_chunking() {
+    for (coding, pack) in PACKINGS {
+        // Around the bound: it grows by some hundred times and ends, or goes on with what hardly grows.
+        for zeros in (1_000_000..2_600_000).step_by(100_000) {
+            let noise: Vec<u8> =
+                (0..9000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            for parts in [&[&vec![b'0'; zeros][..]][..], &[&vec![b'0'; zeros][..], &noise[..]][..]] {
+                let all = pack(parts);
+                let whole = decode(coding, &[&all]).1;
+                for size in [1, 7, 4095, 4096, 4097] {
+                    let chunks: Vec<_> = all.chunks(size).collect();
+                    assert_eq!(decode(coding, &chunks).1, whole, "{coding:?}, {zeros} in chunks of {size}");
+                }
+            }
+        }
     }
 }
 

@@ -26,7 +26,7 @@ impl ReplayBuffer {
         self.parts.extend_from_slice(chunk);
     }
 
-    /// Marks the end of the body, which is then available from [`ReplayBuffer::whole`].
+    /// Marks the end of what is kept, which is then available from [`ReplayBuffer::whole`].
     pub(super) fn finish(&mut self) {
         if !self.parts.is_empty() {
             self.whole = Some(std::mem::take(&mut self.parts).freeze());
@@ -43,7 +43,7 @@ impl ReplayBuffer {
         self.released
     }
 
-    /// Returns the whole body; `None` while it is incomplete, unless it has one chunk so far.
+    /// Returns all that is kept; `None` before its end, unless it is one chunk so far.
     pub(super) fn whole(&self) -> Option<&Bytes> {
         self.whole.as_ref()
     }

@@ -1,0 +1,140 @@
+//! What a form (`multipart/form-data`) says about the call: uploads of audio and images name their model in a field.
+
+use std::sync::Arc;
+
+use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
+use crate::protocol::wire::multipart::{FormEvent, FormScan};
+
+/// Bytes of a value that is kept; a longer one makes the form unreadable.
+const VALUE_MAX: usize = 4096;
+
+/// What the field under way means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Model,
+    Stream,
+    /// The identity hint of this number.
+    Hint(usize),
+    Other,
+}
+
+/// Reads a form, chunk by chunk, once.
+#[derive(Debug)]
+pub(super) struct FormReader {
+    /// `None` when the head names no boundary.
+    scan: Option<FormScan>,
+    found: Found,
+}
+
+#[derive(Debug)]
+struct Found {
+    request: ModelRequest,
+    /// The dotted paths of the identity hints; fields are named so, or `first[second]`.
+    hints: Arc<[String]>,
+    field: Field,
+    value: Vec<u8>,
+    begun: usize,
+    /// The content of a file has begun.
+    has_file: bool,
+    too_long: bool,
+}
+
+impl FormReader {
+    /// At the beginning of a body with this `Content-Type`.
+    pub(super) fn new(media: &str, hints: &Arc<[String]>) -> Self {
+        let request = ModelRequest { hints: vec![None; hints.len()].into(), ..ModelRequest::default() };
+        Self {
+            scan: FormScan::new(media),
+            found: Found {
+                request,
+                hints: Arc::clone(hints),
+                field: Field::Other,
+                value: Vec::new(),
+                begun: 0,
+                has_file: false,
+                too_long: false,
+            },
+        }
+    }
+
+    /// The next bytes.
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        if let Some(scan) = &mut self.scan {
+            scan.feed(bytes, &mut |event| self.found.take(event));
+        }
+    }
+
+    /// What was found so far.
+    pub(super) fn so_far(&self) -> &ModelRequest {
+        &self.found.request
+    }
+
+    /// Whether the content of a file has begun: clients write the fields before it or behind it.
+    pub(super) fn has_file(&self) -> bool {
+        self.found.has_file
+    }
+
+    /// Whether the form has ended.
+    pub(super) fn is_whole(&self) -> bool {
+        self.scan.as_ref().is_some_and(FormScan::is_done) && !self.found.too_long
+    }
+
+    /// Whether it is no form, or one that can be read in two ways.
+    pub(super) fn is_broken(&self) -> bool {
+        self.scan.as_ref().is_none_or(FormScan::is_broken) || self.found.too_long
+    }
+}
+
+impl Found {
+    fn take(&mut self, event: FormEvent<'_>) {
+        match event {
+            FormEvent::Begin { name, is_file, at } => {
+                self.field = self.meaning(name);
+                self.has_file |= is_file && self.field == Field::Other;
+                self.begun = at;
+                self.value.clear();
+            }
+            FormEvent::Value(_) if self.field == Field::Other => {}
+            FormEvent::Value(more) if self.value.len() + more.len() <= VALUE_MAX => {
+                self.value.extend_from_slice(more);
+            }
+            FormEvent::Value(_) => self.too_long = true,
+            FormEvent::End { at } => self.end(at),
+        }
+    }
+
+    /// The meaning of a field with this name. `model` matches in any ASCII case, as in JSON.
+    fn meaning(&self, name: &str) -> Field {
+        if name.eq_ignore_ascii_case("model") {
+            return Field::Model;
+        }
+        if name.eq_ignore_ascii_case("stream") {
+            return Field::Stream;
+        }
+        let path = name.replace('[', ".").replace(']', "");
+        let hint = self.hints.iter().position(|hint| hint.eq_ignore_ascii_case(&path));
+        hint.map_or(Field::Other, Field::Hint)
+    }
+
+    fn end(&mut self, at: usize) {
+        let value = String::from_utf8_lossy(&self.value);
+        match self.field {
+            Field::Model => {
+                self.request.model_doubled |= self.request.model.is_some();
+                self.request.model = Some(value.into_owned());
+                self.request.model_place = match (u32::try_from(self.begun), u32::try_from(at)) {
+                    (Ok(from), Ok(to)) => ModelPlace::Form { from, to },
+                    _ => ModelPlace::Fixed,
+                };
+            }
+            Field::Stream => self.request.stream = Some(value.eq_ignore_ascii_case("true")),
+            Field::Hint(index) => {
+                if let Some(place) = self.request.hints.get_mut(index) {
+                    *place = Some(value.into());
+                }
+            }
+            Field::Other => {}
+        }
+        self.field = Field::Other;
+    }
+}
