@@ -411,9 +411,15 @@ mod tests {
              (write 256 or less)"
         );
         let uri = of(|limits| limits.max_uri = ByteSize::kib(64));
-        assert!(uri.starts_with("server.limits.max_uri: 65536 cannot be kept: more than 65534 bytes"), "{uri}");
+        assert!(
+            uri.starts_with("server.limits.max_uri: 65536 cannot be kept: more than 65534 bytes"),
+            "{uri}"
+        );
         let head = of(|limits| limits.max_header_bytes = ByteSize::mib(1));
-        assert!(head.starts_with("server.limits.max_header_bytes: 1048576 cannot be kept: more than 1040383 "), "{head}");
+        assert!(
+            head.starts_with("server.limits.max_header_bytes: 1048576 cannot be kept: more than 1040383 "),
+            "{head}"
+        );
         assert_eq!(of(|limits| limits.max_header_count = 256), "");
     }
 

@@ -41,7 +41,8 @@ where
         // `next_request` limits the time between requests; Pingora's own limit would restart with each byte.
         session.set_keepalive(Some(0));
         let mut after_drain = FIRST_REQUEST;
-        while let Some(read) = self.next_request(session, &peer, head_limit, after_drain, &mut draining).await {
+        while let Some(read) = self.next_request(session, &peer, head_limit, after_drain, &mut draining).await
+        {
             let Some((stream, settings)) =
                 self.serve_request(read, peer, &draining).await.map(ReusedHttpStream::consume)
             else {
