@@ -82,11 +82,8 @@ pub(crate) async fn run(arguments: &Arguments) -> io::Result<()> {
         children::elida_under(launcher, &arguments.elida, backends, 500_000, Equipment::Default)
     };
     let bare = |launcher: &Launcher| children::bare_under(launcher, backends);
-    let new = Budget {
-        tolerance: old.tolerance,
-        elida: measure(elida).await?,
-        bare_pingora: measure(bare).await?,
-    };
+    let new =
+        Budget { tolerance: old.tolerance, elida: measure(elida).await?, bare_pingora: measure(bare).await? };
     let (text, exceeded) = compare(&old, &new);
     println!("{text}");
     if arguments.write_budget {
@@ -116,7 +113,8 @@ async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<Costs> {
     eprintln!("{} …", proxy.name);
     let pid = proxy.pid();
     let mut connection = Connection::open(proxy.address).await?;
-    let body = load::chat("[[words 12]] what is a session border controller good for, and who pays for it?", false);
+    let body =
+        load::chat("[[words 12]] what is a session border controller good for, and who pays for it?", false);
     let request = |session: &str| load::request("/v1/chat/completions", session, "sk-budget", &body);
     let same = request("budget");
     for at in 0..2 * WARM {
@@ -212,8 +210,7 @@ fn compare(old: &Budget, new: &Budget) -> (String, Vec<String>) {
     ];
     for (work, of) in works {
         for (name, count, chance) in COUNTS {
-            let counts =
-                [&new.elida, &old.elida, &new.bare_pingora].map(|costs| count(of(costs)) as f64);
+            let counts = [&new.elida, &old.elida, &new.bare_pingora].map(|costs| count(of(costs)) as f64);
             line(format!("{work}: {name}"), counts, chance + counts[1] * old.tolerance);
         }
     }
