@@ -98,7 +98,8 @@ impl Matcher {
     }
 }
 
-fn is_wild(text: &str) -> bool {
+/// Returns true for a pattern that is more than the name of one model.
+pub(crate) fn is_wild(text: &str) -> bool {
     text.contains(['*', '?', '[', '{', '\\'])
 }
 

@@ -71,6 +71,27 @@ fn check_tells_warnings_apart_and_json_to_machines() {
 }
 
 #[test]
+fn check_names_the_models_without_a_price() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("models.yaml");
+    let text = format!(
+        "data_dir: {:?}\nbackends:\n  cloud: {{ url: 'http://127.0.0.1:1', type: openai, default: true, \
+         models: [gpt-5, 'gpt-*', openai/gpt-4o] }}\n  local: {{ url: 'http://127.0.0.1:2', type: ollama, models: [llama3.2] }}\n",
+        folder.path()
+    );
+    std::fs::write(&file, text).expect("a file");
+    let file = file.display().to_string();
+    let expected = format!(
+        "{file}: ok\nno price, so no cost: llama3.2 (backends.local) \
+         (add a row to usage.prices_file if they cost something)\n"
+    );
+    assert_eq!(result(&elida(&["check", "-c", &file], &[])), (0, expected, String::new()));
+    let json = elida(&["check", "--json", "-c", &file], &[]);
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one JSON object");
+    assert_eq!(report["unpriced_models"], serde_json::json!([{"backend": "local", "model": "llama3.2"}]));
+}
+
+#[test]
 fn an_old_name_of_a_key_still_works_and_check_mentions_the_new_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("old.yaml");

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{FileArgs, INVALID, complain, print};
 use crate::app::start_faults;
-use crate::config::Sources;
+use crate::config::{Config, Sources, UnpricedModel};
 use crate::settings::fault::{Fault, Faults};
 
 /// Arguments of `elida check`.
@@ -16,7 +16,7 @@ use crate::settings::fault::{Fault, Faults};
 pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) file: FileArgs,
-    /// Print one JSON object: ok, faults, warnings
+    /// Print one JSON object: ok, faults, warnings, unpriced_models
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -34,7 +34,14 @@ pub(super) fn check(sources: &Sources, json: bool) -> ExitCode {
         Err(faults) => (faults.iter().collect(), faults.warnings()),
     };
     if json {
-        let report = json!({"ok": outcome.is_ok(), "file": file, "faults": faults, "warnings": warnings});
+        let unpriced = outcome.as_ref().map(Config::unpriced_models).unwrap_or_default();
+        let report = json!({
+            "ok": outcome.is_ok(),
+            "file": file,
+            "faults": faults,
+            "warnings": warnings,
+            "unpriced_models": unpriced,
+        });
         print(&format!("{report}\n"));
     } else {
         let told: Vec<String> = warnings.iter().map(|warning| line(file, "warning: ", warning)).collect();
@@ -42,14 +49,30 @@ pub(super) fn check(sources: &Sources, json: bool) -> ExitCode {
             complain(&told.join("\n"));
         }
         match &outcome {
-            Ok(_) => {
+            Ok(config) => {
                 let name = file.map_or("the defaults and the environment".into(), Path::to_string_lossy);
-                print(&format!("{name}: ok{}\n", counted(warnings.len(), ", ", "warning")));
+                let unpriced = unpriced_line(config.unpriced_models());
+                print(&format!("{name}: ok{}\n{unpriced}", counted(warnings.len(), ", ", "warning")));
             }
             Err(faults) => complain(&fault_lines(faults, file)),
         }
     }
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(INVALID) }
+}
+
+/// Names the models without a price in one line; empty if there are none.
+fn unpriced_line(models: &[UnpricedModel]) -> String {
+    if models.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = models
+        .iter()
+        .map(|UnpricedModel { backend, model }| format!("{model} (backends.{backend})"))
+        .collect();
+    format!(
+        "no price, so no cost: {} (add a row to usage.prices_file if they cost something)\n",
+        names.join(", ")
+    )
 }
 
 /// Formats one fault per line, `FILE:LINE:COLUMN: key: message (hint)` as compilers do, and their number.

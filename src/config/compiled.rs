@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::config_file::{Backends, ConfigFile, Guard, VERSION};
 use super::places::{check_folders, check_ports};
 use super::tree::Tree;
+use crate::model_patterns::is_wild;
 use crate::protocol::BackendKind;
 use crate::protocol::dialects::own_paths;
 use crate::routing::{BackendRule, Table};
@@ -53,12 +55,28 @@ pub struct Config {
     pub telemetry: telemetry::otlp::settings::Settings,
     printable: Value,
     warnings: Vec<Fault>,
+    unpriced: Vec<UnpricedModel>,
+}
+
+/// A model that `backends.NAME.models` names and that has no price.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnpricedModel {
+    /// The backend.
+    pub backend: String,
+    /// The name of the model.
+    pub model: String,
 }
 
 impl Config {
     /// Returns the warnings (valid but probably unintended), in the order of the file.
     pub fn warnings(&self) -> &[Fault] {
         &self.warnings
+    }
+
+    /// Returns the models that backends name and that have no price. Models that are only matched by a pattern are
+    /// not known here.
+    pub fn unpriced_models(&self) -> &[UnpricedModel] {
+        &self.unpriced
     }
 
     /// Returns the configuration with these warnings.
@@ -103,6 +121,7 @@ pub(super) fn compile(
     let capture = written.capture.compile(faults);
     check_capture(capture, history.as_ref(), faults);
     let prices = written.usage.compile(faults);
+    let unpriced = prices.as_ref().map(|prices| unpriced(&rules, prices)).unwrap_or_default();
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
     let knows_clients =
@@ -133,7 +152,16 @@ pub(super) fn compile(
         telemetry: telemetry?,
         printable,
         warnings: Vec::new(),
+        unpriced,
     })
+}
+
+fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedModel> {
+    let named = rules.iter().flat_map(|rule| rule.models.iter().map(move |model| (&rule.name, model)));
+    let unpriced = named.filter(|(backend, model)| !is_wild(model) && !prices.has(backend, model));
+    unpriced
+        .map(|(backend, model)| UnpricedModel { backend: backend.clone(), model: model.clone() })
+        .collect()
 }
 
 fn check_version(version: u32, faults: &mut Faults) {

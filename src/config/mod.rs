@@ -20,7 +20,7 @@ mod session_section;
 mod sources;
 mod tree;
 
-pub use compiled::Config;
+pub use compiled::{Config, UnpricedModel};
 pub use diff::{changed_restart_keys, in_force};
 pub use schema::schema;
 pub use sources::{Environment, Flags, Sources};

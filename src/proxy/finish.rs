@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::error_response::status;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
-use super::usage::{count_tokens, priced};
+use super::usage::{Priceable, count_tokens, priced};
 use super::{capture, mcp, trace, upgrade, verdict};
 use crate::capture::redact_text;
 use crate::error::ErrorKind;
@@ -88,7 +88,12 @@ fn summary(stage: &Stage, outcome: &Outcome, error: Option<ErrorKind>) -> Option
         socket: socket.map(upgrade::report),
     };
     if let (Some(route), Some(usage)) = (route, summary.usage) {
-        summary.usage = Some(priced(received, route, summary.any_model(), usage));
+        let answer = Priceable {
+            asked: summary.model.as_deref(),
+            answered: summary.answered_by.as_deref(),
+            tier: tap.and_then(|tap| tap.service_tier()),
+        };
+        summary.usage = Some(priced(received, route, &answer, usage));
     }
     Some(summary)
 }

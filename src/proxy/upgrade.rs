@@ -11,7 +11,7 @@ use url::form_urlencoded;
 use super::error_response::{REFUSED, SocketEnd};
 use super::receive::Received;
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
-use super::usage::{count_tokens, priced};
+use super::usage::{Priceable, count_tokens, priced};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
@@ -109,9 +109,9 @@ pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
     let Some(socket) = socket else { return };
     let asked = who.call.model.as_deref();
     let failed = socket.failed_answers();
-    socket.feed_backend(chunk, |usage, answered| {
+    socket.feed_backend(chunk, |usage, answered, tier| {
         let model = asked.or(answered);
-        let usage = priced(&who.received, route, model, usage);
+        let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
         count_tokens(route.backend.metrics(), model, usage);
     });

@@ -11,12 +11,27 @@ use crate::telemetry::metrics::{BackendMetrics, TokenKind};
 /// Model label of tokens for which neither the request nor the response names a model.
 const NO_MODEL: &str = "unknown";
 
-/// Adds the cost at this backend to the token counts.
-pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, usage: Usage) -> Usage {
+/// What an answer says of itself that decides its price.
+pub(crate) struct Priceable<'a> {
+    /// The model that the request asks for.
+    pub(crate) asked: Option<&'a str>,
+    /// The model that the answer names.
+    pub(crate) answered: Option<&'a str>,
+    /// The service tier that the answer names.
+    pub(crate) tier: Option<&'a str>,
+}
+
+/// Adds the cost at this backend to the token counts of one answer. The model that was asked for decides (its name may
+/// say where it runs), unless the answer tells its version, and the answer's where the other has no price.
+pub(crate) fn priced(received: &Received, route: &Route, answer: &Priceable<'_>, usage: Usage) -> Usage {
+    if usage.is_empty() {
+        return usage;
+    }
     let backend = route.backend.settings().name().as_str();
     let prices = &received.handle.settings.prices;
-    let cost = model.and_then(|model| prices.cost(backend, model, &usage));
-    Usage { cost: cost.unwrap_or_default(), ..usage }
+    let version = answer.asked.and_then(|asked| answer.answered.filter(|name| name.starts_with(asked)));
+    let mut models = [version, answer.asked, answer.answered].into_iter().flatten();
+    usage.priced(models.find_map(|model| prices.cost(backend, model, answer.tier, &usage)))
 }
 
 /// Counts the tokens of one answer, and their cost; those of an answer without a model too, so that
@@ -24,7 +39,8 @@ pub(crate) fn priced(received: &Received, route: &Route, model: Option<&str>, us
 pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
     let model = model.map_or(Cow::Borrowed(NO_MODEL), redact_text);
     let model = &*model;
-    metrics.cost(model, usage.cost.as_usd());
+    metrics.cost(model, usage.cost.as_usd().unwrap_or_default());
+    metrics.unpriced(model, usage.unpriced_answers);
     metrics.tokens(
         model,
         &[

@@ -64,6 +64,7 @@ pub struct Metrics {
     failovers: IntCounterVec,
     tokens: IntCounterVec,
     cost: CounterVec,
+    unpriced: IntCounterVec,
     pub(super) store_up: IntGaugeVec,
     pub(super) store_outages: IntCounterVec,
     pub(super) store_fallbacks: IntCounterVec,
@@ -109,6 +110,7 @@ impl Metrics {
             failovers: counters(in_registry, &table::FAILOVERS)?,
             tokens: counters(in_registry, &table::TOKENS)?,
             cost: add(in_registry, CounterVec::new(options(&table::COST), table::COST.labels)?)?,
+            unpriced: counters(in_registry, &table::ANSWERS_UNPRICED)?,
             store_up: gauges(in_registry, &table::STORE_UP)?,
             store_outages: counters(in_registry, &table::STORE_OUTAGES)?,
             store_fallbacks: counters(in_registry, &table::STORE_FALLBACKS)?,
@@ -153,6 +155,7 @@ impl Metrics {
                 name,
                 self.tokens.clone(),
                 self.cost.clone(),
+                self.unpriced.clone(),
                 Arc::clone(&self.models),
             )),
         }
@@ -346,6 +349,13 @@ impl BackendMetrics {
     pub fn cost(&self, model: &str, usd: f64) {
         if usd > 0.0 {
             self.tokens.spend(model, usd);
+        }
+    }
+
+    /// Counts answers whose tokens have no price.
+    pub fn unpriced(&self, model: &str, answers: u64) {
+        if answers > 0 {
+            self.tokens.unpriced(model, answers);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::history::proof::record_check::{PAGE_BYTES, PAGE_RECORDS};
 pub(in crate::history) type Column = (&'static str, &'static str);
 
 /// The CSV columns of records.
-const COLUMNS: [Column; 24] = [
+const COLUMNS: [Column; 25] = [
     ("seq", "/chain/seq"),
     ("uid", "/uid"),
     ("session_id", "/session_id"),
@@ -40,6 +40,7 @@ const COLUMNS: [Column; 24] = [
     ("output_tokens", "/usage/output_tokens"),
     ("cache_read_tokens", "/usage/cache_read_tokens"),
     ("cache_write_tokens", "/usage/cache_write_tokens"),
+    ("unpriced_answers", "/usage/unpriced_answers"),
     ("cost_usd", "/usage/cost_usd"),
     ("hash", "/chain/hash"),
 ];

@@ -32,8 +32,14 @@ const MAX_EVENTS: usize = 200;
 const MAX_REQUESTS: usize = 20;
 
 /// The columns with token counts, in the order of [`TokenSums`].
-const TOKENS: [&str; 5] =
-    ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"];
+const TOKENS: [&str; 6] = [
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "unpriced_answers",
+];
 
 /// A connection to the history.
 pub struct Reader {
@@ -107,8 +113,10 @@ pub struct TokenSums {
     pub cache_write_tokens: u64,
     /// Reasoning tokens, which are included in `output_tokens`.
     pub reasoning_tokens: u64,
-    /// Cost in US dollars; requests without a known price count as 0.
-    pub cost_usd: f64,
+    /// Answers without a price: what they cost is not in `cost_usd`.
+    pub unpriced_answers: u64,
+    /// Cost in US dollars; null when nothing of it has a price.
+    pub cost_usd: Option<f64>,
 }
 
 /// Sums over the sessions that ended in an interval.
@@ -264,15 +272,15 @@ impl Reader {
     pub fn series(&self, filter: &RecordFilter, step: Interval) -> rusqlite::Result<Vec<Point>> {
         let (condition, values) = filter.condition();
         let length = step.millis();
-        let [i, o, r, w, t] = TOKENS.map(|column| format!("total({column})"));
+        let [i, o, r, w, t, u] = TOKENS.map(|column| format!("total({column})"));
         let sql = format!(
-            "WITH tokens AS (SELECT seq AS of, {i} AS i, {o} AS o, {r} AS r, {w} AS w, {t} AS t, \
+            "WITH tokens AS (SELECT seq AS of, {i} AS i, {o} AS o, {r} AS r, {w} AS w, {t} AS t, {u} AS u, \
              total(cost_usd) AS c FROM usage GROUP BY seq) \
              SELECT ended_ms / {length} * {length}, count(*), sum(state = 'killed'), sum(state = 'timed_out'), \
              {}, {}, total(c) \
              FROM records LEFT JOIN tokens ON of = seq WHERE {condition} GROUP BY 1 ORDER BY 1 LIMIT {MAX_POINTS}",
             sums_of(["requests", "errors", "bytes_in", "bytes_out"]),
-            sums_of(["i", "o", "r", "w", "t"]),
+            sums_of(["i", "o", "r", "w", "t", "u"]),
         );
         let mut statement = self.database.prepare(&sql)?;
         let points = statement.query_map(params_from_iter(values), |row| {
@@ -284,7 +292,7 @@ impl Reader {
     /// Returns tokens and cost by group, the most expensive first, at equal cost the one with most tokens.
     pub fn usage(&self, filter: &RecordFilter, by: GroupBy) -> rusqlite::Result<Vec<UsageLine>> {
         let (condition, values): (_, Vec<Sql>) = filter.condition();
-        let [input, output, read, written, _] = TOKENS.map(|column| format!("total({column})"));
+        let [input, output, read, written, ..] = TOKENS.map(|column| format!("total({column})"));
         let condition = condition.replace("seq IN", "records.seq IN");
         let sql = format!(
             "SELECT {}, {}, {}, total(cost_usd) AS cost FROM usage \
@@ -339,15 +347,18 @@ fn sums(row: &Row<'_>) -> rusqlite::Result<Sums> {
     })
 }
 
-/// Reads six columns, the first of which is `column`.
+/// Reads seven columns, the first of which is `column`.
 fn token_sums(row: &Row<'_>, column: usize) -> rusqlite::Result<TokenSums> {
+    let unpriced_answers = number(row, column + 5)?;
+    let cost: f64 = row.get(column + 6)?;
     Ok(TokenSums {
         input_tokens: number(row, column)?,
         output_tokens: number(row, column + 1)?,
         cache_read_tokens: number(row, column + 2)?,
         cache_write_tokens: number(row, column + 3)?,
         reasoning_tokens: number(row, column + 4)?,
-        cost_usd: row.get(column + 5)?,
+        unpriced_answers,
+        cost_usd: (cost > 0.0 || unpriced_answers == 0).then_some(cost),
     })
 }
 

@@ -240,9 +240,9 @@ fn leg_row(
 fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Result<()> {
     let insert = include_str!("../sql/insert_usage.sql");
     let mut insert = rows.prepare_cached(insert)?;
-    let mut add = |model: Option<&str>, requests: u64, counts: [u64; 5], cost: u64| {
-        let [input, output, read, written, reasoning] = counts.map(signed);
-        let cost = Cost(cost).as_usd();
+    let mut add = |model: Option<&str>, requests: u64, counts: [u64; 6], cost: u64| {
+        let [input, output, read, written, reasoning, unpriced] = counts.map(signed);
+        let cost = Cost::of(cost).as_usd();
         insert.execute(params![
             signed(seq),
             model,
@@ -252,17 +252,18 @@ fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Re
             read,
             written,
             reasoning,
+            unpriced,
             cost
         ])
     };
     let (mut requests, mut rest) = (record.request_count, counts(&record.usage.total));
-    let mut cost = record.usage.total.cost.0;
+    let mut cost = record.usage.total.cost.picodollars();
     for used in &record.usage.models {
         let own = counts(&used.usage);
-        add(Some(&used.model), used.requests, own, used.usage.cost.0)?;
+        add(Some(&used.model), used.requests, own, used.usage.cost.picodollars())?;
         rest.iter_mut().zip(own).for_each(|(rest, own)| *rest = rest.saturating_sub(own));
         requests = requests.saturating_sub(used.requests);
-        cost = cost.saturating_sub(used.usage.cost.0);
+        cost = cost.saturating_sub(used.usage.cost.picodollars());
     }
     if requests > 0 || rest.iter().any(|count| *count > 0) {
         add(None, requests, rest, cost)?;
@@ -270,13 +271,14 @@ fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Re
     Ok(())
 }
 
-fn counts(usage: &Usage) -> [u64; 5] {
+fn counts(usage: &Usage) -> [u64; 6] {
     [
         usage.input_tokens,
         usage.output_tokens,
         usage.cache_read_tokens,
         usage.cache_write_tokens,
         usage.reasoning_tokens,
+        usage.unpriced_answers,
     ]
 }
 

@@ -3,12 +3,13 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One migration per version. A released migration is never changed.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../sql/migrations/1_records.sql"),
     include_str!("../sql/migrations/2_kills_by_end.sql"),
     include_str!("../sql/migrations/3_requests_by_uid.sql"),
     include_str!("../sql/migrations/4_captures.sql"),
     include_str!("../sql/migrations/5_seals.sql"),
+    include_str!("../sql/migrations/6_unpriced.sql"),
 ];
 
 /// The schema version that this program writes.

@@ -72,8 +72,9 @@ impl SocketTap {
         }
     }
 
-    /// Reads the backend's next bytes; reports the counts of each answer that ends in them, and its model.
-    pub fn feed_backend(&mut self, bytes: &[u8], mut on: impl FnMut(Usage, Option<&str>)) {
+    /// Reads the backend's next bytes; reports the counts of each answer that ends in them, its model
+    /// and its service tier.
+    pub fn feed_backend(&mut self, bytes: &[u8], mut on: impl FnMut(Usage, Option<&str>, Option<&str>)) {
         let Some(Messages { answers, .. }) = &mut self.messages else {
             return self.backend.feed(bytes, |_| {});
         };
@@ -82,7 +83,7 @@ impl SocketTap {
             Piece::Sealed => {}
             Piece::End => {
                 if let Some(usage) = answers.end_message() {
-                    on(usage, answers.model());
+                    on(usage, answers.model(), answers.service_tier());
                 }
             }
         });
@@ -165,7 +166,7 @@ mod tests {
             let mut tap = SocketTap::new(Dialect::OPENAI_RESPONSES);
             let mut sum = Vec::new();
             for chunk in cut(&bytes, &sizes) {
-                tap.feed_backend(chunk, |usage, model| {
+                tap.feed_backend(chunk, |usage, model, _| {
                     sum.push((usage.input_tokens, usage.output_tokens, usage.reasoning_tokens, model.map(str::to_owned)));
                 });
             }
@@ -196,7 +197,7 @@ mod tests {
         let heard = r#"{"type":"conversation.item.input_audio_transcription.completed","usage":{"type":"tokens","input_tokens":1,"output_tokens":1}}"#;
         let mut seen = Vec::new();
         for text in [session, done, heard, done] {
-            tap.feed_backend(&text_frame(text.as_bytes()), |usage, model| {
+            tap.feed_backend(&text_frame(text.as_bytes()), |usage, model, _| {
                 seen.push((usage.input_tokens, usage.cache_read_tokens, model.map(str::to_owned)));
             });
         }

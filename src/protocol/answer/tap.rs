@@ -188,6 +188,11 @@ impl ResponseTap {
         self.text(|found| &found.stop)
     }
 
+    /// The service tier that the answer was served in, in the provider's word, the last one seen.
+    pub fn service_tier(&self) -> Option<&str> {
+        self.text(Found::service_tier)
+    }
+
     fn text(&self, which: impl FnOnce(&Found) -> &String) -> Option<&str> {
         let text = which(&self.inner.as_ref()?.reading.found).as_str();
         (!text.is_empty()).then_some(text)
@@ -313,6 +318,8 @@ impl std::fmt::Debug for Reading {
 
 mod found;
 
+#[cfg(test)]
+mod price_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

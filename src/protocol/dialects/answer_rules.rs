@@ -36,6 +36,15 @@ pub(in crate::protocol) enum Field {
     Total,
     /// Searches that the provider made for the model.
     WebSearches,
+    /// What a search call of the provider does: one more search, or something else. Not read with a listener, to which
+    /// the action around it is reported whole.
+    SearchAction,
+    /// A query that the provider searched for.
+    SearchQuery,
+    /// The service tier that the answer was served in.
+    ServiceTier,
+    /// How fast it was served, where that is a matter of its own.
+    Speed,
     Model,
     /// The provider's id of the answer, where stored answers can be read by it.
     Id,
@@ -83,6 +92,7 @@ impl Field {
     fn want(self, listening: bool) -> Option<Want> {
         match self {
             Self::Text | Self::Delta | Self::CallArguments => listening.then_some(Want::Parts),
+            Self::SearchAction => (!listening).then_some(Want::Scalar),
             Self::CallEnd | Self::CallAgainEnd | Self::CallPieceEnd | Self::ChoiceEnd => Some(Want::End),
             Self::Input
             | Self::ToolInput
@@ -93,6 +103,9 @@ impl Field {
             | Self::Reasoning
             | Self::Total
             | Self::WebSearches
+            | Self::SearchQuery
+            | Self::ServiceTier
+            | Self::Speed
             | Self::Model
             | Self::Id
             | Self::Kind

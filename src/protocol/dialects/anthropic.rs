@@ -29,6 +29,8 @@ const FIELDS: &[(&str, Field)] = &[
     ("message.usage.cache_read_input_tokens", Field::CacheRead),
     ("message.usage.cache_creation_input_tokens", Field::CacheWrite),
     ("message.usage.cache_creation.ephemeral_1h_input_tokens", Field::CacheWriteHour),
+    ("message.usage.service_tier", Field::ServiceTier),
+    ("message.usage.speed", Field::Speed),
     // The whole answer, and `message_delta`.
     ("model", Field::Model),
     ("usage.input_tokens", Field::Input),
@@ -38,6 +40,8 @@ const FIELDS: &[(&str, Field)] = &[
     ("usage.cache_creation.ephemeral_1h_input_tokens", Field::CacheWriteHour),
     ("usage.output_tokens_details.thinking_tokens", Field::Reasoning),
     ("usage.server_tool_use.web_search_requests", Field::WebSearches),
+    ("usage.service_tier", Field::ServiceTier),
+    ("usage.speed", Field::Speed),
     ("stop_reason", Field::Stop),
     ("delta.stop_reason", Field::Stop),
     // Content blocks: `tool_use`, `server_tool_use`, `mcp_tool_use`.

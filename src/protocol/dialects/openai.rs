@@ -21,6 +21,7 @@ use crate::protocol::facts::usage::{ReportedCounts, Usage};
 /// Shared with Mistral, whose answers have the same shape.
 pub(super) const FIELDS: &[(&str, Field)] = &[
     ("model", Field::Model),
+    ("service_tier", Field::ServiceTier),
     // Within a stream, or with status 200 (OpenRouter). Older vLLM has an object of this kind instead of the member.
     ("object", Field::Kind),
     ("error", Field::Error),

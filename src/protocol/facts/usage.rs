@@ -24,9 +24,13 @@ pub struct Usage {
     pub reasoning_tokens: u64,
     /// Searches that the provider made for the model; they are charged beside the tokens.
     pub web_search_requests: u64,
-    /// What the tokens cost by the configured prices; 0 where there is none.
+    /// Answers whose model, service tier or searches have no price: what they cost is not in `cost_usd`. Absent when there
+    /// are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unpriced_answers: u64,
+    /// What the tokens cost by the configured prices, in US dollars; null when nothing of it has a price.
     #[serde(rename = "cost_usd", default)]
-    #[schemars(with = "f64")]
+    #[schemars(with = "Option<f64>")]
     pub cost: Cost,
 }
 
@@ -35,6 +39,24 @@ impl Usage {
     pub fn prompt_tokens(&self) -> u64 {
         self.input_tokens.saturating_add(self.cache_read_tokens).saturating_add(self.cache_write_tokens)
     }
+
+    /// The usage of one answer with what it costs; `None` if it has no price.
+    #[must_use]
+    pub fn priced(self, cost: Option<Cost>) -> Self {
+        match cost {
+            Some(cost) => Self { cost, ..self },
+            None => Self { cost: Cost::UNKNOWN, unpriced_answers: 1, ..self },
+        }
+    }
+
+    /// True if there is nothing to pay: neither a token nor a search.
+    pub fn is_empty(&self) -> bool {
+        (self.prompt_tokens(), self.output_tokens, self.web_search_requests) == (0, 0, 0)
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The counts of one answer as its provider reports them. What each number includes depends on the dialect, whose file
@@ -78,6 +100,7 @@ impl ReportedCounts {
             cache_write_1h_tokens: self.cache_write_1h,
             reasoning_tokens: self.reasoning,
             web_search_requests: self.web_searches,
+            unpriced_answers: 0,
             cost: Cost::default(),
         }
     }
@@ -94,6 +117,7 @@ impl AddAssign for Usage {
             (&mut self.cache_write_1h_tokens, other.cache_write_1h_tokens),
             (&mut self.reasoning_tokens, other.reasoning_tokens),
             (&mut self.web_search_requests, other.web_search_requests),
+            (&mut self.unpriced_answers, other.unpriced_answers),
         ] {
             *mine = mine.saturating_add(theirs);
         }
@@ -101,33 +125,53 @@ impl AddAssign for Usage {
     }
 }
 
-/// An amount of money, in picodollars (10^-12 US dollars): sums are exact. Shown in dollars.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cost(pub u64);
+/// An amount of money, in picodollars (10^-12 US dollars): sums are exact. Shown in dollars, and as null when nothing in
+/// the sum has a price.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Cost {
+    picodollars: u64,
+    has_unknown: bool,
+}
 
 impl Cost {
-    /// In US dollars.
-    pub fn as_usd(self) -> f64 {
-        self.0 as f64 / 1e12
+    /// What something without a price costs.
+    pub const UNKNOWN: Self = Self { picodollars: 0, has_unknown: true };
+
+    /// A known amount.
+    pub fn of(picodollars: u64) -> Self {
+        Self { picodollars, has_unknown: false }
+    }
+
+    /// The known part of the sum.
+    pub fn picodollars(self) -> u64 {
+        self.picodollars
+    }
+
+    /// The known part of the sum in US dollars; `None` if nothing in it has a price.
+    pub fn as_usd(self) -> Option<f64> {
+        let is_known = self.picodollars > 0 || !self.has_unknown;
+        is_known.then_some(self.picodollars as f64 / 1e12)
     }
 }
 
 impl AddAssign for Cost {
     fn add_assign(&mut self, other: Self) {
-        self.0 = self.0.saturating_add(other.0);
+        self.picodollars = self.picodollars.saturating_add(other.picodollars);
+        self.has_unknown |= other.has_unknown;
     }
 }
 
 impl Serialize for Cost {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.as_usd())
+        self.as_usd().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Cost {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // A float becomes the nearest integer in range; a negative one none.
-        f64::deserialize(deserializer).map(|usd| Self((usd * 1e12).round() as u64))
+        let usd = Option::<f64>::deserialize(deserializer)?;
+        Ok(usd.map_or(Self::UNKNOWN, |usd| Self::of((usd * 1e12).round() as u64)))
     }
 }
 
@@ -143,5 +187,22 @@ mod tests {
             sum,
             Usage { input_tokens: 3, output_tokens: u64::MAX, reasoning_tokens: 3, ..Usage::default() }
         );
+    }
+
+    #[test]
+    fn a_cost_is_null_only_when_nothing_in_it_has_a_price() {
+        let json = |usage: Usage| serde_json::to_value(usage).unwrap();
+        let none = Usage::default();
+        assert_eq!(json(none)["cost_usd"], 0.0, "nothing was used");
+        let mut sum = none;
+        sum += Usage { input_tokens: 7, ..none }.priced(None);
+        assert_eq!(
+            (&json(sum)["cost_usd"], &json(sum)["unpriced_answers"]),
+            (&serde_json::Value::Null, &1.into())
+        );
+        let read: Usage = serde_json::from_value(json(sum)).unwrap();
+        assert_eq!(read, sum);
+        sum += none.priced(Some(Cost::of(250_000_000_000)));
+        assert_eq!((&json(sum)["cost_usd"], &json(sum)["unpriced_answers"]), (&0.25.into(), &1.into()));
     }
 }

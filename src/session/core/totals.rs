@@ -304,6 +304,7 @@ mod tests {
         prop::option::of(prop::array::uniform8(0_u64..2_000_000_000)).prop_map(|counts| {
             let [input, output, read, write, hour, reasoning, searches, cost] = counts?;
             Some(Usage {
+                unpriced_answers: 0,
                 input_tokens: input,
                 output_tokens: output,
                 cache_read_tokens: read,
@@ -311,7 +312,7 @@ mod tests {
                 cache_write_1h_tokens: hour,
                 reasoning_tokens: reasoning,
                 web_search_requests: searches,
-                cost: Cost(cost),
+                cost: Cost::of(cost),
             })
         })
     }

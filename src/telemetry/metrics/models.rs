@@ -33,6 +33,7 @@ impl Models {
 struct Handles {
     tokens: [OnceLock<IntCounter>; TokenKind::COUNT],
     cost: OnceLock<Counter>,
+    unpriced: OnceLock<IntCounter>,
 }
 
 /// The token counters of one backend.
@@ -40,6 +41,7 @@ pub(in crate::telemetry) struct ByModel {
     backend: Box<str>,
     tokens: IntCounterVec,
     cost: CounterVec,
+    unpriced: IntCounterVec,
     models: Arc<Models>,
     known: RwLock<HashMap<Box<str>, Arc<Handles>>>,
     other: Arc<Handles>,
@@ -50,10 +52,11 @@ impl ByModel {
         backend: &str,
         tokens: IntCounterVec,
         cost: CounterVec,
+        unpriced: IntCounterVec,
         models: Arc<Models>,
     ) -> Self {
         let (known, other) = (RwLock::default(), Arc::default());
-        Self { backend: backend.into(), tokens, cost, models, known, other }
+        Self { backend: backend.into(), tokens, cost, unpriced, models, known, other }
     }
 
     /// Adds token counts.
@@ -70,6 +73,15 @@ impl ByModel {
     pub(in crate::telemetry) fn spend(&self, model: &str, usd: f64) {
         let (handles, label) = self.handles(model);
         handles.cost.get_or_init(|| self.cost.with_label_values(&[&self.backend, label])).inc_by(usd);
+    }
+
+    /// Counts answers without a price.
+    pub(in crate::telemetry) fn unpriced(&self, model: &str, answers: u64) {
+        let (handles, label) = self.handles(model);
+        handles
+            .unpriced
+            .get_or_init(|| self.unpriced.with_label_values(&[&self.backend, label]))
+            .inc_by(answers);
     }
 
     /// Returns the handles of a model and its label value.

@@ -70,6 +70,8 @@ table! {
         "Answers whose tokens are not counted: their coding could not be read, or the count cannot be true.";
     COST = "elida_cost_usd_total" ["backend", "model"]
         "Cost in US dollars of the tokens, by the configured prices.";
+    ANSWERS_UNPRICED = "elida_answers_unpriced_total" ["backend", "model"]
+        "Answers with tokens that have no price, and are not in the cost.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]
         "Reloads of the configuration: applied or rejected.";
     CONNECTIONS = "elida_connections" []

@@ -122,7 +122,8 @@ async fn another_implementation_of_rfc_8785_finds_the_records_in_order() {
     // The older form was wrong for costs: 0.0, and small fractions.
     let prices = folder.path().join("prices.yaml");
     let row = "{ model: 'dear-*', input: 0.007, output: 0.0123 }";
-    fs::write(&prices, format!("version: 1\nprices:\n  - {row}\n")).expect("prices");
+    let free = "{ model: '*', input: 0, output: 0 }";
+    fs::write(&prices, format!("version: 1\nprices:\n  - {row}\n  - {free}\n")).expect("prices");
     let gateway =
         Gateway::with(format!("backend: {:?}\nusage: {{ prices_file: {prices:?} }}\n", demo.url())).await;
     records(&gateway, "plain", 2).await;

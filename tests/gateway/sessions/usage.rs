@@ -205,6 +205,113 @@ async fn what_a_session_costs_is_known_at_once_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_price_is_null_and_counted() {
+    let demo = Demo::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let prices = folder.path().join("prices.yaml");
+    std::fs::write(&prices, "version: 1\nprices: [{ model: dear, input: 1000, output: 0 }]\n")
+        .expect("prices");
+    let yaml = format!("backend: {:?}\nusage: {{ prices_file: {prices:?} }}\n", demo.url());
+    let gateway = Gateway::with(&yaml).await;
+    let ask = async |session: &str, model: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
+        let call = Call::post("/v1/chat/completions").session(session).json(&body);
+        assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+    };
+    let unpriced = |number: u64| move |session: &Value| session["usage"]["unpriced_answers"] == number;
+    ask("own", "my-own").await;
+    let session = gateway.session_until("own", unpriced(1)).await;
+    assert_eq!(session["usage"]["cost_usd"], Value::Null, "{session}");
+    ask("both", "my-own").await;
+    ask("both", "dear").await;
+    let session = gateway.session_until("both", |session| session["usage"]["cost_usd"].is_number()).await;
+    assert!(session["usage"]["cost_usd"].as_f64() > Some(0.0), "the known part: {session}");
+    assert_eq!(session["usage"]["unpriced_answers"], 1, "{session}");
+    let metric = r#"elida_answers_unpriced_total{backend="default",model="my-own"}"#;
+    assert_eq!(gateway.metric(metric).await, 2.0);
+    assert!(
+        !gateway.metrics().await.contains(r#"elida_answers_unpriced_total{backend="default",model="dear"}"#)
+    );
+
+    for id in ["own", "both"] {
+        assert_eq!(gateway.kill(id).await.status, 200);
+    }
+    let both = |page: &Value| page["records"].as_array().is_some_and(|records| records.len() == 2);
+    let page = gateway.answer_until("/control/history", both).await;
+    let records = page["records"].as_array().expect("records");
+    let record =
+        |id: &str| &records.iter().find(|record| record["session_id"] == id).expect("a record")["usage"];
+    assert_eq!((&record("own")["cost_usd"], &record("own")["unpriced_answers"]), (&Value::Null, &1.into()));
+    assert!(record("both")["cost_usd"].is_number(), "{page}");
+    let mut operator = gateway.operator().await;
+    let usage = operator.get("/control/usage?by=model").await.json();
+    assert_eq!(
+        (&usage["usage"][0]["name"], usage["usage"][0]["cost_usd"].is_number()),
+        (&"dear".into(), true)
+    );
+    let line = &usage["usage"][1];
+    assert_eq!((&line["name"], &line["cost_usd"]), (&"my-own".into(), &Value::Null), "{usage}");
+    assert_eq!(line["unpriced_answers"], 2, "{usage}");
+    let series = operator.get("/control/history/series?step=day").await.json();
+    assert_eq!(series["points"][0]["unpriced_answers"], 2, "{series}");
+}
+
+/// The cost of an answer that a backend gives to a call for a model; `None` if it is null.
+async fn cost_of(call: Call, model: &str, body: &str) -> Option<f64> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let prices = folder.path().join("prices.yaml");
+    let rows = "prefixes: [seller/]
+prices:
+  - model: [dear, us.dear]
+    input: 100000
+    output: 0
+    long_context: { above: 10, input: 200000, output: 0 }
+    tiers: { flex: 0.5 }
+    web_search: 700
+  - { model: dear-2026-01-01, input: 300000, output: 0 }
+";
+    std::fs::write(&prices, format!("version: 1\n{rows}")).expect("prices");
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let backend = RawBackend::answering(answer).await;
+    let yaml = format!("backend: {:?}\nusage: {{ prices_file: {prices:?} }}\n", backend.url());
+    let gateway = Gateway::with(&yaml).await;
+    let body = json!({"model": model, "messages": [], "input": "x"});
+    assert_eq!(call.session("s").json(&body).send(gateway.proxy()).await.status(), 200);
+    let session =
+        gateway.session_until("s", |session| session["usage"]["input_tokens"].as_u64() > Some(0)).await;
+    session["usage"]["cost_usd"].as_f64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cost_follows_the_tier_the_context_the_searches_and_the_exact_model() {
+    let chat = async |asked: &str, answered: &str, input: u64, tier: &str| {
+        let body = format!(
+            r#"{{"model":"{answered}","choices":[],"service_tier":"{tier}","usage":{{"prompt_tokens":{input},"completion_tokens":1}}}}"#
+        );
+        cost_of(Call::post("/v1/chat/completions"), asked, &body).await
+    };
+    assert_eq!(chat("dear", "dear", 10, "default").await, Some(1.0));
+    assert_eq!(chat("dear", "dear", 11, "default").await, Some(2.2), "a long context");
+    assert_eq!(chat("dear", "dear", 10, "flex").await, Some(0.5));
+    assert_eq!(chat("dear", "dear", 11, "flex").await, Some(1.1));
+    assert_eq!(chat("dear", "dear", 10, "priority").await, None, "nothing says what that costs");
+    assert_eq!(chat("seller/dear", "x", 10, "default").await, Some(1.0));
+    assert_eq!(
+        chat("dear", "dear-2026-01-01", 10, "default").await,
+        Some(3.0),
+        "the version has its own price"
+    );
+    assert_eq!(chat("deployment", "dear", 10, "default").await, Some(1.0), "the answer says what it is");
+    assert_eq!(chat("dear-mini", "dear-mini", 10, "default").await, None);
+    let search = r#"{"type":"web_search_call","action":{"type":"search"}}"#;
+    let body = format!(
+        r#"{{"model":"dear","output":[{search},{search}],"usage":{{"input_tokens":3,"output_tokens":1}}}}"#
+    );
+    assert_eq!(cost_of(Call::post("/v1/responses"), "dear", &body).await, Some(1.7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_cannot_be_true_spoils_no_sum() {
     let usage = r#"{"prompt_tokens":9223372036854775000,"completion_tokens":7,"completion_tokens_details":{"reasoning_tokens":-1}}"#;
     let body =

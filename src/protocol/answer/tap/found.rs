@@ -9,6 +9,12 @@ use crate::protocol::json::scan::Value;
 /// Bytes that are kept of a stop reason.
 const STOP_MAX: usize = 64;
 
+/// The action of a search call that is charged; opening and reading pages is not
+/// (developers.openai.com/api/docs/guides/tools-web-search).
+const SEARCH: &str = "search";
+
+/// The speed that has the standard price.
+const STANDARD: &str = "standard";
 /// The state of a response that ended with an error.
 const FAILED: &str = "failed";
 
@@ -25,6 +31,11 @@ pub(super) struct Found {
     pub(super) false_count: bool,
     pub(super) model: String,
     pub(super) stop: String,
+    /// The service tier, and the speed where it is not the standard one.
+    tier: String,
+    speed: String,
+    /// Searches that the event under way tells of.
+    searches: u64,
     /// The provider has reported an error.
     pub(super) has_failed: bool,
     pub(super) seldom: Option<Box<Seldom>>,
@@ -74,6 +85,13 @@ impl Found {
             Field::Reasoning => self.count(&value, |counts| &mut counts.reasoning),
             Field::Total => self.count(&value, |counts| &mut counts.total),
             Field::WebSearches => self.count(&value, |counts| &mut counts.web_searches),
+            Field::SearchAction => text(&value, |action| self.searches += u64::from(action == SEARCH)),
+            Field::SearchQuery => text(&value, |_| self.searches += 1),
+            Field::ServiceTier => text(&value, |tier| keep(&mut self.tier, without_prefix(tier))),
+            Field::Speed if value != Value::Str(STANDARD.into()) => {
+                text(&value, |speed| keep(&mut self.speed, speed))
+            }
+            Field::Speed => {}
             Field::Model => text(&value, |model| set(&mut self.model, model)),
             Field::Id => text(&value, |id| set(&mut self.seldom.get_or_insert_default().id, id)),
             Field::Kind => text(&value, |kind| self.is_of(kind, rules)),
@@ -104,6 +122,11 @@ impl Found {
             }),
             Field::ChoiceEnd => end(&value, || self.calls.choice_ends(on)),
         }
+    }
+
+    /// The service tier that decides the price.
+    pub(super) fn service_tier(&self) -> &String {
+        if self.speed.is_empty() { &self.tier } else { &self.speed }
     }
 
     fn is_of(&mut self, kind: &str, rules: &AnswerRules) {
@@ -172,10 +195,18 @@ impl Found {
         }
         self.status.clear();
         self.detail.clear();
+        // Later events repeat what earlier ones told.
+        self.counts.web_searches = self.counts.web_searches.max(std::mem::take(&mut self.searches));
         if std::mem::take(&mut self.new_usage) {
             on(Event::Usage((rules.usage)(&self.counts)));
         }
     }
+}
+
+/// `ON_DEMAND_FLEX` and `SERVICE_TIER_FLEX` are the tier `FLEX`.
+fn without_prefix(tier: &str) -> &str {
+    let prefixes = ["ON_DEMAND_", "SERVICE_TIER_"];
+    prefixes.iter().find_map(|prefix| tier.strip_prefix(prefix)).unwrap_or(tier)
 }
 
 // A value of another type than its field has is passed over.
