@@ -157,6 +157,10 @@ down:
 bench *ARGS:
     cargo bench --quiet --bench gateway -- --write docs/benchmarks.md {{ARGS}}
 
+# Count instructions, allocations, cache misses and system calls of a request, and compare them with benches/budget.toml (needs valgrind and strace).
+budget *ARGS:
+    cargo bench --quiet --bench gateway -- --budget {{ARGS}}
+
 # Ten thousand concurrent streams, 100,000 sessions; writes docs/scale.md.
 scale *ARGS:
     bash -c 'ulimit -n "$(ulimit -H -n)" && cargo bench --quiet --bench gateway -- --scale --write docs/scale.md {{ARGS}}'

@@ -2,7 +2,7 @@
 //! in turn and in rounds, with the same backends. nginx, HAProxy and Envoy are measured
 //! as well if they are installed. Everything is on loopback and bounded in count and time, and needs only cargo.
 //!
-//! `cargo bench --bench gateway -- [--quick] [--scale] [--only NAME] [--write FILE] [--elida FILE]`
+//! `cargo bench --bench gateway -- [--quick] [--scale] [--budget | --write-budget] [--only NAME] [--write FILE] [--elida FILE]`
 #![expect(clippy::expect_used, reason = "a bench may panic: then there is no number")]
 
 mod support;
@@ -12,7 +12,7 @@ use std::io;
 use support::arguments::Arguments;
 use support::children::{self, Equipment, Proxy};
 use support::report::Report;
-use support::{equipment, others, roles, rounds, scale};
+use support::{budget, equipment, others, roles, rounds, scale};
 
 /// The allocator of the real program.
 #[global_allocator]
@@ -33,6 +33,9 @@ fn main() -> io::Result<()> {
     }
     // One thread: the load generator leaves the cores to the programs under test.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if arguments.budget {
+        return runtime.block_on(budget::run(&arguments));
+    }
     let report = runtime.block_on(async {
         if arguments.scale { scale::run(&arguments).await } else { compare(&arguments).await }
     })?;

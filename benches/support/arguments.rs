@@ -9,6 +9,10 @@ pub(crate) struct Arguments {
     pub(crate) quick: bool,
     /// Ten thousand streams and a hundred thousand sessions, instead of the comparison.
     pub(crate) scale: bool,
+    /// Counts the cost of a request and compares it with `benches/budget.toml`, instead of the comparison.
+    pub(crate) budget: bool,
+    /// Writes `benches/budget.toml` instead of comparing with it.
+    pub(crate) write_budget: bool,
     /// The file of the report, which is also printed.
     pub(crate) write: Option<PathBuf>,
     /// The `elida` binary to measure.
@@ -29,6 +33,8 @@ impl Arguments {
         let mut arguments = Self {
             quick: false,
             scale: false,
+            budget: false,
+            write_budget: false,
             write: None,
             elida: PathBuf::from(env!("CARGO_BIN_EXE_elida")),
             only: String::new(),
@@ -42,6 +48,8 @@ impl Arguments {
                 "--bench" => {}
                 "--quick" => arguments.quick = true,
                 "--scale" => arguments.scale = true,
+                "--budget" => arguments.budget = true,
+                "--write-budget" => (arguments.budget, arguments.write_budget) = (true, true),
                 "--write" => arguments.write = words.next().map(PathBuf::from),
                 "--elida" => arguments.elida = words.next().map(PathBuf::from).unwrap_or_default(),
                 "--only" => arguments.only = words.next().unwrap_or_default(),
@@ -50,7 +58,7 @@ impl Arguments {
                 }
                 other => {
                     eprintln!(
-                        "gateway: {other} is not known; --quick, --scale, --only NAME, --write FILE, --elida FILE"
+                        "gateway: {other} is not known; --quick, --scale, --budget, --write-budget, --only NAME, --write FILE, --elida FILE"
                     );
                     std::process::exit(2);
                 }

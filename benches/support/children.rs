@@ -64,6 +64,28 @@ impl Equipment {
     }
 }
 
+/// How a program is started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Launcher {
+    /// The command line that runs it; empty to run it directly.
+    pub(crate) prefix: Vec<String>,
+    /// Its worker threads; `None` for one per core.
+    pub(crate) threads: Option<usize>,
+}
+
+impl Launcher {
+    fn command(&self, program: &Path) -> Command {
+        match self.prefix.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        }
+    }
+}
+
 /// A process under test.
 pub(crate) struct Proxy {
     /// Its name in the report.
@@ -123,15 +145,15 @@ pub(crate) fn free_address() -> SocketAddr {
 }
 
 /// This program in another role.
-fn ourselves(role: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("our own path"));
+fn ourselves(role: &str, launcher: &Launcher) -> Command {
+    let mut command = launcher.command(&std::env::current_exe().expect("our own path"));
     command.args(["--role", role]);
     command
 }
 
 /// Starts the backends.
 pub(crate) fn backends() -> (Running, Backends) {
-    let mut command = ourselves(roles::BACKENDS);
+    let mut command = ourselves(roles::BACKENDS, &Launcher::default());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the backends start");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let mut address = || {
@@ -144,9 +166,16 @@ pub(crate) fn backends() -> (Running, Backends) {
 
 /// Starts the bare Pingora proxy.
 pub(crate) fn bare(backends: Backends) -> Proxy {
+    bare_under(&Launcher::default(), backends)
+}
+
+/// Starts the bare Pingora proxy with a launcher.
+pub(crate) fn bare_under(launcher: &Launcher, backends: Backends) -> Proxy {
     let address = free_address();
-    let addresses = [address, backends.demo, backends.paced].map(|address| address.to_string());
-    Proxy::start("bare Pingora", address, ourselves(roles::BARE).args(addresses), None)
+    let mut command = ourselves(roles::BARE, launcher);
+    command.args([address, backends.demo, backends.paced].map(|address| address.to_string()));
+    command.args(launcher.threads.map(|threads| threads.to_string()));
+    Proxy::start("bare Pingora", address, &mut command, None)
 }
 
 /// ELIDA's configuration: everything that is on by default, and room for `sessions` sessions.
@@ -170,11 +199,24 @@ fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: 
 
 /// Starts the real program; its log is read from a pipe and discarded.
 pub(crate) fn elida(program: &Path, backends: Backends, sessions: usize, equipment: Equipment) -> Proxy {
+    elida_under(&Launcher::default(), program, backends, sessions, equipment)
+}
+
+/// Starts the real program with a launcher.
+pub(crate) fn elida_under(
+    launcher: &Launcher,
+    program: &Path,
+    backends: Backends,
+    sessions: usize,
+    equipment: Equipment,
+) -> Proxy {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("elida.yaml");
     fs::write(&file, configuration(backends, sessions, folder.path(), equipment)).expect("the configuration");
-    let mut command = Command::new(program);
-    command.arg("run").arg("--config").arg(file).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut command = launcher.command(program);
+    command.arg("run").arg("--config").arg(file).env_clear();
+    command.envs(launcher.threads.map(|threads| ("ELIDA__SERVER__THREADS", threads.to_string())));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = Running(command.spawn().expect("elida starts"));
     let mut output = BufReader::new(child.0.stdout.take().expect("a pipe"));
     let (address, control) = listening(&mut output);

@@ -1,6 +1,8 @@
 //! The parts of the bench of the whole gateway.
 
 pub(crate) mod arguments;
+pub(crate) mod budget;
+pub(crate) mod callgrind;
 pub(crate) mod children;
 pub(crate) mod collector;
 pub(crate) mod equipment;
@@ -14,3 +16,4 @@ pub(crate) mod scale;
 pub(crate) mod source;
 pub(crate) mod stats;
 pub(crate) mod streams;
+pub(crate) mod syscalls;

@@ -34,7 +34,10 @@ pub(crate) fn play(role: &str, arguments: &[String]) {
     let addresses: Vec<SocketAddr> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
     match (role, addresses.as_slice()) {
         (BACKENDS, []) => backends(),
-        (BARE, [listen, demo, paced]) => bare(*listen, Bare { demo: *demo, paced: *paced }),
+        (BARE, [listen, demo, paced]) => {
+            let threads = arguments.get(3).and_then(|threads| threads.parse().ok());
+            bare(*listen, threads, Bare { demo: *demo, paced: *paced });
+        }
         _ => panic!("no such role: {role} {arguments:?}"),
     }
 }
@@ -82,9 +85,11 @@ impl ProxyHttp for Bare {
     }
 }
 
-fn bare(listen: SocketAddr, proxy: Bare) {
+/// Runs the bare proxy with this number of threads, or one per core.
+fn bare(listen: SocketAddr, threads: Option<usize>, proxy: Bare) {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let conf = ServerConf {
-        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads: threads.unwrap_or_else(cores),
         upstream_keepalive_pool_size: POOL,
         ..ServerConf::default()
     };

@@ -128,6 +128,7 @@ impl Components {
             readiness: Arc::clone(&self.readiness),
             exporter: self.exporter.clone(),
             history: self.history.clone(),
+            endpoints: Arc::default(),
             connector: Connector::new(None),
         })
     }

@@ -79,8 +79,8 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
             None => connect(backend, limit).await,
         };
     };
-    let target = forwarded(settings.base_path(), path.as_bytes(), 0);
-    let (mut session, peer) = peer::connect(connector, backend, limit).await?;
+    let target = forwarded(settings.base_path(), path.as_bytes(), 0..0);
+    let mut session = peer::connect(connector, backend, limit).await?;
     let status: pingora_core::Result<Option<u16>> = async {
         let mut head = RequestHeader::build("GET", &target, Some(3))?;
         head.insert_header("host", settings.authority())?;
@@ -102,7 +102,7 @@ pub(super) async fn probe(backend: &Backend, connector: &Connector, limit: Durat
         Ok(Some(..500)) => Ok(()),
         Ok(Some(status)) => Err(format!("it answers {status} to {path}")),
         Ok(None) => Err(format!("no answer to {path}")),
-        Err(error) => Err(format!("{}: {}", peer._address, error.etype().as_str())),
+        Err(error) => Err(format!("no answer to {path}: {}", error.etype().as_str())),
     }
 }
 

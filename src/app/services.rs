@@ -29,7 +29,7 @@ use super::signals::Signals;
 use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts, Runtime};
-use crate::proxy::downstream::{self, ConnectionPermits, Downstream};
+use crate::proxy::downstream::{self, ConnectionPermits, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
 use crate::session::Manager;
 use crate::session::replication::{self, Replicator};
@@ -78,6 +78,7 @@ pub(super) fn serve(
         gateway,
         Arc::clone(&shared.live),
         ConnectionPermits::new(&shared.metrics, plan.proxy_budget()),
+        UnparsedRequests::new(Arc::clone(&shared.log), &shared.metrics),
     );
     let proxy = Proxy {
         begin: Mutex::new(Some((proxy, drained))),

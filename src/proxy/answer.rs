@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::endpoints::Endpoint;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::event_tail::EventTail;
 use crate::protocol::wire::framing::Framing;
@@ -21,6 +22,8 @@ pub(crate) struct Answer {
     pub(crate) tap: Option<ResponseTap>,
     /// Tracks where the last event ends; `None` if no keep-alive comments may be written.
     pub(crate) tail: Option<EventTail>,
+    /// The endpoint that an MCP server announces in the first event of the stream; `None` if it does not.
+    pub(crate) endpoint: Option<Box<Endpoint>>,
     /// Body bytes sent to the client.
     pub(crate) sent: u64,
     /// Whether the whole body was sent.

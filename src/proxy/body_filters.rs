@@ -74,6 +74,9 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         if let Some(tail) = &mut answer.tail {
             tail.feed(chunk);
         }
+        if let Some(endpoint) = &mut answer.endpoint {
+            endpoint.feed(chunk, &app.endpoints, routed.route.backend.settings().name());
+        }
     }
     if let Some(tail) = &answer.tail {
         let silence = handle.settings.timeouts.stream_keep_alive;

@@ -1,5 +1,6 @@
 //! Step 5: chooses the backend, by `X-Backend`, model, path or default.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use super::downstream::LEG_CUT;
+use super::endpoints::Endpoints;
 use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
@@ -37,8 +39,10 @@ pub(crate) struct Route {
     pub(super) caller: reporters::Caller,
     /// The name of the model at this backend, if it has to be written into the body.
     pub(crate) served_as: Option<Arc<str>>,
-    /// Leading bytes of the path that named the backend and are not forwarded.
-    pub(crate) strip: usize,
+    /// The part of the path that named the backend and is not forwarded.
+    pub(crate) strip: Range<usize>,
+    /// The backend has announced the target, so its base path is in it.
+    pub(crate) is_announced: bool,
     /// The dialect of the backend.
     pub(crate) dialect: Dialect,
     /// What decided on the backend.
@@ -47,6 +51,10 @@ pub(crate) struct Route {
     pub(super) addresses: Option<Addresses>,
     /// How often the backend has returned the request unprocessed.
     pub(crate) given_back: usize,
+    /// This backend has sent the head of a response, perhaps an informational one.
+    pub(super) has_responded: bool,
+    /// The request was sent again, on a new connection, because this backend had closed a kept one.
+    pub(super) resent: bool,
     /// How many backends have been tried, including this one.
     pub(crate) asked: u32,
     /// The first backend, if it failed and another one was tried.
@@ -71,6 +79,11 @@ impl Route {
         self.given_back <= GIVEN_BACK
     }
 
+    /// Sends the request again, on a new connection. Returns false when that has been done before.
+    pub(crate) fn resend(&mut self) -> bool {
+        !std::mem::replace(&mut self.resent, true)
+    }
+
     /// Moves on to the next address of the backend after the current one refused the connection. Returns false when there
     /// is none.
     pub(crate) fn next_address(&mut self) -> bool {
@@ -87,6 +100,7 @@ pub(crate) fn route(
     caller: &Caller,
     head: &RequestHeader,
     call: &ModelRequest,
+    endpoints: &Endpoints,
     now: Moment,
 ) -> Result<Route, Refusal> {
     if call.model_doubled {
@@ -95,8 +109,15 @@ pub(crate) fn route(
     }
     let settings = &received.handle.settings;
     let wanted = wanted(&head.headers, settings.routes.header())?;
-    let decision = decide(&settings.routes, wanted, received.uri.path(), call)
-        .map_err(|error| undecided(&error, settings.routes.header()))?;
+    let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
+    let announced = endpoints.backend_of(target);
+    let announced =
+        announced.and_then(|name| settings.routes.decide_announced(name.as_str(), wanted, target));
+    let decision = match announced {
+        Some(decision) => decision,
+        None => decide(&settings.routes, wanted, target, call)
+            .map_err(|error| undecided(&error, settings.routes.header()))?,
+    };
     let can_rename = call.model_place != ModelPlace::Fixed;
     if let Some(name) = decision.served_as.as_deref().filter(|_| !can_rename) {
         let message = format!(
@@ -105,7 +126,7 @@ pub(crate) fn route(
         );
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
-    let rest = head.raw_path().get(decision.strip..).unwrap_or_default();
+    let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
     if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
         let message = "the path leads out of its backend by `..` segments; send the path it leads to";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
@@ -127,9 +148,12 @@ pub(crate) fn route(
         caller: caller.for_health,
         served_as: decision.served_as.clone(),
         strip: decision.strip,
+        is_announced: decision.is_announced,
         via: decision.via,
         addresses: None,
         given_back: 0,
+        has_responded: false,
+        resent: false,
         asked: 1,
         failed_over_from: None,
         chosen: Choice { backend: decision.backend, served_as: decision.served_as, tier: 0 },
@@ -162,7 +186,9 @@ fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
             Refusal::new(ErrorKind::UnknownBackend, message)
         }
         RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
-        RouteError::NoRoute => Refusal::new(ErrorKind::NoRoute, error.to_string()),
+        RouteError::NoRoute | RouteError::UnnamedServer => {
+            Refusal::new(ErrorKind::NoRoute, error.to_string())
+        }
     }
 }
 
@@ -201,6 +227,9 @@ pub(crate) async fn peer(
     let mut peer = peer::peer(&route.backend, address, limit);
     if is_upgrade {
         peer::for_upgrade(&mut peer, &route.backend);
+    }
+    if route.resent {
+        peer::use_new_connection(&mut peer);
     }
     // Over HTTP/2 Pingora waits for flow-control credit without noticing that the backend is silent.
     if peer.options.alpn.get_max_http_version() > 1 {

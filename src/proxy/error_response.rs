@@ -160,20 +160,35 @@ pub(super) fn error_body<'a>(
     }
 }
 
-/// Sends a refusal on a connection whose request could not be parsed.
-pub(crate) async fn bare(session: &mut ServerSession, refusal: &Refusal) {
-    let request_id = RequestId::fresh();
-    let error = error_body(refusal, None, request_id.as_str());
-    let body = Bytes::from(Dialect::PLAIN.error_body(&error));
-    let written = async {
-        let mut head = head(status(refusal.kind), body.len(), refusal)?;
-        head.insert_header(REQUEST_ID, request_id.as_str())?;
-        session.set_keepalive(None);
-        session.write_response_header(Box::new(head)).await?;
-        session.write_response_body(body, true).await
-    };
-    if let Err(error) = written.await {
-        debug!(%error, "the client of a broken request is gone");
+/// The response to a request without a context: its head could not be parsed, or the proxy panicked.
+pub(crate) struct Bare {
+    pub(crate) request_id: RequestId,
+    /// Bytes of the body.
+    pub(crate) sent: u64,
+    body: Bytes,
+}
+
+impl Bare {
+    /// Creates the response to a refused request, with a new request id.
+    pub(crate) fn new(refusal: &Refusal) -> Self {
+        let request_id = RequestId::fresh();
+        let error = error_body(refusal, None, request_id.as_str());
+        let body = Bytes::from(Dialect::PLAIN.error_body(&error));
+        Self { request_id, sent: body.len() as u64, body }
+    }
+
+    /// Sends it. Afterwards the connection is closed.
+    pub(crate) async fn write(&self, session: &mut ServerSession, refusal: &Refusal) {
+        let written = async {
+            let mut head = head(status(refusal.kind), self.body.len(), refusal)?;
+            head.insert_header(REQUEST_ID, self.request_id.as_str())?;
+            session.set_keepalive(None);
+            session.write_response_header(Box::new(head)).await?;
+            session.write_response_body(self.body.clone(), true).await
+        };
+        if let Err(error) = written.await {
+            debug!(%error, "the client of a broken request is gone");
+        }
     }
 }
 

@@ -21,8 +21,9 @@ use crate::session;
 use crate::upstream::backend::{Permit, SpeaksFor};
 use crate::upstream::balance::{self, Candidate};
 use crate::upstream::health::HealthState;
-use crate::upstream::peer::is_unprocessed;
+use crate::upstream::peer::{ended_unanswered, is_half_written, is_unprocessed};
 use crate::upstream::retries::Failure;
+use crate::upstream::settings::Resend;
 
 /// The error that drops a response in favour of another backend's.
 pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
@@ -83,6 +84,8 @@ impl Route {
         self.dialect = received.dialect.on(self.backend.settings().kind());
         self.served_as.clone_from(&choice.served_as);
         self.addresses = None;
+        self.has_responded = false;
+        self.resent = false;
         self.chosen = choice;
     }
 
@@ -194,6 +197,31 @@ pub(crate) fn after_error(ctx: &mut RequestCtx, error: &Error, session: &mut Ses
         note_failure(ctx, false);
     }
     can_be_repeated(session) && go_on(ctx, why)
+}
+
+/// Handles the end of a kept connection before the response began: the backend has most often closed it as idle just when
+/// the request was sent. Returns true when the request is sent there again, once and on a new connection, because the
+/// backend has not processed it, its method is idempotent, or `pool.resend` permits it.
+pub(crate) fn after_closed(ctx: &mut RequestCtx, error: &Error, session: &Session) -> bool {
+    if *error.esource() != ErrorSource::Upstream || !can_be_repeated(session) {
+        return false;
+    }
+    let Ok(Routed { route, who, .. }) = ctx.stage.routed_mut() else { return false };
+    if who.received.handle.cut.reason().is_some() || ctx.outcome.answer.status.is_some() {
+        return false;
+    }
+    let may_repeat =
+        || session.req_header().method.is_idempotent() || route.backend.settings().resend() == Resend::Always;
+    let is_unprocessed =
+        is_half_written(error) || ended_unanswered(error) && (is_unwritten(session) || may_repeat());
+    is_unprocessed && !route.has_responded && route.resend()
+}
+
+/// Returns whether the request has a body and none of it was written to the backend (HTTP/1.1). A buffered body is
+/// one chunk.
+fn is_unwritten(session: &Session) -> bool {
+    let has_body = session.as_ref().get_retry_buffer().is_some_and(|body| !body.is_empty());
+    has_body && session.upstream_body_bytes_sent() == Some(0)
 }
 
 fn note_failure(ctx: &RequestCtx, unreached: bool) {

@@ -7,6 +7,8 @@
 //! again; tests/gateway/protocols/framing.rs verifies that it does.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -15,12 +17,17 @@ use pingora_http::RequestHeader;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::BackendKind;
 
-/// Fields that must not occur twice, because the proxy could use one value and the backend the other. Those that carry a
-/// provider's key are checked as well.
-const SINGLE: [&str; 2] = ["api-key", "content-type"];
+/// Fields that must not occur twice, because the proxy could use one value and the backend the other: the media type, and
+/// those that carry a provider's key.
+static SINGLE: LazyLock<Box<[HeaderName]>> = LazyLock::new(|| {
+    let keys = BackendKind::all().map(BackendKind::auth_header);
+    let names: BTreeSet<&'static str> = keys.chain(["api-key", "content-type"]).collect();
+    names.into_iter().map(HeaderName::from_static).collect()
+});
 
 /// Names that a backend that maps `-` to `_` (CGI, WSGI) could mistake for a field that frames the body.
-const TWINS: [&str; 2] = ["content_length", "transfer_encoding"];
+static TWINS: [HeaderName; 2] =
+    [HeaderName::from_static("content_length"), HeaderName::from_static("transfer_encoding")];
 
 /// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what Pingora parsed.
 ///
@@ -30,8 +37,7 @@ pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     if !lines_end_well(raw) {
         return refuse("a line of the head ends in a bare CR or LF (RFC 9112, 2.2)");
     }
-    let mut single = SINGLE.into_iter().chain(BackendKind::all().map(BackendKind::auth_header));
-    if let Some(name) = single.find(|name| differs(&head.headers, name)) {
+    if let Some(name) = SINGLE.iter().find(|name| differs(&head.headers, name)) {
         return refuse(&format!("the field {name} is sent with two values; send one"));
     }
     check_lengths(raw, &head.headers)?;
@@ -56,7 +62,7 @@ fn refuse(message: &str) -> Result<(), Refusal> {
 }
 
 /// Returns whether this field occurs with two different values.
-fn differs(headers: &HeaderMap, name: &str) -> bool {
+fn differs(headers: &HeaderMap, name: &HeaderName) -> bool {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     values.any(|other| Some(other) != first)
@@ -72,7 +78,7 @@ fn lines_end_well(raw: &[u8]) -> bool {
 
 /// Checks that the body has one length, given in one way.
 fn check_lengths(raw: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
-    if TWINS.iter().any(|name| headers.contains_key(*name)) {
+    if TWINS.iter().any(|name| headers.contains_key(name)) {
         return refuse("content_length and transfer_encoding are no fields: write them with a hyphen");
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();

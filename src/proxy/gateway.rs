@@ -119,7 +119,7 @@ impl ProxyHttp for Gateway {
         error
     }
 
-    /// Applies Pingora's own policy, then tries other backends.
+    /// Sends the request there again if the backend cannot have processed it, then tries other backends.
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
@@ -128,20 +128,15 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
         reused: bool,
     ) -> Box<Error> {
+        let was_closed = reused && failover::after_closed(ctx, &error, session);
         let mut error = error.more_context(format!("Peer: {peer}"));
-        if *error.etype() == failover::NEXT {
+        if *error.etype() == failover::NEXT || was_closed {
             error.set_retry(true);
             return error;
         }
-        let can_be_sent_again = !session.as_ref().retry_buffer_truncated();
-        if can_be_sent_again && is_unprocessed(&error) {
-            // The backend has not processed it (HTTP/2), so it may be sent there again.
-            error.set_retry(ctx.stage.routed_mut().is_ok_and(|routed| routed.route.try_again()));
-        } else if can_be_sent_again && session.req_header().method.is_idempotent() {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
+        // The backend has not processed it (HTTP/2), so it may be sent there again.
+        let is_given_back = !session.as_ref().retry_buffer_truncated() && is_unprocessed(&error);
+        error.set_retry(is_given_back && ctx.stage.routed_mut().is_ok_and(|routed| routed.route.try_again()));
         if !error.retry() && failover::after_error(ctx, &error, session, reused) {
             error.set_retry(true);
         }
@@ -159,7 +154,13 @@ impl ProxyHttp for Gateway {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
         let is_upgrade = session.as_ref().is_upgrade_req();
-        upstream_request::rewrite_head(head, &routed.who.received, &routed.route, is_upgrade)?;
+        upstream_request::rewrite_head(
+            head,
+            session.req_header(),
+            &routed.who.received,
+            &routed.route,
+            is_upgrade,
+        )?;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
             let Identified { received, call, .. } = &routed.who;
@@ -185,6 +186,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
+        ctx.stage.routed_mut()?.route.has_responded = true;
         let is_upgrade = session.as_ref().is_upgrade_req();
         upstream_response::check(head, is_upgrade)?;
         if let Some(refusal) = upstream_response::proxy_refusal(head, ctx, is_upgrade) {
@@ -223,10 +225,10 @@ impl ProxyHttp for Gateway {
             // A tunnel is idle only when neither side sends: `stream_idle` limits it, not `read`.
             session.set_read_timeout(None);
         }
-        if !upstream_response::is_final(head) {
-            return Ok(());
-        }
         let routed = ctx.stage.routed_mut()?;
+        if !upstream_response::is_final(head) {
+            return upstream_response::rewrite_informational(head, &routed.who.received);
+        }
         upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)
     }
 

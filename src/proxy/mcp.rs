@@ -56,6 +56,12 @@ pub(crate) fn is_server_stream(received: &Received, route: &Route, call: &ModelR
     route.dialect == Dialect::MCP && listens()
 }
 
+/// Returns whether the response may begin with the endpoint of the HTTP+SSE transport ([`super::endpoints`]).
+pub(crate) fn may_announce(received: &Received, route: &Route) -> bool {
+    // Streamable HTTP, which has these header fields, announces none.
+    route.dialect == Dialect::MCP && received.method == Method::GET && received.dialect != Dialect::MCP
+}
+
 /// Moves the leg to the session that the server has named in its response to `initialize`: the client's next requests
 /// belong to it.
 ///

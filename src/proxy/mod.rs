@@ -5,7 +5,7 @@
 //! response, `state` what all requests share · `receive` checks the head · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
 //! session · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters · `admit` opens a leg, unless the session is killed · `dispatch`
-//! chooses the backend, `failover` chooses between several and after a failure · `mcp` applies the rules of MCP ·
+//! chooses the backend, `failover` chooses between several and after a failure · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
 //! when the leg is cut · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
@@ -23,7 +23,8 @@ pub(crate) mod builtin;
 pub(crate) mod capture;
 pub(crate) mod dispatch;
 pub(crate) mod downstream;
-pub(crate) mod error_response;
+pub(crate) mod endpoints;
+mod error_response;
 pub(crate) mod failover;
 pub(crate) mod finish;
 pub mod forwarded;

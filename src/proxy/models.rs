@@ -62,7 +62,9 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     }
     let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
     let now = ctx.app.clock.now();
-    let own = dispatch::route(received, caller, head, call, now).ok().map(|route| route.backend);
+    let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, now)
+        .ok()
+        .map(|route| route.backend);
     let lists = tokio::select! {
         biased;
         _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
@@ -122,7 +124,7 @@ fn request(
         Some(query) => format!("{}?{query}", list.target),
         None => list.target.to_owned(),
     };
-    let path = forwarded(settings.base_path(), path.as_bytes(), 0);
+    let path = forwarded(settings.base_path(), path.as_bytes(), 0..0);
     let mut head = RequestHeader::build(Method::GET, &path, Some(12))?;
     head.insert_header(HOST, settings.authority())?;
     head.insert_header(ACCEPT, "application/json")?;
@@ -151,7 +153,7 @@ fn request(
 /// The reason why the backend returned no list, for the log.
 async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> Result<Vec<Value>, String> {
     let told = |error: Box<pingora_core::Error>| error.to_string();
-    let (mut http, peer) = peer::connect(connector, backend, LIMIT).await?;
+    let mut http = peer::connect(connector, backend, LIMIT).await?;
     http.write_request_header(Box::new(head)).await.map_err(told)?;
     http.finish_request_body().await.map_err(told)?;
     http.read_response_header().await.map_err(told)?;
@@ -166,7 +168,7 @@ async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> R
         }
         body.extend_from_slice(&chunk);
     }
-    connector.release_http_session(http, &peer, peer.options.idle_timeout).await;
+    http.shutdown().await;
     model_list::entries(&body)
 }
 

@@ -305,6 +305,13 @@ impl ServerTimeoutsConfig {
     }
 }
 
+/// Pingora's own limits of a head over HTTP/1.1: fields, and bytes in all.
+const PINGORA_FIELDS: usize = 256;
+const PINGORA_HEAD: usize = (1 << 20) - 1;
+
+/// The longest target that the `http` crate parses, in bytes.
+const LONGEST_URI: usize = u16::MAX as usize - 1;
+
 impl ServerLimitsConfig {
     fn compile(self, faults: &mut Faults) -> Option<Limits> {
         let limits = Limits {
@@ -334,6 +341,21 @@ impl ServerLimitsConfig {
             good = false;
             let hint = "write a number above zero";
             faults.add(format!("server.limits.{key}"), "zero would refuse every request", hint);
+        }
+        let lower = [
+            ("max_uri", limits.max_uri, LONGEST_URI, "bytes of a request target"),
+            ("max_header_count", limits.max_header_count, PINGORA_FIELDS, "header lines"),
+            (
+                "max_header_bytes",
+                limits.max_header_bytes,
+                PINGORA_HEAD.saturating_sub(limits.max_uri.min(LONGEST_URI)),
+                "bytes of header lines beside server.limits.max_uri",
+            ),
+        ];
+        for (key, written, most, what) in lower.into_iter().filter(|(_, written, most, _)| written > most) {
+            good = false;
+            let message = format!("{written} cannot be kept: more than {most} {what} are never read");
+            faults.add(format!("server.limits.{key}"), message, format!("write {most} or less"));
         }
         good.then_some(limits)
     }
@@ -371,6 +393,34 @@ mod tests {
         assert!(settings.threads() >= 1);
         assert_eq!(settings.limits().max_body_llm, 32 << 20);
         assert_eq!(settings.timeouts().upstream_first_byte, Duration::from_secs(600));
+    }
+
+    #[test]
+    fn limits_that_cannot_be_kept_are_refused() {
+        let of = |change: fn(&mut ServerLimitsConfig)| {
+            let mut written = ServerConfig::default();
+            change(&mut written.limits);
+            let mut faults = Faults::default();
+            let is_refused = written.compile(&mut faults).is_none();
+            assert_eq!(is_refused, !faults.is_empty());
+            faults.to_string()
+        };
+        assert_eq!(
+            of(|limits| limits.max_header_count = 1000),
+            "server.limits.max_header_count: 1000 cannot be kept: more than 256 header lines are never read \
+             (write 256 or less)"
+        );
+        let uri = of(|limits| limits.max_uri = ByteSize::kib(64));
+        assert!(
+            uri.starts_with("server.limits.max_uri: 65536 cannot be kept: more than 65534 bytes"),
+            "{uri}"
+        );
+        let head = of(|limits| limits.max_header_bytes = ByteSize::mib(1));
+        assert!(
+            head.starts_with("server.limits.max_header_bytes: 1048576 cannot be kept: more than 1040383 "),
+            "{head}"
+        );
+        assert_eq!(of(|limits| limits.max_header_count = 256), "");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pingora_core::connectors::http::Connector;
 
+use super::endpoints::Endpoints;
 use crate::clock::Clock;
 use crate::history::Archive;
 use crate::identity::Key;
@@ -35,6 +36,8 @@ pub(crate) struct ProxyState {
     pub(crate) exporter: Option<Arc<Exporter>>,
     /// Stores captures; `None` without a history.
     pub(crate) history: Option<Arc<Archive>>,
+    /// Targets that MCP servers have announced to their clients.
+    pub(crate) endpoints: Arc<Endpoints>,
     /// Connects to backends for requests of the gateway itself.
     pub(crate) connector: Connector,
 }

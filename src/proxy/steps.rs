@@ -83,7 +83,7 @@ impl RequestCtx {
         let has_session = self.stage.leg().is_some();
         let who = reached(self.stage.identified())?;
         unread::check(&who.received, &head.headers, &who.call, has_session)?;
-        let route = dispatch::route(&who.received, &who.caller, head, &who.call, now)?;
+        let route = dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, now)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !who.received.handle.upload.is_buffered() {
             read::check_declared(

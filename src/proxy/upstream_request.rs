@@ -5,9 +5,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL, TE,
 };
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Version};
 use pingora_core::{Error, ErrorType, OkOrErr, OrErr, Result};
 use pingora_http::RequestHeader;
 
@@ -22,12 +23,13 @@ use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer::address_to_proxy;
 
-/// Rewrites `head` for the route's backend.
+/// Rewrites `head` for the route's backend; `client` is the head as the client sent it.
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
 pub(crate) fn rewrite_head(
     head: &mut RequestHeader,
+    client: &RequestHeader,
     received: &Received,
     route: &Route,
     is_upgrade: bool,
@@ -48,16 +50,28 @@ pub(crate) fn rewrite_head(
         // Nor can it read compressed WebSocket messages (RFC 7692).
         head.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
     }
+    if head.version == Version::HTTP_2 && takes_trailers(client) {
+        head.insert_header(TE, HeaderValue::from_static("trailers"))?;
+    }
     let settings = route.backend.settings();
     authorise(head, settings.auth())?;
-    if route.strip > 0 || !settings.base_path().is_empty() {
-        let path = forwarded(settings.base_path(), head.raw_path(), route.strip).into_owned();
+    let base = if route.is_announced { "" } else { settings.base_path() };
+    if !route.strip.is_empty() || !base.is_empty() {
+        let path = forwarded(base, head.raw_path(), route.strip.clone()).into_owned();
         head.set_raw_path(&path).or_err(ErrorType::InternalError, "rewriting the path")?;
     }
     if head.raw_path().is_empty() {
         return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
     }
     address_to_proxy(head, settings, is_upgrade)
+}
+
+/// Returns whether the client takes trailers, which pass over HTTP/2 only. Pingora removes `TE` with the hop-by-hop fields,
+/// but this value is valid in HTTP/2 (RFC 9113, 8.2.2), and gRPC servers require it.
+fn takes_trailers(client: &RequestHeader) -> bool {
+    let fields = client.headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    let mut words = fields.flat_map(|value| value.split(','));
+    client.version == Version::HTTP_2 && words.any(|word| word.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// Removes everything but the fields, parameters and subprotocols that are known to be harmless, and the field `session`

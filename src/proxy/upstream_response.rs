@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderName, Method, Version};
-use pingora_core::{Error, ErrorType, Result};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 
 use super::answer::Answer;
@@ -43,6 +45,7 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
         is_stream: inside.is_stream(),
         tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
         tail: bears_comments(received, framing, head).then(EventTail::default),
+        endpoint: (framing == Framing::Sse && mcp::may_announce(received, route)).then(Box::default),
         sent: 0,
         whole: false,
     }
@@ -115,6 +118,50 @@ fn remove_hop_by_hop(head: &mut ResponseHeader) {
     }
 }
 
+/// Repairs framing that the client could read in another way than Pingora did, so that both see the same end of the body
+/// (RFC 9112, 6; RFC 9110, 8.6).
+///
+/// # Errors
+/// A header cannot be set, which would be a bug.
+fn repair_framing(head: &mut ResponseHeader, received: &Received) -> Result<()> {
+    let has_no_body = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
+    if has_no_body {
+        head.remove_header(&CONTENT_LENGTH);
+    }
+    if has_no_body && head.status != StatusCode::SWITCHING_PROTOCOLS
+        || head.status == StatusCode::NOT_MODIFIED
+    {
+        head.remove_header(&TRANSFER_ENCODING);
+    }
+    // Pingora accepts a length that is repeated, as a field or in a list.
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(first) = lengths.next()
+        && (lengths.next().is_some() || first.as_bytes().contains(&b','))
+    {
+        let length = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        let length = HeaderValue::from_bytes(length).or_err(ErrorType::InvalidHTTPHeader, "the length")?;
+        head.insert_header(CONTENT_LENGTH, length)?;
+    }
+    // Trailers pass between HTTP/2 peers only; Pingora drops those of HTTP/1.1.
+    if !(head.version == Version::HTTP_2 && received.version == Version::HTTP_2) {
+        head.remove_header(&TRAILER);
+    }
+    // The version is that of the gateway (RFC 9110, 2.5); with HTTP/1.0 the chunked coding would be faulty.
+    if head.version < Version::HTTP_11 {
+        head.set_version(Version::HTTP_11);
+    }
+    Ok(())
+}
+
+/// Repairs an informational response.
+///
+/// # Errors
+/// A header cannot be set, which would be a bug.
+pub(crate) fn rewrite_informational(head: &mut ResponseHeader, received: &Received) -> Result<()> {
+    remove_hop_by_hop(head);
+    repair_framing(head, received)
+}
+
 /// Adds the ids of session and request to the head. A request id of the backend is kept, because SDKs show it.
 ///
 /// # Errors
@@ -123,6 +170,7 @@ pub(crate) fn rewrite_head(head: &mut ResponseHeader, received: &Received, leg: 
     if head.status != 101 {
         remove_hop_by_hop(head);
     }
+    repair_framing(head, received)?;
     if received.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
         // HTTP/1.0 has no chunked coding: the end of the connection ends the response (RFC 9112, 6.1).
         head.remove_header(&TRANSFER_ENCODING);

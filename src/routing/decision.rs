@@ -1,6 +1,7 @@
 //! The result of routing: a backend, or why there is none.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::telemetry::metrics::RouteMethod;
@@ -14,8 +15,11 @@ pub struct Decision {
     pub served_as: Option<Arc<str>>,
     /// The method that decided.
     pub via: RouteMethod,
-    /// Length of the path prefix that names a backend and is not forwarded: 7 for `/openai/v1/models`.
-    pub strip: usize,
+    /// The part of the path that names a backend and is not forwarded: `0..7` for `/openai/v1/models`. In the paths of
+    /// OAuth discovery it is in the middle (RFC 9728, 3.1).
+    pub strip: Range<usize>,
+    /// The backend itself has announced this target, so that its base path is in it.
+    pub is_announced: bool,
     /// Other backends that may serve the request, preferred ones first.
     pub others: Vec<Choice>,
 }
@@ -31,17 +35,19 @@ pub struct Choice {
     pub tier: usize,
 }
 
-/// Returns the target for a backend: the base path of its URL, then the client's target without its first `strip` bytes;
-/// always with a leading `/`.
-pub fn forwarded<'a>(base: &str, target: &'a [u8], strip: usize) -> Cow<'a, [u8]> {
-    let rest = target.get(strip..).unwrap_or_default();
+/// Returns the target for a backend: the base path of its URL, then the client's target without the part `strip`; always with
+/// a leading `/`. What is in front of that part stays in front of the base path (RFC 8615).
+pub fn forwarded<'a>(base: &str, target: &'a [u8], strip: Range<usize>) -> Cow<'a, [u8]> {
+    let front = target.get(..strip.start).unwrap_or_default();
+    let rest = target.get(strip.end..).unwrap_or_default();
     let has_slash = rest.starts_with(b"/");
-    if base.is_empty() && has_slash {
+    if base.is_empty() && has_slash && front.is_empty() {
         return Cow::Borrowed(rest);
     }
-    let mut path = Vec::with_capacity(base.len() + 1 + rest.len());
+    let mut path = Vec::with_capacity(front.len() + base.len() + 1 + rest.len());
+    path.extend_from_slice(front);
     path.extend_from_slice(base.trim_end_matches('/').as_bytes());
-    if !has_slash {
+    if !has_slash && front.is_empty() {
         path.push(b'/');
     }
     path.extend_from_slice(rest);
@@ -57,6 +63,12 @@ pub enum RouteError {
     /// Nothing matched and there is no default backend for it.
     #[error("no backend matches this request, and there is no default backend for it")]
     NoRoute,
+    /// The request is meant for one of several MCP servers and does not name it.
+    #[error(
+        "this path is for an MCP server, and several are configured: name one of them behind \
+         /.well-known/oauth-protected-resource/, in front of /messages, or in a header"
+    )]
+    UnnamedServer,
     /// `routing.blocked_models` names the model.
     #[error("the model '{0}' is blocked")]
     BlockedModel(String),
@@ -81,7 +93,22 @@ mod tests {
             ("/proxy", "", 7, "/proxy/"),
         ];
         for (base, target, strip, seen) in cases {
-            assert_eq!(forwarded(base, target.as_bytes(), strip), seen.as_bytes(), "{base} {target}");
+            assert_eq!(forwarded(base, target.as_bytes(), 0..strip), seen.as_bytes(), "{base} {target}");
+        }
+    }
+
+    #[test]
+    fn the_base_path_comes_behind_the_well_known_prefix() {
+        let prefix = "/.well-known/oauth-protected-resource";
+        for (base, rest, seen) in [
+            ("", "/mcp?a", "/mcp?a"),
+            ("", "", ""),
+            ("/base", "/mcp", "/base/mcp"),
+            ("/base", "?a", "/base?a"),
+        ] {
+            let target = format!("{prefix}/tools{rest}");
+            let strip = prefix.len()..prefix.len() + 6;
+            assert_eq!(forwarded(base, target.as_bytes(), strip), format!("{prefix}{seen}").as_bytes());
         }
     }
 }

@@ -4,7 +4,8 @@
 //! configured order; the first that knows the request decides:
 //! - `header`: the header names a backend; a name that is not configured is refused, not passed over;
 //! - `model`: the most specific pattern that matches the model (see `model_patterns.rs`);
-//! - `path`: the first segment of the path is exactly a backend's name;
+//! - `path`: the first segment of the path is exactly a backend's name, or the one behind the prefix of OAuth discovery;
+//!   discovery and message endpoints of MCP without a name belong to the only MCP server;
 //! - `default`: the default backend, unless `strict_models` is set and the request has a model.
 //!
 //! While `path` is among the methods, a first segment that names the chosen backend is stripped, whichever method decided:
@@ -16,6 +17,7 @@
 //! `fallback` of the chosen backend, the `fallback` of that one, and so on.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -178,6 +180,7 @@ impl Table {
             return Err(RouteError::BlockedModel(model.to_owned()));
         }
         let prefix = if self.reads_paths() { self.prefix(path) } else { None };
+        let is_for_server = || discovery_prefix(path) > 0 || is_message_endpoint(path);
         let matching: Vec<PatternMatch> = match model {
             Some(model) if self.rewrites || self.methods.contains(&RouteMethod::Model) => {
                 self.models.find(model).collect()
@@ -188,15 +191,37 @@ impl Table {
             let found = match via {
                 RouteMethod::Header => self.named(header)?,
                 RouteMethod::Model => matching.first().map(|best| self.services[best.target].backend),
-                RouteMethod::Path => prefix.map(|(backend, _)| backend),
+                RouteMethod::Path => match &prefix {
+                    Some((backend, _)) => Some(*backend),
+                    None if is_for_server() => self.only_mcp_server()?,
+                    None => None,
+                },
                 RouteMethod::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
-                let strip = prefix.filter(|(named, _)| *named == backend).map_or(0, |(_, length)| length);
+                let strip = prefix.filter(|(named, _)| *named == backend).map_or(0..0, |(_, name)| name);
                 return Ok(self.decision(backend, via, strip, &matching));
             }
         }
         Err(RouteError::NoRoute)
+    }
+
+    /// Returns the decision for a target that this backend has announced to a client; `None` when its name is no longer
+    /// configured, or the client names another one.
+    pub fn decide_announced(&self, backend: &str, header: Option<&str>, path: &str) -> Option<Decision> {
+        let is_named = header.is_some_and(|name| !name.trim().is_empty()) || self.prefix(path).is_some();
+        let backend = self.position(backend).filter(|_| !is_named)?;
+        let via = RouteMethod::Path;
+        Some(Decision { backend, served_as: None, via, strip: 0..0, is_announced: true, others: Vec::new() })
+    }
+
+    /// Returns the MCP server if there is only one.
+    fn only_mcp_server(&self) -> Result<Option<usize>, RouteError> {
+        let mut servers = self.kinds.iter().enumerate().filter(|(_, kind)| **kind == BackendKind::MCP);
+        match (servers.next(), servers.next()) {
+            (Some(_), Some(_)) => Err(RouteError::UnnamedServer),
+            (first, _) => Ok(first.map(|(at, _)| at)),
+        }
     }
 
     /// Returns the decision for `backend` with its alternatives. `matching` are the backends that serve the model, the most
@@ -205,7 +230,7 @@ impl Table {
         &self,
         backend: usize,
         via: RouteMethod,
-        strip: usize,
+        strip: Range<usize>,
         matching: &[PatternMatch],
     ) -> Decision {
         let by_model = via == RouteMethod::Model;
@@ -239,7 +264,7 @@ impl Table {
             tier += 1;
             others.push(Choice { backend: next, served_as: served_as(next), tier });
         }
-        Decision { backend, served_as: served_as(backend), via, strip, others }
+        Decision { backend, served_as: served_as(backend), via, strip, is_announced: false, others }
     }
 
     fn named(&self, header: Option<&str>) -> Result<Option<usize>, RouteError> {
@@ -252,16 +277,44 @@ impl Table {
         }
     }
 
-    /// Returns the backend named by the first segment of the path, and the length of `/name` in bytes.
-    fn prefix(&self, path: &str) -> Option<(usize, usize)> {
-        let segment = path.strip_prefix('/')?;
+    /// Returns the backend named by the first segment of the path, or by the first one behind the prefix of OAuth discovery,
+    /// and where `/name` is.
+    fn prefix(&self, path: &str) -> Option<(usize, Range<usize>)> {
+        let start = discovery_prefix(path);
+        let segment = path[start..].strip_prefix('/')?;
         let end = segment.find(['/', '?']).unwrap_or(segment.len());
-        self.position(&segment[..end]).map(|backend| (backend, end + 1))
+        self.position(&segment[..end]).map(|backend| (backend, start..start + end + 1))
     }
 
     fn position(&self, name: &str) -> Option<usize> {
         self.names.iter().position(|known| known == name)
     }
+}
+
+/// Where clients ask for the metadata of a resource or authorization server; the path of that server follows (RFC 9728, 3.1;
+/// RFC 8414, 3.1; OpenID Connect Discovery as RFC 8414, 5, has it).
+const DISCOVERY: [&str; 3] = [
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration",
+];
+
+/// Returns the length of the prefix of OAuth discovery; 0 for any other path.
+fn discovery_prefix(path: &str) -> usize {
+    let is_prefix = |prefix: &&&str| {
+        path.strip_prefix(**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    };
+    DISCOVERY.iter().find(is_prefix).map_or(0, |prefix| prefix.len())
+}
+
+/// Returns whether clients of MCP's HTTP+SSE transport send their messages to such a path: it names the session. No model
+/// provider has it.
+fn is_message_endpoint(path: &str) -> bool {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let is_endpoint = ["/message", "/messages"].iter().any(|end| path.trim_end_matches('/').ends_with(end));
+    let names_session =
+        || query.split('&').any(|pair| pair.starts_with("sessionId=") || pair.starts_with("session_id="));
+    is_endpoint && !path.contains("/v1/") && names_session()
 }
 
 /// Returns all patterns with their backends. An alias precedes an equal pattern of the same backend.

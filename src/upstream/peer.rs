@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
-use pingora_core::{Error, ErrorType, OrErr, Result};
+use pingora_core::{Error, ErrorType, OrErr, Result, RetryType};
 use pingora_http::RequestHeader;
 use pingora_rustls::{CertificateDer, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -30,9 +31,6 @@ use super::tunnel::{self, ProxyFailure, Tunnel};
 
 /// Certificate authorities that replace those of the system.
 pub(super) type CustomCa = Arc<CaType>;
-
-/// Idle time after which a pooled connection to a backend is closed.
-const POOL_IDLE: Duration = Duration::from_secs(90);
 
 /// Keepalive probes that detect a backend that has vanished: the first after a minute without a byte, the connection is
 /// closed a minute later. Unacknowledged bytes have no limit (0 is the kernel's default, about 15 minutes), because a
@@ -111,7 +109,7 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
     // `proxy/downstream` measures the idle time, because it can distinguish a silent backend from a slow client.
     options.read_timeout = None;
     options.write_timeout = None;
-    options.idle_timeout = Some(POOL_IDLE);
+    options.idle_timeout = Some(backend.settings().pool_idle());
     options.tcp_keepalive = Some(if shared { SHARED_KEEPALIVE } else { KEEPALIVE });
     options.verify_cert = verify;
     options.verify_hostname = verify;
@@ -182,8 +180,8 @@ pub fn address_to_proxy(head: &mut RequestHeader, settings: &Settings, is_upgrad
     Ok(())
 }
 
-/// Opens a session with `backend` for a request of the gateway itself, at the first address that accepts one; each has an
-/// equal part of `limit`. Returns the peer, too, to which the connection is returned.
+/// Opens a session with `backend` on a new connection for a request of the gateway itself, at the first address that accepts
+/// one; each has an equal part of `limit`.
 ///
 /// # Errors
 /// A sentence on why there is no connection.
@@ -191,14 +189,15 @@ pub async fn connect(
     connector: &Connector,
     backend: &Backend,
     limit: Duration,
-) -> std::result::Result<(HttpSession, HttpPeer), String> {
+) -> std::result::Result<HttpSession, String> {
     let mut addresses = backend.addresses().await.map_err(unresolved)?;
     let limit = limit / addresses.left() as u32;
     let mut failed = "its name has no address".to_owned();
     while let Some(address) = addresses.current() {
-        let peer = peer(backend, address, limit);
+        let mut peer = peer(backend, address, limit);
+        use_new_connection(&mut peer);
         match connector.get_http_session(&peer).await {
-            Ok((session, _)) => return Ok((session, peer)),
+            Ok((session, _)) => return Ok(session),
             Err(error) => failed = why_not(address, &error),
         }
         addresses.try_next();
@@ -233,6 +232,39 @@ fn may_be_shared(settings: &Settings) -> bool {
 pub fn for_upgrade(peer: &mut HttpPeer, backend: &Backend) {
     peer.options.set_http_version(1, 1);
     connect_through_proxy(peer, backend, true);
+}
+
+/// Gives `peer` a connection of its own, which is not kept afterwards.
+pub fn use_new_connection(peer: &mut HttpPeer) {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Pingora looks for kept connections by this key.
+    let number = NEXT.fetch_add(1, Relaxed);
+    // Far from the other keys of the backend.
+    peer.group_key = peer.group_key.wrapping_add(number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    peer.options.idle_timeout = Some(Duration::ZERO);
+}
+
+/// Returns whether the connection ended before the first byte of the response. A kept one was most often closed by the
+/// backend while it was idle.
+pub fn ended_unanswered(error: &Error) -> bool {
+    // Pingora's marks include a head of which a part was read.
+    let has_begun = error.context.as_ref().is_some_and(|context| {
+        context.as_str().split_once("bytes already read: ").is_some_and(|(_, read)| read != "0")
+    });
+    // rustls reports so that the backend closed the connection without a close_notify.
+    let is_cut = || {
+        let cause = error.root_cause().downcast_ref::<io::Error>();
+        cause.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    };
+    !has_begun
+        && (matches!(error.retry, RetryType::ReusedOnly)
+            || *error.etype() == ErrorType::ReadError && is_cut())
+}
+
+/// Returns whether an HTTP/1.1 request could not be written completely.
+pub fn is_half_written(error: &Error) -> bool {
+    // Over HTTP/2 the backend may have reset the stream after it had processed the request.
+    *error.etype() == ErrorType::WriteError && error.root_cause().downcast_ref::<h2::Error>().is_none()
 }
 
 /// Returns whether the backend has said that it did not process this request: any method may be sent again

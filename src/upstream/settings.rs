@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use super::retries::{self, Retries};
 use crate::ids::BackendName;
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
+use crate::settings::units::DurationText;
 
 /// First path segments of the providers' own APIs and of the gateway. A backend with such a name would capture those paths
 /// by path routing (`/api/tags` is Ollama's).
@@ -23,6 +25,12 @@ const RESERVED_NAMES: [&str; 5] = ["api", "health", "v1", "v1beta", "v2"];
 
 /// Longest name of a backend, in bytes: it is a metric label and a path segment.
 const MAX_NAME: usize = 64;
+
+/// How long an idle connection is kept without `pool.idle_timeout`: less than the 5 s of uvicorn and Node.
+const PLAIN_IDLE: Duration = Duration::from_secs(4);
+
+/// The same with TLS, which providers and load balancers offer: less than the 60 s after which many of those close it.
+const SECURE_IDLE: Duration = Duration::from_secs(50);
 
 /// One entry under `backends:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -78,6 +86,25 @@ pub struct BackendConfig {
 pub struct BackendPoolConfig {
     /// When HTTP/2 is used.
     pub http2: Http2,
+    /// How long an idle connection is kept for further requests; 0 for not at all. Without it 4s for `http` URLs, since
+    /// model servers behind uvicorn or Node close idle connections after 5s, and 50s for `https` URLs, since load balancers
+    /// close them after 60s.
+    pub idle_timeout: Option<DurationText>,
+    /// Which requests are sent again when a kept connection turns out to be closed.
+    pub resend: Resend,
+}
+
+/// `backends.NAME.pool.resend`: which requests are sent again, once and on a new connection, when a kept connection ends
+/// before the first byte of the response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Resend {
+    /// Those that the backend cannot have processed, because they were not written completely, and those with an idempotent
+    /// method (RFC 9110, 9.2.2).
+    #[default]
+    Unprocessed,
+    /// All. The backend may process a request twice if it failed while it processed the first one.
+    Always,
 }
 
 /// `backends.NAME.pool.http2`.
@@ -139,6 +166,8 @@ pub struct Settings {
     tls: Option<Tls>,
     egress: Egress,
     http2: Http2,
+    pool_idle: Duration,
+    resend: Resend,
     auth: Auth,
     realm: Arc<str>,
     health: health::Settings,
@@ -200,6 +229,16 @@ impl Settings {
     /// When HTTP/2 is used.
     pub fn http2(&self) -> Http2 {
         self.http2
+    }
+
+    /// How long an idle connection is kept.
+    pub fn pool_idle(&self) -> Duration {
+        self.pool_idle
+    }
+
+    /// Which requests are sent again when a kept connection turns out to be closed.
+    pub fn resend(&self) -> Resend {
+        self.resend
     }
 
     /// Which credential the backend gets.
@@ -289,6 +328,11 @@ impl BackendConfig {
             tls: secure.then_some(tls),
             egress: egress?,
             http2: self.pool.http2,
+            pool_idle: self
+                .pool
+                .idle_timeout
+                .map_or(if secure { SECURE_IDLE } else { PLAIN_IDLE }, |idle| idle.0),
+            resend: self.pool.resend,
             auth: auth?,
             realm,
             health: health?,
@@ -418,6 +462,7 @@ mod tests {
         assert_eq!(secure.url(), "https://gateway.example/openai/v1");
         let six = compiled("http://[::1]:8000");
         assert_eq!((six.host(), six.authority()), ("::1", "[::1]:8000"));
+        assert_eq!((plain.pool_idle(), secure.pool_idle()), (PLAIN_IDLE, SECURE_IDLE));
         assert_eq!(compiled("https://h:443/").authority(), "h", "the scheme's own port is not sent");
     }
 

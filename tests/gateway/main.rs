@@ -74,6 +74,10 @@ mod protocols {
     pub mod listener_tls;
     /// MCP servers: sessions named by the server, header fields that repeat the body, origins of web pages.
     pub mod mcp;
+    /// MCP servers under a path: OAuth discovery, the HTTP+SSE transport.
+    pub mod mcp_paths;
+    /// Clients that close their half of the connection, faults in the framing of backends.
+    pub mod repairs;
     /// Forms and files that are uploaded to model backends.
     pub mod uploads;
     /// Dead peers are detected.
@@ -98,6 +102,8 @@ mod routing {
     pub mod failover;
     /// Ejection, recovery and active checks of backends; load balancing.
     pub mod health;
+    /// Kept connections: how long, and what is sent again when the backend has closed one.
+    pub mod kept;
     /// The model in the path: Azure, Vertex AI, Bedrock.
     pub mod model_in_path;
     /// One list of the models of all backends.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::app::components::Components;
 use crate::config::{Flags, Sources};
-use crate::proxy::downstream::{self, ConnectionPermits, DescriptorBudget, Downstream};
+use crate::proxy::downstream::{self, ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::request_ctx::RequestCtx;
 
@@ -83,7 +83,8 @@ async fn a_panic_ends_one_request_and_is_counted_told_and_settled() {
     let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.proxy_state())));
     let budget = DescriptorBudget { descriptors: usize::MAX, per_request: 1 };
     let permits = ConnectionPermits::new(&shared.metrics, budget);
-    let downstream = Downstream::new(proxy, Arc::clone(&shared.live), permits);
+    let unparsed = UnparsedRequests::new(Arc::clone(&shared.log), &shared.metrics);
+    let downstream = Downstream::new(proxy, Arc::clone(&shared.live), permits, unparsed);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (draining, drained) = watch::channel(false);

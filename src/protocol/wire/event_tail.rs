@@ -21,11 +21,11 @@ impl EventTail {
         self.length = kept + chunk.len();
     }
 
-    /// True before the first byte and after a blank line: what is written now is parsed by itself. A comment that
-    /// ends no event is not looked for.
+    /// True before the first byte and after a blank line: what is written now is parsed by itself. False after a CR,
+    /// since its LF may follow. A comment that ends no event is not looked for.
     pub fn at_boundary(&self) -> bool {
         let tail = &self.bytes[..self.length];
-        let line = [&b"\r\n"[..], b"\n", b"\r"].into_iter().find_map(|end| tail.strip_suffix(end));
+        let line = [&b"\r\n"[..], b"\n"].into_iter().find_map(|end| tail.strip_suffix(end));
         tail.is_empty()
             || line.is_some_and(|line| line.is_empty() || line.ends_with(b"\n") || line.ends_with(b"\r"))
     }
@@ -46,11 +46,19 @@ mod tests {
 
     #[test]
     fn a_blank_line_is_a_boundary_whatever_ends_it() {
-        for whole in ["", "\n", "a: b\n\n", "data: x\r\n\r\n", "data: x\r\r", ":c\n\r\n", "\n\n\n\n\n"] {
+        for whole in ["", "\n", "a: b\n\n", "data: x\r\n\r\n", "data: x\r\r\n", ":c\n\r\n", "\n\n\n\n\n"] {
             assert!(at_boundary(whole), "{whole:?}");
         }
         for part in ["d", "data: x", "data: x\n", "data: x\r\n", "data: x\r", "data: x\n\nd", "\u{feff}"] {
             assert!(!at_boundary(part), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_never_stands_between_a_cr_and_its_lf() {
+        for part in ["data: x\r\n\r", "data: x\n\r", "data: x\r\r", "\r"] {
+            assert!(!at_boundary(part), "{part:?}");
+            assert!(at_boundary(&format!("{part}\n")), "{part:?}");
         }
     }
 

@@ -15,6 +15,6 @@ pub(crate) mod handle;
 mod session;
 mod timing;
 
-pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, serve};
+pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests, serve};
 pub(crate) use handle::RequestHandle;
 pub(crate) use session::{LEG_CUT, UPSTREAM_IDLE};

@@ -56,6 +56,7 @@ impl Proxy {
             readiness: Arc::default(),
             exporter: None,
             history: None,
+            endpoints: Arc::default(),
             connector: Connector::new(None),
         });
         Self { app, settings, metrics }

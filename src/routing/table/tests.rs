@@ -63,7 +63,7 @@ fn faults_of(written: RoutingConfig, backends: &[BackendRule]) -> String {
 }
 
 fn decision(backend: usize, via: RouteMethod, strip: usize) -> Result<Decision, RouteError> {
-    Ok(Decision { backend, served_as: None, via, strip, others: Vec::new() })
+    Ok(Decision { backend, served_as: None, via, strip: 0..strip, is_announced: false, others: Vec::new() })
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_prefix_is_removed_only_where_it_names_the_chosen_backend() {
     let header = standard.decide(Some("mistral"), "/openai/v1/models", None);
     assert_eq!(header, decision(3, RouteMethod::Header, 0), "another backend's own path may begin so");
     let both = standard.decide(Some("openai"), "/openai/v1/models", None);
-    assert_eq!(both.map(|both| both.strip), Ok(7));
+    assert_eq!(both.map(|both| both.strip), Ok(0..7));
     let model = standard.decide(None, "/openai/deployments/x/chat/completions", Some("claude-opus-4-6"));
     assert_eq!(model, decision(2, RouteMethod::Model, 0));
 
@@ -220,6 +220,61 @@ fn a_prefix_is_removed_only_where_it_names_the_chosen_backend() {
         table(no_path, &providers()).decide(None, "/openai/v1", None),
         decision(0, RouteMethod::Default, 0)
     );
+}
+
+/// A provider that is the default, and MCP servers of these names.
+fn with_servers(names: &[&str]) -> Table {
+    let server = |name: &&str| BackendRule { kind: BackendKind::MCP, ..rule(name, &[], false) };
+    let backends: Vec<_> =
+        std::iter::once(rule("openai", &[], true)).chain(names.iter().map(server)).collect();
+    table(RoutingConfig::default(), &backends)
+}
+
+#[test]
+fn discovery_of_an_mcp_server_is_not_for_the_default_provider() {
+    let two = with_servers(&["tools", "files"]);
+    let found = |path: &str| two.decide(None, path, None).map(|found| (found.backend, found.strip));
+    let resource = "/.well-known/oauth-protected-resource".len();
+    assert_eq!(found("/.well-known/oauth-protected-resource/files/mcp"), Ok((2, resource..resource + 6)));
+    assert_eq!(found("/.well-known/oauth-protected-resource/files"), Ok((2, resource..resource + 6)));
+    let server = "/.well-known/oauth-authorization-server".len();
+    assert_eq!(found("/.well-known/oauth-authorization-server/tools/mcp?a"), Ok((1, server..server + 6)));
+    let openid = "/.well-known/openid-configuration".len();
+    assert_eq!(found("/.well-known/openid-configuration/tools"), Ok((1, openid..openid + 6)));
+    assert_eq!(found("/tools/mcp/.well-known/openid-configuration"), Ok((1, 0..6)));
+    for path in [
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-protected-resource/mcp",
+        "/messages/?session_id=1",
+        "/messages?a=b&sessionId=1",
+        "/message?sessionId=1",
+    ] {
+        assert_eq!(found(path), Err(RouteError::UnnamedServer), "{path}");
+        let named = two.decide(Some("files"), path, None).map(|found| found.backend);
+        assert_eq!(named, Ok(2), "{path}");
+        let one = with_servers(&["tools"]).decide(None, path, None).map(|found| found.backend);
+        assert_eq!(one, Ok(1), "{path}");
+        let none = with_servers(&[]).decide(None, path, None).map(|found| found.backend);
+        assert_eq!(none, Ok(0), "{path}");
+    }
+    for path in [
+        "/.well-known/oauth-protected-resources/files",
+        "/v1/messages?sessionId=1",
+        "/messages",
+        "/messages?x=1",
+    ] {
+        assert_eq!(found(path), Ok((0, 0..0)), "{path}");
+    }
+}
+
+#[test]
+fn an_announced_target_goes_to_its_backend_unless_another_one_is_named() {
+    let two = with_servers(&["tools", "files"]);
+    let found = two.decide_announced("files", None, "/messages?sessionId=1").unwrap();
+    assert!(found.backend == 2 && found.is_announced && found.strip.is_empty());
+    assert_eq!(two.decide_announced("files", Some("tools"), "/messages?sessionId=1"), None);
+    assert_eq!(two.decide_announced("files", None, "/tools/messages?sessionId=1"), None);
+    assert_eq!(two.decide_announced("gone", None, "/messages?sessionId=1"), None);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::support::http2::{BackendRequest, Client, End, H2Backend, short_wait, write};
+use crate::support::program::Program;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Gateway, RawBackend};
 
@@ -247,4 +248,47 @@ async fn an_upgrade_goes_over_http11() {
     let answer = call.send(through.proxy()).await;
     assert_eq!(answer.status(), 426);
     assert_eq!(offered.heads()[0].field("upgrade"), Some("websocket"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_passes_with_its_trailers_in_both_directions() {
+    let mut server = Program::python("grpc_echo.py", "-", &["serve"]);
+    let port = server.line("port ").await;
+    let yaml = format!(
+        "server: {{ h2c: true }}\nbackends:\n  b: {{ url: 'http://127.0.0.1:{port}', type: http{ALWAYS} }}\n"
+    );
+    let through = Gateway::with(yaml).await;
+    let outcome = Program::python("grpc_echo.py", &through.url(), &["call"]).outcome().await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let expected = json!({
+        "unary": [100_005, "unary", "OK"],
+        "down": [["n 0", "n 1", "n 2"], "down", "OK"],
+        "up": "a, b, c",
+        "both": ["echo 0", "echo 1", "echo 2"],
+        "fail": ["FAILED_PRECONDITION", "not now"],
+    });
+    assert_eq!(outcome.last(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_are_asked_for_only_where_they_can_pass() {
+    let backend = H2Backend::start(serve).await;
+    let through = gateway(&backend, ALWAYS, "").await;
+    let plain = RawBackend::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let old = gateway(&plain, "", "").await;
+    for (te, asked) in [("trailers", Some("trailers")), ("gzip, Trailers;q=1", None), ("gzip", None)] {
+        let call = Call::get("/now").header("te", te);
+        // The crate refuses other values than `trailers` in a client.
+        if te == "trailers" {
+            assert_eq!(Client::connect(through.proxy()).await.ask(&call).await.status, 200);
+            let seen = backend.requests().pop().expect("a request");
+            assert_eq!(seen.headers().get("te").and_then(|te| te.to_str().ok()), asked);
+            assert_eq!(Client::connect(old.proxy()).await.ask(&call).await.status, 200);
+        }
+        assert_eq!(call.send(through.proxy()).await.status(), 200);
+        let seen = backend.requests().pop().expect("a request");
+        assert!(!seen.headers().contains_key("te"), "an HTTP/1.1 client gets no trailers: {te}");
+        assert_eq!(call.send(old.proxy()).await.status(), 200);
+    }
+    assert!(plain.heads().iter().all(|head| head.field("te").is_none()));
 }

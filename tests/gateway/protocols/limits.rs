@@ -1,10 +1,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::timing::after;
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient};
+use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient, json, within};
 
 /// A gateway in front of `backend` with these `server.timeouts`.
 async fn with_timeouts(backend: &impl Backend, timeouts: &str) -> Gateway {
@@ -21,6 +23,55 @@ async fn a_large_body_is_refused_by_its_announcement() {
         let mut client = call.open(gateway.proxy()).await;
         let answer = client.message(Unframed::UntilEnd).await.expect("an answer");
         assert_eq!(answer.status(), 413, "{path}: {}", answer.text());
+    }
+    assert_eq!(demo.ledger().arrived(), 0);
+}
+
+/// Sends these bytes; returns the answer as text.
+async fn sent(gateway: &Gateway, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(gateway.proxy()).await.expect("connect");
+    stream.write_all(bytes).await.expect("send");
+    let mut answer = Vec::new();
+    within("an answer", stream.read_to_end(&mut answer)).await.expect("an answer");
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_cannot_be_parsed_have_the_right_status_an_access_line_and_a_count() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let begin = "GET /v1/models HTTP/1.1\r\nHost: x\r\n";
+    let fields: String = (0..300).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let cases = [
+        (format!("{begin}{fields}\r\n"), 431, "headers_too_large"),
+        (format!("{begin}{fields}bad line\r\n\r\n"), 431, "headers_too_large"),
+        (format!("{begin}bad line\r\n\r\n"), 400, "bad_request"),
+        (format!("{begin}too many headers larger than\r\n\r\n"), 400, "bad_request"),
+        (format!("{begin}x: 1\r\nTooManyHeaders\r\n\r\n"), 400, "bad_request"),
+        ("GET /Request header larger than HTTP/1.1\0\r\n\r\n".to_owned(), 400, "bad_request"),
+    ];
+    for (head, status, code) in &cases {
+        let answer = sent(&gateway, head.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head:?}: {answer}");
+        let body = answer.split("\r\n\r\n").nth(1).expect("a body");
+        let error = json(body.as_bytes());
+        assert_eq!(error["error"]["code"], *code, "{answer}");
+        let id = error["request_id"].clone();
+        let line = gateway
+            .log_until(|line| line["message"] == "request_completed" && line["request_id"] == id)
+            .await;
+        assert_eq!((&line["status"], &line["outcome"]), (&json!(status), &json!(code)), "{line}");
+        assert_eq!(
+            (&line["client_ip"], &line["bytes_out"]),
+            (&json!("127.0.0.1"), &json!(body.len())),
+            "{line}"
+        );
+    }
+    for (status, count) in [(431, 2.0), (400, 4.0)] {
+        let series = format!(
+            "elida_http_requests_total{{backend=\"none\",code=\"{status}\",method=\"OTHER\",route=\"refused\"}}"
+        );
+        assert!((gateway.metric(&series).await - count).abs() < f64::EPSILON, "{series}");
     }
     assert_eq!(demo.ledger().arrived(), 0);
 }

@@ -119,6 +119,13 @@ impl Program {
         .await;
     }
 
+    /// Waits for a line that begins with `start`; returns what follows.
+    pub async fn line(&mut self, start: &str) -> String {
+        self.printed(start, 1).await;
+        let line = self.seen.iter().find_map(|line| line.strip_prefix(start));
+        line.expect("it was printed").trim().to_owned()
+    }
+
     /// Waits until it exits.
     pub async fn outcome(self) -> Outcome {
         self.outcome_in(DEADLINE).await

@@ -17,10 +17,11 @@ use tracing::debug;
 
 use super::connection_permits::{ConnectionPermit, ConnectionPermits};
 use super::negotiate::negotiate;
+use super::unparsed::UnparsedRequests;
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::DownstreamSession;
-use crate::proxy::error_response;
+use crate::proxy::error_response::{self, Bare};
 use crate::proxy::runtime_settings::SharedSettings;
 
 /// How long the proxy has to write its closing frames after a cut; then its future is dropped.
@@ -36,6 +37,7 @@ pub(crate) struct Downstream<P> {
     proxy: Arc<HttpProxy<P>>,
     pub(super) live: SharedSettings,
     pub(super) permits: Arc<ConnectionPermits>,
+    pub(super) unparsed: UnparsedRequests,
 }
 
 impl<P> Downstream<P>
@@ -48,8 +50,9 @@ where
         proxy: HttpProxy<P>,
         live: SharedSettings,
         permits: Arc<ConnectionPermits>,
+        unparsed: UnparsedRequests,
     ) -> Arc<Self> {
-        Arc::new(Self { proxy: Arc::new(proxy), live, permits })
+        Arc::new(Self { proxy: Arc::new(proxy), live, permits, unparsed })
     }
 
     /// Returns a permit for one more connection; `None` when a limit is reached.
@@ -115,11 +118,8 @@ where
             return ProxyEnd::Done;
         }
         if let Some(mut session) = handle.take_session() {
-            error_response::bare(
-                &mut session,
-                &Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE),
-            )
-            .await;
+            let refusal = Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE);
+            Bare::new(&refusal).write(&mut session, &refusal).await;
             handle.return_session(session);
         }
         ProxyEnd::Panicked

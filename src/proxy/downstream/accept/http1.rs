@@ -1,22 +1,21 @@
 //! An HTTP/1.1 connection: its requests one after another, each with a time limit for its head.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::{Error, ErrorType};
 use pingora_proxy::ProxyHttp;
 use pingora_timeout::timeout;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::connection::{Downstream, FIRST_REQUEST, ProxyEnd, drained};
-use crate::error::{ErrorKind, Refusal};
+use super::unparsed;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::DownstreamSession;
-use crate::proxy::error_response;
+use crate::proxy::error_response::Bare;
 
 /// How long what the client still sends is read and discarded after an early response. Closing with unread bytes makes
 /// the kernel reset the connection, and the client would lose the response (RFC 9112, 9.6).
@@ -42,7 +41,8 @@ where
         // `next_request` limits the time between requests; Pingora's own limit would restart with each byte.
         session.set_keepalive(Some(0));
         let mut after_drain = FIRST_REQUEST;
-        while let Some(read) = self.next_request(session, head_limit, after_drain, &mut draining).await {
+        while let Some(read) = self.next_request(session, &peer, head_limit, after_drain, &mut draining).await
+        {
             let Some((stream, settings)) =
                 self.serve_request(read, peer, &draining).await.map(ReusedHttpStream::consume)
             else {
@@ -62,6 +62,7 @@ where
     async fn next_request(
         &self,
         mut session: ServerSession,
+        peer: &Peer,
         limit: Duration,
         after_drain: Duration,
         draining: &mut watch::Receiver<bool>,
@@ -75,9 +76,12 @@ where
             Ok(Ok(true)) => Some(session),
             Ok(Ok(false)) | Err(_) => None,
             Ok(Err(error)) => {
-                if let Some(refusal) = head_refusal(&error) {
+                if let Some(refusal) = unparsed::refusal(&error) {
+                    let begun = Instant::now();
+                    let answer = Bare::new(&refusal);
                     let limit = self.live.load().timeouts.write;
-                    let _ = timeout(limit, error_response::bare(&mut session, &refusal)).await;
+                    let _ = timeout(limit, answer.write(&mut session, &refusal)).await;
+                    self.unparsed.account(peer, &refusal, &answer, begun.elapsed());
                     linger(session).await;
                 }
                 None
@@ -108,20 +112,6 @@ where
         let reusable = session.finish().await.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
     }
-}
-
-/// Returns the refusal of a head that cannot be read; `None` when the connection failed.
-fn head_refusal(error: &Error) -> Option<Refusal> {
-    if !matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
-        return None;
-    }
-    // Pingora's two size limits (1 MiB, 256 fields) differ from other faults only in their text.
-    let text = error.to_string();
-    if text.contains("larger than") || text.contains("TooManyHeaders") {
-        let message = "the request head is too large; send fewer or smaller header fields";
-        return Some(Refusal::new(ErrorKind::HeadersTooLarge, message));
-    }
-    Some(Refusal::new(ErrorKind::BadRequest, "the request head is not valid HTTP/1.1 (RFC 9112)"))
 }
 
 /// Closes the write side and reads on for [`LINGER`], so that the client receives the response. The bytes are discarded

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use super::forward::forward_to_inner;
 use super::h2_stream::{H2Stream, next_chunk};
+use super::half_close::HalfClose;
 use super::replay_buffer::ReplayBuffer;
 use super::write::{STUCK_WRITE, complete_comment, cut, write, write_comment};
 use crate::proxy::downstream::h2_budget::H2Budget;
@@ -49,6 +50,8 @@ pub(crate) struct DownstreamSession {
     broken: bool,
     /// The next call is the one of [`Session::is_body_empty`] when the proxy loop starts.
     pump_starts: bool,
+    /// Whether the client has only closed its half of the connection.
+    half_close: HalfClose,
     /// Present for a stream of an HTTP/2 connection.
     stream: Option<H2Stream>,
 }
@@ -72,6 +75,7 @@ impl DownstreamSession {
             finished: false,
             broken: false,
             pump_starts: false,
+            half_close: HalfClose::default(),
             stream: None,
         }
     }
@@ -110,6 +114,7 @@ impl DownstreamSession {
     async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
         let (handle, idle_timer, keep_alive) = (&*self.handle, &mut self.idle_timer, &mut self.keep_alive);
+        let half_close = &mut self.half_close;
         let limit = self.stream.as_ref().and_then(H2Stream::read_limit);
         let chunk = loop {
             tokio::select! {
@@ -118,7 +123,14 @@ impl DownstreamSession {
                 () = poll_fn(|cx| idle_timer.poll_idle(&handle.activity, cx)) =>
                     return Error::e_explain(UPSTREAM_IDLE, "the backend was silent for too long"),
                 () = poll_fn(|cx| keep_alive.poll_due(&handle.activity, cx)) => {}
-                chunk = next_chunk(inner, idle, limit) => break chunk,
+                chunk = half_close.watch(idle, next_chunk(inner, idle, limit)) => match chunk {
+                    Err(error) if half_close.is_half(&error, inner, handle.arrived) => {
+                        // From here on the wait for the client is pending; a failed write tells that it has gone.
+                        inner.set_abort_on_close(false);
+                        continue;
+                    }
+                    chunk => break chunk,
+                },
             }
             keep_alive.restart();
             write_comment(inner, handle, &mut self.broken).await?;

@@ -1,12 +1,14 @@
 //! The downstream session that Pingora sees in place of its own.
 //!
 //! `downstream_session` wraps the session of an HTTP/1.1 request or an HTTP/2 stream (`h2_stream`) · `websocket`
-//! presents a WebSocket over HTTP/2 as an HTTP/1.1 upgrade · `replay_buffer` keeps a request body for replay · `write`
+//! presents a WebSocket over HTTP/2 as an HTTP/1.1 upgrade · `replay_buffer` keeps a request body for replay ·
+//! `half_close` tells a client that has closed its half of the connection from one that leaves · `write`
 //! bounds every write to the client · `forward` holds the methods that both sessions only pass on.
 
 mod downstream_session;
 mod forward;
 mod h2_stream;
+mod half_close;
 mod replay_buffer;
 mod websocket;
 mod write;

@@ -1,0 +1,230 @@
+//! What a request, an event of a stream and a new session may cost, counted and not timed: `benches/budget.toml` has the
+//! numbers, and a count that exceeds its number fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::arguments::Arguments;
+use super::callgrind::{Callgrind, Counts};
+use super::children::{self, Equipment, Launcher, Proxy};
+use super::load::{self, Connection};
+use super::streams::{self, Pace};
+use super::syscalls::Strace;
+
+/// Requests before counting: threads, pools and sessions are there, and the simulated caches are warm.
+const WARM: usize = 150;
+/// Requests that are counted.
+const REQUESTS: usize = 1000;
+/// Sessions that are begun and counted.
+const SESSIONS: usize = 200;
+/// Events of the short stream; the long one has [`EVENTS`] more.
+const FEW: usize = 20;
+/// Events that are counted.
+const EVENTS: usize = 200;
+/// Slow enough that each event is a read of its own, also in a simulated processor.
+const PACE: Duration = Duration::from_millis(8);
+
+/// The cost of one piece of work.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cost {
+    instructions: u64,
+    allocations: u64,
+    l1i_misses: u64,
+    l2_misses: u64,
+}
+
+/// The costs of a program.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Costs {
+    /// A small JSON request and its answer over kept connections, in a session that exists.
+    request: Cost,
+    /// What is added when the request begins a session.
+    new_session: Cost,
+    /// An event of a stream.
+    event: Cost,
+    /// System calls of a request that read, write or wait for a socket, by name.
+    syscalls: BTreeMap<String, f64>,
+    /// Instructions of a request by crate, and by module in ELIDA; the larger ones.
+    modules: BTreeMap<String, u64>,
+}
+
+/// `benches/budget.toml`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Budget {
+    /// How much a count may exceed its number, as a part of it.
+    tolerance: f64,
+    elida: Costs,
+    /// For comparison; not checked.
+    bare_pingora: Costs,
+}
+
+/// Measures both programs, prints what was counted beside the budget, and either writes the budget anew or checks it.
+///
+/// # Errors
+/// A program could not be measured, or exceeds the budget.
+pub(crate) async fn run(arguments: &Arguments) -> io::Result<()> {
+    let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/budget.toml"));
+    let old: Budget = std::fs::read_to_string(&file)
+        .ok()
+        .map(|text| toml::from_str(&text).map_err(io::Error::other))
+        .transpose()?
+        .unwrap_or(Budget { tolerance: 0.02, ..Budget::default() });
+    let (_running, backends) = children::backends();
+    let elida = |launcher: &Launcher| {
+        children::elida_under(launcher, &arguments.elida, backends, 500_000, Equipment::Default)
+    };
+    let bare = |launcher: &Launcher| children::bare_under(launcher, backends);
+    let new =
+        Budget { tolerance: old.tolerance, elida: measure(elida).await?, bare_pingora: measure(bare).await? };
+    let (text, exceeded) = compare(&old, &new);
+    println!("{text}");
+    if arguments.write_budget {
+        let written = toml::to_string(&new).map_err(io::Error::other)?;
+        return std::fs::write(&file, format!("{HEAD}{written}"));
+    }
+    match exceeded.is_empty() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "over the budget of {}: {}\nMake it cheaper, or run `just budget --write-budget` and say in the commit why it costs more.",
+            file.display(),
+            exceeded.join(", ")
+        ))),
+    }
+}
+
+const HEAD: &str = "\
+# What ELIDA may cost, counted by callgrind (user instructions, simulated caches) and strace; `just budget` checks it, and
+# `just budget --write-budget` writes this file. A commit that raises a number says why.
+
+";
+
+/// Counts one program: under callgrind, then under strace.
+async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<Costs> {
+    let callgrind = Callgrind::new()?;
+    let proxy = start(&callgrind.launcher());
+    eprintln!("{} …", proxy.name);
+    let pid = proxy.pid();
+    let mut connection = Connection::open(proxy.address).await?;
+    let body =
+        load::chat("[[words 12]] what is a session border controller good for, and who pays for it?", false);
+    let request = |session: &str| load::request("/v1/chat/completions", session, "sk-budget", &body);
+    let same = request("budget");
+    for at in 0..2 * WARM {
+        if at == WARM {
+            callgrind.begin(pid)?;
+        }
+        connection.exchange(&same).await?;
+    }
+    callgrind.zero(pid)?;
+    for _ in 0..REQUESTS {
+        connection.exchange(&same).await?;
+    }
+    let per_request = callgrind.take(pid)?.per(REQUESTS);
+    for number in 0..SESSIONS {
+        connection.exchange(&request(&format!("budget-{number}"))).await?;
+    }
+    let per_session = callgrind.take(pid)?.per(SESSIONS).minus(&per_request);
+    let mut of_streams = Vec::new();
+    for events in [FEW, FEW, FEW + EVENTS] {
+        let pace = Pace { every: PACE, events };
+        let stream = streams::open_all(proxy.address, 1, 1, pace).await?;
+        streams::finish_all(stream, pace).await?;
+        of_streams.push(callgrind.take(pid)?);
+    }
+    // The first stream has warmed the way.
+    let [_, short, long] = <[Counts; 3]>::try_from(of_streams).expect("three streams");
+    drop(proxy);
+    Ok(Costs {
+        modules: largest(&per_request),
+        request: cost(&per_request),
+        new_session: cost(&per_session),
+        event: cost(&long.minus(&short).per(EVENTS)),
+        syscalls: syscalls(&start(&Launcher { threads: Some(1), ..Launcher::default() }), &same).await?,
+    })
+}
+
+fn cost(counts: &Counts) -> Cost {
+    let whole = |count: f64| count.max(0.0).round() as u64;
+    Cost {
+        instructions: whole(counts.instructions),
+        allocations: whole(counts.allocations),
+        l1i_misses: whole(counts.l1i_misses),
+        l2_misses: whole(counts.l2_misses),
+    }
+}
+
+/// The modules that make at least half a percent.
+fn largest(counts: &Counts) -> BTreeMap<String, u64> {
+    let large = counts.modules.iter().filter(|(_, own)| **own > counts.instructions / 200.0);
+    large.map(|(module, own)| (module.clone(), own.round() as u64)).collect()
+}
+
+/// The system calls of a request; those of timers, logs and other threads are less than one in four requests.
+async fn syscalls(proxy: &Proxy, request: &[u8]) -> io::Result<BTreeMap<String, f64>> {
+    let mut connection = Connection::open(proxy.address).await?;
+    for _ in 0..WARM {
+        connection.exchange(request).await?;
+    }
+    let strace = Strace::attach(proxy.pid())?;
+    for _ in 0..REQUESTS {
+        connection.exchange(request).await?;
+    }
+    let calls = strace.finish()?.into_iter().map(|(name, calls)| {
+        let each: f64 = calls / REQUESTS as f64;
+        (name, (each * 4.0).round() / 4.0)
+    });
+    Ok(calls.filter(|(_, each)| *each > 0.0).collect())
+}
+
+/// The counts of a piece of work: their names, and how much each may differ beyond the tolerance. A cache miss more or
+/// less is chance; so is an allocation, when a buffer grows now and then.
+const COUNTS: [(&str, fn(&Cost) -> u64, f64); 4] = [
+    ("instructions", |cost| cost.instructions, 0.0),
+    ("allocations", |cost| cost.allocations, 1.0),
+    ("L1i misses", |cost| cost.l1i_misses, 100.0),
+    ("L2 misses", |cost| cost.l2_misses, 100.0),
+];
+
+/// A table of all counts, and those that exceed the budget.
+fn compare(old: &Budget, new: &Budget) -> (String, Vec<String>) {
+    let mut exceeded = Vec::new();
+    let mut text = format!("{:<28}{:>12}{:>12}{:>14}\n", "per", "counted", "budget", "bare Pingora");
+    let mut line = |name: String, [new, old, bare]: [f64; 3], room: f64| {
+        let _ = writeln!(text, "{name:<28}{new:>12}{old:>12}{bare:>14}");
+        if new > old + room {
+            exceeded.push(format!("{name} {new} instead of {old}"));
+        }
+    };
+    let works: [(&str, fn(&Costs) -> &Cost); 3] = [
+        ("request", |costs| &costs.request),
+        ("new session", |costs| &costs.new_session),
+        ("event", |costs| &costs.event),
+    ];
+    for (work, of) in works {
+        for (name, count, chance) in COUNTS {
+            let counts = [&new.elida, &old.elida, &new.bare_pingora].map(|costs| count(of(costs)) as f64);
+            line(format!("{work}: {name}"), counts, chance + counts[1] * old.tolerance);
+        }
+    }
+    let names = new.elida.syscalls.keys().chain(new.bare_pingora.syscalls.keys());
+    for name in names.collect::<BTreeSet<_>>() {
+        let counts = [&new.elida, &old.elida, &new.bare_pingora]
+            .map(|costs| costs.syscalls.get(name).copied().unwrap_or_default());
+        line(format!("request: {name}"), counts, 0.25);
+    }
+    let names = new.elida.modules.keys().chain(old.elida.modules.keys());
+    for name in names.collect::<BTreeSet<_>>() {
+        let [new, old, bare] = [&new.elida, &old.elida, &new.bare_pingora]
+            .map(|costs| costs.modules.get(name).copied().unwrap_or_default());
+        let _ = writeln!(text, "  in {name:<23}{new:>12}{old:>12}{bare:>14}");
+    }
+    (text, exceeded)
+}

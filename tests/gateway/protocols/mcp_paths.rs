@@ -1,0 +1,115 @@
+use crate::support::wire::Unframed;
+use crate::support::{Backend, Call, Connection, Gateway, RawBackend};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+
+/// A model provider that is the default, and MCP servers with these keys.
+async fn gateway(provider: &RawBackend, servers: &[(&str, &str)]) -> Gateway {
+    let mut yaml =
+        format!("backends:\n  openai: {{ url: {:?}, type: openai, default: true }}\n", provider.url());
+    for (name, url) in servers {
+        yaml += &format!("  {name}: {{ url: {url:?}, type: mcp }}\n");
+    }
+    Gateway::with(yaml).await
+}
+
+fn targets(backend: &RawBackend) -> Vec<String> {
+    backend.heads().iter().map(|head| head.target().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oauth_discovery_reaches_the_server_that_it_names_and_no_model_provider() {
+    let [provider, tools, files] =
+        [RawBackend::answering(OK).await, RawBackend::answering(OK).await, RawBackend::answering(OK).await];
+    let base = format!("{}/base/", files.url());
+    let gateway = gateway(&provider, &[("tools", &tools.url()), ("files", &base)]).await;
+    let ask = async |path: &str| {
+        Call::get(path).header("authorization", "Bearer mine").send(gateway.proxy()).await.status()
+    };
+    for (path, seen) in [
+        ("/.well-known/oauth-protected-resource/tools/mcp", "/.well-known/oauth-protected-resource/mcp"),
+        ("/.well-known/oauth-protected-resource/tools", "/.well-known/oauth-protected-resource"),
+        (
+            "/.well-known/oauth-authorization-server/tools/mcp?a=b",
+            "/.well-known/oauth-authorization-server/mcp?a=b",
+        ),
+        ("/.well-known/openid-configuration/tools/mcp", "/.well-known/openid-configuration/mcp"),
+        ("/tools/mcp/.well-known/openid-configuration", "/mcp/.well-known/openid-configuration"),
+        ("/tools/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource"),
+    ] {
+        assert_eq!(ask(path).await, 200, "{path}");
+        assert_eq!(targets(&tools).last().map(String::as_str), Some(seen), "{path}");
+    }
+    assert_eq!(ask("/.well-known/oauth-protected-resource/files/mcp").await, 200);
+    assert_eq!(ask("/files/mcp/.well-known/openid-configuration").await, 200);
+    assert_eq!(
+        targets(&files),
+        ["/.well-known/oauth-protected-resource/base/mcp", "/base/mcp/.well-known/openid-configuration"]
+    );
+    for path in ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp"] {
+        let answer = Call::get(path).header("authorization", "Bearer mine").send(gateway.proxy()).await;
+        assert!(answer.status() >= 400 && answer.text().contains("name one of them"), "{}", answer.text());
+    }
+    assert_eq!(targets(&provider), [""; 0], "no credential goes to the model provider");
+}
+
+/// An MCP server with the HTTP+SSE transport, which announces this endpoint.
+async fn old_server(endpoint: &'static str) -> RawBackend {
+    RawBackend::start(move |mut connection: Connection| async move {
+        while let Some(request) = connection.request().await {
+            if request.head.line.starts_with("POST") {
+                let _ = connection.send("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await;
+                continue;
+            }
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let event = format!("event: endpoint\ndata: {endpoint}\n\n");
+            let _ = connection.send(format!("{head}{:x}\r\n{event}\r\n", event.len())).await;
+            return connection.stay_silent().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_endpoint_of_the_sse_transport_reaches_the_server_that_announced_it() {
+    let provider = RawBackend::answering(OK).await;
+    let (tools, files) =
+        (old_server("/messages?sessionId=a").await, old_server("/base/messages/?session_id=b").await);
+    let base = format!("{}/base", files.url());
+    let gateway = gateway(&provider, &[("tools", &tools.url()), ("files", &base)]).await;
+    let message = |target: &str| {
+        let message = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+        Call::post(target).header("authorization", "Bearer mine").json(&message)
+    };
+    for (server, path, seen, endpoint) in [
+        (&tools, "/tools/sse", "/sse", "/messages?sessionId=a"),
+        (&files, "/files/sse", "/base/sse", "/base/messages/?session_id=b"),
+    ] {
+        let mut stream = Call::get(path).header("accept", "text/event-stream").open(gateway.proxy()).await;
+        stream.until(&format!("event: endpoint\ndata: {endpoint}\n\n")).await;
+        assert_eq!(message(endpoint).send(gateway.proxy()).await.status(), 202);
+        assert_eq!(targets(server), [seen, endpoint]);
+        drop(stream);
+        server.until("the end of the stream", |server| !server.closed().is_empty()).await;
+        crate::support::within("a refusal", async {
+            while message(endpoint).send(gateway.proxy()).await.status() == 202 {}
+        })
+        .await;
+        let answer = message(endpoint).send(gateway.proxy()).await;
+        assert!(answer.text().contains("name one of them"), "{}", answer.text());
+    }
+    assert_eq!(targets(&provider), [""; 0], "no message goes to the model provider");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_mcp_server_needs_no_name() {
+    let [provider, tools] = [RawBackend::answering(OK).await, RawBackend::answering(OK).await];
+    let gateway = gateway(&provider, &[("tools", &tools.url())]).await;
+    for target in ["/.well-known/oauth-protected-resource", "/messages/?session_id=1"] {
+        let mut client = Call::post(target).open(gateway.proxy()).await;
+        assert_eq!(client.message(Unframed::UntilEnd).await.map(|answer| answer.status()), Some(200));
+    }
+    assert_eq!(targets(&tools), ["/.well-known/oauth-protected-resource", "/messages/?session_id=1"]);
+    assert_eq!(targets(&provider), [""; 0]);
+}
