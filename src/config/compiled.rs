@@ -121,7 +121,6 @@ pub(super) fn compile(
     let capture = written.capture.compile(faults);
     check_capture(capture, history.as_ref(), faults);
     let prices = written.usage.compile(faults);
-    let unpriced = prices.as_ref().map(|prices| unpriced(&rules, prices)).unwrap_or_default();
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
     let knows_clients =
@@ -147,12 +146,12 @@ pub(super) fn compile(
         routing: routing?,
         history: history?,
         capture: capture?,
+        unpriced: unpriced(&rules, prices.as_ref()?),
         prices: prices?,
         logging: logging?,
         telemetry: telemetry?,
         printable,
         warnings: Vec::new(),
-        unpriced,
     })
 }
 
