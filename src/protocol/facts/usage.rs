@@ -157,7 +157,7 @@ impl Cost {
 impl AddAssign for Cost {
     fn add_assign(&mut self, other: Self) {
         self.picodollars = self.picodollars.saturating_add(other.picodollars);
-        self.has_unknown |= other.has_unknown;
+        self.has_unknown = self.has_unknown || other.has_unknown;
     }
 }
 
