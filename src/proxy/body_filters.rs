@@ -75,7 +75,8 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
             tail.feed(chunk);
         }
         if let Some(endpoint) = &mut answer.endpoint {
-            endpoint.feed(chunk, &app.endpoints, routed.route.backend.settings().name());
+            let (caller, backend) = (&routed.who.caller.principal, routed.route.backend.settings().name());
+            endpoint.feed(chunk, &app.endpoints, caller, backend);
         }
     }
     if let Some(tail) = &answer.tail {

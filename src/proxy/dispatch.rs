@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Method};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
@@ -103,37 +103,12 @@ pub(crate) fn route(
     endpoints: &Endpoints,
     now: Moment,
 ) -> Result<Route, Refusal> {
-    if call.model_doubled {
-        let message = "the request names two different models, or a form repeats its model; send one";
-        return Err(Refusal::new(ErrorKind::BadRequest, message));
-    }
     let settings = &received.handle.settings;
-    let wanted = wanted(&head.headers, settings.routes.header())?;
-    let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
-    let announced = endpoints.backend_of(target);
-    let announced =
-        announced.and_then(|name| settings.routes.decide_announced(name.as_str(), wanted, target));
-    let decision = match announced {
-        Some(decision) => decision,
-        None => decide(&settings.routes, wanted, target, call)
-            .map_err(|error| undecided(&error, settings.routes.header()))?,
-    };
-    let can_rename = call.model_place != ModelPlace::Fixed;
-    if let Some(name) = decision.served_as.as_deref().filter(|_| !can_rename) {
-        let message = format!(
-            "the model has another name at its backend (rewrite_model), which can be written into a plain JSON body or \
-             form only, not into a path, a query or a compressed form; name {name} yourself"
-        );
-        return Err(Refusal::new(ErrorKind::BadRequest, message));
-    }
-    let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
-    if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
-        let message = "the path leads out of its backend by `..` segments; send the path it leads to";
-        return Err(Refusal::new(ErrorKind::BadRequest, message));
-    }
+    let decision = decide(received, caller, head, call, endpoints)?;
+    check_request(&decision, head, call)?;
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
-    others.retain(|other| can_rename || other.served_as.is_none());
+    others.retain(|other| call.model_place != ModelPlace::Fixed || other.served_as.is_none());
     if !others.is_empty() && credentials::is_present(&head.headers, received.uri.query()) {
         // The caller's credential is meant for the backend that routing names, and for its realm.
         let meant_for = backend.settings();
@@ -162,8 +137,53 @@ pub(crate) fn route(
     })
 }
 
-/// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.
+/// Decides by the endpoint that a server has announced to the caller, or by the rules of routing.
 fn decide(
+    received: &Received,
+    caller: &Caller,
+    head: &RequestHeader,
+    call: &ModelRequest,
+    endpoints: &Endpoints,
+) -> Result<Decision, Refusal> {
+    let routes = &received.handle.settings.routes;
+    let wanted = wanted(&head.headers, routes.header())?;
+    let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
+    let may_be_announced = received.method == Method::POST && !received.dialect.is_llm();
+    let backend = may_be_announced.then(|| endpoints.backend_of(&caller.principal, target)).flatten();
+    match backend.and_then(|name| routes.decide_announced(name.as_str(), wanted, target)) {
+        Some(decision) => Ok(decision),
+        None => {
+            decide_by_model(routes, wanted, target, call).map_err(|error| undecided(&error, routes.header()))
+        }
+    }
+}
+
+/// Refuses a request that its backend could read in another way than the gateway, or that would have to be rewritten where
+/// that is not possible.
+///
+/// # Errors
+/// It names two models, its model has another name at the backend that cannot be written into it, or its path leads out
+/// of the backend.
+fn check_request(decision: &Decision, head: &RequestHeader, call: &ModelRequest) -> Result<(), Refusal> {
+    let refuse = |message: &str| Err(Refusal::new(ErrorKind::BadRequest, message));
+    if call.model_doubled {
+        return refuse("the request names two different models, or a form repeats its model; send one");
+    }
+    if let Some(name) = decision.served_as.as_deref().filter(|_| call.model_place == ModelPlace::Fixed) {
+        return refuse(&format!(
+            "the model has another name at its backend (rewrite_model), which can be written into a plain JSON body or \
+             form only, not into a path, a query or a compressed form; name {name} yourself"
+        ));
+    }
+    let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
+    if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
+        return refuse("the path leads out of its backend by `..` segments; send the path it leads to");
+    }
+    Ok(())
+}
+
+/// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.
+fn decide_by_model(
     routes: &Table,
     wanted: Option<&str>,
     path: &str,

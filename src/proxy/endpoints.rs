@@ -2,6 +2,9 @@
 //! path to which the client sends its messages. That path does not begin with the backend's name, and no byte of the event is
 //! changed, so the gateway remembers which backend has announced it for as long as the stream is open.
 //!
+//! It holds for the caller who reads the stream, and for messages only: a server must not draw the requests of others, or
+//! calls of a model with the caller's key, to itself by announcing their path.
+//!
 //! Source: modelcontextprotocol.io/specification/2024-11-05/basic/transports.
 
 use std::collections::HashMap;
@@ -10,20 +13,20 @@ use std::sync::Arc;
 use http::Uri;
 use parking_lot::RwLock;
 
-use crate::ids::BackendName;
+use crate::ids::{BackendName, PrincipalId};
 use crate::protocol::wire::sse::{Piece, SseReader};
 
 /// Longest target that is remembered, in bytes.
 const MAX_TARGET: usize = 2048;
 
-/// The targets that backends have announced in streams that are open.
+/// The targets that backends have announced in streams that are open, each with the caller who reads the stream.
 #[derive(Default)]
-pub(crate) struct Endpoints(RwLock<HashMap<String, BackendName>>);
+pub(crate) struct Endpoints(RwLock<HashMap<(PrincipalId, String), BackendName>>);
 
 /// A target that is remembered until this is dropped.
 pub(crate) struct Announced {
     of: Arc<Endpoints>,
-    target: String,
+    key: (PrincipalId, String),
 }
 
 /// What a stream announces.
@@ -43,33 +46,44 @@ impl Default for Endpoint {
 }
 
 impl Endpoints {
-    /// Returns the backend that has announced this target.
-    pub(crate) fn backend_of(&self, target: &str) -> Option<BackendName> {
+    /// Returns the backend that has announced this target to this caller.
+    pub(crate) fn backend_of(&self, caller: &PrincipalId, target: &str) -> Option<BackendName> {
         let known = self.0.read();
-        if known.is_empty() { None } else { known.get(target).cloned() }
+        if known.is_empty() { None } else { known.get(&(caller.clone(), target.to_owned())).cloned() }
     }
 
     /// Remembers what `backend` has announced: a path, or a URL. A path without a leading slash is below the one of the
     /// stream, which names the backend.
-    fn announce(self: &Arc<Self>, announced: &str, backend: BackendName) -> Option<Announced> {
+    fn announce(
+        self: &Arc<Self>,
+        announced: &str,
+        caller: &PrincipalId,
+        backend: &BackendName,
+    ) -> Option<Announced> {
         let announced = announced.split('#').next().unwrap_or_default();
         let is_path = announced.starts_with('/') && !announced.starts_with("//");
         let uri: Uri = announced.parse().ok().filter(|uri: &Uri| is_path || uri.host().is_some())?;
-        let target = uri.path_and_query()?.as_str().to_owned();
-        self.0.write().insert(target.clone(), backend);
-        Some(Announced { of: Arc::clone(self), target })
+        let key = (caller.clone(), uri.path_and_query()?.as_str().to_owned());
+        self.0.write().insert(key.clone(), backend.clone());
+        Some(Announced { of: Arc::clone(self), key })
     }
 }
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        self.of.0.write().remove(&self.target);
+        self.of.0.write().remove(&self.key);
     }
 }
 
 impl Endpoint {
     /// Reads a chunk of the stream. Once the first event is complete, the target that it announces is remembered.
-    pub(crate) fn feed(&mut self, chunk: &[u8], endpoints: &Arc<Endpoints>, backend: &BackendName) {
+    pub(crate) fn feed(
+        &mut self,
+        chunk: &[u8],
+        endpoints: &Arc<Endpoints>,
+        caller: &PrincipalId,
+        backend: &BackendName,
+    ) {
         let Self::Reading { events, data } = self else { return };
         let mut is_endpoint = None;
         events.feed(chunk, |piece| match piece {
@@ -82,7 +96,7 @@ impl Endpoint {
             return;
         }
         let announced = std::str::from_utf8(data).ok().filter(|_| is_endpoint == Some(true) && !is_too_long);
-        let announced = announced.and_then(|target| endpoints.announce(target, backend.clone()));
+        let announced = announced.and_then(|target| endpoints.announce(target, caller, backend));
         *self = announced.map_or(Self::None, |target| Self::Announced { _until_dropped: target });
     }
 }
@@ -91,11 +105,15 @@ impl Endpoint {
 mod tests {
     use super::*;
 
+    fn caller(name: &str) -> PrincipalId {
+        PrincipalId::new(name)
+    }
+
     /// Reads a stream in chunks of this size.
     fn announced(stream: &str, size: usize, endpoints: &Arc<Endpoints>) -> Option<Endpoint> {
         let mut endpoint = Endpoint::default();
         for chunk in stream.as_bytes().chunks(size) {
-            endpoint.feed(chunk, endpoints, &BackendName::new("tools"));
+            endpoint.feed(chunk, endpoints, &caller("ada"), &BackendName::new("tools"));
         }
         Some(endpoint).filter(|endpoint| matches!(endpoint, Endpoint::Announced { .. }))
     }
@@ -113,9 +131,10 @@ mod tests {
             for size in [1, 7, 1000] {
                 let known = announced(&stream, size, &endpoints);
                 assert!(known.is_some(), "{stream} {size}");
-                assert_eq!(endpoints.backend_of(target), Some(BackendName::new("tools")));
+                assert_eq!(endpoints.backend_of(&caller("ada"), target), Some(BackendName::new("tools")));
+                assert_eq!(endpoints.backend_of(&caller("eve"), target), None, "announced to another caller");
                 drop(known);
-                assert_eq!(endpoints.backend_of(target), None);
+                assert_eq!(endpoints.backend_of(&caller("ada"), target), None);
             }
         }
     }

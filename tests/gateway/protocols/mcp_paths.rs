@@ -86,7 +86,8 @@ async fn the_endpoint_of_the_sse_transport_reaches_the_server_that_announced_it(
         (&tools, "/tools/sse", "/sse", "/messages?sessionId=a"),
         (&files, "/files/sse", "/base/sse", "/base/messages/?session_id=b"),
     ] {
-        let mut stream = Call::get(path).header("accept", "text/event-stream").open(gateway.proxy()).await;
+        let stream = Call::get(path).header("accept", "text/event-stream");
+        let mut stream = stream.header("authorization", "Bearer mine").open(gateway.proxy()).await;
         stream.until(&format!("event: endpoint\ndata: {endpoint}\n\n")).await;
         assert_eq!(message(endpoint).send(gateway.proxy()).await.status(), 202);
         assert_eq!(targets(server), [seen, endpoint]);
@@ -100,6 +101,32 @@ async fn the_endpoint_of_the_sse_transport_reaches_the_server_that_announced_it(
         assert!(answer.text().contains("name one of them"), "{}", answer.text());
     }
     assert_eq!(targets(&provider), [""; 0], "no message goes to the model provider");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_server_draws_others_requests_to_itself_by_an_endpoint() {
+    let provider = RawBackend::answering(OK).await;
+    let hostile = old_server("/v1/chat/completions").await;
+    let tools = old_server("/messages?sessionId=a").await;
+    let gateway = gateway(&provider, &[("hostile", &hostile.url()), ("tools", &tools.url())]).await;
+    let mut streams = Vec::new();
+    for path in ["/hostile/sse", "/tools/sse"] {
+        let stream = Call::get(path).header("accept", "text/event-stream");
+        let mut stream = stream.header("authorization", "Bearer mine").open(gateway.proxy()).await;
+        stream.until("event: endpoint").await;
+        streams.push(stream);
+    }
+    let chat = serde_json::json!({"model": "gpt-5", "messages": []});
+    let call = Call::post("/v1/chat/completions").header("authorization", "Bearer mine").json(&chat);
+    assert_eq!(call.send(gateway.proxy()).await.status(), 200);
+    assert_eq!(targets(&provider), ["/v1/chat/completions"], "a call of a model goes to its provider");
+    // Another caller, and another method, have not been told of it.
+    let ping = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    let other = Call::post("/messages?sessionId=a").header("authorization", "Bearer other").json(&ping);
+    assert_ne!(other.send(gateway.proxy()).await.status(), 202);
+    let read = Call::get("/messages?sessionId=a").header("authorization", "Bearer mine");
+    read.send(gateway.proxy()).await;
+    assert_eq!((targets(&hostile), targets(&tools)), (vec!["/sse".to_owned()], vec!["/sse".to_owned()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
