@@ -3,7 +3,7 @@
 //! `settings` compiles the `backends:` section, with `credentials`, `retries` and `health` for its parts; `backend` is a
 //! backend at runtime; `addresses` says which of its addresses a request tries; `callers` keeps single callers away from
 //! it, and `reporters` says whether callers that fail are independent; `balance` chooses between several; `egress` says
-//! which proxy leads to a backend, and `tunnel` connects through it; `peer` builds Pingora's `HttpPeer`.
+//! which proxy leads to a backend, and `tunnel` connects through it; `urls` reads URLs; `peer` builds Pingora's `HttpPeer`.
 //! Neighbours: `proxy` asks for a peer and reports results; `app` runs the probes; `routing` knows
 //! backends by position only.
 //! Invariants: a compiled backend has a valid address and readable certificates; no name is resolved on a thread that
@@ -21,3 +21,4 @@ pub mod reporters;
 pub mod retries;
 pub mod settings;
 pub mod tunnel;
+mod urls;
