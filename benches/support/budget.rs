@@ -184,9 +184,14 @@ async fn syscalls(proxy: &Proxy, request: &[u8]) -> io::Result<BTreeMap<String, 
     Ok(calls.filter(|(_, each)| *each > 0.0).collect())
 }
 
-/// The counts of a piece of work: their names, and how much each may differ beyond the tolerance. A cache miss more or
-/// less is chance; so is an allocation, when a buffer grows now and then.
-const COUNTS: [(&str, fn(&Cost) -> u64, f64); 4] = [
+/// A count of a piece of work: its name, its value, and how much it may differ beyond the tolerance.
+type Count = (&'static str, fn(&Cost) -> u64, f64);
+
+/// A piece of work: its name and its cost.
+type Work = (&'static str, fn(&Costs) -> &Cost);
+
+/// The counts of a piece of work. A cache miss more or less is chance; so is an allocation, when a buffer grows now and then.
+const COUNTS: [Count; 4] = [
     ("instructions", |cost| cost.instructions, 0.0),
     ("allocations", |cost| cost.allocations, 1.0),
     ("L1i misses", |cost| cost.l1i_misses, 100.0),
@@ -203,7 +208,7 @@ fn compare(old: &Budget, new: &Budget) -> (String, Vec<String>) {
             exceeded.push(format!("{name} {new} instead of {old}"));
         }
     };
-    let works: [(&str, fn(&Costs) -> &Cost); 3] = [
+    let works: [Work; 3] = [
         ("request", |costs| &costs.request),
         ("new session", |costs| &costs.new_session),
         ("event", |costs| &costs.event),

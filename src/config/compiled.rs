@@ -12,7 +12,7 @@ use super::tree::Tree;
 use crate::model_patterns::is_wild;
 use crate::protocol::BackendKind;
 use crate::protocol::dialects::own_paths;
-use crate::routing::{BackendRule, Table};
+use crate::routing::{BackendRule, RoutingConfig, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
@@ -114,9 +114,7 @@ pub(super) fn compile(
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
-    let mut of_routing = Faults::default();
-    let routing = Table::compile(written.routing, &rules, &mut of_routing);
-    faults.absorb(of_routing, |path| as_written(path, shorthand));
+    let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let history = written.history.compile(faults);
     let capture = written.capture.compile(faults);
     check_capture(capture, history.as_ref(), faults);
@@ -307,6 +305,18 @@ fn compile_backends(
         backends.0.into_iter().map(|(name, backend)| backend.compile(&name, proxies, &mut found)).collect();
     faults.absorb(found, |path| as_written(path, shorthand));
     compiled.into_iter().collect()
+}
+
+fn compile_routing(
+    written: RoutingConfig,
+    rules: &[BackendRule],
+    shorthand: bool,
+    faults: &mut Faults,
+) -> Option<Table> {
+    let mut found = Faults::default();
+    let routing = Table::compile(written, rules, &mut found);
+    faults.absorb(found, |path| as_written(path, shorthand));
+    routing
 }
 
 fn rule((name, backend): &(String, upstream::settings::BackendConfig)) -> BackendRule {

@@ -380,7 +380,7 @@ mod tests {
             !shown.contains("hunter") && !shown.contains("dXNl") && shown.contains("user:***@"),
             "{shown}"
         );
-        let get = |_: &str| Some("http://user:hunter2@p.test");
+        let get = |name: &str| (!NONE.contains(&name)).then_some("http://user:hunter2@p.test");
         assert!(!format!("{:?}", ProxyVariables::read(get)).contains("hunter"));
         assert_eq!("[::1]:8".parse::<ProxyServer>().unwrap().address(), ("::1", 8));
     }
