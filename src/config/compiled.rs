@@ -123,10 +123,8 @@ pub(super) fn compile(
     let prices = written.usage.compile(faults);
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
-    let knows_clients =
-        server.as_ref().and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
     if let Some(backends) = &backends {
-        if let (Some(listen), false) = (listen, knows_clients) {
+        if let (Some(listen), false) = (listen, knows_clients(server.as_ref())) {
             guard(written.startup_guard, listen, backends, faults);
         }
         warn_of_realms(&rules, backends, faults);
@@ -153,6 +151,11 @@ pub(super) fn compile(
         printable,
         warnings: Vec::new(),
     })
+}
+
+/// Whether clients show a certificate.
+fn knows_clients(server: Option<&proxy::settings::Settings>) -> bool {
+    server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients())
 }
 
 fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedModel> {
