@@ -122,16 +122,11 @@ pub(super) fn compile(
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
     if let Some(backends) = &backends {
-        let knows_clients =
-            server.as_ref().and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
-        let open_to = listen.filter(|_| !knows_clients);
-        check_backends(
-            &rules,
-            backends,
-            routing.as_ref(),
-            open_to.map(|at| (at, written.startup_guard)),
-            faults,
-        );
+        if let (Some(listen), false) = (listen, knows_clients(server.as_ref())) {
+            guard(written.startup_guard, listen, backends, faults);
+        }
+        warn_of_realms(&rules, backends, faults);
+        warn_of_own_paths(routing.as_ref(), backends, faults);
     }
     check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
     check_folders(&written.data_dir, history.as_ref(), faults);
@@ -154,6 +149,11 @@ pub(super) fn compile(
         printable,
         warnings: Vec::new(),
     })
+}
+
+/// Whether clients show a certificate.
+fn knows_clients(server: Option<&proxy::settings::Settings>) -> bool {
+    server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients())
 }
 
 fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedModel> {
@@ -179,21 +179,6 @@ fn check_backend(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
             "leave it out, or remove backends",
         );
     }
-}
-
-/// Checks the backends together. `open_to`: the listener, unless it asks clients for certificates, and what is done about it.
-fn check_backends(
-    rules: &[BackendRule],
-    backends: &[upstream::settings::Settings],
-    routing: Option<&Table>,
-    open_to: Option<(SocketAddr, Guard)>,
-    faults: &mut Faults,
-) {
-    if let Some((listen, startup_guard)) = open_to {
-        guard(startup_guard, listen, backends, faults);
-    }
-    warn_of_realms(rules, backends, faults);
-    warn_of_own_paths(routing, backends, faults);
 }
 
 /// Refuses injected keys on a public listener: clients are not authenticated, so anyone could spend them.

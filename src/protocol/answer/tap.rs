@@ -188,9 +188,10 @@ impl ResponseTap {
         self.text(|found| &found.stop)
     }
 
-    /// The service tier that the answer was served in, in the provider's word, the last one seen.
+    /// The service tier that the answer was served in, in the provider's word, the last one seen; `None` for the
+    /// standard one.
     pub fn service_tier(&self) -> Option<&str> {
-        self.text(Found::service_tier)
+        self.inner.as_ref()?.reading.found.service_tier()
     }
 
     fn text(&self, which: impl FnOnce(&Found) -> &String) -> Option<&str> {

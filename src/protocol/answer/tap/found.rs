@@ -13,8 +13,8 @@ const STOP_MAX: usize = 64;
 /// (developers.openai.com/api/docs/guides/tools-web-search).
 const SEARCH: &str = "search";
 
-/// The speed that has the standard price.
-const STANDARD: &str = "standard";
+/// Tiers and speeds that have the standard price.
+const STANDARD: [&str; 3] = ["default", "standard", "ON_DEMAND"];
 /// The state of a response that ended with an error.
 const FAILED: &str = "failed";
 
@@ -31,11 +31,6 @@ pub(super) struct Found {
     pub(super) false_count: bool,
     pub(super) model: String,
     pub(super) stop: String,
-    /// The service tier, and the speed where it is not the standard one.
-    tier: String,
-    speed: String,
-    /// Searches that the event under way tells of.
-    searches: u64,
     /// The provider has reported an error.
     pub(super) has_failed: bool,
     pub(super) seldom: Option<Box<Seldom>>,
@@ -56,6 +51,11 @@ pub(super) struct Found {
 /// What most answers do not have.
 #[derive(Debug, Default)]
 pub(super) struct Seldom {
+    /// The service tier, and the speed, where they are not the standard ones.
+    tier: String,
+    speed: String,
+    /// Searches that the event under way tells of.
+    searches: u64,
     /// The provider's id of the answer.
     pub(super) id: String,
     /// The provider's word for the error that it has reported; empty when it has none.
@@ -85,13 +85,14 @@ impl Found {
             Field::Reasoning => self.count(&value, |counts| &mut counts.reasoning),
             Field::Total => self.count(&value, |counts| &mut counts.total),
             Field::WebSearches => self.count(&value, |counts| &mut counts.web_searches),
-            Field::SearchAction => text(&value, |action| self.searches += u64::from(action == SEARCH)),
-            Field::SearchQuery => text(&value, |_| self.searches += 1),
-            Field::ServiceTier => text(&value, |tier| keep(&mut self.tier, without_prefix(tier))),
-            Field::Speed if value != Value::Str(STANDARD.into()) => {
-                text(&value, |speed| keep(&mut self.speed, speed))
-            }
-            Field::Speed => {}
+            Field::SearchAction => text(&value, |action| {
+                if action == SEARCH {
+                    self.searches();
+                }
+            }),
+            Field::SearchQuery => text(&value, |_| self.searches()),
+            Field::ServiceTier => text(&value, |tier| self.is_served(tier, |seldom| &mut seldom.tier)),
+            Field::Speed => text(&value, |speed| self.is_served(speed, |seldom| &mut seldom.speed)),
             Field::Model => text(&value, |model| set(&mut self.model, model)),
             Field::Id => text(&value, |id| set(&mut self.seldom.get_or_insert_default().id, id)),
             Field::Kind => text(&value, |kind| self.is_of(kind, rules)),
@@ -124,9 +125,24 @@ impl Found {
         }
     }
 
-    /// The service tier that decides the price.
-    pub(super) fn service_tier(&self) -> &String {
-        if self.speed.is_empty() { &self.tier } else { &self.speed }
+    /// The service tier that decides the price; `None` for the standard one.
+    pub(super) fn service_tier(&self) -> Option<&str> {
+        let seldom = self.seldom.as_deref()?;
+        let tier = if seldom.speed.is_empty() { &seldom.tier } else { &seldom.speed };
+        (!tier.is_empty()).then_some(tier)
+    }
+
+    /// Sets a tier or speed; the standard one takes back what an earlier event said.
+    fn is_served(&mut self, word: &str, place: impl FnOnce(&mut Seldom) -> &mut String) {
+        if !STANDARD.contains(&word) {
+            keep(place(self.seldom.get_or_insert_default()), without_prefix(word));
+        } else if let Some(seldom) = &mut self.seldom {
+            place(seldom).clear();
+        }
+    }
+
+    fn searches(&mut self) {
+        self.seldom.get_or_insert_default().searches += 1;
     }
 
     fn is_of(&mut self, kind: &str, rules: &AnswerRules) {
@@ -196,7 +212,9 @@ impl Found {
         self.status.clear();
         self.detail.clear();
         // Later events repeat what earlier ones told.
-        self.counts.web_searches = self.counts.web_searches.max(std::mem::take(&mut self.searches));
+        if let Some(seldom) = &mut self.seldom {
+            self.counts.web_searches = self.counts.web_searches.max(std::mem::take(&mut seldom.searches));
+        }
         if std::mem::take(&mut self.new_usage) {
             on(Event::Usage((rules.usage)(&self.counts)));
         }
