@@ -108,29 +108,8 @@ pub(crate) fn route(
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let settings = &received.handle.settings;
-    let wanted = wanted(&head.headers, settings.routes.header())?;
-    let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
-    let announced = endpoints.backend_of(target);
-    let announced =
-        announced.and_then(|name| settings.routes.decide_announced(name.as_str(), wanted, target));
-    let decision = match announced {
-        Some(decision) => decision,
-        None => decide(&settings.routes, wanted, target, call)
-            .map_err(|error| undecided(&error, settings.routes.header()))?,
-    };
+    let decision = find(received, head, call, endpoints)?;
     let can_rename = call.model_place != ModelPlace::Fixed;
-    if let Some(name) = decision.served_as.as_deref().filter(|_| !can_rename) {
-        let message = format!(
-            "the model has another name at its backend (rewrite_model), which can be written into a plain JSON body or \
-             form only, not into a path, a query or a compressed form; name {name} yourself"
-        );
-        return Err(Refusal::new(ErrorKind::BadRequest, message));
-    }
-    let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
-    if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
-        let message = "the path leads out of its backend by `..` segments; send the path it leads to";
-        return Err(Refusal::new(ErrorKind::BadRequest, message));
-    }
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
     others.retain(|other| can_rename || other.served_as.is_none());
@@ -160,6 +139,41 @@ pub(crate) fn route(
         others,
         answered: None,
     })
+}
+
+/// Finds the backend that has announced the target, or else decides by the table, and checks that the request can be written
+/// for it.
+fn find(
+    received: &Received,
+    head: &RequestHeader,
+    call: &ModelRequest,
+    endpoints: &Endpoints,
+) -> Result<Decision, Refusal> {
+    let settings = &received.handle.settings;
+    let wanted = wanted(&head.headers, settings.routes.header())?;
+    let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
+    let announced = endpoints.backend_of(target);
+    let announced =
+        announced.and_then(|name| settings.routes.decide_announced(name.as_str(), wanted, target));
+    let decision = match announced {
+        Some(decision) => decision,
+        None => decide(&settings.routes, wanted, target, call)
+            .map_err(|error| undecided(&error, settings.routes.header()))?,
+    };
+    let is_fixed = call.model_place == ModelPlace::Fixed;
+    if let Some(name) = decision.served_as.as_deref().filter(|_| is_fixed) {
+        let message = format!(
+            "the model has another name at its backend (rewrite_model), which can be written into a plain JSON body or \
+             form only, not into a path, a query or a compressed form; name {name} yourself"
+        );
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
+    let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
+    if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
+        let message = "the path leads out of its backend by `..` segments; send the path it leads to";
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
+    Ok(decision)
 }
 
 /// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.
