@@ -22,8 +22,8 @@ use crate::upstream::backend::{Permit, SpeaksFor};
 use crate::upstream::balance::{self, Candidate};
 use crate::upstream::health::HealthState;
 use crate::upstream::peer::{ended_unanswered, is_half_written, is_unprocessed};
+use crate::upstream::pool::Resend;
 use crate::upstream::retries::Failure;
-use crate::upstream::settings::Resend;
 
 /// The error that drops a response in favour of another backend's.
 pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");

@@ -4,7 +4,9 @@
 //! Neighbours: `proxy` calls [`Table::decide`] once per request; `config` compiles the table. Invariants: pure (no IO, no
 //! clock, no state); a decision depends only on the table, the backend header, the path and the model.
 
+mod checks;
 mod decision;
+mod server_paths;
 mod settings;
 mod table;
 

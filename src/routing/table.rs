@@ -22,7 +22,9 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::checks::{check_methods, warn_of_idle};
 use super::decision::{Choice, Decision, RouteError};
+use super::server_paths::{discovery_prefix, is_message_endpoint};
 use super::settings::RoutingConfig;
 use crate::model_patterns::{Matcher, Pattern, PatternMatch};
 use crate::protocol::BackendKind;
@@ -291,32 +293,6 @@ impl Table {
     }
 }
 
-/// Where clients ask for the metadata of a resource or authorization server; the path of that server follows (RFC 9728, 3.1;
-/// RFC 8414, 3.1; OpenID Connect Discovery as RFC 8414, 5, has it).
-const DISCOVERY: [&str; 3] = [
-    "/.well-known/oauth-protected-resource",
-    "/.well-known/oauth-authorization-server",
-    "/.well-known/openid-configuration",
-];
-
-/// Returns the length of the prefix of OAuth discovery; 0 for any other path.
-fn discovery_prefix(path: &str) -> usize {
-    let is_prefix = |prefix: &&&str| {
-        path.strip_prefix(**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
-    };
-    DISCOVERY.iter().find(is_prefix).map_or(0, |prefix| prefix.len())
-}
-
-/// Returns whether clients of MCP's HTTP+SSE transport send their messages to such a path: it names the session. No model
-/// provider has it.
-fn is_message_endpoint(path: &str) -> bool {
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let is_endpoint = ["/message", "/messages"].iter().any(|end| path.trim_end_matches('/').ends_with(end));
-    let names_session =
-        || query.split('&').any(|pair| pair.starts_with("sessionId=") || pair.starts_with("session_id="));
-    is_endpoint && !path.contains("/v1/") && names_session()
-}
-
 /// Returns all patterns with their backends. An alias precedes an equal pattern of the same backend.
 fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
     let (mut services, mut patterns) = (Vec::new(), Vec::new());
@@ -372,43 +348,6 @@ fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option
         }
     }
     good.then_some(found)
-}
-
-fn check_methods(methods: &[RouteMethod], faults: &mut Faults) {
-    let known = "header, model, path and default exist";
-    if methods.is_empty() {
-        faults.add("routing.methods", "no method is left, so no request finds a backend", known);
-    }
-    for (i, method) in methods.iter().enumerate() {
-        if methods[..i].contains(method) {
-            faults.add("routing.methods", format!("'{method}' stands twice"), "name each method once");
-        }
-    }
-}
-
-/// Warns about backends and models that no request can reach.
-fn warn_of_idle(
-    written: &RoutingConfig,
-    backends: &[BackendRule],
-    default: Option<usize>,
-    faults: &mut Faults,
-) {
-    let has = |method| written.methods.contains(&method);
-    let blocked = |model: &str| written.blocked_models.iter().any(|text| text.eq_ignore_ascii_case(model));
-    for (i, backend) in backends.iter().enumerate() {
-        let path = format!("backends.{}", backend.name);
-        let by_model = has(RouteMethod::Model) && !(backend.models.is_empty() && backend.aliases.is_empty());
-        let by_default = has(RouteMethod::Default) && default == Some(i);
-        let by_fallback = backends.iter().any(|other| other.fallback == backend.name);
-        if !(has(RouteMethod::Header) || has(RouteMethod::Path) || by_model || by_default || by_fallback) {
-            let hint = "give it models, make it the default, or add header or path to routing.methods";
-            faults.warn(&path, "nothing routes to this backend", hint);
-        }
-        for (i, model) in backend.models.iter().enumerate().filter(|(_, model)| blocked(model)) {
-            let message = format!("'{model}' is never used: routing.blocked_models blocks it");
-            faults.warn(format!("{path}.models[{i}]"), message, "remove one of the two");
-        }
-    }
 }
 
 /// Returns the backend with `default: true`, else `routing.default_backend`, else the only backend.

@@ -14,7 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
-use super::settings::{Http2, Settings, dial_host};
+use super::pool::Http2;
+use super::settings::{Settings, dial_host};
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 

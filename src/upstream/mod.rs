@@ -1,6 +1,6 @@
 //! Backends: configuration, connections, credentials, health, load balancing.
 //!
-//! `settings` compiles the `backends:` section, with `credentials`, `retries` and `health` for its parts; `backend` is a
+//! `settings` compiles the `backends:` section, with `credentials`, `pool`, `retries` and `health` for its parts; `backend` is a
 //! backend at runtime; `addresses` says which of its addresses a request tries; `callers` keeps single callers away from
 //! it, and `reporters` says whether callers that fail are independent; `balance` chooses between several; `egress` says
 //! which proxy leads to a backend, and `tunnel` connects through it; `peer` builds Pingora's `HttpPeer`.
@@ -17,6 +17,7 @@ pub mod credentials;
 pub mod egress;
 pub mod health;
 pub mod peer;
+pub mod pool;
 pub mod reporters;
 pub mod retries;
 pub mod settings;

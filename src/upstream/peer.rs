@@ -26,7 +26,8 @@ use rustls_pki_types::pem::PemObject;
 
 use super::backend::Backend;
 use super::egress::ProxyServer;
-use super::settings::{Http2, Settings};
+use super::pool::Http2;
+use super::settings::Settings;
 use super::tunnel::{self, ProxyFailure, Tunnel};
 
 /// Certificate authorities that replace those of the system.
