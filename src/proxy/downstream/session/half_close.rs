@@ -14,6 +14,7 @@ use http::header::CONNECTION;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_http::RequestHeader;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 /// How long after its head the end of a request's connection is taken for a half-close, if the client has said that it
@@ -35,11 +36,15 @@ impl HalfClose {
         let mut wait = pin!(wait);
         self.waits = self.waits.saturating_add(u8::from(idle == Some(true)));
         self.polls = 0;
-        poll_fn(|cx| {
+        let counted = poll_fn(|cx| {
             self.polls = self.polls.saturating_add(1);
             wait.as_mut().poll(cx)
-        })
-        .await
+        });
+        match idle {
+            // Without a budget left (`backpressure`), the first poll would not see what is there.
+            Some(true) => unconstrained(counted).await,
+            _ => counted.await,
+        }
     }
 
     /// Returns whether the client still reads, after the wait has ended with this error. Never once the response has begun,
