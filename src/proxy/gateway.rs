@@ -22,7 +22,7 @@ use super::{
 };
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
-use crate::upstream::peer::is_unprocessed;
+use crate::upstream::peer::{is_unprocessed, name_early_end};
 
 /// Pingora's proxy logic; calls the steps and decides nothing itself.
 pub(crate) struct Gateway {
@@ -124,10 +124,11 @@ impl ProxyHttp for Gateway {
         &self,
         peer: &HttpPeer,
         session: &mut Session,
-        error: Box<Error>,
+        mut error: Box<Error>,
         ctx: &mut RequestCtx,
         reused: bool,
     ) -> Box<Error> {
+        name_early_end(&mut error);
         let was_closed = reused && failover::after_closed(ctx, &error, session);
         let mut error = error.more_context(format!("Peer: {peer}"));
         if *error.etype() == failover::NEXT || was_closed {

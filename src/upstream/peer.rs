@@ -245,6 +245,18 @@ pub fn use_new_connection(peer: &mut HttpPeer) {
     peer.options.idle_timeout = Some(Duration::ZERO);
 }
 
+/// Says in `error` what has happened when the backend closed the connection before Pingora could pass on the request's body,
+/// even an empty one: Pingora then reports an error of its own.
+pub fn name_early_end(error: &mut Error) {
+    let is_early = *error.etype() == ErrorType::InternalError
+        && error.context.as_ref().is_some_and(|context| context.as_str() == "reserving body pipe");
+    if is_early {
+        error.etype = ErrorType::ConnectionClosed;
+        error.retry = RetryType::ReusedOnly;
+        error.as_up();
+    }
+}
+
 /// Returns whether the connection ended before the first byte of the response. A kept one was most often closed by the
 /// backend while it was idle.
 pub fn ended_unanswered(error: &Error) -> bool {
