@@ -26,7 +26,7 @@ const HOME: [&str; 3] = ["protocol/dialects/", "demo/", "identity/client.rs"];
 
 /// Lines outside that name one and know nothing of it. A new one needs a reason as good as these.
 const ALLOWED: [(&str, &str, &str); 1] =
-    [("upstream/settings.rs", "https://api.openai.com", "an example of a URL in an error text")];
+    [("upstream/settings/values.rs", "https://api.openai.com", "an example of a URL in an error text")];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
