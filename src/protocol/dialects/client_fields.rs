@@ -6,14 +6,19 @@ use http::HeaderName;
 /// Fields with the client's address or connection, sorted. None is ever forwarded as it came. `X-Forwarded-For` and its
 /// like (RFC 7239), and those of nginx, HAProxy, Envoy, Cloudflare, Akamai, Fastly, CloudFront, Azure, App Engine, Fly,
 /// DigitalOcean, Netlify, Vercel, Imperva, Sucuri and Alibaba.
-const ADDRESSES: [&str; 43] = [
+const ADDRESSES: [&str; 51] = [
     "akamai-client-ip",
     "ali-cdn-real-ip",
     "cdn-src-ip",
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "cf-ipcountry",
+    "cf-metro-code",
+    "cf-postal-code",
     "cf-pseudo-ipv4",
+    "cf-region",
+    "cf-region-code",
+    "cf-timezone",
     "client-ip",
     "cloudfront-forwarded-proto",
     "do-connecting-ip",
@@ -31,6 +36,7 @@ const ADDRESSES: [&str; 43] = [
     "true-client-ip",
     "via-client-ip",
     "wl-proxy-client-ip",
+    "x-akamai-edgescape",
     "x-arr-clientip",
     "x-azure-clientip",
     "x-azure-socketip",
@@ -41,9 +47,11 @@ const ADDRESSES: [&str; 43] = [
     "x-envoy-external-address",
     "x-forwarded",
     "x-nf-client-connection-ip",
+    "x-nf-geo",
     "x-original-forwarded-for",
     "x-original-remote-addr",
     "x-originating-ip",
+    "x-proxyuser-ip",
     "x-real-ip",
     "x-remote-addr",
     "x-remote-ip",
@@ -61,15 +69,11 @@ const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 /// Fields with the client's user or certificate, sorted: of oauth2-proxy, Envoy, RFC 9440, IAP, Azure and others.
 /// Forwarded with `server.forwarded_headers` only.
-const USERS: [&str; 22] = [
+const USERS: [&str; 17] = [
     "client-cert",
     "client-cert-chain",
     "remote-user",
-    "ssl-client-cert",
-    "ssl-client-subject-dn",
-    "ssl-client-verify",
     "x-authenticated-user",
-    "x-client-cert",
     "x-forwarded-access-token",
     "x-forwarded-client-cert",
     "x-forwarded-email",
@@ -82,18 +86,20 @@ const USERS: [&str; 22] = [
     "x-goog-authenticated-user-id",
     "x-goog-iap-jwt-assertion",
     "x-remote-user",
-    "x-ssl-client-cert",
     "x-webauth-user",
 ];
 
 /// Beginnings of such fields.
-const USER_PREFIXES: [&str; 6] = [
+const USER_PREFIXES: [&str; 9] = [
     "cf-access-",
+    "ssl-client-",
     "tailscale-user-",
     "x-amzn-mtls-clientcert",
     "x-amzn-oidc-",
     "x-auth-request-",
+    "x-client-cert",
     "x-ms-client-principal",
+    "x-ssl-client-",
 ];
 
 /// What a field says of the client.
@@ -146,10 +152,19 @@ mod tests {
             "CloudFront-Viewer-Address",
             "X-Forwarded-Port",
             "X-Envoy-External-Address",
+            "CF-Region-Code",
+            "X-Akamai-Edgescape",
         ] {
             assert_eq!(of(name), Some(Names::Address), "{name}");
         }
-        for name in ["X-Forwarded-User", "X-Forwarded-Client-Cert", "X-Amzn-Oidc-Data", "remote_user"] {
+        for name in [
+            "X-Forwarded-User",
+            "X-Forwarded-Client-Cert",
+            "X-Amzn-Oidc-Data",
+            "remote_user",
+            "X-SSL-Client-S-DN",
+            "SSL_CLIENT_VERIFY",
+        ] {
             assert_eq!(of(name), Some(Names::User), "{name}");
         }
         for name in [

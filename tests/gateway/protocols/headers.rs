@@ -16,13 +16,15 @@ const ORIGIN: [(&str, &str); 6] = [
     ("Forwarded", "for=203.0.113.9;proto=https"),
 ];
 /// Fields in which content delivery networks and load balancers name the client's address.
-const ADDRESSES: [(&str, &str); 16] = [
+const ADDRESSES: [(&str, &str); 18] = [
     ("X-Client-IP", "203.0.113.9"),
     ("X-Cluster-Client-IP", "203.0.113.9"),
     ("True-Client-IP", "203.0.113.9"),
     ("CF-Connecting-IP", "203.0.113.9"),
     ("CF-Connecting-IPv6", "2001:db8::9"),
     ("CF-IPCountry", "CH"),
+    ("CF-Region", "Bern"),
+    ("X-NF-Geo", "e30="),
     ("Fastly-Client-IP", "203.0.113.9"),
     ("X-Envoy-External-Address", "203.0.113.9"),
     ("X-Original-Forwarded-For", "203.0.113.9"),
@@ -35,13 +37,14 @@ const ADDRESSES: [(&str, &str); 16] = [
     ("cf_connecting_ip", "203.0.113.9"),
 ];
 /// Fields that name the user or its certificate.
-const USER: [(&str, &str); 6] = [
+const USER: [(&str, &str); 7] = [
     ("X-Forwarded-User", "ada"),
     ("X-Auth-Request-Email", "ada@house.example"),
     ("X-Forwarded-Client-Cert", "Subject=\"CN=ada\""),
     ("X-Amzn-Oidc-Data", "e30.e30.x"),
     ("CF-Access-Authenticated-User-Email", "ada@house.example"),
     ("Remote_User", "ada"),
+    ("X-SSL-Client-CN", "ada"),
 ];
 
 async fn with_server(backend: &impl Backend, server: &str) -> Gateway {

@@ -61,6 +61,7 @@ async fn heads_that_cannot_be_parsed_have_the_right_status_an_access_line_and_a_
             .log_until(|line| line["message"] == "request_completed" && line["request_id"] == id)
             .await;
         assert_eq!((&line["status"], &line["outcome"]), (&json!(status), &json!(code)), "{line}");
+        assert_eq!((&line["method"], &line["url"]), (&json!("-"), &json!("-")), "{line}");
         assert_eq!(
             (&line["client_ip"], &line["bytes_out"]),
             (&json!("127.0.0.1"), &json!(body.len())),

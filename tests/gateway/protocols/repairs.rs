@@ -18,7 +18,7 @@ async fn answer(mut connection: Connection, answers: &'static [(&'static str, &'
 const ANSWERS: &[(&str, &str)] = &[
     ("/list", "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok"),
     ("/fields", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok"),
-    ("/204", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"),
+    ("/204", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
     ("/204-chunked", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ("/304", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"a\"\r\n\r\n"),
     ("/old", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"),
