@@ -27,7 +27,7 @@ impl Prefixes {
     /// Returns the name as it is and each shorter name that it may mean, longer names first within one prefix.
     pub(super) fn names<'m>(&self, model: &'m str) -> impl Iterator<Item = &'m str> {
         let whole = std::iter::successors(Some(model), |name| self.strip(name)).take(DEPTH + 1);
-        whole.flat_map(|name| std::iter::successors(Some(name), |name| without_version(name)))
+        whole.flat_map(|name| std::iter::successors(Some(name), |name| without_version(name)).take(DEPTH + 1))
     }
 
     /// Removes the longest prefix; `None` if there is none, or nothing behind it.

@@ -3,7 +3,8 @@
 //! changed, so the gateway remembers which backend has announced it for as long as the stream is open.
 //!
 //! It holds for the caller who reads the stream, and for messages only: a server must not draw the requests of others, or
-//! calls of a model with the caller's key, to itself by announcing their path.
+//! calls of a model with the caller's key, to itself by announcing their path. Of several servers that announce the same
+//! path, the first one keeps it.
 //!
 //! Source: modelcontextprotocol.io/specification/2024-11-05/basic/transports.
 
@@ -21,7 +22,14 @@ const MAX_TARGET: usize = 2048;
 
 /// The targets that backends have announced in streams that are open, each with the caller who reads the stream.
 #[derive(Default)]
-pub(crate) struct Endpoints(RwLock<HashMap<(PrincipalId, String), BackendName>>);
+pub(crate) struct Endpoints(RwLock<HashMap<(PrincipalId, String), Target>>);
+
+/// Who has announced a target.
+struct Target {
+    backend: BackendName,
+    /// How many open streams announce it.
+    streams: usize,
+}
 
 /// A target that is remembered until this is dropped.
 pub(crate) struct Announced {
@@ -49,7 +57,11 @@ impl Endpoints {
     /// Returns the backend that has announced this target to this caller.
     pub(crate) fn backend_of(&self, caller: &PrincipalId, target: &str) -> Option<BackendName> {
         let known = self.0.read();
-        if known.is_empty() { None } else { known.get(&(caller.clone(), target.to_owned())).cloned() }
+        if known.is_empty() {
+            None
+        } else {
+            known.get(&(caller.clone(), target.to_owned())).map(|target| target.backend.clone())
+        }
     }
 
     /// Remembers what `backend` has announced: a path, or a URL. A path without a leading slash is below the one of the
@@ -64,14 +76,30 @@ impl Endpoints {
         let is_path = announced.starts_with('/') && !announced.starts_with("//");
         let uri: Uri = announced.parse().ok().filter(|uri: &Uri| is_path || uri.host().is_some())?;
         let key = (caller.clone(), uri.path_and_query()?.as_str().to_owned());
-        self.0.write().insert(key.clone(), backend.clone());
+        // Paths such as /v1/files belong to the APIs of models.
+        if key.1.split(['/', '?']).any(|part| part.starts_with("v1")) {
+            return None;
+        }
+        let mut known = self.0.write();
+        let target =
+            known.entry(key.clone()).or_insert_with(|| Target { backend: backend.clone(), streams: 0 });
+        if target.backend != *backend {
+            return None;
+        }
+        target.streams += 1;
         Some(Announced { of: Arc::clone(self), key })
     }
 }
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        self.of.0.write().remove(&self.key);
+        let mut known = self.of.0.write();
+        if let Some(target) = known.get_mut(&self.key) {
+            target.streams -= 1;
+            if target.streams == 0 {
+                known.remove(&self.key);
+            }
+        }
     }
 }
 
@@ -137,6 +165,23 @@ mod tests {
                 assert_eq!(endpoints.backend_of(&caller("ada"), target), None);
             }
         }
+    }
+
+    #[test]
+    fn a_target_stays_with_the_first_who_announces_it_until_its_last_stream_ends() {
+        let endpoints = Arc::new(Endpoints::default());
+        let announce =
+            |backend: &str| endpoints.announce("/message", &caller("ada"), &BackendName::new(backend));
+        let known = || endpoints.backend_of(&caller("ada"), "/message");
+        let first = announce("tools");
+        assert!(first.is_some() && announce("other").is_none());
+        let again = announce("tools");
+        drop(first);
+        assert_eq!(known(), Some(BackendName::new("tools")), "a client that has connected again");
+        drop(again);
+        assert_eq!(known(), None);
+        assert!(announce("other").is_some());
+        assert!(endpoints.announce("/v1/files", &caller("ada"), &BackendName::new("tools")).is_none());
     }
 
     #[test]

@@ -162,6 +162,8 @@ impl ProxyHttp for Gateway {
             &routed.route,
             is_upgrade,
         )?;
+        // A backend that was tried before may have another name for the model.
+        routed.rewritten = None;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
             let Identified { received, call, .. } = &routed.who;

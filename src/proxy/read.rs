@@ -130,9 +130,9 @@ pub(crate) fn read_on(routed: &mut Routed, outcome: &mut Outcome, chunk: &[u8]) 
     let refusal = if found.is_some_and(|found| found.model_doubled) {
         let message = "the form names two models; write the field model once";
         Refusal::new(ErrorKind::BadRequest, message)
-    } else if form.is_lost() && who.received.handle.settings.routes.blocks_models() {
+    } else if form.is_lost() && who.received.handle.settings.routes.restricts_models() {
         let message = "the form cannot be read to its end, so its model cannot be held against \
-                       routing.blocked_models; send it uncompressed, as RFC 7578 has it";
+                       routing.blocked_models and routing.strict_models; send it uncompressed, as RFC 7578 has it";
         Refusal::new(ErrorKind::PolicyBlocked, message)
     } else {
         if let Some(model) =

@@ -7,6 +7,7 @@ use http::header::CONTENT_ENCODING;
 use super::dispatch;
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
+use crate::protocol::Dialect;
 use crate::protocol::request::ModelRequest;
 use crate::protocol::wire::coding::{ACCEPTED, Coding, Unread};
 
@@ -26,6 +27,14 @@ pub(crate) fn check(
     has_session: bool,
 ) -> Result<(), Refusal> {
     let settings = &received.handle.settings;
+    if received.dialect == Dialect::PLAIN
+        && settings.routes.restricts_models()
+        && Dialect::is_respelled(received.uri.path(), headers)
+    {
+        let message = "the path is an unusual spelling of one of a model's API, so its model cannot be held against \
+                       routing.blocked_models and routing.strict_models; write it as the API's documentation does";
+        return Err(Refusal::new(ErrorKind::BadRequest, message));
+    }
     let why = match call.unread {
         Some(Unread::TooLarge) => {
             let message = "the request body grows too much when it is decoded: send less than \

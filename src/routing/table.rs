@@ -138,6 +138,11 @@ impl Table {
         self.models.matches(model)
     }
 
+    /// Returns whether some models are refused.
+    pub fn restricts_models(&self) -> bool {
+        self.blocks_models() || self.strict_models
+    }
+
     /// Returns whether a model that no pattern matches is refused.
     pub fn is_strict(&self) -> bool {
         self.strict_models

@@ -42,16 +42,16 @@ impl ProxyUrl {
         Self(Secret::new(url))
     }
 
+    /// The text without secrets.
     fn printed(&self) -> String {
         let text = self.0.reveal();
-        match Url::parse(text) {
-            Ok(mut url) if url.password().is_some() => match url.set_password(Some("***")) {
-                Ok(()) => url.to_string(),
-                Err(()) => "***".to_owned(),
-            },
-            // What is no URL may still hold a password.
-            Err(_) if text.contains('@') => "***".to_owned(),
-            _ => text.to_owned(),
+        match (Url::parse(text), text.rsplit_once('@')) {
+            (Ok(mut url), _) if url.has_host() && url.password().is_some() => {
+                url.set_password(Some("***")).map_or_else(|()| "***".to_owned(), |()| url.to_string())
+            }
+            // A name alone may be a token, and what is no URL may still hold a password.
+            (_, Some((_, host))) => format!("***@{host}"),
+            (_, None) => text.to_owned(),
         }
     }
 }
@@ -381,6 +381,14 @@ mod tests {
             !shown.contains("hunter") && !shown.contains("dXNl") && shown.contains("user:***@"),
             "{shown}"
         );
+        for (written, shown) in [
+            ("http://user:secret@p.test:3128/", "http://user:***@p.test:3128/"),
+            ("user:secret@p.test:3128", "***@p.test:3128"),
+            ("http://secret@p.test", "***@p.test"),
+            ("none", "none"),
+        ] {
+            assert_eq!(ProxyUrl::new(written).printed(), shown);
+        }
         let get = |name: &str| (!NONE.contains(&name)).then_some("http://user:hunter2@p.test");
         assert!(!format!("{:?}", ProxyVariables::read(get)).contains("hunter"));
         assert_eq!("[::1]:8".parse::<ProxyServer>().unwrap().address(), ("::1", 8));

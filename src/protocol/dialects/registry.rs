@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
+use super::path_method::spelled_out;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{
     a2a, anthropic, bedrock, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses,
@@ -59,6 +60,27 @@ impl Dialect {
                 rule.matches(path) && field.is_none_or(|name| headers.contains_key(name))
             })
         })
+    }
+
+    /// Whether a path that is of no known API is another spelling of one that is: in other letters, percent-encoded, with
+    /// empty segments, dots or `;parameters`. A server may take the one for the other.
+    pub fn is_respelled(path: &str, headers: &HeaderMap) -> bool {
+        let is_plain =
+            path.bytes().all(|byte| !byte.is_ascii_uppercase() && !matches!(byte, b'%' | b';' | b'.'));
+        if is_plain && !path.contains("//") {
+            return false;
+        }
+        let decoded = spelled_out(path).to_lowercase();
+        let mut segments: Vec<&str> = Vec::new();
+        for segment in decoded.split(['/', '\\']) {
+            match segment.split(';').next().unwrap_or_default() {
+                "" | "." => {}
+                ".." => drop(segments.pop()),
+                segment => segments.push(segment),
+            }
+        }
+        let path = format!("/{}", segments.join("/"));
+        Self::detect(&path, headers).is_llm() || Self::detect_socket(&path).is_llm()
     }
 
     /// The dialect of a WebSocket at this path. HTTP requests below `/v1/realtime` create keys and calls,
@@ -225,6 +247,27 @@ mod tests {
         ];
         for (path, dialect) in cases {
             assert_eq!(Dialect::detect_socket(path), dialect, "{path}");
+        }
+    }
+
+    #[test]
+    fn other_spellings_of_a_models_api_are_known() {
+        let is_respelled = |path: &str| Dialect::is_respelled(path, &HeaderMap::new());
+        for path in [
+            "/openai/deployments/gpt-4o/Chat/Completions",
+            "/v1/chat/completion%73",
+            "/v1/chat//completions",
+            "/v1/chat/completions//",
+            "/v1/chat/completions;x",
+            "/v1/chat/x/../completions",
+            "/v1/audio/transcription%73",
+            "/v1/realtim%65",
+            "/V1/messages",
+        ] {
+            assert!(Dialect::detect(path, &HeaderMap::new()).is_llm() || is_respelled(path), "{path}");
+        }
+        for path in ["/", "/files/Report%20A.pdf", "/v1/threads/T/messages", "/a//b", "/tools/mcp"] {
+            assert!(!is_respelled(path), "{path}");
         }
     }
 

@@ -72,11 +72,11 @@ pub struct FormScan {
 impl FormScan {
     /// A scan at the beginning of a body with this `Content-Type`; `None` when that names no boundary, or several.
     pub fn new(media: &str) -> Option<Self> {
-        let boundary = only(values(media, "boundary"))?;
+        let boundary = only(values(media, "boundary")).filter(|boundary| is_plain(boundary, media))?;
         let delimiter = format!("\r\n--{boundary}").into_bytes().into();
         // The first delimiter may be at the very beginning, as if a CRLF preceded it.
         let scan = Self { delimiter, state: State::Preamble, matched: 2, head: Vec::new(), position: 0 };
-        (boundary.len() <= BOUNDARY_MAX && !boundary.contains('\r')).then_some(scan)
+        (boundary.len() <= BOUNDARY_MAX).then_some(scan)
     }
 
     /// Whether a `Content-Type` is that of a form.
@@ -143,7 +143,13 @@ impl FormScan {
                 on(FormEvent::Value(&self.delimiter[real..self.matched]));
             }
             self.matched = 0;
-            self.state = if is_value { State::Value } else { State::Preamble };
+            // Programs differ on where a delimiter may stand in a preamble; an empty line is harmless.
+            let is_empty_line = !is_value && position == 0 && bytes[same] == b'\r' && same == 0;
+            self.state = match (is_value, is_empty_line) {
+                (true, _) => State::Value,
+                (false, true) => State::Preamble,
+                (false, false) => State::Broken,
+            };
         }
         same
     }
@@ -151,7 +157,8 @@ impl FormScan {
     /// Adds a byte to the head of the part; `value_at` is the position behind it.
     fn add_to_head(&mut self, byte: u8, value_at: usize, on: &mut dyn FnMut(FormEvent<'_>)) {
         self.head.push(byte);
-        let is_lone_line_end = byte == b'\n' && !self.head.ends_with(b"\r\n");
+        let follows_cr = self.head.iter().nth_back(1) == Some(&b'\r');
+        let is_lone_line_end = (byte == b'\n') != follows_cr;
         if is_lone_line_end || self.head.len() > HEAD_MAX {
             self.state = State::Broken;
         } else if self.head.ends_with(b"\r\n\r\n") || self.head == b"\r\n" {
@@ -187,7 +194,40 @@ fn field(head: &str) -> Option<(String, bool)> {
     });
     let line = lines.next().filter(|_| lines.next().is_none())?;
     let name = only(values(line, "name"))?;
-    Some((name, !values(line, "filename").is_empty()))
+    let is_file = !values(line, "filename").is_empty();
+    let is_clear = !line.contains('\\') && names(line) == 1 && (is_file || is_text(&head));
+    is_clear.then_some((name, is_file))
+}
+
+/// How often a line has `name=`, wherever, but in `filename=`: programs that split at each `;` find those in quotes, too.
+fn names(line: &str) -> usize {
+    let line = line.to_ascii_lowercase();
+    line.match_indices("name=").filter(|(at, _)| !line[..*at].ends_with("file")).count()
+}
+
+/// Whether the value behind this head is its own text: not encoded, and in UTF-8.
+fn is_text(head: &str) -> bool {
+    head.split("\r\n").filter_map(|line| line.split_once(':')).all(|(name, value)| match name.trim() {
+        name if name.eq_ignore_ascii_case("content-transfer-encoding") => {
+            ["7bit", "8bit", "binary"].iter().any(|known| value.trim().eq_ignore_ascii_case(known))
+        }
+        name if name.eq_ignore_ascii_case("content-type") => {
+            let charsets = values(value, "charset");
+            charsets
+                .iter()
+                .all(|set| set.eq_ignore_ascii_case("utf-8") || set.eq_ignore_ascii_case("us-ascii"))
+        }
+        _ => true,
+    })
+}
+
+/// Whether every program reads this boundary from this `Content-Type`: once, in letters of RFC 2046, 5.1.1 but a space, and
+/// without escapes.
+fn is_plain(boundary: &str, media: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte);
+    let is_whole = !media.contains('"') || media.contains(&format!("\"{boundary}\""));
+    let is_once = media.to_ascii_lowercase().matches("boundary").count() == 1;
+    !boundary.is_empty() && boundary.bytes().all(is_letter) && is_whole && is_once && !media.contains('\\')
 }
 
 /// Returns the only value among these, which may repeat it.
@@ -249,8 +289,9 @@ mod tests {
         for size in 1..body.len() {
             assert_eq!(fields(&body, size).as_deref(), Some(&form[..]), "in chunks of {size}");
         }
-        let preamble = [b"to be ignored\r\n".to_vec(), body.clone(), b"epilogue".to_vec()].concat();
-        assert_eq!(fields(&preamble, 5).as_deref(), Some(&form[..]));
+        let around = [b"\r\n".to_vec(), body.clone(), b"epilogue".to_vec()].concat();
+        assert_eq!(fields(&around, 1).as_deref(), Some(&form[..]));
+        assert_eq!(fields(&around, 500).as_deref(), Some(&form[..]));
         let loose = "--b-1 \t\r\ncontent-type: text/plain\r\nCONTENT-DISPOSITION:form-data;\r\n Name=model\r\n\r\nx\r\n--b-1--";
         assert_eq!(fields(loose.as_bytes(), 3), Some(vec![("model".to_owned(), false, value("x"))]));
     }
@@ -267,6 +308,14 @@ mod tests {
             part(&format!("{named}\nX: y")),
             part(&format!("{named}\r\nX: {}", "y".repeat(HEAD_MAX))),
             part(named).replace("\r\n", "\n"),
+            // Go ends its lines as the first delimiter does, and this form ends for it before ours begins.
+            format!("x\n--b-1\n{named}\n\nother\n--b-1--\n\r\n{}", part(named)),
+            format!("--b-1\n{}", part(named)),
+            part(&format!("{named}\rX: y")),
+            part(&format!("{named}\r\nContent-Transfer-Encoding: quoted-printable")),
+            part(&format!("{named}\r\nContent-Type: text/plain; charset=utf-16le")),
+            part("Content-Disposition: form-data; z=\"; name=other; \"; name=model"),
+            part("Content-Disposition: form-data; name=\"mo\\del\""),
             part(named).replace("--b-1--", "--b-1-"),
             part(named).replace("x\r\n", ""),
             part(named).replacen("--b-1\r", "--b-1x\r", 1),
@@ -279,11 +328,14 @@ mod tests {
             "multipart/form-data",
             "multipart/form-data; boundary=",
             "multipart/form-data; boundary=a; boundary=b",
+            "multipart/form-data; boundary=\"b\\c\"",
+            "multipart/form-data; boundary=\"b \"",
+            "multipart/form-data; boundary=\"b 1\"",
             &format!("multipart/form-data; boundary={}", "b".repeat(71)),
         ] {
             assert!(FormScan::new(media).is_none(), "{media}");
         }
-        assert!(FormScan::new("Multipart/Form-Data; Boundary=\"b 1\"").is_some());
+        assert!(FormScan::new("Multipart/Form-Data; Boundary=\"b=1\"").is_some());
         assert!(FormScan::is_form("Multipart/Form-Data;boundary=x") && !FormScan::is_form("multipart/mixed"));
     }
 
