@@ -403,6 +403,10 @@ async fn end_all(world: &World, gateways: [&Gateway; 2]) {
             }
             for id in active {
                 let killed = gateways[0].kill(&id).await;
+                if killed.status == 503 {
+                    // The last fault's link is not there again: the operator asks once more.
+                    continue;
+                }
                 assert!(killed.status < 500, "{killed:?}");
                 if killed.status == 200 {
                     let order = ActiveOrder { since: killed.answered, by: 0 };
