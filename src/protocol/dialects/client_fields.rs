@@ -115,7 +115,28 @@ pub enum Names {
 /// distinguish them.
 pub fn names_client(field: &HeaderName) -> Option<Names> {
     let field = field.as_str();
+    if !begins_like_one(field) {
+        return None;
+    }
     if field.contains('_') { classify(&field.replace('_', "-")) } else { classify(field) }
+}
+
+/// Whether the lists have a field that begins with these two letters. Most fields of a request do not get further.
+fn begins_like_one(field: &str) -> bool {
+    matches!(
+        field.as_bytes(),
+        [b'a', b'k' | b'l', ..]
+            | [b'c', b'd' | b'f' | b'l', ..]
+            | [b'd', b'o', ..]
+            | [b'f', b'a' | b'l' | b'o', ..]
+            | [b'i', b'n', ..]
+            | [b'r', b'e', ..]
+            | [b's', b's', ..]
+            | [b't', b'a' | b'r', ..]
+            | [b'v', b'i', ..]
+            | [b'w', b'l', ..]
+            | [b'x', b'-' | b'_', ..]
+    )
 }
 
 fn classify(field: &str) -> Option<Names> {
@@ -139,6 +160,10 @@ mod tests {
     #[test]
     fn the_lists_are_in_order() {
         assert!(ADDRESSES.is_sorted() && USERS.is_sorted());
+        let prefixes = ADDRESS_PREFIXES.iter().chain(&USER_PREFIXES).chain([&FORWARDED_PREFIX]);
+        for field in ADDRESSES.iter().chain(&USERS).chain(prefixes) {
+            assert!(begins_like_one(field), "{field}");
+        }
     }
 
     #[test]
