@@ -226,7 +226,8 @@ fn is_text(head: &str) -> bool {
 fn is_plain(boundary: &str, media: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte);
     let is_whole = !media.contains('"') || media.contains(&format!("\"{boundary}\""));
-    let is_once = media.to_ascii_lowercase().matches("boundary").count() == 1;
+    let media = media.to_ascii_lowercase();
+    let is_once = media.matches("boundary=").count() == 1 && !media.contains("boundary*");
     !boundary.is_empty() && boundary.bytes().all(is_letter) && is_whole && is_once && !media.contains('\\')
 }
 
@@ -328,6 +329,7 @@ mod tests {
             "multipart/form-data",
             "multipart/form-data; boundary=",
             "multipart/form-data; boundary=a; boundary=b",
+            "multipart/form-data; boundary=a; boundary*=UTF-8''a",
             "multipart/form-data; boundary=\"b\\c\"",
             "multipart/form-data; boundary=\"b \"",
             "multipart/form-data; boundary=\"b 1\"",
@@ -335,7 +337,9 @@ mod tests {
         ] {
             assert!(FormScan::new(media).is_none(), "{media}");
         }
-        assert!(FormScan::new("Multipart/Form-Data; Boundary=\"b=1\"").is_some());
+        for media in ["Multipart/Form-Data; Boundary=\"b=1\"", "multipart/form-data; boundary=boundary7"] {
+            assert!(FormScan::new(media).is_some(), "{media}");
+        }
         assert!(FormScan::is_form("Multipart/Form-Data;boundary=x") && !FormScan::is_form("multipart/mixed"));
     }
 
