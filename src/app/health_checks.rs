@@ -21,15 +21,16 @@ use crate::upstream::peer::{self, address_to_proxy, unresolved};
 /// How often the running probes are compared with the settings in force.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// HealthChecks the backends of the settings in force.
+/// Probes the backends of the settings in force.
 pub(super) struct HealthChecks {
     pub(super) live: SharedSettings,
+    /// Made at the start, because Pingora reads the system's authorities for it and panics without a free descriptor.
+    pub(super) connector: Arc<Connector>,
 }
 
 #[async_trait]
 impl BackgroundService for HealthChecks {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let connector = Arc::new(Connector::new(None));
         let mut running: Vec<(Arc<Backend>, JoinHandle<()>)> = Vec::new();
         loop {
             let wanted: Vec<Arc<Backend>> = self.live.load().backends.clone();
@@ -43,7 +44,7 @@ impl BackgroundService for HealthChecks {
             for backend in wanted {
                 let Some(pause) = backend.settings().health().interval else { continue };
                 if !running.iter().any(|(known, _)| Arc::ptr_eq(known, &backend)) {
-                    let probing = probe_repeatedly(Arc::clone(&backend), Arc::clone(&connector), pause);
+                    let probing = probe_repeatedly(Arc::clone(&backend), Arc::clone(&self.connector), pause);
                     running.push((backend, tokio::spawn(probing)));
                 }
             }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
+use pingora_core::connectors::http::Connector;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
@@ -123,7 +124,8 @@ fn add_background_services(server: &mut Server, shared: &Components) {
         server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
     }
     server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
-    server.add_service(background_service("probes", HealthChecks { live: Arc::clone(&shared.live) }));
+    let probes = HealthChecks { live: Arc::clone(&shared.live), connector: Arc::new(Connector::new(None)) };
+    server.add_service(background_service("probes", probes));
 }
 
 /// Creates Pingora's server, which provides a runtime for each service. It keeps `idle` connections to backends open.
