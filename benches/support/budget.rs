@@ -66,7 +66,7 @@ struct Budget {
     bare_pingora: Costs,
 }
 
-/// Measures both programs, prints what was counted beside the budget, and either writes the budget anew or checks it.
+/// Measures both programs, prints the counts next to the budget, and then either rewrites the budget or checks it.
 ///
 /// # Errors
 /// A program could not be measured, or exceeds the budget.

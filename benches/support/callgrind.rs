@@ -154,7 +154,7 @@ fn read(file: &Path) -> io::Result<Counts> {
                 counts.allocations += rest.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0.0);
             }
         } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
-            // The line behind `calls=` is what the callee has cost, which stands in its own lines, too.
+            // The line after `calls=` is the cost of the callee, whose own lines contain it as well.
             if !std::mem::take(&mut is_call) {
                 let own = line.split(' ').nth(1).and_then(|count| count.parse().ok()).unwrap_or(0.0);
                 *counts.modules.entry(module(function)).or_default() += own;

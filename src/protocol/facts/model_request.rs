@@ -48,7 +48,7 @@ pub enum ModelPlace {
 }
 
 impl ModelRequest {
-    /// Takes the name in a path for the model. A model of the body is kept beside it.
+    /// Uses the name in a path as the model. A model in the body is kept as well.
     pub(in crate::protocol) fn named_by_path(&mut self, name: &str) {
         if self.model_place == ModelPlace::Fixed {
             self.model_doubled |= self.model.as_deref().is_some_and(|known| known != name);

@@ -116,7 +116,7 @@ impl FormScan {
     }
 
     /// Looks for the delimiter in `bytes`, which begin at `position`. Returns how many of them were read. Only the first
-    /// byte of a delimiter is a CR, so what looked like one can only begin anew at the byte that differs.
+    /// byte of a delimiter is a CR, so after a mismatch another one can only start at the byte that differs.
     fn search(&mut self, bytes: &[u8], position: usize, on: &mut dyn FnMut(FormEvent<'_>)) -> usize {
         let is_value = self.state != State::Preamble;
         if self.matched == 0 {

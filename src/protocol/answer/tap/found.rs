@@ -54,7 +54,7 @@ pub(super) struct Seldom {
     /// The service tier, and the speed, where they are not the standard ones.
     tier: String,
     speed: String,
-    /// Searches that the event under way tells of.
+    /// Searches reported by the current event.
     searches: u64,
     /// The provider's id of the answer.
     pub(super) id: String,

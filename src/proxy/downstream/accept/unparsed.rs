@@ -12,7 +12,7 @@ use crate::telemetry::access::AccessLine;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Metrics, Served};
 
-/// Stands for a method or target that is not known.
+/// Placeholder for an unknown method or target.
 const UNKNOWN: &str = "-";
 
 /// The beginning of Pingora's context for a head of more than 1 MiB. The contexts that hold bytes of the client begin
