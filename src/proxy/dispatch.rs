@@ -245,6 +245,7 @@ pub(crate) async fn peer(
         return Err(unreachable(&route.backend, ErrorKind::BackendUnavailable, fault));
     };
     let mut peer = peer::peer(&route.backend, address, limit);
+    peer::use_own_client(&mut peer);
     if is_upgrade {
         peer::for_upgrade(&mut peer, &route.backend);
     }

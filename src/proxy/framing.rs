@@ -17,6 +17,11 @@ use pingora_http::RequestHeader;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::BackendKind;
 
+/// Returns whether the byte may be in a token (RFC 9110, 5.6.2). `HeaderName` accepts more.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Fields that must not occur twice, because the proxy could use one value and the backend the other: the media type, and
 /// those that carry a provider's key.
 static SINGLE: LazyLock<Box<[HeaderName]>> = LazyLock::new(|| {

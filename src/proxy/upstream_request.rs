@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_PROTOCOL, TE,
 };
 use http::{HeaderName, HeaderValue, Version};
@@ -14,7 +14,7 @@ use pingora_http::RequestHeader;
 
 use super::dispatch::Route;
 use super::receive::Received;
-use super::{read, unread};
+use super::{framing, read, unread};
 use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::{ModelPlace, ModelRequest, decoded, rewrite_field, rewrite_model};
@@ -22,6 +22,62 @@ use crate::protocol::wire::coding::Coding;
 use crate::routing::forwarded;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer::address_to_proxy;
+
+/// Fields that a `Connection` field of a client must not remove: Pingora refuses them, too.
+const PROTECTED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+
+/// Maximum connection options of a request, as in Pingora.
+const MAX_OPTIONS: usize = 9;
+
+/// Makes `head` one of HTTP/1.1 without the fields of the client's connection (RFC 9110, 7.6.1). Pingora does so for its
+/// own clients only.
+///
+/// # Errors
+/// `Connection` is invalid, names too many fields, or one that is not the client's to remove.
+pub(crate) fn begin_http1(head: &mut RequestHeader) -> Result<()> {
+    let invalid = |why: &'static str| Error::explain(ErrorType::InvalidHTTPHeader, why).into_down();
+    let mut named = Vec::new();
+    let values =
+        head.headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    for option in values.map(<[u8]>::trim_ascii).filter(|option| !option.is_empty()) {
+        if named.len() == MAX_OPTIONS {
+            return Err(invalid("Connection names too many fields"));
+        }
+        let name = Some(option).filter(|option| option.iter().copied().all(framing::is_token));
+        let name = name.and_then(|option| HeaderName::from_bytes(option).ok());
+        let name = name.ok_or_else(|| invalid("Connection names what is no field"))?;
+        if PROTECTED.contains(&name.as_str()) {
+            return Err(invalid("Connection names a field that is not the connection's"));
+        }
+        named.push(name);
+    }
+    for name in &named {
+        head.remove_header(name);
+    }
+    for name in HOP_BY_HOP {
+        head.remove_header(name);
+    }
+    if let Some(authority) = head.uri.authority().filter(|_| !head.headers.contains_key(HOST)) {
+        let authority = authority.as_str().to_owned();
+        head.insert_header(HOST, authority)?;
+    }
+    head.set_version(Version::HTTP_11);
+    Ok(())
+}
+
+/// Fields of the client's connection.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Rewrites `head` for the route's backend; `client` is the head as the client sent it.
 ///

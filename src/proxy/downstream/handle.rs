@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::Context;
 
 use parking_lot::Mutex;
 use pingora_core::protocols::http::ServerSession;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use super::timing::{Activity, Backpressure, Tunnel};
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
+use crate::upstream::http1::{RequestWriter, Room};
 
 /// The client's end of a connection.
 #[derive(Clone, Copy)]
@@ -43,6 +45,8 @@ pub(crate) struct RequestHandle {
     pub(crate) backpressure: Arc<Backpressure>,
     /// The request after a `101 Switching Protocols`.
     pub(crate) tunnel: Tunnel,
+    /// The request as it is written to the backend.
+    pub(crate) upstream: Upstream,
     /// Pingora's session on its way from the proxy back to the connection.
     returned: Mutex<Option<Box<ServerSession>>>,
 }
@@ -65,6 +69,7 @@ impl RequestHandle {
             reuse: Reuse::new(draining),
             backpressure: Arc::default(),
             tunnel: Tunnel::default(),
+            upstream: Upstream::default(),
             returned: Mutex::default(),
         })
     }
@@ -119,6 +124,32 @@ impl Upload {
         if self.is_buffered() {
             self.held.fetch_add(bytes as u64, Relaxed);
         }
+    }
+}
+
+/// The request on its way to the backend, by our own client (`upstream::http1`).
+#[derive(Default)]
+pub(crate) struct Upstream(Mutex<Option<RequestWriter>>);
+
+impl Upstream {
+    /// Begins an attempt with this writer; `None` for Pingora's clients, which write by themselves.
+    pub(crate) fn begin(&self, writer: Option<RequestWriter>) {
+        *self.0.lock() = writer;
+    }
+
+    /// Whether our own client sends the request.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// Whether our own client has written nothing of the request's body.
+    pub(crate) fn is_body_unwritten(&self) -> bool {
+        self.0.lock().as_ref().is_some_and(RequestWriter::is_body_unwritten)
+    }
+
+    /// Writes what waits to be written, and returns whether there is room for more.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Room {
+        self.0.lock().as_ref().map_or(Room::Free, |writer| writer.poll(cx))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Methods of Pingora's session trait that are the same for each session that wraps another one.
 
 /// Implements the methods of `custom::server::Session` that only forward to the wrapped session, by `self.inner()` and
-/// `self.inner_mut()`, and those for messages beside the body, which HTTP does not have.
+/// `self.inner_mut()`, and those for messages beside the body, which HTTP does not have: Pingora wants streams of them, which
+/// are empty, if the upstream session is not one of its own (`self.has_message_streams()`).
 macro_rules! forward_to_inner {
     () => {
         fn set_write_timeout(&mut self, limit: Option<Duration>) {
@@ -62,7 +63,7 @@ macro_rules! forward_to_inner {
         fn take_custom_message_reader(
             &mut self,
         ) -> Option<$crate::proxy::downstream::session::forward::MessageReader> {
-            None
+            self.has_message_streams().then(|| Box::new(futures::stream::empty()) as _)
         }
 
         fn restore_custom_message_reader(
@@ -75,7 +76,7 @@ macro_rules! forward_to_inner {
         fn take_custom_message_writer(
             &mut self,
         ) -> Option<Box<dyn pingora_core::protocols::http::custom::CustomMessageWrite>> {
-            None
+            self.has_message_streams().then(|| Box::new(()) as _)
         }
 
         fn restore_custom_message_writer(

@@ -67,6 +67,11 @@ impl WebSocketStream {
         &mut self.inner
     }
 
+    /// Pingora's own client sends upgrades.
+    fn has_message_streams(&self) -> bool {
+        false
+    }
+
     /// Converts a response head to HTTP/2 form.
     fn translate(&mut self, mut head: Box<ResponseHeader>) -> Result<Box<ResponseHeader>> {
         if head.status != 101 {
