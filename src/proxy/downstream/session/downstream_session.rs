@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderMap, Version};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
@@ -292,8 +293,12 @@ impl Session for DownstreamSession {
                 weight += body_length(&task);
                 batch.push(task);
             }
-            for task in &batch {
+            for task in &mut batch {
                 if let HttpTask::Header(response, _) = task {
+                    if self.req_header().version < Version::HTTP_11 {
+                        // Pingora adds it, but HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
+                        response.remove_header(&TRANSFER_ENCODING);
+                    }
                     self.before_response(response);
                 }
             }
