@@ -104,9 +104,17 @@ impl Workshop {
         fs::write(at("justfile"), text("justfile")).unwrap();
         fs::write(at("target/release/elida"), "built").unwrap();
         let log = at("calls");
-        for program in ["programs/cargo", "programs/docker", ".ci/run", ".ci/isolated", ".ci/setup", "docker/fleet/run.sh"] {
+        for program in [
+            "programs/cargo",
+            "programs/docker",
+            ".ci/run",
+            ".ci/isolated",
+            ".ci/setup",
+            "docker/fleet/run.sh",
+        ] {
             let name = program.strip_prefix("programs/").unwrap_or(program);
-            fs::write(at(program), format!("#!/bin/sh\necho \"{name}${{*:+ }}$*\" >> '{}'\n", log.display())).unwrap();
+            fs::write(at(program), format!("#!/bin/sh\necho \"{name}${{*:+ }}$*\" >> '{}'\n", log.display()))
+                .unwrap();
             fs::set_permissions(at(program), fs::Permissions::from_mode(0o755)).unwrap();
         }
         Self(folder)
@@ -156,7 +164,10 @@ fn every_recipe_makes_its_calls() {
         (&["test-integration"], "cargo nextest run --test *\n".to_owned()),
         (&["test-coverage"], "cargo llvm-cov nextest --html\n".to_owned()),
         (&["test-watch", "name"], "cargo watch --version\ncargo watch --exec nextest run name\n".to_owned()),
-        (&["test-isolated", "--lib"], "cargo nextest run --no-run\n.ci/isolated cargo nextest run --lib\n".to_owned()),
+        (
+            &["test-isolated", "--lib"],
+            "cargo nextest run --no-run\n.ci/isolated cargo nextest run --lib\n".to_owned(),
+        ),
         (&["status"], "cargo run --quiet -- healthcheck --control http://127.0.0.1:9090\n".to_owned()),
         (&["ci"], ".ci/run\n".to_owned()),
         (&["setup"], ".ci/setup --tests\n".to_owned()),

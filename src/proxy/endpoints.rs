@@ -90,7 +90,8 @@ impl Endpoints {
             return None;
         }
         let key = (caller.clone(), target.to_owned());
-        let learnt = || learnt.get(&key).filter(|(_, until)| Instant::now() < *until).map(|(backend, _)| backend);
+        let learnt =
+            || learnt.get(&key).filter(|(_, until)| Instant::now() < *until).map(|(backend, _)| backend);
         own.get(&key).map(|target| &target.backend).or_else(learnt).cloned()
     }
 
@@ -115,7 +116,12 @@ impl Endpoints {
         if key.1.split(['/', '?']).any(|part| part.starts_with("v1")) {
             return None;
         }
-        if self.learnt.read().get(&key).is_some_and(|(other, until)| other != backend && Instant::now() < *until) {
+        if self
+            .learnt
+            .read()
+            .get(&key)
+            .is_some_and(|(other, until)| other != backend && Instant::now() < *until)
+        {
             return None;
         }
         let mut known = self.own.write();

@@ -114,12 +114,26 @@ mod tests {
 
     #[test]
     fn a_word_says_whose_fault_an_error_is() {
-        for word in
-            ["invalid_request_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED", "429", "INVALID_ARGUMENT", "throttlingException"]
-        {
+        for word in [
+            "invalid_request_error",
+            "rate_limit_exceeded",
+            "RESOURCE_EXHAUSTED",
+            "429",
+            "INVALID_ARGUMENT",
+            "throttlingException",
+        ] {
             assert!(is_of_caller(word), "{word}");
         }
-        for word in ["", "overloaded_error", "api_error", "server_error", "UNAVAILABLE", "500", "4000", "modelStreamErrorException"] {
+        for word in [
+            "",
+            "overloaded_error",
+            "api_error",
+            "server_error",
+            "UNAVAILABLE",
+            "500",
+            "4000",
+            "modelStreamErrorException",
+        ] {
             assert!(!is_of_caller(word), "{word}");
         }
     }

@@ -104,7 +104,9 @@ impl ResponseTap {
             None => framing.feed(reading, bytes, on),
             Some(coded) => {
                 let mut read = Ok(());
-                coded.feed(bytes, |plain| read = read.and_then(|()| framing.feed(reading, plain, on))).and(read)
+                coded
+                    .feed(bytes, |plain| read = read.and_then(|()| framing.feed(reading, plain, on)))
+                    .and(read)
             }
         };
         if let Err(unread) = read {

@@ -181,11 +181,7 @@ mod tests {
             (format!("/model/{}/invoke", profile.replace('/', "%2F")), claude, true),
             (format!("/model/{claude}/converse"), claude, false),
             ("/model/amazon.nova-pro-v1:0/invoke".to_owned(), "amazon.nova-pro-v1:0", false),
-            (
-                "/model/anthropic.x/invoke-with-bidirectional-stream".to_owned(),
-                "anthropic.x",
-                false,
-            ),
+            ("/model/anthropic.x/invoke-with-bidirectional-stream".to_owned(), "anthropic.x", false),
         ] {
             let mut call = ModelRequest::default();
             read_path(&path, &mut call);

@@ -35,7 +35,9 @@ pub enum Piece<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Prelude,
-    Headers { length: usize },
+    Headers {
+        length: usize,
+    },
     Payload,
     Checksum,
     /// What came is no such stream.
@@ -121,7 +123,9 @@ impl EventStreamReader {
             State::Prelude => {
                 let (lengths, crc) = self.kept.split_at(PRELUDE - CHECKSUM);
                 let [total, headers] = [number(&lengths[..4])?, number(&lengths[4..])?];
-                if crc32fast::hash(lengths) != u32::from_be_bytes(crc.try_into().ok()?) || headers > HEADERS_MAX {
+                if crc32fast::hash(lengths) != u32::from_be_bytes(crc.try_into().ok()?)
+                    || headers > HEADERS_MAX
+                {
                     return None;
                 }
                 self.payload = total.checked_sub(PRELUDE + headers + CHECKSUM)?;
@@ -137,7 +141,8 @@ impl EventStreamReader {
             }
             State::Payload => Some(State::Checksum),
             State::Checksum => {
-                let is_intact = self.crc.clone().finalize() == u32::from_be_bytes((*self.kept).try_into().ok()?);
+                let is_intact =
+                    self.crc.clone().finalize() == u32::from_be_bytes((*self.kept).try_into().ok()?);
                 on(Piece::End);
                 is_intact.then_some(State::Prelude)
             }
@@ -252,8 +257,16 @@ mod tests {
     fn every_form_of_header_is_passed_over() {
         let mut fields = Vec::new();
         let forms: [(u8, &[u8]); 10] = [
-            (0, b""), (1, b""), (2, b"a"), (3, b"ab"), (4, b"abcd"), (5, b"abcdefgh"), (6, b"\0\x02ab"),
-            (7, b"\0\x01a"), (8, b"abcdefgh"), (9, b"0123456789abcdef"),
+            (0, b""),
+            (1, b""),
+            (2, b"a"),
+            (3, b"ab"),
+            (4, b"abcd"),
+            (5, b"abcdefgh"),
+            (6, b"\0\x02ab"),
+            (7, b"\0\x01a"),
+            (8, b"abcdefgh"),
+            (9, b"0123456789abcdef"),
         ];
         for (form, value) in forms {
             fields.extend_from_slice(&[1, b'x', form]);
@@ -262,7 +275,9 @@ mod tests {
         assert_eq!(kind(&fields), Some((false, "")));
         fields.extend_from_slice(b"\x0d:message-type\x07\0\x05error\x0b:error-code\x07\0\x03500");
         assert_eq!(kind(&fields), Some((true, "500")));
-        for broken in [&b"\x05ab"[..], b"\x01a", b"\x01a\x0a", b"\x01a\x07\0", b"\x01a\x07\0\x02a", b"\x01a\x09abc"] {
+        for broken in
+            [&b"\x05ab"[..], b"\x01a", b"\x01a\x0a", b"\x01a\x07\0", b"\x01a\x07\0\x02a", b"\x01a\x09abc"]
+        {
             assert_eq!(kind(broken), None, "{broken:?}");
         }
     }

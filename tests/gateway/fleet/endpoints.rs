@@ -53,7 +53,8 @@ async fn what_is_announced_through_one_instance_is_reached_through_all() {
         }
     })
     .await;
-    let targets = |backend: &RawBackend| backend.heads().iter().filter(|head| head.line.starts_with("POST")).count();
+    let targets =
+        |backend: &RawBackend| backend.heads().iter().filter(|head| head.line.starts_with("POST")).count();
     assert!(targets(&tools) >= 2);
     assert_eq!((targets(&other), targets(&provider)), (0, 0), "no message goes elsewhere");
 }

@@ -170,7 +170,8 @@ fn binary(kind: &str, name: &str, payload: &str) -> Vec<u8> {
         headers.extend_from_slice(value.as_bytes());
     }
     let lengths = [16 + headers.len() + payload.len(), headers.len()];
-    let mut message = lengths.map(|length| u32::try_from(length).expect("a short message").to_be_bytes()).concat();
+    let mut message =
+        lengths.map(|length| u32::try_from(length).expect("a short message").to_be_bytes()).concat();
     message.extend_from_slice(&crc32fast::hash(&message).to_be_bytes());
     message.extend_from_slice(&headers);
     message.extend_from_slice(payload.as_bytes());
@@ -182,7 +183,10 @@ fn binary(kind: &str, name: &str, payload: &str) -> Vec<u8> {
 async fn binary_streams_are_counted_and_judged_as_others_are() {
     let event = |name: &str, payload: Value| binary("event", name, &payload.to_string());
     let chunk = |inside: Value| {
-        event("chunk", json!({"bytes": data_encoding::BASE64.encode(inside.to_string().as_bytes()), "p": "abc"}))
+        event(
+            "chunk",
+            json!({"bytes": data_encoding::BASE64.encode(inside.to_string().as_bytes()), "p": "abc"}),
+        )
     };
     let cases = [
         (
@@ -196,7 +200,9 @@ async fn binary_streams_are_counted_and_judged_as_others_are() {
         ),
         (
             "/model/us.anthropic.claude-sonnet-4-20250514-v1:0/invoke-with-response-stream",
-            chunk(json!({"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}})),
+            chunk(
+                json!({"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}),
+            ),
             chunk(json!({"type": "message_stop"})),
         ),
         (
@@ -224,7 +230,11 @@ async fn binary_streams_are_counted_and_judged_as_others_are() {
             let answer = call.send(gateway.proxy()).await;
             assert_eq!((answer.status(), &answer.body), (200, &body), "{path} {name}: not a byte is changed");
             let (line, shown) = last_request(&gateway, name).await;
-            assert_eq!((&line["outcome"], &line["status"]), (&json!(outcome), &json!(200)), "{path} {name}: {line}");
+            assert_eq!(
+                (&line["outcome"], &line["status"]),
+                (&json!(outcome), &json!(200)),
+                "{path} {name}: {line}"
+            );
             if outcome == "ok" {
                 let usage = &shown["usage"];
                 assert_eq!(

@@ -44,17 +44,17 @@ async fn faults_of_a_client_leave_an_access_line_a_count_and_their_reason() {
     // An authority with user information is a fault of its stream only.
     raw.send(&frame(1, 5, 1, &block(&fields))).await.expect("send");
     raw.frame(1).await;
-    for (reason, bytes) in [
-        ("COMPRESSION_ERROR", frame(1, 5, 1, &[0xff; 20])),
-        ("PROTOCOL_ERROR", frame(1, 5, 2, &block(&GET))),
-    ] {
+    for (reason, bytes) in
+        [("COMPRESSION_ERROR", frame(1, 5, 1, &[0xff; 20])), ("PROTOCOL_ERROR", frame(1, 5, 2, &block(&GET)))]
+    {
         let mut raw = RawFrames::connect(gateway.proxy()).await;
         raw.send(&bytes).await.expect("send");
         assert!(raw.closed().await.is_some(), "{reason}: a GOAWAY");
         let line = gateway.log_until(|line| line["reason"] == reason).await;
         assert_eq!(line["client"], "127.0.0.1", "{line}");
     }
-    let series = "elida_http_requests_total{backend=\"none\",code=\"400\",method=\"OTHER\",route=\"refused\"}";
+    let series =
+        "elida_http_requests_total{backend=\"none\",code=\"400\",method=\"OTHER\",route=\"refused\"}";
     within("the counts", async {
         while (gateway.metric(series).await - 3.0).abs() > f64::EPSILON {
             tokio::time::sleep(Duration::from_millis(10)).await;

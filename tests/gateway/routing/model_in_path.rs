@@ -136,7 +136,9 @@ async fn the_model_of_an_asynchronous_call_is_in_its_body() {
     let policies = "routing: { strict_models: true, blocked_models: ['*-secret'] }";
     let strict = gateway(&backends, policies).await;
     let call = |model: &str| Call::post("/async-invoke").json(&json!({"modelInput": {}, "modelId": model}));
-    for model in ["amazon.nova-reel-v1:0", "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-reel-v1:0"] {
+    for model in
+        ["amazon.nova-reel-v1:0", "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-reel-v1:0"]
+    {
         assert_eq!(call(model).session("s").send(strict.proxy()).await.status(), 200, "{model}");
         let blocked = model.replace("reel-v1:0", "secret");
         assert_eq!(call(&blocked).send(strict.proxy()).await.status(), 403, "{blocked}");
@@ -168,7 +170,10 @@ async fn both_sides_of_a_bidirectional_stream_speak_at_once() {
     let mut client = RawClient::connect(gateway.proxy()).await;
     let path = "/model/amazon.nova-sonic-v1:0/invoke-with-bidirectional-stream";
     let fields = "Content-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked";
-    client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n").as_bytes()).await.expect("send");
+    client
+        .send(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n").as_bytes())
+        .await
+        .expect("send");
     client.send(b"8\r\nquestion\r\n").await.expect("send");
     client.until("answer").await;
     client.send(b"6\r\nthanks\r\n0\r\n\r\n").await.expect("send");

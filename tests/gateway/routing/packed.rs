@@ -199,9 +199,7 @@ fn form_body(coding: &str, model: &str, size: usize) -> Vec<u8> {
         plain.extend_from_slice(value);
         plain.extend_from_slice(b"\r\n");
     }
-    plain.extend_from_slice(
-        b"--b\r\nContent-Disposition: form-data; name=file; filename=a.wav\r\n\r\n",
-    );
+    plain.extend_from_slice(b"--b\r\nContent-Disposition: form-data; name=file; filename=a.wav\r\n\r\n");
     // Sound that does not shrink much.
     let mut noise = 1_u32;
     plain.extend((0..size).map(|_| {
@@ -238,7 +236,11 @@ async fn a_compressed_form_is_what_its_plain_twin_is() {
                 assert_eq!(request.head.field("content-encoding"), Some(coding));
                 seen += 1;
             }
-            assert_eq!(two.status(&form(coding, "voice-secret", size)).await, 403, "{coding}: blocked_models");
+            assert_eq!(
+                two.status(&form(coding, "voice-secret", size)).await,
+                403,
+                "{coding}: blocked_models"
+            );
             assert_eq!(two.status(&form(coding, "unknown", size)).await, 404, "{coding}: strict_models");
         }
         assert_eq!(two.status(&labelled(coding, "gpt-5")).await, 200, "{coding}: JSON labelled as pairs");
@@ -264,7 +266,11 @@ async fn an_alias_in_a_compressed_form_is_refused_with_the_remedy() {
         for size in [100, 200_000] {
             let refused = form(coding, "whisper-1", size).send(gateway.proxy()).await;
             assert_eq!(refused.status(), 400, "{coding}: {}", refused.text());
-            assert!(refused.text().contains("a compressed form; name large-v3 yourself"), "{}", refused.text());
+            assert!(
+                refused.text().contains("a compressed form; name large-v3 yourself"),
+                "{}",
+                refused.text()
+            );
             let own = form(coding, "large-v3", size).send(gateway.proxy()).await;
             assert_eq!(own.status(), 200, "{coding}: {}", own.text());
         }

@@ -30,12 +30,10 @@ fn read(framing: Framing, bytes: &[u8]) -> Vec<(String, String)> {
             sse::Piece::Data(part) => data.extend_from_slice(part),
             sse::Piece::End { name } => events.push((text(name), text(&std::mem::take(&mut data)))),
         }),
-        _ => {
-            LineReader::default().feed(bytes, |piece| match piece {
-                ndjson::Piece::Data(part) => data.extend_from_slice(part),
-                ndjson::Piece::End => events.push((String::new(), text(&std::mem::take(&mut data)))),
-            })
-        }
+        _ => LineReader::default().feed(bytes, |piece| match piece {
+            ndjson::Piece::Data(part) => data.extend_from_slice(part),
+            ndjson::Piece::End => events.push((String::new(), text(&std::mem::take(&mut data)))),
+        }),
     }
     events
 }

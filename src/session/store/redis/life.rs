@@ -180,7 +180,8 @@ impl RedisStore {
 
     /// Publishes texts of this instance on a channel. Returns how many were not published.
     async fn publish(&self, channel: String, texts: &[String]) -> Result<usize, LinkError> {
-        let call = |text: &String| Call::new("PUBLISH", [channel.clone(), format!("{} {text}", self.instance)]);
+        let call =
+            |text: &String| Call::new("PUBLISH", [channel.clone(), format!("{} {text}", self.instance)]);
         let answers = self.link.calls(texts.iter().map(call).collect()).await?;
         Ok(answers.iter().filter(|answer| answer.is_err()).count())
     }
