@@ -125,6 +125,9 @@ fn later_sources_win() {
     assert_eq!(port(&[("ELIDA_LISTEN", "")], None), 1, "an empty variable is not set");
     assert_eq!(port(&[("PROXY_HOST", "127.0.0.1")], None), 1, "a host alone is no address");
     assert_eq!(port(&[("PROXY_HOST", "::1"), ("PROXY_PORT", "6")], None), 6);
+    let environment = [("PROXY_HOST", "::1"), ("PROXY_PORT", "6")].into_iter().collect();
+    let both = Sources::new(None, environment, Flags::default()).load_text(text).unwrap();
+    assert_eq!(both.listen.to_string(), "[::1]:6");
 }
 
 #[test]

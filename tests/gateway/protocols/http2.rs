@@ -36,6 +36,38 @@ async fn large(length: usize) -> RawBackend {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn faults_of_a_client_leave_an_access_line_a_count_and_their_reason() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/a"), (":authority", "a@gateway")];
+    let mut raw = RawFrames::connect(gateway.proxy()).await;
+    // An authority with user information is a fault of its stream only.
+    raw.send(&frame(1, 5, 1, &block(&fields))).await.expect("send");
+    raw.frame(1).await;
+    for (reason, bytes) in
+        [("COMPRESSION_ERROR", frame(1, 5, 1, &[0xff; 20])), ("PROTOCOL_ERROR", frame(1, 5, 2, &block(&GET)))]
+    {
+        let mut raw = RawFrames::connect(gateway.proxy()).await;
+        raw.send(&bytes).await.expect("send");
+        assert!(raw.closed().await.is_some(), "{reason}: a GOAWAY");
+        let line = gateway.log_until(|line| line["reason"] == reason).await;
+        assert_eq!(line["client"], "127.0.0.1", "{line}");
+    }
+    let series =
+        "elida_http_requests_total{backend=\"none\",code=\"400\",method=\"OTHER\",route=\"refused\"}";
+    within("the counts", async {
+        while (gateway.metric(series).await - 3.0).abs() > f64::EPSILON {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let lines = gateway.log_lines();
+    let refused = lines.iter().filter(|line| line["message"] == "request_completed" && line["url"] == "-");
+    assert_eq!(refused.clone().count(), 3, "{lines:?}");
+    assert!(refused.clone().all(|line| line["status"] == 400 && line["outcome"] == "bad_request"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_are_those_of_http11_byte_for_byte() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;

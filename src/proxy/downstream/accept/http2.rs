@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{Downstream, FIRST_REQUEST, drained};
+use super::unparsed;
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::{DownstreamSession, WebSocketStream, is_websocket};
@@ -163,7 +164,13 @@ where
                         Some(refusing) => refusing.refuse(accepted),
                         None => self.spawn_stream(accepted, &mut streams, peer, &budget, &told),
                     },
-                    Ok(None) | Err(_) => break,
+                    Ok(None) => break,
+                    Err(error) => {
+                        if let Some(reason) = unparsed::connection_fault(&error) {
+                            self.unparsed.account_http2(&peer, Some(reason));
+                        }
+                        break;
+                    }
                 },
                 () = sleep_until(idle_limit.until()), if streams.is_empty() => {
                     if idle_limit.leaving {
@@ -187,7 +194,8 @@ where
         draining: &watch::Receiver<bool>,
     ) {
         let H2Accept::Session(session) = accepted else {
-            // Its head was malformed; the error response has been sent.
+            // Its head was malformed; the response or reset has been sent.
+            self.unparsed.account_http2(&peer, None);
             return budget.cancelled();
         };
         budget.began();
