@@ -15,24 +15,18 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::body_reader::{BodyReader, Part};
 use super::connection::Connection;
 use super::request_writer::{QueueingBodyWriter, RequestWriter};
-use super::response_head::{HeadReader, keeps_alive};
+use super::response_reader::ResponseReader;
 
 /// A request on a connection, and its response.
 pub struct Http1Session {
     /// `None` after it was closed.
     connection: Option<Connection>,
     writer: RequestWriter,
-    /// The request is HEAD.
-    is_head: bool,
-    head: HeadReader,
+    reader: ResponseReader,
     /// The last head that was read, perhaps of an informational response.
     response: Option<ResponseHeader>,
-    /// The body of the final response; `None` before its head.
-    body: Option<BodyReader>,
-    keeps_alive: bool,
 }
 
 impl Http1Session {
@@ -40,11 +34,8 @@ impl Http1Session {
         Self {
             writer: RequestWriter::of(&connection.write_half),
             connection: Some(connection),
-            is_head: false,
-            head: HeadReader::default(),
+            reader: ResponseReader::default(),
             response: None,
-            body: None,
-            keeps_alive: false,
         }
     }
 
@@ -52,99 +43,66 @@ impl Http1Session {
     /// to close it, and nothing follows the response.
     pub(super) fn into_idle(mut self) -> Option<Connection> {
         let connection = self.connection.take()?;
-        let is_read = self.body.as_ref().is_some_and(BodyReader::is_done) && connection.input.is_empty();
-        (is_read && self.keeps_alive && connection.write_half.end_request()).then_some(connection)
-    }
-
-    /// Reads more; returns false at the end of the connection.
-    async fn read(&mut self) -> io::Result<bool> {
-        let Some(connection) = &mut self.connection else { return Ok(false) };
-        Ok(poll_fn(|cx| connection.poll_read(cx)).await? > 0)
+        let is_read = self.reader.is_reusable() && connection.input.is_empty();
+        (is_read && connection.write_half.end_request()).then_some(connection)
     }
 
     async fn read_head(&mut self) -> Result<()> {
-        loop {
-            let connection =
-                self.connection.as_mut().ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
-            if let Some(head) = self.head.next(&mut connection.input)? {
-                return self.begin_response(head);
-            }
-            let read = connection.input.len();
-            match self.read().await {
-                Ok(true) => {}
-                Ok(false) => return Err(self.unanswered(read, None)),
-                Err(error) => return Err(self.unanswered(read, Some(error))),
-            }
-        }
-    }
-
-    fn begin_response(&mut self, head: ResponseHeader) -> Result<()> {
-        if !head.status.is_informational() || head.status == 101 {
-            self.keeps_alive = keeps_alive(&head) && head.status != 101;
-            self.body = Some(BodyReader::of(head.status, &head.headers, self.is_head)?);
-        }
-        let mut head = head;
-        if head.headers.contains_key(http::header::TRANSFER_ENCODING) {
-            // RFC 9112, 6.3.
-            head.remove_header(&http::header::CONTENT_LENGTH);
-        }
-        self.response = Some(head);
-        Ok(())
-    }
-
-    /// Returns the error of a connection that ended before a whole head. `read` bytes of one were there.
-    fn unanswered(&self, read: usize, cause: Option<io::Error>) -> Box<Error> {
-        let failure = self.connection.as_ref().and_then(|connection| connection.write_half.failure());
-        let context = format!("while reading response headers, bytes already read: {read}");
-        if let Some(failure) = failure.filter(|_| read == 0) {
-            return Error::because(
-                ErrorType::WriteError,
-                "while writing the request",
-                io::Error::from(failure),
-            );
-        }
-        let mut error = match cause {
-            Some(cause) => Error::because(ErrorType::ReadError, context, cause),
-            None => Error::explain(ErrorType::ConnectionClosed, context),
+        let Some(connection) = &mut self.connection else {
+            return Err(Error::new(ErrorType::ConnectionClosed));
         };
-        error.retry = RetryType::ReusedOnly;
-        error
+        loop {
+            if let Some(head) = self.reader.next_head(&mut connection.input)? {
+                self.response = Some(head);
+                return Ok(());
+            }
+            match poll_fn(|cx| connection.poll_read(cx)).await {
+                Ok(1..) => {}
+                Ok(0) => return Err(unanswered(connection, None)),
+                Err(error) => return Err(unanswered(connection, Some(error))),
+            }
+        }
     }
 
     /// Reads the next bytes of the body; `None` at its end.
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        let Some(connection) = &mut self.connection else {
+            return Err(Error::new(ErrorType::ConnectionClosed));
+        };
         loop {
-            let (Some(connection), Some(body)) = (&mut self.connection, &mut self.body) else {
-                return Error::e_explain(ErrorType::InternalError, "a body is read before its head");
-            };
-            match body.next(&mut connection.input)? {
-                Part::Data(data) => return Ok(Some(data)),
-                Part::End => return Ok(None),
-                Part::Partial => {}
+            let data = self.reader.next_data(&mut connection.input)?;
+            if data.is_some() || self.reader.is_done() {
+                return Ok(data);
             }
-            match self.read().await {
-                Ok(true) => {}
-                Ok(false) if matches!(self.body, Some(BodyReader::UntilClose)) => {
-                    self.body = Some(BodyReader::NONE);
-                    self.keeps_alive = false;
-                    return Ok(None);
-                }
-                Ok(false) => {
-                    return Error::e_explain(
-                        ErrorType::ConnectionClosed,
-                        "the backend closed the connection before the end of the body",
-                    );
-                }
+            match poll_fn(|cx| connection.poll_read(cx)).await {
+                Ok(1..) => {}
+                Ok(0) => self.reader.close()?,
                 Err(error) => return Error::e_because(ErrorType::ReadError, "while reading the body", error),
             }
         }
     }
 }
 
+/// Returns the error of a connection that ended before the whole head of a response.
+fn unanswered(connection: &Connection, cause: Option<io::Error>) -> Box<Error> {
+    let read = connection.input.len();
+    if let Some(failure) = connection.write_half.failure().filter(|_| read == 0) {
+        return Error::because(ErrorType::WriteError, "while writing the request", io::Error::from(failure));
+    }
+    // `peer::ended_unanswered` reads the number.
+    let context = format!("while reading response headers, bytes already read: {read}");
+    let mut error = match cause {
+        Some(cause) => Error::because(ErrorType::ReadError, context, cause),
+        None => Error::explain(ErrorType::ConnectionClosed, context),
+    };
+    error.retry = RetryType::ReusedOnly;
+    error
+}
+
 #[async_trait]
 impl Session for Http1Session {
     async fn write_request_header(&mut self, mut head: Box<RequestHeader>, end: bool) -> Result<()> {
-        self.is_head = head.method == Method::HEAD;
+        self.reader = ResponseReader::new(head.method == Method::HEAD);
         self.writer.write_head(&mut head, !end)
     }
 
@@ -171,7 +129,7 @@ impl Session for Http1Session {
     }
 
     fn response_finished(&self) -> bool {
-        self.body.as_ref().is_some_and(BodyReader::is_done)
+        self.reader.is_done()
     }
 
     async fn shutdown(&mut self, _code: u32, _context: &str) {
