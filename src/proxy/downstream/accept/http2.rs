@@ -161,7 +161,7 @@ where
                 accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => match accepted {
                     Ok(Some(accepted)) => match &mut refusing {
                         Some(refusing) => refusing.refuse(accepted),
-                        None => self.spawn_stream(accepted, &mut streams, peer, &budget, &told),
+                        None => self.spawn_stream(accepted, &mut streams, peer.clone(), &budget, &told),
                     },
                     Ok(None) | Err(_) => break,
                 },
