@@ -66,8 +66,14 @@ async fn informational_responses_pass_at_once() {
     let (mut answer, _) = client.begin(request, true).await;
     for link in ["</a.css>", "</b.css>"] {
         let hint = informational(&mut answer).await;
-        assert_eq!((hint.status().as_u16(), &hint.headers()["link"]), (103, &http::HeaderValue::from_static(link)));
-        assert!(!hint.headers().contains_key("x-hop") && !hint.headers().contains_key("connection"), "{hint:?}");
+        assert_eq!(
+            (hint.status().as_u16(), &hint.headers()["link"]),
+            (103, &http::HeaderValue::from_static(link))
+        );
+        assert!(
+            !hint.headers().contains_key("x-hop") && !hint.headers().contains_key("connection"),
+            "{hint:?}"
+        );
         hinted.notify_one();
     }
     let head = within("the head", answer).await.expect("a head");
@@ -81,7 +87,8 @@ async fn a_client_that_waits_for_100_gets_it() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
     let mut client = Client::connect(gateway.proxy()).await;
-    let (request, body) = Call::chat("hello").header("expect", "100-continue").request(&gateway.proxy().to_string());
+    let (request, body) =
+        Call::chat("hello").header("expect", "100-continue").request(&gateway.proxy().to_string());
     let (mut answer, mut upload) = client.begin(request, false).await;
     assert_eq!(informational(&mut answer).await.status(), 100);
     write(&mut upload, body.into(), true).await.expect("the body");
@@ -99,9 +106,7 @@ async fn faults_of_a_client_leave_an_access_line_a_count_and_their_reason() {
     raw.send(&frame(1, 5, 1, &block(&fields))).await.expect("send");
     raw.frame(1).await;
     let broken = [frame(1, 1, 1, &block(&GET)), frame(9, 4, 1, &[0xff; 20])].concat();
-    for (reason, bytes) in
-        [("COMPRESSION_ERROR", broken), ("PROTOCOL_ERROR", frame(1, 5, 2, &block(&GET)))]
-    {
+    for (reason, bytes) in [("COMPRESSION_ERROR", broken), ("PROTOCOL_ERROR", frame(1, 5, 2, &block(&GET)))] {
         let mut raw = RawFrames::connect(gateway.proxy()).await;
         raw.send(&bytes).await.expect("send");
         assert!(raw.closed().await.is_some(), "{reason}: a GOAWAY");

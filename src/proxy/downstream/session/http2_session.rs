@@ -164,7 +164,9 @@ impl Http2Session {
     async fn perform(&mut self, task: HttpTask) -> Result<bool> {
         match task {
             HttpTask::Header(head, end) => self.send_head(head, end).map(|()| end),
-            HttpTask::Body(Some(data), end) if !data.is_empty() => self.send_body(data, end).await.map(|()| end),
+            HttpTask::Body(Some(data), end) if !data.is_empty() => {
+                self.send_body(data, end).await.map(|()| end)
+            }
             HttpTask::Body(_, end) => Ok(end),
             HttpTask::UpgradedBody(..) => Error::e_explain(ErrorType::InternalError, "no stream is upgraded"),
             HttpTask::Trailer(Some(trailers)) => self.send_trailers(*trailers).map(|()| true),
@@ -364,9 +366,11 @@ mod tests {
 
     #[test]
     fn a_host_is_named_once_or_twice_in_the_same_way() {
-        for (uri, hosts) in
-            [("https://a.example/b", &[][..]), ("https://a.example/b", &["a.example"]), ("/b", &["a.example"])]
-        {
+        for (uri, hosts) in [
+            ("https://a.example/b", &[][..]),
+            ("https://a.example/b", &["a.example"]),
+            ("/b", &["a.example"]),
+        ] {
             assert!(has_one_authority(&head(uri, hosts)), "{uri} {hosts:?}");
         }
         for (uri, hosts) in [
