@@ -42,8 +42,7 @@ pub(super) fn refusal(error: &Error) -> Option<Refusal> {
 
 /// Returns why the `h2` crate has closed a connection, when the client is at fault (RFC 9113, 5.4.1); `None` when the client
 /// closed it, or the connection failed. Faults of a single stream are not reported by the crate.
-pub(super) fn connection_fault(error: &Error) -> Option<Reason> {
-    let error = error.cause.as_ref()?.downcast_ref::<h2::Error>()?;
+pub(super) fn connection_fault(error: &h2::Error) -> Option<Reason> {
     error.reason().filter(|reason| error.is_go_away() && error.is_library() && *reason != Reason::NO_ERROR)
 }
 

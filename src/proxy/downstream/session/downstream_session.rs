@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, Version};
 use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -24,7 +25,7 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
-use super::forward::forward_to_inner;
+use super::forward::{MessageReader, forward_to_inner};
 use super::h2_stream::{H2Stream, next_chunk};
 use super::half_close::HalfClose;
 use super::replay_buffer::ReplayBuffer;
@@ -117,11 +118,6 @@ impl DownstreamSession {
     fn writer(&mut self) -> (&mut ServerSession, &RequestHandle, &mut bool) {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
         (inner, &self.handle, &mut self.broken)
-    }
-
-    /// Returns whether Pingora wants streams of messages beside the body; it panics without them.
-    fn has_message_streams(&self) -> bool {
-        self.handle.upstream.is_ours()
     }
 
     /// Reads body bytes; with `idle`, waits for the client to disconnect once the body has ended.
@@ -397,4 +393,25 @@ impl Session for DownstreamSession {
     }
 
     forward_to_inner!();
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// HTTP has no messages beside the body. Beside our own upstream client Pingora wants a stream of them all the same.
+    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
+        self.handle.upstream.is_ours().then(|| Box::new(futures::stream::empty()) as MessageReader)
+    }
+
+    fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        self.handle.upstream.is_ours().then(|| Box::new(()) as Box<dyn CustomMessageWrite>)
+    }
+
+    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
 }
