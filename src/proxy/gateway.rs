@@ -201,7 +201,11 @@ impl ProxyHttp for Gateway {
         _end: bool,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        body_filters::upload(ctx, chunk)
+        let Err(error) = body_filters::upload(ctx, chunk) else { return Ok(()) };
+        let handle = &ctx.stage.routed_mut()?.who.received.handle;
+        // Empty, since none would end the body.
+        *chunk = Some(Bytes::new());
+        handle.upstream.stop(error)
     }
 
     async fn upstream_response_filter(

@@ -40,20 +40,20 @@ impl BodyReader {
     /// # Errors
     /// There are two lengths, or one that is not a number.
     pub(super) fn of(status: StatusCode, headers: &HeaderMap, to_head: bool) -> Result<Self> {
-        if to_head
-            || status.is_informational()
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        {
+        let coding = headers.get_all(TRANSFER_ENCODING).iter().next_back();
+        // Checked even where it does not say where the body ends, since the client would see it.
+        let length = if coding.is_none() { content_length(headers)? } else { None };
+        let has_none =
+            status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if to_head || has_none {
             return Ok(Self::NONE);
         }
-        if let Some(coding) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
-            let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-            return Ok(match last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                true => Self::Chunked(Chunked::default()),
-                false => Self::UntilClose,
-            });
-        }
-        Ok(content_length(headers)?.map_or(Self::UntilClose, Self::Length))
+        let Some(coding) = coding else { return Ok(length.map_or(Self::UntilClose, Self::Length)) };
+        let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
+        Ok(match last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            true => Self::Chunked(Chunked::default()),
+            false => Self::UntilClose,
+        })
     }
 
     /// Whether the whole body has been read. One that lasts until the connection ends is never done before.

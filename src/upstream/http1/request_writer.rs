@@ -137,6 +137,14 @@ impl RequestWriter {
         state.request == self.request && state.written <= state.head
     }
 
+    /// Closes the connection for writing in the middle of the request, whose end must not look like one.
+    pub fn abort(&self) {
+        let mut state = self.half.0.lock();
+        if state.request == self.request {
+            state.fail(io::ErrorKind::ConnectionAborted);
+        }
+    }
+
     /// Queues the head; writes it at once if there is no body, else with the body's first bytes.
     ///
     /// # Errors
@@ -216,6 +224,7 @@ impl State {
     /// Queues the end of the body.
     fn end(&mut self) {
         match self.framing {
+            Framing::Chunked if self.failure.is_some() => {}
             Framing::Chunked => self.queue.push_back(Bytes::from_static(b"0\r\n\r\n")),
             // The backend waits for the rest, which will not come.
             Framing::Length(1..) => self.fail(io::ErrorKind::UnexpectedEof),
@@ -224,12 +233,11 @@ impl State {
         self.framing = Framing::Ended;
     }
 
+    /// Writes nothing more: the backend sees an incomplete request.
     fn fail(&mut self, why: io::ErrorKind) {
         self.failure.get_or_insert(why);
         self.queue.clear();
-        if why == io::ErrorKind::UnexpectedEof {
-            self.socket = None;
-        }
+        self.socket = None;
     }
 
     /// Writes as much as possible without waiting.

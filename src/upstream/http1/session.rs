@@ -58,8 +58,8 @@ impl Http1Session {
             }
             match poll_fn(|cx| connection.poll_read(cx)).await {
                 Ok(1..) => {}
-                Ok(0) => return Err(unanswered(connection, None)),
-                Err(error) => return Err(unanswered(connection, Some(error))),
+                Ok(0) => return Err(unanswered(connection, self.response.is_some(), None)),
+                Err(error) => return Err(unanswered(connection, self.response.is_some(), Some(error))),
             }
         }
     }
@@ -83,10 +83,12 @@ impl Http1Session {
     }
 }
 
-/// Returns the error of a connection that ended before the whole head of a response.
-fn unanswered(connection: &Connection, cause: Option<io::Error>) -> Box<Error> {
+/// Returns the error of a connection that ended before the whole head of the response. After an informational one the
+/// backend is at work, so that the request may not be sent again.
+fn unanswered(connection: &Connection, has_responded: bool, cause: Option<io::Error>) -> Box<Error> {
     let read = connection.input.len();
-    if let Some(failure) = connection.write_half.failure().filter(|_| read == 0) {
+    let is_silent = read == 0 && !has_responded;
+    if let Some(failure) = connection.write_half.failure().filter(|_| is_silent) {
         return Error::because(ErrorType::WriteError, "while writing the request", io::Error::from(failure));
     }
     // `peer::ended_unanswered` reads the number.
@@ -95,7 +97,9 @@ fn unanswered(connection: &Connection, cause: Option<io::Error>) -> Box<Error> {
         Some(cause) => Error::because(ErrorType::ReadError, context, cause),
         None => Error::explain(ErrorType::ConnectionClosed, context),
     };
-    error.retry = RetryType::ReusedOnly;
+    if !has_responded {
+        error.retry = RetryType::ReusedOnly;
+    }
     error
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Version};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
@@ -204,13 +204,14 @@ async fn with_room<T>(
     upstream: &Upstream,
     idle: Option<bool>,
     is_answered: bool,
-    wait: impl Future<Output = T>,
-) -> Option<T> {
+    wait: impl Future<Output = Result<T>>,
+) -> Option<Result<T>> {
     let mut wait = pin!(wait);
     poll_fn(|cx| match upstream.poll(cx) {
-        Room::Full | Room::Failed if is_answered => Poll::Ready(None),
-        Room::Full | Room::Failed if idle == Some(false) => Poll::Pending,
-        Room::Free | Room::Full | Room::Failed => wait.as_mut().poll(cx).map(Some),
+        Err(error) => Poll::Ready(Some(Err(error))),
+        Ok(Room::Full | Room::Failed) if is_answered => Poll::Ready(None),
+        Ok(Room::Full | Room::Failed) if idle == Some(false) => Poll::Pending,
+        Ok(Room::Free | Room::Full | Room::Failed) => wait.as_mut().poll(cx).map(Some),
     })
     .await
 }
@@ -294,6 +295,9 @@ impl Session for DownstreamSession {
                     if self.req_header().version < Version::HTTP_11 {
                         // Pingora adds it, but HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
                         response.remove_header(&TRANSFER_ENCODING);
+                        if !response.headers.contains_key(CONTENT_LENGTH) {
+                            self.handle.reuse.forbid();
+                        }
                     }
                     self.before_response(response);
                 }
