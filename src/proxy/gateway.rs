@@ -37,7 +37,7 @@ impl Gateway {
     /// Runs the steps up to routing. Returns false when the request has been answered already.
     async fn prepare(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool, Reject> {
         if let Some(answer) = ctx.receive(session)? {
-            builtin::write(session, ctx, answer).await?;
+            Box::pin(builtin::write(session, ctx, answer)).await?;
             return Ok(false);
         }
         if let SessionHint::Known(found) = ctx.identify(&session.req_header().headers)? {
@@ -47,7 +47,7 @@ impl Gateway {
         let received = reached(ctx.stage.received())?;
         let arrived = received.handle.arrived;
         if models::is_asked(received, &session.req_header().headers) {
-            models::answer(session, ctx).await?;
+            Box::pin(models::answer(session, ctx)).await?;
             return Ok(false);
         }
         ctx.route(session.req_header()).await?;
@@ -69,27 +69,28 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = RequestCtx;
+    /// Boxed, because Pingora moves the context into its futures by value.
+    type CTX = Box<RequestCtx>;
 
-    fn new_ctx(&self) -> RequestCtx {
-        RequestCtx::new(Arc::clone(&self.app))
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(RequestCtx::new(Arc::clone(&self.app)))
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let prepared = self.prepare(session, ctx).await;
         capture::begin(session, ctx);
         match prepared {
             Ok(forward) => Ok(!forward),
             Err(Reject::Io(error)) => Err(error),
             Err(Reject::Refused(refusal)) => {
-                refuse::answer(session, ctx, &refusal).await?;
+                Box::pin(refuse::answer(session, ctx, &refusal)).await?;
                 ctx.outcome.failure = Some(refusal);
                 Ok(true)
             }
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         loop {
             let routed = ctx.stage.routed_mut()?;
             let handle = &routed.who.received.handle;
@@ -110,7 +111,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent yet, so the next address or another backend may be tried for any method.
@@ -125,7 +126,7 @@ impl ProxyHttp for Gateway {
         peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
         name_early_end(&mut error);
@@ -148,7 +149,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut RequestHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let routed = ctx.stage.routed_mut()?;
         if routed.who.received.handle.cut.reason().is_some() {
@@ -178,7 +179,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         chunk: &mut Option<Bytes>,
         _end: bool,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         body_filters::upload(ctx, chunk)
     }
@@ -187,7 +188,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         ctx.stage.routed_mut()?.route.has_responded = true;
         let is_upgrade = session.as_ref().is_upgrade_req();
@@ -211,7 +212,7 @@ impl ProxyHttp for Gateway {
             routed.socket = None;
         }
         if routed.route.dialect == Dialect::MCP
-            && let Err(reject) = mcp::follow(session, head, ctx).await
+            && let Err(reject) = Box::pin(mcp::follow(session, head, ctx)).await
         {
             return Err(Self::stop(&mut ctx.outcome, reject));
         }
@@ -222,7 +223,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         if head.status == 101 {
             // A tunnel is idle only when neither side sends: `stream_idle` limits it, not `read`.
@@ -230,7 +231,7 @@ impl ProxyHttp for Gateway {
         }
         let routed = ctx.stage.routed_mut()?;
         if !upstream_response::is_final(head) {
-            return upstream_response::rewrite_informational(head, &routed.who.received);
+            return upstream_response::for_client(head, &routed.who.received);
         }
         upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)
     }
@@ -240,12 +241,12 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         chunk: &mut Option<Bytes>,
         end: bool,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         body_filters::download(ctx, chunk, end).map(|()| None)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let refusal = refuse::refusal_of(error, ctx);
         if let Some(received) = ctx.stage.received()
             && *error.esource() == ErrorSource::Downstream
@@ -256,9 +257,9 @@ impl ProxyHttp for Gateway {
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {
-            refuse::break_off(session, ctx, &refusal).await;
+            Box::pin(refuse::break_off(session, ctx, &refusal)).await;
         } else if refusal.kind != ErrorKind::ClientGone
-            && let Err(error) = refuse::answer(session, ctx, &refusal).await
+            && let Err(error) = Box::pin(refuse::answer(session, ctx, &refusal)).await
         {
             debug!(%error, "the client is gone before its refusal");
         }
@@ -272,7 +273,7 @@ impl ProxyHttp for Gateway {
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _exchange: &RequestCtx,
+        _exchange: &Self::CTX,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {
@@ -280,7 +281,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Failures are logged once, in the access line, and by `report` where Pingora's error says more.
-    fn suppress_error_log(&self, _session: &Session, _exchange: &RequestCtx, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _exchange: &Self::CTX, _error: &Error) -> bool {
         true
     }
 }
@@ -290,7 +291,9 @@ impl Gateway {
     fn report(&self, ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
         let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
         if matches!(refusal.kind, ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout) {
-            tracing::warn!(request_id, %error, "{}", refusal.message);
+            let proxy = ctx.stage.route().and_then(|route| route.backend.settings().egress().proxy.as_ref());
+            let (proxy, why) = (proxy.map(tracing::field::display), refusal.detail.as_deref());
+            tracing::warn!(request_id, proxy, why, %error, "{}", refusal.message);
         } else if refusal.kind == ErrorKind::Internal {
             tracing::error!(request_id, %error, "internal error");
         }
@@ -300,4 +303,47 @@ impl Gateway {
 /// Returns whether the head of the final response has been sent.
 fn has_begun(session: &Session) -> bool {
     session.response_written().is_some_and(upstream_response::is_final)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of a future that is never made.
+    fn size<F>(_: impl FnOnce(&'static Gateway, &'static mut Session, &'static mut RequestCtx) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn never<T>() -> T {
+        unreachable!("the future is never made")
+    }
+
+    /// Pingora boxes the future of a phase for each request, and moves the context.
+    #[test]
+    fn what_is_moved_for_each_request_is_small() {
+        let sizes = [
+            ("Stage", size_of::<super::super::request_ctx::Stage>()),
+            ("Outcome", size_of::<super::super::request_ctx::Outcome>()),
+            ("Answer", size_of::<super::super::answer::Answer>()),
+            ("ResponseTap", size_of::<crate::protocol::answer::tap::ResponseTap>()),
+            ("Received", size_of::<super::super::receive::Received>()),
+            ("Identified", size_of::<Identified>()),
+            ("Caller", size_of::<super::super::identify::Caller>()),
+            ("ModelRequest", size_of::<crate::protocol::request::ModelRequest>()),
+            ("Route", size_of::<dispatch::Route>()),
+            ("Leg", size_of::<crate::session::Leg>()),
+            ("RequestCtx", size_of::<RequestCtx>()),
+            ("prepare", size(|gateway, session, ctx| gateway.prepare(session, ctx))),
+            ("read", size(|_, session, ctx| ctx.read(session))),
+            ("route", size(|_, session, ctx| ctx.route(session.req_header()))),
+            ("admit", size(|_, _, ctx| ctx.admit(never()))),
+            ("peer", size(|_, _, _| dispatch::peer(never(), never(), false))),
+            ("read_request_body", size(|_, session, _| session.as_mut().read_request_body())),
+            ("write_continue_response", size(|_, session, _| session.write_continue_response())),
+            ("refuse", size(|_, session, ctx| refuse::answer(session, ctx, never()))),
+        ];
+        for (name, size) in sizes {
+            println!("{name} {size}");
+        }
+    }
 }
