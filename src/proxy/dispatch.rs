@@ -306,7 +306,7 @@ mod tests {
             fallback: String::new(),
             default,
         };
-        let backends = [rule("any", &[], true), rule("openai", &["gpt-*"], false)];
+        let backends = [rule("any", &[], true), rule("gpt", &["gpt-*"], false)];
         let decided = |strict_models, model: &str, also: Option<&str>| {
             let written = RoutingConfig { strict_models, ..RoutingConfig::default() };
             let routes = Table::compile(written, &backends, &mut Faults::default()).unwrap();

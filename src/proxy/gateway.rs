@@ -265,7 +265,7 @@ impl ProxyHttp for Gateway {
         }
         let error_code = ctx.outcome.answer.status.unwrap_or(0);
         self.report(ctx, error, &refusal);
-        ctx.outcome.failure = Some(refusal);
+        ctx.outcome.failure = Some(Box::new(refusal));
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 

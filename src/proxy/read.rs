@@ -143,7 +143,7 @@ pub(crate) fn read_on(routed: &mut Routed, outcome: &mut Outcome, chunk: &[u8]) 
         }
         return Ok(());
     };
-    outcome.refusal = Some(refusal);
+    outcome.refusal = Some(Box::new(refusal));
     Error::e_explain(REFUSED, "what the form asks for is refused")
 }
 

@@ -23,7 +23,7 @@ use crate::upstream::peer::proxy_failure;
 /// Returns why the request failed: the refusal that a step left, the cut of the leg, or Pingora's error.
 pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
     if let Some(refusal) = ctx.outcome.refusal.take() {
-        return refusal;
+        return *refusal;
     }
     let cut = ctx.stage.received().and_then(|received| received.handle.cut.reason());
     if let Some(reason) = cut {

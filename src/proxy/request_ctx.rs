@@ -113,9 +113,9 @@ pub(crate) struct Outcome {
     /// The bodies, when they may be stored.
     pub(crate) capture: Option<Box<BodyCapture>>,
     /// Why the request is being stopped, on the way through Pingora to `refuse`.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Box<Refusal>>,
     /// How the request failed, for `finish`.
-    pub(crate) failure: Option<Refusal>,
+    pub(crate) failure: Option<Box<Refusal>>,
     /// From the end of the head to the first attempt at a backend; `None` when no backend was asked.
     pub(crate) queue: Option<Duration>,
 }

@@ -190,7 +190,7 @@ async fn only_a_path_below_an_answer_is_that_of_a_stored_one() {
 #[tokio::test]
 async fn a_models_path_has_no_dot_segments() {
     let proxy = Proxy::new();
-    for path in ["/v1/x/../chat/completions", "/v1/./messages", "/v1/%2e%2E/v1/responses", "/openai/.;x/v1/responses"] {
+    for path in ["/v1/x/../chat/completions", "/v1/%2e%2E/v1/responses", "/x/.;y/v1/messages"] {
         let (mut ctx, head) = proxy.received_at(path, &[]);
         ctx.identify(&head.headers).unwrap();
         assert_eq!(kind(ctx.route(&head).await.unwrap_err()), ErrorKind::BadRequest, "{path}");
@@ -216,5 +216,5 @@ async fn a_cut_leg_passes_no_byte() {
 
 #[test]
 fn the_context_stays_small() {
-    assert!(size_of::<RequestCtx>() <= 1296, "{}", size_of::<RequestCtx>());
+    assert!(size_of::<RequestCtx>() <= 1248, "{}", size_of::<RequestCtx>());
 }

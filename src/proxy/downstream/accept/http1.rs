@@ -81,7 +81,7 @@ where
                     let answer = Bare::new(&refusal);
                     let limit = self.live.load().timeouts.write;
                     let _ = timeout(limit, answer.write(&mut session, &refusal)).await;
-                    self.unparsed.account(peer, &refusal, &answer, begun.elapsed());
+                    self.unparsed.account(peer, &refusal, &answer.request_id, answer.sent, begun.elapsed());
                     linger(session).await;
                 }
                 None

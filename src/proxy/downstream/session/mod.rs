@@ -1,6 +1,6 @@
 //! The downstream session that Pingora sees in place of its own.
 //!
-//! `downstream_session` wraps the session of an HTTP/1.1 request or an HTTP/2 stream (`h2_stream`) · `websocket`
+//! `downstream_session` wraps the session of an HTTP/1.1 request or an HTTP/2 stream (`http2_session`, `h2_stream`) · `websocket`
 //! presents a WebSocket over HTTP/2 as an HTTP/1.1 upgrade · `replay_buffer` keeps a request body for replay ·
 //! `half_close` tells a client that has closed its half of the connection from one that leaves · `write`
 //! bounds every write to the client · `forward` holds the methods that both sessions only pass on.
@@ -9,11 +9,13 @@ mod downstream_session;
 mod forward;
 mod h2_stream;
 mod half_close;
+mod http2_session;
 mod replay_buffer;
 mod websocket;
 mod write;
 
 pub(super) use downstream_session::DownstreamSession;
 pub(crate) use downstream_session::UPSTREAM_IDLE;
+pub(super) use http2_session::Http2Session;
 pub(super) use websocket::{WebSocketStream, is_websocket};
 pub(crate) use write::LEG_CUT;
