@@ -1,9 +1,11 @@
 //! Step 5: chooses the backend, by `X-Backend`, model, path or default.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::{HeaderMap, HeaderName, Method};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -243,11 +245,10 @@ pub(super) fn wanted<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Op
 ///
 /// # Errors
 /// The leg was cut, the name cannot be resolved, or no address is left to try.
-pub(crate) async fn peer(
-    received: &Received,
-    route: &mut Route,
-    is_upgrade: bool,
-) -> Result<Box<HttpPeer>, Reject> {
+pub(crate) async fn peer(received: &Received, route: &mut Route) -> Result<Box<HttpPeer>, Reject> {
+    if received.handle.cut.reason().is_some() {
+        return Err(pingora_core::Error::new(LEG_CUT).into());
+    }
     let limit = received.handle.settings.timeouts.upstream_connect;
     let addresses = match &mut route.addresses {
         Some(addresses) => addresses,
@@ -258,7 +259,7 @@ pub(crate) async fn peer(
         return Err(unreachable(&route.backend, ErrorKind::BackendUnavailable, fault).into());
     };
     let mut peer = peer::peer(&route.backend, address, limit);
-    if is_upgrade {
+    if received.socket {
         peer::for_upgrade(&mut peer, &route.backend);
     }
     if route.resent {
@@ -273,10 +274,15 @@ pub(crate) async fn peer(
 
 /// Resolves the name of the backend.
 async fn addresses(received: &Received, backend: &Backend, limit: Duration) -> Result<Addresses, Reject> {
-    let found = tokio::select! {
-        biased;
-        _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
-        found = tokio::time::timeout(limit, backend.addresses()) => found,
+    let mut asked = pin!(backend.addresses());
+    // An address that is known needs no timer.
+    let found = match asked.as_mut().now_or_never() {
+        Some(found) => Ok(found),
+        None => tokio::select! {
+            biased;
+            _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
+            found = tokio::time::timeout(limit, asked) => found,
+        },
     };
     let (kind, fault) = match found {
         Ok(Ok(addresses)) => return Ok(addresses),

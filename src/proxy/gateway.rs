@@ -90,13 +90,12 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         loop {
             let routed = ctx.stage.routed_mut()?;
             let handle = &routed.who.received.handle;
             ctx.outcome.queue.get_or_insert_with(|| handle.arrived.elapsed());
-            let is_upgrade = session.as_ref().is_upgrade_req();
-            match dispatch::peer(&routed.who.received, &mut routed.route, is_upgrade).await {
+            match dispatch::peer(&routed.who.received, &mut routed.route).await {
                 Ok(peer) => {
                     handle.activity.limit_idle(handle.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
@@ -155,19 +154,12 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        let is_upgrade = session.as_ref().is_upgrade_req();
-        upstream_request::rewrite_head(
-            head,
-            session.req_header(),
-            &routed.who.received,
-            &routed.route,
-            is_upgrade,
-        )?;
+        upstream_request::rewrite_head(head, session.req_header(), &routed.who.received, &routed.route)?;
         // A backend that was tried before may have another name for the model.
         routed.rewritten = None;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
-            let Identified { received, call, .. } = &routed.who;
+            let Identified { received, call, .. } = &*routed.who;
             routed.rewritten = upstream_request::rewrite_body(head, received, call, &routed.route, held)?;
         }
         let session = routed.leg.session().uid();
@@ -190,8 +182,9 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        ctx.stage.routed_mut()?.route.has_responded = true;
-        let is_upgrade = session.as_ref().is_upgrade_req();
+        let routed = ctx.stage.routed_mut()?;
+        routed.route.has_responded = true;
+        let is_upgrade = routed.who.received.socket;
         upstream_response::check(head, is_upgrade)?;
         if let Some(refusal) = upstream_response::proxy_refusal(head, ctx, is_upgrade) {
             if failover::after_refusal_of_proxy(ctx, session) {
@@ -337,7 +330,7 @@ mod tests {
             ("read", size(|_, session, ctx| ctx.read(session))),
             ("route", size(|_, session, ctx| ctx.route(session.req_header()))),
             ("admit", size(|_, _, ctx| ctx.admit(never()))),
-            ("peer", size(|_, _, _| dispatch::peer(never(), never(), false))),
+            ("peer", size(|_, _, _| dispatch::peer(never(), never()))),
             ("read_request_body", size(|_, session, _| session.as_mut().read_request_body())),
             ("write_continue_response", size(|_, session, _| session.write_continue_response())),
             ("refuse", size(|_, session, ctx| refuse::answer(session, ctx, never()))),

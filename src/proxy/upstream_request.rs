@@ -31,7 +31,6 @@ pub(crate) fn rewrite_head(
     client: &RequestHeader,
     received: &Received,
     route: &Route,
-    is_upgrade: bool,
 ) -> Result<()> {
     let RequestHandle { settings, peer, .. } = &*received.handle;
     let origin = settings.forwarding.origin(&head.headers, peer.address.ip(), peer.is_secure);
@@ -66,7 +65,7 @@ pub(crate) fn rewrite_head(
     if head.raw_path().is_empty() {
         return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
     }
-    address_to_proxy(head, settings, is_upgrade)
+    address_to_proxy(head, settings, received.socket)
 }
 
 /// Returns whether the client takes trailers, which pass over HTTP/2 only. `TE` is a field of the client's connection, but

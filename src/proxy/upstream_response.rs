@@ -26,7 +26,8 @@ static REQUEST_ID_FIELD: HeaderName = HeaderName::from_static(REQUEST_ID);
 
 /// Begins the backend's response. From here on the limit for silence is `stream_idle`.
 pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
-    let Routed { who: Identified { received, call, .. }, route, .. } = routed;
+    let Routed { who, route, .. } = routed;
+    let Identified { received, call, .. } = &**who;
     let handle = &received.handle;
     let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
     let encoding = text(CONTENT_ENCODING);
