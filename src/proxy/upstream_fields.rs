@@ -15,13 +15,19 @@ use crate::upstream::credentials::Auth;
 /// Most options of `Connection`.
 const MAX_OPTIONS: usize = 9;
 
-/// Removes from `head` what the backend must not get.
+/// Removes from `head` what the backend must not get; `client` is the head as the client sent it, with the `Connection` that
+/// Pingora removes from `head` for HTTP/2.
 ///
 /// # Errors
 /// `Connection` is invalid, has too many options, or names a field that it must not remove: the request's fault.
-pub(super) fn remove(head: &mut RequestHeader, received: &Received, route: &Route) -> Result<()> {
+pub(super) fn remove(
+    head: &mut RequestHeader,
+    client: &RequestHeader,
+    received: &Received,
+    route: &Route,
+) -> Result<()> {
     let rules = Rules {
-        options: options(&head.headers)?,
+        options: options(&client.headers)?,
         settings: &received.handle.settings,
         is_foreign: route.is_foreign,
         replaces_credentials: *route.backend.settings().auth() != Auth::Passthrough,

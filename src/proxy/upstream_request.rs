@@ -34,7 +34,7 @@ pub(crate) fn rewrite_head(
 ) -> Result<()> {
     let RequestHandle { settings, peer, .. } = &*received.handle;
     let origin = settings.forwarding.origin(&head.headers, peer.address.ip(), peer.is_secure);
-    upstream_fields::remove(head, received, route)?;
+    upstream_fields::remove(head, client, received, route)?;
     if route.is_foreign {
         leave_behind(head)?;
     }
