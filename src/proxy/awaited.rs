@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_awaited_once_by_its_caller_and_within_bounds() {
-        let (awaited, ada, eve) = (AwaitedAnswers::default(), PrincipalId::new("ada"), PrincipalId::new("eve"));
+        let (awaited, ada, eve) =
+            (AwaitedAnswers::default(), PrincipalId::new("ada"), PrincipalId::new("eve"));
         assert!(!awaited.remove(&ada, "a"));
         awaited.insert(&ada, "a");
         awaited.insert(&ada, "a");

@@ -189,7 +189,8 @@ fn check_expectation(head: &RequestHeader, fields: &HeadFields<'_>) -> Result<()
 /// Returns whether this is a WebSocket handshake (RFC 6455, 4.1). Such a request has no body.
 pub(crate) fn is_websocket(head: &RequestHeader, fields: &HeadFields<'_>) -> bool {
     let has_body = || {
-        fields.transfer_encoding.is_present() || fields.content_length.first.is_some_and(|length| length != "0")
+        fields.transfer_encoding.is_present()
+            || fields.content_length.first.is_some_and(|length| length != "0")
     };
     fields.upgrade.is_only(b"websocket")
         && head.method == Method::GET

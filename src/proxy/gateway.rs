@@ -303,7 +303,9 @@ mod tests {
     use super::*;
 
     /// The size of a future that is never made.
-    fn size<F>(_: impl FnOnce(&'static Gateway, &'static mut Session, &'static mut RequestCtx) -> F) -> usize {
+    fn size<F>(
+        _: impl FnOnce(&'static Gateway, &'static mut Session, &'static mut RequestCtx) -> F,
+    ) -> usize {
         size_of::<F>()
     }
 

@@ -7,10 +7,10 @@ use http::header::{CONTENT_TYPE, EXPECT};
 use pingora_core::{Error, Result};
 use pingora_proxy::Session;
 
+use super::dispatch;
 use super::error_response::{REFUSED, Reject};
 use super::receive::Received;
 use super::request_ctx::{Outcome, Routed};
-use super::dispatch;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::BackendKind;

@@ -99,7 +99,10 @@ pub(crate) fn check(
 
 /// Returns the fields that this proxy ignores: upgrades to anything but a WebSocket, and expectations of an HTTP/1.0 client
 /// (RFC 9110, 10.1.1). Once they are removed, `Upgrade` means a WebSocket handshake without a body.
-pub(crate) fn ignored(received: &Received, fields: &HeadFields<'_>) -> impl Iterator<Item = HeaderName> + use<> {
+pub(crate) fn ignored(
+    received: &Received,
+    fields: &HeadFields<'_>,
+) -> impl Iterator<Item = HeaderName> + use<> {
     let upgrade = (fields.upgrade.is_present() && !received.socket).then_some(UPGRADE);
     let expect = (fields.expect.is_present() && !received.awaits_continue).then_some(EXPECT);
     [upgrade, expect].into_iter().flatten()

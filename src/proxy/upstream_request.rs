@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_PROTOCOL, TE, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_PROTOCOL, TE, UPGRADE};
 use http::{HeaderValue, Version};
 use pingora_core::{Error, ErrorType, OkOrErr, OrErr, Result};
 use pingora_http::RequestHeader;

@@ -30,11 +30,7 @@ impl ProxyHttp for Faulty {
         self.0.new_ctx()
     }
 
-    async fn request_filter(
-        &self,
-        session: &mut Session,
-        ctx: &mut Self::CTX,
-    ) -> pingora_core::Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora_core::Result<bool> {
         self.0.request_filter(session, ctx).await
     }
 

@@ -472,8 +472,7 @@ async fn an_answer_that_was_made_in_the_background_is_billed_by_the_first_poll_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_made_in_the_background_is_billed_once_whatever_session_of_its_caller_reads_it() {
-    let backend =
-        storing(&[("POST", "/v1/responses", QUEUED), ("GET", "/v1/responses/resp_1", WHOLE)]).await;
+    let backend = storing(&[("POST", "/v1/responses", QUEUED), ("GET", "/v1/responses/resp_1", WHOLE)]).await;
     let gateway = Gateway::start(&backend).await;
     let ask = Call::post("/v1/responses").json(&json!({"model": "m"}));
     assert_eq!(ask.session("asks").send(gateway.proxy()).await.status(), 200);
