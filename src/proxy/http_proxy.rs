@@ -25,3 +25,19 @@ where
     let service = ProxyServiceBuilder::new(conf, phases).custom(connector, refuse).build();
     into_app(service).context("Pingora's service has no application")
 }
+
+#[cfg(test)]
+mod tests {
+    use pingora_core::services::listening::Service;
+
+    use super::*;
+
+    #[test]
+    fn the_application_of_a_service_is_moved_and_dropped_once() {
+        let app = Arc::new("app");
+        let taken = into_app(Service::new("name".to_owned(), Arc::clone(&app))).unwrap();
+        assert_eq!((Arc::strong_count(&app), Arc::ptr_eq(&app, &taken)), (2, true));
+        drop(taken);
+        assert_eq!(Arc::strong_count(&app), 1);
+    }
+}

@@ -16,20 +16,3 @@ pub fn into_app<A>(service: Service<A>) -> Option<A> {
     // dropped, and this function has the only access to it.
     service.app_logic().map(|app| unsafe { std::ptr::read(app) })
 }
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    #[test]
-    fn the_application_is_moved() {
-        let app = Arc::new("app");
-        let service = Service::new("name".to_owned(), Arc::clone(&app));
-        let taken = into_app(service).expect("a service that was not started");
-        assert_eq!((Arc::strong_count(&app), Arc::ptr_eq(&app, &taken)), (2, true));
-        drop(taken);
-        assert_eq!(Arc::strong_count(&app), 1, "dropped once");
-    }
-}
