@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use tracing::debug;
@@ -14,6 +13,7 @@ use crate::ids::{REQUEST_ID, RequestId};
 use crate::protocol::Dialect;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::wire::coding::ACCEPTED;
+use crate::proxy::downstream::ClientSession;
 
 /// The Pingora error of a step that has stored its refusal in the context.
 pub(crate) const REFUSED: ErrorType = ErrorType::Custom("refused");
@@ -178,13 +178,11 @@ impl Bare {
     }
 
     /// Sends it. Afterwards the connection is closed.
-    pub(crate) async fn write(&self, session: &mut ServerSession, refusal: &Refusal) {
+    pub(crate) async fn write(&self, session: &mut ClientSession, refusal: &Refusal) {
         let written = async {
             let mut head = head(status(refusal.kind), self.body.len(), refusal)?;
             head.insert_header(REQUEST_ID, self.request_id.as_str())?;
-            session.set_keepalive(None);
-            session.write_response_header(Box::new(head)).await?;
-            session.write_response_body(self.body.clone(), true).await
+            session.respond(Box::new(head), self.body.clone()).await
         };
         if let Err(error) = written.await {
             debug!(%error, "the client of a broken request is gone");

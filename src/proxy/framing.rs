@@ -1,8 +1,8 @@
 //! Step 1, request smuggling: a head that two parsers could read differently is rejected, never repaired.
 //!
-//! Pingora has parsed the head already, leniently where RFC 9112 permits it: a bare LF ends a line, `Content-Length` is
-//! dropped when there is a `Transfer-Encoding`, and `gzip, chunked` counts as chunked. Each is harmless alone, but smuggles
-//! a request if a proxy in front reads it differently. So this step checks the raw bytes. What Pingora itself rejects
+//! The head was parsed already (`downstream/http1`), leniently where RFC 9112 permits it: a bare LF ends a line,
+//! `Content-Length` is dropped when there is a `Transfer-Encoding`, and `gzip, chunked` counts as chunked. Each is harmless alone, but smuggles
+//! a request if a proxy in front reads it differently. So this step checks the raw bytes. What the parser itself rejects
 //! (white space before a colon, folded lines, an empty name, NUL, lengths that differ or are not numbers) is not checked
 //! again; tests/gateway/protocols/framing.rs verifies that it does.
 
@@ -29,7 +29,7 @@ static SINGLE: LazyLock<Box<[HeaderName]>> = LazyLock::new(|| {
 static TWINS: [HeaderName; 2] =
     [HeaderName::from_static("content_length"), HeaderName::from_static("transfer_encoding")];
 
-/// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what Pingora parsed.
+/// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what was parsed of them.
 ///
 /// # Errors
 /// 400, or 417 for an unknown expectation. The connection must carry no further request.
@@ -86,7 +86,7 @@ fn check_lengths(raw: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
         if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return refuse("Transfer-Encoding may be `chunked`, once, and nothing else (RFC 9112, 6.1)");
         }
-        // Pingora has removed the length from `headers`, so look at the bytes.
+        // The parser has removed the length from `headers`, so look at the bytes.
         if names_field(raw, &CONTENT_LENGTH) {
             return refuse("Content-Length and Transfer-Encoding must not be sent together (RFC 9112, 6.1)");
         }
@@ -109,7 +109,7 @@ fn names_field(raw: &[u8], wanted: &HeaderName) -> bool {
 }
 
 /// Checks that `Host` is present (HTTP/1.0 may omit it) and contains only a host and port, so that a backend that
-/// concatenates it with the path cannot be misled. Pingora rejects a second `Host` and one with `@`.
+/// concatenates it with the path cannot be misled. The parser rejects a second `Host` and one with `@`.
 fn check_host(head: &RequestHeader) -> Result<(), Refusal> {
     let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
     match head.headers.get(HOST).map(HeaderValue::as_bytes) {

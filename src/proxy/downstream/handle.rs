@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
-use pingora_core::protocols::http::ServerSession;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::session::ClientSession;
 use super::timing::{Activity, Backpressure, Tunnel};
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
@@ -43,8 +43,8 @@ pub(crate) struct RequestHandle {
     pub(crate) backpressure: Arc<Backpressure>,
     /// The request after a `101 Switching Protocols`.
     pub(crate) tunnel: Tunnel,
-    /// Pingora's session on its way from the proxy back to the connection.
-    returned: Mutex<Option<Box<ServerSession>>>,
+    /// The session on its way from the proxy back to the connection.
+    returned: Mutex<Option<ClientSession>>,
 }
 
 impl RequestHandle {
@@ -69,13 +69,13 @@ impl RequestHandle {
         })
     }
 
-    /// Hands Pingora's session back to the connection.
-    pub(super) fn return_session(&self, session: Box<ServerSession>) {
+    /// Hands the session back to the connection.
+    pub(super) fn return_session(&self, session: ClientSession) {
         *self.returned.lock() = Some(session);
     }
 
     /// Takes the returned session; `None` if the connection cannot be used any more.
-    pub(super) fn take_session(&self) -> Option<Box<ServerSession>> {
+    pub(super) fn take_session(&self) -> Option<ClientSession> {
         self.returned.lock().take()
     }
 }

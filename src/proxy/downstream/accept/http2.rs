@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::connection::{Downstream, FIRST_REQUEST, drained};
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
-use crate::proxy::downstream::session::{DownstreamSession, WebSocketStream, is_websocket};
+use crate::proxy::downstream::session::{ClientSession, DownstreamSession, WebSocketStream, is_websocket};
 use crate::proxy::settings::Limits;
 
 /// Flow-control windows for request bodies, of a stream and of the connection.
@@ -221,7 +221,7 @@ where
             ServerSession::new_http2(session)
         };
         session.req_header_mut().extensions_mut().insert(Arc::clone(&handle));
-        let downstream = DownstreamSession::of_stream(Box::new(session), Arc::clone(&handle), budget);
+        let downstream = DownstreamSession::of_stream(ClientSession::Http2(Box::new(session)), Arc::clone(&handle), budget);
         self.run_proxy(downstream, &handle, &draining).await;
         // The end of the response is queued, so the session can be dropped.
         drop(handle.take_session());
