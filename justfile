@@ -56,6 +56,11 @@ test-integration:
 test-trace NAME:
     cargo nextest run --no-capture {{NAME}}
 
+# The tests, or those whose name contains NAME, again after every change of a file (needs cargo-watch).
+test-watch *NAME:
+    cargo watch --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-watch
+    cargo watch --exec "nextest run {{NAME}}"
+
 # Tests with line coverage (needs cargo-llvm-cov).
 test-coverage:
     cargo llvm-cov nextest --html
@@ -72,6 +77,10 @@ test-stream URL="http://localhost:8080":
 # Sessions of a running gateway.
 sessions:
     cargo run --quiet -- sessions --control {{control}}
+
+# Whether a running gateway is ready; exits with 1 if it is not.
+status:
+    cargo run --quiet -- healthcheck --control {{control}}
 
 # Totals of a running gateway.
 stats:

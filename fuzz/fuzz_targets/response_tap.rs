@@ -11,7 +11,8 @@ use elida::protocol::facts::tools::{ToolCall, ToolCounts};
 use elida::protocol::facts::usage::Usage;
 use libfuzzer_sys::fuzz_target;
 
-const FRAMINGS: [Framing; 4] = [Framing::Sse, Framing::Ndjson, Framing::Json, Framing::Opaque];
+const FRAMINGS: [Framing; 5] =
+    [Framing::Sse, Framing::Ndjson, Framing::BinaryEvents, Framing::Json, Framing::Opaque];
 
 /// Everything a listener hears and the tap shows.
 #[derive(Debug, Default, PartialEq)]

@@ -17,6 +17,7 @@ use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
 use crate::protocol::request::RequestPaths;
+use crate::proxy::endpoints::Endpoints;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
 use crate::redis::{self, Keys, Link};
@@ -116,6 +117,10 @@ impl Components {
 
     /// What every request needs.
     pub(super) fn proxy_state(&self) -> Arc<ProxyState> {
+        let endpoints = Arc::<Endpoints>::default();
+        if let Some(replicator) = &self.replicator {
+            endpoints.share(replicator);
+        }
         Arc::new(ProxyState {
             sessions: Arc::clone(&self.sessions),
             principals: self.principals.clone(),
@@ -128,7 +133,7 @@ impl Components {
             readiness: Arc::clone(&self.readiness),
             exporter: self.exporter.clone(),
             history: self.history.clone(),
-            endpoints: Arc::default(),
+            endpoints,
             connector: Connector::new(None),
         })
     }

@@ -118,9 +118,12 @@ fn redacted(media: Option<&str>, text: &str, is_cut: bool) -> String {
         Framing::Opaque if is("application/x-www-form-urlencoded") => {
             redact_body(&redact_pairs(text, is_cut), framing, is_cut)
         }
-        Framing::Sse | Framing::Ndjson | Framing::Json | Framing::Messages | Framing::Opaque => {
-            redact_body(text, framing, is_cut)
-        }
+        Framing::Sse
+        | Framing::Ndjson
+        | Framing::BinaryEvents
+        | Framing::Json
+        | Framing::Messages
+        | Framing::Opaque => redact_body(text, framing, is_cut),
     }
 }
 

@@ -45,7 +45,7 @@ fn once(text: &str, framing: Framing, is_cut: bool) -> String {
             rewrite(text, &found, true, is_cut, DEPTH)
         }
         Framing::Json => document(text, is_cut, DEPTH),
-        Framing::Messages | Framing::Opaque => text.to_owned(),
+        Framing::BinaryEvents | Framing::Messages | Framing::Opaque => text.to_owned(),
     };
     // Search everything outside the document's strings. A match that spans two strings is a false positive.
     let mut redactions = find_secrets(&by_texts, is_cut);

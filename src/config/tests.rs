@@ -125,6 +125,9 @@ fn later_sources_win() {
     assert_eq!(port(&[("ELIDA_LISTEN", "")], None), 1, "an empty variable is not set");
     assert_eq!(port(&[("PROXY_HOST", "127.0.0.1")], None), 1, "a host alone is no address");
     assert_eq!(port(&[("PROXY_HOST", "::1"), ("PROXY_PORT", "6")], None), 6);
+    let environment = [("PROXY_HOST", "::1"), ("PROXY_PORT", "6")].into_iter().collect();
+    let both = Sources::new(None, environment, Flags::default()).load_text(text).unwrap();
+    assert_eq!(both.listen.to_string(), "[::1]:6");
 }
 
 #[test]
@@ -331,16 +334,25 @@ session:
     }
     let place = |i: usize| (config.warnings()[i].line, config.warnings()[i].column);
     assert_eq!(place(5), (Some(8), Some(3)));
-    let tidy = load("data_dir: /tmp", [("ELIDA_CONTROL_TOKEN", "0123456789abcdef0123456789abcdef")]).unwrap();
+    let (_folder, data) = data_dir();
+    let tidy = load(&data, [("ELIDA_CONTROL_TOKEN", "0123456789abcdef0123456789abcdef")]).unwrap();
     assert_eq!(tidy.warnings(), []);
-    let alone = load("data_dir: /tmp\nrouting: { methods: [model] }", NO_VARIABLES).unwrap();
+    let alone = load(&(data + "routing: { methods: [model] }"), NO_VARIABLES).unwrap();
     assert_eq!(alone.warnings()[0].path, "backend");
+}
+
+/// A folder in which something can be stored, and the line that names it.
+fn data_dir() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!("data_dir: {:?}\n", folder.path());
+    (folder, line)
 }
 
 #[test]
 fn old_names_of_keys_mean_the_same() {
+    let (_folder, data) = data_dir();
     let health = |keys: &str| {
-        let text = format!("backends: {{a: {{url: 'http://h', type: ollama, health: {{{keys}}}}}}}");
+        let text = format!("{data}backends: {{a: {{url: 'http://h', type: ollama, health: {{{keys}}}}}}}");
         let config = config(&text);
         (config.printable()["backends"]["a"]["health"].clone(), config.warnings().len())
     };
@@ -352,9 +364,10 @@ fn old_names_of_keys_mean_the_same() {
 
 #[test]
 fn stand_ins_that_are_not_asked_with_a_credential_are_warned_of() {
+    let (_folder, data) = data_dir();
     let warnings = |keys: &str, other: &str| {
         let text = format!(
-            "data_dir: /tmp\nlisten: ':1'\nstartup_guard: warn\nbackends:\n  a: {{ url: 'http://a', type: openai, default: true, {keys} }}\n  \
+            "{data}listen: ':1'\nstartup_guard: warn\nbackends:\n  a: {{ url: 'http://a', type: openai, default: true, {keys} }}\n  \
              b: {{ url: 'http://b', type: openai, {other} }}\n"
         );
         let paths = config(&text).warnings().iter().map(|warning| warning.path.clone()).collect::<Vec<_>>();
@@ -391,7 +404,7 @@ fn a_file_is_read_from_the_flag_or_the_variable() {
 fn a_reload_reports_what_needs_a_restart() {
     let old = config("");
     let new = config(
-        "listen: ':1'\ncontrol: { listen: '127.0.0.1:2' }\ndata_dir: /tmp\nserver: { threads: 77 }\nhistory: { enabled: false, legs: all }\ntelemetry: { enabled: true }",
+        "listen: ':1'\ncontrol: { listen: '127.0.0.1:2' }\ndata_dir: /elsewhere\nserver: { threads: 77 }\nhistory: { enabled: false, legs: all }\ntelemetry: { enabled: true }",
     );
     assert_eq!(
         changed_restart_keys(&old, &new),

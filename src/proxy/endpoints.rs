@@ -6,23 +6,52 @@
 //! calls of a model with the caller's key, to itself by announcing their path. Of several servers that announce the same
 //! path, the first one keeps it.
 //!
+//! With Redis the instances tell each other what was announced, so that a message may arrive at another one than the stream.
+//!
 //! Source: modelcontextprotocol.io/specification/2024-11-05/basic/transports.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::ids::{BackendName, PrincipalId};
 use crate::protocol::wire::sse::{Piece, SseReader};
+use crate::session::replication::{Announcer, REPEAT, Replicator};
 
 /// Longest target that is remembered, in bytes.
 const MAX_TARGET: usize = 2048;
 
+/// How long an announcement of another instance is remembered after it was last repeated.
+const FORGOTTEN: Duration = REPEAT.saturating_mul(3);
+/// The most announcements of other instances that are remembered, some 300 bytes each.
+const LEARNT_MAX: usize = 32 << 10;
+
+/// A caller, and the target that was announced to them.
+type Key = (PrincipalId, String);
+
 /// The targets that backends have announced in streams that are open, each with the caller who reads the stream.
 #[derive(Default)]
-pub(crate) struct Endpoints(RwLock<HashMap<(PrincipalId, String), Target>>);
+pub(crate) struct Endpoints {
+    /// In streams through this instance.
+    own: RwLock<HashMap<Key, Target>>,
+    /// In streams through other instances: the backend, and until when that is remembered.
+    learnt: RwLock<HashMap<Key, (BackendName, Instant)>>,
+    /// Takes announcements for other instances; unset without them.
+    others: OnceLock<mpsc::Sender<String>>,
+}
+
+/// An announcement, as instances send it to each other.
+#[derive(Serialize, Deserialize)]
+struct Announcement {
+    caller: PrincipalId,
+    target: String,
+    backend: BackendName,
+}
 
 /// Who has announced a target.
 struct Target {
@@ -34,7 +63,7 @@ struct Target {
 /// A target that is remembered until this is dropped.
 pub(crate) struct Announced {
     of: Arc<Endpoints>,
-    key: (PrincipalId, String),
+    key: Key,
 }
 
 /// What a stream announces.
@@ -56,12 +85,19 @@ impl Default for Endpoint {
 impl Endpoints {
     /// Returns the backend that has announced this target to this caller.
     pub(crate) fn backend_of(&self, caller: &PrincipalId, target: &str) -> Option<BackendName> {
-        let known = self.0.read();
-        if known.is_empty() {
-            None
-        } else {
-            known.get(&(caller.clone(), target.to_owned())).map(|target| target.backend.clone())
+        let (own, learnt) = (self.own.read(), self.learnt.read());
+        if own.is_empty() && learnt.is_empty() {
+            return None;
         }
+        let key = (caller.clone(), target.to_owned());
+        let learnt =
+            || learnt.get(&key).filter(|(_, until)| Instant::now() < *until).map(|(backend, _)| backend);
+        own.get(&key).map(|target| &target.backend).or_else(learnt).cloned()
+    }
+
+    /// Shares what is announced with other instances.
+    pub(crate) fn share(self: &Arc<Self>, replicator: &Replicator) {
+        let _ = self.others.set(replicator.announce_for(Arc::clone(self) as Arc<dyn Announcer>));
     }
 
     /// Remembers what `backend` has announced: a path, or a URL. A path without a leading slash is below the one of the
@@ -80,20 +116,60 @@ impl Endpoints {
         if key.1.split(['/', '?']).any(|part| part.starts_with("v1")) {
             return None;
         }
-        let mut known = self.0.write();
+        if self
+            .learnt
+            .read()
+            .get(&key)
+            .is_some_and(|(other, until)| other != backend && Instant::now() < *until)
+        {
+            return None;
+        }
+        let mut known = self.own.write();
         let target =
             known.entry(key.clone()).or_insert_with(|| Target { backend: backend.clone(), streams: 0 });
         if target.backend != *backend {
             return None;
         }
         target.streams += 1;
+        if let (Some(others), Some(text)) = (self.others.get(), written(&key, backend)) {
+            // One that finds no room is repeated soon.
+            let _ = others.try_send(text);
+        }
         Some(Announced { of: Arc::clone(self), key })
     }
 }
 
+impl Announcer for Endpoints {
+    fn held(&self) -> Vec<String> {
+        let now = Instant::now();
+        self.learnt.write().retain(|_, (_, until)| now < *until);
+        self.own.read().iter().filter_map(|(key, target)| written(key, &target.backend)).collect()
+    }
+
+    fn learn(&self, announcement: &str) {
+        let Ok(Announcement { caller, target, backend }) = serde_json::from_str(announcement) else { return };
+        let now = Instant::now();
+        let mut learnt = self.learnt.write();
+        if target.len() > MAX_TARGET || learnt.len() >= LEARNT_MAX {
+            return;
+        }
+        let known = learnt.entry((caller, target)).or_insert_with(|| (backend.clone(), now));
+        if known.0 == backend || known.1 <= now {
+            *known = (backend, now + FORGOTTEN);
+        }
+    }
+}
+
+/// Returns the announcement for other instances.
+fn written((caller, target): &Key, backend: &BackendName) -> Option<String> {
+    let announcement =
+        Announcement { caller: caller.clone(), target: target.clone(), backend: backend.clone() };
+    serde_json::to_string(&announcement).ok()
+}
+
 impl Drop for Announced {
     fn drop(&mut self) {
-        let mut known = self.of.0.write();
+        let mut known = self.of.own.write();
         if let Some(target) = known.get_mut(&self.key) {
             target.streams -= 1;
             if target.streams == 0 {
@@ -182,6 +258,29 @@ mod tests {
         assert_eq!(known(), None);
         assert!(announce("other").is_some());
         assert!(endpoints.announce("/v1/files", &caller("ada"), &BackendName::new("tools")).is_none());
+    }
+
+    #[test]
+    fn what_another_instance_has_announced_is_known_here_for_a_time() {
+        let [there, here] = [Arc::new(Endpoints::default()), Arc::new(Endpoints::default())];
+        let known = |caller_name: &str| here.backend_of(&caller(caller_name), "/message");
+        let announced = there.announce("/message", &caller("ada"), &BackendName::new("tools"));
+        let held = there.held();
+        assert_eq!(held.len(), 1);
+        here.learn(&held[0]);
+        assert_eq!((known("ada"), known("eve")), (Some(BackendName::new("tools")), None));
+        here.learn(&held[0].replace("tools", "other"));
+        assert_eq!(known("ada"), Some(BackendName::new("tools")), "the first one keeps it");
+        assert!(here.announce("/message", &caller("ada"), &BackendName::new("other")).is_none());
+        drop(announced);
+        assert!(there.held().is_empty());
+        here.learnt.write().values_mut().for_each(|(_, until)| *until = Instant::now());
+        assert_eq!(known("ada"), None, "it was not repeated");
+        assert!(here.held().is_empty() && here.learnt.read().is_empty());
+        for junk in ["", "{}", "[]", &held[0].replace("/message", &"x".repeat(MAX_TARGET + 1))] {
+            here.learn(junk);
+        }
+        assert!(here.learnt.read().is_empty());
     }
 
     #[test]

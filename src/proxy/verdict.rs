@@ -17,8 +17,10 @@ use crate::protocol::wire::framing::Framing;
 
 /// Parts of the words by which providers say that the caller is at fault, or asks for too much. Another caller may well be
 /// served.
-const OF_CALLER: [&str; 12] = [
+const OF_CALLER: [&str; 14] = [
     "invalid",
+    "validation",
+    "throttling",
     "rate_limit",
     "too_many",
     "too_large",
@@ -112,12 +114,26 @@ mod tests {
 
     #[test]
     fn a_word_says_whose_fault_an_error_is() {
-        for word in
-            ["invalid_request_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED", "429", "INVALID_ARGUMENT"]
-        {
+        for word in [
+            "invalid_request_error",
+            "rate_limit_exceeded",
+            "RESOURCE_EXHAUSTED",
+            "429",
+            "INVALID_ARGUMENT",
+            "throttlingException",
+        ] {
             assert!(is_of_caller(word), "{word}");
         }
-        for word in ["", "overloaded_error", "api_error", "server_error", "UNAVAILABLE", "500", "4000"] {
+        for word in [
+            "",
+            "overloaded_error",
+            "api_error",
+            "server_error",
+            "UNAVAILABLE",
+            "500",
+            "4000",
+            "modelStreamErrorException",
+        ] {
             assert!(!is_of_caller(word), "{word}");
         }
     }

@@ -121,6 +121,11 @@ impl Keys {
         format!("{}events", self.root)
     }
 
+    /// The channel for what instances announce.
+    pub fn announcement_channel(&self) -> String {
+        format!("{}announced", self.root)
+    }
+
     /// The channel for other ends of sessions.
     pub fn end_channel(&self) -> String {
         format!("{}end", self.root)

@@ -92,7 +92,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn channels(&mut self, scratch: String, channels: [String; 3]) -> Result<(), LinkError> {
+    async fn channels(&mut self, scratch: String, channels: [String; 4]) -> Result<(), LinkError> {
         let publish = channels.iter().map(|channel| format!("PUBLISH {channel} rights")).collect();
         for refused in self.run(scratch, publish).await? {
             let channel = refused.split(' ').nth(1).unwrap_or_default();
@@ -134,7 +134,9 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             check.key(key, shown).await?;
         }
     }
-    check.channels(scratch, [keys.kill_channel(), keys.end_channel(), keys.event_channel()]).await?;
+    let channels =
+        [keys.kill_channel(), keys.end_channel(), keys.event_channel(), keys.announcement_channel()];
+    check.channels(scratch, channels).await?;
     if check.lacks.is_empty() {
         return Ok(());
     }

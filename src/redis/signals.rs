@@ -56,6 +56,8 @@ pub enum Signal {
     Ended(Hint),
     /// An event of an instance: its name, and the JSON of the event.
     Event(String, String),
+    /// What an instance announces: its name, and the announcement.
+    Announcement(String, String),
     /// Messages may have been missed: everything must be read again.
     Everything,
 }
@@ -66,16 +68,19 @@ pub struct Signals {
     kill: String,
     end: String,
     event: String,
+    announcement: String,
 }
 
 impl Signals {
-    /// Subscribes to `kill*` (the bare channel, and one channel for each session), `end` and `events`.
+    /// Subscribes to `kill*` (the bare channel, and one channel for each session), `end`, `events` and `announced`.
     ///
     /// # Errors Redis does not answer.
     pub async fn subscribe(link: &Link, keys: &Keys) -> Result<Self, LinkError> {
         let (kill, end, event) = (keys.kill_channel(), keys.end_channel(), keys.event_channel());
-        let heard = link.subscribe(vec![format!("{kill}*")], vec![end.clone(), event.clone()]).await?;
-        Ok(Self { heard, kill, end, event })
+        let announcement = keys.announcement_channel();
+        let names = vec![end.clone(), event.clone(), announcement.clone()];
+        let heard = link.subscribe(vec![format!("{kill}*")], names).await?;
+        Ok(Self { heard, kill, end, event, announcement })
     }
 
     /// The next message; never returns when the subscription has ended.
@@ -87,11 +92,12 @@ impl Signals {
                 Err(RecvError::Closed) => std::future::pending().await,
             };
             let text = message.value.as_bytes().unwrap_or_default();
-            if *message.channel == *self.event {
-                if let Some((instance, event)) =
-                    std::str::from_utf8(text).ok().and_then(|text| text.split_once(' '))
-                {
-                    return Signal::Event(instance.to_owned(), event.to_owned());
+            let is_event = *message.channel == *self.event;
+            if is_event || *message.channel == *self.announcement {
+                let text = std::str::from_utf8(text).ok();
+                if let Some((instance, text)) = text.and_then(|text| text.split_once(' ')) {
+                    let signal = if is_event { Signal::Event } else { Signal::Announcement };
+                    return signal(instance.to_owned(), text.to_owned());
                 }
                 continue;
             }

@@ -120,6 +120,8 @@ mod fleet {
     pub mod agents;
     /// Redis Cluster: keys on several masters, migrating slots, a lost master.
     pub mod cluster;
+    /// Endpoints that MCP servers announce are known on all instances.
+    pub mod endpoints;
     /// A session ends on all instances at once, and its id can be used again.
     pub mod ends;
     /// The key that names principals, when Redis loses it.

@@ -11,6 +11,7 @@ use crate::protocol::wire::coding::{Coding, Decoder, Unread};
 use crate::protocol::wire::framing::Framing;
 use crate::protocol::wire::ndjson::{self, LineReader};
 use crate::protocol::wire::sse::{self, SseReader};
+use binary::BinaryEvents;
 use found::{Found, Seldom};
 
 /// What OpenAI writes as the data of the event behind the last one.
@@ -35,6 +36,7 @@ struct Inner {
 enum Pieces {
     Sse(SseReader),
     Ndjson(LineReader),
+    Binary(Box<BinaryEvents>),
     Messages,
     Whole,
     /// The rest cannot be decoded.
@@ -73,6 +75,7 @@ impl ResponseTap {
         let framing = match framing {
             Framing::Sse => Pieces::Sse(SseReader::default()),
             Framing::Ndjson => Pieces::Ndjson(LineReader::default()),
+            Framing::BinaryEvents => Pieces::Binary(Box::default()),
             Framing::Messages => Pieces::Messages,
             Framing::Json => Pieces::Whole,
             Framing::Opaque => return Self { inner: None, unread: None },
@@ -97,8 +100,16 @@ impl ResponseTap {
     pub fn listen(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
         let Some(inner) = &mut self.inner else { return };
         let Inner { decoder, framing, reading } = inner;
-        let Some(coded) = decoder else { return framing.feed(reading, bytes, on) };
-        if let Err(unread) = coded.feed(bytes, |plain| framing.feed(reading, plain, on)) {
+        let read = match decoder {
+            None => framing.feed(reading, bytes, on),
+            Some(coded) => {
+                let mut read = Ok(());
+                coded
+                    .feed(bytes, |plain| read = read.and_then(|()| framing.feed(reading, plain, on)))
+                    .and(read)
+            }
+        };
+        if let Err(unread) = read {
             self.unread = Some(unread);
             *decoder = None;
             // What was read stays; nothing more is.
@@ -175,7 +186,7 @@ impl ResponseTap {
         let Some(Inner { framing, reading, .. }) = &self.inner else { return false };
         let Reading { rules, scanner, found, complete, .. } = reading;
         match framing {
-            Pieces::Sse(_) | Pieces::Ndjson(_) => {
+            Pieces::Sse(_) | Pieces::Ndjson(_) | Pieces::Binary(_) => {
                 !complete && (found.stop.is_empty() || !rules.ends.stop_suffices)
             }
             Pieces::Whole => !complete && !scanner.is_broken(),
@@ -216,14 +227,14 @@ impl ResponseTap {
     }
 
     /// True between two events or lines, or behind an element of a streamed array: a native end may be written.
-    /// Never true in a whole answer, a compressed one, or one that is not read.
+    /// Never true in a whole answer, a binary or compressed one, or one that is not read.
     pub fn at_boundary(&self) -> bool {
         let Some(Inner { decoder: None, framing, reading }) = &self.inner else { return false };
         match framing {
             Pieces::Sse(reader) => reader.at_boundary(),
             Pieces::Ndjson(reader) => reader.at_boundary(),
             Pieces::Whole => reading.scanner.is_after_element(),
-            Pieces::Messages | Pieces::Nothing => false,
+            Pieces::Binary(_) | Pieces::Messages | Pieces::Nothing => false,
         }
     }
 
@@ -234,7 +245,16 @@ impl ResponseTap {
 }
 
 impl Pieces {
-    fn feed(&mut self, reading: &mut Reading, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
+    /// Reads the next bytes.
+    ///
+    /// # Errors
+    /// They are not what the head says.
+    fn feed(
+        &mut self,
+        reading: &mut Reading,
+        bytes: &[u8],
+        on: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Unread> {
         match self {
             Self::Sse(reader) => reader.feed(bytes, |piece| match piece {
                 sse::Piece::Data(part) => reading.data(part, on),
@@ -243,6 +263,7 @@ impl Pieces {
                 }
             }),
             Self::Ndjson(reader) => reader.feed(bytes, |piece| reading.line(piece, on)),
+            Self::Binary(events) => return events.feed(reading, bytes, on),
             Self::Messages => reading.scan(bytes, on),
             Self::Whole => {
                 reading.scan(bytes, on);
@@ -254,6 +275,7 @@ impl Pieces {
             }
             Self::Nothing => {}
         }
+        Ok(())
     }
 }
 
@@ -317,6 +339,7 @@ impl std::fmt::Debug for Reading {
     }
 }
 
+mod binary;
 mod found;
 
 #[cfg(test)]

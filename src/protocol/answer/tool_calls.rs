@@ -169,8 +169,10 @@ impl ToolCalls {
 
     /// An event was read that speaks of a call.
     pub(super) fn step(&mut self, step: CallStep, suffix: &str, on: &mut dyn FnMut(Event<'_>)) {
-        let begins =
-            matches!(step, CallStep::Begin | CallStep::Whole) && self.fragment.kind.ends_with(suffix);
+        let Fragment { kind, id, name, .. } = &self.fragment;
+        // Where kinds tell nothing, the beginning of something else has neither id nor name.
+        let is_call = kind.ends_with(suffix) && !(kind.is_empty() && id.is_empty() && name.is_empty());
+        let begins = matches!(step, CallStep::Begin | CallStep::Whole) && is_call;
         let found = match step {
             // Another beginning is another call, unless it has the same id.
             CallStep::Begin => {

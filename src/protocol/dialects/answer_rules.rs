@@ -52,7 +52,7 @@ pub(in crate::protocol) enum Field {
     Kind,
     /// `true` on the last line.
     Done,
-    /// The event that has it is the last one: the id of a JSON-RPC response.
+    /// The event that has it is the last one: the id of a JSON-RPC response, the measurements of a whole answer.
     Reply,
     /// The event that has it is not the last one of a whole answer, whatever else it has.
     NotLast,

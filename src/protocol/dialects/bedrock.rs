@@ -1,24 +1,34 @@
 //! Bedrock's runtime: `/model/NAME/converse` in an API of its own, `/model/NAME/invoke` in that of the model's vendor
 //! (docs.aws.amazon.com/bedrock/latest/APIReference, "Amazon Bedrock Runtime"). NAME is a model's id or an ARN that ends
-//! with one, percent-encoded. Streams are binary (`application/vnd.amazon.eventstream`) and not read.
+//! with one, percent-encoded. Streams are binary (`wire/event_stream.rs`): the kind of an event is in its head, and events
+//! of `invoke` have the vendor's own ones inside. `/async-invoke` names the model in its body.
 
 use std::sync::LazyLock;
 
 use percent_encoding::percent_decode_str;
 
-use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
+use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::spec::DialectSpec;
-use super::spec::PathRule::Matches;
-use crate::protocol::facts::model_request::ModelRequest;
+use super::spec::PathRule::{EndsWith, Matches};
+use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
 use crate::protocol::facts::usage::ReportedCounts;
 
-/// What is asked of a model, and whether the answer is a stream.
-const METHODS: [(&str, bool); 5] = [
-    ("invoke", false),
-    ("invoke-with-response-stream", true),
-    ("converse", false),
-    ("converse-stream", true),
-    ("count-tokens", false),
+/// A method of a model.
+struct Method {
+    name: &'static str,
+    /// The body is in the API of the model's vendor.
+    is_raw: bool,
+    /// The answer is a stream.
+    streams: bool,
+}
+
+const METHODS: [Method; 6] = [
+    Method { name: "invoke", is_raw: true, streams: false },
+    Method { name: "invoke-with-response-stream", is_raw: true, streams: true },
+    Method { name: "invoke-with-bidirectional-stream", is_raw: false, streams: true },
+    Method { name: "converse", is_raw: false, streams: false },
+    Method { name: "converse-stream", is_raw: false, streams: true },
+    Method { name: "count-tokens", is_raw: false, streams: false },
 ];
 
 /// Models that a path names, whether each is called in its vendor's own API, and whether the answer is a stream.
@@ -32,13 +42,16 @@ fn calls(path: &str) -> impl Iterator<Item = (String, bool, bool)> {
         .windows(3)
         .filter(|window| window[0].eq_ignore_ascii_case("model"))
         .filter_map(|window| {
-            let (method, streams) =
-                METHODS.iter().find(|(method, _)| window[2].eq_ignore_ascii_case(method))?;
-            let model = window[1].strip_prefix("arn:").and_then(|arn| arn.rsplit('/').next());
-            Some((model.unwrap_or(&window[1]).to_owned(), method.starts_with("invoke"), *streams))
+            let method = METHODS.iter().find(|method| window[2].eq_ignore_ascii_case(method.name))?;
+            Some((id(&window[1]).to_owned(), method.is_raw, method.streams))
         })
         .collect();
     found.into_iter()
+}
+
+/// Returns the id of a model, which may be at the end of an ARN.
+fn id(name: &str) -> &str {
+    name.strip_prefix("arn:").and_then(|arn| arn.rsplit('/').next()).unwrap_or(name)
 }
 
 fn may_call(path: &str) -> bool {
@@ -67,6 +80,15 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
     }
 }
 
+/// The body of `/async-invoke` names the model.
+fn read_async(_: &str, call: &mut ModelRequest) {
+    if let Some(model) = &mut call.model {
+        *model = id(model).to_owned();
+    }
+    // Its member has another name than the one that is rewritten.
+    call.model_place = ModelPlace::Fixed;
+}
+
 const FIELDS: &[(&str, Field)] = &[
     ("usage.inputTokens", Field::Input),
     ("usage.outputTokens", Field::Output),
@@ -78,14 +100,43 @@ const FIELDS: &[(&str, Field)] = &[
     ("output.message.content[].toolUse.toolUseId", Field::CallId),
     ("output.message.content[].toolUse.name", Field::CallName),
     ("output.message.content[].toolUse.input", Field::CallArguments),
+    // Events of `converse-stream`.
+    ("contentBlockIndex", Field::CallIndex),
+    ("start.toolUse.toolUseId", Field::CallId),
+    ("start.toolUse.name", Field::CallName),
+    ("delta.toolUse.input", Field::CallArguments),
+    ("delta.text", Field::Text),
+    // What vendors say in their own words, and what is added to the last event of each.
+    ("stop_reason", Field::Stop),
+    ("completionReason", Field::Stop),
+    ("messageStop.stopReason", Field::Stop),
+    ("outputs[].stop_reason", Field::Stop),
+    ("amazon-bedrock-invocationMetrics.inputTokenCount", Field::Input),
+    ("amazon-bedrock-invocationMetrics.outputTokenCount", Field::Output),
+    ("amazon-bedrock-invocationMetrics.cacheReadInputTokenCount", Field::CacheRead),
+    ("amazon-bedrock-invocationMetrics.cacheWriteInputTokenCount", Field::CacheWrite),
+    ("amazon-bedrock-invocationMetrics.invocationLatency", Field::Reply),
+    // Events of `invoke-with-bidirectional-stream`.
+    ("event.usageEvent.totalInputTokens", Field::Input),
+    ("event.usageEvent.totalOutputTokens", Field::Output),
 ];
+
+/// The well-known value of OpenTelemetry's conventions.
+const GEN_AI_PROVIDER: &str = "aws.bedrock";
 
 static ANSWERS: AnswerRules = AnswerRules {
     fields: FIELDS,
     // Cached tokens are counted beside the input (API reference, "TokenUsage").
     usage: ReportedCounts::with_cached_beside_input,
-    ends: EndRules::BY_PATH,
-    calls: CallRules::BY_PATH,
+    ends: EndRules { last_kinds: &["metadata"], stop_suffices: true, ..EndRules::BY_PATH },
+    calls: CallRules {
+        steps: &[
+            ("contentBlockDelta", CallStep::Append),
+            ("contentBlockStart", CallStep::Begin),
+            ("contentBlockStop", CallStep::Close),
+        ],
+        ..CallRules::BY_PATH
+    },
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 
@@ -94,8 +145,20 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     rules: &[(Matches(is_call), None)],
     operations: &[("/converse", "chat"), ("/converse-stream", "chat")],
     read_path: Some(read_path),
+    // Both sides speak at once.
+    uploads: &[EndsWith("/invoke-with-bidirectional-stream")],
     answers: Some(&ANSWERS),
-    gen_ai_provider: "aws.bedrock",
+    gen_ai_provider: GEN_AI_PROVIDER,
+    ..DialectSpec::MODEL
+};
+
+/// Its answers tell where the result will be.
+pub(super) static ASYNC: DialectSpec = DialectSpec {
+    name: "bedrock_async",
+    rules: &[(EndsWith("/async-invoke"), None)],
+    read_path: Some(read_async),
+    body_model: "modelId",
+    gen_ai_provider: GEN_AI_PROVIDER,
     ..DialectSpec::MODEL
 };
 
@@ -118,6 +181,7 @@ mod tests {
             (format!("/model/{}/invoke", profile.replace('/', "%2F")), claude, true),
             (format!("/model/{claude}/converse"), claude, false),
             ("/model/amazon.nova-pro-v1:0/invoke".to_owned(), "amazon.nova-pro-v1:0", false),
+            ("/model/anthropic.x/invoke-with-bidirectional-stream".to_owned(), "anthropic.x", false),
         ] {
             let mut call = ModelRequest::default();
             read_path(&path, &mut call);

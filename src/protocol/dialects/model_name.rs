@@ -20,6 +20,11 @@ impl Dialect {
         }
     }
 
+    /// The member of a JSON body that names the model.
+    pub(in crate::protocol) fn body_model(self) -> &'static str {
+        self.0.body_model
+    }
+
     /// Whether the body of a request to this path is a file that names no model and is not read.
     pub fn is_upload(self, path: &str) -> bool {
         self.0.uploads.iter().any(|rule| rule.matches(path))

@@ -17,7 +17,7 @@ use super::{
 
 /// The dialects in the order in which their rules are tried. Those of models precede MCP and A2A, so that no header
 /// field a client adds turns a request to a model into something else.
-static DIALECTS: [&DialectSpec; 13] = [
+static DIALECTS: [&DialectSpec; 14] = [
     &openai::CHAT,
     &responses::SPEC,
     &realtime::SPEC,
@@ -27,6 +27,7 @@ static DIALECTS: [&DialectSpec; 13] = [
     &mistral::SPEC,
     &gemini::SPEC,
     &bedrock::SPEC,
+    &bedrock::ASYNC,
     &openai::OTHER,
     &mcp::SPEC,
     &a2a::SPEC,
@@ -190,6 +191,8 @@ mod tests {
             ("/v1/publishers/mistralai/models/codestral:rawPredict", Dialect::MISTRAL),
             ("/v1/publishers/google/models/gemini-3:generateContent", Dialect::GEMINI),
             ("/model/anthropic.claude-3-haiku-20240307-v1:0/invoke", Dialect::ANTHROPIC),
+            ("/bedrock/async-invoke", Dialect(&bedrock::ASYNC)),
+            ("/model/amazon.nova-sonic-v1:0/invoke-with-bidirectional-stream", Dialect(&bedrock::SPEC)),
             ("/build/mcp", Dialect::MCP),
             ("/mcp/", Dialect::MCP),
             ("/agent/v1/message:stream", Dialect::A2A),

@@ -38,6 +38,8 @@ pub(super) struct DialectSpec {
     pub(super) stored: &'static [PathRule],
     /// Reads what the path says of a request, where the path names the model.
     pub(super) read_path: Option<fn(&str, &mut ModelRequest)>,
+    /// The member of a JSON body that names the model.
+    pub(super) body_model: &'static str,
     /// Parameters of the query in which the handshake of a WebSocket names the model.
     pub(super) socket_model: &'static [&'static str],
     /// Where bodies are files that name no model and are not read, although the dialect reads others.
@@ -72,6 +74,7 @@ impl DialectSpec {
         operations: &[],
         stored: &[],
         read_path: None,
+        body_model: "model",
         socket_model: &["model"],
         uploads: &[],
         answers: None,

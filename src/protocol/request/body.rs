@@ -9,16 +9,22 @@ use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::json::scan::{PathSet, Scanner, Value};
 
 const MODEL: usize = 0;
+/// The member that names the model, where a dialect has no other one.
+const MODEL_KEY: &str = "model";
 const STREAM: usize = 1;
 const OWN_LEN: usize = 2 + tools_offered::PATHS.len();
-/// The paths that [`RequestPaths::new`] puts before the caller's.
-const OWN: [&str; OWN_LEN] =
-    ["model", "stream", tools_offered::PATHS[0], tools_offered::PATHS[1], tools_offered::PATHS[2]];
+
+/// The paths that [`RequestPaths::new`] puts before the caller's, where the member `model` names the model.
+fn own(model: &'static str) -> [&'static str; OWN_LEN] {
+    [model, "stream", tools_offered::PATHS[0], tools_offered::PATHS[1], tools_offered::PATHS[2]]
+}
 
 /// The paths that are looked up in each request body.
 #[derive(Debug)]
 pub struct RequestPaths {
     set: Arc<PathSet>,
+    /// The same for each dialect whose bodies name the model in another member.
+    by_dialect: Box<[(Dialect, Arc<PathSet>)]>,
     /// The same and those of JSON-RPC, also in each member of a batch.
     with_rpc: Arc<PathSet>,
     /// The hints' paths.
@@ -32,10 +38,13 @@ impl RequestPaths {
     /// Keys match whatever their ASCII case: Ollama, written in Go, obeys `Model` too, and a model
     /// that it would obey must be the one that is routed and checked.
     pub fn new(extra: &[String]) -> Self {
-        let paths = || OWN.into_iter().chain(extra.iter().map(String::as_str));
-        let with_rpc = PathSet::ignoring_case(paths().chain(json_rpc::PATHS));
+        let paths = |model| own(model).into_iter().chain(extra.iter().map(String::as_str));
+        let with_rpc = PathSet::ignoring_case(paths(MODEL_KEY).chain(json_rpc::PATHS));
+        let others = Dialect::all().filter(|dialect| dialect.body_model() != MODEL_KEY);
+        let set = |model| Arc::new(PathSet::ignoring_case(paths(model)));
         Self {
-            set: Arc::new(PathSet::ignoring_case(paths())),
+            set: set(MODEL_KEY),
+            by_dialect: others.map(|dialect| (dialect, set(dialect.body_model()))).collect(),
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
             hints: extra.into(),
         }
@@ -70,8 +79,9 @@ impl RequestScan {
 
     /// At the beginning of a body of this dialect.
     pub fn speaking(dialect: Dialect, paths: &RequestPaths) -> Self {
+        let own = paths.by_dialect.iter().find(|(other, _)| *other == dialect).map(|(_, set)| set);
         // Nothing is known of a plain path: its bodies may be JSON-RPC.
-        Self::with(if dialect.is_llm() { &paths.set } else { &paths.with_rpc }, paths)
+        Self::with(own.unwrap_or(if dialect.is_llm() { &paths.set } else { &paths.with_rpc }), paths)
     }
 
     fn with(set: &Arc<PathSet>, paths: &RequestPaths) -> Self {

@@ -90,6 +90,7 @@ impl Found {
         match event {
             FormEvent::Begin { name, is_file, at } => {
                 self.field = self.meaning(name);
+                self.request.model_doubled |= self.field == Field::Model && self.request.model.is_some();
                 self.has_file |= is_file && self.field == Field::Other;
                 self.begun = at;
                 self.value.clear();
@@ -120,7 +121,6 @@ impl Found {
         let value = String::from_utf8_lossy(&self.value);
         match self.field {
             Field::Model => {
-                self.request.model_doubled |= self.request.model.is_some();
                 self.request.model = Some(value.into_owned());
                 self.request.model_place = match (u32::try_from(self.begun), u32::try_from(at)) {
                     (Ok(from), Ok(to)) => ModelPlace::Form { from, to },
@@ -136,5 +136,20 @@ impl Found {
             Field::Other => {}
         }
         self.field = Field::Other;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_model_is_noted_as_soon_as_its_field_begins() {
+        let mut reader = FormReader::new("multipart/form-data; boundary=b", &Arc::from([]));
+        let field = "--b\r\nContent-Disposition: form-data; name=model\r\n\r\n";
+        reader.feed(format!("{field}a\r\n").as_bytes());
+        assert!(!reader.so_far().model_doubled);
+        reader.feed(field.as_bytes());
+        assert!(reader.so_far().model_doubled && reader.so_far().model.as_deref() == Some("a"));
     }
 }

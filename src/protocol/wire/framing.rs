@@ -7,6 +7,8 @@ pub enum Framing {
     Sse,
     /// One JSON value per line.
     Ndjson,
+    /// Binary messages, `application/vnd.amazon.eventstream`.
+    BinaryEvents,
     /// One JSON value.
     Json,
     /// One JSON value per message of a WebSocket. Set after an upgrade, never by a head.
@@ -18,7 +20,7 @@ pub enum Framing {
 impl Framing {
     /// True for a body of many events, each complete in itself.
     pub fn is_stream(self) -> bool {
-        matches!(self, Self::Sse | Self::Ndjson)
+        matches!(self, Self::Sse | Self::Ndjson | Self::BinaryEvents)
     }
 
     /// Returns the framing for an answer's `Content-Type` and `Content-Encoding`.
@@ -43,6 +45,8 @@ impl Framing {
         .any(is)
         {
             Self::Ndjson
+        } else if is("application/vnd.amazon.eventstream") {
+            Self::BinaryEvents
         } else if is("application/json") || has_json_suffix(media) {
             Self::Json
         } else {
@@ -68,6 +72,7 @@ mod tests {
             (Some("Text/Event-Stream; charset=utf-8"), Some("identity"), Framing::Sse),
             (Some("text/event-stream"), Some("gzip"), Framing::Opaque),
             (Some("application/x-ndjson"), None, Framing::Ndjson),
+            (Some("application/vnd.amazon.eventstream"), None, Framing::BinaryEvents),
             (Some("application/json; charset=utf-8"), Some(""), Framing::Json),
             (Some("application/problem+JSON"), None, Framing::Json),
             (Some("application/json"), Some("br"), Framing::Opaque),

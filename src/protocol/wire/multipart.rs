@@ -1,7 +1,7 @@
 //! Reads `multipart/form-data` as it arrives (RFC 7578; RFC 2046, 5.1): which fields it has, and where they are. What two
 //! programs could read differently breaks it.
 
-use memchr::memchr;
+use memchr::memchr2;
 
 use super::parameters::values;
 
@@ -9,6 +9,9 @@ use super::parameters::values;
 const BOUNDARY_MAX: usize = 70;
 /// The longest head of a part in bytes.
 const HEAD_MAX: usize = 8 << 10;
+
+/// The length of the CRLF that begins a delimiter.
+const LINE_BREAK: usize = 2;
 
 /// What was read. Positions are in bytes of the body.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +37,9 @@ pub enum FormEvent<'a> {
 /// The position of the scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Before the first delimiter.
+    /// At the first byte of the body.
+    Start,
+    /// In the first delimiter, or in the empty line before it.
     Preamble,
     /// Behind a delimiter.
     Delimiter,
@@ -46,8 +51,8 @@ enum State {
     LineEnd,
     /// In the head of a part.
     Head,
-    /// At the first byte of a value.
-    ValueStart,
+    /// At the first byte of a value, or behind a lone CR or LF in it, where some programs look for a delimiter.
+    LineStart,
     /// In a value.
     Value,
     /// Behind the last delimiter. What follows is not looked at.
@@ -74,8 +79,7 @@ impl FormScan {
     pub fn new(media: &str) -> Option<Self> {
         let boundary = only(values(media, "boundary")).filter(|boundary| is_plain(boundary, media))?;
         let delimiter = format!("\r\n--{boundary}").into_bytes().into();
-        // The first delimiter may be at the very beginning, as if a CRLF preceded it.
-        let scan = Self { delimiter, state: State::Preamble, matched: 2, head: Vec::new(), position: 0 };
+        let scan = Self { delimiter, state: State::Start, matched: 0, head: Vec::new(), position: 0 };
         (boundary.len() <= BOUNDARY_MAX).then_some(scan)
     }
 
@@ -100,8 +104,18 @@ impl FormScan {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match self.state {
-                State::Preamble | State::ValueStart | State::Value => {
-                    at += self.search(&bytes[at..], self.position + at, on);
+                State::Start => {
+                    // The first delimiter may be at the very beginning, as if a CRLF preceded it; an empty line is harmless.
+                    self.state = State::Preamble;
+                    self.matched = if byte == b'\r' { 0 } else { LINE_BREAK };
+                    continue;
+                }
+                State::Value if self.matched == 0 => {
+                    at += self.find_line_end(&bytes[at..], on);
+                    continue;
+                }
+                State::Preamble | State::LineStart | State::Value => {
+                    at += self.compare(&bytes[at..], self.position + at, on);
                     continue;
                 }
                 State::Head => self.add_to_head(byte, self.position + at + 1, on),
@@ -115,41 +129,54 @@ impl FormScan {
         self.position += bytes.len();
     }
 
-    /// Looks for the delimiter in `bytes`, which begin at `position`. Returns how many of them were read. Only the first
-    /// byte of a delimiter is a CR, so after a mismatch another one can only start at the byte that differs.
-    fn search(&mut self, bytes: &[u8], position: usize, on: &mut dyn FnMut(FormEvent<'_>)) -> usize {
-        let is_value = self.state != State::Preamble;
-        if self.matched == 0 {
-            let end = memchr(b'\r', bytes).unwrap_or(bytes.len());
-            if is_value && end > 0 {
-                on(FormEvent::Value(&bytes[..end]));
-            }
-            self.matched = usize::from(end < bytes.len());
-            return end + self.matched;
+    /// Passes over the value in `bytes` up to where a delimiter may begin. Returns how many of them were read.
+    fn find_line_end(&mut self, bytes: &[u8], on: &mut dyn FnMut(FormEvent<'_>)) -> usize {
+        let found = memchr2(b'\r', b'\n', bytes);
+        let is_lone = found.is_some_and(|at| bytes[at] == b'\n');
+        // What may belong to a delimiter is not reported yet.
+        let end = found.map_or(bytes.len(), |at| at + usize::from(is_lone));
+        if end > 0 {
+            on(FormEvent::Value(&bytes[..end]));
         }
+        if is_lone {
+            self.begin_line();
+        } else if found.is_some() {
+            self.matched = 1;
+            return end + 1;
+        }
+        end
+    }
+
+    /// Behind a lone CR or LF, which was reported as part of the value.
+    fn begin_line(&mut self) {
+        self.state = State::LineStart;
+        self.matched = LINE_BREAK;
+    }
+
+    /// Compares `bytes`, which begin at `position`, with the rest of the delimiter. Returns how many of them were read. Only
+    /// its first bytes are CR and LF, so after a mismatch another one can only start at the byte that differs.
+    fn compare(&mut self, bytes: &[u8], position: usize, on: &mut dyn FnMut(FormEvent<'_>)) -> usize {
         let same = bytes.iter().zip(&self.delimiter[self.matched..]).take_while(|(a, b)| a == b).count();
         self.matched += same;
         if self.matched == self.delimiter.len() {
             self.matched = 0;
-            // A delimiter in place of a value: some programs take it for an empty value, others for its text.
-            let is_unclear = self.state == State::ValueStart;
-            self.state = if is_unclear { State::Broken } else { State::Delimiter };
-            if is_value && !is_unclear {
+            // Some programs take one without its CRLF for the end of the value, others for its text.
+            let is_unclear = self.state == State::LineStart;
+            if self.state == State::Value {
                 on(FormEvent::End { at: position + same - self.delimiter.len() });
             }
+            self.state = if is_unclear { State::Broken } else { State::Delimiter };
         } else if same < bytes.len() {
-            let real = if self.state == State::ValueStart { 2 } else { 0 };
-            if is_value && self.matched > real {
-                on(FormEvent::Value(&self.delimiter[real..self.matched]));
+            let matched = std::mem::take(&mut self.matched);
+            let reported = if self.state == State::LineStart { LINE_BREAK } else { 0 };
+            // Programs differ on where a delimiter may be in a preamble.
+            self.state = if self.state == State::Preamble { State::Broken } else { State::Value };
+            if self.state == State::Value && matched > reported {
+                on(FormEvent::Value(&self.delimiter[reported..matched]));
             }
-            self.matched = 0;
-            // Programs differ on where a delimiter may stand in a preamble; an empty line is harmless.
-            let is_empty_line = !is_value && position == 0 && bytes[same] == b'\r' && same == 0;
-            self.state = match (is_value, is_empty_line) {
-                (true, _) => State::Value,
-                (false, true) => State::Preamble,
-                (false, false) => State::Broken,
-            };
+            if self.state == State::Value && matched == 1 {
+                self.begin_line();
+            }
         }
         same
     }
@@ -164,8 +191,8 @@ impl FormScan {
         } else if self.head.ends_with(b"\r\n\r\n") || self.head == b"\r\n" {
             let head = std::mem::take(&mut self.head);
             let field = std::str::from_utf8(&head).ok().and_then(field);
-            self.state = if field.is_some() { State::ValueStart } else { State::Broken };
-            self.matched = 2;
+            self.state = if field.is_some() { State::LineStart } else { State::Broken };
+            self.matched = LINE_BREAK;
             if let Some((name, is_file)) = &field {
                 on(FormEvent::Begin { name, is_file: *is_file, at: value_at });
             }
@@ -285,6 +312,7 @@ mod tests {
             ("file".to_owned(), true, value("RIFF\r\n--b-\r\r\n--b-2\r\n\r\n")),
             ("model".to_owned(), false, value("whisper-1")),
             ("empty".to_owned(), false, value("")),
+            ("lines".to_owned(), false, value("a\nb\r--b-\rc\n\r\n\n--b-2\r")),
         ];
         let body = written(&form);
         for size in 1..body.len() {
@@ -317,6 +345,15 @@ mod tests {
             part(&format!("{named}\r\nContent-Type: text/plain; charset=utf-16le")),
             part("Content-Disposition: form-data; z=\"; name=other; \"; name=model"),
             part("Content-Disposition: form-data; name=\"mo\\del\""),
+            // Werkzeug and PHP find a delimiter behind any end of a line, and another model with it.
+            part(named).replace("\r\n\r\nx\r\n", "\r\n\r\nx\n--b-1\r\n"),
+            part(named).replace("\r\n\r\nx\r\n", "\r\n\r\nx\n--b-1--\r\nx\r\n"),
+            part(named).replace("\r\n\r\nx\r\n", "\r\n\r\nx\r--b-1\r\nx\r\n"),
+            part(named).replace("\r\n\r\nx\r\n", "\r\n\r\n\n--b-1\r\nx\r\n"),
+            part(named).replace("\r\n\r\nx\r\n", "\r\n\r\nx\r\n\n--b-1\r\nx\r\n"),
+            part(named).replace("\r\n\r\nx\r\n", "\r\n\r\nx\n\r--b-1\r\nx\r\n"),
+            format!("\r\n\r\n{}", part(named)),
+            format!("\n{}", part(named)),
             part(named).replace("--b-1--", "--b-1-"),
             part(named).replace("x\r\n", ""),
             part(named).replacen("--b-1\r", "--b-1x\r", 1),
@@ -346,12 +383,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_fields_come_back(
-            form in prop::collection::vec(("[a-z]{1,8}", any::<bool>(), "[a\r\n-]{0,9}(\r\n--b-)?[1\r\n-]{0,4}"), 0..4),
+            form in prop::collection::vec(("[a-z]{1,8}", any::<bool>(), "[a\r\n-]{0,9}((\r\n|\r|\n)--b-)?[1\r\n-]{0,4}"), 0..4),
             size in 1usize..40,
         ) {
             // Another digit where the value has the delimiter in it.
             let clear = |value: String| {
-                let has_delimiter = format!("\r\n{value}").contains("\r\n--b-1");
+                let has_delimiter = ["\n--b-1", "\r--b-1"].iter().any(|end| format!("\n{value}").contains(end));
                 if has_delimiter { value.replace('1', "2") } else { value }
             };
             let form = form.into_iter().map(|(name, is_file, value)| (name, is_file, clear(value).into_bytes()));
@@ -360,7 +397,7 @@ mod tests {
         }
 
         #[test]
-        fn chunks_make_no_difference(body in "(--b-1|\r\n|-|: |name=|;|Content-Disposition|x){0,30}", size in 1usize..20) {
+        fn chunks_make_no_difference(body in "(--b-1|\r\n|\r|\n|-|: |name=|;|Content-Disposition|x){0,30}", size in 1usize..20) {
             prop_assert_eq!(fields(body.as_bytes(), size), fields(body.as_bytes(), usize::MAX));
         }
     }

@@ -56,6 +56,12 @@ async fn receive(
                 }
                 continue;
             }
+            Signal::Announcement(instance, announcement) => {
+                if instance != replicator.store.instance() {
+                    replicator.announcements.learn(&announcement);
+                }
+                continue;
+            }
             Signal::Everything => {
                 replicator.missed_messages();
                 continue;

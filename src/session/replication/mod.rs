@@ -10,8 +10,9 @@
 //!   the store has lost, [`name_resolution`] resolves names that were killed while the store was unavailable.
 //! * [`shares`] closes shares, [`share_writer`] decides when shares are written, [`ends`] writes ends,
 //!   [`orphans`] closes shares of dead instances, [`replay_log`] keeps what a promoted replica may lack.
-//! * [`event_publisher`] publishes events, [`store_health`] reports problems of the store.
+//! * [`event_publisher`] publishes events, [`announcements`] what the proxy announces, [`store_health`] reports problems of the store.
 
+mod announcements;
 mod comparison;
 mod core_interface;
 mod ends;
@@ -34,6 +35,7 @@ mod sync_loop;
 #[cfg(test)]
 mod tests;
 
+pub use announcements::{Announcer, REPEAT};
 pub use replicator::Replicator;
 pub use store_health::OwnKey;
 pub use sync_loop::serve;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
+use super::announcements::Announcements;
 use super::event_queue::EventQueue;
 use super::name_resolution::UnresolvedNames;
 use super::pending_orders::PendingOrders;
@@ -53,6 +54,7 @@ pub struct Replicator {
     pub(super) work: mpsc::Sender<SyncTask>,
     pub(super) tasks: Mutex<Option<mpsc::Receiver<SyncTask>>>,
     pub(super) feed: EventQueue,
+    pub(super) announcements: Announcements,
     /// The last write of each share.
     pub(super) flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
     /// Shares that are being closed.
@@ -107,6 +109,7 @@ impl Replicator {
             work,
             tasks: Mutex::new(Some(tasks)),
             feed: EventQueue::new(),
+            announcements: Announcements::new(),
             closing_shares: Mutex::default(),
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),

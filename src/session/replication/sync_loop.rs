@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
+use super::announcements;
 use super::comparison::ComparisonRounds;
 use super::event_publisher;
 use super::listener::listen;
@@ -39,6 +40,7 @@ pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop:
     replicator.store.link().connect();
     let worker = tokio::spawn(work(manager.clone(), replicator.clone(), tasks));
     let publisher = tokio::spawn(event_publisher::publish(replicator.clone()));
+    let announcing = tokio::spawn(announcements::announce(replicator.clone()));
     let mut sync_loop = SyncLoop {
         manager,
         replicator: replicator.clone(),
@@ -72,6 +74,7 @@ pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop:
     }
     worker.abort();
     publisher.abort();
+    announcing.abort();
     if let Some(messages) = sync_loop.messages {
         messages.abort();
     }

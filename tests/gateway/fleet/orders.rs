@@ -243,7 +243,8 @@ async fn a_missing_right_is_named_once_with_its_user() {
         ("-publish", "publish"),
         ("-evalsha", "evalsha"),
         ("resetkeys ~elida:session* ~elida:incarnation:*", "the key elida:killed:"),
-        ("resetchannels &elida:kill* &elida:events", "the channel elida:end"),
+        ("resetchannels &elida:kill* &elida:events &elida:announced", "the channel elida:end"),
+        ("resetchannels &elida:kill* &elida:end &elida:events", "the channel elida:announced"),
     ];
     join_all(changes.map(|(change, named)| missing_right(&demo, change, named))).await;
 }

@@ -414,7 +414,7 @@ async fn junk_under_our_keys_refuses_that_session_only() {
     for key in ["elida:kills", "elida:sessions", "elida:sessions:activity", "elida:ids:odd"] {
         redis.ask(&["SET", key, "junk"]).await;
     }
-    for channel in ["elida:kill", "elida:kill:x@y", "elida:end", "elida:events"] {
+    for channel in ["elida:kill", "elida:kill:x@y", "elida:end", "elida:events", "elida:announced"] {
         redis.ask(&["PUBLISH", channel, "\u{0}junk"]).await;
     }
     assert_eq!(Call::chat("hello").session("other").send(proxy).await.status(), 200);

@@ -113,4 +113,5 @@ async fn the_recipes_reach_a_running_gateway() {
     let sessions = run("sessions", proxy, control).await;
     assert!(sessions.contains("active") && sessions.contains("curl"), "{sessions}");
     assert!(run("stats", proxy, control).await.contains("requests"));
+    assert_eq!(run("status", proxy, control).await, "ready\n");
 }

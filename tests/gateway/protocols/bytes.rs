@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
+use serde_json::json;
+
 use crate::support::recording::{Dice, Recording};
-use crate::support::wire::Message;
-use crate::support::{Call, Connection, Demo, Gateway, RawBackend, sha256};
+use crate::support::wire::{Message, Unframed};
+use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, sha256};
 
 /// How a backend frames its answer.
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +184,30 @@ async fn a_body_over_the_limit_never_reaches_the_backend() {
         assert_eq!(answer.json()["error"]["code"], "body_too_large", "{chunk:?}");
     }
     assert_eq!(demo.ledger().arrived(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_without_models_gets_bodies_up_to_10_mib() {
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let web = RawBackend::answering(ok).await;
+    let gateway =
+        Gateway::with(format!("backends: {{ web: {{ url: {:?}, type: http }} }}\n", web.url())).await;
+    let limit = 10 << 20;
+    let put = |size| Call::new("PUT", "/file").header("content-type", "image/png").body(vec![b'x'; size]);
+    for sent in [put(limit), put(limit).chunked(100_000)] {
+        assert_eq!(sent.send(gateway.proxy()).await.status(), 200);
+    }
+    let announced = Call::new("PUT", "/file").header("content-length", &(limit + 1).to_string());
+    let mut client = announced.open(gateway.proxy()).await;
+    let refused = client.message(Unframed::UntilEnd).await.expect("an answer to the head");
+    assert_eq!((refused.status(), &refused.json()["error"]["code"]), (413, &json!("body_too_large")));
+    assert_eq!(web.heads().len(), 2, "it was announced");
+    let refused = put(limit + 1).chunked(100_000).send(gateway.proxy()).await;
+    assert_eq!((refused.status(), &refused.json()["error"]["code"]), (413, &json!("body_too_large")));
+    assert!(refused.text().contains("max_body"), "{}", refused.text());
+    web.until("the end of the streamed one", |web| web.requests().len() == 3).await;
+    let streamed = web.requests().pop().expect("a request");
+    assert!(!streamed.is_whole && streamed.body.len() <= limit, "{} bytes", streamed.body.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,6 +159,94 @@ async fn a_stream_that_fails_after_its_head_is_recorded_as_failed_in_every_diale
     }
 }
 
+/// A message of `application/vnd.amazon.eventstream` with one header beside its type.
+fn binary(kind: &str, name: &str, payload: &str) -> Vec<u8> {
+    let mut headers = Vec::new();
+    for (name, value) in [(&*format!(":{kind}-type"), name), (":message-type", kind)] {
+        headers.push(u8::try_from(name.len()).expect("a short name"));
+        headers.extend_from_slice(name.as_bytes());
+        headers.push(7);
+        headers.extend_from_slice(&u16::try_from(value.len()).expect("a short value").to_be_bytes());
+        headers.extend_from_slice(value.as_bytes());
+    }
+    let lengths = [16 + headers.len() + payload.len(), headers.len()];
+    let mut message =
+        lengths.map(|length| u32::try_from(length).expect("a short message").to_be_bytes()).concat();
+    message.extend_from_slice(&crc32fast::hash(&message).to_be_bytes());
+    message.extend_from_slice(&headers);
+    message.extend_from_slice(payload.as_bytes());
+    message.extend_from_slice(&crc32fast::hash(&message).to_be_bytes());
+    message
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binary_streams_are_counted_and_judged_as_others_are() {
+    let event = |name: &str, payload: Value| binary("event", name, &payload.to_string());
+    let chunk = |inside: Value| {
+        event(
+            "chunk",
+            json!({"bytes": data_encoding::BASE64.encode(inside.to_string().as_bytes()), "p": "abc"}),
+        )
+    };
+    let cases = [
+        (
+            "/model/amazon.nova-pro-v1:0/converse-stream",
+            event("contentBlockDelta", json!({"contentBlockIndex": 0, "delta": {"text": "Hi"}})),
+            [
+                event("messageStop", json!({"stopReason": "end_turn"})),
+                event("metadata", json!({"usage": {"inputTokens": 5, "outputTokens": 1}})),
+            ]
+            .concat(),
+        ),
+        (
+            "/model/us.anthropic.claude-sonnet-4-20250514-v1:0/invoke-with-response-stream",
+            chunk(
+                json!({"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}),
+            ),
+            chunk(json!({"type": "message_stop"})),
+        ),
+        (
+            "/model/meta.llama3-70b-instruct-v1:0/invoke-with-response-stream",
+            chunk(json!({"generation": "Hi", "stop_reason": null})),
+            chunk(json!({"stop_reason": "stop", "amazon-bedrock-invocationMetrics":
+                {"inputTokenCount": 5, "outputTokenCount": 1, "invocationLatency": 9}})),
+        ),
+    ];
+    for (path, begin, end) in cases {
+        let exception = binary("exception", "modelStreamErrorException", "{\"message\":\"no\"}");
+        for (name, body, outcome) in [
+            ("good", [&*begin, &*end].concat(), "ok"),
+            ("error", [&*begin, &*exception].concat(), "backend_error"),
+            ("cut", begin.clone(), "response_incomplete"),
+            ("within", [&*begin, &end[..20]].concat(), "response_incomplete"),
+        ] {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.amazon.eventstream\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let backend = RawBackend::answering([head.as_bytes(), &body].concat()).await;
+            let gateway = Gateway::start(&backend).await;
+            let call = Call::post(path).json(&json!({"messages": []})).session(name);
+            let answer = call.send(gateway.proxy()).await;
+            assert_eq!((answer.status(), &answer.body), (200, &body), "{path} {name}: not a byte is changed");
+            let (line, shown) = last_request(&gateway, name).await;
+            assert_eq!(
+                (&line["outcome"], &line["status"]),
+                (&json!(outcome), &json!(200)),
+                "{path} {name}: {line}"
+            );
+            if outcome == "ok" {
+                let usage = &shown["usage"];
+                assert_eq!(
+                    (&usage["input_tokens"], &usage["output_tokens"]),
+                    (&json!(5), &json!(1)),
+                    "{path}: {shown}"
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_answer_of_status_200_may_report_an_error_too() {
     for (path, body) in [

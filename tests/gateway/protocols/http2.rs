@@ -1,9 +1,12 @@
+use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use h2::{Reason, client};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::support::gateway::signal;
 use crate::support::http2::{Client, End, GET, PREFACE, RawFrames, block, frame, write};
@@ -33,6 +36,95 @@ async fn large(length: usize) -> RawBackend {
         }
     })
     .await
+}
+
+/// The next informational response.
+async fn informational(answer: &mut client::ResponseFuture) -> http::Response<()> {
+    let next = within("an informational response", poll_fn(|cx| answer.poll_informational(cx))).await;
+    next.expect("one more").expect("a stream")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn informational_responses_pass_at_once() {
+    let hinted = Arc::new(Notify::new());
+    let until_hinted = Arc::clone(&hinted);
+    let backend = RawBackend::start(move |mut connection| {
+        let hinted = Arc::clone(&until_hinted);
+        async move {
+            connection.request_head().await;
+            let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n";
+            let _ = connection.send(hint).await;
+            hinted.notified().await;
+            let _ = connection.send(hint.replace("/a", "/b") + OK).await;
+            connection.stay_silent().await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&backend).await;
+    let mut client = Client::connect(gateway.proxy()).await;
+    let (request, _) = Call::get("/page").request(&gateway.proxy().to_string());
+    let (mut answer, _) = client.begin(request, true).await;
+    for link in ["</a.css>", "</b.css>"] {
+        let hint = informational(&mut answer).await;
+        assert_eq!(
+            (hint.status().as_u16(), &hint.headers()["link"]),
+            (103, &http::HeaderValue::from_static(link))
+        );
+        assert!(
+            !hint.headers().contains_key("x-hop") && !hint.headers().contains_key("connection"),
+            "{hint:?}"
+        );
+        hinted.notify_one();
+    }
+    let head = within("the head", answer).await.expect("a head");
+    assert_eq!(head.status(), 200);
+    let body = within("the body", head.into_body().data()).await.expect("a body").expect("a stream");
+    assert_eq!(&body[..], b"ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_for_100_gets_it() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let mut client = Client::connect(gateway.proxy()).await;
+    let (request, body) =
+        Call::chat("hello").header("expect", "100-continue").request(&gateway.proxy().to_string());
+    let (mut answer, mut upload) = client.begin(request, false).await;
+    assert_eq!(informational(&mut answer).await.status(), 100);
+    write(&mut upload, body.into(), true).await.expect("the body");
+    assert_eq!(within("the head", answer).await.expect("a head").status(), 200);
+    assert_eq!(demo.ledger().arrived(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_a_client_leave_an_access_line_a_count_and_their_reason() {
+    let demo = Demo::start().await;
+    let gateway = Gateway::start(&demo).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/a"), (":authority", "a@gateway")];
+    let mut raw = RawFrames::connect(gateway.proxy()).await;
+    // An authority with user information is a fault of its stream only.
+    raw.send(&frame(1, 5, 1, &block(&fields))).await.expect("send");
+    raw.frame(1).await;
+    let broken = [frame(1, 1, 1, &block(&GET)), frame(9, 4, 1, &[0xff; 20])].concat();
+    for (reason, bytes) in [("COMPRESSION_ERROR", broken), ("PROTOCOL_ERROR", frame(1, 5, 2, &block(&GET)))] {
+        let mut raw = RawFrames::connect(gateway.proxy()).await;
+        raw.send(&bytes).await.expect("send");
+        assert!(raw.closed().await.is_some(), "{reason}: a GOAWAY");
+        let line = gateway.log_until(|line| line["reason"] == reason).await;
+        assert_eq!(line["client"], "127.0.0.1", "{line}");
+    }
+    let series =
+        "elida_http_requests_total{backend=\"none\",code=\"400\",method=\"OTHER\",route=\"refused\"}";
+    within("the counts", async {
+        while (gateway.metric(series).await - 3.0).abs() > f64::EPSILON {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let lines = gateway.log_lines();
+    let refused = lines.iter().filter(|line| line["message"] == "request_completed" && line["url"] == "-");
+    assert_eq!(refused.clone().count(), 3, "{lines:?}");
+    assert!(refused.clone().all(|line| line["status"] == 400 && line["outcome"] == "bad_request"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use crate::support::http2::{BackendRequest, Client, End, H2Backend, short_wait, write};
 use crate::support::program::Program;
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Call, Gateway, RawBackend};
+use crate::support::{Backend, Call, Gateway, RawBackend, within};
 
 /// A certificate for localhost whose server offers these protocols.
 fn config(alpn: &[&str]) -> ServerConfig {
@@ -209,6 +209,34 @@ async fn trailers_pass_to_those_who_can_take_them() {
     assert_eq!(answer.trailers.expect("trailers")["grpc-status"], "0");
     let answer = Call::get("/grpc").send(through.proxy()).await;
     assert_eq!((answer.text().as_str(), answer.is_whole), ("body", true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_a_request_do_not_harm_it() {
+    let answering = async |asked: BackendRequest| asked.answer("ok").await;
+    let backend = H2Backend::start(answering).await;
+    let through = gateway(&backend, ALWAYS, "").await;
+    let mut client = Client::connect(through.proxy()).await;
+    for pieces in [&["a", "b", "c"][..], &["one"], &[]] {
+        let request = http::Request::post(format!("http://{}/now", through.proxy()))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("trailer", "x-checksum")
+            .body(())
+            .expect("a head");
+        let (answer, mut upload) = client.begin(request, false).await;
+        for piece in pieces {
+            write(&mut upload, Bytes::from_static(piece.as_bytes()), false).await.expect("a piece");
+            short_wait().await;
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", "1".parse().expect("a value"));
+        upload.send_trailers(trailers).expect("trailers");
+        let answer = within("an answer", answer).await.expect("a head");
+        assert_eq!(answer.status(), 200);
+        let seen = backend.requests().pop().expect("a request");
+        assert_eq!(seen.body(), pieces.concat().as_bytes(), "the body is whole, without its trailers");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

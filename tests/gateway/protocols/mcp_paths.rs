@@ -1,3 +1,4 @@
+use crate::support::program::Program;
 use crate::support::wire::Unframed;
 use crate::support::{Backend, Call, Connection, Gateway, RawBackend};
 
@@ -54,7 +55,7 @@ async fn oauth_discovery_reaches_the_server_that_it_names_and_no_model_provider(
 }
 
 /// An MCP server with the HTTP+SSE transport, which announces this endpoint.
-async fn old_server(endpoint: &'static str) -> RawBackend {
+pub(crate) async fn old_server(endpoint: &'static str) -> RawBackend {
     RawBackend::start(move |mut connection: Connection| async move {
         while let Some(request) = connection.request().await {
             if request.head.line.starts_with("POST") {
@@ -101,6 +102,21 @@ async fn the_endpoint_of_the_sse_transport_reaches_the_server_that_announced_it(
         assert!(answer.text().contains("name one of them"), "{}", answer.text());
     }
     assert_eq!(targets(&provider), [""; 0], "no message goes to the model provider");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_sdk_speaks_the_sse_transport_through_the_gateway() {
+    let provider = RawBackend::answering(OK).await;
+    let mut server = Program::python("mcp_sse.py", "-", &["serve"]);
+    let tools = format!("http://127.0.0.1:{}", server.line("port ").await);
+    let other = old_server("/messages/?session_id=b").await;
+    let gateway = gateway(&provider, &[("tools", &tools), ("other", &other.url())]).await;
+    let url = format!("{}/tools", gateway.url());
+    let outcome = Program::python("mcp_sse.py", &url, &["call"]).outcome().await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let expected = serde_json::json!({"version": "2025-11-25", "tools": ["add"], "text": "5"});
+    assert_eq!(outcome.last(), expected);
+    assert_eq!((targets(&provider), targets(&other)), (Vec::new(), Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -187,9 +187,10 @@ async fn keys_that_strangers_could_spend_are_a_fault_at_the_start() {
         "{output}"
     );
     assert!(!output.to_string().contains("house-secret"));
-    let (code, output) = check(yaml("listen: '0.0.0.0:8080'\nstartup_guard: warn\ndata_dir: /tmp"));
+    let data = format!("data_dir: {:?}", folder.path());
+    let (code, output) = check(yaml(&format!("listen: '0.0.0.0:8080'\nstartup_guard: warn\n{data}")));
     assert_eq!((code, &output["warnings"][0]["path"]), (Some(0), &json!("backends.a.auth.mode")), "{output}");
-    let (code, output) = check(yaml("listen: '127.0.0.1:8080'\ndata_dir: /tmp"));
+    let (code, output) = check(yaml(&format!("listen: '127.0.0.1:8080'\n{data}")));
     assert_eq!((code, &output["warnings"]), (Some(0), &json!([])), "{output}");
 }
 

@@ -30,7 +30,7 @@ async fn second(backend: &RawBackend, gateway: &Gateway, call: Call) -> (u16, us
     let call = call.header("connection", "close");
     for _ in 0..100 {
         // It may get a connection that an earlier round has left.
-        if Call::get("/first").send(gateway.proxy()).await.status() != 200 {
+        if Call::get("/first").header("connection", "close").send(gateway.proxy()).await.status() != 200 {
             continue;
         }
         let (before, connections) = (backend.heads().len(), backend.connections());

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::routing::failover::gateway;
-use crate::support::{Backend, Call, Gateway, RawBackend};
+use crate::support::wire::Unframed;
+use crate::support::{Backend, Call, Connection, Gateway, RawBackend, RawClient};
 
 /// An answer with this body.
 fn answer(body: &Value) -> String {
@@ -15,7 +16,7 @@ fn answer(body: &Value) -> String {
 }
 
 /// A call, the model that its path names, and the answer of its backend, which counts 7 and 5 tokens.
-fn calls() -> [(&'static str, Value, &'static str, Value); 6] {
+fn calls() -> [(&'static str, Value, &'static str, Value); 8] {
     let chat = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}});
     let anthropic = json!({"type": "message", "usage": {"input_tokens": 7, "output_tokens": 5}});
     [
@@ -54,6 +55,18 @@ fn calls() -> [(&'static str, Value, &'static str, Value); 6] {
             json!({"messages": []}),
             "amazon.nova-pro-v1:0",
             json!({"stopReason": "end_turn", "usage": {"inputTokens": 7, "outputTokens": 5, "totalTokens": 12}}),
+        ),
+        (
+            "/model/amazon.nova-sonic-v1:0/invoke-with-bidirectional-stream",
+            json!({}),
+            "amazon.nova-sonic-v1:0",
+            json!({"event": {"usageEvent": {"totalInputTokens": 7, "totalOutputTokens": 5}}}),
+        ),
+        (
+            "/model/meta.llama3-70b-instruct-v1:0/invoke",
+            json!({"prompt": "x"}),
+            "meta.llama3-70b-instruct-v1:0",
+            json!({"stop_reason": "stop", "amazon-bedrock-invocationMetrics": {"inputTokenCount": 7, "outputTokenCount": 5}}),
         ),
     ]
 }
@@ -113,6 +126,58 @@ async fn the_model_in_the_body_counts_where_the_path_names_another() {
     assert_eq!(call("gpt-4o").send(gateway.proxy()).await.status(), 200);
     assert_eq!((main.requests().len(), other.requests().len()), (0, 1), "no pattern matches the deployment");
     assert_eq!(call("gpt-secret").send(gateway.proxy()).await.status(), 403, "the backend may obey it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_model_of_an_asynchronous_call_is_in_its_body() {
+    let [main, other] =
+        [RawBackend::answering(answer(&json!({}))).await, RawBackend::answering(answer(&json!({}))).await];
+    let backends = [("main", &*main.url(), ""), ("other", &*other.url(), "models: ['amazon.nova-*']")];
+    let policies = "routing: { strict_models: true, blocked_models: ['*-secret'] }";
+    let strict = gateway(&backends, policies).await;
+    let call = |model: &str| Call::post("/async-invoke").json(&json!({"modelInput": {}, "modelId": model}));
+    for model in
+        ["amazon.nova-reel-v1:0", "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-reel-v1:0"]
+    {
+        assert_eq!(call(model).session("s").send(strict.proxy()).await.status(), 200, "{model}");
+        let blocked = model.replace("reel-v1:0", "secret");
+        assert_eq!(call(&blocked).send(strict.proxy()).await.status(), 403, "{blocked}");
+        let unknown = model.replace("nova", "sora");
+        assert_eq!(call(&unknown).send(strict.proxy()).await.status(), 404, "{unknown}: strict_models");
+    }
+    assert_eq!((main.requests().len(), other.requests().len()), (0, 2));
+    let session = strict.session_until("s", |session| session["requests"][1]["status"] == 200).await;
+    assert_eq!(session["models"], json!({"amazon.nova-reel-v1:0": 2}), "{session}");
+    let aliases = "aliases: { 'reel': 'amazon.nova-reel-v1:0' }, rewrite_model: true";
+    let rewriting = gateway(&[("local", &main.url(), aliases)], "").await;
+    let refused = call("reel").send(rewriting.proxy()).await;
+    assert_eq!(refused.status(), 400, "{}", refused.text());
+    assert!(refused.text().contains("name amazon.nova-reel-v1:0 yourself"), "{}", refused.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_of_a_bidirectional_stream_speak_at_once() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let backend = RawBackend::start(async |mut connection: Connection| {
+        connection.request_head().await;
+        connection.until("question").await;
+        let _ = connection.send(format!("{HEAD}6\r\nanswer\r\n")).await;
+        connection.until("thanks").await;
+        let _ = connection.send("0\r\n\r\n").await;
+    })
+    .await;
+    let gateway = Gateway::start(&backend).await;
+    let mut client = RawClient::connect(gateway.proxy()).await;
+    let path = "/model/amazon.nova-sonic-v1:0/invoke-with-bidirectional-stream";
+    let fields = "Content-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked";
+    client
+        .send(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n").as_bytes())
+        .await
+        .expect("send");
+    client.send(b"8\r\nquestion\r\n").await.expect("send");
+    client.until("answer").await;
+    client.send(b"6\r\nthanks\r\n0\r\n\r\n").await.expect("send");
+    assert!(client.message(Unframed::UntilEnd).await.expect("an answer").is_whole);
 }
 
 #[tokio::test(flavor = "multi_thread")]

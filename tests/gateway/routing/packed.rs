@@ -178,3 +178,138 @@ async fn a_body_that_grows_too_much_is_refused_as_its_plain_twin_is() {
     }
     assert_eq!((two.main.requests().len(), two.other.requests().len()), (0, 0));
 }
+
+/// An upload of a form with this model before a file of this size, compressed.
+fn form(coding: &str, model: &str, size: usize) -> Call {
+    form_call(coding).body(form_body(coding, model, size))
+}
+
+fn form_call(coding: &str) -> Call {
+    Call::post("/v1/audio/transcriptions")
+        .header("content-type", "multipart/form-data; boundary=b")
+        .header("content-encoding", coding)
+}
+
+fn form_body(coding: &str, model: &str, size: usize) -> Vec<u8> {
+    let mut plain = Vec::new();
+    for (name, value) in [("model", model.as_bytes()), ("prompt", &[])] {
+        plain.extend_from_slice(
+            format!("--b\r\nContent-Disposition: form-data; name={name}\r\n\r\n").as_bytes(),
+        );
+        plain.extend_from_slice(value);
+        plain.extend_from_slice(b"\r\n");
+    }
+    plain.extend_from_slice(b"--b\r\nContent-Disposition: form-data; name=file; filename=a.wav\r\n\r\n");
+    // Sound that does not shrink much.
+    let mut noise = 1_u32;
+    plain.extend((0..size).map(|_| {
+        noise ^= noise << 13;
+        noise ^= noise >> 17;
+        noise ^= noise << 5;
+        noise.to_le_bytes()[0]
+    }));
+    plain.extend_from_slice(b"\r\n--b--\r\n");
+    packed(coding, &plain)
+}
+
+/// JSON under the label that `curl -d` gives it.
+fn labelled(coding: &str, model: &str) -> Call {
+    Call::post("/v1/chat/completions")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("content-encoding", coding)
+        .body(packed(coding, format!("{{\"messages\":[],\"model\":{model:?}}}").as_bytes()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_form_is_what_its_plain_twin_is() {
+    let two = Two::start("routing: { strict_models: true, blocked_models: ['*-secret'] }").await;
+    let mut seen = 0;
+    for coding in CODINGS {
+        for size in [100, 200_000] {
+            for sent in [form(coding, "gpt-voice", size), form(coding, "gpt-voice", size).chunked(3000)] {
+                assert_eq!(two.status(&sent.clone().session("s")).await, 200, "{coding}, {size} bytes");
+                let request = &two.other.requests()[seen];
+                assert!(
+                    request.is_whole && request.body == form_body(coding, "gpt-voice", size),
+                    "{coding}: the bytes stay"
+                );
+                assert_eq!(request.head.field("content-encoding"), Some(coding));
+                seen += 1;
+            }
+            assert_eq!(
+                two.status(&form(coding, "voice-secret", size)).await,
+                403,
+                "{coding}: blocked_models"
+            );
+            assert_eq!(two.status(&form(coding, "unknown", size)).await, 404, "{coding}: strict_models");
+        }
+        assert_eq!(two.status(&labelled(coding, "gpt-5")).await, 200, "{coding}: JSON labelled as pairs");
+        seen += 1;
+        assert_eq!(two.status(&labelled(coding, "gpt-secret")).await, 403, "{coding}: blocked_models");
+        let pairs = Call::post("/v1/chat/completions")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("content-encoding", coding)
+            .body(packed(coding, b"model=gpt-5&messages=x"));
+        assert_eq!(two.status(&pairs).await, 403, "{coding}: pairs are not read, so they may be blocked");
+    }
+    let session = two.gateway.session_until("s", |session| session["requests"][0]["status"] == 200).await;
+    assert_eq!(session["models"], json!({"gpt-voice": 16}), "{session}");
+    assert_eq!((two.main.requests().len(), two.other.requests().len()), (0, seen));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_in_a_compressed_form_is_refused_with_the_remedy() {
+    let local = RawBackend::answering(OK).await;
+    let aliases = "aliases: { 'whisper-1': 'large-v3' }, rewrite_model: true";
+    let gateway = gateway(&[("local", &local.url(), aliases)], "").await;
+    for coding in CODINGS {
+        for size in [100, 200_000] {
+            let refused = form(coding, "whisper-1", size).send(gateway.proxy()).await;
+            assert_eq!(refused.status(), 400, "{coding}: {}", refused.text());
+            assert!(
+                refused.text().contains("a compressed form; name large-v3 yourself"),
+                "{}",
+                refused.text()
+            );
+            let own = form(coding, "large-v3", size).send(gateway.proxy()).await;
+            assert_eq!(own.status(), 200, "{coding}: {}", own.text());
+        }
+        assert_eq!(labelled(coding, "whisper-1").send(gateway.proxy()).await.status(), 200, "{coding}");
+        let seen = local.requests().pop().expect("a request");
+        assert!(seen.text().contains("large-v3") && seen.head.field("content-encoding").is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_form_that_is_damaged_midway_is_refused_where_its_model_matters() {
+    let deciding = Two::start("").await;
+    let blocking = Two::start("routing: { blocked_models: ['x'] }").await;
+    let free = RawBackend::answering(OK).await;
+    let free_gateway = Gateway::start(&free).await;
+    for coding in CODINGS {
+        // The beginning decides on the backend; what follows is no such coding.
+        let mut damaged = form_body(coding, "gpt-voice", 300_000);
+        let middle = damaged.len() / 2;
+        damaged[middle..].fill(0xff);
+        let call = form_call(coding).session("s").body(damaged);
+        let refused = call.send(blocking.gateway.proxy()).await;
+        assert_eq!(
+            (refused.status(), &refused.json()["error"]["code"]),
+            (403, &json!("policy_blocked")),
+            "{coding}: {}",
+            refused.text()
+        );
+        let early = call.clone().body(&b"no such coding at all"[..]).send(deciding.gateway.proxy()).await;
+        assert_eq!(
+            (early.status(), &early.json()["error"]["code"]),
+            (415, &json!("body_unreadable")),
+            "{coding}: {}",
+            early.text()
+        );
+        let passed = call.send(free_gateway.proxy()).await;
+        assert_eq!(passed.status(), 200, "{coding}: it matters to nobody: {}", passed.text());
+    }
+    assert!(blocking.main.requests().iter().all(|seen| !seen.is_whole), "no form arrives whole");
+    assert_eq!(deciding.main.requests().len() + deciding.other.requests().len(), 0);
+    assert_eq!(free.requests().len(), CODINGS.len());
+}

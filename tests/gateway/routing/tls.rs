@@ -26,11 +26,21 @@ struct Secure {
     folder: TempDir,
     /// Decrypted request bytes.
     received: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
 impl Secure {
     async fn start(name: &str) -> Self {
+        Self::serving(name, serve).await
+    }
+
+    /// Runs `handle` for each connection.
+    async fn serving<F, Fut>(name: &str, handle: F) -> Self
+    where
+        F: Fn(TlsAcceptor, TcpStream, Arc<AtomicUsize>) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -48,13 +58,19 @@ impl Secure {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let received = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&received);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (counted, accepted) = (Arc::clone(&received), Arc::clone(&connections));
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(acceptor.clone(), stream, Arc::clone(&counted)));
+                accepted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(handle(acceptor.clone(), stream, Arc::clone(&counted)));
             }
         });
-        Self { address, folder, received, accepting }
+        Self { address, folder, received, connections, accepting }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     fn received(&self) -> usize {
@@ -112,6 +128,79 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, received: Arc<AtomicUsi
         let written = stream.write_all(&[answer.as_bytes(), BODY].concat()).await;
         if written.is_err() || stream.flush().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Answers the first request of each connection; the next one finds it closed without a `close_notify` (RFC 8446, 6.1).
+async fn close_abruptly(acceptor: TlsAcceptor, stream: TcpStream, heads: Arc<AtomicUsize>, reads_all: bool) {
+    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", BODY.len());
+    for is_first in [true, false] {
+        let mut received = Vec::new();
+        let mut end = 0;
+        while received.len() < end || end == 0 {
+            if !matches!(stream.read_buf(&mut received).await, Ok(1..)) {
+                return;
+            }
+            if let (0, Some(head)) = (end, memchr::memmem::find(&received, b"\r\n\r\n")) {
+                heads.fetch_add(1, Ordering::SeqCst);
+                let text = String::from_utf8_lossy(&received[..head]).to_lowercase();
+                let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+                end = head + 4 + length.map_or(0, |length| length.parse().expect("a length"));
+                if !is_first && !reads_all {
+                    break;
+                }
+            }
+        }
+        if is_first {
+            let written = stream.write_all(&[answer.as_bytes(), BODY].concat()).await;
+            if written.is_err() || stream.flush().await.is_err() {
+                return;
+            }
+        }
+    }
+    // Dropping the TCP stream below TLS ends it with a FIN, or a reset when bytes are unread.
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_ends_without_a_close_notify_is_sent_over_again() {
+    for reads_all in [true, false] {
+        let heads = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&heads);
+        let backend = Secure::serving("localhost", move |acceptor, stream, _| {
+            close_abruptly(acceptor, stream, Arc::clone(&counted), reads_all)
+        })
+        .await;
+        let gateway = Gateway::with(format!(
+            "backends:\n  secure: {{ url: 'https://localhost:{}', type: openai, tls: {{ {} }} }}\n",
+            backend.address.port(),
+            ca_file(&backend.ca())
+        ))
+        .await;
+        // What is not written completely is sent again, whatever it asks for; what may have been processed only if it
+        // is idempotent.
+        let large = Call::chat(&"x".repeat(8 << 20));
+        let cases = match reads_all {
+            true => vec![(Call::get("/get"), 200, 2), (Call::chat("hello"), 502, 1)],
+            false => vec![(large, 200, 2)],
+        };
+        for (call, status, sent) in cases {
+            within("a request on the kept connection", async {
+                loop {
+                    if Call::get("/first").send(gateway.proxy()).await.status() != 200 {
+                        continue;
+                    }
+                    let (before, connections) = (heads.load(Ordering::SeqCst), backend.connections());
+                    let answer = call.send(gateway.proxy()).await;
+                    let seen = heads.load(Ordering::SeqCst) - before;
+                    if seen > 1 || backend.connections() == connections {
+                        assert_eq!((answer.status(), seen), (status, sent), "{}", answer.text());
+                        break;
+                    }
+                }
+            })
+            .await;
         }
     }
 }

@@ -145,7 +145,14 @@ impl Found {
         self.seldom.get_or_insert_default().searches += 1;
     }
 
-    fn is_of(&mut self, kind: &str, rules: &AnswerRules) {
+    /// The provider reports an error, in this word.
+    pub(super) fn reports(&mut self, word: &str) {
+        self.fails(&Value::Str(word.into()), true);
+        self.has_failed = true;
+    }
+
+    /// The event under way is of this kind.
+    pub(super) fn is_of(&mut self, kind: &str, rules: &AnswerRules) {
         self.is_last = rules.ends.last_kinds.contains(&kind);
         self.has_failed |= rules.ends.error_kinds.contains(&kind);
         self.is_text = rules.calls.text_kinds.contains(&kind);

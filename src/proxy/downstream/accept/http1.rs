@@ -66,7 +66,7 @@ where
         let limit = self.live.load().timeouts.write;
         let mut session = ClientSession::Http1(Box::new(Exchange::new(connection, Head::rejected())));
         let _ = timeout(limit, answer.write(&mut session, &refusal)).await;
-        self.unparsed.account(peer, &refusal, &answer, begun.elapsed());
+        self.unparsed.account(peer, &refusal, &answer.request_id, answer.sent, begun.elapsed());
         if let ClientSession::Http1(exchange) = session {
             linger(exchange.into_connection()).await;
         }
@@ -82,7 +82,8 @@ where
         let settings = self.live.load_full();
         let handle = RequestHandle::new(peer, settings, draining.clone());
         exchange.header_mut().extensions_mut().insert(Arc::clone(&handle));
-        let downstream = DownstreamSession::new(ClientSession::Http1(Box::new(exchange)), Arc::clone(&handle));
+        let downstream =
+            DownstreamSession::new(ClientSession::Http1(Box::new(exchange)), Arc::clone(&handle));
         let end = self.run_proxy(downstream, &handle, draining).await;
         let ClientSession::Http1(exchange) = handle.take_session()? else { return None };
         if end == ProxyEnd::Panicked || !handle.reuse.is_allowed() || !exchange.is_body_done() {

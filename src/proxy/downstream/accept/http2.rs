@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use h2::Reason;
-use http::header::{COOKIE, EXPECT, HOST};
+use h2::server::SendResponse;
+use http::header::{COOKIE, HOST};
 use http::{HeaderValue, Version};
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{
-    H2Accept, H2Options, HttpSession, default_h2_options, handshake,
-};
-use pingora_core::protocols::{Digest, Stream};
+use pingora_core::protocols::http::custom::server::Session;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options, handshake};
 use pingora_http::RequestHeader;
 use pingora_proxy::ProxyHttp;
 use tokio::sync::watch;
@@ -25,9 +24,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{Downstream, FIRST_REQUEST, drained};
+use super::unparsed;
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
-use crate::proxy::downstream::session::{ClientSession, DownstreamSession, WebSocketStream, is_websocket};
+use crate::proxy::downstream::session::{
+    ClientSession, DownstreamSession, Http2Session, WebSocketStream, is_websocket,
+};
 use crate::proxy::settings::Limits;
 
 /// Flow-control windows for request bodies, of a stream and of the connection.
@@ -109,13 +111,11 @@ struct Refusing {
 
 impl Refusing {
     /// Refuses a stream that was not processed, so that the client may retry it (RFC 9113, 8.7).
-    fn refuse(&mut self, accepted: H2Accept) {
+    fn refuse(&mut self, mut respond: SendResponse<Bytes>) {
         if self.since.elapsed() > GOAWAY_TIME {
             self.deadline.get_or_insert_with(|| Instant::now() + IGNORED_GOAWAY_TIME);
         }
-        if let H2Accept::Session(mut session) = accepted {
-            session.shutdown_with_reason(Reason::REFUSED_STREAM);
-        }
+        respond.send_reset(Reason::REFUSED_STREAM);
     }
 }
 
@@ -135,7 +135,7 @@ where
     ) {
         let handshake = handshake(stream, Some(options(&self.live.load().limits, &budget)));
         let Ok(Ok(mut connection)) = timeout(limit, handshake).await else { return };
-        let (digest, told) = (Arc::new(Digest::default()), draining.clone());
+        let told = draining.clone();
         let mut streams = JoinSet::new();
         let mut idle_limit = IdleLimit { since: Instant::now(), limit, leaving: false };
         let mut refusing: Option<Refusing> = None;
@@ -158,12 +158,21 @@ where
                 Some(_) = streams.join_next(), if !streams.is_empty() => {
                     idle_limit.restart(self.live.load().timeouts.idle);
                 }
-                accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => match accepted {
-                    Ok(Some(accepted)) => match &mut refusing {
-                        Some(refusing) => refusing.refuse(accepted),
-                        None => self.spawn_stream(accepted, &mut streams, peer, &budget, &told),
+                accepted = connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => match &mut refusing {
+                        Some(refusing) => refusing.refuse(respond),
+                        None => {
+                            let session = Http2Session::accept(request, respond);
+                            self.spawn_stream(session, &mut streams, peer, &budget, &told);
+                        }
                     },
-                    Ok(None) | Err(_) => break,
+                    None => break,
+                    Some(Err(error)) => {
+                        if let Some(reason) = unparsed::connection_fault(&error) {
+                            self.unparsed.account_http2(&peer, Some(reason));
+                        }
+                        break;
+                    }
                 },
                 () = sleep_until(idle_limit.until()), if streams.is_empty() => {
                     if idle_limit.leaving {
@@ -177,17 +186,17 @@ where
         streams.detach_all();
     }
 
-    /// Serves a stream in a task of its own.
+    /// Serves a stream in a task of its own; `None` for one whose head was malformed.
     fn spawn_stream(
         self: &Arc<Self>,
-        accepted: H2Accept,
+        session: Option<Http2Session>,
         streams: &mut JoinSet<()>,
         peer: Peer,
         budget: &Arc<H2Budget>,
         draining: &watch::Receiver<bool>,
     ) {
-        let H2Accept::Session(session) = accepted else {
-            // Its head was malformed; the error response has been sent.
+        let Some(session) = session else {
+            self.unparsed.account_http2(&peer, None);
             return budget.cancelled();
         };
         budget.began();
@@ -197,19 +206,19 @@ where
     /// Serves the request of one stream.
     async fn serve_stream(
         self: Arc<Self>,
-        mut session: HttpSession,
+        mut session: Http2Session,
         peer: Peer,
         budget: Arc<H2Budget>,
         draining: watch::Receiver<bool>,
     ) {
         // The client has already reset the stream: it is not forwarded.
-        if session.idle().now_or_never().is_some() {
+        if session.is_reset() {
             return budget.cancelled();
         }
         let settings = self.live.load_full();
         let Some(_permit) = self.permits.stream(settings.limits.max_connections) else {
             // The request was not processed, so the client may retry it (RFC 9113, 8.7).
-            return session.shutdown_with_reason(Reason::REFUSED_STREAM);
+            return session.reset(Reason::REFUSED_STREAM);
         };
         let handle = RequestHandle::new(peer, settings, draining.clone());
         let mut session = if is_websocket(session.req_header()) {
@@ -218,10 +227,14 @@ where
             ServerSession::new_custom(Box::new(socket))
         } else {
             normalize_head(session.req_header_mut());
-            ServerSession::new_http2(session)
+            ServerSession::new_custom(Box::new(session))
         };
         session.req_header_mut().extensions_mut().insert(Arc::clone(&handle));
-        let downstream = DownstreamSession::of_stream(ClientSession::Http2(Box::new(session)), Arc::clone(&handle), budget);
+        let downstream = DownstreamSession::of_stream(
+            ClientSession::Http2(Box::new(session)),
+            Arc::clone(&handle),
+            budget,
+        );
         self.run_proxy(downstream, &handle, &draining).await;
         // The end of the response is queued, so the session can be dropped.
         drop(handle.take_session());
@@ -242,8 +255,7 @@ async fn close_connection(connection: &mut Connection) {
     let _ = timeout(GOAWAY_TIME, async { while connection.accept().await.is_some() {} }).await;
 }
 
-/// Converts a head to HTTP/1.1 form: `Host` for `:authority`, one `Cookie` field (RFC 9113, 8.2.3). `Expect` is removed,
-/// since Pingora sends no informational responses over HTTP/2, and clients that wait for one continue after a second.
+/// Converts a head to HTTP/1.1 form: `Host` for `:authority`, one `Cookie` field (RFC 9113, 8.2.3).
 fn normalize_head(head: &mut RequestHeader) {
     debug_assert_eq!(head.version, Version::HTTP_2);
     if !head.headers.contains_key(HOST)
@@ -251,7 +263,6 @@ fn normalize_head(head: &mut RequestHeader) {
     {
         let _ = head.insert_header(HOST, host);
     }
-    head.remove_header(&EXPECT);
     let crumbs: Vec<&[u8]> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1
         && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
@@ -269,12 +280,11 @@ mod tests {
         let mut head = RequestHeader::build("GET", b"/", None).unwrap();
         head.set_version(Version::HTTP_2);
         head.set_uri("https://gateway.example:8443/a".parse().unwrap());
-        for (name, value) in [("cookie", "a=1"), ("cookie", "b=2"), ("expect", "100-continue")] {
+        for (name, value) in [("cookie", "a=1"), ("cookie", "b=2")] {
             head.append_header(name, value).unwrap();
         }
         normalize_head(&mut head);
         assert_eq!(head.headers[HOST], "gateway.example:8443");
         assert_eq!(head.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
-        assert!(!head.headers.contains_key(EXPECT));
     }
 }

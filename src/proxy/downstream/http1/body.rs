@@ -300,7 +300,8 @@ mod tests {
             let (_, body, _) = chunked(stream);
             assert!(matches!(body, Body::Failed(Fault::Chunk(_))), "{stream:?}: {body:?}");
         }
-        let long = [format!("2;{}", "x".repeat(MAX_SIZE_LINE)), format!("0\r\n{}", "x".repeat(MAX_TRAILERS + 1))];
+        let long =
+            [format!("2;{}", "x".repeat(MAX_SIZE_LINE)), format!("0\r\n{}", "x".repeat(MAX_TRAILERS + 1))];
         let lines = format!("0\r\n{}", "a: b\r\n".repeat(MAX_TRAILERS / 6 + 2));
         for stream in long.iter().chain([&lines]) {
             assert!(matches!(chunked(stream).1, Body::Failed(_)), "{}", &stream[..20]);

@@ -50,7 +50,9 @@ impl Reply {
     fn head(&self) -> Box<ResponseHeader> {
         let mut head = ResponseHeader::build(self.status, None).unwrap();
         match self.framing {
-            Some("length") => head.insert_header("content-length", self.pieces.iter().sum::<usize>()).unwrap(),
+            Some("length") => {
+                head.insert_header("content-length", self.pieces.iter().sum::<usize>()).unwrap()
+            }
             Some("chunked") => head.insert_header("Transfer-Encoding", "chunked").unwrap(),
             _ => {}
         }
@@ -288,8 +290,12 @@ fn reply() -> impl Strategy<Value = Reply> {
     let framing = prop::sample::select(vec![None, Some("length"), Some("chunked")]);
     let status = prop::sample::select(vec![200_u16, 204, 304, 500]);
     let pieces = prop::collection::vec(prop_oneof![1..300_usize, 4000..9000_usize], 0..4);
-    (status, any::<bool>(), framing, pieces)
-        .prop_map(|(status, interim, framing, pieces)| Reply { status, interim, framing, pieces })
+    (status, any::<bool>(), framing, pieces).prop_map(|(status, interim, framing, pieces)| Reply {
+        status,
+        interim,
+        framing,
+        pieces,
+    })
 }
 
 proptest! {
@@ -321,7 +327,9 @@ fn ours_repairs_no_request_line() {
 
 #[test]
 fn ours_is_stricter_about_chunks() {
-    for body in ["5;\nx\r\nhello\r\n0\r\n\r\n", "5;a\0\r\nhello\r\n0\r\n\r\n", "5 \r\nhello\r\n0\r\n\r\n", "\r\n\r\n"] {
+    for body in
+        ["5;\nx\r\nhello\r\n0\r\n\r\n", "5;a\0\r\nhello\r\n0\r\n\r\n", "5 \r\nhello\r\n0\r\n\r\n", "\r\n\r\n"]
+    {
         let stream = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
         let (theirs, ours) = both(stream.as_bytes(), &[usize::MAX], &plain());
         assert!(!theirs.rejected, "{body:?}: Pingora takes it");

@@ -1,4 +1,4 @@
-//! The session with a client below [`super::DownstreamSession`]: ours for HTTP/1.1, Pingora's for HTTP/2.
+//! The session with a client below [`super::DownstreamSession`]: of a request over HTTP/1.1 or of a stream of HTTP/2.
 
 use std::future::poll_fn;
 use std::time::Duration;

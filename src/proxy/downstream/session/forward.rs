@@ -1,7 +1,50 @@
 //! Methods of Pingora's session trait that are the same for each session that wraps another one.
 
+/// Implements the methods of `custom::server::Session` for messages beside the body, which HTTP does not have.
+macro_rules! without_messages {
+    () => {
+        // Written as `async_trait` expands it, since it does not see into a macro.
+        fn finish_custom<'life0, 'async_trait>(
+            &'life0 mut self,
+        ) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send + 'async_trait>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn take_custom_message_reader(
+            &mut self,
+        ) -> Option<$crate::proxy::downstream::session::forward::MessageReader> {
+            None
+        }
+
+        fn restore_custom_message_reader(
+            &mut self,
+            _reader: $crate::proxy::downstream::session::forward::MessageReader,
+        ) -> Result<()> {
+            Ok(())
+        }
+
+        fn take_custom_message_writer(
+            &mut self,
+        ) -> Option<Box<dyn pingora_core::protocols::http::custom::CustomMessageWrite>> {
+            None
+        }
+
+        fn restore_custom_message_writer(
+            &mut self,
+            _writer: Box<dyn pingora_core::protocols::http::custom::CustomMessageWrite>,
+        ) -> Result<()> {
+            Ok(())
+        }
+    };
+}
+pub(super) use without_messages;
+
 /// Implements the methods of `custom::server::Session` that only forward to the wrapped session, by `self.inner()` and
-/// `self.inner_mut()`, and those for messages beside the body, which HTTP does not have.
+/// `self.inner_mut()`, and [`without_messages`].
 macro_rules! forward_to_inner {
     () => {
         fn set_write_timeout(&mut self, limit: Option<Duration>) {
@@ -48,42 +91,7 @@ macro_rules! forward_to_inner {
             self.inner().server_addr()
         }
 
-        // Written as `async_trait` expands it, since it does not see into a macro.
-        fn finish_custom<'life0, 'async_trait>(
-            &'life0 mut self,
-        ) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send + 'async_trait>>
-        where
-            'life0: 'async_trait,
-            Self: 'async_trait,
-        {
-            Box::pin(std::future::ready(Ok(())))
-        }
-
-        fn take_custom_message_reader(
-            &mut self,
-        ) -> Option<$crate::proxy::downstream::session::forward::MessageReader> {
-            None
-        }
-
-        fn restore_custom_message_reader(
-            &mut self,
-            _reader: $crate::proxy::downstream::session::forward::MessageReader,
-        ) -> Result<()> {
-            Ok(())
-        }
-
-        fn take_custom_message_writer(
-            &mut self,
-        ) -> Option<Box<dyn pingora_core::protocols::http::custom::CustomMessageWrite>> {
-            None
-        }
-
-        fn restore_custom_message_writer(
-            &mut self,
-            _writer: Box<dyn pingora_core::protocols::http::custom::CustomMessageWrite>,
-        ) -> Result<()> {
-            Ok(())
-        }
+        $crate::proxy::downstream::session::forward::without_messages!();
     };
 }
 pub(super) use forward_to_inner;

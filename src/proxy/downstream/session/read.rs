@@ -123,7 +123,7 @@ impl DownstreamSession {
                     _ = handle.cut.soft() => return cut(),
                     due = poll_fn(|cx| limits.poll_due(&mut timer, &handle.activity, None, cx)) => match due {
                         Due::BackendIdle => return idle_backend(),
-                        // Pingora's session cannot resume a cancelled write, and HTTP/2 has PING.
+                        // A cancelled write to a stream cannot be resumed, and HTTP/2 has PING.
                         Due::Comment | Due::ReadLimit => limits.restart_comments(),
                     },
                     chunk = &mut next => break chunk,

@@ -1,5 +1,5 @@
 //! Writes to the client, for [`DownstreamSession`]. Over HTTP/1.1 a response is added to what is to be sent and then sent, so
-//! that a head leaves with the first bytes of its body; Pingora's HTTP/2 session does both at once.
+//! that a head leaves with the first bytes of its body; the session of an HTTP/2 stream does both at once.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -114,8 +114,7 @@ impl DownstreamSession {
     /// Writes a keep-alive comment if the response has begun. The proxy cancels a wait for the client, and a comment being
     /// written in it, when the backend has sent something; that then follows the whole comment.
     pub(super) async fn respond_comment(&mut self) -> Result<()> {
-        let has_begun =
-            self.inner().response_written().is_some_and(|head| !head.status.is_informational());
+        let has_begun = self.inner().response_written().is_some_and(|head| !head.status.is_informational());
         let Some(http1) = self.http1_mut().filter(|_| has_begun) else { return Ok(()) };
         http1.add_body(Bytes::from_static(COMMENT));
         self.send().await

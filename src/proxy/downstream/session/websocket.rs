@@ -2,7 +2,7 @@
 //!
 //! The client opens a stream with CONNECT and `:protocol: websocket`. The proxy and the backend see `GET` with `Upgrade`;
 //! the 101 of the backend becomes a 200, and the bytes that follow are sent as DATA. Everything else is done by
-//! Pingora's session of the stream.
+//! the session of the stream.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
-use pingora_core::protocols::http::v2::server::HttpSession;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::forward::forward_to_inner;
+use super::http2_session::Http2Session;
 
 /// An HTTP/2 stream that requests a WebSocket.
 pub(crate) struct WebSocketStream {
-    inner: HttpSession,
+    inner: Http2Session,
     /// The request head in HTTP/1.1 form.
     head: RequestHeader,
     /// The 101 of the backend, once received; bytes then flow in both directions.
@@ -42,7 +42,7 @@ pub(crate) fn is_websocket(head: &RequestHeader) -> bool {
 impl WebSocketStream {
     /// # Errors
     /// The head cannot be written as HTTP/1.1.
-    pub(crate) fn new(inner: HttpSession) -> Result<Self> {
+    pub(crate) fn new(inner: Http2Session) -> Result<Self> {
         let request = inner.req_header();
         let mut head = RequestHeader::build("GET", request.raw_path(), Some(request.headers.len() + 5))?;
         head.set_version(Version::HTTP_11);
@@ -59,11 +59,11 @@ impl WebSocketStream {
         Ok(Self { inner, head, switched: None })
     }
 
-    fn inner(&self) -> &HttpSession {
+    fn inner(&self) -> &Http2Session {
         &self.inner
     }
 
-    fn inner_mut(&mut self) -> &mut HttpSession {
+    fn inner_mut(&mut self) -> &mut Http2Session {
         &mut self.inner
     }
 
@@ -106,7 +106,7 @@ impl Session for WebSocketStream {
 
     async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
         let head = self.translate(head)?;
-        self.inner.write_response_header(head, end)
+        self.inner.write_response_header(head, end).await
     }
 
     async fn write_response_header_ref(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
@@ -118,7 +118,7 @@ impl Session for WebSocketStream {
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        self.inner.write_trailers(trailers)
+        self.inner.write_trailers(trailers).await
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
@@ -143,8 +143,8 @@ impl Session for WebSocketStream {
         self.switched.as_deref().or_else(|| self.inner.response_written())
     }
 
-    async fn shutdown(&mut self, _code: u32, _context: &str) {
-        self.inner.shutdown();
+    async fn shutdown(&mut self, code: u32, context: &str) {
+        self.inner.shutdown(code, context).await;
     }
 
     /// There is no body before the switch; DATA that arrives earlier waits in the window of the stream.
@@ -153,7 +153,7 @@ impl Session for WebSocketStream {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.inner.finish()
+        self.inner.finish().await
     }
 
     fn is_body_empty(&mut self) -> bool {

@@ -57,9 +57,8 @@ impl WaitLimits {
                 (activity.comment_deadline(last_comment), Due::Comment),
             ]
         };
-        let earliest = || {
-            deadlines().into_iter().filter_map(|(at, due)| Some((at?, due))).min_by_key(|(at, _)| *at)
-        };
+        let earliest =
+            || deadlines().into_iter().filter_map(|(at, due)| Some((at?, due))).min_by_key(|(at, _)| *at);
         timer.poll_past(|| earliest().map(|(at, _)| at), cx).map(|()| {
             // The earliest has passed; without one the timer is never ready.
             earliest().map_or(Due::BackendIdle, |(_, due)| due)

@@ -170,10 +170,19 @@ impl RedisStore {
 
     /// Publishes events of this instance in one round trip. Returns how many were not published.
     pub(in crate::session) async fn publish_events(&self, events: &[String]) -> Result<usize, LinkError> {
-        let call = |event: &String| {
-            Call::new("PUBLISH", [self.keys.event_channel(), format!("{} {event}", self.instance)])
-        };
-        let answers = self.link.calls(events.iter().map(call).collect()).await?;
+        self.publish(self.keys.event_channel(), events).await
+    }
+
+    /// Publishes announcements of this instance in one round trip.
+    pub(in crate::session) async fn publish_announcements(&self, texts: &[String]) -> Result<(), LinkError> {
+        self.publish(self.keys.announcement_channel(), texts).await.map(drop)
+    }
+
+    /// Publishes texts of this instance on a channel. Returns how many were not published.
+    async fn publish(&self, channel: String, texts: &[String]) -> Result<usize, LinkError> {
+        let call =
+            |text: &String| Call::new("PUBLISH", [channel.clone(), format!("{} {text}", self.instance)]);
+        let answers = self.link.calls(texts.iter().map(call).collect()).await?;
         Ok(answers.iter().filter(|answer| answer.is_err()).count())
     }
 
