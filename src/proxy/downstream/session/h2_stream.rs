@@ -9,6 +9,7 @@ use pingora_core::{Error, ErrorType, Result};
 use tokio::time::timeout;
 
 use crate::proxy::downstream::h2_budget::H2Budget;
+use crate::proxy::downstream::timing::IdleTimer;
 
 /// State of an HTTP/2 stream besides its session.
 pub(super) struct H2Stream {
@@ -16,11 +17,13 @@ pub(super) struct H2Stream {
     budget: Arc<H2Budget>,
     /// The end of the stream was counted.
     has_ended: bool,
+    /// For all waits on this stream.
+    pub(super) timer: IdleTimer,
 }
 
 impl H2Stream {
     pub(super) fn new(budget: Arc<H2Budget>) -> Self {
-        Self { budget, has_ended: false }
+        Self { budget, has_ended: false, timer: IdleTimer::default() }
     }
 
     fn count(&mut self, bytes: usize) {

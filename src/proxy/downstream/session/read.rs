@@ -12,7 +12,7 @@ use super::client_session::ClientSession;
 use super::downstream_session::DownstreamSession;
 use super::h2_stream::next_chunk;
 use super::write::cut;
-use crate::proxy::downstream::timing::{Due, IdleTimer};
+use crate::proxy::downstream::timing::Due;
 
 /// The error with which a wait ends when the backend was idle for too long.
 pub(crate) const UPSTREAM_IDLE: ErrorType = ErrorType::Custom("backend_silent");
@@ -107,21 +107,18 @@ impl DownstreamSession {
         })
     }
 
-    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
     async fn read_http2(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
-        let inner = self.inner.as_mut().expect("the session is here until it is dropped");
-        let ClientSession::Http2(inner) = inner else {
+        let (Some(ClientSession::Http2(inner)), Some(stream)) = (&mut self.inner, &mut self.stream) else {
             return Error::e_explain(ErrorType::InternalError, "the session is not HTTP/2");
         };
         let (handle, limits, limit) = (&*self.handle, &mut self.limits, self.read_limit);
-        let mut timer = IdleTimer::default();
         let chunk = {
             let mut next = pin!(next_chunk(inner, idle, limit));
             loop {
                 tokio::select! {
                     biased;
                     _ = handle.cut.soft() => return cut(),
-                    due = poll_fn(|cx| limits.poll_due(&mut timer, &handle.activity, None, cx)) => match due {
+                    due = poll_fn(|cx| limits.poll_due(&mut stream.timer, &handle.activity, None, cx)) => match due {
                         Due::BackendIdle => return idle_backend(),
                         // A cancelled write to a stream cannot be resumed, and HTTP/2 has PING.
                         Due::Comment | Due::ReadLimit => limits.restart_comments(),
@@ -130,10 +127,7 @@ impl DownstreamSession {
                 }
             }
         };
-        let has_response = self.inner().response_written().is_some();
-        if let Some(stream) = &mut self.stream {
-            stream.on_read(&chunk, has_response);
-        }
+        stream.on_read(&chunk, inner.response_written().is_some());
         chunk
     }
 }

@@ -36,8 +36,8 @@ impl WaitLimits {
         Self { last_comment: arrived, reading_since: None }
     }
 
-    /// Ready when something is due, by this timer. `read_limit` is the longest wait for bytes of the request body; `None` when there is no
-    /// limit, or when it is not the body that is waited for.
+    /// Ready when something is due, by this timer. `read_limit` is the longest wait for bytes of the request body; `None`
+    /// when there is no limit, or when it is not the body that is waited for.
     pub(crate) fn poll_due(
         &mut self,
         timer: &mut IdleTimer,
