@@ -24,24 +24,20 @@ struct Faulty(Gateway);
 
 #[async_trait]
 impl ProxyHttp for Faulty {
-    type CTX = RequestCtx;
+    type CTX = Box<RequestCtx>;
 
-    fn new_ctx(&self) -> RequestCtx {
+    fn new_ctx(&self) -> Self::CTX {
         self.0.new_ctx()
     }
 
-    async fn request_filter(
-        &self,
-        session: &mut Session,
-        ctx: &mut RequestCtx,
-    ) -> pingora_core::Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora_core::Result<bool> {
         self.0.request_filter(session, ctx).await
     }
 
     async fn upstream_peer(
         &self,
         _session: &mut Session,
-        _ctx: &mut RequestCtx,
+        _ctx: &mut Self::CTX,
     ) -> pingora_core::Result<Box<HttpPeer>> {
         panic!("no such thing as a backend")
     }

@@ -49,7 +49,7 @@ where
                 Err(Unread::Head(fault)) => return self.refuse_head(connection, &peer, fault).await,
                 Err(Unread::Closed) => return,
             };
-            match self.serve_request(Exchange::new(connection, head), peer, &draining).await {
+            match self.serve_request(Exchange::new(connection, head), peer.clone(), &draining).await {
                 Some(open) => connection = open,
                 None => return,
             }
