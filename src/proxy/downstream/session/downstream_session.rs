@@ -11,17 +11,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Version};
 use pingora_core::Result;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
 use super::client_session::ClientSession;
-use super::forward::forward_to_inner;
+use super::forward::{MessageReader, forward_to_inner};
 use super::h2_stream::H2Stream;
 use super::half_close::HalfClose;
 use super::replay_buffer::ReplayBuffer;
@@ -46,6 +48,10 @@ pub(crate) struct DownstreamSession {
     pump_starts: bool,
     /// Whether the client has only closed its half of the connection.
     pub(super) half_close: HalfClose,
+    /// The response was written to its end.
+    pub(super) is_answered: bool,
+    /// The response ended before the request, whose rest the backend does not read.
+    pub(super) is_abandoned: bool,
     /// Present for a stream of an HTTP/2 connection.
     pub(super) stream: Option<H2Stream>,
 }
@@ -62,6 +68,8 @@ impl DownstreamSession {
             broken: false,
             pump_starts: false,
             half_close: HalfClose::default(),
+            is_answered: false,
+            is_abandoned: false,
             stream: None,
         }
     }
@@ -81,6 +89,18 @@ impl DownstreamSession {
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
     pub(super) fn inner_mut(&mut self) -> &mut ClientSession {
         self.inner.as_mut().expect("the session is here until it is dropped")
+    }
+
+    /// Prepares for the head of a response that is forwarded.
+    pub(super) fn before_forwarded(&mut self, response: &mut ResponseHeader) {
+        if self.req_header().version < Version::HTTP_11 {
+            // Pingora adds it, but HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
+            response.remove_header(&TRANSFER_ENCODING);
+            if !response.headers.contains_key(CONTENT_LENGTH) {
+                self.handle.reuse.forbid();
+            }
+        }
+        self.before_response(response);
     }
 
     /// Prepares for a final response head: releases the replay buffer and decides on keep-alive.
@@ -171,7 +191,7 @@ impl Session for DownstreamSession {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.inner_mut().is_body_done()
+        self.is_abandoned || self.inner_mut().is_body_done()
     }
 
     /// Pingora calls it to end the body and again to end the session.
@@ -202,6 +222,7 @@ impl Session for DownstreamSession {
     fn enable_retry_buffering(&mut self) {
         self.replay.finish();
         self.pump_starts = true;
+        (self.is_answered, self.is_abandoned) = (false, false);
     }
 
     fn retry_buffer_truncated(&self) -> bool {
@@ -222,4 +243,25 @@ impl Session for DownstreamSession {
     }
 
     forward_to_inner!();
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// HTTP has no messages beside the body. Beside our own upstream client Pingora wants a stream of them all the same.
+    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
+        self.handle.upstream.is_ours().then(|| Box::new(futures::stream::empty()) as MessageReader)
+    }
+
+    fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        self.handle.upstream.is_ours().then(|| Box::new(()) as Box<dyn CustomMessageWrite>)
+    }
+
+    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
 }

@@ -12,7 +12,9 @@ use super::client_session::ClientSession;
 use super::downstream_session::DownstreamSession;
 use super::h2_stream::next_chunk;
 use super::write::cut;
+use crate::proxy::downstream::handle::Upstream;
 use crate::proxy::downstream::timing::Due;
+use crate::upstream::http1::Room;
 
 /// The error with which a wait ends when the backend was idle for too long.
 pub(crate) const UPSTREAM_IDLE: ErrorType = ErrorType::Custom("backend_silent");
@@ -79,11 +81,22 @@ impl DownstreamSession {
         }
         let is_body = idle != Some(true) && !(idle.is_some() && http1.is_body_done());
         self.half_close.polled();
-        let polled = match is_body {
-            true => http1.poll_body(cx),
+        let room = handle.upstream.poll(cx);
+        let has_room = matches!(room, Ok(Room::Free));
+        let polled = match room {
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(Room::Full | Room::Failed) if self.is_answered && idle == Some(false) => {
+                self.is_abandoned = true;
+                return Poll::Ready(Ok(Event::Chunk(None)));
+            }
+            Ok(Room::Full | Room::Failed) if idle == Some(false) => {
+                self.limits.restart_read();
+                Poll::Pending
+            }
+            Ok(_) if is_body => http1.poll_body(cx),
             // Without a budget left (`backpressure`), the first poll would not see what is there.
-            false if idle == Some(true) => pin!(unconstrained(poll_fn(|cx| http1.poll_end(cx)))).poll(cx),
-            false => http1.poll_end(cx),
+            Ok(_) if idle == Some(true) => pin!(unconstrained(poll_fn(|cx| http1.poll_end(cx)))).poll(cx),
+            Ok(_) => http1.poll_end(cx),
         };
         match polled {
             Poll::Ready(Err(error)) if self.half_close.is_half(&error, http1, handle.arrived) => {
@@ -99,7 +112,8 @@ impl DownstreamSession {
         if pin!(handle.cut.soft()).poll(cx).is_ready() {
             return Poll::Ready(cut());
         }
-        let read_limit = self.read_limit.filter(|_| is_body);
+        // A client whose bytes there is no room for does not keep anyone waiting.
+        let read_limit = self.read_limit.filter(|_| is_body && (has_room || idle != Some(false)));
         self.limits.poll_due(http1.timer(), &handle.activity, read_limit, cx).map(|due| match due {
             Due::BackendIdle => idle_backend(),
             Due::Comment => Ok(Event::Comment),
@@ -113,7 +127,9 @@ impl DownstreamSession {
         };
         let (handle, limits, limit) = (&*self.handle, &mut self.limits, self.read_limit);
         let chunk = {
-            let mut next = pin!(next_chunk(inner, idle, limit));
+            let is_answered = self.is_answered && idle == Some(false);
+            let next = next_chunk(inner, idle, limit);
+            let mut next = pin!(with_room(&handle.upstream, idle, is_answered, next));
             loop {
                 tokio::select! {
                     biased;
@@ -123,13 +139,38 @@ impl DownstreamSession {
                         // A cancelled write to a stream cannot be resumed, and HTTP/2 has PING.
                         Due::Comment | Due::ReadLimit => limits.restart_comments(),
                     },
-                    chunk = &mut next => break chunk,
+                    chunk = &mut next => match chunk {
+                        Some(chunk) => break chunk,
+                        None => {
+                            self.is_abandoned = true;
+                            return Ok(None);
+                        }
+                    },
                 }
             }
         };
         stream.on_read(&chunk, inner.response_written().is_some());
         chunk
     }
+}
+
+/// Waits for the client, but only while the backend reads what came before; while it does not, the client is only watched
+/// for its end. Returns `None` when the rest of the request is not wanted any more: the backend does not read it, and has
+/// answered.
+async fn with_room<T>(
+    upstream: &Upstream,
+    idle: Option<bool>,
+    is_answered: bool,
+    wait: impl Future<Output = Result<T>>,
+) -> Option<Result<T>> {
+    let mut wait = pin!(wait);
+    poll_fn(|cx| match upstream.poll(cx) {
+        Err(error) => Poll::Ready(Some(Err(error))),
+        Ok(Room::Full | Room::Failed) if is_answered => Poll::Ready(None),
+        Ok(Room::Full | Room::Failed) if idle == Some(false) => Poll::Pending,
+        Ok(Room::Free | Room::Full | Room::Failed) => wait.as_mut().poll(cx).map(Some),
+    })
+    .await
 }
 
 fn idle_backend<T>() -> Result<T> {

@@ -152,7 +152,9 @@ impl DownstreamSession {
         if is_urgent {
             self.send_batch().await?;
         }
-        Ok(end || self.http1_mut().is_some_and(|http1| http1.is_response_finished()))
+        end |= self.http1_mut().is_some_and(|http1| http1.is_response_finished());
+        self.is_answered |= end;
+        Ok(end)
     }
 
     async fn send_batch(&mut self) -> Result<()> {
@@ -169,9 +171,9 @@ impl DownstreamSession {
     }
 
     /// Adds a task to an HTTP/1.1 response.
-    fn add(&mut self, task: HttpTask) -> Result<Added> {
-        if let HttpTask::Header(head, _) = &task {
-            self.before_response(head);
+    fn add(&mut self, mut task: HttpTask) -> Result<Added> {
+        if let HttpTask::Header(head, _) = &mut task {
+            self.before_forwarded(head);
         }
         let Some(http1) = self.http1_mut() else {
             return Error::e_explain(ErrorType::InternalError, "the session is not HTTP/1.1");
@@ -211,9 +213,9 @@ impl DownstreamSession {
                 weight += body_length(&task);
                 batch.push(task);
             }
-            for task in &batch {
+            for task in &mut batch {
                 if let HttpTask::Header(response, _) = task {
-                    self.before_response(response);
+                    self.before_forwarded(response);
                 }
             }
             let (http2, handle, broken) = self.http2_mut()?;
@@ -225,6 +227,7 @@ impl DownstreamSession {
                 stream.on_written(&written, weight, has_answer || is_cut);
             }
             end = written?;
+            self.is_answered |= end;
             // A slow client does not make the backend idle.
             self.handle.activity.record();
         }
