@@ -259,6 +259,7 @@ pub(crate) async fn peer(received: &Received, route: &mut Route) -> Result<Box<H
         return Err(unreachable(&route.backend, ErrorKind::BackendUnavailable, fault).into());
     };
     let mut peer = peer::peer(&route.backend, address, limit);
+    peer::use_own_client(&mut peer);
     if received.socket {
         peer::for_upgrade(&mut peer, &route.backend);
     }

@@ -1,10 +1,12 @@
 //! The gateway: Pingora's phases, each passed to its step.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
+use crate::upstream::http1::request_writer;
 use crate::upstream::peer::{is_unprocessed, name_early_end};
 
 /// Pingora's proxy logic; calls the steps and decides nothing itself.
@@ -106,6 +109,21 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// Lets the downstream side drive the writes of our own client.
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let handle = &ctx.stage.routed_mut()?.who.received.handle;
+        handle.upstream.begin(digest.and_then(request_writer));
+        Ok(())
+    }
+
     fn fail_to_connect(
         &self,
         _session: &mut Session,
@@ -154,6 +172,9 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
+        if routed.who.received.handle.upstream.is_ours() {
+            upstream_request::begin_http1(head)?;
+        }
         upstream_request::rewrite_head(head, session.req_header(), &routed.who.received, &routed.route)?;
         // A backend that was tried before may have another name for the model.
         routed.rewritten = None;
@@ -173,7 +194,11 @@ impl ProxyHttp for Gateway {
         _end: bool,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        body_filters::upload(ctx, chunk)
+        let Err(error) = body_filters::upload(ctx, chunk) else { return Ok(()) };
+        let handle = &ctx.stage.routed_mut()?.who.received.handle;
+        // Empty, since none would end the body.
+        *chunk = Some(Bytes::new());
+        handle.upstream.stop(error)
     }
 
     async fn upstream_response_filter(

@@ -1,6 +1,7 @@
 //! The way of a request through the proxy, one file per step, in order.
 //!
-//! `downstream` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines ·
+//! `downstream` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines, and
+//! `http_proxy` builds Pingora's proxy around it ·
 //! `steps` moves a request from stage to stage · `request_ctx` holds the state of one request, `answer` that of its
 //! response, `state` what all requests share · `receive` checks the head, of which `head_fields` finds the fields that it needs · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
@@ -32,6 +33,7 @@ pub mod forwarded;
 pub(crate) mod framing;
 pub(crate) mod gateway;
 mod head_fields;
+pub(crate) mod http_proxy;
 pub(crate) mod identify;
 pub(crate) mod last_caller;
 pub(crate) mod mcp;

@@ -20,6 +20,19 @@ use crate::routing::forwarded as target_below;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer::address_to_proxy;
 
+/// Makes `head` one of HTTP/1.1, with the `Host` of an HTTP/2 client. Pingora does so for its own clients only.
+///
+/// # Errors
+/// The authority cannot be a field value.
+pub(crate) fn begin_http1(head: &mut RequestHeader) -> Result<()> {
+    if let Some(authority) = head.uri.authority().filter(|_| !head.headers.contains_key(HOST)) {
+        let authority = authority.as_str().to_owned();
+        head.insert_header(HOST, authority)?;
+    }
+    head.set_version(Version::HTTP_11);
+    Ok(())
+}
+
 /// Rewrites `head` for the route's backend; `client` is the head as the client sent it.
 ///
 /// # Errors
