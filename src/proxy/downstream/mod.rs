@@ -19,4 +19,4 @@ mod timing;
 
 pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests, serve};
 pub(crate) use handle::RequestHandle;
-pub(crate) use session::{ClientSession, LEG_CUT, UPSTREAM_IDLE};
+pub(crate) use session::{LEG_CUT, UPSTREAM_IDLE};

@@ -120,7 +120,7 @@ where
         }
         if let Some(mut session) = handle.take_session() {
             let refusal = Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE);
-            Bare::new(&refusal).write(&mut session, &refusal).await;
+            session.refuse(&Bare::new(&refusal), &refusal).await;
             handle.return_session(session);
         }
         ProxyEnd::Panicked

@@ -65,7 +65,7 @@ where
         let answer = Bare::new(&refusal);
         let limit = self.live.load().timeouts.write;
         let mut session = ClientSession::Http1(Box::new(Exchange::new(connection, Head::rejected())));
-        let _ = timeout(limit, answer.write(&mut session, &refusal)).await;
+        let _ = timeout(limit, session.refuse(&answer, &refusal)).await;
         self.unparsed.account(peer, &refusal, &answer.request_id, answer.sent, begun.elapsed());
         if let ClientSession::Http1(exchange) = session {
             linger(exchange.into_connection()).await;

@@ -11,8 +11,11 @@ use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_http::{RequestHeader, ResponseHeader};
+use tracing::debug;
 
+use crate::error::Refusal;
 use crate::proxy::downstream::http1::Exchange;
+use crate::proxy::error_response::Bare;
 
 /// The session of one request.
 pub(crate) enum ClientSession {
@@ -90,23 +93,26 @@ impl ClientSession {
         each!(self, http1 => http1.close_after(), http2 => http2.set_keepalive(None));
     }
 
-    /// Writes a whole response.
-    ///
-    /// # Errors
-    /// The client has gone.
-    pub(crate) async fn respond(&mut self, head: Box<ResponseHeader>, body: Bytes) -> Result<()> {
-        match self {
-            Self::Http1(http1) => {
-                http1.close_after();
-                http1.add_head(head)?;
-                http1.add_body(body);
-                http1.end_body()?;
-                poll_fn(|cx| http1.poll_send(cx)).await
+    /// Sends the response to a request that has no context. Afterwards the connection is closed.
+    pub(crate) async fn refuse(&mut self, answer: &Bare, refusal: &Refusal) {
+        let written = async {
+            let (head, body) = answer.parts(refusal)?;
+            match self {
+                Self::Http1(http1) => {
+                    http1.close_after();
+                    http1.add_head(head)?;
+                    http1.add_body(body);
+                    http1.end_body()?;
+                    poll_fn(|cx| http1.poll_send(cx)).await
+                }
+                Self::Http2(http2) => {
+                    http2.write_response_header(head).await?;
+                    http2.write_response_body(body, true).await
+                }
             }
-            Self::Http2(http2) => {
-                http2.write_response_header(head).await?;
-                http2.write_response_body(body, true).await
-            }
+        };
+        if let Err(error) = written.await {
+            debug!(%error, "the client of a broken request is gone");
         }
     }
 

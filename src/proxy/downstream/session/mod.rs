@@ -18,7 +18,7 @@ mod respond;
 mod websocket;
 mod write;
 
-pub(crate) use client_session::ClientSession;
+pub(super) use client_session::ClientSession;
 pub(super) use downstream_session::DownstreamSession;
 pub(super) use http2_session::Http2Session;
 pub(crate) use read::UPSTREAM_IDLE;
