@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -51,6 +51,8 @@ pub struct Archive {
     /// `None` unless every leg is kept (`history.legs: all`).
     legs: Option<LegSender>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Is unparked for what cannot wait until a batch is full or old.
+    writer: Thread,
     captures: SyncSender<Job>,
     capturing: Mutex<Option<JoinHandle<()>>>,
     budget: Arc<Budget>,
@@ -109,6 +111,7 @@ impl Archive {
             queue,
             waiting,
             legs: sender,
+            writer: thread.thread().clone(),
             thread: Mutex::new(Some(thread)),
             captures: orders,
             capturing: Mutex::new(Some(capturing)),
@@ -141,12 +144,14 @@ impl Archive {
 
     fn enqueue(&self, entry: Entry) {
         let limit = if matches!(entry, Entry::Started { .. }) { MAX_STARTS } else { QUEUE };
-        let item = entry.item();
+        let (item, can_wait) = (entry.item(), entry.can_wait());
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= limit
             || self.queue.try_send(Message::Entry(entry)).is_err()
         {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.metrics.dropped(item, 1);
+        } else if !can_wait {
+            self.writer.unpark();
         }
     }
 
@@ -211,6 +216,7 @@ impl Archive {
                 message = again;
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
+            self.writer.unpark();
             answer.await.unwrap_or(false)
         };
         tokio::time::timeout(limit, written).await.unwrap_or(false)
@@ -241,7 +247,10 @@ impl Archive {
         let mut message = message;
         loop {
             match self.queue.try_send(message) {
-                Ok(()) => return true,
+                Ok(()) => {
+                    self.writer.unpark();
+                    return true;
+                }
                 Err(TrySendError::Full(again)) if begun.elapsed() < limit => message = again,
                 Err(_) => return false,
             }

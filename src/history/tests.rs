@@ -11,6 +11,7 @@ use super::archive::Archive;
 use super::proof::verify::{Report, Requirements, VerifyError, verify};
 use super::read::export::Format;
 use super::read::filter::{GroupBy, Interval, RecordFilter};
+use super::read::reader::MAX_POINTS;
 use super::read::time_range::TimeRange;
 use super::settings::{HistoryConfig, Settings};
 use super::tamper_tests::age;
@@ -188,12 +189,34 @@ async fn sums_agree_with_what_was_counted() {
     assert_eq!([of(Some("unknown")), of(Some("model-1")), of(Some("model-2"))], [(10, 100, 20); 3]);
     let callers = reader.usage(&all, GroupBy::Principal).unwrap();
     assert_eq!((callers.len(), callers[0].requests, callers[0].tokens.input_tokens), (1, 30, 300));
-    let points = reader.series(&all, Interval::Day).unwrap();
+    let (points, _) = reader.series(&all, Interval::Day).unwrap();
     assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
     assert_eq!(points.iter().map(|point| point.sums.tokens.input_tokens).sum::<u64>(), 300);
     let wanted = RecordFilter { model: Some("model-1".to_owned()), ..RecordFilter::default() };
     assert_eq!(reader.page(&wanted, None, 100).unwrap().records.len(), 10);
     assert_eq!(reader.usage(&wanted, GroupBy::Session).unwrap().len(), 10);
+}
+
+#[test]
+fn a_series_keeps_its_newest_points_and_says_that_older_ones_are_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = open(folder.path(), HistoryConfig::default());
+    let file = Connection::open(folder.path().join("history.db")).unwrap();
+    // As many records as there is room for points, one for each minute of 1970, then one more.
+    let add = "WITH RECURSIVE n(x) AS (SELECT ?1 UNION ALL SELECT x + 1 FROM n WHERE x < ?2) \
+        INSERT INTO records (seq, uid, session_id, state, kind, principal, started_ms, ended_ms, requests, errors, \
+        bytes_in, bytes_out, prev, hash, body) \
+        SELECT x, 'u' || x, 's', 'completed', 'traffic', 'p', 0, x * 60000, 1, 0, 0, 0, '', '', '{}' FROM n";
+    let reader = archive.reader().unwrap();
+    for (first, last, oldest, is_truncated) in
+        [(1, MAX_POINTS, 1, false), (MAX_POINTS + 1, MAX_POINTS + 1, 2, true)]
+    {
+        file.execute(add, [first, last].map(|number| number as i64)).unwrap();
+        let (points, truncated) = reader.series(&RecordFilter::default(), Interval::Minute).unwrap();
+        let minute = |at: usize| points[at].at.as_second() / 60;
+        let expected = (MAX_POINTS, oldest, last as i64, is_truncated);
+        assert_eq!((points.len(), minute(0), minute(MAX_POINTS - 1), truncated), expected);
+    }
 }
 
 #[tokio::test]
@@ -218,7 +241,7 @@ async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
         );
         assert_eq!(lines.iter().map(|line| line.requests).sum::<u64>(), 30);
     }
-    let points = reader.series(&RecordFilter::default(), Interval::Day).unwrap();
+    let (points, _) = reader.series(&RecordFilter::default(), Interval::Day).unwrap();
     assert!(points.iter().all(|point| point.sums.tokens.input_tokens == most && point.sums.bytes_in == most));
     assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);
 }

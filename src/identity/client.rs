@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
 use http::header::USER_AGENT;
+use http::{HeaderMap, HeaderName};
 
 /// ELIDA's name for Claude Code.
 pub(super) const CLAUDE_CODE: &str = "claude-code";
 
 /// Bytes that are kept of a name or a version.
 const MAX_LABEL: usize = 64;
+/// The field in which Codex names itself.
+const ORIGINATOR: HeaderName = HeaderName::from_static("originator");
+
 /// Bytes of the user agent that are read.
 const MAX_AGENT: usize = 256;
 
@@ -105,6 +108,11 @@ pub(super) const SESSION_HEADERS: [(&str, &str); 15] = [
 ];
 
 impl Client {
+    /// Whether [`Client::recognise`] reads this field.
+    pub fn reads(field: &HeaderName) -> bool {
+        *field == USER_AGENT || *field == ORIGINATOR
+    }
+
     /// Reads the user agent, and `originator` where the user agent does not name the program.
     pub fn recognise(headers: &HeaderMap) -> Self {
         let agent = headers.get(USER_AGENT).map(|value| value.as_bytes()).unwrap_or_default();
@@ -115,7 +123,7 @@ impl Client {
             return client;
         }
         // Codex names itself here too, also through a library with a user agent of its own.
-        match headers.get("originator").map(|value| value.as_bytes()) {
+        match headers.get(ORIGINATOR).map(|value| value.as_bytes()) {
             Some(originator) if originator.starts_with(b"codex") => {
                 Self { name: Some(Cow::Borrowed("codex")), version: None }
             }

@@ -4,6 +4,7 @@
 //! once for each response with token counts; `session` adds the costs up; `config` compiles the settings. Pure: the
 //! price file is read only when the settings are compiled.
 
+mod found;
 mod names;
 pub mod price;
 pub mod settings;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::found::Found;
 use super::names::Prefixes;
-use crate::model_patterns::{Matcher, Pattern};
+use crate::model_patterns::{Matcher, Pattern, PatternMatch};
 use crate::protocol::facts::usage::{Cost, Usage};
 use crate::settings::fault::Faults;
 
@@ -56,9 +57,16 @@ pub struct Prices(Arc<Inner>);
 struct Inner {
     prices: Vec<Price>,
     /// Prices of single backends, which override the general ones.
-    at: HashMap<String, Matcher>,
-    everywhere: Matcher,
+    at: HashMap<String, Models>,
+    everywhere: Models,
     prefixes: Prefixes,
+}
+
+/// Models that have prices.
+#[derive(Debug)]
+struct Models {
+    patterns: Matcher,
+    found: Found,
 }
 
 /// A row of the price list: the backend (`None` is any), the patterns of its models, and the price.
@@ -75,10 +83,10 @@ impl Prices {
                 groups.entry(backend.as_deref()).or_default().push(pattern);
             }
         }
-        let everywhere = Matcher::compile(groups.remove(&None).unwrap_or_default(), faults)?;
+        let everywhere = Models::compile(groups.remove(&None).unwrap_or_default(), faults)?;
         let mut at = HashMap::new();
         for (backend, patterns) in groups {
-            at.insert(backend.unwrap_or_default().to_owned(), Matcher::compile(patterns, faults)?);
+            at.insert(backend.unwrap_or_default().to_owned(), Models::compile(patterns, faults)?);
         }
         let prices = rows.into_iter().map(|(_, _, price)| price).collect();
         Some(Self(Arc::new(Inner { prices, at, everywhere, prefixes })))
@@ -100,12 +108,22 @@ impl Prices {
     /// Finds the price of the name, or of a shorter name that it means. The most specific pattern wins.
     fn find(&self, backend: &str, model: &str) -> Option<&Price> {
         let Inner { prices, at, everywhere, prefixes } = &*self.0;
-        let find = |list: &Matcher| {
-            let found = prefixes.names(model).filter_map(|name| list.find(name).next());
-            found.min_by_key(|found| found.rank)
-        };
+        let find = |models: &Models| models.find(model, prefixes);
         let found = at.get(backend).and_then(find).or_else(|| find(everywhere))?;
         prices.get(found.target)
+    }
+}
+
+impl Models {
+    fn compile(patterns: Vec<Pattern<'_>>, faults: &mut Faults) -> Option<Self> {
+        Some(Self { patterns: Matcher::compile(patterns, faults)?, found: Found::new() })
+    }
+
+    fn find(&self, model: &str, prefixes: &Prefixes) -> Option<PatternMatch> {
+        self.found.or_search(model, || {
+            let found = prefixes.names(model).filter_map(|name| self.patterns.find(name).next());
+            found.min_by_key(|found| found.rank)
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Step 2: the caller, its program and its session.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
@@ -10,6 +11,7 @@ use crate::identity::FoundSession;
 use crate::identity::Key;
 use crate::identity::client::Client;
 use crate::ids::{ClientNetwork, PrincipalId};
+use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::{balance, reporters};
 
@@ -25,15 +27,24 @@ pub(crate) struct Caller {
     pub(crate) address: IpAddr,
 }
 
-/// Reads the caller from the head.
+/// Whether the caller depends on this field: nothing else in a head does, except the query.
+pub(crate) fn decides_on_caller(field: &HeaderName) -> bool {
+    Client::reads(field) || credentials::is_read(field)
+}
+
+/// Reads the caller from the head. `key` is the same as long as the process runs.
 ///
 /// # Errors
 /// The head carries too many credentials.
-pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Caller, Refusal> {
+pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Arc<Caller>, Refusal> {
+    let (last, query) = (&received.handle.peer.last_caller, received.uri.query());
+    if let Some(caller) = last.find(headers, query, received.client) {
+        return Ok(caller);
+    }
     let principal = key
-        .principal(headers, received.uri.query(), received.client)
+        .principal(headers, query, received.client)
         .map_err(|fault| Refusal::new(ErrorKind::BadRequest, fault.to_string()))?;
-    Ok(Caller {
+    let caller = Arc::new(Caller {
         for_health: reporters::Caller {
             principal: balance::mark(principal.id.as_str()),
             network: ClientNetwork::of(received.client),
@@ -42,7 +53,9 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
         accounts: principal.accounts,
         client: Client::recognise(headers),
         address: received.client,
-    })
+    });
+    last.set(headers, query, &caller);
+    Ok(caller)
 }
 
 /// Where the session is named, which decides when the leg is opened (ADR 2).

@@ -70,7 +70,7 @@ pub(crate) enum Stage {
 /// The head of a request, its caller and what it asks for.
 pub(crate) struct Identified {
     pub(crate) received: Received,
-    pub(crate) caller: Caller,
+    pub(crate) caller: Arc<Caller>,
     /// What path and body ask for; empty until the body has been read.
     pub(crate) call: ModelRequest,
     /// Reads the rest of a form while it is uploaded; `None` for other bodies.
@@ -227,7 +227,7 @@ impl Stage {
     ///
     /// # Errors
     /// The request is in another stage, and stays there.
-    pub(crate) fn identify(&mut self, caller: Caller) -> Result<()> {
+    pub(crate) fn identify(&mut self, caller: Arc<Caller>) -> Result<()> {
         self.advance(|stage| match stage {
             Self::Received(received) => {
                 let call = ModelRequest::default();

@@ -19,7 +19,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use self::sink::{Sink, SinkGuard};
-use super::access::{AccessLine, CLIPPED, FIELD_MAX, MESSAGE};
+use super::access::{AccessLine, CLIPPED, FIELD_MAX};
 use super::settings::{Format, Level, Settings};
 
 mod line;
@@ -124,7 +124,7 @@ impl Log {
     /// Writes an access line, unless `logging.access_log` is off.
     pub fn access(&self, line: &AccessLine<'_>) {
         if self.access.load(Ordering::Relaxed) {
-            self.log_event(Level::Info, MESSAGE, line);
+            line::access(self.format(), line, |line| self.write(line));
         }
     }
 

@@ -205,6 +205,8 @@ pub struct EventPage {
 pub struct Series {
     /// Sums over the sessions that ended in each step, in order; steps without any are left out.
     pub points: Vec<Point>,
+    /// Whether older steps were left out: at most the newest 10,000 are returned. `to` leads to older ones.
+    pub truncated: bool,
 }
 
 /// Answer of `GET /control/usage`.

@@ -123,8 +123,8 @@ pub(super) async fn series(
     State(state): State<Arc<ControlState>>,
     ApiQuery(query): ApiQuery<SeriesQuery>,
 ) -> Result<Json<Series>, Problem> {
-    let points = read(&state, move |reader| reader.series(&query.filter(), query.step)).await?;
-    Ok(Json(Series { points }))
+    let (points, truncated) = read(&state, move |reader| reader.series(&query.filter(), query.step)).await?;
+    Ok(Json(Series { points, truncated }))
 }
 
 /// Returns tokens and cost by principal, model, client, backend or session.

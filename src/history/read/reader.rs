@@ -21,7 +21,7 @@ use crate::session::KillOrder;
 /// How long to wait for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest number of points of a series.
-const MAX_POINTS: usize = 10_000;
+pub(in crate::history) const MAX_POINTS: usize = 10_000;
 /// The largest number of lines of a usage report.
 const MAX_USAGE_LINES: usize = 1000;
 /// A page of captures ends after this many bytes.
@@ -268,8 +268,9 @@ impl Reader {
         Ok(one_page(rows.collect::<rusqlite::Result<_>>()?, limit))
     }
 
-    /// Returns the sums for each interval, oldest first. Intervals in which no session ended are left out.
-    pub fn series(&self, filter: &RecordFilter, step: Interval) -> rusqlite::Result<Vec<Point>> {
+    /// Returns the sums for each interval, oldest first, and whether older ones did not fit: the newest 10,000 are returned.
+    /// Intervals in which no session ended are left out.
+    pub fn series(&self, filter: &RecordFilter, step: Interval) -> rusqlite::Result<(Vec<Point>, bool)> {
         let (condition, values) = filter.condition();
         let length = step.millis();
         let [i, o, r, w, t, u] = TOKENS.map(|column| format!("total({column})"));
@@ -278,7 +279,7 @@ impl Reader {
              total(cost_usd) AS c FROM usage GROUP BY seq) \
              SELECT ended_ms / {length} * {length}, count(*), sum(state = 'killed'), sum(state = 'timed_out'), \
              {}, {}, total(c) \
-             FROM records LEFT JOIN tokens ON of = seq WHERE {condition} GROUP BY 1 ORDER BY 1 LIMIT {MAX_POINTS}",
+             FROM records LEFT JOIN tokens ON of = seq WHERE {condition} GROUP BY 1 ORDER BY 1 DESC LIMIT {MAX_POINTS} + 1",
             sums_of(["requests", "errors", "bytes_in", "bytes_out"]),
             sums_of(["i", "o", "r", "w", "t", "u"]),
         );
@@ -286,7 +287,11 @@ impl Reader {
         let points = statement.query_map(params_from_iter(values), |row| {
             Ok(Point { at: time(row.get(0)?), sums: sums(row)? })
         })?;
-        points.collect()
+        let mut points: Vec<Point> = points.collect::<rusqlite::Result<_>>()?;
+        let is_truncated = points.len() > MAX_POINTS;
+        points.truncate(MAX_POINTS);
+        points.reverse();
+        Ok((points, is_truncated))
     }
 
     /// Returns tokens and cost by group, the most expensive first, at equal cost the one with most tokens.

@@ -55,6 +55,17 @@ impl Entry {
         matches!(self, Self::Captured(_))
     }
 
+    /// Returns true if the entry may wait some milliseconds for others. Whoever gave an order wants it to be on record.
+    pub(in crate::history) fn can_wait(&self) -> bool {
+        match self {
+            Self::Started { .. } | Self::Ended(_) | Self::Captured(_) => true,
+            Self::Killed(_)
+            | Self::Resumed { .. }
+            | Self::LiftedElsewhere { .. }
+            | Self::ReplacedElsewhere(_) => false,
+        }
+    }
+
     /// Its approximate size in the file, in bytes.
     pub(in crate::history) fn weight(&self) -> usize {
         match self {

@@ -1,4 +1,5 @@
-//! The only thread that writes. It writes what is queued in one transaction. When the file cannot be written, it keeps
+//! The only thread that writes. It lets starts and records of sessions accumulate for some milliseconds, since a transaction
+//! costs more than ten of them, and writes what is queued in one transaction. When the file cannot be written, it keeps
 //! its batch and retries, while the queue fills up and then drops and counts.
 
 use std::os::unix::fs::MetadataExt;
@@ -28,6 +29,9 @@ use crate::telemetry::metrics::{HistoryMetrics, Item};
 const BATCH: usize = 512;
 /// The approximate size of one transaction in bytes; the last entry may exceed it.
 const BATCH_BYTES: usize = 2 << 20;
+/// How long the first entry of a batch waits for others, unless one comes that cannot wait. Its sender then wakes the writer
+/// ([`std::thread::Thread::unpark`]); others do not.
+const BATCH_TIME: Duration = Duration::from_millis(15);
 /// How long the writer waits before it retries a failed write, and for the next message.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The head of the chain is signed after this many records or this much time.
@@ -146,12 +150,10 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => is_last = true,
             }
-            while !is_last
-                && self.batch.len() < BATCH
-                && self.batch_bytes < BATCH_BYTES
-                && let Ok(message) = queue.try_recv()
-            {
-                is_last = self.sort(message, &mut replies);
+            is_last = is_last || self.drain(queue, &mut replies);
+            if !is_last && replies.replies.is_empty() && self.can_wait() {
+                std::thread::park_timeout(BATCH_TIME);
+                is_last = self.drain(queue, &mut replies);
             }
             is_behind = self.legs.take();
             // Sign only after all queued legs are written.
@@ -166,6 +168,27 @@ impl Writer {
         }
         while self.legs.take() && self.write_all(true) {}
         self.write_all(true);
+    }
+
+    /// Takes what is queued, as far as it fits into one transaction. Returns true for [`Message::End`].
+    fn drain(&mut self, queue: &Receiver<Message>, replies: &mut Replies) -> bool {
+        while self.has_room()
+            && let Ok(message) = queue.try_recv()
+        {
+            if self.sort(message, replies) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn has_room(&self) -> bool {
+        self.batch.len() < BATCH && self.batch_bytes < BATCH_BYTES
+    }
+
+    /// Returns true if the batch has entries, all of which can wait for more.
+    fn can_wait(&self) -> bool {
+        !self.batch.is_empty() && self.has_room() && self.batch.iter().all(Entry::can_wait)
     }
 
     /// Adds a message to the batch or to the replies. Returns true for [`Message::End`].

@@ -131,6 +131,25 @@ const FLEETING_COOKIES: [&[u8]; 10] = [
     b"ARRAffinitySameSite",
 ];
 
+/// Whether [`credentials`] reads this field.
+pub fn is_read(field: &HeaderName) -> bool {
+    // Most fields of a request do not begin like one of them.
+    let may_be = matches!(
+        field.as_str().as_bytes(),
+        [b'a', b'p' | b'u', ..]
+            | [b'c', b'f', ..]
+            | [b'c', b'o', b'o', ..]
+            | [b'h', b'e', ..]
+            | [b'o', b'c' | b'p', ..]
+            | [b'p', b'r', ..]
+            | [b's', b'e', ..]
+            | [b'x', b'i', ..]
+            | [b'x', b'-', b'a' | b'f' | b'g' | b'l' | b'p', ..]
+            | [b'x', b'-', b's', b'e', b'r', ..]
+    );
+    may_be && (*field == SEC_WEBSOCKET_PROTOCOL || FIELDS.iter().any(|(known, _)| known == field))
+}
+
 /// Fields to remove from a request whose credentials are not to be sent on.
 pub fn fields() -> impl Iterator<Item = &'static HeaderName> {
     FIELDS.iter().map(|(name, _)| name)

@@ -42,7 +42,7 @@ struct Node {
 /// A key and the node it leads to.
 #[derive(Clone, Debug)]
 struct Child {
-    /// [`tag`] of the key: keys that differ mostly differ in it.
+    /// [`tag`] of the key, without case where the set ignores it: keys that differ mostly differ in it.
     tag: u64,
     key: Box<[u8]>,
     node: u32,
@@ -55,6 +55,12 @@ fn tag(key: &[u8]) -> u64 {
         Some(first) => u64::from_le_bytes(*first),
         None => key.iter().fold(1, |tag, byte| tag << 8 | u64::from(*byte)),
     }
+}
+
+/// A [`tag`] that is the same for letters of either case, and for some other bytes.
+#[inline]
+fn folded(tag: u64) -> u64 {
+    tag | u64::from_ne_bytes([0x20; 8])
 }
 
 /// The bit of a key's length.
@@ -145,7 +151,8 @@ impl PathSet {
             let next = self.add();
             let parent = &mut self.nodes[at as usize];
             parent.lengths |= length_bit(key);
-            parent.children.push(Child { tag: tag(key), key: key.into(), node: next });
+            let tag = if self.fold { folded(tag(key)) } else { tag(key) };
+            parent.children.push(Child { tag, key: key.into(), node: next });
             next
         })
     }
@@ -162,10 +169,11 @@ impl PathSet {
         if lengths & length_bit(key) == 0 {
             return None;
         }
+        let tag = tag(key);
         let found = if self.fold {
-            children.iter().find(|child| child.key.eq_ignore_ascii_case(key))
+            let tag = folded(tag);
+            children.iter().find(|child| child.tag == tag && child.key.eq_ignore_ascii_case(key))
         } else {
-            let tag = tag(key);
             children.iter().find(|child| child.tag == tag && *child.key == *key)
         };
         found.map(|child| child.node)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::paths::ROOT;
 pub use super::paths::{PathSet, Want};
 pub use super::text::Value;
+use super::text::quote_or_bracket;
 
 /// Bytes as written of a key or value that is kept; longer ones are dropped and match nothing.
 const KEPT_MAX: usize = 4096;
@@ -77,8 +78,12 @@ pub struct Scanner {
     has_escapes: bool,
     /// The beginning of a key or value that a chunk's end cut off.
     kept: Vec<u8>,
+    /// A part of a string without its escapes; kept for its memory.
+    plain: Vec<u8>,
     /// What was to be kept was longer than [`KEPT_MAX`].
     too_long: bool,
+    /// A step reads one value at most.
+    one_by_one: bool,
 }
 
 impl Scanner {
@@ -96,7 +101,9 @@ impl Scanner {
             escaped: false,
             has_escapes: false,
             kept: Vec::new(),
+            plain: Vec::new(),
             too_long: false,
+            one_by_one: false,
         }
     }
 
@@ -137,7 +144,7 @@ impl Scanner {
 
     /// The places of the wanted texts in a whole JSON text, each from quote to quote.
     pub fn places(paths: Arc<PathSet>, text: &[u8]) -> Vec<Range<usize>> {
-        let mut scanner = Self::new(paths);
+        let mut scanner = Self { one_by_one: true, ..Self::new(paths) };
         let mut places = Vec::new();
         let mut rest = text;
         while let Some(&first) = rest.first() {
@@ -183,10 +190,7 @@ impl Scanner {
             return after;
         }
         match (self.state, byte) {
-            (State::BeforeKey, b'"') => {
-                self.begin_text();
-                self.state = State::Key;
-            }
+            (State::BeforeKey, b'"') => return self.members(after, on),
             (State::BeforeKey, b'}') | (State::BeforeItem, b']') => self.close(on),
             (State::AfterValue, b'}') if !self.in_array() => self.close(on),
             (State::AfterValue, b']') if self.in_array() => self.close(on),
@@ -199,9 +203,7 @@ impl Scanner {
                 self.state = State::BeforeKey;
                 // Usually nothing is between.
                 if let Some(after) = after.strip_prefix(b"\"") {
-                    self.begin_text();
-                    self.state = State::Key;
-                    return after;
+                    return self.members(after, on);
                 }
             }
             (State::BeforeValue | State::BeforeItem, _) => return self.value(byte, rest),
@@ -306,6 +308,7 @@ impl Scanner {
         while let Some(&byte) = bytes.get(at) {
             at += 1;
             match byte {
+                b',' | b':' => {}
                 b'"' => match self.closing_quote(&bytes[at..]) {
                     Some(end) => at += end + 1,
                     None => {
@@ -321,7 +324,8 @@ impl Scanner {
                         return &bytes[at..];
                     }
                 }
-                _ => {}
+                // Of numbers, words and whitespace there may be many, in embeddings for example.
+                _ => at += quote_or_bracket(&bytes[at..]),
             }
         }
         &[]

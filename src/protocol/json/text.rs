@@ -20,6 +20,7 @@ pub enum Value<'a> {
 }
 
 /// True for a byte that may go on a number or word.
+#[inline]
 pub(super) fn is_bare(byte: u8) -> bool {
     !matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n' | b'"' | b'{' | b'[' | b':')
 }
@@ -44,13 +45,13 @@ fn is_number(byte: &u8) -> bool {
 /// The text that an escaped string means (RFC 8259 section 7). Half a surrogate pair becomes U+FFFD;
 /// an unknown escape means its letter.
 pub(super) fn unescape(raw: &[u8]) -> String {
-    let text = unescape_bytes(raw);
+    let mut text = Vec::with_capacity(raw.len());
+    unescape_into(&mut text, raw);
     String::from_utf8(text).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())
 }
 
-/// The same for a part of a text, which may begin or end within a character.
-pub(super) fn unescape_bytes(raw: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(raw.len());
+/// Appends the same for a part of a text, which may begin or end within a character.
+pub(super) fn unescape_into(text: &mut Vec<u8>, raw: &[u8]) {
     let mut rest = raw;
     while let Some(at) = memchr::memchr(b'\\', rest) {
         text.extend_from_slice(&rest[..at]);
@@ -72,27 +73,61 @@ pub(super) fn unescape_bytes(raw: &[u8]) -> Vec<u8> {
         }
     }
     text.extend_from_slice(rest);
-    text
+}
+
+/// Every byte of a word is one.
+const ONES: u64 = u64::MAX / 255;
+
+/// Returns a word whose lowest set bit is the highest one of the first byte of `word` that is `byte`; 0 if there is none.
+#[inline]
+fn places(word: u64, byte: u8) -> u64 {
+    let zeros = word ^ (ONES * u64::from(byte));
+    zeros.wrapping_sub(ONES) & !zeros & (ONES << 7)
 }
 
 /// The place of the first quote or backslash. Most keys and many texts are short, so the first bytes are
 /// looked at eight at a time before the search that is made for long ones.
 #[inline]
 pub(super) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    /// The highest bit of each byte that is zero; behind the first one it may also be another's.
-    fn zeros(word: u64) -> u64 {
-        word.wrapping_sub(ONES) & !word & (ONES << 7)
-    }
     for (number, eight) in bytes.as_chunks::<8>().0.iter().take(SHORT / 8).enumerate() {
         let word = u64::from_le_bytes(*eight);
-        let hits = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        let hits = places(word, b'"') | places(word, b'\\');
         if hits != 0 {
             return Some(8 * number + hits.trailing_zeros() as usize / 8);
         }
     }
     let begun = SHORT.min(bytes.len() / 8 * 8);
     memchr::memchr2(b'"', b'\\', &bytes[begun..]).map(|at| begun + at)
+}
+
+/// The place of the quote that closes a string which begins before `bytes`; `None` when it is not there.
+#[inline]
+pub(super) fn closing_quote(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += quote_or_backslash(bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+/// The number of bytes before the first quote or bracket.
+#[inline]
+pub(super) fn quote_or_bracket(bytes: &[u8]) -> usize {
+    let (eights, rest) = bytes.as_chunks::<8>();
+    for (number, eight) in eights.iter().enumerate() {
+        let word = u64::from_le_bytes(*eight);
+        // `[` and `{` differ in one bit, and so do `]` and `}`; no other bytes become them.
+        let braced = word | ONES << 5;
+        let hits = places(word, b'"') | places(braced, b'{') | places(braced, b'}');
+        if hits != 0 {
+            return 8 * number + hits.trailing_zeros() as usize / 8;
+        }
+    }
+    let is_one = |byte: &u8| matches!(byte, b'"' | b'[' | b']' | b'{' | b'}');
+    8 * eights.len() + rest.iter().position(is_one).unwrap_or(rest.len())
 }
 
 /// Bytes of a text that are looked at as if it were short.

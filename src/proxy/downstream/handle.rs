@@ -10,15 +10,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::timing::{Activity, Backpressure, Tunnel};
+use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
 
 /// The client's end of a connection.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// The connection uses TLS.
     pub(crate) is_secure: bool,
+    /// Shared by all requests of the connection.
+    pub(crate) last_caller: Arc<LastCaller>,
 }
 
 /// Handle of one request: created when its head has been read, dropped after its response has ended.

@@ -19,8 +19,9 @@ const DISTINCT: usize = 32;
 const OTHER: &str = "other";
 /// Name of the model of responses for which neither request nor response names one.
 const UNKNOWN: &str = "unknown";
-/// Answers that are remembered because their tokens are not counted yet; the oldest is forgotten first.
-const AWAITED: usize = 16;
+/// Answers that are remembered because their tokens are not counted yet; the oldest is forgotten first. OpenAI's ids take 80
+/// bytes each, so that all of them take as much memory as the last requests of a session.
+const AWAITED: usize = 64;
 /// Longest id of such an answer, in bytes; one with a longer id is not remembered.
 const ANSWER_ID_BYTES: usize = 128;
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the result contains exactly one newline, its last byte, whatever the fields contain.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use serde::{Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::label;
+use crate::telemetry::access::{AccessLine, MESSAGE};
 use crate::telemetry::settings::{Format, Level};
 
 /// The initial buffer size in bytes, which is enough for most lines.
@@ -52,11 +53,37 @@ pub(in crate::telemetry) fn line(
     line
 }
 
+/// The largest buffer in bytes that a thread keeps for its next access line.
+const KEPT: usize = 16 << 10;
+
+/// Formats an access line, including its newline, and calls `write` with it.
+pub(super) fn access(format: Format, line: &AccessLine<'_>, write: impl FnOnce(&[u8])) {
+    let mut json = BUFFER.take();
+    json.clear();
+    let head = |json: &mut Vec<u8>, part: &str| json.extend_from_slice(part.as_bytes());
+    head(&mut json, "{\"timestamp\":\"");
+    json.extend_from_slice(&written(Timestamp::now()));
+    for part in ["\",\"level\":\"", label(Level::Info), "\",\"message\":\"", MESSAGE, "\""] {
+        head(&mut json, part);
+    }
+    line.write(&mut json);
+    json.push(b'}');
+    if format == Format::Text {
+        json = text(&json);
+    }
+    json.push(b'\n');
+    write(&json);
+    json.shrink_to(KEPT);
+    BUFFER.set(json);
+}
+
 /// The lengths of a timestamp: up to the seconds, and with microseconds and the `Z`.
 const SECONDS: usize = "2026-11-20T09:00:00".len();
 const MICROS: usize = "2026-11-20T09:00:00.123456Z".len();
 
 thread_local! {
+    /// The memory of this thread's access lines.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     /// The second formatted last on this thread, and its text: many lines share a second.
     static LAST: Cell<(i64, [u8; SECONDS])> = const { Cell::new((i64::MIN, [b'0'; SECONDS])) };
 }

@@ -17,6 +17,16 @@ fn found(pairs: &[(&'static str, &str)], query: &str) -> Vec<String> {
 }
 
 #[test]
+fn all_fields_with_credentials_are_known_as_read() {
+    for field in FIELDS.iter().map(|(field, _)| field).chain([&SEC_WEBSOCKET_PROTOCOL]) {
+        assert!(is_read(field), "{field}");
+    }
+    for field in ["accept", "x-session-id", "x-stainless-lang", "content-type", "anthropic-version"] {
+        assert!(!is_read(&HeaderName::from_static(field)), "{field}");
+    }
+}
+
+#[test]
 fn every_place_gives_the_credential_alone() {
     for (name, value) in [
         ("authorization", "Bearer sk-1"),

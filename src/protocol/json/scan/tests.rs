@@ -320,7 +320,59 @@ fn paths() -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(path, 1..12)
 }
 
+/// Real bodies: whole ones, and the data of events and lines.
+fn bodies() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recordings");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let texts = files.flat_map(|file| {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let whole = file.extension().is_some_and(|kind| kind == "json");
+        let line = |line: &str| line.strip_prefix("data: ").unwrap_or(line).to_owned();
+        if whole { vec![text] } else { text.lines().map(line).filter(|line| line.starts_with('{')).collect() }
+    });
+    texts.collect()
+}
+
+/// Reports and state, in the chunks and byte by byte, where no value is ever whole.
+fn both_ways(paths: &Arc<PathSet>, chunks: &[&[u8]]) -> [(Vec<(usize, String)>, bool, bool); 2] {
+    let bytes = chunks.concat();
+    [chunks.to_vec(), bytes.chunks(1).collect()].map(|chunks| {
+        let (mut scanner, mut found) = (Scanner::new(paths.clone()), Vec::new());
+        for chunk in chunks {
+            scanner.feed(chunk, &mut |index, value| found.push((index, shown(&value))));
+        }
+        (found, scanner.is_done(), scanner.is_broken())
+    })
+}
+
 proptest! {
+    #[test]
+    fn whole_values_are_read_like_those_in_single_bytes(
+        at in any::<prop::sample::Index>(),
+        changes in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::sample::select(&b"\"\\{}[],: \n1ntmMu\x80\xff"[..])), 0..4),
+        sizes in prop::collection::vec(1usize..400, 1..4),
+        is_whole: bool,
+    ) {
+        static BODIES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(bodies);
+        let mut body = at.get(&BODIES).clone().into_bytes();
+        for (at, byte) in changes {
+            *at.get_mut(&mut body) = byte;
+        }
+        let chunks = if is_whole { vec![&body[..]] } else { cut(&body, &sizes) };
+        let scalars = ["model", "id", "type", "created", "usage.total_tokens", "usage.prompt_tokens_details.x",
+            "choices[].index", "choices[].finish_reason", "choices[].delta.role", "delta.type", "done", "message.model",
+            "choices[].message.content"];
+        for paths in [PathSet::new(scalars), PathSet::ignoring_case(scalars)] {
+            let [fast, slow] = both_ways(&Arc::new(paths), &chunks);
+            prop_assert_eq!(fast, slow);
+        }
+        let paths = [("choices[]", Want::End), ("choices[].delta.content", Want::Parts), ("delta.text", Want::Parts),
+            ("choices", Want::Parts), ("model", Want::Scalar), ("usage", Want::Parts), ("message.content", Want::Parts)];
+        let single: Vec<_> = body.chunks(1).collect();
+        prop_assert_eq!(wanted(&paths, &chunks), wanted(&paths, &single));
+    }
+
     #[test]
     fn the_scanner_agrees_with_serde_json(
         members in prop::collection::vec((prop::sample::select(&KEYS[..]), trees()), 0..6),

@@ -1,9 +1,13 @@
 //! How the scanner reads keys and scalars: whole, in parts, or past them.
 
+use std::borrow::Cow;
+
 use memchr::memchr;
 
 use super::{KEPT_MAX, Scanner, State, Value};
-use crate::protocol::json::text::{is_bare, quote_or_backslash, settled, unescape, unescape_bytes, word};
+use crate::protocol::json::text::{
+    closing_quote, is_bare, quote_or_backslash, settled, unescape, unescape_into, word,
+};
 
 impl Scanner {
     pub(super) fn begin_text(&mut self) {
@@ -63,6 +67,69 @@ impl Scanner {
         Some((part, &bytes[end + 1..]))
     }
 
+    /// Reads on behind the first quote of a key: all members that are scalars, whole in `bytes` and written as usual. The
+    /// states read everything else.
+    pub(super) fn members<'b>(
+        &mut self,
+        mut bytes: &'b [u8],
+        on: &mut dyn FnMut(usize, Value<'_>),
+    ) -> &'b [u8] {
+        self.begin_text();
+        let object = self.followed[self.level - 1];
+        while !self.one_by_one
+            && let Some(end) = quote_or_backslash(bytes).filter(|end| *end <= KEPT_MAX)
+            && let Some(value) = bytes[end..].strip_prefix(b"\":")
+            && let value = value.strip_prefix(b" ").unwrap_or(value)
+            && let Some(&first) = value.first()
+        {
+            self.target = self.paths.child(object, &bytes[..end]);
+            let Some(rest) = self.whole_scalar(first, value, on) else {
+                self.state = State::BeforeValue;
+                return value;
+            };
+            let Some(next) = rest.strip_prefix(b",\"").or_else(|| rest.strip_prefix(b", \"")) else {
+                self.state = State::AfterValue;
+                return rest;
+            };
+            bytes = next;
+        }
+        self.state = State::Key;
+        bytes
+    }
+
+    /// Reads and reports a scalar that ends within `bytes`, and returns what follows it. `None`, and nothing is reported,
+    /// for any other value and one that is wanted and has escapes.
+    #[inline]
+    fn whole_scalar<'b>(
+        &self,
+        first: u8,
+        bytes: &'b [u8],
+        on: &mut dyn FnMut(usize, Value<'_>),
+    ) -> Option<&'b [u8]> {
+        if first == b'"' {
+            let text = &bytes[1..];
+            let Some(node) = self.target else { return Some(&text[closing_quote(text)? + 1..]) };
+            let end = quote_or_backslash(text).filter(|end| text[*end] == b'"' && *end <= KEPT_MAX)?;
+            if self.paths.parts(node).is_some() {
+                return None;
+            }
+            if !self.paths.scalars(node).is_empty() {
+                self.report(&Value::Str(String::from_utf8_lossy(&text[..end])), on);
+            }
+            return Some(&text[end + 1..]);
+        }
+        let end = bytes.iter().position(|byte| !is_bare(*byte)).filter(|end| (1..=KEPT_MAX).contains(end))?;
+        if let Some(node) = self.target {
+            if self.paths.parts(node).is_some() {
+                return None;
+            }
+            if let Some(value) = word(&bytes[..end]) {
+                self.report(&value, on);
+            }
+        }
+        Some(&bytes[end..])
+    }
+
     pub(super) fn key<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let Some((part, rest)) = self.finish_text(bytes) else { return &[] };
         self.state = State::Colon;
@@ -100,24 +167,19 @@ impl Scanner {
     pub(super) fn parts<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
         let quote = self.closing_quote(bytes);
         let part = &bytes[..quote.unwrap_or(bytes.len())];
-        let mut raw = std::mem::take(&mut self.kept);
-        let written = if raw.is_empty() {
-            part
-        } else {
-            raw.extend_from_slice(part);
-            &raw
-        };
-        let end = if quote.is_some() { written.len() } else { settled(written) };
-        let (now, later) = written.split_at(end);
-        if let Some(id) = self.target.and_then(|node| self.paths.parts(node))
-            && !now.is_empty()
-        {
-            match memchr(b'\\', now) {
-                Some(_) => on(id, Value::Part(&unescape_bytes(now))),
-                None => on(id, Value::Part(now)),
-            }
+        let mut kept = std::mem::take(&mut self.kept);
+        let is_new = kept.is_empty();
+        if !is_new {
+            kept.extend_from_slice(part);
         }
-        self.kept.extend_from_slice(later);
+        let written = if is_new { part } else { &kept };
+        let end = if quote.is_some() { written.len() } else { settled(written) };
+        self.report_part(&written[..end], on);
+        match is_new {
+            true => kept.extend_from_slice(&part[end..]),
+            false => drop(kept.drain(..end)),
+        }
+        self.kept = kept;
         match quote {
             Some(end) => {
                 self.state = State::AfterValue;
@@ -125,6 +187,19 @@ impl Scanner {
             }
             None => &[],
         }
+    }
+
+    /// Reports a part of a string, as written up to here.
+    fn report_part(&mut self, raw: &[u8], on: &mut dyn FnMut(usize, Value<'_>)) {
+        let Some(id) = self.target.and_then(|node| self.paths.parts(node)).filter(|_| !raw.is_empty()) else {
+            return;
+        };
+        if memchr(b'\\', raw).is_none() {
+            return on(id, Value::Part(raw));
+        }
+        self.plain.clear();
+        unescape_into(&mut self.plain, raw);
+        on(id, Value::Part(&self.plain));
     }
 
     pub(super) fn bare<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
@@ -159,7 +234,12 @@ impl Scanner {
     pub(super) fn report(&self, value: &Value<'_>, on: &mut dyn FnMut(usize, Value<'_>)) {
         let Some(node) = self.target else { return };
         for id in self.paths.scalars(node) {
-            on(*id, value.clone());
+            // Borrowed, also where the text was written with escapes.
+            let value = match value {
+                Value::Str(text) => Value::Str(Cow::Borrowed(text)),
+                other => other.clone(),
+            };
+            on(*id, value);
         }
     }
 }

@@ -83,7 +83,7 @@ where
         drop(settings);
         // The handshake and the first head share one limit.
         let limit = limit.saturating_sub(begun.elapsed());
-        let peer = Peer { address: client, is_secure: negotiated.is_secure };
+        let peer = Peer { address: client, is_secure: negotiated.is_secure, last_caller: Arc::default() };
         match negotiated.h2_budget {
             None => self.serve_http1(negotiated.stream, peer, limit, draining).await,
             // Boxed, so that HTTP/1.1 connections do not carry the size of its future.

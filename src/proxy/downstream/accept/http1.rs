@@ -44,7 +44,7 @@ where
         while let Some(read) = self.next_request(session, &peer, head_limit, after_drain, &mut draining).await
         {
             let Some((stream, settings)) =
-                self.serve_request(read, peer, &draining).await.map(ReusedHttpStream::consume)
+                self.serve_request(read, peer.clone(), &draining).await.map(ReusedHttpStream::consume)
             else {
                 break;
             };

@@ -161,7 +161,7 @@ where
                         Some(refusing) => refusing.refuse(respond),
                         None => {
                             let session = Http2Session::accept(request, respond);
-                            self.spawn_stream(session, &mut streams, peer, &budget, &told);
+                            self.spawn_stream(session, &mut streams, peer.clone(), &budget, &told);
                         }
                     },
                     None => break,
