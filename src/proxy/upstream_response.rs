@@ -9,9 +9,9 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 
 use super::answer::Answer;
+use super::dispatch::unreachable;
 use super::mcp;
 use super::receive::Received;
-use super::refuse::unreachable;
 use super::request_ctx::{Identified, RequestCtx, Routed};
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::REQUEST_ID;
