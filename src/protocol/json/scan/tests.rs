@@ -350,7 +350,7 @@ fn read_all(
                     value => shown(value),
                 };
                 match found.last_mut() {
-                    Some((last, text)) if is_part && parts && *last == index => *text += &shown,
+                    Some((last, text)) if is_part && parts && *last == index => text.push_str(&shown),
                     _ => found.push((index, shown)),
                 }
                 parts = is_part;
