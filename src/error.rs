@@ -121,11 +121,13 @@ pub struct Refusal {
     pub message: String,
     /// Value of `Retry-After`; `None` sends no such field.
     pub retry_after: Option<Duration>,
+    /// What the log says beyond the message: callers need not know it.
+    pub detail: Option<Box<str>>,
 }
 
 impl Refusal {
     /// Creates a refusal without `Retry-After`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self { kind, message: message.into(), retry_after: None, detail: None }
     }
 }

@@ -38,7 +38,7 @@ const MAX_CIRCLE: usize = 6;
 
 /// Where a crate may be named: path prefixes below `src/`.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("pingora", &["proxy/", "app/", "upstream/peer.rs", "control/service.rs"]),
+    ("pingora", &["proxy/", "app/", "upstream/http1/", "upstream/peer.rs", "control/service.rs"]),
     ("h2", &["proxy/downstream/", "upstream/peer.rs"]),
     ("x509_parser", &["proxy/tls.rs"]),
     ("axum", &["control/", "demo/"]),

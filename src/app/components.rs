@@ -17,6 +17,7 @@ use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
 use crate::protocol::request::RequestPaths;
+use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
@@ -134,6 +135,7 @@ impl Components {
             exporter: self.exporter.clone(),
             history: self.history.clone(),
             endpoints,
+            awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         })
     }

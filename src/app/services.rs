@@ -32,6 +32,7 @@ use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts, Runtime};
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
+use crate::proxy::http_proxy::http_proxy;
 use crate::session::Manager;
 use crate::session::replication::{self, Replicator};
 use crate::telemetry::readiness::Readiness;
@@ -74,7 +75,7 @@ pub(super) fn serve(
     let threads = config.server.threads();
     let mut server = server(threads, plan.idle());
 
-    let gateway = pingora_proxy::http_proxy(&server.configuration, Gateway::new(shared.proxy_state()));
+    let gateway = http_proxy(&server.configuration, Gateway::new(shared.proxy_state()))?;
     let downstream = Downstream::new(
         gateway,
         Arc::clone(&shared.live),

@@ -36,7 +36,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
         session.add_bytes_in(chunk.len() as u64);
         let limit = read::streamed_limit(received, routed.route.backend.settings().kind());
         if received.handle.upload.bytes() > limit as u64 {
-            outcome.refusal = Some(read::too_large(limit));
+            outcome.refusal = Some(Box::new(read::too_large(limit)));
             return Error::e_explain(REFUSED, "the body is too large");
         }
         return read::read_on(routed, outcome, chunk);

@@ -1,9 +1,11 @@
 //! Step 5: chooses the backend, by `X-Backend`, model, path or default.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::{HeaderMap, HeaderName, Method};
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -15,6 +17,7 @@ use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
 use super::receive::Received;
+use super::refuse::unreachable;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
@@ -105,7 +108,7 @@ pub(crate) fn route(
 ) -> Result<Route, Refusal> {
     let settings = &received.handle.settings;
     let decision = decide(received, caller, head, call, endpoints)?;
-    check_request(&decision, head, call)?;
+    check_request(&decision, head, call, received.dialect.is_llm())?;
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
     others.retain(|other| call.model_place != ModelPlace::Fixed || other.served_as.is_none());
@@ -163,8 +166,13 @@ fn decide(
 ///
 /// # Errors
 /// It names two models, its model has another name at the backend that cannot be written into it, or its path leads out
-/// of the backend.
-fn check_request(decision: &Decision, head: &RequestHeader, call: &ModelRequest) -> Result<(), Refusal> {
+/// of the backend or, in a model's API, has dot segments.
+fn check_request(
+    decision: &Decision,
+    head: &RequestHeader,
+    call: &ModelRequest,
+    is_llm: bool,
+) -> Result<(), Refusal> {
     let refuse = |message: &str| Err(Refusal::new(ErrorKind::BadRequest, message));
     if call.model_doubled {
         return refuse("the request names two different models, or a form repeats its model; send one");
@@ -176,13 +184,19 @@ fn check_request(decision: &Decision, head: &RequestHeader, call: &ModelRequest)
         ));
     }
     let rest = head.raw_path().get(decision.strip.end..).unwrap_or_default();
-    if framing::climbs_out(rest.split(|byte| *byte == b'?').next().unwrap_or_default()) {
+    let path = rest.split(|byte| *byte == b'?').next().unwrap_or_default();
+    if framing::climbs_out(path) {
         return refuse("the path leads out of its backend by `..` segments; send the path it leads to");
+    }
+    // A backend that resolves them may read another model in the path.
+    if is_llm && framing::has_dot_segments(path) {
+        return refuse("the path of a model's API has `.` or `..` segments; send the path it leads to");
     }
     Ok(())
 }
 
 /// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.
+/// With `routing.strict_models` each of the two must be served: which one a backend obeys is not known for sure.
 fn decide_by_model(
     routes: &Table,
     wanted: Option<&str>,
@@ -193,8 +207,9 @@ fn decide_by_model(
     if let Some(blocked) = [model, also].into_iter().flatten().find(|model| routes.blocks(model)) {
         return Err(RouteError::BlockedModel(blocked.to_owned()));
     }
-    let known = [model, also].into_iter().flatten().find(|model| routes.serves(model));
-    routes.decide(wanted, path, known.or(model))
+    let decides = |model: &&str| routes.serves(model) != routes.is_strict();
+    let deciding = [model, also].into_iter().flatten().find(decides);
+    routes.decide(wanted, path, deciding.or(model))
 }
 
 /// Returns why no backend was found; `header` is the field that names one.
@@ -230,11 +245,10 @@ pub(super) fn wanted<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Op
 ///
 /// # Errors
 /// The leg was cut, the name cannot be resolved, or no address is left to try.
-pub(crate) async fn peer(
-    received: &Received,
-    route: &mut Route,
-    is_upgrade: bool,
-) -> Result<Box<HttpPeer>, Reject> {
+pub(crate) async fn peer(received: &Received, route: &mut Route) -> Result<Box<HttpPeer>, Reject> {
+    if received.handle.cut.reason().is_some() {
+        return Err(pingora_core::Error::new(LEG_CUT).into());
+    }
     let limit = received.handle.settings.timeouts.upstream_connect;
     let addresses = match &mut route.addresses {
         Some(addresses) => addresses,
@@ -242,10 +256,11 @@ pub(crate) async fn peer(
     };
     let Some(address) = addresses.current() else {
         let fault = "none of its addresses accepts connections";
-        return Err(unreachable(&route.backend, ErrorKind::BackendUnavailable, fault));
+        return Err(unreachable(&route.backend, ErrorKind::BackendUnavailable, fault).into());
     };
     let mut peer = peer::peer(&route.backend, address, limit);
-    if is_upgrade {
+    peer::use_own_client(&mut peer);
+    if received.socket {
         peer::for_upgrade(&mut peer, &route.backend);
     }
     if route.resent {
@@ -260,24 +275,59 @@ pub(crate) async fn peer(
 
 /// Resolves the name of the backend.
 async fn addresses(received: &Received, backend: &Backend, limit: Duration) -> Result<Addresses, Reject> {
-    let found = tokio::select! {
-        biased;
-        _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
-        found = tokio::time::timeout(limit, backend.addresses()) => found,
+    let mut asked = pin!(backend.addresses());
+    // An address that is known needs no timer.
+    let found = match asked.as_mut().now_or_never() {
+        Some(found) => Ok(found),
+        None => tokio::select! {
+            biased;
+            _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
+            found = tokio::time::timeout(limit, asked) => found,
+        },
     };
     let (kind, fault) = match found {
         Ok(Ok(addresses)) => return Ok(addresses),
         Ok(Err(_)) => (ErrorKind::BackendUnavailable, "its name cannot be resolved"),
         Err(_) => (ErrorKind::BackendTimeout, "its name was not resolved in time"),
     };
-    Err(unreachable(backend, kind, fault))
+    Err(unreachable(backend, kind, fault).into())
 }
 
-fn unreachable(backend: &Backend, kind: ErrorKind, fault: &str) -> Reject {
-    let name = backend.settings().name();
-    let through = match &backend.settings().egress().proxy {
-        Some(proxy) => format!("the proxy {proxy}: "),
-        None => String::new(),
-    };
-    Refusal::new(kind, format!("the backend {name} cannot be reached: {through}{fault}")).into()
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::protocol::BackendKind;
+    use crate::routing::{BackendRule, RoutingConfig};
+    use crate::settings::fault::Faults;
+
+    #[test]
+    fn with_strict_models_each_named_model_must_be_served() {
+        let rule = |name: &str, models: &[&str], default: bool| BackendRule {
+            name: name.into(),
+            kind: BackendKind::OPENAI,
+            models: models.iter().map(|&text| text.into()).collect(),
+            aliases: BTreeMap::new(),
+            rewrite_model: false,
+            fallback: String::new(),
+            default,
+        };
+        let backends = [rule("any", &[], true), rule("gpt", &["gpt-*"], false)];
+        let decided = |strict_models, model: &str, also: Option<&str>| {
+            let written = RoutingConfig { strict_models, ..RoutingConfig::default() };
+            let routes = Table::compile(written, &backends, &mut Faults::default()).unwrap();
+            let mut call = ModelRequest::default();
+            (call.model, call.also) = (Some(model.to_owned()), also.map(Box::from));
+            let path = "/openai/deployments/x/chat/completions";
+            decide_by_model(&routes, None, path, &call).map(|decision| decision.backend)
+        };
+        assert_eq!(decided(true, "gpt-5", Some("gpt-4o")), Ok(1));
+        assert_eq!(decided(true, "gpt-5", None), Ok(1));
+        for (model, also) in [("own", Some("gpt-5")), ("gpt-5", Some("own")), ("own", None)] {
+            assert_eq!(decided(true, model, also), Err(RouteError::NoRoute), "{model} {also:?}");
+        }
+        assert_eq!(decided(false, "own", Some("gpt-5")), Ok(1), "the one that a pattern matches decides");
+        assert_eq!(decided(false, "own", Some("other")), Ok(0));
+    }
 }

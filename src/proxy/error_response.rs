@@ -25,14 +25,14 @@ pub(crate) const INTERNAL_MESSAGE: &str = "the gateway failed; its log says why"
 #[derive(Debug)]
 pub(crate) enum Reject {
     /// The request is refused.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// A connection failed, or the leg was cut.
     Io(Box<Error>),
 }
 
 impl From<Refusal> for Reject {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self::Refused(Box::new(refusal))
     }
 }
 

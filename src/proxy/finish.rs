@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::error_response::status;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
+use super::state::ProxyState;
 use super::usage::{Priceable, count_tokens, priced};
 use super::{capture, mcp, trace, upgrade, verdict};
 use crate::capture::redact_text;
@@ -37,7 +38,7 @@ fn finish(ctx: &mut RequestCtx) {
         // After a panic the connection task sends the response.
         outcome.answer.status = Some(status(ErrorKind::Internal).as_u16());
     }
-    let Some(summary) = summary(stage, outcome, error) else { return };
+    let Some(summary) = summary(app, stage, outcome, error) else { return };
     let backend = stage.route().map_or(&app.unrouted, |route| route.backend.metrics());
     count(backend, stage, outcome, &summary);
     verdict::judge(stage, outcome, error, app.clock.now());
@@ -51,7 +52,12 @@ fn finish(ctx: &mut RequestCtx) {
 }
 
 /// Builds the summary; `None` when no head was read.
-fn summary(stage: &Stage, outcome: &Outcome, error: Option<ErrorKind>) -> Option<RequestSummary> {
+fn summary(
+    app: &ProxyState,
+    stage: &Stage,
+    outcome: &Outcome,
+    error: Option<ErrorKind>,
+) -> Option<RequestSummary> {
     let received = stage.received()?;
     let (who, route) = (stage.identified(), stage.route());
     let answer = &outcome.answer;
@@ -76,7 +82,7 @@ fn summary(stage: &Stage, outcome: &Outcome, error: Option<ErrorKind>) -> Option
         status: answer.status,
         error,
         outcome: error.map_or(OK, ErrorKind::code),
-        usage: verdict::usage(stage, outcome),
+        usage: verdict::usage(&app.awaited, stage, outcome),
         stop_reason: stop_reason.map(Box::from),
         tools: tools.cloned().unwrap_or_default(),
         queue: outcome.queue,

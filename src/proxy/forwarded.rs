@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{FORWARDED, HOST, VIA};
+use http::header::{FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use ipnet::IpNet;
 use pingora_core::Result;
@@ -17,9 +17,6 @@ use crate::settings::fault::Faults;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// The pseudonym of this proxy in `Via` (RFC 9110, 7.6.3).
-const PSEUDONYM: &str = "elida";
 
 /// `server.trusted_proxies` and `server.forwarded_headers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,70 +68,69 @@ impl Forwarding {
         (!self.trusts(client)).then_some(client)
     }
 
-    /// Writes the headers for the backend: `Via` always, the others with `server.forwarded_headers`. `head` still has the
-    /// client's `Host`; `peer`, `is_secure` and `version` describe the client's connection.
-    ///
-    /// # Errors
-    /// A header cannot be set, which would be a bug.
-    pub(super) fn write(
-        &self,
-        head: &mut RequestHeader,
-        peer: IpAddr,
-        is_secure: bool,
-        version: Version,
-    ) -> Result<()> {
-        let peer = peer.to_canonical();
-        let scheme = if is_secure { "https" } else { "http" };
-        let told = if self.tells { Some(self.told(&head.headers, peer, scheme)) } else { None };
-        let is_withheld = |name: &&HeaderName| match names_client(name) {
+    /// Returns whether backends must not see this field of the client.
+    pub(super) fn withholds(&self, name: &HeaderName) -> bool {
+        match names_client(name) {
             Some(Names::Address) => true,
             Some(Names::User) => !self.tells,
             None => false,
-        };
-        let withheld: Vec<HeaderName> = head.headers.keys().filter(is_withheld).cloned().collect();
-        for name in &withheld {
-            head.remove_header(name);
         }
-        if let Some(told) = told {
-            head.insert_header(FOR, told.hops.join(", "))?;
-            head.insert_header(PROTO, told.proto)?;
-            head.insert_header(FORWARDED, told.forwarded)?;
-            if let Some(host) = told.host {
-                head.insert_header(FORWARDED_HOST, host)?;
-            }
-        }
-        let version = match version {
-            Version::HTTP_2 => "2.0",
-            Version::HTTP_11 => "1.1",
-            _ => "1.0",
-        };
-        head.append_header(VIA, format!("{version} {PSEUDONYM}"))?;
-        Ok(())
     }
 
-    /// Returns the values for the backend: those of a trusted proxy, extended by the peer's address and scheme.
-    fn told(&self, headers: &HeaderMap, peer: IpAddr, scheme: &'static str) -> Told {
+    /// Returns what backends are told about where the request comes from: what a trusted proxy says, extended by the peer's
+    /// address and scheme. `None` without `server.forwarded_headers`.
+    pub(super) fn origin(&self, headers: &HeaderMap, peer: IpAddr, is_secure: bool) -> Option<Origin> {
+        if !self.tells {
+            return None;
+        }
+        let peer = peer.to_canonical();
         let is_trusted = self.trusts(peer);
         let believed = |name| headers.get(name).filter(|_| is_trusted).cloned();
         let mut hops = if is_trusted { hops(headers) } else { Vec::new() };
         hops.push(peer.to_string());
         let host = believed(FORWARDED_HOST).or_else(|| headers.get(HOST).cloned());
+        let scheme = if is_secure { "https" } else { "http" };
         let proto = believed(PROTO).unwrap_or_else(|| HeaderValue::from_static(scheme));
         let mut forwarded: Vec<String> = hops.iter().map(|hop| format!("for={}", node(hop))).collect();
         if let (Some(last), Some(Ok(host))) = (forwarded.last_mut(), host.as_ref().map(HeaderValue::to_str)) {
             *last += &format!(";host=\"{}\"", host.replace(['"', '\\'], ""));
         }
-        Told { hops, proto, host, forwarded: forwarded.join(", ") }
+        Some(Origin { hops, proto, host, forwarded: forwarded.join(", ") })
     }
 }
 
-struct Told {
+/// Where a request comes from, for backends.
+pub(super) struct Origin {
     hops: Vec<String>,
     proto: HeaderValue,
     host: Option<HeaderValue>,
     forwarded: String,
 }
 
+impl Origin {
+    /// Writes the fields.
+    ///
+    /// # Errors
+    /// A header cannot be set, which would be a bug.
+    pub(super) fn write(self, head: &mut RequestHeader) -> Result<()> {
+        head.insert_header(FOR, self.hops.join(", "))?;
+        head.insert_header(PROTO, self.proto)?;
+        head.insert_header(FORWARDED, self.forwarded)?;
+        match self.host {
+            Some(host) => head.insert_header(FORWARDED_HOST, host),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns this proxy's entry in `Via` for a request of this version (RFC 9110, 7.6.3).
+pub(super) fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2.0 elida",
+        Version::HTTP_11 => "1.1 elida",
+        _ => "1.0 elida",
+    })
+}
 /// Returns the hops named in the head, the client first. If both fields are present, `X-Forwarded-For` is used: a proxy
 /// that writes only one of them writes this one, and forwards the other as the client sent it.
 fn hops(headers: &HeaderMap) -> Vec<String> {
@@ -244,11 +240,11 @@ mod tests {
     fn a_trusted_proxys_words_are_passed_on_with_the_peer_behind_them() {
         let ours = forwarding(&["10.0.0.0/8"]);
         let said = headers(&[(FOR, "203.0.113.9, 2001:db8::9"), (PROTO, "https"), (HOST, "gw:80")]);
-        let told = ours.told(&said, "10.0.0.1".parse().unwrap(), "http");
+        let told = ours.origin(&said, "10.0.0.1".parse().unwrap(), false).unwrap();
         assert_eq!(told.hops.join(", "), "203.0.113.9, 2001:db8::9, 10.0.0.1");
         assert_eq!((told.proto.as_bytes(), told.host.unwrap().as_bytes()), (&b"https"[..], &b"gw:80"[..]));
         assert_eq!(told.forwarded, "for=203.0.113.9, for=\"[2001:db8::9]\", for=10.0.0.1;host=\"gw:80\"");
-        let told = ours.told(&said, "192.0.2.1".parse().unwrap(), "http");
+        let told = ours.origin(&said, "192.0.2.1".parse().unwrap(), false).unwrap();
         assert_eq!((told.hops.join(", ").as_str(), told.proto.as_bytes()), ("192.0.2.1", &b"http"[..]));
         assert_eq!(told.forwarded, "for=192.0.2.1;host=\"gw:80\"");
     }

@@ -10,10 +10,11 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderName, HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
+use super::head_fields::HeadFields;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::BackendKind;
 
@@ -25,77 +26,65 @@ static SINGLE: LazyLock<Box<[HeaderName]>> = LazyLock::new(|| {
     names.into_iter().map(HeaderName::from_static).collect()
 });
 
-/// Names that a backend that maps `-` to `_` (CGI, WSGI) could mistake for a field that frames the body.
-static TWINS: [HeaderName; 2] =
-    [HeaderName::from_static("content_length"), HeaderName::from_static("transfer_encoding")];
+/// Returns whether this field must not be sent with two values.
+pub(crate) fn is_single(name: &HeaderName) -> bool {
+    SINGLE.contains(name)
+}
 
-/// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what Pingora parsed.
+/// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what Pingora parsed, and
+/// `fields` was found in it.
 ///
 /// # Errors
 /// 400, or 417 for an unknown expectation. The connection must carry no further request.
-pub(crate) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
+pub(crate) fn check(raw: &[u8], head: &RequestHeader, fields: &HeadFields<'_>) -> Result<(), Refusal> {
     if !lines_end_well(raw) {
         return refuse("a line of the head ends in a bare CR or LF (RFC 9112, 2.2)");
     }
-    if let Some(name) = SINGLE.iter().find(|name| differs(&head.headers, name)) {
+    if let Some(name) = fields.differing {
         return refuse(&format!("the field {name} is sent with two values; send one"));
     }
-    check_lengths(raw, &head.headers)?;
-    check_host(head)?;
+    check_lengths(raw, fields)?;
+    check_host(head, fields)?;
     check_target(target(raw))?;
-    check_expectation(head)
-}
-
-/// Removes what this proxy ignores: upgrades to anything but a WebSocket, and expectations of an HTTP/1.0 client
-/// (RFC 9110, 10.1.1). Afterwards `Upgrade` means a WebSocket handshake without a body.
-pub(crate) fn tidy(head: &mut RequestHeader) {
-    if head.headers.contains_key(UPGRADE) && !is_websocket(head) {
-        head.remove_header(&UPGRADE);
-    }
-    if head.version < Version::HTTP_11 {
-        head.remove_header(&EXPECT);
-    }
+    check_expectation(head, fields)
 }
 
 fn refuse(message: &str) -> Result<(), Refusal> {
     Err(Refusal::new(ErrorKind::BadRequest, message))
 }
 
-/// Returns whether this field occurs with two different values.
-fn differs(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    values.any(|other| Some(other) != first)
-}
-
 /// Returns whether every CR is followed by LF, and every LF follows a CR.
 fn lines_end_well(raw: &[u8]) -> bool {
-    memchr::memchr2_iter(b'\r', b'\n', raw).all(|at| match raw[at] {
-        b'\r' => raw.get(at + 1) == Some(&b'\n'),
-        _ => at > 0 && raw[at - 1] == b'\r',
-    })
+    let mut ends = 0;
+    let mut is_end = |at: usize| {
+        ends += 1;
+        at > 0 && raw[at - 1] == b'\r'
+    };
+    // Where there are as many CRs as CRLFs, each CR is in one.
+    memchr::memchr_iter(b'\n', raw).all(&mut is_end) && memchr::memchr_iter(b'\r', raw).count() == ends
 }
 
 /// Checks that the body has one length, given in one way.
-fn check_lengths(raw: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
-    if TWINS.iter().any(|name| headers.contains_key(name)) {
+fn check_lengths(raw: &[u8], fields: &HeadFields<'_>) -> Result<(), Refusal> {
+    if fields.has_framing_twin {
         return refuse("content_length and transfer_encoding are no fields: write them with a hyphen");
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    if fields.transfer_encoding.is_present() {
+        if !fields.transfer_encoding.is_only(b"chunked") {
             return refuse("Transfer-Encoding may be `chunked`, once, and nothing else (RFC 9112, 6.1)");
         }
-        // Pingora has removed the length from `headers`, so look at the bytes.
+        // Pingora has removed the length from `fields`, so look at the bytes.
         if names_field(raw, &CONTENT_LENGTH) {
             return refuse("Content-Length and Transfer-Encoding must not be sent together (RFC 9112, 6.1)");
         }
     }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let is_number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
-    match (lengths.next(), lengths.next()) {
-        (Some(length), None) if !is_number(length) => refuse("Content-Length must be one number"),
-        (Some(_), Some(_)) => refuse("Content-Length must be sent once (RFC 9112, 6.3)"),
+    if fields.content_length.has_more {
+        return refuse("Content-Length must be sent once (RFC 9112, 6.3)");
+    }
+    match fields.content_length.first {
+        Some(length) if !length.as_bytes().iter().all(u8::is_ascii_digit) => {
+            refuse("Content-Length must be one number")
+        }
         _ => Ok(()),
     }
 }
@@ -110,9 +99,9 @@ fn names_field(raw: &[u8], wanted: &HeaderName) -> bool {
 
 /// Checks that `Host` is present (HTTP/1.0 may omit it) and contains only a host and port, so that a backend that
 /// concatenates it with the path cannot be misled. Pingora rejects a second `Host` and one with `@`.
-fn check_host(head: &RequestHeader) -> Result<(), Refusal> {
+fn check_host(head: &RequestHeader, fields: &HeadFields<'_>) -> Result<(), Refusal> {
     let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
-    match head.headers.get(HOST).map(HeaderValue::as_bytes) {
+    match fields.host.first.map(HeaderValue::as_bytes) {
         None if head.version >= Version::HTTP_11 => refuse("the Host header is missing (RFC 9112, 3.2)"),
         Some(host) if host.is_empty() || !host.iter().all(is_host) => {
             refuse("the Host header is not a host (RFC 9110, 7.2)")
@@ -141,17 +130,30 @@ fn check_target(target: &[u8]) -> Result<(), Refusal> {
 /// Returns whether `..` segments lead above the root of this path, plain or percent-encoded, with or without
 /// `;parameters`. A backend that resolves them would leave its base path, or the prefix that routing checked.
 pub(crate) fn climbs_out(path: &[u8]) -> bool {
-    let path = spelled_out(path);
     let mut depth = 0_usize;
-    for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
-        match segment.split(|byte| *byte == b';').next().unwrap_or_default() {
+    any_segment(path, |segment| {
+        match segment {
             b".." if depth == 0 => return true,
             b".." => depth -= 1,
             b"." | b"" => {}
             _ => depth += 1,
         }
-    }
-    false
+        false
+    })
+}
+
+/// Returns whether the path has a `.` or `..` segment, in any of the spellings of [`climbs_out`].
+pub(crate) fn has_dot_segments(path: &[u8]) -> bool {
+    any_segment(path, |segment| matches!(segment, b"." | b".."))
+}
+
+/// Returns whether the test holds for a segment of the path, in its plain spelling and without parameters.
+fn any_segment(path: &[u8], mut test: impl FnMut(&[u8]) -> bool) -> bool {
+    // Without either byte, no segment is `.` or `..`.
+    memchr::memchr2(b'.', b'%', path).is_some()
+        && spelled_out(path)
+            .split(|byte| matches!(byte, b'/' | b'\\'))
+            .any(|segment| test(segment.split(|byte| *byte == b';').next().unwrap_or_default()))
 }
 
 /// Decodes `.`, `/` and `\` in the path.
@@ -175,28 +177,25 @@ fn spelled_out(path: &[u8]) -> Cow<'_, [u8]> {
 
 /// Accepts `100-continue`, once, as the only expectation (RFC 9110, 10.1.1). Anything similar, such as
 /// `y 100-continue`, is rejected: a parser that waits and one that does not would disagree on where the body is.
-fn check_expectation(head: &RequestHeader) -> Result<(), Refusal> {
-    let mut expectations = head.headers.get_all(EXPECT).iter();
-    let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    match (expectations.next(), expectations.next()) {
-        (None, _) => Ok(()),
-        (Some(value), None) if is_known(value) => Ok(()),
-        _ if head.version < Version::HTTP_11 => Ok(()),
-        _ => {
-            let message = "the only expectation met here is `Expect: 100-continue` (RFC 9110, 10.1.1)";
-            Err(Refusal::new(ErrorKind::ExpectationFailed, message))
-        }
+fn check_expectation(head: &RequestHeader, fields: &HeadFields<'_>) -> Result<(), Refusal> {
+    let is_met = !fields.expect.is_present() || fields.expect.is_only(b"100-continue");
+    if is_met || head.version < Version::HTTP_11 {
+        return Ok(());
     }
+    let message = "the only expectation met here is `Expect: 100-continue` (RFC 9110, 10.1.1)";
+    Err(Refusal::new(ErrorKind::ExpectationFailed, message))
 }
 
 /// Returns whether this is a WebSocket handshake (RFC 6455, 4.1). Such a request has no body.
-pub(crate) fn is_websocket(head: &RequestHeader) -> bool {
-    let mut wanted = head.headers.get_all(UPGRADE).iter();
-    let has_body = head.headers.contains_key(TRANSFER_ENCODING)
-        || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    let one = (wanted.next(), wanted.next());
-    let is_one = matches!(one, (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    is_one && head.method == Method::GET && head.version == Version::HTTP_11 && !has_body
+pub(crate) fn is_websocket(head: &RequestHeader, fields: &HeadFields<'_>) -> bool {
+    let has_body = || {
+        fields.transfer_encoding.is_present()
+            || fields.content_length.first.is_some_and(|length| length != "0")
+    };
+    fields.upgrade.is_only(b"websocket")
+        && head.method == Method::GET
+        && head.version == Version::HTTP_11
+        && !has_body()
 }
 
 #[cfg(test)]
@@ -224,6 +223,16 @@ mod tests {
         #[test]
         fn nothing_in_a_head_panics(raw in prop::collection::vec(prop::sample::select(b"\r\n: %2e/.#aGT\0".as_slice()), 0..60)) {
             let _ = (lines_end_well(&raw), target(&raw), names_field(&raw, &CONTENT_LENGTH), climbs_out(&raw));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_ends_well_where_no_cr_or_lf_is_left_without_the_crlfs(
+            raw in prop::collection::vec(prop::sample::select(b"\r\na".as_slice()), 0..12),
+        ) {
+            let text = String::from_utf8(raw).unwrap();
+            prop_assert_eq!(lines_end_well(text.as_bytes()), !text.replace("\r\n", "").contains(['\r', '\n']));
         }
     }
 
@@ -258,6 +267,16 @@ mod tests {
             ["/", "", "/a..b", "/...", "/a/../b", "/a/b/../..", "/a;..", "/%2e", "/%252e%252e", "/a%", "/%2"]
         {
             assert!(!climbs_out(good.as_bytes()), "{good}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_are_known_in_every_spelling() {
+        for bad in ["/a/./b", "/a/../b", "/a/%2E/b", "/a/%2e%2E;x/b", "/a\\..\\b", "/.", "/a/.;v=1"] {
+            assert!(has_dot_segments(bad.as_bytes()), "{bad}");
+        }
+        for good in ["", "/", "/v1/a.b", "/gpt-5.1/...", "/a..", "/%252e", "/models/.well-known"] {
+            assert!(!has_dot_segments(good.as_bytes()), "{good}");
         }
     }
 

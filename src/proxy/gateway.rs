@@ -1,10 +1,12 @@
 //! The gateway: Pingora's phases, each passed to its step.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
+use crate::upstream::http1::request_writer;
 use crate::upstream::peer::{is_unprocessed, name_early_end};
 
 /// Pingora's proxy logic; calls the steps and decides nothing itself.
@@ -37,7 +40,7 @@ impl Gateway {
     /// Runs the steps up to routing. Returns false when the request has been answered already.
     async fn prepare(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool, Reject> {
         if let Some(answer) = ctx.receive(session)? {
-            builtin::write(session, ctx, answer).await?;
+            Box::pin(builtin::write(session, ctx, answer)).await?;
             return Ok(false);
         }
         if let SessionHint::Known(found) = ctx.identify(&session.req_header().headers)? {
@@ -47,7 +50,7 @@ impl Gateway {
         let received = reached(ctx.stage.received())?;
         let arrived = received.handle.arrived;
         if models::is_asked(received, &session.req_header().headers) {
-            models::answer(session, ctx).await?;
+            Box::pin(models::answer(session, ctx)).await?;
             return Ok(false);
         }
         ctx.route(session.req_header()).await?;
@@ -69,33 +72,33 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = RequestCtx;
+    /// Boxed, because Pingora moves the context into its futures by value.
+    type CTX = Box<RequestCtx>;
 
-    fn new_ctx(&self) -> RequestCtx {
-        RequestCtx::new(Arc::clone(&self.app))
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(RequestCtx::new(Arc::clone(&self.app)))
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let prepared = self.prepare(session, ctx).await;
         capture::begin(session, ctx);
         match prepared {
             Ok(forward) => Ok(!forward),
             Err(Reject::Io(error)) => Err(error),
             Err(Reject::Refused(refusal)) => {
-                refuse::answer(session, ctx, &refusal).await?;
+                Box::pin(refuse::answer(session, ctx, &refusal)).await?;
                 ctx.outcome.failure = Some(refusal);
                 Ok(true)
             }
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         loop {
             let routed = ctx.stage.routed_mut()?;
             let handle = &routed.who.received.handle;
             ctx.outcome.queue.get_or_insert_with(|| handle.arrived.elapsed());
-            let is_upgrade = session.as_ref().is_upgrade_req();
-            match dispatch::peer(&routed.who.received, &mut routed.route, is_upgrade).await {
+            match dispatch::peer(&routed.who.received, &mut routed.route).await {
                 Ok(peer) => {
                     handle.activity.limit_idle(handle.settings.timeouts.upstream_first_byte);
                     return Ok(peer);
@@ -106,11 +109,26 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// Lets the downstream side drive the writes of our own client.
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let handle = &ctx.stage.routed_mut()?.who.received.handle;
+        handle.upstream.begin(digest.and_then(request_writer));
+        Ok(())
+    }
+
     fn fail_to_connect(
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent yet, so the next address or another backend may be tried for any method.
@@ -125,7 +143,7 @@ impl ProxyHttp for Gateway {
         peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
         name_early_end(&mut error);
@@ -148,25 +166,21 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut RequestHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let routed = ctx.stage.routed_mut()?;
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        let is_upgrade = session.as_ref().is_upgrade_req();
-        upstream_request::rewrite_head(
-            head,
-            session.req_header(),
-            &routed.who.received,
-            &routed.route,
-            is_upgrade,
-        )?;
+        if routed.who.received.handle.upstream.is_ours() {
+            upstream_request::begin_http1(head)?;
+        }
+        upstream_request::rewrite_head(head, session.req_header(), &routed.who.received, &routed.route)?;
         // A backend that was tried before may have another name for the model.
         routed.rewritten = None;
         if routed.route.served_as.is_some() {
             let held = session.as_ref().get_retry_buffer();
-            let Identified { received, call, .. } = &routed.who;
+            let Identified { received, call, .. } = &*routed.who;
             routed.rewritten = upstream_request::rewrite_body(head, received, call, &routed.route, held)?;
         }
         let session = routed.leg.session().uid();
@@ -178,19 +192,24 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         chunk: &mut Option<Bytes>,
         _end: bool,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
-        body_filters::upload(ctx, chunk)
+        let Err(error) = body_filters::upload(ctx, chunk) else { return Ok(()) };
+        let handle = &ctx.stage.routed_mut()?.who.received.handle;
+        // Empty, since none would end the body.
+        *chunk = Some(Bytes::new());
+        handle.upstream.stop(error)
     }
 
     async fn upstream_response_filter(
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
-        ctx.stage.routed_mut()?.route.has_responded = true;
-        let is_upgrade = session.as_ref().is_upgrade_req();
+        let routed = ctx.stage.routed_mut()?;
+        routed.route.has_responded = true;
+        let is_upgrade = routed.who.received.socket;
         upstream_response::check(head, is_upgrade)?;
         if let Some(refusal) = upstream_response::proxy_refusal(head, ctx, is_upgrade) {
             if failover::after_refusal_of_proxy(ctx, session) {
@@ -211,7 +230,7 @@ impl ProxyHttp for Gateway {
             routed.socket = None;
         }
         if routed.route.dialect == Dialect::MCP
-            && let Err(reject) = mcp::follow(session, head, ctx).await
+            && let Err(reject) = Box::pin(mcp::follow(session, head, ctx)).await
         {
             return Err(Self::stop(&mut ctx.outcome, reject));
         }
@@ -222,7 +241,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         if head.status == 101 {
             // A tunnel is idle only when neither side sends: `stream_idle` limits it, not `read`.
@@ -230,7 +249,7 @@ impl ProxyHttp for Gateway {
         }
         let routed = ctx.stage.routed_mut()?;
         if !upstream_response::is_final(head) {
-            return upstream_response::rewrite_informational(head, &routed.who.received);
+            return upstream_response::for_client(head, &routed.who.received);
         }
         upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)
     }
@@ -240,12 +259,12 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         chunk: &mut Option<Bytes>,
         end: bool,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         body_filters::download(ctx, chunk, end).map(|()| None)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let refusal = refuse::refusal_of(error, ctx);
         if let Some(received) = ctx.stage.received()
             && *error.esource() == ErrorSource::Downstream
@@ -256,15 +275,15 @@ impl ProxyHttp for Gateway {
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
         if has_begun(session) {
-            refuse::break_off(session, ctx, &refusal).await;
+            Box::pin(refuse::break_off(session, ctx, &refusal)).await;
         } else if refusal.kind != ErrorKind::ClientGone
-            && let Err(error) = refuse::answer(session, ctx, &refusal).await
+            && let Err(error) = Box::pin(refuse::answer(session, ctx, &refusal)).await
         {
             debug!(%error, "the client is gone before its refusal");
         }
         let error_code = ctx.outcome.answer.status.unwrap_or(0);
         self.report(ctx, error, &refusal);
-        ctx.outcome.failure = Some(refusal);
+        ctx.outcome.failure = Some(Box::new(refusal));
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
@@ -272,7 +291,7 @@ impl ProxyHttp for Gateway {
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _exchange: &RequestCtx,
+        _exchange: &Self::CTX,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {
@@ -280,7 +299,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Failures are logged once, in the access line, and by `report` where Pingora's error says more.
-    fn suppress_error_log(&self, _session: &Session, _exchange: &RequestCtx, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _exchange: &Self::CTX, _error: &Error) -> bool {
         true
     }
 }
@@ -290,7 +309,9 @@ impl Gateway {
     fn report(&self, ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
         let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
         if matches!(refusal.kind, ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout) {
-            tracing::warn!(request_id, %error, "{}", refusal.message);
+            let proxy = ctx.stage.route().and_then(|route| route.backend.settings().egress().proxy.as_ref());
+            let (proxy, why) = (proxy.map(tracing::field::display), refusal.detail.as_deref());
+            tracing::warn!(request_id, proxy, why, %error, "{}", refusal.message);
         } else if refusal.kind == ErrorKind::Internal {
             tracing::error!(request_id, %error, "internal error");
         }
@@ -300,4 +321,32 @@ impl Gateway {
 /// Returns whether the head of the final response has been sent.
 fn has_begun(session: &Session) -> bool {
     session.response_written().is_some_and(upstream_response::is_final)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of a future that is never made.
+    fn size<F>(
+        _: impl FnOnce(&'static Gateway, &'static mut Session, &'static mut RequestCtx) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    fn never<T>() -> T {
+        unreachable!("the future is never made")
+    }
+
+    /// The future of a phase is boxed for each request, and so is the context.
+    #[test]
+    fn what_is_boxed_for_each_request_is_small() {
+        for (what, size, limit) in [
+            ("the context", size_of::<RequestCtx>(), 1024),
+            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2048),
+            ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
+        ] {
+            assert!(size <= limit, "{what}: {size}");
+        }
+    }
 }

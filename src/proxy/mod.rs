@@ -1,15 +1,16 @@
 //! The way of a request through the proxy, one file per step, in order.
 //!
-//! `downstream` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines ·
+//! `downstream` accepts connections and reads heads · `gateway` implements Pingora's `ProxyHttp`, each phase a few lines, and
+//! `http_proxy` builds Pingora's proxy around it ·
 //! `steps` moves a request from stage to stage · `request_ctx` holds the state of one request, `answer` that of its
-//! response, `state` what all requests share · `receive` checks the head · `framing` rejects heads that two parsers
+//! response, `state` what all requests share · `receive` checks the head, of which `head_fields` finds the fields that it needs · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
 //! session, and `last_caller` remembers it on the connection · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters · `admit` opens a leg, unless the session is killed · `dispatch`
 //! chooses the backend, `failover` chooses between several and after a failure · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
-//! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend ·
+//! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend, `upstream_fields` decides which fields of the client are in it ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
 //! when the leg is cut · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
-//! ended: `verdict` says how an answer ended after its head, `usage` prices its tokens, `trace` writes its span, `capture` its bodies · `refuse` turns an error into a
+//! ended: `verdict` says how an answer ended after its head, `usage` prices its tokens, `awaited` remembers which are still to be counted, `trace` writes its span, `capture` its bodies · `refuse` turns an error into a
 //! response in the caller's dialect, with the status and head that `error_response` gives it · `trace_context` reads and
 //! sends `traceparent` · `runtime_settings` is what a reload replaces; `settings`, `tls` and `forwarded` are its sections.
 //! It connects `session`, `identity`, `upstream`, `routing`, `protocol` and `telemetry`, which do not know each other.
@@ -18,6 +19,7 @@
 
 pub(crate) mod admit;
 pub(crate) mod answer;
+pub(crate) mod awaited;
 pub(crate) mod body_filters;
 pub(crate) mod builtin;
 pub(crate) mod capture;
@@ -30,6 +32,8 @@ pub(crate) mod finish;
 pub mod forwarded;
 pub(crate) mod framing;
 pub(crate) mod gateway;
+mod head_fields;
+pub(crate) mod http_proxy;
 pub(crate) mod identify;
 pub(crate) mod last_caller;
 pub(crate) mod mcp;
@@ -47,6 +51,7 @@ pub(crate) mod trace;
 pub(crate) mod trace_context;
 pub(crate) mod unread;
 pub(crate) mod upgrade;
+mod upstream_fields;
 pub(crate) mod upstream_request;
 pub(crate) mod upstream_response;
 pub(crate) mod usage;

@@ -3,14 +3,14 @@
 //! Other bodies are streamed.
 
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::{CONTENT_TYPE, EXPECT};
 use pingora_core::{Error, Result};
 use pingora_proxy::Session;
 
+use super::dispatch;
 use super::error_response::{REFUSED, Reject};
 use super::receive::Received;
 use super::request_ctx::{Outcome, Routed};
-use super::{dispatch, unread};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::BackendKind;
@@ -51,11 +51,11 @@ pub(crate) async fn read(session: &mut Session, received: &Received) -> Result<R
 
 async fn read_body(session: &mut Session, received: &Received, plan: Plan) -> Result<ReadRequest, Reject> {
     let Plan { mut reader, limit, held, needed } = plan;
-    check_declared(&session.req_header().headers, limit)?;
+    check_declared(received, limit)?;
     if session.as_mut().is_body_empty() {
         return Ok(ReadRequest::default());
     }
-    if session.req_header().headers.contains_key(EXPECT) {
+    if received.awaits_continue {
         // The client waits for 100 Continue (RFC 9110, 10.1.1), and only the proxy can send it here.
         session.write_continue_response().await?;
         session.req_header_mut().remove_header(&EXPECT);
@@ -91,7 +91,7 @@ impl Plan {
         let settings = &received.handle.settings;
         let (limits, dialect) = (&settings.limits, received.dialect);
         let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let coding = unread::coding(headers);
+        let coding = received.coding;
         if dialect.is_llm() && FormScan::is_form(media) {
             let wanted = dispatch::wanted(headers, settings.routes.header())?;
             let blocks =
@@ -143,7 +143,7 @@ pub(crate) fn read_on(routed: &mut Routed, outcome: &mut Outcome, chunk: &[u8]) 
         }
         return Ok(());
     };
-    outcome.refusal = Some(refusal);
+    outcome.refusal = Some(Box::new(refusal));
     Error::e_explain(REFUSED, "what the form asks for is refused")
 }
 
@@ -163,9 +163,8 @@ pub(crate) fn streamed_limit(received: &Received, backend: BackendKind) -> usize
 ///
 /// # Errors
 /// It is larger than `limit` bytes.
-pub(crate) fn check_declared(headers: &HeaderMap, limit: usize) -> Result<(), Refusal> {
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit as u64) { Err(too_large(limit)) } else { Ok(()) }
+pub(crate) fn check_declared(received: &Received, limit: usize) -> Result<(), Refusal> {
+    if received.declared.is_some_and(|length| length > limit as u64) { Err(too_large(limit)) } else { Ok(()) }
 }
 
 /// Returns the refusal of a body larger than `limit` bytes.

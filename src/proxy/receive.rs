@@ -3,16 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Uri, Version};
+use http::header::{EXPECT, UPGRADE};
+use http::{HeaderName, Method, Uri, Version};
 use pingora_http::RequestHeader;
-use pingora_proxy::Session;
 
 use super::downstream::RequestHandle;
-use super::framing;
+use super::head_fields::HeadFields;
 use super::trace_context::Trace;
+use super::{framing, unread};
 use crate::error::{ErrorKind, Refusal};
-use crate::ids::{REQUEST_ID, RequestId};
+use crate::ids::RequestId;
 use crate::protocol::Dialect;
+use crate::protocol::wire::coding::Coding;
 
 /// Maximum bytes of a client's own request id; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
@@ -29,6 +31,12 @@ pub(crate) struct Received {
     pub(crate) socket: bool,
     /// The HTTP version of the request; HTTP/1.0 has no chunked coding.
     pub(crate) version: Version,
+    /// The length of the body that the head declares; `None` for a chunked one.
+    pub(crate) declared: Option<u64>,
+    /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110, 10.1.1).
+    pub(crate) awaits_continue: bool,
+    /// How the body is compressed.
+    pub(crate) coding: Coding,
     /// Detected from path and headers; the backend's type may be more specific.
     pub(crate) dialect: Dialect,
     /// The trace context; `None` without a collector.
@@ -37,17 +45,24 @@ pub(crate) struct Received {
 
 impl Received {
     /// Reads a head. Returns `None` if the request did not come through the proxy's own listener.
-    pub(crate) fn of(head: &RequestHeader, trace: Option<Trace>) -> Option<Self> {
+    pub(crate) fn of(head: &RequestHeader, fields: &HeadFields<'_>, trace: Option<Trace>) -> Option<Self> {
         let handle = Arc::clone(head.extensions.get::<Arc<RequestHandle>>()?);
-        let socket = framing::is_websocket(head);
+        let socket = framing::is_websocket(head, fields);
         let path = head.uri.path();
         Some(Self {
             client: handle.settings.forwarding.client(handle.peer.address.ip(), &head.headers),
             handle,
-            request_id: request_id(&head.headers),
+            request_id: request_id(fields),
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
+            declared: fields.content_length.first.and_then(|length| length.to_str().ok()?.parse().ok()),
+            // An HTTP/1.0 client waits for nothing.
+            awaits_continue: fields.expect.is_present() && head.version >= Version::HTTP_11,
+            coding: match fields.content_encoding.first {
+                Some(_) => unread::coding(&head.headers),
+                None => Coding::Identity,
+            },
             socket,
             trace,
             dialect: match socket {
@@ -59,30 +74,41 @@ impl Received {
 }
 
 /// Returns the client's own id if it is short and printable, else a new one.
-fn request_id(headers: &HeaderMap) -> RequestId {
-    headers
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok())
-        .filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic()))
+fn request_id(fields: &HeadFields<'_>) -> RequestId {
+    let id = fields.request_id.first.and_then(|value| value.to_str().ok());
+    id.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic()))
         .map_or_else(RequestId::fresh, RequestId::new)
 }
 
-/// Checks a head. After an error the connection is not used for another request.
+/// Checks a head; `raw` holds its bytes on the wire. After an error the connection is not used for another request.
 ///
 /// # Errors
 /// The head is too large, it asks for what a reverse proxy does not do (CONNECT), or it can be read in two ways.
-pub(crate) fn check(received: &Received, session: &mut Session) -> Result<(), Refusal> {
-    let raw = session.as_ref().to_h1_raw();
-    let head = session.req_header_mut();
-    let checked = measure(received, head).and_then(|()| framing::check(&raw, head));
+pub(crate) fn check(
+    received: &Received,
+    raw: &[u8],
+    head: &RequestHeader,
+    fields: &HeadFields<'_>,
+) -> Result<(), Refusal> {
+    let checked = measure(received, head, fields.bytes).and_then(|()| framing::check(raw, head, fields));
     if checked.is_err() {
         received.handle.reuse.forbid();
     }
-    framing::tidy(head);
     checked
 }
 
-fn measure(received: &Received, head: &RequestHeader) -> Result<(), Refusal> {
+/// Returns the fields that this proxy ignores: upgrades to anything but a WebSocket, and expectations of an HTTP/1.0 client
+/// (RFC 9110, 10.1.1). Once they are removed, `Upgrade` means a WebSocket handshake without a body.
+pub(crate) fn ignored(
+    received: &Received,
+    fields: &HeadFields<'_>,
+) -> impl Iterator<Item = HeaderName> + use<> {
+    let upgrade = (fields.upgrade.is_present() && !received.socket).then_some(UPGRADE);
+    let expect = (fields.expect.is_present() && !received.awaits_continue).then_some(EXPECT);
+    [upgrade, expect].into_iter().flatten()
+}
+
+fn measure(received: &Received, head: &RequestHeader, size: usize) -> Result<(), Refusal> {
     let limits = &received.handle.settings.limits;
     let target = head.raw_path();
     if target.len() > limits.max_uri {
@@ -101,7 +127,6 @@ fn measure(received: &Received, head: &RequestHeader) -> Result<(), Refusal> {
         );
         return Err(Refusal::new(ErrorKind::HeadersTooLarge, message));
     }
-    let size = head_size(head);
     if size > limits.max_header_bytes {
         let message = format!(
             "the request head has {size} bytes, the limit is {} (server.limits.max_header_bytes)",
@@ -115,9 +140,4 @@ fn measure(received: &Received, head: &RequestHeader) -> Result<(), Refusal> {
         return Err(Refusal::new(ErrorKind::NotSupported, message));
     }
     Ok(())
-}
-
-/// Returns the size of a head on the wire in bytes: names, values, and `: ` and CRLF for each field.
-fn head_size(head: &RequestHeader) -> usize {
-    head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }

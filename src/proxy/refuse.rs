@@ -23,18 +23,16 @@ use crate::upstream::peer::proxy_failure;
 /// Returns why the request failed: the refusal that a step left, the cut of the leg, or Pingora's error.
 pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
     if let Some(refusal) = ctx.outcome.refusal.take() {
-        return refusal;
+        return *refusal;
     }
     let cut = ctx.stage.received().and_then(|received| received.handle.cut.reason());
     if let Some(reason) = cut {
         return cut_refusal(reason, ctx);
     }
     if let (Some(failure), Some(route)) = (proxy_failure(error), ctx.stage.route()) {
-        let name = route.backend.settings().name();
-        let message = format!("the backend {name} cannot be reached: {failure}");
-        return Refusal::new(ErrorKind::BackendUnavailable, message);
+        return unreachable(&route.backend, ErrorKind::BackendUnavailable, &failure.to_string());
     }
-    let upstream = ctx.stage.route().map(|route| reached(&route.backend)).unwrap_or_default();
+    let upstream = ctx.stage.route().map(|route| named(&route.backend)).unwrap_or_default();
     match (error.etype(), error.esource()) {
         (etype, _) if *etype == UPSTREAM_IDLE => Refusal::new(
             ErrorKind::BackendTimeout,
@@ -65,13 +63,21 @@ pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
     }
 }
 
-/// Returns the name of a backend, with the proxy in front of it.
-fn reached(backend: &Backend) -> String {
-    let settings = backend.settings();
-    match &settings.egress().proxy {
-        Some(proxy) => format!("{} (through the proxy {proxy})", settings.name()),
-        None => settings.name().to_string(),
+/// Returns the refusal of a request whose backend cannot be reached. What a proxy in front of it says, and where that is, only
+/// the log tells.
+pub(super) fn unreachable(backend: &Backend, kind: ErrorKind, why: &str) -> Refusal {
+    let message = format!("the backend {} cannot be reached", named(backend));
+    match backend.settings().egress().proxy {
+        Some(_) => Refusal { detail: Some(why.into()), ..Refusal::new(kind, message) },
+        None => Refusal::new(kind, format!("{message}: {why}")),
     }
+}
+
+/// Returns the name of a backend for callers, and that there is a proxy in front of it.
+fn named(backend: &Backend) -> String {
+    let settings = backend.settings();
+    let through = if settings.egress().proxy.is_some() { " (through its proxy)" } else { "" };
+    format!("{}{through}", settings.name())
 }
 
 fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {

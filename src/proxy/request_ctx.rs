@@ -49,7 +49,7 @@ pub(crate) struct RequestCtx {
 #[derive(Default)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "each request passes the early stages once: boxes would cost it two allocations"
+    reason = "each request passes the first stage once: a box would cost it an allocation"
 )]
 pub(crate) enum Stage {
     /// No head has been read.
@@ -58,9 +58,9 @@ pub(crate) enum Stage {
     /// The head has been read.
     Received(Received),
     /// The caller is known.
-    Identified(Identified),
+    Identified(Box<Identified>),
     /// A leg is open; no backend has been chosen.
-    Admitted(Box<Admitted>),
+    Admitted(Admitted),
     /// A backend has been chosen; no leg is open.
     Chosen(Box<Chosen>),
     /// A leg is open and a backend has been chosen: the request may be forwarded.
@@ -79,20 +79,21 @@ pub(crate) struct Identified {
 
 /// A request with an open leg.
 pub(crate) struct Admitted {
-    who: Identified,
+    who: Box<Identified>,
     leg: Leg,
     open: GaugeGuard,
 }
 
 /// A request with a backend, whose session is not admitted yet.
 pub(crate) struct Chosen {
-    who: Identified,
+    who: Box<Identified>,
     route: Route,
 }
 
 /// A request that may be forwarded.
 pub(crate) struct Routed {
-    pub(crate) who: Identified,
+    /// Boxed, so that it stays where it is from stage to stage.
+    pub(crate) who: Box<Identified>,
     /// Ends when the request does.
     pub(crate) leg: Leg,
     pub(crate) route: Route,
@@ -113,9 +114,9 @@ pub(crate) struct Outcome {
     /// The bodies, when they may be stored.
     pub(crate) capture: Option<Box<BodyCapture>>,
     /// Why the request is being stopped, on the way through Pingora to `refuse`.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Box<Refusal>>,
     /// How the request failed, for `finish`.
-    pub(crate) failure: Option<Refusal>,
+    pub(crate) failure: Option<Box<Refusal>>,
     /// From the end of the head to the first attempt at a backend; `None` when no backend was asked.
     pub(crate) queue: Option<Duration>,
 }
@@ -231,7 +232,7 @@ impl Stage {
         self.advance(|stage| match stage {
             Self::Received(received) => {
                 let call = ModelRequest::default();
-                (Self::Identified(Identified { received, caller, call, form: None }), true)
+                (Self::Identified(Box::new(Identified { received, caller, call, form: None })), true)
             }
             other @ (Self::New
             | Self::Identified(_)
@@ -247,7 +248,7 @@ impl Stage {
     /// The request is in another stage, and stays there.
     pub(crate) fn admit(&mut self, leg: Leg, open: GaugeGuard) -> Result<()> {
         self.advance(|stage| match stage {
-            Self::Identified(who) => (Self::Admitted(Box::new(Admitted { who, leg, open })), true),
+            Self::Identified(who) => (Self::Admitted(Admitted { who, leg, open }), true),
             Self::Chosen(chosen) => (Self::Routed(Routed::new(chosen.who, leg, open, chosen.route)), true),
             other @ (Self::New | Self::Received(_) | Self::Admitted(_) | Self::Routed(_)) => (other, false),
         })
@@ -259,8 +260,7 @@ impl Stage {
     /// The request is in another stage, and stays there.
     pub(crate) fn choose(&mut self, route: Route) -> Result<()> {
         self.advance(|stage| match stage {
-            Self::Admitted(admitted) => {
-                let Admitted { who, leg, open } = *admitted;
+            Self::Admitted(Admitted { who, leg, open }) => {
                 (Self::Routed(Routed::new(who, leg, open, route)), true)
             }
             Self::Identified(who) => (Self::Chosen(Box::new(Chosen { who, route })), true),
@@ -277,7 +277,7 @@ impl Stage {
 }
 
 impl Routed {
-    fn new(who: Identified, leg: Leg, open: GaugeGuard, route: Route) -> Box<Self> {
+    fn new(who: Box<Identified>, leg: Leg, open: GaugeGuard, route: Route) -> Box<Self> {
         let socket = who.received.socket.then(|| Box::new(SocketTap::new(route.dialect)));
         Box::new(Self { who, leg, route, rewritten: None, socket, _open: open })
     }

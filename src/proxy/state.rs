@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pingora_core::connectors::http::Connector;
 
+use super::awaited::AwaitedAnswers;
 use super::endpoints::Endpoints;
 use crate::clock::Clock;
 use crate::history::Archive;
@@ -38,6 +39,8 @@ pub(crate) struct ProxyState {
     pub(crate) history: Option<Arc<Archive>>,
     /// Targets that MCP servers have announced to their clients.
     pub(crate) endpoints: Arc<Endpoints>,
+    /// Answers whose tokens are still to be counted.
+    pub(crate) awaited: AwaitedAnswers,
     /// Connects to backends for requests of the gateway itself.
     pub(crate) connector: Connector,
 }

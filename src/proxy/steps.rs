@@ -10,12 +10,13 @@ use pingora_proxy::Session;
 
 use super::builtin::BuiltinAnswer;
 use super::error_response::Reject;
+use super::head_fields::HeadFields;
 use super::identify::SessionHint;
 use super::read::ReadRequest;
 use super::receive::Received;
 use super::request_ctx::{RequestCtx, Stage, reached};
 use super::trace_context::Trace;
-use super::{admit, builtin, dispatch, identify, mcp, read, receive, unread, upgrade};
+use super::{admit, builtin, dispatch, framing, identify, mcp, read, receive, unread, upgrade};
 use crate::capture::redact_text;
 use crate::identity::FoundSession;
 use crate::protocol::Dialect;
@@ -26,11 +27,17 @@ impl RequestCtx {
     /// # Errors
     /// The head is refused, or the request did not come through our listener.
     pub(super) fn receive(&mut self, session: &mut Session) -> Result<Option<BuiltinAnswer>, Reject> {
+        let raw = session.as_ref().to_h1_raw();
         let head = session.req_header();
+        let fields = HeadFields::of(&head.headers, framing::is_single);
         let trace = Trace::begin(&self.app, &head.headers);
-        self.stage = Stage::Received(reached(Received::of(head, trace))?);
+        self.stage = Stage::Received(reached(Received::of(head, &fields, trace))?);
         let received = reached(self.stage.received())?;
-        receive::check(received, session)?;
+        let checked = receive::check(received, &raw, head, &fields);
+        for name in receive::ignored(received, &fields) {
+            session.req_header_mut().remove_header(&name);
+        }
+        checked?;
         Ok(builtin::answer_to(received, &self.app.readiness))
     }
 
@@ -86,10 +93,8 @@ impl RequestCtx {
         let route = dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, now)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !who.received.handle.upload.is_buffered() {
-            read::check_declared(
-                &head.headers,
-                read::streamed_limit(&who.received, route.backend.settings().kind()),
-            )?;
+            let limit = read::streamed_limit(&who.received, route.backend.settings().kind());
+            read::check_declared(&who.received, limit)?;
         }
         if !dialect.is_llm() {
             // Responses of models are small pieces of text; anything else may be a large download.

@@ -42,7 +42,7 @@ pub(crate) fn check(
                            (other JSON), or send it uncompressed";
             return Err(Refusal::new(ErrorKind::BodyTooLarge, message));
         }
-        Some(Unread::Coding) if coding(headers) == Coding::Identity => "it is not in UTF-8".to_owned(),
+        Some(Unread::Coding) if received.coding == Coding::Identity => "it is not in UTF-8".to_owned(),
         Some(Unread::Coding) => format!("its Content-Encoding is none of {ACCEPTED}"),
         Some(Unread::Corrupt) => "it is not what its Content-Encoding says".to_owned(),
         None if call.malformed && received.dialect.is_llm() => {

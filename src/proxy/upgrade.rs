@@ -81,7 +81,7 @@ pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk:
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
-            *refusal = Some(Refusal::new(ErrorKind::PolicyBlocked, message));
+            *refusal = Some(Box::new(Refusal::new(ErrorKind::PolicyBlocked, message)));
         }
         ClientMessage::Model(model) if known.as_deref() != Some(model) => {
             if known.is_none() {
@@ -92,7 +92,7 @@ pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk:
         ClientMessage::Unreadable if table.blocks_models() => {
             let message = "a message cannot be read, so its model cannot be held against routing.blocked_models; \
                            send it uncompressed";
-            *refusal = Some(Refusal::new(ErrorKind::PolicyBlocked, message));
+            *refusal = Some(Box::new(Refusal::new(ErrorKind::PolicyBlocked, message)));
         }
         ClientMessage::Model(_) | ClientMessage::Unreadable => {}
     });

@@ -1,27 +1,37 @@
-//! Step 6: the head for the backend. Keeps the client's fields except for those meant for this proxy (Pingora has removed
-//! the hop-by-hop fields).
+//! Step 6: the head for the backend: the client's fields that `upstream_fields` lets pass, and the gateway's own.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_PROTOCOL, TE,
-};
-use http::{HeaderName, HeaderValue, Version};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_PROTOCOL, TE, UPGRADE};
+use http::{HeaderValue, Version};
 use pingora_core::{Error, ErrorType, OkOrErr, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use super::dispatch::Route;
+use super::downstream::RequestHandle;
 use super::receive::Received;
-use super::{read, unread};
+use super::{forwarded, read, upstream_fields};
 use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::{ModelPlace, ModelRequest, decoded, rewrite_field, rewrite_model};
 use crate::protocol::wire::coding::Coding;
-use crate::routing::forwarded;
+use crate::routing::forwarded as target_below;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer::address_to_proxy;
+
+/// Makes `head` one of HTTP/1.1, with the `Host` of an HTTP/2 client. Pingora does so for its own clients only.
+///
+/// # Errors
+/// The authority cannot be a field value.
+pub(crate) fn begin_http1(head: &mut RequestHeader) -> Result<()> {
+    if let Some(authority) = head.uri.authority().filter(|_| !head.headers.contains_key(HOST)) {
+        let authority = authority.as_str().to_owned();
+        head.insert_header(HOST, authority)?;
+    }
+    head.set_version(Version::HTTP_11);
+    Ok(())
+}
 
 /// Rewrites `head` for the route's backend; `client` is the head as the client sent it.
 ///
@@ -32,23 +42,26 @@ pub(crate) fn rewrite_head(
     client: &RequestHeader,
     received: &Received,
     route: &Route,
-    is_upgrade: bool,
 ) -> Result<()> {
-    let settings = &received.handle.settings;
-    head.remove_header(settings.routes.header());
-    remove_ours(head);
+    let RequestHandle { settings, peer, .. } = &*received.handle;
+    let origin = settings.forwarding.origin(&head.headers, peer.address.ip(), peer.is_secure);
+    upstream_fields::remove(head, client, received, route)?;
     if route.is_foreign {
-        leave_behind(head, settings.identity.header())?;
+        leave_behind(head)?;
     }
-    let peer = &received.handle.peer;
-    settings.forwarding.write(head, peer.address.ip(), peer.is_secure, received.version)?;
+    if let Some(origin) = origin {
+        origin.write(head)?;
+    }
+    head.append_header("via", forwarded::via(received.version))?;
     head.insert_header(HOST, route.backend.settings().authority())?;
     head.insert_header(REQUEST_ID, received.request_id.as_str())?;
     if route.dialect.is_read() {
         // The tap cannot read a compressed response.
-        head.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
-        // Nor can it read compressed WebSocket messages (RFC 7692).
-        head.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
+        head.insert_header("accept-encoding", HeaderValue::from_static("identity"))?;
+    }
+    if received.socket {
+        head.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"))?;
+        head.insert_header(UPGRADE, HeaderValue::from_static("websocket"))?;
     }
     if head.version == Version::HTTP_2 && takes_trailers(client) {
         head.insert_header(TE, HeaderValue::from_static("trailers"))?;
@@ -57,31 +70,26 @@ pub(crate) fn rewrite_head(
     authorise(head, settings.auth())?;
     let base = if route.is_announced { "" } else { settings.base_path() };
     if !route.strip.is_empty() || !base.is_empty() {
-        let path = forwarded(base, head.raw_path(), route.strip.clone()).into_owned();
+        let path = target_below(base, head.raw_path(), route.strip.clone()).into_owned();
         head.set_raw_path(&path).or_err(ErrorType::InternalError, "rewriting the path")?;
     }
     if head.raw_path().is_empty() {
         return Error::e_explain(ErrorType::InternalError, "the rewritten path is empty");
     }
-    address_to_proxy(head, settings, is_upgrade)
+    address_to_proxy(head, settings, received.socket)
 }
 
-/// Returns whether the client takes trailers, which pass over HTTP/2 only. Pingora removes `TE` with the hop-by-hop fields,
-/// but this value is valid in HTTP/2 (RFC 9113, 8.2.2), and gRPC servers require it.
+/// Returns whether the client takes trailers, which pass over HTTP/2 only. `TE` is a field of the client's connection, but
+/// this value is valid in HTTP/2 (RFC 9113, 8.2.2), and gRPC servers require it.
 fn takes_trailers(client: &RequestHeader) -> bool {
     let fields = client.headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
     let mut words = fields.flat_map(|value| value.split(','));
     client.version == Version::HTTP_2 && words.any(|word| word.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// Removes everything but the fields, parameters and subprotocols that are known to be harmless, and the field `session`
-/// with the session's id: the backend is of another realm than the one for which the caller's credentials are meant.
-fn leave_behind(head: &mut RequestHeader, session: &HeaderName) -> Result<()> {
-    let stays = |name: &&HeaderName| !credentials::is_harmless(name) && *name != session;
-    let unknown: Vec<HeaderName> = head.headers.keys().filter(stays).cloned().collect();
-    for name in &unknown {
-        head.remove_header(name);
-    }
+/// Removes the subprotocols and parameters that are not known to be harmless: the backend is of another realm than the one
+/// for which the caller's credentials are meant.
+fn leave_behind(head: &mut RequestHeader) -> Result<()> {
     if head.headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
         let known = credentials::harmless_subprotocols(&head.headers);
         offer_subprotocols(head, known)?;
@@ -92,13 +100,11 @@ fn leave_behind(head: &mut RequestHeader, session: &HeaderName) -> Result<()> {
     Ok(())
 }
 
-/// Applies `backends.NAME.auth`: keeps the client's credential, removes it, or replaces it by the backend's own.
+/// Applies `backends.NAME.auth` beyond the fields that `upstream_fields` has removed: keeps the client's credential, removes
+/// it, or replaces it by the backend's own.
 fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
     if *auth == Auth::Passthrough {
         return Ok(());
-    }
-    for field in credentials::fields() {
-        head.remove_header(field);
     }
     if let Some(left) = credentials::without_subprotocols(&head.headers) {
         offer_subprotocols(head, left)?;
@@ -107,7 +113,6 @@ fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
         head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
     }
     if let Auth::Inject { header, value } = auth {
-        head.remove_header(header);
         head.insert_header(header.clone(), value.clone())?;
     }
     Ok(())
@@ -141,10 +146,9 @@ pub(crate) fn rewrite_body(
 ) -> Result<Option<Bytes>> {
     let (Some(name), Some(mut held)) = (&route.served_as, held) else { return Ok(None) };
     let sent = held.len();
-    let coding = unread::coding(&head.headers);
-    if coding != Coding::Identity {
+    if received.coding != Coding::Identity {
         let limit = read::held_limit(received);
-        let plain = decoded(&held, coding, limit).map(Bytes::from);
+        let plain = decoded(&held, received.coding, limit).map(Bytes::from);
         held = plain.or_err(ErrorType::InternalError, "decoding a body that was read before")?;
     }
     let rewritten = match call.model_place {
@@ -165,18 +169,4 @@ pub(crate) fn rewrite_body(
         head.remove_header(field);
     }
     Ok(Some(Bytes::from(body)))
-}
-
-/// Removes the `x-elida-*` fields, with `-` or `_`: a backend that is a gateway itself must not mistake a client's fields
-/// for those of this proxy.
-fn remove_ours(head: &mut RequestHeader) {
-    let is_ours = |name: &HeaderName| {
-        let name = name.as_str();
-        let name = name.strip_prefix("x-").or_else(|| name.strip_prefix("x_")).unwrap_or(name);
-        name.strip_prefix("elida").is_some_and(|rest| rest.starts_with(['-', '_']))
-    };
-    let ours: Vec<HeaderName> = head.headers.keys().filter(|name| is_ours(name)).cloned().collect();
-    for name in &ours {
-        head.remove_header(name);
-    }
 }

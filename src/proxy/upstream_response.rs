@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
@@ -13,6 +11,7 @@ use pingora_http::ResponseHeader;
 use super::answer::Answer;
 use super::mcp;
 use super::receive::Received;
+use super::refuse::unreachable;
 use super::request_ctx::{Identified, RequestCtx, Routed};
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::REQUEST_ID;
@@ -22,9 +21,13 @@ use crate::protocol::wire::event_tail::EventTail;
 use crate::protocol::wire::framing::Framing;
 use crate::session::Leg;
 
+/// [`REQUEST_ID`], for looking it up.
+static REQUEST_ID_FIELD: HeaderName = HeaderName::from_static(REQUEST_ID);
+
 /// Begins the backend's response. From here on the limit for silence is `stream_idle`.
 pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
-    let Routed { who: Identified { received, call, .. }, route, .. } = routed;
+    let Routed { who, route, .. } = routed;
+    let Identified { received, call, .. } = &**who;
     let handle = &received.handle;
     let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
     let encoding = text(CONTENT_ENCODING);
@@ -90,49 +93,45 @@ pub(crate) fn check(head: &ResponseHeader, upgrade_was_asked: bool) -> Result<()
 /// Returns why the proxy in front of the backend refuses to forward the request: 407 (RFC 9110, 15.5.8) is a proxy's own
 /// response, while its other errors cannot be told from the backend's. `None` without such a proxy.
 pub(crate) fn proxy_refusal(head: &ResponseHeader, ctx: &RequestCtx, is_upgrade: bool) -> Option<Refusal> {
-    let settings = ctx.stage.route()?.backend.settings();
-    let proxy = settings.forward_proxy(is_upgrade).filter(|_| head.status == 407)?;
-    let message = format!(
-        "the backend {} cannot be reached: the proxy {proxy} wants other credentials (407)",
-        settings.name()
-    );
-    Some(Refusal::new(ErrorKind::BackendUnavailable, message))
+    let backend = &ctx.stage.route()?.backend;
+    backend.settings().forward_proxy(is_upgrade).filter(|_| head.status == 407)?;
+    Some(unreachable(backend, ErrorKind::BackendUnavailable, "it wants other credentials: 407"))
 }
 
-/// Response fields that belong to the backend's connection (RFC 9110, 7.6.1). Pingora rewrites `Connection` and the
-/// framing.
-const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authenticate"];
-
-/// Removes the fields that belong to the backend's connection, and those that its `Connection` field names.
-fn remove_hop_by_hop(head: &mut ResponseHeader) {
-    for name in HOP_BY_HOP {
-        head.remove_header(name);
-    }
-    let told = head.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let named = told.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
-    // A backend must not remove the framing this way.
-    let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, UPGRADE];
-    let named: Vec<HeaderName> = named.filter(|name| !framing.contains(name)).collect();
-    for name in &named {
+/// Removes the fields of the backend's connection (RFC 9110, 7.6.1), and framing that the client could read in another way
+/// than Pingora did, so that both see the same end of the body (RFC 9112, 6; RFC 9110, 8.6). One pass over the head decides
+/// on each field. Pingora rewrites `Connection`.
+fn remove_fields(head: &mut ResponseHeader, received: &Received) {
+    let has_switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let has_no_body = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
+    let has_no_coding = has_no_body && !has_switched || head.status == StatusCode::NOT_MODIFIED;
+    // Trailers pass between HTTP/2 peers only; Pingora drops those of HTTP/1.1.
+    let has_trailers = head.version == Version::HTTP_2 && received.version == Version::HTTP_2;
+    let options = head.headers.get_all(CONNECTION).iter().filter(|_| !has_switched);
+    let options = options.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let options: Vec<&[u8]> = options.map(<[u8]>::trim_ascii).collect();
+    let is_option = |name: &str| options.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
+    let goes = |name: &&HeaderName| match name.as_str() {
+        // A backend must not remove the framing by an option of `Connection`.
+        "content-length" => has_no_body,
+        "transfer-encoding" => has_no_coding,
+        "upgrade" => false,
+        "keep-alive" | "proxy-connection" | "proxy-authenticate" => !has_switched,
+        "trailer" => !has_trailers || is_option("trailer"),
+        name => is_option(name),
+    };
+    let gone: Vec<HeaderName> = head.headers.keys().filter(goes).cloned().collect();
+    for name in &gone {
         head.remove_header(name);
     }
 }
 
-/// Repairs framing that the client could read in another way than Pingora did, so that both see the same end of the body
-/// (RFC 9112, 6; RFC 9110, 8.6).
+/// Makes this the head of a message of the gateway's own connection; all that an informational response needs.
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
-fn repair_framing(head: &mut ResponseHeader, received: &Received) -> Result<()> {
-    let has_no_body = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
-    if has_no_body {
-        head.remove_header(&CONTENT_LENGTH);
-    }
-    if has_no_body && head.status != StatusCode::SWITCHING_PROTOCOLS
-        || head.status == StatusCode::NOT_MODIFIED
-    {
-        head.remove_header(&TRANSFER_ENCODING);
-    }
+pub(crate) fn for_client(head: &mut ResponseHeader, received: &Received) -> Result<()> {
+    remove_fields(head, received);
     // Pingora accepts a length that is repeated, as a field or in a list.
     let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
     if let Some(first) = lengths.next()
@@ -142,10 +141,6 @@ fn repair_framing(head: &mut ResponseHeader, received: &Received) -> Result<()> 
         let length = HeaderValue::from_bytes(length).or_err(ErrorType::InvalidHTTPHeader, "the length")?;
         head.insert_header(CONTENT_LENGTH, length)?;
     }
-    // Trailers pass between HTTP/2 peers only; Pingora drops those of HTTP/1.1.
-    if !(head.version == Version::HTTP_2 && received.version == Version::HTTP_2) {
-        head.remove_header(&TRAILER);
-    }
     // The version is that of the gateway (RFC 9110, 2.5); with HTTP/1.0 the chunked coding would be faulty.
     if head.version < Version::HTTP_11 {
         head.set_version(Version::HTTP_11);
@@ -153,32 +148,19 @@ fn repair_framing(head: &mut ResponseHeader, received: &Received) -> Result<()> 
     Ok(())
 }
 
-/// Repairs an informational response.
-///
-/// # Errors
-/// A header cannot be set, which would be a bug.
-pub(crate) fn rewrite_informational(head: &mut ResponseHeader, received: &Received) -> Result<()> {
-    remove_hop_by_hop(head);
-    repair_framing(head, received)
-}
-
 /// Adds the ids of session and request to the head. A request id of the backend is kept, because SDKs show it.
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
 pub(crate) fn rewrite_head(head: &mut ResponseHeader, received: &Received, leg: &Leg) -> Result<()> {
-    if head.status != 101 {
-        remove_hop_by_hop(head);
-    }
-    repair_framing(head, received)?;
+    for_client(head, received)?;
     if received.version < Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING) {
         // HTTP/1.0 has no chunked coding: the end of the connection ends the response (RFC 9112, 6.1).
         head.remove_header(&TRANSFER_ENCODING);
         received.handle.reuse.forbid();
     }
-    let header = received.handle.settings.identity.header().clone();
-    head.insert_header(header, leg.session().key().id.as_str())?;
-    if !head.headers.contains_key(REQUEST_ID) {
+    head.insert_header(received.handle.settings.identity.header(), leg.session().key().id.as_str())?;
+    if !head.headers.contains_key(&REQUEST_ID_FIELD) {
         head.insert_header(REQUEST_ID, received.request_id.as_str())?;
     }
     Ok(())

@@ -7,6 +7,7 @@
 use http::header::CONTENT_TYPE;
 use pingora_http::ResponseHeader;
 
+use super::awaited::AwaitedAnswers;
 use super::dispatch::Route;
 use super::receive::Received;
 use super::request_ctx::{Outcome, Stage};
@@ -36,7 +37,9 @@ const OF_CALLER: [&str; 14] = [
 
 /// Returns whether the request makes a model write an answer.
 pub(crate) fn makes_answer(received: &Received, route: &Route) -> bool {
-    route.dialect.makes_answer(&received.method, received.uri.path())
+    // The name of a backend in front of the path is no part of the API's path.
+    let path = received.uri.path().get(route.strip.end..).unwrap_or_default();
+    route.dialect.makes_answer(&received.method, path)
 }
 
 /// Returns whether a response with this head says something about the backend's health only at its end.
@@ -66,17 +69,17 @@ pub(super) fn reported<'o>(stage: &Stage, outcome: &'o Outcome) -> Option<&'o st
 
 /// Returns the token counts of the answer. An answer that was made by an earlier request is counted only if that request
 /// saw no counts of it, because it runs in the background or its stream was cut; and then once.
-pub(super) fn usage(stage: &Stage, outcome: &Outcome) -> Option<Usage> {
+pub(super) fn usage(awaited: &AwaitedAnswers, stage: &Stage, outcome: &Outcome) -> Option<Usage> {
     let tap = outcome.answer.tap.as_ref()?;
-    let (received, route, leg) = (stage.received()?, stage.route()?, stage.leg()?);
-    let usage = tap.usage();
-    if makes_answer(received, route) {
+    let (who, route) = (stage.identified()?, stage.route()?);
+    let (usage, caller) = (tap.usage(), &who.caller.principal);
+    if makes_answer(&who.received, route) {
         if let (None, Some(id)) = (usage, tap.id()) {
-            leg.await_usage(id);
+            awaited.insert(caller, id);
         }
         return usage;
     }
-    usage.filter(|_| tap.id().is_some_and(|id| leg.takes_usage(id)))
+    usage.filter(|_| tap.id().is_some_and(|id| awaited.remove(caller, id)))
 }
 
 /// Reports to the backend's health how an answer ended that is not judged by its head ([`is_judged_at_its_end`]).

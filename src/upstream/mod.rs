@@ -16,6 +16,7 @@ pub mod callers;
 pub mod credentials;
 pub mod egress;
 pub mod health;
+pub mod http1;
 pub mod peer;
 pub mod pool;
 pub mod reporters;

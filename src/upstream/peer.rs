@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,8 +16,8 @@ use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::l4::stream::Stream;
-use pingora_core::protocols::tls::CaType;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::protocols::tls::{ALPN, CaType, CustomALPN};
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Scheme};
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use pingora_core::{Error, ErrorType, OrErr, Result, RetryType};
 use pingora_http::RequestHeader;
@@ -102,6 +102,8 @@ pub fn peer(backend: &Backend, address: SocketAddr, connect_limit: Duration) -> 
         Http2::Auto if shared => options.set_http_version(2, 1),
         Http2::Auto | Http2::Never => options.set_http_version(1, 1),
     }
+    // `proxy/upstream_fields` removes the fields of the client's connection.
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     options.max_h2_streams = STREAMS;
     options.h2_stream_window_size = Some(STREAM_WINDOW);
     options.h2_connection_window_size = Some(CONNECTION_WINDOW);
@@ -174,7 +176,7 @@ pub fn address_to_proxy(head: &mut RequestHeader, settings: &Settings, is_upgrad
     let mut target = format!("http://{}", settings.authority()).into_bytes();
     target.extend_from_slice(head.raw_path());
     head.set_raw_path(&target).or_err(ErrorType::InternalError, "writing the URL for the proxy")?;
-    // Pingora has removed the client's own.
+    // The client's own is not forwarded.
     if let Some(value) = proxy.authorization() {
         head.insert_header(PROXY_AUTHORIZATION, HeaderValue::clone(value))?;
     }
@@ -225,6 +227,15 @@ fn may_be_shared(settings: &Settings) -> bool {
         Http2::Always => true,
         Http2::Auto => settings.tls().is_some(),
         Http2::Never => false,
+    }
+}
+
+/// Lets the gateway's own client (`http1`) send the request, if it can: HTTP/1.1 without TLS and without a proxy. Only for
+/// requests that Pingora's proxy sends, since others have no such connector.
+pub fn use_own_client(peer: &mut HttpPeer) {
+    static OWN_CLIENT: LazyLock<CustomALPN> = LazyLock::new(|| CustomALPN::new(b"elida-http/1.1".to_vec()));
+    if peer.scheme == Scheme::HTTP && peer.options.alpn == ALPN::H1 && peer.options.custom_l4.is_none() {
+        peer.options.alpn = ALPN::Custom(OWN_CLIENT.clone());
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_proxy::{ProxyHttp, Session, http_proxy};
+use pingora_proxy::{ProxyHttp, Session};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +17,7 @@ use crate::app::components::Components;
 use crate::config::{Flags, Sources};
 use crate::proxy::downstream::{self, ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
+use crate::proxy::http_proxy::http_proxy;
 use crate::proxy::request_ctx::RequestCtx;
 
 /// A gateway that panics when it selects a backend.
@@ -24,24 +25,20 @@ struct Faulty(Gateway);
 
 #[async_trait]
 impl ProxyHttp for Faulty {
-    type CTX = RequestCtx;
+    type CTX = Box<RequestCtx>;
 
-    fn new_ctx(&self) -> RequestCtx {
+    fn new_ctx(&self) -> Self::CTX {
         self.0.new_ctx()
     }
 
-    async fn request_filter(
-        &self,
-        session: &mut Session,
-        ctx: &mut RequestCtx,
-    ) -> pingora_core::Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora_core::Result<bool> {
         self.0.request_filter(session, ctx).await
     }
 
     async fn upstream_peer(
         &self,
         _session: &mut Session,
-        _ctx: &mut RequestCtx,
+        _ctx: &mut Self::CTX,
     ) -> pingora_core::Result<Box<HttpPeer>> {
         panic!("no such thing as a backend")
     }
@@ -80,7 +77,7 @@ async fn a_panic_ends_one_request_and_is_counted_told_and_settled() {
     let (log, guard) = Log::to(written.clone(), &config.logging);
     report(log, Arc::clone(&shared.metrics));
 
-    let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.proxy_state())));
+    let proxy = http_proxy(&Arc::default(), Faulty(Gateway::new(shared.proxy_state()))).unwrap();
     let budget = DescriptorBudget { descriptors: usize::MAX, per_request: 1 };
     let permits = ConnectionPermits::new(&shared.metrics, budget);
     let unparsed = UnparsedRequests::new(Arc::clone(&shared.log), &shared.metrics);

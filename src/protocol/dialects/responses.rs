@@ -103,7 +103,7 @@ static ANSWERS: AnswerRules = AnswerRules {
 
 /// Whether a path is below `/responses/ID`. Two words in its place are operations that make an answer or count.
 fn is_stored(path: &str) -> bool {
-    let below = path.split_once("/responses/").map(|(_, below)| below);
+    let below = path.rsplit_once("/responses/").map(|(_, below)| below);
     below.is_some_and(|below| !matches!(below.trim_end_matches('/'), "" | "compact" | "input_tokens"))
 }
 

@@ -136,6 +136,8 @@ impl Dialect {
     /// True when a request makes the model write an answer. Others read, cancel or change one that was made before: its
     /// tokens were counted when it was made.
     pub fn makes_answer(self, method: &Method, path: &str) -> bool {
+        // `/v1/messages/` names no answer.
+        let path = path.trim_end_matches('/');
         self.is_llm() && method == Method::POST && !self.0.stored.iter().any(|rule| rule.matches(path))
     }
 

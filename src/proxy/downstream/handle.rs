@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::Context;
 
 use parking_lot::Mutex;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -13,6 +15,7 @@ use super::timing::{Activity, Backpressure, Tunnel};
 use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
+use crate::upstream::http1::{RequestWriter, Room};
 
 /// The client's end of a connection.
 #[derive(Clone)]
@@ -46,6 +49,8 @@ pub(crate) struct RequestHandle {
     pub(crate) backpressure: Arc<Backpressure>,
     /// The request after a `101 Switching Protocols`.
     pub(crate) tunnel: Tunnel,
+    /// The request as it is written to the backend.
+    pub(crate) upstream: Upstream,
     /// Pingora's session on its way from the proxy back to the connection.
     returned: Mutex<Option<Box<ServerSession>>>,
 }
@@ -68,6 +73,7 @@ impl RequestHandle {
             reuse: Reuse::new(draining),
             backpressure: Arc::default(),
             tunnel: Tunnel::default(),
+            upstream: Upstream::default(),
             returned: Mutex::default(),
         })
     }
@@ -121,6 +127,60 @@ impl Upload {
         self.bytes.fetch_add(bytes as u64, Relaxed);
         if self.is_buffered() {
             self.held.fetch_add(bytes as u64, Relaxed);
+        }
+    }
+}
+
+/// The request on its way to the backend, by our own client (`upstream::http1`).
+#[derive(Default)]
+pub(crate) struct Upstream(Mutex<Attempt>);
+
+#[derive(Default)]
+struct Attempt {
+    /// `None` for Pingora's clients, which write by themselves.
+    writer: Option<RequestWriter>,
+    /// Why the rest of the body must not be forwarded.
+    failure: Option<Box<Error>>,
+}
+
+impl Upstream {
+    /// Begins an attempt with this writer; `None` for Pingora's clients.
+    pub(crate) fn begin(&self, writer: Option<RequestWriter>) {
+        *self.0.lock() = Attempt { writer, failure: None };
+    }
+
+    /// Whether our own client sends the request.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.0.lock().writer.is_some()
+    }
+
+    /// Whether our own client has written nothing of the request's body.
+    pub(crate) fn is_body_unwritten(&self) -> bool {
+        self.0.lock().writer.as_ref().is_some_and(RequestWriter::is_body_unwritten)
+    }
+
+    /// Stops the request in the middle of its body. Returns the error if Pingora passes it on itself; beside our own client
+    /// it would wait for the response first, so that the next wait for the client ends with it instead.
+    ///
+    /// # Errors
+    /// This one, if a client of Pingora's sends the request.
+    pub(crate) fn stop(&self, error: Box<Error>) -> Result<()> {
+        let mut attempt = self.0.lock();
+        let Some(writer) = &attempt.writer else { return Err(error) };
+        writer.abort();
+        attempt.failure = Some(error);
+        Ok(())
+    }
+
+    /// Writes what waits to be written, and returns whether there is room for more.
+    ///
+    /// # Errors
+    /// The request was stopped.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Result<Room> {
+        let mut attempt = self.0.lock();
+        match attempt.failure.take() {
+            Some(error) => Err(error),
+            None => Ok(attempt.writer.as_ref().map_or(Room::Free, |writer| writer.poll(cx))),
         }
     }
 }

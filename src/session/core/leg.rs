@@ -60,16 +60,6 @@ impl Leg {
         self.session.add_usage(self.id, model, usage);
     }
 
-    /// Remembers that no tokens of this answer were counted yet: it goes on without its request.
-    pub fn await_usage(&self, answer: &str) {
-        self.session.inner().totals.await_usage(answer);
-    }
-
-    /// Returns whether the tokens of this answer are still to be counted; they are not the next time.
-    pub fn takes_usage(&self, answer: &str) -> bool {
-        self.session.inner().totals.takes_usage(answer)
-    }
-
     /// Closes the leg with the summary of its request. A second one changes nothing. The byte totals of the session are
     /// counted as bytes pass (`Session::add_bytes_in`, `Session::add_bytes_out`).
     pub fn settle(&mut self, summary: &RequestSummary) {

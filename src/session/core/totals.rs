@@ -19,11 +19,6 @@ const DISTINCT: usize = 32;
 const OTHER: &str = "other";
 /// Name of the model of responses for which neither request nor response names one.
 const UNKNOWN: &str = "unknown";
-/// Answers that are remembered because their tokens are not counted yet; the oldest is forgotten first. OpenAI's ids take 80
-/// bytes each, so that all of them take as much memory as the last requests of a session.
-const AWAITED: usize = 64;
-/// Longest id of such an answer, in bytes; one with a longer id is not remembered.
-const ANSWER_ID_BYTES: usize = 128;
 
 /// A failed response: by its status, or by the error code of the gateway if there was none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +43,6 @@ struct RareTotals {
     failures: Vec<(Failure, u64)>,
     failovers: u64,
     tools: ToolCounts,
-    /// Ids of the answers whose tokens are not counted yet.
-    awaited: VecDeque<Box<str>>,
 }
 
 impl SessionTotals {
@@ -151,25 +144,6 @@ impl SessionTotals {
         used.usage += usage;
         // A socket may switch to another model.
         used.requests = used.requests.max(1);
-    }
-
-    /// Remembers that no tokens of this answer were counted yet.
-    pub(super) fn await_usage(&mut self, answer: &str) {
-        let awaited = &mut self.seldom().awaited;
-        if answer.len() > ANSWER_ID_BYTES || awaited.iter().any(|known| **known == *answer) {
-            return;
-        }
-        if awaited.len() == AWAITED {
-            awaited.pop_front();
-        }
-        awaited.push_back(answer.into());
-    }
-
-    /// Returns whether the tokens of this answer are still to be counted, and forgets it.
-    pub(super) fn takes_usage(&mut self, answer: &str) -> bool {
-        let Some(seldom) = &mut self.seldom else { return false };
-        let at = seldom.awaited.iter().position(|known| **known == *answer);
-        at.and_then(|at| seldom.awaited.remove(at)).is_some()
     }
 
     fn seldom(&mut self) -> &mut RareTotals {
@@ -350,21 +324,5 @@ mod tests {
             prop_assert!(totals.models().len() <= DISTINCT + 1);
             prop_assert!(totals.models().iter().map(|used| used.requests).sum::<u64>() >= requests);
         }
-    }
-
-    #[test]
-    fn an_answer_is_awaited_once_and_within_a_bound() {
-        let mut totals = SessionTotals::default();
-        assert!(!totals.takes_usage("a"));
-        totals.await_usage("a");
-        totals.await_usage("a");
-        assert!(totals.takes_usage("a") && !totals.takes_usage("a"));
-        totals.await_usage(&"x".repeat(ANSWER_ID_BYTES + 1));
-        for number in 0..=AWAITED {
-            totals.await_usage(&number.to_string());
-        }
-        assert!(
-            !totals.takes_usage("0") && totals.takes_usage("1") && totals.takes_usage(&AWAITED.to_string())
-        );
     }
 }

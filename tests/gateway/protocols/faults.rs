@@ -471,6 +471,21 @@ async fn an_answer_that_was_made_in_the_background_is_billed_by_the_first_poll_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_made_in_the_background_is_billed_once_whatever_session_of_its_caller_reads_it() {
+    let backend = storing(&[("POST", "/v1/responses", QUEUED), ("GET", "/v1/responses/resp_1", WHOLE)]).await;
+    let gateway = Gateway::start(&backend).await;
+    let ask = Call::post("/v1/responses").json(&json!({"model": "m"}));
+    assert_eq!(ask.session("asks").send(gateway.proxy()).await.status(), 200);
+    gateway.session_until("asks", |shown| shown["open_legs"] == 0).await;
+    for (session, expected) in [("reads", [7, 3, 0, 0, 0]), ("asks", [0; 5]), ("again", [0; 5])] {
+        let read = Call::get("/v1/responses/resp_1").session(session);
+        assert_eq!(read.send(gateway.proxy()).await.status(), 200);
+        let (_, shown) = last_request(&gateway, session).await;
+        assert_eq!(counts(&shown["usage"]), expected, "{session}: {shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn claude_in_another_vendors_cloud_is_counted_under_the_model_in_the_path() {
     let whole = r#"{"type":"message","model":"claude-x","stop_reason":"end_turn","content":[],"usage":{"input_tokens":5,"output_tokens":2,"cache_read_input_tokens":3}}"#;
     let stream = events(&[

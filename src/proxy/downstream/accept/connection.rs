@@ -23,6 +23,7 @@ use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::DownstreamSession;
 use crate::proxy::error_response::{self, Bare};
 use crate::proxy::runtime_settings::SharedSettings;
+use crate::upstream::http1::Http1Connector;
 
 /// How long the proxy has to write its closing frames after a cut; then its future is dropped.
 const HARD_CUT: Duration = Duration::from_millis(25);
@@ -34,7 +35,7 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Accepts connections and runs the proxy over their requests.
 pub(crate) struct Downstream<P> {
-    proxy: Arc<HttpProxy<P>>,
+    proxy: Arc<HttpProxy<P, Http1Connector>>,
     pub(super) live: SharedSettings,
     pub(super) permits: Arc<ConnectionPermits>,
     pub(super) unparsed: UnparsedRequests,
@@ -47,7 +48,7 @@ where
 {
     /// Creates the downstream side of `proxy`, for as many clients as there are `permits`.
     pub(crate) fn new(
-        proxy: HttpProxy<P>,
+        proxy: HttpProxy<P, Http1Connector>,
         live: SharedSettings,
         permits: Arc<ConnectionPermits>,
         unparsed: UnparsedRequests,

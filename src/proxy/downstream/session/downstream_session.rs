@@ -5,15 +5,19 @@
 //! limited, and the wrapped session returns to the connection. It also works around two bugs of Pingora 0.9.1 (its
 //! issues 935 and 946).
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Version};
 use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -21,14 +25,15 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
-use super::forward::forward_to_inner;
+use super::forward::{MessageReader, forward_to_inner};
 use super::h2_stream::{H2Stream, next_chunk};
 use super::half_close::HalfClose;
 use super::replay_buffer::ReplayBuffer;
 use super::write::{STUCK_WRITE, complete_comment, cut, write, write_comment};
 use crate::proxy::downstream::h2_budget::H2Budget;
-use crate::proxy::downstream::handle::RequestHandle;
+use crate::proxy::downstream::handle::{RequestHandle, Upstream};
 use crate::proxy::downstream::timing::{IdleTimer, KeepAlive};
+use crate::upstream::http1::Room;
 
 /// The error with which a wait ends when the backend was idle for too long.
 pub(crate) const UPSTREAM_IDLE: ErrorType = ErrorType::Custom("backend_silent");
@@ -52,6 +57,10 @@ pub(crate) struct DownstreamSession {
     pump_starts: bool,
     /// Whether the client has only closed its half of the connection.
     half_close: HalfClose,
+    /// The response was written to its end.
+    is_answered: bool,
+    /// The response ended before the request, whose rest the backend does not read.
+    is_abandoned: bool,
     /// Present for a stream of an HTTP/2 connection.
     stream: Option<H2Stream>,
 }
@@ -76,6 +85,8 @@ impl DownstreamSession {
             broken: false,
             pump_starts: false,
             half_close: HalfClose::default(),
+            is_answered: false,
+            is_abandoned: false,
             stream: None,
         }
     }
@@ -115,6 +126,8 @@ impl DownstreamSession {
         let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
         let (handle, idle_timer, keep_alive) = (&*self.handle, &mut self.idle_timer, &mut self.keep_alive);
         let half_close = &mut self.half_close;
+        // Once the response has ended, nobody waits for a request that the backend does not read (RFC 9112, 7.5).
+        let is_answered = self.is_answered && idle == Some(false);
         let limit = self.stream.as_ref().and_then(H2Stream::read_limit);
         let chunk = loop {
             tokio::select! {
@@ -123,13 +136,20 @@ impl DownstreamSession {
                 () = poll_fn(|cx| idle_timer.poll_idle(&handle.activity, cx)) =>
                     return Error::e_explain(UPSTREAM_IDLE, "the backend was silent for too long"),
                 () = poll_fn(|cx| keep_alive.poll_due(&handle.activity, cx)) => {}
-                chunk = half_close.watch(idle, next_chunk(inner, idle, limit)) => match chunk {
-                    Err(error) if half_close.is_half(&error, inner, handle.arrived) => {
+                chunk = half_close.watch(
+                    idle,
+                    with_room(&handle.upstream, idle, is_answered, next_chunk(inner, idle, limit)),
+                ) => match chunk {
+                    Some(Err(error)) if half_close.is_half(&error, inner, handle.arrived) => {
                         // From here on the wait for the client is pending; a failed write tells that it has gone.
                         inner.set_abort_on_close(false);
                         continue;
                     }
-                    chunk => break chunk,
+                    Some(chunk) => break chunk,
+                    None => {
+                        self.is_abandoned = true;
+                        return Ok(None);
+                    }
                 },
             }
             keep_alive.restart();
@@ -175,6 +195,25 @@ impl DownstreamSession {
             }
         }
     }
+}
+
+/// Waits for the client, but only while the backend reads what came before; while it does not, the client is only watched
+/// for its end. Returns `None` when the rest of the request is not wanted any more: the backend does not read it, and has
+/// answered.
+async fn with_room<T>(
+    upstream: &Upstream,
+    idle: Option<bool>,
+    is_answered: bool,
+    wait: impl Future<Output = Result<T>>,
+) -> Option<Result<T>> {
+    let mut wait = pin!(wait);
+    poll_fn(|cx| match upstream.poll(cx) {
+        Err(error) => Poll::Ready(Some(Err(error))),
+        Ok(Room::Full | Room::Failed) if is_answered => Poll::Ready(None),
+        Ok(Room::Full | Room::Failed) if idle == Some(false) => Poll::Pending,
+        Ok(Room::Free | Room::Full | Room::Failed) => wait.as_mut().poll(cx).map(Some),
+    })
+    .await
 }
 
 impl Drop for DownstreamSession {
@@ -251,8 +290,15 @@ impl Session for DownstreamSession {
                 weight += body_length(&task);
                 batch.push(task);
             }
-            for task in &batch {
+            for task in &mut batch {
                 if let HttpTask::Header(response, _) = task {
+                    if self.req_header().version < Version::HTTP_11 {
+                        // Pingora adds it, but HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
+                        response.remove_header(&TRANSFER_ENCODING);
+                        if !response.headers.contains_key(CONTENT_LENGTH) {
+                            self.handle.reuse.forbid();
+                        }
+                    }
                     self.before_response(response);
                 }
             }
@@ -265,6 +311,7 @@ impl Session for DownstreamSession {
                 stream.on_written(&written, weight, has_answer || self.handle.cut.reason().is_some());
             }
             end = written?;
+            self.is_answered |= end;
             // A slow client does not make the backend idle.
             self.handle.activity.record();
         }
@@ -293,7 +340,7 @@ impl Session for DownstreamSession {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.inner_mut().is_body_done()
+        self.is_abandoned || self.inner_mut().is_body_done()
     }
 
     /// Pingora calls it to end the body and again to end the session.
@@ -329,6 +376,7 @@ impl Session for DownstreamSession {
     fn enable_retry_buffering(&mut self) {
         self.replay.finish();
         self.pump_starts = true;
+        (self.is_answered, self.is_abandoned) = (false, false);
     }
 
     fn retry_buffer_truncated(&self) -> bool {
@@ -349,4 +397,25 @@ impl Session for DownstreamSession {
     }
 
     forward_to_inner!();
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// HTTP has no messages beside the body. Beside our own upstream client Pingora wants a stream of them all the same.
+    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
+        self.handle.upstream.is_ours().then(|| Box::new(futures::stream::empty()) as MessageReader)
+    }
+
+    fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        self.handle.upstream.is_ours().then(|| Box::new(()) as Box<dyn CustomMessageWrite>)
+    }
+
+    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
 }

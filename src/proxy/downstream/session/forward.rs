@@ -44,7 +44,7 @@ macro_rules! without_messages {
 pub(super) use without_messages;
 
 /// Implements the methods of `custom::server::Session` that only forward to the wrapped session, by `self.inner()` and
-/// `self.inner_mut()`, and [`without_messages`].
+/// `self.inner_mut()`.
 macro_rules! forward_to_inner {
     () => {
         fn set_write_timeout(&mut self, limit: Option<Duration>) {
@@ -90,8 +90,6 @@ macro_rules! forward_to_inner {
         fn server_addr(&self) -> Option<&SocketAddr> {
             self.inner().server_addr()
         }
-
-        $crate::proxy::downstream::session::forward::without_messages!();
     };
 }
 pub(super) use forward_to_inner;

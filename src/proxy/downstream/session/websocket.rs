@@ -22,7 +22,7 @@ use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::forward::forward_to_inner;
+use super::forward::{forward_to_inner, without_messages};
 use super::http2_session::Http2Session;
 
 /// An HTTP/2 stream that requests a WebSocket.
@@ -188,6 +188,8 @@ impl Session for WebSocketStream {
     }
 
     forward_to_inner!();
+
+    without_messages!();
 }
 
 #[cfg(test)]

@@ -1,0 +1,313 @@
+//! Writes a request. Pingora's two halves of a request share the write half of the connection: its body writer queues
+//! what it gets and never waits, since it would keep the response from being read, and a backend that waits for room to
+//! write would never read on. The downstream session writes the rest of the queue while it waits for the client, and
+//! reads nothing more from the client meanwhile.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use async_trait::async_trait;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use parking_lot::Mutex;
+use pingora_core::protocols::http::custom::BodyWrite;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::RequestHeader;
+use tokio::io::AsyncWrite;
+use tokio::net::tcp::OwnedWriteHalf;
+
+/// Maximum buffers that one system call writes.
+const MAX_BUFFERS: usize = 16;
+
+/// First capacity of the buffer for heads and chunk sizes.
+const HEAD_CAPACITY: usize = 1 << 10;
+
+/// The write half of a connection. Outlives requests; [`RequestWriter`] is its use by one of them.
+#[derive(Debug)]
+pub(super) struct WriteHalf(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// `None` once the connection was closed.
+    socket: Option<OwnedWriteHalf>,
+    /// Number of the request that may write.
+    request: u64,
+    /// Where heads and chunk sizes are formatted.
+    scratch: BytesMut,
+    /// What is not written yet.
+    queue: VecDeque<Bytes>,
+    framing: Framing,
+    /// Bytes of the head.
+    head: usize,
+    /// Bytes written of head and body.
+    written: usize,
+    /// Why no more is written.
+    failure: Option<io::ErrorKind>,
+}
+
+/// How the end of the body is marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// By its length: this many bytes are missing.
+    Length(u64),
+    Chunked,
+    /// The body has ended.
+    Ended,
+}
+
+impl WriteHalf {
+    pub(super) fn new(socket: OwnedWriteHalf) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            socket: Some(socket),
+            request: 0,
+            scratch: BytesMut::new(),
+            queue: VecDeque::new(),
+            framing: Framing::Ended,
+            head: 0,
+            written: 0,
+            failure: None,
+        })))
+    }
+
+    /// Closes this half.
+    pub(super) fn close(&self) {
+        let mut state = self.0.lock();
+        state.queue.clear();
+        state.socket = None;
+        state.request += 1;
+    }
+
+    /// Ends the request that may write, if all of it was written. Returns whether another one can follow.
+    pub(super) fn end_request(&self) -> bool {
+        let mut state = self.0.lock();
+        state.request += 1;
+        state.framing == Framing::Ended && state.queue.is_empty() && state.failure.is_none()
+    }
+
+    /// Returns why writing failed; `None` if it did not.
+    pub(super) fn failure(&self) -> Option<io::ErrorKind> {
+        self.0.lock().failure
+    }
+}
+
+/// What the downstream side knows of a request that is being written.
+#[derive(Clone, Debug)]
+pub struct RequestWriter {
+    half: Arc<WriteHalf>,
+    request: u64,
+}
+
+/// Whether more of the request's body can be taken from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// All that was taken has been written.
+    Free,
+    /// The backend does not read.
+    Full,
+    /// The backend has closed the connection, or reset it.
+    Failed,
+}
+
+impl RequestWriter {
+    /// Returns the use of this half by the current request.
+    pub(super) fn of(half: &Arc<WriteHalf>) -> Self {
+        Self { half: Arc::clone(half), request: half.0.lock().request }
+    }
+
+    /// Writes what is queued, as far as the backend reads it. Wakes the task when there is room again.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Room {
+        let mut state = self.half.0.lock();
+        if state.request != self.request {
+            return Room::Failed;
+        }
+        match state.poll_write(cx) {
+            Poll::Pending => Room::Full,
+            Poll::Ready(()) if state.failure.is_some() => Room::Failed,
+            Poll::Ready(()) => Room::Free,
+        }
+    }
+
+    /// Returns whether nothing of the body was given to the connection.
+    pub fn is_body_unwritten(&self) -> bool {
+        let state = self.half.0.lock();
+        state.request == self.request && state.written <= state.head
+    }
+
+    /// Closes the connection for writing in the middle of the request, whose end must not look like one.
+    pub fn abort(&self) {
+        let mut state = self.half.0.lock();
+        if state.request == self.request {
+            state.fail(io::ErrorKind::ConnectionAborted);
+        }
+    }
+
+    /// Queues the head; writes it at once if there is no body, else with the body's first bytes.
+    ///
+    /// # Errors
+    /// The head cannot be written as HTTP/1.1.
+    pub(super) fn write_head(&self, head: &mut RequestHeader, has_body: bool) -> Result<()> {
+        let mut state = self.half.0.lock();
+        state.framing = framing(head, has_body)?;
+        state.scratch.reserve(HEAD_CAPACITY);
+        write_head(head, &mut state.scratch)?;
+        let head = state.scratch.split().freeze();
+        (state.head, state.written, state.failure) = (head.len(), 0, None);
+        state.queue.push_back(head);
+        if !has_body {
+            state.try_write();
+        }
+        Ok(())
+    }
+}
+
+/// Returns how the body is framed, and says so in the head if it does not say it.
+fn framing(head: &mut RequestHeader, has_body: bool) -> Result<Framing> {
+    if !has_body {
+        return Ok(Framing::Ended);
+    }
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(Framing::Chunked);
+    }
+    let Some(length) = head.headers.get(CONTENT_LENGTH) else {
+        head.insert_header(TRANSFER_ENCODING, "chunked")?;
+        return Ok(Framing::Chunked);
+    };
+    // `framing` has checked it when it came from the client.
+    let length = length.to_str().ok().and_then(|length| length.parse().ok());
+    length
+        .map(Framing::Length)
+        .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "the request's length"))
+}
+
+/// Writes a request line and the fields (RFC 9112, 3 and 5).
+fn write_head(head: &RequestHeader, out: &mut BytesMut) -> Result<()> {
+    let target = head.raw_path();
+    if target.is_empty() || target.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n' | b' ')) {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "the request target has a forbidden byte");
+    }
+    out.put_slice(head.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target);
+    out.put_slice(b" HTTP/1.1\r\n");
+    head.header_to_h1_wire(out);
+    out.put_slice(b"\r\n");
+    Ok(())
+}
+
+impl State {
+    /// Queues a part of the body. What exceeds its length is discarded.
+    fn push(&mut self, mut data: Bytes) {
+        if data.is_empty() || self.failure.is_some() {
+            return;
+        }
+        match &mut self.framing {
+            Framing::Ended => {}
+            Framing::Length(left) => {
+                data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= data.len() as u64;
+                self.queue.push_back(data);
+            }
+            Framing::Chunked => {
+                // Writing to a buffer that grows does not fail.
+                let _ = write!(self.scratch, "{:x}\r\n", data.len());
+                self.queue.push_back(self.scratch.split().freeze());
+                self.queue.push_back(data);
+                self.queue.push_back(Bytes::from_static(b"\r\n"));
+            }
+        }
+    }
+
+    /// Queues the end of the body.
+    fn end(&mut self) {
+        match self.framing {
+            Framing::Chunked if self.failure.is_some() => {}
+            Framing::Chunked => self.queue.push_back(Bytes::from_static(b"0\r\n\r\n")),
+            // The backend waits for the rest, which will not come.
+            Framing::Length(1..) => self.fail(io::ErrorKind::UnexpectedEof),
+            Framing::Length(0) | Framing::Ended => {}
+        }
+        self.framing = Framing::Ended;
+    }
+
+    /// Writes nothing more: the backend sees an incomplete request.
+    fn fail(&mut self, why: io::ErrorKind) {
+        self.failure.get_or_insert(why);
+        self.queue.clear();
+        self.socket = None;
+    }
+
+    /// Writes as much as possible without waiting.
+    fn try_write(&mut self) {
+        // Whoever waits for room registers its own waker.
+        let _ = self.poll_write(&mut Context::from_waker(Waker::noop()));
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.queue.is_empty() {
+            let Some(socket) = &mut self.socket else {
+                self.fail(io::ErrorKind::NotConnected);
+                break;
+            };
+            let mut slices = [IoSlice::new(&[]); MAX_BUFFERS];
+            let count = slices.len().min(self.queue.len());
+            for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
+                *slice = IoSlice::new(bytes);
+            }
+            match ready!(Pin::new(socket).poll_write_vectored(cx, &slices[..count])) {
+                Ok(0) => self.fail(io::ErrorKind::WriteZero),
+                Ok(written) => self.written(written),
+                Err(error) => self.fail(error.kind()),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn written(&mut self, mut written: usize) {
+        self.written += written;
+        while let Some(first) = self.queue.front_mut() {
+            let length = first.len().min(written);
+            first.advance(length);
+            written -= length;
+            if !first.is_empty() {
+                return;
+            }
+            self.queue.pop_front();
+        }
+    }
+}
+
+/// The body writer that Pingora uses.
+pub(super) struct QueueingBodyWriter(pub(super) RequestWriter);
+
+impl QueueingBodyWriter {
+    fn with(&self, queue: impl FnOnce(&mut State)) {
+        let mut state = self.0.half.0.lock();
+        if state.request == self.0.request {
+            queue(&mut state);
+            state.try_write();
+        }
+    }
+}
+
+#[async_trait]
+impl BodyWrite for QueueingBodyWriter {
+    async fn write_all_buf(&mut self, data: &mut Bytes) -> Result<()> {
+        self.with(|state| state.push(std::mem::take(data)));
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.with(State::end);
+        Ok(())
+    }
+
+    async fn cleanup(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn upgrade_body_writer(&mut self) {}
+}

@@ -1,0 +1,91 @@
+//! Reads responses out of bytes as they arrive: heads, informational ones first, then the body. Does no IO.
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+
+use super::body_reader::{BodyReader, Part};
+use super::response_head::{HeadReader, keeps_alive};
+
+/// Reads the response to one request.
+#[derive(Debug, Default)]
+pub struct ResponseReader {
+    /// The request is HEAD, so that the response has no body.
+    to_head: bool,
+    head: HeadReader,
+    /// The body; `None` before the final head.
+    body: Option<BodyReader>,
+    keeps_alive: bool,
+}
+
+impl ResponseReader {
+    /// Creates a reader; `to_head` if the request is HEAD.
+    pub fn new(to_head: bool) -> Self {
+        Self { to_head, ..Self::default() }
+    }
+
+    /// Takes the next head out of `input`; `None` if it is not complete. After an informational one (RFC 9110, 15.2) another
+    /// one follows; 101 is final.
+    ///
+    /// # Errors
+    /// The head is invalid or too long, or states two lengths.
+    pub fn next_head(&mut self, input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
+        let Some(mut head) = self.head.next(input)? else { return Ok(None) };
+        if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Some(head));
+        }
+        self.keeps_alive = keeps_alive(&head) && head.status != StatusCode::SWITCHING_PROTOCOLS;
+        self.body = Some(BodyReader::of(head.status, &head.headers, self.to_head)?);
+        if head.headers.contains_key(TRANSFER_ENCODING) {
+            // The coding overrides the length, which must not be forwarded (RFC 9112, 6.3).
+            head.remove_header(&CONTENT_LENGTH);
+        }
+        Ok(Some(head))
+    }
+
+    /// Takes the next bytes of the body out of `input`. Returns `None` if more input is needed, and empty bytes never.
+    ///
+    /// # Errors
+    /// The body is not validly chunked, or there was no head.
+    pub fn next_data(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>> {
+        let Some(body) = &mut self.body else {
+            return Error::e_explain(ErrorType::InternalError, "a body is read before its head");
+        };
+        Ok(match body.next(input)? {
+            Part::Data(data) => Some(data),
+            Part::Partial | Part::End => None,
+        })
+    }
+
+    /// Ends the body with the connection.
+    ///
+    /// # Errors
+    /// The body is not complete.
+    pub fn close(&mut self) -> Result<()> {
+        self.keeps_alive = false;
+        match &mut self.body {
+            Some(body) if body.is_done() => Ok(()),
+            Some(body @ BodyReader::UntilClose) => {
+                *body = BodyReader::NONE;
+                Ok(())
+            }
+            Some(BodyReader::Length(_) | BodyReader::Chunked(_)) | None => Error::e_explain(
+                ErrorType::ConnectionClosed,
+                "the backend closed the connection before the end of the response",
+            ),
+        }
+    }
+
+    /// Whether the whole response has been read.
+    pub fn is_done(&self) -> bool {
+        self.body.as_ref().is_some_and(BodyReader::is_done)
+    }
+
+    /// Whether the whole response has been read and the backend keeps the connection open, so that another request can
+    /// follow if no input is left.
+    pub fn is_reusable(&self) -> bool {
+        self.is_done() && self.keeps_alive
+    }
+}
