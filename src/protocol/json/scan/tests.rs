@@ -341,7 +341,7 @@ fn read_all(
 ) -> Vec<(Vec<(usize, String)>, bool, bool)> {
     let mut scanner = Scanner::new(paths.clone());
     let read = |text: &Vec<u8>| {
-        let (mut found, mut parts) = (Vec::new(), false);
+        let (mut found, mut parts) = (Vec::<(usize, String)>::new(), false);
         for chunk in cut(text, sizes) {
             scanner.feed(chunk, &mut |index, value| {
                 let is_part = matches!(value, Value::Part(_));
