@@ -89,12 +89,14 @@ impl Matcher {
 
     /// Returns all patterns that match, the most specific first.
     pub(crate) fn find(&self, model: &str) -> impl Iterator<Item = PatternMatch> {
-        self.set.matches(model).into_iter().filter_map(|place| self.targets.get(place).copied())
+        // Even a set without globs prepares the text for them.
+        let places = if self.is_empty() { Vec::new() } else { self.set.matches(model) };
+        places.into_iter().filter_map(|place| self.targets.get(place).copied())
     }
 
     /// True if any pattern matches.
     pub(crate) fn matches(&self, model: &str) -> bool {
-        self.set.is_match(model)
+        !self.is_empty() && self.set.is_match(model)
     }
 }
 

@@ -17,7 +17,6 @@ use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
 use super::receive::Received;
-use super::refuse::unreachable;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
@@ -291,6 +290,23 @@ async fn addresses(received: &Received, backend: &Backend, limit: Duration) -> R
         Err(_) => (ErrorKind::BackendTimeout, "its name was not resolved in time"),
     };
     Err(unreachable(backend, kind, fault).into())
+}
+
+/// Returns the refusal of a request whose backend cannot be reached. What a proxy in front of it says, and where that is, only
+/// the log tells.
+pub(super) fn unreachable(backend: &Backend, kind: ErrorKind, why: &str) -> Refusal {
+    let message = format!("the backend {} cannot be reached", named(backend));
+    match backend.settings().egress().proxy {
+        Some(_) => Refusal { detail: Some(why.into()), ..Refusal::new(kind, message) },
+        None => Refusal::new(kind, format!("{message}: {why}")),
+    }
+}
+
+/// Returns the name of a backend for callers, and that there is a proxy in front of it.
+pub(super) fn named(backend: &Backend) -> String {
+    let settings = backend.settings();
+    let through = if settings.egress().proxy.is_some() { " (through its proxy)" } else { "" };
+    format!("{}{through}", settings.name())
 }
 
 #[cfg(test)]

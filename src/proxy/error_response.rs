@@ -4,10 +4,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
-use tracing::debug;
 
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::{REQUEST_ID, RequestId};
@@ -177,18 +175,14 @@ impl Bare {
         Self { request_id, sent: body.len() as u64, body }
     }
 
-    /// Sends it. Afterwards the connection is closed.
-    pub(crate) async fn write(&self, session: &mut ServerSession, refusal: &Refusal) {
-        let written = async {
-            let mut head = head(status(refusal.kind), self.body.len(), refusal)?;
-            head.insert_header(REQUEST_ID, self.request_id.as_str())?;
-            session.set_keepalive(None);
-            session.write_response_header(Box::new(head)).await?;
-            session.write_response_body(self.body.clone(), true).await
-        };
-        if let Err(error) = written.await {
-            debug!(%error, "the client of a broken request is gone");
-        }
+    /// Returns its head and body.
+    ///
+    /// # Errors
+    /// Never; each field is valid.
+    pub(crate) fn parts(&self, refusal: &Refusal) -> Result<(Box<ResponseHeader>, Bytes)> {
+        let mut head = head(status(refusal.kind), self.body.len(), refusal)?;
+        head.insert_header(REQUEST_ID, self.request_id.as_str())?;
+        Ok((Box::new(head), self.body.clone()))
     }
 }
 

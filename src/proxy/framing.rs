@@ -1,8 +1,8 @@
 //! Step 1, request smuggling: a head that two parsers could read differently is rejected, never repaired.
 //!
-//! Pingora has parsed the head already, leniently where RFC 9112 permits it: a bare LF ends a line, `Content-Length` is
-//! dropped when there is a `Transfer-Encoding`, and `gzip, chunked` counts as chunked. Each is harmless alone, but smuggles
-//! a request if a proxy in front reads it differently. So this step checks the raw bytes. What Pingora itself rejects
+//! The head was parsed already (`downstream/http1`), leniently where RFC 9112 permits it: a bare LF ends a line,
+//! `Content-Length` is dropped when there is a `Transfer-Encoding`, and `gzip, chunked` counts as chunked. Each is harmless alone, but smuggles
+//! a request if a proxy in front reads it differently. So this step checks the raw bytes. What the parser itself rejects
 //! (white space before a colon, folded lines, an empty name, NUL, lengths that differ or are not numbers) is not checked
 //! again; tests/gateway/protocols/framing.rs verifies that it does.
 
@@ -31,7 +31,7 @@ pub(crate) fn is_single(name: &HeaderName) -> bool {
     SINGLE.contains(name)
 }
 
-/// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what Pingora parsed, and
+/// Rejects a head that can be read in two ways. `raw` holds its bytes on the wire, `head` is what was parsed of them, and
 /// `fields` was found in it.
 ///
 /// # Errors
@@ -73,7 +73,7 @@ fn check_lengths(raw: &[u8], fields: &HeadFields<'_>) -> Result<(), Refusal> {
         if !fields.transfer_encoding.is_only(b"chunked") {
             return refuse("Transfer-Encoding may be `chunked`, once, and nothing else (RFC 9112, 6.1)");
         }
-        // Pingora has removed the length from `fields`, so look at the bytes.
+        // The parser has removed the length from `fields`, so look at the bytes.
         if names_field(raw, &CONTENT_LENGTH) {
             return refuse("Content-Length and Transfer-Encoding must not be sent together (RFC 9112, 6.1)");
         }
@@ -98,7 +98,7 @@ fn names_field(raw: &[u8], wanted: &HeaderName) -> bool {
 }
 
 /// Checks that `Host` is present (HTTP/1.0 may omit it) and contains only a host and port, so that a backend that
-/// concatenates it with the path cannot be misled. Pingora rejects a second `Host` and one with `@`.
+/// concatenates it with the path cannot be misled. The parser rejects a second `Host` and one with `@`.
 fn check_host(head: &RequestHeader, fields: &HeadFields<'_>) -> Result<(), Refusal> {
     let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
     match fields.host.first.map(HeaderValue::as_bytes) {

@@ -24,7 +24,7 @@ pub(crate) mod body_filters;
 pub(crate) mod builtin;
 pub(crate) mod capture;
 pub(crate) mod dispatch;
-pub(crate) mod downstream;
+pub mod downstream;
 pub(crate) mod endpoints;
 mod error_response;
 pub(crate) mod failover;

@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{EXPECT, UPGRADE};
-use http::{HeaderName, Method, Uri, Version};
+use http::header::{CONTENT_ENCODING, EXPECT, UPGRADE};
+use http::{HeaderMap, HeaderName, Method, Uri, Version};
 use pingora_http::RequestHeader;
 
 use super::downstream::RequestHandle;
+use super::framing;
 use super::head_fields::HeadFields;
 use super::trace_context::Trace;
-use super::{framing, unread};
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
 use crate::protocol::Dialect;
@@ -60,7 +60,7 @@ impl Received {
             // An HTTP/1.0 client waits for nothing.
             awaits_continue: fields.expect.is_present() && head.version >= Version::HTTP_11,
             coding: match fields.content_encoding.first {
-                Some(_) => unread::coding(&head.headers),
+                Some(_) => coding(&head.headers),
                 None => Coding::Identity,
             },
             socket,
@@ -71,6 +71,11 @@ impl Received {
             },
         })
     }
+}
+
+/// Returns how the request's body is compressed.
+fn coding(headers: &HeaderMap) -> Coding {
+    Coding::of_all(headers.get_all(CONTENT_ENCODING).iter().map(|line| line.to_str().unwrap_or("?")))
 }
 
 /// Returns the client's own id if it is short and printable, else a new one.

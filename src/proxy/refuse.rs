@@ -8,6 +8,7 @@ use http::header::CONTENT_LENGTH;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
+use super::dispatch::{named, unreachable};
 use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::error_response::{INTERNAL_MESSAGE, error_body, head, socket_end, status_for};
 use super::request_ctx::RequestCtx;
@@ -17,7 +18,6 @@ use crate::ids::REQUEST_ID;
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::wire::framing::Framing;
 use crate::session::{CutReason, EndReason, Leg};
-use crate::upstream::backend::Backend;
 use crate::upstream::peer::proxy_failure;
 
 /// Returns why the request failed: the refusal that a step left, the cut of the leg, or Pingora's error.
@@ -61,23 +61,6 @@ pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
         ),
         _ => Refusal::new(ErrorKind::Internal, INTERNAL_MESSAGE),
     }
-}
-
-/// Returns the refusal of a request whose backend cannot be reached. What a proxy in front of it says, and where that is, only
-/// the log tells.
-pub(super) fn unreachable(backend: &Backend, kind: ErrorKind, why: &str) -> Refusal {
-    let message = format!("the backend {} cannot be reached", named(backend));
-    match backend.settings().egress().proxy {
-        Some(_) => Refusal { detail: Some(why.into()), ..Refusal::new(kind, message) },
-        None => Refusal::new(kind, format!("{message}: {why}")),
-    }
-}
-
-/// Returns the name of a backend for callers, and that there is a proxy in front of it.
-fn named(backend: &Backend) -> String {
-    let settings = backend.settings();
-    let through = if settings.egress().proxy.is_some() { " (through its proxy)" } else { "" };
-    format!("{}{through}", settings.name())
 }
 
 fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {

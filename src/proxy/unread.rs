@@ -2,7 +2,6 @@
 //! read it, so guessing could reach a blocked model, another provider with the caller's key, or a killed session.
 
 use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
 
 use super::dispatch;
 use super::receive::Received;
@@ -10,11 +9,6 @@ use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
 use crate::protocol::request::ModelRequest;
 use crate::protocol::wire::coding::{ACCEPTED, Coding, Unread};
-
-/// Returns how the request's body is compressed.
-pub(crate) fn coding(headers: &HeaderMap) -> Coding {
-    Coding::of_all(headers.get_all(CONTENT_ENCODING).iter().map(|line| line.to_str().unwrap_or("?")))
-}
 
 /// Refuses the request if its body was not read and matters. `has_session`: the head names the session.
 ///

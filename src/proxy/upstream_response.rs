@@ -9,9 +9,9 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 
 use super::answer::Answer;
+use super::dispatch::unreachable;
 use super::mcp;
 use super::receive::Received;
-use super::refuse::unreachable;
 use super::request_ctx::{Identified, RequestCtx, Routed};
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::REQUEST_ID;
@@ -32,7 +32,7 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
     let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
     let encoding = text(CONTENT_ENCODING);
     let framing = Framing::of(text(CONTENT_TYPE), encoding);
-    let inside = Framing::of(text(CONTENT_TYPE), None);
+    let inside = if encoding.is_some() { Framing::of(text(CONTENT_TYPE), None) } else { framing };
     // A stream for messages that the server starts may be silent as long as its session lasts.
     let limit = handle.settings.timeouts.stream_idle;
     handle.activity.limit_idle(if mcp::is_server_stream(received, route, call) {

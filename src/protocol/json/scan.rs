@@ -12,6 +12,7 @@ use super::paths::ROOT;
 pub use super::paths::{PathSet, Want};
 pub use super::text::Value;
 use super::text::quote_or_bracket;
+use repeat::Repeat;
 
 /// Bytes as written of a key or value that is kept; longer ones are dropped and match nothing.
 const KEPT_MAX: usize = 4096;
@@ -84,6 +85,8 @@ pub struct Scanner {
     too_long: bool,
     /// A step reads one value at most.
     one_by_one: bool,
+    /// What is known of the texts before.
+    repeat: Repeat,
 }
 
 impl Scanner {
@@ -104,6 +107,7 @@ impl Scanner {
             plain: Vec::new(),
             too_long: false,
             one_by_one: false,
+            repeat: Repeat::default(),
         }
     }
 
@@ -115,6 +119,7 @@ impl Scanner {
         self.nested = 0;
         self.raw = None;
         self.begin_text();
+        self.expect_repetition();
     }
 
     /// True behind an element of a root array that is followed: the array may be ended here.
@@ -136,7 +141,7 @@ impl Scanner {
     /// There is nothing to report at the end of the input: a wanted scalar is in an object, and
     /// one that the object's end does not follow may be cut short.
     pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(usize, Value<'_>)) {
-        let mut rest = bytes;
+        let mut rest = if self.state == State::Root(0) { self.skip_repeated(bytes, on) } else { bytes };
         while let Some(&first) = rest.first() {
             rest = self.step(first, rest, on);
         }
@@ -332,6 +337,7 @@ impl Scanner {
     }
 }
 
+mod repeat;
 mod values;
 
 #[cfg(test)]

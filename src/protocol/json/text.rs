@@ -25,6 +25,12 @@ pub(super) fn is_bare(byte: u8) -> bool {
     !matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n' | b'"' | b'{' | b'[' | b':')
 }
 
+/// The text; what is not Unicode in it is replaced by U+FFFD.
+#[inline]
+pub(super) fn lossy(raw: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(raw).map_or_else(|_| String::from_utf8_lossy(raw), Cow::Borrowed)
+}
+
 /// The scalar that a bare word is; `None` when it is none of JSON's.
 pub(super) fn word(raw: &[u8]) -> Option<Value<'_>> {
     match raw {
@@ -89,15 +95,20 @@ fn places(word: u64, byte: u8) -> u64 {
 /// looked at eight at a time before the search that is made for long ones.
 #[inline]
 pub(super) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
-    for (number, eight) in bytes.as_chunks::<8>().0.iter().take(SHORT / 8).enumerate() {
+    let mut begun = 0;
+    let mut rest = bytes;
+    while begun < SHORT
+        && let Some((eight, after)) = rest.split_first_chunk()
+    {
         let word = u64::from_le_bytes(*eight);
         let hits = places(word, b'"') | places(word, b'\\');
         if hits != 0 {
-            return Some(8 * number + hits.trailing_zeros() as usize / 8);
+            return Some(begun + hits.trailing_zeros() as usize / 8);
         }
+        begun += 8;
+        rest = after;
     }
-    let begun = SHORT.min(bytes.len() / 8 * 8);
-    memchr::memchr2(b'"', b'\\', &bytes[begun..]).map(|at| begun + at)
+    memchr::memchr2(b'"', b'\\', rest).map(|at| begun + at)
 }
 
 /// The place of the quote that closes a string which begins before `bytes`; `None` when it is not there.

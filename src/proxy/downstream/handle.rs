@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Context;
 
 use parking_lot::Mutex;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::session::ClientSession;
 use super::timing::{Activity, Backpressure, Tunnel};
 use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
@@ -51,8 +51,8 @@ pub(crate) struct RequestHandle {
     pub(crate) tunnel: Tunnel,
     /// The request as it is written to the backend.
     pub(crate) upstream: Upstream,
-    /// Pingora's session on its way from the proxy back to the connection.
-    returned: Mutex<Option<Box<ServerSession>>>,
+    /// The session on its way from the proxy back to the connection.
+    returned: Mutex<Option<ClientSession>>,
 }
 
 impl RequestHandle {
@@ -78,13 +78,13 @@ impl RequestHandle {
         })
     }
 
-    /// Hands Pingora's session back to the connection.
-    pub(super) fn return_session(&self, session: Box<ServerSession>) {
+    /// Hands the session back to the connection.
+    pub(super) fn return_session(&self, session: ClientSession) {
         *self.returned.lock() = Some(session);
     }
 
     /// Takes the returned session; `None` if the connection cannot be used any more.
-    pub(super) fn take_session(&self) -> Option<Box<ServerSession>> {
+    pub(super) fn take_session(&self) -> Option<ClientSession> {
         self.returned.lock().take()
     }
 }

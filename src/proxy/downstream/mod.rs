@@ -2,8 +2,9 @@
 //! session is killed.
 //!
 //! Pingora's `HttpSession::Custom` lets this folder put a session of its own between client and proxy (docs/adr/0001).
-//! `accept` takes connections and reads request heads from them · `session` is the downstream session that the proxy
-//! sees: it buffers bodies, ends every wait for the client when the leg is cut, and bounds writes · `timing` measures
+//! `accept` takes connections and reads requests from them · `http1` speaks HTTP/1.1 with a client · `session`
+//! is the downstream session that the proxy sees: it buffers bodies, ends every wait for the client when the leg is cut,
+//! and bounds writes · `timing` measures
 //! idle backends and slow clients · `handle` is the state of one request that these and the gateway share ·
 //! `h2_budget` limits the work an HTTP/2 client can cause without sending requests.
 //! Neighbours: `gateway` (the `ProxyHttp` that runs behind it) and `session::Cut`.
@@ -12,6 +13,7 @@
 mod accept;
 mod h2_budget;
 pub(crate) mod handle;
+pub mod http1;
 mod session;
 mod timing;
 

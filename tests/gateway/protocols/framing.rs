@@ -212,6 +212,10 @@ async fn chunks_that_are_none_are_refused() {
         "0x2\r\n{}\r\n0\r\n\r\n",
         "2 2\r\n{}\r\n0\r\n\r\n",
         "2\n{}\r\n0\r\n\r\n",
+        "2;\nx\r\n{}\r\n0\r\n\r\n",
+        "2\r\n{}\r\n0;\n\r\n\r\n",
+        "2 \r\n{}\r\n0\r\n\r\n",
+        "\r\n{}\r\n0\r\n\r\n",
         "2\r\n{}0\r\n\r\n",
         "2\r\n{}X\r\n0\r\n\r\n",
         "two\r\n{}\r\n0\r\n\r\n",
@@ -227,7 +231,6 @@ async fn chunk_extensions_and_trailers_do_not_reach_the_backend() {
     let gateway = Gateway::start(&backend).await;
     for chunks in [
         "2;name=\"value\"\r\n{}\r\n0\r\n\r\n",
-        "2;\nx\r\n{}\r\n0;\n\r\n\r\n",
         "2\r\n{}\r\n0\r\nX-Backend: other\r\nContent-Length: 9\r\n\r\n",
         "02\r\n{}\r\n0\r\n\r\n",
     ] {
@@ -239,7 +242,7 @@ async fn chunk_extensions_and_trailers_do_not_reach_the_backend() {
         assert_eq!(seen.head.field("content-length"), None, "{chunks:?}");
         assert_eq!(seen.head.field("x-backend"), None, "{chunks:?}");
     }
-    assert_eq!(backend.heads().len(), 4);
+    assert_eq!(backend.heads().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -606,16 +609,13 @@ async fn two_models_or_two_sessions_in_one_request_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_must_be_encoded_are_encoded_once_for_all() {
+async fn bytes_that_must_be_encoded_are_refused() {
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::start(&backend).await;
-    // Pingora's parser repairs these before the gateway sees them; backend and log have the same repaired target.
-    for (sent, seen) in [("/v1/a b", "/v1/a%20b"), ("/v1/a\0b", "/v1/a%00b"), ("/v1/a<b>", "/v1/a%3Cb%3E")] {
+    for sent in ["/v1/a b", "/v1/a\0b", "/v1/a<b>"] {
         let mut client = RawClient::connect(gateway.proxy()).await;
         let answer = client.exchange(&get(sent, ""), Unframed::UntilEnd).await;
-        assert!(matches!(answer.status(), 200 | 400), "{sent:?}: {}", answer.text());
-        if answer.status() == 200 {
-            assert_eq!(backend.heads().last().expect("a request").target(), seen);
-        }
+        assert_eq!(answer.status(), 400, "{sent:?}: {}", answer.text());
     }
+    assert_eq!(backend.heads().len(), 0);
 }

@@ -105,8 +105,11 @@ async fn faults_of_a_client_leave_an_access_line_a_count_and_their_reason() {
     // An authority with user information is a fault of its stream only.
     raw.send(&frame(1, 5, 1, &block(&fields))).await.expect("send");
     raw.frame(1).await;
-    let broken = [frame(1, 1, 1, &block(&GET)), frame(9, 4, 1, &[0xff; 20])].concat();
-    for (reason, bytes) in [("COMPRESSION_ERROR", broken), ("PROTOCOL_ERROR", frame(1, 5, 2, &block(&GET)))] {
+    // A broken header block (RFC 7541, 5.1), and a window that overflows (RFC 9113, 6.9.1).
+    for (reason, bytes) in [
+        ("PROTOCOL_ERROR", frame(1, 5, 1, &[0xff; 20])),
+        ("FLOW_CONTROL_ERROR", frame(8, 0, 0, &i32::MAX.to_be_bytes())),
+    ] {
         let mut raw = RawFrames::connect(gateway.proxy()).await;
         raw.send(&bytes).await.expect("send");
         assert!(raw.closed().await.is_some(), "{reason}: a GOAWAY");

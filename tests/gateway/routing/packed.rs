@@ -287,10 +287,10 @@ async fn a_compressed_form_that_is_damaged_midway_is_refused_where_its_model_mat
     let free = RawBackend::answering(OK).await;
     let free_gateway = Gateway::start(&free).await;
     for coding in CODINGS {
-        // The beginning decides on the backend; what follows is no such coding.
+        // The beginning decides on the backend; in what follows is a block of a kind that no coding has.
         let mut damaged = form_body(coding, "gpt-voice", 300_000);
         let middle = damaged.len() / 2;
-        damaged[middle..].fill(0xff);
+        damaged[middle..].fill(0xee);
         let call = form_call(coding).session("s").body(damaged);
         let refused = call.send(blocking.gateway.proxy()).await;
         assert_eq!(

@@ -333,44 +333,66 @@ fn bodies() -> Vec<String> {
     texts.collect()
 }
 
-/// Reports and state, in the chunks and byte by byte, where no value is ever whole.
-fn both_ways(paths: &Arc<PathSet>, chunks: &[&[u8]]) -> [(Vec<(usize, String)>, bool, bool); 2] {
-    let bytes = chunks.concat();
-    [chunks.to_vec(), bytes.chunks(1).collect()].map(|chunks| {
-        let (mut scanner, mut found) = (Scanner::new(paths.clone()), Vec::new());
-        for chunk in chunks {
-            scanner.feed(chunk, &mut |index, value| found.push((index, shown(&value))));
+/// Reports and state after each text, read in chunks of these sizes; parts that follow each other are joined.
+fn read_all(
+    paths: &Arc<PathSet>,
+    texts: &[Vec<u8>],
+    sizes: &[usize],
+) -> Vec<(Vec<(usize, String)>, bool, bool)> {
+    let mut scanner = Scanner::new(paths.clone());
+    let read = |text: &Vec<u8>| {
+        let (mut found, mut parts) = (Vec::<(usize, String)>::new(), false);
+        for chunk in cut(text, sizes) {
+            scanner.feed(chunk, &mut |index, value| {
+                let is_part = matches!(value, Value::Part(_));
+                let shown = match &value {
+                    Value::Part(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+                    value => shown(value),
+                };
+                match found.last_mut() {
+                    Some((last, text)) if is_part && parts && *last == index => text.push_str(&shown),
+                    _ => found.push((index, shown)),
+                }
+                parts = is_part;
+            });
         }
-        (found, scanner.is_done(), scanner.is_broken())
-    })
+        let end = (scanner.is_done(), scanner.is_broken());
+        scanner.reset();
+        (found, end.0, end.1)
+    };
+    texts.iter().map(read).collect()
 }
+
+/// Bytes that change what follows them.
+const SOUP: &[u8] = b"\"\\{}[],: \n1ntmMu\x80\xff";
 
 proptest! {
     #[test]
-    fn whole_values_are_read_like_those_in_single_bytes(
-        at in any::<prop::sample::Index>(),
-        changes in prop::collection::vec(
-            (any::<prop::sample::Index>(), prop::sample::select(&b"\"\\{}[],: \n1ntmMu\x80\xff"[..])), 0..4),
-        sizes in prop::collection::vec(1usize..400, 1..4),
-        is_whole: bool,
+    fn whole_values_and_repeated_beginnings_are_read_like_single_bytes(
+        first in any::<prop::sample::Index>(),
+        // Texts of one stream, mostly, each with some changes.
+        texts in prop::collection::vec(
+            (0usize..3, prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(SOUP)), 0..3)), 1..6),
+        sizes in prop_oneof![Just(vec![1 << 20]), prop::collection::vec(1usize..400, 1..4)],
     ) {
         static BODIES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(bodies);
-        let mut body = at.get(&BODIES).clone().into_bytes();
-        for (at, byte) in changes {
-            *at.get_mut(&mut body) = byte;
-        }
-        let chunks = if is_whole { vec![&body[..]] } else { cut(&body, &sizes) };
+        let first = first.index(BODIES.len());
+        let texts: Vec<Vec<u8>> = texts.iter().map(|(next, changes)| {
+            let mut text = BODIES[(first + next) % BODIES.len()].clone().into_bytes();
+            changes.iter().for_each(|(at, byte)| *at.get_mut(&mut text) = *byte);
+            text
+        }).collect();
         let scalars = ["model", "id", "type", "created", "usage.total_tokens", "usage.prompt_tokens_details.x",
             "choices[].index", "choices[].finish_reason", "choices[].delta.role", "delta.type", "done", "message.model",
             "choices[].message.content"];
-        for paths in [PathSet::new(scalars), PathSet::ignoring_case(scalars)] {
-            let [fast, slow] = both_ways(&Arc::new(paths), &chunks);
-            prop_assert_eq!(fast, slow);
+        let parts = [("choices[]", Want::End), ("choices[].delta.content", Want::Parts), ("delta.text", Want::Parts),
+            ("index", Want::Parts), ("type", Want::Scalar), ("usage", Want::Parts), ("message.content", Want::Parts)];
+        let parts = parts.map(|(path, want)| (path, Some(want)));
+        for paths in [PathSet::new(scalars), PathSet::ignoring_case(scalars), PathSet::wanting(parts)] {
+            let paths = Arc::new(paths);
+            // In single bytes no value is whole, and no beginning is in one chunk.
+            prop_assert_eq!(read_all(&paths, &texts, &sizes), read_all(&paths, &texts, &[1]));
         }
-        let paths = [("choices[]", Want::End), ("choices[].delta.content", Want::Parts), ("delta.text", Want::Parts),
-            ("choices", Want::Parts), ("model", Want::Scalar), ("usage", Want::Parts), ("message.content", Want::Parts)];
-        let single: Vec<_> = body.chunks(1).collect();
-        prop_assert_eq!(wanted(&paths, &chunks), wanted(&paths, &single));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use memchr::memchr;
 
 use super::{KEPT_MAX, Scanner, State, Value};
 use crate::protocol::json::text::{
-    closing_quote, is_bare, quote_or_backslash, settled, unescape, unescape_into, word,
+    closing_quote, is_bare, lossy, quote_or_backslash, settled, unescape, unescape_into, word,
 };
 
 impl Scanner {
@@ -114,7 +114,7 @@ impl Scanner {
                 return None;
             }
             if !self.paths.scalars(node).is_empty() {
-                self.report(&Value::Str(String::from_utf8_lossy(&text[..end])), on);
+                self.report(&Value::Str(lossy(&text[..end])), on);
             }
             return Some(&text[end + 1..]);
         }
@@ -157,7 +157,7 @@ impl Scanner {
         self.state = State::AfterValue;
         if !self.too_long {
             let raw = if self.kept.is_empty() { part } else { &self.kept };
-            let text = if self.has_escapes { unescape(raw).into() } else { String::from_utf8_lossy(raw) };
+            let text = if self.has_escapes { unescape(raw).into() } else { lossy(raw) };
             self.report(&Value::Str(text), on);
         }
         rest

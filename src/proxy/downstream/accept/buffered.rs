@@ -1,12 +1,11 @@
-//! A connection with a write buffer, so that small writes are sent together.
+//! The stream of an HTTP/2 connection, with a write buffer, so that small writes are sent together.
 //!
 //! Pingora gives the streams of its own listeners a write buffer with a private function. A stream of this accept loop
-//! has none; without one, the head and body of a response, and the size, data and end of each chunk, would each cost a
-//! system call and a segment. The buffer is written when Pingora flushes or next waits for the client, whichever comes
-//! first, so no data is delayed.
+//! has none; without one, each frame would cost a system call and a segment. The buffer is written when Pingora flushes or
+//! next waits for the client, whichever comes first, so no data is delayed.
 //!
 //! It wraps the bare socket or the TLS stream over it. Pingora's own stream has a read buffer of 64 KiB per connection,
-//! which its HTTP readers do not need, since they read into buffers of their own.
+//! which `h2` does not need, since it reads into a buffer of its own.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -16,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
@@ -31,18 +31,23 @@ const MAX_COPIED: usize = 4 << 10;
 /// Capacity that an empty buffer keeps for the next head or event.
 const KEPT_CAPACITY: usize = 2 << 10;
 
+/// What a buffer can be put over.
+pub(super) trait Inner: AsyncRead + AsyncWrite + AsRawFd + Send + Sync + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + AsRawFd + Send + Sync + Unpin + 'static> Inner for S {}
+
 /// A stream with a write buffer.
 pub(super) struct Buffered<S> {
     inner: S,
     waiting: Vec<u8>,
     /// Bytes that `negotiate` has read; returned by the first reads.
-    ahead: Vec<u8>,
-    /// Counts what an HTTP/2 client sends; `None` over HTTP/1.1.
-    budget: Option<Arc<H2Budget>>,
+    ahead: BytesMut,
+    /// Counts what the client sends.
+    budget: Arc<H2Budget>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
-    pub(super) fn new(inner: S, ahead: Vec<u8>, budget: Option<Arc<H2Budget>>) -> Self {
+    pub(super) fn new(inner: S, ahead: BytesMut, budget: Arc<H2Budget>) -> Self {
         Self { inner, waiting: Vec::new(), ahead, budget }
     }
 
@@ -105,8 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Buffered<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The proxy reads from the client when it has nothing more to write for now. Pingora does not flush a response
-        // with a known length before its end, even if the backend sends it slowly.
+        // `h2` reads from the client when it has nothing more to write for now.
         if let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx) {
             return Poll::Ready(Err(error));
         }
@@ -116,11 +120,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Buffered<S> {
         } else {
             let length = self.ahead.len().min(into.remaining());
             into.put_slice(&self.ahead[..length]);
-            self.ahead.drain(..length);
+            self.ahead.advance(length);
         }
-        if let Some(budget) = &self.budget {
-            budget.read(into.filled().len() - before)?;
-        }
+        self.budget.read(into.filled().len() - before)?;
         Poll::Ready(Ok(()))
     }
 }
@@ -176,11 +178,15 @@ mod tests {
 
     use super::*;
 
+    fn buffered(inner: TcpStream, ahead: &[u8]) -> Buffered<TcpStream> {
+        Buffered::new(inner, BytesMut::from(ahead), Arc::new(H2Budget::new(100, true)))
+    }
+
     async fn pair() -> (Buffered<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (accepted, client) = tokio::join!(listener.accept(), client);
-        (Buffered::new(accepted.unwrap().0, Vec::new(), None), client.unwrap())
+        (buffered(accepted.unwrap().0, b""), client.unwrap())
     }
 
     #[tokio::test]
@@ -214,7 +220,7 @@ mod tests {
         let (accepted, mut theirs) = pair().await;
         theirs.write_all(b" rest").await.unwrap();
         theirs.shutdown().await.unwrap();
-        let mut ours = Buffered::new(accepted.inner, b"first".to_vec(), None);
+        let mut ours = buffered(accepted.inner, b"first");
         let mut seen = [0; 3];
         ours.read_exact(&mut seen).await.unwrap();
         let mut rest = String::new();

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::connection_permits::{ConnectionPermit, ConnectionPermits};
-use super::negotiate::negotiate;
+use super::negotiate::{Protocol, negotiate};
 use super::unparsed::UnparsedRequests;
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
@@ -85,16 +85,16 @@ where
         // The handshake and the first head share one limit.
         let limit = limit.saturating_sub(begun.elapsed());
         let peer = Peer { address: client, is_secure: negotiated.is_secure, last_caller: Arc::default() };
-        match negotiated.h2_budget {
-            None => self.serve_http1(negotiated.stream, peer, limit, draining).await,
+        match negotiated.protocol {
+            Protocol::Http1(wire, ahead) => self.serve_http1(wire, ahead, peer, limit, draining).await,
             // Boxed, so that HTTP/1.1 connections do not carry the size of its future.
-            Some(budget) => {
-                Box::pin(self.serve_http2(negotiated.stream, peer, limit, budget, draining)).await;
+            Protocol::Http2(stream, budget) => {
+                Box::pin(self.serve_http2(stream, peer, limit, budget, draining)).await;
             }
         }
     }
 
-    /// Runs the proxy over one request. Afterwards the handle has Pingora's session if it can still be used.
+    /// Runs the proxy over one request. Afterwards the handle has the session with the client if it can still be used.
     pub(super) async fn run_proxy(
         &self,
         session: DownstreamSession,
@@ -120,7 +120,7 @@ where
         }
         if let Some(mut session) = handle.take_session() {
             let refusal = Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE);
-            Bare::new(&refusal).write(&mut session, &refusal).await;
+            session.refuse(&Bare::new(&refusal), &refusal).await;
             handle.return_session(session);
         }
         ProxyEnd::Panicked

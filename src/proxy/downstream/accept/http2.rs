@@ -27,7 +27,9 @@ use super::connection::{Downstream, FIRST_REQUEST, drained};
 use super::unparsed;
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
-use crate::proxy::downstream::session::{DownstreamSession, Http2Session, WebSocketStream, is_websocket};
+use crate::proxy::downstream::session::{
+    ClientSession, DownstreamSession, Http2Session, WebSocketStream, is_websocket,
+};
 use crate::proxy::settings::Limits;
 
 /// Flow-control windows for request bodies, of a stream and of the connection.
@@ -228,7 +230,11 @@ where
             ServerSession::new_custom(Box::new(session))
         };
         session.req_header_mut().extensions_mut().insert(Arc::clone(&handle));
-        let downstream = DownstreamSession::of_stream(Box::new(session), Arc::clone(&handle), budget);
+        let downstream = DownstreamSession::of_stream(
+            ClientSession::Http2(Box::new(session)),
+            Arc::clone(&handle),
+            budget,
+        );
         self.run_proxy(downstream, &handle, &draining).await;
         // The end of the response is queued, so the session can be dropped.
         drop(handle.take_session());

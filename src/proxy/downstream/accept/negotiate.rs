@@ -8,13 +8,15 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use pingora_core::protocols::Stream;
 use pingora_rustls::{ServerTlsStream, TlsAcceptor};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::buffered::Buffered;
+use super::buffered::{Buffered, Inner};
 use crate::proxy::downstream::h2_budget::H2Budget;
+use crate::proxy::downstream::http1::Wire;
 use crate::proxy::runtime_settings::RuntimeSettings;
 
 /// The connection preface of HTTP/2 clients (RFC 9113, 3.4).
@@ -25,11 +27,23 @@ const DETECT_LEN: usize = 4;
 
 /// A connection that is ready for HTTP.
 pub(super) struct Negotiated {
-    pub(super) stream: Stream,
+    pub(super) protocol: Protocol,
     /// The connection uses TLS.
     pub(super) is_secure: bool,
-    /// Present when the connection uses HTTP/2.
-    pub(super) h2_budget: Option<Arc<H2Budget>>,
+}
+
+/// The version of HTTP that a connection uses.
+pub(super) enum Protocol {
+    /// HTTP/1.1, with the bytes that were read.
+    Http1(Wire, BytesMut),
+    /// HTTP/2, with the budget that counts what the client sends.
+    Http2(Stream, Arc<H2Budget>),
+}
+
+impl Protocol {
+    fn http2<S: Inner>(inner: S, ahead: BytesMut, budget: Arc<H2Budget>) -> Self {
+        Self::Http2(Box::new(Buffered::new(inner, ahead, Arc::clone(&budget))), budget)
+    }
 }
 
 /// Makes the TLS handshake, if configured, and detects the HTTP version.
@@ -41,23 +55,22 @@ pub(super) async fn negotiate(
     client: IpAddr,
     settings: &RuntimeSettings,
 ) -> io::Result<Negotiated> {
-    let budget = || {
-        let is_trusted = settings.forwarding.trusts(client.to_canonical());
-        Arc::new(H2Budget::new(settings.limits.max_cancelled_streams, is_trusted))
-    };
+    let is_trusted = settings.forwarding.trusts(client.to_canonical());
+    let budget = || Arc::new(H2Budget::new(settings.limits.max_cancelled_streams, is_trusted));
     if let Some(tls) = &settings.tls {
         let accepted = Box::pin(TlsAcceptor::from(tls.config()).accept(tcp)).await?;
-        let h2_budget = is_http2(&accepted).then(budget);
-        let stream = Box::new(Buffered::new(accepted, Vec::new(), h2_budget.clone()));
-        return Ok(Negotiated { stream, is_secure: true, h2_budget });
+        let protocol = match is_http2(&accepted) {
+            true => Protocol::http2(accepted, BytesMut::new(), budget()),
+            false => Protocol::Http1(Wire::Tls(Box::new(accepted)), BytesMut::new()),
+        };
+        return Ok(Negotiated { protocol, is_secure: true });
     }
-    let mut ahead = Vec::new();
-    let h2_budget = match settings.h2c {
-        true => begins_http2(&mut tcp, &mut ahead).await?.then(budget),
-        false => None,
+    let mut ahead = BytesMut::new();
+    let protocol = match settings.h2c && begins_http2(&mut tcp, &mut ahead).await? {
+        true => Protocol::http2(tcp, ahead, budget()),
+        false => Protocol::Http1(Wire::Plain(tcp), ahead),
     };
-    let stream = Box::new(Buffered::new(tcp, ahead, h2_budget.clone()));
-    Ok(Negotiated { stream, is_secure: false, h2_budget })
+    Ok(Negotiated { protocol, is_secure: false })
 }
 
 fn is_http2(accepted: &ServerTlsStream<TcpStream>) -> bool {
@@ -65,7 +78,7 @@ fn is_http2(accepted: &ServerTlsStream<TcpStream>) -> bool {
 }
 
 /// Whether the connection starts with the preface. Bytes that had to be read are appended to `ahead`.
-async fn begins_http2(tcp: &mut TcpStream, ahead: &mut Vec<u8>) -> io::Result<bool> {
+async fn begins_http2(tcp: &mut TcpStream, ahead: &mut BytesMut) -> io::Result<bool> {
     let mut first = [0; DETECT_LEN];
     let length = tcp.peek(&mut first).await?;
     if let Some(known) = starts_preface(&first[..length]) {

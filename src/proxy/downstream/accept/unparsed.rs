@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use h2::Reason;
-use pingora_core::{Error, ErrorType};
 use tracing::info;
 
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
 use crate::proxy::downstream::handle::Peer;
+use crate::proxy::downstream::http1::head::Fault;
 use crate::proxy::error_response::status;
 use crate::telemetry::access::AccessLine;
 use crate::telemetry::log::Log;
@@ -18,26 +18,17 @@ use crate::telemetry::metrics::{BackendMetrics, Metrics, Served};
 /// Placeholder for an unknown method or target.
 const UNKNOWN: &str = "-";
 
-/// The beginning of Pingora's context for a head of more than 1 MiB. The contexts that hold bytes of the client begin
-/// with `buf: `.
-const TOO_LARGE: &str = "Request header larger than ";
-
-/// The text of the parser's error for more than 256 fields. No error with bytes of the client is compared with it.
-const TOO_MANY: &str = "too many headers";
-
-/// Returns the refusal of a head that cannot be parsed; `None` when the connection failed.
-pub(super) fn refusal(error: &Error) -> Option<Refusal> {
-    if !matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
-        return None;
+/// Returns the refusal of a head that cannot be parsed.
+pub(super) fn refusal(fault: Fault) -> Refusal {
+    match fault {
+        Fault::TooLarge => {
+            let message = "the request head is too large; send fewer or smaller header fields";
+            Refusal::new(ErrorKind::HeadersTooLarge, message)
+        }
+        Fault::Invalid => {
+            Refusal::new(ErrorKind::BadRequest, "the request head is not valid HTTP/1.1 (RFC 9112)")
+        }
     }
-    let is_too_large = error.context.as_ref().is_some_and(|context| context.as_str().starts_with(TOO_LARGE));
-    // Without a cause, Pingora returns the error itself, whose text holds its context.
-    let has_too_many = error.cause.as_ref().is_some_and(|cause| cause.to_string() == TOO_MANY);
-    if is_too_large || has_too_many {
-        let message = "the request head is too large; send fewer or smaller header fields";
-        return Some(Refusal::new(ErrorKind::HeadersTooLarge, message));
-    }
-    Some(Refusal::new(ErrorKind::BadRequest, "the request head is not valid HTTP/1.1 (RFC 9112)"))
 }
 
 /// Returns why the `h2` crate has closed a connection, when the client is at fault (RFC 9113, 5.4.1); `None` when the client
@@ -102,26 +93,5 @@ impl UnparsedRequests {
             client: None,
             outcome: refusal.kind.code(),
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_of_the_client_do_not_choose_the_status() {
-        let of = |error: &Error| refusal(error).map(|refusal| refusal.kind);
-        let kind = ErrorType::InvalidHTTPHeader;
-        for text in ["Request header larger than 1", "TooManyHeaders", "too many headers"] {
-            let parse = std::io::Error::other("invalid token");
-            let error = Error::because(kind.clone(), format!("buf: {text}"), parse);
-            assert_eq!(of(&error), Some(ErrorKind::BadRequest), "{text}");
-        }
-        let large = Error::explain(kind.clone(), "Request header larger than 1048575");
-        assert_eq!(of(&large), Some(ErrorKind::HeadersTooLarge));
-        let many = Error::because(kind, "buf: GET", std::io::Error::other(TOO_MANY));
-        assert_eq!(of(&many), Some(ErrorKind::HeadersTooLarge));
-        assert_eq!(of(&Error::new(ErrorType::ReadError)), None);
     }
 }

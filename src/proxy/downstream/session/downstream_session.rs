@@ -1,14 +1,11 @@
-//! The downstream session that Pingora sees; it wraps Pingora's own session of the request.
+//! The downstream session that Pingora sees; it wraps the session with the client.
 //!
 //! It adds four things: request bodies, or their beginnings, are buffered for replay while the handle asks for it (Pingora's own buffer ends at
 //! 64 KiB, its issues 349 and 575), every wait for the client also waits for the cut, idle time of the backend is
 //! limited, and the wrapped session returns to the connection. It also works around two bugs of Pingora 0.9.1 (its
-//! issues 935 and 946).
+//! issues 935 and 946). `read` has its waits, `respond` its writes.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -16,71 +13,57 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Version};
+use pingora_core::Result;
 use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::HttpTask;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
-use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
+use super::client_session::ClientSession;
 use super::forward::{MessageReader, forward_to_inner};
-use super::h2_stream::{H2Stream, next_chunk};
+use super::h2_stream::H2Stream;
 use super::half_close::HalfClose;
 use super::replay_buffer::ReplayBuffer;
-use super::write::{STUCK_WRITE, complete_comment, cut, write, write_comment};
+use super::write::STUCK_WRITE;
 use crate::proxy::downstream::h2_budget::H2Budget;
-use crate::proxy::downstream::handle::{RequestHandle, Upstream};
-use crate::proxy::downstream::timing::{IdleTimer, KeepAlive};
-use crate::upstream::http1::Room;
-
-/// The error with which a wait ends when the backend was idle for too long.
-pub(crate) const UPSTREAM_IDLE: ErrorType = ErrorType::Custom("backend_silent");
-
-/// Tasks of the proxy are written together up to this many bytes of body. Pingora would join all queued tasks (four
-/// chunks of 64 KiB) in a buffer that it never frees.
-const BATCH: usize = 16 << 10;
+use crate::proxy::downstream::handle::RequestHandle;
+use crate::proxy::downstream::timing::WaitLimits;
 
 pub(crate) struct DownstreamSession {
-    /// Pingora's own session; `None` only in `drop`.
-    inner: Option<Box<ServerSession>>,
-    handle: Arc<RequestHandle>,
-    replay: ReplayBuffer,
-    idle_timer: IdleTimer,
-    keep_alive: KeepAlive,
+    /// The session with the client; `None` only in `drop`.
+    pub(super) inner: Option<ClientSession>,
+    pub(super) handle: Arc<RequestHandle>,
+    pub(super) replay: ReplayBuffer,
+    pub(super) limits: WaitLimits,
+    /// The longest wait for the next bytes of the request body; `None` for no limit.
+    pub(super) read_limit: Option<Duration>,
     /// The last call of the proxy was a successful `finish`.
     finished: bool,
     /// A write was abandoned halfway, so nothing can be written after it.
-    broken: bool,
+    pub(super) broken: bool,
     /// The next call is the one of [`Session::is_body_empty`] when the proxy loop starts.
     pump_starts: bool,
     /// Whether the client has only closed its half of the connection.
-    half_close: HalfClose,
+    pub(super) half_close: HalfClose,
     /// The response was written to its end.
-    is_answered: bool,
+    pub(super) is_answered: bool,
     /// The response ended before the request, whose rest the backend does not read.
-    is_abandoned: bool,
+    pub(super) is_abandoned: bool,
     /// Present for a stream of an HTTP/2 connection.
-    stream: Option<H2Stream>,
-}
-
-/// Returns the number of body bytes in a task.
-fn body_length(task: &HttpTask) -> usize {
-    match task {
-        HttpTask::Body(Some(body), _) | HttpTask::UpgradedBody(Some(body), _) => body.len(),
-        _ => 0,
-    }
+    pub(super) stream: Option<H2Stream>,
 }
 
 impl DownstreamSession {
-    pub(crate) fn new(inner: Box<ServerSession>, handle: Arc<RequestHandle>) -> Self {
+    pub(crate) fn new(inner: ClientSession, handle: Arc<RequestHandle>) -> Self {
         Self {
             inner: Some(inner),
-            keep_alive: KeepAlive::new(handle.arrived),
+            limits: WaitLimits::new(handle.arrived),
+            read_limit: Some(handle.settings.timeouts.read),
             handle,
             replay: ReplayBuffer::default(),
-            idle_timer: IdleTimer::default(),
             finished: false,
             broken: false,
             pump_starts: false,
@@ -92,128 +75,48 @@ impl DownstreamSession {
     }
 
     /// Wraps the session of an HTTP/2 stream.
-    pub(crate) fn of_stream(
-        inner: Box<ServerSession>,
-        handle: Arc<RequestHandle>,
-        budget: Arc<H2Budget>,
-    ) -> Self {
-        let stream = H2Stream::new(handle.settings.timeouts.read, budget);
+    pub(crate) fn of_stream(inner: ClientSession, handle: Arc<RequestHandle>, budget: Arc<H2Budget>) -> Self {
         let mut session = Self::new(inner, handle);
-        session.stream = Some(stream);
+        session.stream = Some(H2Stream::new(budget));
         session
     }
 
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
-    fn inner(&self) -> &ServerSession {
-        self.inner.as_deref().expect("the session is here until it is dropped")
+    pub(super) fn inner(&self) -> &ClientSession {
+        self.inner.as_ref().expect("the session is here until it is dropped")
     }
 
     #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
-    fn inner_mut(&mut self) -> &mut ServerSession {
-        self.inner.as_deref_mut().expect("the session is here until it is dropped")
+    pub(super) fn inner_mut(&mut self) -> &mut ClientSession {
+        self.inner.as_mut().expect("the session is here until it is dropped")
     }
 
-    /// Borrows the wrapped session, the handle and the `broken` flag at once.
-    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
-    fn writer(&mut self) -> (&mut ServerSession, &RequestHandle, &mut bool) {
-        let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
-        (inner, &self.handle, &mut self.broken)
-    }
-
-    /// Reads body bytes; with `idle`, waits for the client to disconnect once the body has ended.
-    #[expect(clippy::expect_used, reason = "only `drop` takes the inner session out")]
-    async fn read(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
-        let inner = self.inner.as_deref_mut().expect("the session is here until it is dropped");
-        let (handle, idle_timer, keep_alive) = (&*self.handle, &mut self.idle_timer, &mut self.keep_alive);
-        let half_close = &mut self.half_close;
-        // Once the response has ended, nobody waits for a request that the backend does not read (RFC 9112, 7.5).
-        let is_answered = self.is_answered && idle == Some(false);
-        let limit = self.stream.as_ref().and_then(H2Stream::read_limit);
-        let chunk = loop {
-            tokio::select! {
-                biased;
-                _ = handle.cut.soft() => return cut(),
-                () = poll_fn(|cx| idle_timer.poll_idle(&handle.activity, cx)) =>
-                    return Error::e_explain(UPSTREAM_IDLE, "the backend was silent for too long"),
-                () = poll_fn(|cx| keep_alive.poll_due(&handle.activity, cx)) => {}
-                chunk = half_close.watch(
-                    idle,
-                    with_room(&handle.upstream, idle, is_answered, next_chunk(inner, idle, limit)),
-                ) => match chunk {
-                    Some(Err(error)) if half_close.is_half(&error, inner, handle.arrived) => {
-                        // From here on the wait for the client is pending; a failed write tells that it has gone.
-                        inner.set_abort_on_close(false);
-                        continue;
-                    }
-                    Some(chunk) => break chunk,
-                    None => {
-                        self.is_abandoned = true;
-                        return Ok(None);
-                    }
-                },
+    /// Prepares for the head of a response that is forwarded.
+    pub(super) fn before_forwarded(&mut self, response: &mut ResponseHeader) {
+        if self.req_header().version < Version::HTTP_11 {
+            // Pingora adds it, but HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
+            response.remove_header(&TRANSFER_ENCODING);
+            if !response.headers.contains_key(CONTENT_LENGTH) {
+                self.handle.reuse.forbid();
             }
-            keep_alive.restart();
-            write_comment(inner, handle, &mut self.broken).await?;
-        };
-        let done = inner.is_body_done();
-        if let Some(stream) = &mut self.stream {
-            stream.on_read(&chunk, inner.response_written().is_some());
         }
-        let Some(chunk) = chunk? else {
-            self.replay.finish();
-            return Ok(None);
-        };
-        self.handle.upload.add(chunk.len());
-        self.handle.activity.record();
-        if self.handle.upload.is_buffered() {
-            self.replay.push(&chunk);
-            if done {
-                self.replay.finish();
-            }
-        } else {
-            // Not all of the body can be replayed any more.
-            self.replay.release();
-        }
-        // Pingora issue 935: an empty last chunk would end an HTTP/1.1 upstream body twice.
-        if chunk.is_empty() && done {
-            return Ok(None);
-        }
-        Ok(Some(chunk))
+        self.before_response(response);
     }
 
     /// Prepares for a final response head: releases the replay buffer and decides on keep-alive.
-    fn before_response(&mut self, response: &ResponseHeader) {
+    pub(super) fn before_response(&mut self, response: &ResponseHeader) {
         if !response.status.is_informational() || response.status == 101 {
             self.replay.release();
             if !self.handle.reuse.is_allowed() {
-                self.inner_mut().set_keepalive(None);
+                self.inner_mut().close_after();
             }
             if response.status == 101 {
                 // A WebSocket may be idle for longer than a body; `Tunnel` limits its idle time.
-                self.inner_mut().set_read_timeout(None);
+                self.read_limit = None;
                 self.handle.tunnel.open();
             }
         }
     }
-}
-
-/// Waits for the client, but only while the backend reads what came before; while it does not, the client is only watched
-/// for its end. Returns `None` when the rest of the request is not wanted any more: the backend does not read it, and has
-/// answered.
-async fn with_room<T>(
-    upstream: &Upstream,
-    idle: Option<bool>,
-    is_answered: bool,
-    wait: impl Future<Output = Result<T>>,
-) -> Option<Result<T>> {
-    let mut wait = pin!(wait);
-    poll_fn(|cx| match upstream.poll(cx) {
-        Err(error) => Poll::Ready(Some(Err(error))),
-        Ok(Room::Full | Room::Failed) if is_answered => Poll::Ready(None),
-        Ok(Room::Full | Room::Failed) if idle == Some(false) => Poll::Pending,
-        Ok(Room::Free | Room::Full | Room::Failed) => wait.as_mut().poll(cx).map(Some),
-    })
-    .await
 }
 
 impl Drop for DownstreamSession {
@@ -245,88 +148,36 @@ impl Session for DownstreamSession {
     }
 
     async fn drain_request_body(&mut self) -> Result<()> {
-        self.inner_mut().drain_request_body().await
+        while self.read(None).await?.is_some() {}
+        Ok(())
     }
 
     async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
-        self.before_response(&response);
-        let (inner, handle, broken) = self.writer();
-        write(handle, broken, inner.write_response_header(response)).await
+        self.respond_head(response).await
     }
 
     async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
-        self.before_response(response);
-        let (inner, handle, broken) = self.writer();
-        write(handle, broken, inner.write_response_header_ref(response)).await
+        self.respond_head(Box::new(response.clone())).await
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        let (inner, handle, broken) = self.writer();
-        complete_comment(inner, handle, broken).await?;
-        write(handle, broken, inner.write_response_body(data, end)).await
+        self.respond_body(data, end).await
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        let (inner, handle, broken) = self.writer();
-        write(handle, broken, inner.write_response_trailers(trailers)).await
+        self.respond_trailers(trailers).await
     }
 
-    /// Writes in batches, see [`BATCH`].
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        let mut end = false;
-        let mut tasks = tasks.into_iter().peekable();
-        while let Some(first) = tasks.next() {
-            // After an upgrade, frames that were read are written completely even after a cut, so that the closing
-            // frame follows a whole frame; the time limit of writes still applies.
-            if self.handle.cut.reason().is_some() && !self.was_upgraded() {
-                return cut();
-            }
-            let mut weight = body_length(&first);
-            if weight > BATCH {
-                self.handle.backpressure.expect_large_chunks();
-            }
-            let mut batch = vec![first];
-            while let Some(task) = tasks.next_if(|task| weight + body_length(task) <= BATCH) {
-                weight += body_length(&task);
-                batch.push(task);
-            }
-            for task in &mut batch {
-                if let HttpTask::Header(response, _) = task {
-                    if self.req_header().version < Version::HTTP_11 {
-                        // Pingora adds it, but HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
-                        response.remove_header(&TRANSFER_ENCODING);
-                        if !response.headers.contains_key(CONTENT_LENGTH) {
-                            self.handle.reuse.forbid();
-                        }
-                    }
-                    self.before_response(response);
-                }
-            }
-            let (inner, handle, broken) = self.writer();
-            let has_answer = inner.response_written().is_some();
-            complete_comment(inner, handle, broken).await?;
-            let written = write(handle, broken, inner.response_duplex_vec(batch)).await;
-            if let Some(stream) = &mut self.stream {
-                // A cut is not caused by the client.
-                stream.on_written(&written, weight, has_answer || self.handle.cut.reason().is_some());
-            }
-            end = written?;
-            self.is_answered |= end;
-            // A slow client does not make the backend idle.
-            self.handle.activity.record();
-        }
-        Ok(end)
+        self.respond(tasks).await
     }
 
     fn set_read_timeout(&mut self, limit: Option<Duration>) {
-        if let Some(stream) = &mut self.stream {
-            stream.set_read_limit(limit);
-        }
-        self.inner_mut().set_read_timeout(limit);
+        self.read_limit = limit;
     }
 
     fn get_read_timeout(&self) -> Option<Duration> {
-        self.inner().get_read_timeout()
+        self.read_limit
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
@@ -345,13 +196,8 @@ impl Session for DownstreamSession {
 
     /// Pingora calls it to end the body and again to end the session.
     async fn finish(&mut self) -> Result<()> {
-        let (inner, handle, broken) = self.writer();
-        complete_comment(inner, handle, broken).await?;
-        let ended = write(handle, broken, inner.finish_body()).await;
+        let ended = self.respond_end().await;
         self.finished = ended.is_ok();
-        if let Some(stream) = self.stream.as_mut().filter(|_| self.finished) {
-            stream.answered();
-        }
         ended
     }
 

@@ -1,4 +1,4 @@
-//! A stream of an HTTP/2 connection: read timeout and budget, which Pingora has for HTTP/1.1 only or not at all.
+//! A stream of an HTTP/2 connection: read timeout and budget, which Pingora does not have.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,28 +9,21 @@ use pingora_core::{Error, ErrorType, Result};
 use tokio::time::timeout;
 
 use crate::proxy::downstream::h2_budget::H2Budget;
+use crate::proxy::downstream::timing::IdleTimer;
 
 /// State of an HTTP/2 stream besides its session.
 pub(super) struct H2Stream {
-    /// The longest time between two chunks of the request body; `None` for no limit.
-    read_limit: Option<Duration>,
     /// Counts body bytes, and whether the stream was answered or cancelled.
     budget: Arc<H2Budget>,
     /// The end of the stream was counted.
     has_ended: bool,
+    /// For all waits on this stream.
+    pub(super) timer: IdleTimer,
 }
 
 impl H2Stream {
-    pub(super) fn new(read_limit: Duration, budget: Arc<H2Budget>) -> Self {
-        Self { read_limit: Some(read_limit), budget, has_ended: false }
-    }
-
-    pub(super) fn read_limit(&self) -> Option<Duration> {
-        self.read_limit
-    }
-
-    pub(super) fn set_read_limit(&mut self, limit: Option<Duration>) {
-        self.read_limit = limit;
+    pub(super) fn new(budget: Arc<H2Budget>) -> Self {
+        Self { budget, has_ended: false, timer: IdleTimer::default() }
     }
 
     fn count(&mut self, bytes: usize) {
@@ -75,7 +68,7 @@ impl H2Stream {
 }
 
 /// Returns the next chunk of the body. With `idle`, waits for the client to disconnect once the body has ended. `limit` is
-/// the read timeout, which Pingora implements for HTTP/1.1 only.
+/// the longest time between two chunks of the body.
 pub(super) async fn next_chunk(
     inner: &mut ServerSession,
     idle: Option<bool>,

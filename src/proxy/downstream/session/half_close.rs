@@ -5,17 +5,15 @@
 //! the time: programs that send all they have and close their half do so before the request is forwarded; clients that give
 //! up waiting, later.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::time::Duration;
 
 use http::Version;
 use http::header::CONNECTION;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_http::RequestHeader;
-use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
+
+use crate::proxy::downstream::http1::Exchange;
 
 /// How long after its head the end of a request's connection is taken for a half-close, if the client has said that it
 /// sends no other request.
@@ -31,31 +29,26 @@ pub(super) struct HalfClose {
 }
 
 impl HalfClose {
-    /// Runs a wait for the client; `idle` as in `read_body_or_idle`.
-    pub(super) async fn watch<T>(&mut self, idle: Option<bool>, wait: impl Future<Output = T>) -> T {
-        let mut wait = pin!(wait);
+    /// Begins a wait for the client; `idle` as in `read_body_or_idle`.
+    pub(super) fn begin(&mut self, idle: Option<bool>) {
         self.waits = self.waits.saturating_add(u8::from(idle == Some(true)));
         self.polls = 0;
-        let counted = poll_fn(|cx| {
-            self.polls = self.polls.saturating_add(1);
-            wait.as_mut().poll(cx)
-        });
-        match idle {
-            // Without a budget left (`backpressure`), the first poll would not see what is there.
-            Some(true) => unconstrained(counted).await,
-            _ => counted.await,
-        }
+    }
+
+    /// Counts a poll of the wait.
+    pub(super) fn polled(&mut self) {
+        self.polls = self.polls.saturating_add(1);
     }
 
     /// Returns whether the client still reads, after the wait has ended with this error. Never once the response has begun,
     /// nor for an upgrade.
-    pub(super) fn is_half(&self, error: &Error, session: &ServerSession, arrived: Instant) -> bool {
+    pub(super) fn is_half(&self, error: &Error, session: &Exchange, arrived: Instant) -> bool {
         let was_there = self.waits == 1 && self.polls == 1;
-        let head = session.req_header();
+        let head = &session.head().header;
         *error.etype() == ErrorType::ConnectionClosed
             && self.waits > 0
-            && session.response_written().is_none()
-            && !session.is_upgrade_req()
+            && session.response().is_none()
+            && !session.is_upgrade_request()
             && (was_there || is_last(head) && arrived.elapsed() < ONLY_REQUEST)
     }
 }

@@ -56,7 +56,7 @@ impl Activity {
     }
 
     /// Returns when the idle limit is reached; `None` without a limit.
-    fn idle_deadline(&self) -> Option<Instant> {
+    pub(super) fn idle_deadline(&self) -> Option<Instant> {
         let limit = self.idle_limit.load(Relaxed);
         (limit != NO_LIMIT)
             .then(|| self.arrived + Duration::from_millis(self.last.load(Relaxed).saturating_add(limit)))
@@ -72,8 +72,8 @@ impl Activity {
     }
 }
 
-/// A timer over a deadline that moves. It is not reset with each chunk: when it fires, it reads the deadline again and
-/// sleeps on if that has moved.
+/// A timer over a deadline that moves. It is not reset with each chunk or each request of a connection: when it fires, it
+/// reads the deadline again and sleeps on if that has moved.
 #[derive(Default)]
 pub(crate) struct IdleTimer(Option<Sleep>);
 
@@ -90,7 +90,7 @@ impl IdleTimer {
 
     /// Ready when the time `deadline` returns has passed; it is read at each poll and each time the timer fires. Never
     /// ready while it returns `None`.
-    pub(super) fn poll_past(
+    pub(crate) fn poll_past(
         &mut self,
         deadline: impl Fn() -> Option<Instant>,
         cx: &mut Context<'_>,

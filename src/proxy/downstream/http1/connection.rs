@@ -1,0 +1,104 @@
+//! A connection that speaks HTTP/1.1, between requests and below them.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::task::coop::consume_budget;
+use tokio::time::Instant;
+
+use super::head::{self, Fault, Head};
+use super::outgoing::Outgoing;
+use super::wire::Wire;
+use crate::proxy::downstream::timing::IdleTimer;
+
+/// The most bytes of a read of a head, and of a body whose length is not known.
+pub(super) const READ: u64 = 64 << 10;
+
+/// Why no request could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// The connection has ended, or the time has passed.
+    Closed,
+    /// The head is rejected.
+    Head(Fault),
+}
+
+/// A connection to a client.
+pub(crate) struct Connection {
+    wire: Wire,
+    /// Bytes that were read and not used: of a body, or of the next request.
+    pub(super) ahead: BytesMut,
+    pub(super) out: Outgoing,
+    /// For all waits on this connection.
+    pub(super) timer: IdleTimer,
+}
+
+impl Connection {
+    /// A connection on which `ahead` was read already.
+    pub(in crate::proxy::downstream) fn new(wire: Wire, ahead: BytesMut) -> Self {
+        Self { wire, ahead, out: Outgoing::new(), timer: IdleTimer::default() }
+    }
+
+    /// Reads the head of the next request, which must be complete at `deadline`; `None` for no limit.
+    ///
+    /// # Errors
+    /// The connection has ended, the time has passed, or the head is rejected; nothing can be read after that.
+    pub(crate) async fn read_request(&mut self, deadline: Option<Instant>) -> Result<Head, Unread> {
+        if !self.ahead.is_empty() {
+            // Pipelined requests must not keep the thread from other tasks.
+            consume_budget().await;
+        }
+        poll_fn(|cx| match self.poll_head(cx) {
+            Poll::Pending => self.timer.poll_past(|| deadline, cx).map(|()| Err(Unread::Closed)),
+            read => read,
+        })
+        .await
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Unread>> {
+        loop {
+            if !self.ahead.is_empty()
+                && let Some(head) = head::take(&mut self.ahead).map_err(Unread::Head)?
+            {
+                return Poll::Ready(Ok(head));
+            }
+            match ready!(self.poll_fill(cx, READ)) {
+                Ok(read) if read > 0 => {}
+                _ => return Poll::Ready(Err(Unread::Closed)),
+            }
+        }
+    }
+
+    /// Reads up to `most` bytes behind those that wait; returns how many. Sends first what can be sent, since a response
+    /// with a known length is not sent before its end even if the backend sends it slowly.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let ahead = &mut self.ahead;
+        self.wire.poll_read(cx, most, |bytes| {
+            ahead.extend_from_slice(bytes);
+            bytes.len()
+        })
+    }
+
+    /// Sends everything that waits.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out.poll_send(&mut self.wire, cx)
+    }
+
+    /// Ends this side of the connection after everything that waits.
+    pub(crate) async fn shutdown(&mut self) {
+        // Fails when the client has disconnected, which needs no handling.
+        let _ = poll_fn(|cx| self.poll_send(cx)).await;
+        let _ = poll_fn(|cx| self.wire.poll_shutdown(cx)).await;
+    }
+
+    /// Reads and discards until the client ends its side.
+    pub(crate) async fn discard(&mut self) {
+        self.ahead = BytesMut::new();
+        while poll_fn(|cx| self.wire.poll_read(cx, READ, <[u8]>::len)).await.is_ok_and(|read| read > 0) {}
+    }
+}

@@ -1,0 +1,80 @@
+//! The bytes below HTTP/1.1: a socket, or the TLS stream over one.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pingora_rustls::ServerTlsStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The most bytes of one read.
+const MAX_READ: usize = 64 << 10;
+
+thread_local! {
+    /// Where bytes are read before they are copied to where they belong, so that a connection has no buffer while it
+    /// waits for its client.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_READ].into_boxed_slice());
+}
+
+/// What a connection reads from and writes to.
+pub(in crate::proxy::downstream) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<ServerTlsStream<TcpStream>>),
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
+}
+
+/// Calls a method of what is inside.
+macro_rules! with {
+    ($wire:expr, $inner:ident => $call:expr) => {
+        match $wire {
+            Wire::Plain($inner) => $call,
+            Wire::Tls($inner) => $call,
+            #[cfg(test)]
+            Wire::Memory($inner) => $call,
+        }
+    };
+}
+
+impl Wire {
+    /// Reads up to `most` bytes, and passes them to `take`; none means that the client has ended its side.
+    pub(super) fn poll_read<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: u64,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Poll<io::Result<T>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let most = usize::try_from(most).map_or(MAX_READ, |most| most.min(MAX_READ));
+            let mut into = ReadBuf::new(&mut scratch[..most]);
+            ready!(with!(self, inner => Pin::new(inner).poll_read(cx, &mut into)))?;
+            Poll::Ready(Ok(take(into.filled())))
+        })
+    }
+
+    /// Writes the beginning of `bytes`; returns how many of them.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        with!(self, inner => Pin::new(inner).poll_write(cx, bytes))
+    }
+
+    /// Writes the beginning of these parts in one system call; returns how many bytes of them.
+    pub(super) fn poll_write_parts(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        with!(self, inner => Pin::new(inner).poll_write_vectored(cx, parts))
+    }
+
+    /// Sends what the TLS stream holds back.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with!(self, inner => Pin::new(inner).poll_flush(cx))
+    }
+
+    /// Ends the side of this proxy.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with!(self, inner => Pin::new(inner).poll_shutdown(cx))
+    }
+}
