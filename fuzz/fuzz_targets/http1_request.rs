@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::BytesMut;
-use elida::proxy::downstream::http1::body::{self, Body};
+use elida::protocol::wire::http1::body::{self, Body};
 use elida::proxy::downstream::http1::head::{self, Head};
 use libfuzzer_sys::fuzz_target;
 

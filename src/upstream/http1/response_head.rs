@@ -6,9 +6,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Response, Version};
 use httparse::{ParserConfig, Status};
-use memchr::memchr_iter;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{ResponseHeader, header_value_from_raw};
+
+use crate::protocol::wire::http1::head_end;
 
 /// Maximum bytes of a head, as in Pingora's client.
 const MAX_HEAD: usize = 1 << 20;
@@ -35,7 +36,7 @@ impl HeadReader {
             input.advance(empty);
         }
         // Parsing waits for the end, so that a head in many pieces costs no more than one.
-        let Some(length) = end_of_head(input, self.searched.saturating_sub(2)) else {
+        let Some(length) = head_end::find(input, self.searched.saturating_sub(2)) else {
             self.searched = input.len();
             if input.len() > MAX_HEAD {
                 return Error::e_explain(ErrorType::InvalidHTTPHeader, "the response's head is too long");
@@ -45,16 +46,6 @@ impl HeadReader {
         self.searched = 0;
         parse(&input.split_to(length).freeze()).map(Some)
     }
-}
-
-/// Returns where the first empty line ends, whose line before ends at or after `from`.
-fn end_of_head(input: &[u8], from: usize) -> Option<usize> {
-    let tail = input.get(from..)?;
-    memchr_iter(b'\n', tail).find_map(|at| match tail.get(at + 1..) {
-        Some([b'\n', ..]) => Some(from + at + 2),
-        Some([b'\r', b'\n', ..]) => Some(from + at + 3),
-        _ => None,
-    })
 }
 
 /// Parses a complete head.

@@ -6,8 +6,9 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
-use super::body_reader::{BodyReader, Part};
 use super::response_head::{HeadReader, keeps_alive};
+use crate::protocol::wire::http1::body::{Body, Fault, Framing};
+use crate::protocol::wire::http1::fields::{Length, is_chunked};
 
 /// Reads the response to one request.
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ pub struct ResponseReader {
     to_head: bool,
     head: HeadReader,
     /// The body; `None` before the final head.
-    body: Option<BodyReader>,
+    body: Option<Body>,
     keeps_alive: bool,
 }
 
@@ -37,7 +38,7 @@ impl ResponseReader {
             return Ok(Some(head));
         }
         self.keeps_alive = keeps_alive(&head) && head.status != StatusCode::SWITCHING_PROTOCOLS;
-        self.body = Some(BodyReader::of(head.status, &head.headers, self.to_head)?);
+        self.body = Some(body(&head, self.to_head)?);
         if head.headers.contains_key(TRANSFER_ENCODING) {
             // The coding overrides the length, which must not be forwarded (RFC 9112, 6.3).
             head.remove_header(&CONTENT_LENGTH);
@@ -53,10 +54,7 @@ impl ResponseReader {
         let Some(body) = &mut self.body else {
             return Error::e_explain(ErrorType::InternalError, "a body is read before its head");
         };
-        Ok(match body.next(input)? {
-            Part::Data(data) => Some(data),
-            Part::Partial | Part::End => None,
-        })
+        body.take(input).map_err(invalid)
     }
 
     /// Ends the body with the connection.
@@ -66,26 +64,57 @@ impl ResponseReader {
     pub fn close(&mut self) -> Result<()> {
         self.keeps_alive = false;
         match &mut self.body {
-            Some(body) if body.is_done() => Ok(()),
-            Some(body @ BodyReader::UntilClose) => {
-                *body = BodyReader::NONE;
-                Ok(())
-            }
-            Some(BodyReader::Length(_) | BodyReader::Chunked(_)) | None => Error::e_explain(
-                ErrorType::ConnectionClosed,
-                "the backend closed the connection before the end of the response",
-            ),
+            Some(body) => body.close().map_err(invalid),
+            None => Err(invalid(Fault::CutShort)),
         }
     }
 
     /// Whether the whole response has been read.
     pub fn is_done(&self) -> bool {
-        self.body.as_ref().is_some_and(BodyReader::is_done)
+        self.body.as_ref().is_some_and(Body::is_done)
     }
 
     /// Whether the whole response has been read and the backend keeps the connection open, so that another request can
     /// follow if no input is left.
     pub fn is_reusable(&self) -> bool {
         self.is_done() && self.keeps_alive
+    }
+}
+
+/// Returns the body of the final response with this head (RFC 9112, 6.3); `to_head` if it answers a HEAD request.
+///
+/// # Errors
+/// There are two lengths, or one that is not a number.
+fn body(head: &ResponseHeader, to_head: bool) -> Result<Body> {
+    let is_coded = head.headers.contains_key(TRANSFER_ENCODING);
+    let mut length = Length::default();
+    if !is_coded {
+        // Checked even where it does not say where the body ends, since the client would see it.
+        let mut lines = head.headers.get_all(CONTENT_LENGTH).iter();
+        let is_valid = lines.try_for_each(|line| length.add(line.as_bytes())).is_ok();
+        if !is_valid {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "the Content-Length is not one number");
+        }
+    }
+    let has_none = head.status.is_informational()
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if to_head || has_none {
+        return Ok(Body::Done);
+    }
+    Ok(match length.get() {
+        Some(length) => Body::new(Framing::Length(length)),
+        None if is_coded && is_chunked(&head.headers) => Body::new(Framing::Chunked),
+        None => Body::Raw,
+    })
+}
+
+/// Returns the error of a body that has no valid end.
+fn invalid(fault: Fault) -> Box<Error> {
+    match fault {
+        Fault::CutShort => Error::explain(
+            ErrorType::ConnectionClosed,
+            "the backend closed the connection before the end of the response",
+        ),
+        Fault::Chunk(why) => Error::explain(ErrorType::Custom("InvalidChunk"), why),
     }
 }

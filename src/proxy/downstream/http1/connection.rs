@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::head::{self, Fault, Head};
 use super::outgoing::Outgoing;
 use super::wire::Wire;
+use crate::protocol::wire::http1::head_end::HeadEnd;
 use crate::proxy::downstream::timing::IdleTimer;
 
 /// The most bytes of a read of a head, and of a body whose length is not known.
@@ -30,6 +31,8 @@ pub(crate) struct Connection {
     wire: Wire,
     /// Bytes that were read and not used: of a body, or of the next request.
     pub(super) ahead: BytesMut,
+    /// What is known of the next head.
+    head_end: HeadEnd,
     pub(super) out: Outgoing,
     /// For all waits on this connection.
     pub(super) timer: IdleTimer,
@@ -38,7 +41,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection on which `ahead` was read already.
     pub(in crate::proxy::downstream) fn new(wire: Wire, ahead: BytesMut) -> Self {
-        Self { wire, ahead, out: Outgoing::new(), timer: IdleTimer::default() }
+        Self { wire, ahead, head_end: HeadEnd::default(), out: Outgoing::new(), timer: IdleTimer::default() }
     }
 
     /// Reads the head of the next request, which must be complete at `deadline`; `None` for no limit.
@@ -60,8 +63,10 @@ impl Connection {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Unread>> {
         loop {
             if !self.ahead.is_empty()
+                && self.head_end.is_worth_parsing(&self.ahead)
                 && let Some(head) = head::take(&mut self.ahead).map_err(Unread::Head)?
             {
+                self.head_end = HeadEnd::default();
                 return Poll::Ready(Ok(head));
             }
             match ready!(self.poll_fill(cx, READ)) {

@@ -14,9 +14,9 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tracing::warn;
 
-use super::body::{Body, Fault};
 use super::connection::{Connection, READ};
 use super::head::Head;
+use crate::protocol::wire::http1::body::{Body, Fault};
 use crate::proxy::downstream::timing::IdleTimer;
 
 /// A request that was read from a connection, and its response.

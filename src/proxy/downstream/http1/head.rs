@@ -12,7 +12,8 @@ use httparse::Status;
 use pingora_core::protocols::http::authority::validate_request_authority;
 use pingora_http::RequestHeader;
 
-use super::fields::{Length, ends_chunked, wants_kept};
+use crate::protocol::wire::http1::body::{Framing, split};
+use crate::protocol::wire::http1::fields::{Length, ends_chunked, wants_kept};
 
 /// The most fields of a head. The configured limits are checked by `proxy/receive`; this one bounds the parser.
 const MAX_FIELDS: usize = 256;
@@ -39,15 +40,6 @@ impl Head {
         let header = Box::new(Request::new(()).into_parts().0.into());
         Self { header, raw: Bytes::new(), framing: Framing::Length(0), keeps_open: false }
     }
-}
-
-/// How the body of a request is delimited (RFC 9112, 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// This many bytes; 0 without `Content-Length`.
-    Length(u64),
-    /// In chunks.
-    Chunked,
 }
 
 /// Why a head is rejected.
@@ -121,15 +113,6 @@ pub fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Fault> {
     }
     validate_request_authority(&header).map_err(|_| Fault::Invalid)?;
     Ok(Some(Head { header: Box::new(header), raw, framing, keeps_open: facts.keeps_open(version) }))
-}
-
-/// Takes the first bytes from a buffer, without a copy.
-pub(super) fn split(buffer: &mut BytesMut, length: usize) -> Bytes {
-    match length == buffer.len() {
-        // Not shared with the rest, so the memory needs no counter.
-        true => std::mem::take(buffer).freeze(),
-        false => buffer.split_to(length).freeze(),
-    }
 }
 
 impl Facts {

@@ -9,8 +9,8 @@ use http::{Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
-use super::fields::{is_chunked, length};
 use super::wire::Wire;
+use crate::protocol::wire::http1::fields::{is_chunked, length};
 
 /// Larger pieces of a body are not copied: they are sent from where they are, after what waits.
 const MAX_COPIED: usize = 4 << 10;

@@ -5,18 +5,18 @@ use http::{HeaderMap, HeaderValue};
 
 /// A `Content-Length` that is not a number, or differs from another one of the same message (RFC 9112, 6.3).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NoLength;
+pub struct NoLength;
 
 /// Collects the values of `Content-Length`. Equal ones count as one (RFC 9110, 8.6).
 #[derive(Default)]
-pub(super) struct Length(Option<u64>);
+pub struct Length(Option<u64>);
 
 impl Length {
     /// Adds the value of a field line, which may be a list.
     ///
     /// # Errors
     /// An element is not a number of 64 bits, or differs from an earlier one.
-    pub(super) fn add(&mut self, line: &[u8]) -> Result<(), NoLength> {
+    pub fn add(&mut self, line: &[u8]) -> Result<(), NoLength> {
         for element in line.split(|byte| *byte == b',') {
             let number = number(element.trim_ascii()).ok_or(NoLength)?;
             if self.0.replace(number).is_some_and(|other| other != number) {
@@ -27,7 +27,7 @@ impl Length {
     }
 
     /// Returns the length; `None` when no value was added.
-    pub(super) fn get(&self) -> Option<u64> {
+    pub fn get(&self) -> Option<u64> {
         self.0
     }
 }
@@ -44,27 +44,27 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 /// Returns the length of a response; `None` when it has none or one that is not valid.
-pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+pub fn length(headers: &HeaderMap) -> Option<u64> {
     let mut length = Length::default();
     headers.get_all(CONTENT_LENGTH).iter().try_for_each(|line| length.add(line.as_bytes())).ok()?;
     length.get()
 }
 
 /// Whether `chunked` is the last coding of a message whose last `Transfer-Encoding` line has this value.
-pub(super) fn ends_chunked(line: &[u8]) -> bool {
+pub fn ends_chunked(line: &[u8]) -> bool {
     let last = memchr::memrchr(b',', line).map_or(line, |comma| &line[comma + 1..]);
     last.trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
 
 /// Whether `chunked` is the last coding of a response.
-pub(super) fn is_chunked(headers: &HeaderMap) -> bool {
+pub fn is_chunked(headers: &HeaderMap) -> bool {
     let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
     last.map(HeaderValue::as_bytes).is_some_and(ends_chunked)
 }
 
 /// Whether the client wants the connection to be kept (RFC 9112, 9.3), by the value of its first `Connection` field;
 /// `None` when that does not say.
-pub(super) fn wants_kept(connection: &[u8]) -> Option<bool> {
+pub fn wants_kept(connection: &[u8]) -> Option<bool> {
     if connection.eq_ignore_ascii_case(b"keep-alive") {
         return Some(true);
     }

@@ -1,4 +1,4 @@
-//! Decodes the body of a request (RFC 9112, 6 and 7): by length, in chunks, or raw bytes after a `101`.
+//! Decodes the body of a message (RFC 9112, 6 and 7): by length, in chunks, or all bytes up to the end of the connection.
 //!
 //! Trailers and chunk extensions are read and dropped. A chunk is strict, since a proxy in front that reads it
 //! differently would find another request in it: each line ends in CR LF, also inside extensions, sizes have digits and
@@ -6,13 +6,29 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::head::{Framing, split};
-
 /// The most bytes of the line of a chunk's size, with its extensions (RFC 9112, 7.1.1).
 const MAX_SIZE_LINE: usize = 8 << 10;
 
 /// The most bytes of all trailers.
 const MAX_TRAILERS: usize = 64 << 10;
+
+/// How the body of a request is delimited (RFC 9112, 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// This many bytes; 0 without `Content-Length`.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// Takes the first bytes from a buffer, without a copy.
+pub fn split(buffer: &mut BytesMut, length: usize) -> Bytes {
+    match length == buffer.len() {
+        // Not shared with the rest, so the memory needs no counter.
+        true => std::mem::take(buffer).freeze(),
+        false => buffer.split_to(length).freeze(),
+    }
+}
 
 /// Why a body is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +39,14 @@ pub enum Fault {
     Chunk(&'static str),
 }
 
-/// The body of a request, as far as it has been read.
+/// The body of a message, as far as it has been read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Body {
     /// This many bytes are still to come.
     Length(u64),
     /// It comes in chunks.
     Chunked(Chunk),
-    /// All that comes until the client ends the connection, after a `101 Switching Protocols`.
+    /// All that comes until the connection ends: after a `101 Switching Protocols`, or of a response without a length.
     Raw,
     /// It was read to its end.
     Done,
@@ -67,7 +83,7 @@ impl Body {
     }
 
     /// Returns how many bytes can be read without reading beyond the body; `None` when that is not known.
-    pub(super) fn left(&self) -> Option<u64> {
+    pub fn left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             _ => None,
