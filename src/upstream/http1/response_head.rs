@@ -32,8 +32,9 @@ impl HeadReader {
     pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
         if self.searched == 0 {
             // Some servers send an empty line after a body.
-            let empty = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            input.advance(empty);
+            while input.starts_with(b"\r\n") || input.starts_with(b"\n") {
+                input.advance(if input[0] == b'\r' { 2 } else { 1 });
+            }
         }
         // Parsing waits for the end, so that a head in many pieces costs no more than one.
         let Some(length) = head_end::find(input, self.searched.saturating_sub(2)) else {

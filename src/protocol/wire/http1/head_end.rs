@@ -3,6 +3,9 @@
 
 use memchr::memchr_iter;
 
+/// Heads up to this many bytes are parsed with each piece, so that what is no head is noticed at once.
+const SHORT: usize = 4 << 10;
+
 /// What is known of the bytes of a head so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadEnd {
@@ -13,12 +16,12 @@ pub struct HeadEnd {
 }
 
 impl HeadEnd {
-    /// Returns whether a head in front of `input` should be parsed: its end is there, or twice as much as was parsed before,
-    /// so that what is no head is noticed early.
+    /// Returns whether a head in front of `input` should be parsed: it is short, its end is there, or twice as much as was
+    /// parsed before.
     pub fn is_worth_parsing(&mut self, input: &[u8]) -> bool {
         let has_end = find(input, self.searched.saturating_sub(2)).is_some();
         self.searched = input.len();
-        let is_worth = has_end || input.len() >= 2 * self.parsed;
+        let is_worth = has_end || input.len() < SHORT || input.len() >= 2 * self.parsed;
         if is_worth {
             self.parsed = input.len();
         }
@@ -51,11 +54,12 @@ mod tests {
         ] {
             assert_eq!(find(head.as_bytes(), 0), end, "{head:?}");
             for step in 1..4 {
-                let mut known = HeadEnd { searched: 0, parsed: 1 << 20 };
-                let worth = (1..=head.len())
-                    .step_by(step)
-                    .chain([head.len()])
-                    .any(|to| known.is_worth_parsing(&head.as_bytes()[..to]));
+                let (mut known, before) = (HeadEnd { searched: 0, parsed: 1 << 20 }, b"x".repeat(SHORT));
+                let mut seen = before.clone();
+                let worth = head.as_bytes().chunks(step).any(|piece| {
+                    seen.extend_from_slice(piece);
+                    known.is_worth_parsing(&seen)
+                });
                 assert_eq!(worth, end.is_some(), "{head:?} in steps of {step}");
             }
         }
@@ -65,7 +69,7 @@ mod tests {
     fn a_head_that_comes_byte_by_byte_is_parsed_seldom() {
         let head = b"x".repeat(1 << 16);
         let mut known = HeadEnd::default();
-        let parsed = (1..=head.len()).filter(|to| known.is_worth_parsing(&head[..*to])).count();
-        assert_eq!(parsed, 17);
+        let parsed = (SHORT..=head.len()).filter(|to| known.is_worth_parsing(&head[..*to])).count();
+        assert_eq!(parsed, 5);
     }
 }

@@ -62,12 +62,15 @@ impl Connection {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Unread>> {
         loop {
-            if !self.ahead.is_empty()
-                && self.head_end.is_worth_parsing(&self.ahead)
-                && let Some(head) = head::take(&mut self.ahead).map_err(Unread::Head)?
-            {
-                self.head_end = HeadEnd::default();
-                return Poll::Ready(Ok(head));
+            if !self.ahead.is_empty() && self.head_end.is_worth_parsing(&self.ahead) {
+                match head::take(&mut self.ahead) {
+                    Ok(Some(head)) => {
+                        self.head_end = HeadEnd::default();
+                        return Poll::Ready(Ok(head));
+                    }
+                    Ok(None) => {}
+                    Err(fault) => return Poll::Ready(Err(Unread::Head(fault))),
+                }
             }
             match ready!(self.poll_fill(cx, READ)) {
                 Ok(read) if read > 0 => {}
