@@ -94,6 +94,8 @@ impl DownstreamSession {
                 Poll::Pending
             }
             Ok(_) if is_body => http1.poll_body(cx),
+            // The client has its response: that it leaves now ends nothing.
+            Ok(_) if self.is_answered => Poll::Pending,
             // Without a budget left (`backpressure`), the first poll would not see what is there.
             Ok(_) if idle == Some(true) => pin!(unconstrained(poll_fn(|cx| http1.poll_end(cx)))).poll(cx),
             Ok(_) => http1.poll_end(cx),
