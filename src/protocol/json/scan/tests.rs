@@ -333,12 +333,11 @@ fn bodies() -> Vec<String> {
     texts.collect()
 }
 
+/// Reports of one text, and the scanner's state after it.
+type TextRead = (Vec<(usize, String)>, bool, bool);
+
 /// Reports and state after each text, read in chunks of these sizes; parts that follow each other are joined.
-fn read_all(
-    paths: &Arc<PathSet>,
-    texts: &[Vec<u8>],
-    sizes: &[usize],
-) -> Vec<(Vec<(usize, String)>, bool, bool)> {
+fn read_all(paths: &Arc<PathSet>, texts: &[Vec<u8>], sizes: &[usize]) -> Vec<TextRead> {
     let mut scanner = Scanner::new(paths.clone());
     let read = |text: &Vec<u8>| {
         let (mut found, mut parts) = (Vec::<(usize, String)>::new(), false);
