@@ -172,6 +172,13 @@ impl Upstream {
         Ok(())
     }
 
+    /// Gives up the rest of the request, which must not look complete to the backend.
+    pub(super) fn abandon(&self) {
+        if let Some(writer) = &self.0.lock().writer {
+            writer.abort();
+        }
+    }
+
     /// Writes what waits to be written, and returns whether there is room for more.
     ///
     /// # Errors

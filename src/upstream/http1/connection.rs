@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::{Pin, pin};
@@ -18,6 +19,7 @@ use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::task::coop::unconstrained;
 
 use super::request_writer::{RequestWriter, WriteHalf};
 
@@ -86,7 +88,9 @@ impl Connection {
     /// sent what nobody asked for.
     pub(super) fn is_silent(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.input.is_empty() && self.read_half.as_ref().poll_read_ready(&mut cx).is_pending()
+        // A task without budget would find every connection silent.
+        let ready = unconstrained(poll_fn(|cx| self.read_half.as_ref().poll_read_ready(cx)));
+        self.input.is_empty() && pin!(ready).poll(&mut cx).is_pending()
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -19,6 +20,7 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
+use tokio::task::coop::unconstrained;
 
 /// Maximum buffers that one system call writes.
 const MAX_BUFFERS: usize = 16;
@@ -257,7 +259,9 @@ impl State {
             for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
                 *slice = IoSlice::new(bytes);
             }
-            match ready!(Pin::new(socket).poll_write_vectored(cx, &slices[..count])) {
+            let write = poll_fn(|cx| Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count]));
+            // A task without budget (`backpressure`) is no backend that does not read.
+            match ready!(pin!(unconstrained(write)).poll(cx)) {
                 Ok(0) => self.fail(io::ErrorKind::WriteZero),
                 Ok(written) => self.written(written),
                 Err(error) => self.fail(error.kind()),

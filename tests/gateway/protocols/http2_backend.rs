@@ -240,6 +240,32 @@ async fn trailers_of_a_request_do_not_harm_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_a_request_do_not_harm_it_at_a_backend_of_http1() {
+    let backend = RawBackend::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let through = Gateway::start(&backend).await;
+    let mut client = Client::connect(through.proxy()).await;
+    for (kind, pieces) in [
+        ("application/grpc", &["a", "b"][..]),
+        ("application/json", &["{\"model\":", "\"m\"}"]),
+        ("application/json", &[]),
+    ] {
+        let request = http::Request::post(format!("http://{}/echo", through.proxy()))
+            .header("content-type", kind)
+            .body(())
+            .expect("a head");
+        let (answer, mut upload) = client.begin(request, false).await;
+        for piece in pieces {
+            write(&mut upload, Bytes::from_static(piece.as_bytes()), false).await.expect("a piece");
+            short_wait().await;
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", "1".parse().expect("a value"));
+        upload.send_trailers(trailers).expect("trailers");
+        within("an answer", answer).await.expect("a head");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_who_does_not_read_does_not_stop_the_others_of_the_connection() {
     let backend = H2Backend::start(async |mut asked: BackendRequest| {
         if asked.path == "/now" {

@@ -17,6 +17,9 @@ use crate::proxy::downstream::timing::IdleTimer;
 /// The most bytes of a read of a head, and of a body whose length is not known.
 pub(super) const READ: u64 = 64 << 10;
 
+/// The most bytes of empty lines in front of a request.
+const MAX_EMPTY: usize = 16;
+
 /// Why no request could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unread {
@@ -62,6 +65,12 @@ impl Connection {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Unread>> {
         loop {
+            // The parser skips them, from the first one each time (RFC 9112, 2.2).
+            let empty =
+                self.ahead.iter().take(MAX_EMPTY + 1).take_while(|byte| matches!(byte, b'\r' | b'\n'));
+            if empty.count() > MAX_EMPTY {
+                return Poll::Ready(Err(Unread::Head(Fault::Invalid)));
+            }
             if !self.ahead.is_empty() && self.head_end.is_worth_parsing(&self.ahead) {
                 match head::take(&mut self.ahead) {
                     Ok(Some(head)) => {
@@ -95,6 +104,11 @@ impl Connection {
     /// Sends everything that waits.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.out.poll_send(&mut self.wire, cx)
+    }
+
+    /// Lets the connection be reset when it is dropped, so that its end is not taken for the end of a response.
+    pub(super) fn reset_on_drop(&self) {
+        self.wire.reset_on_drop();
     }
 
     /// Ends this side of the connection after everything that waits.

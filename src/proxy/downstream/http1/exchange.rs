@@ -186,8 +186,21 @@ impl Exchange {
         self.connection
     }
 
+    /// Prepares for the end of a response that is not complete: if the end of the connection would complete it, the
+    /// connection is reset instead. Returns whether that is so.
+    pub(crate) fn break_off(&self) -> bool {
+        let is_until_close = self.connection.out.is_until_close() && !self.is_upgraded;
+        if is_until_close {
+            self.connection.reset_on_drop();
+        }
+        is_until_close
+    }
+
     /// Ends the proxy's side of the connection after everything that was added.
     pub(crate) async fn shutdown(&mut self) {
+        if self.break_off() {
+            return;
+        }
         self.connection.shutdown().await;
     }
 

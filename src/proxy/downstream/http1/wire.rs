@@ -73,6 +73,17 @@ impl Wire {
         with!(self, inner => Pin::new(inner).poll_flush(cx))
     }
 
+    /// Makes the kernel reset the connection when it is closed, and discard what was not sent.
+    pub(super) fn reset_on_drop(&self) {
+        // It fails on a socket that is no longer connected, which needs no reset.
+        let _ = match self {
+            Self::Plain(tcp) => tcp.set_zero_linger(),
+            Self::Tls(tls) => tls.get_ref().0.set_zero_linger(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
+        };
+    }
+
     /// Ends the side of this proxy.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         with!(self, inner => Pin::new(inner).poll_shutdown(cx))

@@ -129,6 +129,8 @@ impl Drop for DownstreamSession {
             && let Some(inner) = self.inner.take()
         {
             self.handle.return_session(inner);
+        } else if let Some(ClientSession::Http1(http1)) = &self.inner {
+            http1.break_off();
         }
     }
 }

@@ -46,6 +46,8 @@ pub(crate) struct Http2Session {
     response: Option<Box<ResponseHeader>>,
     /// END_STREAM was sent.
     ended: bool,
+    /// The body of the request was read to its end. `RecvStream` does not know it while trailers wait.
+    has_read_all: bool,
     /// Bytes of the bodies.
     read: usize,
     sent: usize,
@@ -75,6 +77,7 @@ impl Http2Session {
             writer: None,
             response: None,
             ended: false,
+            has_read_all: false,
             read: 0,
             sent: 0,
             digest: Digest::default(),
@@ -221,6 +224,7 @@ impl Session for Http2Session {
             // It fails when the client has reset the stream, which the next read reports.
             let _ = self.body.flow_control().release_capacity(data.len());
         }
+        self.has_read_all |= data.is_none();
         Ok(data)
     }
 
@@ -288,7 +292,7 @@ impl Session for Http2Session {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.is_body_empty() || self.body.is_end_stream()
+        self.has_read_all || self.is_body_empty() || self.body.is_end_stream()
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -298,7 +302,7 @@ impl Session for Http2Session {
     fn is_body_empty(&mut self) -> bool {
         let declares_none =
             || self.head.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
-        self.read == 0 && (self.body.is_end_stream() || declares_none())
+        self.read == 0 && (self.has_read_all || self.body.is_end_stream() || declares_none())
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {

@@ -87,6 +87,7 @@ impl DownstreamSession {
             Err(error) => Poll::Ready(Err(error)),
             Ok(Room::Full | Room::Failed) if self.is_answered && idle == Some(false) => {
                 self.is_abandoned = true;
+                handle.upstream.abandon();
                 return Poll::Ready(Ok(Event::Chunk(None)));
             }
             Ok(Room::Full | Room::Failed) if idle == Some(false) => {
@@ -145,6 +146,7 @@ impl DownstreamSession {
                         Some(chunk) => break chunk,
                         None => {
                             self.is_abandoned = true;
+                            handle.upstream.abandon();
                             return Ok(None);
                         }
                     },
