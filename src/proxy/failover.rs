@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use tracing::warn;
 
 use super::dispatch::Route;
-use super::downstream::{RequestHandle, UPSTREAM_IDLE};
+use super::downstream::UPSTREAM_IDLE;
 use super::receive::Received;
 use super::request_ctx::{RequestCtx, Routed};
 use super::verdict;
@@ -212,17 +212,16 @@ pub(crate) fn after_closed(ctx: &mut RequestCtx, error: &Error, session: &Sessio
     }
     let may_repeat =
         || session.req_header().method.is_idempotent() || route.backend.settings().resend() == Resend::Always;
-    let is_unprocessed = is_half_written(error)
-        || ended_unanswered(error) && (is_unwritten(&who.received.handle, session) || may_repeat());
+    let is_unprocessed =
+        is_half_written(error) || ended_unanswered(error) && (is_unwritten(session) || may_repeat());
     is_unprocessed && !route.has_responded && route.resend()
 }
 
-/// Returns whether the request has a body and none of it was written to the backend (HTTP/1.1). A buffered body is
-/// one chunk.
-fn is_unwritten(handle: &RequestHandle, session: &Session) -> bool {
+/// Returns whether the request has a body and none of it was written to the backend, as Pingora's HTTP/1.1 client says. A
+/// buffered body is one chunk. Our own client writes head and body at once and cannot say it.
+fn is_unwritten(session: &Session) -> bool {
     let has_body = session.as_ref().get_retry_buffer().is_some_and(|body| !body.is_empty());
-    let is_unwritten = session.upstream_body_bytes_sent() == Some(0) || handle.upstream.is_body_unwritten();
-    has_body && is_unwritten
+    has_body && session.upstream_body_bytes_sent() == Some(0)
 }
 
 fn note_failure(ctx: &RequestCtx, unreached: bool) {

@@ -70,7 +70,7 @@ impl Rules<'_> {
 }
 
 /// Returns whether this field belongs to the client's connection (RFC 9110, 7.6.1). The framing of the body does, too: it
-/// is written anew for the backend's.
+/// is set again for the backend's connection.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

@@ -55,7 +55,7 @@ impl Entry {
         matches!(self, Self::Captured(_))
     }
 
-    /// Returns true if the entry may wait some milliseconds for others. Whoever gave an order wants it to be on record.
+    /// Returns true if the entry may wait some milliseconds for others. Orders do not wait, because an operator expects them to be on record at once.
     pub(in crate::history) fn can_wait(&self) -> bool {
         match self {
             Self::Started { .. } | Self::Ended(_) | Self::Captured(_) => true,

@@ -154,11 +154,6 @@ impl Upstream {
         self.0.lock().writer.is_some()
     }
 
-    /// Whether our own client has written nothing of the request's body.
-    pub(crate) fn is_body_unwritten(&self) -> bool {
-        self.0.lock().writer.as_ref().is_some_and(RequestWriter::is_body_unwritten)
-    }
-
     /// Stops the request in the middle of its body. Returns the error if Pingora passes it on itself; beside our own client
     /// it would wait for the response first, so that the next wait for the client ends with it instead.
     ///

@@ -43,10 +43,6 @@ struct State {
     /// What is not written yet.
     queue: VecDeque<Bytes>,
     framing: Framing,
-    /// Bytes of the head.
-    head: usize,
-    /// Bytes written of head and body.
-    written: usize,
     /// Why no more is written.
     failure: Option<io::ErrorKind>,
 }
@@ -69,8 +65,6 @@ impl WriteHalf {
             scratch: BytesMut::new(),
             queue: VecDeque::new(),
             framing: Framing::Ended,
-            head: 0,
-            written: 0,
             failure: None,
         })))
     }
@@ -133,12 +127,6 @@ impl RequestWriter {
         }
     }
 
-    /// Returns whether nothing of the body was given to the connection.
-    pub fn is_body_unwritten(&self) -> bool {
-        let state = self.half.0.lock();
-        state.request == self.request && state.written <= state.head
-    }
-
     /// Closes the connection for writing in the middle of the request, whose end must not look like one.
     pub fn abort(&self) {
         let mut state = self.half.0.lock();
@@ -157,7 +145,7 @@ impl RequestWriter {
         state.scratch.reserve(HEAD_CAPACITY);
         write_head(head, &mut state.scratch)?;
         let head = state.scratch.split().freeze();
-        (state.head, state.written, state.failure) = (head.len(), 0, None);
+        state.failure = None;
         state.queue.push_back(head);
         if !has_body {
             state.try_write();
@@ -244,7 +232,7 @@ impl State {
 
     /// Writes as much as possible without waiting.
     fn try_write(&mut self) {
-        // Whoever waits for room registers its own waker.
+        // `poll` registers the waker of the task that waits for room.
         let _ = self.poll_write(&mut Context::from_waker(Waker::noop()));
     }
 
@@ -271,7 +259,6 @@ impl State {
     }
 
     fn written(&mut self, mut written: usize) {
-        self.written += written;
         while let Some(first) = self.queue.front_mut() {
             let length = first.len().min(written);
             first.advance(length);

@@ -8,7 +8,7 @@ use pingora_http::ResponseHeader;
 
 use super::response_head::{HeadReader, keeps_alive};
 use crate::protocol::wire::http1::body::{Body, Fault, Framing};
-use crate::protocol::wire::http1::fields::{Length, is_chunked};
+use crate::protocol::wire::http1::fields::{is_chunked, length};
 
 /// Reads the response to one request.
 #[derive(Debug, Default)]
@@ -87,21 +87,16 @@ impl ResponseReader {
 /// There are two lengths, or one that is not a number.
 fn body(head: &ResponseHeader, to_head: bool) -> Result<Body> {
     let is_coded = head.headers.contains_key(TRANSFER_ENCODING);
-    let mut length = Length::default();
-    if !is_coded {
-        // Checked even where it does not say where the body ends, since the client would see it.
-        let mut lines = head.headers.get_all(CONTENT_LENGTH).iter();
-        let is_valid = lines.try_for_each(|line| length.add(line.as_bytes())).is_ok();
-        if !is_valid {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "the Content-Length is not one number");
-        }
-    }
+    // Checked even where it does not say where the body ends, since the client would see it.
+    let length = if is_coded { Ok(None) } else { length(&head.headers) };
+    let length = length
+        .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "the Content-Length is not one number"))?;
     let has_none = head.status.is_informational()
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if to_head || has_none {
         return Ok(Body::Done);
     }
-    Ok(match length.get() {
+    Ok(match length {
         Some(length) => Body::new(Framing::Length(length)),
         None if is_coded && is_chunked(&head.headers) => Body::new(Framing::Chunked),
         None => Body::Raw,

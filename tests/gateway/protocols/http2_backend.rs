@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::Reason;
+use h2::{Reason, SendStream};
 use http::HeaderMap;
 use serde_json::json;
 use tokio_rustls::rustls::ServerConfig;
@@ -211,6 +211,17 @@ async fn trailers_pass_to_those_who_can_take_them() {
     assert_eq!((answer.text().as_str(), answer.is_whole), ("body", true));
 }
 
+/// Sends a body in pieces, and trailers.
+async fn send_with_trailers(upload: &mut SendStream<Bytes>, pieces: &[&'static str]) {
+    for piece in pieces {
+        write(upload, Bytes::from_static(piece.as_bytes()), false).await.expect("a piece");
+        short_wait().await;
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", "1".parse().expect("a value"));
+    upload.send_trailers(trailers).expect("trailers");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_of_a_request_do_not_harm_it() {
     let answering = async |asked: BackendRequest| asked.answer("ok").await;
@@ -225,13 +236,7 @@ async fn trailers_of_a_request_do_not_harm_it() {
             .body(())
             .expect("a head");
         let (answer, mut upload) = client.begin(request, false).await;
-        for piece in pieces {
-            write(&mut upload, Bytes::from_static(piece.as_bytes()), false).await.expect("a piece");
-            short_wait().await;
-        }
-        let mut trailers = HeaderMap::new();
-        trailers.insert("x-checksum", "1".parse().expect("a value"));
-        upload.send_trailers(trailers).expect("trailers");
+        send_with_trailers(&mut upload, pieces).await;
         let answer = within("an answer", answer).await.expect("a head");
         assert_eq!(answer.status(), 200);
         let seen = backend.requests().pop().expect("a request");
@@ -254,13 +259,7 @@ async fn trailers_of_a_request_do_not_harm_it_at_a_backend_of_http1() {
             .body(())
             .expect("a head");
         let (answer, mut upload) = client.begin(request, false).await;
-        for piece in pieces {
-            write(&mut upload, Bytes::from_static(piece.as_bytes()), false).await.expect("a piece");
-            short_wait().await;
-        }
-        let mut trailers = HeaderMap::new();
-        trailers.insert("x-checksum", "1".parse().expect("a value"));
-        upload.send_trailers(trailers).expect("trailers");
+        send_with_trailers(&mut upload, pieces).await;
         within("an answer", answer).await.expect("a head");
     }
 }

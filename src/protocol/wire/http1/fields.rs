@@ -43,11 +43,14 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Returns the length of a response; `None` when it has none or one that is not valid.
-pub fn length(headers: &HeaderMap) -> Option<u64> {
+/// Returns the length of a response; `None` when it has none.
+///
+/// # Errors
+/// It is not a number, or there are two different ones.
+pub fn length(headers: &HeaderMap) -> Result<Option<u64>, NoLength> {
     let mut length = Length::default();
-    headers.get_all(CONTENT_LENGTH).iter().try_for_each(|line| length.add(line.as_bytes())).ok()?;
-    length.get()
+    headers.get_all(CONTENT_LENGTH).iter().try_for_each(|line| length.add(line.as_bytes()))?;
+    Ok(length.get())
 }
 
 /// Whether `chunked` is the last coding of a message whose last `Transfer-Encoding` line has this value.

@@ -35,7 +35,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Stands for a head that was rejected, so that it can be answered.
+    /// Returns an empty head in place of a rejected one, so that an error response can be written.
     pub(in crate::proxy::downstream) fn rejected() -> Self {
         let header = Box::new(Request::new(()).into_parts().0.into());
         Self { header, raw: Bytes::new(), framing: Framing::Length(0), keeps_open: false }

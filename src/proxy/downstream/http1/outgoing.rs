@@ -102,7 +102,7 @@ impl Outgoing {
         } else if is_chunked(&head.headers) {
             Framing::Chunked
         } else {
-            length(&head.headers).map_or(Framing::UntilClose, Framing::Length)
+            length(&head.headers).ok().flatten().map_or(Framing::UntilClose, Framing::Length)
         };
     }
 

@@ -118,17 +118,10 @@ async fn pingora(stream: DuplexStream, reply: &Reply) -> Seen {
         let is_empty = session.is_body_empty();
         let (raw, is_upgrade) = (session.to_h1_raw(), session.is_upgrade_req());
         seen.requests.push(request(session.req_header(), raw, is_upgrade, is_empty));
-        let mut body = Vec::new();
-        loop {
-            match session.read_request_body().await {
-                Ok(Some(part)) => body.extend_from_slice(&part),
-                Ok(None) => break,
-                Err(_) => {
-                    seen.rejected = true;
-                    return seen;
-                }
-            }
-        }
+        let Ok(body) = whole(async || session.read_request_body().await).await else {
+            seen.rejected = true;
+            return seen;
+        };
         seen.requests.last_mut().unwrap().body = Some(body);
         if reply.interim {
             session.write_response_header(Box::new(ResponseHeader::build(103, None).unwrap())).await.unwrap();
@@ -146,6 +139,17 @@ async fn pingora(stream: DuplexStream, reply: &Reply) -> Seen {
     }
 }
 
+/// Reads a body part by part to its end.
+async fn whole(
+    mut next: impl AsyncFnMut() -> pingora_core::Result<Option<Bytes>>,
+) -> pingora_core::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(part) = next().await? {
+        body.extend_from_slice(&part);
+    }
+    Ok(body)
+}
+
 async fn ours(stream: DuplexStream, reply: &Reply) -> Seen {
     let mut seen = Seen::default();
     let mut connection = Connection::new(Wire::Memory(stream), BytesMut::new());
@@ -160,17 +164,10 @@ async fn ours(stream: DuplexStream, reply: &Reply) -> Seen {
         let mut exchange = Box::new(Exchange::new(connection, head));
         let (head, is_upgrade) = (exchange.head(), exchange.is_upgrade_request());
         seen.requests.push(request(&head.header, head.raw.clone(), is_upgrade, exchange.is_body_empty()));
-        let mut body = Vec::new();
-        loop {
-            match poll_fn(|cx| exchange.poll_body(cx)).await {
-                Ok(Some(part)) => body.extend_from_slice(&part),
-                Ok(None) => break,
-                Err(_) => {
-                    seen.rejected = true;
-                    return seen;
-                }
-            }
-        }
+        let Ok(body) = whole(async || poll_fn(|cx| exchange.poll_body(cx)).await).await else {
+            seen.rejected = true;
+            return seen;
+        };
         seen.requests.last_mut().unwrap().body = Some(body);
         if reply.interim {
             exchange.add_head(Box::new(ResponseHeader::build(103, None).unwrap())).unwrap();

@@ -43,6 +43,23 @@ macro_rules! without_messages {
 }
 pub(super) use without_messages;
 
+/// Implements the methods of `custom::server::Session` for replay: `DownstreamSession` buffers bodies, not the session that it
+/// wraps.
+macro_rules! without_replay {
+    () => {
+        fn enable_retry_buffering(&mut self) {}
+
+        fn retry_buffer_truncated(&self) -> bool {
+            false
+        }
+
+        fn get_retry_buffer(&self) -> Option<Bytes> {
+            None
+        }
+    };
+}
+pub(super) use without_replay;
+
 /// Implements the methods of `custom::server::Session` that only forward to the wrapped session, by `self.inner()` and
 /// `self.inner_mut()`.
 macro_rules! forward_to_inner {

@@ -24,7 +24,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::forward::without_messages;
+use super::forward::{without_messages, without_replay};
 
 /// Fields that belong to a connection of HTTP/1.1 (RFC 9113, 8.2.2).
 const OF_HTTP1: [HeaderName; 5] = [
@@ -342,18 +342,9 @@ impl Session for Http2Session {
         http_req_header_to_wire(&self.head).map(bytes::BytesMut::freeze).unwrap_or_default()
     }
 
-    // `DownstreamSession` buffers bodies for replay.
-    fn enable_retry_buffering(&mut self) {}
-
-    fn retry_buffer_truncated(&self) -> bool {
-        false
-    }
-
-    fn get_retry_buffer(&self) -> Option<Bytes> {
-        None
-    }
-
     without_messages!();
+
+    without_replay!();
 }
 
 #[cfg(test)]

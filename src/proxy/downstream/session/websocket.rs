@@ -22,7 +22,7 @@ use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::forward::{forward_to_inner, without_messages};
+use super::forward::{forward_to_inner, without_messages, without_replay};
 use super::http2_session::Http2Session;
 
 /// An HTTP/2 stream that requests a WebSocket.
@@ -168,17 +168,6 @@ impl Session for WebSocketStream {
         http_req_header_to_wire(&self.head).map(bytes::BytesMut::freeze).unwrap_or_default()
     }
 
-    // `DownstreamSession` buffers bodies for replay, and a WebSocket request has none.
-    fn enable_retry_buffering(&mut self) {}
-
-    fn retry_buffer_truncated(&self) -> bool {
-        false
-    }
-
-    fn get_retry_buffer(&self) -> Option<Bytes> {
-        None
-    }
-
     fn is_upgrade_req(&self) -> bool {
         true
     }
@@ -190,6 +179,8 @@ impl Session for WebSocketStream {
     forward_to_inner!();
 
     without_messages!();
+
+    without_replay!();
 }
 
 #[cfg(test)]
