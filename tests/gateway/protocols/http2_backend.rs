@@ -37,13 +37,11 @@ async fn gateway(backend: &impl Backend, keys: &str, server: &str) -> Gateway {
 const ALWAYS: &str = ", pool: { http2: always }";
 
 /// Answers `/now…` at once; starts a stream for other paths and waits until it is reset.
-async fn serve(mut asked: BackendRequest) {
+async fn serve(asked: BackendRequest) {
     if asked.path.starts_with("/now") {
         return asked.answer("ok").await;
     }
-    let mut to = asked.begin("text/event-stream");
-    write(&mut to, "data: {\"choices\":[]}\n\n".into(), false).await.expect("an event");
-    asked.wait_for_reset(&mut to).await;
+    asked.stream_until_reset("text/event-stream", "data: {\"choices\":[]}\n\n".into()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

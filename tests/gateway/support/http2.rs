@@ -483,10 +483,19 @@ impl BackendRequest {
         self.respond.send_reset(reason);
     }
 
-    /// Waits until the gateway resets the stream, and records the reason.
-    pub async fn wait_for_reset(self, to: &mut SendStream<Bytes>) {
-        let reason = std::future::poll_fn(|cx| to.poll_reset(cx)).await.ok();
-        update(&self.received, |received| received.resets.push((self.path.clone(), reason)));
+    /// Begins a streamed response with this first piece, waits until the gateway resets the stream, and records the reason.
+    ///
+    /// The gateway may reset it before the head or the piece is sent.
+    pub async fn stream_until_reset(mut self, kind: &str, first: Bytes) {
+        let head = Response::builder().status(200).header("content-type", kind).body(()).expect("a head");
+        let reason = match self.respond.send_response(head, false) {
+            Ok(mut to) => {
+                let _ = write(&mut to, first, false).await;
+                std::future::poll_fn(|cx| to.poll_reset(cx)).await.ok()
+            }
+            Err(_) => std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await.ok(),
+        };
+        update(&self.received, |received| received.resets.push((self.path, reason)));
     }
 }
 
