@@ -85,8 +85,8 @@ pub struct Replicator {
 /// Work that is done at once. A task that does not fit in the queue is not lost: each sync writes active sessions,
 /// each reap closes ended ones.
 pub(super) enum SyncTask {
-    /// Write a new share.
-    Flush(Arc<Session>),
+    /// List a session that was opened here, or write the share of one that was joined.
+    Open(Arc<Session>),
     /// Write the end of a session that still has open legs.
     End(Arc<Session>),
     /// Close a share.
