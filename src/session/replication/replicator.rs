@@ -237,7 +237,9 @@ impl Replicator {
         for _ in 0..TRIES {
             let now = core.clock().now();
             let share = self.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-            let proposed = Session::new(request.clone(), None, now).view(core.clock(), false);
+            let mut proposed = Session::new(request.clone(), None, now).view(core.clock(), false);
+            // Other instances count the request that opens the session before its share is written.
+            proposed.request_count = 1;
             if !self.is_up() {
                 return self.open_without_store(proposed, share);
             }
