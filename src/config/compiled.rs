@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use crate::routing::{BackendRule, RoutingConfig, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
+use crate::upstream::credentials::Auth;
 use crate::upstream::egress::ProxyVariables;
 use crate::{capture, control, history, identity, pricing, proxy, session, telemetry, upstream};
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub control: control::settings::Settings,
     /// The life of sessions.
     pub session: session::Settings,
+    /// The keys of callers.
+    pub auth: Arc<identity::Auth>,
     /// How the session of a request is found.
     pub identity: identity::Settings,
     /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
@@ -113,6 +117,8 @@ pub(super) fn compile(
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
+    let names: Vec<String> = rules.iter().map(|rule| rule.name.clone()).collect();
+    let auth = written.auth.compile(&names, faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let history = written.history.compile(faults);
@@ -122,8 +128,12 @@ pub(super) fn compile(
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
     if let Some(backends) = &backends {
-        if let (Some(listen), false) = (listen, knows_clients(server.as_ref())) {
+        let knows_callers = auth.as_ref().is_some_and(|auth| auth.is_required());
+        if let (Some(listen), false) = (listen, knows_callers || knows_clients(server.as_ref())) {
             guard(written.startup_guard, listen, backends, faults);
+        }
+        if auth.as_ref().is_some_and(|auth| !auth.is_off()) {
+            warn_of_passthrough(backends, shorthand, faults);
         }
         warn_of_realms(&rules, backends, faults);
         warn_of_own_paths(routing.as_ref(), backends, faults);
@@ -136,6 +146,7 @@ pub(super) fn compile(
         server: server?,
         control: control?,
         session: session?,
+        auth: auth?,
         identity: identity?,
         backends: backends?,
         models: written.models,
@@ -192,12 +203,23 @@ fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Setti
         format!("anyone who reaches {listen} can spend this key, because clients are not authenticated");
     match guard {
         Guard::Enforce => {
-            let hint = "listen on 127.0.0.1, or let clients send their own keys (mode: passthrough), or require client \
-                        certificates (server.tls.client_ca), or keep strangers out by the network and set \
-                        startup_guard: warn";
+            let hint = "require keys of this gateway (auth.proxy: required), or listen on 127.0.0.1, or let clients send \
+                        their own keys (mode: passthrough), or require client certificates (server.tls.client_ca), \
+                        or keep strangers out by the network and set startup_guard: warn";
             faults.add(path, message, hint);
         }
         Guard::Warn => faults.warn(path, message, "keep strangers out by the network"),
+    }
+}
+
+/// Warns about backends that get the caller's own credential, which it then has to send beside its key of this gateway.
+fn warn_of_passthrough(backends: &[upstream::settings::Settings], shorthand: bool, faults: &mut Faults) {
+    for backend in backends.iter().filter(|backend| *backend.auth() == Auth::Passthrough) {
+        let path = as_written(format!("backends.{}.auth.mode", backend.name()), shorthand);
+        let message = "passthrough: a caller with a key of this gateway must send a credential of the provider beside it";
+        let hint = "write mode: inject, or mode: none if it needs no credential (under backends), or let callers send \
+                    their key in the header x-elida-key";
+        faults.warn(path, message, hint);
     }
 }
 
