@@ -117,8 +117,7 @@ pub(super) fn compile(
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
-    let names: Vec<String> = rules.iter().map(|rule| rule.name.clone()).collect();
-    let auth = written.auth.compile(&names, faults);
+    let auth = written.auth.compile(&names(&rules), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let history = written.history.compile(faults);
@@ -128,13 +127,10 @@ pub(super) fn compile(
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
     if let Some(backends) = &backends {
-        let knows_callers = auth.as_ref().is_some_and(|auth| auth.is_required());
-        if let (Some(listen), false) = (listen, knows_callers || knows_clients(server.as_ref())) {
+        if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);
         }
-        if auth.as_ref().is_some_and(|auth| !auth.is_off()) {
-            warn_of_passthrough(backends, shorthand, faults);
-        }
+        warn_of_passthrough(auth.as_deref(), backends, shorthand, faults);
         warn_of_realms(&rules, backends, faults);
         warn_of_own_paths(routing.as_ref(), backends, faults);
     }
@@ -162,9 +158,14 @@ pub(super) fn compile(
     })
 }
 
-/// Whether clients show a certificate.
-fn knows_clients(server: Option<&proxy::settings::Settings>) -> bool {
-    server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients())
+/// Whether clients show a certificate or a key.
+fn knows_clients(server: Option<&proxy::settings::Settings>, auth: Option<&identity::Auth>) -> bool {
+    let by_certificate = server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
+    by_certificate || auth.is_some_and(identity::Auth::is_required)
+}
+
+fn names(rules: &[BackendRule]) -> Vec<String> {
+    rules.iter().map(|rule| rule.name.clone()).collect()
 }
 
 fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedModel> {
@@ -213,7 +214,15 @@ fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Setti
 }
 
 /// Warns about backends that get the caller's own credential, which it then has to send beside its key of this gateway.
-fn warn_of_passthrough(backends: &[upstream::settings::Settings], shorthand: bool, faults: &mut Faults) {
+fn warn_of_passthrough(
+    auth: Option<&identity::Auth>,
+    backends: &[upstream::settings::Settings],
+    shorthand: bool,
+    faults: &mut Faults,
+) {
+    if auth.is_none_or(identity::Auth::is_off) {
+        return;
+    }
     for backend in backends.iter().filter(|backend| *backend.auth() == Auth::Passthrough) {
         let path = as_written(format!("backends.{}.auth.mode", backend.name()), shorthand);
         let message = "passthrough: a caller with a key of this gateway must send a credential of the provider beside it";
