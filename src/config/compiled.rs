@@ -107,10 +107,7 @@ pub(super) fn compile(
     check_backend(&written, tree, faults);
     let printable = printable(&written, token.is_some(), tree);
     written.control.auth.token = token;
-    let shorthand = written.backends.0.is_empty();
-    if shorthand {
-        written.backends = only_backend(written.backend);
-    }
+    let shorthand = fill_in_backend(&mut written);
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
     let control = written.control.compile(faults);
@@ -294,6 +291,15 @@ fn check_capture(
         let hint = "write history.enabled: true, or capture.mode: off";
         faults.add("capture.mode", "bodies are stored in the history, which is disabled", hint);
     }
+}
+
+/// Puts the backend of the `backend` shorthand under `backends`, if there are no others. Returns whether it did.
+fn fill_in_backend(written: &mut ConfigFile) -> bool {
+    let shorthand = written.backends.0.is_empty();
+    if shorthand {
+        written.backends = only_backend(std::mem::take(&mut written.backend));
+    }
+    shorthand
 }
 
 fn only_backend(url: String) -> Backends {
