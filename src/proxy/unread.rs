@@ -3,8 +3,8 @@
 
 use http::HeaderMap;
 
-use super::dispatch;
 use super::receive::Received;
+use super::{batch, dispatch};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
 use crate::protocol::request::ModelRequest;
@@ -21,7 +21,8 @@ pub(crate) fn check(
     has_session: bool,
 ) -> Result<(), Refusal> {
     let settings = &received.handle.settings;
-    if received.dialect == Dialect::PLAIN
+    batch::check_parts(received, call)?;
+    if !received.dialect.is_llm()
         && settings.routes.restricts_models()
         && Dialect::is_respelled(received.uri.path(), headers)
     {
