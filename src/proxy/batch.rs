@@ -77,19 +77,20 @@ pub(super) fn check_file(
     Err(Refusal::new(kind, message))
 }
 
-/// Refuses the file of a batch that is to be uploaded in parts, which can be cut anywhere.
+/// Refuses the file of a batch that does not pass here in one piece: uploaded in parts, which can be cut anywhere, or fetched by
+/// the provider.
 ///
 /// # Errors
-/// The request begins such an upload, and some models are refused.
-pub(super) fn check_parts(received: &Received, call: &ModelRequest) -> Result<(), Refusal> {
+/// The request brings such a file, and some models are refused.
+pub(super) fn check_elsewhere(received: &Received, call: &ModelRequest) -> Result<(), Refusal> {
     let is_refused = call.is_for_batch
         && received.handle.settings.routes.restricts_models()
-        && Dialect::takes_files_in_parts(received.uri.path());
+        && Dialect::takes_files_elsewhere(received.uri.path());
     if !is_refused {
         return Ok(());
     }
-    let message = "the file of a batch cannot be read when it is uploaded in parts, so its models cannot be held against \
-                   routing.blocked_models and routing.strict_models; upload it in one request (/v1/files)";
+    let message = "the file of a batch that comes in parts or from elsewhere cannot be read, so its models cannot be held against \
+                   routing.blocked_models and routing.strict_models; upload it as one form (/v1/files)";
     Err(Refusal::new(ErrorKind::PolicyBlocked, message))
 }
 

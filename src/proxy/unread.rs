@@ -21,7 +21,7 @@ pub(crate) fn check(
     has_session: bool,
 ) -> Result<(), Refusal> {
     let settings = &received.handle.settings;
-    batch::check_parts(received, call)?;
+    batch::check_elsewhere(received, call)?;
     if !received.dialect.is_llm()
         && settings.routes.restricts_models()
         && Dialect::is_respelled(received.uri.path(), headers)

@@ -37,10 +37,10 @@ impl Dialect {
         ends_in(path, "/files")
     }
 
-    /// Whether a file may be uploaded in parts by requests that begin at this path, in whatever spelling
-    /// (platform.openai.com/docs/api-reference/uploads).
-    pub fn takes_files_in_parts(path: &str) -> bool {
-        ends_in(path, "/uploads")
+    /// Whether a JSON body that is sent to this path, in whatever spelling, may bring a file in another way: in parts
+    /// (platform.openai.com/docs/api-reference/uploads), or from a URL (Azure's `/openai/files/import`).
+    pub fn takes_files_elsewhere(path: &str) -> bool {
+        ["/uploads", "/files/import", "/files"].iter().any(|end| ends_in(path, end))
     }
 
     /// Whether the body of a request to this path is a file that names no model and is not read.
@@ -66,7 +66,9 @@ mod tests {
         for path in ["/v1/files/file-1", "/v1/files/file-1/content", "/v1/profiles", "/"] {
             assert!(!Dialect::takes_batch_files(path), "{path}");
         }
-        assert!(Dialect::takes_files_in_parts("/v1/uploads"));
-        assert!(!Dialect::takes_files_in_parts("/v1/uploads/upload_1/parts"));
+        for path in ["/v1/uploads", "/openai/files/import", "/v1/upload%73/", "/v1/files"] {
+            assert!(Dialect::takes_files_elsewhere(path), "{path}");
+        }
+        assert!(!Dialect::takes_files_elsewhere("/v1/uploads/upload_1/parts"));
     }
 }

@@ -236,19 +236,21 @@ async fn a_compressed_file_is_what_its_plain_twin_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_in_parts_is_refused_where_models_are() {
+async fn a_file_in_parts_or_from_elsewhere_is_refused_where_models_are() {
     let main = RawBackend::answering(OK).await;
     let blocking = gateway(&[("main", &main.url(), "")], BLOCKING).await;
     let free = Gateway::start(&main).await;
-    let call = |purpose| {
-        let body = json!({"filename": "x.jsonl", "bytes": 9, "mime_type": "text/jsonl", "purpose": purpose});
-        Call::post("/v1/uploads").json(&body)
-    };
-    let refused = call("batch").send(blocking.proxy()).await;
-    assert_eq!(code(&refused), (403, "policy_blocked".to_owned()), "{}", refused.text());
-    assert!(refused.text().contains("/v1/files"), "{}", refused.text());
-    assert_eq!(call("user_data").send(blocking.proxy()).await.status(), 200);
-    assert_eq!(call("batch").send(free.proxy()).await.status(), 200);
+    for path in ["/v1/uploads", "/openai/files/import?api-version=x"] {
+        let call = |purpose| {
+            let body = json!({"filename": "x.jsonl", "content_url": "https://x", "purpose": purpose});
+            Call::post(path).json(&body)
+        };
+        let refused = call("batch").send(blocking.proxy()).await;
+        assert_eq!(code(&refused), (403, "policy_blocked".to_owned()), "{}", refused.text());
+        assert!(refused.text().contains("/v1/files"), "{}", refused.text());
+        assert_eq!(call("user_data").send(blocking.proxy()).await.status(), 200, "{path}");
+        assert_eq!(call("batch").send(free.proxy()).await.status(), 200, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
