@@ -5,6 +5,8 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use super::dispatch;
+use super::identify::Caller;
+use super::permissions::model_denied;
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -14,12 +16,17 @@ use crate::protocol::wire::multipart::FormScan;
 use crate::routing::Table;
 
 /// Checks the models in a batch for the backend that was chosen. Whether they are blocked or served was checked when that was
-/// chosen.
+/// chosen. `restricts`: some models are refused.
 ///
 /// # Errors
 /// They are too many to be checked, or one of them has another name at the backend.
-pub(super) fn check(batch: &BatchModels, routes: &Table, backend: usize) -> Result<(), Refusal> {
-    if batch.has_more() && routes.restricts_models() {
+pub(super) fn check(
+    batch: &BatchModels,
+    routes: &Table,
+    backend: usize,
+    restricts: bool,
+) -> Result<(), Refusal> {
+    if batch.has_more() && restricts {
         return Err(too_many());
     }
     match batch.names().find_map(|model| routes.served_as(backend, model)) {
@@ -35,9 +42,10 @@ pub(super) fn check(batch: &BatchModels, routes: &Table, backend: usize) -> Resu
 }
 
 /// Returns the reader of a form that may upload the file of a batch; `None` for other requests, and if no models are refused.
-pub(super) fn file(received: &Received, headers: &HeaderMap) -> Option<BodyReader> {
+/// `limits_models`: the caller's key permits some models only.
+pub(super) fn file(received: &Received, headers: &HeaderMap, limits_models: bool) -> Option<BodyReader> {
     let settings = &received.handle.settings;
-    if !settings.routes.restricts_models() || received.dialect.is_llm() {
+    if !(settings.routes.restricts_models() || limits_models) || received.dialect.is_llm() {
         return None;
     }
     let media = headers.get(CONTENT_TYPE)?.to_str().ok()?;
@@ -52,6 +60,7 @@ pub(super) fn file(received: &Received, headers: &HeaderMap) -> Option<BodyReade
 pub(super) fn check_file(
     form: &mut BodyReader,
     received: &Received,
+    caller: &Caller,
     headers: &HeaderMap,
 ) -> Result<(), Refusal> {
     let Some((call, fault)) = form.take_batch_news() else { return Ok(()) };
@@ -63,17 +72,22 @@ pub(super) fn check_file(
         }
         Some(BatchFault::Line(line)) => format!(
             "line {line} of the batch's file cannot be read, so its model cannot be held against \
-             routing.blocked_models and routing.strict_models; write each line as one JSON object in UTF-8"
+             routing.blocked_models, routing.strict_models and the key; write each line as one JSON object in UTF-8"
         ),
         None if call.batch.as_ref().is_some_and(|batch| batch.has_more()) => return Err(too_many()),
         None => {
             let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
             let wanted = dispatch::wanted(headers, routes.header())?;
-            let decided = dispatch::decide_by_model(routes, wanted, target, call);
-            return decided.map(|_| ()).map_err(|error| dispatch::undecided(&error, routes.header()));
+            dispatch::decide_by_model(routes, wanted, target, call)
+                .map_err(|error| dispatch::undecided(&error, routes.header()))?;
+            return check_key(caller, call);
         }
     };
-    let kind = if routes.blocks_models() { ErrorKind::PolicyBlocked } else { ErrorKind::BodyUnreadable };
+    let kind = match () {
+        () if routes.blocks_models() => ErrorKind::PolicyBlocked,
+        () if caller.limits_models() => ErrorKind::ModelDenied,
+        () => ErrorKind::BodyUnreadable,
+    };
     Err(Refusal::new(kind, message))
 }
 
@@ -81,23 +95,34 @@ pub(super) fn check_file(
 /// the provider.
 ///
 /// # Errors
-/// The request brings such a file, and some models are refused.
-pub(super) fn check_elsewhere(received: &Received, call: &ModelRequest) -> Result<(), Refusal> {
-    let is_refused = call.is_for_batch
-        && received.handle.settings.routes.restricts_models()
-        && Dialect::takes_files_elsewhere(received.uri.path());
+/// The request brings such a file, and `restricts` says that some models are refused.
+pub(super) fn check_elsewhere(
+    received: &Received,
+    call: &ModelRequest,
+    restricts: bool,
+) -> Result<(), Refusal> {
+    let is_refused = call.is_for_batch && restricts && Dialect::takes_files_elsewhere(received.uri.path());
     if !is_refused {
         return Ok(());
     }
     let message = "the file of a batch that comes in parts or from elsewhere cannot be read, so its models cannot be held against \
-                   routing.blocked_models and routing.strict_models; upload it as one form (/v1/files)";
+                   routing.blocked_models, routing.strict_models and the key; upload it as one form (/v1/files)";
     Err(Refusal::new(ErrorKind::PolicyBlocked, message))
+}
+
+/// Checks the models in a file against those that the caller's key permits.
+fn check_key(caller: &Caller, call: &ModelRequest) -> Result<(), Refusal> {
+    let Some(key) = caller.key.as_ref().filter(|_| caller.limits_models()) else { return Ok(()) };
+    match call.models().find(|model| !key.holder().may_use_model(model)) {
+        Some(denied) => Err(model_denied(key, denied)),
+        None => Ok(()),
+    }
 }
 
 fn too_many() -> Refusal {
     let message = format!(
-        "the batch names more than {} different models, so they cannot be held against routing.blocked_models and \
-         routing.strict_models; send several batches",
+        "the batch names more than {} different models, so they cannot be held against routing.blocked_models, \
+         routing.strict_models and the key; send several batches",
         BatchModels::MAX
     );
     Refusal::new(ErrorKind::BadRequest, message)

@@ -17,12 +17,12 @@ use super::endpoints::Endpoints;
 use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
+use super::permissions::Asked;
 use super::receive::Received;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
 use crate::protocol::Dialect;
-use crate::protocol::dialects::credentials;
 use crate::protocol::request::{ModelPlace, ModelRequest};
 use crate::routing::{Choice, Decision, RouteError, RouteMethod, Table};
 use crate::upstream::addresses::Addresses;
@@ -97,7 +97,7 @@ impl Route {
 /// Chooses the backend.
 ///
 /// # Errors
-/// No backend matches, the model is blocked, or its name at the backend cannot be written into the request.
+/// No backend matches, the model is blocked, the caller's key does not permit it or the backend, or its name at the backend cannot be written into the request.
 pub(crate) fn route(
     received: &Received,
     caller: &Caller,
@@ -108,12 +108,23 @@ pub(crate) fn route(
 ) -> Result<Route, Refusal> {
     let settings = &received.handle.settings;
     let decision = decide(received, caller, head, call, endpoints)?;
-    check_request(&decision, &settings.routes, head, call, received.dialect.is_llm())?;
+    if let Some(batch) = &call.batch {
+        let restricts = settings.routes.restricts_models() || caller.limits_models();
+        batch::check(batch, &settings.routes, decision.backend, restricts)?;
+    }
+    check_request(&decision, head, call, received.dialect.is_llm())?;
+    let asked = Asked { received, caller, headers: &head.headers, call };
+    asked.check(&settings.backends[decision.backend], decision.served_as.as_deref())?;
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
     let is_fixed = call.model_place == ModelPlace::Fixed || call.batch.is_some();
     others.retain(|other| !is_fixed || other.served_as.is_none());
-    if !others.is_empty() && credentials::is_present(&head.headers, received.uri.query()) {
+    if caller.key.is_some() {
+        let is_permitted =
+            |other: &Choice| asked.check(&settings.backends[other.backend], other.served_as.as_deref());
+        others.retain(|other| is_permitted(other).is_ok());
+    }
+    if !others.is_empty() && asked.has_credential() {
         // The caller's credential is meant for the backend that routing names, and for its realm.
         let meant_for = backend.settings();
         others.retain(|other| settings.backends[other.backend].settings().may_take(meant_for));
@@ -170,7 +181,6 @@ fn decide(
 /// of the backend or, in a model's API, has dot segments.
 fn check_request(
     decision: &Decision,
-    routes: &Table,
     head: &RequestHeader,
     call: &ModelRequest,
     is_llm: bool,
@@ -178,9 +188,6 @@ fn check_request(
     let refuse = |message: &str| Err(Refusal::new(ErrorKind::BadRequest, message));
     if call.model_doubled {
         return refuse("the request names two different models, or a form repeats its model; send one");
-    }
-    if let Some(batch) = &call.batch {
-        batch::check(batch, routes, decision.backend)?;
     }
     if let Some(name) = decision.served_as.as_deref().filter(|_| call.model_place == ModelPlace::Fixed) {
         return refuse(&format!(

@@ -141,6 +141,7 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
         CutReason::AgentKilled => ErrorKind::AgentKilled,
         CutReason::TimedOut => ErrorKind::SessionTimedOut,
         CutReason::Shutdown => ErrorKind::ShuttingDown,
+        CutReason::KeyRevoked => ErrorKind::KeyRevoked,
     })
 }
 

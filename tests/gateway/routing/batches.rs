@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::packed::{CODINGS, packed};
+use crate::callers::keys::key;
 use crate::routing::failover::gateway;
 use crate::support::wire::{Message, Unframed};
-use crate::support::{Backend, Call, Gateway, RawBackend, RawClient, within};
+use crate::support::{Backend, Call, Gateway, RawBackend, RawClient, sha256, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 const MIB: usize = 1 << 20;
@@ -275,4 +276,35 @@ async fn a_kill_cuts_the_upload_of_a_file() {
     })
     .await;
     assert!(!backend.requests()[0].is_whole, "the backend never gets all of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_permits_some_models_permits_them_in_batches() {
+    let key = key();
+    let [llm, web] = [RawBackend::answering(OK).await, RawBackend::answering(OK).await];
+    let gateway = Gateway::with(format!(
+        "auth:\n  proxy: required\n  principals:\n    - {{ id: ci, key_sha256: '{}', models: ['gpt-*'] }}\nbackends:\n\
+         \x20 llm: {{ url: {:?}, type: anthropic, default: true, auth: {{ mode: inject, api_key: house }} }}\n\
+         \x20 web: {{ url: {:?}, type: http, auth: {{ mode: none }} }}\n",
+        sha256(key.as_bytes()),
+        llm.url(),
+        web.url()
+    ))
+    .await;
+    for (models, status) in [(&["gpt-5", "gpt-4o"][..], 200), (&["gpt-5", "llama"], 403)] {
+        let (path, body, _) = batches(models).swap_remove(0);
+        let call = Call::post(path).json(&body).header("x-elida-key", &key);
+        let answer = call.send(gateway.proxy()).await;
+        assert_eq!(answer.status(), status, "{}", answer.text());
+        let file: String = models.iter().map(|model| line(model)).collect();
+        let call = upload(form(Some("batch"), true, &file)).header("x-elida-key", &key);
+        let answer = call.header("x-backend", "web").send(gateway.proxy()).await;
+        assert_eq!(answer.status(), status, "{}", answer.text());
+        assert!(
+            status == 200 || answer.text().contains("does not permit the model llama"),
+            "{}",
+            answer.text()
+        );
+    }
+    assert_eq!((llm.requests().len(), web.requests().iter().filter(|seen| seen.is_whole).count()), (1, 1));
 }
