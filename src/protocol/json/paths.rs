@@ -48,12 +48,18 @@ struct Child {
     node: u32,
 }
 
-/// The beginning of a key in one number; a key shorter than eight bytes is known by it.
+/// The beginning of a key in one number, and the end of a shorter one than eight bytes: of two keys with the same length that
+/// differ, few have the same.
 #[inline]
 fn tag(key: &[u8]) -> u64 {
-    match key.first_chunk() {
-        Some(first) => u64::from_le_bytes(*first),
-        None => key.iter().fold(1, |tag, byte| tag << 8 | u64::from(*byte)),
+    if let Some(first) = key.first_chunk() {
+        return u64::from_le_bytes(*first);
+    }
+    match (key.first_chunk(), key.last_chunk()) {
+        (Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+        }
+        _ => key.iter().fold(1, |tag, byte| tag << 8 | u64::from(*byte)),
     }
 }
 

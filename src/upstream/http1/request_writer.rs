@@ -17,10 +17,12 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::custom::BodyWrite;
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{HeaderNameVariant, RequestHeader};
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::coop::unconstrained;
+
+use crate::protocol::wire::http1::spelling;
 
 /// Maximum buffers that one system call writes.
 const MAX_BUFFERS: usize = 16;
@@ -42,6 +44,8 @@ struct State {
     scratch: BytesMut,
     /// What is not written yet.
     queue: VecDeque<Bytes>,
+    /// The client's head as it came, for the spelling of field names.
+    spelling: Bytes,
     framing: Framing,
     /// Why no more is written.
     failure: Option<io::ErrorKind>,
@@ -64,6 +68,7 @@ impl WriteHalf {
             request: 0,
             scratch: BytesMut::new(),
             queue: VecDeque::new(),
+            spelling: Bytes::new(),
             framing: Framing::Ended,
             failure: None,
         })))
@@ -135,6 +140,14 @@ impl RequestWriter {
         }
     }
 
+    /// Lets the head spell field names as `head` does, the client's head as it came from the wire.
+    pub fn spell_as(&self, head: Bytes) {
+        let mut state = self.half.0.lock();
+        if state.request == self.request {
+            state.spelling = head;
+        }
+    }
+
     /// Queues the head; writes it at once if there is no body, else with the body's first bytes.
     ///
     /// # Errors
@@ -142,8 +155,9 @@ impl RequestWriter {
     pub(super) fn write_head(&self, head: &mut RequestHeader, has_body: bool) -> Result<()> {
         let mut state = self.half.0.lock();
         state.framing = framing(head, has_body)?;
+        let spelling = std::mem::take(&mut state.spelling);
         state.scratch.reserve(HEAD_CAPACITY);
-        write_head(head, &mut state.scratch)?;
+        write_head(head, &spelling, &mut state.scratch)?;
         let head = state.scratch.split().freeze();
         state.failure = None;
         state.queue.push_back(head);
@@ -173,8 +187,8 @@ fn framing(head: &mut RequestHeader, has_body: bool) -> Result<Framing> {
         .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "the request's length"))
 }
 
-/// Writes a request line and the fields (RFC 9112, 3 and 5).
-fn write_head(head: &RequestHeader, out: &mut BytesMut) -> Result<()> {
+/// Writes a request line and the fields (RFC 9112, 3 and 5), with names as in `spelling`.
+fn write_head(head: &RequestHeader, spelling: &[u8], out: &mut BytesMut) -> Result<()> {
     let target = head.raw_path();
     if target.is_empty() || target.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n' | b' ')) {
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "the request target has a forbidden byte");
@@ -183,9 +197,32 @@ fn write_head(head: &RequestHeader, out: &mut BytesMut) -> Result<()> {
     out.put_u8(b' ');
     out.put_slice(target);
     out.put_slice(b" HTTP/1.1\r\n");
-    head.header_to_h1_wire(out);
+    head.map(|name, value| {
+        let name = match name {
+            HeaderNameVariant::Case(name) => name.as_slice(),
+            HeaderNameVariant::Titled(name) => name.as_bytes(),
+        };
+        write_field(name, value.as_bytes(), spelling, out);
+        Ok(())
+    })?;
     out.put_slice(b"\r\n");
     Ok(())
+}
+
+/// Writes a field; most come from the client and are copied as whole lines.
+fn write_field(name: &[u8], value: &[u8], spelling: &[u8], out: &mut BytesMut) {
+    let line = spelling::line(spelling, name, value);
+    match line {
+        Some(line) if line.len() == name.len() + 2 + value.len() && line[name.len() + 1] == b' ' => {
+            out.put_slice(line);
+        }
+        _ => {
+            out.put_slice(line.map_or(name, |line| &line[..name.len()]));
+            out.put_slice(b": ");
+            out.put_slice(value);
+        }
+    }
+    out.put_slice(b"\r\n");
 }
 
 impl State {

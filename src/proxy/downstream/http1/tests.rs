@@ -458,10 +458,31 @@ async fn of_the_next_request_one_byte_is_read_ahead() {
 #[tokio::test]
 async fn a_response_that_comes_before_the_body_closes_the_connection() -> Result<()> {
     let sent = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nGET";
-    let (_client, mut exchange) = exchange(sent, 4096).await;
+    let (mut client, mut exchange) = exchange(sent, 4096).await;
     exchange.add_head(head(200, "content-length", "0"))?;
-    assert_eq!(exchange.response().unwrap().headers["connection"], "close");
     assert!(exchange.finish().await.is_none());
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).await.unwrap();
+    assert!(seen.ends_with("\r\nConnection: close\r\n\r\n"), "{seen}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_gateways_own_fields_stand_where_the_backends_stood() -> Result<()> {
+    let (mut client, mut exchange) = exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 4096).await;
+    let mut answer = head(200, "content-length", "0");
+    for (name, value) in [("date", "then"), ("connection", "close"), ("x-a", "1"), ("connection", "x-b")] {
+        answer.append_header(name, value)?;
+    }
+    exchange.add_head(answer)?;
+    let connection = exchange.finish().await;
+    drop(connection);
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).await.unwrap();
+    let lines: Vec<&str> = seen.split("\r\n").collect();
+    assert!(lines[2].starts_with("Date: ") && lines[2].ends_with(" GMT"), "{seen}");
+    assert_eq!((lines[3], lines[4]), ("Connection: keep-alive", "x-a: 1"), "{seen}");
+    assert_eq!(seen.matches("onnection").count(), 1, "{seen}");
     Ok(())
 }
 
