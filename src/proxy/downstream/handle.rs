@@ -16,7 +16,7 @@ use super::timing::{Activity, Backpressure, Tunnel};
 use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
-use crate::upstream::http1::{RequestWriter, Room};
+use crate::upstream::http1::{Messages, RequestWriter, Room};
 
 /// The client's end of a connection.
 #[derive(Clone)]
@@ -160,6 +160,11 @@ impl Upstream {
         if let Some(writer) = &self.0.lock().writer {
             writer.spell_as(head);
         }
+    }
+
+    /// Returns the stream of messages beside the body that Pingora wants beside our own client; `None` beside its own.
+    pub(super) fn no_messages(&self) -> Option<Messages> {
+        self.0.lock().writer.as_ref().map(RequestWriter::no_messages)
     }
 
     /// Stops the request in the middle of its body. Returns the error if Pingora passes it on itself; beside our own client

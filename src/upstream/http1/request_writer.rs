@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{Stream, stream};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::custom::BodyWrite;
@@ -23,6 +24,9 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::coop::unconstrained;
 
 use crate::protocol::wire::http1::spelling;
+
+/// Messages beside the body, as Pingora's proxy takes them.
+pub type Messages = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync>;
 
 /// Maximum buffers that one system call writes.
 const MAX_BUFFERS: usize = 16;
@@ -49,6 +53,10 @@ struct State {
     framing: Framing,
     /// Why no more is written.
     failure: Option<io::ErrorKind>,
+    /// A head of the response was read.
+    is_answered: bool,
+    /// Waits for that.
+    waiting: Option<Waker>,
 }
 
 /// How the end of the body is marked.
@@ -71,6 +79,8 @@ impl WriteHalf {
             spelling: Bytes::new(),
             framing: Framing::Ended,
             failure: None,
+            is_answered: false,
+            waiting: None,
         })))
     }
 
@@ -132,6 +142,32 @@ impl RequestWriter {
         }
     }
 
+    /// Returns a stream of the messages beside the body, of which HTTP has none. It ends with the first head of the response,
+    /// when the proxy's task runs anyway: Pingora waits for its end, and would run the task once more just for that.
+    pub fn no_messages(&self) -> Messages {
+        let writer = self.clone();
+        Box::new(stream::poll_fn(move |cx| writer.poll_answered(cx).map(|()| None::<Result<Bytes>>)))
+    }
+
+    /// Ready when a head of the response was read, or the request has ended. For one task.
+    fn poll_answered(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.half.0.lock();
+        if state.is_answered || state.request != self.request {
+            return Poll::Ready(());
+        }
+        state.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// A head of the response was read.
+    pub(super) fn answered(&self) {
+        let mut state = self.half.0.lock();
+        state.is_answered = true;
+        if let Some(waiting) = state.waiting.take() {
+            waiting.wake();
+        }
+    }
+
     /// Closes the connection for writing in the middle of the request, whose end must not look like one.
     pub fn abort(&self) {
         let mut state = self.half.0.lock();
@@ -159,7 +195,7 @@ impl RequestWriter {
         state.scratch.reserve(HEAD_CAPACITY);
         write_head(head, &spelling, &mut state.scratch)?;
         let head = state.scratch.split().freeze();
-        state.failure = None;
+        (state.failure, state.is_answered) = (None, false);
         state.queue.push_back(head);
         if !has_body {
             state.try_write();

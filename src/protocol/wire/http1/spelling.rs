@@ -8,7 +8,11 @@ pub fn line<'h>(head: &'h [u8], name: &[u8], value: &[u8]) -> Option<&'h [u8]> {
         return empty_line(head, name);
     }
     let value_at = value.as_ptr().addr().checked_sub(head.as_ptr().addr())?;
-    let names = head.get(..value_at)?.trim_ascii_end().strip_suffix(b":")?;
+    let before = head.get(..value_at)?;
+    let names = match before {
+        [names @ .., b':', b' '] => names,
+        _ => before.trim_ascii_end().strip_suffix(b":")?,
+    };
     let at = names.len().checked_sub(name.len())?;
     let is_whole = at == 0 || names[at - 1] == b'\n';
     let line = head.get(at..value_at + value.len())?;

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use http::Version;
+use http::{HeaderName, HeaderValue, Version};
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{ErrorType, Result};
@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{Connection, Exchange, Unread, Wire};
+use crate::protocol::wire::http1::spelling;
 
 /// What a connection came to.
 #[derive(Debug, Default, PartialEq)]
@@ -67,10 +68,25 @@ impl Reply {
 }
 
 fn request(head: &RequestHeader, raw: Bytes, is_upgrade: bool, is_empty: bool) -> Request {
-    let mut fields = Vec::new();
-    for (name, value) in head.case_header_iter() {
-        fields.push((String::from_utf8_lossy(name.as_slice()).into_owned(), value.as_bytes().to_vec()));
+    // Pingora's head has a second map for the spelling of names; ours has the bytes.
+    let mut spelled: Vec<&[u8]> = head.case_header_iter().map(|(name, _)| name.as_slice()).collect();
+    if !head.has_case() {
+        let spelling = |(name, value): (&HeaderName, &HeaderValue)| {
+            let name = name.as_str().as_bytes();
+            &spelling::line(&raw, name, value.as_bytes()).expect("the line of an unchanged field")
+                [..name.len()]
+        };
+        spelled = head.headers.iter().map(spelling).collect();
     }
+    let fields = spelled.into_iter().zip(head.headers.values());
+    let fields = fields
+        .map(|(name, value)| {
+            let name = String::from_utf8_lossy(name);
+            // Of several lines without a value the first one is found.
+            let name = if value.is_empty() { name.to_ascii_lowercase() } else { name.into_owned() };
+            (name, value.as_bytes().to_vec())
+        })
+        .collect();
     let line = format!("{} {} {}", head.method, String::from_utf8_lossy(head.raw_path()), head.uri);
     Request { line, version: head.version, fields, raw, is_upgrade, is_empty, body: None }
 }
