@@ -185,6 +185,7 @@ pub(crate) fn runtime_settings(
         routes: config.routing.clone(),
         backends,
         call_paths: Arc::new(RequestPaths::new(&config.identity.body_paths())),
+        auth: Arc::clone(&config.auth),
         identity: config.identity.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),

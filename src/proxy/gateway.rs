@@ -173,7 +173,7 @@ impl ProxyHttp for Gateway {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
         upstream_request::begin(head, session.as_ref(), &routed.who.received)?;
-        upstream_request::rewrite_head(head, session.req_header(), &routed.who.received, &routed.route)?;
+        upstream_request::rewrite_head(head, session.req_header(), &routed.who, &routed.route)?;
         // A backend that was tried before may have another name for the model.
         routed.rewritten = None;
         if routed.route.served_as.is_some() {
