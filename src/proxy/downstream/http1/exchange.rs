@@ -147,7 +147,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The head cannot be written as HTTP/1.
-    pub(crate) fn add_head(&mut self, head: Box<ResponseHeader>) -> Result<()> {
+    pub(crate) fn add_head(&mut self, mut head: Box<ResponseHeader>) -> Result<()> {
         if self.response.as_ref().is_some_and(|sent| !sent.status.is_informational() || self.is_upgraded) {
             warn!("the response head was sent already");
             return Ok(());
