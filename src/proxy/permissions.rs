@@ -76,11 +76,12 @@ impl Asked<'_> {
     }
 
     /// Returns whether a request that names no model may still make one work: jobs over files name their models inside.
-    /// The messages of a WebSocket are checked one by one.
+    /// The messages of a WebSocket are checked one by one where its path tells what they are.
     fn may_run_a_model(&self) -> bool {
-        let is_safe =
-            matches!(self.received.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
-        !is_safe && !self.received.socket
+        if self.received.socket {
+            return !self.received.dialect.is_llm();
+        }
+        !matches!(self.received.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE)
     }
 }
 
