@@ -1,0 +1,276 @@
+//! Appends lines to the audit log, and reads them.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::line::AuditEntry;
+use super::verify::seal;
+use crate::history::proof::hash_chain::{Tip, to_text};
+use crate::history::proof::signature::Signer;
+use crate::history::state::State;
+use crate::settings::key_file;
+
+/// The table in `state.db`.
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS audit (
+    seq INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    operator TEXT NOT NULL,
+    action TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    body TEXT NOT NULL,
+    seal TEXT NOT NULL
+) STRICT";
+
+/// The file in the data directory that names the last line.
+const HEAD_FILE: &str = "audit-head.json";
+
+/// The audit log of this instance.
+pub struct AuditLog {
+    state: State,
+    folder: PathBuf,
+    /// Held while a line is appended; the key is read with the first one.
+    signer: Mutex<Option<Signer>>,
+}
+
+/// Selects lines. A `None` member selects all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Lines of this time or later.
+    pub from: Option<Timestamp>,
+    /// Lines before this time.
+    pub to: Option<Timestamp>,
+    /// Lines of this operator.
+    pub operator: Option<String>,
+    /// Lines of this action.
+    pub action: Option<String>,
+}
+
+/// Lines, newest first.
+#[derive(Debug)]
+pub struct AuditPage {
+    /// Each as JSON, with its link and its seal.
+    pub lines: Vec<Box<RawValue>>,
+    /// The number of the last line, if there may be older ones.
+    pub next: Option<u64>,
+}
+
+/// What the head file contains.
+#[derive(Debug, Serialize, Deserialize)]
+struct HeadFile {
+    seq: u64,
+    hash: String,
+}
+
+impl AuditLog {
+    /// Returns the log in `data_dir`; opens nothing yet.
+    pub fn new(data_dir: &Path) -> Self {
+        Self { state: State::new(data_dir), folder: data_dir.to_owned(), signer: Mutex::default() }
+    }
+
+    /// Appends a line. Returns after it is on disk. Blocks.
+    ///
+    /// # Errors
+    /// The file or the key cannot be used; nothing was written.
+    pub fn append(&self, entry: &AuditEntry) -> anyhow::Result<()> {
+        let mut signer = self.signer.lock();
+        let signer = match &mut *signer {
+            Some(signer) => signer,
+            none => none.insert(Signer::load_or_create(&self.folder)?),
+        };
+        let text = to_text(entry)?;
+        let tip = self.state.with(|connection| {
+            connection.execute_batch(TABLE)?;
+            // Holds the write lock: during an upgrade two processes append.
+            let rows = rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+            let before = self.last(&rows)?;
+            // The entry is a struct, so its text is an object and has a link.
+            let (body, tip) = before.link(&text).ok_or(rusqlite::Error::InvalidQuery)?;
+            let seq = i64::try_from(tip.seq).unwrap_or(i64::MAX);
+            rows.execute(
+                "INSERT INTO audit (seq, at_ms, operator, action, hash, body, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    seq,
+                    entry.at.as_millisecond(),
+                    entry.operator.id,
+                    entry.action,
+                    tip.hash,
+                    body,
+                    seal(signer, &tip)
+                ],
+            )?;
+            rows.commit()?;
+            Ok(tip)
+        })?;
+        self.write_head(&tip)?;
+        Ok(())
+    }
+
+    /// Returns the end of the chain. Where the head file names a line that is not there, the chain goes on from that line,
+    /// so that the gap is seen by whoever verifies it.
+    fn last(&self, rows: &Connection) -> rusqlite::Result<Tip> {
+        let tip = |row: &rusqlite::Row<'_>| {
+            let seq: i64 = row.get(0)?;
+            Ok(Tip { seq: u64::try_from(seq).unwrap_or_default(), hash: row.get(1)? })
+        };
+        let found = rows
+            .query_row("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1", [], tip)
+            .optional()?
+            .unwrap_or_default();
+        match self.read_head() {
+            Some(head) if head.seq > found.seq => {
+                let (expected, found) = (head.seq, found.seq);
+                tracing::error!(expected, found, "the audit log ends too early: lines were removed from state.db");
+                Ok(head)
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn read_head(&self) -> Option<Tip> {
+        let text = std::fs::read(self.folder.join(HEAD_FILE)).ok()?;
+        let HeadFile { seq, hash } = serde_json::from_slice(&text).ok()?;
+        Some(Tip { seq, hash })
+    }
+
+    fn write_head(&self, tip: &Tip) -> io::Result<()> {
+        let head = HeadFile { seq: tip.seq, hash: tip.hash.clone() };
+        key_file::replace(&self.folder, HEAD_FILE, &serde_json::to_vec(&head)?)?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// Reads a page of lines, newest first; `before` is the `next` of the page before. Blocks.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn page(&self, filter: &AuditFilter, before: Option<u64>, limit: usize) -> anyhow::Result<AuditPage> {
+        let AuditFilter { from, to, operator, action } = filter;
+        let bound = |at: &Option<Timestamp>, open: i64| at.map_or(open, |at| at.as_millisecond());
+        let before = before.and_then(|seq| i64::try_from(seq).ok()).unwrap_or(i64::MAX);
+        let found: Vec<(i64, String, String)> = self.state.with(|connection| {
+            connection.execute_batch(TABLE)?;
+            let mut rows = connection.prepare(
+                "SELECT seq, body, seal FROM audit WHERE seq < ?1 AND at_ms >= ?2 AND at_ms < ?3
+                    AND (?4 IS NULL OR operator = ?4) AND (?5 IS NULL OR action = ?5) ORDER BY seq DESC LIMIT ?6",
+            )?;
+            let values = params![
+                before,
+                bound(from, i64::MIN),
+                bound(to, i64::MAX),
+                operator,
+                action,
+                i64::try_from(limit + 1).unwrap_or(i64::MAX)
+            ];
+            rows.query_map(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        })?;
+        let next = (found.len() > limit).then(|| found.get(limit - 1).map(|(seq, ..)| *seq)).flatten();
+        let lines = found.into_iter().take(limit).map(|(_, body, seal)| sealed(&body, &seal));
+        Ok(AuditPage {
+            lines: lines.collect::<serde_json::Result<_>>()?,
+            next: next.and_then(|seq| u64::try_from(seq).ok()),
+        })
+    }
+}
+
+/// Returns a line with its seal as the last member.
+fn sealed(body: &str, seal: &str) -> serde_json::Result<Box<RawValue>> {
+    let open = body.strip_suffix('}').unwrap_or(body);
+    RawValue::from_string(format!("{open},\"seal\":\"{seal}\"}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::{OperatorLine, SCHEMA};
+    use super::super::verify::verify;
+    use super::*;
+
+    fn entry(action: &str, operator: &str) -> AuditEntry {
+        AuditEntry {
+            schema: SCHEMA.into(),
+            at: Timestamp::UNIX_EPOCH,
+            instance: "i_1".into(),
+            operator: OperatorLine { id: operator.into(), roles: Vec::new(), address: None },
+            action: action.into(),
+            target: "/control/x".into(),
+            status: 200,
+            code: None,
+            request_id: None,
+            reason: Some("\"quoted\"\n}".into()),
+            before: None,
+            after: None,
+        }
+    }
+
+    fn lines(log: &AuditLog) -> Vec<String> {
+        let page = log.page(&AuditFilter::default(), None, 100).unwrap();
+        page.lines.iter().rev().map(|line| line.get().to_owned()).collect()
+    }
+
+    fn key(folder: &Path) -> String {
+        Signer::load_or_create(folder).unwrap().public_key()
+    }
+
+    #[test]
+    fn lines_are_chained_over_a_restart_and_are_found_by_operator_and_action() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = AuditLog::new(folder.path());
+        assert!(log.page(&AuditFilter::default(), None, 10).unwrap().lines.is_empty());
+        log.append(&entry("killSession", "token")).unwrap();
+        drop(log);
+        let log = AuditLog::new(folder.path());
+        log.append(&entry("createKey", "key:ada")).unwrap();
+        log.append(&entry("killSession", "key:ada")).unwrap();
+        let all = lines(&log);
+        assert_eq!(verify(all.iter().map(String::as_str), &[key(folder.path())]).unwrap().to, 3);
+        let filter = AuditFilter {
+            operator: Some("key:ada".into()),
+            action: Some("killSession".into()),
+            ..AuditFilter::default()
+        };
+        let page = log.page(&filter, None, 10).unwrap();
+        assert_eq!((page.lines.len(), page.next), (1, None));
+        let first = log.page(&AuditFilter::default(), None, 2).unwrap();
+        assert_eq!((first.lines.len(), first.next), (2, Some(2)));
+        assert_eq!(log.page(&AuditFilter::default(), first.next, 2).unwrap().lines.len(), 1);
+    }
+
+    #[test]
+    fn a_change_a_gap_and_a_cut_end_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = AuditLog::new(folder.path());
+        for action in ["a", "b", "c"] {
+            log.append(&entry(action, "token")).unwrap();
+        }
+        let key = [key(folder.path())];
+        let all = lines(&log);
+        let fault = |lines: &[String]| verify(lines.iter().map(String::as_str), &key).unwrap_err().to_string();
+        let changed: Vec<String> = all.iter().map(|line| line.replace("\"action\":\"b\"", "\"action\":\"x\"")).collect();
+        assert_eq!(fault(&changed), "line 2 is not the one that was written");
+        assert_eq!(fault(&[all[0].clone(), all[2].clone()]), "after line 1 comes line 3: lines are missing");
+        let other = verify(all.iter().map(String::as_str), &["00".repeat(32)]).unwrap_err().to_string();
+        assert_eq!(other, "line 1 was not sealed with a known key");
+        log.state.with(|connection| connection.execute("DELETE FROM audit WHERE seq > 1", [])).unwrap();
+        log.append(&entry("d", "token")).unwrap();
+        assert_eq!(fault(&lines(&log)), "after line 1 comes line 4: lines are missing");
+    }
+
+    #[test]
+    fn two_processes_append_to_one_chain() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = key(folder.path());
+        std::thread::scope(|scope| {
+            for operator in ["one", "two"] {
+                let log = AuditLog::new(folder.path());
+                scope.spawn(move || (0..20).for_each(|_| log.append(&entry("a", operator)).unwrap()));
+            }
+        });
+        let all = lines(&AuditLog::new(folder.path()));
+        assert_eq!(verify(all.iter().map(String::as_str), &[key]).unwrap().to, 40);
+    }
+}

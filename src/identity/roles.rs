@@ -1,0 +1,281 @@
+//! Roles on the control API: who may do what there, and for which tenant.
+//!
+//! An endpoint needs one [`Right`]; a [`Role`] grants some. The section `auth.roles` binds roles to principals and groups.
+//! Nothing else gives a role: no claim of a token and no member of a request names one.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::auth_settings::name;
+use crate::ids::{Membership, PrincipalId};
+use crate::settings::fault::Faults;
+
+/// A role on the control API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Sees sessions; kills and resumes them.
+    Operator,
+    /// Sees sessions, the history with captured bodies, and the audit log.
+    Auditor,
+    /// Sees sessions, usage and budgets; changes budgets.
+    Finops,
+    /// Sees sessions and totals.
+    Viewer,
+}
+
+/// What an endpoint of the control API lets its caller do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Right {
+    /// See sessions, kill orders, backends, totals and metrics.
+    Read,
+    /// Kill and resume sessions.
+    Operate,
+    /// Read and export the history, captured bodies included.
+    History,
+    /// Read usage.
+    Usage,
+    /// Read the audit log.
+    Audit,
+    /// Make, list and revoke keys.
+    Keys,
+    /// Read and reload the configuration.
+    Config,
+}
+
+impl Role {
+    /// All roles, the mightiest first.
+    pub const ALL: [Self; 5] = [Self::Admin, Self::Operator, Self::Auditor, Self::Finops, Self::Viewer];
+
+    /// Returns the name as it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+            Self::Finops => "finops",
+            Self::Viewer => "viewer",
+        }
+    }
+
+    /// Returns whether the role grants this right.
+    pub fn grants(self, right: Right) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Operator => matches!(right, Right::Read | Right::Operate),
+            Self::Auditor => matches!(right, Right::Read | Right::History | Right::Usage | Right::Audit),
+            Self::Finops => matches!(right, Right::Read | Right::Usage),
+            Self::Viewer => right == Right::Read,
+        }
+    }
+}
+
+/// Gives principals or groups a role on the control API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleConfig {
+    /// `admin`, `operator`, `auditor`, `finops` or `viewer`.
+    pub role: Role,
+    /// Ids of principals, such as `key:grafana`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<String>,
+    /// Groups of principals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// The only tenant whose sessions and records the role covers; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+}
+
+/// Who has which role.
+#[derive(Debug, Default)]
+pub struct Roles(Vec<Binding>);
+
+#[derive(Debug)]
+struct Binding {
+    role: Role,
+    principals: Vec<PrincipalId>,
+    groups: Vec<Arc<str>>,
+    tenant: Option<Arc<str>>,
+}
+
+/// The roles of one caller of the control API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants(Vec<(Role, Option<Arc<str>>)>);
+
+/// The sessions and records for which a right holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All.
+    All,
+    /// Those of principals of these tenants.
+    Tenants(Vec<Arc<str>>),
+}
+
+impl Reach {
+    /// Returns whether an object of this tenant is within reach; `None` is an object without a tenant.
+    pub fn covers(&self, tenant: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tenants(tenants) => tenant.is_some_and(|tenant| tenants.iter().any(|own| **own == *tenant)),
+        }
+    }
+
+    /// Returns the tenants within reach; empty means all.
+    pub fn tenants(&self) -> Vec<String> {
+        match self {
+            Self::All => Vec::new(),
+            Self::Tenants(tenants) => tenants.iter().map(|tenant| tenant.to_string()).collect(),
+        }
+    }
+}
+
+impl Grants {
+    /// Returns the grants of the control token: everything.
+    pub fn admin() -> Self {
+        Self(vec![(Role::Admin, None)])
+    }
+
+    /// Returns whether there is no role.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the roles, each with its only tenant, if it has one.
+    pub fn iter(&self) -> impl Iterator<Item = (Role, Option<&Arc<str>>)> {
+        self.0.iter().map(|(role, tenant)| (*role, tenant.as_ref()))
+    }
+
+    /// Returns for what a right holds; `None` if no role grants it.
+    pub fn reach(&self, right: Right) -> Option<Reach> {
+        let granting = self.0.iter().filter(|(role, _)| role.grants(right));
+        let mut tenants = Vec::new();
+        for (_, tenant) in granting {
+            match tenant {
+                None => return Some(Reach::All),
+                Some(tenant) if tenants.contains(tenant) => {}
+                Some(tenant) => tenants.push(Arc::clone(tenant)),
+            }
+        }
+        (!tenants.is_empty()).then_some(Reach::Tenants(tenants))
+    }
+}
+
+impl Roles {
+    /// Compiles `auth.roles`. Reports every fault; `None` after any.
+    pub(super) fn compile(written: Vec<RoleConfig>, faults: &mut Faults) -> Option<Self> {
+        let compiled = written.into_iter().enumerate().map(|(at, role)| role.compile(at, faults));
+        // Every entry is compiled, so that all faults are reported.
+        let compiled: Vec<_> = compiled.collect();
+        compiled.into_iter().collect::<Option<_>>().map(Self)
+    }
+
+    /// Returns whether nobody has a role.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the roles of a principal.
+    pub fn of(&self, principal: &PrincipalId, membership: Option<&Membership>) -> Grants {
+        let has = |binding: &&Binding| {
+            let in_group = |group| membership.is_some_and(|member| member.groups.contains(group));
+            binding.principals.contains(principal) || binding.groups.iter().any(in_group)
+        };
+        Grants(self.0.iter().filter(has).map(|binding| (binding.role, binding.tenant.clone())).collect())
+    }
+}
+
+impl RoleConfig {
+    fn compile(self, at: usize, faults: &mut Faults) -> Option<Binding> {
+        let path = format!("auth.roles[{at}]");
+        if self.principals.is_empty() && self.groups.is_empty() {
+            let message = format!("nobody has the role {}", self.role.name());
+            faults.add(&path, message, "name principals, such as key:grafana, or groups");
+            return None;
+        }
+        let mut is_valid = true;
+        for (index, principal) in self.principals.iter().enumerate() {
+            // Credentials and addresses prove nobody's identity.
+            if !principal.split_once(':').is_some_and(|(kind, id)| matches!(kind, "key" | "user") && !id.is_empty())
+            {
+                let message = format!("'{principal}' is not the id of a principal that can have a role");
+                faults.add(format!("{path}.principals[{index}]"), message, "write it like key:grafana");
+                is_valid = false;
+            }
+        }
+        let groups = self.groups.iter().enumerate();
+        let groups: Vec<_> =
+            groups.map(|(index, group)| name(group, &format!("{path}.groups[{index}]"), faults)).collect();
+        let groups: Option<Vec<_>> = groups.into_iter().collect();
+        let tenant = match &self.tenant {
+            None => None,
+            Some(tenant) => Some(name(tenant, &format!("{path}.tenant"), faults)?),
+        };
+        let groups = groups.filter(|_| is_valid)?;
+        let principals = self.principals.into_iter().map(PrincipalId::new).collect();
+        Some(Binding { role: self.role, principals, groups, tenant })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roles(yaml: &str) -> Result<Roles, String> {
+        let written: Vec<RoleConfig> = serde_yaml::from_str(yaml).map_err(|fault| fault.to_string())?;
+        let mut faults = Faults::default();
+        Roles::compile(written, &mut faults).ok_or_else(|| faults.to_string())
+    }
+
+    fn member(tenant: &str, groups: &[&str]) -> Arc<Membership> {
+        Membership::of(Some(tenant.into()), groups.iter().map(|group| (*group).into()).collect()).unwrap()
+    }
+
+    #[test]
+    fn roles_add_up_and_one_without_a_tenant_covers_all() {
+        let roles = roles(
+            "- { role: operator, groups: [soc] }\n\
+             - { role: auditor, groups: [soc], tenant: acme }\n\
+             - { role: auditor, principals: ['key:eve'], tenant: other }\n\
+             - { role: viewer, principals: ['key:grafana'] }\n",
+        )
+        .unwrap();
+        let soc = roles.of(&PrincipalId::new("key:ada"), Some(&member("acme", &["soc"])));
+        assert_eq!(soc.reach(Right::Operate), Some(Reach::All));
+        assert_eq!(soc.reach(Right::History), Some(Reach::Tenants(vec!["acme".into()])));
+        assert_eq!(soc.reach(Right::Config), None);
+        let eve = roles.of(&PrincipalId::new("key:eve"), Some(&member("acme", &["soc"])));
+        let reach = eve.reach(Right::History).unwrap();
+        assert!(reach.covers(Some("acme")) && reach.covers(Some("other")));
+        assert!(!reach.covers(Some("third")) && !reach.covers(None), "no tenant is nobody's tenant");
+        assert!(roles.of(&PrincipalId::new("key:bob"), None).is_empty());
+        let grafana = roles.of(&PrincipalId::new("key:grafana"), None);
+        assert_eq!((grafana.reach(Right::Read), grafana.reach(Right::Usage)), (Some(Reach::All), None));
+    }
+
+    #[test]
+    fn a_role_of_nobody_or_of_an_address_is_a_fault() {
+        let faults = roles(
+            "- { role: viewer }\n- { role: admin, principals: ['anon:10.0.0.1', 'key:', 'cred:1'] }\n\
+             - { role: admin, groups: ['a b'], tenant: '' }\n",
+        )
+        .unwrap_err();
+        let paths: Vec<&str> = faults.lines().filter_map(|line| line.split(": ").next()).collect();
+        assert_eq!(
+            paths,
+            [
+                "auth.roles[0]",
+                "auth.roles[1].principals[0]",
+                "auth.roles[1].principals[1]",
+                "auth.roles[1].principals[2]",
+                "auth.roles[2].groups[0]",
+                "auth.roles[2].tenant",
+            ]
+        );
+        assert!(roles("- { role: root, groups: [a] }").is_err());
+    }
+}
