@@ -1,8 +1,8 @@
 //! Access checks, made before any route is looked at.
 //!
 //! In this order: `Host` must be an allowed one (against DNS rebinding), `Origin` must be an allowed one (other web pages
-//! must neither kill nor read), then the token. Preflight requests of allowed origins are answered before the token is
-//! checked, since browsers send none with them; probes need no token.
+//! must neither kill nor read), then the credential, which says who calls ([`super::operator`]). Preflight requests of allowed
+//! origins are answered before that, since browsers send none with them; probes need none.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use super::api::error::ErrorCode;
 use super::connection::{Connection, TrackedBody};
 use super::listen::Peer;
+use super::operator::Operator;
 use super::problem::{Problem, finish};
 use super::service::ControlState;
 use super::settings::Settings;
@@ -38,10 +39,6 @@ const BODY_MAX: usize = 64 << 10;
 /// How long a body may take after its head.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// Whether the request has the token, or none is configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Authenticated(pub(super) bool);
-
 /// The outermost layer: checks the request, and completes the response.
 pub(super) async fn guard(
     State(state): State<Arc<ControlState>>,
@@ -56,20 +53,22 @@ pub(super) async fn guard(
     if let Some(connection) = &connection {
         connection.request_received();
     }
-    let mut response = match check(&settings, &request, &mut origin) {
+    let mut response = match check(&state, &settings, &request, &mut origin) {
         Ok(Access::Preflight) => preflight(),
-        Ok(Access::Granted(authenticated)) => {
+        Ok(Access::Granted(operator)) => {
+            let is_known = operator.is_known();
             let trust = || {
                 connection
                     .iter()
-                    .filter(|_| authenticated.0)
+                    .filter(|_| is_known)
                     .for_each(|connection| connection.mark_authenticated())
             };
-            // Without a token every request is authenticated: one whose body is incomplete must stay evictable.
-            if settings.token().is_some() {
+            // Where none is needed every request has a credential: one whose body is incomplete must stay evictable.
+            if !state.is_open(&settings) {
                 trust();
             }
-            request.extensions_mut().insert(authenticated);
+            request.extensions_mut().insert(operator);
+            request.extensions_mut().insert(request_id.clone());
             match whole_body(request).await {
                 Ok(request) => {
                     trust();
@@ -146,11 +145,12 @@ fn watch(response: Response, connection: Arc<Connection>) -> Response {
 /// Outcome of the checks.
 enum Access {
     Preflight,
-    Granted(Authenticated),
+    Granted(Operator),
 }
 
 /// Checks a request; sets `origin` to its `Origin` if that is allowed.
 fn check(
+    state: &ControlState,
     settings: &Settings,
     request: &Request,
     origin: &mut Option<HeaderValue>,
@@ -165,11 +165,34 @@ fn check(
     {
         return Ok(Access::Preflight);
     }
-    let authenticated = Authenticated(check_token(settings, headers));
-    if authenticated.0 || is_probe || path == "/control/health" {
-        return Ok(Access::Granted(authenticated));
+    match operator(state, settings, headers) {
+        Ok(operator) => Ok(Access::Granted(operator)),
+        Err(_) if is_probe || path == "/control/health" => Ok(Access::Granted(Operator::nobody())),
+        Err(problem) => Err(problem),
     }
-    Err(Problem::new(ErrorCode::Unauthorized, "send the control token: Authorization: Bearer …"))
+}
+
+/// Returns who calls.
+///
+/// # Errors
+/// 401 without a valid credential.
+fn operator(state: &ControlState, settings: &Settings, headers: &HeaderMap) -> Result<Operator, Problem> {
+    let unauthorized = |detail: &str| Err(Problem::new(ErrorCode::Unauthorized, detail));
+    if state.is_open(settings) {
+        return Ok(Operator::local());
+    }
+    let Some(shown) = bearer(headers) else {
+        return unauthorized("send the control token, or a key whose principal has a role: Authorization: Bearer …");
+    };
+    if settings.token().is_some_and(|token| is_token(token.reveal(), shown)) {
+        return Ok(Operator::with_token());
+    }
+    let auth = state.parts.runtime.auth();
+    match auth.operator(shown) {
+        Ok(Some((id, grants))) => Ok(Operator::principal(id.as_str(), grants)),
+        Ok(None) => unauthorized("the control API does not know this token"),
+        Err(fault) => unauthorized(&fault.to_string()),
+    }
 }
 
 /// Checks every host that the request names. A probe may name any IP address: an orchestrator knows no name, and a
@@ -215,17 +238,18 @@ fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<Header
     Ok(found)
 }
 
-/// True when the request has the token, or none is configured.
-fn check_token(settings: &Settings, headers: &HeaderMap) -> bool {
-    let Some(token) = settings.token() else { return true };
+/// Returns the credential of the header `Authorization`; `None` without one, with two, or with another scheme.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (shown.next(), shown.next()) else { return false };
-    let value = value.as_bytes();
-    let Some((scheme, credential)) = value.split_at_checked(b"Bearer ".len()) else { return false };
-    // Digests have one length, so the comparison does not reveal the token's.
-    let (shown, ours) = (Sha256::digest(credential.trim_ascii()), Sha256::digest(token.reveal()));
-    let same = shown.as_slice().ct_eq(ours.as_slice());
-    scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(same)
+    let (Some(value), None) = (shown.next(), shown.next()) else { return None };
+    let (scheme, credential) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| credential.trim_ascii())
+}
+
+/// Whether this is the token. Digests have one length, so the comparison does not reveal the token's.
+fn is_token(token: &str, shown: &[u8]) -> bool {
+    let (shown, ours) = (Sha256::digest(shown), Sha256::digest(token));
+    shown.as_slice().ct_eq(ours.as_slice()).into()
 }
 
 fn preflight() -> Response {

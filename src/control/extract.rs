@@ -189,6 +189,7 @@ mod tests {
     use crate::control::api::params::SessionQuery;
     use crate::control::api::sessions::SessionsQuery;
     use crate::history::read::filter::{GroupBy, Interval};
+    use crate::identity::roles::Reach;
     use crate::session::{Filter, NamedBy, SessionState};
 
     fn fault<T: DeserializeOwned + fmt::Debug>(query: &str) -> String {
@@ -225,9 +226,9 @@ mod tests {
     fn every_fault_of_a_query_of_the_history_is_told() {
         let good: HistoryQuery = read_query("state=killed&limit=5&cursor=9&q=a%20b&from=1h").unwrap();
         let cursor = good.cursor.map(|cursor| cursor.0);
-        assert_eq!((good.limit.get(), cursor, good.filter().q.as_deref()), (5, Some(9), Some("a b")));
-        assert_eq!(good.filter().state.as_deref(), Some("killed"));
-        assert!(good.filter().range.from.is_some());
+        assert_eq!((good.limit.get(), cursor, good.filter(&Reach::All).q.as_deref()), (5, Some(9), Some("a b")));
+        assert_eq!(good.filter(&Reach::All).state.as_deref(), Some("killed"));
+        assert!(good.filter(&Reach::All).range.from.is_some());
         let told = fault::<HistoryQuery>("state=x&limit=0&from=now&q=1&q=2&step=day");
         for part in ["state must be", "limit must be", "from must be", "'q' is given twice", "'step' is not"]
         {

@@ -3,6 +3,7 @@
 //! `docs/openapi.json` is this document; `GET /openapi.json` serves it and `elida schema --of openapi` prints it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -10,7 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::api::error::{ErrorCode, ProblemDetails};
 use super::api::events::{EVENTS, SchemaOf};
+use super::operator::Gate;
 use super::routes;
+use super::service::ControlState;
+use crate::identity::roles::{Right, Role};
 
 /// Where the schemas of an OpenAPI document are.
 const SCHEMAS: &str = "/components/schemas";
@@ -18,22 +22,18 @@ const SCHEMAS: &str = "/components/schemas";
 /// What every request may be answered with, whatever its endpoint.
 const GUARD_ERRORS: &[ErrorCode] = &[ErrorCode::HostNotAllowed, ErrorCode::OriginNotAllowed];
 
-/// Whether an endpoint needs the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    Token,
-    /// The answer has more members with the token.
-    Optional,
-    Public,
-}
-
 /// The description of one endpoint.
 #[derive(Debug)]
 pub(super) struct Operation {
     id: &'static str,
     summary: &'static str,
     tag: &'static str,
-    access: Access,
+    /// What its caller must be permitted; `None` for a probe.
+    right: Option<Right>,
+    /// The answer has more members with a credential, and none is required.
+    is_open: bool,
+    is_by_tenant: bool,
+    is_audited: bool,
     query: Option<SchemaOf>,
     body: Option<SchemaOf>,
     responses: Vec<Answer>,
@@ -51,22 +51,46 @@ struct Answer {
 }
 
 impl Operation {
-    /// Describes an endpoint that needs the token; `summary` is one sentence.
-    pub(super) fn new(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
+    /// Describes an endpoint whose caller needs this right; `summary` is one sentence.
+    pub(super) fn new(tag: &'static str, id: &'static str, summary: &'static str, right: Right) -> Self {
+        Self { right: Some(right), ..Self::probe(tag, id, summary) }
+    }
+
+    /// Describes an endpoint that needs no credential.
+    pub(super) fn probe(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
         let (query, body, responses, errors) = (None, None, Vec::new(), [].as_slice());
-        Self { id, summary, tag, access: Access::Token, query, body, responses, errors }
+        let (right, is_open, is_by_tenant, is_audited) = (None, false, false, false);
+        Self { id, summary, tag, right, is_open, is_by_tenant, is_audited, query, body, responses, errors }
     }
 
-    /// The endpoint needs no token.
-    pub(super) fn public(mut self) -> Self {
-        self.access = Access::Public;
+    /// The endpoint needs another right than its group.
+    pub(super) fn needs(mut self, right: Right) -> Self {
+        self.right = Some(right);
         self
     }
 
-    /// The endpoint needs no token, but answers less without it.
+    /// The endpoint needs no credential, but answers less without one.
     pub(super) fn token_optional(mut self) -> Self {
-        self.access = Access::Optional;
+        (self.right, self.is_open) = (None, true);
         self
+    }
+
+    /// The endpoint covers the objects of one tenant, where the caller's role is for one.
+    pub(super) fn by_tenant(mut self) -> Self {
+        self.is_by_tenant = true;
+        self
+    }
+
+    /// A line of the audit log is written for it although it changes nothing.
+    pub(super) fn audited(mut self) -> Self {
+        self.is_audited = true;
+        self
+    }
+
+    /// Returns the gate before the endpoint.
+    pub(super) fn gate(&self, state: &Arc<ControlState>) -> Gate {
+        let Self { id: action, right, is_by_tenant, is_audited, .. } = *self;
+        Gate { state: Arc::clone(state), action, right, is_by_tenant, is_audited }
     }
 
     /// The parameters of the query.
@@ -130,10 +154,14 @@ impl Operation {
             let content = json!({"application/json": {"schema": schema}});
             described["requestBody"] = json!({"required": false, "content": content});
         }
-        match self.access {
-            Access::Token => {}
-            Access::Optional => described["security"] = json!([{}, {"token": []}]),
-            Access::Public => described["security"] = json!([]),
+        described["security"] = match self.right {
+            // The roles that may call it (OpenAPI 3.1, "Security Requirement Object").
+            Some(right) => json!([{"token": right.roles().map(Role::name).collect::<Vec<_>>()}]),
+            None if self.is_open => json!([{}, {"token": []}]),
+            None => json!([]),
+        };
+        if self.right.is_some() {
+            described["x-by-tenant"] = self.is_by_tenant.into();
         }
         if self.id == "readEvents" {
             described["x-events"] = schemas.events();
@@ -153,7 +181,10 @@ impl Operation {
             let response = json!({"description": description, "content": content});
             responses.insert(status.to_string(), response);
         }
-        let token: &[ErrorCode] = if self.access == Access::Token { &[ErrorCode::Unauthorized] } else { &[] };
+        let token: &[ErrorCode] = match self.right {
+            Some(_) => &[ErrorCode::Unauthorized, ErrorCode::RoleRequired],
+            None => &[],
+        };
         // The middleware reads every body before a route sees it.
         let body: &[ErrorCode] = match self.body {
             Some(_) => &[ErrorCode::BadRequest, ErrorCode::RequestTimeout, ErrorCode::BodyTooLarge],

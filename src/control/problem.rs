@@ -86,6 +86,11 @@ impl Problem {
         Self::new(ErrorCode::Internal, detail)
     }
 
+    /// Returns the stable code.
+    pub(super) fn code(&self) -> &str {
+        &self.details.code
+    }
+
     /// Adds the session's state.
     pub(super) fn state(mut self, state: SessionState) -> Self {
         self.details.state = Some(state);

@@ -24,6 +24,8 @@ use super::listen::{ControlListener, Peer};
 use super::settings::Settings;
 use super::{auth, routes};
 use crate::history::Archive;
+use crate::history::audit::AuditLog;
+use crate::identity::Auth;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -50,6 +52,9 @@ pub trait Runtime: Send + Sync {
     /// Every fault of the new configuration; the old one stays in force.
     fn reload(&self) -> Result<ReloadReport, Faults>;
 
+    /// Returns the keys and roles in force.
+    fn auth(&self) -> Arc<Auth>;
+
     /// Returns the backends by name.
     fn backends(&self) -> BTreeMap<String, BackendStatus>;
 }
@@ -68,6 +73,8 @@ pub struct Parts {
     pub runtime: Arc<dyn Runtime>,
     /// The history; `None` when it is disabled or cannot be used.
     pub history: Option<Arc<Archive>>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Name of the session store: `memory` or `redis`.
     pub store: &'static str,
     /// Maximum of open connections: `control.limits.max_connections`, or less when the limit of open files is low.
@@ -84,6 +91,13 @@ pub(super) struct ControlState {
     pub(super) opened: Instant,
     /// Number of open event feeds.
     pub(super) feeds: Arc<AtomicUsize>,
+}
+
+impl ControlState {
+    /// Returns whether nobody needs a credential: there is no token, and nobody has a role.
+    pub(super) fn is_open(&self, settings: &Settings) -> bool {
+        settings.token().is_none() && self.parts.runtime.auth().roles().is_empty()
+    }
 }
 
 /// The control API as a Pingora background service.
@@ -144,5 +158,5 @@ pub(super) async fn stopped(mut shutdown: ShutdownWatch) {
 }
 
 fn router(state: Arc<ControlState>) -> Router {
-    routes::router().layer(from_fn_with_state(Arc::clone(&state), auth::guard)).with_state(state)
+    routes::router(&state).layer(from_fn_with_state(Arc::clone(&state), auth::guard)).with_state(state)
 }

@@ -47,6 +47,13 @@ pub enum Right {
     Config,
 }
 
+impl Right {
+    /// Returns the roles that grant it, the mightiest first.
+    pub fn roles(self) -> impl Iterator<Item = Role> {
+        Role::ALL.into_iter().filter(move |role| role.grants(self))
+    }
+}
+
 impl Role {
     /// All roles, the mightiest first.
     pub const ALL: [Self; 5] = [Self::Admin, Self::Operator, Self::Auditor, Self::Finops, Self::Viewer];

@@ -43,6 +43,8 @@ error_codes! {
     HostNotAllowed = 403 "host_not_allowed",
     /// `Origin` is not in `control.cors.allow_origins`.
     OriginNotAllowed = 403 "origin_not_allowed",
+    /// No role of the caller permits this; `detail` names those that do.
+    RoleRequired = 403 "role_required",
     /// No endpoint has this path.
     NotFound = 404 "not_found",
     /// No session has this id or uid.

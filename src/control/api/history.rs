@@ -9,6 +9,7 @@ use crate::history::read::export::Format;
 use crate::history::read::filter::{GroupBy, Interval, RecordFilter};
 use crate::history::read::reader::{EventLine, Point, UsageLine};
 use crate::history::read::time_range::TimeRange;
+use crate::identity::roles::Reach;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
 
 /// Items on a page of the history: 100, at most 1000.
@@ -43,8 +44,8 @@ macro_rules! record_query {
         }
 
         impl $query {
-            /// Returns the filter of the history.
-            pub fn filter(&self) -> RecordFilter {
+            /// Returns the filter of the history, for the records within reach.
+            pub fn filter(&self, reach: &Reach) -> RecordFilter {
                 RecordFilter {
                     range: range(self.from, self.to),
                     state: self.state.map(|state| state.name().to_owned()),
@@ -53,6 +54,7 @@ macro_rules! record_query {
                     backend: self.backend.clone(),
                     model: self.model.clone(),
                     q: self.q.clone(),
+                    tenants: reach.tenants(),
                 }
             }
         }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, Extension, State};
 use serde_json::Value;
 
 use crate::control::api::config::ReloadReply;
 use crate::control::api::error::ErrorCode;
 use crate::control::listen::Peer;
+use crate::control::operator::{Change, digest_of};
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
 use crate::settings::fault::Faults;
@@ -22,18 +23,23 @@ pub(super) async fn show(State(state): State<Arc<ControlState>>) -> Json<Value> 
 pub(super) async fn reload(
     State(state): State<Arc<ControlState>>,
     ConnectInfo(Peer { address: peer, .. }): ConnectInfo<Peer>,
-) -> Result<Json<ReloadReply>, Problem> {
+) -> Result<(Extension<Change>, Json<ReloadReply>), Problem> {
     tracing::info!(by = %peer.ip(), "control_reload");
     let runtime = Arc::clone(&state.parts.runtime);
     // A reload reads files, and this runtime must stay free for a kill.
     let permit = state.blocking.reload().await?;
+    let before = Some(digest_of(&runtime.config()));
     let done = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        runtime.reload()
+        runtime.reload().map(|report| (report, digest_of(&runtime.config())))
     })
     .await;
     match done.map_err(|_| Problem::internal("the reload failed; see the server log"))? {
-        Ok(report) => Ok(Json(ReloadReply { applied: true, restart_required: report.restart_required })),
+        Ok((report, after)) => {
+            let change = Change { reason: None, before, after: Some(after) };
+            let reply = ReloadReply { applied: true, restart_required: report.restart_required };
+            Ok((Extension(change), Json(reply)))
+        }
         Err(faults) => Err(invalid(&faults)),
     }
 }

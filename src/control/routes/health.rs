@@ -10,7 +10,7 @@ use crate::control::api::health::{
     BackendList, ControlHealth, HealthStatus, Liveness, LivenessStatus, ReadinessReport, ReadinessStatus,
     Startup, StartupStatus,
 };
-use crate::control::auth::Authenticated;
+use crate::control::operator::Operator;
 use crate::control::service::ControlState;
 
 /// Answers 200 as long as this runtime answers at all.
@@ -53,7 +53,7 @@ pub(super) async fn backends(State(state): State<Arc<ControlState>>) -> Json<Bac
 /// Returns the health of the instance; the backends only to authenticated clients.
 pub(super) async fn control(
     State(state): State<Arc<ControlState>>,
-    Extension(authenticated): Extension<Authenticated>,
+    Extension(operator): Extension<Operator>,
 ) -> Json<ControlHealth> {
     let reason = state.parts.readiness.check().err();
     Json(ControlHealth {
@@ -63,6 +63,6 @@ pub(super) async fn control(
         store: state.parts.store.into(),
         reason,
         warning: state.parts.readiness.warning(),
-        backends: authenticated.0.then(|| state.parts.runtime.backends()),
+        backends: operator.is_known().then(|| state.parts.runtime.backends()),
     })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use serde_json::value::RawValue;
 
 use super::sessions;
@@ -18,6 +18,7 @@ use crate::control::service::ControlState;
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{Reader, RecordDetail, RecordPage};
 use crate::history::{self, Archive};
+use crate::identity::roles::Reach;
 
 /// Errors of every query of the history.
 pub(super) const ERRORS: &[ErrorCode] = &[
@@ -52,19 +53,21 @@ pub(super) const ERRORS_OF_REQUESTS: &[ErrorCode] = &[
 /// Returns records, the last written first.
 pub(super) async fn list(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     ApiQuery(query): ApiQuery<HistoryQuery>,
 ) -> Result<Json<RecordPage>, Problem> {
-    let (wanted, cursor) = (query.filter(), query.cursor.map(|cursor| cursor.0));
+    let (wanted, cursor) = (query.filter(&reach), query.cursor.map(|cursor| cursor.0));
     read(&state, move |reader| reader.page(&wanted, cursor, query.limit.get())).await.map(Json)
 }
 
 /// Returns one record with its last requests, events and kills, by uid or session id.
 pub(super) async fn one(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     Path(target): Path<String>,
 ) -> Result<Json<RecordDetail>, Problem> {
-    let wanted = target.clone();
-    let found = read(&state, move |reader| reader.detail(&wanted)).await?;
+    let (wanted, tenants) = (target.clone(), reach.tenants());
+    let found = read(&state, move |reader| reader.detail(&wanted, &tenants)).await?;
     found.map(Json).ok_or_else(|| unknown_record(&target))
 }
 
@@ -76,16 +79,17 @@ fn unknown_record(target: &str) -> Problem {
 /// Returns the requests of one session, which may be active, in the order in which they ended.
 pub(super) async fn requests(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     Path(target): Path<String>,
     ApiQuery(RequestsQuery { limit, cursor }): ApiQuery<RequestsQuery>,
 ) -> Result<Json<LegPage>, Problem> {
     archive(&state)?;
-    let known = sessions::find(&state, (&target).into()).await?.map(|session| session.uid.to_string());
-    let (wanted, cursor) = (target.clone(), cursor.map(|cursor| cursor.0));
+    let known = sessions::find(&state, (&target).into(), &reach).await?.map(|session| session.uid.to_string());
+    let (wanted, cursor, tenants) = (target.clone(), cursor.map(|cursor| cursor.0), reach.tenants());
     let found = read(&state, move |reader| {
         let uid = match known {
             Some(uid) => Some(uid),
-            None => reader.incarnation(&wanted)?,
+            None => reader.incarnation(&wanted, &tenants)?,
         };
         uid.map(|uid| reader.legs(&uid, cursor, limit.get())).transpose()
     })
@@ -121,18 +125,22 @@ pub(super) async fn events(
 /// Returns sums for each minute, hour or day.
 pub(super) async fn series(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     ApiQuery(query): ApiQuery<SeriesQuery>,
 ) -> Result<Json<Series>, Problem> {
-    let (points, truncated) = read(&state, move |reader| reader.series(&query.filter(), query.step)).await?;
+    let filter = query.filter(&reach);
+    let (points, truncated) = read(&state, move |reader| reader.series(&filter, query.step)).await?;
     Ok(Json(Series { points, truncated }))
 }
 
 /// Returns tokens and cost by principal, model, client, backend or session.
 pub(super) async fn usage(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     ApiQuery(query): ApiQuery<UsageQuery>,
 ) -> Result<Json<UsageReport>, Problem> {
-    let usage = read(&state, move |reader| reader.usage(&query.filter(), query.by)).await?;
+    let filter = query.filter(&reach);
+    let usage = read(&state, move |reader| reader.usage(&filter, query.by)).await?;
     Ok(Json(UsageReport { usage }))
 }
 

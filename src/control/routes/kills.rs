@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Extension, Path, State};
 
 use crate::control::api::error::ErrorCode;
 use crate::control::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use crate::control::api::params::SessionQuery;
 use crate::control::extract::{ApiBody, ApiQuery};
 use crate::control::listen::Peer;
+use crate::control::operator::{Change, Operator};
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
+use super::sessions;
+use crate::identity::roles::Reach;
 use crate::ids::AgentId;
-use crate::session::{KillError, KillRequest, ResumeError, Resumed, SessionRef};
+use crate::session::{KillError, KillRequest, NamedBy, ResumeError, Resumed, SessionRef};
 
 /// The longest reason, in bytes; clients see it.
 const REASON_MAX: usize = 1024;
@@ -27,20 +30,24 @@ const NO_REASON: &str = "no reason given";
 pub(super) async fn kill(
     State(state): State<Arc<ControlState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(operator): Extension<Operator>,
+    Extension(reach): Extension<Reach>,
     Path(target): Path<String>,
     ApiQuery(SessionQuery { by: named_by }): ApiQuery<SessionQuery>,
     ApiBody(body): ApiBody<KillBody>,
-) -> Result<Json<KillReply>, Problem> {
-    let request = kill_request(body, by(&peer))?;
+) -> Result<(Extension<Change>, Json<KillReply>), Problem> {
+    let request = kill_request(body, operator.author(peer.address))?;
     let reason = request.reason.clone();
-    let (manager, name) = (Arc::clone(&state.parts.manager), target.clone());
+    let (name, named_by) = name_within(&state, &target, named_by, &reach).await?;
+    let manager = Arc::clone(&state.parts.manager);
     // A task of its own: the kill is complete even when the operator's connection breaks.
     let done =
         tokio::spawn(async move { manager.kill(SessionRef::new(&name, named_by), request).await }).await;
     match done.map_err(|_| Problem::internal("the kill failed; see the server log"))? {
         Ok(killed) => {
             wait_until_written(&state).await;
-            Ok(Json(KillReply { killed, reason }))
+            let change = Change { reason: Some(reason.clone()), ..Change::default() };
+            Ok((Extension(change), Json(KillReply { killed, reason })))
         }
         Err(fault) => Err(not_killed(&target, fault)),
     }
@@ -50,12 +57,16 @@ pub(super) async fn kill(
 pub(super) async fn resume(
     State(state): State<Arc<ControlState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(operator): Extension<Operator>,
+    Extension(reach): Extension<Reach>,
     Path(target): Path<String>,
     ApiQuery(SessionQuery { by: named_by }): ApiQuery<SessionQuery>,
     ApiBody(ResumeBody { agent }): ApiBody<ResumeBody>,
 ) -> Result<Json<Resumed>, Problem> {
-    let name = SessionRef::new(&target, named_by);
-    let resumed = state.parts.manager.resume(name, agent.as_deref(), &by(&peer)).await;
+    let (name, named_by) = name_within(&state, &target, named_by, &reach).await?;
+    let name = SessionRef::new(&name, named_by);
+    let resumed =
+        state.parts.manager.resume(name, agent.as_deref(), &operator.author(peer.address)).await;
     if resumed.is_ok() {
         wait_until_written(&state).await;
     }
@@ -64,6 +75,24 @@ pub(super) async fn resume(
         ResumeError::Ambiguous(uids) => Problem::ambiguous(&target, uids),
         ResumeError::Permanent => Problem::new(ErrorCode::BlockPermanent, "the kill order is permanent"),
     })
+}
+
+/// Returns the name of a session as it is, or, for an operator of some tenants only, its uid.
+///
+/// # Errors
+/// 404 when no session within reach has this name.
+async fn name_within(
+    state: &ControlState,
+    target: &str,
+    by: Option<NamedBy>,
+    reach: &Reach,
+) -> Result<(String, Option<NamedBy>), Problem> {
+    if *reach == Reach::All {
+        return Ok((target.to_owned(), by));
+    }
+    let found = sessions::find(state, SessionRef::new(target, by), reach).await?;
+    let session = found.ok_or_else(|| Problem::session_not_found(target))?;
+    Ok((session.uid.to_string(), Some(NamedBy::Uid)))
 }
 
 /// Waits until the history has written the order, where only the history carries orders over a restart. The legs are
@@ -125,11 +154,6 @@ fn not_resumed(target: &str, agent: Option<&str>, killed: Vec<AgentId>) -> Probl
             Problem::new(ErrorCode::NotKilled, detail + "; \"agents\" lists its killed agents").agents(killed)
         }
     }
-}
-
-/// Returns the author of an order: the token names nobody, so the address says most.
-fn by(peer: &Peer) -> String {
-    format!("control:{}", peer.address.ip().to_canonical())
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::handler::Handler;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use http::Method;
 use serde_json::{Map, Value};
 
+use super::super::api::audit::{AuditList, AuditQuery, Whoami};
 use super::super::api::config::ReloadReply;
 use super::super::api::error::ErrorCode::*;
 use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
@@ -19,21 +21,25 @@ use super::super::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use super::super::api::params::SessionQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
+use super::super::operator::permit;
 use super::super::service::ControlState;
-use super::{config, events, export, health, history, kills, metrics, schema, sessions, stats};
+use super::{audit, config, events, export, health, history, kills, metrics, schema, sessions, stats};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
+use crate::identity::roles::Right;
 use crate::session::{Resumed, SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 4] = [
+pub(in crate::control) const TAGS: [(&str, &str); 5] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
+    (ACCESS, "Who may call, and who changed what."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
 ];
 const SESSIONS: &str = "sessions";
 const HISTORY: &str = "history";
+const ACCESS: &str = "access";
 const INSTANCE: &str = "instance";
 const PROBES: &str = "probes";
 
@@ -52,15 +58,19 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         kill_endpoints(),
         history_endpoints(),
         record_endpoints(),
+        access_endpoints(),
         instance_endpoints(),
         probes(),
     ];
     groups.into_iter().flatten()
 }
 
-/// The router of every endpoint.
-pub(in crate::control) fn router() -> Router<Arc<ControlState>> {
-    endpoints().fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.route))
+/// The router of every endpoint, each behind its gate.
+pub(in crate::control) fn router(state: &Arc<ControlState>) -> Router<Arc<ControlState>> {
+    endpoints().fold(Router::new(), |router, endpoint| {
+        let gate = endpoint.operation.gate(state);
+        router.route(endpoint.path, endpoint.route.route_layer(from_fn_with_state(gate, permit)))
+    })
 }
 
 fn on_get<T: 'static>(
@@ -80,12 +90,12 @@ fn on_post<T: 'static>(
 }
 
 fn session_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(SESSIONS, id, summary);
+    let operation = |id, summary| Operation::new(SESSIONS, id, summary, Right::Read);
     vec![
         on_get(
             "/control/sessions",
             sessions::list,
-            operation("listSessions", "Lists sessions, newest first")
+            operation("listSessions", "Lists sessions, newest first").by_tenant()
                 .query::<SessionsQuery>()
                 .ok::<SessionPage>("A page of sessions.")
                 .errors(&[BadRequest]),
@@ -93,7 +103,7 @@ fn session_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/sessions/{id}",
             sessions::one,
-            operation("getSession", "Returns a session with its agents, open legs and last 20 requests")
+            operation("getSession", "Returns a session with its agents, open legs and last 20 requests").by_tenant()
                 .query::<SessionQuery>()
                 .ok::<SessionView>("The session.")
                 .errors(&[BadRequest, SessionNotFound, SessionAmbiguous]),
@@ -109,7 +119,7 @@ fn session_endpoints() -> Vec<Endpoint> {
 }
 
 fn kill_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(SESSIONS, id, summary);
+    let operation = |id, summary| Operation::new(SESSIONS, id, summary, Right::Operate);
     vec![
         on_post(
             "/control/sessions/{id}/kill",
@@ -117,7 +127,7 @@ fn kill_endpoints() -> Vec<Endpoint> {
             operation(
                 "killSession",
                 "Cuts every open leg of a session, or of an agent, and refuses what follows",
-            )
+            ).by_tenant()
             .query::<SessionQuery>()
             .body::<KillBody>()
             .ok::<KillReply>("The kill order is in force and the legs are cut.")
@@ -134,7 +144,7 @@ fn kill_endpoints() -> Vec<Endpoint> {
         on_post(
             "/control/sessions/{id}/resume",
             kills::resume,
-            operation("resumeSession", "Lifts the kill order against a session or an agent")
+            operation("resumeSession", "Lifts the kill order against a session or an agent").by_tenant()
                 .query::<SessionQuery>()
                 .body::<ResumeBody>()
                 .ok::<Resumed>("The order is lifted.")
@@ -143,19 +153,19 @@ fn kill_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/kills",
             kills::list,
-            operation("listKills", "Lists the kill orders in force, newest first")
+            operation("listKills", "Lists the kill orders in force, newest first").needs(Right::Read)
                 .ok::<KillList>("The orders."),
         ),
     ]
 }
 
 fn history_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(HISTORY, id, summary);
+    let operation = |id, summary| Operation::new(HISTORY, id, summary, Right::History);
     vec![
         on_get(
             "/control/history",
             history::list,
-            operation("listRecords", "Lists records of ended sessions, the last written first")
+            operation("listRecords", "Lists records of ended sessions, the last written first").by_tenant()
                 .query::<HistoryQuery>()
                 .ok::<RecordPage>("A page of records.")
                 .errors(history::ERRORS),
@@ -171,7 +181,7 @@ fn history_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/history/series",
             history::series,
-            operation("getSeries", "Returns sums over the sessions that ended in each minute, hour or day")
+            operation("getSeries", "Returns sums over the sessions that ended in each minute, hour or day").needs(Right::Usage).by_tenant()
                 .query::<SeriesQuery>()
                 .ok::<Series>("The points with at least one session.")
                 .errors(history::ERRORS),
@@ -179,7 +189,7 @@ fn history_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/usage",
             history::usage,
-            operation("getUsage", "Sums requests, tokens and cost of ended sessions, most expensive first")
+            operation("getUsage", "Sums requests, tokens and cost of ended sessions, most expensive first").needs(Right::Usage).by_tenant()
                 .query::<UsageQuery>()
                 .ok::<UsageReport>("At most 1000 lines.")
                 .errors(history::ERRORS),
@@ -188,12 +198,12 @@ fn history_endpoints() -> Vec<Endpoint> {
 }
 
 fn record_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(HISTORY, id, summary);
+    let operation = |id, summary| Operation::new(HISTORY, id, summary, Right::History);
     vec![
         on_get(
             "/control/history/{id}/captures",
             history::captures,
-            operation("listCaptures", "Lists the captured bodies of a session, newest first")
+            operation("listCaptures", "Lists the captured bodies of a session, newest first").audited()
                 .query::<CapturesQuery>()
                 .ok::<CapturePage>("A page of captures.")
                 .errors(history::ERRORS),
@@ -201,7 +211,7 @@ fn record_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/records/export",
             export::export,
-            operation("exportRecords", "Exports all records or requests as a file")
+            operation("exportRecords", "Exports all records or requests as a file").audited()
                 .query::<ExportQuery>()
                 .text(&["application/x-ndjson", "text/csv"], "The file, in the format that was asked for.")
                 .errors(&[BadRequest, HistoryDisabled, TooManyExports]),
@@ -212,14 +222,14 @@ fn record_endpoints() -> Vec<Endpoint> {
             operation(
                 "getRecord",
                 "Returns the record of a session with its last requests, events and kills",
-            )
+            ).by_tenant()
             .ok::<RecordDetail>("The record.")
             .errors(history::ERRORS_OF_ONE),
         ),
         on_get(
             "/control/records/{id}/requests",
             history::requests,
-            operation("listRequests", "Lists the requests of a session in the order in which they ended")
+            operation("listRequests", "Lists the requests of a session in the order in which they ended").by_tenant()
                 .query::<RequestsQuery>()
                 .ok::<LegPage>("A page of requests.")
                 .errors(history::ERRORS_OF_REQUESTS),
@@ -227,8 +237,29 @@ fn record_endpoints() -> Vec<Endpoint> {
     ]
 }
 
+fn access_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary, right| Operation::new(ACCESS, id, summary, right);
+    vec![
+        on_get(
+            "/control/whoami",
+            audit::whoami,
+            operation("getWhoami", "Returns the caller and its roles", Right::Read)
+                .by_tenant()
+                .ok::<Whoami>("The caller."),
+        ),
+        on_get(
+            "/control/audit",
+            audit::list,
+            operation("listAudit", "Lists the changes that operators made, newest first", Right::Audit)
+                .query::<AuditQuery>()
+                .ok::<AuditList>("A page of lines.")
+                .errors(&[BadRequest, StateUnavailable, Internal]),
+        ),
+    ]
+}
+
 fn instance_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(INSTANCE, id, summary);
+    let operation = |id, summary| Operation::new(INSTANCE, id, summary, Right::Read);
     vec![
         on_get(
             "/control/health",
@@ -250,13 +281,13 @@ fn instance_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/config",
             config::show,
-            operation("getConfig", "Returns the configuration in force, after file, environment and flags")
+            operation("getConfig", "Returns the configuration in force, after file, environment and flags").needs(Right::Config)
                 .ok::<Map<String, Value>>("Keys as in conf/schema.json, secrets as `***`, and restart_required."),
         ),
         on_post(
             "/control/config/reload",
             config::reload,
-            operation("reloadConfig", "Reads the configuration again, as SIGHUP does")
+            operation("reloadConfig", "Reads the configuration again, as SIGHUP does").needs(Right::Config)
                 .ok::<ReloadReply>("The new configuration is in force.")
                 .errors(&[ConfigInvalid, Internal, ReloadBusy]),
         ),
@@ -274,7 +305,7 @@ fn instance_endpoints() -> Vec<Endpoint> {
 }
 
 fn probes() -> Vec<Endpoint> {
-    let probe = |id, summary| Operation::new(PROBES, id, summary).public();
+    let probe = |id, summary| Operation::probe(PROBES, id, summary);
     let readiness = |id| {
         probe(id, "Tells whether requests may be sent to this instance")
             .ok::<ReadinessReport>("Ready.")

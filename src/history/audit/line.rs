@@ -28,8 +28,6 @@ pub struct AuditEntry {
     pub schema: String,
     /// When it was done.
     pub at: Timestamp,
-    /// The instance that did it.
-    pub instance: String,
     /// Who did it.
     pub operator: OperatorLine,
     /// What was done: the `operationId` of the endpoint, such as `killSession`.

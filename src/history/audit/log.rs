@@ -16,6 +16,7 @@ use crate::history::proof::hash_chain::{Tip, to_text};
 use crate::history::proof::signature::Signer;
 use crate::history::state::State;
 use crate::settings::key_file;
+use crate::telemetry::metrics::{HistoryMetrics, Item};
 
 /// The table in `state.db`.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS audit (
@@ -35,6 +36,7 @@ const HEAD_FILE: &str = "audit-head.json";
 pub struct AuditLog {
     state: State,
     folder: PathBuf,
+    metrics: HistoryMetrics,
     /// Held while a line is appended; the key is read with the first one.
     signer: Mutex<Option<Signer>>,
 }
@@ -70,15 +72,21 @@ struct HeadFile {
 
 impl AuditLog {
     /// Returns the log in `data_dir`; opens nothing yet.
-    pub fn new(data_dir: &Path) -> Self {
-        Self { state: State::new(data_dir), folder: data_dir.to_owned(), signer: Mutex::default() }
+    pub fn new(data_dir: &Path, metrics: HistoryMetrics) -> Self {
+        Self { state: State::new(data_dir), folder: data_dir.to_owned(), metrics, signer: Mutex::default() }
     }
 
-    /// Appends a line. Returns after it is on disk. Blocks.
-    ///
-    /// # Errors
-    /// The file or the key cannot be used; nothing was written.
-    pub fn append(&self, entry: &AuditEntry) -> anyhow::Result<()> {
+    /// Appends a line. One that cannot be written is logged whole and counted: a kill does not wait for a full disk. Blocks.
+    pub fn record(&self, entry: &AuditEntry) {
+        if let Err(fault) = self.append(entry) {
+            let line = to_text(entry).unwrap_or_default();
+            tracing::error!(fault = format!("{fault:#}"), line, "a line of the audit log cannot be written");
+            self.metrics.dropped(Item::Audit, 1);
+        }
+    }
+
+    /// Appends a line. Returns after it is on disk.
+    fn append(&self, entry: &AuditEntry) -> anyhow::Result<()> {
         let mut signer = self.signer.lock();
         let signer = match &mut *signer {
             Some(signer) => signer,
@@ -189,12 +197,12 @@ mod tests {
     use super::super::line::{OperatorLine, SCHEMA};
     use super::super::verify::verify;
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     fn entry(action: &str, operator: &str) -> AuditEntry {
         AuditEntry {
             schema: SCHEMA.into(),
             at: Timestamp::UNIX_EPOCH,
-            instance: "i_1".into(),
             operator: OperatorLine { id: operator.into(), roles: Vec::new(), address: None },
             action: action.into(),
             target: "/control/x".into(),
@@ -205,6 +213,10 @@ mod tests {
             before: None,
             after: None,
         }
+    }
+
+    fn log(folder: &Path) -> AuditLog {
+        AuditLog::new(folder, Metrics::new().unwrap().history().clone())
     }
 
     fn lines(log: &AuditLog) -> Vec<String> {
@@ -219,11 +231,11 @@ mod tests {
     #[test]
     fn lines_are_chained_over_a_restart_and_are_found_by_operator_and_action() {
         let folder = tempfile::tempdir().unwrap();
-        let log = AuditLog::new(folder.path());
+        let log = log(folder.path());
         assert!(log.page(&AuditFilter::default(), None, 10).unwrap().lines.is_empty());
         log.append(&entry("killSession", "token")).unwrap();
         drop(log);
-        let log = AuditLog::new(folder.path());
+        let log = log(folder.path());
         log.append(&entry("createKey", "key:ada")).unwrap();
         log.append(&entry("killSession", "key:ada")).unwrap();
         let all = lines(&log);
@@ -243,7 +255,7 @@ mod tests {
     #[test]
     fn a_change_a_gap_and_a_cut_end_are_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let log = AuditLog::new(folder.path());
+        let log = log(folder.path());
         for action in ["a", "b", "c"] {
             log.append(&entry(action, "token")).unwrap();
         }
@@ -266,11 +278,11 @@ mod tests {
         let key = key(folder.path());
         std::thread::scope(|scope| {
             for operator in ["one", "two"] {
-                let log = AuditLog::new(folder.path());
+                let log = log(folder.path());
                 scope.spawn(move || (0..20).for_each(|_| log.append(&entry("a", operator)).unwrap()));
             }
         });
-        let all = lines(&AuditLog::new(folder.path()));
+        let all = lines(&log(folder.path()));
         assert_eq!(verify(all.iter().map(String::as_str), &[key]).unwrap().to, 40);
     }
 }

@@ -24,6 +24,8 @@ pub struct RecordFilter {
     pub model: Option<String>,
     /// Text to find in the id, uid, principal or client; case is ignored.
     pub q: Option<String>,
+    /// The tenants of the callers; all if empty.
+    pub tenants: Vec<String>,
 }
 
 impl RecordFilter {
@@ -49,8 +51,20 @@ impl RecordFilter {
             .map(|text| text.chars().take(MAX_SEARCH_CHARS).collect::<String>().to_lowercase());
         let searched = "instr(lower(session_id || ' ' || uid || ' ' || principal || ' ' || coalesce(client, '')), ?) > 0";
         and(searched, 1, &needle);
+        if let Some(tenants) = of_tenants(&self.tenants) {
+            sql.push_str(" AND ");
+            sql.push_str(&tenants);
+            values.extend(self.tenants.iter().cloned().map(rusqlite::types::Value::from));
+        }
         (sql, values)
     }
+}
+
+/// Returns a SQL condition on the body of a record: its caller is of one of these tenants, which are its parameters; `None`
+/// for all.
+pub(in crate::history) fn of_tenants(tenants: &[String]) -> Option<String> {
+    let places = vec!["?"; tenants.len()].join(", ");
+    (!tenants.is_empty()).then(|| format!("body ->> '$.tenant' IN ({places})"))
 }
 
 /// The length of one interval of a time series.

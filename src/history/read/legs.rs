@@ -68,8 +68,12 @@ pub struct LegPage {
 
 impl Reader {
     /// Resolves a uid or session id to the uid of an incarnation. If a session id has several, returns the last one that
-    /// ended, or, if none has ended, the last one that started. `None` if the history does not know it.
-    pub fn incarnation(&self, target: &str) -> rusqlite::Result<Option<String>> {
+    /// ended, or, if none has ended, the last one that started. `None` if the history does not know it. With `tenants`
+    /// only sessions that have ended are found, those of callers of one of them.
+    pub fn incarnation(&self, target: &str, tenants: &[String]) -> rusqlite::Result<Option<String>> {
+        if !tenants.is_empty() {
+            return Ok(self.record_of(target, tenants)?.map(|(uid, _)| uid));
+        }
         let known = match Uid::parse(target) {
             Some(_) => {
                 include_str!("../sql/uid_of_uid.sql")

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, OpenFlags, Row, params, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::filter::{GroupBy, Interval, RecordFilter};
+use super::filter::{GroupBy, Interval, RecordFilter, of_tenants};
 use super::record_schema::{ChainedRecord, StoredRequest};
 use super::time_range::TimeRange;
 use crate::history::proof::integrity::Integrity;
@@ -194,16 +194,28 @@ impl Reader {
         Ok(RecordPage { records, next_cursor })
     }
 
-    /// Reads the record of a uid, or the newest record of a session id, with everything about it. `None` if there is none.
-    pub fn detail(&self, target: &str) -> rusqlite::Result<Option<RecordDetail>> {
+    /// Reads the uid and the body of the record of a uid, or of the newest record of a session id, among those of callers
+    /// of these tenants; an empty list stands for all. `None` if there is none.
+    pub(super) fn record_of(
+        &self,
+        target: &str,
+        tenants: &[String],
+    ) -> rusqlite::Result<Option<(String, Box<RawValue>)>> {
+        let condition = of_tenants(tenants).map(|condition| format!(" AND {condition}")).unwrap_or_default();
         // The uid takes precedence: a client may choose another session's uid as its session id.
-        let sql = include_str!("../sql/record.sql");
-        let found =
-            self.database.query_row(sql, [target], |row| Ok((row.get::<_, String>(0)?, json(row, 1)?)));
-        let (uid, record) = match found {
-            Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(None),
-            found => found?,
-        };
+        let sql = format!(
+            "SELECT uid, body FROM records WHERE (uid = ?1 OR session_id = ?1){condition}
+                ORDER BY uid = ?1 DESC, seq DESC LIMIT 1"
+        );
+        let values = std::iter::once(target).chain(tenants.iter().map(String::as_str));
+        let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, json(row, 1)?));
+        self.database.query_row(&sql, params_from_iter(values), row).optional()
+    }
+
+    /// Reads the record of a uid, or the newest record of a session id, with everything about it, see
+    /// [`Reader::record_of`]. `None` if there is none.
+    pub fn detail(&self, target: &str, tenants: &[String]) -> rusqlite::Result<Option<RecordDetail>> {
+        let Some((uid, record)) = self.record_of(target, tenants)? else { return Ok(None) };
         let mut legs = self.database.prepare(include_str!("../sql/last_legs.sql"))?;
         let limit = i64::try_from(MAX_REQUESTS).unwrap_or(i64::MAX);
         let requests =

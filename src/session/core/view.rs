@@ -93,6 +93,7 @@ impl Session {
     pub(super) fn matches(&self, filter: &Filter) -> bool {
         let client = self.identity().client.as_deref();
         filter.matches_labels(&self.key().id, self.uid(), self.kind(), self.principal(), client)
+            && filter.covers(self.membership().and_then(|member| member.tenant.as_deref()))
             && (filter.state.is_none() && filter.backend.is_none() || {
                 let inner = self.inner();
                 filter.state.is_none_or(|state| state == inner.state)

@@ -1,5 +1,7 @@
 //! Which sessions a list asks for, and one page of the result.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BackendName, PrincipalId, SessionId, SessionKey, Uid};
@@ -20,6 +22,9 @@ pub struct Filter {
     pub backend: Option<String>,
     /// Of this client program.
     pub client: Option<String>,
+    /// Of callers of these tenants; all if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<String>,
     /// With this text in the id, uid, principal or client; case does not matter.
     pub q: Option<String>,
     /// Page size, 1 to 1000; absent or 0 means 100.
@@ -35,6 +40,8 @@ pub(in crate::session) struct ListLabels {
     kind: SessionKind,
     principal: PrincipalId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     client: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     backends: Vec<BackendName>,
@@ -46,6 +53,7 @@ impl ListLabels {
             state: session.state,
             kind: session.kind,
             principal: session.principal.id.clone(),
+            tenant: session.principal.tenant.clone(),
             client: session.identity.client.as_deref().map(Box::from),
             backends: session.backends.keys().cloned().collect(),
         }
@@ -93,6 +101,7 @@ impl Filter {
                 &session.principal.id,
                 session.identity.client.as_deref(),
             )
+            && self.covers(session.principal.tenant.as_deref())
             && self.backend.as_deref().is_none_or(|name| session.backends.contains_key(name))
     }
 
@@ -100,10 +109,16 @@ impl Filter {
     pub(in crate::session) fn matches_listed(&self, key: &SessionKey, uid: Uid, labels: &ListLabels) -> bool {
         self.state.is_none_or(|state| state == labels.state)
             && self.matches_labels(&key.id, uid, labels.kind, &labels.principal, labels.client.as_deref())
+            && self.covers(labels.tenant.as_deref())
             && self
                 .backend
                 .as_deref()
                 .is_none_or(|asked| labels.backends.iter().any(|name| name.as_str() == asked))
+    }
+
+    /// Returns whether a session of this tenant is asked for.
+    pub(in crate::session) fn covers(&self, tenant: Option<&str>) -> bool {
+        self.tenants.is_empty() || tenant.is_some_and(|tenant| self.tenants.iter().any(|asked| asked == tenant))
     }
 
     /// False if the scope of a session rules it out: a non-empty scope is the principal.

@@ -14,6 +14,8 @@ pub enum Item {
     Event,
     /// A leg of a session.
     Leg,
+    /// A line of the audit log.
+    Audit,
 }
 
 /// The metric handles of the history.
@@ -21,7 +23,7 @@ pub enum Item {
 pub struct HistoryMetrics {
     up: IntGauge,
     /// Indexed by [`Item`].
-    dropped: [IntCounter; 3],
+    dropped: [IntCounter; 4],
     captures_dropped: IntCounter,
     intact: IntGauge,
 }
@@ -35,7 +37,7 @@ impl HistoryMetrics {
         let dropped = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
         Ok(Self {
             up: add(registry, IntGauge::with_opts(options(&table::HISTORY_UP))?)?,
-            dropped: ["records", "events", "legs"].map(|kind| dropped.with_label_values(&[kind])),
+            dropped: ["records", "events", "legs", "audit"].map(|kind| dropped.with_label_values(&[kind])),
             captures_dropped: add(registry, IntCounter::with_opts(options(&table::CAPTURES_DROPPED))?)?,
             intact,
         })

@@ -1,0 +1,67 @@
+//! Who calls the control API, and the audit log.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::params::{Cursor, Limit, Time};
+use crate::history::audit::{AuditFilter, AuditLine};
+
+/// Lines on a page: 100, at most 1000.
+pub type AuditLimit = Limit<100, 1000>;
+
+/// Query of `GET /control/audit`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditQuery {
+    /// Lines of this time or later: a time, or an age such as `24h`.
+    pub from: Option<Time>,
+    /// Lines before this time.
+    pub to: Option<Time>,
+    /// Lines of this operator, such as `key:ada` or `token`.
+    pub operator: Option<String>,
+    /// Lines of this action, such as `killSession`.
+    pub action: Option<String>,
+    /// Lines on this page.
+    pub limit: AuditLimit,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<Cursor>,
+}
+
+impl AuditQuery {
+    /// Returns the filter of the audit log.
+    pub fn filter(&self) -> AuditFilter {
+        AuditFilter {
+            from: self.from.map(|time| time.0),
+            to: self.to.map(|time| time.0),
+            operator: self.operator.clone(),
+            action: self.action.clone(),
+        }
+    }
+}
+
+/// Answer of `GET /control/audit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditList<Line = AuditLine> {
+    /// The lines, newest first.
+    pub lines: Vec<Line>,
+    /// The cursor of the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// Answer of `GET /control/whoami`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Whoami {
+    /// The principal, such as `key:ada`; `token` for the control token, `local` where none is required.
+    pub id: String,
+    /// The roles.
+    pub roles: Vec<GrantedRole>,
+}
+
+/// A role of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GrantedRole {
+    /// `admin`, `operator`, `auditor`, `finops` or `viewer`.
+    pub role: crate::identity::roles::Role,
+    /// The only tenant that it covers; null for all.
+    pub tenant: Option<String>,
+}

@@ -1,0 +1,199 @@
+//! Who calls the control API, and whether they may.
+//!
+//! [`super::auth`] finds the [`Operator`] before any route is looked at; [`permit`] runs before each endpoint: it checks the
+//! right that the endpoint needs, and writes a line of the audit log for each change. An endpoint without an operator is
+//! refused, so that a route that is added wrongly is closed, not open.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use data_encoding::HEXLOWER;
+use http::Method;
+use jiff::Timestamp;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use super::api::error::ErrorCode;
+use super::listen::Peer;
+use super::problem::Problem;
+use super::service::ControlState;
+use crate::history::audit::line::SCHEMA;
+use crate::history::audit::{AuditEntry, OperatorLine};
+use crate::history::proof::hash_chain::canonical;
+use crate::identity::roles::{Grants, Reach, Right};
+use crate::ids::RequestId;
+
+/// How long an answer waits for its line of the audit log. The change is done already, and the line is written even if it
+/// takes longer.
+const AUDIT_WAIT: Duration = Duration::from_secs(2);
+
+/// The caller of the control API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Operator {
+    /// The principal; `token` for the control token, `local` where none is required.
+    id: Arc<str>,
+    grants: Grants,
+}
+
+impl Operator {
+    /// Who shows the control token.
+    pub(super) fn with_token() -> Self {
+        Self { id: "token".into(), grants: Grants::admin() }
+    }
+
+    /// Anyone on this machine, where neither a token nor a role is configured.
+    pub(super) fn local() -> Self {
+        Self { id: "local".into(), grants: Grants::admin() }
+    }
+
+    /// A principal with these roles.
+    pub(super) fn principal(id: &str, grants: Grants) -> Self {
+        Self { id: id.into(), grants }
+    }
+
+    /// Nobody: a probe needs no credential.
+    pub(super) fn nobody() -> Self {
+        Self { id: "".into(), grants: Grants::default() }
+    }
+
+    /// Returns whether a credential was checked, or none is required.
+    pub(super) fn is_known(&self) -> bool {
+        !self.grants.is_empty()
+    }
+
+    /// Returns the id of the principal.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the roles.
+    pub(super) fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    /// Returns the author of an order: the principal, or the address where the token is shared.
+    pub(super) fn author(&self, peer: SocketAddr) -> String {
+        match self.id.contains(':') {
+            true => self.id.to_string(),
+            false => format!("control:{}", peer.ip().to_canonical()),
+        }
+    }
+}
+
+/// What an endpoint needs.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) state: Arc<ControlState>,
+    /// Its `operationId`.
+    pub(super) action: &'static str,
+    /// `None` for a probe.
+    pub(super) right: Option<Right>,
+    /// Whether it covers the objects of one tenant, where the caller's role is for one.
+    pub(super) is_by_tenant: bool,
+    /// Whether a line is written for it although it changes nothing.
+    pub(super) is_audited: bool,
+}
+
+/// What a handler adds to the line of the audit log, as an extension of its response.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Change {
+    /// The reason that the operator gave.
+    pub(super) reason: Option<String>,
+    /// The digest of the object before.
+    pub(super) before: Option<String>,
+    /// The digest of the object after.
+    pub(super) after: Option<String>,
+}
+
+/// Returns the digest of an object for the audit log: SHA-256 of its canonical form (RFC 8785), in hexadecimal.
+pub(super) fn digest_of(object: &Value) -> String {
+    HEXLOWER.encode(&Sha256::digest(canonical(object)))
+}
+
+/// Lets a request pass to its endpoint, and writes what it changed into the audit log before the answer is sent.
+pub(super) async fn permit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let Some(operator) = request.extensions().get::<Operator>().cloned() else {
+        return Problem::internal("the request was not checked; see the server log").into_response();
+    };
+    let Some(right) = gate.right else { return next.run(request).await };
+    let is_audited = gate.is_audited || !matches!(*request.method(), Method::GET | Method::HEAD);
+    let line = is_audited.then(|| entry(&gate, &operator, right, &request));
+    let mut response = match gate.reach(&operator, right) {
+        Ok(reach) => {
+            request.extensions_mut().insert(reach);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    if let Some(line) = line {
+        record(&gate.state, line, &mut response).await;
+    }
+    response
+}
+
+impl Gate {
+    /// Returns the objects that the operator may see or change here.
+    ///
+    /// # Errors
+    /// No role of the operator grants this.
+    fn reach(&self, operator: &Operator, right: Right) -> Result<Reach, Problem> {
+        let id = operator.id();
+        match operator.grants().reach(right) {
+            None => {
+                let allowed: Vec<&str> = right.roles().map(|role| role.name()).collect();
+                let detail = format!("{id} has no role that permits this; it takes one of {}", allowed.join(", "));
+                Err(Problem::new(ErrorCode::RoleRequired, detail))
+            }
+            Some(reach @ Reach::Tenants(_)) if !self.is_by_tenant => {
+                let detail = format!(
+                    "the roles of {id} cover {}; this endpoint cannot be limited to a tenant",
+                    reach.tenants().join(", ")
+                );
+                Err(Problem::new(ErrorCode::RoleRequired, detail))
+            }
+            Some(reach) => Ok(reach),
+        }
+    }
+}
+
+/// Returns the line of a request, without its outcome.
+fn entry(gate: &Gate, operator: &Operator, right: Right, request: &Request) -> AuditEntry {
+    let address = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.address.ip());
+    let roles = operator.grants().iter().filter(|(role, _)| role.grants(right));
+    AuditEntry {
+        schema: SCHEMA.to_owned(),
+        at: Timestamp::now(),
+        operator: OperatorLine {
+            id: operator.id().to_owned(),
+            roles: roles.map(|(role, _)| role.name().to_owned()).collect(),
+            address: address.map(|address| address.to_canonical().to_string()),
+        },
+        action: gate.action.to_owned(),
+        target: request.uri().path().to_owned(),
+        status: 0,
+        code: None,
+        request_id: request.extensions().get::<RequestId>().map(ToString::to_string),
+        reason: None,
+        before: None,
+        after: None,
+    }
+}
+
+/// Writes a line. One that cannot be written is logged whole and counted: a kill must not wait for a full disk.
+async fn record(state: &Arc<ControlState>, mut line: AuditEntry, response: &mut Response) {
+    line.status = response.status().as_u16();
+    line.code = response.extensions().get::<Problem>().map(|problem| problem.code().to_owned());
+    if let Some(Change { reason, before, after }) = response.extensions_mut().remove() {
+        (line.reason, line.before, line.after) = (reason, before, after);
+    }
+    let state = Arc::clone(state);
+    let written = tokio::task::spawn_blocking(move || state.parts.audit.record(&line));
+    if timeout(AUDIT_WAIT, written).await.is_err() {
+        tracing::warn!("a change is done, but its line of the audit log is still being written");
+    }
+}
