@@ -1,7 +1,9 @@
 //! Step 8: forwards both bodies. Counts each chunk and feeds it to the tap; no chunk passes after a cut.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora_core::{Error, Result};
+use tokio::time::Instant;
 
 use super::downstream::LEG_CUT;
 use super::error_response::REFUSED;
@@ -9,12 +11,12 @@ use super::read;
 use super::request_ctx::RequestCtx;
 use super::upgrade;
 
-/// Forwards a chunk of the request body to the backend.
+/// Forwards a chunk of the request body to the backend. `headers` are the request's.
 ///
 /// # Errors
 /// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
 /// routed.
-pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<()> {
+pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Option<Bytes>) -> Result<()> {
     let RequestCtx { app, stage, outcome } = ctx;
     let routed = stage.routed_mut()?;
     let Some(chunk) = body else { return Ok(()) };
@@ -39,7 +41,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
             outcome.refusal = Some(Box::new(read::too_large(limit)));
             return Error::e_explain(REFUSED, "the body is too large");
         }
-        return read::read_on(routed, outcome, chunk);
+        return read::read_on(routed, outcome, headers, chunk);
     }
     // What is held is one chunk.
     if let Some(rewritten) = routed.rewritten.take() {
@@ -61,8 +63,9 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     }
     let answer = &mut outcome.answer;
     if let Some(chunk) = chunk {
-        handle.activity.record();
-        routed.leg.session().touch(app.clock.now());
+        let now = Instant::now();
+        handle.activity.record_at(now);
+        routed.leg.session().touch(app.clock.at(now.into_std()));
         routed.leg.session().add_bytes_out(chunk.len() as u64);
         answer.sent += chunk.len() as u64;
         if let Some(tap) = &mut answer.tap {

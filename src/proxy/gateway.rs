@@ -172,9 +172,7 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        if routed.who.received.handle.upstream.is_ours() {
-            upstream_request::begin_http1(head)?;
-        }
+        upstream_request::begin(head, session.as_ref(), &routed.who.received)?;
         upstream_request::rewrite_head(head, session.req_header(), &routed.who, &routed.route)?;
         // A backend that was tried before may have another name for the model.
         routed.rewritten = None;
@@ -189,12 +187,13 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         chunk: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        let Err(error) = body_filters::upload(ctx, chunk) else { return Ok(()) };
+        let headers = &session.req_header().headers;
+        let Err(error) = body_filters::upload(ctx, headers, chunk) else { return Ok(()) };
         let handle = &ctx.stage.routed_mut()?.who.received.handle;
         // Empty, since none would end the body.
         *chunk = Some(Bytes::new());
@@ -343,7 +342,7 @@ mod tests {
     fn what_is_boxed_for_each_request_is_small() {
         for (what, size, limit) in [
             ("the context", size_of::<RequestCtx>(), 1152),
-            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2560),
+            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2568),
             ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
         ] {
             assert!(size <= limit, "{what}: {size}");

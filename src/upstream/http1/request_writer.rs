@@ -3,6 +3,7 @@
 //! write would never read on. The downstream session writes the rest of the queue while it waits for the client, and
 //! reads nothing more from the client meanwhile.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::future::{Future, poll_fn};
@@ -13,20 +14,32 @@ use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{Stream, stream};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::custom::BodyWrite;
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{HeaderNameVariant, RequestHeader};
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::coop::unconstrained;
+
+use crate::protocol::wire::http1::spelling;
+
+/// Messages beside the body, as Pingora's proxy takes them.
+pub type Messages = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync>;
 
 /// Maximum buffers that one system call writes.
 const MAX_BUFFERS: usize = 16;
 
 /// First capacity of the buffer for heads and chunk sizes.
 const HEAD_CAPACITY: usize = 1 << 10;
+
+thread_local! {
+    /// Where heads and chunk sizes are formatted. It is used again once they were written, so that a connection that
+    /// waits for its response has no buffer.
+    static SCRATCH: RefCell<BytesMut> = RefCell::default();
+}
 
 /// The write half of a connection. Outlives requests; [`RequestWriter`] is its use by one of them.
 #[derive(Debug)]
@@ -38,13 +51,17 @@ struct State {
     socket: Option<OwnedWriteHalf>,
     /// Number of the request that may write.
     request: u64,
-    /// Where heads and chunk sizes are formatted.
-    scratch: BytesMut,
     /// What is not written yet.
     queue: VecDeque<Bytes>,
+    /// The client's head as it came, for the spelling of field names.
+    spelling: Bytes,
     framing: Framing,
     /// Why no more is written.
     failure: Option<io::ErrorKind>,
+    /// A head of the response was read.
+    is_answered: bool,
+    /// Waits for that.
+    waiting: Option<Waker>,
 }
 
 /// How the end of the body is marked.
@@ -62,10 +79,12 @@ impl WriteHalf {
         Arc::new(Self(Mutex::new(State {
             socket: Some(socket),
             request: 0,
-            scratch: BytesMut::new(),
             queue: VecDeque::new(),
+            spelling: Bytes::new(),
             framing: Framing::Ended,
             failure: None,
+            is_answered: false,
+            waiting: None,
         })))
     }
 
@@ -127,11 +146,45 @@ impl RequestWriter {
         }
     }
 
+    /// Returns a stream of the messages beside the body, of which HTTP has none. It ends with the first head of the response,
+    /// when the proxy's task runs anyway: Pingora waits for its end, and would run the task once more just for that.
+    pub fn no_messages(&self) -> Messages {
+        let writer = self.clone();
+        Box::new(stream::poll_fn(move |cx| writer.poll_answered(cx).map(|()| None::<Result<Bytes>>)))
+    }
+
+    /// Ready when a head of the response was read, or the request has ended. For one task.
+    fn poll_answered(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.half.0.lock();
+        if state.is_answered || state.request != self.request {
+            return Poll::Ready(());
+        }
+        state.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// A head of the response was read.
+    pub(super) fn answered(&self) {
+        let mut state = self.half.0.lock();
+        state.is_answered = true;
+        if let Some(waiting) = state.waiting.take() {
+            waiting.wake();
+        }
+    }
+
     /// Closes the connection for writing in the middle of the request, whose end must not look like one.
     pub fn abort(&self) {
         let mut state = self.half.0.lock();
         if state.request == self.request {
             state.fail(io::ErrorKind::ConnectionAborted);
+        }
+    }
+
+    /// Lets the head spell field names as `head` does, the client's head as it came from the wire.
+    pub fn spell_as(&self, head: Bytes) {
+        let mut state = self.half.0.lock();
+        if state.request == self.request {
+            state.spelling = head;
         }
     }
 
@@ -142,10 +195,10 @@ impl RequestWriter {
     pub(super) fn write_head(&self, head: &mut RequestHeader, has_body: bool) -> Result<()> {
         let mut state = self.half.0.lock();
         state.framing = framing(head, has_body)?;
-        state.scratch.reserve(HEAD_CAPACITY);
-        write_head(head, &mut state.scratch)?;
-        let head = state.scratch.split().freeze();
-        state.failure = None;
+        let spelling = std::mem::take(&mut state.spelling);
+        let (head, written) = formatted(|out| write_head(head, &spelling, out));
+        written?;
+        (state.failure, state.is_answered) = (None, false);
         state.queue.push_back(head);
         if !has_body {
             state.try_write();
@@ -173,8 +226,17 @@ fn framing(head: &mut RequestHeader, has_body: bool) -> Result<Framing> {
         .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "the request's length"))
 }
 
-/// Writes a request line and the fields (RFC 9112, 3 and 5).
-fn write_head(head: &RequestHeader, out: &mut BytesMut) -> Result<()> {
+/// Returns what `format` writes to an empty buffer, and its result.
+fn formatted<T>(format: impl FnOnce(&mut BytesMut) -> T) -> (Bytes, T) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.reserve(HEAD_CAPACITY);
+        let result = format(scratch);
+        (scratch.split().freeze(), result)
+    })
+}
+
+/// Writes a request line and the fields (RFC 9112, 3 and 5), with names as in `spelling`.
+fn write_head(head: &RequestHeader, spelling: &[u8], out: &mut BytesMut) -> Result<()> {
     let target = head.raw_path();
     if target.is_empty() || target.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n' | b' ')) {
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "the request target has a forbidden byte");
@@ -183,9 +245,32 @@ fn write_head(head: &RequestHeader, out: &mut BytesMut) -> Result<()> {
     out.put_u8(b' ');
     out.put_slice(target);
     out.put_slice(b" HTTP/1.1\r\n");
-    head.header_to_h1_wire(out);
+    head.map(|name, value| {
+        let name = match name {
+            HeaderNameVariant::Case(name) => name.as_slice(),
+            HeaderNameVariant::Titled(name) => name.as_bytes(),
+        };
+        write_field(name, value.as_bytes(), spelling, out);
+        Ok(())
+    })?;
     out.put_slice(b"\r\n");
     Ok(())
+}
+
+/// Writes a field; most come from the client and are copied as whole lines.
+fn write_field(name: &[u8], value: &[u8], spelling: &[u8], out: &mut BytesMut) {
+    let line = spelling::line(spelling, name, value);
+    match line {
+        Some(line) if line.len() == name.len() + 2 + value.len() && line[name.len() + 1] == b' ' => {
+            out.put_slice(line);
+        }
+        _ => {
+            out.put_slice(line.map_or(name, |line| &line[..name.len()]));
+            out.put_slice(b": ");
+            out.put_slice(value);
+        }
+    }
+    out.put_slice(b"\r\n");
 }
 
 impl State {
@@ -203,8 +288,8 @@ impl State {
             }
             Framing::Chunked => {
                 // Writing to a buffer that grows does not fail.
-                let _ = write!(self.scratch, "{:x}\r\n", data.len());
-                self.queue.push_back(self.scratch.split().freeze());
+                let (size, _) = formatted(|out| write!(out, "{:x}\r\n", data.len()));
+                self.queue.push_back(size);
                 self.queue.push_back(data);
                 self.queue.push_back(Bytes::from_static(b"\r\n"));
             }

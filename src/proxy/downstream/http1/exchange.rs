@@ -3,21 +3,28 @@
 //! The methods that begin with `poll_` can be cancelled at any time; nothing is lost. Those that add to a response send
 //! nothing themselves, [`Exchange::poll_send`] does; a wait for the client sends first what can be sent.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, UPGRADE};
-use http::{HeaderValue, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::{StatusCode, Version};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::warn;
 
 use super::connection::{Connection, READ};
 use super::head::Head;
+use super::outgoing::OwnFields;
 use crate::protocol::wire::http1::body::{Body, Fault};
 use crate::proxy::downstream::timing::IdleTimer;
+
+/// How long a client that has left may go unnoticed while nothing is read from it.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A request that was read from a connection, and its response.
 pub(crate) struct Exchange {
@@ -26,7 +33,7 @@ pub(crate) struct Exchange {
     body: Body,
     /// Bytes of the body so far.
     body_bytes: usize,
-    /// The last response head.
+    /// The last response head; without its fields if it has no `Content-Length`.
     response: Option<Box<ResponseHeader>>,
     /// The connection may carry another request after this one.
     keeps_open: bool,
@@ -34,8 +41,10 @@ pub(crate) struct Exchange {
     is_upgraded: bool,
     /// The client has ended its side after the request.
     has_ended: bool,
-    /// The first bytes of the next request were seen, so the client is not waited for any more.
+    /// The first bytes of the next request were seen, so nothing more is read.
     saw_next: bool,
+    /// When to look next whether the client has left, while nothing is read from it.
+    look: Option<Pin<Box<Sleep>>>,
     /// The end of the client's side is no reason to give up the request.
     ignores_end: bool,
 }
@@ -53,6 +62,7 @@ impl Exchange {
             is_upgraded: false,
             has_ended: false,
             saw_next: false,
+            look: None,
             ignores_end: false,
             head,
         }
@@ -70,8 +80,11 @@ impl Exchange {
                 Ok(None) => {}
                 Err(fault) => return Poll::Ready(Err(rejected(fault))),
             }
-            let most = self.body.left().unwrap_or(READ);
-            let read = ready!(self.connection.poll_fill(cx, most))
+            let read = match self.body.left() {
+                Some(left) => self.connection.poll_fill_body(cx, left),
+                None => self.connection.poll_fill(cx, READ),
+            };
+            let read = ready!(read)
                 .map_err(|error| Error::because(ErrorType::ReadError, "when reading body", error))?;
             if read == 0 {
                 self.body.close().map_err(rejected)?;
@@ -79,8 +92,8 @@ impl Exchange {
         }
     }
 
-    /// Waits for the end of the client's side after a request. Bytes of the next request are kept, and not waited for any
-    /// further.
+    /// Waits for the end of the client's side after a request. Of the next request the first byte is kept, and no more is
+    /// read.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         if !self.has_ended && !self.saw_next {
             // One byte, so that a client cannot fill memory with further requests.
@@ -90,8 +103,15 @@ impl Exchange {
             (self.has_ended, self.saw_next) = (read == 0, read > 0);
             self.keeps_open &= !self.has_ended;
         }
-        if !self.has_ended || self.ignores_end {
-            return Poll::Pending;
+        if self.ignores_end {
+            ready!(self.poll_look(cx, |exchange| exchange.connection.is_reset()));
+            return Poll::Ready(Error::e_explain(
+                ErrorType::ReadError,
+                "the client has reset the connection",
+            ));
+        }
+        if !self.has_ended {
+            ready!(self.poll_look(cx, |exchange| exchange.connection.has_ended()));
         }
         let context = match self.response {
             None => "Prematurely before response header is sent",
@@ -100,7 +120,30 @@ impl Exchange {
         Poll::Ready(Error::e_explain(ErrorType::ConnectionClosed, context))
     }
 
-    /// Takes the end of the client's side as no reason to give up its request.
+    /// Waits until a client leaves before it has sent the whole body, of which nothing is read meanwhile.
+    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.poll_look(cx, |exchange| exchange.connection.ends_within(exchange.body.left()))
+            .map(|()| Err(rejected(Fault::CutShort)))
+    }
+
+    /// Waits until the client `has_left`. Bytes that are not read keep the runtime from reporting what follows them, so that
+    /// it is asked again and again.
+    fn poll_look(&mut self, cx: &mut Context<'_>, has_left: impl Fn(&Self) -> bool) -> Poll<()> {
+        if self.look.is_none() && has_left(self) {
+            return Poll::Ready(());
+        }
+        loop {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            ready!(look.as_mut().poll(cx));
+            look.as_mut().reset(Instant::now() + LOOK);
+            if has_left(self) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Takes the end of the client's side as no reason to give up its request. From here on [`Self::poll_end`] waits for a
+    /// reset, with which the kernel of a client that has gone replies to the first bytes that are sent to it.
     pub(crate) fn ignore_end(&mut self) {
         self.ignores_end = true;
     }
@@ -119,11 +162,10 @@ impl Exchange {
             self.keeps_open = false;
         }
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        if !head.status.is_informational() {
-            head.insert_header(DATE, get_cached_date())?;
-            let connection = if self.keeps_open { "keep-alive" } else { "close" };
-            head.insert_header(CONNECTION, HeaderValue::from_static(connection))?;
-        }
+        let own = (!head.status.is_informational()).then(|| OwnFields {
+            date: get_cached_date(),
+            connection: if self.keeps_open { "keep-alive" } else { "close" },
+        });
         if switches || !head.status.is_informational() {
             let is_upgrade = switches && head.version == Version::HTTP_11 && self.is_upgrade_request();
             if is_upgrade {
@@ -132,7 +174,11 @@ impl Exchange {
             self.connection.out.begin_body(&head, &self.head.header.method, is_upgrade);
         }
         self.keeps_open &= !switches && !self.connection.out.is_until_close();
-        self.connection.out.add_head(&head)?;
+        self.connection.out.add_head(&head, own)?;
+        if !head.headers.contains_key(CONTENT_LENGTH) {
+            // A stream would keep the fields to its end; only the status is asked for.
+            *head = ResponseHeader::build_no_case(head.status, Some(0))?;
+        }
         self.response = Some(head);
         Ok(())
     }
@@ -229,6 +275,11 @@ impl Exchange {
     /// Whether the body of the request was read to its end.
     pub(crate) fn is_body_done(&self) -> bool {
         self.body.is_done()
+    }
+
+    /// How many bytes of the body of the request are still to come; 0 if that is not known.
+    pub(crate) fn body_left(&self) -> u64 {
+        self.body.left().unwrap_or(0)
     }
 
     /// Whether the request has no body.

@@ -1,13 +1,14 @@
 //! What is to be sent to a client: heads and body in the framing of the response, joined so that a head leaves with the
 //! first bytes of its body, and the size, data and end of a chunk together.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes};
-use http::{Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{HeaderNameVariant, ResponseHeader};
 
 use super::wire::Wire;
 use crate::protocol::wire::http1::fields::{is_chunked, length};
@@ -15,8 +16,17 @@ use crate::protocol::wire::http1::fields::{is_chunked, length};
 /// Larger pieces of a body are not copied: they are sent from where they are, after what waits.
 const MAX_COPIED: usize = 4 << 10;
 
-/// Capacity that an empty buffer keeps for the next head or event.
-const KEPT_CAPACITY: usize = 1 << 10;
+/// First capacity of a buffer.
+const CAPACITY: usize = 1 << 10;
+
+/// A buffer that has grown larger is not kept.
+const MAX_KEPT: usize = 2 * MAX_COPIED;
+
+thread_local! {
+    /// The buffer of the connection that was the last one to send all of it, so that a connection has none while nothing
+    /// waits to be sent.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// The last chunk, without trailers.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -33,6 +43,52 @@ enum Framing {
     UntilClose,
     /// The body is complete.
     Done,
+}
+
+/// The fields of a final response that the gateway sets. They are written with the others, not added to the map of fields.
+pub(super) struct OwnFields {
+    /// `Date` (RFC 9110, 6.6.1).
+    pub(super) date: HeaderValue,
+    /// `Connection`.
+    pub(super) connection: &'static str,
+}
+
+impl OwnFields {
+    /// Writes the fields of `head` with these, each where `head` has it first, or at the end.
+    fn write(&self, head: &ResponseHeader, out: &mut Vec<u8>) -> Result<()> {
+        let mut own =
+            [Some(("Date", self.date.as_bytes())), Some(("Connection", self.connection.as_bytes()))];
+        let is_own = |name: &[u8]| {
+            let names: [&[u8]; 2] = [b"date", b"connection"];
+            names.iter().position(|own| name.eq_ignore_ascii_case(own))
+        };
+        head.map(|name, value| {
+            let name = match name {
+                HeaderNameVariant::Case(name) => name.as_slice(),
+                HeaderNameVariant::Titled(name) => name.as_bytes(),
+            };
+            match is_own(name) {
+                None => put_field(name, value.as_bytes(), out),
+                Some(which) => {
+                    if let Some((name, value)) = own[which].take() {
+                        put_field(name.as_bytes(), value, out);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        for (name, value) in own.into_iter().flatten() {
+            put_field(name.as_bytes(), value, out);
+        }
+        Ok(())
+    }
+}
+
+fn put_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Bytes that wait to be sent: `first`, then `body`, then `last`.
@@ -69,24 +125,26 @@ impl Outgoing {
         (self.framing, self.body_bytes) = (Framing::None, 0);
     }
 
-    /// Adds a head.
+    /// Adds a head, with `own` fields in place of those that it has.
     ///
     /// # Errors
     /// Its version is not HTTP/1.
-    pub(super) fn add_head(&mut self, head: &ResponseHeader) -> Result<()> {
+    pub(super) fn add_head(&mut self, head: &ResponseHeader, own: Option<OwnFields>) -> Result<()> {
         self.gather();
         let version: &[u8] = match head.version {
             Version::HTTP_10 => b"HTTP/1.0 ",
             Version::HTTP_11 => b"HTTP/1.1 ",
             _ => return Error::e_explain(ErrorType::WriteError, "serializing response header"),
         };
-        self.first.reserve(KEPT_CAPACITY);
         self.first.put_slice(version);
         self.first.put_slice(head.status.as_str().as_bytes());
         self.first.put_u8(b' ');
         self.first.put_slice(head.get_reason_phrase().unwrap_or_default().as_bytes());
         self.first.put_slice(b"\r\n");
-        head.header_to_h1_wire(&mut self.first);
+        match own {
+            Some(own) => own.write(head, &mut self.first)?,
+            None => head.header_to_h1_wire(&mut self.first),
+        }
         self.first.put_slice(b"\r\n");
         Ok(())
     }
@@ -183,8 +241,12 @@ impl Outgoing {
         }
     }
 
-    /// Makes room behind a piece that was not sent yet.
+    /// Makes room behind what was not sent yet.
     fn gather(&mut self) {
+        if self.first.capacity() == 0 {
+            self.first = SPARE.take();
+            self.first.reserve(CAPACITY);
+        }
         if !self.body.is_empty() || !self.last.is_empty() {
             self.first.extend_from_slice(&std::mem::take(&mut self.body));
             self.first.extend_from_slice(std::mem::take(&mut self.last));
@@ -228,8 +290,11 @@ impl Outgoing {
         self.body.advance(of_body);
         self.last = &self.last[written - of_first - of_body..];
         if self.sent == self.first.len() {
-            self.first.clear();
-            self.first.shrink_to(KEPT_CAPACITY);
+            let mut sent = std::mem::take(&mut self.first);
+            sent.clear();
+            if (1..=MAX_KEPT).contains(&sent.capacity()) {
+                SPARE.set(sent);
+            }
             self.sent = 0;
         }
         if self.body.is_empty() {

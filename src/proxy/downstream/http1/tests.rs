@@ -5,7 +5,7 @@ use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use http::Version;
+use http::{HeaderName, HeaderValue, Version};
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{ErrorType, Result};
@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{Connection, Exchange, Unread, Wire};
+use crate::protocol::wire::http1::spelling;
 
 /// What a connection came to.
 #[derive(Debug, Default, PartialEq)]
@@ -67,10 +68,25 @@ impl Reply {
 }
 
 fn request(head: &RequestHeader, raw: Bytes, is_upgrade: bool, is_empty: bool) -> Request {
-    let mut fields = Vec::new();
-    for (name, value) in head.case_header_iter() {
-        fields.push((String::from_utf8_lossy(name.as_slice()).into_owned(), value.as_bytes().to_vec()));
+    // Pingora's head has a second map for the spelling of names; ours has the bytes.
+    let mut spelled: Vec<&[u8]> = head.case_header_iter().map(|(name, _)| name.as_slice()).collect();
+    if !head.has_case() {
+        let spelling = |(name, value): (&HeaderName, &HeaderValue)| {
+            let name = name.as_str().as_bytes();
+            &spelling::line(&raw, name, value.as_bytes()).expect("the line of an unchanged field")
+                [..name.len()]
+        };
+        spelled = head.headers.iter().map(spelling).collect();
     }
+    let fields = spelled.into_iter().zip(head.headers.values());
+    let fields = fields
+        .map(|(name, value)| {
+            let name = String::from_utf8_lossy(name);
+            // Of several lines without a value the first one is found.
+            let name = if value.is_empty() { name.to_ascii_lowercase() } else { name.into_owned() };
+            (name, value.as_bytes().to_vec())
+        })
+        .collect();
     let line = format!("{} {} {}", head.method, String::from_utf8_lossy(head.raw_path()), head.uri);
     Request { line, version: head.version, fields, raw, is_upgrade, is_empty, body: None }
 }
@@ -458,10 +474,31 @@ async fn of_the_next_request_one_byte_is_read_ahead() {
 #[tokio::test]
 async fn a_response_that_comes_before_the_body_closes_the_connection() -> Result<()> {
     let sent = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nGET";
-    let (_client, mut exchange) = exchange(sent, 4096).await;
+    let (mut client, mut exchange) = exchange(sent, 4096).await;
     exchange.add_head(head(200, "content-length", "0"))?;
-    assert_eq!(exchange.response().unwrap().headers["connection"], "close");
     assert!(exchange.finish().await.is_none());
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).await.unwrap();
+    assert!(seen.ends_with("\r\nConnection: close\r\n\r\n"), "{seen}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_gateways_own_fields_stand_where_the_backends_stood() -> Result<()> {
+    let (mut client, mut exchange) = exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 4096).await;
+    let mut answer = head(200, "content-length", "0");
+    for (name, value) in [("date", "then"), ("connection", "close"), ("x-a", "1"), ("connection", "x-b")] {
+        answer.append_header(name, value)?;
+    }
+    exchange.add_head(answer)?;
+    let connection = exchange.finish().await;
+    drop(connection);
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).await.unwrap();
+    let lines: Vec<&str> = seen.split("\r\n").collect();
+    assert!(lines[2].starts_with("Date: ") && lines[2].ends_with(" GMT"), "{seen}");
+    assert_eq!((lines[3], lines[4]), ("Connection: keep-alive", "x-a: 1"), "{seen}");
+    assert_eq!(seen.matches("onnection").count(), 1, "{seen}");
     Ok(())
 }
 
@@ -484,4 +521,48 @@ async fn a_body_that_is_too_short_or_too_long_is_not_sent_so() -> Result<()> {
     exchange.add_body(Bytes::from_static(b"ab"));
     assert!(exchange.end_body().is_err());
     Ok(())
+}
+
+#[tokio::test]
+async fn a_large_body_comes_whole_and_nothing_of_what_follows_it() {
+    let body: Vec<u8> = (0..=u8::MAX).cycle().take(300_000).collect();
+    let begin = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let (mut client, mut exchange) = exchange(&begin, 64 << 10).await;
+    let sent = body.clone();
+    let sending = tokio::spawn(async move {
+        for piece in sent.chunks(60_000) {
+            client.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        client.write_all(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        client
+    });
+    let mut seen = Vec::new();
+    while let Some(data) = poll_fn(|cx| exchange.poll_body(cx)).await.unwrap() {
+        seen.extend_from_slice(&data);
+    }
+    assert!(seen == body);
+    exchange.add_head(head(200, "content-length", "0")).unwrap();
+    let mut connection = exchange.finish().await.unwrap();
+    assert_eq!(connection.read_request(None).await.unwrap().header.raw_path(), b"/next");
+    sending.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_end_of_its_body_is_noticed_without_reading() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (body, leaves) in [("123", true), ("12345", false)] {
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut connection = Connection::new(Wire::Plain(server), BytesMut::new());
+        let head = connection.read_request(None).await.unwrap();
+        let mut exchange = Exchange::new(connection, head);
+        client.write_all(body.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let left = poll_fn(|cx| exchange.poll_leave(cx));
+        let left = tokio::time::timeout(std::time::Duration::from_millis(1500), left).await;
+        assert_eq!(left.is_ok_and(|left| left.is_err()), leaves, "{body}");
+    }
 }

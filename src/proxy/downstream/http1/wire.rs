@@ -1,12 +1,15 @@
 //! The bytes below HTTP/1.1: a socket, or the TLS stream over one.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use bytes::{BufMut, BytesMut};
+use futures::FutureExt;
 use pingora_rustls::ServerTlsStream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 /// The most bytes of one read.
@@ -54,6 +57,23 @@ impl Wire {
         })
     }
 
+    /// Reads up to `most` bytes behind those in `into`, without a copy; returns how many. While nothing comes, `into` has no
+    /// memory.
+    pub(super) fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        into.reserve(most);
+        let mut room = (&mut *into).limit(most);
+        let read = with!(self, inner => pin!(inner.read_buf(&mut room)).poll(cx));
+        if read.is_pending() && into.is_empty() {
+            *into = BytesMut::new();
+        }
+        read
+    }
+
     /// Writes the beginning of `bytes`; returns how many of them.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         with!(self, inner => Pin::new(inner).poll_write(cx, bytes))
@@ -76,12 +96,39 @@ impl Wire {
     /// Makes the kernel reset the connection when it is closed, and discard what was not sent.
     pub(super) fn reset_on_drop(&self) {
         // It fails on a socket that is no longer connected, which needs no reset.
-        let _ = match self {
-            Self::Plain(tcp) => tcp.set_zero_linger(),
-            Self::Tls(tls) => tls.get_ref().0.set_zero_linger(),
+        let _ = self.tcp().map(TcpStream::set_zero_linger);
+    }
+
+    /// Whether the client has ended its side, or is gone, perhaps behind bytes that have not been read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.is_known_to_be(Interest::READABLE, Ready::is_read_closed)
+    }
+
+    /// Whether the client has reset the connection.
+    pub(super) fn is_reset(&self) -> bool {
+        self.is_known_to_be(Interest::WRITABLE, Ready::is_write_closed)
+    }
+
+    /// Returns how many bytes of the client can be read; `None` when that is not known.
+    pub(super) fn readable(&self) -> Option<u64> {
+        // Of bytes that TLS has decrypted nothing is known.
+        let Self::Plain(tcp) = self else { return None };
+        rustix::io::ioctl_fionread(tcp).ok()
+    }
+
+    /// Asks the runtime what the kernel has reported of the socket.
+    fn is_known_to_be(&self, interest: Interest, closed: fn(Ready) -> bool) -> bool {
+        let Some(tcp) = self.tcp() else { return false };
+        tcp.ready(interest).now_or_never().is_some_and(|ready| ready.is_ok_and(closed))
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(tls) => Some(tls.get_ref().0),
             #[cfg(test)]
-            Self::Memory(_) => Ok(()),
-        };
+            Self::Memory(_) => None,
+        }
     }
 
     /// Ends the side of this proxy.
