@@ -14,6 +14,7 @@ use super::kill_recovery::KillRecovery;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
+use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, MadeKeys};
 use crate::ids::BackendName;
 use crate::protocol::request::RequestPaths;
@@ -68,7 +69,8 @@ impl Components {
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
-        let keys = super::made_keys::open(config);
+        let state = Arc::new(State::new(&config.data_dir));
+        let keys = super::made_keys::open(config, &state);
         let settings = runtime_settings(config, &metrics, &[], keys.table())?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();

@@ -12,7 +12,7 @@ use crate::identity::{ClientKeys, KeyStorage};
 const KIND: &str = "key";
 
 /// Stores keys in `state.db`.
-struct InState(State);
+struct InState(Arc<State>);
 
 impl KeyStorage for InState {
     fn put(&self, id: &str, revision: u64, document: &str) -> Result<(), String> {
@@ -21,8 +21,7 @@ impl KeyStorage for InState {
 }
 
 /// Reads the stored keys. If the file cannot be used, that is logged, and no stored key is in force.
-pub(super) fn open(config: &Config) -> Arc<ClientKeys> {
-    let state = State::new(&config.data_dir);
+pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
     let stored = state.documents(KIND).unwrap_or_else(|fault| {
         let data_dir = config.data_dir.display();
         error!(
@@ -32,7 +31,7 @@ pub(super) fn open(config: &Config) -> Arc<ClientKeys> {
         );
         Vec::new()
     });
-    let keys = Arc::new(ClientKeys::new(stored, Box::new(InState(state))));
+    let keys = Arc::new(ClientKeys::new(stored, Box::new(InState(Arc::clone(state)))));
     declare(&keys, config);
     keys
 }

@@ -1,5 +1,6 @@
 //! `state.db`: documents that operators make through the API and that must outlive a restart. Apart from the history, which is
-//! pruned and may be deleted.
+//! pruned and may be deleted. One [`State`] serves all kinds of documents; other tables of the file belong in files of
+//! this folder that use [`State::with`].
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -63,8 +64,8 @@ impl State {
         self.with(|connection| connection.execute(sql, params![kind, id, revision, body]).map(drop))
     }
 
-    /// Opens or creates the file, readable by its owner only, if that is not done yet.
-    fn with<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> anyhow::Result<T> {
+    /// Runs work on the file, which is opened or created first, readable by its owner only.
+    pub(in crate::history) fn with<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> anyhow::Result<T> {
         let mut connection = self.connection.lock();
         let connection = match &mut *connection {
             Some(connection) => connection,

@@ -58,18 +58,17 @@ impl MadeKeys {
 /// A caller with a key, and what it may do.
 #[derive(Debug)]
 pub struct KeyHolder {
-    id: PrincipalId,
-    digest: KeyDigest,
-    membership: Option<Arc<Membership>>,
+    pub(super) id: PrincipalId,
+    pub(super) membership: Option<Arc<Membership>>,
     /// `None` allows all.
-    models: Option<Matcher>,
+    pub(super) models: Option<Matcher>,
     /// `None` allows all.
-    backends: Option<Matcher>,
-    expires: Option<Timestamp>,
+    pub(super) backends: Option<Matcher>,
+    pub(super) expires: Option<Timestamp>,
     /// Set once, when the key is no longer among those in force.
-    is_revoked: AtomicBool,
+    pub(super) is_revoked: AtomicBool,
     /// The minute of its last use since 1970; 0 before one.
-    last_used: AtomicI64,
+    pub(super) last_used: AtomicI64,
 }
 
 /// The key that a request shows.
@@ -221,38 +220,19 @@ impl Auth {
 
     fn holder(&self, text: &[u8]) -> Option<Arc<KeyHolder>> {
         let digest = KeyDigest::of(text);
-        let holder = self.declared(&digest).or_else(|| self.made.load().holders.get(&digest).cloned())?;
-        bool::from(holder.digest.as_bytes().ct_eq(digest.as_bytes())).then_some(holder)
+        find(&self.holders, &digest).or_else(|| find(&self.made.load().holders, &digest))
     }
 }
 
-impl KeyHolder {
-    pub(super) fn new(
-        id: PrincipalId,
-        digest: KeyDigest,
-        membership: Option<Arc<Membership>>,
-        models: Option<Matcher>,
-        backends: Option<Matcher>,
-        expires: Option<Timestamp>,
-    ) -> Self {
-        Self {
-            id,
-            digest,
-            membership,
-            models,
-            backends,
-            expires,
-            is_revoked: AtomicBool::new(false),
-            last_used: AtomicI64::new(0),
-        }
-    }
+/// Returns the holder of the key with this digest.
+fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Option<Arc<KeyHolder>> {
+    let (known, holder) = holders.get_key_value(digest)?;
+    bool::from(known.as_bytes().ct_eq(digest.as_bytes())).then(|| Arc::clone(holder))
+}
 
+impl KeyHolder {
     pub(super) fn expires(&self) -> Option<Timestamp> {
         self.expires
-    }
-
-    pub(super) fn digest(&self) -> &KeyDigest {
-        &self.digest
     }
 
     /// Revokes the key wherever it was shown.

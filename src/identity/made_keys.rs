@@ -212,7 +212,7 @@ impl ClientKeys {
         };
         let digest = KeyDigest::of(key.reveal().as_bytes());
         if self.table.load().is_known(&digest)
-            || declared.principals.iter().any(|(_, holder)| is_of(holder, &digest))
+            || declared.principals.iter().any(|(principal, _)| KeyDigest::parse(&principal.key_sha256) == Some(digest))
         {
             return Err(KeyError::Invalid("another principal has this key".to_owned()));
         }
@@ -336,10 +336,6 @@ fn listed_entry(entry: &Entry) -> ListedKey {
         created: Some(entry.document.created),
         last_used: entry.holders.iter().filter_map(|(_, holder)| holder.last_used()).max(),
     }
-}
-
-fn is_of(holder: &Option<Arc<KeyHolder>>, digest: &KeyDigest) -> bool {
-    holder.as_ref().is_some_and(|holder| holder.digest() == digest)
 }
 
 /// Returns whether a document is a tombstone that is no longer needed.
