@@ -10,11 +10,13 @@ use tracing::{error, info, warn};
 
 use super::components::{Components, addresses, runtime_settings};
 use super::descriptors::Plan;
+use super::made_keys;
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
 use crate::control::api::health::BackendStatus;
 use crate::control::service::{ReloadReport, Runtime};
+use crate::identity::Auth;
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
@@ -66,7 +68,8 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let settings = runtime_settings(&config, &self.shared.metrics, &before.backends)?;
+        let settings =
+            runtime_settings(&config, &self.shared.metrics, &before.backends, self.shared.keys.table())?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);
@@ -78,6 +81,7 @@ impl Reload {
         }
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
+        made_keys::declare(&self.shared.keys, &config);
         if !revoked.is_empty() {
             let legs_cut = self.shared.sessions.cut_legs_of(&revoked);
             info!(principals = ?revoked, legs_cut, "keys are revoked");
@@ -101,6 +105,10 @@ impl Runtime for Reload {
 
     fn reload(&self) -> Result<ReloadReport, Faults> {
         self.now()
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.shared.live.load().auth)
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

@@ -159,7 +159,9 @@ fn control_service(
         readiness: Arc::clone(&shared.readiness),
         settings: Arc::clone(&reload.control),
         runtime,
+        keys: Arc::clone(&shared.keys),
         history: shared.history.clone(),
+        audit: Arc::clone(&shared.audit),
         store: reload.current.load().session.store().name(),
         max_connections,
     };

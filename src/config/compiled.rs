@@ -110,7 +110,7 @@ pub(super) fn compile(
     let shorthand = fill_in_backend(&mut written);
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
-    let control = written.control.compile(faults);
+    let control = written.control.compile(!written.auth.roles.is_empty(), faults);
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();

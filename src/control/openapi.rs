@@ -34,6 +34,8 @@ pub(super) struct Operation {
     is_open: bool,
     is_by_tenant: bool,
     is_audited: bool,
+    /// What `{id}` in the path is.
+    names: &'static str,
     query: Option<SchemaOf>,
     body: Option<SchemaOf>,
     responses: Vec<Answer>,
@@ -60,7 +62,14 @@ impl Operation {
     pub(super) fn probe(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
         let (query, body, responses, errors) = (None, None, Vec::new(), [].as_slice());
         let (right, is_open, is_by_tenant, is_audited) = (None, false, false, false);
-        Self { id, summary, tag, right, is_open, is_by_tenant, is_audited, query, body, responses, errors }
+        let names = "The id or the uid of a session.";
+        Self { id, summary, tag, right, is_open, is_by_tenant, is_audited, names, query, body, responses, errors }
+    }
+
+    /// `{id}` in the path is the id of a key.
+    pub(super) fn names_key(mut self) -> Self {
+        self.names = "The id of a key.";
+        self
     }
 
     /// The endpoint needs another right than its group.
@@ -133,7 +142,7 @@ impl Operation {
         let mut parameters: Vec<Value> = path
             .contains("{id}")
             .then(|| {
-                let description = "The id or the uid of a session.";
+                let description = self.names;
                 json!({"name": "id", "in": "path", "required": true, "description": description,
                        "schema": {"type": "string"}})
             })

@@ -25,7 +25,7 @@ use super::settings::Settings;
 use super::{auth, routes};
 use crate::history::Archive;
 use crate::history::audit::AuditLog;
-use crate::identity::Auth;
+use crate::identity::{Auth, ClientKeys};
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -71,6 +71,8 @@ pub struct Parts {
     pub settings: Arc<ArcSwap<Settings>>,
     /// Configuration and backends of the running program.
     pub runtime: Arc<dyn Runtime>,
+    /// The keys of callers.
+    pub keys: Arc<ClientKeys>,
     /// The history; `None` when it is disabled or cannot be used.
     pub history: Option<Arc<Archive>>,
     /// The audit log.

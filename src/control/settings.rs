@@ -103,7 +103,7 @@ impl Settings {
         self.listen
     }
 
-    /// Token that every request must send; `None` on loopback only.
+    /// The token; `None` where `auth.roles` says who may call, and on loopback.
     pub fn token(&self) -> Option<&Secret> {
         self.token.as_ref()
     }
@@ -130,8 +130,8 @@ impl Settings {
 }
 
 impl ControlConfig {
-    /// Compiles the section; reads the token file.
-    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+    /// Compiles the section; reads the token file. `has_roles`: `auth.roles` says who may call, so no token is needed.
+    pub fn compile(self, has_roles: bool, faults: &mut Faults) -> Option<Settings> {
         let listen = listen_address("control.listen", &self.listen, faults);
         let token = match self.auth.token {
             Some(token) => check_token("control.auth", "ELIDA_CONTROL_TOKEN", token, faults).map(Some),
@@ -141,11 +141,11 @@ impl ControlConfig {
         let origins = origins("control.cors.allow_origins", self.cors.allow_origins, faults);
         let limits = self.limits.check(faults);
         let (listen, token) = (listen?, token?);
-        if !listen.ip().is_loopback() && token.is_none() {
+        if !listen.ip().is_loopback() && token.is_none() && !has_roles {
             faults.add(
                 "control.listen",
                 format!("{listen} can be reached from other machines, but there is no token"),
-                "set ELIDA_CONTROL_TOKEN or control.auth.token_file, or listen on 127.0.0.1",
+                "set ELIDA_CONTROL_TOKEN or control.auth.token_file, give keys a role (auth.roles), or listen on 127.0.0.1",
             );
             return None;
         }
@@ -246,7 +246,7 @@ mod tests {
 
     fn compiled(written: ControlConfig) -> Result<Settings, String> {
         let mut faults = Faults::default();
-        let settings = written.compile(&mut faults);
+        let settings = written.compile(false, &mut faults);
         settings.ok_or_else(|| faults.to_string())
     }
 
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(
             compiled(open).unwrap_err(),
             "control.listen: 0.0.0.0:9090 can be reached from other machines, but there is no token \
-             (set ELIDA_CONTROL_TOKEN or control.auth.token_file, or listen on 127.0.0.1)"
+             (set ELIDA_CONTROL_TOKEN or control.auth.token_file, give keys a role (auth.roles), or listen on 127.0.0.1)"
         );
         let open = compiled(with_token(":9090", "0123456789abcdef")).unwrap();
         assert_eq!(open.listen().to_string(), "0.0.0.0:9090");

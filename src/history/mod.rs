@@ -9,6 +9,7 @@
 //! - [`archive`]: the entry point. Queues events without blocking and opens readers.
 //! - [`write`]: the writer thread, its queues, the schema, and retention.
 //! - [`read`]: pages, single records, time series, and exports.
+//! - [`audit`]: what operators changed, in a hash chain of its own.
 //! - `sql/`: the migrations and the longer statements.
 //! - [`proof`]: the hash chain, signatures, and the checks against tampering.
 //!
@@ -17,9 +18,11 @@
 //! continues from its last signature.
 
 pub mod archive;
+pub mod audit;
 pub mod proof;
 pub mod read;
 pub mod settings;
+pub mod state;
 mod write;
 
 #[cfg(test)]

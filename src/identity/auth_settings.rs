@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, KeyHolder};
 use super::key_text::{KeyDigest, PREFIX};
+use super::roles::{RoleConfig, Roles};
 use crate::ids::{Membership, PrincipalId};
 use crate::model_patterns::{Matcher, Pattern, is_wild};
 use crate::settings::fault::Faults;
@@ -45,6 +46,8 @@ pub struct AuthConfig {
     pub keys: KeysConfig,
     /// The callers and the digests of their keys.
     pub principals: Vec<PrincipalConfig>,
+    /// Who may use the control API, and for what.
+    pub roles: Vec<RoleConfig>,
 }
 
 /// The form of keys.
@@ -62,7 +65,7 @@ impl Default for KeysConfig {
 }
 
 /// A caller with a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrincipalConfig {
     /// The name; records and metrics show it as `key:ID`.
@@ -91,6 +94,8 @@ impl AuthConfig {
     pub fn compile(self, backends: &[String], faults: &mut Faults) -> Option<Arc<Auth>> {
         let mut is_valid = check_prefix(&self.keys.prefix, faults);
         self.warn(faults);
+        let written = self.principals.clone();
+        let roles = Roles::compile(self.roles, faults);
         let mut holders = HashMap::new();
         let mut ids: HashMap<String, usize> = HashMap::new();
         for (at, principal) in self.principals.into_iter().enumerate() {
@@ -113,30 +118,28 @@ impl AuthConfig {
                 }
             }
         }
-        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, holders)))
+        let roles = roles.filter(|_| is_valid)?;
+        Some(Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders, roles)))
     }
 
     fn warn(&self, faults: &mut Faults) {
         match (self.proxy, self.principals.is_empty()) {
-            (Demand::Off, false) => {
+            (Demand::Off, false) if self.roles.is_empty() => {
                 let message = "the keys are not read, because auth.proxy is off";
                 faults.warn("auth.principals", message, "write auth.proxy: required, or optional");
             }
             (Demand::Required, true) => {
-                let message = "required, but there is no key: every request is refused";
-                faults.warn(
-                    "auth.proxy",
-                    message,
-                    "make one with elida key generate, and add it to auth.principals",
-                );
+                let message = "required, and auth.principals is empty: only keys that elida key create made are accepted";
+                faults.warn("auth.proxy", message, "make one with elida key create, or add principals");
             }
-            (Demand::Off | Demand::Optional, true) | (Demand::Optional | Demand::Required, false) => {}
+            (Demand::Off | Demand::Optional, true) | (_, false) => {}
         }
     }
 }
 
 impl PrincipalConfig {
-    fn compile(
+    /// Compiles a principal at this path of the configuration; `backends` are the names of the configured ones.
+    pub(super) fn compile(
         self,
         path: &str,
         prefix: &str,
@@ -166,6 +169,7 @@ impl PrincipalConfig {
             backends: backends?,
             expires: expires?,
             is_revoked: AtomicBool::new(false),
+            last_used: AtomicI64::new(0),
         };
         Some((digest?, holder))
     }
@@ -182,7 +186,7 @@ fn check_prefix(prefix: &str, faults: &mut Faults) -> bool {
 }
 
 /// Returns the name of a principal, tenant or group.
-fn name(text: &str, path: &str, faults: &mut Faults) -> Option<Arc<str>> {
+pub(super) fn name(text: &str, path: &str, faults: &mut Faults) -> Option<Arc<str>> {
     let is_valid = !text.is_empty()
         && text.len() <= MAX_NAME
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@'));

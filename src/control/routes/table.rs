@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use http::Method;
 use serde_json::{Map, Value};
 
@@ -17,29 +17,32 @@ use super::super::api::history::{
     CapturePage, CapturesQuery, EventPage, EventsQuery, ExportQuery, HistoryQuery, RequestsQuery, Series,
     SeriesQuery, UsageQuery, UsageReport,
 };
+use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
 use super::super::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use super::super::api::params::SessionQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::super::operator::permit;
 use super::super::service::ControlState;
-use super::{audit, config, events, export, health, history, kills, metrics, schema, sessions, stats};
+use super::{audit, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::identity::roles::Right;
 use crate::session::{Resumed, SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 5] = [
+pub(in crate::control) const TAGS: [(&str, &str); 6] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
     (ACCESS, "Who may call, and who changed what."),
+    (KEYS, "Keys for callers of the proxy."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
 ];
 const SESSIONS: &str = "sessions";
 const HISTORY: &str = "history";
 const ACCESS: &str = "access";
+const KEYS: &str = "keys";
 const INSTANCE: &str = "instance";
 const PROBES: &str = "probes";
 
@@ -59,6 +62,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         history_endpoints(),
         record_endpoints(),
         access_endpoints(),
+        key_endpoints(),
         instance_endpoints(),
         probes(),
     ];
@@ -87,6 +91,14 @@ fn on_post<T: 'static>(
     operation: Operation,
 ) -> Endpoint {
     Endpoint { path, method: Method::POST, operation, route: post(handler) }
+}
+
+fn on_delete<T: 'static>(
+    path: &'static str,
+    handler: impl Handler<T, Arc<ControlState>>,
+    operation: Operation,
+) -> Endpoint {
+    Endpoint { path, method: Method::DELETE, operation, route: delete(handler) }
 }
 
 fn session_endpoints() -> Vec<Endpoint> {
@@ -254,6 +266,37 @@ fn access_endpoints() -> Vec<Endpoint> {
                 .query::<AuditQuery>()
                 .ok::<AuditList>("A page of lines.")
                 .errors(&[BadRequest, StateUnavailable, Internal]),
+fn key_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(KEYS, id, summary, Right::Keys).names_key().by_tenant();
+    vec![
+        on_get(
+            "/control/keys",
+            keys::list,
+            operation("listKeys", "Lists the keys of callers, without the keys themselves")
+                .ok::<KeyList>("The keys."),
+        ),
+        on_post(
+            "/control/keys",
+            keys::create,
+            operation("createKey", "Makes a key, and shows it this once")
+                .body::<NewKey>()
+                .answer::<MadeKey>(201, "The key is in force.")
+                .errors(&[KeyExists, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
+        ),
+        on_post(
+            "/control/keys/{id}/rotate",
+            keys::rotate,
+            operation("rotateKey", "Replaces a key by a new one, and shows it this once")
+                .body::<RotateBody>()
+                .ok::<MadeKey>("The new key is in force.")
+                .errors(&[KeyNotFound, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
+        ),
+        on_delete(
+            "/control/keys/{id}",
+            keys::revoke,
+            operation("revokeKey", "Revokes a key, and cuts its open requests")
+                .ok::<RevokedKey>("The key is refused from now on.")
+                .errors(&[KeyNotFound, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
         ),
     ]
 }

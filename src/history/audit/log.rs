@@ -216,7 +216,7 @@ mod tests {
     }
 
     fn log(folder: &Path) -> AuditLog {
-        AuditLog::new(folder, Metrics::new().unwrap().history().clone())
+        AuditLog::new(folder, Metrics::new().unwrap().history())
     }
 
     fn lines(log: &AuditLog) -> Vec<String> {
